@@ -1,0 +1,119 @@
+package pillion
+
+import (
+	"context"
+	"time"
+)
+
+// send is the innermost Func: it arms the limits, has the exchange make one
+// attempt, and settles what became of it.
+func (u *Upstream) send(ctx context.Context, c *Call) *Outcome {
+	sent, ok := c.arm(ctx)
+	if !ok {
+		return c.expired(ctx, ScopeTotal, nil)
+	}
+	c.Emit(EventAttempt, &c.outcome)
+	c.flight.exchange.Try(sent, c, &c.outcome)
+	o := c.settle(ctx)
+	if len(u.listeners) != 0 {
+		o.OnEnd(c, attemptEnd)
+	}
+	return o
+}
+
+func attemptEnd(c *Call, end *Outcome) { c.Emit(EventAttemptEnd, end) }
+
+// arm makes the attempt's context and starts its timer, where there is need for
+// one: a caller whose own deadline comes first needs none. It is not ok when the
+// time is over before the attempt began.
+func (c *Call) arm(ctx context.Context) (sent context.Context, ok bool) {
+	u := c.flight.upstream
+	scope, limit, until := c.bound(ctx)
+	if limit < 0 {
+		return nil, false
+	}
+	if scope == 0 && c.limits.idle == 0 && !u.cancellable {
+		return ctx, true
+	}
+	s := c.open()
+	s.ctx, s.cancel = context.WithCancelCause(ctx)
+	s.until = until
+	if scope != 0 {
+		s.scope = scope
+		s.timer = u.timer(s)
+		s.timer.Reset(limit)
+	}
+	return (*wire)(s), true
+}
+
+// bound finds the limit that strikes first while the attempt waits for its
+// answer, and the deadline to tell the wire: the total one, and for an exchange without
+// a body the one of the try too. A total limit that is over is a limit of less than
+// nothing.
+func (c *Call) bound(ctx context.Context) (scope Scope, limit, until time.Duration) {
+	l := &c.limits
+	if *l == (limits{}) {
+		return 0, 0, 0
+	}
+	now := c.flight.upstream.now()
+	if l.deadline != 0 {
+		scope, limit, until = ScopeTotal, l.deadline-now, l.deadline
+		if limit <= 0 {
+			return ScopeTotal, -1, 0
+		}
+	}
+	if caller, ok := ctx.Deadline(); ok {
+		if left := caller.Sub(c.flight.upstream.epoch) - now; scope == 0 || left < limit {
+			// The caller's own deadline does all that the total limit would.
+			l.deadline = 0
+			scope, limit, until = 0, max(left, 1), 0
+		}
+	}
+	if l.try != 0 && (limit == 0 || l.try < limit) {
+		scope, limit = ScopeTry, l.try
+	}
+	if l.idle != 0 && (limit == 0 || l.idle < limit) {
+		scope, limit = ScopeIdle, l.idle
+	}
+	if (scope == ScopeTry || scope == ScopeIdle) && c.flight.exchange.Unary() {
+		until = now + limit
+	}
+	return scope, limit, until
+}
+
+// settle turns what Try brought into the attempt's outcome: a limit that struck
+// or a caller that left comes before whatever error the wire made of it. The context
+// of an open outcome lives on until its end.
+func (c *Call) settle(ctx context.Context) *Outcome {
+	o, s := &c.outcome, c.span
+	if s != nil {
+		if scope := s.disarm(); scope != 0 {
+			o.Discard() // at once: its context has ended
+			s.release(c.timeoutError(scope, nil))
+			return c.expired(ctx, scope, o.Err)
+		}
+		if c.tail.phase == phaseTry {
+			s.release(nil)
+		}
+	}
+	switch {
+	case o.Err == nil || o.Is != 0:
+	case ctx.Err() != nil:
+		c.leave(ctx, o, o.Err)
+	default:
+		c.flight.exchange.Explain(c, o, o.Err)
+	}
+	return o
+}
+
+// disarm stops the timer at the answer's head. It gives the limit's scope when
+// the timer was faster: then the attempt has timed out, whatever came.
+func (s *span) disarm() Scope {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stop() {
+		return 0
+	}
+	s.struck.CompareAndSwap(0, int32(s.scope))
+	return Scope(s.struck.Load())
+}

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	"github.com/failsafe-go/failsafe-go/bulkhead"
+	"github.com/failsafe-go/failsafe-go/circuitbreaker"
+	"github.com/failsafe-go/failsafe-go/failsafehttp"
+	"github.com/failsafe-go/failsafe-go/timeout"
+	"github.com/sony/gobreaker/v2"
+	"golang.org/x/sync/semaphore"
+)
+
+var errStatus = errors.New("bad status")
+
+// newGobreaker is gobreaker with a rolling window like ours.
+func newGobreaker(tripped bool) *gobreaker.CircuitBreaker[*http.Response] {
+	cb := gobreaker.NewCircuitBreaker[*http.Response](gobreaker.Settings{
+		MaxRequests: 1, Interval: 10 * time.Second, BucketPeriod: time.Second, Timeout: time.Hour,
+		ReadyToTrip: func(c gobreaker.Counts) bool {
+			volume := c.TotalSuccesses + c.TotalFailures
+			return tripped || (volume >= 20 && float64(c.TotalFailures)/float64(volume) >= 0.5)
+		},
+	})
+	if tripped {
+		_, _ = cb.Execute(func() (*http.Response, error) { return nil, errStatus })
+	}
+	return cb
+}
+
+// gobreakerTransport is gobreaker in a RoundTripper, as its users write it.
+type gobreakerTransport struct {
+	cb   *gobreaker.CircuitBreaker[*http.Response]
+	base http.RoundTripper
+}
+
+func (t gobreakerTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := t.cb.Execute(func() (*http.Response, error) {
+		resp, err := t.base.RoundTrip(req)
+		if err == nil && resp.StatusCode >= 500 {
+			return resp, errStatus
+		}
+		return resp, err
+	})
+	if errors.Is(err, errStatus) {
+		err = nil
+	}
+	return resp, err
+}
+
+func failsafeBreaker() circuitbreaker.CircuitBreaker[*http.Response] {
+	return circuitbreaker.NewBuilder[*http.Response]().
+		WithFailureRateThreshold(0.5, 20, 10*time.Second).
+		HandleIf(func(r *http.Response, err error) bool { return err != nil || r.StatusCode >= 500 }).
+		Build()
+}
+
+// failsafeAll is failsafe-go's retry, breaker, bulkhead and timeout.
+func failsafeAll(base http.RoundTripper) http.RoundTripper {
+	return failsafehttp.NewRoundTripper(base,
+		failsafehttp.NewRetryPolicyBuilder().WithMaxRetries(1).WithBackoff(25*time.Millisecond, 250*time.Millisecond).Build(),
+		failsafeBreaker(),
+		bulkhead.New[*http.Response](1024),
+		timeout.New[*http.Response](300*time.Millisecond),
+	)
+}
+
+// byHand composes the named packages, as a careful user would: gobreaker,
+// backoff, a semaphore, and one context with a deadline that is cancelled when the
+// body is closed.
+type byHand struct {
+	cb   *gobreaker.CircuitBreaker[*http.Response]
+	sem  *semaphore.Weighted
+	base http.RoundTripper
+}
+
+var errFull = errors.New("full")
+
+func (t *byHand) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithTimeout(req.Context(), time.Second)
+	wait := backoff.NewExponentialBackOff(backoff.WithInitialInterval(25*time.Millisecond), backoff.WithMaxElapsedTime(0))
+	for try := 0; ; try++ {
+		resp, err := t.try(req.WithContext(ctx))
+		if (err == nil && resp.StatusCode < 502) || try == 1 {
+			if err != nil {
+				cancel()
+				return nil, err
+			}
+			resp.Body = &heldBody{resp.Body, t.sem, cancel}
+			return resp, nil
+		}
+		if err == nil {
+			_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
+			_ = resp.Body.Close()
+			t.sem.Release(1)
+		}
+		time.Sleep(wait.NextBackOff())
+	}
+}
+
+func (t *byHand) try(req *http.Request) (*http.Response, error) {
+	if !t.sem.TryAcquire(1) {
+		return nil, errFull
+	}
+	resp, err := gobreakerTransport{t.cb, t.base}.RoundTrip(req)
+	if err != nil {
+		t.sem.Release(1)
+	}
+	return resp, err
+}
+
+// heldBody gives everything back when the caller is done.
+type heldBody struct {
+	io.ReadCloser
+	sem    *semaphore.Weighted
+	cancel context.CancelFunc
+}
+
+func (b *heldBody) Close() error {
+	err := b.ReadCloser.Close()
+	b.sem.Release(1)
+	b.cancel()
+	return err
+}

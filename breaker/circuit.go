@@ -1,0 +1,221 @@
+package breaker
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// State is what a circuit is in. Expeditor stores no half-open state: an open
+// circuit lets one call through each time its sleep is over.
+type State uint8
+
+// The states of a circuit.
+const (
+	Closed State = iota
+	Open
+	HalfOpen // of a gobreaker engine only
+)
+
+// String names the state in lower case.
+func (s State) String() string { return [...]string{"closed", "open", "half-open"}[s] }
+
+// Change tells of a circuit that opened or closed.
+type Change struct {
+	Name   string
+	From   State
+	To     State
+	At     time.Time
+	Status Status   // the counters at that moment; after a closing they are empty
+	Last   []Failed // at an opening, the last failures, newest first
+}
+
+// engine decides which calls may pass, and counts how they ended.
+type engine interface {
+	// admit judges a call. When it refuses, and count is set, it counts a break.
+	admit(count bool) (ticket, *OpenError)
+	// done says how an admitted call ended, and with what.
+	done(t ticket, r Result, f Failed)
+	record(r Result)
+	status() Status
+	state() State
+	reset()
+}
+
+// ticket is an engine's admission of one call.
+type ticket struct {
+	verdict verdict
+	settle  func(error) // of a two-step gobreaker
+}
+
+// circuit is the engine with Expeditor's rules: the core with a clock and a lock.
+type circuit struct {
+	name     string
+	epoch    time.Time
+	onChange func(Change)
+
+	harmless atomic.Bool // what core.harmless said last: calls may pass without lock and clock
+
+	mu       sync.Mutex
+	core     core       // guarded by mu
+	refusal  *OpenError // for all calls refused until the next trial; guarded by mu
+	last     [3]Failed  // a ring of the last failures; guarded by mu
+	failures int        // how many there ever were; guarded by mu
+	changes  []Change   // still to be told; guarded by mu
+	telling  bool       // somebody is telling them; guarded by mu
+}
+
+func newCircuit(cfg Config) *circuit {
+	c := &circuit{name: cfg.Name, epoch: time.Now(), onChange: cfg.OnStateChange}
+	c.core = newCore(cfg.Threshold, int64(cfg.NonBreakCount), cfg.Sleep, cfg.Period, 0)
+	c.harmless.Store(c.core.harmless())
+	return c
+}
+
+// now is the circuit's monotonic clock.
+func (c *circuit) now() time.Duration { return time.Since(c.epoch) }
+
+func (c *circuit) admit(count bool) (ticket, *OpenError) {
+	if c.harmless.Load() {
+		return ticket{verdict: normal}, nil
+	}
+	now := c.now()
+	c.mu.Lock()
+	was := c.core.open
+	v := c.core.admit(now)
+	if v == trial {
+		c.refusal = nil // the next one names a later Until
+	}
+	if v != refused {
+		c.unlock(now, was)
+		return ticket{verdict: v}, nil
+	}
+	if c.refusal == nil {
+		c.refusal = c.openError(now)
+	}
+	refusal := c.refusal
+	if count {
+		c.core.record(Break, now)
+	}
+	c.unlock(now, was)
+	return ticket{}, refusal
+}
+
+func (c *circuit) done(t ticket, r Result, f Failed) {
+	now := c.now()
+	c.mu.Lock()
+	was := c.core.open
+	c.core.done(t.verdict, r, now)
+	if r.failing() {
+		f.At, f.Result = c.epoch.Add(now), r
+		c.last[c.failures%len(c.last)] = f
+		c.failures++
+	}
+	c.unlock(now, was)
+}
+
+func (c *circuit) record(r Result) { c.done(ticket{}, r, Failed{}) }
+
+func (c *circuit) reset() {
+	now := c.now()
+	c.mu.Lock()
+	was := c.core.open
+	c.core.reset(now)
+	c.unlock(now, was)
+}
+
+func (c *circuit) status() Status {
+	now := c.now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.core.window.roll(now)
+	return c.core.window.sum.status()
+}
+
+func (c *circuit) state() State {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return stateOf(c.core.open)
+}
+
+func stateOf(open bool) State {
+	if open {
+		return Open
+	}
+	return Closed
+}
+
+// openError makes the error of the present opening. The caller holds mu.
+func (c *circuit) openError(now time.Duration) *OpenError {
+	c.core.window.roll(now)
+	return &OpenError{
+		Name:   c.name,
+		Until:  c.epoch.Add(c.core.since + c.core.sleep),
+		Status: c.core.window.sum.status(),
+		Last:   c.lastFailures(),
+	}
+}
+
+// lastFailures copies the ring, newest first. The caller holds mu.
+func (c *circuit) lastFailures() []Failed {
+	var last []Failed
+	for i := c.failures - 1; i >= 0 && len(last) < len(c.last); i-- {
+		last = append(last, c.last[i%len(c.last)])
+	}
+	return last
+}
+
+// unlock ends a change of the core: it keeps what is derived from it, releases
+// mu, and tells of a change of state. was is whether the circuit was open before.
+func (c *circuit) unlock(now time.Duration, was bool) {
+	if h := c.core.harmless(); h != c.harmless.Load() {
+		c.harmless.Store(h)
+	}
+	if was == c.core.open {
+		c.mu.Unlock()
+		return
+	}
+	if !c.core.open {
+		c.refusal = nil
+	}
+	if c.onChange == nil {
+		c.mu.Unlock()
+		return
+	}
+	change := Change{
+		Name: c.name, From: stateOf(was), To: stateOf(c.core.open),
+		At: c.epoch.Add(now), Status: c.core.window.sum.status(),
+	}
+	if c.core.open {
+		change.Last = c.lastFailures()
+	}
+	c.changes = append(c.changes, change)
+	c.mu.Unlock()
+	c.tell()
+}
+
+// tell calls onChange for what has happened, in order, outside the lock and
+// never from two goroutines at once.
+func (c *circuit) tell() {
+	for {
+		c.mu.Lock()
+		if c.telling || len(c.changes) == 0 {
+			c.mu.Unlock()
+			return
+		}
+		change := c.changes[0]
+		c.changes = c.changes[1:]
+		c.telling = true
+		c.mu.Unlock()
+		c.tellOne(change)
+	}
+}
+
+func (c *circuit) tellOne(change Change) {
+	defer func() {
+		c.mu.Lock()
+		c.telling = false
+		c.mu.Unlock()
+	}()
+	c.onChange(change)
+}

@@ -1,0 +1,220 @@
+package breaker
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/sony/gobreaker/v2"
+
+	"github.com/pillion-go/pillion"
+)
+
+// FromGobreaker makes a Breaker whose engine is the caller's own gobreaker, plain
+// or two-step, with whatever settings it has. The type argument is the gobreaker's and
+// must be written: FromGobreaker[*http.Response](cb). nil is an error.
+//
+// Each attempt is a request of the gobreaker. An answer that Classify calls a
+// Failure or a Timeout reaches it as an error, a 503 as a [*pillion.StatusError]. A
+// plain gobreaker judges an answer by its head, since it offers nothing else; a two-step
+// one by its end, unless the head is bad. A refused call is an [*OpenError] that unwraps
+// to gobreaker's error; its Until is zero, for gobreaker does not tell.
+//
+// Calls that were cancelled, refused inside the breaker or could not be sent
+// count as what gobreaker's IsExcluded makes of them: put [Excluded] there, or start from
+// [GobreakerSettings]. Without it a gobreaker counts them as failures, and opens
+// because callers walk away.
+//
+// Status counts beside the gobreaker, over a period of 10s, since its own counts
+// know fewer kinds and are dropped at each change of state.
+func FromGobreaker[T any, B interface {
+	*gobreaker.CircuitBreaker[T] | *gobreaker.TwoStepCircuitBreaker[T]
+}](cb B) (*Breaker, error) {
+	var e engine
+	switch cb := any(cb).(type) {
+	case *gobreaker.CircuitBreaker[T]:
+		if cb != nil {
+			e = &plain[T]{tally: newTally(), cb: cb}
+		}
+	case *gobreaker.TwoStepCircuitBreaker[T]:
+		if cb != nil {
+			e = &twoStep[T]{tally: newTally(), cb: cb}
+		}
+	}
+	if e == nil {
+		return nil, errors.New("breaker: FromGobreaker: the gobreaker is nil")
+	}
+	return &Breaker{engine: e, classify: Classify}, nil
+}
+
+// Excluded is what a gobreaker's Settings.IsExcluded should be: it reports whether
+// err is that of a call which says nothing of the upstream, because the caller
+// cancelled it, a limit refused it, or it could not be sent.
+func Excluded(err error) bool {
+	var told *verdictError
+	if errors.As(err, &told) {
+		return !told.result.failing()
+	}
+	return errors.Is(err, context.Canceled) || errors.Is(err, ErrOpen)
+}
+
+// GobreakerSettings maps a Config to gobreaker's settings, as near as they go:
+// the same ratio over the same window, the same sleep, one trial at a time, and [Excluded].
+// What stays different is told in the package documentation. Classify and OnStateChange
+// are not mapped. The error joins all that is wrong with cfg.
+func GobreakerSettings(cfg Config) (gobreaker.Settings, error) {
+	if err := cfg.check(); err != nil {
+		return gobreaker.Settings{}, err
+	}
+	cfg = cfg.withDefaults()
+	return gobreaker.Settings{
+		Name:         cfg.Name,
+		MaxRequests:  1,
+		Interval:     cfg.Period,
+		BucketPeriod: cfg.Period / buckets,
+		Timeout:      max(cfg.Sleep, 1), // 0 would mean 60s there
+		ReadyToTrip: func(counts gobreaker.Counts) bool {
+			volume := counts.TotalSuccesses + counts.TotalFailures
+			return int(volume) >= cfg.NonBreakCount &&
+				float64(counts.TotalFailures)/float64(volume) >= cfg.Threshold
+		},
+		IsExcluded: Excluded,
+	}, nil
+}
+
+// verdictError carries what Classify found to a gobreaker, around the error
+// itself.
+type verdictError struct {
+	result Result
+	err    error
+}
+
+func (e *verdictError) Error() string { return e.err.Error() }
+
+func (e *verdictError) Unwrap() error { return e.err }
+
+// engineError is what a gobreaker is told of a call: nil for a success.
+func engineError(r Result, f Failed) error {
+	switch {
+	case r == Success:
+		return nil
+	case f.Err != nil:
+		return &verdictError{r, f.Err}
+	}
+	return &verdictError{r, &pillion.StatusError{Code: f.Code}}
+}
+
+// tally keeps Expeditor's counters beside a gobreaker.
+type tally struct {
+	epoch  time.Time
+	mu     sync.Mutex
+	window window // guarded by mu
+}
+
+func newTally() *tally {
+	t := &tally{epoch: time.Now(), window: window{period: DefaultPeriod}}
+	t.reset()
+	return t
+}
+
+func (t *tally) record(r Result) {
+	if r >= resultCount {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.window.add(time.Since(t.epoch), r)
+}
+
+func (t *tally) status() Status {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.window.roll(time.Since(t.epoch))
+	return t.window.sum.status()
+}
+
+func (t *tally) reset() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.window.reset(time.Since(t.epoch))
+}
+
+// refusal turns gobreaker's error into ours.
+func (t *tally) refusal(name string, err error, count bool) *OpenError {
+	if count {
+		t.record(Break)
+	}
+	return &OpenError{Name: name, Status: t.status(), Err: err}
+}
+
+// twoStep is the engine of a two-step gobreaker.
+type twoStep[T any] struct {
+	*tally
+	cb *gobreaker.TwoStepCircuitBreaker[T]
+}
+
+func (e *twoStep[T]) admit(count bool) (ticket, *OpenError) {
+	settle, err := e.cb.Allow()
+	if err != nil {
+		return ticket{}, e.refusal(e.cb.Name(), err, count)
+	}
+	return ticket{verdict: normal, settle: settle}, nil
+}
+
+func (e *twoStep[T]) done(t ticket, r Result, f Failed) {
+	e.record(r)
+	t.settle(engineError(r, f))
+}
+
+func (e *twoStep[T]) state() State { return fromGobreaker(e.cb.State()) }
+
+// runner is an engine that cannot judge an attempt later than when it returns.
+type runner interface {
+	wrap(b *Breaker, next pillion.Func) pillion.Func
+}
+
+// plain is the engine of a plain gobreaker.
+type plain[T any] struct {
+	*tally
+	cb *gobreaker.CircuitBreaker[T]
+}
+
+var errPlain = errors.New("breaker: a plain gobreaker cannot be asked by hand: use a two-step one")
+
+func (e *plain[T]) admit(bool) (ticket, *OpenError) {
+	return ticket{}, &OpenError{Name: e.cb.Name(), Err: errPlain}
+}
+
+func (e *plain[T]) done(_ ticket, r Result, _ Failed) { e.record(r) }
+
+func (e *plain[T]) state() State { return fromGobreaker(e.cb.State()) }
+
+func (e *plain[T]) wrap(b *Breaker, next pillion.Func) pillion.Func {
+	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+		var o *pillion.Outcome
+		ran := false
+		_, err := e.cb.Execute(func() (none T, err error) {
+			ran = true
+			r := Failure
+			defer func() { e.record(r) }() // a panic counts as one
+			o = next(ctx, c)
+			r = b.classify(o)
+			return none, engineError(r, Failed{Code: o.Code, Err: o.Err})
+		})
+		if !ran {
+			return c.Refuse(e.refusal(e.cb.Name(), err, true), pillion.BreakerOpen)
+		}
+		return o
+	}
+}
+
+func fromGobreaker(s gobreaker.State) State {
+	switch s {
+	case gobreaker.StateOpen:
+		return Open
+	case gobreaker.StateHalfOpen:
+		return HalfOpen
+	}
+	return Closed
+}

@@ -1,0 +1,65 @@
+package breaker
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// ErrOpen matches every [*OpenError].
+var ErrOpen = errors.New("breaker: circuit open")
+
+// OpenError says that a circuit refused a call, until when it will, and why it
+// opened. One is made for each opening, and shared by the calls that are refused: treat
+// it as read-only.
+type OpenError struct {
+	Name   string
+	Until  time.Time // from then on a call is let through as a trial
+	Status Status    // the counters when it opened
+	Last   []Failed  // the last failures before that, newest first; at most three
+	Err    error     // what a gobreaker engine said; nil otherwise
+}
+
+// Failed is one of the failures that led to an opening.
+type Failed struct {
+	At     time.Time
+	Result Result // Failure or Timeout
+	Code   int    // the HTTP status or gRPC code, 0 where there was none
+	Err    error  // nil where a status was the failure
+}
+
+func (e *OpenError) Error() string {
+	text := "breaker: " + e.Name + ": circuit open"
+	if e.Err != nil {
+		return text + ": " + e.Err.Error()
+	}
+	text += fmt.Sprintf(" until %s: %d failures and %d timeouts beside %d successes",
+		e.Until.Format("15:04:05.000"), e.Status.Failure, e.Status.Timeout, e.Status.Success)
+	if len(e.Last) == 0 {
+		return text
+	}
+	last := make([]string, len(e.Last))
+	for i, f := range e.Last {
+		last[i] = f.String()
+	}
+	return text + "; last: " + strings.Join(last, "; ")
+}
+
+// String says what went wrong, without when.
+func (f Failed) String() string {
+	switch {
+	case f.Err != nil:
+		return f.Err.Error()
+	case f.Code != 0:
+		return fmt.Sprintf("status %d", f.Code)
+	}
+	return f.Result.String()
+}
+
+// Is reports whether target is [ErrOpen].
+func (e *OpenError) Is(target error) bool { return target == ErrOpen } //nolint:errorlint // this is what Is is for
+
+// Unwrap gives what a gobreaker engine said. The failures that led to the opening
+// are not this call's, and are not unwrapped to.
+func (e *OpenError) Unwrap() error { return e.Err }

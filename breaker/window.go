@@ -1,0 +1,74 @@
+package breaker
+
+import "time"
+
+// buckets is how many parts the window is cut in. It is no option in Expeditor.
+const buckets = 10
+
+// counts holds one number for each [Result] that is counted.
+type counts [resultCount]int64
+
+// window is Expeditor's rolling counter: the sum of ten buckets on a grid that
+// starts when the window is made or reset. An event stays visible for nine to ten
+// bucket widths, depending on where in its bucket it fell. Instants are given, and may
+// step back: then nothing rolls.
+type window struct {
+	period  time.Duration
+	start   time.Duration // the grid's origin
+	current int64         // number of the newest bucket since start
+	end     time.Duration // when the newest bucket is over
+	ring    [buckets]counts
+	sum     counts
+}
+
+// reset empties the window and starts a new grid at now.
+func (w *window) reset(now time.Duration) {
+	*w = window{period: w.period, start: now}
+	w.end = w.edge(1)
+}
+
+// edge is when bucket i begins: the first instant at which elapsed*10/period,
+// rounded down, is i.
+func (w *window) edge(i int64) time.Duration {
+	return w.start + (time.Duration(i)*w.period+buckets-1)/buckets
+}
+
+// roll drops what has left the window by now.
+func (w *window) roll(now time.Duration) {
+	if now >= w.end {
+		w.advance(int64((now - w.start) * buckets / w.period))
+	}
+}
+
+// advance makes bucket i the newest.
+func (w *window) advance(i int64) {
+	if i-w.current >= buckets {
+		w.ring, w.sum = [buckets]counts{}, counts{}
+	} else {
+		for n := w.current + 1; n <= i; n++ {
+			w.drop(&w.ring[n%buckets])
+		}
+	}
+	w.current, w.end = i, w.edge(i+1)
+}
+
+// drop empties a bucket.
+func (w *window) drop(b *counts) {
+	for r := range b {
+		w.sum[r] -= b[r]
+	}
+	*b = counts{}
+}
+
+// add counts one r at now.
+func (w *window) add(now time.Duration, r Result) {
+	w.roll(now)
+	w.ring[w.current%buckets][r]++
+	w.sum[r]++
+}
+
+// volume is what the threshold is a ratio of.
+func (w *window) volume() int64 { return w.sum[Success] + w.failing() }
+
+// failing is what counts against the upstream.
+func (w *window) failing() int64 { return w.sum[Failure] + w.sum[Timeout] }

@@ -1,0 +1,54 @@
+package pillion
+
+// Condition says what kind of result an attempt had, as bits that an adapter
+// sets once, so that a policy can judge an HTTP answer, a gRPC status and a
+// function's error by the same words. Several may hold at once.
+type Condition uint32
+
+// What an attempt can have been. Zero is a plain success, or an answer that
+// nobody would call a failure (a 404, say).
+const (
+	Status5xx             Condition = 1 << iota // an answer 500 to 599, or the status of another protocol that stands for one
+	GatewayError                                // an answer 502, 503 or 504
+	Retriable4xx                                // an answer 409
+	Reset                                       // the connection or stream ended without a whole answer
+	ConnectFailure                              // no connection could be made; nothing was sent
+	RefusedStream                               // the upstream refused the stream before it worked on it
+	ProtocolError                               // what came back was not the protocol
+	Timeout                                     // time ran out, whoever set the limit: ours, the caller's deadline, or a time-out of the transport
+	PerTryTimeout                               // with Timeout: the limit was one of this try, or the transport's own
+	Cancelled                                   // the caller went away; no failure of the upstream
+	Refused                                     // refused here, by a breaker or a limit; nothing was sent
+	Failed                                      // a function returned an error of no kind known here
+	Invalid                                     // the request itself cannot be sent; no failure of the upstream
+	Discarded                                   // at the end of an answer that a policy threw away
+	GRPCCancelled                               // gRPC status 1
+	GRPCDeadlineExceeded                        // gRPC status 4
+	GRPCResourceExhausted                       // gRPC status 8
+	GRPCInternal                                // gRPC status 13
+	GRPCUnavailable                             // gRPC status 14
+)
+
+// NoAnswer holds the conditions under which an attempt brought no answer at
+// all through the upstream's or the network's doing. Envoy calls all of them a
+// reset when it decides about a retry.
+const NoAnswer = Reset | ConnectFailure | RefusedStream | ProtocolError | PerTryTimeout
+
+// Failure holds the conditions that count against an upstream.
+const Failure = Status5xx | NoAnswer | Timeout | Failed
+
+// Any reports whether any of the given conditions holds.
+func (c Condition) Any(conditions Condition) bool { return c&conditions != 0 }
+
+// statusCondition classifies an HTTP status as Envoy does.
+func statusCondition(status int) Condition {
+	switch {
+	case status == 502 || status == 503 || status == 504:
+		return Status5xx | GatewayError
+	case status >= 500 && status <= 599:
+		return Status5xx
+	case status == 409:
+		return Retriable4xx
+	}
+	return 0
+}

@@ -1,0 +1,93 @@
+package pillion
+
+import (
+	"context"
+	"errors"
+)
+
+// Do calls work under the upstream's policies, for protocols that have no
+// adapter: a database, a queue, a client library. It runs work in the calling
+// goroutine, once for each attempt. work's context ends with the limits that the
+// policies set; work that does not heed it is waited for, and its late result is
+// dropped for a [*TimeoutError].
+//
+// An error counts as [Failed] to the policies; one that says more is understood: a
+// time-out, a refused connection, a reset. A nil error is a success. By default
+// nothing is retried, since nobody vouches that work may run twice; a retry policy
+// with conditions of its own decides as for HTTP, "5xx" meaning any failure.
+func Do[T any](ctx context.Context, u *Upstream, work func(context.Context) (T, error)) (T, error) {
+	x := &funcCall[T]{work: work}
+	x.flight.upstream, x.flight.ctx, x.flight.exchange = u, ctx, x
+	x.first.flight, x.first.attempt = &x.flight, 1
+	o := x.flight.invoke(&x.first)
+	value, _ := o.Value.(T)
+	return value, o.Err
+}
+
+// funcCall is a call of a plain function.
+type funcCall[T any] struct {
+	flight flight
+	first  Call
+	work   func(context.Context) (T, error)
+}
+
+// Request says only that it is a function.
+func (x *funcCall[T]) Request() Request { return Request{Protocol: "func"} }
+
+// Unary is true: a function returns once.
+func (x *funcCall[T]) Unary() bool { return true }
+
+// Try calls the function once.
+func (x *funcCall[T]) Try(ctx context.Context, _ *Call, o *Outcome) {
+	o.Value, o.Err = x.work(ctx)
+	if o.Err == nil {
+		o.Detail = ViaUpstream
+	}
+}
+
+// Explain understands what the network's errors mean, and passes all errors on
+// as they are.
+func (x *funcCall[T]) Explain(_ *Call, o *Outcome, err error) {
+	is, detail := functionFailure(err)
+	o.blame(err, is, detail)
+}
+
+// functionFailure classifies the error of a function: what the network did to it
+// where it says so, else a failure that stands for a 5xx.
+func functionFailure(err error) (Condition, Detail) {
+	if errors.Is(err, context.Canceled) {
+		return Cancelled, CallerGone
+	}
+	if is, detail, ok := networkFailure(err); ok {
+		return is, detail
+	}
+	return Failed | Status5xx, NoDetail
+}
+
+// Discard has nothing to do: a function's result is never open.
+func (x *funcCall[T]) Discard(*Call, *Outcome) {}
+
+// NewCall makes the storage of a further attempt.
+func (x *funcCall[T]) NewCall() *Call { return &Call{} }
+
+// RequestHeader is empty: a function has none.
+func (x *funcCall[T]) RequestHeader(string) string { return "" }
+
+// Header gives a header that goes nowhere.
+func (x *funcCall[T]) Header(*Call) Header { return noHeader{} }
+
+// ResponseHeader is empty: a function has none.
+func (x *funcCall[T]) ResponseHeader(*Outcome, string) (string, bool) { return "", false }
+
+// Idempotent is false: nobody vouches for it.
+func (x *funcCall[T]) Idempotent() bool { return false }
+
+// Replayable is true: a function can always be called again.
+func (x *funcCall[T]) Replayable() bool { return true }
+
+// noHeader is the header of a protocol that has none.
+type noHeader struct{}
+
+func (noHeader) Get(string) string  { return "" }
+func (noHeader) Set(string, string) {}
+func (noHeader) Del(string)         {}

@@ -1,0 +1,135 @@
+package pillion
+
+import (
+	"context"
+	"log/slog"
+	"time"
+)
+
+// EventKind says what happened to a call.
+type EventKind uint8
+
+// What can happen to a call.
+const (
+	EventAttempt            EventKind = iota // an attempt goes to the wire
+	EventAttemptEnd                          // that attempt, its body included, has ended
+	EventRefused                             // a policy refused an attempt
+	EventRetryScheduled                      // an outcome will be discarded and the call sent again, after the back-off
+	EventRetry                               // the back-off is over, the call is sent again
+	EventRetryLimitExceeded                  // it would have been sent again, but the retries were used up
+	EventRetryOverflow                       // it would have been sent again, but too many retries are under way
+	EventRetryAbandoned                      // it would have been sent again, but its body cannot be had again
+	EventRetrySuccess                        // a call that was sent again came to a result that needs no further retry
+	EventEnd                                 // the call, its body included, has ended
+)
+
+//nolint:gochecknoglobals // a table that nothing writes
+var eventNames = [...]string{
+	EventAttempt:            "attempt",
+	EventAttemptEnd:         "attempt end",
+	EventRefused:            "refused",
+	EventRetryScheduled:     "retry scheduled",
+	EventRetry:              "retry",
+	EventRetryLimitExceeded: "retry limit exceeded",
+	EventRetryOverflow:      "retry overflow",
+	EventRetryAbandoned:     "retry abandoned",
+	EventRetrySuccess:       "retry success",
+	EventEnd:                "end",
+}
+
+// String names the kind in lower case words, such as "retry scheduled".
+func (k EventKind) String() string { return eventNames[k] }
+
+// Event is something that happened to a call. It is valid until its listener
+// returns.
+type Event struct {
+	Kind    EventKind
+	Call    *Call    // the attempt, or the first one for what concerns the whole call
+	Outcome *Outcome // what it happened with; empty at EventAttempt
+	BackOff BackOff  // at EventRetryScheduled and EventRetry
+}
+
+// BackOff is a wait before a further attempt.
+type BackOff struct {
+	Wait        time.Duration
+	RateLimited bool // its length was asked for by the answer, in a header such as Retry-After
+}
+
+// Listener hears what happens to an upstream's calls, each attempt and each end.
+// It is a [Policy]: give it to [New], anywhere among the others. It is called in the
+// goroutine in which the thing happened, with the caller's context, and outside all
+// locks; it must be safe for concurrent use, and fast.
+type Listener func(ctx context.Context, e Event)
+
+// Wrap registers the listener.
+func (l Listener) Wrap(s *Site, next Func) (Func, error) {
+	if l != nil {
+		s.Listen(l)
+	}
+	return next, nil
+}
+
+// Emit tells the upstream's listeners that something happened to the call, and
+// with what outcome.
+func (c *Call) Emit(kind EventKind, o *Outcome) {
+	if len(c.flight.upstream.listeners) != 0 {
+		c.EmitBackOff(kind, o, BackOff{})
+	}
+}
+
+// EmitBackOff is Emit for an event that has to do with a back-off.
+func (c *Call) EmitBackOff(kind EventKind, o *Outcome, b BackOff) {
+	for _, listen := range c.flight.upstream.listeners {
+		listen(c.flight.ctx, Event{Kind: kind, Call: c, Outcome: o, BackOff: b})
+	}
+}
+
+// Log is a Listener that writes to logger: the end of each call at Info, or at
+// Warn when it failed, and all else that happens to it at Debug. A nil logger is
+// silent.
+func Log(logger *slog.Logger) Listener {
+	if logger == nil {
+		return nil
+	}
+	return func(ctx context.Context, e Event) {
+		level := slog.LevelDebug
+		if e.Kind == EventEnd {
+			level = slog.LevelInfo
+			if e.Outcome.Is.Any(Failure | Refused) {
+				level = slog.LevelWarn
+			}
+		}
+		if logger.Enabled(ctx, level) {
+			logger.LogAttrs(ctx, level, "call "+e.Kind.String(), e.attrs()...)
+		}
+	}
+}
+
+// attrs describes the event in the words of Envoy's access log.
+func (e Event) attrs() []slog.Attr {
+	r := e.Call.Request()
+	attrs := []slog.Attr{
+		slog.String("upstream_cluster", e.Call.Upstream()),
+		slog.String("method", r.Method),
+		slog.String("path", r.Path),
+	}
+	if e.Kind == EventEnd {
+		attrs = append(attrs, slog.Int("upstream_request_attempt_count", e.Call.Attempts()))
+	} else {
+		attrs = append(attrs, slog.Int("attempt", e.Call.Attempt()))
+	}
+	if e.Kind == EventRetryScheduled || e.Kind == EventRetry {
+		attrs = append(attrs, slog.Duration("back_off", e.BackOff.Wait))
+	}
+	if e.Kind == EventAttempt {
+		return attrs
+	}
+	attrs = append(attrs,
+		slog.Int("response_code", e.Outcome.Code),
+		slog.String("response_flags", e.Outcome.Flags.String()),
+		slog.String("response_code_details", e.Outcome.Detail.String()))
+	if e.Outcome.Err != nil {
+		attrs = append(attrs, slog.Any("error", e.Outcome.Err))
+	}
+	return attrs
+}

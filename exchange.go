@@ -1,0 +1,144 @@
+package pillion
+
+import "context"
+
+// Request describes a call to the policies, whatever its protocol.
+type Request struct {
+	Protocol  string // http, grpc, func, or what an adapter of one's own says
+	Method    string // the HTTP method, or the full gRPC method
+	Authority string // host and port the caller asked for
+	Path      string // the URL's path, or the full gRPC method
+}
+
+// Header is a set of header fields that can be changed. [net/http.Header] is one.
+type Header interface {
+	Get(name string) string
+	Set(name, value string)
+	Del(name string)
+}
+
+// Exchange is one call in the terms of its protocol: what an adapter (HTTP, gRPC,
+// one's own) hands to [Upstream.Invoke]. One Exchange serves one call; when a policy
+// runs attempts beside each other, all methods but the two of the caller's request,
+// which only read, are called concurrently for different Calls.
+type Exchange interface {
+	// Request describes the call.
+	Request() Request
+	// Unary reports whether answers come whole: nothing is ever open after Try.
+	Unary() bool
+	// Try makes one attempt, returns when its answer's head is there, and says in o
+	// what came. It marks an answer that goes on with [Call.Open], and later ends it
+	// with [Call.End]. It leaves an error as it came: Explain is asked for its meaning,
+	// unless Try set Is.
+	Try(ctx context.Context, c *Call, o *Outcome)
+	// Explain adds to o what err means: Err, Is, Flags and Detail, for an attempt that
+	// brought no answer or one that broke off. It is not asked about limits that struck
+	// or a caller that left.
+	Explain(c *Call, o *Outcome, err error)
+	// Discard ends an open answer that nobody will use.
+	Discard(c *Call, o *Outcome)
+	// NewCall gives the storage for a further attempt.
+	NewCall() *Call
+	// RequestHeader reads the caller's request header.
+	RequestHeader(name string) string
+	// Header gives the attempt's own request header, copied when first asked for.
+	Header(c *Call) Header
+	// ResponseHeader reads the header of an answer.
+	ResponseHeader(o *Outcome, name string) (value string, ok bool)
+	// Idempotent reports whether the call may be sent twice without harm.
+	Idempotent() bool
+	// Replayable reports whether the request can be sent once more.
+	Replayable() bool
+}
+
+// Invoke makes one call through the upstream's policies. It is for adapters;
+// callers use [Upstream.Transport] or [Do].
+func (u *Upstream) Invoke(ctx context.Context, x Exchange) *Outcome {
+	call := &struct {
+		flight flight
+		first  Call
+	}{}
+	f := &call.flight
+	f.upstream, f.ctx, f.exchange = u, ctx, x
+	call.first.flight, call.first.attempt = f, 1
+	o := f.invoke(&call.first)
+	if o.Open() && o.open.awaited() {
+		o.open.wait()
+	}
+	return o
+}
+
+// invoke runs the chain over storage that the adapter brought.
+func (f *flight) invoke(first *Call) *Outcome {
+	f.observer = infoFrom(f.ctx)
+	o := f.upstream.chain(f.ctx, first)
+	if f.watched() {
+		if f.observer != nil {
+			f.observer.tell(f, o, false)
+		}
+		o.OnEnd(first, callEnd)
+	}
+	return o
+}
+
+// callEnd is the outermost hook of every call that somebody watches.
+func callEnd(c *Call, end *Outcome) {
+	if info := c.flight.observer; info != nil {
+		info.tell(c.flight, end, true)
+	}
+	c.Emit(EventEnd, end)
+}
+
+// Open marks an attempt as answered but not ended: its body or stream goes on
+// until [Call.End].
+func (c *Call) Open() {
+	c.tail.phase = phaseOpen
+	c.outcome.open = c
+}
+
+// End ends an open attempt, once [Upstream.Invoke] has returned, and runs its
+// hooks: with a nil error because all of it was received, or because the caller closed
+// it early, which is no failure; else because it broke. It gives the error to show for
+// it: a limit that struck or a caller that left comes before err. Only the first End
+// counts; later ones repeat its error, or, after a good end, give err back.
+func (c *Call) End(err error) error {
+	if c.span == nil { // nobody waits
+		return err
+	}
+	return c.span.end(err)
+}
+
+// Drop ends an open attempt that nobody will use, while policies still handle
+// its head. It is for [Exchange] Discard, after the wire has been told.
+func (c *Call) Drop() {
+	change := func(_ *Call, end *Outcome) { end.Is |= Discarded }
+	if c.span != nil {
+		_ = c.span.finish(nil, change)
+		return
+	}
+	c.conclude(change)
+}
+
+// broken explains why an open attempt broke off.
+func (c *Call) broken(end *Outcome, err error) {
+	if struck := c.struck(); struck != 0 {
+		c.timedOut(end, struck, nil)
+		return
+	}
+	if ctx := c.flight.ctx; ctx.Err() != nil {
+		c.leave(ctx, end, err)
+		return
+	}
+	c.flight.exchange.Explain(c, end, err)
+}
+
+func (c *Call) struck() Scope {
+	if c.span == nil {
+		return 0
+	}
+	return Scope(c.span.struck.Load())
+}
+
+// LiftLimits ends all limits on an attempt's time, for a connection that is no
+// longer an answer: an upgraded one belongs to the caller.
+func (c *Call) LiftLimits() { c.limits = limits{} }

@@ -1,0 +1,139 @@
+package pillion
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+)
+
+// HTTP configures how an upstream speaks HTTP. It is a [Policy] in form, so that
+// it is given to [New] like all other configuration; its place among the others does
+// not matter. The zero value is what an upstream without it has.
+type HTTP struct {
+	// LocalReplies answers with the response that an Envoy sidecar would have given,
+	// where otherwise the round trip returns an error: 503 and "upstream connect error
+	// or disconnect/reset before headers" for a refused call, 504 for a time-out, and so
+	// on. It is for programs that come from the proxy. A caller that leaves gets an
+	// error all the same. Mirrors Envoy's local replies.
+	LocalReplies bool `json:"local_replies,omitempty"`
+
+	// ReplayBuffer is how many bytes of a request body that has no GetBody are kept
+	// while it is sent, so that it can be sent again. Nothing is read ahead. A body that
+	// turns out larger is sent once and never retried. Zero keeps nothing; negative is an
+	// error. Mirrors Envoy's per_request_buffer_limit_bytes.
+	ReplayBuffer int64 `json:"replay_buffer,omitempty"`
+
+	// DrainBytes is how much of a discarded answer's body is read so that its
+	// connection can be used again; a longer one costs its connection. Zero means 64 KiB;
+	// negative is an error.
+	DrainBytes int64 `json:"drain_bytes,omitempty"`
+
+	// DrainTime is how long that may take. Zero means 100ms; negative is an error.
+	DrainTime time.Duration `json:"drain_time,omitempty"`
+}
+
+const (
+	defaultDrainBytes = 64 << 10
+	defaultDrainTime  = 100 * time.Millisecond
+)
+
+// Wrap keeps the configuration for [Upstream.Transport].
+func (h HTTP) Wrap(s *Site, next Func) (Func, error) {
+	var bad []error
+	if h.ReplayBuffer < 0 {
+		bad = append(bad, fmt.Errorf("pillion: HTTP.ReplayBuffer: %d is negative", h.ReplayBuffer))
+	}
+	if h.DrainBytes < 0 {
+		bad = append(bad, fmt.Errorf("pillion: HTTP.DrainBytes: %d is negative", h.DrainBytes))
+	}
+	if h.DrainTime < 0 {
+		bad = append(bad, fmt.Errorf("pillion: HTTP.DrainTime: %v is negative", h.DrainTime))
+	}
+	s.upstream.http = h.withDefaults()
+	return next, errors.Join(bad...)
+}
+
+func (h HTTP) withDefaults() HTTP {
+	if h.DrainBytes == 0 {
+		h.DrainBytes = defaultDrainBytes
+	}
+	if h.DrainTime == 0 {
+		h.DrainTime = defaultDrainTime
+	}
+	return h
+}
+
+// Transport gives a round tripper that makes its calls through base and under
+// the upstream's policies. A nil base stands for a clone of [http.DefaultTransport]
+// that belongs to this upstream. As a function from RoundTripper to RoundTripper it
+// composes with other people's middleware.
+//
+// It keeps the contract of [http.RoundTripper]: the caller's request and header map
+// are not touched, its body is closed whatever happens, an answer of any status is no
+// error. The response's body must be read to its end or closed, as always: that is
+// when the call has ended. Errors are those of the policies that refused the call
+// ([errors.As] tells which), a [*TimeoutError], the caller's context error, or an
+// [*UpstreamError] around what net/http reported.
+//
+// An http.Transport resends some requests by itself when a kept-alive connection
+// turns out to be dead. These are not attempts here.
+func (u *Upstream) Transport(base http.RoundTripper) http.RoundTripper {
+	if base == nil {
+		base = u.base()
+	}
+	return &transport{upstream: u, base: base}
+}
+
+// ownTransport clones http.DefaultTransport, unless a program has put something
+// else in its place.
+func ownTransport() http.RoundTripper {
+	if t, ok := http.DefaultTransport.(*http.Transport); ok {
+		return t.Clone()
+	}
+	return http.DefaultTransport
+}
+
+// transport is an upstream over one base.
+type transport struct {
+	upstream *Upstream
+	base     http.RoundTripper
+}
+
+// CloseIdleConnections closes what base keeps open, if it can.
+func (t *transport) CloseIdleConnections() {
+	if c, ok := t.base.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}
+
+// RoundTrip makes one call.
+func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	x := t.newCall(req)
+	o := x.flight.invoke(&x.first.call)
+	x.closeUnsentBody()
+	if o.Err != nil {
+		retried := x.flight.begun() > 1
+		resp, err := t.failed(req, o, retried)
+		recycle(&x.flight)
+		return resp, err
+	}
+	resp, ok := o.Value.(*http.Response)
+	if !ok {
+		return nil, fmt.Errorf("pillion: %s: a policy gave a %T in place of a response", t.upstream.name, o.Value)
+	}
+	if c := o.open; o.Open() && c.awaited() {
+		c.self.(*httpAttempt).hand(resp) //nolint:forcetypeassert // NewCall made it
+		return resp, nil
+	}
+	recycle(&x.flight)
+	return resp, nil
+}
+
+// failed is the answer to a call that has none.
+func (t *transport) failed(req *http.Request, o *Outcome, retried bool) (*http.Response, error) {
+	if t.upstream.http.LocalReplies && o.Detail.LocalStatus() != 0 {
+		return localReply(req, o.Detail, retried), nil
+	}
+	return nil, o.Err
+}

@@ -1,0 +1,107 @@
+package pillion
+
+import (
+	"io"
+	"net/http"
+	"time"
+)
+
+// body is the body of an answer that somebody waits for the end of, together with
+// its attempt's span.
+type body struct {
+	span  span
+	inner io.ReadCloser
+}
+
+// upgraded is the body of a 101 answer, which can be written to as well.
+type upgraded struct {
+	*body
+	io.Writer
+}
+
+// bodySpan makes a span that has room for the body. Several are made at a time,
+// so that an answer whose body leaves our hands does not cost an allocation each; every
+// one is used once. One that lives long keeps the others of its batch, 2 KiB in all.
+func bodySpan(c *Call) *span {
+	x := c.flight.exchange.(*httpCall) //nolint:forcetypeassert // newCall made it
+	a := c.self.(*httpAttempt)         //nolint:forcetypeassert // NewCall made it
+	if a != &x.first {
+		a.body = &body{}
+		return &a.body.span
+	}
+	if len(x.bodies) == 0 {
+		x.bodies = make([]body, 16)
+	}
+	a.body, x.bodies = &x.bodies[0], x.bodies[1:]
+	return &a.body.span
+}
+
+// hand puts the wrapper around the body of an open answer. From then on the
+// attempt must not be touched.
+func (a *httpAttempt) hand(resp *http.Response) {
+	a.call.open()
+	b, inner := a.body, resp.Body
+	b.inner = inner
+	resp.Body = b
+	if w, ok := inner.(io.Writer); ok {
+		resp.Body = upgraded{b, w}
+	}
+	a.call.wait()
+}
+
+// Read reads on, and ends the call at the end of the body.
+func (b *body) Read(p []byte) (int, error) {
+	if b.span.idle != 0 {
+		b.span.readBy.Store(int64(b.span.upstream.now() + b.span.idle))
+		defer b.span.readBy.Store(0)
+	}
+	n, err := b.inner.Read(p)
+	switch err {
+	case nil:
+	case io.EOF:
+		_ = b.span.end(nil)
+	default:
+		err = b.span.end(err)
+	}
+	return n, err
+}
+
+// Close closes the body. Before its end that is a caller who has seen enough,
+// and no failure.
+func (b *body) Close() error {
+	err := b.inner.Close()
+	_ = b.span.end(nil) // a limit that struck was told by Read
+	return err
+}
+
+// Discard reads a small rest of an answer that nobody wants, so that its
+// connection can be used again, and cuts off a large or slow one.
+func (x *httpCall) Discard(c *Call, o *Outcome) {
+	resp := o.Value.(*http.Response) //nolint:forcetypeassert // Try put it there
+	h := &x.transport.upstream.http
+	if resp.ContentLength <= h.DrainBytes && c.limitDiscard(h.DrainTime) {
+		// An error means that the rest cannot be had: closing is all that is left.
+		_, _ = io.CopyN(io.Discard, resp.Body, h.DrainBytes)
+	}
+	_ = resp.Body.Close()
+	c.Drop()
+}
+
+// limitDiscard has the attempt's context end after d. It is false where there is
+// no such context, or it has ended already: then nothing may wait for the upstream.
+func (c *Call) limitDiscard(d time.Duration) bool {
+	s := c.span
+	if s == nil || s.cancel == nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.struck.Load() != 0 {
+		return false
+	}
+	s.stop()
+	s.scope = scopeDiscard
+	s.timer = s.upstream.timer(s)
+	s.timer.Reset(d)
+	return true
+}

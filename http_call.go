@@ -1,0 +1,241 @@
+package pillion
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+)
+
+// httpCall is one HTTP call: the Exchange, and in the same allocation the
+// storage of the engine and of the first attempt.
+type httpCall struct {
+	flight    flight
+	transport *transport
+	req       *http.Request
+	sent      atomic.Bool // the caller's body was handed to an attempt, or closed
+	replay    *replay     // nil without a replay buffer
+	bodies    []body      // made, but not used yet
+	first     httpAttempt
+}
+
+// httpAttempt is what one attempt adds to its Call.
+type httpAttempt struct {
+	call   Call
+	header http.Header // the attempt's own; nil while it is the caller's
+	body   *body       // with the call's span
+}
+
+// newCall gives storage for a call.
+func (t *transport) newCall(req *http.Request) *httpCall {
+	u := t.upstream
+	x, ok := u.calls.Get().(*httpCall)
+	if !ok {
+		x = &httpCall{}
+		x.flight = flight{upstream: u, exchange: x, spans: bodySpan, recycle: recycle}
+		x.first.call = Call{flight: &x.flight, self: &x.first, attempt: 1}
+	}
+	x.transport, x.req, x.flight.ctx = t, req, req.Context()
+	if limit := u.http.ReplayBuffer; limit > 0 && hasBody(req) && req.GetBody == nil {
+		x.replay = newReplay(req.Body, req.ContentLength, limit)
+	}
+	return x
+}
+
+// recycle gives the storage of a call that has ended back, unless it had further
+// attempts, which may still be about. The wire and the caller hold no more than spans.
+func recycle(f *flight) {
+	if f.forked.Load() {
+		return
+	}
+	x := f.exchange.(*httpCall) //nolint:forcetypeassert // newCall made it
+	x.req, x.replay, x.first.header, x.first.body = nil, nil, nil, nil
+	if x.sent.Load() {
+		x.sent.Store(false)
+	}
+	f.clear()
+	x.first.call.clear()
+	f.upstream.calls.Put(x)
+}
+
+func hasBody(req *http.Request) bool { return req.Body != nil && req.Body != http.NoBody }
+
+// closeUnsentBody keeps a RoundTripper's promise to close the body, for a call
+// that was never sent.
+func (x *httpCall) closeUnsentBody() {
+	if x.replay != nil {
+		x.replay.settle()
+		return
+	}
+	if hasBody(x.req) && x.sent.CompareAndSwap(false, true) {
+		_ = x.req.Body.Close() // nobody to tell: the request was not used
+	}
+}
+
+// Request describes the request.
+func (x *httpCall) Request() Request {
+	r := Request{Protocol: "http", Method: x.method(), Authority: x.req.Host}
+	if u := x.req.URL; u != nil {
+		r.Path = u.Path
+		if r.Authority == "" {
+			r.Authority = u.Host
+		}
+	}
+	return r
+}
+
+func (x *httpCall) method() string {
+	if x.req.Method == "" {
+		return http.MethodGet
+	}
+	return x.req.Method
+}
+
+// Unary is false: an answer has a body.
+func (x *httpCall) Unary() bool { return false }
+
+// Try sends the request once.
+func (x *httpCall) Try(ctx context.Context, c *Call, o *Outcome) {
+	a := c.self.(*httpAttempt) //nolint:forcetypeassert // NewCall made it
+	if x.transport.upstream.announce {
+		x.announce(c)
+	}
+	req, err := x.request(ctx, a)
+	if err != nil {
+		o.fail(err, Invalid, NoDetail)
+		return
+	}
+	if c.endpoint == "" && req.URL != nil && c.flight.watched() {
+		c.SetEndpoint(req.URL.Host)
+	}
+	resp, err := x.transport.base.RoundTrip(req)
+	if err == nil && resp == nil {
+		err = fmt.Errorf("pillion: %T returned neither a response nor an error", x.transport.base)
+	}
+	if err != nil {
+		if resp != nil && resp.Body != nil {
+			_ = resp.Body.Close() // against the contract of RoundTripper, but it would leak
+		}
+		o.Err = err
+		return
+	}
+	x.answered(c, o, resp)
+}
+
+// answered says in o that the answer's head is there.
+func (x *httpCall) answered(c *Call, o *Outcome, resp *http.Response) {
+	resp.Request = x.req
+	if resp.Body == nil {
+		resp.Body = http.NoBody
+	}
+	o.Value, o.Code, o.Is, o.Detail = resp, resp.StatusCode, statusCondition(resp.StatusCode), ViaUpstream
+	if resp.Body == http.NoBody {
+		return
+	}
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		c.LiftLimits()
+	}
+	c.Open()
+}
+
+// request is what the attempt sends: the caller's own where nothing differs.
+func (x *httpCall) request(ctx context.Context, a *httpAttempt) (*http.Request, error) {
+	body, again, err := x.body()
+	if err != nil {
+		return nil, err
+	}
+	req := x.req
+	if !again && a.header == nil && ctx == x.flight.ctx {
+		return req, nil
+	}
+	req = req.WithContext(ctx)
+	req.Body = body
+	if a.header != nil {
+		req.Header = a.header
+	}
+	return req, nil
+}
+
+// body is the body of one more attempt: the caller's for the first that is
+// sent, else one that can be had again.
+func (x *httpCall) body() (body io.ReadCloser, again bool, err error) {
+	switch {
+	case !hasBody(x.req):
+		return x.req.Body, false, nil
+	case x.replay != nil:
+		x.sent.Store(true)
+		body, err = x.replay.reader()
+		return body, true, err
+	case x.sent.CompareAndSwap(false, true):
+		return x.req.Body, false, nil
+	case x.req.GetBody == nil:
+		return nil, false, errors.New("pillion: the request's body cannot be sent again: it has no GetBody")
+	}
+	body, err = x.req.GetBody()
+	return body, true, err
+}
+
+// Replayable reports whether there is a body for one more attempt.
+func (x *httpCall) Replayable() bool {
+	return !hasBody(x.req) || x.req.GetBody != nil || !x.sent.Load() || (x.replay != nil && x.replay.whole())
+}
+
+// Idempotent goes by the method, or by the header with which callers vouch for it.
+func (x *httpCall) Idempotent() bool {
+	switch x.method() {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
+		return true
+	}
+	return x.req.Header.Get("Idempotency-Key") != "" || x.req.Header.Get("X-Idempotency-Key") != ""
+}
+
+// NewCall makes the storage of a further attempt.
+func (x *httpCall) NewCall() *Call {
+	a := &httpAttempt{}
+	a.call.self = a
+	return &a.call
+}
+
+// RequestHeader reads the caller's header.
+func (x *httpCall) RequestHeader(name string) string { return x.req.Header.Get(name) }
+
+// Header copies the caller's header for one attempt.
+func (x *httpCall) Header(c *Call) Header {
+	a := c.self.(*httpAttempt) //nolint:forcetypeassert // NewCall made it
+	if a.header == nil {
+		if a.header = x.req.Header.Clone(); a.header == nil {
+			a.header = http.Header{}
+		}
+	}
+	return a.header
+}
+
+// ResponseHeader reads an answer's header.
+func (x *httpCall) ResponseHeader(o *Outcome, name string) (value string, ok bool) {
+	resp, ok := o.Value.(*http.Response)
+	if !ok {
+		return "", false
+	}
+	values := resp.Header.Values(name)
+	if len(values) == 0 {
+		return "", false
+	}
+	return values[0], true
+}
+
+// announce tells the server how long this attempt will be waited for. It is
+// rounded up to a whole millisecond, and never 0, which would mean no limit.
+func (x *httpCall) announce(c *Call) {
+	left, limited := c.Remaining()
+	if try := c.limits.try; try != 0 && (!limited || try < left) {
+		left, limited = try, true
+	}
+	if limited {
+		ms := max(1, (left+time.Millisecond-1)/time.Millisecond)
+		x.Header(c).Set("X-Envoy-Expected-Rq-Timeout-Ms", strconv.FormatInt(int64(ms), 10))
+	}
+}

@@ -1,0 +1,133 @@
+package pillion
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"sync/atomic"
+)
+
+var errOverBuffer = errors.New("pillion: the request's body cannot be sent again: it is over HTTP.ReplayBuffer")
+
+// replay keeps what is read of a request body, up to a limit, so that it can be
+// sent again. It reads no further than the attempts do. Attempts may read beside
+// each other, at different places.
+type replay struct {
+	limit int64
+	over  atomic.Bool // more was read than is kept
+
+	reading sync.Mutex    // held while source is read
+	source  io.ReadCloser // guarded by reading, but for Close
+	kept    []byte        // what was read of source, while not over; guarded by reading
+	read    int64         // how much was read of source; guarded by reading
+	err     error         // how source ended; guarded by reading
+
+	mu      sync.Mutex
+	readers int  // attempts that have not closed theirs; guarded by mu
+	settled bool // no further attempt will come; guarded by mu
+	closed  bool // guarded by mu
+}
+
+// newReplay keeps nothing of a body that is known to be too large.
+func newReplay(source io.ReadCloser, length, limit int64) *replay {
+	if length > limit {
+		return nil
+	}
+	return &replay{source: source, limit: limit}
+}
+
+// whole reports whether all that was read is still there.
+func (r *replay) whole() bool { return !r.over.Load() }
+
+// reader gives the body from its start, for one more attempt.
+func (r *replay) reader() (io.ReadCloser, error) {
+	if !r.whole() {
+		return nil, errOverBuffer
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.readers++
+	return &replayReader{replay: r}, nil
+}
+
+// settle says that no further attempt will come: the source is closed with the
+// last reader.
+func (r *replay) settle() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.settled = true
+	r.closeSource()
+}
+
+// leave is a reader's end.
+func (r *replay) leave() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.readers--
+	r.closeSource()
+}
+
+// closeSource closes the source when nobody will read it any more. The caller
+// holds mu.
+func (r *replay) closeSource() {
+	if r.settled && r.readers == 0 && !r.closed {
+		r.closed = true
+		_ = r.source.Close() // nobody to tell: the answer does not depend on it
+	}
+}
+
+// readAt fills p with what stands at offset. It waits for the source under the
+// lock: what one attempt reads there is what the next one needs.
+func (r *replay) readAt(p []byte, offset int64) (int, error) {
+	r.reading.Lock()
+	defer r.reading.Unlock()
+	switch {
+	case offset < int64(len(r.kept)):
+		return copy(p, r.kept[offset:]), nil
+	case offset != r.read:
+		return 0, errOverBuffer // another attempt read on, and it was not kept
+	case r.err != nil:
+		return 0, r.err
+	}
+	n, err := r.source.Read(p)
+	r.err = err
+	r.read += int64(n)
+	r.keep(p[:n])
+	return n, err
+}
+
+// keep remembers what was read, or, once it is too much, that it does not.
+func (r *replay) keep(p []byte) {
+	if r.read > r.limit {
+		r.over.Store(true)
+		r.kept = nil
+		return
+	}
+	r.kept = append(r.kept, p...)
+}
+
+// replayReader is one attempt's view of the body.
+type replayReader struct {
+	replay *replay
+	offset int64
+	closed atomic.Bool
+}
+
+// Read reads on from where this attempt is.
+func (r *replayReader) Read(p []byte) (int, error) {
+	if r.closed.Load() {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	n, err := r.replay.readAt(p, r.offset)
+	r.offset += int64(n)
+	return n, err
+}
+
+// Close ends this attempt's reading. The source stays open for the next one.
+func (r *replayReader) Close() error {
+	if r.closed.CompareAndSwap(false, true) {
+		r.replay.leave()
+	}
+	return nil
+}

@@ -1,0 +1,147 @@
+package pillion
+
+import (
+	"context"
+	"fmt"
+)
+
+// Func makes one attempt of a call, or all of them, as far as the policies inside
+// it go.
+type Func func(ctx context.Context, c *Call) *Outcome
+
+// Policy is one rule that the calls of an upstream are put under. The
+// configurations of the policy packages are policies; so is whatever a program
+// writes itself.
+type Policy interface {
+	// Wrap puts the policy around next. It is called once for each upstream, inner
+	// policies before outer ones, and reports all that is wrong with the policy's
+	// configuration. What each call needs is prepared here: state slots, hooks.
+	Wrap(s *Site, next Func) (Func, error)
+}
+
+// Role tells New what a policy does to calls, so that an order that makes no
+// sense can be refused. A policy without a role may stand anywhere. One that calls
+// next more than once for a call, with [Call.Next], must have a repeating role
+// (RoleRetry, RoleHedge), or its attempts are not counted.
+type Role uint8
+
+// The roles whose place matters.
+const (
+	RoleNone    Role = iota
+	RoleMetrics      // counts calls and attempts
+	RoleTracing      // draws calls and attempts
+	RoleTotal        // limits the time of the whole call
+	RoleRetry        // sends a call again
+	RoleHedge        // sends a call again before the first attempt has ended
+	RoleLimits       // holds a place for each attempt
+	RoleBreaker      // judges each attempt
+)
+
+// String names the role in a word or two.
+func (r Role) String() string {
+	return [...]string{"none", "metrics", "tracing", "total timeout", "retry", "hedge", "limits", "breaker"}[r]
+}
+
+// repeats reports whether the role sends calls again.
+func (r Role) repeats() bool { return r == RoleRetry || r == RoleHedge }
+
+// Placed is a [Policy] whose place among the others matters.
+type Placed interface {
+	Policy
+	Role() Role
+}
+
+// AnyOrder is a Policy that does nothing but allow an order of policies that New
+// would refuse.
+type AnyOrder struct{}
+
+// Wrap returns next.
+func (AnyOrder) Wrap(_ *Site, next Func) (Func, error) { return next, nil }
+
+// misplaced says why inside must not stand anywhere inside outside, "" if it may.
+func misplaced(outside, inside Role) string {
+	switch {
+	case outside == inside && outside.repeats():
+		return "would multiply the attempts"
+	case outside == inside && outside == RoleTotal:
+		return "would set the limits twice"
+	case outside == RoleHedge && inside == RoleRetry:
+		return "would multiply the attempts"
+	case !inside.repeats() && !outside.repeats():
+		return ""
+	case outside == RoleLimits:
+		return "would hold its place during back-offs, and need a second one for nothing"
+	case outside == RoleBreaker:
+		return "would hide failed attempts from the breaker"
+	case outside.repeats() && inside == RoleTotal:
+		return "would limit each attempt, not the call"
+	case outside.repeats() && (inside == RoleMetrics || inside == RoleTracing):
+		return "would see attempts and take them for calls"
+	}
+	return ""
+}
+
+// checkOrder reports each pair of policies that stands in an order that makes
+// no sense.
+func checkOrder(policies []Policy) []error {
+	var bad []error
+	for i, p := range policies {
+		if _, ok := p.(AnyOrder); ok {
+			return nil
+		}
+		for _, q := range policies[i+1:] {
+			outer, inner := roleOf(p), roleOf(q)
+			if why := misplaced(outer, inner); why != "" {
+				bad = append(bad, fmt.Errorf("pillion: order: %v outside %v %s; put AnyOrder among the policies if you mean it",
+					outer, inner, why))
+			}
+		}
+	}
+	return bad
+}
+
+func roleOf(p Policy) Role {
+	if placed, ok := p.(Placed); ok {
+		return placed.Role()
+	}
+	return RoleNone
+}
+
+// Site is where a policy is being put.
+type Site struct {
+	upstream *Upstream
+}
+
+// Upstream is the name of the upstream.
+func (s *Site) Upstream() string { return s.upstream.name }
+
+// Slot gives the policy a place for its own state in every Call.
+func (s *Site) Slot() Slot {
+	s.upstream.slots++
+	return Slot(s.upstream.slots - 1)
+}
+
+// Listen has listener hear what happens to the upstream's calls.
+func (s *Site) Listen(listener Listener) {
+	s.upstream.listeners = append(s.upstream.listeners, listener)
+}
+
+// LimitRetries has acquire asked before a call is sent again, and release called
+// when that attempt's answer is there. The last policy to register limits.
+func (s *Site) LimitRetries(acquire func() bool, release func()) {
+	s.upstream.retries = retryLimiter{acquire, release}
+}
+
+// NeedCancel asks that each attempt have a context of its own, so that its answer
+// can be discarded without waiting for a slow rest of it.
+func (s *Site) NeedCancel() { s.upstream.cancellable = true }
+
+// AnnounceDeadline has each attempt tell the server how long it will be waited
+// for, in x-envoy-expected-rq-timeout-ms.
+func (s *Site) AnnounceDeadline() { s.upstream.announce = true }
+
+// retryLimiter asks leave for retries.
+type retryLimiter struct {
+	acquire func() bool
+	release func()
+}

@@ -1,0 +1,166 @@
+package retry
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+
+	"github.com/pillion-go/pillion"
+)
+
+// rule decides about retries.
+type rule interface {
+	// again reports whether o asks for another attempt.
+	again(c *pillion.Call, o *pillion.Outcome) bool
+	// begin is asked once for a call that may be retried: how often at most, and how the
+	// waits before its retries are found.
+	begin(c *pillion.Call) (most int, wait waiter)
+	// waited is told when the wait before retry n, from 1, is over.
+	waited(n int, o *pillion.Outcome)
+}
+
+// waiter gives the wait before retry n, from 1, after o. It is not ok when there
+// is to be no such retry.
+type waiter func(n int, o *pillion.Outcome) (b pillion.BackOff, ok bool)
+
+// loop makes attempts until rule is content.
+type loop struct {
+	rule rule
+	next pillion.Func
+}
+
+func wrap(s *pillion.Site, r rule, next pillion.Func) pillion.Func {
+	s.NeedCancel() // to discard answers without waiting for a slow rest of them
+	l := &loop{rule: r, next: next}
+	return l.call
+}
+
+// call makes the first attempt, and further ones where need be.
+func (l *loop) call(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+	o := l.next(ctx, c)
+	if l.again(c, o) {
+		o = l.retry(ctx, c, o)
+	}
+	if o.Err != nil {
+		o.Err = bare(o.Err)
+	}
+	return o
+}
+
+func (l *loop) again(c *pillion.Call, o *pillion.Outcome) bool {
+	return !isPermanent(o.Err) && l.rule.again(c, o)
+}
+
+// retry makes further attempts until the rule is content with one, or nothing
+// more may be done.
+func (l *loop) retry(ctx context.Context, c *pillion.Call, o *pillion.Outcome) *pillion.Outcome {
+	most, wait := l.rule.begin(c)
+	for n := 1; ; n++ {
+		pause, ok := l.pause(c, o, n, most, wait)
+		if !ok {
+			return exhausted(c, o)
+		}
+		if left, limited := c.Remaining(); limited && left <= pause.Wait {
+			return tooLate(c, o, left)
+		}
+		release, ok := c.AcquireRetry()
+		if !ok {
+			o.Flags |= pillion.UO
+			c.Emit(pillion.EventRetryOverflow, o)
+			return o
+		}
+		if c, o, ok = l.attempt(ctx, c, o, n, pause, release); !ok {
+			return o
+		}
+		if !l.again(c, o) {
+			if o.Err == nil {
+				c.Emit(pillion.EventRetrySuccess, o)
+			}
+			return o
+		}
+	}
+}
+
+// pause finds the wait before retry n. It is not ok when the retries are used up,
+// or the request cannot be had again.
+func (l *loop) pause(c *pillion.Call, o *pillion.Outcome, n, most int, wait waiter) (pillion.BackOff, bool) {
+	if n > most || !c.Replayable() {
+		return pillion.BackOff{}, false
+	}
+	return wait(n, o)
+}
+
+// exhausted is the result of a call that would be retried, but cannot be.
+func exhausted(c *pillion.Call, o *pillion.Outcome) *pillion.Outcome {
+	if !c.Replayable() {
+		c.Emit(pillion.EventRetryAbandoned, o)
+		return o
+	}
+	o.Flags |= pillion.URX
+	c.Emit(pillion.EventRetryLimitExceeded, o)
+	return o
+}
+
+// attempt waits, and makes a further attempt in place of the outcome o. It is not
+// ok when the caller left during the wait.
+func (l *loop) attempt(ctx context.Context, c *pillion.Call, o *pillion.Outcome, n int,
+	pause pillion.BackOff, release func(),
+) (again *pillion.Call, next *pillion.Outcome, ok bool) {
+	defer release()
+	c.EmitBackOff(pillion.EventRetryScheduled, o, pause)
+	if !discardAndWait(ctx, o, pause.Wait) {
+		return c, c.Gone(ctx, o), false
+	}
+	l.rule.waited(n, o)
+	c.EmitBackOff(pillion.EventRetry, o, pause)
+	again = c.Next()
+	return again, l.next(ctx, again), true
+}
+
+// discardAndWait uses the wait to discard the answer. It is false when ctx ended.
+func discardAndWait(ctx context.Context, o *pillion.Outcome, wait time.Duration) bool {
+	if o.Open() {
+		began := time.Now()
+		o.Discard()
+		wait -= time.Since(began)
+	}
+	if wait <= 0 {
+		return ctx.Err() == nil
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// tooLate is the result of a call whose next wait does not fit in the time that
+// is left: the last answer, at once. Where there is none and the time is over, that is
+// the error.
+func tooLate(c *pillion.Call, o *pillion.Outcome, left time.Duration) *pillion.Outcome {
+	if o.Err != nil && left <= 0 {
+		return c.Expired(o)
+	}
+	return o
+}
+
+func isPermanent(err error) bool {
+	if err == nil {
+		return false
+	}
+	_, ok := errors.AsType[*backoff.PermanentError](err)
+	return ok
+}
+
+// bare takes backoff.Permanent's wrapping off, as backoff.Retry does.
+func bare(err error) error {
+	if permanent, ok := errors.AsType[*backoff.PermanentError](err); ok {
+		return permanent.Err
+	}
+	return err
+}

@@ -1,0 +1,187 @@
+package retry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pillion-go/pillion"
+)
+
+// Infinite is a number of tries without end.
+const Infinite = -1
+
+// NoSleep is a sleep of zero, where zero means the default.
+const NoSleep time.Duration = -1
+
+// The values of a Retryable that names none, as in the gem.
+const (
+	DefaultTries = 2
+	DefaultSleep = time.Second
+)
+
+// Retryable says when a call is sent again in the words of Ruby's retryable gem,
+// for those who port code from it. It is a policy, to stand where a [Config] would.
+//
+// All failures are retried, those of calls that may do harm when sent twice too,
+// and refusals by a breaker; Not: []retry.Match{retry.Is(breaker.ErrOpen)} leaves those
+// alone. An HTTP answer is a failure if its status is 5xx; for On, Not and Matching it is a
+// [*pillion.StatusError]. A caller who left ends the retries.
+type Retryable struct {
+	// Tries is how often the call is sent in all. Zero means 2, 1 never retries, Infinite
+	// goes on until the total limit or the caller ends it; any other negative value is an
+	// error. The gem's 0, which does not run the work at all, has no counterpart.
+	// Mirrors tries.
+	Tries int `json:"tries,omitempty"`
+
+	// Sleep is the wait between tries. Zero means 1s, NoSleep none; any other negative value
+	// is an error. Mirrors sleep as a number.
+	Sleep time.Duration `json:"sleep,omitempty"`
+
+	// SleepFunc, if set, gives the wait after a failed try in place of Sleep: retry is 0
+	// after the first try, 1 after the second. Mirrors sleep as a lambda.
+	SleepFunc func(retry int) time.Duration `json:"-"`
+
+	// On lists what is retried; a failure that any of them matches is. Nil means all.
+	// Mirrors on.
+	On []Match `json:"-"`
+
+	// Not lists what is never retried, whatever On says. Mirrors not.
+	Not []Match `json:"-"`
+
+	// Matching lists patterns of which one must be found in the failure's text. Nil means
+	// any text. A *regexp.Regexp is a Pattern, and so is a Substring. Mirrors matching.
+	Matching []Pattern `json:"-"`
+
+	// ExceptionCB, if set, is called with the failure after the wait, before the next try.
+	// Mirrors exception_cb.
+	ExceptionCB func(err error) `json:"-"`
+
+	// LogMethod, if set, is called after ExceptionCB, with the number of the retry from 1.
+	// Mirrors log_method.
+	LogMethod func(retries int, err error) `json:"-"`
+
+	// Ensure, if set, is called once at the end of each call, retried or not, with the
+	// number of retries made. Mirrors ensure.
+	Ensure func(retries int) `json:"-"`
+}
+
+// Match reports whether a failure is of some kind.
+type Match func(err error) bool
+
+// Is matches failures that are target, by [errors.Is].
+func Is(target error) Match { return func(err error) bool { return errors.Is(err, target) } }
+
+// As matches failures that are, or wrap, an E.
+func As[E error]() Match {
+	return func(err error) bool {
+		_, ok := errors.AsType[E](err)
+		return ok
+	}
+}
+
+// Status matches answers with one of the codes.
+func Status(codes ...int) Match {
+	return func(err error) bool {
+		status, ok := errors.AsType[*pillion.StatusError](err)
+		return ok && slices.Contains(codes, status.Code)
+	}
+}
+
+// Pattern finds something in a text. [*regexp.Regexp] is one.
+type Pattern interface{ MatchString(text string) bool }
+
+// Substring is a Pattern that is found where the text contains it.
+type Substring string
+
+// MatchString reports whether text contains s.
+func (s Substring) MatchString(text string) bool { return strings.Contains(text, string(s)) }
+
+// Role is that of a policy that sends calls again.
+func (Retryable) Role() pillion.Role { return pillion.RoleRetry }
+
+// Wrap makes the tries of each call.
+func (r Retryable) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+	if err := r.check(); err != nil {
+		return nil, err
+	}
+	r = r.withDefaults()
+	call := wrap(s, &r, next)
+	if r.Ensure == nil {
+		return call, nil
+	}
+	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+		defer func() { r.Ensure(c.Attempts() - 1) }()
+		return call(ctx, c)
+	}, nil
+}
+
+func (r Retryable) check() error {
+	var bad []error
+	if r.Tries < 0 && r.Tries != Infinite {
+		bad = append(bad, fmt.Errorf("retry: Retryable.Tries: %d is negative", r.Tries))
+	}
+	if r.Sleep < 0 && r.Sleep != NoSleep {
+		bad = append(bad, fmt.Errorf("retry: Retryable.Sleep: %v is negative", r.Sleep))
+	}
+	if slices.ContainsFunc(slices.Concat(r.On, r.Not), func(m Match) bool { return m == nil }) {
+		bad = append(bad, errors.New("retry: Retryable.On, Retryable.Not: a Match is nil"))
+	}
+	if slices.Contains(r.Matching, nil) {
+		bad = append(bad, errors.New("retry: Retryable.Matching: a Pattern is nil"))
+	}
+	return errors.Join(bad...)
+}
+
+func (r Retryable) withDefaults() Retryable {
+	switch r.Tries {
+	case 0:
+		r.Tries = DefaultTries
+	case Infinite:
+		r.Tries = math.MaxInt
+	}
+	switch r.Sleep {
+	case 0:
+		r.Sleep = DefaultSleep
+	case NoSleep:
+		r.Sleep = 0
+	}
+	if r.SleepFunc == nil {
+		sleep := r.Sleep
+		r.SleepFunc = func(int) time.Duration { return sleep }
+	}
+	r.On, r.Not, r.Matching = slices.Clone(r.On), slices.Clone(r.Not), slices.Clone(r.Matching)
+	return r
+}
+
+func (r *Retryable) again(_ *pillion.Call, o *pillion.Outcome) bool {
+	err := o.Failure()
+	if err == nil || o.Is.Any(pillion.Cancelled|pillion.Invalid) {
+		return false
+	}
+	any := func(list []Match) bool { return slices.ContainsFunc(list, func(m Match) bool { return m(err) }) }
+	if any(r.Not) || (r.On != nil && !any(r.On)) {
+		return false
+	}
+	return r.Matching == nil || slices.ContainsFunc(r.Matching, func(p Pattern) bool { return p.MatchString(err.Error()) })
+}
+
+func (r *Retryable) begin(*pillion.Call) (most int, wait waiter) {
+	return r.Tries - 1, func(n int, _ *pillion.Outcome) (pillion.BackOff, bool) {
+		return pillion.BackOff{Wait: r.SleepFunc(n - 1)}, true
+	}
+}
+
+func (r *Retryable) waited(n int, o *pillion.Outcome) {
+	err := o.Failure()
+	if r.ExceptionCB != nil {
+		r.ExceptionCB(err)
+	}
+	if r.LogMethod != nil {
+		r.LogMethod(n, err)
+	}
+}

@@ -1,0 +1,162 @@
+package pillion
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Scope says which limit ended a call or an attempt.
+type Scope uint8
+
+// The limits on time.
+const (
+	ScopeTotal   Scope = iota + 1 // of the call with all its attempts, back-offs and the body
+	ScopeTry                      // of one attempt, until the answer's head
+	ScopeIdle                     // of the silence before the head or within the body
+	ScopeCaller                   // the deadline that the caller's context came with
+	scopeDiscard                  // of draining an answer that nobody wants
+)
+
+// String names the scope: total, per-try, idle or caller.
+func (s Scope) String() string {
+	switch s {
+	case ScopeTotal:
+		return "total"
+	case ScopeTry:
+		return "per-try"
+	case ScopeIdle:
+		return "idle"
+	case ScopeCaller:
+		return "caller"
+	}
+	return "none"
+}
+
+// TimeoutError says which limit ended a call or an attempt. It is the timeout
+// package's Error. It unwraps to [context.DeadlineExceeded], and to Err.
+type TimeoutError struct {
+	Upstream string
+	Scope    Scope
+	Limit    time.Duration // 0 for the caller's deadline
+	Err      error         // what the attempt had failed with before its time was over; mostly nil
+}
+
+func (e *TimeoutError) Error() string {
+	text := "timeout: " + e.Upstream + ": " + e.Scope.String()
+	if e.Scope == ScopeCaller {
+		text += " deadline passed"
+	} else {
+		text += " limit of " + e.Limit.String() + " reached"
+	}
+	if e.Err != nil {
+		text += ": " + e.Err.Error()
+	}
+	return text
+}
+
+// Timeout is true: it is what [net.Error] asks for.
+func (e *TimeoutError) Timeout() bool { return true }
+
+// Temporary is true: the next call may be faster. It is what [net.Error] asks for.
+func (e *TimeoutError) Temporary() bool { return true }
+
+// Unwrap gives context.DeadlineExceeded and Err.
+func (e *TimeoutError) Unwrap() []error {
+	if e.Err == nil {
+		return []error{context.DeadlineExceeded}
+	}
+	return []error{context.DeadlineExceeded, e.Err}
+}
+
+// timeoutError makes the error of a limit that struck; err is what else went wrong.
+func (c *Call) timeoutError(scope Scope, err error) *TimeoutError {
+	e := &TimeoutError{Upstream: c.flight.upstream.name, Scope: scope, Err: err}
+	switch scope {
+	case ScopeTotal:
+		e.Limit = c.limits.total
+	case ScopeTry:
+		e.Limit = c.limits.try
+	case ScopeIdle:
+		e.Limit = c.limits.idle
+	}
+	return e
+}
+
+// timedOut adds to o that a limit struck.
+func (c *Call) timedOut(o *Outcome, scope Scope, err error) *Outcome {
+	is, detail := Timeout, ResponseTimeout
+	switch scope {
+	case ScopeTry:
+		is, detail = Timeout|PerTryTimeout, TryTimeout
+	case ScopeIdle:
+		is, detail = Timeout|PerTryTimeout, TryIdleTimeout
+	}
+	o.blame(c.timeoutError(scope, err), is, detail)
+	return o
+}
+
+// Expired is the outcome of a call whose time ran out while no attempt was under
+// way: by its total limit or by the caller's deadline, whichever it has. It wraps
+// what the last attempt failed with.
+func (c *Call) Expired(last *Outcome) *Outcome {
+	scope := ScopeTotal
+	if c.limits.deadline == 0 || c.flight.ctx.Err() != nil {
+		scope = ScopeCaller
+	}
+	return c.timedOut(&Outcome{}, scope, last.Err)
+}
+
+// Gone is the outcome of a call whose caller left, or whose context's deadline
+// passed, while no attempt was under way. It wraps what the last attempt failed with.
+func (c *Call) Gone(ctx context.Context, last *Outcome) *Outcome {
+	o := &Outcome{}
+	c.leave(ctx, o, last.Err)
+	return o
+}
+
+// leave adds to o that the caller left.
+func (c *Call) leave(ctx context.Context, o *Outcome, err error) {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		if isEcho(err) {
+			err = nil
+		}
+		c.timedOut(o, ScopeCaller, err)
+		return
+	}
+	o.blame(goneError(ctx, err), Cancelled, CallerGone)
+}
+
+// expired makes the attempt's outcome that of a limit that ended it, unless the
+// caller left first. err is what the wire made of it.
+func (c *Call) expired(ctx context.Context, scope Scope, err error) *Outcome {
+	o := &c.outcome
+	*o = Outcome{}
+	if isEcho(err) {
+		err = nil
+	}
+	if ctx.Err() != nil {
+		c.leave(ctx, o, err)
+		return o
+	}
+	return c.timedOut(o, scope, err)
+}
+
+// isEcho reports whether err says nothing but that the attempt's context has ended.
+func isEcho(err error) bool {
+	var limit *TimeoutError
+	return err == context.Canceled || err == context.DeadlineExceeded || //nolint:errorlint // a wrapped one says more
+		errors.As(err, &limit)
+}
+
+// goneError says that the caller left, and keeps what else went wrong.
+func goneError(ctx context.Context, err error) error {
+	if err == nil || errors.Is(ctx.Err(), err) {
+		return ctx.Err()
+	}
+	if errors.Is(err, ctx.Err()) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ctx.Err(), err)
+}

@@ -1,0 +1,115 @@
+// Package timeout limits how long a call may take: in all, for each try, and in
+// silence.
+//
+// The three limits are Envoy's. Total is the route's timeout: it runs from the
+// start of the call over all tries and back-offs to the last byte of the body. PerTry
+// is per_try_timeout: it ends with the answer's head, so that a large body is never
+// cut by it. Idle is per_try_idle_timeout: the longest that the upstream may be silent
+// while it is waited for.
+//
+//	recipes, err := pillion.New("recipes",
+//		timeout.Config{Total: 2 * time.Second, PerTry: 300 * time.Millisecond},
+//		retry.Config{NumRetries: 2},
+//	)
+//
+// A limit that strikes gives an [*Error], which says which one it was. The
+// caller's own deadline is never lengthened: when it comes first, it is the one that
+// holds, and the Error says so. Nothing is cancelled while a body is read in time.
+//
+// The tries of a call are cut off through their context. A function under
+// [pillion.Do] that does not heed its context is waited for.
+package timeout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/pillion-go/pillion"
+)
+
+// None says that there is no limit, where zero means a default.
+const None time.Duration = -1
+
+// DefaultTotal is the total limit of a Config that names none, as in Envoy.
+const DefaultTotal = 15 * time.Second
+
+// Error says which limit struck. It unwraps to [context.DeadlineExceeded] and has
+// Timeout() true.
+type Error = pillion.TimeoutError
+
+// The limits that an [Error] can name as its Scope.
+const (
+	Total  = pillion.ScopeTotal
+	PerTry = pillion.ScopeTry
+	Idle   = pillion.ScopeIdle
+	Caller = pillion.ScopeCaller
+)
+
+// Config says how long a call may take. It is a policy, to stand outside of
+// retry.
+type Config struct {
+	// Total is how long the call may take with all its tries, back-offs and the reading
+	// of the body. An upgraded connection (101) is no longer under it. Zero means 15s,
+	// None no limit, any other negative value is an error.
+	// Mirrors timeout of Envoy's RouteAction.
+	Total time.Duration `json:"total,omitempty"`
+
+	// PerTry is how long each try may take until the head of its answer. It has no
+	// effect unless it is below what is left of Total. Zero and None mean no limit, any
+	// other negative value is an error. Mirrors per_try_timeout of Envoy's RetryPolicy.
+	PerTry time.Duration `json:"per_try,omitempty"`
+
+	// Idle is how long a try may wait for its answer's head, and each read of the body
+	// for its next bytes. The time that a caller takes between reads does not count. Zero
+	// and None mean no limit, any other negative value is an error.
+	// Mirrors per_try_idle_timeout of Envoy's RetryPolicy.
+	Idle time.Duration `json:"idle,omitempty"`
+
+	// ExpectedHeader tells the server how long each try will be waited for, in the
+	// request header x-envoy-expected-rq-timeout-ms: PerTry, or what is left of Total or
+	// of the caller's deadline, if that is less. It costs a copy of the request's header.
+	ExpectedHeader bool `json:"expected_header,omitempty"`
+}
+
+// Role is that of a limit of the whole call.
+func (Config) Role() pillion.Role { return pillion.RoleTotal }
+
+// Wrap sets the limits in each call.
+func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	if c.Total == 0 {
+		c.Total = DefaultTotal
+	}
+	if c.ExpectedHeader {
+		s.AnnounceDeadline()
+	}
+	return func(ctx context.Context, call *pillion.Call) *pillion.Outcome {
+		if c.Total > 0 {
+			call.LimitTotal(c.Total)
+		}
+		if c.PerTry > 0 {
+			call.LimitTry(c.PerTry)
+		}
+		if c.Idle > 0 {
+			call.LimitIdle(c.Idle)
+		}
+		return next(ctx, call)
+	}, nil
+}
+
+func (c Config) check() error {
+	var bad []error
+	for _, f := range []struct {
+		name  string
+		value time.Duration
+	}{{"Total", c.Total}, {"PerTry", c.PerTry}, {"Idle", c.Idle}} {
+		if f.value < 0 && f.value != None {
+			bad = append(bad, fmt.Errorf("timeout: Config.%s: %v is negative", f.name, f.value))
+		}
+	}
+	return errors.Join(bad...)
+}
