@@ -115,5 +115,5 @@ func (s *span) disarm() Scope {
 		return 0
 	}
 	s.struck.CompareAndSwap(0, int32(s.scope))
-	return Scope(s.struck.Load())
+	return Scope(s.struck.Load()) //nolint:gosec // only Scopes are stored
 }

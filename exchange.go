@@ -63,7 +63,7 @@ func (u *Upstream) Invoke(ctx context.Context, x Exchange) *Outcome {
 	call.first.flight, call.first.attempt = f, 1
 	o := f.invoke(&call.first)
 	if o.Open() && o.open.awaited() {
-		o.open.wait()
+		o.open.wait() //nolint:contextcheck // it watches the context that the call came with
 	}
 	return o
 }
@@ -136,7 +136,7 @@ func (c *Call) struck() Scope {
 	if c.span == nil {
 		return 0
 	}
-	return Scope(c.span.struck.Load())
+	return Scope(c.span.struck.Load()) //nolint:gosec // only Scopes are stored
 }
 
 // LiftLimits ends all limits on an attempt's time, for a connection that is no

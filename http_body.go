@@ -56,9 +56,9 @@ func (b *body) Read(p []byte) (int, error) {
 		defer b.span.readBy.Store(0)
 	}
 	n, err := b.inner.Read(p)
-	switch err {
-	case nil:
-	case io.EOF:
+	switch {
+	case err == nil:
+	case err == io.EOF: //nolint:errorlint // readers return it bare
 		_ = b.span.end(nil)
 	default:
 		err = b.span.end(err)

@@ -173,7 +173,7 @@ func (s *span) finish(err error, change func(*Call, *Outcome)) error {
 	}
 	s.release(nil)
 	shown := c.conclude(change).Err
-	if shown != err {
+	if shown != err { //nolint:errorlint // the very same
 		s.mu.Lock()
 		s.err = shown
 		s.mu.Unlock()

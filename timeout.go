@@ -30,8 +30,9 @@ func (s Scope) String() string {
 		return "idle"
 	case ScopeCaller:
 		return "caller"
+	default:
+		return "none"
 	}
-	return "none"
 }
 
 // TimeoutError says which limit ended a call or an attempt. It is the timeout
@@ -80,6 +81,7 @@ func (c *Call) timeoutError(scope Scope, err error) *TimeoutError {
 		e.Limit = c.limits.try
 	case ScopeIdle:
 		e.Limit = c.limits.idle
+	default: // the limit is not ours
 	}
 	return e
 }
@@ -92,6 +94,7 @@ func (c *Call) timedOut(o *Outcome, scope Scope, err error) *Outcome {
 		is, detail = Timeout|PerTryTimeout, TryTimeout
 	case ScopeIdle:
 		is, detail = Timeout|PerTryTimeout, TryIdleTimeout
+	default: // of the whole call
 	}
 	o.blame(c.timeoutError(scope, err), is, detail)
 	return o

@@ -85,7 +85,7 @@ func present(policies []Policy) []Policy {
 	var found []Policy
 	for _, p := range policies {
 		if v := reflect.ValueOf(p); v.Kind() == reflect.Pointer && v.IsNil() {
-			if zero, ok := reflect.Zero(v.Type().Elem()).Interface().(Policy); ok {
+			if zero, ok := reflect.TypeAssert[Policy](reflect.Zero(v.Type().Elem())); ok {
 				p = zero
 			}
 		}

@@ -56,7 +56,7 @@ func all(header bool) []pillion.Policy {
 }
 
 // get makes one call and reads its answer.
-func get(rt http.RoundTripper, ctx context.Context, url string) func() {
+func get(ctx context.Context, rt http.RoundTripper, url string) func() {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		log.Fatal(err)
@@ -140,7 +140,7 @@ func coreGroup() group {
 		{"gobreaker v2 rolling Execute", func() {
 			_, _ = cb.Execute(func() (*http.Response, error) { return nil, nil })
 		}},
-	}}
+	}, false}
 }
 
 func refusalGroup() group {
@@ -154,18 +154,19 @@ func refusalGroup() group {
 		{"nothing", func() {}},
 		{"pillion", refused(upstream(b).Transport(base))},
 		{"gobreaker v2", refused(gobreakerTransport{newGobreaker(true), base})},
-	}}
+	}, false}
 }
 
 func breakerGroup(where string, base http.RoundTripper) group {
 	ctx := context.Background()
 	const url = "http://bench/"
 	return group{"closed breaker through a RoundTripper, " + where, []candidate{
-		{"bare", get(base, ctx, url)},
-		{"pillion", get(upstream(breaker.Config{}).Transport(base), ctx, url)},
-		{"gobreaker v2", get(gobreakerTransport{newGobreaker(false), base}, ctx, url)},
-		{"failsafe-go", get(failsafehttp.NewRoundTripper(base, failsafeBreaker()), ctx, url)},
-	}}
+		{"bare", get(ctx, base, url)},
+		{"pillion", get(ctx, upstream(breaker.Config{}).Transport(base), url)},
+		{"gobreaker v2", get(ctx, gobreakerTransport{newGobreaker(false), base}, url)},
+		{"gobreaker v2 two-step, judged at the end of the body", get(ctx, newTwoStep(base), url)},
+		{"failsafe-go", get(ctx, failsafehttp.NewRoundTripper(base, failsafeBreaker()), url)},
+	}, false}
 }
 
 // keep holds the cancel functions of contexts that live as long as the program.
@@ -175,12 +176,13 @@ func allGroup(where string, base http.RoundTripper, url string) group {
 	ctx := context.Background()
 	cancellable, cancel := context.WithCancel(ctx)
 	keep = append(keep, cancel)
-	return group{"all policies, " + where, []candidate{
-		{"bare", get(base, ctx, url)},
-		{"pillion", get(upstream(all(false)...).Transport(base), ctx, url)},
-		{"pillion, cancellable caller", get(upstream(all(false)...).Transport(base), cancellable, url)},
-		{"pillion, with the timeout header", get(upstream(all(true)...).Transport(base), ctx, url)},
-		{"named packages by hand", get(&byHand{newGobreaker(false), semaphore.NewWeighted(1024), base}, ctx, url)},
-		{"failsafe-go", get(failsafeAll(base), ctx, url)},
-	}}
+	return group{"retry, breaker, limits and time-outs, " + where, []candidate{
+		{"bare", get(ctx, base, url)},
+		{"pillion", get(ctx, upstream(all(false)...).Transport(base), url)},
+		{"pillion, cancellable caller", get(cancellable, upstream(all(false)...).Transport(base), url)},
+		{"pillion, with the timeout header", get(ctx, upstream(all(true)...).Transport(base), url)},
+		{"named packages by hand", get(ctx, &byHand{newGobreaker(false), semaphore.NewWeighted(1024), base}, url)},
+		{"failsafe-go", get(ctx, failsafeAll(base), url)},
+		{"failsafe-go, with a total time-out too", get(ctx, failsafeTotal(base), url)},
+	}, where == "loopback"}
 }

@@ -18,6 +18,7 @@ type candidate struct {
 type group struct {
 	name       string
 	candidates []candidate
+	fine       bool // many short rounds: for work that is slow and noisy itself
 }
 
 // result is what a candidate cost: medians over the rounds.
@@ -29,6 +30,9 @@ type result struct {
 // measure runs all candidates of a group in each round, in a new order each
 // time, since the machine's speed drifts.
 func measure(g group, rounds int, slice time.Duration) map[string]result {
+	if g.fine {
+		rounds, slice = rounds*20, slice/10
+	}
 	n := make([]int, len(g.candidates))
 	for i, c := range g.candidates {
 		n[i] = calibrate(c.op, slice)
@@ -37,7 +41,10 @@ func measure(g group, rounds int, slice time.Duration) map[string]result {
 	allocs := make([][]float64, len(g.candidates))
 	for range rounds {
 		for _, i := range rand.Perm(len(g.candidates)) {
-			t, a := run(g.candidates[i].op, n[i])
+			if !g.fine {
+				runtime.GC() // each starts with a clean heap
+			}
+			t, a := timed(g.candidates[i].op, n[i])
 			ns[i] = append(ns[i], t)
 			allocs[i] = append(allocs[i], a)
 		}
@@ -65,9 +72,8 @@ func calibrate(op func(), slice time.Duration) int {
 	}
 }
 
-func run(op func(), n int) (ns, allocs float64) {
+func timed(op func(), n int) (ns, allocs float64) {
 	var before, after runtime.MemStats
-	runtime.GC()
 	runtime.ReadMemStats(&before)
 	start := time.Now()
 	for range n {

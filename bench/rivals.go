@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -20,17 +21,21 @@ var errStatus = errors.New("bad status")
 
 // newGobreaker is gobreaker with a rolling window like ours.
 func newGobreaker(tripped bool) *gobreaker.CircuitBreaker[*http.Response] {
-	cb := gobreaker.NewCircuitBreaker[*http.Response](gobreaker.Settings{
+	cb := gobreaker.NewCircuitBreaker[*http.Response](settings(tripped))
+	if tripped {
+		_, _ = cb.Execute(func() (*http.Response, error) { return nil, errStatus })
+	}
+	return cb
+}
+
+func settings(tripped bool) gobreaker.Settings {
+	return gobreaker.Settings{
 		MaxRequests: 1, Interval: 10 * time.Second, BucketPeriod: time.Second, Timeout: time.Hour,
 		ReadyToTrip: func(c gobreaker.Counts) bool {
 			volume := c.TotalSuccesses + c.TotalFailures
 			return tripped || (volume >= 20 && float64(c.TotalFailures)/float64(volume) >= 0.5)
 		},
-	})
-	if tripped {
-		_, _ = cb.Execute(func() (*http.Response, error) { return nil, errStatus })
 	}
-	return cb
 }
 
 // gobreakerTransport is gobreaker in a RoundTripper, as its users write it.
@@ -58,6 +63,72 @@ func failsafeBreaker() circuitbreaker.CircuitBreaker[*http.Response] {
 		WithFailureRateThreshold(0.5, 20, 10*time.Second).
 		HandleIf(func(r *http.Response, err error) bool { return err != nil || r.StatusCode >= 500 }).
 		Build()
+}
+
+// twoStepTransport is gobreaker's two-step form, told of the end of the body as
+// pillion's breaker is.
+type twoStepTransport struct {
+	cb   *gobreaker.TwoStepCircuitBreaker[*http.Response]
+	base http.RoundTripper
+}
+
+func newTwoStep(base http.RoundTripper) twoStepTransport {
+	return twoStepTransport{gobreaker.NewTwoStepCircuitBreaker[*http.Response](settings(false)), base}
+}
+
+func (t twoStepTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	done, err := t.cb.Allow()
+	if err != nil {
+		return nil, err
+	}
+	resp, err := t.base.RoundTrip(req)
+	switch {
+	case err != nil:
+		done(err)
+	case resp.StatusCode >= 500:
+		done(errStatus)
+	case resp.Body == http.NoBody:
+		done(nil)
+	default:
+		resp.Body = &judgedBody{ReadCloser: resp.Body, done: done}
+	}
+	return resp, err
+}
+
+// judgedBody tells done once how the body ended.
+type judgedBody struct {
+	io.ReadCloser
+	once sync.Once
+	done func(error)
+}
+
+func (b *judgedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.end(err)
+	}
+	return n, err
+}
+
+func (b *judgedBody) Close() error {
+	err := b.ReadCloser.Close()
+	b.end(nil)
+	return err
+}
+
+func (b *judgedBody) end(err error) {
+	b.once.Do(func() {
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+		b.done(err)
+	})
+}
+
+// failsafeTotal is failsafeAll within a limit on the whole call, which pillion's
+// row has too.
+func failsafeTotal(base http.RoundTripper) http.RoundTripper {
+	return failsafehttp.NewRoundTripper(failsafeAll(base), timeout.New[*http.Response](time.Second))
 }
 
 // failsafeAll is failsafe-go's retry, breaker, bulkhead and timeout.

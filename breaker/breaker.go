@@ -81,7 +81,7 @@ func (b *Breaker) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error)
 	atEnd := func(c *pillion.Call, end *pillion.Outcome) {
 		state := c.State(slot)
 		settle, _ := state.V.(func(error))
-		b.done(ticket{verdict(state.N), settle}, b.classify(end), end)
+		b.done(ticket{verdict(state.N), settle}, b.classify(end), end) //nolint:gosec // guard put it there
 	}
 	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
 		return b.guard(ctx, c, next, c.State(slot), atEnd)

@@ -26,7 +26,7 @@ type Change struct {
 	From   State
 	To     State
 	At     time.Time
-	Status Status   // the counters at that moment; after a closing they are empty
+	Status Status   // the counters at that moment; after a closing, at most the trial's success
 	Last   []Failed // at an opening, the last failures, newest first
 }
 
@@ -150,17 +150,23 @@ func (c *circuit) openError(now time.Duration) *OpenError {
 	c.core.window.roll(now)
 	return &OpenError{
 		Name:   c.name,
-		Until:  c.epoch.Add(c.core.since + c.core.sleep),
+		Until:  c.epoch.Add(c.core.since).Add(c.core.sleep), // apart: the sum may be more than a Duration holds
 		Status: c.core.window.sum.status(),
 		Last:   c.lastFailures(),
 	}
 }
 
-// lastFailures copies the ring, newest first. The caller holds mu.
+// lastFailures copies what the ring holds since the window was last emptied,
+// newest first. The caller holds mu.
 func (c *circuit) lastFailures() []Failed {
 	var last []Failed
+	emptied := c.epoch.Add(c.core.window.start)
 	for i := c.failures - 1; i >= 0 && len(last) < len(c.last); i-- {
-		last = append(last, c.last[i%len(c.last)])
+		f := c.last[i%len(c.last)]
+		if f.At.Before(emptied) {
+			break
+		}
+		last = append(last, f)
 	}
 	return last
 }
@@ -211,11 +217,18 @@ func (c *circuit) tell() {
 	}
 }
 
+// tellOne calls onChange. When it panics the other changes are still told, and
+// then the panic goes on.
 func (c *circuit) tellOne(change Change) {
+	returned := false
 	defer func() {
 		c.mu.Lock()
 		c.telling = false
 		c.mu.Unlock()
+		if !returned {
+			c.tell()
+		}
 	}()
 	c.onChange(change)
+	returned = true
 }

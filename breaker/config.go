@@ -26,7 +26,7 @@ const (
 // it. It mirrors the options of Expeditor::Service.
 type Config struct {
 	// Name is what the breaker is called in errors and changes. Empty means the name of
-	// the upstream.
+	// the upstream; a breaker made with New belongs to none, and then has no name.
 	Name string `json:"name,omitempty"`
 
 	// Threshold is the ratio of failures and timeouts at which the circuit opens: at it or
@@ -108,12 +108,10 @@ func (c Config) withDefaults() Config {
 	if c.NonBreakCount == 0 {
 		c.NonBreakCount = DefaultNonBreakCount
 	}
-	switch c.Sleep {
-	case 0:
+	if c.Sleep == 0 {
 		c.Sleep = DefaultSleep
-	case Zero:
-		c.Sleep = 0
 	}
+	c.Sleep = max(c.Sleep, 0) // Zero
 	if c.Period == 0 {
 		c.Period = DefaultPeriod
 	}

@@ -3,6 +3,7 @@ package breaker
 import (
 	"context"
 	"errors"
+	"math"
 	"sync"
 	"time"
 
@@ -18,8 +19,9 @@ import (
 // Each attempt is a request of the gobreaker. An answer that Classify calls a
 // Failure or a Timeout reaches it as an error, a 503 as a [*pillion.StatusError]. A
 // plain gobreaker judges an answer by its head, since it offers nothing else; a two-step
-// one by its end, unless the head is bad. A refused call is an [*OpenError] that unwraps
-// to gobreaker's error; its Until is zero, for gobreaker does not tell.
+// one by its end, unless the head is bad. A plain one cannot be asked by hand: its Admit
+// always refuses. A refused call is an [*OpenError] that unwraps to gobreaker's error; its
+// Until is zero, for gobreaker does not tell.
 //
 // Calls that were cancelled, refused inside the breaker or could not be sent
 // count as what gobreaker's IsExcluded makes of them: put [Excluded] there, or start from
@@ -52,8 +54,7 @@ func FromGobreaker[T any, B interface {
 // err is that of a call which says nothing of the upstream, because the caller
 // cancelled it, a limit refused it, or it could not be sent.
 func Excluded(err error) bool {
-	var told *verdictError
-	if errors.As(err, &told) {
+	if told, ok := errors.AsType[*verdictError](err); ok {
 		return !told.result.failing()
 	}
 	return errors.Is(err, context.Canceled) || errors.Is(err, ErrOpen)
@@ -61,18 +62,21 @@ func Excluded(err error) bool {
 
 // GobreakerSettings maps a Config to gobreaker's settings, as near as they go:
 // the same ratio over the same window, the same sleep, one trial at a time, and [Excluded].
-// What stays different is told in the package documentation. Classify and OnStateChange
-// are not mapped. The error joins all that is wrong with cfg.
+// A Period that cannot be cut in ten whole nanoseconds is rounded up to one that can. What
+// stays different is told in the package documentation. Classify and OnStateChange are not
+// mapped. The error joins all that is wrong with cfg.
 func GobreakerSettings(cfg Config) (gobreaker.Settings, error) {
 	if err := cfg.check(); err != nil {
 		return gobreaker.Settings{}, err
 	}
 	cfg = cfg.withDefaults()
+	// Rounded up, or gobreaker would make an eleventh; halved, for it adds a bucket to the longest.
+	bucket := (min(cfg.Period, math.MaxInt64/2) + buckets - 1) / buckets
 	return gobreaker.Settings{
 		Name:         cfg.Name,
 		MaxRequests:  1,
-		Interval:     cfg.Period,
-		BucketPeriod: cfg.Period / buckets,
+		Interval:     bucket * buckets,
+		BucketPeriod: bucket,
 		Timeout:      max(cfg.Sleep, 1), // 0 would mean 60s there
 		ReadyToTrip: func(counts gobreaker.Counts) bool {
 			volume := counts.TotalSuccesses + counts.TotalFailures
@@ -186,7 +190,8 @@ func (e *plain[T]) admit(bool) (ticket, *OpenError) {
 	return ticket{}, &OpenError{Name: e.cb.Name(), Err: errPlain}
 }
 
-func (e *plain[T]) done(_ ticket, r Result, _ Failed) { e.record(r) }
+// done has nothing to do: admit lets nothing in.
+func (e *plain[T]) done(ticket, Result, Failed) {}
 
 func (e *plain[T]) state() State { return fromGobreaker(e.cb.State()) }
 
@@ -215,6 +220,7 @@ func fromGobreaker(s gobreaker.State) State {
 		return Open
 	case gobreaker.StateHalfOpen:
 		return HalfOpen
+	case gobreaker.StateClosed:
 	}
 	return Closed
 }

@@ -179,8 +179,8 @@ func (g *Group) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 	slot := s.Slot()
 	atEnd := func(c *pillion.Call, end *pillion.Outcome) {
 		state := c.State(slot)
-		b := state.V.(*Breaker) //nolint:forcetypeassert // put there below
-		b.done(ticket{verdict: verdict(state.N)}, b.classify(end), end)
+		b := state.V.(*Breaker)                                         //nolint:forcetypeassert // put there below
+		b.done(ticket{verdict: verdict(state.N)}, b.classify(end), end) //nolint:gosec // guard put it there
 	}
 	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
 		b, state := g.Get(g.key(c)), c.State(slot)

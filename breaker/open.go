@@ -15,9 +15,9 @@ var ErrOpen = errors.New("breaker: circuit open")
 // it as read-only.
 type OpenError struct {
 	Name   string
-	Until  time.Time // from then on a call is let through as a trial
+	Until  time.Time // the first call after it is let through as a trial
 	Status Status    // the counters when it opened
-	Last   []Failed  // the last failures before that, newest first; at most three
+	Last   []Failed  // the last failures before that, and since the last closing, newest first; at most three
 	Err    error     // what a gobreaker engine said; nil otherwise
 }
 
@@ -30,7 +30,10 @@ type Failed struct {
 }
 
 func (e *OpenError) Error() string {
-	text := "breaker: " + e.Name + ": circuit open"
+	text := "breaker: circuit open"
+	if e.Name != "" {
+		text = "breaker: " + e.Name + ": circuit open"
+	}
 	if e.Err != nil {
 		return text + ": " + e.Err.Error()
 	}
@@ -58,7 +61,7 @@ func (f Failed) String() string {
 }
 
 // Is reports whether target is [ErrOpen].
-func (e *OpenError) Is(target error) bool { return target == ErrOpen } //nolint:errorlint // this is what Is is for
+func (e *OpenError) Is(target error) bool { return target == ErrOpen }
 
 // Unwrap gives what a gobreaker engine said. The failures that led to the opening
 // are not this call's, and are not unwrapped to.

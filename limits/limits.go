@@ -49,7 +49,7 @@ func (e *FullError) Error() string {
 }
 
 // Is reports whether target is [ErrFull].
-func (e *FullError) Is(target error) bool { return target == ErrFull } //nolint:errorlint // this is what Is is for
+func (e *FullError) Is(target error) bool { return target == ErrFull }
 
 // Config says how much may be under way at once. It is a policy, to stand inside
 // retry; each upstream that it is given to counts for itself. It mirrors
@@ -184,22 +184,24 @@ func orDefault(value, standard int) int {
 	return value
 }
 
-func (l *limiter) acquire() bool {
-	if l.requests.Add(1) > l.max {
-		l.requests.Add(-1)
-		return false
-	}
-	return true
-}
+func (l *limiter) acquire() bool { return take(&l.requests, l.max) }
 
 func (l *limiter) release(*pillion.Call, *pillion.Outcome) { l.requests.Add(-1) }
 
-func (l *limiter) acquireRetry() bool {
-	if l.retries.Add(1) > l.maxRetries(l.requests.Load()) {
-		l.retries.Add(-1)
-		return false
-	}
-	return true
-}
+func (l *limiter) acquireRetry() bool { return take(&l.retries, l.maxRetries(l.requests.Load())) }
 
 func (l *limiter) releaseRetry() { l.retries.Add(-1) }
+
+// take takes one of so many places, if one is free. It counts nobody whom it
+// refuses, not even for a moment: another one would be refused beside a free place.
+func take(taken *atomic.Int64, places int64) bool {
+	for {
+		n := taken.Load()
+		if n >= places {
+			return false
+		}
+		if taken.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}

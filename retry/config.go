@@ -3,6 +3,7 @@ package retry
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -175,7 +176,7 @@ func (c Config) withDefaults() Config {
 		c.NumRetries = 0
 	}
 	c.BaseInterval = orDefault(c.BaseInterval, DefaultBaseInterval)
-	c.MaxInterval = orDefault(c.MaxInterval, 10*c.BaseInterval)
+	c.MaxInterval = orDefault(c.MaxInterval, 10*min(c.BaseInterval, math.MaxInt64/10))
 	c.MaxResetInterval = orDefault(c.MaxResetInterval, DefaultMaxResetInterval)
 	if c.ResetHeaders == nil && strings.TrimSpace(c.On) == "" {
 		c.ResetHeaders = []ResetHeader{{Name: "Retry-After"}}

@@ -21,7 +21,9 @@
 //
 // A request body is sent again by way of the request's GetBody, or of
 // [pillion.HTTP] ReplayBuffer; a request with neither is not retried once its body was
-// read. An error in [github.com/cenkalti/backoff/v4.Permanent] is never retried, and is returned bare.
+// handed to the transport, which closes it even where no connection can be made. An
+// error in [github.com/cenkalti/backoff/v4.Permanent] is never retried, and is returned
+// bare.
 //
 // net/http sends some requests again by itself, when a kept-alive connection
 // turns out to be dead. Those are not retries of this package, and not counted here.

@@ -64,14 +64,14 @@ func (h HeaderMatcher) compile() (matcher, error) {
 	if h.Regex != "" {
 		re, err := regexp.Compile(`^(?:` + h.Regex + `)$`)
 		if err != nil {
-			return m, fmt.Errorf("Regex: %w", err)
+			return m, fmt.Errorf("Regex: %w", err) //nolint:staticcheck // it is the field's name
 		}
 		m.test = re.MatchString
 		tests++
 	}
 	switch {
 	case h.Name == "":
-		return m, errors.New("Name is empty")
+		return m, errors.New("Name is empty") //nolint:staticcheck // it is the field's name
 	case tests > 1:
 		return m, fmt.Errorf("%q has more than one of Exact, Prefix, Suffix, Contains and Regex", h.Name)
 	}
@@ -115,15 +115,16 @@ func (h ResetHeader) check() error {
 }
 
 // parse reads a header's value at the instant now. A wait that is over already,
-// or that no Duration can hold, is not ok.
+// or that no Duration can hold, is not ok; nor is one of no time, as in Envoy: whoever
+// asks for it is not to be hit by all callers at once.
 func (f ResetFormat) parse(value string, now time.Time) (wait time.Duration, ok bool) {
 	value = strings.TrimSpace(value)
 	seconds, err := strconv.ParseUint(value, 10, 63)
 	switch {
 	case err == nil && f == UnixTimestamp:
 		return until(time.Unix(int64(seconds), 0), now)
-	case err == nil:
-		return time.Duration(seconds) * time.Second, seconds <= maxSeconds
+	case err == nil && seconds > 0 && seconds <= maxSeconds:
+		return time.Duration(seconds) * time.Second, true
 	case f == SecondsOrDate:
 		if at, err := http.ParseTime(value); err == nil {
 			return until(at, now)
@@ -136,6 +137,9 @@ func (f ResetFormat) parse(value string, now time.Time) (wait time.Duration, ok 
 const maxSeconds = uint64(1<<63-1) / uint64(time.Second)
 
 func until(at, now time.Time) (wait time.Duration, ok bool) {
-	wait = at.Sub(now)
-	return wait, wait >= 0
+	wait = at.Sub(now) // or as much of it as fits
+	if wait <= 0 || !now.Add(wait).Equal(at) {
+		return 0, false
+	}
+	return wait, true
 }

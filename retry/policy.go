@@ -1,6 +1,7 @@
 package retry
 
 import (
+	"math"
 	"slices"
 	"time"
 
@@ -48,7 +49,15 @@ func (p *policy) again(c *pillion.Call, o *pillion.Outcome) bool {
 func (p *policy) matches(c *pillion.Call, o *pillion.Outcome) bool {
 	return o.Is.Any(p.on.is) ||
 		(p.on.statusCodes && slices.Contains(p.statusCodes, o.Code)) ||
-		(p.on.headers && anyMatches(p.headers, func(name string) (string, bool) { return c.ResponseHeader(o, name) }))
+		(p.on.headers && hasHead(c, o) && anyMatches(p.headers, func(name string) (string, bool) {
+			return c.ResponseHeader(o, name)
+		}))
+}
+
+// hasHead reports whether there is a header to match. A matcher that is inverted
+// must not find it missing where nothing was answered, or a function was called.
+func hasHead(c *pillion.Call, o *pillion.Outcome) bool {
+	return o.Detail == pillion.ViaUpstream && c.Request().Protocol != "func"
 }
 
 // eligible reports whether the call may be retried at all.
@@ -85,7 +94,7 @@ func (p *policy) begin(c *pillion.Call) (most int, wait waiter) {
 // exponential is Envoy's jittered back-off before retry n.
 func (p *policy) exponential(n int) (wait time.Duration, ok bool) {
 	ceiling := p.max
-	if shift := n - 1; shift < 63 && p.base <= p.max>>shift {
+	if shift := n - 1; p.base <= p.max>>shift { // and so the product does not overflow
 		ceiling = p.base << shift
 	}
 	return time.Duration(p.random() * float64(ceiling)), true
@@ -99,10 +108,17 @@ func (p *policy) asked(c *pillion.Call, o *pillion.Outcome) (wait time.Duration,
 			continue
 		}
 		if wait, ok = h.Format.parse(value, time.Now()); ok && wait <= p.maxReset {
-			return time.Duration(float64(wait) * (1 + p.random()/2)), true
+			return p.spread(wait), true
 		}
 	}
 	return 0, false
+}
+
+// spread adds up to a half to a wait that was asked for, so that callers who were
+// asked for the same do not come back at once.
+func (p *policy) spread(wait time.Duration) time.Duration {
+	extra := time.Duration(float64(wait/2) * p.random())
+	return wait + min(extra, math.MaxInt64-wait)
 }
 
 func (p *policy) waited(int, *pillion.Outcome) {}

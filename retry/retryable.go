@@ -30,7 +30,7 @@ const (
 // All failures are retried, those of calls that may do harm when sent twice too,
 // and refusals by a breaker; Not: []retry.Match{retry.Is(breaker.ErrOpen)} leaves those
 // alone. An HTTP answer is a failure if its status is 5xx; for On, Not and Matching it is a
-// [*pillion.StatusError]. A caller who left ends the retries.
+// [*pillion.StatusError]. A caller who left, and the end of the call's time, end the retries.
 type Retryable struct {
 	// Tries is how often the call is sent in all. Zero means 2, 1 never retries, Infinite
 	// goes on until the total limit or the caller ends it; any other negative value is an
@@ -144,14 +144,8 @@ func (r Retryable) withDefaults() Retryable {
 	case Infinite:
 		r.Tries = math.MaxInt
 	}
-	switch r.Sleep {
-	case 0:
-		r.Sleep = DefaultSleep
-	case NoSleep:
-		r.Sleep = 0
-	}
 	if r.SleepFunc == nil {
-		sleep := r.Sleep
+		sleep := max(orDefault(r.Sleep, DefaultSleep), 0) // for NoSleep
 		r.SleepFunc = func(int) time.Duration { return sleep }
 	}
 	r.On, r.Not, r.Matching = slices.Clone(r.On), slices.Clone(r.Not), slices.Clone(r.Matching)
@@ -160,14 +154,20 @@ func (r Retryable) withDefaults() Retryable {
 
 func (r *Retryable) again(_ *pillion.Call, o *pillion.Outcome) bool {
 	err := o.Failure()
-	if err == nil || o.Is.Any(pillion.Cancelled|pillion.Invalid) {
+	if err == nil || o.Is.Any(pillion.Cancelled|pillion.Invalid) || timeOver(o) {
 		return false
 	}
-	any := func(list []Match) bool { return slices.ContainsFunc(list, func(m Match) bool { return m(err) }) }
-	if any(r.Not) || (r.On != nil && !any(r.On)) {
+	among := func(list []Match) bool { return slices.ContainsFunc(list, func(m Match) bool { return m(err) }) }
+	if among(r.Not) || (r.On != nil && !among(r.On)) {
 		return false
 	}
 	return r.Matching == nil || slices.ContainsFunc(r.Matching, func(p Pattern) bool { return p.MatchString(err.Error()) })
+}
+
+// timeOver reports whether it was the call's time that ran out, and not a try's:
+// then there is none for another.
+func timeOver(o *pillion.Outcome) bool {
+	return o.Is.Any(pillion.Timeout) && !o.Is.Any(pillion.NoAnswer)
 }
 
 func (r *Retryable) begin(*pillion.Call) (most int, wait waiter) {

@@ -1,0 +1,102 @@
+package breaker
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestCircuit_shortcutComesBack has calls pass without lock and clock again when
+// the failures have left the window, and when it is emptied.
+func TestCircuit_shortcutComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCircuit(Config{}.withDefaults())
+		want := func(harmless bool) {
+			t.Helper()
+			if got := c.harmless.Load(); got != harmless {
+				t.Errorf("got harmless %t, want %t", got, harmless)
+			}
+		}
+		fail := func() {
+			for range 9 {
+				c.record(Failure)
+			}
+			want(true) // nine of twenty are below the ratio
+			c.record(Timeout)
+			want(false)
+		}
+		fail()
+		time.Sleep(DefaultPeriod)
+		c.record(Success)
+		want(true)
+		fail()
+		c.reset()
+		want(true)
+	})
+}
+
+// TestCircuit_shortcut runs the same schedule on a circuit as it is, on one that
+// is never allowed to pass a call without lock and clock, and on a slow model.
+func TestCircuit_shortcut(t *testing.T) {
+	shortcuts := 0
+	for seed := range uint64(60) {
+		synctest.Test(t, func(t *testing.T) {
+			s := newSchedule(seed)
+			quick, thorough, slow := newCircuit(s.cfg.withDefaults()), newCircuit(s.cfg.withDefaults()), newSlowBreaker(s.cfg, 0)
+			var under flights[[2]ticket]
+			for i := range 300 {
+				time.Sleep(s.step(quick.now(), slow.window.start, slow.since))
+				now := quick.now()
+				switch n := s.IntN(100); {
+				case n < 60:
+					if quick.harmless.Load() {
+						shortcuts++
+					}
+					thorough.harmless.Store(false)
+					got, _ := quick.admit(true)
+					same, _ := thorough.admit(true)
+					want := slow.admit(now)
+					if got.verdict != want || same.verdict != want {
+						t.Fatalf("seed %d, %+v, event %d at %v: got verdict %d, without shortcut %d, want %d",
+							seed, s.cfg, i, now, got.verdict, same.verdict, want)
+					}
+					if want == refused {
+						slow.record(Break, now)
+						continue
+					}
+					under.add([2]ticket{got, same})
+				case n < 95:
+					if pair, ok := under.take(s.Rand); ok {
+						r := s.result(i)
+						quick.done(pair[0], r, Failed{})
+						thorough.done(pair[1], r, Failed{})
+						slow.done(pair[0].verdict, r, now)
+					}
+				case n < 98:
+					r := s.result(i)
+					quick.record(r)
+					thorough.record(r)
+					slow.record(r, now)
+				default:
+					quick.reset()
+					thorough.reset()
+					slow.reset(now)
+				}
+				if s.IntN(3) == 0 { // not always: a look rolls the window
+					slow.window.roll(now)
+					want := slow.window.sum().status()
+					if got, same := quick.status(), thorough.status(); got != want || same != want {
+						t.Fatalf("seed %d, %+v, event %d at %v: got %+v, without shortcut %+v, want %+v", seed, s.cfg, i, now, got, same, want)
+					}
+				}
+				if want := stateOf(slow.open); quick.state() != want || thorough.state() != want {
+					t.Fatalf("seed %d, %+v, event %d at %v: got %v, without shortcut %v, want %v",
+						seed, s.cfg, i, now, quick.state(), thorough.state(), want)
+				}
+			}
+		})
+	}
+	if shortcuts < 500 {
+		t.Errorf("got %d calls by the shortcut, want at least 500", shortcuts)
+	}
+}

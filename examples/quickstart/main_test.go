@@ -1,0 +1,63 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+)
+
+func TestRun_json(t *testing.T) {
+	var out bytes.Buffer
+	if err := run(t.Context(), []string{"-json", "-calls", "400", "-rate", "800"}, &out, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	results := map[string]result{}
+	for d := json.NewDecoder(&out); d.More(); {
+		var r result
+		if err := d.Decode(&r); err != nil {
+			t.Fatal(err)
+		}
+		results[r.Path] = r
+	}
+	bare, guarded := results["bare"], results["pillion"]
+	if len(results) != 2 || bare.Calls != 400 || guarded.Calls != 400 {
+		t.Fatalf("got %+v, want two paths of 400 calls", results)
+	}
+	if guarded.Successes <= bare.Successes {
+		t.Errorf("got %d successes with pillion and %d without, want more", guarded.Successes, bare.Successes)
+	}
+	if bare.Attempts != 400 || guarded.Attempts <= 400 {
+		t.Errorf("got %d and %d attempts, want 400 and more", bare.Attempts, guarded.Attempts)
+	}
+	for _, r := range results {
+		if r.ServerRequests == nil || *r.ServerRequests == 0 || r.P50 <= 0 || r.P99 < r.P50 {
+			t.Errorf("got %+v, want the server's count and both percentiles", r)
+		}
+	}
+}
+
+func TestRun_url(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer server.Close()
+	var out bytes.Buffer
+	if err := run(t.Context(), []string{"-url", server.URL, "-calls", "20", "-rate", "1000"}, &out, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"bare", "pillion", "100.0 %", "requests the server saw"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("got %s\nwant %q in it", out.String(), want)
+		}
+	}
+}
+
+func TestRun_badFlags(t *testing.T) {
+	for _, args := range [][]string{{"-calls", "0"}, {"-rate", "0"}, {"-rate", "NaN"}, {"-nonsense"}} {
+		if err := run(t.Context(), args, io.Discard, io.Discard); err == nil {
+			t.Errorf("%v: got no error", args)
+		}
+	}
+}

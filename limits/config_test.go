@@ -1,0 +1,168 @@
+package limits
+
+import (
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pillion-go/pillion"
+)
+
+func TestConfigErrors(t *testing.T) {
+	const noPool = "there is no connection pool that it could limit"
+	for _, tc := range []struct {
+		name string
+		cfg  Config
+		want []string
+	}{
+		{"zero", Config{}, nil},
+		{"none of all", Config{MaxRequests: None, MaxRetries: None, RetryBudget: &RetryBudget{MinRetryConcurrency: None}}, nil},
+		{"whole budget", Config{RetryBudget: &RetryBudget{BudgetPercent: 100}}, nil},
+		{"MaxRequests", Config{MaxRequests: -2}, []string{"limits: Config.MaxRequests: -2 is negative"}},
+		{"MaxRetries", Config{MaxRetries: -3}, []string{"limits: Config.MaxRetries: -3 is negative"}},
+		{
+			"MinRetryConcurrency",
+			Config{RetryBudget: &RetryBudget{MinRetryConcurrency: -2}},
+			[]string{"limits: Config.RetryBudget.MinRetryConcurrency: -2 is negative"},
+		},
+		{
+			"BudgetPercent below",
+			Config{RetryBudget: &RetryBudget{BudgetPercent: -0.1}},
+			[]string{"limits: Config.RetryBudget.BudgetPercent: -0.1 is not within 0 and 100"},
+		},
+		{
+			"BudgetPercent above",
+			Config{RetryBudget: &RetryBudget{BudgetPercent: 100.1}},
+			[]string{"limits: Config.RetryBudget.BudgetPercent: 100.1 is not within 0 and 100"},
+		},
+		{
+			"BudgetPercent that is no number",
+			Config{RetryBudget: &RetryBudget{BudgetPercent: math.NaN()}},
+			[]string{"limits: Config.RetryBudget.BudgetPercent: NaN is not within 0 and 100"},
+		},
+		{"MaxConnections", Config{MaxConnections: 1}, []string{"limits: Config.MaxConnections: 1: " + noPool}},
+		{"no MaxConnections", Config{MaxConnections: None}, []string{"limits: Config.MaxConnections: -1: " + noPool}},
+		{"MaxPendingRequests", Config{MaxPendingRequests: 1024}, []string{"limits: Config.MaxPendingRequests: 1024: " + noPool}},
+		{
+			"all at once",
+			Config{
+				MaxRequests: -2, MaxRetries: -2, MaxConnections: 5, MaxPendingRequests: 6,
+				RetryBudget: &RetryBudget{BudgetPercent: -1, MinRetryConcurrency: -2},
+			},
+			[]string{
+				"limits: Config.MaxRequests: -2 is negative",
+				"limits: Config.MaxRetries: -2 is negative",
+				"limits: Config.RetryBudget.MinRetryConcurrency: -2 is negative",
+				"limits: Config.RetryBudget.BudgetPercent: -1 is not within 0 and 100",
+				"limits: Config.MaxConnections: 5: " + noPool,
+				"limits: Config.MaxPendingRequests: 6: " + noPool,
+			},
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var got []string
+			if _, err := pillion.New("recipes", tc.cfg); err != nil {
+				got = strings.Split(strings.TrimPrefix(err.Error(), `upstream "recipes": `), "\n")
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("errors of %+v (-want +got):\n%s", tc.cfg, diff)
+			}
+		})
+	}
+}
+
+// TestMaxRequests opens calls until one is refused.
+func TestMaxRequests(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		cfg  Config
+		want int
+	}{
+		{"default", Config{}, 1024},
+		{"five", Config{MaxRequests: 5}, 5},
+		{"none", Config{MaxRequests: None}, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			u := upstream(t, tc.cfg)
+			for range tc.want {
+				defer open(t.Context(), t, u).Body.Close()
+			}
+			if !full(t, u) {
+				t.Errorf("got a call through beside %d others, want it refused", tc.want)
+			}
+		})
+	}
+}
+
+// TestMaxRetries counts how many retries may be under way beside so many requests.
+func TestMaxRetries(t *testing.T) {
+	budget := func(percent float64, least int) Config {
+		return Config{MaxRetries: 77, RetryBudget: &RetryBudget{BudgetPercent: percent, MinRetryConcurrency: least}}
+	}
+	for _, tc := range []struct {
+		name   string
+		cfg    Config
+		active int64
+		want   int
+	}{
+		{"default", Config{}, 1000, 3},
+		{"five", Config{MaxRetries: 5}, 0, 5},
+		{"none", Config{MaxRetries: None}, 1000, 0},
+		{"default budget, idle", budget(0, 0), 0, 3},
+		{"default budget, 15", budget(0, 0), 15, 3},
+		{"default budget, 19", budget(0, 0), 19, 3},
+		{"default budget, 20", budget(0, 0), 20, 4},
+		{"default budget, 1000", budget(0, 0), 1000, 200},
+		{"quarter", budget(25, 0), 100, 25},
+		{"everything", budget(100, 0), 50, 50},
+		{"no minimum, idle", budget(50, None), 0, 0},
+		{"no minimum, one", budget(50, None), 1, 0},
+		{"no minimum, two", budget(50, None), 2, 1},
+		{"minimum holds", budget(10, 7), 79, 7},
+		{"share is above the minimum", budget(10, 7), 80, 8},
+		{"less than a percent", budget(0.5, None), 199, 0},
+		{"less than a percent of many", budget(0.5, None), 200, 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			l := tc.cfg.limiter("recipes")
+			l.requests.Store(tc.active)
+			got := 0
+			for got < 10000 && l.acquireRetry() {
+				got++
+			}
+			if got != tc.want {
+				t.Fatalf("got %d retries beside %d requests, want %d", got, tc.active, tc.want)
+			}
+			if got == 0 {
+				return
+			}
+			l.releaseRetry()
+			if !l.acquireRetry() || l.acquireRetry() {
+				t.Error("want exactly one place after one was given back")
+			}
+		})
+	}
+}
+
+// TestConfigIsOneUpstreams gives one Config to two upstreams: each counts for itself.
+func TestConfigIsOneUpstreams(t *testing.T) {
+	cfg := Config{MaxRequests: 1}
+	first, second := upstream(t, cfg), upstream(t, cfg)
+	defer open(t.Context(), t, first).Body.Close()
+	if !full(t, first) || full(t, second) {
+		t.Errorf("got full: %v and %v, want the first upstream alone to be", full(t, first), full(t, second))
+	}
+}
+
+// TestConfigIsCopied changes a budget after the upstream was made.
+func TestConfigIsCopied(t *testing.T) {
+	b := &RetryBudget{MinRetryConcurrency: 1}
+	l := Config{RetryBudget: b}.limiter("recipes")
+	b.MinRetryConcurrency, b.BudgetPercent = 5, 100
+	l.requests.Store(4)
+	if !l.acquireRetry() || l.acquireRetry() {
+		t.Error("want one retry, as the budget was when the upstream was made")
+	}
+}

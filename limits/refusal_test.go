@@ -1,0 +1,125 @@
+package limits
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/pillion-go/pillion"
+)
+
+// TestRefusal looks at a refusal from all sides.
+func TestRefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var events []pillion.EventKind
+		u := upstream(t, Config{MaxRequests: 1}, pillion.Listener(func(_ context.Context, e pillion.Event) {
+			events = append(events, e.Kind)
+		}))
+		defer open(t.Context(), t, u).Body.Close()
+		events = nil
+		client := &http.Client{Transport: u.Transport(roundTripper(func(*http.Request) (*http.Response, error) {
+			t.Error("a refused call was sent")
+			return nil, errBroken
+		}))}
+		ctx, info := pillion.WithInfo(t.Context())
+		body := &closeWatch{Reader: strings.NewReader("a body")}
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://recipes/", body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		_, err = client.Do(req)
+		if waited := time.Since(began); waited != 0 {
+			t.Errorf("got a refusal after %v, want it at once", waited)
+		}
+		var refused *FullError
+		if !errors.Is(err, ErrFull) || !errors.As(err, &refused) {
+			t.Fatalf("got %v, want a FullError", err)
+		}
+		if want := (FullError{Upstream: "recipes", Limit: "max_requests", Max: 1}); *refused != want {
+			t.Errorf("got %+v, want %+v", *refused, want)
+		}
+		if got, want := refused.Error(), "limits: recipes: max_requests of 1 reached"; got != want {
+			t.Errorf("got text %q, want %q", got, want)
+		}
+		if info.Flags() != pillion.UO || info.Detail() != pillion.Overflow || info.Attempts() != 1 || !info.Done() {
+			t.Errorf("got flags %v, details %v, %d attempts, done: %v, want UO, overflow, 1, true",
+				info.Flags(), info.Detail(), info.Attempts(), info.Done())
+		}
+		if !body.closed {
+			t.Error("the body of the refused request is not closed")
+		}
+		if want := []pillion.EventKind{pillion.EventRefused, pillion.EventEnd}; !slices.Equal(events, want) {
+			t.Errorf("got events %v, want %v", events, want)
+		}
+	})
+}
+
+// closeWatch is a body that knows whether it was closed.
+type closeWatch struct {
+	*strings.Reader
+	closed bool
+}
+
+func (b *closeWatch) Close() error {
+	b.closed = true
+	return nil
+}
+
+// TestFullErrorIs matches a FullError with others.
+func TestFullErrorIs(t *testing.T) {
+	err := fmt.Errorf("asking: %w", &FullError{Upstream: "recipes", Limit: "max_requests", Max: 1})
+	if !errors.Is(err, ErrFull) || errors.Is(err, errBroken) || errors.Is(errBroken, ErrFull) {
+		t.Errorf("got %v match ErrFull: %v, another error: %v, want the former alone",
+			err, errors.Is(err, ErrFull), errors.Is(err, errBroken))
+	}
+}
+
+// measured counts the allocations of what stands inside of it.
+type measured struct{ allocs *float64 }
+
+func (p measured) Wrap(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
+	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+		*p.allocs = testing.AllocsPerRun(100, func() { next(ctx, c) })
+		return next(ctx, c)
+	}, nil
+}
+
+// good gives the same outcome again and again, and sends nothing.
+type good struct{}
+
+func (good) Wrap(*pillion.Site, pillion.Func) (pillion.Func, error) {
+	o := &pillion.Outcome{Code: 200, Detail: pillion.ViaUpstream}
+	return func(context.Context, *pillion.Call) *pillion.Outcome { return o }, nil
+}
+
+// TestCostsNothing measures a refusal, which runs under overload, and its
+// opposite.
+func TestCostsNothing(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		cfg  Config
+		want error
+	}{
+		{"refused", Config{MaxRequests: None}, ErrFull},
+		{"let through", Config{}, nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			allocs := -1.0
+			u := upstream(t, measured{&allocs}, tc.cfg, good{})
+			_, err := pillion.Do(t.Context(), u, func(context.Context) (int, error) { return 0, nil })
+			if !errors.Is(err, tc.want) {
+				t.Errorf("got %v, want %v", err, tc.want)
+			}
+			if allocs != 0 {
+				t.Errorf("got %v allocations, want 0", allocs)
+			}
+		})
+	}
+}

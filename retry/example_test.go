@@ -1,0 +1,254 @@
+package retry_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+
+	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/retry"
+)
+
+// flaky is a server that answers 503, with a header where there is one, until it
+// has done so often enough.
+type flaky struct {
+	failures int
+	header   http.Header
+	requests int
+}
+
+func (f *flaky) RoundTrip(req *http.Request) (*http.Response, error) {
+	f.requests++
+	if f.requests > f.failures {
+		return &http.Response{StatusCode: http.StatusOK, Request: req, Body: io.NopCloser(strings.NewReader("soup"))}, nil
+	}
+	return &http.Response{
+		StatusCode: http.StatusServiceUnavailable, Header: f.header, Request: req, Body: io.NopCloser(strings.NewReader("not now")),
+	}, nil
+}
+
+// show makes a call and prints what became of it.
+func show(u *pillion.Upstream, server http.RoundTripper, method string) {
+	ctx, info := pillion.WithInfo(context.Background())
+	req, err := http.NewRequestWithContext(ctx, method, "http://recipes/1", nil)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	client := &http.Client{Transport: u.Transport(server)}
+	resp, err := client.Do(req)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Printf("%s: %d %s, %d attempts, flags %v\n", method, resp.StatusCode, body, info.Attempts(), info.Flags())
+}
+
+// Envoy's conditions, by their names. The last answer is returned as it is when
+// the retries are used up, and flagged.
+func ExampleConfig() {
+	recipes, err := pillion.New("recipes", retry.Config{On: "5xx,reset,connect-failure", NumRetries: 2})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	show(recipes, &flaky{failures: 2}, http.MethodGet)
+	show(recipes, &flaky{failures: 3}, http.MethodGet)
+	// Output:
+	// GET: 200 soup, 3 attempts, flags -
+	// GET: 503 not now, 3 attempts, flags URX
+}
+
+// Without conditions of its own a policy retries only what can be sent twice
+// without harm.
+func ExampleConfig_default() {
+	recipes, err := pillion.New("recipes", retry.Config{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	show(recipes, &flaky{failures: 1}, http.MethodGet)
+	show(recipes, &flaky{failures: 1}, http.MethodPost)
+	// Output:
+	// GET: 200 soup, 2 attempts, flags -
+	// POST: 503 not now, 1 attempts, flags -
+}
+
+// All that is wrong with a configuration is told at once.
+func ExampleConfig_errors() {
+	_, err := pillion.New("recipes", retry.Config{On: "5xx,sometimes", NumRetries: -5})
+	fmt.Println(err)
+	// Output:
+	// upstream "recipes": retry: Config.On: ["sometimes"] is no retry condition of Envoy's
+	// retry: Config.NumRetries: -5 is negative
+}
+
+// The waits can come from a source of github.com/cenkalti/backoff, whose Stop ends
+// the retries.
+func ExampleConfig_backOff() {
+	recipes, err := pillion.New("recipes", retry.Config{
+		On:         "5xx",
+		NumRetries: 10,
+		BackOff: func() backoff.BackOff {
+			return backoff.WithMaxRetries(backoff.NewConstantBackOff(time.Millisecond), 3)
+		},
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	show(recipes, &flaky{failures: 100}, http.MethodGet)
+	// Output: GET: 503 not now, 4 attempts, flags URX
+}
+
+// A header of the request can say which calls may be retried.
+func ExampleHeaderMatcher() {
+	recipes, err := pillion.New("recipes", retry.Config{
+		On:                      "retriable-headers",
+		RetriableHeaders:        []retry.HeaderMatcher{{Name: "X-Shard", Prefix: "moving"}},
+		RetriableRequestHeaders: []retry.HeaderMatcher{{Name: "X-No-Retry", Invert: true}},
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	show(recipes, &flaky{failures: 1, header: http.Header{"X-Shard": {"moving to 7"}}}, http.MethodPost)
+	show(recipes, &flaky{failures: 1, header: http.Header{"X-Shard": {"7"}}}, http.MethodPost)
+	// Output:
+	// POST: 200 soup, 2 attempts, flags -
+	// POST: 503 not now, 1 attempts, flags -
+}
+
+// An answer can ask for a wait; a listener hears of it.
+func ExampleResetHeader() {
+	recipes, err := pillion.New("recipes",
+		retry.Config{
+			On:               "gateway-error",
+			ResetHeaders:     []retry.ResetHeader{{Name: "X-Reset", Format: retry.Seconds}},
+			MaxResetInterval: time.Minute,
+			Rand:             func() float64 { return 0.5 }, // chance is no good in an example
+		},
+		pillion.Listener(func(_ context.Context, e pillion.Event) {
+			if e.Kind == pillion.EventRetryScheduled {
+				fmt.Println(e.BackOff.Wait, e.BackOff.RateLimited)
+			}
+		}))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	show(recipes, &flaky{failures: 1, header: http.Header{"X-Reset": {"3600"}}}, http.MethodGet) // too long
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://recipes/1", nil)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	// A wait that would not fit is not begun: the answer is there at once.
+	resp, err := recipes.Transport(&flaky{failures: 1, header: http.Header{"X-Reset": {"2"}}}).RoundTrip(req)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer resp.Body.Close()
+	fmt.Println(resp.StatusCode)
+	// Output:
+	// 12.5ms false
+	// GET: 200 soup, 2 attempts, flags -
+	// 503
+}
+
+// The words of Ruby's retryable gem.
+func ExampleRetryable() {
+	recipes, err := pillion.New("recipes", retry.Retryable{
+		Tries:     3,
+		SleepFunc: func(retry int) time.Duration { return time.Duration(retry) * time.Millisecond },
+		LogMethod: func(retries int, err error) { fmt.Println("retry", retries, "after:", err) },
+		Ensure:    func(retries int) { fmt.Println("retries:", retries) },
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	show(recipes, &flaky{failures: 2}, http.MethodGet)
+	// Output:
+	// retry 1 after: upstream answered 503
+	// retry 2 after: upstream answered 503
+	// retries: 2
+	// GET: 200 soup, 3 attempts, flags -
+}
+
+// What is retried, and what is not.
+func ExampleRetryable_on() {
+	errBusy := errors.New("database is busy")
+	database, err := pillion.New("database",
+		retry.Retryable{
+			Tries: 5,
+			Sleep: retry.NoSleep,
+			On:    []retry.Match{retry.Is(errBusy), retry.Status(502, 503)},
+			Not:   []retry.Match{retry.Is(breaker.ErrOpen)},
+		},
+		breaker.Config{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	runs := 0
+	_, err = pillion.Do(context.Background(), database, func(context.Context) (int, error) {
+		if runs++; runs < 3 {
+			return 0, errBusy
+		}
+		return 0, errors.New("syntax error")
+	})
+	fmt.Println(runs, err)
+	// Output: 3 syntax error
+}
+
+// A failure can be known by its type.
+func ExampleAs() {
+	match := retry.As[*breaker.OpenError]()
+	fmt.Println(match(&breaker.OpenError{}), match(errors.New("something else")))
+	// Output: true false
+}
+
+// A failure can be known by what it is or wraps.
+func ExampleIs() {
+	match := retry.Is(io.ErrUnexpectedEOF)
+	fmt.Println(match(fmt.Errorf("reading: %w", io.ErrUnexpectedEOF)), match(io.EOF))
+	// Output: true false
+}
+
+// An answer can be known by its status.
+func ExampleStatus() {
+	match := retry.Status(502, 503)
+	fmt.Println(match(&pillion.StatusError{Code: 503}), match(&pillion.StatusError{Code: 500}))
+	// Output: true false
+}
+
+// A failure can be known by its text.
+func ExampleSubstring() {
+	recipes, err := pillion.New("recipes", retry.Retryable{
+		Sleep:    retry.NoSleep,
+		Matching: []retry.Pattern{retry.Substring("answered 503"), retry.Substring("busy")},
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	show(recipes, &flaky{failures: 1}, http.MethodGet)
+	// Output: GET: 200 soup, 2 attempts, flags -
+}

@@ -1,0 +1,277 @@
+package retry
+
+import (
+	"context"
+	"math"
+	"math/big"
+	"net/http"
+	"regexp"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/pillion-go/pillion"
+)
+
+// TestHeaderMatcher tries all kinds of matchers on one header.
+func TestHeaderMatcher(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		matcher HeaderMatcher
+		matches []string
+		misses  []string
+	}{
+		{"present", HeaderMatcher{}, []string{"", "a", "abc"}, []string{missing}},
+		{"exact", HeaderMatcher{Exact: "abc"}, []string{"abc"}, []string{"", "ab", "abcd", "ABC", missing}},
+		{"prefix", HeaderMatcher{Prefix: "ab"}, []string{"ab", "abc"}, []string{"", "a", "cab", missing}},
+		{"suffix", HeaderMatcher{Suffix: "bc"}, []string{"bc", "abc"}, []string{"", "bcd", "c", missing}},
+		{"contains", HeaderMatcher{Contains: "b"}, []string{"b", "abc"}, []string{"", "ac", missing}},
+		{"regex matches all of it", HeaderMatcher{Regex: "a|b+"}, []string{"a", "bb"}, []string{"", "ab", "abb", "xa", missing}},
+		{"regex with a line end", HeaderMatcher{Regex: "a"}, []string{"a"}, []string{"a\n", missing}},
+		{"not present", HeaderMatcher{Invert: true}, []string{missing}, []string{"", "a"}},
+		{"not exact", HeaderMatcher{Exact: "abc", Invert: true}, []string{"", "ab", missing}, []string{"abc"}},
+		{"not regex", HeaderMatcher{Regex: "a*", Invert: true}, []string{"b", missing}, []string{"", "aa"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			tc.matcher.Name = "x-again" // in any case
+			list, err := compileHeaders("RetriableHeaders", []HeaderMatcher{{Name: "X-Other", Exact: "never"}, tc.matcher})
+			if err != nil {
+				t.Fatal(err)
+			}
+			check := func(values []string, want bool) {
+				for _, value := range values {
+					header := http.Header{}
+					if value != missing {
+						header.Set("X-Again", value)
+					}
+					if got := anyMatches(list, lookup(header)); got != want {
+						t.Errorf("%+v on %q: got %v, want %v", tc.matcher, value, got, want)
+					}
+				}
+			}
+			check(tc.matches, true)
+			check(tc.misses, false)
+		})
+	}
+}
+
+// missing stands for a header that is not there.
+const missing = "(missing)"
+
+func lookup(h http.Header) func(string) (string, bool) {
+	return func(name string) (string, bool) { return h.Get(name), len(h.Values(name)) > 0 }
+}
+
+// TestRetriableHeaders has the headers of an answer decide, whatever its status.
+func TestRetriableHeaders(t *testing.T) {
+	bad := []HeaderMatcher{{Name: "X-Bad", Exact: "yes"}}
+	notGood := []HeaderMatcher{{Name: "X-Good", Invert: true}}
+	for _, tc := range []struct {
+		name   string
+		on     string
+		list   []HeaderMatcher
+		answer answer
+		want   int
+	}{
+		{"match on 200", "retriable-headers", bad, status(200, "X-Bad", "yes"), 2},
+		{"match on 404", "retriable-headers", bad, status(404, "X-Bad", "yes"), 2},
+		{"other value", "retriable-headers", bad, status(200, "X-Bad", "no"), 1},
+		{"no header", "retriable-headers", bad, status(503), 1},
+		{"no list", "retriable-headers", nil, status(503, "X-Bad", "yes"), 1},
+		{"inverted, there", "retriable-headers", notGood, status(200, "X-Good", "1"), 1},
+		{"inverted, missing", "retriable-headers", notGood, status(200), 2},
+		// Where nothing was answered there is no header to miss.
+		{"inverted, connection refused", "retriable-headers", notGood, failure(errRefusedDial), 1},
+		{"inverted, connection reset", "retriable-headers", notGood, failure(errBroken), 1},
+		{"inverted, connection reset, other word", "retriable-headers,reset", notGood, failure(errBroken), 2},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				u := upstream(t, Config{On: tc.on, RetriableHeaders: tc.list})
+				if r := call(t, u, answers(tc.answer), get(t.Context())); r.attempts != tc.want {
+					t.Errorf("got %d attempts, want %d", r.attempts, tc.want)
+				}
+			})
+		})
+	}
+}
+
+// TestRetriableHeadersOfFunctions has a function succeed, which has no header to miss.
+func TestRetriableHeadersOfFunctions(t *testing.T) {
+	u := upstream(t, Config{On: "retriable-headers", RetriableHeaders: []HeaderMatcher{{Name: "X-Good", Invert: true}}})
+	runs := 0
+	_, err := pillion.Do(t.Context(), u, func(context.Context) (int, error) {
+		runs++
+		return 0, nil
+	})
+	if runs != 1 || err != nil {
+		t.Errorf("got %d runs and %v, want 1 and no error", runs, err)
+	}
+}
+
+// TestHeaderLookups counts how often an answer's header is asked for what: a good
+// answer must cost nothing.
+func TestHeaderLookups(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		cfg  Config
+		code int
+		want string
+	}{
+		{"good answer", Config{On: "5xx"}, 200, ""},
+		{"good answer, default", Config{}, 200, ""},
+		{"retriable answer", Config{On: "5xx", NumRetries: None}, 503, "X-Envoy-Ratelimited"},
+		{"retriable answer, default", Config{}, 503, "X-Envoy-Ratelimited Retry-After X-Envoy-Ratelimited"},
+		{"envoy-ratelimited must look", Config{On: "envoy-ratelimited"}, 200, "X-Envoy-Ratelimited"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var x answered
+				x.code = tc.code
+				upstream(t, tc.cfg).Invoke(t.Context(), &x)
+				if got := strings.Join(x.asked, " "); got != tc.want {
+					t.Errorf("got lookups of %q, want %q", got, tc.want)
+				}
+			})
+		})
+	}
+}
+
+// answered is an exchange of a protocol of its own that notes which headers are
+// asked for.
+type answered struct {
+	code  int
+	asked []string
+}
+
+func (x *answered) Request() pillion.Request { return pillion.Request{Protocol: "test"} }
+func (x *answered) Unary() bool              { return true }
+
+func (x *answered) Try(_ context.Context, _ *pillion.Call, o *pillion.Outcome) {
+	o.Code, o.Detail = x.code, pillion.ViaUpstream
+	if x.code == 503 {
+		o.Is = pillion.Status5xx | pillion.GatewayError
+	}
+}
+
+func (x *answered) Explain(*pillion.Call, *pillion.Outcome, error) {}
+func (x *answered) Discard(*pillion.Call, *pillion.Outcome)        {}
+func (x *answered) NewCall() *pillion.Call                         { return &pillion.Call{} }
+func (x *answered) RequestHeader(string) string                    { return "" }
+func (x *answered) Header(*pillion.Call) pillion.Header            { return http.Header{} }
+func (x *answered) Idempotent() bool                               { return true }
+func (x *answered) Replayable() bool                               { return true }
+
+func (x *answered) ResponseHeader(_ *pillion.Outcome, name string) (string, bool) {
+	x.asked = append(x.asked, name)
+	return "", false
+}
+
+// TestResetFormat reads values at one instant.
+func TestResetFormat(t *testing.T) {
+	now := time.Date(2026, time.May, 4, 12, 0, 0, 500e6, time.UTC)
+	const no = time.Duration(-1)
+	for _, tc := range []struct {
+		name   string
+		value  string
+		either time.Duration // SecondsOrDate
+		plain  time.Duration // Seconds
+		unix   time.Duration // UnixTimestamp
+	}{
+		{"seconds", "120", 2 * time.Minute, 2 * time.Minute, no},
+		{"blanks around", " 120\t", 2 * time.Minute, 2 * time.Minute, no},
+		{"zero", "0", no, no, no},
+		{"longest", "9223372036", 9223372036 * time.Second, 9223372036 * time.Second, 7445476036*time.Second - 500*time.Millisecond},
+		{"too long", "9223372037", no, no, 7445476037*time.Second - 500*time.Millisecond},
+		{"a year that no Duration reaches", "99999999999", no, no, no},
+		{"near the end of time", "9223372036854775807", no, no, no},
+		{"over the end of time", "9223372036854775808", no, no, no},
+		{"sign", "+5", no, no, no},
+		{"negative", "-5", no, no, no},
+		{"fraction", "1.5", no, no, no},
+		{"underscore", "1_0", no, no, no},
+		{"hexadecimal", "0x10", no, no, no},
+		{"unit", "5s", no, no, no},
+		{"empty", "", no, no, no},
+		{"words", "soon", no, no, no},
+		{"timestamp", "1777896005", 1777896005 * time.Second, 1777896005 * time.Second, 4500 * time.Millisecond},
+		{"timestamp of the past", "1777896000", 1777896000 * time.Second, 1777896000 * time.Second, no},
+		{"date", "Mon, 04 May 2026 12:00:10 GMT", 9500 * time.Millisecond, no, no},
+		{"date, RFC 850", "Monday, 04-May-26 12:00:10 GMT", 9500 * time.Millisecond, no, no},
+		{"date, ANSI C", "Mon May  4 12:00:10 2026", 9500 * time.Millisecond, no, no},
+		{"date of the past", "Mon, 04 May 2026 12:00:00 GMT", no, no, no},
+		{"date in another zone", "Mon, 04 May 2026 12:00:10 CET", no, no, no},
+		{"date that no Duration reaches", "Fri, 31 Dec 9999 23:59:59 GMT", no, no, no},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			for format, want := range map[ResetFormat]time.Duration{
+				SecondsOrDate: tc.either, Seconds: tc.plain, UnixTimestamp: tc.unix,
+			} {
+				got, ok := format.parse(tc.value, now)
+				if !ok {
+					got = no
+				}
+				if got != want {
+					t.Errorf("format %d: %q: got %v, want %v", format, tc.value, got, want)
+				}
+			}
+		})
+	}
+}
+
+var digits = regexp.MustCompile(`^[0-9]+$`)
+
+// slowParse is parse with numbers that do not overflow.
+func slowParse(f ResetFormat, value string, now time.Time) (wait time.Duration, ok bool) {
+	value = strings.TrimSpace(value)
+	nanos := new(big.Int)
+	billion := big.NewInt(1e9)
+	sinceEpoch := new(big.Int).Add(new(big.Int).Mul(big.NewInt(now.Unix()), billion), big.NewInt(int64(now.Nanosecond())))
+	at, err := http.ParseTime(value)
+	switch {
+	case digits.MatchString(value):
+		nanos.SetString(value, 10)
+		nanos.Mul(nanos, billion)
+		if f == UnixTimestamp {
+			nanos.Sub(nanos, sinceEpoch)
+		}
+	case f == SecondsOrDate && err == nil:
+		nanos.Mul(big.NewInt(at.Unix()), billion)
+		nanos.Add(nanos, big.NewInt(int64(at.Nanosecond())))
+		nanos.Sub(nanos, sinceEpoch)
+	default:
+		return 0, false
+	}
+	if nanos.Sign() <= 0 || nanos.Cmp(big.NewInt(math.MaxInt64)) > 0 {
+		return 0, false
+	}
+	return time.Duration(nanos.Int64()), true
+}
+
+// FuzzResetFormat reads anything at any instant. It must not panic; a wait must
+// be above zero, and none if there is none; and both must be what the slow model finds.
+func FuzzResetFormat(f *testing.F) {
+	now := time.Date(2026, time.May, 4, 12, 0, 0, 5, time.UTC).UnixNano()
+	for _, value := range []string{
+		"", "0", "120", " 1 ", "+1", "-1", "1e3", "9223372036", "9223372037", "1777896005", "9223372036854775807",
+		"18446744073709551616", "Mon, 04 May 2026 12:00:10 GMT", "Monday, 04-May-26 12:00:10 GMT", "Mon May  4 12:00:10 2026",
+		"Fri, 31 Dec 9999 23:59:59 GMT", "Mon, 01 Jan 0001 00:00:00 GMT",
+	} {
+		for format := range uint8(3) {
+			f.Add(value, format, now)
+		}
+	}
+	f.Fuzz(func(t *testing.T, value string, format uint8, nanos int64) {
+		format %= 3
+		now := time.Unix(0, nanos)
+		wait, ok := ResetFormat(format).parse(value, now)
+		if (wait > 0) != ok || wait < 0 {
+			t.Errorf("format %d: %q at %v: got %v, %v, want a wait if and only if there is one", format, value, now, wait, ok)
+		}
+		wantWait, wantOK := slowParse(ResetFormat(format), value, now)
+		if wait != wantWait || ok != wantOK {
+			t.Errorf("format %d: %q at %v: got %v, %v, want %v, %v", format, value, now, wait, ok, wantWait, wantOK)
+		}
+	})
+}

@@ -1,0 +1,172 @@
+package timeout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/pillion-go/pillion"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const ms = time.Millisecond
+
+// never is longer than any limit here.
+const never = 1000 * time.Hour
+
+// server is a round tripper that takes its time: for the head of its answer, and
+// then for each byte of the body, whether anybody reads or not.
+type server struct {
+	status int // 0 for 200
+	head   time.Duration
+	gaps   []time.Duration
+}
+
+func (s server) RoundTrip(req *http.Request) (*http.Response, error) {
+	if err := wait(req.Context(), s.head); err != nil {
+		return nil, err
+	}
+	body := &trickle{ctx: req.Context()}
+	at := time.Now()
+	for _, gap := range s.gaps {
+		at = at.Add(gap)
+		body.at = append(body.at, at)
+	}
+	return &http.Response{
+		StatusCode: max(s.status, 200), ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Request: req, Body: body,
+		ContentLength: -1,
+	}, nil
+}
+
+// wait waits for d, or until ctx ends.
+func wait(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
+
+// trickle is a body whose bytes come one by one.
+type trickle struct {
+	ctx context.Context
+	at  []time.Time
+}
+
+func (b *trickle) Read(p []byte) (int, error) {
+	if err := b.ctx.Err(); err != nil {
+		return 0, err
+	}
+	if len(b.at) == 0 {
+		return 0, io.EOF
+	}
+	if err := wait(b.ctx, time.Until(b.at[0])); err != nil {
+		return 0, err
+	}
+	b.at = b.at[1:]
+	p[0] = 'x'
+	return 1, nil
+}
+
+func (b *trickle) Close() error { return nil }
+
+// each gives its servers' answers one after the other, and the last again and again.
+func each(servers ...http.RoundTripper) http.RoundTripper {
+	sent := 0
+	return roundTripper(func(req *http.Request) (*http.Response, error) {
+		sent++
+		return servers[min(sent, len(servers))-1].RoundTrip(req)
+	})
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+// upstream makes an upstream that is called recipes.
+func upstream(t *testing.T, policies ...pillion.Policy) *pillion.Upstream {
+	t.Helper()
+	u, err := pillion.New("recipes", policies...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+// get is a request.
+func get(ctx context.Context) *http.Request {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://recipes/1", nil)
+	if err != nil {
+		panic(err)
+	}
+	return req
+}
+
+// result is what became of a call.
+type result struct {
+	code     int // 0 when there was no answer
+	read     int // bytes of its body
+	err      error
+	attempts int
+	flags    pillion.Flags
+	detail   pillion.Detail
+	elapsed  time.Duration
+}
+
+// call makes one call and reads its body byte by byte, with a pause before each.
+func call(t *testing.T, u *pillion.Upstream, base http.RoundTripper, req *http.Request, pause time.Duration) (r result) {
+	t.Helper()
+	ctx, info := pillion.WithInfo(req.Context())
+	began := time.Now()
+	resp, err := u.Transport(base).RoundTrip(req.WithContext(ctx))
+	if r.err = err; err == nil {
+		r.code = resp.StatusCode
+		r.read, r.err = drain(resp.Body, pause)
+		if err := resp.Body.Close(); err != nil {
+			t.Errorf("closing the body: %v", err)
+		}
+	}
+	r.attempts, r.flags, r.detail, r.elapsed = info.Attempts(), info.Flags(), info.Detail(), time.Since(began)
+	if !info.Done() || fmt.Sprint(info.Err()) != fmt.Sprint(r.err) {
+		t.Errorf("got done: %v with %v, want true with %v", info.Done(), info.Err(), r.err)
+	}
+	return r
+}
+
+// drain reads a body to its end.
+func drain(body io.Reader, pause time.Duration) (read int, err error) {
+	var p [1]byte
+	for {
+		time.Sleep(pause)
+		n, err := body.Read(p[:])
+		read += n
+		switch {
+		case errors.Is(err, io.EOF):
+			return read, nil
+		case err != nil:
+			return read, err
+		}
+	}
+}
+
+// scopeOf is the limit that err is about, and how long it is; 0 for another error.
+func scopeOf(err error) (pillion.Scope, time.Duration) {
+	var limit *Error
+	if !errors.As(err, &limit) {
+		return 0, 0
+	}
+	return limit.Scope, limit.Limit
+}
+
+// errBroken is an error of no kind that the library knows.
+var errBroken = errors.New("broken")
