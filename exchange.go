@@ -100,7 +100,8 @@ func (c *Call) Open() {
 // hooks: with a nil error because all of it was received, or because the caller closed
 // it early, which is no failure; else because it broke. It gives the error to show for
 // it: a limit that struck or a caller that left comes before err. Only the first End
-// counts; later ones repeat its error, or, after a good end, give err back.
+// counts; later ones wait for its hooks and repeat its error, or, after a good end,
+// give err back. So a hook must not call it.
 func (c *Call) End(err error) error {
 	if c.span == nil { // nobody waits
 		return err
@@ -108,12 +109,28 @@ func (c *Call) End(err error) error {
 	return c.span.end(err)
 }
 
+// Await says that the caller now waits for the next part of an open answer: the
+// idle limit runs until Received. Both are for adapters, once [Upstream.Invoke] has
+// returned.
+func (c *Call) Await() {
+	if c.span != nil {
+		c.span.await()
+	}
+}
+
+// Received says that the next part of an open answer came, or will not come.
+func (c *Call) Received() {
+	if c.span != nil {
+		c.span.received()
+	}
+}
+
 // Drop ends an open attempt that nobody will use, while policies still handle
 // its head. It is for [Exchange] Discard, after the wire has been told.
 func (c *Call) Drop() {
 	change := func(_ *Call, end *Outcome) { end.Is |= Discarded }
 	if c.span != nil {
-		_ = c.span.finish(nil, change)
+		_, _ = c.span.finish(nil, change)
 		return
 	}
 	c.conclude(change)

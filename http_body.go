@@ -51,11 +51,9 @@ func (a *httpAttempt) hand(resp *http.Response) {
 
 // Read reads on, and ends the call at the end of the body.
 func (b *body) Read(p []byte) (int, error) {
-	if b.span.idle != 0 {
-		b.span.readBy.Store(int64(b.span.upstream.now() + b.span.idle))
-		defer b.span.readBy.Store(0)
-	}
+	b.span.await()
 	n, err := b.inner.Read(p)
+	b.span.received()
 	switch {
 	case err == nil:
 	case err == io.EOF: //nolint:errorlint // readers return it bare
@@ -67,10 +65,10 @@ func (b *body) Read(p []byte) (int, error) {
 }
 
 // Close closes the body. Before its end that is a caller who has seen enough,
-// and no failure.
+// and no failure; a limit that struck is not told here, but by Read.
 func (b *body) Close() error {
 	err := b.inner.Close()
-	_ = b.span.end(nil) // a limit that struck was told by Read
+	b.span.close()
 	return err
 }
 
@@ -87,8 +85,9 @@ func (x *httpCall) Discard(c *Call, o *Outcome) {
 	c.Drop()
 }
 
-// limitDiscard has the attempt's context end after d. It is false where there is
-// no such context, or it has ended already: then nothing may wait for the upstream.
+// limitDiscard has the attempt's context end after d, or at the call's deadline
+// if that is earlier. It is false where there is no such context, or it has ended
+// already: then nothing may wait for the upstream.
 func (c *Call) limitDiscard(d time.Duration) bool {
 	s := c.span
 	if s == nil || s.cancel == nil {
@@ -98,6 +97,11 @@ func (c *Call) limitDiscard(d time.Duration) bool {
 	defer s.mu.Unlock()
 	if s.struck.Load() != 0 {
 		return false
+	}
+	if l := c.limits.deadline; l != 0 {
+		if d = min(d, l-s.upstream.now()); d <= 0 {
+			return false
+		}
 	}
 	s.stop()
 	s.scope = scopeDiscard

@@ -19,6 +19,7 @@ type httpCall struct {
 	req       *http.Request
 	sent      atomic.Bool // the caller's body was handed to an attempt, or closed
 	replay    *replay     // nil without a replay buffer
+	source    *source     // the caller's body, where it could fail; else nil
 	bodies    []body      // made, but not used yet
 	first     httpAttempt
 }
@@ -40,8 +41,9 @@ func (t *transport) newCall(req *http.Request) *httpCall {
 		x.first.call = Call{flight: &x.flight, self: &x.first, attempt: 1}
 	}
 	x.transport, x.req, x.flight.ctx = t, req, req.Context()
-	if limit := u.http.ReplayBuffer; limit > 0 && hasBody(req) && req.GetBody == nil {
-		x.replay = newReplay(req.Body, req.ContentLength, limit)
+	if hasBody(req) && req.GetBody == nil { // else it is in memory, and cannot fail
+		x.source = &source{ReadCloser: req.Body}
+		x.replay = newReplay(x.source, req.ContentLength, u.http.ReplayBuffer)
 	}
 	return x
 }
@@ -53,7 +55,7 @@ func recycle(f *flight) {
 		return
 	}
 	x := f.exchange.(*httpCall) //nolint:forcetypeassert // newCall made it
-	x.req, x.replay, x.first.header, x.first.body = nil, nil, nil, nil
+	x.req, x.replay, x.source, x.first.header, x.first.body = nil, nil, nil, nil, nil
 	if x.sent.Load() {
 		x.sent.Store(false)
 	}
@@ -144,12 +146,12 @@ func (x *httpCall) answered(c *Call, o *Outcome, resp *http.Response) {
 
 // request is what the attempt sends: the caller's own where nothing differs.
 func (x *httpCall) request(ctx context.Context, a *httpAttempt) (*http.Request, error) {
-	body, again, err := x.body()
+	body, other, err := x.body()
 	if err != nil {
 		return nil, err
 	}
 	req := x.req
-	if !again && a.header == nil && ctx == x.flight.ctx {
+	if !other && a.header == nil && ctx == x.flight.ctx {
 		return req, nil
 	}
 	req = req.WithContext(ctx)
@@ -161,8 +163,9 @@ func (x *httpCall) request(ctx context.Context, a *httpAttempt) (*http.Request, 
 }
 
 // body is the body of one more attempt: the caller's for the first that is
-// sent, else one that can be had again.
-func (x *httpCall) body() (body io.ReadCloser, again bool, err error) {
+// sent, else one that can be had again. It is other than the request's own where it was
+// had again, or is watched.
+func (x *httpCall) body() (body io.ReadCloser, other bool, err error) {
 	switch {
 	case !hasBody(x.req):
 		return x.req.Body, false, nil
@@ -171,6 +174,9 @@ func (x *httpCall) body() (body io.ReadCloser, again bool, err error) {
 		body, err = x.replay.reader()
 		return body, true, err
 	case x.sent.CompareAndSwap(false, true):
+		if x.source != nil {
+			return x.source, true, nil
+		}
 		return x.req.Body, false, nil
 	case x.req.GetBody == nil:
 		return nil, false, errors.New("pillion: the request's body cannot be sent again: it has no GetBody")

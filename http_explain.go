@@ -1,6 +1,7 @@
 package pillion
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -38,9 +39,12 @@ func (e *UpstreamError) Temporary() bool { return true }
 
 // Explain finds out what an error of the transport means.
 func (x *httpCall) Explain(_ *Call, o *Outcome, err error) {
-	is, detail := wireFailure(err)
+	is, detail := x.wireFailure(err)
 	if o.Code != 0 {
 		is, detail = answerFailure(err, o.Value.(*http.Response).ProtoMajor)
+	}
+	if x.source != nil && x.source.broke(err) {
+		is, detail = Invalid, NoDetail
 	}
 	if detail != NoDetail {
 		err = &UpstreamError{Upstream: x.flight.upstream.name, Flags: detail.Flags(), Detail: detail, Err: sameScheme(err)}
@@ -50,17 +54,34 @@ func (x *httpCall) Explain(_ *Call, o *Outcome, err error) {
 
 // wireFailure classifies why no answer came. An error of a kind unknown here is a
 // reset: a round tripper has nothing to fail with but the wire.
-func wireFailure(err error) (Condition, Detail) {
+func (x *httpCall) wireFailure(err error) (Condition, Detail) {
+	if isCancelled(err) {
+		return Cancelled, CallerGone
+	}
 	if is, detail, ok := networkFailure(err); ok {
 		return is, detail
 	}
 	switch {
-	case isMalformed(err) || errors.Is(err, io.ErrUnexpectedEOF):
+	case isMalformed(err) || (errors.Is(err, io.ErrUnexpectedEOF) && x.transport.speaksHTTP1(x.req)):
 		return ProtocolError, MalformedAnswer
 	case isInvalid(err):
 		return Invalid, NoDetail
 	}
 	return Reset, ConnectionTermination
+}
+
+// speaksHTTP1 reports whether req certainly goes out as HTTP/1: then an
+// unexpected EOF is a head that was cut short, while in HTTP/2 it is how net/http tells
+// of any connection that was closed.
+func (t *transport) speaksHTTP1(req *http.Request) bool {
+	base, ok := t.base.(*http.Transport)
+	return ok && req.URL.Scheme == "http" && (base.Protocols == nil || !base.Protocols.UnencryptedHTTP2())
+}
+
+// isCancelled recognises a base that was told to stop, by something other than
+// the caller's context.
+func isCancelled(err error) bool {
+	return errors.Is(err, context.Canceled) || hasPrefix(err, "net/http: request canceled")
 }
 
 // networkFailure recognises the failures that any protocol can meet.
@@ -84,10 +105,14 @@ func networkFailure(err error) (Condition, Detail, bool) {
 // answerFailure classifies why an answer broke off. Envoy finds an HTTP/1 answer
 // that is cut short malformed, and so do we; an HTTP/2 stream is reset.
 func answerFailure(err error, protoMajor int) (Condition, Detail) {
-	if is, _, ok := streamFailure(err); ok {
-		return is, RemoteResetAfter
-	}
+	is, detail, ok := streamFailure(err)
 	switch {
+	case ok && detail == MalformedAnswer || hasPrefix(err, "net/http: server replied with more than declared Content-Length"):
+		return ProtocolError | Reset, MalformedAnswerAfter
+	case ok:
+		return is, RemoteResetAfter
+	case isCancelled(err):
+		return Cancelled, CallerGone
 	case isTimeout(err):
 		return Timeout, ResponseTimeout
 	case protoMajor < 2:
@@ -104,7 +129,7 @@ func connectFailure(err error) (Condition, Detail, bool) {
 	switch {
 	case errors.As(err, &dns):
 		return withTimeout(ConnectFailure, err), DNSFailure, true
-	case dialling && isTimeout(err):
+	case (dialling || isTLS(err)) && isTimeout(err):
 		return ConnectFailure | Timeout, ConnectionTimeout, true
 	case dialling && errors.Is(err, syscall.ECONNREFUSED):
 		return ConnectFailure, ConnectionRefused, true
@@ -121,27 +146,18 @@ func withTimeout(is Condition, err error) Condition {
 	return is
 }
 
-// streamError has the shape of the HTTP/2 stream error that net/http keeps to
-// itself; its As method fills in any such shape.
-type streamError struct {
-	StreamID uint32
-	Code     uint32
-	Cause    error
-}
-
-func (e streamError) Error() string { return fmt.Sprintf("HTTP/2 stream error %d", e.Code) }
-
-// refusedStream is HTTP/2's REFUSED_STREAM (RFC 9113, section 7).
-const refusedStream = 7
-
-// streamFailure recognises an HTTP/2 stream that was reset.
+// streamFailure recognises an HTTP/2 stream that was reset, by the upstream or
+// because of what it sent. net/http and golang.org/x/net have a type each for it, the
+// one hidden, the other no dependency of ours; the text is the same.
 func streamFailure(err error) (Condition, Detail, bool) {
-	var stream streamError
+	text, ok := findText(err, "stream error: stream ID ", "http2: Transport: cannot retry err [stream error: stream ID ")
 	switch {
-	case !errors.As(err, &stream):
+	case !ok:
 		return 0, NoDetail, false
-	case stream.Code == refusedStream:
+	case strings.Contains(text, "; REFUSED_STREAM"):
 		return Reset | RefusedStream, RemoteRefusedStream, true
+	case strings.Contains(text, "; PROTOCOL_ERROR") && !strings.HasSuffix(text, "; received from peer"):
+		return ProtocolError, MalformedAnswer, true
 	}
 	return Reset, RemoteReset, true
 }
@@ -169,27 +185,34 @@ func isMalformed(err error) bool {
 		hasPrefix(err, "malformed HTTP", "net/http: server response headers exceeded", "bad Content-Length",
 			"http: message cannot contain multiple Content-Length", "invalid empty Content-Length",
 			"unsupported transfer encoding", "http2: response header list larger", "connection error: PROTOCOL_ERROR",
-			"connection error: FRAME_SIZE_ERROR", "connection error: COMPRESSION_ERROR")
+			"connection error: FRAME_SIZE_ERROR", "http2: failed reading the frame payload", "connection error: COMPRESSION_ERROR")
 }
 
 // isInvalid recognises a request that cannot be sent.
 func isInvalid(err error) bool {
-	return hasPrefix(err, "http: nil Request", "net/http: invalid", "unsupported protocol scheme",
+	return hasPrefix(err, "http: nil Request", "net/http: invalid", "net/http: can't write", "http2: invalid", "unsupported protocol scheme",
 		"http: no Host in request", "http: Request.ContentLength=", "http: ContentLength=")
 }
 
 // hasPrefix reports whether the text of err, or of an error inside it, starts
 // with one of the prefixes.
 func hasPrefix(err error, prefixes ...string) bool {
+	_, ok := findText(err, prefixes...)
+	return ok
+}
+
+// findText gives the text of err, or of an error inside it, that starts with one
+// of the prefixes.
+func findText(err error, prefixes ...string) (text string, ok bool) {
 	for ; err != nil; err = errors.Unwrap(err) {
-		text := err.Error()
+		text = err.Error()
 		for _, p := range prefixes {
 			if strings.HasPrefix(text, p) {
-				return true
+				return text, true
 			}
 		}
 	}
-	return false
+	return "", false
 }
 
 // sameScheme says, as [http.Client] does, that an HTTPS request met an HTTP

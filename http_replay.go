@@ -29,9 +29,33 @@ type replay struct {
 	closed  bool // guarded by mu
 }
 
-// newReplay keeps nothing of a body that is known to be too large.
+// source is a caller's body that may fail to be read, which is not the
+// upstream's failure.
+type source struct {
+	io.ReadCloser
+	err atomic.Pointer[error] // what Read failed with
+}
+
+// Read remembers what it failed with.
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.ReadCloser.Read(p)
+	if err != nil && err != io.EOF { //nolint:errorlint // readers return it bare
+		failed := err
+		s.err.CompareAndSwap(nil, &failed)
+	}
+	return n, err
+}
+
+// broke reports whether err, of an attempt, came from reading the body.
+func (s *source) broke(err error) bool {
+	failed := s.err.Load()
+	return failed != nil && errors.Is(err, *failed)
+}
+
+// newReplay keeps nothing of a body that is known to be too large, nor where
+// nothing may be kept.
 func newReplay(source io.ReadCloser, length, limit int64) *replay {
-	if length > limit {
+	if limit == 0 || length > limit {
 		return nil
 	}
 	return &replay{source: source, limit: limit}

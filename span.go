@@ -22,12 +22,14 @@ type span struct {
 	struck   atomic.Int32  // the Scope that ended the attempt; 0 for none
 
 	mu      sync.Mutex
-	scope   Scope       // the limit that timer is armed for; guarded by mu
-	body    bool        // the head is done with, timer is armed for the body; guarded by mu
-	call    *Call       // nil once the attempt has ended; guarded by mu
-	err     error       // what those are told who come too late; guarded by mu
-	timer   *timer      // guarded by mu
-	unwatch func() bool // ends the watch of the caller's context; guarded by mu
+	scope   Scope         // the limit that timer is armed for; guarded by mu
+	body    bool          // the head is done with, timer is armed for the body; guarded by mu
+	call    *Call         // nil once the attempt ends; guarded by mu
+	ended   bool          // and its hooks have run; guarded by mu
+	done    chan struct{} // made for those who wait for that; guarded by mu
+	err     error         // what those are told who come too late; guarded by mu
+	timer   *timer        // guarded by mu
+	unwatch func() bool   // ends the watch of the caller's context; guarded by mu
 }
 
 var errEnded = errors.New("pillion: the attempt has ended")
@@ -79,17 +81,37 @@ func (c *Call) awaited() bool { return c.tail.count != 0 || c.span != nil }
 // through its span.
 func (c *Call) wait() {
 	s, caller := c.open(), c.flight.ctx
+	limited := s.cancel != nil && (c.limits.deadline != 0 || c.limits.idle != 0)
+	watched := c.tail.count != 0 && caller.Done() != nil
+	if !limited && !watched {
+		s.body = true // nobody else is there yet
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.body = true
-	if s.cancel != nil && (c.limits.deadline != 0 || c.limits.idle != 0) {
+	if limited {
 		s.idle = c.limits.idle
 		s.timer = s.upstream.timer(s)
 		_, wait := s.due(c)
 		s.timer.Reset(wait)
 	}
-	if c.tail.count != 0 && caller.Done() != nil {
-		s.unwatch = context.AfterFunc(caller, func() { _ = s.end(caller.Err()) })
+	if watched {
+		s.unwatch = context.AfterFunc(caller, func() { _, _ = s.finish(caller.Err(), nil) })
+	}
+}
+
+// await says that the caller waits for the next part of the answer, which the
+// idle limit is for, and received that it does so no more.
+func (s *span) await() {
+	if s.idle != 0 {
+		s.readBy.Store(int64(s.upstream.now() + s.idle))
+	}
+}
+
+func (s *span) received() {
+	if s.idle != 0 {
+		s.readBy.Store(0)
 	}
 }
 
@@ -139,32 +161,44 @@ func (s *span) strike() {
 	s.mu.Unlock()
 	s.cancel(limit)
 	if body {
-		_ = s.end(limit)
+		_, _ = s.finish(limit, nil)
 	}
 }
 
 // end ends an attempt whose head is done with, and runs its hooks. It gives the
-// error to show for it, which for those who come too late is that of the end.
+// error to show for it. Who comes while the hooks run waits for them, and is told
+// what they ended with.
 func (s *span) end(err error) error {
-	var change func(*Call, *Outcome)
-	if err != nil {
-		change = func(c *Call, end *Outcome) { c.broken(end, err) }
+	if shown, first := s.finish(err, nil); first {
+		return shown
 	}
-	return s.finish(err, change)
+	s.mu.Lock()
+	if !s.ended {
+		if s.done == nil {
+			s.done = make(chan struct{})
+		}
+		done := s.done
+		s.mu.Unlock()
+		<-done
+		s.mu.Lock()
+	}
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return s.err
+	}
+	return err
 }
 
-// finish is end with a change of one's own.
-func (s *span) finish(err error, change func(*Call, *Outcome)) error {
+// finish ends the attempt if it has not ended yet: with err, or with what change
+// makes of its outcome. It waits for nobody.
+func (s *span) finish(err error, change func(*Call, *Outcome)) (shown error, first bool) {
 	s.mu.Lock()
 	c := s.call
 	if c == nil {
-		defer s.mu.Unlock()
-		if s.err != nil {
-			return s.err
-		}
-		return err
+		s.mu.Unlock()
+		return nil, false
 	}
-	s.call, s.err = nil, err
+	s.call = nil
 	s.stop()
 	unwatch, body := s.unwatch, s.body
 	s.mu.Unlock()
@@ -172,16 +206,41 @@ func (s *span) finish(err error, change func(*Call, *Outcome)) error {
 		unwatch()
 	}
 	s.release(nil)
-	shown := c.conclude(change).Err
-	if shown != err { //nolint:errorlint // the very same
-		s.mu.Lock()
-		s.err = shown
-		s.mu.Unlock()
+	if change == nil && err != nil {
+		change = func(c *Call, end *Outcome) { c.broken(end, err) }
 	}
+	defer func() { s.settle(shown) }() // also when a hook panics
+	shown = c.conclude(change).Err
 	if recycle := c.flight.recycle; body && recycle != nil {
 		recycle(c.flight)
 	}
-	return shown
+	return shown, true
+}
+
+// settle lets those know who wait for the end.
+func (s *span) settle(shown error) {
+	s.mu.Lock()
+	s.ended, s.err = true, shown
+	if s.done != nil {
+		close(s.done)
+	}
+	s.mu.Unlock()
+}
+
+// close ends an attempt whose caller reads no further. That is no failure, unless
+// the caller had left already, or a limit had struck. It waits for nobody: a hook may
+// be what closes.
+func (s *span) close() {
+	s.mu.Lock()
+	c := s.call
+	var err error
+	if c != nil {
+		if err = c.flight.ctx.Err(); err == nil && s.struck.Load() != 0 {
+			err = context.DeadlineExceeded
+		}
+	}
+	s.mu.Unlock()
+	_, _ = s.finish(err, nil)
 }
 
 // stop ends the timer's run and gives it back to the pool. It is false when the

@@ -1,0 +1,459 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"text/template"
+	"time"
+
+	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/retry"
+	"github.com/pillion-go/pillion/timeout"
+)
+
+// envoyConfig is a sidecar with a route and a cluster for each scenario. A
+// scenario's fields are fragments in YAML's flow style.
+var envoyConfig = template.Must(template.New("envoy").Parse(`
+admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}
+static_resources:
+  listeners:
+  - name: egress
+    address: {socket_address: {address: 127.0.0.1, port_value: 0}}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: egress
+          delayed_close_timeout: 0.05s
+          access_log:
+          - name: envoy.access_loggers.file
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog
+              path: {{.AccessLog}}
+              log_format:
+                text_format_source:
+                  inline_string: "%REQ(X-CALL)% %RESPONSE_FLAGS% %UPSTREAM_REQUEST_ATTEMPT_COUNT% %RESPONSE_CODE_DETAILS%\n"
+          http_filters:
+          - name: envoy.filters.http.router
+            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
+          route_config:
+            virtual_hosts:
+            - name: all
+              domains: ["*"]
+              routes:
+              {{- range .Scenarios}}
+              - match: {prefix: "/{{.ID}}/"}
+                route: {cluster: "{{.ID}}"{{with .Route}}, {{.}}{{end}}}
+              {{- end}}
+  clusters:
+  {{- range .Scenarios}}
+  - name: "{{.ID}}"
+    connect_timeout: 0.2s
+    load_assignment:
+      cluster_name: "{{.ID}}"
+      endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: {{.Port}}}}}}]}]
+    {{- if .H2}}
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {http2_protocol_options: {}}
+    {{- end}}
+    {{- if .TLS}}
+    transport_socket:
+      name: envoy.transport_sockets.tls
+      typed_config: {"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext}
+    {{- end}}
+    {{- with .Cluster}}
+    {{.}}
+    {{- end}}
+  {{- end}}
+`))
+
+// scenario is an upstream, and how a sidecar and the library are configured for
+// it alike.
+type scenario struct {
+	name     string
+	method   string                        // empty means GET
+	play     func(s *scripted, c net.Conn) // nil for an upstream that refuses connections
+	act      func(s *stream)               // of an HTTP/2 upstream, in place of play
+	TLS      bool                          // towards the upstream
+	busy     bool                          // one call is under way already
+	Route    string                        // of the sidecar's route
+	Cluster  string                        // of the sidecar's cluster
+	policies []pillion.Policy              // of the library
+	base     func(*http.Transport)         // nil changes nothing
+	ID       string
+	Port     string
+	H2       bool
+	addr     string
+	server   *scripted // nil when it refuses connections
+	script   *h2script
+}
+
+// told is what a caller and an access log get to see of a call.
+type told struct {
+	Status     int
+	Body       string
+	Type       string
+	Length     string
+	Overloaded string
+	Flags      string
+	Detail     string
+	Attempts   int
+	Upstream   int64 // requests that the upstream saw
+}
+
+// TestEnvoy compares the library, with LocalReplies, with a real Envoy in front
+// of the same upstreams. The sidecar is the binary that PILLION_ENVOY names, or envoy
+// on PATH.
+func TestEnvoy(t *testing.T) {
+	binary := envoyBinary(t)
+	scenarios := envoyScenarios()
+	for _, f := range h2Failures() {
+		if f.base == nil && f.unlike == "" { // with a base it is the client's own doing
+			scenarios = append(scenarios, &scenario{name: "HTTP/2: " + f.name, act: f.act, base: unencryptedHTTP2})
+		}
+	}
+	for i, s := range scenarios {
+		s.start(t, fmt.Sprintf("s%02d", i))
+	}
+	sidecar := startEnvoy(t, binary, scenarios)
+	for _, s := range scenarios {
+		t.Run(s.name, func(t *testing.T) {
+			library, envoy := s.throughLibrary(t), s.throughEnvoy(t, sidecar)
+			if library != envoy {
+				t.Errorf("the library tells\n\t%+v\nand Envoy\n\t%+v", library, envoy)
+			}
+		})
+	}
+}
+
+// envoyScenarios gives new scenarios.
+func envoyScenarios() []*scenario {
+	const (
+		again     = "retry_policy: {retry_on: \"5xx,reset,connect-failure\", num_retries: 2, retry_back_off: {base_interval: 0.001s, max_interval: 0.002s}}"
+		onceAgain = "retry_policy: {retry_on: 5xx, num_retries: 1, per_try_timeout: 0.05s, retry_back_off: {base_interval: 0.001s, max_interval: 0.002s}}"
+	)
+	retries := []pillion.Policy{retry.Config{On: "5xx,reset,connect-failure", NumRetries: 2, BaseInterval: time.Millisecond}}
+	return []*scenario{
+		{name: "refused"},
+		{name: "refused, HEAD", method: http.MethodHead},
+		{name: "refused, retried", Route: again, policies: retries},
+		{name: "closed", play: afterRequest(fin)},
+		{name: "closed, retried", play: afterRequest(fin), Route: again, policies: retries},
+		{name: "reset", play: afterRequest(reset)},
+		{name: "reset, retried", play: afterRequest(reset), Route: again, policies: retries},
+		{name: "garbage", play: afterRequest(say("\x00\x01 what is this\r\n\r\n"), fin)},
+		{name: "garbage, retried", play: afterRequest(say("\x00\x01 what is this\r\n\r\n"), fin), Route: again, policies: retries},
+		{name: "garbage after the status line", play: afterRequest(say("HTTP/1.1 200 OK\r\n\x00\x01\r\n\r\n"), fin)},
+		{name: "closed within the head", play: afterRequest(say("HTTP/1.1 200 OK\r\nServer: te"), fin)},
+		{
+			name: "503, retried", play: afterRequest(say("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 3\r\nContent-Type: text/x\r\n\r\nno\n")),
+			Route: again, policies: retries,
+		},
+		{
+			name: "per-try limit, retried", play: afterRequest(), Route: onceAgain,
+			policies: []pillion.Policy{
+				timeout.Config{PerTry: 50 * time.Millisecond}, retry.Config{On: "5xx", NumRetries: 1, BaseInterval: time.Millisecond},
+			},
+		},
+		{
+			name: "total limit", play: afterRequest(), Route: "timeout: 0.05s",
+			policies: []pillion.Policy{timeout.Config{Total: 50 * time.Millisecond}},
+		},
+		{
+			name: "total limit within the body", play: afterRequest(say("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart")),
+			Route: "timeout: 0.2s", policies: []pillion.Policy{timeout.Config{Total: 200 * time.Millisecond}},
+		},
+		{
+			name: "max_requests", busy: true, play: afterRequest(), Cluster: "circuit_breakers: {thresholds: [{max_requests: 1}]}",
+			policies: []pillion.Policy{limits.Config{MaxRequests: 1}},
+		},
+		{name: "a length that is not reached", play: afterRequest(say("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart"), fin)},
+		{name: "a length that is not reached, reset", play: afterRequest(say("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart"), reset)},
+		{name: "a chunk that is none", play: afterRequest(say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\nmany\r\n"), fin)},
+		{name: "TLS to a plain HTTP server", TLS: true, play: func(_ *scripted, c net.Conn) { say("HTTP/1.1 400 Bad Request\r\n\r\n")(c) }},
+		{
+			name: "silence in the TLS handshake", TLS: true, play: func(_ *scripted, c net.Conn) { firstByte(c) },
+			base: func(b *http.Transport) { b.TLSHandshakeTimeout = 200 * time.Millisecond },
+		},
+	}
+}
+
+// start starts the scenario's upstream.
+func (s *scenario) start(t *testing.T, id string) {
+	t.Helper()
+	s.ID, s.H2 = id, s.act != nil
+	play := s.play
+	if s.H2 {
+		s.script = &h2script{}
+		play = func(_ *scripted, conn net.Conn) { s.script.play(conn, s.act) }
+	}
+	if play == nil {
+		s.addr = refusing(t)
+	} else {
+		s.server = serveScript(t, play)
+		s.addr = s.server.addr()
+	}
+	_, s.Port, _ = strings.Cut(s.addr, ":")
+}
+
+// seenUpstream is how many requests the upstream has seen.
+func (s *scenario) seenUpstream() int64 {
+	switch {
+	case s.H2:
+		return s.script.requests.Load()
+	case s.server == nil:
+		return 0
+	}
+	return s.server.requests.Load()
+}
+
+// throughLibrary makes the scenario's call through the library.
+func (s *scenario) throughLibrary(t *testing.T) told {
+	t.Helper()
+	base := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	if s.base != nil {
+		s.base(base)
+	}
+	u, err := pillion.New("upstream", append(s.policies, pillion.HTTP{LocalReplies: true})...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Transport: u.Transport(base)}
+	defer client.CloseIdleConnections()
+	url := "http://" + s.addr + "/"
+	if s.TLS {
+		url = "https://" + s.addr + "/"
+	}
+	before := s.seenUpstream()
+	if s.busy {
+		defer s.occupy(t, client, url)()
+	}
+	ctx, info := pillion.WithInfo(t.Context())
+	seen := get(ctx, t, client, s.method, url)
+	seen.Flags, seen.Detail, seen.Attempts = info.Flags().String(), reason(info.Detail().String()), info.Attempts()
+	seen.Upstream = s.seenUpstream() - before
+	return seen
+}
+
+// throughEnvoy makes it through the sidecar.
+func (s *scenario) throughEnvoy(t *testing.T, e *sidecar) told {
+	t.Helper()
+	base := &http.Transport{}
+	client := &http.Client{Transport: callID{base, s.ID}}
+	defer base.CloseIdleConnections()
+	url := e.egress + "/" + s.ID + "/"
+	before := s.seenUpstream()
+	if s.busy {
+		defer s.occupy(t, &http.Client{Transport: callID{base, s.ID + "-busy"}}, url)()
+	}
+	seen := get(t.Context(), t, client, s.method, url)
+	fields := e.logged(t, s.ID)
+	seen.Flags, seen.Detail = fields[0], reason(fields[2])
+	if _, err := fmt.Sscan(fields[1], &seen.Attempts); err != nil {
+		t.Errorf("access log: attempts %q: %v", fields[1], err)
+	}
+	seen.Upstream = s.seenUpstream() - before
+	return seen
+}
+
+// occupy has a call under way until the function that it gives is called.
+func (s *scenario) occupy(t *testing.T, client *http.Client, url string) func() {
+	t.Helper()
+	before := s.seenUpstream()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		get(ctx, t, client, http.MethodGet, url)
+	}()
+	for deadline := time.Now().Add(patience); s.seenUpstream() == before; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Errorf("the upstream saw no request within %v", patience)
+			break
+		}
+	}
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// callID has each request name its scenario to the access log.
+type callID struct {
+	http.RoundTripper
+	id string
+}
+
+func (c callID) RoundTrip(req *http.Request) (*http.Response, error) {
+	req = req.Clone(req.Context())
+	req.Header.Set("X-Call", c.id)
+	return c.RoundTripper.RoundTrip(req)
+}
+
+// get makes a call, and tells what its caller gets to see. An error is status 0.
+func get(ctx context.Context, t *testing.T, client *http.Client, method, url string) (seen told) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, url, nil)
+	if err != nil {
+		t.Error(err)
+		return seen
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return seen
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		body = []byte("broken") // after how much of it is a matter of buffers
+	}
+	return told{
+		Status: resp.StatusCode, Body: string(body), Type: resp.Header.Get("Content-Type"),
+		Length: resp.Header.Get("Content-Length"), Overloaded: resp.Header.Get("X-Envoy-Overloaded"),
+	}
+}
+
+// reason leaves away what Envoy tells of its transport: "{a|b}" becomes "{a}".
+func reason(detail string) string {
+	before, _, more := strings.Cut(detail, "|")
+	if more {
+		before += "}"
+	}
+	return before
+}
+
+// sidecar is a running Envoy.
+type sidecar struct {
+	egress string // where it listens for calls
+	log    string // its access log
+}
+
+// envoyBinary finds Envoy, or skips the test.
+func envoyBinary(t *testing.T) string {
+	t.Helper()
+	if path := os.Getenv("PILLION_ENVOY"); path != "" {
+		return path
+	}
+	path, err := exec.LookPath("envoy")
+	if err != nil {
+		t.Skip("SKIPPED, NOTHING WAS COMPARED: there is no envoy on PATH and PILLION_ENVOY does not name one")
+	}
+	return path
+}
+
+// startEnvoy runs Envoy until the test ends.
+func startEnvoy(t *testing.T, binary string, scenarios []*scenario) *sidecar {
+	t.Helper()
+	dir := t.TempDir()
+	e := &sidecar{log: filepath.Join(dir, "access.log")}
+	var config bytes.Buffer
+	if err := envoyConfig.Execute(&config, struct {
+		AccessLog string
+		Scenarios []*scenario
+	}{e.log, scenarios}); err != nil {
+		t.Fatal(err)
+	}
+	file, admin := filepath.Join(dir, "envoy.yaml"), filepath.Join(dir, "admin")
+	if err := os.WriteFile(file, config.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background()) // longer than t.Context: the cleanup ends it
+	cmd := exec.CommandContext(ctx, binary, "-c", file, "--use-dynamic-base-id", "--concurrency", "1",
+		"--admin-address-path", admin, "--file-flush-interval-msec", "10", "--log-level", "warning")
+	var output bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &output, &output
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = cmd.Wait() // it is killed in the end
+	}()
+	t.Cleanup(func() {
+		stop()
+		<-ended
+		if t.Failed() {
+			t.Logf("envoy said:\n%s", output.String())
+		}
+	})
+	e.egress = e.await(t, admin, ended)
+	return e
+}
+
+// await gives the address of the listener, once there is one.
+func (e *sidecar) await(t *testing.T, admin string, ended <-chan struct{}) string {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		select {
+		case <-ended:
+			t.Fatal("envoy ended at once")
+		default:
+		}
+		address, err := os.ReadFile(admin)
+		if err != nil {
+			continue
+		}
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+string(address)+"/listeners?format=json", nil)
+		if err != nil {
+			continue // half written
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			continue
+		}
+		var answer struct {
+			Listeners []struct {
+				Local struct {
+					Socket struct {
+						Port int `json:"port_value"`
+					} `json:"socket_address"`
+				} `json:"local_address"`
+			} `json:"listener_statuses"`
+		}
+		err = json.NewDecoder(resp.Body).Decode(&answer)
+		_ = resp.Body.Close()
+		if err == nil && len(answer.Listeners) == 1 {
+			return fmt.Sprintf("http://127.0.0.1:%d", answer.Listeners[0].Local.Socket.Port)
+		}
+	}
+	t.Fatalf("envoy was not ready within %v", patience)
+	return ""
+}
+
+// logged gives the fields of a call's line in the access log.
+func (e *sidecar) logged(t *testing.T, id string) []string {
+	t.Helper()
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		text, err := os.ReadFile(e.log)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(text)) {
+			fields := strings.SplitN(strings.TrimSpace(line), " ", 4)
+			if len(fields) == 4 && fields[0] == id {
+				return fields[1:]
+			}
+		}
+	}
+	t.Fatalf("access log: got no line of call %s within %v", id, patience)
+	return nil
+}
