@@ -40,6 +40,24 @@ const Failure = Status5xx | NoAnswer | Timeout | Failed
 // Any reports whether any of the given conditions holds.
 func (c Condition) Any(conditions Condition) bool { return c&conditions != 0 }
 
+// GRPCCondition classifies a gRPC status code by Envoy's gRPC retry words; it is 0
+// for a code that none of them names.
+func GRPCCondition(code int) Condition {
+	switch code {
+	case 1:
+		return GRPCCancelled
+	case 4:
+		return GRPCDeadlineExceeded
+	case 8:
+		return GRPCResourceExhausted
+	case 13:
+		return GRPCInternal
+	case 14:
+		return GRPCUnavailable
+	}
+	return 0
+}
+
 // statusCondition classifies an HTTP status as Envoy does.
 func statusCondition(status int) Condition {
 	switch {

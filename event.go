@@ -19,6 +19,7 @@ const (
 	EventRetryLimitExceeded                  // it would have been sent again, but the retries were used up
 	EventRetryOverflow                       // it would have been sent again, but too many retries are under way
 	EventRetryAbandoned                      // it would have been sent again, but its body cannot be had again
+	EventRetryTooLate                        // it would have been sent again, but the back-off does not fit in the time left
 	EventRetrySuccess                        // a call that was sent again came to a result that needs no further retry
 	EventEnd                                 // the call, its body included, has ended
 )
@@ -33,6 +34,7 @@ var eventNames = [...]string{
 	EventRetryLimitExceeded: "retry limit exceeded",
 	EventRetryOverflow:      "retry overflow",
 	EventRetryAbandoned:     "retry abandoned",
+	EventRetryTooLate:       "retry too late",
 	EventRetrySuccess:       "retry success",
 	EventEnd:                "end",
 }

@@ -54,9 +54,9 @@ func (b *body) Read(p []byte) (int, error) {
 	b.span.await()
 	n, err := b.inner.Read(p)
 	b.span.received()
-	switch {
-	case err == nil:
-	case err == io.EOF: //nolint:errorlint // readers return it bare
+	switch err { //nolint:errorlint // readers return EOF bare
+	case nil:
+	case io.EOF:
 		_ = b.span.end(nil)
 	default:
 		err = b.span.end(err)

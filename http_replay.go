@@ -39,7 +39,7 @@ type source struct {
 // Read remembers what it failed with.
 func (s *source) Read(p []byte) (int, error) {
 	n, err := s.ReadCloser.Read(p)
-	if err != nil && err != io.EOF { //nolint:errorlint // readers return it bare
+	if err != nil && err != io.EOF {
 		failed := err
 		s.err.CompareAndSwap(nil, &failed)
 	}

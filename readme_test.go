@@ -33,8 +33,8 @@ func TestReadmeCompiles(t *testing.T) {
 func compile(t *testing.T, code string) {
 	t.Helper()
 	dir := t.TempDir()
-	real := filepath.Join(dir, "main.go")
-	if err := os.WriteFile(real, []byte(code), 0o600); err != nil {
+	source := filepath.Join(dir, "main.go")
+	if err := os.WriteFile(source, []byte(code), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	here, err := os.Getwd()
@@ -42,12 +42,12 @@ func compile(t *testing.T, code string) {
 		t.Fatal(err)
 	}
 	virtual := filepath.Join(here, "readme", "main.go")
-	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{virtual: real}})
+	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{virtual: source}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	list := filepath.Join(dir, "overlay.json")
-	if err := os.WriteFile(list, overlay, 0o600); err != nil {
+	if err = os.WriteFile(list, overlay, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	out, err := exec.CommandContext(t.Context(), "go", "build", "-overlay", list, "-o", filepath.Join(dir, "program"), "./readme").CombinedOutput()

@@ -169,7 +169,7 @@ func (s *span) strike() {
 // error to show for it. Who comes while the hooks run waits for them, and is told
 // what they ended with.
 func (s *span) end(err error) error {
-	if shown, first := s.finish(err, nil); first {
+	if first, shown := s.finish(err, nil); first {
 		return shown
 	}
 	s.mu.Lock()
@@ -191,12 +191,12 @@ func (s *span) end(err error) error {
 
 // finish ends the attempt if it has not ended yet: with err, or with what change
 // makes of its outcome. It waits for nobody.
-func (s *span) finish(err error, change func(*Call, *Outcome)) (shown error, first bool) {
+func (s *span) finish(err error, change func(*Call, *Outcome)) (first bool, shown error) {
 	s.mu.Lock()
 	c := s.call
 	if c == nil {
 		s.mu.Unlock()
-		return nil, false
+		return false, nil
 	}
 	s.call = nil
 	s.stop()
@@ -214,7 +214,7 @@ func (s *span) finish(err error, change func(*Call, *Outcome)) (shown error, fir
 	if recycle := c.flight.recycle; body && recycle != nil {
 		recycle(c.flight)
 	}
-	return shown, true
+	return true, shown
 }
 
 // settle lets those know who wait for the end.

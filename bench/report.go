@@ -67,7 +67,7 @@ func writeTable(path string, tables []table) error {
 		b.WriteString("\n" + t.markdown())
 	}
 	b.WriteString("\n" + endMark + after)
-	return os.WriteFile(path, []byte(b.String()), 0o644) //nolint:gosec // a README is for everybody
+	return os.WriteFile(path, []byte(b.String()), 0o644)
 }
 
 // bound says that one candidate costs no more than factor times another, and so

@@ -49,13 +49,13 @@ func TestConfigErrors(t *testing.T) {
 			"all at once",
 			Config{
 				MaxRequests: -2, MaxRetries: -2, MaxConnections: 5, MaxPendingRequests: 6,
-				RetryBudget: &RetryBudget{BudgetPercent: -1, MinRetryConcurrency: -2},
+				RetryBudget: &RetryBudget{BudgetPercent: -2, MinRetryConcurrency: -2},
 			},
 			[]string{
 				"limits: Config.MaxRequests: -2 is negative",
 				"limits: Config.MaxRetries: -2 is negative",
 				"limits: Config.RetryBudget.MinRetryConcurrency: -2 is negative",
-				"limits: Config.RetryBudget.BudgetPercent: -1 is not within 0 and 100",
+				"limits: Config.RetryBudget.BudgetPercent: -2 is not within 0 and 100",
 				"limits: Config.MaxConnections: 5: " + noPool,
 				"limits: Config.MaxPendingRequests: 6: " + noPool,
 			},
@@ -117,6 +117,7 @@ func TestMaxRetries(t *testing.T) {
 		{"default budget, 1000", budget(0, 0), 1000, 200},
 		{"quarter", budget(25, 0), 100, 25},
 		{"everything", budget(100, 0), 50, 50},
+		{"no share", budget(None, 2), 1000, 2},
 		{"no minimum, idle", budget(50, None), 0, 0},
 		{"no minimum, one", budget(50, None), 1, 0},
 		{"no minimum, two", budget(50, None), 2, 1},

@@ -80,7 +80,8 @@ type Config struct {
 // RetryBudget allows as many concurrent retries as a share of the requests under
 // way, and always a few. Mirrors Envoy's RetryBudget.
 type RetryBudget struct {
-	// BudgetPercent is the share, in percent. Zero means 20; below 0 or above 100 is an error.
+	// BudgetPercent is the share, in percent. Zero means 20, None means no share at all;
+	// any other value below 0, or one above 100, is an error.
 	BudgetPercent float64 `json:"budget_percent,omitempty"`
 
 	// MinRetryConcurrency is how many retries are always allowed. Zero means 3, None means
@@ -127,7 +128,7 @@ func (c Config) check() error {
 	negative("MaxRetries", c.MaxRetries)
 	if b := c.RetryBudget; b != nil {
 		negative("RetryBudget.MinRetryConcurrency", b.MinRetryConcurrency)
-		if !(b.BudgetPercent >= 0 && b.BudgetPercent <= 100) {
+		if b.BudgetPercent != None && !(b.BudgetPercent >= 0 && b.BudgetPercent <= 100) {
 			bad = append(bad, fmt.Errorf("limits: Config.RetryBudget.BudgetPercent: %v is not within 0 and 100", b.BudgetPercent))
 		}
 	}
@@ -167,8 +168,11 @@ func (c Config) retryLimit() func(requests int64) int64 {
 		return func(int64) int64 { return most }
 	}
 	percent := c.RetryBudget.BudgetPercent
-	if percent == 0 {
+	switch percent {
+	case 0:
 		percent = DefaultBudgetPercent
+	case None:
+		percent = 0
 	}
 	least := int64(orDefault(c.RetryBudget.MinRetryConcurrency, DefaultMinRetryConcurrency))
 	return func(requests int64) int64 { return max(least, int64(percent/100*float64(requests))) }

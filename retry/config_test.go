@@ -36,6 +36,7 @@ func TestConfigErrors(t *testing.T) {
 			Config{On: "5xx,sometimes,reset , never"},
 			[]string{`retry: Config.On: ["sometimes" "never"] is no retry condition of Envoy's`},
 		},
+		{"no word", Config{On: " , "}, []string{`retry: Config.On: [" , "] is no retry condition of Envoy's`}},
 		{"NumRetries", Config{NumRetries: -2}, []string{"retry: Config.NumRetries: -2 is negative"}},
 		{
 			"negative intervals",

@@ -36,6 +36,7 @@ func TestDeadline(t *testing.T) {
 		elapsed time.Duration
 		scope   pillion.Scope // of the error; 0 for another one
 		is      error
+		fits    bool // every wait does
 	}{
 		{name: "total, answer", limit: total, wait: limit, answers: []answer{status(503)}, sent: []time.Duration{0}, code: 503},
 		{
@@ -44,7 +45,7 @@ func TestDeadline(t *testing.T) {
 		},
 		{
 			name: "total, wait fits just about", limit: total, wait: limit - 1,
-			answers: []answer{status(503), status(200)}, sent: []time.Duration{0, limit - 1}, code: 200, elapsed: limit - 1,
+			answers: []answer{status(503), status(200)}, sent: []time.Duration{0, limit - 1}, code: 200, elapsed: limit - 1, fits: true,
 		},
 		{
 			name: "total, second wait does not fit", limit: total, wait: 40 * time.Millisecond,
@@ -64,7 +65,7 @@ func TestDeadline(t *testing.T) {
 				time.Sleep(time.Nanosecond)
 				return nil, errRefusedDial
 			}},
-			sent: []time.Duration{0, limit - 1}, elapsed: limit, scope: timeout.Total, is: syscall.ECONNREFUSED,
+			sent: []time.Duration{0, limit - 1}, elapsed: limit, scope: timeout.Total, is: syscall.ECONNREFUSED, fits: true,
 		},
 		{
 			name: "caller, failure and time over", limit: unlimited, caller: byCaller, wait: 0,
@@ -92,7 +93,11 @@ func TestDeadline(t *testing.T) {
 				if tc.wait == 0 {
 					cfg.Rand = always(0)
 				}
-				r := call(t, upstream(t, tc.limit, cfg), w, get(ctx))
+				var d diary
+				r := call(t, upstream(t, tc.limit, cfg, pillion.Listener(d.listen)), w, get(ctx))
+				if got := d.has(pillion.EventRetryTooLate); got == tc.fits {
+					t.Errorf("got events %q, want one %q: %v", d.lines(), pillion.EventRetryTooLate, !tc.fits)
+				}
 				if diff := cmp.Diff(tc.sent, w.times()); diff != "" {
 					t.Errorf("attempts sent (-want +got):\n%s", diff)
 				}

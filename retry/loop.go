@@ -75,7 +75,7 @@ func (l *loop) retry(ctx context.Context, c *pillion.Call, o *pillion.Outcome) *
 			return o
 		}
 		if !l.again(c, o) {
-			if o.Err == nil {
+			if !cutShort(o) {
 				c.Emit(pillion.EventRetrySuccess, o)
 			}
 			return o
@@ -119,6 +119,12 @@ func (l *loop) attempt(ctx context.Context, c *pillion.Call, o *pillion.Outcome,
 	return again, l.next(ctx, again), true
 }
 
+// cutShort reports whether the call did not come to a result of the upstream's:
+// its caller left, or its time was over.
+func cutShort(o *pillion.Outcome) bool {
+	return o.Is.Any(pillion.Cancelled) || (o.Is.Any(pillion.Timeout) && !o.Is.Any(pillion.PerTryTimeout))
+}
+
 // discardAndWait uses the wait to discard the answer. It is false when ctx ended.
 func discardAndWait(ctx context.Context, o *pillion.Outcome, wait time.Duration) bool {
 	if o.Open() {
@@ -143,6 +149,7 @@ func discardAndWait(ctx context.Context, o *pillion.Outcome, wait time.Duration)
 // is left: the last answer, at once. Where there is none and the time is over, that is
 // the error.
 func tooLate(c *pillion.Call, o *pillion.Outcome, left time.Duration) *pillion.Outcome {
+	c.Emit(pillion.EventRetryTooLate, o)
 	if o.Err != nil && left <= 0 {
 		return c.Expired(o)
 	}

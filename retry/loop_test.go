@@ -120,12 +120,11 @@ func TestNumRetries(t *testing.T) {
 		// As in Envoy, a result that needs no retry is a success of the retry, whatever it is.
 		{"not found in the end", 3, []answer{status(503), status(404)}, 2, 404, 0, pillion.EventRetrySuccess},
 		{"not implemented in the end", 3, []answer{status(503), status(501)}, 2, 501, 0, pillion.EventRetrySuccess},
-		// An error is no success, though Envoy counts one for a reset that its policy does not retry.
 		{
 			"failure that is not retried in the end", 3,
 			[]answer{status(503), failure(backoff.Permanent(errBroken))},
 			2, 0,
-			pillion.UC, pillion.EventEnd,
+			pillion.UC, pillion.EventRetrySuccess,
 		},
 		{
 			"failure in the end", 1,

@@ -3,6 +3,7 @@ package retry
 import (
 	"math"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -51,7 +52,18 @@ func (p *policy) matches(c *pillion.Call, o *pillion.Outcome) bool {
 		(p.on.statusCodes && slices.Contains(p.statusCodes, o.Code)) ||
 		(p.on.headers && hasHead(c, o) && anyMatches(p.headers, func(name string) (string, bool) {
 			return c.ResponseHeader(o, name)
-		}))
+		})) ||
+		(p.on.is.Any(byGRPC) && grpcStatus(c, o).Any(p.on.is))
+}
+
+// grpcStatus reads the gRPC status of an HTTP answer that has nothing but a head.
+func grpcStatus(c *pillion.Call, o *pillion.Outcome) pillion.Condition {
+	if !hasHead(c, o) {
+		return 0
+	}
+	value, _ := c.ResponseHeader(o, "Grpc-Status")
+	code, _ := strconv.Atoi(value) // what is no number is no status either
+	return pillion.GRPCCondition(code)
 }
 
 // hasHead reports whether there is a header to match. A matcher that is inverted

@@ -41,6 +41,11 @@ type conditions struct {
 	rateLimited bool // envoy-ratelimited
 }
 
+// byGRPC holds what gRPC's words retry. Over HTTP it is the header Grpc-Status that
+// tells; a gRPC adapter tells by itself.
+const byGRPC = pillion.GRPCCancelled | pillion.GRPCDeadlineExceeded | pillion.GRPCResourceExhausted |
+	pillion.GRPCInternal | pillion.GRPCUnavailable
+
 // parse reads Envoy's comma-separated words. What it does not know is in unknown.
 func parse(on string) (c conditions, unknown []string) {
 	for word := range strings.SplitSeq(on, ",") {
@@ -62,6 +67,9 @@ func parse(on string) (c conditions, unknown []string) {
 // parseStrict is parse for a configuration, where an unknown word is an error.
 func parseStrict(on string) (conditions, error) {
 	c, unknown := parse(on)
+	if len(unknown) == 0 && strings.Trim(on, " ") != "" && strings.Trim(on, " ,") == "" {
+		unknown = []string{on}
+	}
 	if len(unknown) == 0 {
 		return c, nil
 	}

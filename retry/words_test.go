@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"reflect"
 	"slices"
 	"strings"
 	"syscall"
@@ -23,33 +22,6 @@ import (
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/timeout"
 )
-
-// h2Code and h2StreamError have the shape of the HTTP/2 errors that net/http
-// keeps to itself.
-type h2Code uint32
-
-type h2StreamError struct {
-	StreamID uint32
-	Code     h2Code
-	Cause    error
-}
-
-func (h2StreamError) Error() string { return "stream error" }
-
-// As fills in any struct with the same fields, as net/http's does.
-func (e h2StreamError) As(target any) bool {
-	to, from := reflect.ValueOf(target).Elem(), reflect.ValueOf(e)
-	if to.Kind() != reflect.Struct || to.NumField() != from.NumField() {
-		return false
-	}
-	for i := range from.NumField() {
-		if to.Type().Field(i).Name != from.Type().Field(i).Name {
-			return false
-		}
-		to.Field(i).Set(from.Field(i).Convert(to.Field(i).Type()))
-	}
-	return true
-}
 
 // dialError is what a dial fails with.
 func dialError(err error) error { return &net.OpError{Op: "dial", Net: "tcp", Err: err} }
@@ -127,9 +99,16 @@ var outcomes = []outcome{
 	{name: "broken pipe", answer: failure(&net.OpError{Op: "write", Err: syscall.EPIPE}), words: byNoAnswer},
 	{name: "end before the answer", answer: failure(io.EOF), words: byNoAnswer},
 	{name: "end within the head", answer: failure(io.ErrUnexpectedEOF), words: byNoAnswer},
+	{name: "gRPC, unavailable", answer: status(200, "Grpc-Status", "14"), words: "unavailable"},
+	{name: "gRPC, internal", answer: status(200, "Grpc-Status", "13"), words: "internal"},
+	{name: "gRPC, cancelled", answer: status(200, "Grpc-Status", "1"), words: "cancelled"},
+	{name: "gRPC, deadline exceeded", answer: status(200, "Grpc-Status", "4"), words: "deadline-exceeded"},
+	{name: "gRPC, resource exhausted", answer: status(200, "Grpc-Status", "8"), words: "resource-exhausted"},
+	{name: "gRPC, not found", answer: status(200, "Grpc-Status", "5"), words: "-"},
+	{name: "gRPC, no number", answer: status(200, "Grpc-Status", "fourteen"), words: "-"},
 	{name: "no HTTP", answer: failure(textError(`malformed HTTP response "SSH-2.0"`)), words: byNoAnswer},
-	{name: "stream refused", answer: failure(h2StreamError{Code: 7}), words: byNoAnswer + ",refused-stream"},
-	{name: "stream reset", answer: failure(h2StreamError{Code: 2}), words: byNoAnswer},
+	{name: "stream refused", answer: failure(textError("stream error: stream ID 1; REFUSED_STREAM; received from peer")), words: byNoAnswer + ",refused-stream"},
+	{name: "stream reset", answer: failure(textError("stream error: stream ID 1; INTERNAL_ERROR; received from peer")), words: byNoAnswer},
 	{name: "time-out of the transport", answer: failure(os.ErrDeadlineExceeded), words: byNoAnswer},
 	{name: "unknown error of the transport", answer: failure(errBroken), words: byNoAnswer},
 	{name: "per-try time-out", answer: silence, outside: timeout.Config{PerTry: time.Second}, words: byNoAnswer},
