@@ -35,15 +35,16 @@ func (c *Call) arm(ctx context.Context) (sent context.Context, ok bool) {
 	if scope == 0 && c.limits.idle == 0 && !u.cancellable {
 		return ctx, true
 	}
-	s := c.open()
-	s.ctx, s.cancel = context.WithCancelCause(ctx)
-	s.until = until
+	s := c.openGuarded()
+	g := s.guard
+	g.ctx, g.cancel = context.WithCancelCause(ctx)
+	g.until = until
 	if scope != 0 {
-		s.scope = scope
-		s.timer = u.timer(s)
-		s.timer.Reset(limit)
+		g.scope = scope
+		g.timer = u.timer(s)
+		g.timer.Reset(limit)
 	}
-	return (*wire)(s), true
+	return g, true
 }
 
 // bound finds the limit that strikes first while the attempt waits for its
@@ -88,12 +89,12 @@ func (c *Call) settle(ctx context.Context) *Outcome {
 	o, s := &c.outcome, c.span
 	if s != nil {
 		if scope := s.disarm(); scope != 0 {
+			s.guard.release(c.timeoutError(scope, nil))
 			o.Discard() // at once: its context has ended
-			s.release(c.timeoutError(scope, nil))
 			return c.expired(ctx, scope, o.Err)
 		}
 		if c.tail.phase == phaseTry {
-			s.release(nil)
+			s.guard.release(nil)
 		}
 	}
 	switch {
@@ -111,9 +112,10 @@ func (c *Call) settle(ctx context.Context) *Outcome {
 func (s *span) disarm() Scope {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stop() {
+	g := s.guard
+	if g.stop() {
 		return 0
 	}
-	s.struck.CompareAndSwap(0, int32(s.scope))
-	return Scope(s.struck.Load()) //nolint:gosec // only Scopes are stored
+	g.struck.CompareAndSwap(0, int32(g.scope))
+	return g.hasStruck()
 }

@@ -28,15 +28,15 @@ type Call struct {
 // flight is what the attempts of one call share. After its start it is read, or
 // written atomically: attempts may run beside each other.
 type flight struct {
-	upstream *Upstream
-	exchange Exchange
-	ctx      context.Context //nolint:containedctx // the caller's, for the length of the call
-	attempts atomic.Int32
-	forked   atomic.Bool          // there is more than one Call
-	latest   atomic.Pointer[Call] // the attempt that last named its endpoint
-	observer *Info
-	spans    func(*Call) *span // where the adapter has room for one; nil for none
-	recycle  func(*flight)     // called when nothing of the call is in use any more; nil for none
+	upstream            *Upstream
+	exchange            Exchange
+	ctx                 context.Context //nolint:containedctx // the caller's, for the length of the call
+	attempts            atomic.Int32
+	forked              atomic.Bool          // there is more than one Call
+	latest              atomic.Pointer[Call] // the attempt that last named its endpoint
+	observer            *Info
+	spans, guardedSpans func(*Call) *span // where the adapter has room for one; nil for none
+	recycle             func(*flight)     // called when nothing of the call is in use any more; nil for none
 }
 
 // begun is how many attempts have begun. Where no policy repeats calls nobody

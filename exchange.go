@@ -72,6 +72,9 @@ func (u *Upstream) Invoke(ctx context.Context, x Exchange) *Outcome {
 func (f *flight) invoke(first *Call) *Outcome {
 	f.observer = infoFrom(f.ctx)
 	o := f.upstream.chain(f.ctx, first)
+	if o.Err != nil {
+		o.Discard() // a policy made an error of an answer: nobody will read it
+	}
 	if f.watched() {
 		if f.observer != nil {
 			f.observer.tell(f, o, false)
@@ -129,8 +132,10 @@ func (c *Call) Received() {
 // its head. It is for [Exchange] Discard, after the wire has been told.
 func (c *Call) Drop() {
 	change := func(_ *Call, end *Outcome) { end.Is |= Discarded }
-	if c.span != nil {
-		_, _ = c.span.finish(nil, change)
+	if s := c.span; s != nil {
+		if s.take() != nil {
+			_ = s.finish(c, change)
+		}
 		return
 	}
 	c.conclude(change)
@@ -153,7 +158,7 @@ func (c *Call) struck() Scope {
 	if c.span == nil {
 		return 0
 	}
-	return Scope(c.span.struck.Load()) //nolint:gosec // only Scopes are stored
+	return c.span.guard.hasStruck()
 }
 
 // LiftLimits ends all limits on an attempt's time, for a connection that is no

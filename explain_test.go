@@ -639,7 +639,7 @@ func TestExplain_invalid(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			failure{
-				world: with(plays(request, say("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")), func(w *world) { w.request = test.request }),
+				world: with(plays(request), func(w *world) { w.request = test.request }), // an answer could come first
 				flags: "-", detail: pillion.NoDetail, is: pillion.Invalid, words: []string{test.word}, counts: nothing,
 			}.test(t)
 		})

@@ -19,21 +19,45 @@ type upgraded struct {
 	io.Writer
 }
 
-// bodySpan makes a span that has room for the body. Several are made at a time,
-// so that an answer whose body leaves our hands does not cost an allocation each; every
-// one is used once. One that lives long keeps the others of its batch, 2 KiB in all.
+// guardedBody is a body of an attempt that something limits.
+type guardedBody struct {
+	body
+	guard guard
+}
+
+// bodySpan makes a span that has room for the body, guardedBodySpan one with a
+// guard too. Several are made at a time, so that an answer whose body leaves our hands
+// does not cost an allocation each; every one is used once. One that lives long keeps the
+// others of its batch, up to 3 KiB in all.
 func bodySpan(c *Call) *span {
-	x := c.flight.exchange.(*httpCall) //nolint:forcetypeassert // newCall made it
-	a := c.self.(*httpAttempt)         //nolint:forcetypeassert // NewCall made it
-	if a != &x.first {
-		a.body = &body{}
-		return &a.body.span
-	}
-	if len(x.bodies) == 0 {
-		x.bodies = make([]body, 16)
-	}
-	a.body, x.bodies = &x.bodies[0], x.bodies[1:]
+	a, x := attemptOf(c)
+	a.body = next(&x.bodies, a == &x.first)
 	return &a.body.span
+}
+
+func guardedBodySpan(c *Call) *span {
+	a, x := attemptOf(c)
+	b := next(&x.guarded, a == &x.first)
+	a.body, b.span.guard = &b.body, &b.guard
+	return &a.body.span
+}
+
+func attemptOf(c *Call) (*httpAttempt, *httpCall) {
+	return c.self.(*httpAttempt), c.flight.exchange.(*httpCall) //nolint:forcetypeassert // NewCall and newCall made them
+}
+
+// next gives one of a batch, or a single one to an attempt that the batch, which is
+// the first attempt's alone, is not for.
+func next[T any](batch *[]T, ours bool) *T {
+	if !ours {
+		return new(T)
+	}
+	if len(*batch) == 0 {
+		*batch = make([]T, 16)
+	}
+	one := &(*batch)[0]
+	*batch = (*batch)[1:]
+	return one
 }
 
 // hand puts the wrapper around the body of an open answer. From then on the
@@ -54,9 +78,9 @@ func (b *body) Read(p []byte) (int, error) {
 	b.span.await()
 	n, err := b.inner.Read(p)
 	b.span.received()
-	switch err { //nolint:errorlint // readers return EOF bare
-	case nil:
-	case io.EOF:
+	switch {
+	case err == nil:
+	case err == io.EOF: //nolint:errorlint,staticcheck // readers return it bare; a switch on err would look no better
 		_ = b.span.end(nil)
 	default:
 		err = b.span.end(err)
@@ -90,22 +114,23 @@ func (x *httpCall) Discard(c *Call, o *Outcome) {
 // already: then nothing may wait for the upstream.
 func (c *Call) limitDiscard(d time.Duration) bool {
 	s := c.span
-	if s == nil || s.cancel == nil {
+	if s == nil || s.guard == nil {
 		return false
 	}
+	g := s.guard
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.struck.Load() != 0 {
+	if g.struck.Load() != 0 {
 		return false
 	}
 	if l := c.limits.deadline; l != 0 {
-		if d = min(d, l-s.upstream.now()); d <= 0 {
+		if d = min(d, l-g.upstream.now()); d <= 0 {
 			return false
 		}
 	}
-	s.stop()
-	s.scope = scopeDiscard
-	s.timer = s.upstream.timer(s)
-	s.timer.Reset(d)
+	g.stop()
+	g.scope = scopeDiscard
+	g.timer = g.upstream.timer(s)
+	g.timer.Reset(d)
 	return true
 }

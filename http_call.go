@@ -17,10 +17,11 @@ type httpCall struct {
 	flight    flight
 	transport *transport
 	req       *http.Request
-	sent      atomic.Bool // the caller's body was handed to an attempt, or closed
-	replay    *replay     // nil without a replay buffer
-	source    *source     // the caller's body, where it could fail; else nil
-	bodies    []body      // made, but not used yet
+	sent      atomic.Bool   // the caller's body was handed to an attempt, or closed
+	replay    *replay       // nil without a replay buffer
+	source    *source       // the caller's body, where it could fail; else nil
+	bodies    []body        // made, but not used yet
+	guarded   []guardedBody // likewise
 	first     httpAttempt
 }
 
@@ -37,7 +38,7 @@ func (t *transport) newCall(req *http.Request) *httpCall {
 	x, ok := u.calls.Get().(*httpCall)
 	if !ok {
 		x = &httpCall{}
-		x.flight = flight{upstream: u, exchange: x, spans: bodySpan, recycle: recycle}
+		x.flight = flight{upstream: u, exchange: x, spans: bodySpan, guardedSpans: guardedBodySpan, recycle: recycle}
 		x.first.call = Call{flight: &x.flight, self: &x.first, attempt: 1}
 	}
 	x.transport, x.req, x.flight.ctx = t, req, req.Context()

@@ -8,28 +8,49 @@ import (
 	"time"
 )
 
-// span is the part of an attempt that may outlive it: the wire holds it as its
-// context, the caller as a body, a timer and the caller's context as what they end. All
-// of them come to the attempt through it, and the first one who ends it takes it away;
-// so the Call itself, which is large, can be used again.
+// span is the part of an attempt that may outlive it: the caller holds it as a
+// body, a timer and the caller's context as what they end. All of them come to the
+// attempt through it, and the first one who ends it takes it away; so the Call itself,
+// which is large, can be used again.
 type span struct {
+	guard *guard // nil where nothing limits the attempt
+	stage atomic.Uint32
+	body  bool  // the head is done with; written before others can come, or guarded by mu
+	call  *Call // taken by who ends the attempt; while others may look at it, guarded by mu
+	err   error // what those are told who come too late; written before spanEnded
+
+	mu      sync.Mutex
+	done    chan struct{} // made for those who wait for spanEnded; guarded by mu
+	unwatch func() bool   // ends the watch of the caller's context; guarded by mu
+	watched bool          // there is such a watch; written before others can come
+}
+
+// The stages of a span.
+const (
+	spanLive    uint32 = iota
+	spanEnding         // hooks are running
+	spanAwaited        // and somebody waits for them
+	spanEnded
+)
+
+// guard is what limits an attempt: the context that the wire sees, which it ends,
+// and the timer that strikes.
+type guard struct {
 	upstream *Upstream
-	ctx      context.Context //nolint:containedctx // the attempt's own, without the deadline; nil if it has none
+	ctx      context.Context //nolint:containedctx // the attempt's own, without the deadline
 	cancel   context.CancelCauseFunc
 	until    time.Duration // on the upstream's clock: what Deadline reports; 0 for the parent's
 	idle     time.Duration // the limit on each read of the body
 	readBy   atomic.Int64  // while the body is read under that limit: when the read must be over
 	struck   atomic.Int32  // the Scope that ended the attempt; 0 for none
+	scope    Scope         // the limit that timer is armed for; guarded by the span's mu
+	timer    *timer        // armed for scope, or for the body; guarded by the span's mu
+}
 
-	mu      sync.Mutex
-	scope   Scope         // the limit that timer is armed for; guarded by mu
-	body    bool          // the head is done with, timer is armed for the body; guarded by mu
-	call    *Call         // nil once the attempt ends; guarded by mu
-	ended   bool          // and its hooks have run; guarded by mu
-	done    chan struct{} // made for those who wait for that; guarded by mu
-	err     error         // what those are told who come too late; guarded by mu
-	timer   *timer        // guarded by mu
-	unwatch func() bool   // ends the watch of the caller's context; guarded by mu
+// guardedSpan is a span with its guard.
+type guardedSpan struct {
+	span
+	guard guard
 }
 
 var errEnded = errors.New("pillion: the attempt has ended")
@@ -42,35 +63,50 @@ func (c *Call) open() *span {
 		} else {
 			c.span = &span{}
 		}
-		c.span.upstream, c.span.call = c.flight.upstream, c
+		c.span.call = c
 	}
 	return c.span
 }
 
-// wire is a span as the context that the wire sees.
-type wire span
+// openGuarded gives the attempt its span, with what can limit it.
+func (c *Call) openGuarded() *span {
+	if spans := c.flight.guardedSpans; spans != nil {
+		c.span = spans(c)
+	} else {
+		s := &guardedSpan{}
+		s.span.guard = &s.guard
+		c.span = &s.span
+	}
+	c.span.call, c.span.guard.upstream = c, c.flight.upstream
+	return c.span
+}
 
 // Deadline tells the wire when the attempt will be cut off.
-func (w *wire) Deadline() (time.Time, bool) {
-	if w.until == 0 {
-		return w.ctx.Deadline()
+func (g *guard) Deadline() (time.Time, bool) {
+	if g.until == 0 {
+		return g.ctx.Deadline()
 	}
-	return w.upstream.epoch.Add(w.until), true
+	return g.upstream.epoch.Add(g.until), true
 }
 
 // Done is closed when the attempt has ended, or must end.
-func (w *wire) Done() <-chan struct{} { return w.ctx.Done() }
+func (g *guard) Done() <-chan struct{} { return g.ctx.Done() }
 
-// Err tells a limit that struck from a caller that went away.
-func (w *wire) Err() error {
-	if w.struck.Load() != 0 {
+// Err tells a limit that struck from a caller that went away. It goes by what ended
+// the context, so that it is nil until then, and the same ever after.
+func (g *guard) Err() error {
+	err := g.ctx.Err()
+	if err == nil {
+		return nil
+	}
+	if _, struck := errors.AsType[*TimeoutError](context.Cause(g.ctx)); struck {
 		return context.DeadlineExceeded
 	}
-	return w.ctx.Err()
+	return err
 }
 
 // Value is that of the caller's context.
-func (w *wire) Value(key any) any { return w.ctx.Value(key) }
+func (g *guard) Value(key any) any { return g.ctx.Value(key) }
 
 // awaited reports whether the end of the attempt matters to anybody.
 func (c *Call) awaited() bool { return c.tail.count != 0 || c.span != nil }
@@ -81,7 +117,7 @@ func (c *Call) awaited() bool { return c.tail.count != 0 || c.span != nil }
 // through its span.
 func (c *Call) wait() {
 	s, caller := c.open(), c.flight.ctx
-	limited := s.cancel != nil && (c.limits.deadline != 0 || c.limits.idle != 0)
+	limited := s.guard != nil && (c.limits.deadline != 0 || c.limits.idle != 0)
 	watched := c.tail.count != 0 && caller.Done() != nil
 	if !limited && !watched {
 		s.body = true // nobody else is there yet
@@ -91,35 +127,36 @@ func (c *Call) wait() {
 	defer s.mu.Unlock()
 	s.body = true
 	if limited {
-		s.idle = c.limits.idle
-		s.timer = s.upstream.timer(s)
-		_, wait := s.due(c)
-		s.timer.Reset(wait)
+		g := s.guard
+		g.idle = c.limits.idle
+		g.timer = g.upstream.timer(s)
+		_, wait := g.due(c)
+		g.timer.Reset(wait)
 	}
-	if watched {
-		s.unwatch = context.AfterFunc(caller, func() { _, _ = s.finish(caller.Err(), nil) })
+	if s.watched = watched; watched {
+		s.unwatch = context.AfterFunc(caller, func() { s.cut(caller.Err()) })
 	}
 }
 
 // await says that the caller waits for the next part of the answer, which the
 // idle limit is for, and received that it does so no more.
 func (s *span) await() {
-	if s.idle != 0 {
-		s.readBy.Store(int64(s.upstream.now() + s.idle))
+	if g := s.guard; g != nil && g.idle != 0 {
+		g.readBy.Store(int64(g.upstream.now() + g.idle))
 	}
 }
 
 func (s *span) received() {
-	if s.idle != 0 {
-		s.readBy.Store(0)
+	if g := s.guard; g != nil && g.idle != 0 {
+		g.readBy.Store(0)
 	}
 }
 
 // due says which limit the body has reached, or how long until one can be
 // reached. Between reads no idle limit runs: a slow caller is not the upstream's
 // silence.
-func (s *span) due(c *Call) (scope Scope, wait time.Duration) {
-	l, now := &c.limits, s.upstream.now()
+func (g *guard) due(c *Call) (scope Scope, wait time.Duration) {
+	l, now := &c.limits, g.upstream.now()
 	if l.deadline != 0 {
 		if wait = l.deadline - now; wait <= 0 {
 			return ScopeTotal, 0
@@ -127,7 +164,7 @@ func (s *span) due(c *Call) (scope Scope, wait time.Duration) {
 	}
 	if l.idle != 0 {
 		quiet := l.idle
-		if by := time.Duration(s.readBy.Load()); by != 0 {
+		if by := time.Duration(g.readBy.Load()); by != 0 {
 			if quiet = by - now; quiet <= 0 {
 				return ScopeIdle, 0
 			}
@@ -142,26 +179,27 @@ func (s *span) due(c *Call) (scope Scope, wait time.Duration) {
 // strike is the timer's function.
 func (s *span) strike() {
 	s.mu.Lock()
-	c, scope := s.call, s.scope
-	if c == nil || s.timer == nil || s.struck.Load() != 0 {
+	c, g := s.call, s.guard
+	if c == nil || g.timer == nil || g.struck.Load() != 0 {
 		s.mu.Unlock() // stopped, or settled, in the meantime
 		return
 	}
+	scope := g.scope
 	if s.body {
 		var wait time.Duration
-		if scope, wait = s.due(c); scope == 0 {
-			s.timer.Reset(wait)
+		if scope, wait = g.due(c); scope == 0 {
+			g.timer.Reset(wait)
 			s.mu.Unlock()
 			return
 		}
 	}
-	s.struck.Store(int32(scope))
+	g.struck.Store(int32(scope))
 	limit := c.timeoutError(scope, nil)
 	body := s.body
 	s.mu.Unlock()
-	s.cancel(limit)
+	g.cancel(limit)
 	if body {
-		_, _ = s.finish(limit, nil)
+		s.cut(limit)
 	}
 }
 
@@ -169,98 +207,125 @@ func (s *span) strike() {
 // error to show for it. Who comes while the hooks run waits for them, and is told
 // what they ended with.
 func (s *span) end(err error) error {
-	if first, shown := s.finish(err, nil); first {
-		return shown
+	if c := s.take(); c != nil {
+		return s.conclude(c, err)
 	}
-	s.mu.Lock()
-	if !s.ended {
-		if s.done == nil {
-			s.done = make(chan struct{})
-		}
-		done := s.done
-		s.mu.Unlock()
-		<-done
-		s.mu.Lock()
-	}
-	defer s.mu.Unlock()
+	s.waitForEnd()
 	if s.err != nil {
 		return s.err
 	}
 	return err
 }
 
-// finish ends the attempt if it has not ended yet: with err, or with what change
-// makes of its outcome. It waits for nobody.
-func (s *span) finish(err error, change func(*Call, *Outcome)) (first bool, shown error) {
-	s.mu.Lock()
-	c := s.call
-	if c == nil {
-		s.mu.Unlock()
-		return false, nil
+// cut is end for those who want to know nothing, and so wait for nobody.
+func (s *span) cut(err error) {
+	if c := s.take(); c != nil {
+		_ = s.conclude(c, err)
 	}
-	s.call = nil
-	s.stop()
-	unwatch, body := s.unwatch, s.body
-	s.mu.Unlock()
-	if unwatch != nil {
-		unwatch()
-	}
-	s.release(nil)
-	if change == nil && err != nil {
-		change = func(c *Call, end *Outcome) { c.broken(end, err) }
-	}
-	defer func() { s.settle(shown) }() // also when a hook panics
-	shown = c.conclude(change).Err
-	if recycle := c.flight.recycle; body && recycle != nil {
-		recycle(c.flight)
-	}
-	return true, shown
-}
-
-// settle lets those know who wait for the end.
-func (s *span) settle(shown error) {
-	s.mu.Lock()
-	s.ended, s.err = true, shown
-	if s.done != nil {
-		close(s.done)
-	}
-	s.mu.Unlock()
 }
 
 // close ends an attempt whose caller reads no further. That is no failure, unless
 // the caller had left already, or a limit had struck. It waits for nobody: a hook may
 // be what closes.
 func (s *span) close() {
+	c := s.take()
+	if c == nil {
+		return
+	}
+	err := c.flight.ctx.Err()
+	if err == nil && s.guard.hasStruck() != 0 {
+		err = context.DeadlineExceeded
+	}
+	_ = s.conclude(c, err)
+}
+
+// take gives the attempt to the first who comes to end it, and nil to all others.
+func (s *span) take() *Call {
+	if s.stage.Load() != spanLive || !s.stage.CompareAndSwap(spanLive, spanEnding) {
+		return nil
+	}
+	if s.guard == nil && !s.watched {
+		return s.call
+	}
 	s.mu.Lock()
 	c := s.call
-	var err error
-	if c != nil {
-		if err = c.flight.ctx.Err(); err == nil && s.struck.Load() != 0 {
-			err = context.DeadlineExceeded
+	s.call = nil
+	s.guard.stop()
+	unwatch := s.unwatch
+	s.mu.Unlock()
+	if unwatch != nil {
+		unwatch()
+	}
+	s.guard.release(nil)
+	return c
+}
+
+// conclude runs the hooks of an attempt that was taken, with err if there is one.
+func (s *span) conclude(c *Call, err error) error {
+	var change func(*Call, *Outcome)
+	if err != nil {
+		change = func(c *Call, end *Outcome) { c.broken(end, err) }
+	}
+	return s.finish(c, change)
+}
+
+// finish is conclude with a change of one's own.
+func (s *span) finish(c *Call, change func(*Call, *Outcome)) (shown error) {
+	defer func() { // also when a hook panics
+		s.err = shown
+		if s.stage.Swap(spanEnded) == spanAwaited {
+			close(s.done)
 		}
+	}()
+	shown = c.conclude(change).Err
+	if recycle := c.flight.recycle; s.body && recycle != nil {
+		recycle(c.flight)
+	}
+	return shown
+}
+
+// waitForEnd returns when the hooks have run.
+func (s *span) waitForEnd() {
+	if s.stage.Load() == spanEnded {
+		return
+	}
+	s.mu.Lock()
+	if s.done == nil {
+		s.done = make(chan struct{})
+		s.stage.CompareAndSwap(spanEnding, spanAwaited)
 	}
 	s.mu.Unlock()
-	_, _ = s.finish(err, nil)
+	if s.stage.Load() == spanAwaited {
+		<-s.done
+	}
+}
+
+// hasStruck gives the limit that ended the attempt, 0 for none.
+func (g *guard) hasStruck() Scope {
+	if g == nil {
+		return 0
+	}
+	return Scope(g.struck.Load()) //nolint:gosec // only Scopes are stored
 }
 
 // stop ends the timer's run and gives it back to the pool. It is false when the
-// timer's function has run, or is about to. The caller holds mu.
-func (s *span) stop() bool {
-	t := s.timer
-	if t == nil {
+// timer's function has run, or is about to. The caller holds the span's mu.
+func (g *guard) stop() bool {
+	if g == nil || g.timer == nil {
 		return true
 	}
-	s.timer = nil
+	t := g.timer
+	g.timer = nil
 	return t.stop()
 }
 
 // release frees the attempt's context.
-func (s *span) release(cause error) {
-	if s.cancel == nil {
+func (g *guard) release(cause error) {
+	if g == nil {
 		return
 	}
 	if cause == nil {
 		cause = errEnded
 	}
-	s.cancel(cause)
+	g.cancel(cause)
 }
