@@ -13,16 +13,17 @@ import (
 // A Call belongs to the goroutine that runs its attempt; it must not be kept after
 // the end hooks ran.
 type Call struct {
-	flight   *flight
-	self     any // the adapter's own storage around this Call
-	attempt  int
-	endpoint string
-	limits   limits
-	outcome  Outcome
-	tail     tail
-	span     *span    // what outlives the attempt; nil where nothing does
-	states   [3]State // of the first slots; most chains need no more
-	more     *[]State
+	flight       *flight
+	self         any // the adapter's own storage around this Call
+	attempt      int
+	afterTimeout bool // the attempt before ran into its time-out
+	endpoint     string
+	limits       limits
+	outcome      Outcome
+	tail         tail
+	span         *span    // what outlives the attempt; nil where nothing does
+	states       [3]State // of the first slots; most chains need no more
+	more         *[]State
 }
 
 // flight is what the attempts of one call share. After its start it is read, or
@@ -204,6 +205,7 @@ func (c *Call) Next() *Call {
 	c.flight.forked.Store(true)
 	next := c.flight.exchange.NewCall()
 	next.flight, next.attempt, next.limits = c.flight, c.attempt+1, c.limits
+	next.afterTimeout = c.outcome.Is.Any(PerTryTimeout)
 	return next
 }
 

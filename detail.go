@@ -1,5 +1,7 @@
 package pillion
 
+import "fmt"
+
 // Detail says how an attempt ended, in Envoy's words. It prints as Envoy's
 // %RESPONSE_CODE_DETAILS%, and knows the answer that Envoy would have given in
 // the upstream's place.
@@ -96,24 +98,33 @@ var details = [...]detail{
 	NoHealthyUpstream: {text: "no_healthy_upstream", flags: UH, status: 503, body: "no healthy upstream"},
 }
 
+// known is what is known of d: nothing, if there is no such Detail.
+func (d Detail) known() detail {
+	if int(d) >= len(details) {
+		return detail{text: fmt.Sprintf("Detail(%d)", uint8(d))}
+	}
+	return details[d]
+}
+
 // String gives Envoy's text, such as "upstream_reset_before_response_started{overflow}".
-func (d Detail) String() string { return details[d].text }
+func (d Detail) String() string { return d.known().text }
 
 // Flags gives the response flags that go with d.
-func (d Detail) Flags() Flags { return details[d].flags }
+func (d Detail) Flags() Flags { return d.known().flags }
 
 // LocalStatus is the HTTP status of the answer that Envoy gives in the
 // upstream's place, 0 where there is none: the upstream answered, or the caller
 // has gone.
-func (d Detail) LocalStatus() int { return details[d].status }
+func (d Detail) LocalStatus() int { return d.known().status }
 
 // localBody is the body of that answer. After a retry Envoy words it differently.
 func (d Detail) localBody(retried bool) string {
+	known := d.known()
 	switch {
-	case !details[d].reset:
-		return details[d].body
+	case !known.reset:
+		return known.body
 	case retried:
-		return "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: " + details[d].body
+		return "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: " + known.body
 	}
-	return "upstream connect error or disconnect/reset before headers. reset reason: " + details[d].body
+	return "upstream connect error or disconnect/reset before headers. reset reason: " + known.body
 }

@@ -2,6 +2,7 @@ package pillion
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"time"
 )
@@ -40,7 +41,12 @@ var eventNames = [...]string{
 }
 
 // String names the kind in lower case words, such as "retry scheduled".
-func (k EventKind) String() string { return eventNames[k] }
+func (k EventKind) String() string {
+	if int(k) >= len(eventNames) {
+		return fmt.Sprintf("EventKind(%d)", uint8(k))
+	}
+	return eventNames[k]
+}
 
 // Event is something that happened to a call. It is valid until its listener
 // returns.

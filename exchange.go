@@ -163,4 +163,14 @@ func (c *Call) struck() Scope {
 
 // LiftLimits ends all limits on an attempt's time, for a connection that is no
 // longer an answer: an upgraded one belongs to the caller.
-func (c *Call) LiftLimits() { c.limits = limits{} }
+func (c *Call) LiftLimits() {
+	s := c.span
+	if s == nil || s.guard == nil {
+		c.limits = limits{}
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.limits = limits{}
+	s.guard.stop()
+}

@@ -1,6 +1,9 @@
 package pillion
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+)
 
 // Flags are Envoy's response flags: why a call did not go as it should. They
 // add up, and print in Envoy's short form and order ("URX,UF", "-" for none).
@@ -73,6 +76,9 @@ func (f Flags) join(name func(int) string) string {
 		if f.Has(1 << i) {
 			names = append(names, name(i))
 		}
+	}
+	if rest := f >> len(flagNames); rest != 0 {
+		names = append(names, fmt.Sprintf("Flags(%#x)", uint32(rest<<len(flagNames))))
 	}
 	return strings.Join(names, ",")
 }

@@ -18,6 +18,32 @@ type HTTP struct {
 	// error all the same. Mirrors Envoy's local replies.
 	LocalReplies bool `json:"local_replies,omitempty"`
 
+	// Sidecar is for a program whose calls go through an Envoy sidecar all the same: it
+	// tells the sidecar to leave retries to this library (x-envoy-max-retries: 0), so that
+	// they do not multiply, and to wait no longer than it does
+	// (x-envoy-upstream-rq-timeout-ms). The sidecar must take the caller for an internal
+	// one, as it does on loopback by default. To leave both to the sidecar, configure
+	// neither retry nor timeout here instead.
+	Sidecar bool `json:"sidecar,omitempty"`
+
+	// IncludeRequestAttemptCount sends the number of each attempt, from 1, in
+	// x-envoy-attempt-count. Mirrors include_request_attempt_count of Envoy's VirtualHost.
+	IncludeRequestAttemptCount bool `json:"include_request_attempt_count,omitempty"`
+
+	// IncludeAttemptCountInResponse sets x-envoy-attempt-count in the response to the
+	// number of attempts. Mirrors include_attempt_count_in_response.
+	IncludeAttemptCountInResponse bool `json:"include_attempt_count_in_response,omitempty"`
+
+	// IncludeIsTimeoutRetryHeader sends x-envoy-is-timeout-retry with each attempt but
+	// the first: whether the one before it ran into its time-out. Mirrors
+	// include_is_timeout_retry_header.
+	IncludeIsTimeoutRetryHeader bool `json:"include_is_timeout_retry_header,omitempty"`
+
+	// SuppressEnvoyHeaders leaves out all x-envoy-* headers that the library would
+	// add to requests and local replies, but for those to a sidecar. Mirrors
+	// suppress_envoy_headers of Envoy's Router.
+	SuppressEnvoyHeaders bool `json:"suppress_envoy_headers,omitempty"`
+
 	// ReplayBuffer is how many bytes of a request body that has no GetBody are kept
 	// while it is sent, so that it can be sent again. Nothing is read ahead. A body that
 	// turns out larger is sent once and never retried. Zero keeps nothing; negative is an
@@ -62,6 +88,12 @@ func (h HTTP) withDefaults() HTTP {
 		h.DrainTime = defaultDrainTime
 	}
 	return h
+}
+
+// addsHeaders reports whether attempts have headers that the caller's request has
+// not.
+func (h HTTP) addsHeaders() bool {
+	return h.Sidecar || (!h.SuppressEnvoyHeaders && (h.IncludeRequestAttemptCount || h.IncludeIsTimeoutRetryHeader))
 }
 
 // Transport gives a round tripper that makes its calls through base and under
@@ -110,18 +142,17 @@ func (t *transport) CloseIdleConnections() {
 // RoundTrip makes one call.
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	x := t.newCall(req)
-	o := x.flight.invoke(&x.first.call)
-	x.closeUnsentBody()
+	o := x.invoke()
 	if o.Err != nil {
-		retried := x.flight.begun() > 1
-		resp, err := t.failed(req, o, retried)
+		resp, err := t.failed(req, o, x.flight.begun())
 		recycle(&x.flight)
 		return resp, err
 	}
-	resp, ok := o.Value.(*http.Response)
-	if !ok {
+	resp, _ := o.Value.(*http.Response)
+	if resp == nil {
 		return nil, fmt.Errorf("pillion: %s: a policy gave a %T in place of a response", t.upstream.name, o.Value)
 	}
+	t.countAttemptsIn(resp, x.flight.begun())
 	if c := o.open; o.Open() && c.awaited() {
 		c.self.(*httpAttempt).hand(resp) //nolint:forcetypeassert // NewCall made it
 		return resp, nil
@@ -131,9 +162,14 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // failed is the answer to a call that has none.
-func (t *transport) failed(req *http.Request, o *Outcome, retried bool) (*http.Response, error) {
+func (t *transport) failed(req *http.Request, o *Outcome, attempts int) (*http.Response, error) {
 	if t.upstream.http.LocalReplies && o.Detail.LocalStatus() != 0 {
-		return localReply(req, o.Detail, retried), nil
+		resp := localReply(req, o.Detail, attempts > 1)
+		if t.upstream.http.SuppressEnvoyHeaders {
+			resp.Header.Del("X-Envoy-Overloaded")
+		}
+		t.countAttemptsIn(resp, attempts)
+		return resp, nil
 	}
 	return nil, o.Err
 }

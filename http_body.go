@@ -78,14 +78,14 @@ func (b *body) Read(p []byte) (int, error) {
 	b.span.await()
 	n, err := b.inner.Read(p)
 	b.span.received()
-	switch {
-	case err == nil:
-	case err == io.EOF: //nolint:errorlint,staticcheck // readers return it bare; a switch on err would look no better
-		_ = b.span.end(nil)
-	default:
-		err = b.span.end(err)
+	if err == nil {
+		return n, nil
 	}
-	return n, err
+	if err == io.EOF { //nolint:errorlint // readers return it bare
+		_ = b.span.end(nil)
+		return n, err
+	}
+	return n, b.span.end(err)
 }
 
 // Close closes the body. Before its end that is a caller who has seen enough,
@@ -99,7 +99,11 @@ func (b *body) Close() error {
 // Discard reads a small rest of an answer that nobody wants, so that its
 // connection can be used again, and cuts off a large or slow one.
 func (x *httpCall) Discard(c *Call, o *Outcome) {
-	resp := o.Value.(*http.Response) //nolint:forcetypeassert // Try put it there
+	resp, _ := o.Value.(*http.Response)
+	if resp == nil { // a policy took it away: ending the context is all that can be done
+		c.Drop()
+		return
+	}
 	h := &x.transport.upstream.http
 	if resp.ContentLength <= h.DrainBytes && c.limitDiscard(h.DrainTime) {
 		// An error means that the rest cannot be had: closing is all that is left.

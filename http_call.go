@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strconv"
 	"sync/atomic"
-	"time"
 )
 
 // httpCall is one HTTP call: the Exchange, and in the same allocation the
@@ -67,6 +65,12 @@ func recycle(f *flight) {
 
 func hasBody(req *http.Request) bool { return req.Body != nil && req.Body != http.NoBody }
 
+// invoke makes the call. The caller's body is closed also when a policy panics.
+func (x *httpCall) invoke() *Outcome {
+	defer x.closeUnsentBody()
+	return x.flight.invoke(&x.first.call)
+}
+
 // closeUnsentBody keeps a RoundTripper's promise to close the body, for a call
 // that was never sent.
 func (x *httpCall) closeUnsentBody() {
@@ -104,8 +108,8 @@ func (x *httpCall) Unary() bool { return false }
 // Try sends the request once.
 func (x *httpCall) Try(ctx context.Context, c *Call, o *Outcome) {
 	a := c.self.(*httpAttempt) //nolint:forcetypeassert // NewCall made it
-	if x.transport.upstream.announce {
-		x.announce(c)
+	if x.transport.upstream.headers {
+		x.addHeaders(c)
 	}
 	req, err := x.request(ctx, a)
 	if err != nil {
@@ -116,8 +120,8 @@ func (x *httpCall) Try(ctx context.Context, c *Call, o *Outcome) {
 		c.SetEndpoint(req.URL.Host)
 	}
 	resp, err := x.transport.base.RoundTrip(req)
-	if err == nil && resp == nil {
-		err = fmt.Errorf("pillion: %T returned neither a response nor an error", x.transport.base)
+	if err == nil {
+		err = x.unusable(resp)
 	}
 	if err != nil {
 		if resp != nil && resp.Body != nil {
@@ -127,6 +131,17 @@ func (x *httpCall) Try(ctx context.Context, c *Call, o *Outcome) {
 		return
 	}
 	x.answered(c, o, resp)
+}
+
+// unusable says how the base broke the contract of RoundTripper, if it did.
+func (x *httpCall) unusable(resp *http.Response) error {
+	switch {
+	case resp == nil:
+		return fmt.Errorf("pillion: %T returned neither a response nor an error", x.transport.base)
+	case resp.Body == nil && resp.ContentLength > 0 && x.method() != http.MethodHead:
+		return fmt.Errorf("pillion: %T returned a response with content length %d but a nil body", x.transport.base, resp.ContentLength)
+	}
+	return nil
 }
 
 // answered says in o that the answer's head is there.
@@ -232,17 +247,4 @@ func (x *httpCall) ResponseHeader(o *Outcome, name string) (value string, ok boo
 		return "", false
 	}
 	return values[0], true
-}
-
-// announce tells the server how long this attempt will be waited for. It is
-// rounded up to a whole millisecond, and never 0, which would mean no limit.
-func (x *httpCall) announce(c *Call) {
-	left, limited := c.Remaining()
-	if try := c.limits.try; try != 0 && (!limited || try < left) {
-		left, limited = try, true
-	}
-	if limited {
-		ms := max(1, (left+time.Millisecond-1)/time.Millisecond)
-		x.Header(c).Set("X-Envoy-Expected-Rq-Timeout-Ms", strconv.FormatInt(int64(ms), 10))
-	}
 }

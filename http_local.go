@@ -15,7 +15,7 @@ func localReply(req *http.Request, d Detail, retried bool) *http.Response {
 		"Content-Length": {strconv.Itoa(len(text))},
 		"Content-Type":   {"text/plain"},
 	}
-	if details[d].overloaded {
+	if d.known().overloaded {
 		header.Set("X-Envoy-Overloaded", "true")
 	}
 	resp := &http.Response{

@@ -8,7 +8,10 @@ import (
 	"sync/atomic"
 )
 
-var errOverBuffer = errors.New("pillion: the request's body cannot be sent again: it is over HTTP.ReplayBuffer")
+var (
+	errOverBuffer = errors.New("pillion: the request's body cannot be sent again: it is over HTTP.ReplayBuffer")
+	errCallOver   = errors.New("pillion: the request's body cannot be sent again: the call is over")
+)
 
 // replay keeps what is read of a request body, up to a limit, so that it can be
 // sent again. It reads no further than the attempts do. Attempts may read beside
@@ -71,6 +74,9 @@ func (r *replay) reader() (io.ReadCloser, error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.closed {
+		return nil, errCallOver
+	}
 	r.readers++
 	return &replayReader{replay: r}, nil
 }

@@ -3,6 +3,7 @@ package pillion
 import (
 	"context"
 	"fmt"
+	"net/http"
 )
 
 // Func makes one attempt of a call, or all of them, as far as the policies inside
@@ -39,7 +40,11 @@ const (
 
 // String names the role in a word or two.
 func (r Role) String() string {
-	return [...]string{"none", "metrics", "tracing", "total timeout", "retry", "hedge", "limits", "breaker"}[r]
+	names := [...]string{"none", "metrics", "tracing", "total timeout", "retry", "hedge", "limits", "breaker"}
+	if int(r) >= len(names) {
+		return fmt.Sprintf("Role(%d)", uint8(r))
+	}
+	return names[r]
 }
 
 // repeats reports whether the role sends calls again.
@@ -86,7 +91,8 @@ func misplaced(outside, inside Role) string {
 func checkOrder(policies []Policy) []error {
 	var bad []error
 	for i, p := range policies {
-		if _, ok := p.(AnyOrder); ok {
+		switch p.(type) {
+		case AnyOrder, *AnyOrder:
 			return nil
 		}
 		for _, q := range policies[i+1:] {
@@ -139,6 +145,13 @@ func (s *Site) NeedCancel() { s.upstream.cancellable = true }
 // AnnounceDeadline has each attempt tell the server how long it will be waited
 // for, in x-envoy-expected-rq-timeout-ms.
 func (s *Site) AnnounceDeadline() { s.upstream.announce = true }
+
+// ConsumeHeaders keeps request headers that a policy obeys from the upstream.
+func (s *Site) ConsumeHeaders(names ...string) {
+	for _, name := range names {
+		s.upstream.consumed = append(s.upstream.consumed, http.CanonicalHeaderKey(name))
+	}
+}
 
 // retryLimiter asks leave for retries.
 type retryLimiter struct {

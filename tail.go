@@ -5,7 +5,7 @@ package pillion
 // ends the attempt does.
 type tail struct {
 	phase phase
-	count uint8
+	count uint32
 	first [4]waiter
 	more  *[]waiter
 }
@@ -38,7 +38,7 @@ func (t *tail) add(of *Call, hook Hook) {
 }
 
 // at gives hook i.
-func (t *tail) at(i uint8) waiter {
+func (t *tail) at(i uint32) waiter {
 	if int(i) < len(t.first) {
 		return t.first[i]
 	}
@@ -65,7 +65,7 @@ func (c *Call) conclude(change func(c *Call, end *Outcome)) *Outcome {
 
 // runHooks calls the hooks from number i on, one after the other. When one
 // panics the others still run, and then the panic goes on.
-func (c *Call) runHooks(i uint8, end *Outcome) {
+func (c *Call) runHooks(i uint32, end *Outcome) {
 	defer func() {
 		if i < c.tail.count {
 			c.runHooks(i, end)

@@ -27,6 +27,8 @@ type Upstream struct {
 	repeats     bool
 	cancellable bool
 	announce    bool
+	consumed    []string // request headers that are not sent on
+	headers     bool     // attempts have headers of their own
 	http        HTTP
 	timers      sync.Pool // of *timer
 	calls       sync.Pool // of *httpCall
@@ -49,6 +51,7 @@ func New(name string, policies ...Policy) (*Upstream, error) {
 		return nil, fmt.Errorf("upstream %q: %w", name, err)
 	}
 	u.chain = chain
+	u.headers = u.announce || len(u.consumed) > 0 || u.http.addsHeaders()
 	return u, nil
 }
 
@@ -61,6 +64,9 @@ func (u *Upstream) wrap(policies []Policy) (next Func, bad []error) {
 			next, u.repeats = countAttempts(next), true
 		}
 		wrapped, err := p.Wrap(&Site{upstream: u}, next)
+		if wrapped == nil && err == nil {
+			err = fmt.Errorf("pillion: %T.Wrap gave neither a Func nor an error", p)
+		}
 		if err != nil {
 			bad = append(bad, err)
 			continue

@@ -1,6 +1,7 @@
 package retry
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -85,6 +86,14 @@ type Config struct {
 	// RetryRefused retries calls that a breaker or a limit inside refused. Envoy never does.
 	RetryRefused bool `json:"retry_refused,omitempty"`
 
+	// EnvoyHeaders lets a caller ask for retries itself, as Envoy lets an internal one:
+	// x-envoy-retry-on and x-envoy-retry-grpc-on add conditions to On, x-envoy-max-retries
+	// takes the place of NumRetries, x-envoy-retriable-status-codes and
+	// x-envoy-retriable-header-names add to the lists. What cannot be read is ignored, and the
+	// headers are not sent on. Without On, nothing is then retried that no header asks for.
+	// Only for requests that can be trusted.
+	EnvoyHeaders bool `json:"envoy_headers,omitempty"`
+
 	// Rand gives the random numbers, from 0 to below 1, for the waits. It must be safe for
 	// concurrent use. Nil means [math/rand/v2.Float64].
 	Rand func() float64 `json:"-"`
@@ -99,7 +108,15 @@ func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 	if err != nil {
 		return nil, err
 	}
-	return wrap(s, p, next), nil
+	if !c.EnvoyHeaders {
+		return wrap(s, p, next), nil
+	}
+	s.NeedCancel()
+	s.ConsumeHeaders(envoyHeaders...)
+	return func(ctx context.Context, call *pillion.Call) *pillion.Outcome {
+		l := loop{rule: p.heeding(call), next: next}
+		return l.call(ctx, call)
+	}, nil
 }
 
 // compile checks the configuration and makes it quick to use.
@@ -117,11 +134,12 @@ func (c Config) compile() (*policy, error) {
 		return nil, err
 	}
 	c = c.withDefaults()
-	if strings.TrimSpace(c.On) == "" {
+	standard := strings.TrimSpace(c.On) == "" && !c.EnvoyHeaders
+	if standard {
 		on.is = byDefault
 	}
 	return &policy{
-		on: on, idempotent: strings.TrimSpace(c.On) == "", refused: c.RetryRefused, most: c.NumRetries,
+		on: on, idempotent: standard, refused: c.RetryRefused, most: c.NumRetries,
 		statusCodes: slices.Clone(c.RetriableStatusCodes), headers: headers, requestHeaders: requestHeaders,
 		base: c.BaseInterval, max: c.MaxInterval, source: c.BackOff, random: c.Rand,
 		reset: slices.Clone(c.ResetHeaders), maxReset: c.MaxResetInterval,
@@ -178,7 +196,7 @@ func (c Config) withDefaults() Config {
 	c.BaseInterval = orDefault(c.BaseInterval, DefaultBaseInterval)
 	c.MaxInterval = orDefault(c.MaxInterval, 10*min(c.BaseInterval, math.MaxInt64/10))
 	c.MaxResetInterval = orDefault(c.MaxResetInterval, DefaultMaxResetInterval)
-	if c.ResetHeaders == nil && strings.TrimSpace(c.On) == "" {
+	if c.ResetHeaders == nil && strings.TrimSpace(c.On) == "" && !c.EnvoyHeaders {
 		c.ResetHeaders = []ResetHeader{{Name: "Retry-After"}}
 	}
 	if c.Rand == nil {

@@ -41,6 +41,16 @@ type conditions struct {
 	rateLimited bool // envoy-ratelimited
 }
 
+// or holds what c or d does.
+func (c conditions) or(d conditions) conditions {
+	return conditions{
+		is:          c.is | d.is,
+		statusCodes: c.statusCodes || d.statusCodes,
+		headers:     c.headers || d.headers,
+		rateLimited: c.rateLimited || d.rateLimited,
+	}
+}
+
 // byGRPC holds what gRPC's words retry. Over HTTP it is the header Grpc-Status that
 // tells; a gRPC adapter tells by itself.
 const byGRPC = pillion.GRPCCancelled | pillion.GRPCDeadlineExceeded | pillion.GRPCResourceExhausted |

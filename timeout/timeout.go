@@ -24,6 +24,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/pillion-go/pillion"
@@ -71,6 +72,12 @@ type Config struct {
 	// request header x-envoy-expected-rq-timeout-ms: PerTry, or what is left of Total or
 	// of the caller's deadline, if that is less. It costs a copy of the request's header.
 	ExpectedHeader bool `json:"expected_header,omitempty"`
+
+	// EnvoyHeaders lets a caller set its own limits, as Envoy lets an internal one:
+	// x-envoy-upstream-rq-timeout-ms takes the place of Total, 0 meaning none, and
+	// x-envoy-upstream-rq-per-try-timeout-ms that of PerTry. What is no number of milliseconds
+	// is ignored. The headers are not sent on. Only for requests that can be trusted.
+	EnvoyHeaders bool `json:"envoy_headers,omitempty"`
 }
 
 // Role is that of a limit of the whole call.
@@ -87,18 +94,46 @@ func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 	if c.ExpectedHeader {
 		s.AnnounceDeadline()
 	}
+	if !c.EnvoyHeaders {
+		return func(ctx context.Context, call *pillion.Call) *pillion.Outcome {
+			c.limit(call)
+			return next(ctx, call)
+		}, nil
+	}
+	s.ConsumeHeaders(totalHeader, perTryHeader)
 	return func(ctx context.Context, call *pillion.Call) *pillion.Outcome {
-		if c.Total > 0 {
-			call.LimitTotal(c.Total)
-		}
-		if c.PerTry > 0 {
-			call.LimitTry(c.PerTry)
-		}
-		if c.Idle > 0 {
-			call.LimitIdle(c.Idle)
-		}
+		c.heeding(call).limit(call)
 		return next(ctx, call)
 	}, nil
+}
+
+// The headers in which a caller sets its own limits.
+const (
+	totalHeader  = "X-Envoy-Upstream-Rq-Timeout-Ms"
+	perTryHeader = "X-Envoy-Upstream-Rq-Per-Try-Timeout-Ms"
+)
+
+func (c *Config) limit(call *pillion.Call) {
+	if c.Total > 0 {
+		call.LimitTotal(c.Total)
+	}
+	if c.PerTry > 0 {
+		call.LimitTry(c.PerTry)
+	}
+	if c.Idle > 0 {
+		call.LimitIdle(c.Idle)
+	}
+}
+
+// heeding is c with what the caller's headers say.
+func (c Config) heeding(call *pillion.Call) *Config {
+	if ms, err := strconv.ParseUint(call.RequestHeader(totalHeader), 10, 32); err == nil {
+		c.Total = time.Duration(ms) * time.Millisecond
+	}
+	if ms, err := strconv.ParseUint(call.RequestHeader(perTryHeader), 10, 32); err == nil {
+		c.PerTry = time.Duration(ms) * time.Millisecond
+	}
+	return &c
 }
 
 func (c Config) check() error {
