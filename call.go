@@ -11,7 +11,8 @@ import (
 // own. A policy outside retry holds the first attempt's Call.
 //
 // A Call belongs to the goroutine that runs its attempt; it must not be kept after
-// the end hooks ran.
+// the end hooks ran. Open, End, Await, Received, Drop and LiftLimits are for adapters, all
+// else is for policies.
 type Call struct {
 	flight       *flight
 	self         any // the adapter's own storage around this Call

@@ -1,5 +1,7 @@
 package pillion
 
+import "strings"
+
 // Condition says what kind of result an attempt had, as bits that an adapter
 // sets once, so that a policy can judge an HTTP answer, a gRPC status and a
 // function's error by the same words. Several may hold at once.
@@ -56,6 +58,27 @@ func GRPCCondition(code int) Condition {
 		return GRPCUnavailable
 	}
 	return 0
+}
+
+//nolint:gochecknoglobals // a table that nothing writes
+var conditionNames = [...]string{
+	"5xx", "gateway-error", "retriable-4xx", "reset", "connect-failure", "refused-stream", "protocol-error", "timeout",
+	"per-try-timeout", "cancelled", "refused", "failed", "invalid", "discarded", "grpc-cancelled", "grpc-deadline-exceeded",
+	"grpc-resource-exhausted", "grpc-internal", "grpc-unavailable",
+}
+
+// String lists the conditions that hold, such as "5xx,gateway-error"; "-" for none.
+func (c Condition) String() string {
+	var words []string
+	for i, name := range conditionNames {
+		if c.Any(1 << i) {
+			words = append(words, name)
+		}
+	}
+	if len(words) == 0 {
+		return "-"
+	}
+	return strings.Join(words, ",")
 }
 
 // statusCondition classifies an HTTP status as Envoy does.

@@ -23,7 +23,7 @@ const (
 	RemoteResetAfter                  // RST_STREAM within the answer
 	MalformedAnswerAfter              // cut or broken within the answer
 	Overflow                          // refused by a limit
-	BreakerOpen                       // refused by an open circuit breaker
+	BreakerOpen                       // refused by an open circuit breaker, which Envoy has not
 	ResponseTimeout                   // the total limit, or the caller's deadline
 	TryTimeout                        // the limit of one try
 	TryIdleTimeout                    // nothing came for too long within one try

@@ -15,6 +15,9 @@ import (
 // time-out, a refused connection, a reset. A nil error is a success. By default
 // nothing is retried, since nobody vouches that work may run twice; a retry policy
 // with conditions of its own decides as for HTTP, "5xx" meaning any failure.
+//
+// A panic in work goes on to the caller. Policies have given back what they held by
+// then, and [Info] and listeners know of the end; hooks of the attempt do not run.
 func Do[T any](ctx context.Context, u *Upstream, work func(context.Context) (T, error)) (T, error) {
 	x := &funcCall[T]{work: work}
 	x.flight.upstream, x.flight.ctx, x.flight.exchange = u, ctx, x

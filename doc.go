@@ -58,15 +58,21 @@
 //	type Stopwatch struct{ Report func(upstream string, d time.Duration) }
 //
 //	func (w Stopwatch) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
-//		began := s.Slot()
+//		began, epoch := s.Slot(), time.Now()
 //		stop := func(c *pillion.Call, _ *pillion.Outcome) {
-//			w.Report(c.Upstream(), time.Since(time.Unix(0, c.State(began).N)))
+//			w.Report(c.Upstream(), time.Since(epoch)-time.Duration(c.State(began).N))
 //		}
 //		return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
-//			c.State(began).N = time.Now().UnixNano()
+//			c.State(began).N = int64(time.Since(epoch))
 //			o := next(ctx, c)
 //			o.OnEnd(c, stop)
 //			return o
 //		}, nil
 //	}
+//
+// The slot and the hook are made once, so that a call costs no allocation; a closure would
+// work too. Outside retry a policy sees calls, inside it attempts. At the end Outcome.Is tells
+// in this order what became of it: [Refused], [Cancelled], [Timeout], [Failure], else a
+// success; [Discarded] marks an answer that was thrown away for another attempt. If next panics no
+// hook was registered: what must be given back needs a defer as well.
 package pillion

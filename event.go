@@ -21,7 +21,7 @@ const (
 	EventRetryOverflow                       // it would have been sent again, but too many retries are under way
 	EventRetryAbandoned                      // it would have been sent again, but its body cannot be had again
 	EventRetryTooLate                        // it would have been sent again, but the back-off does not fit in the time left
-	EventRetrySuccess                        // a call that was sent again came to a result that needs no further retry
+	EventRetrySuccess                        // a call that was sent again came to a result that needs no further retry, whatever it is
 	EventEnd                                 // the call, its body included, has ended
 )
 

@@ -1,6 +1,9 @@
 package pillion
 
-import "context"
+import (
+	"context"
+	"errors"
+)
 
 // Request describes a call to the policies, whatever its protocol.
 type Request struct {
@@ -71,18 +74,39 @@ func (u *Upstream) Invoke(ctx context.Context, x Exchange) *Outcome {
 // invoke runs the chain over storage that the adapter brought.
 func (f *flight) invoke(first *Call) *Outcome {
 	f.observer = infoFrom(f.ctx)
+	if f.watched() {
+		return f.invokeWatched(first)
+	}
+	return f.run(first)
+}
+
+func (f *flight) run(first *Call) *Outcome {
 	o := f.upstream.chain(f.ctx, first)
 	if o.Err != nil {
 		o.Discard() // a policy made an error of an answer: nobody will read it
 	}
-	if f.watched() {
-		if f.observer != nil {
-			f.observer.tell(f, o, false)
-		}
-		o.OnEnd(first, callEnd)
-	}
 	return o
 }
+
+// invokeWatched is invoke where somebody can ask, or listens. They hear of the end
+// of a call that panics too.
+func (f *flight) invokeWatched(first *Call) (o *Outcome) {
+	defer func() {
+		if o == nil {
+			callEnd(first, &Outcome{Err: errPanicked, Is: Failed | Status5xx})
+		}
+	}()
+	o = f.run(first)
+	if f.observer != nil {
+		f.observer.tell(f, o, false)
+	}
+	o.OnEnd(first, callEnd)
+	return o
+}
+
+// errPanicked is all that is known of a call that panicked: the panic itself goes
+// on to the caller.
+var errPanicked = errors.New("pillion: the call panicked")
 
 // callEnd is the outermost hook of every call that somebody watches.
 func callEnd(c *Call, end *Outcome) {

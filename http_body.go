@@ -3,14 +3,16 @@ package pillion
 import (
 	"io"
 	"net/http"
+	"sync/atomic"
 	"time"
 )
 
 // body is the body of an answer that somebody waits for the end of, together with
 // its attempt's span.
 type body struct {
-	span  span
-	inner io.ReadCloser
+	span    span
+	inner   io.ReadCloser
+	closing atomic.Bool // Close was called
 }
 
 // upgraded is the body of a 101 answer, which can be written to as well.
@@ -81,9 +83,12 @@ func (b *body) Read(p []byte) (int, error) {
 	if err == nil {
 		return n, nil
 	}
-	if err == io.EOF { //nolint:errorlint // readers return it bare
+	if err == io.EOF {
 		_ = b.span.end(nil)
 		return n, err
+	}
+	if b.closing.Load() {
+		b.span.close() // err is what the inner body says to a reader under whom it was closed
 	}
 	return n, b.span.end(err)
 }
@@ -91,6 +96,7 @@ func (b *body) Read(p []byte) (int, error) {
 // Close closes the body. Before its end that is a caller who has seen enough,
 // and no failure; a limit that struck is not told here, but by Read.
 func (b *body) Close() error {
+	b.closing.Store(true)
 	err := b.inner.Close()
 	b.span.close()
 	return err

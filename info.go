@@ -50,7 +50,8 @@ func (i *Info) Endpoint() string { return i.get().endpoint }
 // Attempts is how many attempts were made, refused ones included.
 func (i *Info) Attempts() int { return i.get().attempts }
 
-// Code is the HTTP status or gRPC code of the answer, 0 when there was none.
+// Code is the HTTP status or gRPC code of the upstream's answer, 0 when there was
+// none, though a local reply may have stood in.
 func (i *Info) Code() int { return i.get().outcome.Code }
 
 // Flags are Envoy's response flags of the call.

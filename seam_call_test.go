@@ -72,7 +72,7 @@ func TestSeam_requestBodyIsClosed(t *testing.T) {
 			policies: []pillion.Policy{quick(2), pillion.HTTP{ReplayBuffer: 100}}, bodies: 1,
 		},
 		{name: "refused by a breaker", url: refusingURL, policies: []pillion.Policy{open}, bodies: 1, word: "circuit open"},
-		{name: "refused by a limit", url: refusingURL, policies: []pillion.Policy{limits.Config{MaxRequests: limits.None}}, bodies: 1, word: "max_requests"},
+		{name: "refused by a limit", url: refusingURL, policies: []pillion.Policy{limits.Config{MaxRequests: limits.Zero}}, bodies: 1, word: "max_requests"},
 		{name: "answered by a policy", url: refusingURL, policies: []pillion.Policy{answering{}}, bodies: 1},
 		{name: "no connection", url: refusingURL, policies: []pillion.Policy{quick(2)}, again: true, bodies: 3, word: "connection refused"},
 		{name: "the caller has left", url: refusingURL, ctx: gone, bodies: 1, word: "canceled"},

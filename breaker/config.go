@@ -26,21 +26,22 @@ const (
 // it. It mirrors the options of Expeditor::Service.
 type Config struct {
 	// Name is what the breaker is called in errors and changes. Empty means the name of
-	// the upstream; a breaker made with New belongs to none, and then has no name.
+	// the upstream; a breaker made with New belongs to none, and should be given one.
 	Name string `json:"name,omitempty"`
 
 	// Threshold is the ratio of failures and timeouts at which the circuit opens: at it or
-	// above it. Zero means 0.5, Zero a threshold of 0, which opens after any result; above 1
-	// it never opens. Any other negative value and NaN are errors. Mirrors threshold.
+	// above it. 0 means 0.5; the constant Zero is a threshold of 0, which opens after any
+	// result; above 1 it never opens. Any other negative value and NaN are errors. Mirrors
+	// threshold.
 	Threshold float64 `json:"threshold,omitempty"`
 
-	// NonBreakCount is how many results the window must hold before the circuit can open:
-	// so many are enough. Zero means 20; negative is an error. Mirrors non_break_count.
+	// NonBreakCount is how many results the window must hold at least for the circuit to
+	// open. Zero means 20; negative is an error. Mirrors non_break_count.
 	NonBreakCount int `json:"non_break_count,omitempty"`
 
 	// Sleep is how long the circuit stays open before it lets one call through as a trial,
-	// and then the next. It starts with the first refused call. Zero means 1s, Zero no time at
-	// all; any other negative value is an error. Mirrors sleep.
+	// and then the next. It starts with the first refused call. 0 means 1s; the constant Zero
+	// is no time at all; any other negative value is an error. Mirrors sleep.
 	Sleep time.Duration `json:"sleep,omitempty"`
 
 	// Period is how long a result counts: nine to ten tenths of it, as the window has ten

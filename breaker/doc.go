@@ -1,12 +1,12 @@
 // Package breaker stops calling an upstream that fails, and finds out when it is
 // well again.
 //
-// Its rules are those of Expeditor's service. Results are counted over a rolling
-// period. A call that finds that at least NonBreakCount of them were counted, and that
-// the ratio of failures and time-outs is Threshold or more, opens the circuit and is
-// refused. From then on calls are refused with an [*OpenError], but for one each time
-// that Sleep has passed: a trial. A trial that succeeds closes the circuit and empties
-// the counters.
+// Its rules are those of Expeditor's service (https://github.com/cookpad/expeditor).
+// Results are counted over a rolling period. Before each call: if there are NonBreakCount
+// results or more, and the share of failures and time-outs is Threshold or more, the
+// circuit opens and the call is refused. While it is open calls are refused with an
+// [*OpenError]; each time Sleep has passed, one call is let through as a trial. A trial
+// that succeeds closes the circuit and empties the counters.
 //
 //	recipes, err := pillion.New("recipes",
 //		retry.Config{NumRetries: 2},
@@ -18,7 +18,8 @@
 // connection that breaks within it counts. Closing a body early is a success. A caller
 // who cancels says nothing about the upstream, and is counted nowhere; a trial that was
 // cancelled leaves the circuit open until Sleep has passed since the trial began. A
-// trial whose answer never ends, such as an upgraded connection, is judged when it does.
+// trial whose answer stays open, such as an upgraded connection, is judged when it
+// closes.
 //
 // A [Config] makes a breaker in each upstream. To share one, or to read its
 // counters, make it with [New]; to have one for each host or route, use [GroupConfig].

@@ -180,7 +180,7 @@ func TestFromGobreaker_excluded(t *testing.T) {
 			_ = get(t, u, answer(http.StatusOK))
 		}
 	}
-	full := limits.Config{MaxRequests: limits.None}
+	full := limits.Config{MaxRequests: limits.Zero}
 	eachEngine(t, func(c engineCase) {
 		t, engine := c.T, c.engine
 		with := settings(t, breaker.Config{NonBreakCount: 1})

@@ -18,7 +18,7 @@ func TestConfigErrors(t *testing.T) {
 		want []string
 	}{
 		{"zero", Config{}, nil},
-		{"none of all", Config{MaxRequests: None, MaxRetries: None, RetryBudget: &RetryBudget{MinRetryConcurrency: None}}, nil},
+		{"none of all", Config{MaxRequests: Zero, MaxRetries: Zero, RetryBudget: &RetryBudget{MinRetryConcurrency: Zero}}, nil},
 		{"whole budget", Config{RetryBudget: &RetryBudget{BudgetPercent: 100}}, nil},
 		{"MaxRequests", Config{MaxRequests: -2}, []string{"limits: Config.MaxRequests: -2 is negative"}},
 		{"MaxRetries", Config{MaxRetries: -3}, []string{"limits: Config.MaxRetries: -3 is negative"}},
@@ -43,7 +43,7 @@ func TestConfigErrors(t *testing.T) {
 			[]string{"limits: Config.RetryBudget.BudgetPercent: NaN is not within 0 and 100"},
 		},
 		{"MaxConnections", Config{MaxConnections: 1}, []string{"limits: Config.MaxConnections: 1: " + noPool}},
-		{"no MaxConnections", Config{MaxConnections: None}, []string{"limits: Config.MaxConnections: -1: " + noPool}},
+		{"no MaxConnections", Config{MaxConnections: Zero}, []string{"limits: Config.MaxConnections: -1: " + noPool}},
 		{"MaxPendingRequests", Config{MaxPendingRequests: 1024}, []string{"limits: Config.MaxPendingRequests: 1024: " + noPool}},
 		{
 			"all at once",
@@ -82,7 +82,7 @@ func TestMaxRequests(t *testing.T) {
 	}{
 		{"default", Config{}, 1024},
 		{"five", Config{MaxRequests: 5}, 5},
-		{"none", Config{MaxRequests: None}, 0},
+		{"none", Config{MaxRequests: Zero}, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			u := upstream(t, tc.cfg)
@@ -109,7 +109,7 @@ func TestMaxRetries(t *testing.T) {
 	}{
 		{"default", Config{}, 1000, 3},
 		{"five", Config{MaxRetries: 5}, 0, 5},
-		{"none", Config{MaxRetries: None}, 1000, 0},
+		{"none", Config{MaxRetries: Zero}, 1000, 0},
 		{"default budget, idle", budget(0, 0), 0, 3},
 		{"default budget, 15", budget(0, 0), 15, 3},
 		{"default budget, 19", budget(0, 0), 19, 3},
@@ -117,14 +117,14 @@ func TestMaxRetries(t *testing.T) {
 		{"default budget, 1000", budget(0, 0), 1000, 200},
 		{"quarter", budget(25, 0), 100, 25},
 		{"everything", budget(100, 0), 50, 50},
-		{"no share", budget(None, 2), 1000, 2},
-		{"no minimum, idle", budget(50, None), 0, 0},
-		{"no minimum, one", budget(50, None), 1, 0},
-		{"no minimum, two", budget(50, None), 2, 1},
+		{"no share", budget(Zero, 2), 1000, 2},
+		{"no minimum, idle", budget(50, Zero), 0, 0},
+		{"no minimum, one", budget(50, Zero), 1, 0},
+		{"no minimum, two", budget(50, Zero), 2, 1},
 		{"minimum holds", budget(10, 7), 79, 7},
 		{"share is above the minimum", budget(10, 7), 80, 8},
-		{"less than a percent", budget(0.5, None), 199, 0},
-		{"less than a percent of many", budget(0.5, None), 200, 1},
+		{"less than a percent", budget(0.5, Zero), 199, 0},
+		{"less than a percent of many", budget(0.5, Zero), 200, 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			l := tc.cfg.limiter("recipes")

@@ -53,9 +53,9 @@ func ExampleConfig() {
 	// 200
 }
 
-// None lets nothing through: the upstream is out of service.
+// Zero lets nothing through: the upstream is out of service.
 func ExampleConfig_none() {
-	database, err := pillion.New("database", limits.Config{MaxRequests: limits.None})
+	database, err := pillion.New("database", limits.Config{MaxRequests: limits.Zero})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -67,7 +67,7 @@ func ExampleConfig_none() {
 
 // What is refused can be read from the error.
 func ExampleFullError() {
-	database, err := pillion.New("database", limits.Config{MaxRequests: limits.None})
+	database, err := pillion.New("database", limits.Config{MaxRequests: limits.Zero})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -84,7 +84,7 @@ func ExampleFullError() {
 func ExampleRetryBudget() {
 	recipes, err := pillion.New("recipes",
 		retry.Config{On: "5xx", NumRetries: 3, BaseInterval: time.Millisecond},
-		limits.Config{RetryBudget: &limits.RetryBudget{BudgetPercent: 20, MinRetryConcurrency: limits.None}},
+		limits.Config{RetryBudget: &limits.RetryBudget{BudgetPercent: 20, MinRetryConcurrency: limits.Zero}},
 	)
 	if err != nil {
 		fmt.Println(err)

@@ -23,8 +23,8 @@ import (
 	"github.com/pillion-go/pillion"
 )
 
-// None is a limit of zero: nothing is let through.
-const None = -1
+// Zero is a limit of zero: nothing is let through.
+const Zero = -1
 
 // The limits of a Config that names none, as in Envoy.
 const (
@@ -55,13 +55,13 @@ func (e *FullError) Is(target error) bool { return target == ErrFull }
 // retry; each upstream that it is given to counts for itself. It mirrors
 // circuit_breakers.thresholds of Envoy's Cluster, priority DEFAULT.
 type Config struct {
-	// MaxRequests is how many tries may be under way at once, bodies included. Zero
-	// means 1024, None lets nothing through, any other negative value is an error.
+	// MaxRequests is how many tries may be under way at once, bodies included. 0 means
+	// 1024, the constant Zero lets nothing through, any other negative value is an error.
 	MaxRequests int `json:"max_requests,omitempty"`
 
 	// MaxRetries is how many retries may be under way at once, those that wait out
-	// their back-off included. Zero means 3, None forbids retries, any other negative value
-	// is an error. It has no effect beside a RetryBudget.
+	// their back-off included. 0 means 3, the constant Zero forbids retries, any other
+	// negative value is an error. It has no effect beside a RetryBudget.
 	MaxRetries int `json:"max_retries,omitempty"`
 
 	// RetryBudget bounds retries by a share of the requests under way. Nil means that
@@ -80,11 +80,11 @@ type Config struct {
 // RetryBudget allows as many concurrent retries as a share of the requests under
 // way, and always a few. Mirrors Envoy's RetryBudget.
 type RetryBudget struct {
-	// BudgetPercent is the share, in percent. Zero means 20, None means no share at all;
+	// BudgetPercent is the share, in percent. 0 means 20, the constant Zero no share at all;
 	// any other value below 0, or one above 100, is an error.
 	BudgetPercent float64 `json:"budget_percent,omitempty"`
 
-	// MinRetryConcurrency is how many retries are always allowed. Zero means 3, None means
+	// MinRetryConcurrency is how many retries are always allowed. 0 means 3, the constant Zero
 	// no such minimum, any other negative value is an error.
 	MinRetryConcurrency int `json:"min_retry_concurrency,omitempty"`
 }
@@ -120,7 +120,7 @@ func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 func (c Config) check() error {
 	var bad []error
 	negative := func(field string, value int) {
-		if value < 0 && value != None {
+		if value < 0 && value != Zero {
 			bad = append(bad, fmt.Errorf("limits: Config.%s: %d is negative", field, value))
 		}
 	}
@@ -128,7 +128,7 @@ func (c Config) check() error {
 	negative("MaxRetries", c.MaxRetries)
 	if b := c.RetryBudget; b != nil {
 		negative("RetryBudget.MinRetryConcurrency", b.MinRetryConcurrency)
-		if b.BudgetPercent != None && !(b.BudgetPercent >= 0 && b.BudgetPercent <= 100) {
+		if b.BudgetPercent != Zero && !(b.BudgetPercent >= 0 && b.BudgetPercent <= 100) {
 			bad = append(bad, fmt.Errorf("limits: Config.RetryBudget.BudgetPercent: %v is not within 0 and 100", b.BudgetPercent))
 		}
 	}
@@ -171,7 +171,7 @@ func (c Config) retryLimit() func(requests int64) int64 {
 	switch percent {
 	case 0:
 		percent = DefaultBudgetPercent
-	case None:
+	case Zero:
 		percent = 0
 	}
 	least := int64(orDefault(c.RetryBudget.MinRetryConcurrency, DefaultMinRetryConcurrency))
@@ -182,7 +182,7 @@ func orDefault(value, standard int) int {
 	switch value {
 	case 0:
 		return standard
-	case None:
+	case Zero:
 		return 0
 	}
 	return value

@@ -107,7 +107,7 @@ func TestCostsNothing(t *testing.T) {
 		cfg  Config
 		want error
 	}{
-		{"refused", Config{MaxRequests: None}, ErrFull},
+		{"refused", Config{MaxRequests: Zero}, ErrFull},
 		{"let through", Config{}, nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -80,7 +80,8 @@ type Config struct {
 
 	// BackOff, if set, is asked for the source of the waits of each call that is retried,
 	// in place of BaseInterval and MaxInterval. It must give a new one each time. Its Stop
-	// ends the retries, as NumRetries does.
+	// ends the retries. NumRetries holds all the same, and is 1 unless set: raise it where the
+	// BackOff shall decide. [backoff.Permanent] is that of v4; v5's is not known.
 	BackOff func() backoff.BackOff `json:"-"`
 
 	// RetryRefused retries calls that a breaker or a limit inside refused. Envoy never does.

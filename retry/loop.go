@@ -3,6 +3,7 @@ package retry
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -57,6 +58,7 @@ func (l *loop) again(c *pillion.Call, o *pillion.Outcome) bool {
 // more may be done.
 func (l *loop) retry(ctx context.Context, c *pillion.Call, o *pillion.Outcome) *pillion.Outcome {
 	most, wait := l.rule.begin(c)
+	var failed *pillion.Outcome // of the last try that was not refused
 	for n := 1; ; n++ {
 		pause, ok := l.pause(c, o, n, most, wait)
 		if !ok {
@@ -71,16 +73,30 @@ func (l *loop) retry(ctx context.Context, c *pillion.Call, o *pillion.Outcome) *
 			c.Emit(pillion.EventRetryOverflow, o)
 			return o
 		}
+		if !o.Is.Any(pillion.Refused) {
+			failed = o
+		}
 		if c, o, ok = l.attempt(ctx, c, o, n, pause, release); !ok {
 			return o
 		}
 		if !l.again(c, o) {
-			if !cutShort(o) {
-				c.Emit(pillion.EventRetrySuccess, o)
-			}
-			return o
+			return settled(c, o, failed)
 		}
 	}
+}
+
+// settled is the result of a call that needs no further retry: failed is why it
+// needed the last one.
+func settled(c *pillion.Call, o, failed *pillion.Outcome) *pillion.Outcome {
+	switch {
+	case o.Is.Any(pillion.Refused):
+		if failed != nil {
+			o.Err = fmt.Errorf("%w; before that: %w", o.Err, failed.Failure())
+		}
+	case !cutShort(o):
+		c.Emit(pillion.EventRetrySuccess, o)
+	}
+	return o
 }
 
 // pause finds the wait before retry n. It is not ok when the retries are used up,

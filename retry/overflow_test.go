@@ -18,7 +18,7 @@ import (
 
 // TestRefused has policies inside refuse attempts.
 func TestRefused(t *testing.T) {
-	full := func(*testing.T) pillion.Policy { return limits.Config{MaxRequests: limits.None} }
+	full := func(*testing.T) pillion.Policy { return limits.Config{MaxRequests: limits.Zero} }
 	for _, tc := range []struct {
 		name   string
 		cfg    Config
@@ -80,8 +80,8 @@ func TestOverflow(t *testing.T) {
 		name   string
 		limits limits.Config
 	}{
-		{"no retries", limits.Config{MaxRetries: limits.None}},
-		{"no budget", limits.Config{RetryBudget: &limits.RetryBudget{MinRetryConcurrency: limits.None}}},
+		{"no retries", limits.Config{MaxRetries: limits.Zero}},
+		{"no budget", limits.Config{RetryBudget: &limits.RetryBudget{MinRetryConcurrency: limits.Zero}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -104,7 +104,7 @@ func TestOverflow(t *testing.T) {
 
 // TestOverflowKeepsTheError has limits refuse the retry of a call without an answer.
 func TestOverflowKeepsTheError(t *testing.T) {
-	u := upstream(t, Config{}, limits.Config{MaxRetries: limits.None})
+	u := upstream(t, Config{}, limits.Config{MaxRetries: limits.Zero})
 	r := call(t, u, answers(failure(errRefusedDial)), get(t.Context()))
 	if !errors.Is(r.err, syscall.ECONNREFUSED) || r.flags != pillion.UF|pillion.UO || r.attempts != 1 {
 		t.Errorf("got %v with %v after %d attempts, want ECONNREFUSED with UF,UO after 1", r.err, r.flags, r.attempts)

@@ -84,7 +84,8 @@ func As[E error]() Match {
 	}
 }
 
-// Status matches answers with one of the codes.
+// Status matches answers with one of the codes, among those that are failures: 500
+// to 599.
 func Status(codes ...int) Match {
 	return func(err error) bool {
 		status, ok := errors.AsType[*pillion.StatusError](err)

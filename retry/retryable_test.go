@@ -189,7 +189,7 @@ func TestRetryableTimeIsOver(t *testing.T) {
 
 // TestRetryableWhat asks what is retried.
 func TestRetryableWhat(t *testing.T) {
-	full := func(*testing.T) pillion.Policy { return limits.Config{MaxRequests: limits.None} }
+	full := func(*testing.T) pillion.Policy { return limits.Config{MaxRequests: limits.Zero} }
 	for _, tc := range []struct {
 		name   string
 		r      Retryable

@@ -122,7 +122,7 @@ var outcomes = []outcome{
 	}, caller: leaving, words: "-"},
 	{name: "refused by a breaker", answer: status(503), inside: openBreaker, words: "-"},
 	{name: "refused by a limit", answer: status(503), inside: func(*testing.T) pillion.Policy {
-		return limits.Config{MaxRequests: limits.None}
+		return limits.Config{MaxRequests: limits.Zero}
 	}, words: "-"},
 	{name: "invalid request", answer: (&http.Transport{}).RoundTrip, method: "NO METHOD", words: "-"},
 }

@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,6 +29,7 @@ type result struct {
 	OpenPeriods    int           `json:"open_periods"`
 	Open           milliseconds  `json:"open_ms"`
 	Elapsed        time.Duration `json:"-"`
+	LastFailure    error         `json:"-"`
 }
 
 // milliseconds prints as such.
@@ -48,6 +51,7 @@ type load struct {
 // it took; a client without it makes one.
 func (l load) run(ctx context.Context, path string, client *http.Client, info bool) result {
 	var successes, attempts, refusals atomic.Int64
+	var failure atomic.Pointer[error]
 	took := make([]time.Duration, l.calls)
 	if l.server != nil {
 		l.server.requests.Store(0)
@@ -67,6 +71,8 @@ func (l load) run(ctx context.Context, path string, client *http.Client, info bo
 				successes.Add(1)
 			case errors.Is(err, breaker.ErrOpen):
 				refusals.Add(1)
+			default:
+				failure.Store(&err)
 			}
 		})
 	}
@@ -76,6 +82,9 @@ func (l load) run(ctx context.Context, path string, client *http.Client, info bo
 	r := result{
 		Path: path, Calls: l.calls, Successes: successes.Load(), Attempts: attempts.Load(), Refusals: refusals.Load(),
 		P50: ms(took[len(took)/2]), P99: ms(took[len(took)*99/100]), Elapsed: time.Since(began),
+	}
+	if err := failure.Load(); err != nil {
+		r.LastFailure = *err
 	}
 	if l.server != nil {
 		seen := l.server.requests.Load()
@@ -110,6 +119,18 @@ func (l load) call(ctx context.Context, client *http.Client, info bool) (attempt
 		return attempts, errStatus
 	}
 	return attempts, nil
+}
+
+// describe says what is called, and how it behaves.
+func (l load) describe() string {
+	if l.server == nil {
+		return l.url
+	}
+	var life []string
+	for _, p := range phases() {
+		life = append(life, fmt.Sprintf("%s (%.0f %%)", p.name, 100*p.share))
+	}
+	return "a server whose life is: " + strings.Join(life, ", ")
 }
 
 // enter moves the server on to the phase that call n belongs to.

@@ -8,10 +8,12 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"os/signal"
 	"strconv"
@@ -38,22 +40,26 @@ func main() {
 func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 	flags := flag.NewFlagSet("quickstart", flag.ContinueOnError)
 	flags.SetOutput(errOut)
-	url := flags.String("url", "", "call this URL in place of a server of our own")
+	target := flags.String("url", "", "call this http or https URL in place of a server of our own")
 	calls := flags.Int("calls", 4000, "how many calls to make on each path")
 	rate := flags.Float64("rate", 500, "how many to start per second")
 	asJSON := flags.Bool("json", false, "print one JSON object for each path")
 	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil
+		}
+		return errUsage // Parse has said what is wrong
+	}
+	if err := checkArgs(flags.Args(), *calls, *rate, *target); err != nil {
 		return err
 	}
-	if *calls < 1 || !(*rate > 0) {
-		return fmt.Errorf("quickstart: -calls %d, -rate %v: both must be above 0", *calls, *rate)
-	}
-	l := load{url: *url, calls: *calls, rate: *rate}
-	if *url == "" {
+	l := load{url: *target, calls: *calls, rate: *rate}
+	if *target == "" {
 		l.server = newServer()
 		defer l.server.Close()
 		l.url = l.server.URL
 	}
+	_, _ = fmt.Fprintf(errOut, "2 × %d calls at %g a second to %s, about %.0f s\n", *calls, *rate, l.describe(), 2*float64(*calls) / *rate)
 	results, err := compare(ctx, l, errOut)
 	if err != nil {
 		return err
@@ -65,6 +71,26 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 		return printJSON(out, results)
 	}
 	return printTable(out, results)
+}
+
+// errUsage ends the program after what was wrong has been said.
+var errUsage = errors.New("quickstart: usage: see -h")
+
+func checkArgs(rest []string, calls int, rate float64, target string) error {
+	if len(rest) > 0 {
+		return fmt.Errorf("quickstart: unexpected argument %q", rest[0])
+	}
+	if calls < 1 || !(rate > 0) {
+		return fmt.Errorf("quickstart: -calls %d, -rate %v: both must be above 0", calls, rate)
+	}
+	if target == "" {
+		return nil
+	}
+	u, err := url.Parse(target)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
+		return fmt.Errorf("quickstart: -url %q: want one such as http://localhost:8080/", target)
+	}
+	return nil
 }
 
 // compare runs the load through a bare client and then through the library.
@@ -93,6 +119,19 @@ func newUpstream(open *openTime) (*pillion.Upstream, error) {
 		limits.Config{MaxRequests: 200, MaxRetries: 50},
 		breaker.Config{Threshold: 0.5, Period: time.Second, Sleep: 100 * time.Millisecond, OnStateChange: open.change},
 	)
+}
+
+// printFailures says what went wrong with a server of somebody else's.
+func printFailures(w io.Writer, results []result) error {
+	for _, r := range results {
+		if r.LastFailure == nil {
+			continue
+		}
+		if _, err := fmt.Fprintf(w, "\nthe last failure of %s: %v\n", r.Path, r.LastFailure); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // openTime adds up how long the breaker was open.
@@ -168,10 +207,10 @@ func printTable(w io.Writer, results []result) error {
 	row("", func(r result) string { return r.Path })
 	row("calls", func(r result) string { return strconv.Itoa(r.Calls) })
 	row("succeeded", func(r result) string { return fmt.Sprintf("%.1f %%", 100*float64(r.Successes)/float64(r.Calls)) })
-	row("p50", func(r result) string { return fmt.Sprintf("%.2f ms", r.P50) })
-	row("p99", func(r result) string { return fmt.Sprintf("%.2f ms", r.P99) })
-	row("attempts", func(r result) string { return strconv.FormatInt(r.Attempts, 10) })
-	row("refused by the breaker", func(r result) string { return strconv.FormatInt(r.Refusals, 10) })
+	row("p50 of all calls", func(r result) string { return fmt.Sprintf("%.2f ms", r.P50) })
+	row("p99 of all calls", func(r result) string { return fmt.Sprintf("%.2f ms", r.P99) })
+	row("attempts, refused ones included", func(r result) string { return strconv.FormatInt(r.Attempts, 10) })
+	row("calls that ended refused", func(r result) string { return strconv.FormatInt(r.Refusals, 10) })
 	row("requests the server saw", func(r result) string {
 		if r.ServerRequests == nil {
 			return "-"
@@ -182,6 +221,9 @@ func printTable(w io.Writer, results []result) error {
 	row("took", func(r result) string { return r.Elapsed.Round(10 * time.Millisecond).String() })
 	if err := t.Flush(); err != nil {
 		return err
+	}
+	if results[0].ServerRequests == nil {
+		return printFailures(w, results)
 	}
 	_, err := fmt.Fprintln(w, "\nnet/http sends some requests again by itself, on kept-alive connections that were reset; the server counts them too.")
 	return err

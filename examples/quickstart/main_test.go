@@ -54,8 +54,26 @@ func TestRun_url(t *testing.T) {
 	}
 }
 
+func TestRun_urlUnreachable(t *testing.T) {
+	server := httptest.NewServer(nil)
+	server.Close()
+	var out bytes.Buffer
+	if err := run(t.Context(), []string{"-url", server.URL, "-calls", "5", "-rate", "1000"}, &out, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	if want := "the last failure of bare: "; !strings.Contains(out.String(), want) || !strings.Contains(out.String(), "refused") {
+		t.Errorf("got %s\nwant %q and why in it", out.String(), want)
+	}
+}
+
+func TestRun_help(t *testing.T) {
+	if err := run(t.Context(), []string{"-h"}, io.Discard, io.Discard); err != nil {
+		t.Errorf("got %v, want no error", err)
+	}
+}
+
 func TestRun_badFlags(t *testing.T) {
-	for _, args := range [][]string{{"-calls", "0"}, {"-rate", "0"}, {"-rate", "NaN"}, {"-nonsense"}} {
+	for _, args := range [][]string{{"-calls", "0"}, {"-rate", "0"}, {"-rate", "NaN"}, {"-nonsense"}, {"extra"}, {"-url", "notaurl"}, {"-url", "ftp://x/"}} {
 		if err := run(t.Context(), args, io.Discard, io.Discard); err == nil {
 			t.Errorf("%v: got no error", args)
 		}

@@ -1,0 +1,54 @@
+package retry
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/pillion-go/pillion"
+)
+
+// closing lets so many attempts through, and refuses the rest.
+type closing struct{ after int }
+
+var errClosed = errors.New("closed")
+
+func (p closing) Wrap(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
+	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+		if c.Attempt() > p.after {
+			return c.Refuse(errClosed, pillion.BreakerOpen)
+		}
+		return next(ctx, c)
+	}, nil
+}
+
+// TestRefusedRetry has a further try refused: the refusal is the result, and wraps
+// why there was a further try.
+func TestRefusedRetry(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		cfg     Config
+		after   int
+		answers []answer
+		is      error // beside errClosed
+		text    string
+	}{
+		{"at once", Config{}, 0, []answer{status(200)}, nil, "closed"},
+		{"after an error", Config{}, 1, []answer{failure(errBroken)}, errBroken, ""},
+		{"after a status", Config{}, 1, []answer{status(503)}, nil, "closed; before that: upstream answered 503"},
+		{"again and again", Config{RetryRefused: true, NumRetries: 3}, 1, []answer{status(503)}, nil, "closed"},
+		{"after two errors", Config{NumRetries: 3}, 2, []answer{status(503), failure(errBroken)}, errBroken, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var d diary
+			tc.cfg.BaseInterval = 1
+			r := call(t, upstream(t, tc.cfg, closing{tc.after}, pillion.Listener(d.listen)), answers(tc.answers...), get(t.Context()))
+			if !errors.Is(r.err, errClosed) || (tc.is != nil && !errors.Is(r.err, tc.is)) || (tc.text != "" && r.err.Error() != tc.text) {
+				t.Errorf("got error %v, want it to wrap %v and %v, and to read %q", r.err, errClosed, tc.is, tc.text)
+			}
+			if d.has(pillion.EventRetrySuccess) {
+				t.Errorf("got events %q, want no success", d.lines())
+			}
+		})
+	}
+}
