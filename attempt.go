@@ -8,6 +8,7 @@ import (
 // send is the innermost Func: it arms the limits, has the exchange make one
 // attempt, and settles what became of it.
 func (u *Upstream) send(ctx context.Context, c *Call) *Outcome {
+	c.flight.sent.Store(c)
 	sent, ok := c.arm(ctx)
 	if !ok {
 		return c.expired(ctx, ScopeTotal, nil)
@@ -65,8 +66,7 @@ func (c *Call) bound(ctx context.Context) (scope Scope, limit, until time.Durati
 	}
 	if caller, ok := ctx.Deadline(); ok {
 		if left := caller.Sub(c.flight.upstream.epoch) - now; scope == 0 || left < limit {
-			// The caller's own deadline does all that the total limit would.
-			l.deadline = 0
+			// That deadline does all that the total limit would.
 			scope, limit, until = 0, max(left, 1), 0
 		}
 	}

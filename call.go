@@ -2,6 +2,7 @@ package pillion
 
 import (
 	"context"
+	"math"
 	"sync/atomic"
 	"time"
 )
@@ -37,8 +38,9 @@ type flight struct {
 	forked              atomic.Bool          // there is more than one Call
 	latest              atomic.Pointer[Call] // the attempt that last named its endpoint
 	observer            *Info
-	spans, guardedSpans func(*Call) *span // where the adapter has room for one; nil for none
-	recycle             func(*flight)     // called when nothing of the call is in use any more; nil for none
+	sent                atomic.Pointer[Call] // the last attempt that went to the wire
+	spans, guardedSpans func(*Call) *span    // where the adapter has room for one; nil for none
+	recycle             func(*flight)        // called when nothing of the call is in use any more; nil for none
 }
 
 // begun is how many attempts have begun. Where no policy repeats calls nobody
@@ -53,6 +55,7 @@ func (f *flight) begun() int {
 // clear makes ready for another call what an adapter uses again.
 func (f *flight) clear() {
 	f.ctx = nil
+	f.sent.Store(nil)
 	if f.upstream.repeats {
 		f.attempts.Store(0)
 	}
@@ -119,7 +122,8 @@ func (c *Call) Attempt() int { return c.attempt }
 // Attempts is how many attempts of the call have begun, refused ones included.
 func (c *Call) Attempts() int { return c.flight.begun() }
 
-// Endpoint is the address that this attempt goes to, as far as it is known.
+// Endpoint is the address that this attempt goes to, as far as it is known: a
+// policy that picks one said so, or somebody listens or asks with [WithInfo].
 func (c *Call) Endpoint() string { return c.endpoint }
 
 // SetEndpoint is for whoever picks the address that this attempt goes to, before
@@ -154,7 +158,8 @@ func (c *Call) ResponseHeader(o *Outcome, name string) (value string, ok bool) {
 // come of it, further attempts, back-offs and the body included. Of several limits
 // the shortest holds.
 func (c *Call) LimitTotal(d time.Duration) {
-	deadline := c.flight.upstream.now() + d
+	now := c.flight.upstream.now()
+	deadline := now + min(d, math.MaxInt64-now) // there are those who say "never" so
 	if c.limits.deadline == 0 || deadline < c.limits.deadline {
 		c.limits.deadline, c.limits.total = deadline, d
 	}
@@ -200,11 +205,11 @@ func (c *Call) Refuse(err error, detail Detail) *Outcome {
 }
 
 // Next makes the following attempt of the same call, under the limits of this
-// one. Attempts may run one after the other or beside each other; in the latter case
+// one, and with its request header. Attempts may run one after the other or beside each other; in the latter case
 // each is made before the one that it is made from runs.
 func (c *Call) Next() *Call {
 	c.flight.forked.Store(true)
-	next := c.flight.exchange.NewCall()
+	next := c.flight.exchange.NewCall(c)
 	next.flight, next.attempt, next.limits = c.flight, c.attempt+1, c.limits
 	next.afterTimeout = c.outcome.Is.Any(PerTryTimeout)
 	return next

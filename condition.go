@@ -29,6 +29,7 @@ const (
 	GRPCResourceExhausted                       // gRPC status 8
 	GRPCInternal                                // gRPC status 13
 	GRPCUnavailable                             // gRPC status 14
+	Upgraded                                    // an answer 101: its connection belongs to the caller now
 )
 
 // NoAnswer holds the conditions under which an attempt brought no answer at
@@ -64,7 +65,7 @@ func GRPCCondition(code int) Condition {
 var conditionNames = [...]string{
 	"5xx", "gateway-error", "retriable-4xx", "reset", "connect-failure", "refused-stream", "protocol-error", "timeout",
 	"per-try-timeout", "cancelled", "refused", "failed", "invalid", "discarded", "grpc-cancelled", "grpc-deadline-exceeded",
-	"grpc-resource-exhausted", "grpc-internal", "grpc-unavailable",
+	"grpc-resource-exhausted", "grpc-internal", "grpc-unavailable", "upgraded",
 }
 
 // String lists the conditions that hold, such as "5xx,gateway-error"; "-" for none.

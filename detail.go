@@ -12,6 +12,7 @@ const (
 	NoDetail                   Detail = iota
 	ViaUpstream                       // the upstream answered
 	ConnectionRefused                 // nobody listens there
+	ConnectionReset                   // closed in the moment in which it was made
 	ConnectionFailure                 // no connection, for another reason (TLS, routing)
 	ConnectionTimeout                 // no connection in time
 	DNSFailure                        // the name was not resolved
@@ -53,6 +54,10 @@ var details = [...]detail{
 	ViaUpstream: {text: "via_upstream"},
 	ConnectionRefused: {
 		text:  beforeResponse + "{remote_connection_failure|delayed_connect_error:_Connection_refused}",
+		flags: UF, status: 503, body: "remote connection failure", reset: true,
+	},
+	ConnectionReset: {
+		text:  beforeResponse + "{remote_connection_failure|delayed_connect_error:_Connection_reset_by_peer}",
 		flags: UF, status: 503, body: "remote connection failure", reset: true,
 	},
 	ConnectionFailure: {

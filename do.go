@@ -71,7 +71,7 @@ func functionFailure(err error) (Condition, Detail) {
 func (x *funcCall[T]) Discard(*Call, *Outcome) {}
 
 // NewCall makes the storage of a further attempt.
-func (x *funcCall[T]) NewCall() *Call { return &Call{} }
+func (x *funcCall[T]) NewCall(*Call) *Call { return &Call{} }
 
 // RequestHeader is empty: a function has none.
 func (x *funcCall[T]) RequestHeader(string) string { return "" }

@@ -40,8 +40,9 @@ type Exchange interface {
 	Explain(c *Call, o *Outcome, err error)
 	// Discard ends an open answer that nobody will use.
 	Discard(c *Call, o *Outcome)
-	// NewCall gives the storage for a further attempt.
-	NewCall() *Call
+	// NewCall gives the storage for a further attempt, whose request header starts as that
+	// of from.
+	NewCall(from *Call) *Call
 	// RequestHeader reads the caller's request header.
 	RequestHeader(name string) string
 	// Header gives the attempt's own request header, copied when first asked for.
@@ -74,34 +75,40 @@ func (u *Upstream) Invoke(ctx context.Context, x Exchange) *Outcome {
 // invoke runs the chain over storage that the adapter brought.
 func (f *flight) invoke(first *Call) *Outcome {
 	f.observer = infoFrom(f.ctx)
-	if f.watched() {
-		return f.invokeWatched(first)
-	}
-	return f.run(first)
-}
-
-func (f *flight) run(first *Call) *Outcome {
+	returned := false
+	defer func() {
+		if !returned {
+			f.abandon(first)
+		}
+	}()
 	o := f.upstream.chain(f.ctx, first)
 	if o.Err != nil {
 		o.Discard() // a policy made an error of an answer: nobody will read it
 	}
+	if f.watched() {
+		if f.observer != nil {
+			f.observer.tell(f, o, false)
+		}
+		o.OnEnd(first, callEnd)
+	}
+	returned = true
 	return o
 }
 
-// invokeWatched is invoke where somebody can ask, or listens. They hear of the end
-// of a call that panics too.
-func (f *flight) invokeWatched(first *Call) (o *Outcome) {
-	defer func() {
-		if o == nil {
-			callEnd(first, &Outcome{Err: errPanicked, Is: Failed | Status5xx})
-		}
-	}()
-	o = f.run(first)
-	if f.observer != nil {
-		f.observer.tell(f, o, false)
+// abandon ends what a panic left behind: an open answer that nobody will read, or
+// the limits of an attempt that did not return. Those who watch the call hear of its end.
+func (f *flight) abandon(first *Call) {
+	if f.watched() {
+		defer callEnd(first, &Outcome{Err: errPanicked, Is: Failed | Status5xx})
 	}
-	o.OnEnd(first, callEnd)
-	return o
+	c := f.sent.Load()
+	switch {
+	case c == nil:
+	case c.tail.phase == phaseOpen:
+		f.exchange.Discard(c, &c.outcome)
+	case c.span != nil:
+		c.span.take()
+	}
 }
 
 // errPanicked is all that is known of a call that panicked: the panic itself goes
@@ -167,6 +174,10 @@ func (c *Call) Drop() {
 
 // broken explains why an open attempt broke off.
 func (c *Call) broken(end *Outcome, err error) {
+	if c.upgraded() {
+		c.flight.exchange.Explain(c, end, err)
+		return
+	}
 	if struck := c.struck(); struck != 0 {
 		c.timedOut(end, struck, nil)
 		return

@@ -14,8 +14,8 @@ type HTTP struct {
 	// LocalReplies answers with the response that an Envoy sidecar would have given,
 	// where otherwise the round trip returns an error: 503 and "upstream connect error
 	// or disconnect/reset before headers" for a refused call, 504 for a time-out, and so
-	// on. It is for programs that come from the proxy. A caller that leaves gets an
-	// error all the same. Mirrors Envoy's local replies.
+	// on. It is for programs that come from the proxy. A caller that leaves, or whose
+	// own deadline passes, gets an error all the same. Mirrors Envoy's local replies.
 	LocalReplies bool `json:"local_replies,omitempty"`
 
 	// Sidecar is for a program whose calls go through an Envoy sidecar all the same: it
@@ -150,6 +150,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp, _ := o.Value.(*http.Response)
 	if resp == nil {
+		o.Discard()
 		return nil, fmt.Errorf("pillion: %s: a policy gave a %T in place of a response", t.upstream.name, o.Value)
 	}
 	t.countAttemptsIn(resp, x.flight.begun())
@@ -163,7 +164,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // failed is the answer to a call that has none.
 func (t *transport) failed(req *http.Request, o *Outcome, attempts int) (*http.Response, error) {
-	if t.upstream.http.LocalReplies && o.Detail.LocalStatus() != 0 {
+	if t.upstream.http.LocalReplies && o.Detail.LocalStatus() != 0 && req.Context().Err() == nil {
 		resp := localReply(req, o.Detail, attempts > 1)
 		if t.upstream.http.SuppressEnvoyHeaders {
 			resp.Header.Del("X-Envoy-Overloaded")

@@ -3,22 +3,29 @@ package pillion
 import (
 	"io"
 	"net/http"
-	"sync/atomic"
 	"time"
 )
 
 // body is the body of an answer that somebody waits for the end of, together with
 // its attempt's span.
 type body struct {
-	span    span
-	inner   io.ReadCloser
-	closing atomic.Bool // Close was called
+	span  span
+	inner io.ReadCloser
 }
 
 // upgraded is the body of a 101 answer, which can be written to as well.
 type upgraded struct {
 	*body
 	io.Writer
+}
+
+// CloseWrite ends the writing and leaves the reading, where the connection can.
+// net/http has it too.
+func (u upgraded) CloseWrite() error {
+	if c, ok := u.inner.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return http.ErrNotSupported
 }
 
 // guardedBody is a body of an attempt that something limits.
@@ -87,29 +94,21 @@ func (b *body) Read(p []byte) (int, error) {
 		_ = b.span.end(nil)
 		return n, err
 	}
-	if b.closing.Load() {
-		b.span.close() // err is what the inner body says to a reader under whom it was closed
-	}
 	return n, b.span.end(err)
 }
 
 // Close closes the body. Before its end that is a caller who has seen enough,
 // and no failure; a limit that struck is not told here, but by Read.
 func (b *body) Close() error {
-	b.closing.Store(true)
-	err := b.inner.Close()
-	b.span.close()
-	return err
+	return b.span.close(b.inner.Close)
 }
 
 // Discard reads a small rest of an answer that nobody wants, so that its
 // connection can be used again, and cuts off a large or slow one.
-func (x *httpCall) Discard(c *Call, o *Outcome) {
-	resp, _ := o.Value.(*http.Response)
-	if resp == nil { // a policy took it away: ending the context is all that can be done
-		c.Drop()
-		return
-	}
+func (x *httpCall) Discard(c *Call, _ *Outcome) {
+	a, _ := attemptOf(c)
+	resp := a.resp // not o.Value, which a policy can take away
+	a.freeze()
 	h := &x.transport.upstream.http
 	if resp.ContentLength <= h.DrainBytes && c.limitDiscard(h.DrainTime) {
 		// An error means that the rest cannot be had: closing is all that is left.

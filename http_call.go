@@ -17,7 +17,6 @@ type httpCall struct {
 	req       *http.Request
 	sent      atomic.Bool   // the caller's body was handed to an attempt, or closed
 	replay    *replay       // nil without a replay buffer
-	source    *source       // the caller's body, where it could fail; else nil
 	bodies    []body        // made, but not used yet
 	guarded   []guardedBody // likewise
 	first     httpAttempt
@@ -28,6 +27,9 @@ type httpAttempt struct {
 	call   Call
 	header http.Header // the attempt's own; nil while it is the caller's
 	body   *body       // with the call's span
+	resp   *http.Response
+	source *source       // the body that is sent, where it can fail; else nil
+	replay *replayReader // and where it is kept
 }
 
 // newCall gives storage for a call.
@@ -40,9 +42,8 @@ func (t *transport) newCall(req *http.Request) *httpCall {
 		x.first.call = Call{flight: &x.flight, self: &x.first, attempt: 1}
 	}
 	x.transport, x.req, x.flight.ctx = t, req, req.Context()
-	if hasBody(req) && req.GetBody == nil { // else it is in memory, and cannot fail
-		x.source = &source{ReadCloser: req.Body}
-		x.replay = newReplay(x.source, req.ContentLength, u.http.ReplayBuffer)
+	if hasBody(req) && req.GetBody == nil {
+		x.replay = newReplay(req.Body, req.ContentLength, u.http.ReplayBuffer)
 	}
 	return x
 }
@@ -54,7 +55,8 @@ func recycle(f *flight) {
 		return
 	}
 	x := f.exchange.(*httpCall) //nolint:forcetypeassert // newCall made it
-	x.req, x.replay, x.source, x.first.header, x.first.body = nil, nil, nil, nil, nil
+	x.req, x.replay = nil, nil
+	x.first.clear()
 	if x.sent.Load() {
 		x.sent.Store(false)
 	}
@@ -120,6 +122,9 @@ func (x *httpCall) Try(ctx context.Context, c *Call, o *Outcome) {
 		c.SetEndpoint(req.URL.Host)
 	}
 	resp, err := x.transport.base.RoundTrip(req)
+	if err != nil {
+		a.freeze()
+	}
 	if err == nil {
 		err = x.unusable(resp)
 	}
@@ -144,25 +149,30 @@ func (x *httpCall) unusable(resp *http.Response) error {
 	return nil
 }
 
-// answered says in o that the answer's head is there.
+// answered says in o that the answer's head is there. One without a body is over,
+// unless more of a kept request body may still be read for it.
 func (x *httpCall) answered(c *Call, o *Outcome, resp *http.Response) {
-	resp.Request = x.req
+	a := c.self.(*httpAttempt) //nolint:forcetypeassert // NewCall made it
+	a.resp, resp.Request = resp, x.req
 	if resp.Body == nil {
 		resp.Body = http.NoBody
 	}
 	o.Value, o.Code, o.Is, o.Detail = resp, resp.StatusCode, statusCondition(resp.StatusCode), ViaUpstream
-	if resp.Body == http.NoBody {
+	if resp.Body == http.NoBody && a.replay == nil {
 		return
 	}
 	if resp.StatusCode == http.StatusSwitchingProtocols {
-		c.LiftLimits()
+		o.Is |= Upgraded
 	}
 	c.Open()
 }
 
 // request is what the attempt sends: the caller's own where nothing differs.
 func (x *httpCall) request(ctx context.Context, a *httpAttempt) (*http.Request, error) {
-	body, other, err := x.body()
+	if x.req.ContentLength > 0 && x.req.Body == nil {
+		return nil, fmt.Errorf("http: Request.ContentLength=%d with nil Body", x.req.ContentLength) // as net/http says, sometimes too late
+	}
+	body, other, err := x.body(a)
 	if err != nil {
 		return nil, err
 	}
@@ -181,24 +191,43 @@ func (x *httpCall) request(ctx context.Context, a *httpAttempt) (*http.Request, 
 // body is the body of one more attempt: the caller's for the first that is
 // sent, else one that can be had again. It is other than the request's own where it was
 // had again, or is watched.
-func (x *httpCall) body() (body io.ReadCloser, other bool, err error) {
+func (x *httpCall) body(a *httpAttempt) (body io.ReadCloser, other bool, err error) {
 	switch {
 	case !hasBody(x.req):
 		return x.req.Body, false, nil
 	case x.replay != nil:
 		x.sent.Store(true)
-		body, err = x.replay.reader()
-		return body, true, err
-	case x.sent.CompareAndSwap(false, true):
-		if x.source != nil {
-			return x.source, true, nil
+		if a.replay, err = x.replay.reader(); err != nil {
+			return nil, false, err
 		}
-		return x.req.Body, false, nil
+		body = a.replay
+	case x.sent.CompareAndSwap(false, true):
+		if x.req.GetBody != nil && inMemory(x.req.Body) {
+			return x.req.Body, false, nil
+		}
+		body = x.req.Body
 	case x.req.GetBody == nil:
-		return nil, false, errors.New("pillion: the request's body cannot be sent again: it has no GetBody")
+		return nil, false, errNoGetBody
+	default:
+		if body, err = x.req.GetBody(); err != nil || inMemory(body) {
+			return body, true, err
+		}
 	}
-	body, err = x.req.GetBody()
-	return body, true, err
+	a.source = &source{ReadCloser: body}
+	return a.source, true, nil
+}
+
+var errNoGetBody = errors.New("pillion: the request's body cannot be sent again: it has no GetBody")
+
+// clear makes ready for another call what is used again.
+func (a *httpAttempt) clear() { a.header, a.body, a.resp, a.source, a.replay = nil, nil, nil, nil, nil }
+
+// freeze ends the reading of a body that is kept, by an attempt that has failed or
+// whose answer is not wanted: what it reads from then on would be missing from the next.
+func (a *httpAttempt) freeze() {
+	if a.replay != nil {
+		a.replay.frozen.Store(true)
+	}
 }
 
 // Replayable reports whether there is a body for one more attempt.
@@ -216,9 +245,12 @@ func (x *httpCall) Idempotent() bool {
 }
 
 // NewCall makes the storage of a further attempt.
-func (x *httpCall) NewCall() *Call {
+func (x *httpCall) NewCall(from *Call) *Call {
 	a := &httpAttempt{}
 	a.call.self = a
+	if before, _ := attemptOf(from); before.header != nil {
+		a.header = before.header.Clone()
+	}
 	return &a.call
 }
 

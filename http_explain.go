@@ -38,13 +38,14 @@ func (e *UpstreamError) Timeout() bool { return isTimeout(e.Err) }
 func (e *UpstreamError) Temporary() bool { return true }
 
 // Explain finds out what an error of the transport means.
-func (x *httpCall) Explain(_ *Call, o *Outcome, err error) {
+func (x *httpCall) Explain(c *Call, o *Outcome, err error) {
+	a, _ := attemptOf(c)
 	is, detail := x.wireFailure(err)
-	if o.Code != 0 {
-		is, detail = answerFailure(err, o.Value.(*http.Response).ProtoMajor)
-	}
-	if x.source != nil && x.source.broke(err) {
+	switch {
+	case a.source != nil && a.source.broke(err):
 		is, detail = Invalid, NoDetail
+	case o.Code != 0:
+		is, detail = answerFailure(err, a.resp.ProtoMajor)
 	}
 	if detail != NoDetail {
 		err = &UpstreamError{Upstream: x.flight.upstream.name, Flags: detail.Flags(), Detail: detail, Err: sameScheme(err)}
@@ -133,6 +134,8 @@ func connectFailure(err error) (Condition, Detail, bool) {
 		return ConnectFailure | Timeout, ConnectionTimeout, true
 	case dialling && errors.Is(err, syscall.ECONNREFUSED):
 		return ConnectFailure, ConnectionRefused, true
+	case dialling && errors.Is(err, syscall.ECONNRESET):
+		return ConnectFailure, ConnectionReset, true
 	case dialling || isTLS(err):
 		return withTimeout(ConnectFailure, err), ConnectionFailure, true
 	}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"reflect"
+	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -55,6 +57,13 @@ func (s *source) broke(err error) bool {
 	return failed != nil && errors.Is(err, *failed)
 }
 
+// inMemory reports whether body, of a request with GetBody, is what http.NewRequest
+// makes of a reader over memory, which cannot fail.
+func inMemory(body io.ReadCloser) bool { return reflect.TypeOf(body) == memoryBody }
+
+//nolint:gochecknoglobals // a type that has no name outside of package io
+var memoryBody = reflect.TypeOf(io.NopCloser(strings.NewReader("")))
+
 // newReplay keeps nothing of a body that is known to be too large, nor where
 // nothing may be kept.
 func newReplay(source io.ReadCloser, length, limit int64) *replay {
@@ -68,7 +77,7 @@ func newReplay(source io.ReadCloser, length, limit int64) *replay {
 func (r *replay) whole() bool { return !r.over.Load() }
 
 // reader gives the body from its start, for one more attempt.
-func (r *replay) reader() (io.ReadCloser, error) {
+func (r *replay) reader() (*replayReader, error) {
 	if !r.whole() {
 		return nil, errOverBuffer
 	}
@@ -109,7 +118,7 @@ func (r *replay) closeSource() {
 
 // readAt fills p with what stands at offset. It waits for the source under the
 // lock: what one attempt reads there is what the next one needs.
-func (r *replay) readAt(p []byte, offset int64) (int, error) {
+func (r *replay) readAt(p []byte, offset int64, frozen *atomic.Bool) (int, error) {
 	r.reading.Lock()
 	defer r.reading.Unlock()
 	switch {
@@ -123,13 +132,14 @@ func (r *replay) readAt(p []byte, offset int64) (int, error) {
 	n, err := r.source.Read(p)
 	r.err = err
 	r.read += int64(n)
-	r.keep(p[:n])
+	r.keep(p[:n], frozen.Load())
 	return n, err
 }
 
-// keep remembers what was read, or, once it is too much, that it does not.
-func (r *replay) keep(p []byte) {
-	if r.read > r.limit {
+// keep remembers what was read, or, once it is too much, that it does not. What was
+// on its way when its reader's attempt ended is kept all the same: the next one was promised.
+func (r *replay) keep(p []byte, promised bool) {
+	if r.read > r.limit && !promised {
 		r.over.Store(true)
 		r.kept = nil
 		return
@@ -142,14 +152,15 @@ type replayReader struct {
 	replay *replay
 	offset int64
 	closed atomic.Bool
+	frozen atomic.Bool // the attempt has ended, whether net/http knows or not
 }
 
 // Read reads on from where this attempt is.
 func (r *replayReader) Read(p []byte) (int, error) {
-	if r.closed.Load() {
+	if r.closed.Load() || r.frozen.Load() {
 		return 0, http.ErrBodyReadAfterClose
 	}
-	n, err := r.replay.readAt(p, r.offset)
+	n, err := r.replay.readAt(p, r.offset, &r.frozen)
 	r.offset += int64(n)
 	return n, err
 }

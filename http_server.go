@@ -2,8 +2,9 @@ package pillion
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"math"
+	"maps"
 	"net/http"
 	"runtime/debug"
 	"strconv"
@@ -15,15 +16,22 @@ import (
 // name of the upstream is then that of the service itself. Limits and a breaker shed
 // load, listeners and statistics see each request, and deadlines reach next as the end of
 // its request's context: those of a timeout policy, and what the client said in
-// x-envoy-expected-rq-timeout-ms or grpc-timeout, whichever comes first.
+// x-envoy-expected-rq-timeout-ms or grpc-timeout, whichever comes first. A limit of one
+// try, or on silence, holds until the answer's head; a total one to the end.
 //
 // A request that is refused, or whose time was over before next wrote anything, gets
 // the answer that Envoy would have given: 503 with x-envoy-overloaded, or 504; as
 // gRPC status in a 200 where the request is gRPC. Next runs in the goroutine of the
-// server and is never left behind: one that does not heed its context is waited for. A
-// panic, [http.ErrAbortHandler] too, is told to the policies as a [*PanicError] and goes
-// on to the server. An answer that comes after its limit is told as timed out. The ResponseWriter can flush, be hijacked and be pushed to where the
-// server's can, also through [http.ResponseController].
+// server and is never left behind: one that does not heed its context is waited for. An
+// answer whose head comes after the limit is told as timed out. To a client that has
+// gone nothing is said, and the call is nobody's failure.
+//
+// A panic, [http.ErrAbortHandler] too, is told to the policies as a [*PanicError] and
+// goes on to the server, as the same value; where it came from is in the PanicError's
+// Stack, since the server's own log shows where it went on.
+//
+// The ResponseWriter can flush, be hijacked, push and send files where the server's can,
+// also through [http.ResponseController]. A hijacked connection is under no limit.
 //
 // It is an error where next is nil, and where the policies send calls again: a server
 // cannot.
@@ -64,7 +72,7 @@ func (u *Upstream) serve(next http.Handler, w http.ResponseWriter, r *http.Reque
 	case x.panic != nil:
 		panic(x.panic.Value)
 	case o.Err != nil && !x.w.begun:
-		x.reply(o.Detail)
+		x.reply(o)
 	}
 }
 
@@ -85,22 +93,39 @@ func parseExpected(value string) (time.Duration, bool) {
 	return time.Duration(ms) * time.Millisecond, err == nil && ms > 0
 }
 
+// longestGRPCTimeout keeps a deadline on the clock, whatever a client says.
+const longestGRPCTimeout = 100 * 365 * 24 * time.Hour
+
 // parseGRPCTimeout reads a number of up to eight digits and its unit.
 func parseGRPCTimeout(value string) (time.Duration, bool) {
-	units := map[byte]time.Duration{
-		'H': time.Hour, 'M': time.Minute, 'S': time.Second,
-		'm': time.Millisecond, 'u': time.Microsecond, 'n': time.Nanosecond,
-	}
-	if len(value) < 2 || len(value) > 9 {
-		return 0, false
-	}
 	last := len(value) - 1
-	n, err := strconv.ParseUint(value[:last], 10, 32)
-	unit, ok := units[value[last]]
-	if err != nil || !ok {
+	if last < 1 || last > 8 {
 		return 0, false
 	}
-	return unit * min(time.Duration(n), math.MaxInt64/unit), true
+	unit := grpcUnit(value[last])
+	n, err := strconv.ParseUint(value[:last], 10, 32)
+	if err != nil || unit == 0 {
+		return 0, false
+	}
+	return time.Duration(min(n, uint64(longestGRPCTimeout/unit))) * unit, true //nolint:gosec // neither is negative
+}
+
+func grpcUnit(letter byte) time.Duration {
+	switch letter {
+	case 'H':
+		return time.Hour
+	case 'M':
+		return time.Minute
+	case 'S':
+		return time.Second
+	case 'm':
+		return time.Millisecond
+	case 'u':
+		return time.Microsecond
+	case 'n':
+		return time.Nanosecond
+	}
+	return 0
 }
 
 // serverCall is one request that is being served.
@@ -111,6 +136,8 @@ type serverCall struct {
 	w      serverWriter
 	req    *http.Request
 	header http.Header // the request's as next sees it; nil while it is the server's
+	served bool        // next was called
+	found  http.Header // what stood in the answer's header before that; nil for nothing
 	panic  *PanicError
 }
 
@@ -119,48 +146,103 @@ func (x *serverCall) Request() Request {
 	return Request{Protocol: "http", Method: x.req.Method, Authority: x.req.Host, Path: x.req.URL.Path}
 }
 
-// Unary is true: when the handler has returned all is over.
-func (x *serverCall) Unary() bool { return true }
+// Unary is false: a body comes after the head, and a limit that ends there is no
+// deadline for it.
+func (x *serverCall) Unary() bool { return false }
 
 // Try has the handler serve the request.
-func (x *serverCall) Try(ctx context.Context, _ *Call, o *Outcome) {
+func (x *serverCall) Try(ctx context.Context, c *Call, o *Outcome) {
 	if !x.serve(ctx, o) {
 		return
 	}
-	if err := ctx.Err(); err != nil && (!x.w.begun || x.w.broken) {
+	inTime := x.w.begun && !x.w.late
+	if err := ctx.Err(); err != nil && !inTime {
 		o.Err = err
 		return
 	}
 	o.Code = x.w.status()
 	o.Is, o.Detail = statusCondition(o.Code), ViaUpstream
+	if o.Code == http.StatusSwitchingProtocols {
+		o.Is |= Upgraded
+	}
+	if inTime {
+		x.finish(c, o)
+	}
+}
+
+// finish adds to an answer whose head was sent in time what happened to its body.
+func (x *serverCall) finish(c *Call, o *Outcome) {
+	if x.flight.ctx.Err() != nil {
+		if x.w.broken {
+			c.leave(x.flight.ctx, o, nil)
+		}
+		return
+	}
+	if c.span == nil {
+		return
+	}
+	if scope := c.span.disarm(); scope != 0 {
+		c.timedOut(o, scope, nil)
+	}
 }
 
 // serve is not ok when the handler panicked.
 func (x *serverCall) serve(ctx context.Context, o *Outcome) (ok bool) {
 	defer func() {
-		if ok {
-			return
-		}
-		// recover gives nil for a handler that ended its goroutine: then there is
-		// nothing to pass on, and nobody to whom.
-		if p := recover(); p != nil {
-			x.panic = &PanicError{Value: p, Stack: debug.Stack()}
-			o.fail(x.panic, Failed|Status5xx, NoDetail)
-			if x.panic.Unwrap() == http.ErrAbortHandler { //nolint:errorlint // as the server compares
-				o.Is = Failed | Reset
-			}
+		if !ok {
+			x.ended(o, recover())
 		}
 	}()
-	r := x.req
-	if ctx != x.flight.ctx || x.header != nil {
-		r = r.WithContext(ctx)
-		if x.header != nil {
-			r.Header = x.header
-		}
+	r := x.request(ctx)
+	if h := x.w.Header(); len(h) != 0 {
+		x.found = h.Clone()
 	}
+	x.served = true
 	x.next.ServeHTTP(x.w.shaped(), r)
 	return true
 }
+
+// request is what next sees: the server's own where nothing differs.
+func (x *serverCall) request(ctx context.Context) *http.Request {
+	for _, name := range x.flight.upstream.consumed {
+		if _, ok := x.req.Header[name]; ok {
+			x.Header(nil).Del(name)
+		}
+	}
+	if ctx == x.flight.ctx && x.header == nil {
+		return x.req
+	}
+	r := x.req.WithContext(ctx)
+	if x.header != nil {
+		r.Header = x.header
+	}
+	return r
+}
+
+// ended says what came of a handler that did not return.
+func (x *serverCall) ended(o *Outcome, p any) {
+	if p == nil {
+		x.exited(o)
+		return
+	}
+	x.panic = &PanicError{Value: p, Stack: debug.Stack()}
+	switch {
+	case p != http.ErrAbortHandler: //nolint:errorlint // as the server compares
+		o.fail(x.panic, Failed|Status5xx, NoDetail)
+	case x.flight.ctx.Err() != nil: // a proxy whose client has gone ends so
+		o.Err = x.panic
+	default:
+		o.fail(x.panic, Failed|Reset, NoDetail)
+	}
+}
+
+// exited tells of a handler that ended its goroutine. Of its policies only what they
+// deferred runs, and the end of the call.
+func (x *serverCall) exited(o *Outcome) {
+	x.first.Emit(EventAttemptEnd, o.fail(errExited, Failed|Status5xx, NoDetail))
+}
+
+var errExited = errors.New("pillion: the handler ended its goroutine")
 
 // Explain has nothing to add: the context's errors are explained by the engine.
 func (x *serverCall) Explain(_ *Call, o *Outcome, err error) { o.blame(err, Failed, NoDetail) }
@@ -169,7 +251,7 @@ func (x *serverCall) Explain(_ *Call, o *Outcome, err error) { o.blame(err, Fail
 func (x *serverCall) Discard(*Call, *Outcome) {}
 
 // NewCall is never asked for: nothing is sent again.
-func (x *serverCall) NewCall() *Call { return &Call{} }
+func (x *serverCall) NewCall(*Call) *Call { return &Call{} }
 
 // RequestHeader reads the request's header.
 func (x *serverCall) RequestHeader(name string) string { return x.req.Header.Get(name) }
@@ -200,20 +282,27 @@ func (x *serverCall) Idempotent() bool { return false }
 func (x *serverCall) Replayable() bool { return false }
 
 // reply gives Envoy's answer in the handler's place.
-func (x *serverCall) reply(d Detail) {
-	status := d.LocalStatus()
-	if status == 0 {
-		if d == CallerGone {
-			return // there is nobody to answer
-		}
-		status = http.StatusInternalServerError
+func (x *serverCall) reply(o *Outcome) {
+	if o.Is.Any(Cancelled) {
+		return // there is nobody to answer
 	}
-	text, h := d.localBody(false), x.w.Header()
-	clear(h) // of what the handler meant for an answer of its own
-	if details[d].overloaded {
+	status, text := o.Detail.LocalStatus(), o.Detail.localBody(false)
+	if status == 0 { // of a policy that has no word of Envoy's for it
+		status = http.StatusInternalServerError
+		if o.Is.Any(Refused) {
+			status = http.StatusServiceUnavailable
+		}
+		text = http.StatusText(status)
+	}
+	h := x.w.Header()
+	if x.served { // what it put there was for an answer of its own
+		clear(h)
+		maps.Copy(h, x.found)
+	}
+	if o.Detail.known().overloaded && !x.flight.upstream.http.SuppressEnvoyHeaders {
 		h.Set("X-Envoy-Overloaded", "true")
 	}
-	if strings.HasPrefix(x.req.Header.Get("Content-Type"), "application/grpc") {
+	if isGRPC(x.req.Header.Get("Content-Type")) {
 		h.Set("Content-Type", "application/grpc")
 		h.Set("Grpc-Status", strconv.Itoa(grpcStatus(status)))
 		h.Set("Grpc-Message", text)
@@ -223,7 +312,13 @@ func (x *serverCall) reply(d Detail) {
 	h.Set("Content-Type", "text/plain")
 	h.Set("Content-Length", strconv.Itoa(len(text)))
 	x.w.WriteHeader(status)
-	_, _ = x.w.Write([]byte(text)) // who no longer listens has been told enough
+	_, _ = x.w.WriteString(text) // who no longer listens has been told enough
+}
+
+// isGRPC goes by Envoy's rule: gRPC-Web is something else.
+func isGRPC(contentType string) bool {
+	rest, ok := strings.CutPrefix(contentType, "application/grpc")
+	return ok && (rest == "" || rest[0] == '+')
 }
 
 // grpcStatus is what Envoy makes of the status of a local reply to gRPC.

@@ -2,18 +2,47 @@ package pillion
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 )
 
-// serverWriter is a ResponseWriter that knows what was written.
+// serverWriter is a ResponseWriter that knows what was written. What it cannot do
+// for every server stands in the types that shaped adds to it.
 type serverWriter struct {
 	http.ResponseWriter
+	call   *Call
 	code   int
 	begun  bool // the head is out of the handler's hands
+	late   bool // and was so only after a limit had struck
 	broken bool // the client can no longer be written to
-	call   *Call
+}
+
+// headSent ends the limits that hold until the answer's head, and reports whether
+// none had struck.
+func (c *Call) headSent() (inTime bool) {
+	s := c.span
+	if s == nil {
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g, deadline := s.guard, c.ownDeadline()
+	switch {
+	case g.hasStruck() != 0:
+		return false
+	case g.timer == nil || g.scope == ScopeTotal:
+		return true
+	case deadline == 0:
+		g.stop() // a timer that is about to strike finds that there is nothing to do
+		return true
+	case !g.timer.timer.Stop(): // it is about to strike
+		return false
+	}
+	g.scope = ScopeTotal
+	g.timer.Reset(max(1, deadline-g.upstream.now()))
+	return true
 }
 
 // status is that of the answer, by the rules of net/http.
@@ -29,7 +58,7 @@ func (w *serverWriter) begin(code int) {
 	if w.begun || (code >= 100 && code < 200 && code != http.StatusSwitchingProtocols) {
 		return
 	}
-	w.begun, w.code = true, code
+	w.begun, w.code, w.late = true, code, !w.call.headSent()
 }
 
 // WriteHeader writes the head.
@@ -42,45 +71,121 @@ func (w *serverWriter) WriteHeader(code int) {
 func (w *serverWriter) Write(p []byte) (int, error) {
 	w.begin(http.StatusOK)
 	n, err := w.ResponseWriter.Write(p)
-	w.broken = w.broken || err != nil
-	return n, err
+	return n, w.told(err)
 }
 
-// ReadFrom lets the server send a file without copying it.
-func (w *serverWriter) ReadFrom(r io.Reader) (int64, error) {
+// WriteString is Write for servers that need no copy of it.
+func (w *serverWriter) WriteString(s string) (int, error) {
 	w.begin(http.StatusOK)
-	n, err := io.Copy(w.ResponseWriter, r)
-	w.broken = w.broken || err != nil
-	return n, err
+	n, err := io.WriteString(w.ResponseWriter, s)
+	return n, w.told(err)
 }
 
-// Unwrap is for [http.ResponseController].
-func (w *serverWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+// told notes that a write failed.
+func (w *serverWriter) told(err error) error {
+	w.broken = w.broken || err != nil
+	return err
+}
+
+// FlushError sends what was written so far. It is what [http.ResponseController] asks
+// for first, and finds also where there is no [http.Flusher] to find.
+func (w *serverWriter) FlushError() error {
+	err := http.NewResponseController(w.ResponseWriter).Flush()
+	if errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	w.begin(http.StatusOK)
+	return w.told(err)
+}
+
+// Unwrap is for [http.ResponseController]. It finds Hijack on the way to the
+// server's own.
+func (w *serverWriter) Unwrap() http.ResponseWriter { return unwrapped{w, hijacker{w}} }
+
+// unwrapped is what lies below a serverWriter to those who look there.
+type unwrapped struct {
+	*serverWriter
+	hijacker
+}
+
+// Unwrap gives the server's own writer.
+func (u unwrapped) Unwrap() http.ResponseWriter { return u.ResponseWriter }
+
+// ability is what handlers find out about a ResponseWriter by its type.
+type ability uint8
+
+const (
+	flushes ability = 1 << iota
+	hijacks
+	pushes
+)
+
+func abilities(w http.ResponseWriter) (a ability) {
+	if _, ok := w.(http.Flusher); ok {
+		a |= flushes
+	}
+	if _, ok := w.(http.Hijacker); ok {
+		a |= hijacks
+	}
+	if _, ok := w.(http.Pusher); ok {
+		a |= pushes
+	}
+	return a
+}
 
 // shaped gives the writer as the handler sees it: it can do what the server's can,
 // and nothing more.
 func (w *serverWriter) shaped() http.ResponseWriter {
-	_, flushes := w.ResponseWriter.(http.Flusher)
-	_, hijacks := w.ResponseWriter.(http.Hijacker)
-	_, pushes := w.ResponseWriter.(http.Pusher)
-	switch {
-	case flushes && hijacks: // HTTP/1
+	f, h, p := flusher{w}, hijacker{w}, pusher{w}
+	switch abilities(w.ResponseWriter) {
+	case flushes | hijacks:
+		if _, ok := w.ResponseWriter.(io.ReaderFrom); ok { // HTTP/1
+			return struct {
+				*serverWriter
+				flusher
+				hijacker
+				sender
+			}{w, f, h, sender{w}}
+		}
 		return struct {
 			*serverWriter
 			flusher
 			hijacker
-		}{w, flusher{w}, hijacker{w}}
-	case flushes && pushes: // HTTP/2
+		}{w, f, h}
+	case flushes | pushes: // HTTP/2
 		return struct {
 			*serverWriter
 			flusher
-			http.Pusher
-		}{w, flusher{w}, w.ResponseWriter.(http.Pusher)}
-	case flushes: // a recorder, or somebody's middleware
+			pusher
+		}{w, f, p}
+	case flushes: // a recorder
 		return struct {
 			*serverWriter
 			flusher
-		}{w, flusher{w}}
+		}{w, f}
+	case pushes: // http.TimeoutHandler
+		return struct {
+			*serverWriter
+			pusher
+		}{w, p}
+	case hijacks:
+		return struct {
+			*serverWriter
+			hijacker
+		}{w, h}
+	case hijacks | pushes:
+		return struct {
+			*serverWriter
+			hijacker
+			pusher
+		}{w, h, p}
+	case flushes | hijacks | pushes: // middleware that says it can do all
+		return struct {
+			*serverWriter
+			flusher
+			hijacker
+			pusher
+		}{w, f, h, p}
 	}
 	return w
 }
@@ -89,15 +194,7 @@ func (w *serverWriter) shaped() http.ResponseWriter {
 type flusher struct{ w *serverWriter }
 
 // Flush sends the head, if it is still to come, and what was written of the body.
-func (f flusher) Flush() { _ = f.FlushError() } // http.Flusher has no way to tell
-
-// FlushError is what [http.ResponseController] asks for first.
-func (f flusher) FlushError() error {
-	f.w.begin(http.StatusOK)
-	err := http.NewResponseController(f.w.ResponseWriter).Flush()
-	f.w.broken = f.w.broken || err != nil
-	return err
-}
+func (f flusher) Flush() { _ = f.w.FlushError() } // http.Flusher has no way to tell
 
 // hijacker takes the connection over.
 type hijacker struct{ w *serverWriter }
@@ -111,4 +208,26 @@ func (h hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		h.w.call.LiftLimits()
 	}
 	return conn, rw, err
+}
+
+// pusher promises answers that nobody asked for yet.
+type pusher struct{ w *serverWriter }
+
+// Push starts an HTTP/2 push, which is a request of its own.
+func (p pusher) Push(target string, opts *http.PushOptions) error {
+	push, ok := p.w.ResponseWriter.(http.Pusher)
+	if !ok {
+		return http.ErrNotSupported
+	}
+	return push.Push(target, opts)
+}
+
+// sender sends files without copying them.
+type sender struct{ w *serverWriter }
+
+// ReadFrom writes what is left of r.
+func (s sender) ReadFrom(r io.Reader) (int64, error) {
+	s.w.begin(http.StatusOK)
+	n, err := io.Copy(s.w.ResponseWriter, r)
+	return n, s.w.told(err)
 }

@@ -20,7 +20,8 @@ type Outcome struct {
 // Hook hears the end of an attempt or call. end says what it came to in the end:
 // Err, Is, Flags and Detail tell of a body that broke off, too. A hook is made once, in
 // Wrap of a [Policy], and finds what it must know of the call in c. Both are only valid
-// until it returns.
+// until it returns. It must not read the answer's body, which waits for the hooks. It may
+// run in a goroutine of the runtime's, where a panic ends the program.
 type Hook func(c *Call, end *Outcome)
 
 // Open reports whether the outcome's end is still to come.

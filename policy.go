@@ -138,6 +138,27 @@ func (s *Site) LimitRetries(acquire func() bool, release func()) {
 	s.upstream.retries = retryLimiter{acquire, release}
 }
 
+// Gauge offers a number for statistics, such as how many places are left: name is
+// Envoy's, after "cluster.<name>.". It is read whenever somebody looks, so read must be
+// fast and safe for concurrent use.
+func (s *Site) Gauge(name string, read func() uint64) {
+	s.upstream.gauges = append(s.upstream.gauges, gauge{name, read})
+}
+
+// Gauges hands the gauges of the policies inside this one to show, which is how a
+// policy that shows statistics finds them.
+func (s *Site) Gauges(show func(name string, read func() uint64)) {
+	for _, g := range s.upstream.gauges {
+		show(g.name, g.read)
+	}
+}
+
+// gauge is a number that a policy offers.
+type gauge struct {
+	name string
+	read func() uint64
+}
+
 // NeedCancel asks that each attempt have a context of its own, so that its answer
 // can be discarded without waiting for a slow rest of it.
 func (s *Site) NeedCancel() { s.upstream.cancellable = true }

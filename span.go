@@ -40,6 +40,7 @@ type guard struct {
 	ctx      context.Context //nolint:containedctx // the attempt's own, without the deadline
 	cancel   context.CancelCauseFunc
 	until    time.Duration // on the upstream's clock: what Deadline reports; 0 for the parent's
+	deadline time.Duration // likewise: when the body must be over; 0 for no limit
 	idle     time.Duration // the limit on each read of the body
 	readBy   atomic.Int64  // while the body is read under that limit: when the read must be over
 	struck   atomic.Int32  // the Scope that ended the attempt; 0 for none
@@ -117,9 +118,10 @@ func (c *Call) awaited() bool { return c.tail.count != 0 || c.span != nil }
 // through its span.
 func (c *Call) wait() {
 	s, caller := c.open(), c.flight.ctx
-	limited := s.guard != nil && (c.limits.deadline != 0 || c.limits.idle != 0)
+	deadline := c.ownDeadline()
+	limited := s.guard != nil && (deadline != 0 || c.limits.idle != 0)
 	watched := c.tail.count != 0 && caller.Done() != nil
-	if !limited && !watched {
+	if c.upgraded() || !limited && !watched {
 		s.body = true // nobody else is there yet
 		return
 	}
@@ -128,15 +130,29 @@ func (c *Call) wait() {
 	s.body = true
 	if limited {
 		g := s.guard
-		g.idle = c.limits.idle
+		g.deadline, g.idle = deadline, c.limits.idle
 		g.timer = g.upstream.timer(s)
-		_, wait := g.due(c)
+		_, wait := g.due()
 		g.timer.Reset(wait)
 	}
 	if s.watched = watched; watched {
-		s.unwatch = context.AfterFunc(caller, func() { s.cut(caller.Err()) })
+		s.unwatch = context.AfterFunc(caller, func() { s.cut(context.Cause(caller)) })
 	}
 }
+
+// ownDeadline is when the total limit strikes, 0 where there is none or the
+// caller's own deadline, which does all that it would, comes first.
+func (c *Call) ownDeadline() time.Duration {
+	limit := c.limits.deadline
+	if caller, ok := c.flight.ctx.Deadline(); ok && limit != 0 && caller.Sub(c.flight.upstream.epoch) < limit {
+		return 0
+	}
+	return limit
+}
+
+// upgraded reports whether the connection behind the answer is the caller's now:
+// neither limits nor the context of the request that led to it end it.
+func (c *Call) upgraded() bool { return c.outcome.Is.Any(Upgraded) }
 
 // await says that the caller waits for the next part of the answer, which the
 // idle limit is for, and received that it does so no more.
@@ -155,15 +171,15 @@ func (s *span) received() {
 // due says which limit the body has reached, or how long until one can be
 // reached. Between reads no idle limit runs: a slow caller is not the upstream's
 // silence.
-func (g *guard) due(c *Call) (scope Scope, wait time.Duration) {
-	l, now := &c.limits, g.upstream.now()
-	if l.deadline != 0 {
-		if wait = l.deadline - now; wait <= 0 {
+func (g *guard) due() (scope Scope, wait time.Duration) {
+	now := g.upstream.now()
+	if g.deadline != 0 {
+		if wait = g.deadline - now; wait <= 0 {
 			return ScopeTotal, 0
 		}
 	}
-	if l.idle != 0 {
-		quiet := l.idle
+	if g.idle != 0 {
+		quiet := g.idle
 		if by := time.Duration(g.readBy.Load()); by != 0 {
 			if quiet = by - now; quiet <= 0 {
 				return ScopeIdle, 0
@@ -187,7 +203,7 @@ func (s *span) strike() {
 	scope := g.scope
 	if s.body {
 		var wait time.Duration
-		if scope, wait = g.due(c); scope == 0 {
+		if scope, wait = g.due(); scope == 0 {
 			g.timer.Reset(wait)
 			s.mu.Unlock()
 			return
@@ -224,26 +240,41 @@ func (s *span) cut(err error) {
 	}
 }
 
-// close ends an attempt whose caller reads no further. That is no failure, unless
-// the caller had left already, or a limit had struck. It waits for nobody: a hook may
-// be what closes.
-func (s *span) close() {
-	c := s.take()
-	if c == nil {
-		return
+// close ends an attempt whose caller reads no further, which closing does. That is
+// no failure, unless the caller had left already, or a limit had struck; nor is what a
+// Read makes of it meanwhile. It waits for nobody: a hook may be what closes.
+func (s *span) close(closing func() error) error {
+	first := s.claim()
+	err := closing()
+	if !first {
+		return err
 	}
-	err := c.flight.ctx.Err()
-	if err == nil && s.guard.hasStruck() != 0 {
-		err = context.DeadlineExceeded
+	c := s.detach()
+	var why error
+	if !c.upgraded() {
+		if why = context.Cause(c.flight.ctx); why == nil && s.guard.hasStruck() != 0 {
+			why = context.DeadlineExceeded
+		}
 	}
-	_ = s.conclude(c, err)
+	_ = s.conclude(c, why)
+	return err
+}
+
+// claim is true for the first who comes to end the attempt.
+func (s *span) claim() bool {
+	return s.stage.Load() == spanLive && s.stage.CompareAndSwap(spanLive, spanEnding)
 }
 
 // take gives the attempt to the first who comes to end it, and nil to all others.
 func (s *span) take() *Call {
-	if s.stage.Load() != spanLive || !s.stage.CompareAndSwap(spanLive, spanEnding) {
+	if !s.claim() {
 		return nil
 	}
+	return s.detach()
+}
+
+// detach takes the attempt away from what limits and watches it.
+func (s *span) detach() *Call {
 	if s.guard == nil && !s.watched {
 		return s.call
 	}

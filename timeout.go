@@ -121,6 +121,10 @@ func (c *Call) Gone(ctx context.Context, last *Outcome) *Outcome {
 
 // leave adds to o that the caller left.
 func (c *Call) leave(ctx context.Context, o *Outcome, err error) {
+	if c.flight.ctx.Err() == nil { // a policy of one's own ended its attempt
+		c.left(ctx, o, err)
+		return
+	}
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		if isEcho(err) {
 			err = nil
@@ -129,6 +133,15 @@ func (c *Call) leave(ctx context.Context, o *Outcome, err error) {
 		return
 	}
 	o.blame(goneError(ctx, err), Cancelled, CallerGone)
+}
+
+// left adds to o that the context that a policy gave the attempt has ended.
+func (c *Call) left(ctx context.Context, o *Outcome, err error) {
+	is, detail := Cancelled, CallerGone
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		is, detail = Timeout|PerTryTimeout, TryTimeout
+	}
+	o.blame(goneError(ctx, err), is, detail)
 }
 
 // expired makes the attempt's outcome that of a limit that ended it, unless the

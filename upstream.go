@@ -22,6 +22,7 @@ type Upstream struct {
 	chain       Func
 	epoch       time.Time
 	listeners   []Listener
+	gauges      []gauge
 	retries     retryLimiter
 	slots       int
 	repeats     bool

@@ -110,7 +110,7 @@ func (b *Breaker) guard(
 	o := next(ctx, c)
 	r := b.classify(o)
 	judged = true
-	if o.Open() && !r.failing() {
+	if o.Open() && !r.failing() && !o.Is.Any(pillion.Upgraded) {
 		o.OnEnd(c, atEnd)
 		return o
 	}

@@ -17,9 +17,8 @@
 // failure at its head; any other is judged when its body or stream ends, so that a
 // connection that breaks within it counts. Closing a body early is a success. A caller
 // who cancels says nothing about the upstream, and is counted nowhere; a trial that was
-// cancelled leaves the circuit open until Sleep has passed since the trial began. A
-// trial whose answer stays open, such as an upgraded connection, is judged when it
-// closes.
+// cancelled leaves the circuit open until Sleep has passed since the trial began. An
+// upgraded connection (101) is judged at its head.
 //
 // A [Config] makes a breaker in each upstream. To share one, or to read its
 // counters, make it with [New]; to have one for each host or route, use [GroupConfig].

@@ -104,7 +104,7 @@ func TestPolicy_whenJudged(t *testing.T) {
 		"bad, closed early":        {text(http.StatusInternalServerError), closeOnly, failure, failure},
 		"bad, cancelled":           {text(http.StatusInternalServerError), cancelAndClose, failure, failure},
 		"good, without a body":     {answer(http.StatusOK), readAll, success, success},
-		"upgraded, until its end":  {text(http.StatusSwitchingProtocols), readAll, breaker.Status{}, success},
+		"upgraded, at the head":    {text(http.StatusSwitchingProtocols), readAll, success, success},
 		"redirect, at the end too": {text(http.StatusFound), readAll, breaker.Status{}, success},
 	}
 	for name, tt := range tests {

@@ -304,7 +304,7 @@ func (x *exchange) Discard(c *pillion.Call, _ *pillion.Outcome) {
 	c.Drop()
 }
 
-func (x *exchange) NewCall() *pillion.Call { return &pillion.Call{} }
+func (x *exchange) NewCall(*pillion.Call) *pillion.Call { return &pillion.Call{} }
 
 func (x *exchange) RequestHeader(name string) string {
 	md, _ := metadata.FromOutgoingContext(x.ctx)

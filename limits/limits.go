@@ -68,6 +68,11 @@ type Config struct {
 	// MaxRetries holds.
 	RetryBudget *RetryBudget `json:"retry_budget,omitempty"`
 
+	// TrackRemaining also offers how many places are left, as the gauges
+	// circuit_breakers.default.remaining_rq and remaining_retries; the latter is always 0
+	// beside a RetryBudget. Mirrors track_remaining.
+	TrackRemaining bool `json:"track_remaining,omitempty"`
+
 	// MaxConnections needs a connection pool of the library's own: for now, any value but
 	// zero is an error.
 	MaxConnections int `json:"max_connections,omitempty"`
@@ -99,6 +104,7 @@ func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 	}
 	l := c.limiter(s.Upstream())
 	s.LimitRetries(l.acquireRetry, l.releaseRetry)
+	l.offer(s, c)
 	release := l.release
 	return func(ctx context.Context, call *pillion.Call) *pillion.Outcome {
 		if !l.acquire() {
@@ -147,6 +153,8 @@ type limiter struct {
 	requests   atomic.Int64
 	retries    atomic.Int64
 	max        int64
+	most       int64       // MaxRetries
+	retried    atomic.Bool // a budget allowed what MaxRetries forbids
 	maxRetries func(requests int64) int64
 	full       error // made once: refusing must be cheap
 }
@@ -155,6 +163,7 @@ func (c Config) limiter(upstream string) *limiter {
 	most := orDefault(c.MaxRequests, DefaultMaxRequests)
 	return &limiter{
 		max:        int64(most),
+		most:       int64(orDefault(c.MaxRetries, DefaultMaxRetries)),
 		maxRetries: c.retryLimit(),
 		full:       &FullError{Upstream: upstream, Limit: "max_requests", Max: most},
 	}
@@ -192,7 +201,13 @@ func (l *limiter) acquire() bool { return take(&l.requests, l.max) }
 
 func (l *limiter) release(*pillion.Call, *pillion.Outcome) { l.requests.Add(-1) }
 
-func (l *limiter) acquireRetry() bool { return take(&l.retries, l.maxRetries(l.requests.Load())) }
+func (l *limiter) acquireRetry() bool {
+	ok := take(&l.retries, l.maxRetries(l.requests.Load()))
+	if ok && l.most == 0 {
+		l.retried.Store(true)
+	}
+	return ok
+}
 
 func (l *limiter) releaseRetry() { l.retries.Add(-1) }
 

@@ -69,11 +69,11 @@ func TestDeadline(t *testing.T) {
 		},
 		{
 			name: "caller, failure and time over", limit: unlimited, caller: byCaller, wait: 0,
-			answers: []answer{func(*http.Request) (*http.Response, error) {
-				time.Sleep(limit)
+			answers: []answer{func(req *http.Request) (*http.Response, error) {
+				<-req.Context().Done()
 				return nil, errRefusedDial
 			}},
-			sent: []time.Duration{0}, elapsed: limit, scope: timeout.Caller, is: syscall.ECONNREFUSED,
+			sent: []time.Duration{0}, elapsed: limit, scope: timeout.Caller, is: syscall.ECONNREFUSED, fits: true,
 		},
 		{
 			name: "caller's is tighter", limit: timeout.Config{Total: time.Hour}, caller: byCaller, wait: limit,

@@ -157,7 +157,7 @@ func (x *answered) Try(_ context.Context, _ *pillion.Call, o *pillion.Outcome) {
 
 func (x *answered) Explain(*pillion.Call, *pillion.Outcome, error) {}
 func (x *answered) Discard(*pillion.Call, *pillion.Outcome)        {}
-func (x *answered) NewCall() *pillion.Call                         { return &pillion.Call{} }
+func (x *answered) NewCall(*pillion.Call) *pillion.Call            { return &pillion.Call{} }
 func (x *answered) RequestHeader(string) string                    { return "" }
 func (x *answered) Header(*pillion.Call) pillion.Header            { return http.Header{} }
 func (x *answered) Idempotent() bool                               { return true }

@@ -24,6 +24,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"time"
 
@@ -127,13 +128,20 @@ func (c *Config) limit(call *pillion.Call) {
 
 // heeding is c with what the caller's headers say.
 func (c Config) heeding(call *pillion.Call) *Config {
-	if ms, err := strconv.ParseUint(call.RequestHeader(totalHeader), 10, 32); err == nil {
-		c.Total = time.Duration(ms) * time.Millisecond
+	if d, ok := milliseconds(call.RequestHeader(totalHeader)); ok {
+		c.Total = d
 	}
-	if ms, err := strconv.ParseUint(call.RequestHeader(perTryHeader), 10, 32); err == nil {
-		c.PerTry = time.Duration(ms) * time.Millisecond
+	if d, ok := milliseconds(call.RequestHeader(perTryHeader)); ok {
+		c.PerTry = d
 	}
 	return &c
+}
+
+// milliseconds reads a number of them. More than a Duration holds is as good as the
+// longest.
+func milliseconds(value string) (time.Duration, bool) {
+	ms, err := strconv.ParseUint(value, 10, 64)
+	return time.Duration(min(ms, uint64(math.MaxInt64/time.Millisecond))) * time.Millisecond, err == nil
 }
 
 func (c Config) check() error {

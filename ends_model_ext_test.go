@@ -1,0 +1,221 @@
+package pillion_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/timeout"
+)
+
+// story is one call whose answer is there at once, and all that may end it. No two
+// ends ever come at the same instant: what a tenth of a second leaves over tells them
+// apart.
+type story struct {
+	arrivals []time.Duration // of the body's pieces, in tenths
+	pauses   []time.Duration // of the reader before each piece and before the end, in tenths
+	broken   bool            // the body ends with an error
+	total    time.Duration   // …37 ms; 0 for no such limit, here and below
+	leaves   time.Duration   // …53 ms: the caller cancels
+	closes   time.Duration   // …71 ms: another goroutine closes the body
+	deadline time.Duration   // …83 ms: the caller's own
+	idle     time.Duration   // …11 ms
+	hooks    int
+	cancel   bool // a policy wants a context for each attempt
+}
+
+func newStory(r *rand.Rand) story {
+	tenths := func(n int) time.Duration { return time.Duration(r.IntN(n)) * 100 * time.Millisecond }
+	maybe := func(ms time.Duration) time.Duration {
+		if r.IntN(3) != 0 {
+			return 0
+		}
+		return tenths(30) + ms
+	}
+	s := story{
+		broken: r.IntN(2) == 0, total: maybe(37 * time.Millisecond), leaves: maybe(53 * time.Millisecond), closes: maybe(71 * time.Millisecond), deadline: maybe(83 * time.Millisecond),
+		hooks: 1 + r.IntN(6), cancel: r.IntN(2) == 0,
+	}
+	if r.IntN(2) == 0 {
+		s.idle = tenths(8) + 11*time.Millisecond
+	}
+	for at := time.Duration(0); r.IntN(6) != 0; {
+		at += tenths(8)
+		s.arrivals = append(s.arrivals, at)
+		s.pauses = append(s.pauses, tenths(5))
+	}
+	s.pauses = append(s.pauses, tenths(5))
+	return s
+}
+
+// ending is how and when a call ends.
+type ending struct {
+	at     time.Duration
+	is     pillion.Condition
+	detail pillion.Detail
+	scope  pillion.Scope
+}
+
+// model says what must become of it: the first end of all that there would be.
+func (s story) model() ending {
+	var now time.Duration
+	first := ending{at: never}
+	earlier := func(e ending) {
+		if e.at != 0 && e.at < first.at {
+			first = e
+		}
+	}
+	silent := false
+	for i, at := range s.arrivals {
+		now += s.pauses[i]
+		if silent = s.idle != 0 && now+s.idle < at; silent {
+			earlier(ending{now + s.idle, pillion.Timeout | pillion.PerTryTimeout, pillion.TryIdleTimeout, pillion.ScopeIdle})
+			break
+		}
+		now = max(now, at)
+	}
+	switch now = max(now+s.pauses[len(s.arrivals)], 1); {
+	case silent:
+	case s.broken:
+		earlier(ending{now, pillion.ProtocolError | pillion.Reset, pillion.MalformedAnswerAfter, 0})
+	default:
+		earlier(ending{at: now, detail: pillion.ViaUpstream})
+	}
+	earlier(ending{s.total, pillion.Timeout, pillion.ResponseTimeout, pillion.ScopeTotal})
+	earlier(ending{s.deadline, pillion.Timeout, pillion.ResponseTimeout, pillion.ScopeCaller})
+	earlier(ending{s.leaves, pillion.Cancelled, pillion.CallerGone, 0})
+	earlier(ending{s.closes, 0, pillion.ViaUpstream, 0})
+	return first
+}
+
+func (s story) upstream(t *testing.T, order *journal, end chan<- pillion.Outcome) *pillion.Upstream {
+	t.Helper()
+	config := timeout.Config{Total: timeout.None, Idle: s.idle}
+	if s.total != 0 {
+		config.Total = s.total
+	}
+	policies := []pillion.Policy{config}
+	if s.cancel {
+		policies = append(policies, needCancel)
+	}
+	policies = append(policies, numbered(order, s.hooks)...)
+	return newUpstream(t, append(policies, atEnd(func(_ *pillion.Call, o *pillion.Outcome) { end <- *o }))...)
+}
+
+// play lets the story happen, and gives its end and what the reader was told.
+func (s story) play(t *testing.T, u *pillion.Upstream, end <-chan pillion.Outcome) (got ending, told error) {
+	t.Helper()
+	began := time.Now()
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
+	if s.deadline != 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, s.deadline)
+		defer cancel()
+	}
+	var sent *http.Request
+	resp, err := u.Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
+		sent = req
+		body := newTape(req.Context(), io.EOF)
+		if s.broken {
+			body.err = io.ErrUnexpectedEOF
+		}
+		for _, at := range s.arrivals {
+			body.pieces = append(body.pieces, piece{began.Add(at), "x"})
+		}
+		return streams(body)(req)
+	})).RoundTrip(get(ctx, t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.leaves != 0 {
+		defer time.AfterFunc(s.leaves, leave).Stop()
+	}
+	if s.closes != 0 {
+		defer time.AfterFunc(s.closes, func() { _ = resp.Body.Close() }).Stop()
+	}
+	readerEnds := make(chan error, 1)
+	go func() {
+		for i := 0; ; i = min(i+1, len(s.pauses)-1) {
+			time.Sleep(s.pauses[i])
+			if _, err := resp.Body.Read(make([]byte, 1)); err != nil {
+				readerEnds <- err
+				return
+			}
+		}
+	}()
+	o := <-end
+	got = ending{at: time.Since(began), is: o.Is, detail: o.Detail, scope: scopeOf(o.Err)}
+	synctest.Wait()
+	if sent.Context() != ctx && sent.Context().Err() == nil {
+		t.Error("the attempt's context lives on after its end")
+	}
+	told = <-readerEnds
+	_ = resp.Body.Close()
+	return got, told
+}
+
+// TestEnds_model has bodies, readers, callers and limits race in all ways, and
+// compares what policies and readers are told with a model that only looks for the
+// earliest end. Each story is told three times over the same upstream, whose timers and
+// calls are used again.
+func TestEnds_model(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for seed := range uint64(500) {
+			s := newStory(rand.New(rand.NewPCG(seed, 1)))
+			want := s.model()
+			var order journal
+			end := make(chan pillion.Outcome, 8)
+			u := s.upstream(t, &order, end)
+			for range 3 {
+				got, told := s.play(t, u, end)
+				got.at = max(got.at, 1)
+				if got != want {
+					t.Errorf("seed %d: got %+v, want %+v\n%+v", seed, got, want, s)
+				}
+				s.checkReader(t, want, told)
+			}
+			time.Sleep(time.Hour) // long after all limits
+			synctest.Wait()
+			var thrice []string
+			for range 3 {
+				thrice = append(thrice, oneTo(s.hooks)...)
+			}
+			if diff := cmp.Diff(thrice, order.all()); diff != "" || len(end) != 0 {
+				t.Errorf("seed %d: hooks (-want +got), %d more ends:\n%s", seed, len(end), diff)
+			}
+			if t.Failed() {
+				return
+			}
+		}
+	})
+}
+
+func (s story) checkReader(t *testing.T, want ending, told error) {
+	t.Helper()
+	ok := true
+	switch {
+	case want.scope != 0:
+		ok = scopeOf(told) == want.scope && errors.Is(told, context.DeadlineExceeded)
+	case want.is.Any(pillion.Cancelled):
+		ok = errors.Is(told, context.Canceled)
+	case want.is.Any(pillion.Reset):
+		_, wrapped := errors.AsType[*pillion.UpstreamError](told)
+		ok = wrapped && errors.Is(told, io.ErrUnexpectedEOF)
+	case want.at == s.closes: // whoever reads a closed body gets some error
+	default:
+		ok = told == io.EOF //nolint:errorlint // readers return it bare
+	}
+	if !ok {
+		t.Errorf("the reader was told %v, want what goes with %s\n%+v", told, fmt.Sprintf("%+v", want), s)
+	}
+}

@@ -1,0 +1,374 @@
+package pillion_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/retry"
+	"github.com/pillion-go/pillion/timeout"
+)
+
+// kitchen is a server in memory. It answers with its statuses, one after the other,
+// and then with 200.
+func kitchen(statuses ...int) http.RoundTripper {
+	return roundTripper(func(req *http.Request) (*http.Response, error) {
+		status := http.StatusOK
+		if len(statuses) != 0 {
+			status, statuses = statuses[0], statuses[1:]
+		}
+		return &http.Response{StatusCode: status, Request: req, Body: io.NopCloser(strings.NewReader("soup"))}, nil
+	})
+}
+
+// order gets a URL, and shows what comes.
+func order(ctx context.Context, client *http.Client) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://recipes/soup", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body) // the call ends with its body
+	if err != nil {
+		return err
+	}
+	fmt.Println(resp.StatusCode, string(body))
+	return nil
+}
+
+// An upstream is a name and the policies that its calls are put under, from the
+// outside in.
+func ExampleNew() {
+	recipes, err := pillion.New("recipes",
+		timeout.Config{Total: 2 * time.Second, PerTry: 300 * time.Millisecond},
+		retry.Config{On: "5xx,reset,connect-failure", NumRetries: 2, BaseInterval: time.Millisecond},
+		limits.Config{MaxRequests: 200},
+		breaker.Config{Threshold: 0.5, Sleep: time.Second},
+	)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	client := &http.Client{Transport: recipes.Transport(kitchen(503, 500))}
+	if err := order(context.Background(), client); err != nil {
+		fmt.Println(err)
+	}
+	// Output: 200 soup
+}
+
+// The error of New tells of every bad field, and of every order that makes no sense.
+func ExampleNew_errors() {
+	_, err := pillion.New("recipes",
+		breaker.Config{Threshold: 0.5},
+		retry.Config{NumRetries: -7},
+		limits.Config{MaxRequests: -2},
+	)
+	fmt.Println(err)
+	// Output:
+	// upstream "recipes": pillion: order: breaker outside retry would hide failed attempts from the breaker; put AnyOrder among the policies if you mean it
+	// retry: Config.NumRetries: -7 is negative
+	// limits: Config.MaxRequests: -2 is negative
+}
+
+// AnyOrder allows a breaker that sees whole calls, and not their attempts.
+func ExampleAnyOrder() {
+	_, err := pillion.New("recipes", breaker.Config{Threshold: 0.5}, retry.Config{}, pillion.AnyOrder{})
+	fmt.Println(err)
+	// Output: <nil>
+}
+
+// A transport composes with other people's round trippers, on either side.
+func ExampleUpstream_Transport() {
+	recipes, err := pillion.New("recipes", retry.Config{BaseInterval: time.Millisecond})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	server := kitchen(503)
+	loud := roundTripper(func(req *http.Request) (*http.Response, error) {
+		fmt.Println("attempt:", req.URL.Path)
+		return server.RoundTrip(req)
+	})
+	client := &http.Client{Transport: recipes.Transport(loud)}
+	if err := order(context.Background(), client); err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// attempt: /soup
+	// attempt: /soup
+	// 200 soup
+}
+
+// Do guards what has no adapter: a database, a queue, a client library.
+func ExampleDo() {
+	database, err := pillion.New("database",
+		timeout.Config{Total: time.Second},
+		retry.Config{On: "5xx", NumRetries: 3, BaseInterval: time.Millisecond}, // "5xx" is any failure
+	)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	attempts := 0
+	name, err := pillion.Do(context.Background(), database, func(context.Context) (string, error) {
+		if attempts++; attempts < 3 {
+			return "", errors.New("deadlock found")
+		}
+		return "leek soup", nil
+	})
+	fmt.Println(name, err, attempts)
+	// Output: leek soup <nil> 3
+}
+
+// An Info tells what happened to a call, good ones too.
+func ExampleWithInfo() {
+	recipes, err := pillion.New("recipes", retry.Config{BaseInterval: time.Millisecond})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	client := &http.Client{Transport: recipes.Transport(kitchen(503, 503))}
+	ctx, info := pillion.WithInfo(context.Background())
+	if err := order(ctx, client); err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(info.Attempts(), info.Endpoint(), info.Flags(), info.Detail(), info.Done())
+	// Output:
+	// 503 soup
+	// 2 recipes URX via_upstream true
+}
+
+// Log writes the end of each call, and at debug level all that happens to it.
+func ExampleLog() {
+	logger := slog.New(slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{
+		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey { // would be another one each time
+				return slog.Attr{}
+			}
+			return a
+		},
+	}))
+	recipes, err := pillion.New("recipes", pillion.Log(logger), limits.Config{MaxRequests: limits.Zero})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	client := &http.Client{Transport: recipes.Transport(kitchen())}
+	if err := order(context.Background(), client); errors.Is(err, limits.ErrFull) {
+		fmt.Println("too many")
+	}
+	// Output:
+	// level=WARN msg="call end" upstream_cluster=recipes method=GET path=/soup upstream_request_attempt_count=1 response_code=0 response_flags=UO response_code_details=upstream_reset_before_response_started{overflow} error="limits: recipes: max_requests of 0 reached"
+	// too many
+}
+
+// A Listener hears of everything as it happens.
+func ExampleListener() {
+	listener := func(_ context.Context, e pillion.Event) {
+		fmt.Println(e.Kind, e.Call.Attempt(), e.Outcome.Code)
+	}
+	recipes, err := pillion.New("recipes", pillion.Listener(listener), retry.Config{BaseInterval: time.Millisecond})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	client := &http.Client{Transport: recipes.Transport(kitchen(503))}
+	if err := order(context.Background(), client); err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// attempt 1 0
+	// retry scheduled 1 503
+	// attempt end 1 503
+	// retry 1 503
+	// attempt 2 0
+	// retry success 2 200
+	// attempt end 2 200
+	// end 1 200
+	// 200 soup
+}
+
+// LocalReplies gives the responses that a sidecar would have given, in place of errors.
+func ExampleHTTP() {
+	recipes, err := pillion.New("recipes", pillion.HTTP{LocalReplies: true}, limits.Config{MaxRequests: limits.Zero})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	client := &http.Client{Transport: recipes.Transport(kitchen())}
+	if err := order(context.Background(), client); err != nil {
+		fmt.Println(err)
+	}
+	// Output: 503 upstream connect error or disconnect/reset before headers. reset reason: overflow
+}
+
+// A body that cannot be had again is kept while it is sent, if there is a buffer.
+func ExampleHTTP_replayBuffer() {
+	recipes, err := pillion.New("recipes",
+		pillion.HTTP{ReplayBuffer: 64 << 10},
+		retry.Config{BaseInterval: time.Millisecond},
+	)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	server := kitchen(503)
+	eager := roundTripper(func(req *http.Request) (*http.Response, error) {
+		defer func() { _ = req.Body.Close() }()
+		var body strings.Builder
+		if _, failed := io.Copy(&body, req.Body); failed != nil {
+			return nil, failed
+		}
+		fmt.Printf("received %q\n", body.String())
+		return server.RoundTrip(req)
+	})
+	stream := io.MultiReader(strings.NewReader("leek and "), strings.NewReader("potato"))
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodPut, "http://recipes/soup", stream)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	resp, err := recipes.Transport(eager).RoundTrip(req)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(resp.StatusCode, resp.Body.Close())
+	// Output:
+	// received "leek and potato"
+	// received "leek and potato"
+	// 200 <nil>
+}
+
+// inFlight is a policy that counts the calls under way.
+type inFlight struct{ calls *int }
+
+// Wrap makes the hook once, for all calls.
+func (p inFlight) Wrap(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
+	if p.calls == nil {
+		return nil, errors.New("inFlight: calls is nil")
+	}
+	ended := func(c *pillion.Call, end *pillion.Outcome) {
+		*p.calls--
+		fmt.Println("end of", c.Request().Path, end.Code)
+	}
+	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+		*p.calls++
+		o := next(ctx, c)
+		o.OnEnd(c, ended) // when the body has been read, and not when the head is there
+		return o
+	}, nil
+}
+
+// A policy of one's own wraps the others, and hears of ends with OnEnd.
+func ExamplePolicy() {
+	calls := 0
+	recipes, err := pillion.New("recipes", inFlight{&calls})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	client := &http.Client{Transport: recipes.Transport(kitchen())}
+	resp, err := client.Get("http://recipes/soup")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println("under way:", calls)
+	if err := resp.Body.Close(); err != nil {
+		fmt.Println(err)
+	}
+	fmt.Println("under way:", calls)
+	// Output:
+	// under way: 1
+	// end of /soup 200
+	// under way: 0
+}
+
+// pigeon is an Exchange: a call by carrier pigeon. Its answers come whole.
+type pigeon struct{ message string }
+
+func (p *pigeon) Request() pillion.Request {
+	return pillion.Request{Protocol: "pigeon", Method: "FLY", Path: "/" + p.message}
+}
+
+func (p *pigeon) Try(_ context.Context, c *pillion.Call, o *pillion.Outcome) {
+	if c.Attempt() == 1 {
+		o.Err = errors.New("lost to a hawk")
+		return
+	}
+	o.Value, o.Detail = strings.ToUpper(p.message), pillion.ViaUpstream
+}
+
+// Explain says what an error means: here, that the message may not have arrived.
+func (p *pigeon) Explain(_ *pillion.Call, o *pillion.Outcome, err error) {
+	o.Err, o.Is, o.Flags, o.Detail = err, pillion.Reset, pillion.UC, pillion.ConnectionTermination
+}
+
+func (p *pigeon) Unary() bool                                            { return true }
+func (p *pigeon) Discard(*pillion.Call, *pillion.Outcome)                {}
+func (p *pigeon) NewCall(*pillion.Call) *pillion.Call                    { return &pillion.Call{} }
+func (p *pigeon) RequestHeader(string) string                            { return "" }
+func (p *pigeon) Header(*pillion.Call) pillion.Header                    { return http.Header{} }
+func (p *pigeon) Idempotent() bool                                       { return true }
+func (p *pigeon) Replayable() bool                                       { return true }
+func (p *pigeon) ResponseHeader(*pillion.Outcome, string) (string, bool) { return "", false }
+
+// Invoke puts the calls of any protocol under the policies.
+func ExampleUpstream_Invoke() {
+	loft, err := pillion.New("loft", retry.Config{BaseInterval: time.Millisecond})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	ctx, info := pillion.WithInfo(context.Background())
+	o := loft.Invoke(ctx, &pigeon{"hello"})
+	fmt.Println(o.Value, o.Err, info.Attempts())
+	// Output: HELLO <nil> 2
+}
+
+// A TimeoutError says which limit it was.
+func ExampleTimeoutError() {
+	database, err := pillion.New("database", timeout.Config{Total: time.Millisecond})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	_, err = pillion.Do(context.Background(), database, func(ctx context.Context) (int, error) {
+		<-ctx.Done()
+		return 0, ctx.Err()
+	})
+	if limit, ok := errors.AsType[*pillion.TimeoutError](err); ok {
+		fmt.Println(limit.Upstream, limit.Scope, limit.Limit, errors.Is(err, context.DeadlineExceeded))
+	}
+	// Output: database total 1ms true
+}
+
+// An UpstreamError says what the network or the upstream did, in Envoy's words.
+func ExampleUpstreamError() {
+	recipes, err := pillion.New("recipes")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	closing := roundTripper(func(*http.Request) (*http.Response, error) { return nil, io.EOF })
+	err = order(context.Background(), &http.Client{Transport: recipes.Transport(closing)})
+	if wire, ok := errors.AsType[*pillion.UpstreamError](err); ok {
+		fmt.Println(wire.Upstream, wire.Flags, wire.Flags.Long(), wire.Detail)
+	}
+	// Output: recipes UC UpstreamConnectionTermination upstream_reset_before_response_started{connection_termination}
+}

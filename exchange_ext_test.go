@@ -1,0 +1,412 @@
+package pillion_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/timeout"
+)
+
+// letter is an Exchange of a protocol that only the tests have.
+type letter struct {
+	open    bool                                             // answers go on after their head
+	try     func(ctx context.Context, o *pillion.Outcome)    // what attempts bring; nil for "dear"
+	call    *pillion.Call                                    // the last attempt
+	header  map[*pillion.Call]http.Header                    // of attempts that asked for one
+	dropped []int                                            // attempts whose answer was discarded
+	explain func(o *pillion.Outcome, err error) (known bool) // nil for the plain one
+}
+
+func (x *letter) Request() pillion.Request {
+	return pillion.Request{Protocol: "post", Method: "SEND", Authority: "recipes.test", Path: "/letter"}
+}
+
+func (x *letter) Unary() bool { return !x.open }
+
+func (x *letter) Try(ctx context.Context, c *pillion.Call, o *pillion.Outcome) {
+	x.call = c
+	if x.try == nil {
+		o.Value = "dear"
+	} else if x.try(ctx, o); o.Err != nil {
+		return
+	}
+	o.Detail = pillion.ViaUpstream
+	if x.open {
+		c.Open()
+	}
+}
+
+func (x *letter) Explain(_ *pillion.Call, o *pillion.Outcome, err error) {
+	if x.explain != nil && x.explain(o, err) {
+		return
+	}
+	o.Err, o.Is, o.Flags, o.Detail = err, pillion.Reset, pillion.UR, pillion.RemoteReset
+}
+
+func (x *letter) Discard(c *pillion.Call, _ *pillion.Outcome) {
+	x.dropped = append(x.dropped, c.Attempt())
+	c.Drop()
+}
+
+func (x *letter) NewCall(*pillion.Call) *pillion.Call { return &pillion.Call{} }
+
+func (x *letter) RequestHeader(name string) string {
+	return http.Header{"X-Caller": {"me"}}.Get(name)
+}
+
+func (x *letter) Header(c *pillion.Call) pillion.Header {
+	if x.header == nil {
+		x.header = map[*pillion.Call]http.Header{}
+	}
+	if x.header[c] == nil {
+		x.header[c] = http.Header{"X-Caller": {"me"}}
+	}
+	return x.header[c]
+}
+
+func (x *letter) ResponseHeader(_ *pillion.Outcome, name string) (string, bool) {
+	return "yes", name == "X-Answer"
+}
+
+func (x *letter) Idempotent() bool { return true }
+
+func (x *letter) Replayable() bool { return true }
+
+func TestInvoke_unary(t *testing.T) {
+	var ends int
+	u := newUpstream(t,
+		atEnd(func(c *pillion.Call, end *pillion.Outcome) {
+			ends++
+			if end.Value != "dear" || c.Request().Path != "/letter" || c.RequestHeader("X-Caller") != "me" {
+				t.Errorf("hook: got %v of %+v, want the letter", end.Value, c.Request())
+			}
+		}),
+		around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+			c.Header().Set("X-Mine", "1")
+			o := next(ctx, c)
+			if got, ok := c.ResponseHeader(o, "X-Answer"); got != "yes" || !ok {
+				t.Errorf("response header: got %q, %v, want yes", got, ok)
+			}
+			return o
+		}),
+	)
+	x := &letter{}
+	o := u.Invoke(t.Context(), x)
+	if o.Value != "dear" || o.Err != nil || o.Open() || o.Detail != pillion.ViaUpstream || ends != 1 {
+		t.Errorf("got %+v after %d ends, want a finished letter after one", o, ends)
+	}
+	if got := x.header[x.call].Get("X-Mine"); got != "1" {
+		t.Errorf("header of the attempt: got %q, want 1", got)
+	}
+}
+
+// TestInvoke_unaryDeadline pins what a unary protocol tells its wire: the limit of
+// the try, where that is the shorter one; an open one only tells the total.
+func TestInvoke_unaryDeadline(t *testing.T) {
+	tests := []struct {
+		name   string
+		open   bool
+		limits timeout.Config
+		caller time.Duration
+		want   time.Duration // 0 for none
+	}{
+		{"unary, try", false, timeout.Config{Total: time.Minute, PerTry: time.Second}, never, time.Second},
+		{"unary, idle", false, timeout.Config{Total: time.Minute, PerTry: 3 * time.Second, Idle: 2 * time.Second}, never, 2 * time.Second},
+		{"unary, total", false, timeout.Config{Total: time.Minute, PerTry: time.Hour}, never, time.Minute},
+		{"unary, caller", false, timeout.Config{Total: time.Minute, PerTry: time.Hour}, time.Second, time.Second},
+		{"unary, try within the caller's", false, timeout.Config{Total: timeout.None, PerTry: time.Second}, time.Minute, time.Second},
+		{"open, try", true, timeout.Config{Total: time.Minute, PerTry: time.Second}, never, time.Minute},
+		{"open, caller", true, timeout.Config{Total: time.Minute, PerTry: time.Second}, 2 * time.Second, 2 * time.Second},
+		{"open, try alone", true, timeout.Config{Total: timeout.None, PerTry: time.Second}, never, never},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				u := newUpstream(t, test.limits)
+				ctx, cancel := context.WithTimeout(t.Context(), test.caller)
+				defer cancel()
+				began := time.Now()
+				x := &letter{open: test.open, try: func(ctx context.Context, _ *pillion.Outcome) {
+					deadline, ok := ctx.Deadline()
+					if got := deadline.Sub(began); !ok || got != test.want {
+						t.Errorf("deadline on the wire: got %v, %v, want %v", got, ok, test.want)
+					}
+				}}
+				if o := u.Invoke(ctx, x); o.Err != nil {
+					t.Error(o.Err)
+				}
+				_ = x.call.End(nil)
+			})
+		})
+	}
+}
+
+// TestInvoke_open pins the life of an answer that goes on: its hooks wait, the
+// first End counts, and later ones repeat what it came to.
+func TestInvoke_open(t *testing.T) {
+	tests := []struct {
+		name string
+		ends []error
+		want []error
+		is   pillion.Condition
+	}{
+		{"whole", []error{nil}, []error{nil}, 0},
+		{"broken", []error{errBroken}, []error{errBroken}, pillion.Reset},
+		{"broken, then whole", []error{errBroken, nil}, []error{errBroken, errBroken}, pillion.Reset},
+		{"whole, then broken", []error{nil, errBroken}, []error{nil, errBroken}, 0},
+	}
+	for _, test := range tests {
+		for _, hooked := range []bool{true, false} {
+			t.Run(test.name+map[bool]string{false: ", no hooks"}[hooked], func(t *testing.T) {
+				ends := 0
+				policies := []pillion.Policy{needCancel}
+				if hooked {
+					policies = append(policies, atEnd(func(_ *pillion.Call, end *pillion.Outcome) {
+						if ends++; end.Is != test.is {
+							t.Errorf("hook: got condition %b, want %b", end.Is, test.is)
+						}
+					}))
+				}
+				x := &letter{open: true}
+				o := newUpstream(t, policies...).Invoke(t.Context(), x)
+				if !o.Open() || ends != 0 {
+					t.Fatalf("at the head: got open %v and %d ends, want true and none", o.Open(), ends)
+				}
+				for i, err := range test.ends {
+					if got := x.call.End(err); !errors.Is(got, test.want[i]) {
+						t.Errorf("End(%v): got %v, want %v", err, got, test.want[i])
+					}
+				}
+				if o.Open() || (hooked && ends != 1) {
+					t.Errorf("at the end: got open %v and %d ends, want false and one", o.Open(), ends)
+				}
+			})
+		}
+	}
+}
+
+// TestInvoke_openUnwatched pins the answer whose end matters to nobody: it costs
+// no span, and all that concerns it does nothing.
+func TestInvoke_openUnwatched(t *testing.T) {
+	x := &letter{open: true}
+	if o := newUpstream(t).Invoke(t.Context(), x); !o.Open() {
+		t.Error("got a finished outcome, want an open one")
+	}
+	x.call.Await()
+	x.call.Received()
+	if err := x.call.End(errBroken); !errors.Is(err, errBroken) {
+		t.Errorf("End: got %v, want the error back", err)
+	}
+}
+
+// TestInvoke_retry pins that an open answer that is retried is discarded, and
+// that each attempt has its own header.
+func TestInvoke_retry(t *testing.T) {
+	attempts := 0
+	x := &letter{open: true}
+	x.try = func(_ context.Context, o *pillion.Outcome) {
+		if attempts++; attempts < 3 {
+			o.Is = pillion.RefusedStream
+		}
+	}
+	var conditions []pillion.Condition
+	u := newUpstream(t, quick(2),
+		atEnd(func(_ *pillion.Call, end *pillion.Outcome) { conditions = append(conditions, end.Is) }),
+		before(func(c *pillion.Call) { c.Header().Set("X-Attempt", "yes") }))
+	o := u.Invoke(t.Context(), x)
+	if o.Err != nil || !o.Open() || attempts != 3 || len(x.header) != 3 {
+		t.Errorf("got %v, open %v after %d attempts with %d headers, want an open answer after 3 with 3",
+			o.Err, o.Open(), attempts, len(x.header))
+	}
+	_ = x.call.End(nil)
+	if diff := cmp.Diff([]int{1, 2}, x.dropped); diff != "" {
+		t.Errorf("discarded (-want +got):\n%s", diff)
+	}
+	want := []pillion.Condition{pillion.RefusedStream | pillion.Discarded, pillion.RefusedStream | pillion.Discarded, 0}
+	if diff := cmp.Diff(want, conditions); diff != "" {
+		t.Errorf("conditions at the end (-want +got):\n%s", diff)
+	}
+}
+
+// TestInvoke_drop pins Drop without a span: the hooks run all the same.
+func TestInvoke_drop(t *testing.T) {
+	ends := 0
+	x := &letter{open: true}
+	u := newUpstream(t,
+		around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+			o := next(ctx, c)
+			o.Discard()
+			o.Discard() // there is nothing any more
+			return o
+		}),
+		atEnd(func(_ *pillion.Call, end *pillion.Outcome) {
+			if ends++; end.Is != pillion.Discarded {
+				t.Errorf("hook: got condition %b, want Discarded", end.Is)
+			}
+		}))
+	if o := u.Invoke(t.Context(), x); o.Open() || ends != 1 || !slices.Equal(x.dropped, []int{1}) {
+		t.Errorf("got open %v, %d ends, discarded %v, want a finished outcome, one end and attempt 1", o.Open(), ends, x.dropped)
+	}
+}
+
+// TestInvoke_idle pins that the idle limit runs while somebody waits, and only then.
+func TestInvoke_idle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, info := pillion.WithInfo(t.Context())
+		x := &letter{open: true}
+		newUpstream(t, timeout.Config{Total: timeout.None, Idle: time.Second}).Invoke(ctx, x)
+		time.Sleep(time.Minute) // nobody waits
+		x.call.Await()
+		time.Sleep(900 * time.Millisecond)
+		x.call.Received()
+		time.Sleep(time.Minute)
+		x.call.Await()
+		time.Sleep(900 * time.Millisecond)
+		synctest.Wait()
+		if info.Done() {
+			t.Fatalf("within the limit: got the end, with %v, want none", info.Err())
+		}
+		time.Sleep(200 * time.Millisecond)
+		synctest.Wait()
+		if !info.Done() || scopeOf(info.Err()) != pillion.ScopeIdle {
+			t.Errorf("after the limit: got done %v, %v, want the idle limit", info.Done(), info.Err())
+		}
+		if err := x.call.End(errBroken); scopeOf(err) != pillion.ScopeIdle {
+			t.Errorf("End: got %v, want the idle limit", err)
+		}
+	})
+}
+
+// TestInvoke_explained pins that Explain is asked only where Try left a bare error.
+func TestInvoke_explained(t *testing.T) {
+	for _, explained := range []bool{false, true} {
+		asked := 0
+		x := &letter{
+			try: func(_ context.Context, o *pillion.Outcome) {
+				if o.Err = errBroken; explained {
+					o.Is, o.Detail = pillion.GRPCUnavailable, pillion.RemoteRefusedStream
+				}
+			},
+			explain: func(*pillion.Outcome, error) bool { asked++; return false },
+		}
+		o := newUpstream(t).Invoke(t.Context(), x)
+		want := map[bool]pillion.Condition{false: pillion.Reset, true: pillion.GRPCUnavailable}[explained]
+		if o.Is != want || !errors.Is(o.Err, errBroken) || (asked == 0) != explained {
+			t.Errorf("explained by Try %v: got %b, %v, asked %d times, want %b", explained, o.Is, o.Err, asked, want)
+		}
+	}
+}
+
+// TestInvoke_ends has many ends of one stream at the same time: one counts, and
+// nobody is told before its hooks have run.
+func TestInvoke_ends(t *testing.T) {
+	var hooks journal
+	u := newUpstream(t, atEnd(func(*pillion.Call, *pillion.Outcome) { hooks.add("end") }))
+	x := &letter{open: true}
+	u.Invoke(t.Context(), x)
+	var enders sync.WaitGroup
+	for range 8 {
+		enders.Go(func() {
+			if err := x.call.End(errBroken); !errors.Is(err, errBroken) {
+				t.Errorf("got %v, want errBroken", err)
+			}
+			if len(hooks.all()) != 1 {
+				t.Error("End returned before the hooks had run")
+			}
+		})
+	}
+	enders.Wait()
+	if got := hooks.all(); len(got) != 1 {
+		t.Errorf("hooks: got %d, want 1", len(got))
+	}
+}
+
+// TestCall_request pins what a policy can ask of the request, for a protocol that
+// knows all of it.
+func TestCall_request(t *testing.T) {
+	type key struct{}
+	ctx := context.WithValue(t.Context(), key{}, "mine")
+	u := newUpstream(t, before(func(c *pillion.Call) {
+		if c.Upstream() != "recipes" || c.Attempt() != 1 || c.Attempts() != 1 || c.Endpoint() != "" ||
+			!c.Idempotent() || !c.Replayable() || c.Context().Value(key{}) != "mine" {
+			t.Errorf("got %q, attempt %d of %d at %q, idempotent %v, replayable %v",
+				c.Upstream(), c.Attempt(), c.Attempts(), c.Endpoint(), c.Idempotent(), c.Replayable())
+		}
+		want := pillion.Request{Protocol: "post", Method: "SEND", Authority: "recipes.test", Path: "/letter"}
+		if diff := cmp.Diff(want, c.Request()); diff != "" {
+			t.Errorf("request (-want +got):\n%s", diff)
+		}
+	}))
+	if o := u.Invoke(ctx, &letter{}); o.Err != nil {
+		t.Error(o.Err)
+	}
+}
+
+// TestCall_attempts pins that attempts are counted right inside the policy that
+// makes them: outside of it none has begun.
+func TestCall_attempts(t *testing.T) {
+	var outer, inner []int
+	u := newUpstream(t,
+		before(func(c *pillion.Call) { outer = append(outer, c.Attempts()) }),
+		quick(2),
+		before(func(c *pillion.Call) { inner = append(inner, c.Attempts(), c.Attempt()) }),
+		atEnd(func(*pillion.Call, *pillion.Outcome) {}))
+	x := &letter{try: func(_ context.Context, o *pillion.Outcome) { o.Err = errBroken }}
+	if o := u.Invoke(t.Context(), x); !errors.Is(o.Err, errBroken) || !o.Flags.Has(pillion.URX) {
+		t.Errorf("got %v, %v, want errBroken and URX", o.Err, o.Flags)
+	}
+	if diff := cmp.Diff([]int{0}, outer); diff != "" {
+		t.Errorf("outside (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]int{1, 1, 2, 2, 3, 3}, inner); diff != "" {
+		t.Errorf("attempts begun, and which this is (-want +got):\n%s", diff)
+	}
+}
+
+// TestCall_acquireRetry pins who is asked for leave to retry.
+func TestCall_acquireRetry(t *testing.T) {
+	var asked, released int
+	limiter := func(leave bool) pillion.Policy {
+		return policy(func(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+			s.LimitRetries(func() bool { asked++; return leave }, func() { released++ })
+			return next, nil
+		})
+	}
+	tests := []struct {
+		name            string
+		policies        []pillion.Policy
+		leave           bool
+		asked, released int
+	}{
+		{"nobody limits", nil, true, 0, 0},
+		{"leave", []pillion.Policy{limiter(true)}, true, 1, 1},
+		{"no leave", []pillion.Policy{limiter(false)}, false, 1, 0},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			asked, released = 0, 0
+			u := newUpstream(t, append(test.policies, before(func(c *pillion.Call) {
+				release, ok := c.AcquireRetry()
+				if ok != test.leave {
+					t.Errorf("got %v, want %v", ok, test.leave)
+				}
+				if ok {
+					release()
+				}
+			}))...)
+			u.Invoke(t.Context(), &letter{})
+			if asked != test.asked || released != test.released {
+				t.Errorf("got asked %d, released %d times, want %d, %d", asked, released, test.asked, test.released)
+			}
+		})
+	}
+}

@@ -1,0 +1,249 @@
+package pillion_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/limits"
+)
+
+// hedge is a policy that makes a second attempt when the first has brought nothing
+// good after a while. The first good answer wins; the other attempt is cancelled and
+// its answer discarded. It shows that the engine bears attempts beside each other.
+type hedge struct {
+	delay   time.Duration
+	running *sync.WaitGroup // its goroutines
+}
+
+// raced is what one of the attempts came to.
+type raced struct {
+	call *pillion.Call
+	o    *pillion.Outcome
+}
+
+func (hedge) Role() pillion.Role { return pillion.RoleHedge }
+
+func (h hedge) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+	s.NeedCancel()
+	slot := s.Slot()
+	cancel := func(c *pillion.Call, _ *pillion.Outcome) { c.State(slot).V.(context.CancelFunc)() }
+	return func(ctx context.Context, first *pillion.Call) *pillion.Outcome {
+		second := first.Next() // made before the first one runs
+		came := make(chan raced, 2)
+		start := func(c *pillion.Call) {
+			own, cancel := context.WithCancel(ctx)
+			c.State(slot).V = cancel
+			h.running.Go(func() { came <- raced{c, next(own, c)} })
+		}
+		start(first)
+		timer := time.NewTimer(h.delay)
+		defer timer.Stop()
+		for pending, hedged := 1, false; ; {
+			var r raced
+			select {
+			case <-timer.C:
+			case r = <-came:
+				pending--
+				if r.o.Failure() == nil || ctx.Err() != nil || (hedged && pending == 0) {
+					if pending != 0 {
+						loser := map[bool]*pillion.Call{true: first, false: second}[r.call == second]
+						cancel(loser, nil)
+						h.running.Go(func() { (<-came).o.Discard() })
+					}
+					r.o.OnEnd(r.call, cancel)
+					return r.o
+				}
+				r.o.Discard()
+				cancel(r.call, nil)
+			}
+			if !hedged {
+				hedged = true
+				pending++
+				start(second)
+			}
+		}
+	}, nil
+}
+
+// race is a server whose requests are told apart by their number, and a client
+// that hedges.
+type race struct {
+	client  *http.Client
+	url     string
+	conns   *tally
+	running sync.WaitGroup
+	breaker *breaker.Breaker
+}
+
+func newRace(t *testing.T, delay time.Duration, handler func(n int64, w http.ResponseWriter, r *http.Request)) *race {
+	t.Helper()
+	wantNoLeaks(t)
+	var requests atomic.Int64
+	server, conns := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if body, err := io.ReadAll(r.Body); err == nil && string(body) != "order" {
+			t.Errorf("request body: got %q, want each attempt to have its own", body)
+		}
+		handler(requests.Add(1), w, r)
+	})
+	b, err := breaker.New(breaker.Config{Threshold: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &race{url: server.URL, conns: conns, breaker: b}
+	r.client = newClient(t, hedge{delay, &r.running}, limits.Config{}, b)
+	return r
+}
+
+// call makes one call and reads its answer.
+func (r *race) call(ctx context.Context, t *testing.T) (status int, body string, info *pillion.Info, err error) {
+	t.Helper()
+	ctx, info = pillion.WithInfo(ctx)
+	req := newRequest(t, http.MethodPut, r.url, strings.NewReader("order")).WithContext(ctx)
+	resp, err := r.client.Do(req)
+	if err != nil {
+		return 0, "", info, err
+	}
+	text, err := io.ReadAll(resp.Body)
+	_ = resp.Body.Close()
+	return resp.StatusCode, string(text), info, err
+}
+
+// end waits until nothing is left of all calls.
+func (r *race) end(t *testing.T) {
+	t.Helper()
+	r.running.Wait()
+	r.client.CloseIdleConnections()
+	r.conns.wantNone(t)
+}
+
+// untilGone is a server that has nothing to say until its client has left.
+func untilGone(r *http.Request) { <-r.Context().Done() }
+
+func TestHedge(t *testing.T) {
+	large := strings.Repeat("x", 1<<20)
+	tests := []struct {
+		name     string
+		delay    time.Duration
+		handler  func(n int64, w http.ResponseWriter, r *http.Request)
+		status   int
+		body     string
+		attempts int
+		breaker  breaker.Status
+	}{
+		{
+			"the first is quick", time.Hour, func(_ int64, w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "soup") },
+			200, "soup", 1,
+			breaker.Status{Success: 1},
+		},
+		{"the first hangs", time.Millisecond, func(n int64, w http.ResponseWriter, r *http.Request) {
+			if n == 1 {
+				untilGone(r)
+				return
+			}
+			_, _ = io.WriteString(w, large)
+		}, 200, large, 2, breaker.Status{Success: 1}},
+		{"the first fails", time.Hour, func(n int64, w http.ResponseWriter, _ *http.Request) {
+			if n == 1 {
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}
+			_, _ = io.WriteString(w, "soup")
+		}, 200, "soup", 2, breaker.Status{Success: 1, Failure: 1}},
+		{"both fail", time.Hour, func(n int64, w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			_, _ = fmt.Fprint(w, n)
+		}, 503, "2", 2, breaker.Status{Failure: 2}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			r := newRace(t, test.delay, test.handler)
+			status, body, info, err := r.call(t.Context(), t)
+			if err != nil || status != test.status || body != test.body {
+				t.Errorf("got %d, %d bytes, %v, want %d, %d bytes", status, len(body), err, test.status, len(test.body))
+			}
+			if info.Attempts() != test.attempts || !info.Done() || info.Code() != test.status {
+				t.Errorf("got %d attempts, %d, done %v, want %d, %d, true", info.Attempts(), info.Code(), info.Done(), test.attempts, test.status)
+			}
+			r.end(t)
+			if got := r.breaker.Status(); got != test.breaker {
+				t.Errorf("breaker: got %+v, want %+v: the loser is no failure", got, test.breaker)
+			}
+		})
+	}
+}
+
+// TestHedge_loserAnswers has the loser's answer come all the same, together with the
+// winner's: it is discarded, whoever it is.
+func TestHedge_loserAnswers(t *testing.T) {
+	both := make(chan struct{})
+	r := newRace(t, time.Millisecond, func(n int64, w http.ResponseWriter, _ *http.Request) {
+		if n == 2 {
+			close(both)
+		}
+		<-both
+		_, _ = io.WriteString(w, strings.Repeat("x", 100<<10))
+	})
+	if status, body, info, err := r.call(t.Context(), t); err != nil || status != 200 || len(body) != 100<<10 || info.Attempts() != 2 {
+		t.Errorf("got %d, %d bytes, %v after %d attempts, want one whole answer after 2", status, len(body), err, info.Attempts())
+	}
+	r.end(t)
+}
+
+// TestHedge_callerLeaves has the caller leave while both attempts are under way.
+func TestHedge_callerLeaves(t *testing.T) {
+	ctx, leave := context.WithCancel(t.Context())
+	r := newRace(t, time.Millisecond, func(n int64, _ http.ResponseWriter, r *http.Request) {
+		if n == 2 {
+			leave()
+		}
+		untilGone(r)
+	})
+	_, _, info, err := r.call(ctx, t)
+	if !errors.Is(err, context.Canceled) || !info.Done() || info.Attempts() != 2 {
+		t.Errorf("got %v, done %v after %d attempts, want the caller's leaving after 2", err, info.Done(), info.Attempts())
+	}
+	r.end(t)
+	if got := r.breaker.Status(); got != (breaker.Status{}) {
+		t.Errorf("breaker: got %+v, want nothing for the caller's leaving", got)
+	}
+}
+
+// TestHedge_crowd has many hedged calls at once, half of whose first attempts hang.
+func TestHedge_crowd(t *testing.T) {
+	r := newRace(t, time.Millisecond, func(n int64, w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("X-Hang") != "" && n%2 == 0 {
+			untilGone(r)
+			return
+		}
+		_, _ = io.WriteString(w, "soup")
+	})
+	var callers sync.WaitGroup
+	for range 10 {
+		callers.Go(func() {
+			for range 10 {
+				status, body, info, err := r.call(t.Context(), t)
+				if err != nil || status != 200 || body != "soup" || !info.Done() {
+					t.Errorf("got %d %q, %v, done %v, want soup", status, body, err, info.Done())
+				}
+			}
+		})
+	}
+	callers.Wait()
+	r.end(t)
+}
+
+// TestHedge_order pins that a hedge has its place like other policies that repeat.
+func TestHedge_order(t *testing.T) {
+	if _, err := pillion.New("recipes", limits.Config{}, hedge{}); err == nil {
+		t.Error("got no error for limits outside a hedge")
+	}
+}

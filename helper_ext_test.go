@@ -1,0 +1,179 @@
+package pillion_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/pillion-go/pillion"
+)
+
+var errBroken = errors.New("broken")
+
+// newUpstream makes an upstream that is called recipes.
+func newUpstream(t *testing.T, policies ...pillion.Policy) *pillion.Upstream {
+	t.Helper()
+	u, err := pillion.New("recipes", policies...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+// get is a request for soup.
+func get(ctx context.Context, t *testing.T) *http.Request {
+	t.Helper()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://recipes.test/soup", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return req
+}
+
+// roundTripper is a function as one.
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+// answer is a whole answer with a text.
+func answer(status int, text string) *http.Response {
+	return &http.Response{
+		StatusCode: status, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: http.Header{}, Body: io.NopCloser(strings.NewReader(text)), ContentLength: int64(len(text)),
+	}
+}
+
+// answers is a server that gives the same answer to all.
+func answers(status int, text string) roundTripper {
+	return func(*http.Request) (*http.Response, error) { return answer(status, text), nil }
+}
+
+// streams is a server whose answer has this body.
+func streams(body io.ReadCloser) roundTripper {
+	return func(*http.Request) (*http.Response, error) {
+		resp := answer(http.StatusOK, "")
+		resp.Body, resp.ContentLength = body, -1
+		return resp, nil
+	}
+}
+
+// policy is a function as one.
+type policy func(s *pillion.Site, next pillion.Func) (pillion.Func, error)
+
+func (p policy) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) { return p(s, next) }
+
+// around is a policy that is no more than its function, made anew for each upstream.
+func around(f func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome) pillion.Policy {
+	return policy(func(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
+		return func(ctx context.Context, c *pillion.Call) *pillion.Outcome { return f(ctx, c, next) }, nil
+	})
+}
+
+// atEnd is a policy that hears of ends.
+func atEnd(hook pillion.Hook) pillion.Policy {
+	return around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+		o := next(ctx, c)
+		o.OnEnd(c, hook)
+		return o
+	})
+}
+
+// before is a policy that does something with a call before it goes on.
+func before(f func(c *pillion.Call)) pillion.Policy {
+	return around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+		f(c)
+		return next(ctx, c)
+	})
+}
+
+// needCancel is a policy that asks for a context for each attempt.
+var needCancel = policy(func(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+	s.NeedCancel()
+	return next, nil
+})
+
+// journal takes down what happens, from any goroutine.
+type journal struct {
+	mu    sync.Mutex
+	lines []string // guarded by mu
+}
+
+func (j *journal) add(line string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.lines = append(j.lines, line)
+}
+
+func (j *journal) all() []string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return append([]string(nil), j.lines...)
+}
+
+// tape is a body whose pieces come at their times, whether anybody reads or not,
+// and whose end is err. It heeds ctx, and Close.
+type tape struct {
+	ctx    context.Context
+	pieces []piece
+	err    error
+	once   sync.Once
+	shut   chan struct{}
+}
+
+type piece struct {
+	at   time.Time
+	text string
+}
+
+func newTape(ctx context.Context, err error, pieces ...piece) *tape {
+	return &tape{ctx: ctx, pieces: pieces, err: err, shut: make(chan struct{})}
+}
+
+func (b *tape) Read(p []byte) (int, error) {
+	select {
+	case <-b.shut:
+		return 0, http.ErrBodyReadAfterClose
+	default:
+	}
+	if err := b.ctx.Err(); err != nil {
+		return 0, err
+	}
+	if len(b.pieces) == 0 {
+		return 0, b.err
+	}
+	timer := time.NewTimer(time.Until(b.pieces[0].at))
+	defer timer.Stop()
+	select {
+	case <-b.shut:
+		return 0, http.ErrBodyReadAfterClose
+	case <-b.ctx.Done():
+		return 0, b.ctx.Err()
+	case <-timer.C:
+	}
+	n := copy(p, b.pieces[0].text)
+	if b.pieces[0].text = b.pieces[0].text[n:]; b.pieces[0].text == "" {
+		b.pieces = b.pieces[1:]
+	}
+	return n, nil
+}
+
+func (b *tape) Close() error {
+	b.once.Do(func() { close(b.shut) })
+	return nil
+}
+
+// scopeOf is the limit that err is about; 0 for another error.
+func scopeOf(err error) pillion.Scope {
+	if limit, ok := errors.AsType[*pillion.TimeoutError](err); ok {
+		return limit.Scope
+	}
+	return 0
+}
+
+// never is longer than any limit.
+const never = 1000 * time.Hour

@@ -1,0 +1,88 @@
+package pillion
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"testing"
+)
+
+// TestAnswerFailure holds why answers break off, by protocol.
+func TestAnswerFailure(t *testing.T) {
+	tests := []struct {
+		name   string
+		err    error
+		major  int
+		is     Condition
+		detail Detail
+	}{
+		{"HTTP/1, cut short", io.ErrUnexpectedEOF, 1, ProtocolError | Reset, MalformedAnswerAfter},
+		{"HTTP/2, cut short", io.ErrUnexpectedEOF, 2, Reset, ConnectionTerminationAfter},
+		{"HTTP/2, reset", errors.New("stream error: stream ID 1; INTERNAL_ERROR; received from peer"), 2, Reset, RemoteResetAfter},
+		{
+			"HTTP/2, refused", errors.New("stream error: stream ID 1; REFUSED_STREAM; received from peer"), 2,
+			Reset | RefusedStream, RemoteResetAfter,
+		},
+		{"HTTP/2, malformed", errors.New("stream error: stream ID 1; PROTOCOL_ERROR"), 2, ProtocolError | Reset, MalformedAnswerAfter},
+		{
+			"HTTP/2, too long", errors.New("net/http: server replied with more than declared Content-Length; truncated"), 2,
+			ProtocolError | Reset, MalformedAnswerAfter,
+		},
+		{"the base was told to stop", fmt.Errorf("read: %w", context.Canceled), 1, Cancelled, CallerGone},
+		{"the base ran out of time", os.ErrDeadlineExceeded, 1, Timeout, ResponseTimeout},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			if is, detail := answerFailure(test.err, test.major); is != test.is || detail != test.detail {
+				t.Errorf("got %b, %v, want %b, %v", is, detail, test.is, test.detail)
+			}
+		})
+	}
+}
+
+func TestUpstreamError(t *testing.T) {
+	err := &UpstreamError{Upstream: "recipes", Flags: UC, Detail: ConnectionTermination, Err: io.EOF}
+	if got, want := err.Error(), "pillion: recipes: UC upstream_reset_before_response_started{connection_termination}: EOF"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if !errors.Is(err, io.EOF) || err.Timeout() || !err.Temporary() {
+		t.Errorf("got EOF %v, timeout %v, temporary %v, want true, false, true", errors.Is(err, io.EOF), err.Timeout(), err.Temporary())
+	}
+	if slow := (&UpstreamError{Err: os.ErrDeadlineExceeded}); !slow.Timeout() {
+		t.Error("a time-out is none")
+	}
+}
+
+// TestWireFailure holds what only a round tripper that is no http.Transport reports.
+func TestWireFailure(t *testing.T) {
+	tests := []struct {
+		name   string
+		base   http.RoundTripper
+		err    error
+		is     Condition
+		detail Detail
+	}{
+		{"unknown", nil, errors.New("broken"), Reset, ConnectionTermination},
+		{"the base was told to stop", nil, context.Canceled, Cancelled, CallerGone},
+		{"the base cancelled", nil, errors.New("net/http: request canceled"), Cancelled, CallerGone},
+		{"unexpected EOF over HTTP/1", &http.Transport{}, io.ErrUnexpectedEOF, ProtocolError, MalformedAnswer},
+		{"unexpected EOF over who knows what", nil, io.ErrUnexpectedEOF, Reset, ConnectionTermination},
+		{"no HTTP at all", nil, errors.New("malformed HTTP response \"SSH\""), ProtocolError, MalformedAnswer},
+		{"invalid", nil, errors.New("net/http: invalid method"), Invalid, NoDetail},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://recipes.test/", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			x := &httpCall{transport: &transport{base: test.base}, req: req}
+			if is, detail := x.wireFailure(test.err); is != test.is || detail != test.detail {
+				t.Errorf("got %b, %v, want %b, %v", is, detail, test.is, test.detail)
+			}
+		})
+	}
+}

@@ -1,0 +1,80 @@
+package pillion_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"time"
+
+	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/retry"
+	"github.com/pillion-go/pillion/timeout"
+)
+
+// visit asks a handler for a page, and shows what it answers.
+func visit(h http.Handler, header http.Header) {
+	r := httptest.NewRequestWithContext(context.Background(), http.MethodGet, "/soup", nil)
+	r.Header = header
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	fmt.Println(w.Code, w.Body)
+}
+
+// A service that serves one request at a time sheds what is too much for it, with
+// the answer of an Envoy in front of it.
+func ExampleUpstream_Handler() {
+	kitchen, err := pillion.New("kitchen", timeout.Config{Total: time.Second}, limits.Config{MaxRequests: 1})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	var guarded http.Handler
+	guarded, err = kitchen.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		visit(guarded, nil) // somebody else, meanwhile
+		_, _ = io.WriteString(w, "soup")
+	}))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	visit(guarded, nil)
+	// Output:
+	// 503 upstream connect error or disconnect/reset before headers. reset reason: overflow
+	// 200 soup
+}
+
+// What the client said about its patience ends the context of the request.
+func ExampleUpstream_Handler_deadline() {
+	kitchen, err := pillion.New("kitchen")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	guarded, err := kitchen.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		<-r.Context().Done() // a slow database, which is asked with this context
+		fmt.Println(r.Context().Err())
+	}))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	visit(guarded, http.Header{"X-Envoy-Expected-Rq-Timeout-Ms": {"20"}})
+	// Output:
+	// context deadline exceeded
+	// 504 upstream request timeout
+}
+
+// A server cannot have a request sent again.
+func ExampleUpstream_Handler_retry() {
+	kitchen, err := pillion.New("kitchen", retry.Config{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	_, err = kitchen.Handler(http.NotFoundHandler())
+	fmt.Println(err)
+	// Output: upstream "kitchen": pillion: Handler: a request that is being served cannot be sent again: leave out retry and hedge
+}

@@ -1,0 +1,42 @@
+package limits
+
+import "github.com/pillion-go/pillion"
+
+// offer offers Envoy's gauges of a circuit breaker: rq_open and rq_retry_open are 1
+// while all places are taken, the remaining ones tell how many are free.
+func (l *limiter) offer(s *pillion.Site, c Config) {
+	const prefix = "circuit_breakers.default."
+	s.Gauge(prefix+"rq_open", func() uint64 { return flag(l.max > 0 && l.requests.Load() >= l.max) })
+	s.Gauge(prefix+"rq_retry_open", func() uint64 { return flag(l.retriesOpen()) })
+	if !c.TrackRemaining {
+		return
+	}
+	s.Gauge(prefix+"remaining_rq", func() uint64 { return remaining(l.max, l.requests.Load()) })
+	s.Gauge(prefix+"remaining_retries", func() uint64 {
+		if c.RetryBudget != nil {
+			return 0
+		}
+		return remaining(l.most, l.retries.Load())
+	})
+}
+
+func flag(set bool) uint64 {
+	if set {
+		return 1
+	}
+	return 0
+}
+
+func remaining(places, taken int64) uint64 {
+	return uint64(max(0, places-taken)) //nolint:gosec // not negative
+}
+
+// retriesOpen reports whether MaxRetries is reached, whether or not there is a
+// RetryBudget. Envoy looks only when a retry begins or ends: where MaxRetries forbids retries it
+// finds the limit reached from the first one on that a budget allowed, and never before.
+func (l *limiter) retriesOpen() bool {
+	if l.most == 0 {
+		return l.retried.Load()
+	}
+	return l.retries.Load() >= l.most
+}

@@ -1,0 +1,172 @@
+package metrics
+
+import (
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+)
+
+// The categories of answers that Envoy knows. An alternative stat name, and one
+// below it such as "alt.internal", is a category too.
+const (
+	Internal = "internal" // of calls that come from here; part of the cluster's total
+	External = "external" // of calls that were passed on for somebody outside; part of the cluster's total
+	Canary   = "canary"   // that said so themselves, in x-envoy-upstream-canary
+	Retry    = "retry"    // thrown away for a retry
+)
+
+// Answers counts answers of one category by their code: upstream_rq_200,
+// upstream_rq_2xx, upstream_rq_completed, and upstream_rq_time. Codes are counted, the
+// rest is summed when it is read. Its methods are safe for concurrent use, and count
+// with one atomic addition.
+type Answers struct {
+	cluster *Cluster
+	name    string // "internal.", with its dot; "" for the cluster's own sum
+	whole   *Answers
+	parts   []*Answers // of the sum that whole is; guarded by the cluster's mu
+	blocks  [5]atomic.Pointer[block]
+	unknown atomic.Uint64 // codes that are none of HTTP's
+	time    Histogram
+	timed   sync.Once
+}
+
+// block counts the codes of one class.
+type block [100]atomic.Uint64
+
+const (
+	allCodes    = 0  // upstream_rq_completed
+	unknownCode = -1 // upstream_rq_unknown
+)
+
+// Count counts an answer. A code outside 100 to 599 is unknown, as it is to Envoy.
+func (a *Answers) Count(code int) {
+	if code < 100 || code > 599 {
+		if a.unknown.Add(1) == 1 {
+			a.show(unknownCode)
+		}
+		return
+	}
+	class := code/100 - 1
+	b := a.blocks[class].Load()
+	if b == nil {
+		b = &block{}
+		if !a.blocks[class].CompareAndSwap(nil, b) {
+			b = a.blocks[class].Load()
+		}
+	}
+	if b[code%100].Add(1) == 1 {
+		a.show(code)
+	}
+}
+
+// Time records how long a completed call took, in milliseconds.
+func (a *Answers) Time(ms uint64) { a.time.Record(ms) }
+
+// show lets the rows of a code that was not met before appear.
+func (a *Answers) show(code int) {
+	c := a.cluster
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for at := a; at != nil; at = at.whole {
+		c.showCode(at, code)
+		if code != unknownCode {
+			c.showCode(at, code/100)
+		}
+		c.showCode(at, allCodes)
+	}
+}
+
+// showTime lets upstream_rq_time appear.
+func (a *Answers) showTime() {
+	a.timed.Do(func() {
+		c := a.cluster
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for at := a; at != nil; at = at.whole {
+			c.put(at.name+"upstream_rq_time", row{kind: histogramKind, bins: c.timesOf(at)})
+		}
+	})
+}
+
+// value gives a count: of a code, of a class (1 to 5), or of all. The caller needs
+// no lock: parts are only written before the rows that read them are made.
+func (a *Answers) value(what int) uint64 {
+	switch {
+	case what == unknownCode:
+		return a.unknown.Load()
+	case what == allCodes:
+		n := a.unknown.Load()
+		for class := range a.blocks {
+			n += a.classSum(class)
+		}
+		return n
+	case what < 100:
+		return a.classSum(what - 1)
+	}
+	if b := a.blocks[what/100-1].Load(); b != nil {
+		return b[what%100].Load()
+	}
+	return 0
+}
+
+func (a *Answers) classSum(class int) uint64 {
+	b := a.blocks[class].Load()
+	if b == nil {
+		return 0
+	}
+	var n uint64
+	for i := range b {
+		n += b[i].Load()
+	}
+	return n
+}
+
+// codeSum is a row of codes: the sum over the parts.
+type codeSum struct {
+	parts []*Answers
+	what  int
+}
+
+func (s codeSum) Value() uint64 {
+	var n uint64
+	for _, a := range s.parts {
+		n += a.value(s.what)
+	}
+	return n
+}
+
+func (s codeSum) used() bool { return s.Value() != 0 }
+
+// codeName names the row of a code, a class, or all.
+func codeName(what int) string {
+	switch {
+	case what == unknownCode:
+		return "upstream_rq_unknown"
+	case what == allCodes:
+		return "upstream_rq_completed"
+	case what < 10:
+		return "upstream_rq_" + strconv.Itoa(what) + "xx"
+	}
+	return "upstream_rq_" + strconv.Itoa(what)
+}
+
+// wholeOf names the category that sums this one up, as the cluster's own sum does
+// "internal", and "alt" does "alt.internal".
+func wholeOf(category string) (whole string, ok bool) {
+	before, last, found := cutLast(category)
+	if !found {
+		last = category
+	}
+	if last != Internal && last != External {
+		return "", false
+	}
+	return before, true
+}
+
+func cutLast(s string) (before, after string, found bool) {
+	if i := strings.LastIndexByte(s, '.'); i >= 0 {
+		return s[:i], s[i+1:], true
+	}
+	return "", s, false
+}

@@ -1,0 +1,98 @@
+package metrics
+
+import (
+	"math"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Collector gives a registry's statistics to Prometheus's client library, under the
+// names and labels of /stats/prometheus, beside whatever else a program measures. Nil
+// stands for [Default]. It describes nothing beforehand, since clusters come and go. A
+// [prometheus.Registerer] must be given one Collector of a Registry only, or its
+// statistics are there twice.
+//
+//	prometheus.MustRegister(metrics.Collector(nil))
+func Collector(r *Registry) prometheus.Collector {
+	if r == nil {
+		r = Default()
+	}
+	return collector{r}
+}
+
+type collector struct{ registry *Registry }
+
+// Describe tells nothing, which makes it an unchecked collector.
+func (collector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect reads all statistics.
+func (c collector) Collect(to chan<- prometheus.Metric) {
+	var bins []bin
+	for _, f := range c.registry.layout().families {
+		descs := describer{family: f.name}
+		for _, e := range f.members {
+			desc, values := descs.of(e)
+			if e.kind != histogramKind {
+				to <- prometheus.MustNewConstMetric(desc, valueTypes[e.kind], float64(e.num.Value()), values...)
+				continue
+			}
+			bins = e.bins.bins(bins[:0])
+			to <- prometheus.MustNewConstHistogram(desc, count(bins), sum(bins), bucketMap(bins), values...)
+		}
+	}
+}
+
+//nolint:gochecknoglobals // a table that nothing writes
+var valueTypes = map[kind]prometheus.ValueType{
+	counterKind: prometheus.CounterValue,
+	gaugeKind:   prometheus.GaugeValue,
+}
+
+// bucketMap gives the cumulative counts of a histogram.
+func bucketMap(bins []bin) map[float64]uint64 {
+	m := make(map[float64]uint64, len(bounds)+1)
+	for i, below := range cumulate(bins) {
+		m[bounds[i]] = below
+	}
+	m[math.Inf(1)] = count(bins)
+	return m
+}
+
+// describer makes descriptions, and uses one again for series whose labels have
+// the same names.
+type describer struct {
+	family string
+	last   *labels
+	desc   *prometheus.Desc
+}
+
+// of describes an entry, and gives the values of its labels.
+func (d *describer) of(e *entry) (desc *prometheus.Desc, values []string) {
+	values = make([]string, 0, len(e.labels.list))
+	for _, l := range e.labels.list {
+		values = append(values, l.value)
+	}
+	if d.last == nil || !sameNames(d.last.list, e.labels.list) {
+		names := make([]string, 0, len(e.labels.list))
+		for _, l := range e.labels.list {
+			names = append(names, l.name)
+		}
+		d.last, d.desc = e.labels, prometheus.NewDesc(d.family, help, names, nil)
+	}
+	return d.desc, values
+}
+
+// help is what all statistics have in common. Envoy explains none.
+const help = "See Envoy's documentation, cluster manager: statistics."
+
+func sameNames(a, b []label) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i].name != b[i].name {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,67 @@
+package metrics
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pillion-go/pillion"
+)
+
+// Config counts an upstream's calls and attempts. It is a policy, to stand outside
+// of retry; what the policies outside of it do to a call is counted too, but not the
+// time that they take. Upstreams whose statistics have one name and one registry are
+// counted together.
+type Config struct {
+	// StatName is the cluster's name in the statistics. Empty means the upstream's. A name
+	// with dots is cut at the first one, as Envoy does: the rest becomes part of the
+	// statistics' names. Mirrors alt_stat_name of Envoy's Cluster.
+	StatName string `json:"alt_stat_name,omitempty"`
+
+	// External counts answers as external.upstream_rq_*, for calls that are passed on
+	// for somebody outside, in place of internal.upstream_rq_*.
+	External bool `json:"external,omitempty"`
+
+	// CallerStatNames counts answers also under the name that the caller's request names
+	// in x-envoy-upstream-alt-stat-name, which is not sent on: 100 different ones at most,
+	// after which new ones are ignored. Set it where the callers are trusted.
+	CallerStatNames bool `json:"caller_stat_names,omitempty"`
+
+	// TimeoutBudget records how many per cent of its total limit each completed call took,
+	// in upstream_rq_timeout_budget_percent_used. Mirrors timeout_budgets of track_cluster_stats.
+	TimeoutBudget bool `json:"timeout_budgets,omitempty"`
+
+	// Registry is where the cluster is counted. Nil means [Default].
+	Registry *Registry `json:"-"`
+
+	// Registerer is given the registry's [Collector], unless it has it already. Nil means
+	// that none is: there is [Handler].
+	Registerer prometheus.Registerer `json:"-"`
+}
+
+// Role is that of a policy that counts.
+func (Config) Role() pillion.Role { return pillion.RoleMetrics }
+
+// Wrap has the upstream's calls counted.
+func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+	registry := c.Registry
+	if registry == nil {
+		registry = Default()
+	}
+	if c.Registerer != nil {
+		if err := registry.register(c.Registerer); err != nil {
+			return nil, err
+		}
+	}
+	name := c.StatName
+	if name == "" {
+		name = s.Upstream()
+	}
+	cluster := registry.Cluster(name)
+	s.Gauges(cluster.ReadGauge)
+	r := newRecorder(cluster, c)
+	r.slot, r.next = s.Slot(), next
+	if c.CallerStatNames {
+		s.ConsumeHeaders(altStatName)
+	}
+	s.Listen(r.hear)
+	return r.call, nil
+}

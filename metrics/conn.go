@@ -1,0 +1,239 @@
+package metrics
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// DialFunc makes a connection, as [net.Dialer.DialContext] does.
+type DialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
+
+// conns holds the statistics of a cluster's connections.
+type conns struct {
+	total, connectFail, connectTimeout  *Counter
+	destroyLocal, destroyRemote         *Counter
+	http1, http2, received, transmitted *Counter
+	active                              *Gauge
+	connect, length                     *Histogram
+}
+
+// connections makes the rows of connections, when something dials: where nobody
+// sees connections they are absent, not zero.
+func (c *Cluster) connections() *conns {
+	c.mu.Lock()
+	found := c.conns
+	c.mu.Unlock()
+	if found != nil {
+		return found
+	}
+	s := &conns{
+		total:          c.Counter("upstream_cx_total"),
+		connectFail:    c.Counter("upstream_cx_connect_fail"),
+		connectTimeout: c.Counter("upstream_cx_connect_timeout"),
+		destroyLocal:   c.Counter("upstream_cx_destroy_local"),
+		destroyRemote:  c.Counter("upstream_cx_destroy_remote"),
+		http1:          c.Counter("upstream_cx_http1_total"),
+		http2:          c.Counter("upstream_cx_http2_total"),
+		received:       c.Counter("upstream_cx_rx_bytes_total"),
+		transmitted:    c.Counter("upstream_cx_tx_bytes_total"),
+		active:         c.Gauge("upstream_cx_active"),
+		connect:        c.Histogram("upstream_cx_connect_ms"),
+		length:         c.Histogram("upstream_cx_length_ms"),
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.put("upstream_cx_destroy", row{num: total{s.destroyLocal, s.destroyRemote}})
+	c.conns = s
+	return s
+}
+
+// CountDial gives a function that dials as dial does, and counts the connections
+// under upstream_cx_*. The connections that it gives count their bytes and their end. It is
+// for whoever makes connections other than an [http.Transport]'s, for which see
+// [Cluster.CountTransport].
+func (c *Cluster) CountDial(dial DialFunc) DialFunc {
+	s := c.connections()
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		began := time.Now()
+		s.total.Inc()
+		s.active.Add(1)
+		inner, err := dial(ctx, network, address)
+		if err != nil {
+			s.failed(began, err)
+			return nil, err
+		}
+		s.connect.Record(milliseconds(time.Since(began)))
+		return &conn{Conn: inner, stats: s, began: began}, nil
+	}
+}
+
+// failed counts a connection that was not made. As in Envoy it existed, for a
+// while.
+func (s *conns) failed(began time.Time, err error) {
+	s.connectFail.Inc()
+	var timeout interface{ Timeout() bool }
+	if errors.Is(err, context.Canceled) || errors.Is(err, os.ErrDeadlineExceeded) ||
+		(errors.As(err, &timeout) && timeout.Timeout()) {
+		if !errors.Is(err, context.Canceled) {
+			s.connectTimeout.Inc()
+		}
+		s.end(began, s.destroyLocal)
+		return
+	}
+	s.end(began, s.destroyRemote)
+}
+
+// end counts the end of a connection.
+func (s *conns) end(began time.Time, by *Counter) {
+	by.Inc()
+	s.active.Add(-1)
+	s.length.Record(milliseconds(time.Since(began)))
+}
+
+func milliseconds(d time.Duration) uint64 { return uint64(max(0, d.Milliseconds())) }
+
+// conn is a connection that counts.
+type conn struct {
+	net.Conn
+
+	stats    *conns
+	began    time.Time
+	remote   atomic.Bool // the other side ended it
+	written  atomic.Bool
+	finished sync.Once
+}
+
+// Read reads, and notices when the other side has ended the connection.
+func (c *conn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.stats.received.Add(uint64(n)) //nolint:gosec // not negative
+	c.notice(err)
+	return n, err
+}
+
+// Write writes, and finds out at the first bytes which protocol is spoken.
+func (c *conn) Write(p []byte) (int, error) {
+	if !c.written.Load() && len(p) != 0 && c.written.CompareAndSwap(false, true) {
+		c.stats.speak(p)
+	}
+	n, err := c.Conn.Write(p)
+	c.stats.transmitted.Add(uint64(n)) //nolint:gosec // not negative
+	c.notice(err)
+	return n, err
+}
+
+// ReadFrom lets a file go out without being copied, where the connection can do so.
+func (c *conn) ReadFrom(r io.Reader) (int64, error) {
+	if !c.written.Load() { // an answer without a request is nothing that we know
+		c.written.Store(true)
+	}
+	n, err := io.Copy(c.Conn, r)
+	c.stats.transmitted.Add(uint64(n)) //nolint:gosec // not negative
+	return n, err
+}
+
+// notice tells an end by the other side from a deadline or an end of our own.
+func (c *conn) notice(err error) {
+	if err == nil || errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, io.ErrClosedPipe) {
+		return
+	}
+	c.remote.Store(true)
+}
+
+// Close closes the connection, and counts its end once.
+func (c *conn) Close() error {
+	err := c.Conn.Close()
+	c.finished.Do(func() {
+		by := c.stats.destroyLocal
+		if c.remote.Load() {
+			by = c.stats.destroyRemote
+		}
+		c.stats.end(c.began, by)
+	})
+	return err
+}
+
+// speak counts the protocol of a connection by its first bytes. Of TLS its
+// handshake tells, and what is said to a proxy is no protocol of the cluster's.
+func (s *conns) speak(first []byte) {
+	switch {
+	case first[0] == 0x16 || bytes.HasPrefix(first, []byte("CONNECT ")):
+	case bytes.HasPrefix(first, []byte("PRI * HTTP/2.0")):
+		s.http2.Inc()
+	default:
+		s.http1.Inc()
+	}
+}
+
+// shaken counts the protocol of a connection by its TLS handshake.
+func (s *conns) shaken(state tls.ConnectionState) {
+	if state.NegotiatedProtocol == "h2" {
+		s.http2.Inc()
+		return
+	}
+	s.http1.Inc()
+}
+
+// CountTransport gives a clone of base whose connections are counted under
+// upstream_cx_*. Nil stands for [http.DefaultTransport]. The clone belongs to this
+// cluster: give it to no other.
+//
+//	recipes.Transport(metrics.Default().Cluster("recipes").CountTransport(nil))
+//
+// A base that makes its TLS connections itself, with DialTLSContext, has those
+// uncounted.
+func (c *Cluster) CountTransport(base *http.Transport) *http.Transport {
+	if base == nil {
+		own, ok := http.DefaultTransport.(*http.Transport)
+		if !ok { // a program has put something else in its place
+			own = &http.Transport{Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true}
+		}
+		base = own
+	}
+	t := base.Clone()
+	if _, ok := base.TLSNextProto["h2"]; ok { // Clone had base make up its mind
+		t.ForceAttemptHTTP2 = true // which net/http no longer does by itself beside a dialer
+	}
+	t.DialContext = c.CountDial(dialerOf(t))
+	t.Dial = nil //nolint:staticcheck // it is in DialContext now
+	c.watchTLS(t)
+	return t
+}
+
+// dialerOf gives what t would dial with.
+func dialerOf(t *http.Transport) DialFunc {
+	if t.DialContext != nil {
+		return t.DialContext
+	}
+	if old := t.Dial; old != nil { //nolint:staticcheck // it may be set
+		return func(_ context.Context, network, address string) (net.Conn, error) { return old(network, address) }
+	}
+	return (&net.Dialer{}).DialContext
+}
+
+// watchTLS has each handshake of t's tell its protocol.
+func (c *Cluster) watchTLS(t *http.Transport) {
+	s := c.connections()
+	cfg := t.TLSClientConfig
+	if cfg == nil {
+		cfg = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	verify := cfg.VerifyConnection
+	cfg.VerifyConnection = func(state tls.ConnectionState) error {
+		s.shaken(state)
+		if verify != nil {
+			return verify(state)
+		}
+		return nil
+	}
+	t.TLSClientConfig = cfg // Clone made it ours
+}

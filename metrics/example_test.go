@@ -1,0 +1,225 @@
+package metrics_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/metrics"
+	"github.com/pillion-go/pillion/retry"
+)
+
+// kitchen answers 503 to every other call, in memory.
+type kitchen struct{ calls int }
+
+func (k *kitchen) RoundTrip(req *http.Request) (*http.Response, error) {
+	k.calls++
+	status := http.StatusOK
+	if k.calls%2 == 1 {
+		status = http.StatusServiceUnavailable
+	}
+	return &http.Response{StatusCode: status, Header: http.Header{}, Body: http.NoBody, Request: req}, nil
+}
+
+// get shows what a page says to a query.
+func get(h http.Handler, url string) {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, url, http.NoBody))
+	fmt.Print(w.Body)
+}
+
+// own makes a registry for an example alone; a program mostly uses Default.
+func own() *metrics.Registry {
+	r, err := metrics.NewRegistry(metrics.Settings{})
+	if err != nil {
+		fmt.Println(err)
+	}
+	return r
+}
+
+// A call that was retried counts once where calls count, and twice where attempts
+// do.
+func ExampleConfig() {
+	registry := own()
+	recipes, err := pillion.New("recipes",
+		metrics.Config{Registry: registry},
+		retry.Config{On: "5xx"},
+	)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	client := &http.Client{Transport: recipes.Transport(&kitchen{})}
+	resp, err := client.Get("http://recipes/1")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	if err := resp.Body.Close(); err != nil {
+		fmt.Println(err)
+		return
+	}
+	get(metrics.Handler(registry), "/stats?usedonly&type=Counters")
+	// Output:
+	// cluster.recipes.internal.upstream_rq_200: 1
+	// cluster.recipes.internal.upstream_rq_2xx: 1
+	// cluster.recipes.internal.upstream_rq_completed: 1
+	// cluster.recipes.retry.upstream_rq_503: 1
+	// cluster.recipes.retry.upstream_rq_5xx: 1
+	// cluster.recipes.retry.upstream_rq_completed: 1
+	// cluster.recipes.upstream_rq_200: 1
+	// cluster.recipes.upstream_rq_2xx: 1
+	// cluster.recipes.upstream_rq_completed: 1
+	// cluster.recipes.upstream_rq_retry: 1
+	// cluster.recipes.upstream_rq_retry_backoff_exponential: 1
+	// cluster.recipes.upstream_rq_retry_success: 1
+	// cluster.recipes.upstream_rq_total: 2
+}
+
+// One registry is shown in all forms.
+func ExampleHandler() {
+	registry := own()
+	registry.Cluster("recipes").Counter("upstream_rq_retry").Add(3)
+	mux := http.NewServeMux()
+	mux.Handle("/stats", metrics.Handler(registry))
+	mux.Handle("/stats/", metrics.Handler(registry))
+	get(mux, "/stats")
+	get(mux, "/stats?format=json&filter=retry$")
+	fmt.Println()
+	get(mux, "/stats/prometheus")
+	// Output:
+	// cluster.recipes.upstream_rq_retry: 3
+	// {"stats":[{"name":"cluster.recipes.upstream_rq_retry","value":3}]}
+	// # TYPE envoy_cluster_upstream_rq_retry counter
+	// envoy_cluster_upstream_rq_retry{envoy_cluster_name="recipes"} 3
+}
+
+// The same names and labels go to Prometheus's client library, beside what a
+// program measures otherwise.
+func ExampleCollector() {
+	registry := own()
+	registry.Cluster("recipes").Answers(metrics.Internal).Count(http.StatusNotFound)
+	prom := prometheus.NewRegistry()
+	prom.MustRegister(metrics.Collector(registry))
+	families, err := prom.Gather()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, f := range families {
+		if f.GetName() == "envoy_cluster_upstream_rq" {
+			fmt.Println(f.GetName(), f.GetMetric()[0].GetLabel()[1].GetValue(), f.GetMetric()[0].GetCounter().GetValue())
+		}
+	}
+	// Output: envoy_cluster_upstream_rq 404 1
+}
+
+// Tags say which service it is, as an Envoy's stats_tags do.
+func ExampleNewRegistry() {
+	registry, err := metrics.NewRegistry(metrics.Settings{Tags: []metrics.Tag{
+		{Name: "service.cluster", Value: "shop"},
+		{Name: "team", Regex: `^cluster\.((\w+)-)`},
+	}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	registry.Cluster("kitchen-recipes").Counter("upstream_rq_retry").Inc()
+	get(metrics.Handler(registry), "/stats/prometheus")
+	// Output:
+	// # TYPE envoy_cluster_upstream_rq_retry counter
+	// envoy_cluster_upstream_rq_retry{service_cluster="shop",envoy_cluster_name="kitchen-recipes",team="kitchen"} 1
+}
+
+// An adapter of one's own counts through a cluster.
+func ExampleCluster() {
+	registry := own()
+	c := registry.Cluster("queue")
+	c.Answers(metrics.Internal).Count(http.StatusOK)
+	c.Answers(metrics.Internal).Time(44)
+	c.Gauge("upstream_rq_active").Add(1)
+	c.ReadGauge("circuit_breakers.default.remaining_rq", func() uint64 { return 1023 })
+	c.Histogram("upstream_rq_body_size").Record(1500)
+	get(metrics.Handler(registry), "/stats?filter=active|remaining|200|size")
+	// Output:
+	// cluster.queue.circuit_breakers.default.remaining_rq: 1023
+	// cluster.queue.internal.upstream_rq_200: 1
+	// cluster.queue.upstream_rq_200: 1
+	// cluster.queue.upstream_rq_active: 1
+	// cluster.queue.upstream_rq_body_size: P0(nan,1550) P25(nan,1550) P50(nan,1550) P75(nan,1550) P90(nan,1550) P95(nan,1550) P99(nan,1550) P99.5(nan,1550) P99.9(nan,1550) P100(nan,1550)
+}
+
+// Connections are counted where the transport is the library's.
+func ExampleCluster_CountTransport() {
+	server := httptest.NewServer(http.NotFoundHandler())
+	defer server.Close()
+	registry := own()
+	transport := registry.Cluster("recipes").CountTransport(&http.Transport{})
+	client := &http.Client{Transport: transport}
+	for range 3 {
+		resp, err := client.Head(server.URL)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		if err := resp.Body.Close(); err != nil {
+			fmt.Println(err)
+			return
+		}
+	}
+	get(metrics.Handler(registry), "/stats?filter=upstream_cx_(total|http1|active)")
+	transport.CloseIdleConnections()
+	// Output:
+	// cluster.recipes.upstream_cx_active: 1
+	// cluster.recipes.upstream_cx_http1_total: 1
+	// cluster.recipes.upstream_cx_total: 1
+}
+
+// A dialer of any protocol's can be counted.
+func ExampleCluster_CountDial() {
+	registry := own()
+	dial := registry.Cluster("database").CountDial(func(context.Context, string, string) (net.Conn, error) {
+		return nil, errors.New("nobody listens")
+	})
+	_, err := dial(context.Background(), "tcp", "database:5432")
+	fmt.Println(err)
+	get(metrics.Handler(registry), "/stats?usedonly&type=Counters")
+	// Output:
+	// nobody listens
+	// cluster.database.upstream_cx_connect_fail: 1
+	// cluster.database.upstream_cx_destroy: 1
+	// cluster.database.upstream_cx_destroy_remote: 1
+	// cluster.database.upstream_cx_total: 1
+}
+
+// Categories beside Envoy's own are alternative stat names.
+func ExampleCluster_Answers() {
+	registry := own()
+	registry.Cluster("recipes").Answers("mobile.internal").Count(http.StatusOK)
+	get(metrics.Handler(registry), "/stats?filter=mobile.*_200")
+	// Output:
+	// cluster.recipes.mobile.internal.upstream_rq_200: 1
+	// cluster.recipes.mobile.upstream_rq_200: 1
+}
+
+// A name is shown as Envoy shows it.
+func ExampleRegistry_Cluster() {
+	registry := own()
+	c := registry.Cluster("outbound|80||recipes.svc:80")
+	c.Counter("upstream_rq_retry").Inc()
+	fmt.Println(c.Name(), strings.Count(c.Name(), ":"))
+	get(metrics.Handler(registry), "/stats/prometheus")
+	registry.Remove("outbound|80||recipes.svc:80")
+	get(metrics.Handler(registry), "/stats")
+	// Output:
+	// outbound|80||recipes.svc_80 0
+	// # TYPE envoy_cluster_svc_80_upstream_rq_retry counter
+	// envoy_cluster_svc_80_upstream_rq_retry{envoy_cluster_name="outbound|80||recipes"} 1
+}

@@ -1,0 +1,259 @@
+package metrics
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// clean makes of a name one that cannot break a line of any form: control
+// characters, the line ends of Unicode and what is not UTF-8 become underscores.
+func clean(name string) string {
+	fine := utf8.ValidString(name) && !strings.ContainsFunc(name, breaksLines)
+	if fine {
+		return name
+	}
+	return strings.Map(func(r rune) rune {
+		if breaksLines(r) {
+			return '_'
+		}
+		return r
+	}, strings.ToValidUTF8(name, "_"))
+}
+
+func breaksLines(r rune) bool {
+	return unicode.IsControl(r) || r == '\u2028' || r == '\u2029'
+}
+
+//nolint:gochecknoglobals // a table that nothing writes
+var colons = strings.NewReplacer("://", "_", ":/", "_", ":", "_")
+
+// clusterName is a cluster's name as Envoy shows it.
+func clusterName(name string) string { return colons.Replace(clean(name)) }
+
+// metricName makes a name that Prometheus takes: what is no letter, digit or
+// underscore becomes an underscore, byte by byte.
+func metricName(name string) string { return "envoy_" + underscored(name) }
+
+func underscored(name string) string {
+	b := []byte(name)
+	for i, c := range b {
+		if (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {
+			b[i] = '_'
+		}
+	}
+	return string(b)
+}
+
+// labelName makes a label's name of a tag's. It must not begin with a digit.
+func labelName(tag string) string {
+	name := underscored(tag)
+	if name != "" && name[0] >= '0' && name[0] <= '9' {
+		return "_" + name
+	}
+	return name
+}
+
+// reserved reports whether Prometheus uses a label itself.
+func reserved(label string) bool {
+	return label == "le" || label == "quantile" || strings.HasPrefix(label, "__")
+}
+
+// tag is a Tag that was checked.
+type tag struct {
+	label string
+	value string
+	re    *regexp.Regexp // nil for a fixed value
+}
+
+// label is a tag with its value in one statistic.
+type label struct{ name, value string }
+
+// labels are those of one statistic, in Envoy's order, with their text.
+type labels struct {
+	list []label
+	text string // name="value",name="value"
+}
+
+func newLabels(list []label) *labels {
+	size := 0
+	for _, l := range list {
+		size += len(l.name) + len(l.value) + len(`="",`)
+	}
+	var b strings.Builder
+	b.Grow(size)
+	for i, l := range list {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(l.name)
+		b.WriteString(`="`)
+		_, _ = escapes.WriteString(&b, l.value) // a Builder has no errors
+		b.WriteByte('"')
+	}
+	return &labels{list, b.String()}
+}
+
+//nolint:gochecknoglobals // a table that nothing writes
+var escapes = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
+
+// tagger takes the tags out of names. It keeps what it found, for the length of
+// one layout of a page.
+type tagger struct {
+	tags   []tag
+	plain  bool
+	regex  bool
+	lossy  bool                  // two names may leave the same name and labels
+	labels map[[2]string]*labels // by cluster and code
+	names  map[string]string     // what is left of a name after "cluster.<name>."
+}
+
+func newTagger(tags []tag, plain bool) *tagger {
+	regex := slices.ContainsFunc(tags, func(t tag) bool { return t.re != nil })
+	return &tagger{
+		tags: tags, plain: plain, labels: map[[2]string]*labels{}, names: map[string]string{}, regex: regex,
+		lossy: regex || slices.ContainsFunc(tags, func(t tag) bool { return strings.HasPrefix(t.label, "envoy_") }),
+	}
+}
+
+// extract takes the tags out of a cluster's statistic. It gives what is left of
+// the name, with its dots, and the labels: the code, then the fixed tags, then the cluster,
+// then those of regular expressions, which is Envoy's order.
+func (t *tagger) extract(cluster, stat string) (string, *labels) {
+	if t.regex {
+		return t.match("cluster." + cluster + "." + stat)
+	}
+	if t.plain {
+		return "cluster." + cluster + "." + stat, t.fixed()
+	}
+	name, rest, dotted := strings.Cut(cluster, ".")
+	left, code := t.withoutCode(stat)
+	if dotted {
+		left = "cluster." + rest + left[len("cluster"):]
+	}
+	key := [2]string{name, code}
+	found := t.labels[key]
+	if found == nil {
+		found = newLabels(t.list(codeLabel(code), label{"envoy_cluster_name", name}))
+		t.labels[key] = found
+	}
+	return left, found
+}
+
+// withoutCode gives "cluster." and the statistic's name without a code in it, and
+// that code, or the digit of its class: "200", "2", or nothing.
+func (t *tagger) withoutCode(stat string) (left, code string) {
+	from, to := codeIn(stat)
+	code = strings.TrimPrefix(stat[from:to], "_")
+	if left = t.names[stat]; left == "" {
+		left = "cluster." + stat[:from] + stat[to:]
+		t.names[stat] = left
+	}
+	return left, code
+}
+
+// codeIn finds what Envoy cuts out of a name that ends in _rq_200, which is _200,
+// or in _rq_2xx, which is 2.
+func codeIn(name string) (from, to int) {
+	n := len(name)
+	digit := func(i int) bool { return name[i] >= '0' && name[i] <= '9' }
+	switch {
+	case n < 7 || name[n-7:n-3] != "_rq_":
+	case digit(n-3) && digit(n-2) && digit(n-1):
+		return n - 4, n
+	case digit(n-3) && name[n-2:] == "xx":
+		return n - 3, n - 2
+	}
+	return n, n
+}
+
+// codeLabel is the label of a code or a class; its name is empty for none.
+func codeLabel(code string) label {
+	switch len(code) {
+	case 0:
+		return label{}
+	case 1:
+		return label{"envoy_response_code_class", code}
+	}
+	return label{"envoy_response_code", code}
+}
+
+// fixed gives the fixed tags alone.
+func (t *tagger) fixed() *labels {
+	key := [2]string{}
+	if t.labels[key] == nil {
+		t.labels[key] = newLabels(t.list(label{}))
+	}
+	return t.labels[key]
+}
+
+// list puts the labels in Envoy's order. Of two with one name the first stays.
+func (t *tagger) list(code label, others ...label) []label {
+	list := make([]label, 0, 1+len(t.tags)+len(others))
+	add := func(l label) {
+		taken := slices.ContainsFunc(list, func(k label) bool { return k.name == l.name })
+		if l.name != "" && !taken {
+			list = append(list, l)
+		}
+	}
+	add(code)
+	for _, tag := range t.tags {
+		if tag.re == nil {
+			add(label{tag.label, tag.value})
+		}
+	}
+	for _, l := range others {
+		add(l)
+	}
+	return list
+}
+
+// match takes tags out of a whole name by regular expressions. All of them see
+// the whole name; what any of them cuts out is gone.
+func (t *tagger) match(name string) (string, *labels) {
+	var cuts [][2]int
+	var code label
+	var others []label
+	if !t.plain {
+		if from, to := codeIn(name); from != to {
+			code = codeLabel(strings.TrimPrefix(name[from:to], "_"))
+			cuts = append(cuts, [2]int{from, to})
+		}
+		cluster, _, _ := strings.Cut(name[len("cluster."):], ".")
+		others = append(others, label{"envoy_cluster_name", cluster})
+		cuts = append(cuts, [2]int{len("cluster."), len("cluster.") + len(cluster) + 1})
+	}
+	for _, tag := range t.tags {
+		if tag.re == nil {
+			continue
+		}
+		m := tag.re.FindStringSubmatchIndex(name)
+		if m == nil || m[2] < 0 {
+			continue
+		}
+		value := name[m[2]:m[3]]
+		if len(m) > 5 && m[4] >= 0 {
+			value = name[m[4]:m[5]]
+		}
+		others = append(others, label{tag.label, value})
+		cuts = append(cuts, [2]int{m[2], m[3]})
+	}
+	return without(name, cuts), newLabels(t.list(code, others...))
+}
+
+// without cuts pieces out of a name; they may overlap.
+func without(name string, cuts [][2]int) string {
+	slices.SortFunc(cuts, func(a, b [2]int) int { return a[0] - b[0] })
+	var b strings.Builder
+	at := 0
+	for _, cut := range cuts {
+		if cut[0] > at {
+			b.WriteString(name[at:cut[0]])
+		}
+		at = max(at, cut[1])
+	}
+	b.WriteString(name[at:])
+	return b.String()
+}

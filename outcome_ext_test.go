@@ -1,0 +1,499 @@
+package pillion_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/iotest"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/timeout"
+)
+
+// numbered are hooks as so many policies register them: the innermost says 1 first.
+func numbered(j *journal, n int) []pillion.Policy {
+	var policies []pillion.Policy
+	for i := n; i >= 1; i-- {
+		policies = append(policies, atEnd(func(_ *pillion.Call, _ *pillion.Outcome) { j.add(strconv.Itoa(i)) }))
+	}
+	return policies
+}
+
+func oneTo(n int) (all []string) {
+	for i := 1; i <= n; i++ {
+		all = append(all, strconv.Itoa(i))
+	}
+	return all
+}
+
+// TestOnEnd_exactlyOnce ends an answer in all ways that there are, with more hooks
+// than find room in a call, and then tries it once more in others.
+func TestOnEnd_exactlyOnce(t *testing.T) {
+	readAll := func(_ context.CancelFunc, body io.ReadCloser) { _, _ = io.ReadAll(body) }
+	shut := func(_ context.CancelFunc, body io.ReadCloser) { _ = body.Close() }
+	tests := []struct {
+		name   string
+		policy pillion.Policy
+		bytes  error // how the body ends, 100ms after its head
+		end    func(leave context.CancelFunc, body io.ReadCloser)
+		is     pillion.Condition
+		flags  pillion.Flags
+		detail pillion.Detail
+	}{
+		{"EOF", nil, io.EOF, readAll, 0, 0, pillion.ViaUpstream},
+		{"EOF, and read on", nil, io.EOF, func(_ context.CancelFunc, body io.ReadCloser) {
+			_, _ = io.ReadAll(body)
+			_, _ = body.Read(make([]byte, 1))
+		}, 0, 0, pillion.ViaUpstream},
+		{
+			"error", nil, io.ErrUnexpectedEOF, readAll,
+			pillion.ProtocolError | pillion.Reset, pillion.UPE, pillion.MalformedAnswerAfter,
+		},
+		{"close", nil, io.EOF, shut, 0, 0, pillion.ViaUpstream},
+		{"close twice", nil, io.EOF, func(_ context.CancelFunc, body io.ReadCloser) {
+			_ = body.Close()
+			_ = body.Close()
+		}, 0, 0, pillion.ViaUpstream},
+		{"close beside a read", nil, io.EOF, func(_ context.CancelFunc, body io.ReadCloser) {
+			var both sync.WaitGroup
+			both.Go(func() { _, _ = io.ReadAll(body) })
+			both.Go(func() { _ = body.Close() })
+			both.Wait()
+		}, 0, 0, pillion.ViaUpstream},
+		{"the caller leaves", nil, io.EOF, func(leave context.CancelFunc, _ io.ReadCloser) {
+			leave() // and neither reads nor closes
+		}, pillion.Cancelled, pillion.DC, pillion.CallerGone},
+		{"the caller leaves, and closes", nil, io.EOF, func(leave context.CancelFunc, body io.ReadCloser) {
+			leave()
+			_ = body.Close()
+		}, pillion.Cancelled, pillion.DC, pillion.CallerGone},
+		{"the caller leaves, and reads", nil, io.EOF, func(leave context.CancelFunc, body io.ReadCloser) {
+			leave()
+			_, _ = io.ReadAll(body)
+		}, pillion.Cancelled, pillion.DC, pillion.CallerGone},
+		{
+			"total limit, reading",
+			timeout.Config{Total: 50 * time.Millisecond},
+			io.EOF, readAll,
+			pillion.Timeout, pillion.UT, pillion.ResponseTimeout,
+		},
+		{"total limit, nobody there", timeout.Config{Total: 50 * time.Millisecond}, io.EOF, func(context.CancelFunc, io.ReadCloser) {
+			time.Sleep(60 * time.Millisecond)
+		}, pillion.Timeout, pillion.UT, pillion.ResponseTimeout},
+		{
+			"idle limit",
+			timeout.Config{Idle: 50 * time.Millisecond},
+			io.EOF, readAll,
+			pillion.Timeout | pillion.PerTryTimeout, pillion.UT, pillion.TryIdleTimeout,
+		},
+		{"discard", around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+			o := next(ctx, c)
+			o.Discard()
+			return o
+		}), io.EOF, shut, pillion.Discarded, 0, pillion.ViaUpstream},
+	}
+	for _, test := range tests {
+		for _, hooks := range []int{1, 4, 5, 9} {
+			t.Run(fmt.Sprintf("%s, %d hooks", test.name, hooks), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var order journal
+					var ended pillion.Outcome
+					policies := append([]pillion.Policy{test.policy}, numbered(&order, hooks-1)...)
+					policies = append(policies, atEnd(func(_ *pillion.Call, end *pillion.Outcome) {
+						ended = *end
+						order.add("0")
+					}))
+					ctx, leave := context.WithCancel(t.Context())
+					defer leave()
+					resp, err := newUpstream(t, policies...).Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
+						at := time.Now().Add(100 * time.Millisecond)
+						return streams(newTape(req.Context(), test.bytes, piece{at, "soup"}))(req)
+					})).RoundTrip(get(ctx, t))
+					if err != nil {
+						t.Fatal(err)
+					}
+					test.end(leave, resp.Body)
+					synctest.Wait() // Close waits for no hook that runs elsewhere
+					want := append([]string{"0"}, oneTo(hooks-1)...)
+					if diff := cmp.Diff(want, order.all()); diff != "" {
+						t.Errorf("hooks, inner before outer (-want +got):\n%s", diff)
+					}
+					if ended.Is != test.is || ended.Flags != test.flags || ended.Detail != test.detail {
+						t.Errorf("end: got %b %v %v, want %b %v %v", ended.Is, ended.Flags, ended.Detail, test.is, test.flags, test.detail)
+					}
+					if (ended.Err != nil) != test.is.Any(^pillion.Discarded) {
+						t.Errorf("end: got error %v with condition %b", ended.Err, ended.Is)
+					}
+					// Whatever comes now comes too late.
+					_, _ = resp.Body.Read(make([]byte, 1))
+					_ = resp.Body.Close()
+					leave()
+					time.Sleep(time.Hour)
+					synctest.Wait()
+					if diff := cmp.Diff(want, order.all()); diff != "" {
+						t.Errorf("hooks, after more ends (-want +got):\n%s", diff)
+					}
+				})
+			})
+		}
+	}
+}
+
+// TestOnEnd_finished pins that hooks of finished outcomes are called at once, and
+// so those that a hook registers itself.
+func TestOnEnd_finished(t *testing.T) {
+	var order journal
+	u := newUpstream(t, around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+		o := next(ctx, c)
+		o.OnEnd(c, func(c *pillion.Call, end *pillion.Outcome) {
+			order.add("hook")
+			end.OnEnd(c, func(*pillion.Call, *pillion.Outcome) { order.add("hook of a hook") })
+			if end.Open() {
+				t.Error("got an open outcome in a hook, want one that has ended")
+			}
+			end.Discard()
+		})
+		order.add("return")
+		return o
+	}))
+	resp, err := u.Transport(streams(http.NoBody)).RoundTrip(get(t.Context(), t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if diff := cmp.Diff([]string{"hook", "hook of a hook", "return"}, order.all()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestOnEnd_many pins that no number of hooks is too many.
+func TestOnEnd_many(t *testing.T) {
+	const many = 300
+	calls := 0
+	u := newUpstream(t, around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+		o := next(ctx, c)
+		for range many {
+			o.OnEnd(c, func(*pillion.Call, *pillion.Outcome) { calls++ })
+		}
+		return o
+	}))
+	resp, err := u.Transport(answers(http.StatusOK, "soup")).RoundTrip(get(t.Context(), t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if calls != many {
+		t.Errorf("hooks called: got %d, want %d", calls, many)
+	}
+}
+
+// TestOnEnd_panic has hooks panic: the others run all the same, once, and so does
+// whoever waits for the end; the panic comes out where the end was brought about.
+func TestOnEnd_panic(t *testing.T) {
+	for _, hooks := range []int{1, 3, 7} {
+		for panics := 1; panics <= hooks; panics++ {
+			t.Run(fmt.Sprintf("%d of %d", panics, hooks), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var order journal
+					var policies []pillion.Policy
+					for i := hooks; i >= 1; i-- {
+						policies = append(policies, atEnd(func(*pillion.Call, *pillion.Outcome) {
+							order.add(strconv.Itoa(i))
+							if i <= panics {
+								panic(errBroken)
+							}
+						}))
+					}
+					resp, err := newUpstream(t, policies...).Transport(answers(http.StatusOK, "soup")).RoundTrip(get(t.Context(), t))
+					if err != nil {
+						t.Fatal(err)
+					}
+					if got := recovered(func() { _, _ = io.ReadAll(resp.Body) }); got != errBroken { //nolint:errorlint // the very one
+						t.Errorf("reading to the end: got panic %v, want errBroken", got)
+					}
+					if diff := cmp.Diff(oneTo(hooks), order.all()); diff != "" {
+						t.Errorf("hooks (-want +got):\n%s", diff)
+					}
+					// Nobody is stuck, nothing is called again.
+					if n, err := resp.Body.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+						t.Errorf("reading on: got %d, %v, want EOF", n, err)
+					}
+					_ = resp.Body.Close()
+					if got := len(order.all()); got != hooks {
+						t.Errorf("hooks at last: got %d calls, want %d", got, hooks)
+					}
+				})
+			})
+		}
+	}
+}
+
+// recovered gives what f panicked with.
+func recovered(f func()) (value any) {
+	defer func() { value = recover() }()
+	f()
+	return nil
+}
+
+// TestOnEnd_lateReader has a caller's context end a body, with a hook that takes
+// its time, and a reader who comes meanwhile: it waits for the hook, and is told what
+// the hook was told.
+func TestOnEnd_lateReader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		goOn := make(chan struct{})
+		u := newUpstream(t, atEnd(func(*pillion.Call, *pillion.Outcome) { <-goOn }))
+		ctx, leave := context.WithCancel(t.Context())
+		resp, err := u.Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
+			return streams(newTape(req.Context(), io.EOF, piece{time.Now().Add(time.Hour), "soup"}))(req)
+		})).RoundTrip(get(ctx, t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		leave()
+		synctest.Wait() // the hook runs
+		told := make(chan error, 3)
+		for range cap(told) {
+			go func() {
+				_, err := resp.Body.Read(make([]byte, 1))
+				told <- err
+			}()
+		}
+		synctest.Wait()
+		if len(told) != 0 {
+			t.Error("a reader was told of the end before the hooks had run")
+		}
+		if err := resp.Body.Close(); err != nil { // waits for nobody
+			t.Errorf("close: %v", err)
+		}
+		close(goOn)
+		for range cap(told) {
+			if err := <-told; !errors.Is(err, context.Canceled) {
+				t.Errorf("a reader was told %v, want the caller's leaving", err)
+			}
+		}
+	})
+}
+
+// TestOnEnd_lateReaderOfAPanic is the same with a hook that panics: the readers are
+// not stuck, and get their own error.
+func TestOnEnd_lateReaderOfAPanic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		goOn := make(chan struct{})
+		u := newUpstream(t, atEnd(func(*pillion.Call, *pillion.Outcome) {
+			<-goOn
+			panic("hook")
+		}))
+		resp, err := u.Transport(streams(io.NopCloser(iotest.ErrReader(errBroken)))).RoundTrip(get(t.Context(), t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		closed := make(chan any)
+		go func() { closed <- recovered(func() { _ = resp.Body.Close() }) }()
+		synctest.Wait() // the hook runs
+		told := make(chan error)
+		go func() {
+			_, err := resp.Body.Read(make([]byte, 1))
+			told <- err
+		}()
+		synctest.Wait()
+		close(goOn)
+		if got := <-closed; got != "hook" {
+			t.Errorf("close: got panic %v, want the hook's", got)
+		}
+		if err := <-told; !errors.Is(err, errBroken) {
+			t.Errorf("the reader was told %v, want errBroken", err)
+		}
+	})
+}
+
+// TestOnEnd_closeInHook pins that a hook may close the body that it hears the end
+// of, however that came about.
+func TestOnEnd_closeInHook(t *testing.T) {
+	for name, end := range map[string]func(body io.ReadCloser){
+		"EOF":   func(body io.ReadCloser) { _, _ = io.ReadAll(body) },
+		"close": func(body io.ReadCloser) { _ = body.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var body io.ReadCloser
+				calls := 0
+				u := newUpstream(t, atEnd(func(*pillion.Call, *pillion.Outcome) {
+					calls++
+					_ = body.Close()
+				}))
+				resp, err := u.Transport(answers(http.StatusOK, "soup")).RoundTrip(get(t.Context(), t))
+				if err != nil {
+					t.Fatal(err)
+				}
+				body = resp.Body
+				end(body)
+				if calls != 1 {
+					t.Errorf("hook called %d times, want once", calls)
+				}
+			})
+		})
+	}
+}
+
+// TestCall_slots has more policies with a state of their own than a call has room
+// for: each finds what it put there, in each attempt for itself, and zero at first.
+func TestCall_slots(t *testing.T) {
+	const many = 9
+	var seen journal
+	var policies []pillion.Policy
+	for i := range many {
+		policies = append(policies, policy(func(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+			slot := s.Slot()
+			hook := func(c *pillion.Call, _ *pillion.Outcome) {
+				got := c.State(slot)
+				seen.add(fmt.Sprintf("%d: %d %v", i, got.N, got.V))
+			}
+			return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+				if got := *c.State(slot); got.N != 0 || got.V != nil {
+					t.Errorf("policy %d, attempt %d: got state %+v at first, want zero", i, c.Attempt(), got)
+				}
+				*c.State(slot) = pillion.State{N: int64(10*i + c.Attempt()), V: fmt.Sprint("v", i)}
+				o := next(ctx, c)
+				o.OnEnd(c, hook)
+				return o
+			}, nil
+		}))
+		if i == 3 {
+			policies = append(policies, quick(1)) // all further ones see two attempts
+		}
+	}
+	u := newUpstream(t, policies...)
+	client := &http.Client{Transport: u.Transport(answers(http.StatusServiceUnavailable, "no"))}
+	want := map[string]int{}
+	for i := range many {
+		want[fmt.Sprintf("%d: %d v%d", i, 10*i+1, i)]++
+		if i > 3 {
+			want[fmt.Sprintf("%d: %d v%d", i, 10*i+2, i)]++
+		}
+	}
+	for range 3 { // the storage of a call is used again
+		seen = journal{}
+		send(t, client, get(t.Context(), t))
+		got := map[string]int{}
+		for _, line := range seen.all() {
+			got[line]++
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Fatalf("states at the end (-want +got):\n%s", diff)
+		}
+	}
+}
+
+// TestOutcome_openWithError pins what becomes of an answer that a policy makes an
+// error of, without a thought of its body: it is discarded, and the call has ended.
+func TestOutcome_openWithError(t *testing.T) {
+	bodies := newTally()
+	ends := 0
+	u := newUpstream(t,
+		atEnd(func(_ *pillion.Call, end *pillion.Outcome) {
+			if ends++; !errors.Is(end.Err, errBroken) {
+				t.Errorf("outer hook: got %v, want errBroken", end.Err)
+			}
+		}),
+		around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+			o := next(ctx, c)
+			o.Err = errBroken
+			return o
+		}),
+		atEnd(func(*pillion.Call, *pillion.Outcome) { ends++ }))
+	ctx, info := pillion.WithInfo(t.Context())
+	resp, err := u.Transport(streams(newCountedBody(bodies))).RoundTrip(get(ctx, t))
+	if resp != nil || !errors.Is(err, errBroken) {
+		t.Errorf("got %v, %v, want errBroken", resp, err)
+	}
+	if ends != 2 || !info.Done() {
+		t.Errorf("got %d ends, done %v, want 2 and true", ends, info.Done())
+	}
+	bodies.wantNone(t)
+}
+
+func TestOutcome_failure(t *testing.T) {
+	tests := []struct {
+		name string
+		o    pillion.Outcome
+		want string
+	}{
+		{"success", pillion.Outcome{Code: 200}, ""},
+		{"not found", pillion.Outcome{Code: 404}, ""},
+		{"409", pillion.Outcome{Code: 409, Is: pillion.Retriable4xx}, ""},
+		{"503", pillion.Outcome{Code: 503, Is: pillion.Status5xx | pillion.GatewayError}, "upstream answered 503"},
+		{"error", pillion.Outcome{Err: errBroken, Is: pillion.Reset}, "broken"},
+		{"cancelled", pillion.Outcome{Err: context.Canceled, Is: pillion.Cancelled}, "context canceled"},
+		{"error within an answer", pillion.Outcome{Code: 503, Err: errBroken, Is: pillion.Status5xx}, "broken"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			err := test.o.Failure()
+			got := ""
+			if err != nil {
+				got = err.Error()
+			}
+			if got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+			if status, ok := errors.AsType[*pillion.StatusError](err); ok != strings.HasPrefix(test.want, "upstream") || (ok && status.Code != test.o.Code) {
+				t.Errorf("got StatusError %v, %v", status, ok)
+			}
+		})
+	}
+}
+
+// closable is a body with nothing to read, whose Close has a reader told before it
+// returns itself.
+type closable struct{ shut chan struct{} }
+
+func (b closable) Read([]byte) (int, error) {
+	<-b.shut
+	return 0, http.ErrBodyReadAfterClose
+}
+
+func (b closable) Close() error {
+	close(b.shut)
+	time.Sleep(time.Second)
+	return nil
+}
+
+// TestOnEnd_closeUnderAReader pins that closing a body is no failure of the upstream
+// when a reader waits for it at the same time, whoever of the two is first.
+func TestOnEnd_closeUnderAReader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var end pillion.Outcome
+		u := newUpstream(t, atEnd(func(_ *pillion.Call, o *pillion.Outcome) { end = *o }))
+		resp, err := u.Transport(streams(closable{make(chan struct{})})).RoundTrip(get(t.Context(), t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		told := make(chan error)
+		go func() {
+			_, err := resp.Body.Read(make([]byte, 1))
+			told <- err
+		}()
+		synctest.Wait()
+		closed := make(chan error)
+		go func() { closed <- resp.Body.Close() }()
+		if err := <-told; !errors.Is(err, http.ErrBodyReadAfterClose) {
+			t.Errorf("the reader was told %v, want that the body is closed", err)
+		}
+		if err := <-closed; err != nil {
+			t.Errorf("close: %v", err)
+		}
+		if end.Err != nil || end.Is != 0 || end.Detail != pillion.ViaUpstream {
+			t.Errorf("end: got %v, %b, %v, want no failure", end.Err, end.Is, end.Detail)
+		}
+	})
+}

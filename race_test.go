@@ -1,0 +1,5 @@
+//go:build race
+
+package pillion_test
+
+const raceEnabled = true

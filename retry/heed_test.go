@@ -1,0 +1,172 @@
+package retry
+
+import (
+	"net/http"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/timeout"
+)
+
+// TestEnvoyHeaders has a caller ask for retries, as observed of Envoy 1.40.
+func TestEnvoyHeaders(t *testing.T) {
+	const (
+		on, grpcOn, most = "X-Envoy-Retry-On", "X-Envoy-Retry-Grpc-On", "X-Envoy-Max-Retries"
+		codes, names     = "X-Envoy-Retriable-Status-Codes", "X-Envoy-Retriable-Header-Names"
+		urx              = pillion.URX
+	)
+	none := Config{EnvoyHeaders: true}
+	two := Config{On: "5xx", NumRetries: 2, EnvoyHeaders: true}
+	grpc := func(code string) *wire { return answers(status(200, "Grpc-Status", code)) }
+	for _, tc := range []struct {
+		name   string
+		cfg    Config
+		header []string
+		wire   *wire // nil answers 503
+		want   int   // attempts
+		flags  pillion.Flags
+	}{
+		{name: "no header, no policy", cfg: none, want: 1},
+		{name: "no header, the policy's", cfg: two, want: 3, flags: urx},
+		{name: "retry-on makes a policy", cfg: none, header: []string{on, "5xx"}, want: 2, flags: urx},
+		{name: "retry-on in a POST's header", cfg: none, header: []string{on, "5xx", ":method", "POST"}, want: 2, flags: urx},
+		{name: "retry-on of another kind", cfg: none, header: []string{on, "connect-failure"}, want: 1},
+		{name: "retry-on adds", cfg: Config{On: "retriable-4xx", EnvoyHeaders: true}, header: []string{on, "gateway-error"}, want: 2, flags: urx},
+		{
+			name: "retry-on replaces nothing", cfg: Config{On: "retriable-4xx", EnvoyHeaders: true}, header: []string{on, "gateway-error"},
+			wire: answers(status(409)), want: 2, flags: urx,
+		},
+		{name: "retry-on, a list with blanks", cfg: none, header: []string{on, " reset , gateway-error,"}, want: 2, flags: urx},
+		{name: "retry-on, unknown words", cfg: none, header: []string{on, "sometimes,5xx,often"}, want: 2, flags: urx},
+		{name: "retry-on, unknown words alone", cfg: none, header: []string{on, "sometimes"}, want: 1},
+		{name: "retry-on, empty", cfg: two, header: []string{on, ""}, want: 3, flags: urx},
+		{name: "envoy-ratelimited in the header", cfg: none, header: []string{on, "envoy-ratelimited"}, wire: answers(status(429, "X-Envoy-Ratelimited", "1")), want: 2, flags: urx},
+
+		{name: "max-retries alone does nothing", cfg: none, header: []string{most, "3"}, want: 1},
+		{name: "max-retries with retry-on", cfg: none, header: []string{on, "5xx", most, "3"}, want: 4, flags: urx},
+		{name: "max-retries raises", cfg: two, header: []string{most, "4"}, want: 5, flags: urx},
+		{name: "max-retries lowers", cfg: two, header: []string{most, "1"}, want: 2, flags: urx},
+		{name: "max-retries 0", cfg: two, header: []string{most, "0"}, want: 1, flags: urx},
+		{name: "max-retries over None", cfg: Config{On: "5xx", NumRetries: None, EnvoyHeaders: true}, header: []string{most, "1"}, want: 2, flags: urx},
+		{name: "max-retries, junk", cfg: two, header: []string{most, "abc"}, want: 3, flags: urx},
+		{name: "max-retries, negative", cfg: two, header: []string{most, "-1"}, want: 3, flags: urx},
+		{name: "max-retries, a fraction", cfg: two, header: []string{most, "1.5"}, want: 3, flags: urx},
+		{name: "max-retries, too large a number", cfg: two, header: []string{most, "99999999999999999999"}, want: 3, flags: urx},
+
+		{name: "status codes without the word", cfg: none, header: []string{codes, "503"}, want: 1},
+		{name: "status codes with the word", cfg: none, header: []string{on, "retriable-status-codes", codes, "418, 503"}, want: 2, flags: urx},
+		{name: "status codes, others", cfg: none, header: []string{on, "retriable-status-codes", codes, "418"}, want: 1},
+		{name: "status codes, junk among them", cfg: none, header: []string{on, "retriable-status-codes", codes, "x,,503,5e2"}, want: 2, flags: urx},
+		{
+			name: "status codes add", cfg: Config{On: "retriable-status-codes", RetriableStatusCodes: []int{404}, EnvoyHeaders: true},
+			header: []string{codes, "418"}, wire: answers(status(418), status(404), status(404)), want: 2, flags: urx,
+		},
+
+		{name: "header names without the word", cfg: none, header: []string{names, "X-Again"}, wire: answers(status(200, "X-Again", "")), want: 1},
+		{
+			name: "header names with the word", cfg: none, header: []string{on, "retriable-headers", names, "x-other, x-again"},
+			wire: answers(status(200, "X-Again", "")), want: 2, flags: urx,
+		},
+		{name: "header names, none there", cfg: none, header: []string{on, "retriable-headers", names, "X-Again"}, want: 1},
+		{name: "header names, not a name", cfg: none, header: []string{on, "retriable-headers", names, "not a name,,"}, want: 1},
+		{
+			name: "header names add", cfg: Config{On: "retriable-headers", RetriableHeaders: []HeaderMatcher{{Name: "X-Bad", Exact: "1"}}, EnvoyHeaders: true},
+			header: []string{names, "X-Again"}, wire: answers(status(200, "X-Bad", "1")), want: 2, flags: urx,
+		},
+
+		{name: "gRPC words in their header", cfg: none, header: []string{grpcOn, "unavailable"}, wire: grpc("14"), want: 2, flags: urx},
+		{name: "gRPC words, another status", cfg: none, header: []string{grpcOn, "unavailable, cancelled"}, wire: grpc("4"), want: 1},
+		{name: "gRPC words in the other header", cfg: none, header: []string{on, "unavailable"}, wire: grpc("14"), want: 1},
+		{name: "other words in gRPC's header", cfg: none, header: []string{grpcOn, "5xx"}, want: 1},
+
+		{name: "not asked to heed", cfg: Config{On: "5xx"}, header: []string{on, "retriable-4xx", most, "9"}, want: 2, flags: urx},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				req := get(t.Context())
+				for i := 0; i < len(tc.header); i += 2 {
+					if tc.header[i] == ":method" {
+						req.Method = tc.header[i+1]
+						continue
+					}
+					req.Header.Set(tc.header[i], tc.header[i+1])
+				}
+				if tc.wire == nil {
+					tc.wire = answers(status(503))
+				}
+				r := call(t, upstream(t, tc.cfg), tc.wire, req)
+				if r.attempts != tc.want || r.flags != tc.flags || r.err != nil {
+					t.Errorf("%q: got %d attempts, flags %v, %v, want %d, %v", tc.header, r.attempts, r.flags, r.err, tc.want, tc.flags)
+				}
+			})
+		})
+	}
+}
+
+// TestEnvoyHeaders_consumed has the headers kept from the server, whether they could
+// be read or not, in every attempt; the caller's map stays as it was.
+func TestEnvoyHeaders_consumed(t *testing.T) {
+	full := http.Header{"X-Own": {"1", "2"}}
+	for i, name := range envoyHeaders {
+		full[name] = []string{[]string{"5xx", "unavailable", "2", "418", "X-Again"}[i], "junk"}
+	}
+	for _, tc := range []struct {
+		name   string
+		cfg    Config
+		header http.Header
+		want   http.Header
+		tries  int
+	}{
+		{"heeded", Config{EnvoyHeaders: true}, full, http.Header{"X-Own": {"1", "2"}}, 3},
+		{"not heeded", Config{On: "5xx"}, full, full, 2},
+		{"nothing to consume", Config{On: "5xx", EnvoyHeaders: true}, http.Header{"X-Own": {"1"}}, http.Header{"X-Own": {"1"}}, 2},
+		{"no header at all", Config{On: "5xx", EnvoyHeaders: true}, nil, nil, 2},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var sent []http.Header
+				base := answers(func(req *http.Request) (*http.Response, error) {
+					sent = append(sent, req.Header.Clone())
+					return status(503)(req)
+				})
+				req := get(t.Context())
+				req.Header = tc.header.Clone()
+				call(t, upstream(t, tc.cfg), base, req)
+				if diff := cmp.Diff(slices.Repeat([]http.Header{tc.want}, tc.tries), sent); diff != "" {
+					t.Errorf("sent (-want +got):\n%s", diff)
+				}
+				if diff := cmp.Diff(tc.header, req.Header); diff != "" {
+					t.Errorf("the caller's header has changed (-want +got):\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
+// TestEnvoyHeaders_eachForItself has calls with different wishes share a policy: none
+// hears of another's.
+func TestEnvoyHeaders_eachForItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := upstream(t, timeout.Config{}, Config{
+			On: "retriable-status-codes,retriable-headers", RetriableStatusCodes: []int{404},
+			RetriableHeaders: []HeaderMatcher{{Name: "X-Bad"}}, BaseInterval: time.Millisecond, EnvoyHeaders: true,
+		})
+		for range 3 {
+			for header, value := range map[string]string{
+				"X-Envoy-Retriable-Status-Codes": "418", "X-Envoy-Retriable-Header-Names": "X-Tea", "X-Envoy-Max-Retries": "3",
+			} {
+				asking := get(t.Context())
+				asking.Header.Set(header, value)
+				call(t, u, answers(status(418, "X-Tea", "1")), asking)
+				if r := call(t, u, answers(status(418, "X-Tea", "1")), get(t.Context())); r.attempts != 1 {
+					t.Errorf("after a call with %s: got %d attempts of one without, want 1", header, r.attempts)
+				}
+			}
+		}
+	})
+}

@@ -1,0 +1,606 @@
+package pillion_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/retry"
+	"github.com/pillion-go/pillion/timeout"
+)
+
+// family is a caller's context that counts who hangs on it: contexts made of it,
+// and functions to be called at its end.
+type family struct {
+	context.Context
+	done chan struct{}
+	ever atomic.Int64
+	live atomic.Int64
+}
+
+func newFamily(ctx context.Context) *family { return &family{Context: ctx, done: make(chan struct{})} }
+
+func (f *family) Done() <-chan struct{} { return f.done }
+
+// AfterFunc is what package context asks of contexts that are not its own.
+func (f *family) AfterFunc(func()) (stop func() bool) {
+	f.ever.Add(1)
+	f.live.Add(1)
+	var once sync.Once
+	return func() bool {
+		once.Do(func() { f.live.Add(-1) })
+		return true
+	}
+}
+
+// TestSpan_contexts pins what a call costs the caller's context: one context for
+// each attempt at most, one watch for the body, and nothing where there is no need;
+// none of it outlives the call.
+func TestSpan_contexts(t *testing.T) {
+	every := timeout.Config{Total: time.Hour, PerTry: time.Minute, Idle: time.Minute}
+	tests := []struct {
+		name     string
+		policies []pillion.Policy
+		deadline time.Duration // the caller's own, 0 for none
+		head     int64         // hang on the caller's context while the base works
+		ever     int64
+	}{
+		{"no policies", nil, 0, 0, 0},
+		{"a hook", []pillion.Policy{limits.Config{}}, 0, 0, 1},
+		{"a total limit", []pillion.Policy{timeout.Config{Total: time.Hour}}, 0, 1, 1},
+		{"all limits", []pillion.Policy{every}, 0, 1, 1},
+		{"two attempts", []pillion.Policy{quick(1)}, 0, 1, 2},
+		{"two attempts under all limits", []pillion.Policy{every, quick(1)}, 0, 1, 2},
+		{"all policies", []pillion.Policy{every, quick(1), limits.Config{}, breaker.Config{}}, 0, 1, 3},
+		{"the caller's deadline is first", []pillion.Policy{timeout.Config{Total: time.Hour, PerTry: time.Minute}}, time.Second, 0, 0},
+		{"the caller's deadline is before the total", []pillion.Policy{timeout.Config{Total: time.Hour, PerTry: time.Minute}}, 2 * time.Minute, 1, 1},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			ctx := t.Context()
+			if test.deadline != 0 {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, test.deadline)
+				defer cancel()
+			}
+			f := newFamily(ctx)
+			attempts := 0
+			base := roundTripper(func(*http.Request) (*http.Response, error) {
+				if got := f.live.Load(); got != test.head {
+					t.Errorf("during an attempt: got %d that hang on the context, want %d", got, test.head)
+				}
+				if attempts++; attempts == 1 {
+					return answer(http.StatusServiceUnavailable, "no"), nil
+				}
+				return answer(http.StatusOK, "soup"), nil
+			})
+			resp, err := newUpstream(t, test.policies...).Transport(base).RoundTrip(get(f, t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadAll(resp.Body); err != nil {
+				t.Error(err)
+			}
+			if ever, live := f.ever.Load(), f.live.Load(); ever != test.ever || live != 0 {
+				t.Errorf("got %d ever, %d at the end, want %d and none", ever, live, test.ever)
+			}
+			_ = resp.Body.Close()
+		})
+	}
+}
+
+// TestSpan_nothingIsCancelledWhileRead reads a body that is longer than all limits
+// on tries, piece by piece: its context is alive until its end, and no longer.
+func TestSpan_nothingIsCancelledWhileRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := newUpstream(t, timeout.Config{Total: time.Hour, PerTry: time.Second, Idle: 2 * time.Second}, quick(1), limits.Config{})
+		var sent []context.Context
+		base := roundTripper(func(req *http.Request) (*http.Response, error) {
+			sent = append(sent, req.Context())
+			if len(sent) == 1 {
+				return answer(http.StatusServiceUnavailable, "no"), nil
+			}
+			body := newTape(req.Context(), io.EOF)
+			for i := range 60 {
+				body.pieces = append(body.pieces, piece{time.Now().Add(time.Duration(i) * time.Second), "x"})
+			}
+			return streams(body)(req)
+		})
+		resp, err := u.Transport(base).RoundTrip(get(t.Context(), t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(sent) != 2 || sent[0].Err() == nil {
+			t.Fatalf("got %d attempts, want 2, the first one's context at its end", len(sent))
+		}
+		for n := 0; ; n++ {
+			_, err := resp.Body.Read(make([]byte, 1))
+			if err == io.EOF && n == 60 {
+				break
+			}
+			if err != nil || sent[1].Err() != nil {
+				t.Fatalf("after %d bytes: got %v, and %v of the context, want no error", n, err, sent[1].Err())
+			}
+		}
+		synctest.Wait()
+		if !errors.Is(sent[1].Err(), context.Canceled) {
+			t.Errorf("context after the end: got %v, want it cancelled", sent[1].Err())
+		}
+	})
+}
+
+// TestSpan_wire holds what the wire can ask of its context, however the attempt ends.
+func TestSpan_wire(t *testing.T) {
+	type key struct{}
+	errLeft := errors.New("left")
+	tests := []struct {
+		name   string
+		limits timeout.Config
+		leave  bool
+		after  time.Duration // the base answers, if it is not cut off before
+		err    error
+		cause  func(error) bool
+	}{
+		{
+			"answered",
+			timeout.Config{Total: time.Hour},
+			false, time.Second, context.Canceled,
+			func(err error) bool { return err != nil && err.Error() == "pillion: the attempt has ended" },
+		},
+		{
+			"total limit",
+			timeout.Config{Total: time.Minute},
+			false, time.Hour, context.DeadlineExceeded,
+			func(err error) bool { return scopeOf(err) == pillion.ScopeTotal },
+		},
+		{
+			"limit of the try",
+			timeout.Config{PerTry: time.Second},
+			false, time.Hour, context.DeadlineExceeded,
+			func(err error) bool { return scopeOf(err) == pillion.ScopeTry },
+		},
+		{
+			"idle limit",
+			timeout.Config{Idle: time.Second},
+			false, time.Hour, context.DeadlineExceeded,
+			func(err error) bool { return scopeOf(err) == pillion.ScopeIdle },
+		},
+		{
+			"the caller leaves",
+			timeout.Config{Total: time.Hour},
+			true, time.Hour, context.Canceled,
+			func(err error) bool { return err == errLeft }, //nolint:errorlint // the very one
+		},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, leave := context.WithCancelCause(context.WithValue(t.Context(), key{}, "mine"))
+				defer leave(nil)
+				if test.leave {
+					time.AfterFunc(10*time.Second, func() { leave(errLeft) })
+				}
+				var sent, child context.Context
+				u := newUpstream(t, test.limits)
+				resp, err := u.Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
+					sent = req.Context() //nolint:fatcontext // it is looked at later, and nothing is made of it
+					var cancel context.CancelFunc
+					child, cancel = context.WithCancel(sent)
+					t.Cleanup(cancel)
+					if got := sent.Value(key{}); got != "mine" {
+						t.Errorf("Value: got %v, want the caller's", got)
+					}
+					if err := context.Cause(sent); err != nil || sent.Err() != nil {
+						t.Errorf("at first: got %v, cause %v, want none", sent.Err(), err)
+					}
+					select {
+					case <-sent.Done():
+						return nil, sent.Err()
+					case <-time.After(test.after):
+						return answer(http.StatusOK, "soup"), nil
+					}
+				})).RoundTrip(get(ctx, t))
+				if err == nil {
+					_, _ = io.ReadAll(resp.Body)
+				}
+				if got := sent.Err(); got != test.err { //nolint:errorlint // what a context says is bare
+					t.Errorf("Err: got %v, want %v", got, test.err)
+				}
+				if got := context.Cause(sent); !test.cause(got) {
+					t.Errorf("Cause: got %v", got)
+				}
+				<-child.Done()
+				if got := context.Cause(child); !test.cause(got) {
+					t.Errorf("Cause of a context made of it: got %v", got)
+				}
+				if test.leave != errors.Is(err, context.Canceled) {
+					t.Errorf("got %v, want the caller's leaving: %v", err, test.leave)
+				}
+				before := sent.Err()
+				leave(nil)
+				if got := sent.Err(); got != before { //nolint:errorlint // the very one
+					t.Errorf("Err later on: got %v, want %v for ever", got, before)
+				}
+			})
+		})
+	}
+}
+
+// TestSpan_wireErrIsConstant pins that the error of a context never changes: here
+// the caller has left, the wire does not heed it, and then a limit strikes too.
+func TestSpan_wireErrIsConstant(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, leave := context.WithCancel(t.Context())
+		u := newUpstream(t, timeout.Config{Total: time.Minute})
+		resp, err := u.Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
+			leave()
+			first := req.Context().Err()
+			time.Sleep(time.Hour)
+			if got := req.Context().Err(); got != first { //nolint:errorlint // the very one
+				t.Errorf("got %v, and %v later on", first, got)
+			}
+			return answer(http.StatusOK, "soup"), nil
+		})).RoundTrip(get(ctx, t))
+		if err == nil {
+			_ = resp.Body.Close()
+		}
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v, want the caller's leaving", err)
+		}
+	})
+}
+
+// TestSpan_wireErrAfterDone pins that a context has no error before it is done.
+func TestSpan_wireErrAfterDone(t *testing.T) {
+	u := newUpstream(t, before(func(c *pillion.Call) { c.LimitTry(20 * time.Microsecond) }))
+	base := u.Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
+		ctx := req.Context()
+		for {
+			if err := ctx.Err(); err != nil {
+				select {
+				case <-ctx.Done():
+				default:
+					t.Errorf("got %v of a context that is not done", err)
+				}
+				return nil, err
+			}
+		}
+	}))
+	for range 300 {
+		if _, err := base.RoundTrip(get(t.Context(), t)); scopeOf(err) != pillion.ScopeTry {
+			t.Errorf("got %v, want the limit of the try", err)
+		}
+	}
+}
+
+// TestSpan_deadlineOnlyShrinks tells a wire the earlier of all deadlines.
+func TestSpan_deadlineOnlyShrinks(t *testing.T) {
+	for _, caller := range []time.Duration{0, time.Millisecond, time.Second, time.Minute, time.Hour} {
+		for _, total := range []time.Duration{timeout.None, time.Millisecond, time.Second, time.Minute} {
+			for _, try := range []time.Duration{0, time.Microsecond, time.Hour} {
+				t.Run(fmt.Sprintf("caller %v, total %v, try %v", caller, total, try), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						began, ctx := time.Now(), t.Context()
+						if caller != 0 {
+							var cancel context.CancelFunc
+							ctx, cancel = context.WithTimeout(ctx, caller)
+							defer cancel()
+						}
+						var want time.Duration
+						for _, d := range []time.Duration{caller, total} { // a try's limit does not end the body
+							if d > 0 && (want == 0 || d < want) {
+								want = d
+							}
+						}
+						u := newUpstream(t, timeout.Config{Total: total, PerTry: try})
+						resp, err := u.Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
+							deadline, ok := req.Context().Deadline()
+							if ok != (want != 0) || (ok && deadline.Sub(began) != want) {
+								t.Errorf("deadline: got %v, %v, want %v", deadline.Sub(began), ok, want)
+							}
+							return answer(http.StatusOK, ""), nil
+						})).RoundTrip(get(ctx, t))
+						if err != nil {
+							t.Fatal(err)
+						}
+						_ = resp.Body.Close()
+					})
+				})
+			}
+		}
+	}
+}
+
+// TestSpan_lateAnswer pins the base that does not heed its context: what it brings
+// after the limit is dropped, closed, and the limit's error is the result.
+func TestSpan_lateAnswer(t *testing.T) {
+	tests := []struct {
+		name  string
+		bring func(body io.ReadCloser) (*http.Response, error)
+		wraps error
+	}{
+		{"an answer", func(body io.ReadCloser) (*http.Response, error) { return streams(body)(nil) }, nil},
+		{"an echo of its context", func(body io.ReadCloser) (*http.Response, error) {
+			_ = body.Close()
+			return nil, context.DeadlineExceeded
+		}, nil},
+		{"another error", func(body io.ReadCloser) (*http.Response, error) {
+			_ = body.Close()
+			return nil, errBroken
+		}, errBroken},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				bodies := newTally()
+				ends := 0
+				var sent *http.Request
+				u := newUpstream(t, timeout.Config{Total: time.Second}, atEnd(func(*pillion.Call, *pillion.Outcome) { ends++ }))
+				_, err := u.Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
+					sent = req
+					time.Sleep(time.Minute)
+					return test.bring(newCountedBody(bodies))
+				})).RoundTrip(get(t.Context(), t))
+				limit, ok := errors.AsType[*pillion.TimeoutError](err)
+				if !ok || limit.Scope != pillion.ScopeTotal || limit.Limit != time.Second || limit.Upstream != "recipes" ||
+					limit.Err != test.wraps || !limit.Timeout() || !limit.Temporary() { //nolint:errorlint // the very one
+					t.Errorf("got %#v, want the total limit around %v", err, test.wraps)
+				}
+				if !errors.Is(err, context.DeadlineExceeded) || (test.wraps != nil && !errors.Is(err, test.wraps)) {
+					t.Errorf("got %v, want it to be DeadlineExceeded and what it wraps", err)
+				}
+				bodies.wantNone(t)
+				if scopeOf(context.Cause(sent.Context())) != pillion.ScopeTotal || ends != 1 {
+					t.Errorf("got cause %v and %d ends, want the limit and one", context.Cause(sent.Context()), ends)
+				}
+			})
+		})
+	}
+}
+
+// TestSpan_tooLateToBegin pins the attempt that is not made, because the time of the
+// call was over before.
+func TestSpan_tooLateToBegin(t *testing.T) {
+	for _, callerToo := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			var events journal
+			u := newUpstream(t, timeout.Config{Total: time.Second},
+				before(func(*pillion.Call) { time.Sleep(2 * time.Second) }),
+				pillion.Listener(func(_ context.Context, e pillion.Event) { events.add(e.Kind.String()) }))
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second/2)
+			if !callerToo {
+				ctx, cancel = context.WithCancel(t.Context())
+			}
+			defer cancel()
+			_, err := u.Transport(roundTripper(func(*http.Request) (*http.Response, error) {
+				t.Error("an attempt was made")
+				return nil, errBroken
+			})).RoundTrip(get(ctx, t))
+			want := map[bool]pillion.Scope{false: pillion.ScopeTotal, true: pillion.ScopeCaller}[callerToo]
+			if scopeOf(err) != want {
+				t.Errorf("got %v, want the limit of scope %v", err, want)
+			}
+			if diff := cmp.Diff([]string{"end"}, events.all()); diff != "" {
+				t.Errorf("events (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestSpan_timersAreNotShared uses the same timers for patient calls and for ones
+// whose limit strikes just when their answer comes. No patient call may be hit.
+func TestSpan_timersAreNotShared(t *testing.T) {
+	const callers, each = 4, 400
+	u := newUpstream(t, before(func(c *pillion.Call) {
+		if c.RequestHeader("X-Patient") == "" {
+			c.LimitTry(30 * time.Microsecond)
+		} else {
+			c.LimitTotal(time.Hour)
+			c.LimitIdle(time.Hour)
+		}
+	}))
+	base := u.Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
+		for range rand.IntN(20) {
+			runtime.Gosched()
+		}
+		if err := req.Context().Err(); err != nil {
+			return nil, err
+		}
+		return answer(http.StatusOK, "soup"), nil
+	}))
+	var struck, answered atomic.Int64
+	var running sync.WaitGroup
+	for i := range callers {
+		running.Go(func() {
+			for n := range each {
+				req := get(t.Context(), t)
+				patient := (i+n)%2 == 0
+				if patient {
+					req.Header.Set("X-Patient", "yes")
+				}
+				resp, err := base.RoundTrip(req)
+				if err == nil {
+					answered.Add(1)
+					_, err = io.ReadAll(resp.Body)
+					_ = resp.Body.Close()
+				} else if !patient && scopeOf(err) == pillion.ScopeTry {
+					struck.Add(1)
+					err = nil
+				}
+				if err != nil {
+					t.Errorf("patient %v: got %v, want an answer", patient, err)
+				}
+			}
+		})
+	}
+	running.Wait()
+	if struck.Load()+answered.Load() != callers*each {
+		t.Errorf("got %d struck, %d answered, want %d in all", struck.Load(), answered.Load(), callers*each)
+	}
+}
+
+// TestCall_limits pins that of several limits of a kind the shortest holds, and what
+// a policy is told of the time that is left.
+func TestCall_limits(t *testing.T) {
+	tests := []struct {
+		name    string
+		limit   func(c *pillion.Call)
+		caller  time.Duration
+		left    time.Duration
+		limited bool
+		scope   pillion.Scope
+		limits  time.Duration
+	}{
+		{"none", func(*pillion.Call) {}, 0, 0, false, 0, 0},
+		{"caller", func(*pillion.Call) {}, time.Second, time.Second, true, pillion.ScopeCaller, 0},
+		{"total", func(c *pillion.Call) { c.LimitTotal(time.Minute) }, 0, time.Minute, true, pillion.ScopeTotal, time.Minute},
+		{"total within the caller's", func(c *pillion.Call) { c.LimitTotal(time.Minute) }, time.Hour, time.Minute, true, pillion.ScopeTotal, time.Minute},
+		{"total beyond the caller's", func(c *pillion.Call) { c.LimitTotal(time.Minute) }, time.Second, time.Second, true, pillion.ScopeCaller, 0},
+		{"totals", func(c *pillion.Call) { c.LimitTotal(time.Hour); c.LimitTotal(time.Second); c.LimitTotal(time.Minute) }, 0, time.Second, true, pillion.ScopeTotal, time.Second},
+		{"tries", func(c *pillion.Call) { c.LimitTry(time.Hour); c.LimitTry(time.Second); c.LimitTry(time.Minute) }, 0, 0, false, pillion.ScopeTry, time.Second},
+		{"idles", func(c *pillion.Call) { c.LimitIdle(time.Hour); c.LimitIdle(time.Second); c.LimitIdle(time.Minute) }, 0, 0, false, pillion.ScopeIdle, time.Second},
+		{"idle within the try", func(c *pillion.Call) { c.LimitTry(time.Minute); c.LimitIdle(time.Second) }, time.Hour, time.Hour, true, pillion.ScopeIdle, time.Second},
+		{"try within the total", func(c *pillion.Call) { c.LimitTotal(time.Minute); c.LimitTry(time.Second) }, 0, time.Minute, true, pillion.ScopeTry, time.Second},
+		{"lifted", func(c *pillion.Call) { c.LimitTotal(time.Minute); c.LimitTry(time.Second); c.LiftLimits() }, 0, 0, false, 0, 0},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				if test.caller != 0 {
+					ctx, cancel = context.WithTimeout(t.Context(), test.caller)
+				}
+				defer cancel()
+				u := newUpstream(t, before(test.limit), before(func(c *pillion.Call) {
+					if left, limited := c.Remaining(); left != test.left || limited != test.limited {
+						t.Errorf("Remaining: got %v, %v, want %v, %v", left, limited, test.left, test.limited)
+					}
+				}))
+				_, err := pillion.Do(ctx, u, func(ctx context.Context) (int, error) {
+					select {
+					case <-ctx.Done():
+						return 0, ctx.Err()
+					case <-time.After(24 * time.Hour):
+						return 42, nil
+					}
+				})
+				limit, _ := errors.AsType[*pillion.TimeoutError](err)
+				if limit == nil {
+					limit = &pillion.TimeoutError{}
+				}
+				if limit.Scope != test.scope || limit.Limit != test.limits {
+					t.Errorf("got %v, want scope %v and limit %v", err, test.scope, test.limits)
+				}
+			})
+		})
+	}
+}
+
+// TestCall_endsWithoutAttempt holds what a policy can say of a call that ended while
+// none was under way.
+func TestCall_endsWithoutAttempt(t *testing.T) {
+	broken := &pillion.Outcome{Err: errBroken}
+	total := func(c *pillion.Call) { c.LimitTotal(time.Minute) }
+	none := func(*pillion.Call) {}
+	tests := []struct {
+		name  string
+		limit func(c *pillion.Call)
+		leave time.Duration // 0 for no deadline of the caller's, -1 for leaving at once
+		end   func(ctx context.Context, c *pillion.Call) *pillion.Outcome
+		want  string
+		is    pillion.Condition
+		flags pillion.Flags
+	}{
+		{
+			"expired", total, 0, func(_ context.Context, c *pillion.Call) *pillion.Outcome { return c.Expired(&pillion.Outcome{}) },
+			"timeout: recipes: total limit of 1m0s reached", pillion.Timeout, pillion.UT,
+		},
+		{
+			"expired after a failure", total, 0, func(_ context.Context, c *pillion.Call) *pillion.Outcome { return c.Expired(broken) },
+			"timeout: recipes: total limit of 1m0s reached: broken", pillion.Timeout, pillion.UT,
+		},
+		{
+			"expired by the caller", none, time.Second,
+			func(_ context.Context, c *pillion.Call) *pillion.Outcome { return c.Expired(broken) },
+			"timeout: recipes: caller deadline passed: broken", pillion.Timeout, pillion.UT,
+		},
+		{
+			"gone", total, -1, func(ctx context.Context, c *pillion.Call) *pillion.Outcome { return c.Gone(ctx, &pillion.Outcome{}) },
+			"context canceled", pillion.Cancelled, pillion.DC,
+		},
+		{
+			"gone after a failure", total, -1, func(ctx context.Context, c *pillion.Call) *pillion.Outcome { return c.Gone(ctx, broken) },
+			"context canceled: broken", pillion.Cancelled, pillion.DC,
+		},
+		{
+			"gone after its echo", total, -1, func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+				return c.Gone(ctx, &pillion.Outcome{Err: fmt.Errorf("dialling: %w", context.Canceled)})
+			},
+			"dialling: context canceled", pillion.Cancelled, pillion.DC,
+		},
+		{
+			"gone by a deadline", total, time.Second, func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+				time.Sleep(2 * time.Second)
+				return c.Gone(ctx, &pillion.Outcome{Err: context.DeadlineExceeded})
+			},
+			"timeout: recipes: caller deadline passed", pillion.Timeout, pillion.UT,
+		},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				if test.leave > 0 {
+					ctx, cancel = context.WithTimeout(t.Context(), test.leave)
+				}
+				defer cancel()
+				if test.leave < 0 {
+					cancel()
+				}
+				u := newUpstream(t, before(test.limit), around(func(ctx context.Context, c *pillion.Call, _ pillion.Func) *pillion.Outcome {
+					return test.end(ctx, c)
+				}))
+				o := u.Invoke(ctx, &letter{})
+				if o.Err == nil || o.Err.Error() != test.want || o.Is != test.is || o.Flags != test.flags {
+					t.Errorf("got %v, %b, %v, want %s, %b, %v", o.Err, o.Is, o.Flags, test.want, test.is, test.flags)
+				}
+			})
+		})
+	}
+}
+
+// TestSpan_retriesShareTheTotal pins that the total limit is one for all attempts,
+// and the limit of a try one for each.
+func TestSpan_retriesShareTheTotal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		var starts []time.Duration
+		u := newUpstream(t, timeout.Config{Total: 5 * time.Second, PerTry: 2 * time.Second},
+			retry.Config{NumRetries: 9, Rand: func() float64 { return 0 }})
+		_, err := u.Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
+			starts = append(starts, time.Since(began))
+			<-req.Context().Done()
+			return nil, req.Context().Err()
+		})).RoundTrip(get(t.Context(), t))
+		if scopeOf(err) != pillion.ScopeTotal || time.Since(began) != 5*time.Second {
+			t.Errorf("got %v after %v, want the total limit of 5s", err, time.Since(began))
+		}
+		if diff := cmp.Diff([]time.Duration{0, 2 * time.Second, 4 * time.Second}, starts); diff != "" {
+			t.Errorf("attempts began (-want +got):\n%s", diff)
+		}
+	})
+}

@@ -1,0 +1,130 @@
+package timeout
+
+import (
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/retry"
+)
+
+// TestEnvoyHeaders has a caller set its own limits on a server that never answers, or
+// answers after a while, as observed of Envoy 1.40.
+func TestEnvoyHeaders(t *testing.T) {
+	const total, perTry = "X-Envoy-Upstream-Rq-Timeout-Ms", "X-Envoy-Upstream-Rq-Per-Try-Timeout-Ms"
+	once := retry.Config{On: "5xx", Rand: func() float64 { return 0 }}
+	for _, tc := range []struct {
+		name     string
+		cfg      Config
+		header   []string
+		head     time.Duration // of the server's answers; 0 for never
+		scope    pillion.Scope // of the limit that struck; 0 for an answer
+		elapsed  time.Duration
+		attempts int
+	}{
+		{name: "no header", cfg: Config{Total: time.Second}, scope: Total, elapsed: time.Second, attempts: 1},
+		{name: "total shortens", cfg: Config{Total: time.Second}, header: []string{total, "300"}, scope: Total, elapsed: 300 * ms, attempts: 1},
+		{name: "total lengthens", cfg: Config{Total: time.Second}, header: []string{total, "3000"}, head: 2 * time.Second, elapsed: 2 * time.Second, attempts: 1},
+		{name: "total over the default", header: []string{total, "20000"}, scope: Total, elapsed: 20 * time.Second, attempts: 1},
+		{name: "total where there was none", cfg: Config{Total: None}, header: []string{total, "300"}, scope: Total, elapsed: 300 * ms, attempts: 1},
+		{name: "total 0 is none", cfg: Config{Total: time.Second}, header: []string{total, "0"}, head: time.Hour, elapsed: time.Hour, attempts: 1},
+		{name: "total, junk", cfg: Config{Total: time.Second}, header: []string{total, "xyz"}, scope: Total, elapsed: time.Second, attempts: 1},
+		{name: "total, negative", cfg: Config{Total: time.Second}, header: []string{total, "-1"}, scope: Total, elapsed: time.Second, attempts: 1},
+		{name: "total, a fraction", cfg: Config{Total: time.Second}, header: []string{total, "0.5"}, scope: Total, elapsed: time.Second, attempts: 1},
+		{name: "total, months", cfg: Config{Total: time.Second}, header: []string{total, "9999999999"}, head: time.Hour, elapsed: time.Hour, attempts: 1},
+		{name: "total, for ever", cfg: Config{Total: time.Second}, header: []string{total, "18446744073709551615"}, head: time.Hour, elapsed: time.Hour, attempts: 1},
+		{name: "total, longer than that", cfg: Config{Total: time.Second}, header: []string{total, "18446744073709551616"}, scope: Total, elapsed: time.Second, attempts: 1},
+
+		{name: "per try", cfg: Config{Total: time.Second}, header: []string{perTry, "200"}, scope: PerTry, elapsed: 400 * ms, attempts: 2},
+		{name: "per try over the policy's", cfg: Config{PerTry: 500 * ms}, header: []string{perTry, "200"}, scope: PerTry, elapsed: 400 * ms, attempts: 2},
+		{name: "per try lengthens", cfg: Config{PerTry: 200 * ms}, header: []string{perTry, "500"}, scope: PerTry, elapsed: time.Second, attempts: 2},
+		{name: "per try 0 is none", cfg: Config{Total: time.Second, PerTry: 200 * ms}, header: []string{perTry, "0"}, scope: Total, elapsed: time.Second, attempts: 1},
+		{name: "per try, junk", cfg: Config{PerTry: 200 * ms}, header: []string{perTry, "soon"}, scope: PerTry, elapsed: 400 * ms, attempts: 2},
+		{name: "per try over the total", cfg: Config{Total: 200 * ms}, header: []string{perTry, "500"}, scope: Total, elapsed: 200 * ms, attempts: 1},
+		{
+			name: "both", cfg: Config{Total: time.Second, PerTry: time.Second}, header: []string{total, "500", perTry, "300"},
+			scope: Total, elapsed: 500 * ms, attempts: 2,
+		},
+		{name: "both 0", cfg: Config{PerTry: ms}, header: []string{total, "0", perTry, "0"}, head: time.Hour, elapsed: time.Hour, attempts: 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tc.cfg.EnvoyHeaders = true
+				if tc.head == 0 {
+					tc.head = never
+				}
+				req := get(t.Context())
+				for i := 0; i < len(tc.header); i += 2 {
+					req.Header.Set(tc.header[i], tc.header[i+1])
+				}
+				r := call(t, upstream(t, tc.cfg, once), server{head: tc.head}, req, 0)
+				scope, _ := scopeOf(r.err)
+				if scope != tc.scope || r.elapsed != tc.elapsed || r.attempts != tc.attempts {
+					t.Errorf("%q: got %v after %v and %d attempts, want %v after %v and %d",
+						tc.header, scope, r.elapsed, r.attempts, tc.scope, tc.elapsed, tc.attempts)
+				}
+			})
+		})
+	}
+}
+
+// TestEnvoyHeaders_sent asks what the server gets to see: none of the headers that were
+// obeyed, and what is expected of it by them.
+func TestEnvoyHeaders_sent(t *testing.T) {
+	const total, perTry, expected = "X-Envoy-Upstream-Rq-Timeout-Ms", "X-Envoy-Upstream-Rq-Per-Try-Timeout-Ms", "X-Envoy-Expected-Rq-Timeout-Ms"
+	for _, tc := range []struct {
+		name         string
+		cfg          Config
+		header, want http.Header
+	}{
+		{"heeded", Config{EnvoyHeaders: true}, http.Header{total: {"300"}, perTry: {"x"}, "X-Own": {"1"}}, http.Header{"X-Own": {"1"}}},
+		{"not heeded", Config{}, http.Header{total: {"300"}, perTry: {"100"}}, http.Header{total: {"300"}, perTry: {"100"}}},
+		{"the total is expected", Config{EnvoyHeaders: true, ExpectedHeader: true}, http.Header{total: {"300"}}, http.Header{expected: {"300"}}},
+		{
+			"the try is expected",
+			Config{EnvoyHeaders: true, ExpectedHeader: true},
+			http.Header{total: {"300"}, perTry: {"100"}},
+			http.Header{expected: {"100"}},
+		},
+		{"nothing is", Config{EnvoyHeaders: true, ExpectedHeader: true}, http.Header{total: {"0"}}, http.Header{}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				req := get(t.Context())
+				req.Header = tc.header.Clone()
+				base := roundTripper(func(sent *http.Request) (*http.Response, error) {
+					if diff := cmp.Diff(tc.want, sent.Header); diff != "" {
+						t.Errorf("sent (-want +got):\n%s", diff)
+					}
+					return server{}.RoundTrip(sent)
+				})
+				call(t, upstream(t, tc.cfg), base, req, 0)
+				if diff := cmp.Diff(tc.header, req.Header); diff != "" {
+					t.Errorf("the caller's header has changed (-want +got):\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
+// TestNever has limits that are longer than the clock: they are none, for the dialer
+// too, which goes by the context's deadline.
+func TestNever(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := upstream(t, Config{Total: 1<<63 - 1})
+		time.Sleep(time.Hour) // the clock is not at its beginning
+		base := roundTripper(func(req *http.Request) (*http.Response, error) {
+			if d, ok := req.Context().Deadline(); ok && time.Until(d) < never {
+				t.Errorf("got a deadline in %v", time.Until(d))
+			}
+			return server{head: time.Hour}.RoundTrip(req)
+		})
+		if r := call(t, u, base, get(t.Context()), 0); r.err != nil {
+			t.Error(r.err)
+		}
+	})
+}

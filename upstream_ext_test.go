@@ -1,0 +1,316 @@
+package pillion_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/retry"
+	"github.com/pillion-go/pillion/timeout"
+)
+
+// placed is a policy that does nothing, in a role.
+type placed struct{ role pillion.Role }
+
+func (p placed) Role() pillion.Role { return p.role }
+
+func (placed) Wrap(_ *pillion.Site, next pillion.Func) (pillion.Func, error) { return next, nil }
+
+// bad is a policy whose configuration is wrong.
+func bad(what string) pillion.Policy {
+	return policy(func(*pillion.Site, pillion.Func) (pillion.Func, error) { return nil, errors.New(what) })
+}
+
+// lines are those of an error that joins others.
+func lines(err error) []string {
+	if err == nil {
+		return nil
+	}
+	return strings.Split(err.Error(), "\n")
+}
+
+func TestNew_reportsAll(t *testing.T) {
+	order := "pillion: order: breaker outside retry would hide failed attempts from the breaker; put AnyOrder among the policies if you mean it"
+	tests := []struct {
+		name     string
+		upstream string
+		policies []pillion.Policy
+		want     []string
+	}{
+		{"no policies", "recipes", nil, nil},
+		{"no name", "", nil, []string{`upstream "": pillion: New: the upstream's name is empty`}},
+		{
+			"in the order in which they were given", "recipes",
+			[]pillion.Policy{bad("one"), bad("two"), bad("three")},
+			[]string{`upstream "recipes": one`, "two", "three"},
+		},
+		{
+			"order, name and fields", "",
+			[]pillion.Policy{placed{pillion.RoleBreaker}, bad("one"), placed{pillion.RoleRetry}, bad("two")},
+			[]string{`upstream "": ` + order, "pillion: New: the upstream's name is empty", "one", "two"},
+		},
+		{
+			"each field of each configuration", "recipes",
+			[]pillion.Policy{
+				timeout.Config{Total: -2, PerTry: -3},
+				limits.Config{MaxRequests: -2},
+				pillion.HTTP{ReplayBuffer: -1, DrainBytes: -2, DrainTime: -3},
+			},
+			[]string{
+				`upstream "recipes": timeout: Config.Total: -2ns is negative`,
+				"timeout: Config.PerTry: -3ns is negative",
+				"limits: Config.MaxRequests: -2 is negative",
+				"pillion: HTTP.ReplayBuffer: -1 is negative",
+				"pillion: HTTP.DrainBytes: -2 is negative",
+				"pillion: HTTP.DrainTime: -3ns is negative",
+			},
+		},
+		{
+			"a policy that wraps nothing", "recipes",
+			[]pillion.Policy{policy(func(*pillion.Site, pillion.Func) (pillion.Func, error) { return nil, nil })},
+			[]string{`upstream "recipes": pillion: pillion_test.policy.Wrap gave neither a Func nor an error`},
+		},
+		{
+			"a breaker that nobody made", "recipes",
+			[]pillion.Policy{(*breaker.Breaker)(nil)},
+			[]string{`upstream "recipes": breaker: a *Breaker was not made by New or FromGobreaker`},
+		},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			u, err := pillion.New(test.upstream, test.policies...)
+			if diff := cmp.Diff(test.want, lines(err)); diff != "" {
+				t.Errorf("error (-want +got):\n%s", diff)
+			}
+			if (u == nil) == (test.want == nil) {
+				t.Errorf("got upstream %v with error %v, want one or the other", u, err)
+			}
+		})
+	}
+}
+
+func TestNew_errorsCanBeMatched(t *testing.T) {
+	broken := policy(func(*pillion.Site, pillion.Func) (pillion.Func, error) { return nil, errBroken })
+	if _, err := pillion.New("recipes", bad("one"), broken); !errors.Is(err, errBroken) {
+		t.Errorf("got %v, want it to be errBroken too", err)
+	}
+}
+
+// TestNew_order holds each pair of roles. It says once more, pair by pair, what
+// the rules come to.
+func TestNew_order(t *testing.T) {
+	roles := []pillion.Role{
+		pillion.RoleNone, pillion.RoleMetrics, pillion.RoleTracing, pillion.RoleTotal,
+		pillion.RoleRetry, pillion.RoleHedge, pillion.RoleLimits, pillion.RoleBreaker,
+	}
+	const (
+		multiply = "would multiply the attempts"
+		hides    = "would hide failed attempts from the breaker"
+		holds    = "would hold its place during back-offs, and need a second one for nothing"
+		mistakes = "would see attempts and take them for calls"
+		each     = "would limit each attempt, not the call"
+	)
+	refused := map[[2]pillion.Role]string{
+		{pillion.RoleTotal, pillion.RoleTotal}:   "would set the limits twice",
+		{pillion.RoleRetry, pillion.RoleRetry}:   multiply,
+		{pillion.RoleHedge, pillion.RoleHedge}:   multiply,
+		{pillion.RoleHedge, pillion.RoleRetry}:   multiply,
+		{pillion.RoleLimits, pillion.RoleRetry}:  holds,
+		{pillion.RoleLimits, pillion.RoleHedge}:  holds,
+		{pillion.RoleBreaker, pillion.RoleRetry}: hides,
+		{pillion.RoleBreaker, pillion.RoleHedge}: hides,
+		{pillion.RoleRetry, pillion.RoleTotal}:   each,
+		{pillion.RoleHedge, pillion.RoleTotal}:   each,
+		{pillion.RoleRetry, pillion.RoleMetrics}: mistakes,
+		{pillion.RoleRetry, pillion.RoleTracing}: mistakes,
+		{pillion.RoleHedge, pillion.RoleMetrics}: mistakes,
+		{pillion.RoleHedge, pillion.RoleTracing}: mistakes,
+	}
+	for _, outer := range roles {
+		for _, inner := range roles {
+			t.Run(fmt.Sprintf("%v outside %v", outer, inner), func(t *testing.T) {
+				var want []string
+				if why := refused[[2]pillion.Role{outer, inner}]; why != "" {
+					want = []string{fmt.Sprintf(
+						"upstream \"recipes\": pillion: order: %v outside %v %s; put AnyOrder among the policies if you mean it", outer, inner, why)}
+				}
+				between := placed{pillion.RoleNone} // what stands between is no excuse
+				_, err := pillion.New("recipes", placed{outer}, between, placed{inner})
+				if diff := cmp.Diff(want, lines(err)); diff != "" {
+					t.Errorf("error (-want +got):\n%s", diff)
+				}
+				for _, allow := range []pillion.Policy{pillion.AnyOrder{}, &pillion.AnyOrder{}, (*pillion.AnyOrder)(nil)} {
+					if _, err := pillion.New("recipes", placed{outer}, placed{inner}, allow); err != nil {
+						t.Errorf("with a %T last: got %v, want no error", allow, err)
+					}
+					if _, err := pillion.New("recipes", allow, placed{outer}, placed{inner}); err != nil {
+						t.Errorf("with a %T first: got %v, want no error", allow, err)
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestNew_eachSenselessPair(t *testing.T) {
+	_, err := pillion.New("recipes",
+		placed{pillion.RoleLimits}, placed{pillion.RoleBreaker}, placed{pillion.RoleRetry}, placed{pillion.RoleTotal})
+	if got := lines(err); len(got) != 3 {
+		t.Errorf("got %q, want the three pairs that make no sense", got)
+	}
+}
+
+// TestNew_anyOrderAllowsNoBadField pins that AnyOrder is about order alone.
+func TestNew_anyOrderAllowsNoBadField(t *testing.T) {
+	if _, err := pillion.New("recipes", pillion.AnyOrder{}, bad("one")); err == nil {
+		t.Error("got no error, want that of the bad policy")
+	}
+}
+
+func TestNew_name(t *testing.T) {
+	var seen string
+	u, err := pillion.New("recipes", policy(func(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+		seen = s.Upstream()
+		return next, nil
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if u.Name() != "recipes" || seen != "recipes" {
+		t.Errorf("got %q, and %q for the policy, want recipes for both", u.Name(), seen)
+	}
+}
+
+// TestNew_nil pins that a policy that is not there does nothing, and that a
+// configuration that is not there stands for its defaults.
+func TestNew_nil(t *testing.T) {
+	var (
+		none     pillion.Policy
+		listener pillion.Listener
+		seconds  *timeout.Config
+		tries    *retry.Config
+		places   *limits.Config
+		guard    *breaker.Config
+		http1    *pillion.HTTP
+	)
+	u := newUpstream(t, none, listener, seconds, tries, places, guard, http1, pillion.Log(nil),
+		around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+			if left, limited := c.Remaining(); !limited || left > timeout.DefaultTotal || left < timeout.DefaultTotal-patience {
+				t.Errorf("time left: got %v, %v, want about the default of %v", left, limited, timeout.DefaultTotal)
+			}
+			return next(ctx, c)
+		}))
+	if got, err := pillion.Do(t.Context(), u, func(context.Context) (int, error) { return 42, nil }); got != 42 || err != nil {
+		t.Errorf("got %d, %v, want 42", got, err)
+	}
+}
+
+// TestNew_pointers pins that a pointer to a configuration is as good as itself.
+func TestNew_pointers(t *testing.T) {
+	u := newUpstream(t, &timeout.Config{Total: time.Hour}, &retry.Config{}, &limits.Config{MaxRequests: limits.Zero})
+	if _, err := pillion.Do(t.Context(), u, func(context.Context) (int, error) { return 42, nil }); !errors.Is(err, limits.ErrFull) {
+		t.Errorf("got %v, want ErrFull", err)
+	}
+}
+
+// TestUpstream_wrapsOnce pins that policies are wrapped by New, inner ones before
+// outer ones, and never by a call.
+func TestUpstream_wrapsOnce(t *testing.T) {
+	var wrapped, called journal
+	named := func(name string) pillion.Policy {
+		return policy(func(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
+			wrapped.add(name)
+			return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+				called.add(name)
+				return next(ctx, c)
+			}, nil
+		})
+	}
+	u := newUpstream(t, named("outer"), named("middle"), named("inner"))
+	for range 2 {
+		if _, err := pillion.Do(t.Context(), u, func(context.Context) (int, error) { return 0, nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff([]string{"inner", "middle", "outer"}, wrapped.all()); diff != "" {
+		t.Errorf("wrapped (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"outer", "middle", "inner", "outer", "middle", "inner"}, called.all()); diff != "" {
+		t.Errorf("called (-want +got):\n%s", diff)
+	}
+}
+
+// TestUpstream_oneForAllProtocols has HTTP, a function and a protocol of the
+// test's own share one limit and one breaker, one after the other and all at once.
+func TestUpstream_oneForAllProtocols(t *testing.T) {
+	b, err := breaker.New(breaker.Config{NonBreakCount: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := newUpstream(t, timeout.Config{Total: patience}, retry.Config{NumRetries: retry.None}, limits.Config{MaxRequests: 1}, b)
+	client := &http.Client{Transport: u.Transport(answers(http.StatusOK, "soup"))}
+	resp, err := client.Do(get(t.Context(), t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	nothing := func(context.Context) (int, error) { return 0, nil }
+	if _, err := pillion.Do(t.Context(), u, nothing); !errors.Is(err, limits.ErrFull) {
+		t.Errorf("a function beside an open answer: got %v, want ErrFull", err)
+	}
+	if o := u.Invoke(t.Context(), &letter{}); !errors.Is(o.Err, limits.ErrFull) {
+		t.Errorf("a letter beside an open answer: got %v, want ErrFull", o.Err)
+	}
+	_ = resp.Body.Close()
+	if _, err := pillion.Do(t.Context(), u, nothing); err != nil {
+		t.Errorf("a function after it: got %v, want no error", err)
+	}
+	stream := &letter{open: true}
+	o := u.Invoke(t.Context(), stream)
+	if o.Err != nil || !o.Open() {
+		t.Fatalf("a letter after it: got %v, open %v, want it open", o.Err, o.Open())
+	}
+	if _, err := client.Do(get(t.Context(), t)); !errors.Is(err, limits.ErrFull) {
+		t.Errorf("HTTP beside an open letter: got %v, want ErrFull", err)
+	}
+	_ = stream.call.End(nil)
+	if got := b.Status(); got.Success != 3 || got.Failure != 0 {
+		t.Errorf("breaker: got %+v, want three successes", got)
+	}
+
+	crowd := newUpstream(t, timeout.Config{Total: patience}, retry.Config{}, limits.Config{}, b)
+	client = &http.Client{Transport: crowd.Transport(answers(http.StatusOK, "soup"))}
+	var calls sync.WaitGroup
+	const each = 50
+	for range each {
+		req := get(t.Context(), t)
+		calls.Go(func() { send(t, client, req) })
+		calls.Go(func() {
+			if _, err := pillion.Do(t.Context(), crowd, nothing); err != nil {
+				t.Errorf("function: %v", err)
+			}
+		})
+		calls.Go(func() {
+			x := &letter{open: true}
+			if o := crowd.Invoke(t.Context(), x); o.Err != nil {
+				t.Errorf("letter: %v", o.Err)
+			}
+			if err := x.call.End(nil); err != nil {
+				t.Errorf("end of a letter: %v", err)
+			}
+		})
+	}
+	calls.Wait()
+	if got := b.Status(); got.Success != 3+3*each || got.Failure != 0 {
+		t.Errorf("breaker after all: got %+v, want %d successes", got, 3+3*each)
+	}
+}

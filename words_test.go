@@ -1,0 +1,184 @@
+package pillion
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestDetails pins that every Detail has an entry, with a text of its own.
+func TestDetails(t *testing.T) {
+	if got := len(details); got != int(NoHealthyUpstream)+1 {
+		t.Errorf("got %d details, want %d", got, int(NoHealthyUpstream)+1)
+	}
+	seen := map[string]Detail{}
+	for i, d := range details {
+		other, twice := seen[d.text]
+		if twice {
+			t.Errorf("Detail %d and %d have the same text %q", other, i, d.text)
+		}
+		seen[d.text] = Detail(i)
+		if (d.text == "") != (Detail(i) == NoDetail) || strings.ContainsAny(d.text, " \n") {
+			t.Errorf("Detail %d: got text %q, want one without spaces", i, d.text)
+		}
+		if (d.status != 0) != (d.body != "") || (d.status != 0 && d.flags == 0) || (d.reset && d.status == 0) {
+			t.Errorf("%s: got %+v, want a local reply with a body and flags, or none", d.text, d)
+		}
+		if got := Detail(i); got.String() != d.text || got.Flags() != d.flags || got.LocalStatus() != d.status {
+			t.Errorf("%s: its methods do not give what the table has", d.text)
+		}
+	}
+}
+
+func TestFlags(t *testing.T) {
+	tests := []struct {
+		flags       Flags
+		short, long string
+	}{
+		{0, "-", "-"},
+		{UO, "UO", "UpstreamOverflow"},
+		{URX | UF, "URX,UF", "UpstreamRetryLimitExceeded,UpstreamConnectionFailure"},
+		{DF | UH | DC, "UH,DC,DF", "NoHealthyUpstream,DownstreamConnectionTermination,DnsResolutionFailed"},
+		{
+			1<<17 - 1, "URX,UH,UT,UR,UF,UC,UO,NR,DI,FI,RL,DC,SI,UMSDR,UPE,NC,DF",
+			"UpstreamRetryLimitExceeded,NoHealthyUpstream,UpstreamRequestTimeout,UpstreamRemoteReset," +
+				"UpstreamConnectionFailure,UpstreamConnectionTermination,UpstreamOverflow,NoRouteFound," +
+				"DelayInjected,FaultInjected,RateLimited,DownstreamConnectionTermination,StreamIdleTimeout," +
+				"UpstreamMaxStreamDurationReached,UpstreamProtocolError,NoClusterFound,DnsResolutionFailed",
+		},
+	}
+	for _, test := range tests {
+		if test.flags.String() != test.short || test.flags.Long() != test.long {
+			t.Errorf("%b: got %s, %s, want %s, %s", test.flags, test.flags, test.flags.Long(), test.short, test.long)
+		}
+	}
+	if f := UO | UF; !f.Has(UO) || !f.Has(UO|UF) || f.Has(UO|UC) || !f.Has(0) {
+		t.Errorf("%v: Has is wrong", f)
+	}
+	if len(flagNames) != 17 || DF != 1<<16 {
+		t.Errorf("got %d names, and DF is %b", len(flagNames), DF)
+	}
+}
+
+func TestStatusCondition(t *testing.T) {
+	for status := range 1000 {
+		want := Condition(0)
+		if status >= 500 && status < 600 {
+			want |= Status5xx
+		}
+		if status == 502 || status == 503 || status == 504 {
+			want |= GatewayError
+		}
+		if status == 409 {
+			want |= Retriable4xx
+		}
+		if got := statusCondition(status); got != want {
+			t.Errorf("%d: got %b, want %b", status, got, want)
+		}
+	}
+}
+
+func TestGRPCCondition(t *testing.T) {
+	want := map[int]Condition{
+		1: GRPCCancelled, 4: GRPCDeadlineExceeded, 8: GRPCResourceExhausted, 13: GRPCInternal, 14: GRPCUnavailable,
+	}
+	for code := -1; code < 20; code++ {
+		if got := GRPCCondition(code); got != want[code] {
+			t.Errorf("%d: got %b, want %b", code, got, want[code])
+		}
+	}
+}
+
+// TestConditions pins which results count against an upstream, and which do not.
+func TestConditions(t *testing.T) {
+	against := []Condition{Status5xx, Reset, ConnectFailure, RefusedStream, ProtocolError, Timeout, PerTryTimeout, Failed}
+	for i := range 32 {
+		c := Condition(1) << i
+		want := false
+		for _, a := range against {
+			want = want || a == c
+		}
+		if c.Any(Failure) != want {
+			t.Errorf("condition %b: counts against the upstream: %v, want %v", c, c.Any(Failure), want)
+		}
+	}
+	if (Timeout | Reset).Any(Cancelled) || !(Timeout | Reset).Any(Cancelled|Reset) || Condition(0).Any(Failure) {
+		t.Error("Any is wrong")
+	}
+}
+
+func TestConditionString(t *testing.T) {
+	tests := map[Condition]string{
+		0:                        "-",
+		Status5xx | GatewayError: "5xx,gateway-error",
+		1<<20 - 1: "5xx,gateway-error,retriable-4xx,reset,connect-failure,refused-stream,protocol-error,timeout," +
+			"per-try-timeout,cancelled,refused,failed,invalid,discarded,grpc-cancelled,grpc-deadline-exceeded," +
+			"grpc-resource-exhausted,grpc-internal,grpc-unavailable,upgraded",
+		1 << 31: "-",
+	}
+	for c, want := range tests {
+		if got := c.String(); got != want {
+			t.Errorf("%b: got %s, want %s", uint32(c), got, want)
+		}
+	}
+	if len(conditionNames) != 20 || Upgraded != 1<<19 {
+		t.Errorf("got %d names, and Upgraded is %b", len(conditionNames), uint32(Upgraded))
+	}
+}
+
+// TestStrings pins that what has names has one for each value, and that a value
+// that does not exist prints too, and does not panic.
+func TestStrings(t *testing.T) {
+	tests := []struct {
+		name  string
+		known []fmt.Stringer
+		words string
+	}{
+		{
+			"Role",
+			[]fmt.Stringer{RoleNone, RoleMetrics, RoleTracing, RoleTotal, RoleRetry, RoleHedge, RoleLimits, RoleBreaker},
+			"none metrics tracing total+timeout retry hedge limits breaker",
+		},
+		{"Scope", []fmt.Stringer{Scope(0), ScopeTotal, ScopeTry, ScopeIdle, ScopeCaller, scopeDiscard}, "none total per-try idle caller none"},
+		{
+			"EventKind",
+			[]fmt.Stringer{
+				EventAttempt, EventAttemptEnd, EventRefused, EventRetryScheduled, EventRetry, EventRetryLimitExceeded,
+				EventRetryOverflow, EventRetryAbandoned, EventRetryTooLate, EventRetrySuccess, EventEnd,
+			},
+			"attempt attempt+end refused retry+scheduled retry retry+limit+exceeded retry+overflow retry+abandoned retry+too+late retry+success end",
+		},
+	}
+	for _, test := range tests {
+		for i, word := range strings.Fields(test.words) {
+			if got, want := test.known[i].String(), strings.ReplaceAll(word, "+", " "); got != want {
+				t.Errorf("%s %d: got %q, want %q", test.name, test.known[i], got, want)
+			}
+		}
+	}
+	if got := len(eventNames); got != int(EventEnd)+1 {
+		t.Errorf("got %d names of events, want %d", got, int(EventEnd)+1)
+	}
+	for i := range 256 {
+		for _, s := range []fmt.Stringer{Role(i), Scope(i), EventKind(i), Detail(i), Flags(i << 20)} {
+			text := s.String()
+			if known := strings.Contains(text, "("); i == 255 && reflect.TypeOf(s) != reflect.TypeFor[Scope]() && !known {
+				t.Errorf("%T(255): got %q, want its number", s, text)
+			}
+		}
+		_, _ = Detail(i).Flags(), Detail(i).LocalStatus()
+		_, _ = Detail(i).localBody(true), Flags(i<<20).Long()
+	}
+}
+
+func TestTimeoutError(t *testing.T) {
+	if got := (&TimeoutError{Upstream: "recipes", Scope: ScopeTry, Limit: time.Second, Err: errSource}).Error(); got !=
+		"timeout: recipes: per-try limit of 1s reached: source broke" {
+		t.Errorf("got %q", got)
+	}
+	if got := (&TimeoutError{Upstream: "recipes", Scope: ScopeCaller}).Error(); got != "timeout: recipes: caller deadline passed" {
+		t.Errorf("got %q", got)
+	}
+}
