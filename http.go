@@ -22,7 +22,8 @@ type HTTP struct {
 	// tells the sidecar to leave retries to this library (x-envoy-max-retries: 0), so that
 	// they do not multiply, and to wait no longer than it does
 	// (x-envoy-upstream-rq-timeout-ms). The sidecar must take the caller for an internal
-	// one, as it does on loopback by default. To leave both to the sidecar, configure
+	// one, which Envoy does not by itself: its listener needs use_remote_address, and
+	// the caller's address in internal_address_config. To leave both to the sidecar, configure
 	// neither retry nor timeout here instead.
 	Sidecar bool `json:"sidecar,omitempty"`
 

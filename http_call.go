@@ -167,10 +167,31 @@ func (x *httpCall) answered(c *Call, o *Outcome, resp *http.Response) {
 	c.Open()
 }
 
+// unsendable says of a request what net/http says only when it has a connection for
+// it, and then not always: it may report instead that it closed that.
+func (x *httpCall) unsendable() error {
+	switch u := x.req.URL; {
+	case x.req.ContentLength > 0 && x.req.Body == nil:
+		return fmt.Errorf("http: Request.ContentLength=%d with nil Body", x.req.ContentLength)
+	case u != nil && (hasControl(u.Opaque) || hasControl(u.RawQuery)):
+		return errors.New("net/http: can't write control character in Request.URL")
+	}
+	return nil
+}
+
+func hasControl(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] == 0x7f {
+			return true
+		}
+	}
+	return false
+}
+
 // request is what the attempt sends: the caller's own where nothing differs.
 func (x *httpCall) request(ctx context.Context, a *httpAttempt) (*http.Request, error) {
-	if x.req.ContentLength > 0 && x.req.Body == nil {
-		return nil, fmt.Errorf("http: Request.ContentLength=%d with nil Body", x.req.ContentLength) // as net/http says, sometimes too late
+	if err := x.unsendable(); err != nil {
+		return nil, err
 	}
 	body, other, err := x.body(a)
 	if err != nil {
@@ -213,7 +234,7 @@ func (x *httpCall) body(a *httpAttempt) (body io.ReadCloser, other bool, err err
 			return body, true, err
 		}
 	}
-	a.source = &source{ReadCloser: body}
+	a.source = &source{ReadCloser: body, length: x.req.ContentLength}
 	return a.source, true, nil
 }
 

@@ -43,7 +43,7 @@ func (x *httpCall) Explain(c *Call, o *Outcome, err error) {
 	is, detail := x.wireFailure(err)
 	switch {
 	case a.source != nil && a.source.broke(err):
-		is, detail = Invalid, NoDetail
+		is, detail, err = Invalid, NoDetail, a.source.explain(err)
 	case o.Code != 0:
 		is, detail = answerFailure(err, a.resp.ProtoMajor)
 	}

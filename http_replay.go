@@ -2,6 +2,7 @@ package pillion
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"reflect"
@@ -38,23 +39,46 @@ type replay struct {
 // upstream's failure.
 type source struct {
 	io.ReadCloser
-	err atomic.Pointer[error] // what Read failed with
+	length int64                 // that the request names; 0 or less for none
+	read   atomic.Int64          // how much was read
+	ended  atomic.Bool           // and that was all
+	err    atomic.Pointer[error] // what Read failed with
 }
 
 // Read remembers what it failed with.
 func (s *source) Read(p []byte) (int, error) {
 	n, err := s.ReadCloser.Read(p)
-	if err != nil && err != io.EOF {
+	s.read.Add(int64(n))
+	if err == io.EOF {
+		s.ended.Store(true)
+		return n, err
+	}
+	if err != nil {
 		failed := err
 		s.err.CompareAndSwap(nil, &failed)
 	}
 	return n, err
 }
 
-// broke reports whether err, of an attempt, came from reading the body.
+// broke reports whether err, of an attempt, came from the body.
 func (s *source) broke(err error) bool {
 	failed := s.err.Load()
-	return failed != nil && errors.Is(err, *failed)
+	return (failed != nil && errors.Is(err, *failed)) || s.otherLength()
+}
+
+// explain adds to err what net/http may not have said.
+func (s *source) explain(err error) error {
+	if s.otherLength() && !hasPrefix(err, "http: ContentLength=") {
+		return fmt.Errorf("http: ContentLength=%d with Body length %d: %w", s.length, s.read.Load(), err)
+	}
+	return err
+}
+
+// otherLength reports whether the body turned out to have another length than its
+// request says. net/http cuts the connection then, and may report just that.
+func (s *source) otherLength() bool {
+	read := s.read.Load()
+	return s.length > 0 && (read > s.length || (s.ended.Load() && read < s.length))
 }
 
 // inMemory reports whether body, of a request with GetBody, is what http.NewRequest

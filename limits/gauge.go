@@ -28,7 +28,7 @@ func flag(set bool) uint64 {
 }
 
 func remaining(places, taken int64) uint64 {
-	return uint64(max(0, places-taken)) //nolint:gosec // not negative
+	return uint64(max(0, places-taken))
 }
 
 // retriesOpen reports whether MaxRetries is reached, whether or not there is a

@@ -1,0 +1,56 @@
+package pillion_test
+
+import (
+	"net"
+	"net/http"
+	"os"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pillion-go/pillion"
+)
+
+// TestSite_gauges pins that a policy finds the gauges of those inside it, and no
+// others.
+func TestSite_gauges(t *testing.T) {
+	offering := func(name string, value uint64) pillion.Policy {
+		return policy(func(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+			s.Gauge(name, func() uint64 { return value })
+			return next, nil
+		})
+	}
+	got := map[string]uint64{}
+	showing := policy(func(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+		s.Gauges(func(name string, read func() uint64) { got[name] = read() })
+		return next, nil
+	})
+	newUpstream(t, offering("outside", 1), showing, offering("inside", 2), offering("innermost", 3))
+	if diff := cmp.Diff(map[string]uint64{"inside": 2, "innermost": 3}, got); diff != "" {
+		t.Errorf("gauges (-want +got):\n%s", diff)
+	}
+}
+
+// TestTransport_connectionReset pins that a connection that ends in the moment in
+// which it is made is one that could not be made, and told as Envoy tells it.
+func TestTransport_connectionReset(t *testing.T) {
+	u := newUpstream(t, pillion.HTTP{LocalReplies: true})
+	base := roundTripper(func(*http.Request) (*http.Response, error) {
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNRESET)}
+	})
+	ctx, info := pillion.WithInfo(t.Context())
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://recipes/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := u.Transport(base).RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	const want = "upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_Connection_reset_by_peer}"
+	if resp.StatusCode != http.StatusServiceUnavailable || info.Flags() != pillion.UF || info.Detail().String() != want {
+		t.Errorf("got %d, %v, %v, want 503, UF, %s", resp.StatusCode, info.Flags(), info.Detail(), want)
+	}
+}

@@ -1,0 +1,267 @@
+package pillion_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/timeout"
+)
+
+// notebook is a server in memory that takes down the headers of its requests. Its
+// answers are statuses, one after the other and the last again and again: 0 stands for
+// silence, -1 for a connection that is refused.
+type notebook struct {
+	answers []int
+	seen    []http.Header
+}
+
+func (n *notebook) RoundTrip(req *http.Request) (*http.Response, error) {
+	n.seen = append(n.seen, req.Header.Clone())
+	switch status := n.answers[min(len(n.seen), len(n.answers))-1]; status {
+	case 0:
+		<-req.Context().Done()
+		return nil, req.Context().Err()
+	case -1:
+		return nil, syscall.ECONNREFUSED
+	default:
+		return answer(status, "soup"), nil
+	}
+}
+
+// values gives what each attempt had in a header, "-" for nothing.
+func (n *notebook) values(name string) string {
+	var all []string
+	for _, h := range n.seen {
+		value := strings.Join(h.Values(name), "+")
+		if value == "" {
+			value = "-"
+		}
+		all = append(all, value)
+	}
+	return strings.Join(all, " ")
+}
+
+// TestHTTP_headers asks what each attempt tells the server, and the answer its
+// caller.
+func TestHTTP_headers(t *testing.T) {
+	const (
+		count, again = "X-Envoy-Attempt-Count", "X-Envoy-Is-Timeout-Retry"
+		most, until  = "X-Envoy-Max-Retries", "X-Envoy-Upstream-Rq-Timeout-Ms"
+		expected     = "X-Envoy-Expected-Rq-Timeout-Ms"
+	)
+	all := pillion.HTTP{IncludeRequestAttemptCount: true, IncludeAttemptCountInResponse: true, IncludeIsTimeoutRetryHeader: true}
+	suppressed := all
+	suppressed.SuppressEnvoyHeaders = true
+	sidecar := pillion.HTTP{Sidecar: true}
+	quietSidecar := pillion.HTTP{Sidecar: true, SuppressEnvoyHeaders: true}
+	tries := timeout.Config{Total: time.Minute, PerTry: time.Second}
+	tests := []struct {
+		name     string
+		http     pillion.HTTP
+		timeout  timeout.Config
+		own      []string // of the caller's request
+		answers  []int
+		sent     map[string]string
+		received string // x-envoy-attempt-count
+	}{
+		{name: "nothing is asked for", answers: []int{503, 200}, sent: map[string]string{count: "- -", again: "- -", most: "- -", until: "- -"}},
+		{name: "the number", http: pillion.HTTP{IncludeRequestAttemptCount: true}, answers: []int{503, 503, 200}, sent: map[string]string{count: "1 2 3", again: "- - -"}},
+		{
+			name: "the number in place of the caller's", http: pillion.HTTP{IncludeRequestAttemptCount: true}, own: []string{count, "9", again, "7"},
+			answers: []int{503, 200}, sent: map[string]string{count: "1 2", again: "7 7"},
+		},
+		{name: "the number in the answer", http: pillion.HTTP{IncludeAttemptCountInResponse: true}, answers: []int{503, 200}, sent: map[string]string{count: "- -"}, received: "2"},
+		{name: "the number in the only answer", http: pillion.HTTP{IncludeAttemptCountInResponse: true}, answers: []int{200}, received: "1"},
+		{
+			name: "after a time-out, or not", http: pillion.HTTP{IncludeIsTimeoutRetryHeader: true}, timeout: tries,
+			answers: []int{503, 0, 503, 0, 200}, sent: map[string]string{again: "- false true false true", count: "- - - - -"},
+		},
+		{name: "after a refused connection", http: pillion.HTTP{IncludeIsTimeoutRetryHeader: true}, answers: []int{-1, 200}, sent: map[string]string{again: "- false"}},
+		{name: "all", http: all, timeout: tries, answers: []int{0, 200}, sent: map[string]string{count: "1 2", again: "- true"}, received: "2"},
+		{
+			name: "all suppressed", http: suppressed, timeout: timeout.Config{Total: time.Minute, PerTry: time.Second, ExpectedHeader: true},
+			answers: []int{0, 200}, sent: map[string]string{count: "- -", again: "- -", expected: "- -"},
+		},
+		{name: "suppressing leaves the caller's own", http: suppressed, own: []string{count, "9"}, answers: []int{200}, sent: map[string]string{count: "9"}},
+
+		{name: "to a sidecar", http: sidecar, timeout: timeout.Config{Total: timeout.None}, answers: []int{503, 200}, sent: map[string]string{most: "0 0", until: "- -"}},
+		{name: "to a sidecar, with a try's limit", http: sidecar, timeout: tries, answers: []int{503, 200}, sent: map[string]string{most: "0 0", until: "1000 1000"}},
+		{
+			name: "to a sidecar, with what is left", http: sidecar, timeout: timeout.Config{Total: 1500 * time.Millisecond, PerTry: time.Second},
+			answers: []int{0, 200}, sent: map[string]string{most: "0 0", until: "1000 500"},
+		},
+		{
+			name: "to a sidecar, in place of the caller's", http: sidecar, timeout: tries, own: []string{most, "5", until, "9"},
+			answers: []int{503, 200}, sent: map[string]string{most: "0 0", until: "1000 1000"},
+		},
+		{
+			name: "to a sidecar, the caller's wishes heeded", http: sidecar, timeout: timeout.Config{EnvoyHeaders: true}, own: []string{until, "700"},
+			answers: []int{200}, sent: map[string]string{most: "0", until: "700"},
+		},
+		{name: "to a sidecar, the rest suppressed", http: quietSidecar, timeout: tries, answers: []int{200}, sent: map[string]string{most: "0", until: "1000", count: "-"}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := &notebook{answers: test.answers}
+				u := newUpstream(t, test.http, test.timeout, quick(len(test.answers)))
+				req := get(t.Context(), t)
+				for i := 0; i < len(test.own); i += 2 {
+					req.Header.Set(test.own[i], test.own[i+1])
+				}
+				before := req.Header.Clone()
+				resp, err := u.Transport(server).RoundTrip(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_ = resp.Body.Close()
+				for name, want := range test.sent {
+					if got := server.values(name); got != want {
+						t.Errorf("%s sent: got %q, want %q", name, got, want)
+					}
+				}
+				if got := resp.Header.Get(count); got != test.received {
+					t.Errorf("%s received: got %q, want %q", count, got, test.received)
+				}
+				if diff := cmp.Diff(before, req.Header); diff != "" {
+					t.Errorf("the caller's header has changed (-want +got):\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
+// TestHTTP_localReplyHeaders has replies of our own bear what an answer would, and
+// say that we are overloaded, unless that is suppressed.
+func TestHTTP_localReplyHeaders(t *testing.T) {
+	full := limits.Config{MaxRequests: limits.Zero}
+	tests := []struct {
+		name   string
+		http   pillion.HTTP
+		policy pillion.Policy
+		want   http.Header
+	}{
+		{"refused", pillion.HTTP{}, full, http.Header{"X-Envoy-Overloaded": {"true"}}},
+		{"refused, suppressed", pillion.HTTP{SuppressEnvoyHeaders: true, IncludeAttemptCountInResponse: true}, full, http.Header{}},
+		{
+			"refused, with the number",
+			pillion.HTTP{IncludeAttemptCountInResponse: true},
+			full,
+			http.Header{"X-Envoy-Overloaded": {"true"}, "X-Envoy-Attempt-Count": {"1"}},
+		},
+		{"failed, with the number", pillion.HTTP{IncludeAttemptCountInResponse: true}, quick(2), http.Header{"X-Envoy-Attempt-Count": {"3"}}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			test.http.LocalReplies = true
+			resp, err := newUpstream(t, test.http, test.policy).Transport(&notebook{answers: []int{-1}}).RoundTrip(get(t.Context(), t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = resp.Body.Close()
+			resp.Header.Del("Content-Type")
+			resp.Header.Del("Content-Length")
+			if diff := cmp.Diff(test.want, resp.Header); diff != "" || resp.StatusCode != http.StatusServiceUnavailable {
+				t.Errorf("got %d, (-want +got):\n%s", resp.StatusCode, diff)
+			}
+		})
+	}
+}
+
+// TestHTTP_countInAnswerWithoutHeader has a base whose answer has no header map.
+func TestHTTP_countInAnswerWithoutHeader(t *testing.T) {
+	u := newUpstream(t, pillion.HTTP{IncludeAttemptCountInResponse: true})
+	resp, err := u.Transport(roundTripper(func(*http.Request) (*http.Response, error) {
+		resp := answer(http.StatusOK, "soup")
+		resp.Header = nil
+		return resp, nil
+	})).RoundTrip(get(t.Context(), t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if got := resp.Header.Get("X-Envoy-Attempt-Count"); got != "1" {
+		t.Errorf("got %q, want 1", got)
+	}
+}
+
+// TestConsumeHeaders has policies obey headers, which are then kept from the server in
+// whatever case they were named, in every attempt.
+func TestConsumeHeaders(t *testing.T) {
+	obey := func(names ...string) pillion.Policy {
+		return policy(func(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+			s.ConsumeHeaders(names...)
+			return next, nil
+		})
+	}
+	own := http.Header{"X-One": {"1"}, "X-Two": {"2", "2"}, "X-Three": {"3"}, "X-Four": nil}
+	tests := []struct {
+		name     string
+		policies []pillion.Policy
+		header   http.Header
+		want     http.Header
+	}{
+		{"none", nil, own, own},
+		{"one", []pillion.Policy{obey("x-one")}, own, http.Header{"X-Two": {"2", "2"}, "X-Three": {"3"}, "X-Four": nil}},
+		{"those of two policies", []pillion.Policy{obey("X-ONE", "x-four"), obey("X-Two")}, own, http.Header{"X-Three": {"3"}}},
+		{"one that is not there", []pillion.Policy{obey("X-Five")}, own, own},
+		{"of no header", []pillion.Policy{obey("X-One")}, nil, nil},
+		// What a policy inside adds is the attempt's own, and goes for the caller's all the same.
+		{"one that is added too", []pillion.Policy{obey("X-One"), before(func(c *pillion.Call) { c.Header().Set("X-Six", "6") })}, own, http.Header{
+			"X-Two": {"2", "2"}, "X-Three": {"3"}, "X-Four": nil, "X-Six": {"6"},
+		}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			server := &notebook{answers: []int{503, 200}}
+			var obeyed string
+			asked := before(func(c *pillion.Call) { obeyed = c.RequestHeader("X-One") })
+			u := newUpstream(t, append([]pillion.Policy{quick(1), asked}, test.policies...)...)
+			req := get(t.Context(), t)
+			req.Header = test.header.Clone()
+			resp, err := u.Transport(server).RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = resp.Body.Close()
+			if diff := cmp.Diff([]http.Header{test.want, test.want}, server.seen); diff != "" {
+				t.Errorf("sent (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(test.header, req.Header); diff != "" {
+				t.Errorf("the caller's header has changed (-want +got):\n%s", diff)
+			}
+			if want := test.header.Get("X-One"); obeyed != want {
+				t.Errorf("the policy itself: got %q, want %q", obeyed, want)
+			}
+		})
+	}
+}
+
+// TestHTTP_sidecarAfterTheEnd has no attempt go out with a limit of 0, which to a
+// sidecar means none.
+func TestHTTP_sidecarAfterTheEnd(t *testing.T) {
+	server := &notebook{answers: []int{200}}
+	u := newUpstream(t, pillion.HTTP{Sidecar: true}, timeout.Config{Total: 1})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	resp, err := u.Transport(server).RoundTrip(get(ctx, t))
+	switch {
+	case err == nil:
+		_ = resp.Body.Close()
+		if got := server.values("X-Envoy-Upstream-Rq-Timeout-Ms"); got != "1" {
+			t.Errorf("got %q, want 1", got)
+		}
+	case !errors.Is(err, context.DeadlineExceeded):
+		t.Error(err)
+	}
+}
