@@ -7,6 +7,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"time"
 
@@ -96,7 +97,7 @@ func groups() []group {
 		_, _ = io.WriteString(w, body)
 	}))
 	transport := &http.Transport{MaxIdleConnsPerHost: 8}
-	return []group{
+	return append([]group{
 		coreGroup(),
 		refusalGroup(),
 		breakerGroup("stub with a body", stub{200, body}),
@@ -104,7 +105,7 @@ func groups() []group {
 		allGroup("stub with a body", stub{200, body}, "http://bench/"),
 		allGroup("stub with http.NoBody", stub{200, ""}, "http://bench/"),
 		allGroup("loopback", transport, server.URL),
-	}
+	}, slices.Concat(commandGroups(), metricsGroups(), tracingGroups())...)
 }
 
 const body = "a body of some length, as a small answer has it"

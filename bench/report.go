@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -95,7 +96,7 @@ var bounds = []bound{
 
 func checkBounds(tables []table) error {
 	var bad []error
-	for _, b := range append(commandBounds(), bounds...) {
+	for _, b := range slices.Concat(bounds, commandBounds(), metricsBounds(), tracingBounds()) {
 		for _, t := range tables {
 			if !strings.HasPrefix(t.group.name, b.group) {
 				continue
@@ -112,5 +113,5 @@ func checkBounds(tables []table) error {
 				verdict, t.group.name, b.candidate, ratio, b.rival, b.factor, ours.addedA, b.allocs)
 		}
 	}
-	return errors.Join(bad...)
+	return errors.Join(append(append(bad, checkScrapes(tables)...), checkDrops())...)
 }
