@@ -1,0 +1,287 @@
+package tracing
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"sync/atomic"
+
+	"github.com/aws/aws-xray-sdk-go/v2/xray"
+
+	"github.com/pillion-go/pillion"
+)
+
+// NameHeader is a request header that names the subsegment of its call. It is not
+// sent. Mirrors the gem's X-Aws-Xray-Name.
+const NameHeader = "X-Aws-Xray-Name"
+
+// Client is a policy that draws each call to an upstream as a subsegment, and has it
+// carry the trace header. It stands outside of retry.
+//
+//	recipes, err := pillion.New("recipes",
+//		tracing.Client{Tracer: tracer},
+//		retry.Config{NumRetries: 2},
+//		tracing.Attempts{Tracer: tracer},
+//		breaker.Config{},
+//	)
+//
+// The subsegment has the namespace remote; the name that [Overwrite] gives, else the
+// request's X-Aws-Xray-Name, else Name, else the upstream's; the request's method and URL,
+// without query; the response's status and length, with flags and cause as in
+// [Tracer.Handler]. An error is a fault with its cause; one of the request itself an
+// error; a caller who left is neither. It ends when the answer's body does.
+//
+// What the other policies did is in annotations, where it is worth a search: attempts,
+// when there were several; response_flags, in Envoy's letters; refused, for a call that a
+// breaker or a limit did not let through; and in metadata.pillion: response_code_details
+// and endpoint.
+//
+// A call outside of any segment, or in a context of [Disable], is made without all
+// that. The caller's request and its header are not touched.
+type Client struct {
+	// Tracer sends the subsegments, also those of segments that the X-Ray SDK began. Nil is
+	// an error.
+	Tracer *Tracer `json:"-"`
+
+	// Name names the subsegments. Empty means the upstream's name.
+	Name string `json:"name,omitempty"`
+
+	// Traced says that the upstream sends segments of its own: X-Ray then takes the trace
+	// for broken until they are there. With Attempts, say it there. Mirrors
+	// http.request.traced.
+	Traced bool `json:"traced,omitempty"`
+}
+
+// Attempts is a policy that draws each attempt of a call as a subsegment below that
+// of [Client], refused ones included, and has it carry the attempt's trace header. It stands
+// inside of retry or hedge. The attempt takes the namespace remote over from the call's
+// subsegment, and has an annotation, attempt, with its number.
+type Attempts struct {
+	// Tracer sends the subsegments. Nil is an error.
+	Tracer *Tracer `json:"-"`
+
+	// Name names the subsegments. Empty means the upstream's name.
+	Name string `json:"name,omitempty"`
+
+	// Traced says that the upstream sends segments of its own.
+	Traced bool `json:"traced,omitempty"`
+}
+
+// Role has Client refused inside of retry and hedge, where it would take attempts
+// for calls.
+func (Client) Role() pillion.Role { return pillion.RoleTracing }
+
+// Wrap draws the calls.
+func (c Client) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+	if c.Tracer == nil {
+		return nil, errors.New("tracing: Client.Tracer: it is nil")
+	}
+	return wrap(s, &client{tracer: c.Tracer, name: c.Name, traced: c.Traced, next: next}), nil
+}
+
+// Wrap draws the attempts.
+func (a Attempts) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+	if a.Tracer == nil {
+		return nil, errors.New("tracing: Attempts.Tracer: it is nil")
+	}
+	return wrap(s, &client{tracer: a.Tracer, name: a.Name, traced: a.Traced, next: next, attempts: true}), nil
+}
+
+func wrap(s *pillion.Site, p *client) pillion.Func {
+	if p.tracer.off {
+		return p.next
+	}
+	if p.name == "" {
+		p.name = s.Upstream()
+	}
+	s.ConsumeHeaders(NameHeader)
+	p.slot = s.Slot()
+	p.hook = p.end
+	return p.call
+}
+
+// client is either policy over an upstream.
+type client struct {
+	tracer   *Tracer
+	name     string
+	traced   bool
+	attempts bool
+	next     pillion.Func
+	slot     pillion.Slot
+	hook     pillion.Hook
+	scheme   atomic.Pointer[string] // of the URLs that answers came from, for calls that get none
+}
+
+// call draws one call, or one attempt.
+func (p *client) call(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+	if Disabled(ctx) {
+		return p.next(ctx, c)
+	}
+	parent := current(ctx)
+	if parent == nil {
+		p.missing()
+		return p.next(ctx, c)
+	}
+	name := c.RequestHeader(NameHeader)
+	if name == "" {
+		name = p.name
+	}
+	if !parent.ParentSegment.Sampled {
+		return p.unsampled(ctx, c, parent)
+	}
+	d := startBelow(ctx, p.tracer, parent, name)
+	d.doc.Namespace = "remote"
+	if p.attempts {
+		d.isAttempt(parent, c.Attempt())
+	} else {
+		d.call = true
+	}
+	p.setHeader(c, d.Downstream())
+	c.State(p.slot).V = d
+	defer d.panicked()
+	o := p.next(d, c) //nolint:contextcheck // d is ctx with the subsegment in it
+	p.recordHead(d, c, o)
+	o.OnEnd(c, p.hook)
+	return o
+}
+
+// unsampled makes a call in a trace that is not recorded: it carries the trace, and
+// an id of its own as parent, but nobody will ask for more.
+func (p *client) unsampled(ctx context.Context, c *pillion.Call, parent *xray.Segment) *pillion.Outcome {
+	takeName(ctx, "")
+	seg := Segment{x: parent, d: nearest(ctx, parent)}
+	h := seg.Downstream()
+	h.Parent = newSegmentID()
+	p.setHeader(c, h)
+	return p.next(ctx, c)
+}
+
+// missing counts a call outside of any segment.
+func (p *client) missing() {
+	p.tracer.emitter.missing.Add(1)
+	if p.tracer.missing == MissingReported {
+		p.tracer.emitter.report(errNoSegment)
+	}
+}
+
+// isAttempt says that d is an attempt: X-Ray counts it as the call of the other
+// service, and no longer what it is an attempt of.
+func (d *document) isAttempt(parent *xray.Segment, n int) {
+	d.Annotate("attempt", n)
+	if of := owner(parent); of != nil && of.call {
+		of.change(func(x *xray.Segment) { x.Namespace = "" })
+	}
+}
+
+// setHeader has the attempt carry the trace.
+func (p *client) setHeader(c *pillion.Call, h Header) {
+	header := c.Header()
+	header.Set(HeaderName, h.String())
+	header.Del(NameHeader) // also an empty one
+	if !p.tracer.w3c {
+		return
+	}
+	if parent := h.TraceParent(); parent != "" {
+		header.Set(TraceParentName, parent)
+		if h.State != "" {
+			header.Set(TraceStateName, h.State)
+		}
+	}
+}
+
+// panicked records a panic of what makes the call, and lets it pass on. It is
+// deferred directly.
+func (d *document) panicked() {
+	if p := recover(); p != nil {
+		d.recordPanic(p)
+		d.finish()
+		panic(p)
+	}
+}
+
+// recordHead notes request and answer.
+func (p *client) recordHead(d *document, c *pillion.Call, o *pillion.Outcome) {
+	resp, _ := o.Value.(*http.Response)
+	r := c.Request()
+	if r.Protocol == "func" {
+		return
+	}
+	request := xray.RequestData{
+		Method: r.Method, URL: p.url(r, resp), UserAgent: c.RequestHeader("User-Agent"), Traced: p.traced,
+	}
+	d.change(func(x *xray.Segment) {
+		d.more.request = request
+		d.more.http.Request = &d.more.request
+		x.HTTP = &d.more.http
+	})
+	if r.Protocol != "http" || o.Code == 0 {
+		return
+	}
+	size := int64(-1)
+	if value, ok := c.ResponseHeader(o, "Content-Length"); ok {
+		size = contentLength(value)
+	}
+	d.recordResponse(o.Code, size)
+	d.setStatus(o.Code, true)
+	if p.tracer.recordCaller && !p.attempts {
+		d.recordCaller()
+	}
+}
+
+// url is what was asked for, without query. Where there is no answer, the scheme is
+// that of earlier ones.
+func (p *client) url(r pillion.Request, resp *http.Response) string {
+	if resp != nil && resp.Request != nil && resp.Request.URL != nil {
+		u := resp.Request.URL
+		if known := p.scheme.Load(); known == nil || *known != u.Scheme {
+			scheme := u.Scheme
+			p.scheme.Store(&scheme)
+		}
+		return urlOf(u.Scheme, u.Host, u.EscapedPath())
+	}
+	scheme := "http"
+	if known := p.scheme.Load(); known != nil {
+		scheme = *known
+	} else if strings.HasSuffix(r.Authority, ":443") {
+		scheme = "https"
+	}
+	return urlOf(scheme, r.Authority, escapePath(r.Path))
+}
+
+// end ends the subsegment with the call, or with the attempt.
+func (p *client) end(c *pillion.Call, end *pillion.Outcome) {
+	d, ok := c.State(p.slot).V.(*document)
+	if !ok {
+		return
+	}
+	p.recordEnd(d, c, end)
+	d.finish()
+}
+
+// recordEnd notes what went wrong, and what the policies did about it.
+func (p *client) recordEnd(d *document, c *pillion.Call, end *pillion.Outcome) {
+	switch {
+	case end.Err == nil, end.Is.Any(pillion.Cancelled):
+	case end.Is.Any(pillion.Invalid):
+		d.SetError(end.Err)
+		d.SetFlags(true, false, false)
+	default:
+		d.SetError(end.Err)
+	}
+	if end.Flags != 0 {
+		d.Annotate("response_flags", end.Flags.String())
+	}
+	if end.Is.Any(pillion.Refused) {
+		d.Annotate("refused", true)
+	}
+	if n := c.Attempts(); n > 1 && !p.attempts {
+		d.Annotate("attempts", n)
+	}
+	if end.Detail != pillion.NoDetail && end.Detail != pillion.ViaUpstream {
+		d.AddMetadataTo(markName, "response_code_details", end.Detail.String())
+	}
+	if endpoint := c.Endpoint(); endpoint != "" && endpoint != c.Request().Authority {
+		d.AddMetadataTo(markName, "endpoint", endpoint)
+	}
+}

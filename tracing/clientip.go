@@ -1,0 +1,103 @@
+package tracing
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+)
+
+// parseProxies reads a list of addresses and networks; nil stands for those that
+// cannot be on the internet.
+func parseProxies(list []string) ([]netip.Prefix, error) {
+	if list == nil {
+		list = []string{"127.0.0.0/8", "::1/128", "fc00::/7", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"}
+	}
+	prefixes := make([]netip.Prefix, 0, len(list))
+	for _, s := range list {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			addr, alone := netip.ParseAddr(s)
+			if alone != nil {
+				return nil, fmt.Errorf("%q is neither an address nor a network", s)
+			}
+			p = netip.PrefixFrom(addr, addr.BitLen())
+		}
+		prefixes = append(prefixes, p.Masked())
+	}
+	return prefixes, nil
+}
+
+// trusted reports whether addr is that of a proxy that is believed. What is not an
+// IP address, such as a Unix socket's, is a proxy on this machine.
+func (t *Tracer) trusted(address string) bool {
+	addr, err := netip.ParseAddr(address)
+	if err != nil {
+		return (address == "" || address == "@" || strings.HasPrefix(address, "/")) && len(t.proxies) != 0
+	}
+	addr = addr.Unmap().WithZone("")
+	for _, p := range t.proxies {
+		if p.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// forwarded is what is known of a request's client, and of how it came.
+type forwarded struct {
+	client string // its address
+	header bool   // the request has X-Forwarded-For
+	proto  string // the scheme that it used, where a proxy says so
+}
+
+// forwardedBy finds out who sent r: the peer itself, or, where that is a trusted
+// proxy, the last address in X-Forwarded-For that is none. Where all are trusted it is the
+// first one. Mirrors Rack::Request#ip.
+func (t *Tracer) forwardedBy(r *http.Request) forwarded {
+	values, has := r.Header["X-Forwarded-For"]
+	f := forwarded{client: hostOf(r.RemoteAddr), header: has}
+	if !t.trusted(f.client) {
+		return f
+	}
+	f.proto = r.Header.Get("X-Forwarded-Proto")
+	if len(values) == 0 {
+		return f
+	}
+	first := ""
+	for rest := strings.Join(values, ","); rest != ""; {
+		var last string
+		rest, last = cutLast(rest)
+		if last = hostOf(strings.TrimSpace(last)); last == "" {
+			continue
+		}
+		if first = last; !t.trusted(last) {
+			break
+		}
+	}
+	if first != "" {
+		f.client = first
+	}
+	return f
+}
+
+// cutLast cuts s at its last comma.
+func cutLast(s string) (before, last string) {
+	i := strings.LastIndexByte(s, ',')
+	if i < 0 {
+		return "", s
+	}
+	return s[:i], s[i+1:]
+}
+
+// hostOf takes the port off an address, if it has one.
+func hostOf(address string) string {
+	if _, err := netip.ParseAddr(address); err == nil {
+		return address
+	}
+	if host, _, err := net.SplitHostPort(address); err == nil {
+		return host
+	}
+	return strings.Trim(address, "[]")
+}

@@ -1,0 +1,282 @@
+package tracing
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// stuck is a way to the daemon on which writes wait until it is closed.
+type stuck struct {
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (s *stuck) Write([]byte) (int, error) { <-s.closed; return 0, net.ErrClosed }
+func (s *stuck) Close() error {
+	s.once.Do(func() { close(s.closed) })
+	return nil
+}
+
+// end makes and ends n segments.
+func end(t *testing.T, tracer *Tracer, n int) {
+	t.Helper()
+	for range n {
+		_, seg := tracer.Trace(t.Context(), "")
+		seg.End(nil)
+	}
+}
+
+// TestFullQueue has nothing be sent: callers never wait, what does not fit is
+// counted and told, and Close gives up when it is told to.
+func TestFullQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told []error
+		tracer, err := newTracer(Config{Name: "x", QueueSize: 10, OnError: func(err error) { told = append(told, err) }},
+			func(context.Context, string) (io.WriteCloser, error) { return &stuck{closed: make(chan struct{})}, nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		end(t, tracer, 1)
+		synctest.Wait() // it is being sent, for ever
+		end(t, tracer, 25)
+		if got := tracer.Stats(); got.QueueFull != 15 || got.Queued != 11 || got.Sent != 0 {
+			t.Errorf("got %+v, want 15 dropped and 11 waiting", got)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := tracer.Flush(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v from Flush, want it to give up", err)
+		}
+		if err := tracer.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v from Close, want it to give up", err)
+		}
+		if err := tracer.Close(t.Context()); err != nil { // the handler has been told all
+			t.Error(err)
+		}
+		end(t, tracer, 1)
+		if got := tracer.Stats(); got.Dropped() != 27 || got.Queued != 0 {
+			t.Errorf("got %+v, want all 27 lost", got)
+		}
+		if len(told) == 0 || !errors.Is(told[0], ErrQueueFull) {
+			t.Errorf("got %v, want ErrQueueFull first", told)
+		}
+	})
+}
+
+// TestAllAreCounted has many goroutines end segments while the tracer is closed:
+// each is sent or counted.
+func TestAllAreCounted(t *testing.T) {
+	tracer, sent := newTestTracer(t, Config{QueueSize: 50})
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() { end(t, tracer, 200) })
+	}
+	all.Go(func() { _ = tracer.Flush(t.Context()) })
+	all.Go(func() { _ = tracer.Close(t.Context()) })
+	all.Wait()
+	if err := tracer.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if got := tracer.Stats(); got.Sent+got.Dropped() != 1600 || got.Queued != 0 || int(got.Sent) != len(sent.packets) {
+		t.Errorf("got %+v and %d packets, want 1600 in all", got, len(sent.packets))
+	}
+}
+
+// TestErrorsAreTold has sending fail: the handler hears of it at once, then once a
+// second at most, also when it panics; and the way is opened anew once a second.
+func TestErrorsAreTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var told []time.Duration
+		began := time.Now()
+		tracer, sent := newTestTracer(t, Config{OnError: func(err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			told = append(told, time.Since(began))
+			if e, ok := errors.AsType[*SendError](err); !ok || e.Address != DefaultDaemon || !errors.Is(err, errBroken) ||
+				err.Error() != "tracing: sending to 127.0.0.1:2000: broken" {
+				t.Errorf("got %v, want a SendError", err)
+			}
+			panic("handler")
+		}})
+		sent.setFail(errBroken)
+		for range 100 {
+			end(t, tracer, 1)
+			time.Sleep(50 * time.Millisecond) // 5s in all
+		}
+		if got := tracer.Stats(); got.SendFailed != 100 || got.Sent != 0 {
+			t.Errorf("got %+v, want 100 failed", got)
+		}
+		sent.setFail(nil)
+		time.Sleep(patience)
+		end(t, tracer, 1)
+		if err := tracer.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if got := tracer.Stats(); got.Sent != 1 {
+			t.Errorf("got %+v, want it to work again", got)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if len(told) < 4 || len(told) > 7 || told[0] > 50*time.Millisecond {
+			t.Errorf("told at %v, want it once a second", told)
+		}
+		if sent.dials < 5 || sent.dials > 8 {
+			t.Errorf("opened the way %d times, want once a second", sent.dials)
+		}
+	})
+}
+
+// TestLookUpFails has a daemon whose name cannot be resolved: that is no error of
+// New, and heals.
+func TestLookUpFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		works := false
+		sent := &recorder{}
+		tracer, err := newTracer(Config{Name: "x", Daemon: "nowhere:2000"}, func(ctx context.Context, a string) (io.WriteCloser, error) {
+			if !works {
+				return nil, &net.DNSError{Name: "nowhere"}
+			}
+			return sent.dial(ctx, a)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		end(t, tracer, 3)
+		if err := tracer.Flush(t.Context()); err != nil {
+			t.Error(err)
+		}
+		works = true
+		end(t, tracer, 1) // too early for another try
+		if err := tracer.Flush(t.Context()); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(patience)
+		end(t, tracer, 1)
+		if err := tracer.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if got := tracer.Stats(); got.SendFailed != 4 || got.Sent != 1 {
+			t.Errorf("got %+v, want 4 failed and 1 sent", got)
+		}
+	})
+}
+
+// refusing tells with every second packet that the one before was refused.
+type refusing struct{ n, got int }
+
+func (r *refusing) Write(p []byte) (int, error) {
+	if r.n++; r.n%2 == 0 {
+		return 0, fmt.Errorf("write: %w", syscall.ECONNREFUSED)
+	}
+	r.got++
+	return len(p), nil
+}
+
+func (*refusing) Close() error { return nil }
+
+// TestRefused counts each packet that nobody listens to once.
+func TestRefused(t *testing.T) {
+	r := &refusing{}
+	tracer, err := newTracer(Config{Name: "x"}, func(context.Context, string) (io.WriteCloser, error) { return r, nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	end(t, tracer, 10)
+	if err := tracer.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if got := tracer.Stats(); got.Sent+got.SendFailed != 10 || got.SendFailed != 9 || r.got != 10 {
+		t.Errorf("got %+v, want 9 refused of 10", got)
+	}
+}
+
+// TestRealSocket sends to a daemon on loopback, and to none.
+func TestRealSocket(t *testing.T) {
+	addr, next := listenUDP(t)
+	tracer, err := New(Config{Name: "x", Daemon: addr.String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, seg := tracer.Trace(t.Context(), "")
+	seg.End(nil)
+	if err = tracer.Flush(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if got := next(t); got.str("id") != seg.ID() {
+		t.Errorf("got %v, want %s", got, seg.ID())
+	}
+	if err = tracer.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err = errors.Join(tracer.Flush(t.Context()), tracer.Close(t.Context())); err != nil {
+		t.Errorf("after Close: %v", err)
+	}
+
+	gone, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone.Close()
+	nobody, err := New(Config{Name: "x", Daemon: gone.LocalAddr().String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		end(t, nobody, 1)
+		if err := nobody.Flush(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := nobody.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if got := nobody.Stats(); got.Sent+got.SendFailed != 10 || got.SendFailed == 0 {
+		t.Errorf("got %+v, want refusals to be counted", got)
+	}
+}
+
+// TestNoDaemon does all but send.
+func TestNoDaemon(t *testing.T) {
+	tracer, err := newTracer(Config{Name: "x", Daemon: NoDaemon}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, seg := tracer.Trace(t.Context(), "")
+	if !seg.Sampled() || !isTraceID(seg.TraceID()) {
+		t.Errorf("got %+v, want a real trace", seg.Downstream())
+	}
+	seg.End(nil)
+	if err := errors.Join(tracer.Flush(t.Context()), tracer.Close(t.Context())); err != nil || tracer.Stats() != (Stats{}) {
+		t.Errorf("got %v and %+v", err, tracer.Stats())
+	}
+}
+
+// TestSendingDoesNotWaitForTheHandler has OnError hang: documents are sent all the
+// same.
+func TestSendingDoesNotWaitForTheHandler(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		tracer, sent := newTestTracer(t, Config{OnError: func(error) { <-release }})
+		sent.setFail(errBroken)
+		end(t, tracer, 1)
+		time.Sleep(2 * patience)
+		sent.setFail(nil)
+		end(t, tracer, 5)
+		if err := tracer.Flush(t.Context()); err != nil || tracer.Stats().Sent != 5 {
+			t.Errorf("got %v and %+v, want 5 sent", err, tracer.Stats())
+		}
+		close(release)
+		if err := tracer.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}

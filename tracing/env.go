@@ -1,0 +1,129 @@
+package tracing
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/pillion-go/pillion/tracing/internal/daemonenv"
+)
+
+// FromEnv gives c with what the environment says. A variable that is set and not
+// empty takes the place of its field. The X-Ray SDK's variables and those of the gem are
+// read; where both are set, the SDK's wins, which is what AWS's platforms set:
+//
+//	field            the SDK's, which wins       the gem's
+//	Name             AWS_XRAY_TRACING_NAME       AWS_XRAY_NAME
+//	Daemon           AWS_XRAY_DAEMON_ADDRESS     AWS_XRAY_LOCATION
+//	SamplingRate                                 AWS_XRAY_SAMPLING_RATE (0 to 1)
+//	ExcludedPaths                                AWS_XRAY_EXCLUDED_PATHS (comma-separated)
+//	ContextMissing   AWS_XRAY_CONTEXT_MISSING
+//	Disabled         AWS_XRAY_SDK_DISABLED (true or false)
+//
+// The error joins all bad values, each with its variable's name; the field of a bad
+// one stays as it was. A bad value is an error also where another variable wins.
+//
+//	cfg, err := tracing.FromEnv(tracing.Config{Name: "recipes"})
+func FromEnv(c Config) (Config, error) { return fromEnv(c, os.Getenv) }
+
+func fromEnv(c Config, getenv func(string) string) (Config, error) {
+	var bad []error
+	for _, v := range variables() { // later ones win
+		value := getenv(v.name)
+		if value == "" {
+			continue
+		}
+		if err := v.set(&c, value); err != nil {
+			bad = append(bad, fmt.Errorf("tracing: %s: %w", v.name, err))
+		}
+	}
+	return c, errors.Join(bad...)
+}
+
+// variable is one that FromEnv reads.
+type variable struct {
+	name string
+	set  func(c *Config, value string) error
+}
+
+func variables() []variable {
+	return []variable{
+		{"AWS_XRAY_NAME", setName},
+		{"AWS_XRAY_TRACING_NAME", setName},
+		{"AWS_XRAY_LOCATION", setLocation},
+		{daemonenv.Variable, setDaemon},
+		{"AWS_XRAY_SAMPLING_RATE", setRate},
+		{"AWS_XRAY_EXCLUDED_PATHS", setExcluded},
+		{"AWS_XRAY_CONTEXT_MISSING", setMissing},
+		{"AWS_XRAY_SDK_DISABLED", setDisabled},
+	}
+}
+
+func setName(c *Config, value string) error {
+	c.Name = value
+	return nil
+}
+
+func setLocation(c *Config, value string) error {
+	if err := checkAddress(value); err != nil {
+		return err
+	}
+	c.Daemon = value
+	return nil
+}
+
+func setDaemon(c *Config, value string) error {
+	if _, err := parseDaemon(value); err != nil {
+		return err
+	}
+	c.Daemon = value
+	return nil
+}
+
+// setRate reads a rate of 0 as what the gem means by it: never.
+func setRate(c *Config, value string) error {
+	rate, err := strconv.ParseFloat(value, 64)
+	if err != nil || !(rate >= 0 && rate <= 1) {
+		return fmt.Errorf("%q is not a number from 0 to 1", value)
+	}
+	if c.SamplingRate = rate; rate == 0 {
+		c.SamplingRate = NeverSample
+	}
+	return nil
+}
+
+func setExcluded(c *Config, value string) error {
+	paths := strings.Split(value, ",")
+	for i := range paths {
+		paths[i] = strings.TrimSpace(paths[i])
+	}
+	c.ExcludedPaths = slices.DeleteFunc(paths, func(p string) bool { return p == "" })
+	return nil
+}
+
+func setMissing(c *Config, value string) error {
+	switch value {
+	case "IGNORE_ERROR":
+		c.ContextMissing = MissingIgnored
+	case "LOG_ERROR", "RUNTIME_ERROR":
+		c.ContextMissing = MissingReported
+	default:
+		return fmt.Errorf("%q is none of LOG_ERROR, IGNORE_ERROR, RUNTIME_ERROR", value)
+	}
+	return nil
+}
+
+func setDisabled(c *Config, value string) error {
+	switch strings.ToLower(value) {
+	case "true":
+		c.Disabled = true
+	case "false":
+		c.Disabled = false
+	default:
+		return fmt.Errorf("%q is neither true nor false", value)
+	}
+	return nil
+}

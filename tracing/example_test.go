@@ -1,0 +1,306 @@
+package tracing_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-xray-sdk-go/v2/xray"
+
+	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/retry"
+	"github.com/pillion-go/pillion/tracing"
+)
+
+// daemon listens on loopback, as an X-Ray daemon does, and shows what it gets.
+type daemon struct{ *net.UDPConn }
+
+func listen() daemon {
+	conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	return daemon{conn}
+}
+
+// show prints n documents, each with the named fields.
+func (d daemon) show(n int, fields ...string) {
+	buf := make([]byte, 64<<10)
+	for range n {
+		_ = d.SetReadDeadline(time.Now().Add(10 * time.Second))
+		size, err := d.Read(buf)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		_, document, _ := bytes.Cut(buf[:size], []byte("\n"))
+		var all map[string]json.RawMessage
+		if err := json.Unmarshal(document, &all); err != nil {
+			fmt.Println(err)
+			return
+		}
+		line := []string{strings.Trim(string(all["name"]), `"`)}
+		for _, f := range fields {
+			if v, ok := all[f]; ok {
+				line = append(line, f+"="+string(v))
+			}
+		}
+		fmt.Println(strings.Join(line, " "))
+	}
+}
+
+// start makes a tracer that sends to d.
+func start(d daemon, c tracing.Config) *tracing.Tracer {
+	c.Daemon = d.LocalAddr().String()
+	tracer, err := tracing.New(c)
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	return tracer
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func Example() {
+	d := listen()
+	defer d.Close()
+	tracer := start(d, tracing.Config{Name: "front", Annotations: map[string]any{}, Metadata: map[string]map[string]any{}})
+	defer tracer.Close(context.Background())
+	recipes, err := pillion.New("recipes", tracing.Client{Tracer: tracer})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "soup") }))
+	defer server.Close()
+	client := &http.Client{Transport: recipes.Transport(nil)}
+
+	front := tracer.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		req, _ := http.NewRequestWithContext(r.Context(), http.MethodGet, server.URL, nil)
+		resp, err := client.Do(req)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+			return
+		}
+		defer resp.Body.Close()
+		_, _ = io.Copy(w, resp.Body)
+	}))
+	front.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/menu", nil))
+	d.show(2, "type", "namespace")
+	// Output:
+	// recipes type="subsegment" namespace="remote"
+	// front
+}
+
+func ExampleNew() {
+	_, err := tracing.New(tracing.Config{SamplingRate: 2, Daemon: "nowhere"})
+	fmt.Println(err)
+	// Output:
+	// tracing: Config.Name: it is empty
+	// tracing: Config.SamplingRate: 2 is not between 0 and 1
+	// tracing: Config.Daemon: "nowhere" is not host:port
+}
+
+func ExampleFromEnv() {
+	os.Setenv("AWS_XRAY_LOCATION", "localhost:2000") // the gem's
+	os.Setenv("AWS_XRAY_SAMPLING_RATE", "often")
+	defer os.Unsetenv("AWS_XRAY_LOCATION")
+	defer os.Unsetenv("AWS_XRAY_SAMPLING_RATE")
+	cfg, err := tracing.FromEnv(tracing.Config{Name: "front"})
+	fmt.Println(cfg.Name, cfg.Daemon)
+	fmt.Println(err)
+	// Output:
+	// front localhost:2000
+	// tracing: AWS_XRAY_SAMPLING_RATE: "often" is not a number from 0 to 1
+}
+
+func ExampleTracer_Trace() {
+	d := listen()
+	defer d.Close()
+	tracer := start(d, tracing.Config{Name: "reports"})
+	defer tracer.Close(context.Background())
+	report := func(ctx context.Context) (err error) {
+		ctx, seg := tracer.Trace(ctx, "nightly-report")
+		defer seg.End(&err)
+		seg.Annotate("customer-id", 7)
+		_ = ctx // what follows is done in it
+		return errors.New("no paper")
+	}
+	fmt.Println(report(context.Background()))
+	d.show(1, "error", "fault")
+	// Output:
+	// no paper
+	// nightly-report error=false fault=true
+}
+
+func ExampleTracer_Continue() {
+	d := listen()
+	defer d.Close()
+	tracer := start(d, tracing.Config{Name: "worker"})
+	defer tracer.Close(context.Background())
+	header := tracing.ParseHeader("Root=1-67891233-abcdef012345678912345678;Parent=53995c3f42cd8ad8;Sampled=1") // of a message
+	_, seg := tracer.Continue(context.Background(), "", header)
+	seg.End(nil)
+	d.show(1, "trace_id", "parent_id")
+	// Output:
+	// worker trace_id="1-67891233-abcdef012345678912345678" parent_id="53995c3f42cd8ad8"
+}
+
+// A function may draw itself whether or not its caller traces.
+func ExampleStartSubsegment() {
+	d := listen()
+	defer d.Close()
+	tracer := start(d, tracing.Config{Name: "front"})
+	defer tracer.Close(context.Background())
+	render := func(ctx context.Context) (err error) {
+		_, seg := tracing.StartSubsegment(ctx, "render")
+		defer seg.End(&err)
+		return nil
+	}
+	fmt.Println(render(context.Background())) // draws nothing
+	ctx, seg := tracer.Trace(context.Background(), "")
+	fmt.Println(render(ctx))
+	seg.End(nil)
+	d.show(2, "type")
+	// Output:
+	// <nil>
+	// <nil>
+	// render type="subsegment"
+	// front
+}
+
+func ExampleCapture() {
+	d := listen()
+	defer d.Close()
+	tracer := start(d, tracing.Config{Name: "front"})
+	defer tracer.Close(context.Background())
+	ctx, seg := tracer.Trace(context.Background(), "")
+	err := tracing.Capture(ctx, "cook", func(context.Context) error { return errors.New("burnt") })
+	seg.End(nil)
+	fmt.Println(err)
+	d.show(2, "fault")
+	// Output:
+	// burnt
+	// cook fault=true
+	// front
+}
+
+// What the X-Ray SDK draws within our segments is sent too, below them.
+func Example_sdk() {
+	d := listen()
+	defer d.Close()
+	tracer := start(d, tracing.Config{Name: "front"})
+	defer tracer.Close(context.Background())
+	ctx, seg := tracer.Trace(context.Background(), "")
+	_ = xray.AddAnnotation(ctx, "dish", "soup")
+	_ = xray.Capture(ctx, "sdk", func(context.Context) error { return nil })
+	seg.End(nil)
+	d.show(2, "type")
+	// Output:
+	// sdk type="subsegment"
+	// front
+}
+
+// Each attempt is drawn where Attempts stands inside of retry.
+func ExampleAttempts() {
+	d := listen()
+	defer d.Close()
+	tracer := start(d, tracing.Config{Name: "front", Annotations: map[string]any{}})
+	defer tracer.Close(context.Background())
+	recipes, err := pillion.New("recipes",
+		tracing.Client{Tracer: tracer},
+		retry.Config{On: "5xx", NumRetries: 1},
+		tracing.Attempts{Tracer: tracer},
+	)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	n := 0
+	base := roundTripper(func(r *http.Request) (*http.Response, error) {
+		if n++; n == 1 {
+			return &http.Response{StatusCode: http.StatusServiceUnavailable, Request: r, Body: http.NoBody}, nil
+		}
+		return &http.Response{StatusCode: http.StatusOK, Request: r, Body: http.NoBody}, nil
+	})
+	ctx, seg := tracer.Trace(context.Background(), "")
+	req, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://recipes/1", nil)
+	resp, err := recipes.Transport(base).RoundTrip(req)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	resp.Body.Close()
+	seg.End(nil)
+	d.show(4, "annotations", "fault")
+	// Output:
+	// recipes annotations={"attempt":1} fault=true
+	// recipes annotations={"attempt":2}
+	// recipes annotations={"attempts":2}
+	// front annotations={}
+}
+
+func ExampleOverwrite() {
+	d := listen()
+	defer d.Close()
+	tracer := start(d, tracing.Config{Name: "front"})
+	defer tracer.Close(context.Background())
+	ctx, seg := tracer.Trace(context.Background(), "")
+	named := tracing.Overwrite(ctx, "solr")
+	for range 2 {
+		_, sub := tracing.StartRemote(named, "10.0.0.7")
+		sub.End(nil)
+	}
+	seg.End(nil)
+	d.show(3)
+	// Output:
+	// solr
+	// 10.0.0.7
+	// front
+}
+
+func ExampleDisable() {
+	ctx := tracing.Disable(context.Background())
+	fmt.Println(tracing.Disabled(ctx), tracing.Disabled(tracing.Detach(ctx)))
+	// Output: true false
+}
+
+func ExampleParseHeader() {
+	h := tracing.ParseHeader("Self=1-x;Root=1-67891233-abcdef012345678912345678;Parent=53995c3f42cd8ad8;Sampled=1;Lineage=a:1")
+	fmt.Println(h.Root, h.Sampled == tracing.Sampled, h.Fields)
+	fmt.Println(h.TraceParent())
+	// Output:
+	// 1-67891233-abcdef012345678912345678 true [{Self 1-x} {Lineage a:1}]
+	// 00-67891233abcdef012345678912345678-53995c3f42cd8ad8-01
+}
+
+func ExampleParseTraceParent() {
+	h, ok := tracing.ParseTraceParent("00-5759e988bd862e3fe1be46a994272793-00f067aa0ba902b7-01", "")
+	fmt.Println(h, ok)
+	// Output: Root=1-5759e988-bd862e3fe1be46a994272793;Sampled=1;Parent=00f067aa0ba902b7 true
+}
+
+func ExampleTracer_Stats() {
+	tracer, err := tracing.New(tracing.Config{Name: "front", Daemon: tracing.NoDaemon})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer tracer.Close(context.Background())
+	s := tracer.Stats()
+	fmt.Println(s.Sent, s.Dropped(), s.Queued)
+	// Output: 0 0 0
+}

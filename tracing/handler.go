@@ -1,0 +1,168 @@
+package tracing
+
+import (
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/aws/aws-xray-sdk-go/v2/xray"
+)
+
+// Handler gives a handler that serves each request in a segment. It goes outside of
+// routers and other middleware.
+//
+//	http.ListenAndServe(":8080", tracer.Handler(mux))
+//
+// The segment goes on with the trace of the request's header, or begins one; it is
+// named by NameFor or Name, has the request's and the response's data, and flags by the
+// status: 429 is a throttle and an error, other 4xx errors, 5xx faults. It ends when next
+// returns. A panic is recorded as a fault, and passes on. The response says in
+// X-Amzn-Trace-Id which trace it belongs to, whatever next sets there; the request that
+// next gets has it too, in a header map of its own. Requests with an excluded path, and all
+// of them with [Config] Disabled, are passed on as they are: calls made for them belong to no
+// trace.
+//
+// The ResponseWriter that next gets can flush, hijack, push and read from a file
+// where the server's can, and works with http.ResponseController.
+func (t *Tracer) Handler(next http.Handler) http.Handler {
+	if t.off {
+		return next
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if t.excluded(r.URL.Path) {
+			next.ServeHTTP(w, r)
+			return
+		}
+		t.serve(w, r, next) //nolint:contextcheck // the request's own
+	})
+}
+
+// excluded reports whether requests for path are not traced.
+func (t *Tracer) excluded(path string) bool {
+	if len(t.exact) != 0 {
+		if _, ok := t.exact[path]; ok {
+			return true
+		}
+	}
+	for _, p := range t.patterns {
+		if p.MatchString(path) {
+			return true
+		}
+	}
+	return false
+}
+
+// serve serves one request in its segment.
+func (t *Tracer) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
+	raw := r.Header.Get(HeaderName)
+	d := t.accept(r, raw)
+	value := d.Header().String()
+	if d.Sampled() {
+		t.recordRequest(d, r)
+	}
+	resp := &response{ResponseWriter: w, trace: value}
+	defer d.served(resp)
+	inner := r.WithContext(d)
+	if value != raw {
+		inner.Header = r.Header.Clone()
+		if inner.Header == nil {
+			inner.Header = http.Header{}
+		}
+		inner.Header[HeaderName] = []string{value}
+	}
+	next.ServeHTTP(resp.wrapped(), inner)
+}
+
+// accept begins the segment of a request.
+func (t *Tracer) accept(r *http.Request, raw string) *document {
+	h := ParseHeader(raw)
+	if t.w3c && h.Root == "" {
+		if w3c, ok := ParseTraceParent(r.Header.Get(TraceParentName), strings.Join(r.Header[TraceStateName], ",")); ok {
+			w3c.Fields = h.Fields
+			h = w3c
+		}
+	}
+	name := ""
+	if t.nameFor != nil {
+		name = t.nameFor(r)
+	}
+	if name == "" {
+		name = t.name
+	}
+	return t.begin(r.Context(), name, h, raw, request{host: r.Host, method: r.Method, path: r.URL.Path})
+}
+
+// recordRequest notes what the request is.
+func (t *Tracer) recordRequest(d *document, r *http.Request) {
+	by := t.forwardedBy(r)
+	scheme := "http"
+	if r.TLS != nil || strings.EqualFold(by.proto, "https") {
+		scheme = "https"
+	}
+	d.change(func(x *xray.Segment) {
+		d.more.request = xray.RequestData{
+			Method: r.Method, URL: urlOf(scheme, r.Host, r.URL.EscapedPath()),
+			UserAgent: r.UserAgent(), ClientIP: by.client, XForwardedFor: by.header,
+		}
+		d.more.http.Request = &d.more.request
+		x.HTTP = &d.more.http
+	})
+}
+
+// urlOf writes an URL without query, fragment and user.
+func urlOf(scheme, host, path string) string {
+	if path == "" {
+		path = "/"
+	}
+	return scheme + "://" + host + path
+}
+
+// served ends the segment of a request. It is deferred directly, to see a panic.
+func (d *document) served(resp *response) {
+	if p := recover(); p != nil {
+		if resp.status != 0 {
+			d.recordResponse(resp.status, resp.size())
+		}
+		d.recordPanic(p)
+		d.finish()
+		panic(p)
+	}
+	if resp.head(); resp.status != 0 {
+		d.recordResponse(resp.status, resp.size())
+		d.setStatus(resp.status, false)
+	}
+	d.finish()
+}
+
+// recordResponse notes what the response is; a size of less than 0 is not known.
+func (d *document) recordResponse(status int, size int64) {
+	d.change(func(x *xray.Segment) {
+		m := d.more
+		m.response.Status = status
+		if size >= 0 {
+			m.response.ContentLength, d.sized = int(size), true
+		}
+		m.http.Response = &m.response
+		if x.HTTP == nil {
+			x.HTTP = &m.http
+		} else {
+			x.HTTP.Response = &m.response
+		}
+	})
+}
+
+// contentLength reads a Content-Length, -1 where there is none.
+func contentLength(value string) int64 {
+	n, err := strconv.ParseInt(value, 10, 64)
+	if err != nil || n < 0 {
+		return -1
+	}
+	return n
+}
+
+// escapePath writes a path as it stands in an URL.
+func escapePath(path string) string {
+	u := url.URL{Path: path}
+	return u.EscapedPath()
+}

@@ -1,0 +1,271 @@
+package tracing
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pillion-go/pillion/internal/memhttp"
+)
+
+// serve serves one request through the tracer's handler, and gives the documents.
+func serve(t *testing.T, tracer *Tracer, sent *recorder, header http.Header, h http.HandlerFunc) []sentDocument {
+	t.Helper()
+	req := httptest.NewRequest(http.MethodGet, "http://front/menu?q=1", nil)
+	maps.Copy(req.Header, header)
+	tracer.Handler(h).ServeHTTP(httptest.NewRecorder(), req)
+	return sent.documents(t, tracer)
+}
+
+// TestPanic has handlers panic: it is recorded, with the place, and goes on.
+func TestPanic(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		value   any
+		kind    string
+		message string
+	}{
+		{"a text", "soup is off", "panic", "soup is off"},
+		{"an error", errBroken, "errors.errorString", "broken"},
+		{"abort", http.ErrAbortHandler, "errors.errorString", "net/http: abort Handler"},
+		{"a nil map", nil, "runtime.plainError", "assignment to entry in nil map"},
+		{"an error whose text panics", badError{}, "tracing.badError", "tracing.badError: its Error method panicked: no text"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			tracer, sent := newTestTracer(t, Config{})
+			func() {
+				defer func() {
+					if p := recover(); tc.value != nil && p != tc.value {
+						t.Errorf("got panic %v, want %v", p, tc.value)
+					}
+				}()
+				serve(t, tracer, sent, nil, func(_ http.ResponseWriter, r *http.Request) {
+					_, seg := StartSubsegment(r.Context(), "sub")
+					defer seg.End(nil)
+					cook(tc.value)
+				})
+			}()
+			docs := sent.documents(t, tracer)
+			for _, d := range docs {
+				if d.at("fault") != true || d.str("cause", "exceptions", "type") != tc.kind || d.str("cause", "exceptions", "message") != tc.message {
+					t.Errorf("got %v, want a fault of %s: %s", d, tc.kind, tc.message)
+				}
+				if got := d.str("cause", "exceptions", "stack", "label"); !strings.HasSuffix(got, "tracing.cook") {
+					t.Errorf("got %s on top of the stack, want the function that panicked", got)
+				}
+			}
+			if diff := cmp.Diff([]string{"sub", "test-app"}, names(docs)); diff != "" {
+				t.Errorf("documents (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+type badError struct{}
+
+func (badError) Error() string { panic("no text") }
+
+func cook(v any) {
+	if v == nil {
+		var m map[any]int
+		m[v] = 1 //nolint:govet,staticcheck // on purpose
+	}
+	panic(v)
+}
+
+// TestResponseWriter has what a handler gets be able to do what the server's can,
+// no more and no less, and its size be known whichever way it was written.
+func TestResponseWriter(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		write func(w http.ResponseWriter)
+		size  float64
+	}{
+		{"Write", func(w http.ResponseWriter) { _, _ = w.Write([]byte("soup")) }, 4},
+		{"WriteString", func(w http.ResponseWriter) { _, _ = io.WriteString(w, "soup") }, 4},
+		{"ReadFrom", func(w http.ResponseWriter) {
+			_, _ = w.(io.ReaderFrom).ReadFrom(strings.NewReader("soup"))
+		}, 4},
+		{"Flush", func(w http.ResponseWriter) { w.(http.Flusher).Flush(); _, _ = w.Write([]byte("soup")) }, 4},
+		{"ResponseController", func(w http.ResponseWriter) { _ = http.NewResponseController(w).Flush() }, 0},
+		{"Content-Length", func(w http.ResponseWriter) { w.Header().Set("Content-Length", "3"); w.WriteHeader(http.StatusOK) }, 3},
+		{"informational first", func(w http.ResponseWriter) { w.WriteHeader(http.StatusEarlyHints); _, _ = w.Write([]byte("so")) }, 2},
+		{"nothing", func(http.ResponseWriter) {}, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			tracer, sent := newTestTracer(t, Config{})
+			s := memhttp.Serve(tracer.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { tc.write(w) })))
+			resp, err := s.RoundTrip(get(t.Context(), "http://front/"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _ = io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+			s.Close()
+			d := sent.documents(t, tracer)[0]
+			if d.at("http", "response", "status") != 200.0 || d.at("http", "response", "content_length") != tc.size {
+				t.Errorf("got %v, want 200 and %v bytes", d["http"], tc.size)
+			}
+			if got := ParseHeader(resp.Header.Get(HeaderName)).Root; got != d.str("trace_id") {
+				t.Errorf("got %q in the response, want %s", got, d.str("trace_id"))
+			}
+		})
+	}
+}
+
+// writers with some of the abilities that a server's may have.
+type (
+	bare    struct{ http.ResponseWriter }
+	canF    struct{ bare }
+	canH    struct{ bare }
+	canFH   struct{ canF }
+	canFR   struct{ canF }
+	canFHR  struct{ canFH }
+	canFP   struct{ canF }
+	ability struct{ flush, hijack, read, push bool }
+)
+
+func (canF) Flush()                                        {}
+func (canH) Hijack() (net.Conn, *bufio.ReadWriter, error)  { return nil, nil, errBroken }
+func (canFH) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, nil }
+func (canFR) ReadFrom(io.Reader) (int64, error)            { return 0, nil }
+func (canFHR) ReadFrom(io.Reader) (int64, error)           { return 0, nil }
+func (canFP) Push(string, *http.PushOptions) error         { return errBroken }
+func abilities(w http.ResponseWriter) (a ability) {
+	_, a.flush = w.(http.Flusher)
+	_, a.hijack = w.(http.Hijacker)
+	_, a.read = w.(io.ReaderFrom)
+	_, a.push = w.(http.Pusher)
+	return a
+}
+
+func TestAbilities(t *testing.T) {
+	tracer, _ := newTestTracer(t, Config{})
+	b := bare{httptest.NewRecorder()}
+	for _, w := range []http.ResponseWriter{b, canF{b}, canH{b}, canFH{canF{b}}, canFR{canF{b}}, canFHR{canFH{canF{b}}}, canFP{canF{b}}} {
+		var got ability
+		tracer.Handler(http.HandlerFunc(func(inner http.ResponseWriter, _ *http.Request) {
+			got = abilities(inner)
+			if p, ok := inner.(http.Pusher); ok && !errors.Is(p.Push("/", nil), errBroken) {
+				t.Errorf("%T: Push did not arrive", w)
+			}
+			if h, ok := inner.(http.Hijacker); ok {
+				_, _, _ = h.Hijack()
+			}
+		})).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))
+		if want := abilities(w); got != want {
+			t.Errorf("%T: got %+v, want %+v", w, got, want)
+		}
+	}
+}
+
+// TestHijacked has a connection be taken over: there is no response to tell of.
+func TestHijacked(t *testing.T) {
+	tracer, sent := newTestTracer(t, Config{})
+	s := memhttp.Serve(tracer.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+		conn.Close()
+	})))
+	resp, err := s.RoundTrip(get(t.Context(), "http://front/"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	s.Close()
+	if d := sent.documents(t, tracer)[0]; d.at("http", "response") != nil {
+		t.Errorf("got %v, want no response", d["http"])
+	}
+}
+
+func TestClientAddress(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		trusted []string
+		remote  string
+		xff     []string
+		want    string
+	}{
+		{"direct", nil, "203.0.113.9:1", nil, "203.0.113.9"},
+		{"direct, forged", nil, "203.0.113.9:1", []string{"1.1.1.1"}, "203.0.113.9"},
+		{"one proxy", nil, "10.0.0.1:1", []string{"203.0.113.9"}, "203.0.113.9"},
+		{"forged in front of a proxy", nil, "10.0.0.1:1", []string{"1.1.1.1, 203.0.113.9"}, "203.0.113.9"},
+		{"several headers", nil, "10.0.0.1:1", []string{"203.0.113.9", "10.0.0.2, 10.0.0.3"}, "203.0.113.9"},
+		{"all trusted", nil, "10.0.0.1:1", []string{"192.168.1.1, 10.0.0.2"}, "192.168.1.1"},
+		{"empty", nil, "10.0.0.1:1", []string{""}, "10.0.0.1"},
+		{"commas", nil, "10.0.0.1:1", []string{",, ,"}, "10.0.0.1"},
+		{"with port", nil, "10.0.0.1:1", []string{"203.0.113.9:55, [2001:db8::1]:55"}, "2001:db8::1"},
+		{"IPv6", nil, "[::1]:1", []string{"2001:db8::1"}, "2001:db8::1"},
+		{"mapped", nil, "[::ffff:10.0.0.1]:1", []string{"203.0.113.9"}, "203.0.113.9"},
+		{"Unix socket", nil, "@", []string{"203.0.113.9"}, "203.0.113.9"},
+		{"nobody trusted", []string{}, "10.0.0.1:1", []string{"203.0.113.9"}, "10.0.0.1"},
+		{"own list", []string{"203.0.113.0/24"}, "203.0.113.1:1", []string{"10.0.0.1"}, "10.0.0.1"},
+		{"one address", []string{"203.0.113.1"}, "203.0.113.2:1", []string{"10.0.0.1"}, "203.0.113.2"},
+		{"nonsense", nil, "10.0.0.1:1", []string{"unknown"}, "unknown"},
+		{"64 KiB", nil, "10.0.0.1:1", []string{strings.Repeat("10.0.0.1,", 7000)}, "10.0.0.1"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			tracer, _ := newTestTracer(t, Config{TrustedProxies: tc.trusted})
+			r := httptest.NewRequest(http.MethodGet, "/", nil)
+			r.RemoteAddr = tc.remote
+			if tc.xff != nil {
+				r.Header["X-Forwarded-For"] = tc.xff
+			}
+			if got := tracer.forwardedBy(r); got.client != tc.want || got.header != (tc.xff != nil) {
+				t.Errorf("got %+v, want %s", got, tc.want)
+			}
+		})
+	}
+}
+
+// TestRequestSeen has names, schemes and excluded paths.
+func TestRequestSeen(t *testing.T) {
+	tracer, sent := newTestTracer(t, Config{
+		NameFor:          func(r *http.Request) string { return strings.TrimPrefix(r.URL.Path, "/") },
+		ExcludedPaths:    []string{"/health"},
+		ExcludedPatterns: []string{`^/assets/.*\.js$`},
+	})
+	seen := 0
+	h := tracer.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if Current(r.Context()) == nil {
+			seen++
+		}
+	}))
+	for _, path := range []string{"/health", "/assets/a.js", "/menu", "/"} {
+		r := httptest.NewRequest(http.MethodGet, path, nil)
+		r.RemoteAddr = "10.0.0.1:1"
+		r.Header.Set("X-Forwarded-Proto", "https")
+		h.ServeHTTP(httptest.NewRecorder(), r)
+	}
+	docs := sent.documents(t, tracer)
+	if diff := cmp.Diff([]string{"menu", "test-app"}, names(docs)); diff != "" || seen != 2 {
+		t.Errorf("%d were passed on untraced; documents (-want +got):\n%s", seen, diff)
+	}
+	if got := docs[0].str("http", "request", "url"); got != "https://example.com/menu" {
+		t.Errorf("got %s, want the scheme that the proxy was asked in", got)
+	}
+}
+
+// TestRequestHeaderIsACopy has the server's own request stay as it was.
+func TestRequestHeaderIsACopy(t *testing.T) {
+	tracer, sent := newTestTracer(t, Config{})
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
+	var inner string
+	tracer.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { inner = r.Header.Get(HeaderName) })).
+		ServeHTTP(httptest.NewRecorder(), r)
+	if len(r.Header) != 0 || ParseHeader(inner).Root != sent.documents(t, tracer)[0].str("trace_id") {
+		t.Errorf("got %v outside, %q inside", r.Header, inner)
+	}
+}

@@ -1,0 +1,132 @@
+package tracing
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/netip"
+	"os"
+	"regexp"
+
+	"github.com/aws/aws-xray-sdk-go/v2/strategy/sampling"
+	"github.com/aws/aws-xray-sdk-go/v2/xray"
+
+	"github.com/pillion-go/pillion/tracing/internal/daemonenv"
+)
+
+// By now the SDK is initialised: what it would have panicked at goes back.
+var _ = daemonenv.Restore()
+
+// Tracer makes segments and sends them to the X-Ray daemon. A process has one for
+// each service that it is, mostly one. It is safe for concurrent use. [Tracer.Close]
+// ends its goroutine.
+type Tracer struct {
+	off          bool
+	name         string
+	nameFor      func(*http.Request) string
+	rate         float64
+	strategy     sampling.Strategy
+	exact        map[string]struct{}
+	patterns     []*regexp.Regexp
+	proxies      []netip.Prefix
+	w3c          bool
+	recordCaller bool
+	missing      ContextMissing
+	sdk          xray.Config // what the SDK finds in the first segment of a trace
+	emitter      *emitter
+}
+
+// New makes a tracer, and starts the goroutine that sends. The error joins all
+// that is wrong with the configuration. It reads no environment: [FromEnv] does.
+func New(c Config) (*Tracer, error) { return newTracer(c, dialUDP) }
+
+// newTracer makes a tracer that sends over what dial gives.
+func newTracer(c Config, dial dialer) (*Tracer, error) {
+	checked, err := c.check()
+	if err != nil {
+		return nil, err
+	}
+	if !childrenKnown {
+		return nil, errUnknownSDK
+	}
+	t := &Tracer{
+		off: c.Disabled, name: c.Name, nameFor: c.NameFor, rate: checked.rate, strategy: c.Sampling,
+		exact: map[string]struct{}{}, patterns: checked.patterns, proxies: checked.proxies,
+		w3c: c.W3C, recordCaller: c.RecordCaller, missing: c.ContextMissing,
+	}
+	for _, path := range c.ExcludedPaths {
+		t.exact[path] = struct{}{}
+	}
+	if t.sdk, err = sdkConfig(c); err != nil {
+		return nil, err
+	}
+	if err := t.loadDaemon(checked.daemon); err != nil {
+		return nil, err
+	}
+	if c.Disabled {
+		checked.daemon.udp = ""
+	}
+	t.emitter = newEmitter(settings{
+		address: checked.daemon.udp, dial: dial, size: checked.queue, onError: c.OnError,
+		defaults: newDefaults(c),
+	})
+	return t, nil
+}
+
+// sdkConfig is what the SDK's functions ask a segment for when they make
+// subsegments of it, or record an error.
+func sdkConfig(c Config) (xray.Config, error) {
+	exceptions, err := newExceptionStrategy()
+	if err != nil {
+		return xray.Config{}, err
+	}
+	streaming, err := xray.NewDefaultStreamingStrategy()
+	if err != nil {
+		return xray.Config{}, err
+	}
+	return xray.Config{
+		ServiceVersion:              c.Version,
+		ExceptionFormattingStrategy: exceptions,
+		StreamingStrategy:           streaming,
+		ContextMissingStrategy:      missingStrategy{},
+		SamplingStrategy:            keepAll{},
+	}, nil
+}
+
+// keepAll is the sampling strategy of a segment that exists already.
+type keepAll struct{}
+
+// ShouldTrace says yes.
+func (keepAll) ShouldTrace(*sampling.Request) *sampling.Decision {
+	return &sampling.Decision{Sample: true}
+}
+
+// missingStrategy does nothing where the SDK misses a segment.
+type missingStrategy struct{}
+
+// ContextMissing does nothing.
+func (missingStrategy) ContextMissing(any) {}
+
+// Flush waits until all that has ended before is sent or dropped, or ctx ends.
+func (t *Tracer) Flush(ctx context.Context) error { return t.emitter.flush(ctx) }
+
+// Close sends what waits, as Flush does, and ends the tracer's goroutine; when ctx
+// ends before that, what still waits is dropped and counted. Call it after the server
+// was shut down. Segments that end later are dropped and counted. A second Close does
+// nothing.
+func (t *Tracer) Close(ctx context.Context) error { return t.emitter.close(ctx) }
+
+// Stats tells what became of the documents so far. It is cheap: metrics may ask as
+// often as they like.
+func (t *Tracer) Stats() Stats { return t.emitter.stats() }
+
+// hostname is the default annotation, nil where the machine has no name.
+func hostname() map[string]any {
+	name, err := os.Hostname()
+	if err != nil || name == "" {
+		return nil
+	}
+	return map[string]any{"hostname": name}
+}
+
+var errNoSegment = errors.New("tracing: a call was made outside of any segment")

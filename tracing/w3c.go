@@ -1,0 +1,61 @@
+package tracing
+
+import "strings"
+
+// The headers of W3C Trace Context.
+const (
+	TraceParentName = "Traceparent"
+	TraceStateName  = "Tracestate"
+)
+
+// maxTraceState is how much of a tracestate is passed on, as the recommendation
+// asks for at least.
+const maxTraceState = 512
+
+// ParseTraceParent reads a W3C traceparent as a trace header, with the ids mapped
+// as AWS documents it: the trace 5759e988bd862e3fe1be46a994272793 is X-Ray's
+// 1-5759e988-bd862e3fe1be46a994272793. The flag says whether the trace is recorded.
+// It is not ok where the recommendation has the header ignored. tracestate goes on
+// with it; one over 512 bytes, or that cannot be sent, is left out.
+func ParseTraceParent(traceparent, tracestate string) (h Header, ok bool) {
+	version, rest, _ := strings.Cut(strings.TrimSpace(traceparent), "-")
+	trace, rest, _ := strings.Cut(rest, "-")
+	parent, flags, _ := strings.Cut(rest, "-")
+	if !isLowerHex(version, 2) || version == "ff" || !isLowerHex(trace, 32) || !isLowerHex(parent, segmentIDLen) ||
+		isZero(trace) || isZero(parent) {
+		return Header{}, false
+	}
+	if version != "00" {
+		flags, _, _ = strings.Cut(flags, "-") // later versions may have more
+	}
+	if !isLowerHex(flags, 2) {
+		return Header{}, false
+	}
+	h = Header{Root: "1-" + trace[:8] + "-" + trace[8:], Parent: parent, Sampled: NotSampled}
+	if strings.IndexByte(hexDigits, flags[1])&1 != 0 {
+		h.Sampled = Sampled
+	}
+	if len(tracestate) <= maxTraceState && sendable(tracestate) {
+		h.State = tracestate
+	}
+	return h, true
+}
+
+// TraceParent gives the W3C traceparent that says the same, "" where there is
+// none: without a decision, or with ids that are not legal.
+func (h Header) TraceParent() string {
+	if h.Sampled == Undecided || !isTraceID(h.Root) || !isSegmentID(h.Parent) {
+		return ""
+	}
+	flags := "-00"
+	if h.Sampled == Sampled {
+		flags = "-01"
+	}
+	return strings.ToLower("00-" + h.Root[2:10] + h.Root[11:] + "-" + h.Parent + flags)
+}
+
+func isLowerHex(s string, length int) bool {
+	return len(s) == length && isHex(s) && strings.ToLower(s) == s
+}
+
+func isZero(s string) bool { return strings.Trim(s, "0") == "" }
