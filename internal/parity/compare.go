@@ -1,0 +1,294 @@
+package parity
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Difference is a value that is not what it should be.
+type Difference struct {
+	Path string // as in Case.Volatile
+	Want string // "" for a value that should not be there
+	Got  string
+}
+
+// String shows the difference in a line.
+func (d Difference) String() string { return fmt.Sprintf("%s: got %q, want %q", d.Path, d.Got, d.Want) }
+
+// Compare lists what is different between a play and the recording, the rules that
+// apply to the scenario allowed for. documented tells whether one of them changed anything.
+func (c *Case) Compare(got *Played, rules []Rule) (differences []Difference, documented []string) {
+	want := c.Observed.clone()
+	for _, r := range rules {
+		if !r.Applies(&c.Scenario) {
+			continue
+		}
+		before := want.view()
+		r.Change(&c.Scenario, want)
+		if !maps.Equal(before, want.view()) {
+			documented = append(documented, r.Name)
+		}
+	}
+	have := got.Observed
+	if want.Summary != nil {
+		have.Summary = have.summarize()
+		have.Downstream, have.AccessLog, have.Attempts = nil, nil, nil
+	}
+	differences = c.compareViews(want.view(), have.view())
+	differences = append(differences, got.compareTimeLeft(want)...)
+	if c.Scenario.Statistical {
+		differences = append(differences, c.compareGaps(got)...)
+	}
+	return differences, documented
+}
+
+// clone copies o as far as rules may change it.
+func (o *Observed) clone() *Observed {
+	text, err := json.Marshal(o)
+	if err != nil {
+		panic(err) // it was read from JSON
+	}
+	made := &Observed{}
+	if err := json.Unmarshal(text, made); err != nil {
+		panic(err)
+	}
+	return made
+}
+
+// view is all values that are compared, by their paths.
+type view map[string]string
+
+// view takes out what a library can be compared by.
+func (o *Observed) view() view {
+	v := view{}
+	for i, a := range o.Downstream {
+		v.answer(fmt.Sprintf("/downstream/%d", i), a)
+	}
+	for i, l := range o.AccessLog {
+		v.logged(fmt.Sprintf("/access_log/%d", i), l)
+	}
+	for i, at := range o.Attempts {
+		v.attempt(fmt.Sprintf("/upstream_attempts/%d", i), at)
+	}
+	v["/downstream#len"] = strconv.Itoa(len(o.Downstream))
+	v["/access_log#len"] = strconv.Itoa(len(o.AccessLog))
+	v["/upstream_attempts#len"] = strconv.Itoa(len(o.Attempts))
+	if s := o.Summary; s != nil {
+		v.counts("/summary/downstream/", s.Downstream)
+		v.counts("/summary/access_log/", s.AccessLog)
+		v.counts("/summary/upstream_attempts/", s.Attempts)
+	}
+	v.numbers("/stats_nonzero/", o.Stats)
+	v.numbers("/histogram_counts/", o.Histograms)
+	for name, numbers := range o.Snapshots {
+		v["/snapshots/"+name] = "taken"
+		v.numbers("/snapshots/"+name+"/", numbers)
+	}
+	return v
+}
+
+// summarize counts equal entries, in the words of recordings.
+func (o *Observed) summarize() *Summary {
+	s := &Summary{Downstream: map[string]int{}, AccessLog: map[string]int{}, Attempts: map[string]int{}}
+	for _, a := range o.Downstream {
+		s.Downstream[fmt.Sprintf("status=%d error=%s", a.Status, a.Error)]++
+	}
+	for _, l := range o.AccessLog {
+		host := l.Host
+		if host == "" {
+			host = "<nil>"
+		}
+		s.AccessLog[fmt.Sprintf("code=%d flags=%s details=%s attempts=%d host=%s", l.Code, l.Flags, l.Details, l.Attempts, host)]++
+	}
+	for _, at := range o.Attempts {
+		s.Attempts[fmt.Sprintf("host=%s step=%s", at.Host, at.Step)]++
+	}
+	return s
+}
+
+func (v view) counts(path string, counts map[string]int) {
+	for what, n := range counts {
+		v.set(path+what, strconv.Itoa(n))
+	}
+}
+
+// set adds a value that is there.
+func (v view) set(path, value string) {
+	if value != "" {
+		v[path] = value
+	}
+}
+
+func (v view) answer(path string, a Answer) {
+	v.set(path+"/case", a.Case)
+	v.set(path+"/status", strconv.Itoa(a.Status))
+	v.set(path+"/body", abbreviated(a.Body))
+	v.set(path+"/error", errorClass(a.Error))
+	for name, value := range a.Headers {
+		switch name {
+		case "server", "x-envoy-upstream-service-time": // a proxy's own
+		default:
+			v.set(path+"/headers/"+name, localAddress.ReplaceAllString(value, "//<addr>"))
+		}
+	}
+	for name, value := range a.Trailers {
+		v.set(path+"/trailers/"+name, value)
+	}
+	for i, code := range a.Informational {
+		v.set(fmt.Sprintf("%s/informational/%d", path, i), strconv.Itoa(code))
+	}
+}
+
+// localAddress is one that differs from play to play.
+var localAddress = regexp.MustCompile(`//127\.0\.0\.1:\d+`)
+
+// abbreviated cuts a body where recordings do.
+func abbreviated(body string) string {
+	const most = 400
+	if len(body) > most && !strings.HasSuffix(body, "...") {
+		return body[:most] + "..."
+	}
+	return body
+}
+
+// errorClass tells whether a caller got no answer, or a broken body. The text is
+// the client's own.
+func errorClass(text string) string {
+	switch {
+	case text == "":
+		return ""
+	case strings.HasPrefix(text, "body: "):
+		return "broken body"
+	}
+	return "no answer"
+}
+
+func (v view) logged(path string, l Logged) {
+	v.set(path+"/case", l.Case)
+	v.set(path+"/response_code", strconv.Itoa(l.Code))
+	v.set(path+"/response_code_details", l.Details)
+	v.set(path+"/response_flags", l.Flags)
+	v.set(path+"/response_flags_long", l.LongFlags)
+	v.set(path+"/upstream_cluster", l.Cluster)
+	v.set(path+"/upstream_request_attempt_count", strconv.Itoa(l.Attempts))
+}
+
+func (v view) attempt(path string, at Attempt) {
+	v.set(path+"/case", at.Case)
+	v.set(path+"/host", at.Host)
+	v.set(path+"/method", at.Method)
+	v.set(path+"/path", at.Path)
+	v.set(path+"/step", at.Step)
+	v.set(path+"/outcome", at.Outcome)
+	v.set(path+"/body_len", strconv.Itoa(at.BodyLen))
+	for name, value := range at.Headers {
+		switch name {
+		case "x-envoy-internal", "x-envoy-external-address", "x-forwarded-for", "x-forwarded-proto": // a proxy's own
+		case "x-request-id":
+			if value != "<present>" && len(value) != len("00000000-0000-0000-0000-000000000000") { // the caller's own
+				v.set(path+"/headers/"+name, value)
+			}
+		case timeLeftHeader: // see compareTimeLeft
+		case "content-length":
+			if value != "0" { // which is as good as none
+				v.set(path+"/headers/"+name, value)
+			}
+		default:
+			v.set(path+"/headers/"+name, value)
+		}
+	}
+}
+
+// numbers adds the statistics that a library can have, and that are not 0.
+func (v view) numbers(path string, numbers map[string]uint64) {
+	for name, n := range numbers {
+		if n != 0 && (isShared(name) || isSharedHistogram(name)) {
+			v[path+name] = strconv.FormatUint(n, 10)
+		}
+	}
+}
+
+// compareViews lists the differences, in the order of their paths.
+func (c *Case) compareViews(want, got view) []Difference {
+	all := maps.Clone(want)
+	maps.Copy(all, got)
+	var found []Difference
+	for _, path := range slices.Sorted(maps.Keys(all)) {
+		w, g := want[path], got[path]
+		if w != g && !c.allowed(path, w, g) {
+			found = append(found, Difference{Path: path, Want: w, Got: g})
+		}
+	}
+	return found
+}
+
+// allowed reports whether a value may differ from what was seen first: it was
+// another one in another play.
+func (c *Case) allowed(path, want, got string) bool {
+	seen := []string{want}
+	volatile, isVolatile := c.Volatile[path]
+	for _, raw := range volatile {
+		seen = append(seen, plain(raw))
+	}
+	if strings.HasPrefix(path, "/summary/") {
+		return proportionate(want, got)
+	}
+	if !isVolatile {
+		return false
+	}
+	if strings.HasPrefix(path, "/upstream_attempts/") {
+		return want != "" && got != "" // the order of attempts that came at once
+	}
+	return slices.Contains(seen, got) || between(got, seen)
+}
+
+// proportionate reports whether two counts of many may come from the same chance.
+func proportionate(want, got string) bool {
+	w, okWant := number(want)
+	g, okGot := number(got)
+	return okWant && okGot && math.Abs(float64(w-g)) <= 4*math.Sqrt(float64(max(w, g)))
+}
+
+// plain is a volatile value as it stands in a view.
+func plain(raw json.RawMessage) string {
+	var text string
+	if json.Unmarshal(raw, &text) == nil {
+		return text // "" for null
+	}
+	return string(raw)
+}
+
+// between reports whether got is a number from the smallest to the largest of seen,
+// where what is not there is 0.
+func between(got string, seen []string) bool {
+	n, ok := number(got)
+	if !ok {
+		return false
+	}
+	least, most := n, n
+	for i, s := range seen {
+		m, ok := number(s)
+		if !ok {
+			return false
+		}
+		if i == 0 {
+			least, most = m, m
+		}
+		least, most = min(least, m), max(most, m)
+	}
+	return least <= n && n <= most
+}
+
+func number(s string) (int64, bool) {
+	if s == "" {
+		return 0, true
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	return n, err == nil
+}

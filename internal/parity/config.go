@@ -1,0 +1,462 @@
+package parity
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/metrics"
+	"github.com/pillion-go/pillion/retry"
+	"github.com/pillion-go/pillion/timeout"
+)
+
+// NotYetError says that a scenario asks for something that the library has no
+// part for.
+type NotYetError struct {
+	Missing string
+}
+
+func (e *NotYetError) Error() string { return "not yet: " + e.Missing }
+
+func notYet(format string, args ...any) error {
+	return &NotYetError{Missing: fmt.Sprintf(format, args...)}
+}
+
+// settings is what the library is configured with in place of Envoy.
+type settings struct {
+	connectTimeout time.Duration
+	limits         *limits.Config // nil for Envoy's defaults
+	metrics        metrics.Config
+	routes         []route
+}
+
+// route is the policies for a part of the paths.
+type route struct {
+	prefix  string
+	http    pillion.HTTP
+	timeout timeout.Config
+	retry   *retry.Config // nil for none
+}
+
+// The parts of Envoy's configuration that are understood. A field that is not here
+// is [NotYetError].
+type (
+	envoyCluster struct {
+		ConnectTimeout  *duration `json:"connect_timeout"`
+		CircuitBreakers struct {
+			Thresholds []envoyThresholds `json:"thresholds"`
+		} `json:"circuit_breakers"`
+		TrackClusterStats struct {
+			TimeoutBudgets bool `json:"timeout_budgets"`
+		} `json:"track_cluster_stats"`
+	}
+	envoyThresholds struct {
+		Priority       string       `json:"priority"`
+		MaxRequests    *int         `json:"max_requests"`
+		MaxRetries     *int         `json:"max_retries"`
+		RetryBudget    *envoyBudget `json:"retry_budget"`
+		TrackRemaining bool         `json:"track_remaining"`
+	}
+	envoyBudget struct {
+		BudgetPercent *struct {
+			Value float64 `json:"value"`
+		} `json:"budget_percent"`
+		MinRetryConcurrency *int `json:"min_retry_concurrency"`
+	}
+	envoyRouteAction struct {
+		Cluster     string            `json:"cluster"`
+		Timeout     *duration         `json:"timeout"`
+		RetryPolicy *envoyRetryPolicy `json:"retry_policy"`
+	}
+	envoyRoute struct {
+		Match struct {
+			Prefix string `json:"prefix"`
+		} `json:"match"`
+		Route envoyRouteAction `json:"route"`
+	}
+	envoyRetryPolicy struct {
+		RetryOn                 string               `json:"retry_on"`
+		NumRetries              *int                 `json:"num_retries"`
+		PerTryTimeout           duration             `json:"per_try_timeout"`
+		PerTryIdleTimeout       duration             `json:"per_try_idle_timeout"`
+		RetryBackOff            envoyBackOff         `json:"retry_back_off"`
+		RateLimitedRetryBackOff envoyRateLimited     `json:"rate_limited_retry_back_off"`
+		RetriableStatusCodes    []int                `json:"retriable_status_codes"`
+		RetriableHeaders        []envoyHeaderMatcher `json:"retriable_headers"`
+		RetriableRequestHeaders []envoyHeaderMatcher `json:"retriable_request_headers"`
+	}
+	envoyBackOff struct {
+		BaseInterval duration `json:"base_interval"`
+		MaxInterval  duration `json:"max_interval"`
+	}
+	envoyRateLimited struct {
+		MaxInterval  duration `json:"max_interval"`
+		ResetHeaders []struct {
+			Name   string `json:"name"`
+			Format string `json:"format"`
+		} `json:"reset_headers"`
+	}
+	envoyHeaderMatcher struct {
+		Name        string `json:"name"`
+		StringMatch struct {
+			Exact    string `json:"exact"`
+			Prefix   string `json:"prefix"`
+			Suffix   string `json:"suffix"`
+			Contains string `json:"contains"`
+		} `json:"string_match"`
+		InvertMatch bool `json:"invert_match"`
+	}
+	envoyVirtualHost struct {
+		RetryPolicy                   *envoyRetryPolicy `json:"retry_policy"`
+		IncludeRequestAttemptCount    bool              `json:"include_request_attempt_count"`
+		IncludeAttemptCountInResponse bool              `json:"include_attempt_count_in_response"`
+		IncludeIsTimeoutRetryHeader   bool              `json:"include_is_timeout_retry_header"`
+		PerRequestBufferLimit         *int64            `json:"per_request_buffer_limit_bytes"`
+	}
+	envoyRouter struct {
+		SuppressEnvoyHeaders bool `json:"suppress_envoy_headers"`
+	}
+	envoyRuntime struct {
+		BaseRetryBackOffMS int64 `json:"upstream.base_retry_backoff_ms"`
+	}
+)
+
+// fragments is the whole of it.
+type fragments struct {
+	cluster     envoyCluster
+	route       envoyRouteAction
+	routes      []envoyRoute
+	virtualHost envoyVirtualHost
+	router      envoyRouter
+	runtime     envoyRuntime
+	external    bool
+}
+
+// duration is Envoy's form of one: "0.5s".
+type duration time.Duration
+
+// UnmarshalJSON reads seconds.
+func (d *duration) UnmarshalJSON(text []byte) error {
+	var s string
+	if err := json.Unmarshal(text, &s); err != nil {
+		return err
+	}
+	seconds, found := strings.CutSuffix(s, "s")
+	f, err := strconv.ParseFloat(seconds, 64)
+	if err != nil || !found {
+		return fmt.Errorf("%q is no duration", s)
+	}
+	*d = duration(time.Duration(f * float64(time.Second)).Round(time.Microsecond))
+	return nil
+}
+
+// parts names the parts of the library that some of Envoy's fields need.
+//
+//nolint:gochecknoglobals // a table that nothing writes
+var parts = map[string]string{
+	"outlier_detection":                "outlier ejection",
+	"common_lb_config":                 "outlier ejection",
+	"lb_policy":                        "load balancing",
+	"load_assignment":                  "load balancing",
+	"priorities":                       "load balancing",
+	"host_metadata":                    "load balancing",
+	"retry_host_predicate":             "load balancing",
+	"retry_priority":                   "load balancing",
+	"hash_policy":                      "load balancing",
+	"max_connections":                  "a connection pool",
+	"max_pending_requests":             "a connection pool",
+	"typed_extension_protocol_options": "a connection pool",
+	"hedge_policy":                     "hedging",
+	"http_filters":                     "filters: faults, rate limits, gRPC statistics",
+	"internal_redirect_policy":         "internal redirects",
+	"idle_timeout":                     "stream idle time-outs",
+	"max_stream_duration":              "stream durations",
+	"route_entry":                      "routing",
+	"route_config":                     "routing",
+	"domains":                          "routing",
+	"hcm":                              "routing",
+	"virtual_clusters":                 "statistics of virtual hosts",
+	"dynamic_stats":                    "statistics without codes",
+	"request_response_sizes":           "statistics of sizes",
+	"priority":                         "priorities",
+	"priority HIGH":                    "priorities",
+
+	"x-envoy-hedge-on-per-try-timeout":         "hedging",
+	"x-envoy-fault-abort-request":              "filters: faults, rate limits, gRPC statistics",
+	"x-envoy-fault-delay-request":              "filters: faults, rate limits, gRPC statistics",
+	"x-envoy-downstream-service-cluster":       "filters: faults, rate limits, gRPC statistics",
+	"x-envoy-upstream-rq-timeout-alt-response": "other answers to time-outs",
+
+	"upstream.maintenance_mode.upstream": "maintenance mode",
+}
+
+// missingField makes an error of a field that is not understood.
+func missingField(section, field string) error {
+	part := parts[field]
+	if part == "" {
+		part = "an unknown part"
+	}
+	if section != "" {
+		field = section + "." + field
+	}
+	return notYet("%s (%s)", part, field)
+}
+
+// configure makes settings of a scenario.
+func configure(s *Scenario) (*settings, error) {
+	if err := supported(s); err != nil {
+		return nil, err
+	}
+	f, err := readFragments(s.Envoy)
+	if err != nil {
+		return nil, err
+	}
+	c := &settings{connectTimeout: 500 * time.Millisecond} // which all recordings were made with
+	if t := f.cluster.ConnectTimeout; t != nil {
+		c.connectTimeout = time.Duration(*t)
+	}
+	if hasShare(f.cluster.CircuitBreakers.Thresholds) {
+		return nil, notYet("a retry budget that counts the failed attempt itself (cluster.retry_budget.budget_percent)")
+	}
+	c.metrics = metrics.Config{External: f.external, CallerStatNames: !f.external, TimeoutBudget: f.cluster.TrackClusterStats.TimeoutBudgets}
+	if c.limits, err = f.cluster.limits(); err != nil {
+		return nil, err
+	}
+	f.routes = append(f.routes, envoyRoute{Route: f.route})
+	if c.limits != nil && len(f.routes) > 1 {
+		return nil, notYet("limits that several routes share")
+	}
+	for _, r := range f.routes {
+		made, err := f.makeRoute(r)
+		if err != nil {
+			return nil, err
+		}
+		c.routes = append(c.routes, made)
+	}
+	return c, nil
+}
+
+// supported says what of a scenario, apart from Envoy's configuration, the library
+// has no part for.
+func supported(s *Scenario) error {
+	if len(s.Upstream.Hosts) != 1 {
+		return notYet("load balancing (%d hosts)", len(s.Upstream.Hosts))
+	}
+	for _, op := range s.Downstream.Ops {
+		requests := op.Requests
+		if op.Request != nil {
+			requests = append(requests, *op.Request)
+		}
+		for _, r := range requests {
+			if r.GRPC {
+				return notYet("gRPC")
+			}
+			if err := supportedHeaders(r.Headers); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// obeyed are Envoy's request headers that the policies know.
+//
+//nolint:gochecknoglobals // a list that nothing writes
+var obeyed = []string{
+	"x-envoy-retry-on", "x-envoy-retry-grpc-on", "x-envoy-max-retries", "x-envoy-retriable-status-codes", "x-envoy-retriable-header-names",
+	"x-envoy-upstream-rq-timeout-ms", "x-envoy-upstream-rq-per-try-timeout-ms", "x-envoy-upstream-alt-stat-name",
+}
+
+// supportedHeaders says what a caller asks for in headers that nothing obeys.
+func supportedHeaders(headers map[string]string) error {
+	for name := range headers {
+		if strings.HasPrefix(name, "x-envoy-") && !slices.Contains(obeyed, name) {
+			return missingField("", name)
+		}
+	}
+	return nil
+}
+
+// readFragments reads all that is there, and says what it does not understand.
+func readFragments(sections map[string]json.RawMessage) (*fragments, error) {
+	f := &fragments{route: envoyRouteAction{Cluster: clusterName}}
+	into := map[string]any{
+		"cluster": &f.cluster, "route": &f.route, "routes": &f.routes, "virtual_host": &f.virtualHost,
+		"router": &f.router, "runtime": &f.runtime, "external": &f.external,
+	}
+	for _, section := range slices.Sorted(maps.Keys(sections)) {
+		target, ok := into[section]
+		if !ok {
+			return nil, missingField("", section)
+		}
+		err := strictBytes(sections[section], target)
+		if err == nil {
+			continue
+		}
+		if field, unknown := strings.CutPrefix(err.Error(), "json: unknown field "); unknown {
+			return nil, missingField(section, strings.Trim(field, `"`))
+		}
+		return nil, fmt.Errorf("%s: %w", section, err)
+	}
+	return f, nil
+}
+
+// limits maps the thresholds of priority DEFAULT.
+func (c envoyCluster) limits() (*limits.Config, error) {
+	var l *limits.Config
+	for _, t := range c.CircuitBreakers.Thresholds {
+		if t.Priority != "" && t.Priority != "DEFAULT" {
+			return nil, missingField("cluster", "priority "+t.Priority)
+		}
+		l = &limits.Config{MaxRequests: zero(t.MaxRequests), MaxRetries: zero(t.MaxRetries), TrackRemaining: t.TrackRemaining}
+		if b := t.RetryBudget; b != nil {
+			l.RetryBudget = &limits.RetryBudget{MinRetryConcurrency: zero(b.MinRetryConcurrency)}
+			if b.BudgetPercent != nil {
+				l.RetryBudget.BudgetPercent = b.BudgetPercent.Value
+			}
+		}
+	}
+	return l, nil
+}
+
+// hasShare reports whether a retry budget is a share of the requests. Here an attempt
+// whose answer has ended is no longer one of them when its retry is decided on; in Envoy it
+// is.
+func hasShare(thresholds []envoyThresholds) bool {
+	return slices.ContainsFunc(thresholds, func(t envoyThresholds) bool {
+		return t.RetryBudget != nil && t.RetryBudget.BudgetPercent != nil
+	})
+}
+
+// zero is a number in the form in which 0 stands for the default.
+func zero(n *int) int {
+	switch {
+	case n == nil:
+		return 0
+	case *n == 0:
+		return limits.Zero
+	}
+	return *n
+}
+
+// defaultBuffer is how much of a request Envoy keeps for a retry, unless it is told
+// otherwise.
+const defaultBuffer = 1 << 20
+
+// makeRoute maps a route of the virtual host.
+func (f *fragments) makeRoute(r envoyRoute) (route, error) {
+	if r.Route.Cluster != clusterName {
+		return route{}, notYet("routing (cluster %s)", r.Route.Cluster)
+	}
+	made := route{
+		prefix:  r.Match.Prefix,
+		http:    f.http(),
+		timeout: timeout.Config{ExpectedHeader: !f.router.SuppressEnvoyHeaders, EnvoyHeaders: !f.external},
+	}
+	if t := r.Route.Timeout; t != nil {
+		made.timeout.Total = unlimited(*t)
+	}
+	policy := r.Route.RetryPolicy
+	if policy == nil {
+		policy = f.virtualHost.RetryPolicy
+	}
+	if policy == nil {
+		if !f.external { // a caller may ask for retries all the same
+			made.retry = &retry.Config{EnvoyHeaders: true}
+		}
+		return made, nil
+	}
+	made.timeout.PerTry, made.timeout.Idle = time.Duration(policy.PerTryTimeout), time.Duration(policy.PerTryIdleTimeout)
+	retries, err := policy.retries(f.runtime)
+	retries.EnvoyHeaders = !f.external
+	made.retry = &retries
+	return made, err
+}
+
+// http maps what belongs to all routes alike.
+func (f *fragments) http() pillion.HTTP {
+	vh := f.virtualHost
+	h := pillion.HTTP{
+		LocalReplies:                  true,
+		IncludeRequestAttemptCount:    vh.IncludeRequestAttemptCount,
+		IncludeAttemptCountInResponse: vh.IncludeAttemptCountInResponse,
+		IncludeIsTimeoutRetryHeader:   vh.IncludeIsTimeoutRetryHeader,
+		SuppressEnvoyHeaders:          f.router.SuppressEnvoyHeaders,
+		ReplayBuffer:                  defaultBuffer,
+	}
+	if vh.PerRequestBufferLimit != nil {
+		h.ReplayBuffer = *vh.PerRequestBufferLimit
+	}
+	return h
+}
+
+// unlimited is a limit in the form in which 0 stands for the default.
+func unlimited(d duration) time.Duration {
+	if d == 0 {
+		return timeout.None
+	}
+	return time.Duration(d)
+}
+
+// retries maps a retry policy.
+func (p *envoyRetryPolicy) retries(runtime envoyRuntime) (retry.Config, error) {
+	c := retry.Config{
+		On:                      knownWords(p.RetryOn),
+		RetriableRequestHeaders: headerMatchers(p.RetriableRequestHeaders),
+		BaseInterval:            time.Duration(p.RetryBackOff.BaseInterval),
+		MaxInterval:             time.Duration(p.RetryBackOff.MaxInterval),
+		MaxResetInterval:        time.Duration(p.RateLimitedRetryBackOff.MaxInterval),
+	}
+	if c.BaseInterval == 0 {
+		c.BaseInterval = time.Duration(runtime.BaseRetryBackOffMS) * time.Millisecond
+	}
+	if p.NumRetries != nil {
+		if c.NumRetries = *p.NumRetries; c.NumRetries == 0 {
+			c.NumRetries = retry.None
+		}
+	}
+	words := strings.Split(c.On, ",") // lists that no word asks for do nothing in Envoy, and are an error here
+	if slices.Contains(words, "retriable-status-codes") {
+		c.RetriableStatusCodes = p.RetriableStatusCodes
+	}
+	if slices.Contains(words, "retriable-headers") {
+		c.RetriableHeaders = headerMatchers(p.RetriableHeaders)
+	}
+	for _, h := range p.RateLimitedRetryBackOff.ResetHeaders {
+		format, ok := map[string]retry.ResetFormat{"": retry.Seconds, "SECONDS": retry.Seconds, "UNIX_TIMESTAMP": retry.UnixTimestamp}[h.Format]
+		if !ok {
+			return c, notYet("retry (reset header format %s)", h.Format)
+		}
+		c.ResetHeaders = append(c.ResetHeaders, retry.ResetHeader{Name: h.Name, Format: format})
+	}
+	return c, nil
+}
+
+// knownWords leaves out words of retry_on that Envoy does not know: it ignores them.
+func knownWords(on string) string {
+	var known []string
+	for word := range strings.SplitSeq(on, ",") {
+		word = strings.TrimSpace(word)
+		if _, err := pillion.New("words", retry.Config{On: word}); word != "" && err == nil {
+			known = append(known, word)
+		}
+	}
+	return strings.Join(known, ",")
+}
+
+func headerMatchers(list []envoyHeaderMatcher) []retry.HeaderMatcher {
+	var made []retry.HeaderMatcher
+	for _, m := range list {
+		made = append(made, retry.HeaderMatcher{
+			Name: m.Name, Exact: m.StringMatch.Exact, Prefix: m.StringMatch.Prefix,
+			Suffix: m.StringMatch.Suffix, Contains: m.StringMatch.Contains, Invert: m.InvertMatch,
+		})
+	}
+	return made
+}

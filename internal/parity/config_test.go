@@ -1,0 +1,147 @@
+package parity
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/metrics"
+	"github.com/pillion-go/pillion/retry"
+	"github.com/pillion-go/pillion/timeout"
+)
+
+// scenarioWith is a scenario with these fragments of configuration.
+func scenarioWith(t *testing.T, fragments string) *Scenario {
+	t.Helper()
+	s := &Scenario{Upstream: UpstreamScript{Hosts: []Host{{ID: "a"}}}}
+	if err := json.Unmarshal([]byte(fragments), &s.Envoy); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// TestConfigure reads all fields that are understood.
+func TestConfigure(t *testing.T) {
+	got, err := configure(scenarioWith(t, `{
+		"cluster": {
+			"connect_timeout": "0.15s",
+			"circuit_breakers": {"thresholds": [{
+				"priority": "DEFAULT", "max_requests": 9, "max_retries": 0, "track_remaining": true, "retry_budget": {"min_retry_concurrency": 2}
+			}]},
+			"track_cluster_stats": {"timeout_budgets": true}
+		},
+		"route": {"timeout": "0s", "retry_policy": {
+			"retry_on": "bogus, 5xx,retriable-headers", "num_retries": 0, "per_try_timeout": "0.1s", "per_try_idle_timeout": "1s",
+			"retry_back_off": {"base_interval": "0.005s", "max_interval": "0.01s"},
+			"retriable_status_codes": [404],
+			"retriable_headers": [{"name": "x-again", "string_match": {"exact": "yes"}, "invert_match": true}],
+			"retriable_request_headers": [{"name": "x-idempotent"}],
+			"rate_limited_retry_back_off": {"max_interval": "5s", "reset_headers": [{"name": "Retry-After", "format": "SECONDS"}]}
+		}},
+		"virtual_host": {
+			"include_request_attempt_count": true, "include_attempt_count_in_response": true,
+			"include_is_timeout_retry_header": true, "per_request_buffer_limit_bytes": 1024
+		},
+		"router": {"suppress_envoy_headers": true}
+	}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &settings{
+		connectTimeout: 150 * time.Millisecond,
+		limits: &limits.Config{
+			MaxRequests: 9, MaxRetries: limits.Zero, TrackRemaining: true, RetryBudget: &limits.RetryBudget{MinRetryConcurrency: 2},
+		},
+		metrics: metrics.Config{CallerStatNames: true, TimeoutBudget: true},
+		routes: []route{{
+			http: pillion.HTTP{
+				LocalReplies: true, IncludeRequestAttemptCount: true, IncludeAttemptCountInResponse: true,
+				IncludeIsTimeoutRetryHeader: true, SuppressEnvoyHeaders: true, ReplayBuffer: 1024,
+			},
+			timeout: timeout.Config{Total: timeout.None, PerTry: 100 * time.Millisecond, Idle: time.Second, EnvoyHeaders: true},
+			retry: &retry.Config{
+				On: "5xx,retriable-headers", NumRetries: retry.None, BaseInterval: 5 * time.Millisecond, MaxInterval: 10 * time.Millisecond,
+				RetriableHeaders:        []retry.HeaderMatcher{{Name: "x-again", Exact: "yes", Invert: true}},
+				RetriableRequestHeaders: []retry.HeaderMatcher{{Name: "x-idempotent"}},
+				ResetHeaders:            []retry.ResetHeader{{Name: "Retry-After", Format: retry.Seconds}},
+				MaxResetInterval:        5 * time.Second, EnvoyHeaders: true,
+			},
+		}},
+	}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(settings{}, route{})); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestConfigure_notYet pins that nothing is left out silently.
+func TestConfigure_notYet(t *testing.T) {
+	tests := []struct{ name, fragments, want string }{
+		{"a section", `{"http_filters": []}`, "(http_filters)"},
+		{"a field of the cluster", `{"cluster": {"lb_policy": "RANDOM"}}`, "(cluster.lb_policy)"},
+		{"a field further in", `{"cluster": {"circuit_breakers": {"thresholds": [{"max_pending_requests": 1}]}}}`, "(cluster.max_pending_requests)"},
+		{"a field of a retry policy", `{"route": {"retry_policy": {"retry_priority": {}}}}`, "(route.retry_priority)"},
+		{"a field that nobody knows", `{"route": {"surprise": 1}}`, "an unknown part (route.surprise)"},
+		{"runtime", `{"runtime": {"upstream.maintenance_mode.upstream": 100}}`, "maintenance mode"},
+		{"another cluster", `{"route": {"cluster": "missing"}}`, "routing (cluster missing)"},
+		{"another priority", `{"cluster": {"circuit_breakers": {"thresholds": [{"priority": "HIGH"}]}}}`, "priorities"},
+		{"a share of requests", `{"cluster": {"circuit_breakers": {"thresholds": [{"retry_budget": {"budget_percent": {"value": 20}}}]}}}`, "retry budget"},
+		{
+			"limits of several routes", `{"cluster": {"circuit_breakers": {"thresholds": [{}]}}, "routes": [{"match": {"prefix": "/a"}, "route": {"cluster": "upstream"}}]}`,
+			"limits that several routes share",
+		},
+		{
+			"a format of reset headers", `{"route": {"retry_policy": {"rate_limited_retry_back_off": {"reset_headers": [{"name": "x", "format": "OTHER"}]}}}}`,
+			"reset header format OTHER",
+		},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := configure(scenarioWith(t, test.fragments))
+			if _, ok := errors.AsType[*NotYetError](err); !ok || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, want a NotYetError with %q", err, test.want)
+			}
+		})
+	}
+}
+
+// TestConfigure_wrong pins that a configuration that cannot be read is no matter of
+// what is missing.
+func TestConfigure_wrong(t *testing.T) {
+	for _, fragments := range []string{`{"route": {"timeout": "soon"}}`, `{"route": {"timeout": "5"}}`, `{"external": "yes"}`} {
+		_, err := configure(scenarioWith(t, fragments))
+		if _, missing := errors.AsType[*NotYetError](err); err == nil || missing {
+			t.Errorf("%s: got %v, want an error of another kind", fragments, err)
+		}
+	}
+}
+
+func TestSupported(t *testing.T) {
+	ask := func(r Request) Calls { return Calls{Ops: []Op{{Op: "request", Request: &r}}} }
+	one := UpstreamScript{Hosts: []Host{{ID: "a"}}}
+	tests := []struct {
+		name string
+		s    Scenario
+		want string
+	}{
+		{"two hosts", Scenario{Upstream: UpstreamScript{Hosts: []Host{{}, {}}}}, "load balancing"},
+		{"gRPC", Scenario{Upstream: one, Downstream: ask(Request{GRPC: true})}, "gRPC"},
+		{
+			"a header that is not obeyed",
+			Scenario{Upstream: one, Downstream: ask(Request{Headers: map[string]string{"x-envoy-new": "1"}})},
+			"x-envoy-new",
+		},
+		{"what is obeyed", Scenario{Upstream: one, Downstream: ask(Request{Headers: map[string]string{"x-envoy-retry-on": "5xx"}})}, ""},
+	}
+	for _, test := range tests {
+		err := supported(&test.s)
+		if (err == nil) != (test.want == "") || (err != nil && !strings.Contains(err.Error(), test.want)) {
+			t.Errorf("%s: got %v, want %q", test.name, err, test.want)
+		}
+	}
+}

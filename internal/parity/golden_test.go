@@ -1,0 +1,206 @@
+package parity
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+var show = flag.Bool("show", false, "show what each side did in each scenario")
+
+// verdicts collects what became of the cases.
+type verdicts struct {
+	mu         sync.Mutex
+	same       map[string][]string // all under one key; guarded by mu
+	documented map[string][]string // cases of each rule; guarded by mu
+	notYet     map[string][]string // cases of each missing part; guarded by mu
+}
+
+// TestGolden plays every recorded scenario against the library.
+func TestGolden(t *testing.T) {
+	cases := load(t)
+	v := &verdicts{same: map[string][]string{}, documented: map[string][]string{}, notYet: map[string][]string{}}
+	t.Run("cases", func(t *testing.T) {
+		for _, c := range cases {
+			t.Run(c.Scenario.Name, func(t *testing.T) {
+				t.Parallel()
+				v.judge(t, c)
+			})
+		}
+	})
+	v.report(t, cases)
+}
+
+// load reads the cases of testdata, or of the directory that PILLION_GOLDEN_ENVOY
+// names.
+func load(t *testing.T) []*Case {
+	t.Helper()
+	dir := os.Getenv("PILLION_GOLDEN_ENVOY")
+	if dir == "" {
+		dir = "testdata/golden"
+	}
+	cases, err := Load(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cases
+}
+
+// judge plays one case. A statistical one that is different may have had bad luck:
+// then it must be the same twice.
+func (v *verdicts) judge(t *testing.T, c *Case) {
+	t.Helper()
+	differences, documented, err := playOnce(t, c)
+	if len(differences) > 0 && c.Scenario.Statistical {
+		t.Logf("once more, and again: %v", differences)
+		if differences, documented, err = playOnce(t, c); len(differences) == 0 {
+			differences, documented, err = playOnce(t, c)
+		}
+	}
+	if missing, ok := errors.AsType[*NotYetError](err); ok {
+		v.add(v.notYet, missing.Missing, c)
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range differences {
+		t.Error(d)
+	}
+	switch {
+	case len(differences) > 0:
+	case len(documented) == 0:
+		v.add(v.same, "", c)
+	}
+	for _, name := range documented {
+		v.add(v.documented, name, c)
+	}
+}
+
+// tolerable is how late what a play does at a certain time may be: the times of
+// recordings are 40 ms apart.
+const tolerable = 25 * time.Millisecond
+
+// punctual plays a case, and again when the machine was too busy to do things at
+// their time: that was another scenario.
+func punctual(t *testing.T, c *Case, start StartFunc) (played *Played, err error) {
+	t.Helper()
+	for range 4 {
+		played, err = c.Play(t.Context(), start)
+		if err != nil || played.Late < tolerable {
+			break
+		}
+		t.Logf("it was played %v late, and is played again", played.Late)
+	}
+	return played, err
+}
+
+// playOnce plays a case against the library.
+func playOnce(t *testing.T, c *Case) (differences []Difference, documented []string, err error) {
+	t.Helper()
+	played, err := punctual(t, c, NewLibrary)
+	if err != nil {
+		return nil, nil, err
+	}
+	differences, documented = c.Compare(played, Rules())
+	if *show || len(differences) > 0 {
+		showSides(t, c, played)
+	}
+	return differences, documented, nil
+}
+
+func (v *verdicts) add(to map[string][]string, key string, c *Case) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	to[key] = append(to[key], c.Scenario.Name)
+}
+
+// showSides shows what the recording, the library and, where there is one, an Envoy
+// say.
+func showSides(t *testing.T, c *Case, library *Played) {
+	t.Helper()
+	recorded, here := c.Observed.view(), library.view()
+	there := view{}
+	if binary := FindEnvoy(); binary != "" {
+		played, err := punctual(t, c, StartEnvoy(binary))
+		if err != nil {
+			t.Logf("envoy: %v", err)
+		} else {
+			there = played.view()
+		}
+	}
+	all := maps.Clone(recorded)
+	maps.Copy(all, here)
+	maps.Copy(all, there)
+	var b strings.Builder
+	for _, path := range slices.Sorted(maps.Keys(all)) {
+		mark := " "
+		if recorded[path] != here[path] {
+			mark = "!"
+		}
+		fmt.Fprintf(&b, "%s %-90s recorded %-24q library %-24q envoy %q\n", mark, path, recorded[path], here[path], there[path])
+	}
+	t.Log("\n" + b.String())
+}
+
+// report closes with a line that counts. Where all of the project's own cases were
+// played, there must be one that needs each rule.
+func (v *verdicts) report(t *testing.T, cases []*Case) {
+	t.Helper()
+	different := map[string]bool{}
+	for _, rule := range Rules() {
+		names := v.documented[rule.Name]
+		slices.Sort(names)
+		t.Logf("documented difference: %s: %s", rule.Name, strings.Join(names, " "))
+		if len(names) == 0 && v.all() == len(cases) && complete(t, cases) {
+			t.Errorf("no case needs the rule %s", rule.Name)
+		}
+		for _, name := range names {
+			different[name] = true
+		}
+	}
+	missing := 0
+	for _, part := range slices.Sorted(maps.Keys(v.notYet)) {
+		names := v.notYet[part]
+		slices.Sort(names)
+		t.Logf("not yet: %s: %s", part, strings.Join(names, " "))
+		missing += len(names)
+	}
+	t.Logf("golden envoy: %d cases, %d same, %d documented differences, %d not yet",
+		len(cases), len(v.same[""]), len(different), missing)
+}
+
+// all is how many cases have a verdict.
+func (v *verdicts) all() int {
+	names := map[string]bool{}
+	for _, verdict := range []map[string][]string{v.same, v.documented, v.notYet} {
+		for _, list := range verdict {
+			for _, name := range list {
+				names[name] = true
+			}
+		}
+	}
+	return len(names)
+}
+
+// complete reports whether all of the project's own cases are there.
+func complete(t *testing.T, cases []*Case) bool {
+	t.Helper()
+	own, err := filepath.Glob("testdata/golden/*.json.gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := map[string]bool{}
+	for _, c := range cases {
+		there[c.Scenario.Name+".json.gz"] = true
+	}
+	return !slices.ContainsFunc(own, func(path string) bool { return !there[filepath.Base(path)] })
+}
