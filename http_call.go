@@ -110,9 +110,7 @@ func (x *httpCall) Unary() bool { return false }
 // Try sends the request once.
 func (x *httpCall) Try(ctx context.Context, c *Call, o *Outcome) {
 	a := c.self.(*httpAttempt) //nolint:forcetypeassert // NewCall made it
-	if x.transport.upstream.headers {
-		x.addHeaders(c)
-	}
+	c.Prepare()
 	req, err := x.request(ctx, a)
 	if err != nil {
 		o.fail(err, Invalid, NoDetail)

@@ -28,6 +28,7 @@ type Upstream struct {
 	repeats     bool
 	cancellable bool
 	announce    bool
+	awaitsHead  bool     // a policy acts on the head of a stream's answer
 	consumed    []string // request headers that are not sent on
 	headers     bool     // attempts have headers of their own
 	http        HTTP

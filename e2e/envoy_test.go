@@ -37,6 +37,10 @@ static_resources:
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: egress
+          {{- if .Trusting}}
+          use_remote_address: true
+          internal_address_config: {cidr_ranges: [{address_prefix: 127.0.0.0, prefix_len: 8}]}
+          {{- end}}
           delayed_close_timeout: 0.05s
           access_log:
           - name: envoy.access_loggers.file
@@ -361,13 +365,21 @@ func envoyBinary(t *testing.T) string {
 // startEnvoy runs Envoy until the test ends.
 func startEnvoy(t *testing.T, binary string, scenarios []*scenario) *sidecar {
 	t.Helper()
+	return startEnvoyThat(t, binary, scenarios, false)
+}
+
+// startEnvoyThat runs one that may take callers on loopback for internal ones, and
+// so obey their headers.
+func startEnvoyThat(t *testing.T, binary string, scenarios []*scenario, trusting bool) *sidecar {
+	t.Helper()
 	dir := t.TempDir()
 	e := &sidecar{log: filepath.Join(dir, "access.log")}
 	var config bytes.Buffer
 	if err := envoyConfig.Execute(&config, struct {
 		AccessLog string
 		Scenarios []*scenario
-	}{e.log, scenarios}); err != nil {
+		Trusting  bool
+	}{e.log, scenarios, trusting}); err != nil {
 		t.Fatal(err)
 	}
 	file, admin := filepath.Join(dir, "envoy.yaml"), filepath.Join(dir, "admin")

@@ -95,6 +95,9 @@ func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 	if c.ExpectedHeader {
 		s.AnnounceDeadline()
 	}
+	if c.PerTry > 0 || c.EnvoyHeaders {
+		s.AwaitHead()
+	}
 	if !c.EnvoyHeaders {
 		return func(ctx context.Context, call *pillion.Call) *pillion.Outcome {
 			c.limit(call)

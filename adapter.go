@@ -1,0 +1,216 @@
+package pillion
+
+import (
+	"context"
+	"strconv"
+	"time"
+)
+
+// Target says where a call wants to go, for a [Resolver]: the request, and its
+// header.
+type Target struct {
+	Request
+	Header func(name string) string // the value of a request header, "" for none; never nil
+}
+
+// Resolver finds the upstream that a call belongs to. An [*Upstream] is one that
+// answers with itself; a mesh goes by routes. It must be safe for concurrent use. An
+// error means that there is none, and is the call's result.
+type Resolver interface {
+	Resolve(ctx context.Context, t Target) (*Upstream, error)
+}
+
+// Resolve gives u, whatever the target.
+func (u *Upstream) Resolve(context.Context, Target) (*Upstream, error) { return u, nil }
+
+// Repeats reports whether a policy sends calls again, which a server cannot. It is
+// for adapters.
+func (u *Upstream) Repeats() bool { return u.repeats }
+
+// AwaitsHead reports whether a policy acts on an answer's head: then an adapter must
+// have one when Try returns, or say that there will be none. It is for adapters of streams,
+// which can be opened without it.
+func (u *Upstream) AwaitsHead() bool { return u.repeats || u.awaitsHead }
+
+// HTTP is the configuration that the upstream was given, defaults filled in, for
+// adapters of protocols that are carried by HTTP.
+func (u *Upstream) HTTP() HTTP { return u.http }
+
+// AwaitHead asks that of a stream, too, the answer's head be waited for: the policy
+// acts on it. Policies that send calls again need not ask.
+func (s *Site) AwaitHead() { s.upstream.awaitsHead = true }
+
+// Attach keeps what an adapter must keep with an attempt. It is for [Exchange] Try
+// and NewCall.
+func (c *Call) Attach(v any) { c.self = v }
+
+// Attached gives what was attached, nil for nothing.
+func (c *Call) Attached() any { return c.self }
+
+// Watched reports whether anybody can hear where the attempt goes: whether
+// [Call.SetEndpoint] is worth its cost.
+func (c *Call) Watched() bool { return c.flight.watched() }
+
+// Messages is how many messages the caller has sent and received so far, for
+// protocols that know of messages; an [Exchange] that counts them has a method of this name.
+func (c *Call) Messages() (sent, received uint64) {
+	if x, ok := c.flight.exchange.(interface {
+		Messages() (sent, received uint64)
+	}); ok {
+		return x.Messages()
+	}
+	return 0, 0
+}
+
+// Prepare makes the attempt's header what policies and configuration ask for:
+// without what policies obey ([Site.ConsumeHeaders]), and with the deadline, the number of
+// the attempt and the like. It is for [Exchange] Try, of a client.
+func (c *Call) Prepare() {
+	if u := c.flight.upstream; u.headers {
+		c.Consume()
+		c.addHeaders()
+	}
+}
+
+// Consume takes out of the attempt's header what policies obey. It is for [Exchange]
+// Try, of a server; a client has [Call.Prepare].
+func (c *Call) Consume() {
+	x := c.flight.exchange
+	for _, name := range c.flight.upstream.consumed {
+		if hasHeader(x, name) {
+			x.Header(c).Del(name)
+		}
+	}
+}
+
+// hasHeader reports whether the caller's request has a header, if only an empty one
+// where the exchange can tell.
+func hasHeader(x Exchange, name string) bool {
+	if h, ok := x.(*httpCall); ok {
+		_, ok = h.req.Header[name]
+		return ok
+	}
+	return x.RequestHeader(name) != ""
+}
+
+// addHeaders makes the attempt's header what the configuration says.
+func (c *Call) addHeaders() {
+	u, x := c.flight.upstream, c.flight.exchange
+	if u.http.Sidecar {
+		c.tellSidecar(x.Header(c))
+	}
+	if u.http.SuppressEnvoyHeaders {
+		return
+	}
+	if u.announce {
+		if left, limited := c.patience(); limited {
+			x.Header(c).Set("X-Envoy-Expected-Rq-Timeout-Ms", milliseconds(left))
+		}
+	}
+	if u.http.IncludeRequestAttemptCount {
+		x.Header(c).Set("X-Envoy-Attempt-Count", strconv.Itoa(c.attempt))
+	}
+	if u.http.IncludeIsTimeoutRetryHeader && c.attempt > 1 {
+		x.Header(c).Set("X-Envoy-Is-Timeout-Retry", strconv.FormatBool(c.afterTimeout))
+	}
+}
+
+// tellSidecar leaves retries to us, and our limits to the sidecar too.
+func (c *Call) tellSidecar(h Header) {
+	h.Set("X-Envoy-Max-Retries", "0")
+	if left, limited := c.patience(); limited {
+		h.Set("X-Envoy-Upstream-Rq-Timeout-Ms", milliseconds(left))
+	}
+}
+
+// LiftTry suspends the limits of one try, on its time and on silence, while the total
+// one goes on: a stream's request is still being sent, which is not the upstream's silence,
+// or the head of a served answer is out. It is for [Exchange] Try, and may be called by any
+// goroutine until Try returns.
+func (c *Call) LiftTry() {
+	c.rearm(func(l *limits, left time.Duration) (Scope, time.Duration) {
+		if l.deadline == 0 {
+			return 0, 0
+		}
+		return ScopeTotal, left
+	})
+}
+
+// ArmTry starts the limits of one try, after [Call.LiftTry].
+func (c *Call) ArmTry() {
+	c.rearm(func(l *limits, left time.Duration) (scope Scope, limit time.Duration) {
+		if l.deadline != 0 {
+			scope, limit = ScopeTotal, left
+		}
+		if l.try != 0 && (limit == 0 || l.try < limit) {
+			scope, limit = ScopeTry, l.try
+		}
+		if l.idle != 0 && (limit == 0 || l.idle < limit) {
+			scope, limit = ScopeIdle, l.idle
+		}
+		return scope, limit
+	})
+}
+
+// rearm has the attempt's timer strike for another limit, if it has not struck yet.
+// The caller's own deadline needs no timer.
+func (c *Call) rearm(choose func(l *limits, left time.Duration) (Scope, time.Duration)) {
+	s := c.span
+	if s == nil || s.guard == nil {
+		return
+	}
+	if scope := s.rearm(c, choose); scope != 0 {
+		s.guard.cancel(c.timeoutError(scope, nil))
+	}
+}
+
+// rearm gives the limit that struck in this very moment, 0 for none.
+func (s *span) rearm(c *Call, choose func(l *limits, left time.Duration) (Scope, time.Duration)) Scope {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.guard
+	if s.body || g.struck.Load() != 0 {
+		return 0
+	}
+	if !g.stop() {
+		g.struck.CompareAndSwap(0, int32(g.scope))
+		return g.hasStruck()
+	}
+	left := max(c.limits.deadline-g.upstream.now(), 1)
+	if g.scope, left = choose(&c.limits, left); g.scope != 0 {
+		g.timer = g.upstream.timer(s)
+		g.timer.Reset(left)
+	}
+	return 0
+}
+
+// ExpectedTimeout reads the value of x-envoy-expected-rq-timeout-ms, by which a
+// server is told how long its answer is waited for; as in Envoy, 0 and junk mean no limit.
+func ExpectedTimeout(value string) (limit time.Duration, ok bool) { return parseExpected(value) }
+
+// LocalReply is the answer that Envoy gives in the upstream's place, retried or not:
+// its HTTP status, 0 where there is none, and its text.
+func (d Detail) LocalReply(retried bool) (status int, text string) {
+	return d.LocalStatus(), d.localBody(retried)
+}
+
+// GRPCStatus is the gRPC status code that Envoy gives for the HTTP status of a local
+// reply.
+func GRPCStatus(httpStatus int) int {
+	switch httpStatus {
+	case 400:
+		return 13 // INTERNAL
+	case 401:
+		return 16 // UNAUTHENTICATED
+	case 403:
+		return 7 // PERMISSION_DENIED
+	case 404:
+		return 12 // UNIMPLEMENTED
+	case 429:
+		return 14 // UNAVAILABLE
+	}
+	return grpcStatus(httpStatus)
+}
+
+// HTTPCondition classifies an HTTP status as Envoy does.
+func HTTPCondition(status int) Condition { return statusCondition(status) }

@@ -1,0 +1,156 @@
+// Compare makes the same calls to one loopback server through a bare http.Client,
+// through pillion, and through a real Envoy sidecar, and shows what the two add, and what
+// they count. The policy of both is written once.
+//
+//	go run ./examples/compare
+//	go run ./examples/compare -json
+//
+// Envoy is the binary that PILLION_ENVOY names, or envoy on PATH. Without one the
+// first two are compared. "make envoy" installs one:
+//
+//	PILLION_ENVOY=$(tools/envoy path .local) go run ./examples/compare
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// options are what the command line says.
+type options struct {
+	json   bool
+	mixed  int     // calls on each path
+	rate   float64 // of the open loop
+	closed []level
+	open   []level
+}
+
+func parse(args []string, errOut io.Writer) (options, error) {
+	var o options
+	flags := flag.NewFlagSet("compare", flag.ContinueOnError)
+	flags.SetOutput(errOut)
+	flags.BoolVar(&o.json, "json", false, "print one JSON object")
+	flags.IntVar(&o.mixed, "calls", 3000, "how many mixed calls to make on each path")
+	flags.Float64Var(&o.rate, "rate", 1000, "how many calls to start per second in the open loop")
+	short := flags.Bool("short", false, "measure next to nothing: to see that it runs")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	if o.mixed < 1 || !(o.rate > 0) {
+		return o, fmt.Errorf("compare: -calls %d, -rate %v: both must be above 0", o.mixed, o.rate)
+	}
+	const closed, open = 8 * time.Second, 4 * time.Second // so that all is over in a minute on a slow machine too
+	o.closed = []level{{1, 200, 48, closed}, {8, 800, 14, closed}, {64, 800, 14, closed}}
+	o.open = []level{{1, 250, 4, open}, {8, 250, 4, open}, {64, 250, 4, open}}
+	if *short {
+		o.closed = []level{{1, 50, 3, closed}, {8, 80, 1, closed}, {64, 128, 1, closed}}
+		o.open = []level{{1, 20, 1, open}, {8, 20, 1, open}, {64, 64, 1, open}}
+	}
+	return o, nil
+}
+
+func run(ctx context.Context, args []string, out, errOut io.Writer) error {
+	o, err := parse(args, errOut)
+	if err != nil {
+		return err
+	}
+	r, err := compare(ctx, standardPolicy(), o, findEnvoy(), errOut)
+	if err != nil {
+		return err
+	}
+	if o.json {
+		return r.printJSON(out)
+	}
+	return r.print(out)
+}
+
+// compare measures on all paths that there are.
+func compare(ctx context.Context, p policy, o options, envoy string, errOut io.Writer) (*report, error) {
+	if envoy == "" {
+		_, _ = fmt.Fprintln(errOut, "compare: no envoy on PATH, and PILLION_ENVOY does not name one: there is no sidecar to compare with")
+	}
+	s, err := newServer()
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	all, closeAll, err := paths(ctx, p, s, envoy)
+	if err != nil {
+		return nil, err
+	}
+	defer closeAll()
+
+	r := &report{}
+	for _, l := range o.closed {
+		say(errOut, "closed loop, %d callers", l.callers)
+		r.Rows = append(r.Rows, measure(ctx, all, l, func(p *path, callers int, calls []call) round {
+			return p.closedLoop(ctx, callers, calls)
+		})...)
+	}
+	for _, l := range o.open {
+		say(errOut, "open loop, %d callers", l.callers)
+		rows := measure(ctx, all, l, func(p *path, callers int, calls []call) round {
+			return p.openLoop(ctx, callers, calls, o.rate)
+		})
+		for i := range rows {
+			rows[i].Rate = o.rate
+		}
+		r.Open = append(r.Open, rows...)
+	}
+	if err := r.addMixed(ctx, all, p, s, o.mixed, errOut); err != nil {
+		return nil, err
+	}
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("compare: interrupted: %w", ctx.Err())
+	}
+	return r, nil
+}
+
+// addMixed makes the mixed calls on all paths, and reads all statistics then.
+func (r *report) addMixed(ctx context.Context, all []path, p policy, s *server, calls int, errOut io.Writer) error {
+	kept := map[string]map[string]uint64{}
+	for i := range all {
+		say(errOut, "mixed calls, %s", all[i].name)
+		row, err := all[i].runMixed(ctx, p, s, calls)
+		if err != nil {
+			return err
+		}
+		r.Mixed = append(r.Mixed, row)
+		if all[i].stats == nil {
+			continue
+		}
+		if kept[all[i].name], err = all[i].stats(ctx); err != nil {
+			return err
+		}
+	}
+	r.Stats = compareStats(kept["library"], kept["sidecar"])
+	return nil
+}
+
+// say tells a terminal what is going on, and nobody else.
+func say(w io.Writer, format string, args ...any) {
+	file, ok := w.(*os.File)
+	if !ok {
+		return
+	}
+	if info, err := file.Stat(); err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		return
+	}
+	_, _ = fmt.Fprintf(w, "compare: "+format+"\n", args...)
+}

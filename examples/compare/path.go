@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"time"
+
+	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/metrics"
+)
+
+// path is one of the ways that calls take to the server.
+type path struct {
+	name     string
+	client   *http.Client
+	url      string // of the server, as seen by the client
+	refusing string // of the address at which nobody listens
+	cpu      func() time.Duration
+	guarded  bool                                             // the policy holds
+	stats    func(context.Context) (map[string]uint64, error) // of the cluster, by name; nil for none
+}
+
+// paths gives those that there are. close ends what they need.
+func paths(ctx context.Context, p policy, s *server, envoy string) (all []path, closeAll func(), err error) {
+	bare := path{name: "bare", client: &http.Client{Transport: newTransport(), Timeout: p.Total}, url: s.URL, refusing: "http://" + s.refusing, cpu: ownCPU}
+	library, err := throughLibrary(p, s)
+	if err != nil {
+		return nil, nil, err
+	}
+	all, stop := []path{bare, library}, func() {}
+	if envoy != "" {
+		e, err := startSidecar(ctx, envoy, p, s)
+		if err != nil {
+			return nil, nil, err
+		}
+		all, stop = append(all, throughSidecar(p, e)), e.stop
+	}
+	return all, func() {
+		for _, p := range all {
+			p.client.CloseIdleConnections()
+		}
+		stop()
+	}, nil
+}
+
+func throughLibrary(p policy, s *server) (path, error) {
+	registry, err := metrics.NewRegistry(metrics.Settings{})
+	if err != nil {
+		return path{}, err
+	}
+	u, err := pillion.New(p.Cluster, p.library(registry)...)
+	if err != nil {
+		return path{}, err
+	}
+	base := registry.Cluster(p.Cluster).CountTransport(newTransport())
+	page := metrics.Handler(registry)
+	return path{
+		name: "library", client: &http.Client{Transport: u.Transport(base)},
+		url: s.URL, refusing: "http://" + s.refusing, cpu: ownCPU, guarded: true,
+		stats: func(ctx context.Context) (map[string]uint64, error) {
+			w := httptest.NewRecorder()
+			page.ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodGet, statsPage(p.Cluster), nil))
+			return readStats(p.Cluster, w.Body)
+		},
+	}, nil
+}
+
+func throughSidecar(p policy, e *sidecar) path {
+	return path{
+		name: "sidecar", client: &http.Client{Transport: newTransport()},
+		url: e.egress, refusing: e.egress, guarded: true,
+		cpu: func() time.Duration { return ownCPU() + processCPU(e.pid) },
+		stats: func(ctx context.Context) (map[string]uint64, error) {
+			return settled(ctx, func() (map[string]uint64, error) { return e.stats(ctx, p.Cluster) })
+		},
+	}
+}
+
+// newTransport keeps as many connections as there are callers.
+func newTransport() *http.Transport {
+	return &http.Transport{MaxIdleConnsPerHost: 256, DisableCompression: true}
+}
+
+// call is what is asked of the server.
+type call struct {
+	path   string
+	header http.Header
+}
+
+var errStatus = errors.New("a status of 500 or more")
+
+// do makes a call and reads its answer.
+func (p *path) do(ctx context.Context, c call) error {
+	base := p.url
+	if strings.HasPrefix(c.path, "/refused") {
+		base = p.refusing
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+c.path, nil)
+	if err != nil {
+		return err
+	}
+	if c.header != nil {
+		req.Header = c.header
+	}
+	resp, err := p.client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		return err
+	}
+	if resp.StatusCode >= http.StatusInternalServerError {
+		return errStatus
+	}
+	return nil
+}

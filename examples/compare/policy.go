@@ -1,0 +1,118 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"strconv"
+	"text/template"
+	"time"
+
+	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/metrics"
+	"github.com/pillion-go/pillion/retry"
+	"github.com/pillion-go/pillion/timeout"
+)
+
+// policy is what holds for the calls to one service, written once: the library's
+// configuration and the sidecar's are made of it.
+type policy struct {
+	Cluster     string
+	Total       time.Duration
+	PerTry      time.Duration
+	RetryOn     string
+	NumRetries  int
+	BackOff     time.Duration // the base interval
+	MaxRequests int
+	MaxRetries  int
+}
+
+func standardPolicy() policy {
+	return policy{
+		Cluster:     "recipes",
+		Total:       time.Second,
+		PerTry:      250 * time.Millisecond,
+		RetryOn:     "5xx,reset,connect-failure",
+		NumRetries:  2,
+		BackOff:     5 * time.Millisecond,
+		MaxRequests: 200,
+		MaxRetries:  100,
+	}
+}
+
+// library is the policy as the library's configuration.
+func (p policy) library(registry *metrics.Registry) []pillion.Policy {
+	return []pillion.Policy{
+		metrics.Config{Registry: registry},
+		timeout.Config{Total: p.Total, PerTry: p.PerTry, EnvoyHeaders: true},
+		retry.Config{On: p.RetryOn, NumRetries: p.NumRetries, BaseInterval: p.BackOff, EnvoyHeaders: true},
+		limits.Config{MaxRequests: p.MaxRequests, MaxRetries: p.MaxRetries},
+	}
+}
+
+// envoy is the policy as the configuration of a sidecar in front of the server. What
+// is called below /refused goes to an address at which nobody listens; it is counted
+// as the same cluster.
+func (p policy) envoy(server, refusing string) ([]byte, error) {
+	var text bytes.Buffer
+	err := sidecarTemplate.Execute(&text, struct {
+		policy
+		Server, Refusing string
+	}{p, server, refusing})
+	return text.Bytes(), err
+}
+
+var sidecarTemplate = template.Must(template.New("envoy").Funcs(template.FuncMap{
+	"seconds": func(d time.Duration) string { return strconv.FormatFloat(d.Seconds(), 'f', -1, 64) + "s" },
+	"address": envoyAddress,
+}).Parse(`
+admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}
+stats_flush_interval: 0.1s # or its histograms would be seconds behind
+static_resources:
+  listeners:
+  - name: egress
+    address: {socket_address: {address: 127.0.0.1, port_value: 0}}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: egress
+          use_remote_address: true # this and the next: calls from here may set limits of their own
+          internal_address_config: {cidr_ranges: [{address_prefix: 127.0.0.0, prefix_len: 8}]}
+          http_filters:
+          - name: envoy.filters.http.router
+            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
+          route_config:
+            virtual_hosts:
+            - name: all
+              domains: ["*"]
+              routes:
+              - {match: {prefix: /refused}, route: {cluster: refusing, {{template "route" .}}}}
+              - {match: {prefix: /}, route: {cluster: {{.Cluster}}, {{template "route" .}}}}
+  clusters:
+  - name: {{.Cluster}}
+    {{- template "thresholds" .}}
+    load_assignment: {cluster_name: {{.Cluster}}, endpoints: [{lb_endpoints: [{endpoint: {address: {{address .Server}}}}]}]}
+  - name: refusing
+    alt_stat_name: {{.Cluster}}
+    {{- template "thresholds" .}}
+    load_assignment: {cluster_name: refusing, endpoints: [{lb_endpoints: [{endpoint: {address: {{address .Refusing}}}}]}]}
+
+{{- define "route" -}}
+timeout: {{seconds .Total}}, retry_policy: {retry_on: "{{.RetryOn}}", num_retries: {{.NumRetries}}, per_try_timeout: {{seconds .PerTry}}, retry_back_off: {base_interval: {{seconds .BackOff}}}}
+{{- end}}
+{{- define "thresholds"}}
+    circuit_breakers: {thresholds: [{max_requests: {{.MaxRequests}}, max_retries: {{.MaxRetries}}, max_connections: 4096, max_pending_requests: 4096}]}
+{{- end}}
+`))
+
+// envoyAddress is an address in Envoy's words.
+func envoyAddress(address string) (string, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("{socket_address: {address: %q, port_value: %s}}", host, port), nil
+}
