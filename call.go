@@ -223,5 +223,5 @@ func (c *Call) AcquireRetry() (release func(), ok bool) {
 	if limiter.acquire == nil {
 		return func() {}, true
 	}
-	return limiter.release, limiter.acquire()
+	return limiter.release, limiter.acquire(c)
 }

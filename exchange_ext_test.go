@@ -377,7 +377,7 @@ func TestCall_acquireRetry(t *testing.T) {
 	var asked, released int
 	limiter := func(leave bool) pillion.Policy {
 		return policy(func(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
-			s.LimitRetries(func() bool { asked++; return leave }, func() { released++ })
+			s.LimitRetries(func(*pillion.Call) bool { asked++; return leave }, func() { released++ })
 			return next, nil
 		})
 	}

@@ -132,9 +132,10 @@ func (s *Site) Listen(listener Listener) {
 	s.upstream.listeners = append(s.upstream.listeners, listener)
 }
 
-// LimitRetries has acquire asked before a call is sent again, and release called
-// when that attempt's answer is there. The last policy to register limits.
-func (s *Site) LimitRetries(acquire func() bool, release func()) {
+// LimitRetries has acquire asked after an attempt, before the call is sent again,
+// and release called when the next attempt's answer is there. The last policy to register
+// limits.
+func (s *Site) LimitRetries(acquire func(failed *Call) bool, release func()) {
 	s.upstream.retries = retryLimiter{acquire, release}
 }
 
@@ -176,6 +177,6 @@ func (s *Site) ConsumeHeaders(names ...string) {
 
 // retryLimiter asks leave for retries.
 type retryLimiter struct {
-	acquire func() bool
+	acquire func(failed *Call) bool
 	release func()
 }

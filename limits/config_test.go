@@ -130,7 +130,7 @@ func TestMaxRetries(t *testing.T) {
 			l := tc.cfg.limiter("recipes")
 			l.requests.Store(tc.active)
 			got := 0
-			for got < 10000 && l.acquireRetry() {
+			for got < 10000 && l.acquireRetry(true) {
 				got++
 			}
 			if got != tc.want {
@@ -140,7 +140,7 @@ func TestMaxRetries(t *testing.T) {
 				return
 			}
 			l.releaseRetry()
-			if !l.acquireRetry() || l.acquireRetry() {
+			if !l.acquireRetry(true) || l.acquireRetry(true) {
 				t.Error("want exactly one place after one was given back")
 			}
 		})
@@ -163,7 +163,7 @@ func TestConfigIsCopied(t *testing.T) {
 	l := Config{RetryBudget: b}.limiter("recipes")
 	b.MinRetryConcurrency, b.BudgetPercent = 5, 100
 	l.requests.Store(4)
-	if !l.acquireRetry() || l.acquireRetry() {
+	if !l.acquireRetry(true) || l.acquireRetry(true) {
 		t.Error("want one retry, as the budget was when the upstream was made")
 	}
 }

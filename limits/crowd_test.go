@@ -32,7 +32,7 @@ func TestNeverFullBesideAFreePlace(t *testing.T) {
 				for !stop.Load() {
 					if l.acquire() {
 						others.Add(1)
-						l.release(nil, nil)
+						l.requests.Add(-1)
 					}
 				}
 			})
@@ -41,7 +41,7 @@ func TestNeverFullBesideAFreePlace(t *testing.T) {
 		var before int64
 		for range 50 {
 			before = others.Load()
-			l.release(nil, nil)
+			l.requests.Add(-1)
 			if refused = !l.acquire(); refused {
 				break
 			}
@@ -158,7 +158,7 @@ func TestCrowdOfRetries(t *testing.T) {
 	for range 64 {
 		crowd.Go(func() {
 			for range 1000 {
-				if l.acquireRetry() {
+				if l.acquireRetry(true) {
 					if got := now.Add(1); got > 3 {
 						t.Errorf("got %d retries at once, want at most 3", got)
 					}

@@ -103,13 +103,18 @@ func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 		return nil, err
 	}
 	l := c.limiter(s.Upstream())
-	s.LimitRetries(l.acquireRetry, l.releaseRetry)
 	l.offer(s, c)
-	release := l.release
+	slot := s.Slot() // N is 1 while the attempt holds its place
+	s.LimitRetries(func(failed *pillion.Call) bool { return l.acquireRetry(failed.State(slot).N != 0) }, l.releaseRetry)
+	release := func(call *pillion.Call, _ *pillion.Outcome) {
+		call.State(slot).N = 0
+		l.requests.Add(-1)
+	}
 	return func(ctx context.Context, call *pillion.Call) *pillion.Outcome {
 		if !l.acquire() {
 			return call.Refuse(l.full, pillion.Overflow)
 		}
+		call.State(slot).N = 1
 		held := true
 		defer func() {
 			if held { // next panicked
@@ -199,10 +204,15 @@ func orDefault(value, standard int) int {
 
 func (l *limiter) acquire() bool { return take(&l.requests, l.max) }
 
-func (l *limiter) release(*pillion.Call, *pillion.Outcome) { l.requests.Add(-1) }
-
-func (l *limiter) acquireRetry() bool {
-	ok := take(&l.retries, l.maxRetries(l.requests.Load()))
+// acquireRetry asks for leave after an attempt that failed, which still holds its
+// place if its answer has a body. As in Envoy it is one of the requests under way, all the
+// same.
+func (l *limiter) acquireRetry(held bool) bool {
+	requests := l.requests.Load()
+	if !held {
+		requests++
+	}
+	ok := take(&l.retries, l.maxRetries(requests))
 	if ok && l.most == 0 {
 		l.retried.Store(true)
 	}

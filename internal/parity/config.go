@@ -221,9 +221,6 @@ func configure(s *Scenario) (*settings, error) {
 	if t := f.cluster.ConnectTimeout; t != nil {
 		c.connectTimeout = time.Duration(*t)
 	}
-	if hasShare(f.cluster.CircuitBreakers.Thresholds) {
-		return nil, notYet("a retry budget that counts the failed attempt itself (cluster.retry_budget.budget_percent)")
-	}
 	c.metrics = metrics.Config{External: f.external, CallerStatNames: !f.external, TimeoutBudget: f.cluster.TrackClusterStats.TimeoutBudgets}
 	if c.limits, err = f.cluster.limits(); err != nil {
 		return nil, err
@@ -318,20 +315,19 @@ func (c envoyCluster) limits() (*limits.Config, error) {
 		if b := t.RetryBudget; b != nil {
 			l.RetryBudget = &limits.RetryBudget{MinRetryConcurrency: zero(b.MinRetryConcurrency)}
 			if b.BudgetPercent != nil {
-				l.RetryBudget.BudgetPercent = b.BudgetPercent.Value
+				l.RetryBudget.BudgetPercent = share(b.BudgetPercent.Value)
 			}
 		}
 	}
 	return l, nil
 }
 
-// hasShare reports whether a retry budget is a share of the requests. Here an attempt
-// whose answer has ended is no longer one of them when its retry is decided on; in Envoy it
-// is.
-func hasShare(thresholds []envoyThresholds) bool {
-	return slices.ContainsFunc(thresholds, func(t envoyThresholds) bool {
-		return t.RetryBudget != nil && t.RetryBudget.BudgetPercent != nil
-	})
+// share is a percentage in the form in which 0 stands for the default.
+func share(percent float64) float64 {
+	if percent == 0 {
+		return limits.Zero
+	}
+	return percent
 }
 
 // zero is a number in the form in which 0 stands for the default.

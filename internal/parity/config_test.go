@@ -90,7 +90,6 @@ func TestConfigure_notYet(t *testing.T) {
 		{"runtime", `{"runtime": {"upstream.maintenance_mode.upstream": 100}}`, "maintenance mode"},
 		{"another cluster", `{"route": {"cluster": "missing"}}`, "routing (cluster missing)"},
 		{"another priority", `{"cluster": {"circuit_breakers": {"thresholds": [{"priority": "HIGH"}]}}}`, "priorities"},
-		{"a share of requests", `{"cluster": {"circuit_breakers": {"thresholds": [{"retry_budget": {"budget_percent": {"value": 20}}}]}}}`, "retry budget"},
 		{
 			"limits of several routes", `{"cluster": {"circuit_breakers": {"thresholds": [{}]}}, "routes": [{"match": {"prefix": "/a"}, "route": {"cluster": "upstream"}}]}`,
 			"limits that several routes share",
