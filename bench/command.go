@@ -39,7 +39,7 @@ func commandHereGroup() group {
 	ctx := context.Background()
 	cancellable, cancel := context.WithCancel(ctx)
 	keep = append(keep, cancel)
-	hystrix.ConfigureCommand("bench", hystrix.CommandConfig{Timeout: 1000, MaxConcurrentRequests: 1000})
+	hystrix.ConfigureCommand("bench", hystrix.CommandConfig{Timeout: 1000, MaxConcurrentRequests: 100_000})
 	cfg := command.Config{Service: service(command.ServiceConfig{}), Timeout: time.Second}
 	here := func(ctx context.Context) func() {
 		return func() {
