@@ -96,7 +96,7 @@ var bounds = []bound{
 
 func checkBounds(tables []table) error {
 	var bad []error
-	for _, b := range slices.Concat(bounds, commandBounds(), metricsBounds(), tracingBounds()) {
+	for _, b := range slices.Concat(bounds, commandBounds(), metricsBounds(), tracingBounds(), grpcBounds()) {
 		for _, t := range tables {
 			if !strings.HasPrefix(t.group.name, b.group) {
 				continue

@@ -54,7 +54,7 @@ func tracingGroup(name string, daemon *net.UDPAddr, rate float64) group {
 		{"pillion, with attempts", segmentAttempts(daemon, rate, base)},
 		{"X-Ray SDK", sdkSegment(daemon, rate, base)},
 		{"otelhttp with a batch exporter", otelSpan(rate, base)},
-	}, false}
+	}, true}
 }
 
 func newTracer(daemon *net.UDPAddr, rate float64) *tracing.Tracer {

@@ -236,7 +236,7 @@ func (r *recorder) ended(c *pillion.Call, end *pillion.Outcome) {
 		r.answered(c, end)
 		return
 	}
-	if status(end) == 0 || (end.Err != nil && !end.Is.Any(pillion.Failed)) {
+	if status(end) == 0 || (end.Err != nil && !complete(c, end)) {
 		return
 	}
 	took := time.Duration(r.now() - state>>flagBits)
@@ -251,6 +251,15 @@ func (r *recorder) ended(c *pillion.Call, end *pillion.Outcome) {
 	if r.budget != nil {
 		r.budget.Record(share(c, took))
 	}
+}
+
+// complete reports whether an error is itself a whole answer: a function's, or a
+// status that a gRPC upstream gave.
+func complete(c *pillion.Call, end *pillion.Outcome) bool {
+	if c.Request().Protocol == "grpc" {
+		return end.Detail == pillion.ViaUpstream
+	}
+	return end.Is.Any(pillion.Failed)
 }
 
 // share is how many per cent of its total limit a call took; 0 where there was no

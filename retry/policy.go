@@ -40,10 +40,28 @@ func (p *policy) again(c *pillion.Call, o *pillion.Outcome) bool {
 	case !p.eligible(c):
 		return false
 	}
+	if _, _, stop := pushback(c, o); stop {
+		return false
+	}
 	if _, limited := c.ResponseHeader(o, "X-Envoy-Ratelimited"); limited {
 		return p.on.rateLimited
 	}
 	return p.matches(c, o)
+}
+
+// pushback is what a gRPC server asks of those who would try again: a wait, which
+// takes the place of every other, or that they stop, which is also what a value means that
+// cannot be read. Mirrors grpc-retry-pushback-ms of gRPC's proposal A6.
+func pushback(c *pillion.Call, o *pillion.Outcome) (wait time.Duration, asked, stop bool) {
+	if o.Detail != pillion.ViaUpstream || c.Request().Protocol != "grpc" {
+		return 0, false, false
+	}
+	value, asked := c.ResponseHeader(o, "grpc-retry-pushback-ms")
+	if !asked {
+		return 0, false, false
+	}
+	ms, err := strconv.ParseUint(value, 10, 31)
+	return time.Duration(ms) * time.Millisecond, true, err != nil
 }
 
 // matches reports whether o meets one of the conditions.
@@ -95,6 +113,9 @@ func (p *policy) begin(c *pillion.Call) (most int, wait waiter) {
 		}
 	}
 	return p.most, func(n int, o *pillion.Outcome) (pillion.BackOff, bool) {
+		if d, ok, _ := pushback(c, o); ok {
+			return pillion.BackOff{Wait: d, RateLimited: true}, true
+		}
 		if d, ok := p.asked(c, o); ok {
 			return pillion.BackOff{Wait: d, RateLimited: true}, true
 		}

@@ -123,12 +123,12 @@ func (p *client) call(ctx context.Context, c *pillion.Call) *pillion.Outcome {
 		p.missing()
 		return p.next(ctx, c)
 	}
+	if !parent.ParentSegment.Sampled {
+		return p.unsampled(ctx, c, parent)
+	}
 	name := c.RequestHeader(NameHeader)
 	if name == "" {
 		name = p.name
-	}
-	if !parent.ParentSegment.Sampled {
-		return p.unsampled(ctx, c, parent)
 	}
 	d := startBelow(ctx, p.tracer, parent, name)
 	d.doc.Namespace = "remote"
@@ -137,7 +137,8 @@ func (p *client) call(ctx context.Context, c *pillion.Call) *pillion.Outcome {
 	} else {
 		d.call = true
 	}
-	p.setHeader(c, d.Downstream())
+	h := d.Downstream()
+	p.setHeader(c, h.String(), h)
 	c.State(p.slot).V = d
 	defer d.panicked()
 	o := p.next(d, c) //nolint:contextcheck // d is ctx with the subsegment in it
@@ -152,9 +153,25 @@ func (p *client) unsampled(ctx context.Context, c *pillion.Call, parent *xray.Se
 	takeName(ctx, "")
 	seg := Segment{x: parent, d: nearest(ctx, parent)}
 	h := seg.Downstream()
-	h.Parent = newSegmentID()
-	p.setHeader(c, h)
+	if len(h.Fields) == 0 && !p.tracer.w3c && len(h.Root) == traceIDLen {
+		p.setHeader(c, unsampledHeader(h.Root), h)
+	} else {
+		h.Parent = newSegmentID()
+		p.setHeader(c, h.String(), h)
+	}
 	return p.next(ctx, c)
+}
+
+// unsampledHeader is the header of a call in a trace that is not recorded, with a
+// new id as parent: the same as of a Header, in one allocation.
+func unsampledHeader(root string) string {
+	const before, between = "Root=", ";Sampled=0;Parent="
+	var b [len(before) + traceIDLen + len(between) + segmentIDLen]byte
+	n := copy(b[:], before)
+	n += copy(b[n:], root)
+	n += copy(b[n:], between)
+	putHex(b[n:], random())
+	return string(b[:])
 }
 
 // missing counts a call outside of any segment.
@@ -175,10 +192,15 @@ func (d *document) isAttempt(parent *xray.Segment, n int) {
 }
 
 // setHeader has the attempt carry the trace.
-func (p *client) setHeader(c *pillion.Call, h Header) {
+func (p *client) setHeader(c *pillion.Call, value string, h Header) {
 	header := c.Header()
-	header.Set(HeaderName, h.String())
-	header.Del(NameHeader) // also an empty one
+	if plain, ok := header.(http.Header); ok { // the names are canonical
+		plain[HeaderName] = []string{value}
+		delete(plain, NameHeader) // also an empty one
+	} else {
+		header.Set(HeaderName, value)
+		header.Del(NameHeader)
+	}
 	if !p.tracer.w3c {
 		return
 	}
@@ -263,6 +285,8 @@ func (p *client) end(c *pillion.Call, end *pillion.Outcome) {
 func (p *client) recordEnd(d *document, c *pillion.Call, end *pillion.Outcome) {
 	switch {
 	case end.Err == nil, end.Is.Any(pillion.Cancelled):
+	case end.Detail == pillion.ViaUpstream && c.Request().Protocol == "grpc":
+		d.setGRPC(end)
 	case end.Is.Any(pillion.Invalid):
 		d.SetError(end.Err)
 		d.SetFlags(true, false, false)

@@ -311,3 +311,41 @@ func TestPlaces(t *testing.T) {
 		}
 	}
 }
+
+// TestAllocations holds what a call in a trace may allocate, its segment included,
+// beyond the call without: nothing per policy and nothing per field.
+func TestAllocations(t *testing.T) {
+	count := func(rate float64, policies func(*Tracer) []pillion.Policy) float64 {
+		tracer, err := newTracer(Config{Name: "x", SamplingRate: rate, Daemon: NoDaemon}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rt, req := upstream(t, policies(tracer)...).Transport(noBody{}), get(context.Background(), "http://recipes/")
+		return testing.AllocsPerRun(1000, func() {
+			ctx, seg := tracer.Trace(context.Background(), "")
+			resp, err := rt.RoundTrip(req.WithContext(ctx))
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			seg.End(nil)
+		})
+	}
+	none := func(*Tracer) []pillion.Policy { return nil }
+	client := func(t *Tracer) []pillion.Policy { return []pillion.Policy{Client{Tracer: t}} }
+	for _, tc := range []struct {
+		name string
+		rate float64
+		most float64
+	}{{"sampled", 1, 10}, {"not sampled", NeverSample, 5}} {
+		if added := count(tc.rate, client) - count(tc.rate, none); added > tc.most {
+			t.Errorf("%s: got %v allocations added by the policy, want at most %v", tc.name, added, tc.most)
+		}
+	}
+}
+
+type noBody struct{}
+
+func (noBody) RoundTrip(r *http.Request) (*http.Response, error) {
+	return &http.Response{StatusCode: http.StatusOK, Request: r, Body: http.NoBody}, nil
+}

@@ -5,8 +5,8 @@ import "unicode"
 // nameRune reports whether X-Ray allows r in a name.
 func nameRune(r rune) bool {
 	switch r {
-	case '_', '.', ':', '/', '%', '&', '#', '=', '+', '-', '@':
+	case ' ', '\t', '\n', '\r', '_', '.', ':', '/', '%', '&', '#', '=', '+', '-', '@':
 		return true
 	}
-	return unicode.IsLetter(r) || unicode.IsNumber(r) || unicode.IsSpace(r)
+	return unicode.IsLetter(r) || unicode.IsNumber(r)
 }

@@ -42,9 +42,11 @@ func ParseTraceParent(traceparent, tracestate string) (h Header, ok bool) {
 }
 
 // TraceParent gives the W3C traceparent that says the same, "" where there is
-// none: without a decision, or with ids that are not legal.
+// none: without a decision, or with ids that are not legal, or nothing but zeros, as the
+// SDK's are in a trace that is not sampled.
 func (h Header) TraceParent() string {
-	if h.Sampled == Undecided || !isTraceID(h.Root) || !isSegmentID(h.Parent) {
+	if h.Sampled == Undecided || !isTraceID(h.Root) || !isSegmentID(h.Parent) || isZero(h.Parent) ||
+		isZero(h.Root[2:10]+h.Root[11:]) {
 		return ""
 	}
 	flags := "-00"

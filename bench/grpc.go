@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"log"
+	"net"
+	"time"
+
+	"github.com/failsafe-go/failsafe-go/bulkhead"
+	"github.com/failsafe-go/failsafe-go/circuitbreaker"
+	"github.com/failsafe-go/failsafe-go/failsafegrpc"
+	"github.com/failsafe-go/failsafe-go/retrypolicy"
+	fstimeout "github.com/failsafe-go/failsafe-go/timeout"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+
+	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/metrics"
+	"github.com/pillion-go/pillion/pilliongrpc"
+	"github.com/pillion-go/pillion/retry"
+	"github.com/pillion-go/pillion/timeout"
+)
+
+const (
+	grpcStub     = "gRPC unary interceptor, all policies"
+	grpcLoopback = "gRPC unary call over loopback, all policies"
+)
+
+// grpcGroups measure the unary client interceptor: over a stub, where nothing else is
+// measured, and in a call over loopback.
+func grpcGroups() []group {
+	return []group{grpcStubGroup(), grpcLoopbackGroup()}
+}
+
+// grpcPolicies is what the table of the README calls all policies, with counting.
+func grpcPolicies(more ...pillion.Policy) []pillion.Policy {
+	return append([]pillion.Policy{
+		metrics.Config{Registry: registry()},
+		timeout.Config{Total: time.Second, PerTry: 300 * time.Millisecond},
+		retry.Config{On: "unavailable,reset,connect-failure"},
+		limits.Config{},
+		breaker.Config{},
+	}, more...)
+}
+
+// grpcCall calls through an interceptor.
+func grpcCall(intercept grpc.UnaryClientInterceptor) func() {
+	ctx := context.Background()
+	req, reply := &healthpb.HealthCheckRequest{}, &healthpb.HealthCheckResponse{}
+	invoke := func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error { return nil }
+	if intercept == nil {
+		return func() { _ = invoke(ctx, "/grpc.health.v1.Health/Check", req, reply, nil) }
+	}
+	return func() {
+		if err := intercept(ctx, "/grpc.health.v1.Health/Check", req, reply, nil, invoke); err != nil {
+			log.Fatal(err)
+		}
+	}
+}
+
+// failsafeGRPC is failsafe-go's retry, breaker, bulkhead and timeout, as its users
+// write it.
+func failsafeGRPC() grpc.UnaryClientInterceptor {
+	return failsafegrpc.NewUnaryClientInterceptor[any](
+		retrypolicy.NewBuilder[any]().
+			HandleIf(func(_ any, err error) bool { return status.Code(err) == codes.Unavailable }).
+			WithMaxRetries(1).WithBackoff(25*time.Millisecond, 250*time.Millisecond).Build(),
+		circuitbreaker.NewBuilder[any]().WithFailureRateThreshold(0.5, 20, 10*time.Second).Build(),
+		bulkhead.New[any](1024),
+		fstimeout.New[any](300*time.Millisecond),
+	)
+}
+
+func grpcStubGroup() group {
+	return group{grpcStub, []candidate{
+		{"bare", grpcCall(nil)},
+		{"pillion", grpcCall(pilliongrpc.Unary(upstream(grpcPolicies()...)))},
+		{"pillion, with gRPC's own statistics", grpcCall(pilliongrpc.Unary(upstream(
+			append([]pillion.Policy{metrics.GRPC{Registry: registry()}}, grpcPolicies()...)...)))},
+		{"failsafegrpc, uncounted", grpcCall(failsafeGRPC())},
+	}, false}
+}
+
+func grpcLoopbackGroup() group {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		log.Fatal(err)
+	}
+	server := grpc.NewServer()
+	healthpb.RegisterHealthServer(server, health.NewServer())
+	go func() { _ = server.Serve(l) }()
+	return group{grpcLoopback, []candidate{
+		{"bare", grpcOver(l.Addr().String())},
+		{"pillion", grpcOver(l.Addr().String(), pilliongrpc.DialOptions(upstream(grpcPolicies()...))...)},
+		{"failsafegrpc, uncounted", grpcOver(l.Addr().String(), grpc.WithUnaryInterceptor(failsafeGRPC()))},
+	}, false}
+}
+
+// grpcOver calls over a connection.
+func grpcOver(address string, options ...grpc.DialOption) func() {
+	conn, err := grpc.NewClient("passthrough:///"+address, append(options, grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+	if err != nil {
+		log.Fatal(err)
+	}
+	client := healthpb.NewHealthClient(conn)
+	return func() {
+		if _, err := client.Check(context.Background(), &healthpb.HealthCheckRequest{}); err != nil {
+			log.Fatal(err)
+		}
+	}
+}
+
+// grpcBounds hold the interceptor against the only rival that does as much, which
+// counts nothing meanwhile.
+func grpcBounds() []bound {
+	return []bound{{grpcStub, "pillion", "failsafegrpc, uncounted", 0.45, 8}}
+}

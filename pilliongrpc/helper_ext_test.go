@@ -1,0 +1,207 @@
+package pilliongrpc_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	testgrpc "google.golang.org/grpc/interop/grpc_testing"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
+
+	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/pilliongrpc"
+	"github.com/pillion-go/pillion/retry"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// service answers all kinds of calls by one function: header, if it is to be sent
+// before, is sent by it.
+type service struct {
+	testgrpc.UnimplementedTestServiceServer
+	serve func(ctx context.Context, n int64, s stream) error // n is the number of the call, from 1
+	n     atomic.Int64
+}
+
+// stream is what the function can do with any kind of call.
+type stream struct {
+	head func(metadata.MD) error
+	tail func(metadata.MD)
+	recv func() error
+	send func() error // nil for unary calls
+}
+
+func (s *service) UnaryCall(ctx context.Context, _ *testgrpc.SimpleRequest) (*testgrpc.SimpleResponse, error) {
+	err := s.serve(ctx, s.n.Add(1), stream{
+		head: func(md metadata.MD) error { return grpc.SendHeader(ctx, md) },
+		tail: func(md metadata.MD) { _ = grpc.SetTrailer(ctx, md) },
+		recv: func() error { return nil },
+	})
+	return &testgrpc.SimpleResponse{Username: "me"}, err
+}
+
+func (s *service) StreamingOutputCall(_ *testgrpc.StreamingOutputCallRequest, out testgrpc.TestService_StreamingOutputCallServer) error {
+	return s.serve(out.Context(), s.n.Add(1), stream{
+		head: out.SendHeader, tail: out.SetTrailer, recv: func() error { return nil },
+		send: func() error { return out.Send(&testgrpc.StreamingOutputCallResponse{}) },
+	})
+}
+
+func (s *service) StreamingInputCall(in testgrpc.TestService_StreamingInputCallServer) error {
+	err := s.serve(in.Context(), s.n.Add(1), stream{
+		head: in.SendHeader, tail: in.SetTrailer, recv: func() error { _, err := in.Recv(); return err },
+	})
+	if err != nil {
+		return err
+	}
+	return in.SendAndClose(&testgrpc.StreamingInputCallResponse{})
+}
+
+func (s *service) FullDuplexCall(both testgrpc.TestService_FullDuplexCallServer) error {
+	return s.serve(both.Context(), s.n.Add(1), stream{
+		head: both.SendHeader, tail: both.SetTrailer, recv: func() error { _, err := both.Recv(); return err },
+		send: func() error { return both.Send(&testgrpc.StreamingOutputCallResponse{}) },
+	})
+}
+
+// kinds are the four kinds of calls, each made to its end.
+var kinds = []struct {
+	name   string
+	client bool // the client sends a stream
+	call   func(ctx context.Context, c testgrpc.TestServiceClient, options ...grpc.CallOption) error
+}{
+	{"unary", false, func(ctx context.Context, c testgrpc.TestServiceClient, options ...grpc.CallOption) error {
+		_, err := c.UnaryCall(ctx, &testgrpc.SimpleRequest{}, options...)
+		return err
+	}},
+	{"server stream", false, func(ctx context.Context, c testgrpc.TestServiceClient, options ...grpc.CallOption) error {
+		s, err := c.StreamingOutputCall(ctx, &testgrpc.StreamingOutputCallRequest{}, options...)
+		if err != nil {
+			return err
+		}
+		return drain(func() error { _, err := s.Recv(); return err })
+	}},
+	{"client stream", true, func(ctx context.Context, c testgrpc.TestServiceClient, options ...grpc.CallOption) error {
+		s, err := c.StreamingInputCall(ctx, options...)
+		if err != nil {
+			return err
+		}
+		_ = s.Send(&testgrpc.StreamingInputCallRequest{})
+		_, err = s.CloseAndRecv()
+		return err
+	}},
+	{"bidi", true, func(ctx context.Context, c testgrpc.TestServiceClient, options ...grpc.CallOption) error {
+		s, err := c.FullDuplexCall(ctx, options...)
+		if err != nil {
+			return err
+		}
+		_ = s.Send(&testgrpc.StreamingOutputCallRequest{})
+		_ = s.CloseSend()
+		return drain(func() error { _, err := s.Recv(); return err })
+	}},
+}
+
+// drain receives to the end.
+func drain(recv func() error) error {
+	for {
+		err := recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// client serves s in memory, and gives a client of it under r's policies.
+func client(t testing.TB, s testgrpc.TestServiceServer, r pillion.Resolver, server ...grpc.ServerOption) testgrpc.TestServiceClient {
+	t.Helper()
+	return testgrpc.NewTestServiceClient(connect(t, s, pilliongrpc.DialOptions(r), server...))
+}
+
+// connect serves s in memory, and gives a connection to it.
+func connect(t testing.TB, s testgrpc.TestServiceServer, dial []grpc.DialOption, options ...grpc.ServerOption) *grpc.ClientConn {
+	t.Helper()
+	l := bufconn.Listen(1 << 20)
+	server := grpc.NewServer(options...)
+	testgrpc.RegisterTestServiceServer(server, s)
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = server.Serve(l) })
+	conn, err := grpc.NewClient("passthrough:///recipes", append(dial, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = conn.Close()
+		server.Stop()
+		serving.Wait()
+	})
+	return conn
+}
+
+// upstream makes an upstream, and the log of its events.
+func upstream(t testing.TB, policies ...pillion.Policy) (*pillion.Upstream, *events) {
+	t.Helper()
+	log := &events{ends: make(chan pillion.Outcome, 2000)}
+	u, err := pillion.New("recipes", append(policies, pillion.Listener(log.hear), pillion.HTTP{ReplayBuffer: 1 << 20})...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u, log
+}
+
+// events counts what happens to calls.
+type events struct {
+	ends chan pillion.Outcome
+	seen [pillion.EventEnd + 1]atomic.Int64
+}
+
+func (l *events) hear(_ context.Context, e pillion.Event) {
+	l.seen[e.Kind].Add(1)
+	if e.Kind == pillion.EventEnd {
+		end := *e.Outcome
+		end.Value = nil
+		l.ends <- end
+	}
+}
+
+func (l *events) count(kind pillion.EventKind) int64 { return l.seen[kind].Load() }
+
+// again is a retry policy without waits.
+func again(on string, retries int) retry.Config {
+	return retry.Config{On: on, NumRetries: retries, Rand: func() float64 { return 0 }}
+}
+
+// answering fails the first of every two calls as its metadata says: with a code, after
+// a header or not.
+func answering(ctx context.Context, _ int64, s stream) error {
+	md, _ := metadata.FromIncomingContext(ctx)
+	get := func(name string) string {
+		if v := md.Get(name); len(v) != 0 {
+			return v[0]
+		}
+		return ""
+	}
+	code, _ := strconv.Atoi(get("code"))
+	if get("after") == "header" {
+		if err := s.head(metadata.Pairs("x-head", "1")); err != nil {
+			return err
+		}
+	}
+	return status.Error(codes.Code(code), "asked for") //nolint:gosec // a code
+}
+
+var errUnavailable = status.Error(codes.Unavailable, "not now")

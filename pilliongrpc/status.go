@@ -1,0 +1,186 @@
+package pilliongrpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/pillion-go/pillion"
+)
+
+// Domain is the domain of the [errdetails.ErrorInfo] in statuses that the library
+// makes.
+const Domain = "pillion"
+
+// Error is the error of a call that the upstream has not answered: a policy refused
+// it, a limit struck, the network failed. Its status, which [status.FromError] finds, has an
+// ErrorInfo with the response flags; errors.Is and errors.As find what it wraps:
+// breaker.ErrOpen, limits.ErrFull, a [*pillion.TimeoutError] and with it
+// [context.DeadlineExceeded], a [*pillion.UpstreamError], [context.Canceled].
+//
+// A status that the upstream gave is passed on as it came, and is no Error.
+type Error struct {
+	Upstream string
+	Flags    pillion.Flags
+	Detail   pillion.Detail
+	Err      error // what happened
+	status   *status.Status
+}
+
+// Error is the text of the status, as gRPC writes it.
+func (e *Error) Error() string { return e.status.Err().Error() }
+
+// Unwrap gives what happened.
+func (e *Error) Unwrap() error { return e.Err }
+
+// GRPCStatus is the status. gRPC looks for it.
+func (e *Error) GRPCStatus() *status.Status { return e.status }
+
+// Timeout reports whether a limit struck. It is what [net.Error] asks for.
+func (e *Error) Timeout() bool { return errors.Is(e.Err, context.DeadlineExceeded) }
+
+// Temporary is true: the next call may fare better. It is what [net.Error] asks for.
+func (e *Error) Temporary() bool { return true }
+
+// callError is what the caller of a call that came to o gets.
+func callError(u *pillion.Upstream, o *pillion.Outcome) error {
+	if o.Err == nil {
+		return nil
+	}
+	return shown(u, o.Err, o.Is, o.Flags, o.Detail)
+}
+
+// shown makes of err, which a call came to, one with a status. A status of the
+// upstream's is shown as it is.
+func shown(u *pillion.Upstream, err error, is pillion.Condition, flags pillion.Flags, detail pillion.Detail) error {
+	if detail == pillion.ViaUpstream || detail == pillion.NoDetail {
+		if is.Any(pillion.Refused) {
+			return newError(u, codes.Unavailable, err, flags, detail)
+		}
+		if _, ok := status.FromError(err); ok {
+			return err
+		}
+	}
+	return newError(u, localCode(u, err, is, detail), err, flags, detail)
+}
+
+// ofError is shown for an error that ended an open stream, of which nothing else is
+// known.
+func ofError(u *pillion.Upstream, err error) error {
+	var limit *pillion.TimeoutError
+	var broken *pillion.UpstreamError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &limit):
+		return newError(u, codes.DeadlineExceeded, err, pillion.UT, limitDetail(limit.Scope))
+	case errors.As(err, &broken):
+		return newError(u, ownCode(broken.Err), err, broken.Flags, broken.Detail)
+	case errors.Is(err, context.Canceled):
+		return newError(u, codes.Canceled, err, pillion.DC, pillion.CallerGone)
+	}
+	return shown(u, err, 0, 0, pillion.NoDetail)
+}
+
+func limitDetail(s pillion.Scope) pillion.Detail {
+	switch s {
+	case pillion.ScopeTry:
+		return pillion.TryTimeout
+	case pillion.ScopeIdle:
+		return pillion.TryIdleTimeout
+	default:
+		return pillion.ResponseTimeout
+	}
+}
+
+// localCode is the status code of a call without an answer: Envoy's, but for limits
+// on time, which gRPC has a code of its own for. With [pillion.HTTP] LocalReplies it is
+// Envoy's there, too.
+func localCode(u *pillion.Upstream, err error, is pillion.Condition, detail pillion.Detail) codes.Code {
+	own := ownCode(err)
+	switch {
+	case is.Any(pillion.Cancelled):
+		return codes.Canceled
+	case u.HTTP().LocalReplies && detail.LocalStatus() != 0 && !callersDeadline(err):
+		return codes.Code(pillion.GRPCStatus(detail.LocalStatus())) //nolint:gosec // a code
+	case is.Any(pillion.Timeout) && !is.Any(pillion.ConnectFailure):
+		return codes.DeadlineExceeded
+	case is.Any(pillion.Invalid) && own != codes.OK:
+		return own
+	case detail.LocalStatus() != 0:
+		return codes.Code(pillion.GRPCStatus(detail.LocalStatus())) //nolint:gosec // a code
+	case own != codes.OK:
+		return own
+	}
+	return codes.Unknown
+}
+
+func callersDeadline(err error) bool {
+	limit, ok := errors.AsType[*pillion.TimeoutError](err)
+	return ok && limit.Scope == pillion.ScopeCaller
+}
+
+// ownCode is the status code that err has itself, OK for none.
+func ownCode(err error) codes.Code {
+	if s, ok := status.FromError(err); ok {
+		return s.Code()
+	}
+	return codes.OK
+}
+
+// newError gives err a status, whose ErrorInfo has the response flags.
+func newError(u *pillion.Upstream, code codes.Code, err error, flags pillion.Flags, detail pillion.Detail) *Error {
+	s := status.New(code, text(u, err, detail))
+	with, bad := s.WithDetails(&errdetails.ErrorInfo{
+		Reason: reason(flags), Domain: Domain,
+		Metadata: map[string]string{
+			"upstream_cluster": u.Name(), "response_flags": flags.String(), "response_code_details": detail.String(),
+		},
+	})
+	if bad == nil {
+		s = with
+	}
+	return &Error{Upstream: u.Name(), Flags: flags, Detail: detail, Err: err, status: s}
+}
+
+// text is what the status says: Envoy's words, where they are asked for.
+func text(u *pillion.Upstream, err error, detail pillion.Detail) string {
+	if status, local := detail.LocalReply(false); u.HTTP().LocalReplies && status != 0 {
+		return local
+	}
+	if broken, ok := errors.AsType[*pillion.UpstreamError](err); ok && errors.Is(err, broken) {
+		if s, ok := status.FromError(broken.Err); ok {
+			return fmt.Sprintf("pillion: %s: %v %v: %s", broken.Upstream, broken.Flags, broken.Detail, s.Message())
+		}
+	}
+	return err.Error()
+}
+
+// reason is the long name of the flag that says most, as ErrorInfo wants it written:
+// UPSTREAM_OVERFLOW.
+func reason(flags pillion.Flags) string {
+	flags &^= pillion.URX // that it was retried is not why it failed
+	if flags == 0 {
+		return "UPSTREAM_REQUEST_FAILED"
+	}
+	long, _, _ := strings.Cut(flags.Long(), ",")
+	var b strings.Builder
+	for i, r := range long {
+		if i > 0 && r >= 'A' && r <= 'Z' {
+			b.WriteByte('_')
+		}
+		b.WriteRune(r)
+	}
+	return strings.ToUpper(b.String())
+}
+
+// noReply is the error of a policy that gave neither an error nor an answer of ours.
+func noReply(u *pillion.Upstream, o *pillion.Outcome) error {
+	err := fmt.Errorf("pillion: %s: a policy gave a %T in place of a reply", u.Name(), o.Value)
+	return newError(u, codes.Internal, err, o.Flags, o.Detail)
+}

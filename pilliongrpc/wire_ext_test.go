@@ -1,0 +1,381 @@
+package pilliongrpc_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	testgrpc "google.golang.org/grpc/interop/grpc_testing"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/stats"
+	"google.golang.org/grpc/status"
+
+	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/metrics"
+	"github.com/pillion-go/pillion/pilliongrpc"
+)
+
+// conns remembers the connections that a listener accepted, to cut them off.
+type conns struct {
+	net.Listener
+	mu   sync.Mutex
+	list []net.Conn // guarded by mu
+	heads
+}
+
+// heads tells when the client has got the head of an answer.
+type heads chan struct{}
+
+func (heads) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+func (heads) HandleConn(context.Context, stats.ConnStats)                       {}
+func (heads) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context   { return ctx }
+
+func (h heads) HandleRPC(_ context.Context, s stats.RPCStats) {
+	if _, ok := s.(*stats.InHeader); ok {
+		h <- struct{}{}
+	}
+}
+
+func (l *conns) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err == nil {
+		l.mu.Lock()
+		l.list = append(l.list, c)
+		l.mu.Unlock()
+	}
+	return c, err
+}
+
+// cut ends all connections, with a reset where they can.
+func (l *conns) cut() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.list {
+		if tcp, ok := c.(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0)
+		}
+		_ = c.Close()
+	}
+}
+
+// plainHTTP serves HTTP/2 without TLS by hand, and gives a gRPC client of it.
+func plainHTTP(t *testing.T, u *pillion.Upstream,
+	serve func(l *conns, w http.ResponseWriter, r *http.Request),
+) testgrpc.TestServiceClient {
+	t.Helper()
+	options := append(pilliongrpc.DialOptions(u), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &conns{Listener: inner, heads: make(heads, 10)}
+	options = append(options, grpc.WithStatsHandler(l.heads))
+	protocols := &http.Protocols{}
+	protocols.SetUnencryptedHTTP2(true)
+	server := &http.Server{Protocols: protocols, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { serve(l, w, r) })}
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = server.Serve(l) })
+	conn, err := grpc.NewClient("passthrough:///"+inner.Addr().String(), options...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = conn.Close()
+		_ = server.Close()
+		serving.Wait()
+	})
+	return testgrpc.NewTestServiceClient(conn)
+}
+
+// grpcHead sends the head of a gRPC answer.
+func grpcHead(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", "application/grpc")
+	w.WriteHeader(http.StatusOK)
+	w.(http.Flusher).Flush()
+}
+
+// TestWire has the upstream and the network fail in every way: the status is that
+// of Envoy's local reply, the response flag is in its details, the statistics are those of
+// HTTP, and the words of HTTP retry what is one.
+func TestWire(t *testing.T) {
+	tests := []struct {
+		name   string
+		serve  func(l *conns, w http.ResponseWriter, r *http.Request)
+		code   codes.Code
+		flags  pillion.Flags
+		detail pillion.Detail
+		answer int    // in the statistics
+		word   string // that retries it; "" for none
+		memory bool   // not over a socket
+	}{
+		{
+			name:  "a stream reset before the head",
+			serve: func(*conns, http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+			code:  codes.Unavailable, flags: pillion.UR, detail: pillion.RemoteReset, answer: 503, word: "reset",
+		},
+		{
+			name: "a stream reset within the answer",
+			serve: func(_ *conns, w http.ResponseWriter, _ *http.Request) {
+				grpcHead(w)
+				panic(http.ErrAbortHandler)
+			},
+			code: codes.Internal, flags: pillion.UR, detail: pillion.RemoteResetAfter, answer: 200,
+		},
+		{
+			name:  "a connection reset before the head",
+			serve: func(l *conns, _ http.ResponseWriter, _ *http.Request) { l.cut() },
+			code:  codes.Unavailable, flags: pillion.UC, detail: pillion.ConnectionTermination, answer: 503, word: "reset",
+		},
+		{
+			name: "a connection closed within the answer",
+			serve: func(l *conns, w http.ResponseWriter, _ *http.Request) {
+				grpcHead(w)
+				<-l.heads // a reset takes back what was not read yet
+				l.cut()
+			},
+			code: codes.Unavailable, flags: pillion.UC, detail: pillion.ConnectionTerminationAfter, answer: 200,
+		},
+		{
+			name:  "an answer in plain HTTP",
+			serve: func(_ *conns, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) },
+			code:  codes.Unavailable, detail: pillion.ViaUpstream, answer: 503, word: "5xx",
+		},
+		{
+			name:  "a 404 in plain HTTP",
+			serve: func(_ *conns, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotFound) },
+			code:  codes.Unimplemented, detail: pillion.ViaUpstream, answer: 404,
+		},
+		{
+			name:  "an answer without trailers",
+			serve: func(_ *conns, w http.ResponseWriter, _ *http.Request) { grpcHead(w) },
+			code:  codes.Internal, flags: pillion.UPE, detail: pillion.MalformedAnswerAfter, answer: 200,
+		},
+	}
+	for _, test := range tests {
+		for _, kind := range kinds {
+			t.Run(test.name+"/"+kind.name, func(t *testing.T) {
+				b, err := breaker.New(breaker.Config{Threshold: 2})
+				if err != nil {
+					t.Fatal(err)
+				}
+				registry, _ := metrics.NewRegistry(metrics.Settings{})
+				on := "reset,5xx,unavailable,internal"
+				u, log := upstream(t, metrics.Config{Registry: registry}, again(on, 1), limits.Config{MaxRequests: 1}, b)
+				c := plainHTTP(t, u, test.serve)
+				ctx, info := pillion.WithInfo(t.Context())
+				got := kind.call(ctx, c)
+				end := <-log.ends
+				want := 1
+				if test.word != "" {
+					want = 2
+				}
+				flags := test.flags
+				if want == 2 {
+					flags |= pillion.URX
+				}
+				if status.Code(got) != test.code || info.Attempts() != want || end.Detail != test.detail || end.Flags != flags {
+					t.Errorf("got %v\nafter %d attempts, %v %v, want %v after %d, %v %v",
+						got, info.Attempts(), end.Flags, end.Detail, test.code, want, flags, test.detail)
+				}
+				if test.flags != 0 {
+					wantFlags(t, got, test.flags)
+				}
+				if got := counted(registry, test.answer); got != 1 {
+					t.Errorf("upstream_rq_%d: got %d, want 1", test.answer, got)
+				}
+				if got := b.Status(); got.Failure != int64(want) && test.answer != 404 {
+					t.Errorf("breaker: got %+v, want %d failures", got, want)
+				}
+			})
+		}
+	}
+}
+
+// counted is how often a code was counted.
+func counted(r *metrics.Registry, code int) uint64 {
+	var b strings.Builder
+	h := metrics.Handler(r)
+	req, _ := http.NewRequestWithContext(context.Background(), http.MethodGet, "/stats", nil)
+	h.ServeHTTP(page{&b}, req)
+	for line := range strings.Lines(b.String()) {
+		if rest, ok := strings.CutPrefix(line, "cluster.recipes.upstream_rq_"+strconv.Itoa(code)+": "); ok && strings.TrimSpace(rest) != "" {
+			return uint64(rest[0] - '0')
+		}
+	}
+	return 0
+}
+
+func http3(code int) string {
+	return string([]byte{byte('0' + code/100), byte('0' + code/10%10), byte('0' + code%10)})
+}
+
+// page is a ResponseWriter.
+type page struct{ io.Writer }
+
+func (page) Header() http.Header { return http.Header{} }
+func (page) WriteHeader(int)     {}
+
+// wantFlags wants flags in the status's details, and in the error itself.
+func wantFlags(t *testing.T, err error, flags pillion.Flags) {
+	t.Helper()
+	var own *pilliongrpc.Error
+	if !errors.As(err, &own) || !own.Flags.Has(flags) {
+		t.Fatalf("got %#v, want an Error with the flags %v", err, flags)
+	}
+	s, ok := status.FromError(err)
+	if !ok {
+		t.Fatalf("got %v, want a status", err)
+	}
+	for _, d := range s.Details() {
+		if info, ok := d.(*errdetails.ErrorInfo); ok {
+			if info.GetDomain() != pilliongrpc.Domain || !strings.Contains(info.GetMetadata()["response_flags"], flags.String()) ||
+				info.GetMetadata()["upstream_cluster"] != "recipes" || info.GetReason() == "" {
+				t.Errorf("got %v, want the flags %v of recipes", info, flags)
+			}
+			return
+		}
+	}
+	t.Errorf("got details %v, want an ErrorInfo", s.Details())
+}
+
+// TestConnect has nobody to call, or nobody who understands: the words of HTTP retry
+// that, and nothing was sent.
+func TestConnect(t *testing.T) {
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = closed.Close()
+	tests := []struct {
+		name, target string
+		dial         func(context.Context, string) (net.Conn, error)
+		flags        pillion.Flags
+		detail       pillion.Detail
+	}{
+		{"nobody listens", "passthrough:///" + closed.Addr().String(), nil, pillion.UF, pillion.ConnectionRefused},
+		{"an unknown name", "dns:///no-such-host.invalid:1", nil, pillion.DF, pillion.DNSFailure},
+		{"no route", "passthrough:///x", func(context.Context, string) (net.Conn, error) {
+			return nil, errors.New("no route to host")
+		}, pillion.UF, pillion.ConnectionFailure},
+	}
+	for _, test := range tests {
+		for _, kind := range kinds {
+			t.Run(test.name+"/"+kind.name, func(t *testing.T) {
+				registry, _ := metrics.NewRegistry(metrics.Settings{})
+				u, log := upstream(t, metrics.Config{Registry: registry}, again("connect-failure", 1), limits.Config{MaxRequests: 1})
+				options := append(pilliongrpc.DialOptions(u), grpc.WithTransportCredentials(insecure.NewCredentials()))
+				if test.dial != nil {
+					options = append(options, grpc.WithContextDialer(test.dial))
+				}
+				conn, err := grpc.NewClient(test.target, options...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				ctx, info := pillion.WithInfo(t.Context())
+				got := kind.call(ctx, testgrpc.NewTestServiceClient(conn))
+				end := <-log.ends
+				if status.Code(got) != codes.Unavailable || end.Flags != test.flags|pillion.URX || end.Detail != test.detail || info.Attempts() != 2 {
+					t.Errorf("got %v, %v %v after %d attempts, want Unavailable, %v %v after 2", got, end.Flags, end.Detail, info.Attempts(), test.flags, test.detail)
+				}
+				wantFlags(t, got, test.flags)
+				if got := registry.Cluster("recipes").Counter("upstream_rq_total").Value(); got != 0 {
+					t.Errorf("upstream_rq_total: got %d, want 0: nothing was sent", got)
+				}
+			})
+		}
+	}
+}
+
+// TestBadRequests are requests that gRPC does not send, and answers that it does not
+// take: nobody's failure, never sent again, and the status says what is wrong.
+func TestBadRequests(t *testing.T) {
+	big := &testgrpc.SimpleRequest{Payload: &testgrpc.Payload{Body: make([]byte, 1000)}}
+	bigPart := &testgrpc.StreamingOutputCallRequest{Payload: big.GetPayload()}
+	send := func(ctx context.Context, c testgrpc.TestServiceClient, options ...grpc.CallOption) error {
+		s, err := c.FullDuplexCall(ctx, options...)
+		if err != nil {
+			return err
+		}
+		if err := s.Send(bigPart); err != nil && !errors.Is(err, io.EOF) {
+			_, _ = s.Recv()
+			return err
+		}
+		_, err = s.Recv()
+		return err
+	}
+	tests := []struct {
+		name string
+		call func(ctx context.Context, c testgrpc.TestServiceClient) error
+		code codes.Code
+		sent int64
+	}{
+		{"metadata that is not ASCII, unary", func(ctx context.Context, c testgrpc.TestServiceClient) error {
+			return kinds[0].call(metadata.AppendToOutgoingContext(ctx, "name", "日本"), c)
+		}, codes.Internal, 0},
+		{"metadata that is not ASCII, stream", func(ctx context.Context, c testgrpc.TestServiceClient) error {
+			return kinds[3].call(metadata.AppendToOutgoingContext(ctx, "name", "日本"), c)
+		}, codes.Internal, 0},
+		{"a request over the limit, unary", func(ctx context.Context, c testgrpc.TestServiceClient) error {
+			_, err := c.UnaryCall(ctx, big, grpc.MaxCallSendMsgSize(100))
+			return err
+		}, codes.ResourceExhausted, 0},
+		{"a request over the limit, stream", func(ctx context.Context, c testgrpc.TestServiceClient) error {
+			return send(ctx, c, grpc.MaxCallSendMsgSize(100))
+		}, codes.ResourceExhausted, 0},
+		{"an answer over the limit, unary", func(ctx context.Context, c testgrpc.TestServiceClient) error {
+			return kinds[0].call(ctx, c, grpc.MaxCallRecvMsgSize(1))
+		}, codes.ResourceExhausted, 1},
+		{"an unknown method", func(ctx context.Context, c testgrpc.TestServiceClient) error {
+			_, err := c.UnimplementedCall(ctx, &testgrpc.Empty{})
+			return err
+		}, codes.Unimplemented, 0},
+		{"a context that has ended, unary", func(ctx context.Context, c testgrpc.TestServiceClient) error {
+			ctx, cancel := context.WithCancel(ctx)
+			cancel()
+			return kinds[0].call(ctx, c)
+		}, codes.Canceled, 0},
+		{"a context that has ended, stream", func(ctx context.Context, c testgrpc.TestServiceClient) error {
+			ctx, cancel := context.WithCancel(ctx)
+			cancel()
+			return kinds[3].call(ctx, c)
+		}, codes.Canceled, 0},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			b, err := breaker.New(breaker.Config{Threshold: 2})
+			if err != nil {
+				t.Fatal(err)
+			}
+			u, log := upstream(t, again("unavailable,internal,cancelled,resource-exhausted,reset,5xx", 3), limits.Config{MaxRequests: 1}, b)
+			s := &service{serve: func(context.Context, int64, stream) error { return nil }}
+			c := client(t, s, u)
+			got := test.call(t.Context(), c)
+			if status.Code(got) != test.code {
+				t.Errorf("got %v, want %v", got, test.code)
+			}
+			<-log.ends
+			if got := log.count(pillion.EventRetry); got != 0 {
+				t.Errorf("got %d retries, want none", got)
+			}
+			if got := b.Status(); test.code != codes.Unimplemented && got.Failure+got.Timeout != 0 {
+				t.Errorf("breaker: got %+v, want no failure", got)
+			}
+			if err := kinds[0].call(t.Context(), c); err != nil {
+				t.Errorf("the next call: %v, want its place back", err)
+			}
+		})
+	}
+}
