@@ -39,7 +39,7 @@ func TestAbandon(t *testing.T) {
 		pillion.Listener(func(_ context.Context, e pillion.Event) { events.add(e.Kind.String()) }),
 	)
 	rt := u.Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
-		sent = req.Context()
+		sent = req.Context() //nolint:fatcontext // to look at, once
 		body = newTape(sent, io.EOF, piece{time.Now().Add(time.Hour), "soup"})
 		return streams(body)(req)
 	}))
@@ -72,7 +72,7 @@ func TestAbandon_do(t *testing.T) {
 	var sent context.Context
 	got := recovered(func() {
 		_, _ = pillion.Do(ctx, u, func(ctx context.Context) (int, error) {
-			sent = ctx
+			sent = ctx //nolint:fatcontext // to look at, once
 			panic("boom")
 		})
 	})
@@ -182,8 +182,8 @@ func TestTransport_reopenedBodyFails(t *testing.T) {
 	req.Body, _ = open()
 	_, err = newUpstream(t, retry.Config{}, b).Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
 		defer req.Body.Close()
-		_, err := io.ReadAll(req.Body)
-		return nil, err
+		_, failed := io.ReadAll(req.Body)
+		return nil, failed
 	})).RoundTrip(req)
 	if !errors.Is(err, errBroken) || b.Status() != (breaker.Status{}) {
 		t.Errorf("got %v, breaker %+v, want %v and nothing counted", err, b.Status(), errBroken)

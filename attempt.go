@@ -8,7 +8,9 @@ import (
 // send is the innermost Func: it arms the limits, has the exchange make one
 // attempt, and settles what became of it.
 func (u *Upstream) send(ctx context.Context, c *Call) *Outcome {
-	c.flight.sent.Store(c)
+	if c.attempt > 1 {
+		c.flight.sent.Store(c)
+	}
 	sent, ok := c.arm(ctx)
 	if !ok {
 		return c.expired(ctx, ScopeTotal, nil)

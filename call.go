@@ -38,7 +38,7 @@ type flight struct {
 	forked              atomic.Bool          // there is more than one Call
 	latest              atomic.Pointer[Call] // the attempt that last named its endpoint
 	observer            *Info
-	sent                atomic.Pointer[Call] // the last attempt that went to the wire
+	sent                atomic.Pointer[Call] // the last attempt that went to the wire, if it is not the first
 	spans, guardedSpans func(*Call) *span    // where the adapter has room for one; nil for none
 	recycle             func(*flight)        // called when nothing of the call is in use any more; nil for none
 }
@@ -55,7 +55,6 @@ func (f *flight) begun() int {
 // clear makes ready for another call what an adapter uses again.
 func (f *flight) clear() {
 	f.ctx = nil
-	f.sent.Store(nil)
 	if f.upstream.repeats {
 		f.attempts.Store(0)
 	}

@@ -102,8 +102,10 @@ func (f *flight) abandon(first *Call) {
 		defer callEnd(first, &Outcome{Err: errPanicked, Is: Failed | Status5xx})
 	}
 	c := f.sent.Load()
+	if c == nil {
+		c = first
+	}
 	switch {
-	case c == nil:
 	case c.tail.phase == phaseOpen:
 		f.exchange.Discard(c, &c.outcome)
 	case c.span != nil:
