@@ -24,6 +24,7 @@ import (
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -44,6 +45,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 	calls := flags.Int("calls", 4000, "how many calls to make on each path")
 	rate := flags.Float64("rate", 500, "how many to start per second")
 	asJSON := flags.Bool("json", false, "print one JSON object for each path")
+	serve := flags.Bool("serve", false, "show the statistics at /stats of a loopback port, until interrupted")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return nil
@@ -60,17 +62,42 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 		l.url = l.server.URL
 	}
 	_, _ = fmt.Fprintf(errOut, "2 × %d calls at %g a second to %s, about %.0f s\n", *calls, *rate, l.describe(), 2*float64(*calls) / *rate)
-	results, err := compare(ctx, l, errOut)
+	stats, err := metrics.NewRegistry(metrics.Settings{})
+	if err != nil {
+		return err
+	}
+	if *serve {
+		page, err := servePage(stats, errOut)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = page.Close() }()
+	}
+	if err := report(ctx, l, stats, *asJSON, out, errOut); err != nil {
+		return err
+	}
+	if *serve {
+		<-ctx.Done()
+	}
+	return nil
+}
+
+// report makes all calls, and prints what became of them.
+func report(ctx context.Context, l load, stats *metrics.Registry, asJSON bool, out, errOut io.Writer) error {
+	results, err := compare(ctx, l, stats, errOut)
 	if err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("quickstart: interrupted: %w", err)
 	}
-	if *asJSON {
+	if asJSON {
 		return printJSON(out, results)
 	}
-	return printTable(out, results)
+	if err := printTable(out, results); err != nil {
+		return err
+	}
+	return printStats(out, stats)
 }
 
 // errUsage ends the program after what was wrong has been said.
@@ -94,14 +121,14 @@ func checkArgs(rest []string, calls int, rate float64, target string) error {
 }
 
 // compare runs the load through a bare client and then through the library.
-func compare(ctx context.Context, l load, errOut io.Writer) ([]result, error) {
+func compare(ctx context.Context, l load, stats *metrics.Registry, errOut io.Writer) ([]result, error) {
 	var open openTime
-	recipes, err := newUpstream(&open)
+	recipes, err := newUpstream(&open, stats)
 	if err != nil {
 		return nil, err
 	}
 	bare := &http.Client{Transport: http.DefaultTransport.(*http.Transport).Clone(), Timeout: time.Second} //nolint:forcetypeassert // nobody replaced it
-	guarded := &http.Client{Transport: recipes.Transport(nil)}
+	guarded := &http.Client{Transport: recipes.Transport(stats.Cluster("recipes").CountTransport(nil))}
 
 	l.progress = progress(errOut, "bare", l.calls)
 	first := l.run(ctx, "bare", bare, false)
@@ -112,8 +139,9 @@ func compare(ctx context.Context, l load, errOut io.Writer) ([]result, error) {
 }
 
 // newUpstream is the library's side: the policies that a service would have.
-func newUpstream(open *openTime) (*pillion.Upstream, error) {
+func newUpstream(open *openTime, stats *metrics.Registry) (*pillion.Upstream, error) {
 	return pillion.New("recipes",
+		metrics.Config{Registry: stats},
 		timeout.Config{Total: time.Second, PerTry: 250 * time.Millisecond},
 		retry.Config{NumRetries: 2},
 		limits.Config{MaxRequests: 200, MaxRetries: 50},

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -63,6 +66,50 @@ func TestRun_urlUnreachable(t *testing.T) {
 	}
 	if want := "the last failure of bare: "; !strings.Contains(out.String(), want) || !strings.Contains(out.String(), "refused") {
 		t.Errorf("got %s\nwant %q and why in it", out.String(), want)
+	}
+}
+
+func TestRun_stats(t *testing.T) {
+	var out bytes.Buffer
+	if err := run(t.Context(), []string{"-calls", "40", "-rate", "1000"}, &out, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"cluster.recipes.upstream_rq_total: ", "cluster.recipes.internal.upstream_rq_2xx: ", "cluster.recipes.upstream_cx_total: "} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("got %s\nwant %q in it", out.String(), want)
+		}
+	}
+}
+
+// TestRun_serve looks at the statistics while the program runs, and ends it.
+func TestRun_serve(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	said, say := io.Pipe()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- run(ctx, []string{"-serve", "-json", "-calls", "5", "-rate", "1000"}, io.Discard, say)
+		_ = say.Close()
+	}()
+	lines := bufio.NewScanner(said)
+	for lines.Scan() {
+		_, rest, ok := strings.Cut(lines.Text(), "statistics at ")
+		if !ok {
+			continue
+		}
+		address, _, _ := strings.Cut(rest, " ")
+		resp, err := http.Get(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			t.Errorf("%s: got status %d, want 200", address, resp.StatusCode)
+		}
+		cancel()
+	}
+	if err := <-ended; err != nil && !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want no error or that it was interrupted", err)
 	}
 }
 
