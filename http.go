@@ -120,11 +120,16 @@ func (u *Upstream) Transport(base http.RoundTripper) http.RoundTripper {
 
 // ownTransport clones http.DefaultTransport, unless a program has put something
 // else in its place.
-func ownTransport() http.RoundTripper {
-	if t, ok := http.DefaultTransport.(*http.Transport); ok {
-		return t.Clone()
+func (u *Upstream) ownTransport() http.RoundTripper {
+	t, ok := http.DefaultTransport.(*http.Transport)
+	if !ok {
+		return http.DefaultTransport
 	}
-	return http.DefaultTransport
+	t = t.Clone()
+	for _, change := range u.ownings {
+		t = change(t)
+	}
+	return t
 }
 
 // transport is an upstream over one base.

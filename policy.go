@@ -139,6 +139,12 @@ func (s *Site) LimitRetries(acquire func(failed *Call) bool, release func()) {
 	s.upstream.retries = retryLimiter{acquire, release}
 }
 
+// OwnTransport has change make what it will of the transport that belongs to the
+// upstream, before its first use: that of [Upstream.Transport] with a nil base.
+func (s *Site) OwnTransport(change func(*http.Transport) *http.Transport) {
+	s.upstream.ownings = append(s.upstream.ownings, change)
+}
+
 // Gauge offers a number for statistics, such as how many places are left: name is
 // Envoy's, after "cluster.<name>.". It is read whenever somebody looks, so read must be
 // fast and safe for concurrent use.

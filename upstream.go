@@ -35,6 +35,7 @@ type Upstream struct {
 	timers      sync.Pool // of *timer
 	calls       sync.Pool // of *httpCall
 	base        func() http.RoundTripper
+	ownings     []func(*http.Transport) *http.Transport // what policies make of base
 }
 
 // New makes an upstream. The policies are given from the outside in: the first
@@ -42,7 +43,8 @@ type Upstream struct {
 // to a configuration stands for its defaults. The error joins all that is wrong: each
 // bad field of each configuration, and each order of two policies that makes no sense.
 func New(name string, policies ...Policy) (*Upstream, error) {
-	u := &Upstream{name: name, epoch: time.Now(), http: HTTP{}.withDefaults(), base: sync.OnceValue(ownTransport)}
+	u := &Upstream{name: name, epoch: time.Now(), http: HTTP{}.withDefaults()}
+	u.base = sync.OnceValue(u.ownTransport)
 	policies = present(policies)
 	errs := checkOrder(policies)
 	if name == "" {

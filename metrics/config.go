@@ -62,6 +62,7 @@ func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 	if c.CallerStatNames {
 		s.ConsumeHeaders(altStatName)
 	}
+	s.OwnTransport(cluster.CountTransport)
 	s.AwaitHead() // of streams too: an answer is counted at its head
 	s.Listen(r.hear)
 	return r.call, nil

@@ -32,8 +32,8 @@
 // answer of gRPC as 200. A call that a circuit breaker refuses counts as 503 and in
 // upstream_rq_breaker_open, which Envoy does not have.
 //
-// What nobody feeds is absent, not zero. upstream_cx_* is there for a transport of
-// [Cluster.CountTransport] or a dialer of [Cluster.CountDial].
+// What nobody feeds is absent, not zero. upstream_cx_* is there for the
+// transport that belongs to the upstream (a nil base), one of [Cluster.CountTransport], or a dialer of [Cluster.CountDial].
 //
 // # Names
 //

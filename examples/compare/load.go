@@ -20,6 +20,13 @@ func (r round) quantile(share float64) time.Duration {
 	return r.took[min(int(share*float64(len(r.took))), len(r.took)-1)]
 }
 
+// add takes the calls of another round in; they must be sorted then.
+func (r *round) add(other round) {
+	r.took = append(r.took, other.took...)
+	r.cpu += other.cpu
+	r.failed += other.failed
+}
+
 func (r round) cpuPerCall() time.Duration { return r.cpu / time.Duration(len(r.took)) }
 
 // closedLoop has so many callers make the calls, each the next one as soon as it has

@@ -56,8 +56,8 @@ func parse(args []string, errOut io.Writer) (options, error) {
 		return o, fmt.Errorf("compare: -calls %d, -rate %v: both must be above 0", o.mixed, o.rate)
 	}
 	const closed, open = 8 * time.Second, 4 * time.Second // so that all is over in a minute on a slow machine too
-	o.closed = []level{{1, 200, 48, closed}, {8, 800, 14, closed}, {64, 800, 14, closed}}
-	o.open = []level{{1, 250, 4, open}, {8, 250, 4, open}, {64, 250, 4, open}}
+	o.closed = []level{{1, 100, 120, closed}, {8, 200, 50, closed}, {64, 640, 18, closed}}
+	o.open = []level{{1, 100, 12, open}, {8, 100, 12, open}, {64, 128, 12, open}}
 	if *short {
 		o.closed = []level{{1, 50, 3, closed}, {8, 80, 1, closed}, {64, 128, 1, closed}}
 		o.open = []level{{1, 20, 1, open}, {8, 20, 1, open}, {64, 64, 1, open}}
@@ -85,7 +85,7 @@ func compare(ctx context.Context, p policy, o options, envoy string, errOut io.W
 	if envoy == "" {
 		_, _ = fmt.Fprintln(errOut, "compare: no envoy on PATH, and PILLION_ENVOY does not name one: there is no sidecar to compare with")
 	}
-	s, err := newServer()
+	s, err := newServer(ctx)
 	if err != nil {
 		return nil, err
 	}

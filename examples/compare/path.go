@@ -26,7 +26,7 @@ type path struct {
 
 // paths gives those that there are. close ends what they need.
 func paths(ctx context.Context, p policy, s *server, envoy string) (all []path, closeAll func(), err error) {
-	bare := path{name: "bare", client: &http.Client{Transport: newTransport(), Timeout: p.Total}, url: s.URL, refusing: "http://" + s.refusing, cpu: ownCPU}
+	bare := path{name: "bare", client: &http.Client{Transport: newTransport(), Timeout: p.PerTry}, url: s.URL, refusing: "http://" + s.refusing, cpu: ownCPU}
 	library, err := throughLibrary(p, s)
 	if err != nil {
 		return nil, nil, err

@@ -31,8 +31,8 @@ type policy struct {
 func standardPolicy() policy {
 	return policy{
 		Cluster:     "recipes",
-		Total:       time.Second,
-		PerTry:      250 * time.Millisecond,
+		Total:       2 * time.Second,
+		PerTry:      500 * time.Millisecond, // far more than a busy machine makes of a good answer
 		RetryOn:     "5xx,reset,connect-failure",
 		NumRetries:  2,
 		BackOff:     5 * time.Millisecond,

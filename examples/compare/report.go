@@ -57,7 +57,7 @@ func table(w io.Writer, title string, lines func(line func(cells ...string))) er
 }
 
 func printRows(w io.Writer, title string, rows []row) error {
-	return table(w, title+" Microseconds, medians of all rounds.", func(line func(...string)) {
+	return table(w, title+" Microseconds; what is added is the median over all rounds.", func(line func(...string)) {
 		line("callers", "path", "p50", "p90", "p99", "CPU/call", "added p50", "p90", "p99", "CPU/call")
 		for _, r := range rows {
 			cells := []string{strconv.Itoa(r.Callers), r.Path, number(r.P50), number(r.P90), number(r.P99), number(r.CPU)}

@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// row is what one path took with so many callers: the medians of all rounds.
+// row is what one path took with so many callers, the calls of all rounds taken
+// together.
 type row struct {
 	Protocol string  `json:"protocol"`
 	Callers  int     `json:"callers"`
@@ -20,8 +21,8 @@ type row struct {
 	Failed   int     `json:"failed,omitempty"`
 }
 
-// added is what a path took more than the bare client in the same round: the medians
-// of all rounds.
+// added is what a path took more than the bare client in the same round: medians over
+// all rounds.
 type added struct {
 	P50 float64 `json:"p50_us"`
 	P90 float64 `json:"p90_us"`
@@ -39,34 +40,45 @@ type level struct {
 // loop makes the calls of one round.
 type loop func(p *path, callers int, calls []call) round
 
-// measure has all paths make the same calls in turn, each round in the opposite order
-// of the one before. The bare path is the first.
+// measure has all paths make the same calls in turn, each round in another order. The
+// bare path is the first.
 func measure(ctx context.Context, all []path, l level, run loop) []row {
 	rounds := make([][]sample, len(all))
+	sums := make([]round, len(all))
 	calls := healthy(l.calls)
-	failed := make([]int, len(all))
 	began := time.Now()
 	for n := -1; n < 1 || (n < l.rounds && time.Since(began) < l.time && ctx.Err() == nil); n++ {
-		for i := range all {
-			if n%2 != 0 {
-				i = len(all) - 1 - i
-			}
+		for _, i := range order(len(all), n+1) {
 			r := run(&all[i], l.callers, calls)
-			failed[i] += r.failed
 			if n >= 0 { // the first one warms up
 				rounds[i] = append(rounds[i], sampleOf(r))
+				sums[i].add(r)
 			}
 		}
 	}
 	rows := make([]row, len(all))
 	for i, p := range all {
-		m, a := medians(rounds[i], nil), medians(rounds[i], rounds[0])
+		slices.Sort(sums[i].took)
+		whole, more := sampleOf(sums[i]), medianDifferences(rounds[i], rounds[0])
 		rows[i] = row{
-			Protocol: "http", Callers: l.callers, Path: p.name, P50: m[0], P90: m[1], P99: m[2], CPU: m[3],
-			Added: added{a[0], a[1], a[2], a[3]}, Failed: failed[i],
+			Protocol: "http", Callers: l.callers, Path: p.name, P50: whole[0], P90: whole[1], P99: whole[2], CPU: whole[3],
+			Added: added{more[0], more[1], more[2], more[3]}, Failed: sums[i].failed,
 		}
 	}
 	return rows
+}
+
+// order is that of n paths in a round: it alternates between forwards and backwards,
+// and starts with each as often.
+func order(n, round int) []int {
+	paths := make([]int, n)
+	for i := range paths {
+		paths[i] = (round/2 + i) % n
+	}
+	if round%2 != 0 {
+		slices.Reverse(paths)
+	}
+	return paths
 }
 
 // sample is what is known of a round: p50, p90, p99 and CPU time for each call, in
@@ -77,15 +89,13 @@ func sampleOf(r round) sample {
 	return sample{us(r.quantile(0.5)), us(r.quantile(0.9)), us(r.quantile(0.99)), us(r.cpuPerCall())}
 }
 
-// medians gives the median of each value over all rounds, or of what it is more than
-// less.
-func medians(rounds, less []sample) (m sample) {
+// medianDifferences gives, for each value, the median of what it is more than less in
+// the same round.
+func medianDifferences(rounds, less []sample) (m sample) {
 	for v := range m {
 		values := make([]float64, len(rounds))
 		for i, s := range rounds {
-			if values[i] = s[v]; less != nil {
-				values[i] -= less[i][v]
-			}
+			values[i] = s[v] - less[i][v]
 		}
 		m[v] = median(values)
 	}

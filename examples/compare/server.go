@@ -32,10 +32,9 @@ type server struct {
 	gate     chan struct{}  // closed to release them; guarded by mu
 }
 
-func newServer() (*server, error) {
+func newServer(ctx context.Context) (*server, error) {
 	s := &server{attempts: map[string]int{}, gate: make(chan struct{})}
-	var ctx context.Context
-	ctx, s.closing = context.WithCancel(context.Background())
+	ctx, s.closing = context.WithCancel(ctx)
 	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(s.serve))
 	s.Config.BaseContext = func(net.Listener) context.Context { return ctx }
 	s.Start()

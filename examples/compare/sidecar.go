@@ -54,11 +54,12 @@ func startSidecar(ctx context.Context, binary string, p policy, s *server) (*sid
 	ended := make(chan error, 1)
 	e := &sidecar{stop: func() {
 		kill()
-		<-ended
+		for range ended { // until it is closed: Envoy has ended
+		}
 		_ = os.RemoveAll(dir)
 	}}
 	if err = cmd.Start(); err != nil {
-		ended <- err
+		close(ended)
 		e.stop()
 		return nil, err
 	}

@@ -128,7 +128,7 @@ func compare(ctx context.Context, l load, stats *metrics.Registry, errOut io.Wri
 		return nil, err
 	}
 	bare := &http.Client{Transport: http.DefaultTransport.(*http.Transport).Clone(), Timeout: time.Second} //nolint:forcetypeassert // nobody replaced it
-	guarded := &http.Client{Transport: recipes.Transport(stats.Cluster("recipes").CountTransport(nil))}
+	guarded := &http.Client{Transport: recipes.Transport(nil)}
 
 	l.progress = progress(errOut, "bare", l.calls)
 	first := l.run(ctx, "bare", bare, false)
