@@ -121,8 +121,9 @@ func TestSidecar_deadline(t *testing.T) {
 				t.Fatal(err)
 			}
 			seen := get(t.Context(), t, &http.Client{Transport: u.Transport(patient)}, http.MethodGet, envoy.egress+"/hang/")
-			if seen.Status != 0 {
-				t.Errorf("got %d, want that our limit struck", seen.Status)
+			// Both limits strike at once: the caller sees ours, or the sidecar's answer.
+			if seen.Status != 0 && seen.Status != http.StatusGatewayTimeout {
+				t.Errorf("got %d, want that our limit struck, or 504", seen.Status)
 			}
 			if patient.status != http.StatusGatewayTimeout || patient.body != "upstream request timeout" {
 				t.Errorf("the sidecar: got %d %q, want 504", patient.status, patient.body)
@@ -130,7 +131,7 @@ func TestSidecar_deadline(t *testing.T) {
 			if patient.asked != "150" {
 				t.Errorf("X-Envoy-Upstream-Rq-Timeout-Ms: got %q, want 150", patient.asked)
 			}
-			if got := patient.took; got < limit || got > limit+patience/10 {
+			if got := patient.took; got < limit*9/10 || got > limit+patience/10 { // Envoy's clock is a coarse one
 				t.Errorf("the sidecar gave up after %v, want %v", got, limit)
 			}
 			if fields := envoy.logged(t, test.name); fields[0] != "UT" || fields[2] != "response_timeout" {
