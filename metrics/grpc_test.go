@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"testing"
 
 	"github.com/pillion-go/pillion"
@@ -69,7 +70,10 @@ func TestGRPC(t *testing.T) {
 		set  func(*pillion.Outcome)
 		want int
 	}{
-		{answer(0), 0}, {answer(5), 5}, {answer(16), 16}, {answer(99), 2},
+		{answer(0), 0},
+		{answer(5), 5},
+		{answer(16), 16},
+		{answer(99), 2},
 		{local(pillion.Cancelled, pillion.CallerGone), 1},
 		{local(pillion.Timeout, pillion.ResponseTimeout), 4},
 		{local(pillion.ConnectFailure|pillion.Timeout, pillion.ConnectionTimeout), 14},
@@ -85,7 +89,7 @@ func TestGRPC(t *testing.T) {
 			success = 1
 		}
 		for name, want := range map[string]uint64{
-			fmt.Sprint(test.want): 1, "success": success, "failure": 1 - success, "total": 1, "request_message_count": 2, "response_message_count": 3,
+			strconv.Itoa(test.want): 1, "success": success, "failure": 1 - success, "total": 1, "request_message_count": 2, "response_message_count": 3,
 		} {
 			if got := c.Counter("grpc.pkg.Svc.Method." + name).Value(); got != want {
 				t.Errorf("status %d: %s: got %d, want %d", test.want, name, got, want)

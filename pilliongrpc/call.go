@@ -28,15 +28,15 @@ type client struct {
 
 	sent     atomic.Uint64 // the caller's messages
 	received atomic.Uint64
+	retried  atomic.Bool // there was a further attempt
 }
 
 // attempt is what one attempt adds to its Call: its own request header, and its own
 // targets for what comes back. The caller's are written from those of the attempt whose
 // answer it gets.
 type attempt struct {
-	call    pillion.Call // of further attempts; the first is the engine's
-	md      metadata.MD  // the request's; nil while it is the caller's
-	header  metadata.MD  // the answer's; nil where it was nothing but trailers
+	md      metadata.MD // the request's; nil while it is the caller's
+	header  metadata.MD // the answer's; nil where it was nothing but trailers
 	trailer metadata.MD
 	peer    peer.Peer
 	options [6]grpc.CallOption

@@ -31,7 +31,7 @@ func (x *exchange) Try(ctx context.Context, c *pillion.Call, o *pillion.Outcome)
 	a.of, a.ctx = c, ctx
 	o.Value = a
 	x.hold(c)
-	open, err := x.try(a, c.Watched())
+	open, err := x.try(a, c.Watched()) //nolint:contextcheck // a has it
 	x.drop()
 	if c.Watched() {
 		a.tellEndpoint(c)
@@ -186,10 +186,15 @@ func (x *exchange) attempt(c *pillion.Call) *streamAttempt {
 // NewCall makes the storage of a further attempt.
 func (x *exchange) NewCall(from *pillion.Call) *pillion.Call {
 	before := x.attempt(from)
-	a := &streamAttempt{beside: !before.over.Load()}
-	a.follow(&before.attempt)
-	a.call.Attach(a)
-	return &a.call
+	x.retried.Store(true)
+	next := &struct {
+		call    pillion.Call
+		attempt streamAttempt
+	}{}
+	next.attempt.beside = !before.over.Load()
+	next.attempt.follow(&before.attempt)
+	next.call.Attach(&next.attempt)
+	return &next.call
 }
 
 // Header gives the attempt's own metadata.
@@ -210,5 +215,5 @@ func (x *exchange) Replayable() bool { return !x.over.Load() }
 // newPanicError stands for a panic in the goroutine of a stream.
 func newPanicError(u *pillion.Upstream, value any) error {
 	err := &pillion.PanicError{Value: value, Stack: debug.Stack()}
-	return newError(u, codes.Internal, fmt.Errorf("pilliongrpc: %w", err), 0, pillion.NoDetail)
+	return newError(u, codes.Internal, fmt.Errorf("pilliongrpc: %w", err), 0, pillion.NoDetail, false)
 }

@@ -126,13 +126,13 @@ func drain(recv func() error) error {
 }
 
 // client serves s in memory, and gives a client of it under r's policies.
-func client(t testing.TB, s testgrpc.TestServiceServer, r pillion.Resolver, server ...grpc.ServerOption) testgrpc.TestServiceClient {
+func client(t *testing.T, s testgrpc.TestServiceServer, r pillion.Resolver, server ...grpc.ServerOption) testgrpc.TestServiceClient {
 	t.Helper()
 	return testgrpc.NewTestServiceClient(connect(t, s, pilliongrpc.DialOptions(r), server...))
 }
 
 // connect serves s in memory, and gives a connection to it.
-func connect(t testing.TB, s testgrpc.TestServiceServer, dial []grpc.DialOption, options ...grpc.ServerOption) *grpc.ClientConn {
+func connect(t *testing.T, s testgrpc.TestServiceServer, dial []grpc.DialOption, options ...grpc.ServerOption) *grpc.ClientConn {
 	t.Helper()
 	l := bufconn.Listen(1 << 20)
 	server := grpc.NewServer(options...)
@@ -153,7 +153,7 @@ func connect(t testing.TB, s testgrpc.TestServiceServer, dial []grpc.DialOption,
 }
 
 // upstream makes an upstream, and the log of its events.
-func upstream(t testing.TB, policies ...pillion.Policy) (*pillion.Upstream, *events) {
+func upstream(t *testing.T, policies ...pillion.Policy) (*pillion.Upstream, *events) {
 	t.Helper()
 	log := &events{ends: make(chan pillion.Outcome, 2000)}
 	u, err := pillion.New("recipes", append(policies, pillion.Listener(log.hear), pillion.HTTP{ReplayBuffer: 1 << 20})...)
@@ -201,7 +201,7 @@ func answering(ctx context.Context, _ int64, s stream) error {
 			return err
 		}
 	}
-	return status.Error(codes.Code(code), "asked for") //nolint:gosec // a code
+	return status.Error(codes.Code(code), "asked for")
 }
 
 var errUnavailable = status.Error(codes.Unavailable, "not now")

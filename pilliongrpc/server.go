@@ -37,8 +37,7 @@ func UnaryServer(r pillion.Resolver) (grpc.UnaryServerInterceptor, error) {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 		x := &unaryServer{server: server{ctx: ctx, method: info.FullMethod}, req: req, handler: handler}
 		x.sent.Store(1)
-		err := x.serve(find, x)
-		if err != nil {
+		if err := x.serve(find, x); err != nil { //nolint:contextcheck // x has it
 			return nil, err
 		}
 		return x.reply, nil
@@ -119,7 +118,7 @@ func (s *server) serve(find func(context.Context, pillion.Target) (*pillion.Upst
 	if o.Err != nil {
 		s.tellOverloaded(u, o)
 	}
-	return callError(u, o)
+	return callError(u, o, false)
 }
 
 // tellOverloaded marks a refusal as Envoy does.

@@ -48,25 +48,25 @@ func (e *Error) Timeout() bool { return errors.Is(e.Err, context.DeadlineExceede
 func (e *Error) Temporary() bool { return true }
 
 // callError is what the caller of a call that came to o gets.
-func callError(u *pillion.Upstream, o *pillion.Outcome) error {
+func callError(u *pillion.Upstream, o *pillion.Outcome, retried bool) error {
 	if o.Err == nil {
 		return nil
 	}
-	return shown(u, o.Err, o.Is, o.Flags, o.Detail)
+	return shown(u, o.Err, o.Is, o.Flags, o.Detail, retried)
 }
 
 // shown makes of err, which a call came to, one with a status. A status of the
 // upstream's is shown as it is.
-func shown(u *pillion.Upstream, err error, is pillion.Condition, flags pillion.Flags, detail pillion.Detail) error {
+func shown(u *pillion.Upstream, err error, is pillion.Condition, flags pillion.Flags, detail pillion.Detail, retried bool) error {
 	if detail == pillion.ViaUpstream || detail == pillion.NoDetail {
 		if is.Any(pillion.Refused) {
-			return newError(u, codes.Unavailable, err, flags, detail)
+			return newError(u, codes.Unavailable, err, flags, detail, retried)
 		}
 		if _, ok := status.FromError(err); ok {
 			return err
 		}
 	}
-	return newError(u, localCode(u, err, is, detail), err, flags, detail)
+	return newError(u, localCode(u, err, is, detail), err, flags, detail, retried)
 }
 
 // ofError is shown for an error that ended an open stream, of which nothing else is
@@ -78,13 +78,13 @@ func ofError(u *pillion.Upstream, err error) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &limit):
-		return newError(u, codes.DeadlineExceeded, err, pillion.UT, limitDetail(limit.Scope))
+		return newError(u, codes.DeadlineExceeded, err, pillion.UT, limitDetail(limit.Scope), false)
 	case errors.As(err, &broken):
-		return newError(u, ownCode(broken.Err), err, broken.Flags, broken.Detail)
+		return newError(u, ownCode(broken.Err), err, broken.Flags, broken.Detail, false)
 	case errors.Is(err, context.Canceled):
-		return newError(u, codes.Canceled, err, pillion.DC, pillion.CallerGone)
+		return newError(u, codes.Canceled, err, pillion.DC, pillion.CallerGone, false)
 	}
-	return shown(u, err, 0, 0, pillion.NoDetail)
+	return shown(u, err, 0, 0, pillion.NoDetail, false)
 }
 
 func limitDetail(s pillion.Scope) pillion.Detail {
@@ -134,8 +134,8 @@ func ownCode(err error) codes.Code {
 }
 
 // newError gives err a status, whose ErrorInfo has the response flags.
-func newError(u *pillion.Upstream, code codes.Code, err error, flags pillion.Flags, detail pillion.Detail) *Error {
-	s := status.New(code, text(u, err, detail))
+func newError(u *pillion.Upstream, code codes.Code, err error, flags pillion.Flags, detail pillion.Detail, retried bool) *Error {
+	s := status.New(code, text(u, err, detail, retried))
 	with, bad := s.WithDetails(&errdetails.ErrorInfo{
 		Reason: reason(flags), Domain: Domain,
 		Metadata: map[string]string{
@@ -149,8 +149,8 @@ func newError(u *pillion.Upstream, code codes.Code, err error, flags pillion.Fla
 }
 
 // text is what the status says: Envoy's words, where they are asked for.
-func text(u *pillion.Upstream, err error, detail pillion.Detail) string {
-	if status, local := detail.LocalReply(false); u.HTTP().LocalReplies && status != 0 {
+func text(u *pillion.Upstream, err error, detail pillion.Detail, retried bool) string {
+	if status, local := detail.LocalReply(retried); u.HTTP().LocalReplies && status != 0 {
 		return local
 	}
 	if broken, ok := errors.AsType[*pillion.UpstreamError](err); ok && errors.Is(err, broken) {
@@ -182,5 +182,5 @@ func reason(flags pillion.Flags) string {
 // noReply is the error of a policy that gave neither an error nor an answer of ours.
 func noReply(u *pillion.Upstream, o *pillion.Outcome) error {
 	err := fmt.Errorf("pillion: %s: a policy gave a %T in place of a reply", u.Name(), o.Value)
-	return newError(u, codes.Internal, err, o.Flags, o.Detail)
+	return newError(u, codes.Internal, err, o.Flags, o.Detail, false)
 }

@@ -122,7 +122,7 @@ func (x *streamCall) run() {
 	defer x.decided()
 	o := x.upstream.Invoke(x.ctx, (*exchange)(x))
 	x.result, _ = o.Value.(*streamAttempt)
-	x.err = callError(x.upstream, o)
+	x.err = callError(x.upstream, o, x.retried.Load())
 	if x.err == nil && x.result == nil {
 		x.err = noReply(x.upstream, o)
 	}

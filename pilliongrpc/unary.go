@@ -61,7 +61,7 @@ func (x *unaryCall) call(u *pillion.Upstream) error {
 	if a != nil {
 		x.targets.deliver(&a.attempt)
 	}
-	err := callError(u, o)
+	err := callError(u, o, x.retried.Load())
 	if err == nil && a == nil {
 		err = noReply(u, o)
 	}
@@ -121,10 +121,14 @@ func (x *unaryCall) NewCall(from *pillion.Call) *pillion.Call {
 	if !before.over.Load() {
 		x.beside.Store(true)
 	}
-	a := &unaryAttempt{}
-	a.follow(&before.attempt)
-	a.call.Attach(a)
-	return &a.call
+	x.retried.Store(true)
+	next := &struct {
+		call    pillion.Call
+		attempt unaryAttempt
+	}{}
+	next.attempt.follow(&before.attempt)
+	next.call.Attach(&next.attempt)
+	return &next.call
 }
 
 // Header gives the attempt's own metadata.

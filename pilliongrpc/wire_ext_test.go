@@ -217,10 +217,6 @@ func counted(r *metrics.Registry, code int) uint64 {
 	return 0
 }
 
-func http3(code int) string {
-	return string([]byte{byte('0' + code/100), byte('0' + code/10%10), byte('0' + code%10)})
-}
-
 // page is a ResponseWriter.
 type page struct{ io.Writer }
 
@@ -309,7 +305,7 @@ func TestBadRequests(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if err := s.Send(bigPart); err != nil && !errors.Is(err, io.EOF) {
+		if err = s.Send(bigPart); err != nil && !errors.Is(err, io.EOF) {
 			_, _ = s.Recv()
 			return err
 		}

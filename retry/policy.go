@@ -79,7 +79,10 @@ func grpcStatus(c *pillion.Call, o *pillion.Outcome) pillion.Condition {
 	if !hasHead(c, o) {
 		return 0
 	}
-	value, _ := c.ResponseHeader(o, "Grpc-Status")
+	value, ok := c.ResponseHeader(o, "Grpc-Status")
+	if !ok {
+		return 0
+	}
 	code, _ := strconv.Atoi(value) // what is no number is no status either
 	return pillion.GRPCCondition(code)
 }

@@ -30,6 +30,7 @@ func notYet(format string, args ...any) error {
 
 // settings is what the library is configured with in place of Envoy.
 type settings struct {
+	grpcStats      bool // count gRPC's methods
 	connectTimeout time.Duration
 	limits         *limits.Config // nil for Envoy's defaults
 	metrics        metrics.Config
@@ -129,6 +130,7 @@ type (
 
 // fragments is the whole of it.
 type fragments struct {
+	grpcStats   bool // the filter grpc_stats is there
 	cluster     envoyCluster
 	route       envoyRouteAction
 	routes      []envoyRoute
@@ -221,6 +223,7 @@ func configure(s *Scenario) (*settings, error) {
 	if t := f.cluster.ConnectTimeout; t != nil {
 		c.connectTimeout = time.Duration(*t)
 	}
+	c.grpcStats = f.grpcStats
 	c.metrics = metrics.Config{External: f.external, CallerStatNames: !f.external, TimeoutBudget: f.cluster.TrackClusterStats.TimeoutBudgets}
 	if c.limits, err = f.cluster.limits(); err != nil {
 		return nil, err
@@ -245,15 +248,15 @@ func supported(s *Scenario) error {
 	if len(s.Upstream.Hosts) != 1 {
 		return notYet("load balancing (%d hosts)", len(s.Upstream.Hosts))
 	}
+	if all, none := speaksGRPC(s); !all && !none {
+		return notYet("gRPC beside HTTP")
+	}
 	for _, op := range s.Downstream.Ops {
 		requests := op.Requests
 		if op.Request != nil {
 			requests = append(requests, *op.Request)
 		}
 		for _, r := range requests {
-			if r.GRPC {
-				return notYet("gRPC")
-			}
 			if err := supportedHeaders(r.Headers); err != nil {
 				return err
 			}
@@ -288,6 +291,10 @@ func readFragments(sections map[string]json.RawMessage) (*fragments, error) {
 		"router": &f.router, "runtime": &f.runtime, "external": &f.external,
 	}
 	for _, section := range slices.Sorted(maps.Keys(sections)) {
+		if section == "http_filters" && onlyGRPCStats(sections[section]) {
+			f.grpcStats = true
+			continue
+		}
 		target, ok := into[section]
 		if !ok {
 			return nil, missingField("", section)

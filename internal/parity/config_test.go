@@ -129,7 +129,12 @@ func TestSupported(t *testing.T) {
 		want string
 	}{
 		{"two hosts", Scenario{Upstream: UpstreamScript{Hosts: []Host{{}, {}}}}, "load balancing"},
-		{"gRPC", Scenario{Upstream: one, Downstream: ask(Request{GRPC: true})}, "gRPC"},
+		{
+			"gRPC beside HTTP",
+			Scenario{Upstream: one, Downstream: Calls{Ops: []Op{{Op: "concurrent", Requests: []Request{{GRPC: true}, {}}}}}},
+			"gRPC beside HTTP",
+		},
+		{"gRPC", Scenario{Upstream: one, Downstream: ask(Request{GRPC: true})}, ""},
 		{
 			"a header that is not obeyed",
 			Scenario{Upstream: one, Downstream: ask(Request{Headers: map[string]string{"x-envoy-new": "1"}})},

@@ -31,8 +31,9 @@ type library struct {
 
 // libraryRoute is an upstream for a part of the paths.
 type libraryRoute struct {
-	prefix string
-	rt     http.RoundTripper
+	prefix   string
+	rt       http.RoundTripper
+	upstream *pillion.Upstream
 }
 
 // NewLibrary configures the library for a scenario. It is a [StartFunc].
@@ -49,6 +50,9 @@ func NewLibrary(_ context.Context, s *Scenario, addresses Addresses) (Side, erro
 	c.metrics.Registry = registry
 	for _, r := range c.routes {
 		policies := []pillion.Policy{r.http, c.metrics, r.timeout}
+		if c.grpcStats {
+			policies = append(policies, metrics.GRPC{Registry: registry})
+		}
 		if r.retry != nil {
 			policies = append(policies, r.retry)
 		}
@@ -59,7 +63,10 @@ func NewLibrary(_ context.Context, s *Scenario, addresses Addresses) (Side, erro
 		if err != nil {
 			return nil, err
 		}
-		l.routes = append(l.routes, libraryRoute{r.prefix, u.Transport(l.base)})
+		l.routes = append(l.routes, libraryRoute{r.prefix, u.Transport(l.base), u})
+	}
+	if all, _ := speaksGRPC(s); all {
+		return newGRPC(l, c.connectTimeout)
 	}
 	return l, nil
 }

@@ -66,6 +66,9 @@ func (p *player) finish(ctx context.Context, up *upstream) (*Played, error) {
 	played.Downstream, played.Snapshots = p.answers, p.snapshots
 	played.Attempts, played.Timing.Attempts = up.seen(p.began)
 	played.Timing.Calls = p.elapsed
+	if _, ok := p.side.(*grpcLibrary); ok {
+		withoutTheClient(played.Attempts)
+	}
 	played.Late = up.lateness()
 	played.Connections = up.connections()
 	var err error

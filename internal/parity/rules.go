@@ -20,6 +20,9 @@ func Rules() []Rule {
 		{Name: "expect-is-passed-on", Applies: expects, Change: expectPassedOn},
 		{Name: "untrusted-headers-pass", Applies: untrusted, Change: untrustedPass},
 		{Name: "attempts-are-counted-at-their-end", Applies: looksMeanwhile, Change: countedAtTheEnd},
+		{Name: "grpc-callers-get-a-status", Applies: answersGRPCInHTTP, Change: answeredWithAStatus},
+		{Name: "grpc-messages-are-the-callers", Applies: answersBeforeFailing, Change: messagesNotGiven},
+		{Name: "grpc-timeout-tells-our-limits", Applies: tellsGRPCTimeout, Change: ownGRPCTimeout},
 	}
 }
 

@@ -8,7 +8,8 @@ import (
 // sharedNames are Envoy's statistics of a cluster that a client library can see for
 // itself. Those of connections and of the queue for them are not among them: they are those
 // of a connection pool. CATEGORY stands for internal, external, canary, retry, or a name that
-// a caller gave; NNN for a code and Nxx for its class.
+// a caller gave; NNN for a code and Nxx for its class,
+// METHOD for a method with what is counted of it.
 const sharedNames = `
 CATEGORY.upstream_rq_NNN
 CATEGORY.upstream_rq_Nxx
@@ -20,6 +21,7 @@ circuit_breakers.default.rq_open
 circuit_breakers.default.rq_retry_open
 circuit_breakers.high.rq_open
 circuit_breakers.high.rq_retry_open
+grpc.METHOD
 outlier_detection.ejections_active
 outlier_detection.ejections_consecutive_5xx
 outlier_detection.ejections_detected_consecutive_5xx
@@ -83,6 +85,7 @@ func sharedPattern(before, after, dot string) *regexp.Regexp {
 		name = regexp.QuoteMeta(strings.ReplaceAll(name, ".", dot))
 		name = strings.Replace(name, "CATEGORY", `(internal|external|canary|retry|alt|alt[._]internal)`, 1)
 		name = strings.Replace(name, "NNN", `\d\d\d`, 1)
+		name = strings.Replace(name, "METHOD", `pkg\.Svc\.Method\.\w+`, 1)
 		names = append(names, strings.Replace(name, "Nxx", `\dxx`, 1))
 	}
 	return regexp.MustCompile("^" + before + "(" + strings.Join(names, "|") + ")" + after + "$")

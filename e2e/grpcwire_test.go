@@ -1,0 +1,105 @@
+package e2e
+
+import (
+	"net"
+	"testing"
+
+	"golang.org/x/net/http2"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	testgrpc "google.golang.org/grpc/interop/grpc_testing"
+	"google.golang.org/grpc/status"
+
+	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/pilliongrpc"
+	"github.com/pillion-go/pillion/retry"
+)
+
+// trailersOnly answers with a status and nothing else.
+func (s *stream) trailersOnly(code string) {
+	s.answer(true, ":status", "200", "content-type", "application/grpc", "grpc-status", code)
+}
+
+// TestGRPCWire has a server reset streams with every code, and go away, before it
+// answers: Envoy's words, flags and codes, over a real connection. gRPC sends a refused
+// stream, and one that GOAWAY says was not worked on, once more by itself: these are no
+// attempts.
+func TestGRPCWire(t *testing.T) {
+	rst := func(code http2.ErrCode) func(s *stream) { return func(s *stream) { s.rst(code) } }
+	goAway := func(last func(s *stream) uint32) func(s *stream) {
+		return func(s *stream) {
+			_ = s.framer.WriteGoAway(last(s), http2.ErrCodeNo, nil)
+			_ = s.Conn.(*net.TCPConn).CloseWrite()
+		}
+	}
+	worked := goAway(func(s *stream) uint32 { return s.id })
+	tests := []struct {
+		name     string
+		act      func(s *stream)
+		on       string
+		detail   pillion.Detail
+		flags    pillion.Flags
+		requests int64 // at the server, for 2 attempts
+	}{
+		{"NO_ERROR", rst(http2.ErrCodeNo), "reset", pillion.RemoteReset, pillion.UR, 2},
+		{"PROTOCOL_ERROR", rst(http2.ErrCodeProtocol), "reset", pillion.RemoteReset, pillion.UR, 2},
+		{"INTERNAL_ERROR", rst(http2.ErrCodeInternal), "reset", pillion.RemoteReset, pillion.UR, 2},
+		{"CANCEL", rst(http2.ErrCodeCancel), "reset", pillion.RemoteReset, pillion.UR, 2},
+		{"ENHANCE_YOUR_CALM", rst(http2.ErrCodeEnhanceYourCalm), "reset", pillion.RemoteReset, pillion.UR, 2},
+		{"INADEQUATE_SECURITY", rst(http2.ErrCodeInadequateSecurity), "reset", pillion.RemoteReset, pillion.UR, 2},
+		{"REFUSED_STREAM", rst(http2.ErrCodeRefusedStream), "refused-stream", pillion.RemoteRefusedStream, pillion.UR, 4},
+		{"GOAWAY, and the stream was worked on", worked, "reset", pillion.ConnectionTermination, pillion.UC, 2},
+	}
+	for _, test := range tests {
+		for _, streaming := range []bool{false, true} {
+			t.Run(test.name+map[bool]string{false: ", unary", true: ", stream"}[streaming], func(t *testing.T) {
+				wantNoLeaks(t)
+				u, _, events := streamUpstream(t, retry.Config{On: test.on, Rand: func() float64 { return 0 }}, limits.Config{MaxRequests: 1})
+				var script h2script
+				server := serveScript(t, func(_ *scripted, conn net.Conn) { script.play(conn, test.act) })
+				conn, err := grpc.NewClient("passthrough:///"+server.addr(),
+					append(pilliongrpc.DialOptions(u), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = conn.Close() })
+				c := testgrpc.NewTestServiceClient(conn)
+				if streaming {
+					s := startStream(t.Context(), t, c)
+					_ = s.CloseSend()
+					_, err = s.Recv()
+				} else {
+					_, err = c.EmptyCall(t.Context(), &testgrpc.Empty{})
+				}
+				end := wantSoon(t, events.ends, "the end of the call")
+				if status.Code(err) != codes.Unavailable || end.Detail != test.detail || end.Flags != test.flags|pillion.URX {
+					t.Errorf("got %v, %v %v, want Unavailable, %v %v", err, end.Flags, end.Detail, test.flags|pillion.URX, test.detail)
+				}
+				if got := events.count(pillion.EventAttempt); got != 2 || script.requests.Load() != test.requests {
+					t.Errorf("got %d attempts and %d requests, want 2 and %d", got, script.requests.Load(), test.requests)
+				}
+			})
+		}
+	}
+}
+
+// TestGRPCWire_otherStatus gives a status of no known code, which is Unknown's kind:
+// no word retries it, and it is passed on.
+func TestGRPCWire_otherStatus(t *testing.T) {
+	wantNoLeaks(t)
+	u, _, _ := streamUpstream(t, again(3))
+	var script h2script
+	server := serveScript(t, func(_ *scripted, conn net.Conn) { script.play(conn, func(s *stream) { s.trailersOnly("77") }) })
+	conn, err := grpc.NewClient("passthrough:///"+server.addr(),
+		append(pilliongrpc.DialOptions(u), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	_, err = testgrpc.NewTestServiceClient(conn).EmptyCall(t.Context(), &testgrpc.Empty{})
+	if status.Code(err) != codes.Code(77) || script.requests.Load() != 1 {
+		t.Errorf("got %v after %d requests, want status 77 after 1", err, script.requests.Load())
+	}
+}

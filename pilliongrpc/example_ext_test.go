@@ -1,0 +1,108 @@
+package pilliongrpc_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
+
+	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/pilliongrpc"
+	"github.com/pillion-go/pillion/retry"
+	"github.com/pillion-go/pillion/timeout"
+)
+
+// serveHealth serves gRPC's health service in memory, and gives a connection to it.
+func serveHealth(dial []grpc.DialOption, options ...grpc.ServerOption) (*grpc.ClientConn, func(), error) {
+	l := bufconn.Listen(1 << 16)
+	server := grpc.NewServer(options...)
+	healthpb.RegisterHealthServer(server, health.NewServer())
+	done := make(chan error)
+	go func() { done <- server.Serve(l) }()
+	conn, err := grpc.NewClient("passthrough:///recipes", append(dial, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }))...)
+	return conn, func() { _ = conn.Close(); server.Stop(); <-done }, err
+}
+
+func ExampleDialOptions() {
+	recipes, err := pillion.New("recipes",
+		timeout.Config{Total: 2 * time.Second, PerTry: 300 * time.Millisecond},
+		retry.Config{On: "unavailable,reset,connect-failure", NumRetries: 2},
+		limits.Config{MaxRequests: 200},
+		breaker.Config{},
+	)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	failed := false
+	failOnce := func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+		if !failed {
+			failed = true
+			return nil, status.Error(codes.Unavailable, "not now")
+		}
+		return handler(ctx, req)
+	}
+	conn, stop, err := serveHealth(pilliongrpc.DialOptions(recipes), grpc.UnaryInterceptor(failOnce))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer stop()
+	ctx, info := pillion.WithInfo(context.Background())
+	answer, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{})
+	fmt.Println(answer.GetStatus(), err, info.Attempts())
+	// Output: SERVING <nil> 2
+}
+
+func ExampleServerOptions() {
+	front, err := pillion.New("front", limits.Config{MaxRequests: limits.Zero})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	options, err := pilliongrpc.ServerOptions(front)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	conn, stop, err := serveHealth(nil, options...)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer stop()
+	_, err = healthpb.NewHealthClient(conn).Check(context.Background(), &healthpb.HealthCheckRequest{})
+	fmt.Println(status.Code(err))
+	// Output: Unavailable
+}
+
+func ExampleError() {
+	recipes, err := pillion.New("recipes", limits.Config{MaxRequests: limits.Zero})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	conn, stop, err := serveHealth(pilliongrpc.DialOptions(recipes))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer stop()
+	_, err = healthpb.NewHealthClient(conn).Check(context.Background(), &healthpb.HealthCheckRequest{})
+	if refused, ok := errors.AsType[*pilliongrpc.Error](err); ok {
+		fmt.Println(status.Code(err), refused.Flags, errors.Is(err, limits.ErrFull))
+	}
+	// Output: Unavailable UO true
+}

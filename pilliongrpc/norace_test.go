@@ -1,0 +1,5 @@
+//go:build !race
+
+package pilliongrpc_test
+
+const raceEnabled = false
