@@ -40,6 +40,33 @@ func (u *Upstream) HTTP() HTTP { return u.http }
 // acts on it. Policies that send calls again need not ask.
 func (s *Site) AwaitHead() { s.upstream.awaitsHead = true }
 
+// storage is what the engine needs for a call.
+type storage struct {
+	flight flight
+	first  Call
+}
+
+// InvokeUnary is [Upstream.Invoke] for an exchange that is unary: use gets the
+// outcome, which must not be kept, nor any Call, for what the engine needed for the call is
+// used again afterwards.
+func (u *Upstream) InvokeUnary(ctx context.Context, x Exchange, use func(o *Outcome)) {
+	s, ok := u.storage.Get().(*storage)
+	if !ok {
+		s = &storage{flight: flight{upstream: u}}
+		s.first.flight, s.first.attempt = &s.flight, 1
+	}
+	s.flight.ctx, s.flight.exchange = ctx, x //nolint:fatcontext // it is not nested: the storage is used again
+	o := s.flight.invoke(&s.first)
+	use(o)
+	if s.flight.forked.Load() {
+		return // further attempts may still be about
+	}
+	s.flight.clear()
+	s.first.clear()
+	s.flight.exchange, s.first.self = nil, nil
+	u.storage.Put(s)
+}
+
 // Attach keeps what an adapter must keep with an attempt. It is for [Exchange] Try
 // and NewCall.
 func (c *Call) Attach(v any) { c.self = v }

@@ -34,6 +34,7 @@ type Upstream struct {
 	http        HTTP
 	timers      sync.Pool // of *timer
 	calls       sync.Pool // of *httpCall
+	storage     sync.Pool // of *storage
 	base        func() http.RoundTripper
 	ownings     []func(*http.Transport) *http.Transport // what policies make of base
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/failsafe-go/failsafe-go"
 	"github.com/failsafe-go/failsafe-go/bulkhead"
 	"github.com/failsafe-go/failsafe-go/circuitbreaker"
 	"github.com/failsafe-go/failsafe-go/failsafegrpc"
@@ -66,15 +67,15 @@ func grpcCall(intercept grpc.UnaryClientInterceptor) func() {
 
 // failsafeGRPC is failsafe-go's retry, breaker, bulkhead and timeout, as its users
 // write it.
-func failsafeGRPC() grpc.UnaryClientInterceptor {
-	return failsafegrpc.NewUnaryClientInterceptor[any](
+func failsafeGRPC(outside ...failsafe.Policy[any]) grpc.UnaryClientInterceptor {
+	return failsafegrpc.NewUnaryClientInterceptor(append(outside,
 		retrypolicy.NewBuilder[any]().
 			HandleIf(func(_ any, err error) bool { return status.Code(err) == codes.Unavailable }).
 			WithMaxRetries(1).WithBackoff(25*time.Millisecond, 250*time.Millisecond).Build(),
 		circuitbreaker.NewBuilder[any]().WithFailureRateThreshold(0.5, 20, 10*time.Second).Build(),
 		bulkhead.New[any](1024),
 		fstimeout.New[any](300*time.Millisecond),
-	)
+	)...)
 }
 
 func grpcStubGroup() group {
@@ -84,7 +85,8 @@ func grpcStubGroup() group {
 		{"pillion, with gRPC's own statistics", grpcCall(pilliongrpc.Unary(upstream(
 			append([]pillion.Policy{metrics.GRPC{Registry: registry()}}, grpcPolicies()...)...)))},
 		{"failsafegrpc, uncounted", grpcCall(failsafeGRPC())},
-	}, false}
+		{"failsafegrpc, uncounted, with a total time-out too", grpcCall(failsafeGRPC(fstimeout.New[any](time.Second)))},
+	}, true}
 }
 
 func grpcLoopbackGroup() group {
@@ -116,8 +118,11 @@ func grpcOver(address string, options ...grpc.DialOption) func() {
 	}
 }
 
-// grpcBounds hold the interceptor against the only rival that does as much, which
-// counts nothing meanwhile.
+// grpcBounds hold the interceptor against the only rival: with the same policies, but
+// that it counts nothing, and with fewer.
 func grpcBounds() []bound {
-	return []bound{{grpcStub, "pillion", "failsafegrpc, uncounted", 0.45, 8}}
+	return []bound{
+		{grpcStub, "pillion", "failsafegrpc, uncounted, with a total time-out too", 0.45, 8},
+		{grpcStub, "pillion", "failsafegrpc, uncounted", 0.65, 8},
+	}
 }

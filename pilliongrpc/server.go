@@ -111,7 +111,12 @@ func (s *server) serve(find func(context.Context, pillion.Target) (*pillion.Upst
 		defer cancel()
 		ctx = limited
 	}
-	o := u.Invoke(ctx, x)
+	u.InvokeUnary(ctx, x, func(o *pillion.Outcome) { err = s.settle(u, o) }) // also a stream is over when the handler returns
+	return err
+}
+
+// settle is what the client is told.
+func (s *server) settle(u *pillion.Upstream, o *pillion.Outcome) error {
 	if s.panicked {
 		return status.Error(codes.Internal, "the handler panicked")
 	}
@@ -245,7 +250,9 @@ func (x *streamServer) Unary() bool { return false }
 func (x *streamServer) Try(ctx context.Context, c *pillion.Call, o *pillion.Outcome) {
 	returned := false
 	defer x.caught(o, &returned)
-	err := x.handler(x.srv, &servedStream{ServerStream: x.stream, of: x, ctx: x.incoming(ctx, c), call: c})
+	s := &servedStream{ServerStream: x.stream, of: x, ctx: x.incoming(ctx, c), call: c}
+	defer s.head.Store(true) // the call must not be touched any more
+	err := x.handler(x.srv, s)
 	returned = true
 	if err != nil {
 		o.Err = ended(ctx, err)

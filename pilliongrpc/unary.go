@@ -53,10 +53,16 @@ type unaryAttempt struct {
 	over  atomic.Bool // Try has returned
 }
 
-// call makes the call, and gives the caller what it brought.
-func (x *unaryCall) call(u *pillion.Upstream) error {
+// call makes the call.
+func (x *unaryCall) call(u *pillion.Upstream) (err error) {
 	x.sent.Store(1)
-	o := u.Invoke(x.ctx, x)
+	u.InvokeUnary(x.ctx, x, func(o *pillion.Outcome) { err = x.settle(u, o) })
+	x.targets.finished(err)
+	return err
+}
+
+// settle gives the caller what the call brought.
+func (x *unaryCall) settle(u *pillion.Upstream, o *pillion.Outcome) error {
 	a, _ := o.Value.(*unaryAttempt)
 	if a != nil {
 		x.targets.deliver(&a.attempt)
@@ -68,7 +74,6 @@ func (x *unaryCall) call(u *pillion.Upstream) error {
 	if err == nil && a.reply != x.reply {
 		copyMessage(x.reply, a.reply)
 	}
-	x.targets.finished(err)
 	return err
 }
 
