@@ -41,7 +41,7 @@ func (t table) markdown() string {
 			}
 			continue
 		}
-		fmt.Fprintf(&b, "| %s | +%.0f ns | +%.1f |\n", c.name, r.added, r.addedA)
+		fmt.Fprintf(&b, "| %s | %+.0f ns | %+.1f |\n", c.name, r.added, r.addedA)
 	}
 	return b.String()
 }
