@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"encoding/json"
 	"fmt"
+	"sync"
 	"testing"
 
 	"github.com/aws/aws-xray-sdk-go/v2/header"
@@ -81,9 +82,12 @@ func (fakeDB) QueryContext(context.Context, string, []driver.NamedValue) (driver
 	return fakeRows{}, nil
 }
 
+// registerFake registers the driver once, however often tests run.
+var registerFake = sync.OnceFunc(func() { sql.Register("fake", fakeDB{}) })
+
 // TestSQLContext queries through the SDK's driver within our segment.
 func TestSQLContext(t *testing.T) {
-	sql.Register("fake", fakeDB{})
+	registerFake()
 	db, err := xray.SQLContext("fake", "fake://user:secret@db:1/menu")
 	if err != nil {
 		t.Fatal(err)

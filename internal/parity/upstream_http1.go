@@ -132,7 +132,7 @@ func head(step Step, length int) []byte {
 	switch {
 	case len(step.Trailers) > 0:
 		b.WriteString("transfer-encoding: chunked\r\n")
-	case length >= 0 && status != http.StatusNoContent && status != http.StatusNotModified:
+	case length >= 0 && hasBody(status):
 		b.WriteString("content-length: " + strconv.Itoa(length) + "\r\n")
 	}
 	if step.Close {
@@ -142,9 +142,15 @@ func head(step Step, length int) []byte {
 	return b.Bytes()
 }
 
+// hasBody reports whether an answer with this status has a body, whatever the script
+// says: what stood after the head would be taken for the next answer.
+func hasBody(status int) bool {
+	return status != http.StatusNoContent && status != http.StatusNotModified
+}
+
 // rest is all after the head.
 func rest(step Step, method string) []byte {
-	if method == http.MethodHead {
+	if method == http.MethodHead || !hasBody(step.status()) {
 		return nil
 	}
 	if len(step.Trailers) == 0 {
