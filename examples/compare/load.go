@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 )
 
 // round is what became of some calls that were made in one go.
@@ -85,5 +87,14 @@ func (p *path) load(callers, calls int, caller func(took []time.Duration) (faile
 	return r
 }
 
+// protocols are those of the calls that are answered at once.
+var protocols = []string{"http", "grpc"}
+
 // healthy is so many calls that are answered at once.
-func healthy(n int) []call { return slices.Repeat([]call{{path: "/soup"}}, n) }
+func healthy(protocol string, n int) []call {
+	c := call{path: "/soup"}
+	if protocol == "grpc" {
+		c.path = healthpb.Health_Check_FullMethodName
+	}
+	return slices.Repeat([]call{c}, n)
+}

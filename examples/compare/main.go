@@ -1,6 +1,7 @@
-// Compare makes the same calls to one loopback server through a bare http.Client,
-// through pillion, and through a real Envoy sidecar, and shows what the two add, and what
-// they count. The policy of both is written once.
+// Compare makes the same calls to one loopback service, by HTTP and by unary gRPC, through
+// bare clients, through pillion, and through a real Envoy sidecar, and shows what the two
+// add, and what they count. The policy of both is written once. Calls that fail are made
+// by HTTP alone.
 //
 //	go run ./examples/compare
 //	go run ./examples/compare -json
@@ -45,8 +46,8 @@ func parse(args []string, errOut io.Writer) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("compare", flag.ContinueOnError)
 	flags.SetOutput(errOut)
-	flags.BoolVar(&o.json, "json", false, "print one JSON object")
-	flags.IntVar(&o.mixed, "calls", 3000, "how many mixed calls to make on each path")
+	flags.BoolVar(&o.json, "json", false, "print one JSON object; its rows tell the protocol, http or grpc")
+	flags.IntVar(&o.mixed, "calls", 3000, "how many mixed calls to make by HTTP on each path")
 	flags.Float64Var(&o.rate, "rate", 1000, "how many calls to start per second in the open loop")
 	short := flags.Bool("short", false, "measure next to nothing: to see that it runs")
 	if err := flags.Parse(args); err != nil {
@@ -55,11 +56,11 @@ func parse(args []string, errOut io.Writer) (options, error) {
 	if o.mixed < 1 || !(o.rate > 0) {
 		return o, fmt.Errorf("compare: -calls %d, -rate %v: both must be above 0", o.mixed, o.rate)
 	}
-	const closed, open = 8 * time.Second, 4 * time.Second // so that all is over in a minute on a slow machine too
+	const closed, open = 5 * time.Second, 2 * time.Second // so that all is over in a minute on a slow machine too
 	o.closed = []level{{1, 100, 120, closed}, {8, 200, 50, closed}, {64, 640, 18, closed}}
 	o.open = []level{{1, 100, 12, open}, {8, 100, 12, open}, {64, 128, 12, open}}
 	if *short {
-		o.closed = []level{{1, 50, 3, closed}, {8, 80, 1, closed}, {64, 128, 1, closed}}
+		o.closed = []level{{1, 20, 3, closed}, {8, 40, 1, closed}, {64, 64, 1, closed}}
 		o.open = []level{{1, 20, 1, open}, {8, 20, 1, open}, {64, 64, 1, open}}
 	}
 	return o, nil
@@ -97,21 +98,8 @@ func compare(ctx context.Context, p policy, o options, envoy string, errOut io.W
 	defer closeAll()
 
 	r := &report{}
-	for _, l := range o.closed {
-		say(errOut, "closed loop, %d callers", l.callers)
-		r.Rows = append(r.Rows, measure(ctx, all, l, func(p *path, callers int, calls []call) round {
-			return p.closedLoop(ctx, callers, calls)
-		})...)
-	}
-	for _, l := range o.open {
-		say(errOut, "open loop, %d callers", l.callers)
-		rows := measure(ctx, all, l, func(p *path, callers int, calls []call) round {
-			return p.openLoop(ctx, callers, calls, o.rate)
-		})
-		for i := range rows {
-			rows[i].Rate = o.rate
-		}
-		r.Open = append(r.Open, rows...)
+	for _, protocol := range protocols {
+		r.addRows(ctx, all, protocol, o, errOut)
 	}
 	if err := r.addMixed(ctx, all, p, s, o.mixed, errOut); err != nil {
 		return nil, err
@@ -120,6 +108,26 @@ func compare(ctx context.Context, p policy, o options, envoy string, errOut io.W
 		return nil, fmt.Errorf("compare: interrupted: %w", ctx.Err())
 	}
 	return r, nil
+}
+
+// addRows measures calls that are answered at once.
+func (r *report) addRows(ctx context.Context, all []path, protocol string, o options, errOut io.Writer) {
+	for _, l := range o.closed {
+		say(errOut, "%s, closed loop, %d callers", protocol, l.callers)
+		r.Rows = append(r.Rows, measure(ctx, all, protocol, l, func(p *path, callers int, calls []call) round {
+			return p.closedLoop(ctx, callers, calls)
+		})...)
+	}
+	for _, l := range o.open {
+		say(errOut, "%s, open loop, %d callers", protocol, l.callers)
+		rows := measure(ctx, all, protocol, l, func(p *path, callers int, calls []call) round {
+			return p.openLoop(ctx, callers, calls, o.rate)
+		})
+		for i := range rows {
+			rows[i].Rate = o.rate
+		}
+		r.Open = append(r.Open, rows...)
+	}
 }
 
 // addMixed makes the mixed calls on all paths, and reads all statistics then.

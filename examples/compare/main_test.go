@@ -123,7 +123,7 @@ func TestRun_json(t *testing.T) {
 	}
 }
 
-// checkRows wants a row with numbers for each path and number of callers.
+// checkRows wants a row with numbers for each protocol, path and number of callers.
 func checkRows(t *testing.T, what string, rows []row, paths []string) {
 	t.Helper()
 	var got, want []string
@@ -133,9 +133,11 @@ func checkRows(t *testing.T, what string, rows []row, paths []string) {
 			t.Errorf("%s: got %+v, want numbers and no failure", what, r)
 		}
 	}
-	for _, callers := range []int{1, 8, 64} {
-		for _, path := range paths {
-			want = append(want, fmt.Sprint("http", callers, path))
+	for _, protocol := range []string{"http", "grpc"} {
+		for _, callers := range []int{1, 8, 64} {
+			for _, path := range paths {
+				want = append(want, fmt.Sprint(protocol, callers, path))
+			}
 		}
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -182,7 +184,7 @@ func TestOpenLoop(t *testing.T) {
 				return &http.Response{StatusCode: http.StatusOK, Body: http.NoBody}, nil
 			},
 		)}}
-		r := p.openLoop(t.Context(), 1, healthy(100), 100)
+		r := p.openLoop(t.Context(), 1, healthy("http", 100), 100)
 		slices.Reverse(r.took)
 		for i, want := range []time.Duration{500 * time.Millisecond, 490 * time.Millisecond, 480 * time.Millisecond} {
 			if r.took[i] != want {
@@ -193,7 +195,7 @@ func TestOpenLoop(t *testing.T) {
 			t.Errorf("open loop: call 50 from the slowest took %v, want 0", got)
 		}
 		answers = 0
-		if r := p.closedLoop(t.Context(), 1, healthy(100)); r.took[98] != 0 || r.took[99] != 500*time.Millisecond {
+		if r := p.closedLoop(t.Context(), 1, healthy("http", 100)); r.took[98] != 0 || r.took[99] != 500*time.Millisecond {
 			t.Errorf("closed loop: the slowest took %v and %v, want 0 and 500ms", r.took[98], r.took[99])
 		}
 	})
@@ -237,10 +239,10 @@ func TestMedianDifferences(t *testing.T) {
 
 // TestPolicy_envoy has an address that Envoy could not understand.
 func TestPolicy_envoy(t *testing.T) {
-	if _, err := standardPolicy().envoy("nowhere", "127.0.0.1:1"); err == nil {
+	if _, err := standardPolicy().envoy("127.0.0.1:1", "nowhere", "127.0.0.1:1"); err == nil {
 		t.Error("got no error for an address without a port")
 	}
-	config, err := standardPolicy().envoy("127.0.0.1:1", "[::1]:2")
+	config, err := standardPolicy().envoy("127.0.0.1:1", "127.0.0.1:3", "[::1]:2")
 	if err != nil || !bytes.Contains(config, []byte("per_try_timeout: 0.5s")) || !bytes.Contains(config, []byte(`address: "::1", port_value: 2`)) {
 		t.Errorf("got %v and\n%s", err, config)
 	}

@@ -9,14 +9,19 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/grpc"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/metrics"
+	"github.com/pillion-go/pillion/pilliongrpc"
 )
 
 // path is one of the ways that calls take to the server.
 type path struct {
 	name     string
 	client   *http.Client
+	conn     *grpc.ClientConn
 	url      string // of the server, as seen by the client
 	refusing string // of the address at which nobody listens
 	cpu      func() time.Duration
@@ -24,9 +29,12 @@ type path struct {
 	stats    func(context.Context) (map[string]uint64, error) // of the cluster, by name; nil for none
 }
 
-// paths gives those that there are. close ends what they need.
+// paths gives those that there are. closeAll ends what they need.
 func paths(ctx context.Context, p policy, s *server, envoy string) (all []path, closeAll func(), err error) {
 	bare := path{name: "bare", client: &http.Client{Transport: newTransport(), Timeout: p.PerTry}, url: s.URL, refusing: "http://" + s.refusing, cpu: ownCPU}
+	if err = bare.dial(s.grpc, bareTimeout(p)); err != nil {
+		return nil, nil, err
+	}
 	library, err := throughLibrary(p, s)
 	if err != nil {
 		return nil, nil, err
@@ -37,11 +45,17 @@ func paths(ctx context.Context, p policy, s *server, envoy string) (all []path, 
 		if err != nil {
 			return nil, nil, err
 		}
-		all, stop = append(all, throughSidecar(p, e)), e.stop
+		through, err := throughSidecar(p, e)
+		if err != nil {
+			e.stop()
+			return nil, nil, err
+		}
+		all, stop = append(all, through), e.stop
 	}
 	return all, func() {
 		for _, p := range all {
 			p.client.CloseIdleConnections()
+			_ = p.conn.Close()
 		}
 		stop()
 	}, nil
@@ -58,7 +72,7 @@ func throughLibrary(p policy, s *server) (path, error) {
 	}
 	base := registry.Cluster(p.Cluster).CountTransport(newTransport())
 	page := metrics.Handler(registry)
-	return path{
+	library := path{
 		name: "library", client: &http.Client{Transport: u.Transport(base)},
 		url: s.URL, refusing: "http://" + s.refusing, cpu: ownCPU, guarded: true,
 		stats: func(ctx context.Context) (map[string]uint64, error) {
@@ -66,11 +80,12 @@ func throughLibrary(p policy, s *server) (path, error) {
 			page.ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodGet, statsPage(p.Cluster), nil))
 			return readStats(p.Cluster, w.Body)
 		},
-	}, nil
+	}
+	return library, library.dial(s.grpc, pilliongrpc.DialOptions(u)...)
 }
 
-func throughSidecar(p policy, e *sidecar) path {
-	return path{
+func throughSidecar(p policy, e *sidecar) (path, error) {
+	through := path{
 		name: "sidecar", client: &http.Client{Transport: newTransport()},
 		url: e.egress, refusing: e.egress, guarded: true,
 		cpu: func() time.Duration { return ownCPU() + processCPU(e.pid) },
@@ -78,6 +93,7 @@ func throughSidecar(p policy, e *sidecar) path {
 			return settled(ctx, func() (map[string]uint64, error) { return e.stats(ctx, p.Cluster) })
 		},
 	}
+	return through, through.dial(strings.TrimPrefix(e.egress, "http://"))
 }
 
 // newTransport keeps as many connections as there are callers.
@@ -85,7 +101,7 @@ func newTransport() *http.Transport {
 	return &http.Transport{MaxIdleConnsPerHost: 256, DisableCompression: true}
 }
 
-// call is what is asked of the server.
+// call is what is asked of the server: by gRPC if the path is that of Check.
 type call struct {
 	path   string
 	header http.Header
@@ -95,6 +111,9 @@ var errStatus = errors.New("a status of 500 or more")
 
 // do makes a call and reads its answer.
 func (p *path) do(ctx context.Context, c call) error {
+	if c.path == healthpb.Health_Check_FullMethodName {
+		return p.check(ctx)
+	}
 	base := p.url
 	if strings.HasPrefix(c.path, "/refused") {
 		base = p.refusing

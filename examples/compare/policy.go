@@ -52,14 +52,14 @@ func (p policy) library(registry *metrics.Registry) []pillion.Policy {
 }
 
 // envoy is the policy as the configuration of a sidecar in front of the server. What
-// is called below /refused goes to an address at which nobody listens; it is counted
-// as the same cluster.
-func (p policy) envoy(server, refusing string) ([]byte, error) {
+// is called below /refused goes to an address at which nobody listens, and gRPC to its own
+// server, by HTTP/2; all is counted as the same cluster.
+func (p policy) envoy(server, grpc, refusing string) ([]byte, error) {
 	var text bytes.Buffer
 	err := sidecarTemplate.Execute(&text, struct {
 		policy
-		Server, Refusing string
-	}{p, server, refusing})
+		Server, GRPC, Refusing string
+	}{p, server, grpc, refusing})
 	return text.Bytes(), err
 }
 
@@ -90,11 +90,20 @@ static_resources:
               domains: ["*"]
               routes:
               - {match: {prefix: /refused}, route: {cluster: refusing, {{template "route" .}}}}
+              - {match: {prefix: /, grpc: {}}, route: {cluster: grpc, {{template "route" .}}}}
               - {match: {prefix: /}, route: {cluster: {{.Cluster}}, {{template "route" .}}}}
   clusters:
   - name: {{.Cluster}}
     {{- template "thresholds" .}}
     load_assignment: {cluster_name: {{.Cluster}}, endpoints: [{lb_endpoints: [{endpoint: {address: {{address .Server}}}}]}]}
+  - name: grpc
+    alt_stat_name: {{.Cluster}}
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {http2_protocol_options: {}}
+    {{- template "thresholds" .}}
+    load_assignment: {cluster_name: grpc, endpoints: [{lb_endpoints: [{endpoint: {address: {{address .GRPC}}}}]}]}
   - name: refusing
     alt_stat_name: {{.Cluster}}
     {{- template "thresholds" .}}

@@ -58,9 +58,9 @@ func table(w io.Writer, title string, lines func(line func(cells ...string))) er
 
 func printRows(w io.Writer, title string, rows []row) error {
 	return table(w, title+" Microseconds; what is added is the median over all rounds.", func(line func(...string)) {
-		line("callers", "path", "p50", "p90", "p99", "CPU/call", "added p50", "p90", "p99", "CPU/call")
+		line("protocol", "callers", "path", "p50", "p90", "p99", "CPU/call", "added p50", "p90", "p99", "CPU/call")
 		for _, r := range rows {
-			cells := []string{strconv.Itoa(r.Callers), r.Path, number(r.P50), number(r.P90), number(r.P99), number(r.CPU)}
+			cells := []string{r.Protocol, strconv.Itoa(r.Callers), r.Path, number(r.P50), number(r.P90), number(r.P99), number(r.CPU)}
 			if a := r.Added; r.Path != "bare" {
 				cells = append(cells, number(a.P50), number(a.P90), number(a.P99), number(a.CPU))
 			}
@@ -75,7 +75,7 @@ func printRows(w io.Writer, title string, rows []row) error {
 func number(f float64) string { return strconv.FormatFloat(f, 'f', 1, 64) }
 
 func (r *report) printMixed(w io.Writer) error {
-	title := "Mixed calls: three in ten fail at first, a third each with 503, by hanging, and with a refused connection. Milliseconds."
+	title := "Mixed calls by HTTP: three in ten fail at first, a third each with 503, by hanging, and with a refused connection. Milliseconds."
 	return table(w, title, func(line func(...string)) {
 		line("path", "calls", "succeeded", "p50", "p90", "p99", "CPU/call")
 		for _, m := range r.Mixed {
@@ -86,7 +86,7 @@ func (r *report) printMixed(w io.Writer) error {
 }
 
 func (r *report) printStats(w io.Writer) error {
-	if r.addedBy("sidecar") == nil {
+	if r.addedBy("http", "sidecar") == nil {
 		return table(w, "Statistics of the cluster that are not 0.", func(line func(...string)) {
 			for _, s := range r.Stats {
 				line(s.Name, count(s.Library))
@@ -121,26 +121,29 @@ func (s stat) mark() string {
 	return "differs"
 }
 
-// printVerdict puts the two in one sentence.
+// printVerdict puts the two in one sentence for each protocol.
 func (r *report) printVerdict(w io.Writer) error {
-	library, sidecar := r.addedBy("library"), r.addedBy("sidecar")
-	var err error
-	switch {
-	case library == nil || sidecar == nil:
-		_, err = fmt.Fprintln(w, "There was no sidecar to compare with: no envoy on PATH, and PILLION_ENVOY does not name one.")
-	case library.P50 <= 0:
-		_, err = fmt.Fprintf(w, "To one caller's p50 the sidecar adds %.0f µs, and the library nothing that could be measured.\n", sidecar.P50)
-	default:
-		_, err = fmt.Fprintf(w, "To one caller's p50 the library adds %.1f µs and the sidecar %.0f µs, %.0f times as much.\n",
-			library.P50, sidecar.P50, sidecar.P50/library.P50)
+	if r.addedBy("http", "sidecar") == nil {
+		_, err := fmt.Fprintln(w, "There was no sidecar to compare with: no envoy on PATH, and PILLION_ENVOY does not name one.")
+		return err
 	}
-	return err
+	for _, protocol := range protocols {
+		library, sidecar := r.addedBy(protocol, "library").P50, r.addedBy(protocol, "sidecar").P50
+		verdict := fmt.Sprintf("the library adds %.1f µs and the sidecar %.0f µs, %.0f times as much", library, sidecar, sidecar/library)
+		if library <= 0 {
+			verdict = fmt.Sprintf("the sidecar adds %.0f µs, and the library nothing that could be measured", sidecar)
+		}
+		if _, err := fmt.Fprintf(w, "To one caller's p50 by %s %s.\n", protocol, verdict); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // addedBy is what a path adds for one caller in a closed loop.
-func (r *report) addedBy(path string) *added {
+func (r *report) addedBy(protocol, path string) *added {
 	for i := range r.Rows {
-		if r.Rows[i].Callers == 1 && r.Rows[i].Path == path {
+		if r.Rows[i].Protocol == protocol && r.Rows[i].Callers == 1 && r.Rows[i].Path == path {
 			return &r.Rows[i].Added
 		}
 	}

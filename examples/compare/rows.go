@@ -42,10 +42,10 @@ type loop func(p *path, callers int, calls []call) round
 
 // measure has all paths make the same calls in turn, each round in another order. The
 // bare path is the first.
-func measure(ctx context.Context, all []path, l level, run loop) []row {
+func measure(ctx context.Context, all []path, protocol string, l level, run loop) []row {
 	rounds := make([][]sample, len(all))
 	sums := make([]round, len(all))
-	calls := healthy(l.calls)
+	calls := healthy(protocol, l.calls)
 	began := time.Now()
 	for n := -1; n < 1 || (n < l.rounds && time.Since(began) < l.time && ctx.Err() == nil); n++ {
 		for _, i := range order(len(all), n+1) {
@@ -61,7 +61,7 @@ func measure(ctx context.Context, all []path, l level, run loop) []row {
 		slices.Sort(sums[i].took)
 		whole, more := sampleOf(sums[i]), medianDifferences(rounds[i], rounds[0])
 		rows[i] = row{
-			Protocol: "http", Callers: l.callers, Path: p.name, P50: whole[0], P90: whole[1], P99: whole[2], CPU: whole[3],
+			Protocol: protocol, Callers: l.callers, Path: p.name, P50: whole[0], P90: whole[1], P99: whole[2], CPU: whole[3],
 			Added: added{more[0], more[1], more[2], more[3]}, Failed: sums[i].failed,
 		}
 	}

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// server is the service that is called: a real one on loopback, and an address beside
-// it at which nobody listens.
+// server is the service that is called: a real one on loopback, one for gRPC, and an
+// address beside them at which nobody listens.
 //
 // The path says what becomes of a call: /503/2/17 is call 17, whose first two attempts
 // get a 503, /hang/1/18 one whose first attempt gets nothing, /hold/0/19 one that is
@@ -22,8 +22,10 @@ import (
 type server struct {
 	*httptest.Server
 
+	grpc     string // the address at which gRPC is served
+	stopGRPC func()
 	refusing string
-	guard    net.Conn // keeps others from taking that address
+	free     func() // lets others take that address
 	closing  context.CancelFunc
 
 	mu       sync.Mutex
@@ -39,31 +41,45 @@ func newServer(ctx context.Context) (*server, error) {
 	s.Config.BaseContext = func(net.Listener) context.Context { return ctx }
 	s.Start()
 	var err error
-	if s.guard, err = nobodyListens(); err != nil {
+	if s.grpc, s.stopGRPC, err = serveHealth(); err != nil {
 		s.close()
 		return nil, err
 	}
-	s.refusing = s.guard.LocalAddr().String()
+	if s.refusing, s.free, err = nobodyListens(); err != nil {
+		s.close()
+		return nil, err
+	}
 	return s, nil
 }
 
 func (s *server) close() {
 	s.closing() // those who are kept waiting
-	if s.guard != nil {
-		_ = s.guard.Close()
+	if s.stopGRPC != nil {
+		s.stopGRPC()
+	}
+	if s.free != nil {
+		s.free()
 	}
 	s.Close()
 }
 
-// nobodyListens gives a connection whose own address is not one that anybody
-// listens at, or can as long as it is open.
-func nobodyListens() (net.Conn, error) {
+// nobodyListens gives an address at which nobody listens, or can until it is freed: that
+// of a connection's own end. It is bound by itself, so that the system gives it to no other
+// connection either, not even to one that goes there and would find itself.
+func nobodyListens() (address string, free func(), err error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
-	defer func() { _ = l.Close() }()
-	return net.Dial("tcp", l.Addr().String())
+	guard, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}}).Dial("tcp", l.Addr().String())
+	if err != nil {
+		_ = l.Close()
+		return "", nil, err
+	}
+	return guard.LocalAddr().String(), func() {
+		_ = guard.Close()
+		_ = l.Close() // not before: that would reset the connection
+	}, nil
 }
 
 const soup = "Peel three leeks, and keep their green for the stock.\n"

@@ -35,7 +35,7 @@ type sidecar struct {
 
 // startSidecar runs Envoy in front of the server. It must be stopped.
 func startSidecar(ctx context.Context, binary string, p policy, s *server) (*sidecar, error) {
-	config, err := p.envoy(s.Listener.Addr().String(), s.refusing)
+	config, err := p.envoy(s.Listener.Addr().String(), s.grpc, s.refusing)
 	if err != nil {
 		return nil, err
 	}
