@@ -46,14 +46,19 @@ type storage struct {
 	first  Call
 }
 
+func (u *Upstream) newStorage() *storage {
+	s := &storage{flight: flight{upstream: u}}
+	s.first.flight, s.first.attempt = &s.flight, 1
+	return s
+}
+
 // InvokeUnary is [Upstream.Invoke] for an exchange that is unary: use gets the
 // outcome, which must not be kept, nor any Call, for what the engine needed for the call is
 // used again afterwards.
 func (u *Upstream) InvokeUnary(ctx context.Context, x Exchange, use func(o *Outcome)) {
 	s, ok := u.storage.Get().(*storage)
 	if !ok {
-		s = &storage{flight: flight{upstream: u}}
-		s.first.flight, s.first.attempt = &s.flight, 1
+		s = u.newStorage()
 	}
 	s.flight.ctx, s.flight.exchange = ctx, x //nolint:fatcontext // it is not nested: the storage is used again
 	o := s.flight.invoke(&s.first)
@@ -104,18 +109,17 @@ func (c *Call) Prepare() {
 func (c *Call) Consume() {
 	x := c.flight.exchange
 	for _, name := range c.flight.upstream.consumed {
-		if hasHeader(x, name) {
+		if carries(x, name) {
 			x.Header(c).Del(name)
 		}
 	}
 }
 
-// hasHeader reports whether the caller's request has a header, if only an empty one
-// where the exchange can tell.
-func hasHeader(x Exchange, name string) bool {
-	if h, ok := x.(*httpCall); ok {
-		_, ok = h.req.Header[name]
-		return ok
+// carries reports whether the caller's request has a header, if only an empty one
+// where the exchange can tell. name is in its canonical form.
+func carries(x Exchange, name string) bool {
+	if h, ok := x.(interface{ carries(name string) bool }); ok {
+		return h.carries(name)
 	}
 	return x.RequestHeader(name) != ""
 }
@@ -153,58 +157,57 @@ func (c *Call) tellSidecar(h Header) {
 // LiftTry suspends the limits of one try, on its time and on silence, while the total
 // one goes on: a stream's request is still being sent, which is not the upstream's silence,
 // or the head of a served answer is out. It is for [Exchange] Try, and may be called by any
-// goroutine until Try returns.
-func (c *Call) LiftTry() {
-	c.rearm(func(l *limits, left time.Duration) (Scope, time.Duration) {
-		if l.deadline == 0 {
-			return 0, 0
-		}
-		return ScopeTotal, left
-	})
+// goroutine until Try returns. It is not in time when a limit has struck.
+func (c *Call) LiftTry() (inTime bool) {
+	return c.rearm(func(scope Scope, left time.Duration) (Scope, time.Duration) { return scope, left })
 }
 
 // ArmTry starts the limits of one try, after [Call.LiftTry].
-func (c *Call) ArmTry() {
-	c.rearm(func(l *limits, left time.Duration) (scope Scope, limit time.Duration) {
-		if l.deadline != 0 {
-			scope, limit = ScopeTotal, left
-		}
-		if l.try != 0 && (limit == 0 || l.try < limit) {
-			scope, limit = ScopeTry, l.try
-		}
-		if l.idle != 0 && (limit == 0 || l.idle < limit) {
-			scope, limit = ScopeIdle, l.idle
-		}
-		return scope, limit
-	})
+func (c *Call) ArmTry() { c.rearm(c.limits.tighter) }
+
+// HeadersSent is [Call.LiftTry] for a server whose response headers are out: the
+// outcome that Try reports stays, and a limit that strikes later is added to it.
+func (c *Call) HeadersSent() (inTime bool) {
+	if inTime = c.LiftTry(); inTime && c.span != nil {
+		c.span.mu.Lock()
+		defer c.span.mu.Unlock()
+		c.span.headersSent = true
+	}
+	return inTime
 }
 
-// rearm has the attempt's timer strike for another limit, if it has not struck yet.
-// The caller's own deadline needs no timer.
-func (c *Call) rearm(choose func(l *limits, left time.Duration) (Scope, time.Duration)) {
+// rearm has the attempt's timer strike for another limit, if it has not struck yet:
+// for what choose makes of the total one. The caller's own deadline needs no timer.
+func (c *Call) rearm(choose func(scope Scope, left time.Duration) (Scope, time.Duration)) (inTime bool) {
 	s := c.span
 	if s == nil || s.guard == nil {
-		return
+		return true
 	}
-	if scope := s.rearm(c, choose); scope != 0 {
+	scope := s.rearm(c, choose)
+	if scope != 0 {
 		s.guard.cancel(c.timeoutError(scope, nil))
 	}
+	return scope == 0
 }
 
-// rearm gives the limit that struck in this very moment, 0 for none.
-func (s *span) rearm(c *Call, choose func(l *limits, left time.Duration) (Scope, time.Duration)) Scope {
+// rearm gives the limit that has struck, 0 for none.
+func (s *span) rearm(c *Call, choose func(scope Scope, left time.Duration) (Scope, time.Duration)) (struck Scope) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	g := s.guard
-	if s.body || g.struck.Load() != 0 {
-		return 0
+	var scope Scope
+	var left time.Duration
+	if deadline := c.ownDeadline(); deadline != 0 {
+		scope, left = ScopeTotal, max(deadline-g.upstream.now(), 1)
 	}
-	if !g.stop() {
-		g.struck.CompareAndSwap(0, int32(g.scope))
-		return g.hasStruck()
+	scope, left = choose(scope, left)
+	if s.body || (scope == ScopeTotal && scope == g.scope && g.timer != nil) {
+		return g.hasStruck() // the total limit does not move
 	}
-	left := max(c.limits.deadline-g.upstream.now(), 1)
-	if g.scope, left = choose(&c.limits, left); g.scope != 0 {
+	if struck = g.disarm(); struck != 0 {
+		return struck
+	}
+	if g.scope = scope; scope != 0 {
 		g.timer = g.upstream.timer(s)
 		g.timer.Reset(left)
 	}
@@ -213,10 +216,13 @@ func (s *span) rearm(c *Call, choose func(l *limits, left time.Duration) (Scope,
 
 // ExpectedTimeout reads the value of x-envoy-expected-rq-timeout-ms, by which a
 // server is told how long its answer is waited for; as in Envoy, 0 and junk mean no limit.
-func ExpectedTimeout(value string) (limit time.Duration, ok bool) { return parseExpected(value) }
+func ExpectedTimeout(value string) (limit time.Duration, ok bool) {
+	ms, err := strconv.ParseUint(value, 10, 32)
+	return time.Duration(ms) * time.Millisecond, err == nil && ms > 0
+}
 
-// LocalReply is the answer that Envoy gives in the upstream's place, retried or not:
-// its HTTP status, 0 where there is none, and its text.
+// LocalReply is the answer that Envoy gives in the upstream's place: its HTTP status,
+// 0 where there is none, and its text, which is another one when the call was retried.
 func (d Detail) LocalReply(retried bool) (status int, text string) {
 	return d.LocalStatus(), d.localBody(retried)
 }
@@ -233,11 +239,8 @@ func GRPCStatus(httpStatus int) int {
 		return 7 // PERMISSION_DENIED
 	case 404:
 		return 12 // UNIMPLEMENTED
-	case 429:
+	case 429, 502, 503, 504:
 		return 14 // UNAVAILABLE
 	}
-	return grpcStatus(httpStatus)
+	return 2 // UNKNOWN
 }
-
-// HTTPCondition classifies an HTTP status as Envoy does.
-func HTTPCondition(status int) Condition { return statusCondition(status) }

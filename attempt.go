@@ -72,16 +72,22 @@ func (c *Call) bound(ctx context.Context) (scope Scope, limit, until time.Durati
 			scope, limit, until = 0, max(left, 1), 0
 		}
 	}
+	scope, limit = l.tighter(scope, limit)
+	if (scope == ScopeTry || scope == ScopeIdle) && c.flight.exchange.Unary() {
+		until = now + limit
+	}
+	return scope, limit, until
+}
+
+// tighter gives the limits of one try where they strike before another one.
+func (l *limits) tighter(scope Scope, limit time.Duration) (Scope, time.Duration) {
 	if l.try != 0 && (limit == 0 || l.try < limit) {
 		scope, limit = ScopeTry, l.try
 	}
 	if l.idle != 0 && (limit == 0 || l.idle < limit) {
 		scope, limit = ScopeIdle, l.idle
 	}
-	if (scope == ScopeTry || scope == ScopeIdle) && c.flight.exchange.Unary() {
-		until = now + limit
-	}
-	return scope, limit, until
+	return scope, limit
 }
 
 // settle turns what Try brought into the attempt's outcome: a limit that struck
@@ -92,6 +98,9 @@ func (c *Call) settle(ctx context.Context) *Outcome {
 	if s != nil {
 		if scope := s.disarm(); scope != 0 {
 			s.guard.release(c.timeoutError(scope, nil))
+			if s.headersSent {
+				return c.cutShort(o, scope)
+			}
 			o.Discard() // at once: its context has ended
 			return c.expired(ctx, scope, o.Err)
 		}
@@ -109,15 +118,19 @@ func (c *Call) settle(ctx context.Context) *Outcome {
 	return o
 }
 
+// cutShort adds to the response that a server sent in time that a limit struck later.
+// If the client has gone as well there is nothing to add.
+func (c *Call) cutShort(o *Outcome, scope Scope) *Outcome {
+	if c.flight.ctx.Err() == nil {
+		c.timedOut(o, scope, nil)
+	}
+	return o
+}
+
 // disarm stops the timer at the answer's head. It gives the limit's scope when
 // the timer was faster: then the attempt has timed out, whatever came.
 func (s *span) disarm() Scope {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	g := s.guard
-	if g.stop() {
-		return 0
-	}
-	g.struck.CompareAndSwap(0, int32(g.scope))
-	return g.hasStruck()
+	return s.guard.disarm()
 }

@@ -82,8 +82,8 @@ func (c Condition) String() string {
 	return strings.Join(words, ",")
 }
 
-// statusCondition classifies an HTTP status as Envoy does.
-func statusCondition(status int) Condition {
+// HTTPCondition classifies an HTTP status as Envoy does.
+func HTTPCondition(status int) Condition {
 	switch {
 	case status == 502 || status == 503 || status == 504:
 		return Status5xx | GatewayError

@@ -122,6 +122,10 @@ func (d Detail) Flags() Flags { return d.known().flags }
 // has gone.
 func (d Detail) LocalStatus() int { return d.known().status }
 
+// Overloaded reports whether that answer carries x-envoy-overloaded: nothing was
+// asked of the upstream, because of a limit or an open breaker.
+func (d Detail) Overloaded() bool { return d.known().overloaded }
+
 // localBody is the body of that answer. After a retry Envoy words it differently.
 func (d Detail) localBody(retried bool) string {
 	known := d.known()

@@ -58,14 +58,9 @@ type Exchange interface {
 // Invoke makes one call through the upstream's policies. It is for adapters;
 // callers use [Upstream.Transport] or [Do].
 func (u *Upstream) Invoke(ctx context.Context, x Exchange) *Outcome {
-	call := &struct {
-		flight flight
-		first  Call
-	}{}
-	f := &call.flight
-	f.upstream, f.ctx, f.exchange = u, ctx, x
-	call.first.flight, call.first.attempt = f, 1
-	o := f.invoke(&call.first)
+	s := u.newStorage()
+	s.flight.ctx, s.flight.exchange = ctx, x //nolint:fatcontext // it is not nested
+	o := s.flight.invoke(&s.first)
 	if o.Open() && o.open.awaited() {
 		o.open.wait() //nolint:contextcheck // it watches the context that the call came with
 	}

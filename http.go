@@ -171,10 +171,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 // failed is the answer to a call that has none.
 func (t *transport) failed(req *http.Request, o *Outcome, attempts int) (*http.Response, error) {
 	if t.upstream.http.LocalReplies && o.Detail.LocalStatus() != 0 && req.Context().Err() == nil {
-		resp := localReply(req, o.Detail, attempts > 1)
-		if t.upstream.http.SuppressEnvoyHeaders {
-			resp.Header.Del("X-Envoy-Overloaded")
-		}
+		resp := t.localReply(req, o.Detail, attempts)
 		t.countAttemptsIn(resp, attempts)
 		return resp, nil
 	}

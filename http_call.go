@@ -155,7 +155,7 @@ func (x *httpCall) answered(c *Call, o *Outcome, resp *http.Response) {
 	if resp.Body == nil {
 		resp.Body = http.NoBody
 	}
-	o.Value, o.Code, o.Is, o.Detail = resp, resp.StatusCode, statusCondition(resp.StatusCode), ViaUpstream
+	o.Value, o.Code, o.Is, o.Detail = resp, resp.StatusCode, HTTPCondition(resp.StatusCode), ViaUpstream
 	if resp.Body == http.NoBody && a.replay == nil {
 		return
 	}
@@ -273,6 +273,8 @@ func (x *httpCall) NewCall(from *Call) *Call {
 	return &a.call
 }
 
+func (x *httpCall) carries(name string) bool { return has(x.req.Header, name) }
+
 // RequestHeader reads the caller's header.
 func (x *httpCall) RequestHeader(name string) string { return x.req.Header.Get(name) }
 
@@ -280,9 +282,7 @@ func (x *httpCall) RequestHeader(name string) string { return x.req.Header.Get(n
 func (x *httpCall) Header(c *Call) Header {
 	a := c.self.(*httpAttempt) //nolint:forcetypeassert // NewCall made it
 	if a.header == nil {
-		if a.header = x.req.Header.Clone(); a.header == nil {
-			a.header = http.Header{}
-		}
+		a.header = copyHeader(x.req.Header)
 	}
 	return a.header
 }
@@ -293,9 +293,5 @@ func (x *httpCall) ResponseHeader(o *Outcome, name string) (value string, ok boo
 	if !ok {
 		return "", false
 	}
-	values := resp.Header.Values(name)
-	if len(values) == 0 {
-		return "", false
-	}
-	return values[0], true
+	return lookUp(resp.Header, name)
 }

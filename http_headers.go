@@ -32,3 +32,27 @@ func (t *transport) countAttemptsIn(resp *http.Response, attempts int) {
 	}
 	resp.Header.Set("X-Envoy-Attempt-Count", strconv.Itoa(attempts))
 }
+
+// has reports whether h has a header, whose name is in canonical form, if only an
+// empty one.
+func has(h http.Header, name string) bool {
+	_, ok := h[name]
+	return ok
+}
+
+// lookUp is the first value of a header, and whether there is one.
+func lookUp(h http.Header, name string) (value string, ok bool) {
+	values := h.Values(name)
+	if len(values) == 0 {
+		return "", false
+	}
+	return values[0], true
+}
+
+// copyHeader copies h; the copy is never nil.
+func copyHeader(h http.Header) http.Header {
+	if h == nil {
+		return http.Header{}
+	}
+	return h.Clone()
+}

@@ -8,14 +8,13 @@ import (
 )
 
 // localReply is the response that Envoy gives where it has none of the upstream.
-func localReply(req *http.Request, d Detail, retried bool) *http.Response {
-	text := d.localBody(retried)
-	status := d.LocalStatus()
+func (t *transport) localReply(req *http.Request, d Detail, attempts int) *http.Response {
+	status, text := d.LocalReply(attempts > 1)
 	header := http.Header{
 		"Content-Length": {strconv.Itoa(len(text))},
 		"Content-Type":   {"text/plain"},
 	}
-	if d.known().overloaded {
+	if d.Overloaded() && !t.upstream.http.SuppressEnvoyHeaders {
 		header.Set("X-Envoy-Overloaded", "true")
 	}
 	resp := &http.Response{

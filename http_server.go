@@ -78,19 +78,12 @@ func (u *Upstream) serve(next http.Handler, w http.ResponseWriter, r *http.Reque
 
 // inboundDeadline is how long the client said that it waits.
 func inboundDeadline(h http.Header) (time.Duration, bool) {
-	expected, some := parseExpected(h.Get("X-Envoy-Expected-Rq-Timeout-Ms"))
+	expected, some := ExpectedTimeout(h.Get("X-Envoy-Expected-Rq-Timeout-Ms"))
 	timeout, grpc := parseGRPCTimeout(h.Get("Grpc-Timeout"))
 	if some && (!grpc || expected < timeout) {
 		return expected, true
 	}
 	return timeout, grpc
-}
-
-// parseExpected reads a number of milliseconds; as in Envoy, 0 and junk mean no
-// limit.
-func parseExpected(value string) (time.Duration, bool) {
-	ms, err := strconv.ParseUint(value, 10, 32)
-	return time.Duration(ms) * time.Millisecond, err == nil && ms > 0
 }
 
 // longestGRPCTimeout keeps a deadline on the clock, whatever a client says.
@@ -161,28 +154,12 @@ func (x *serverCall) Try(ctx context.Context, c *Call, o *Outcome) {
 		return
 	}
 	o.Code = x.w.status()
-	o.Is, o.Detail = statusCondition(o.Code), ViaUpstream
+	o.Is, o.Detail = HTTPCondition(o.Code), ViaUpstream
 	if o.Code == http.StatusSwitchingProtocols {
 		o.Is |= Upgraded
 	}
-	if inTime {
-		x.finish(c, o)
-	}
-}
-
-// finish adds to an answer whose head was sent in time what happened to its body.
-func (x *serverCall) finish(c *Call, o *Outcome) {
-	if x.flight.ctx.Err() != nil {
-		if x.w.broken {
-			c.leave(x.flight.ctx, o, nil)
-		}
-		return
-	}
-	if c.span == nil {
-		return
-	}
-	if scope := c.span.disarm(); scope != 0 {
-		c.timedOut(o, scope, nil)
+	if inTime && x.w.broken && x.flight.ctx.Err() != nil {
+		c.leave(x.flight.ctx, o, nil)
 	}
 }
 
@@ -204,11 +181,7 @@ func (x *serverCall) serve(ctx context.Context, o *Outcome) (ok bool) {
 
 // request is what next sees: the server's own where nothing differs.
 func (x *serverCall) request(ctx context.Context) *http.Request {
-	for _, name := range x.flight.upstream.consumed {
-		if _, ok := x.req.Header[name]; ok {
-			x.Header(nil).Del(name)
-		}
-	}
+	x.first.Consume()
 	if ctx == x.flight.ctx && x.header == nil {
 		return x.req
 	}
@@ -253,26 +226,22 @@ func (x *serverCall) Discard(*Call, *Outcome) {}
 // NewCall is never asked for: nothing is sent again.
 func (x *serverCall) NewCall(*Call) *Call { return &Call{} }
 
+func (x *serverCall) carries(name string) bool { return has(x.req.Header, name) }
+
 // RequestHeader reads the request's header.
 func (x *serverCall) RequestHeader(name string) string { return x.req.Header.Get(name) }
 
 // Header copies the request's header for the handler.
 func (x *serverCall) Header(*Call) Header {
 	if x.header == nil {
-		if x.header = x.req.Header.Clone(); x.header == nil {
-			x.header = http.Header{}
-		}
+		x.header = copyHeader(x.req.Header)
 	}
 	return x.header
 }
 
 // ResponseHeader reads the header of the answer.
 func (x *serverCall) ResponseHeader(_ *Outcome, name string) (value string, ok bool) {
-	values := x.w.Header().Values(name)
-	if len(values) == 0 {
-		return "", false
-	}
-	return values[0], true
+	return lookUp(x.w.Header(), name)
 }
 
 // Idempotent and Replayable are for who sends again.
@@ -286,7 +255,7 @@ func (x *serverCall) reply(o *Outcome) {
 	if o.Is.Any(Cancelled) {
 		return // there is nobody to answer
 	}
-	status, text := o.Detail.LocalStatus(), o.Detail.localBody(false)
+	status, text := o.Detail.LocalReply(false)
 	if status == 0 { // of a policy that has no word of Envoy's for it
 		status = http.StatusInternalServerError
 		if o.Is.Any(Refused) {
@@ -299,12 +268,12 @@ func (x *serverCall) reply(o *Outcome) {
 		clear(h)
 		maps.Copy(h, x.found)
 	}
-	if o.Detail.known().overloaded && !x.flight.upstream.http.SuppressEnvoyHeaders {
+	if o.Detail.Overloaded() && !x.flight.upstream.http.SuppressEnvoyHeaders {
 		h.Set("X-Envoy-Overloaded", "true")
 	}
 	if isGRPC(x.req.Header.Get("Content-Type")) {
 		h.Set("Content-Type", "application/grpc")
-		h.Set("Grpc-Status", strconv.Itoa(grpcStatus(status)))
+		h.Set("Grpc-Status", strconv.Itoa(GRPCStatus(status)))
 		h.Set("Grpc-Message", text)
 		x.w.WriteHeader(http.StatusOK)
 		return
@@ -319,13 +288,4 @@ func (x *serverCall) reply(o *Outcome) {
 func isGRPC(contentType string) bool {
 	rest, ok := strings.CutPrefix(contentType, "application/grpc")
 	return ok && (rest == "" || rest[0] == '+')
-}
-
-// grpcStatus is what Envoy makes of the status of a local reply to gRPC.
-func grpcStatus(status int) int {
-	switch status {
-	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		return 14 // UNAVAILABLE
-	}
-	return 2 // UNKNOWN
 }

@@ -19,32 +19,6 @@ type serverWriter struct {
 	broken bool // the client can no longer be written to
 }
 
-// headSent ends the limits that hold until the answer's head, and reports whether
-// none had struck.
-func (c *Call) headSent() (inTime bool) {
-	s := c.span
-	if s == nil {
-		return true
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	g, deadline := s.guard, c.ownDeadline()
-	switch {
-	case g.hasStruck() != 0:
-		return false
-	case g.timer == nil || g.scope == ScopeTotal:
-		return true
-	case deadline == 0:
-		g.stop() // a timer that is about to strike finds that there is nothing to do
-		return true
-	case !g.timer.timer.Stop(): // it is about to strike
-		return false
-	}
-	g.scope = ScopeTotal
-	g.timer.Reset(max(1, deadline-g.upstream.now()))
-	return true
-}
-
 // status is that of the answer, by the rules of net/http.
 func (w *serverWriter) status() int {
 	if w.code == 0 {
@@ -58,7 +32,7 @@ func (w *serverWriter) begin(code int) {
 	if w.begun || (code >= 100 && code < 200 && code != http.StatusSwitchingProtocols) {
 		return
 	}
-	w.begun, w.code, w.late = true, code, !w.call.headSent()
+	w.begun, w.code, w.late = true, code, !w.call.HeadersSent()
 }
 
 // WriteHeader writes the head.

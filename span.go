@@ -23,6 +23,8 @@ type span struct {
 	done    chan struct{} // made for those who wait for spanEnded; guarded by mu
 	unwatch func() bool   // ends the watch of the caller's context; guarded by mu
 	watched bool          // there is such a watch; written before others can come
+
+	headersSent bool // by a server, in time; guarded by mu
 }
 
 // The stages of a span.
@@ -337,6 +339,15 @@ func (g *guard) hasStruck() Scope {
 		return 0
 	}
 	return Scope(g.struck.Load()) //nolint:gosec // only Scopes are stored
+}
+
+// disarm stops the timer. It gives the limit that struck before, or that was about
+// to: then it has. The caller holds the span's mu.
+func (g *guard) disarm() Scope {
+	if !g.stop() {
+		g.struck.CompareAndSwap(0, int32(g.scope))
+	}
+	return g.hasStruck()
 }
 
 // stop ends the timer's run and gives it back to the pool. It is false when the

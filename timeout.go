@@ -35,6 +35,18 @@ func (s Scope) String() string {
 	}
 }
 
+// Detail is what Envoy says of a call that the limit ended.
+func (s Scope) Detail() Detail {
+	switch s {
+	case ScopeTry:
+		return TryTimeout
+	case ScopeIdle:
+		return TryIdleTimeout
+	default: // of the whole call
+		return ResponseTimeout
+	}
+}
+
 // TimeoutError says which limit ended a call or an attempt. It is the timeout
 // package's Error. It unwraps to [context.DeadlineExceeded], and to Err.
 type TimeoutError struct {
@@ -88,15 +100,11 @@ func (c *Call) timeoutError(scope Scope, err error) *TimeoutError {
 
 // timedOut adds to o that a limit struck.
 func (c *Call) timedOut(o *Outcome, scope Scope, err error) *Outcome {
-	is, detail := Timeout, ResponseTimeout
-	switch scope {
-	case ScopeTry:
-		is, detail = Timeout|PerTryTimeout, TryTimeout
-	case ScopeIdle:
-		is, detail = Timeout|PerTryTimeout, TryIdleTimeout
-	default: // of the whole call
+	is := Timeout
+	if scope == ScopeTry || scope == ScopeIdle {
+		is |= PerTryTimeout
 	}
-	o.blame(c.timeoutError(scope, err), is, detail)
+	o.blame(c.timeoutError(scope, err), is, scope.Detail())
 	return o
 }
 

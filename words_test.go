@@ -74,7 +74,7 @@ func TestStatusCondition(t *testing.T) {
 		if status == 409 {
 			want |= Retriable4xx
 		}
-		if got := statusCondition(status); got != want {
+		if got := HTTPCondition(status); got != want {
 			t.Errorf("%d: got %b, want %b", status, got, want)
 		}
 	}

@@ -128,7 +128,7 @@ func (s *server) settle(u *pillion.Upstream, o *pillion.Outcome) error {
 
 // tellOverloaded marks a refusal as Envoy does.
 func (s *server) tellOverloaded(u *pillion.Upstream, o *pillion.Outcome) {
-	if (o.Detail == pillion.Overflow || o.Detail == pillion.BreakerOpen) && !u.HTTP().SuppressEnvoyHeaders {
+	if o.Detail.Overloaded() && !u.HTTP().SuppressEnvoyHeaders {
 		// An error means that there is no stream any more to say it on.
 		_ = grpc.SetTrailer(s.ctx, metadata.Pairs("x-envoy-overloaded", "true"))
 	}

@@ -78,24 +78,13 @@ func ofError(u *pillion.Upstream, err error) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &limit):
-		return newError(u, codes.DeadlineExceeded, err, pillion.UT, limitDetail(limit.Scope), false)
+		return newError(u, codes.DeadlineExceeded, err, pillion.UT, limit.Scope.Detail(), false)
 	case errors.As(err, &broken):
 		return newError(u, ownCode(broken.Err), err, broken.Flags, broken.Detail, false)
 	case errors.Is(err, context.Canceled):
 		return newError(u, codes.Canceled, err, pillion.DC, pillion.CallerGone, false)
 	}
 	return shown(u, err, 0, 0, pillion.NoDetail, false)
-}
-
-func limitDetail(s pillion.Scope) pillion.Detail {
-	switch s {
-	case pillion.ScopeTry:
-		return pillion.TryTimeout
-	case pillion.ScopeIdle:
-		return pillion.TryIdleTimeout
-	default:
-		return pillion.ResponseTimeout
-	}
 }
 
 // localCode is the status code of a call without an answer: Envoy's, but for limits
@@ -153,7 +142,7 @@ func text(u *pillion.Upstream, err error, detail pillion.Detail, retried bool) s
 	if status, local := detail.LocalReply(retried); u.HTTP().LocalReplies && status != 0 {
 		return local
 	}
-	if broken, ok := errors.AsType[*pillion.UpstreamError](err); ok && errors.Is(err, broken) {
+	if broken, ok := errors.AsType[*pillion.UpstreamError](err); ok {
 		if s, ok := status.FromError(broken.Err); ok {
 			return fmt.Sprintf("pillion: %s: %v %v: %s", broken.Upstream, broken.Flags, broken.Detail, s.Message())
 		}
