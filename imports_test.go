@@ -14,7 +14,6 @@ func TestImports(t *testing.T) {
 		"google.golang.org/grpc":           "gRPC belongs to the gRPC adapter alone",
 		"github.com/prometheus/":           "Prometheus belongs to metrics alone",
 		"github.com/aws/":                  "the X-Ray SDK belongs to tracing alone",
-		"github.com/pillion-go/pillion/in": "internal packages are for tests alone",
 	}
 	for _, pkg := range []string{".", "./breaker", "./retry", "./timeout", "./limits"} {
 		out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", pkg).Output()
