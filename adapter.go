@@ -109,19 +109,10 @@ func (c *Call) Prepare() {
 func (c *Call) Consume() {
 	x := c.flight.exchange
 	for _, name := range c.flight.upstream.consumed {
-		if carries(x, name) {
+		if x.RequestHeader(name) != nil {
 			x.Header(c).Del(name)
 		}
 	}
-}
-
-// carries reports whether the caller's request has a header, if only an empty one
-// where the exchange can tell. name is in its canonical form.
-func carries(x Exchange, name string) bool {
-	if h, ok := x.(interface{ carries(name string) bool }); ok {
-		return h.carries(name)
-	}
-	return x.RequestHeader(name) != ""
 }
 
 // addHeaders makes the attempt's header what the configuration says.
@@ -198,10 +189,10 @@ func (s *span) rearm(c *Call, choose func(scope Scope, left time.Duration) (Scop
 	var scope Scope
 	var left time.Duration
 	if deadline := c.ownDeadline(); deadline != 0 {
-		scope, left = ScopeTotal, max(deadline-g.upstream.now(), 1)
+		scope, left = c.limits.totalScope(), max(deadline-g.upstream.now(), 1)
 	}
 	scope, left = choose(scope, left)
-	if s.body || (scope == ScopeTotal && scope == g.scope && g.timer != nil) {
+	if s.body || (scope != 0 && scope == c.limits.totalScope() && scope == g.scope && g.timer != nil) {
 		return g.hasStruck() // the total limit does not move
 	}
 	if struck = g.disarm(); struck != 0 {

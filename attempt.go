@@ -2,6 +2,7 @@ package pillion
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -13,18 +14,40 @@ func (u *Upstream) send(ctx context.Context, c *Call) *Outcome {
 	}
 	sent, ok := c.arm(ctx)
 	if !ok {
-		return c.expired(ctx, ScopeTotal, nil)
+		return c.expired(ctx, c.limits.totalScope(), nil)
 	}
+	if len(u.listeners) != 0 {
+		return c.tryWatched(ctx, sent)
+	}
+	c.flight.exchange.Try(sent, c, &c.outcome)
+	return c.settle(ctx)
+}
+
+// tryWatched makes one attempt that listeners see. They see its end also when Try does
+// not return.
+func (c *Call) tryWatched(ctx, sent context.Context) *Outcome {
+	returned := false
+	defer func() {
+		if !returned {
+			c.Emit(EventAttemptEnd, unwound())
+		}
+	}()
 	c.Emit(EventAttempt, &c.outcome)
 	c.flight.exchange.Try(sent, c, &c.outcome)
+	returned = true
 	o := c.settle(ctx)
-	if len(u.listeners) != 0 {
-		o.OnEnd(c, attemptEnd)
-	}
+	o.OnEnd(c, attemptEnd)
 	return o
 }
 
 func attemptEnd(c *Call, end *Outcome) { c.Emit(EventAttemptEnd, end) }
+
+// unwound is the outcome of a call or attempt that did not return.
+func unwound() *Outcome { return &Outcome{Err: errUnwound, Is: Failed | Status5xx} }
+
+// errUnwound is all that is known of a call that did not return: a panic itself goes on
+// to the caller.
+var errUnwound = errors.New("pillion: the call panicked or ended its goroutine")
 
 // arm makes the attempt's context and starts its timer, where there is need for
 // one: a caller whose own deadline comes first needs none. It is not ok when the
@@ -61,9 +84,9 @@ func (c *Call) bound(ctx context.Context) (scope Scope, limit, until time.Durati
 	}
 	now := c.flight.upstream.now()
 	if l.deadline != 0 {
-		scope, limit, until = ScopeTotal, l.deadline-now, l.deadline
+		scope, limit, until = l.totalScope(), l.deadline-now, l.deadline
 		if limit <= 0 {
-			return ScopeTotal, -1, 0
+			return scope, -1, 0
 		}
 	}
 	if caller, ok := ctx.Deadline(); ok {
@@ -74,7 +97,10 @@ func (c *Call) bound(ctx context.Context) (scope Scope, limit, until time.Durati
 	}
 	scope, limit = l.tighter(scope, limit)
 	if (scope == ScopeTry || scope == ScopeIdle) && c.flight.exchange.Unary() {
-		until = now + limit
+		until = after(now, limit)
+	}
+	if until == never {
+		until = 0
 	}
 	return scope, limit, until
 }

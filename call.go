@@ -18,7 +18,8 @@ type Call struct {
 	flight       *flight
 	self         any // the adapter's own storage around this Call
 	attempt      int
-	afterTimeout bool // the attempt before ran into its time-out
+	from         *Call // the attempt that this one was made from; nil for the first
+	afterTimeout bool  // the attempt before ran into its time-out
 	endpoint     string
 	limits       limits
 	outcome      Outcome
@@ -73,7 +74,14 @@ type limits struct {
 	total    time.Duration // the limit that set deadline
 	try      time.Duration
 	idle     time.Duration
+	client   bool // deadline was named by the client of a server
 }
+
+// never is an instant on the upstream's clock that no timer reaches.
+const never time.Duration = math.MaxInt64
+
+// after returns the instant d after now, or never.
+func after(now, d time.Duration) time.Duration { return now + min(d, never-now) }
 
 // Slot is a place for a policy's own state in every Call of an upstream.
 // [Site.Slot] gives it out.
@@ -134,34 +142,76 @@ func (c *Call) SetEndpoint(address string) {
 
 // Idempotent reports whether the call may be sent twice without harm: its method
 // is idempotent (RFC 9110, section 9.2.2), or the caller vouches for it with an
-// Idempotency-Key.
-func (c *Call) Idempotent() bool { return c.flight.exchange.Idempotent() }
+// Idempotency-Key or [WithIdempotent].
+func (c *Call) Idempotent() bool {
+	return c.flight.exchange.Idempotent() || c.flight.ctx.Value(idempotentKey{}) != nil
+}
 
 // Replayable reports whether the request can be sent once more: it has no body,
 // or one that can be had again.
 func (c *Call) Replayable() bool { return c.flight.exchange.Replayable() }
 
-// RequestHeader is the value of a header of the caller's request, "" for none.
-func (c *Call) RequestHeader(name string) string { return c.flight.exchange.RequestHeader(name) }
+// RequestHeader returns the first value of a header of the caller's request, "" if it is
+// absent.
+func (c *Call) RequestHeader(name string) string {
+	value, _ := firstOf(c.RequestHeaderValues(name))
+	return value
+}
+
+// RequestHeaderValues returns the values of a header of the caller's request, one for
+// each line in which it came: nil if it is absent, empty if it is present without a value.
+// They must not be changed.
+func (c *Call) RequestHeaderValues(name string) []string {
+	return c.flight.exchange.RequestHeader(name)
+}
 
 // Header is this attempt's own request header, for changing: the caller's is
 // copied when it is first asked for, and never touched.
 func (c *Call) Header() Header { return c.flight.exchange.Header(c) }
 
-// ResponseHeader is the value of a header of o's answer, and whether it has it.
+// ResponseHeader returns the first value of a header of o's response, and whether it is
+// present.
 func (c *Call) ResponseHeader(o *Outcome, name string) (value string, ok bool) {
+	return firstOf(c.ResponseHeaderValues(o, name))
+}
+
+// ResponseHeaderValues returns the values of a header of o's response, one for each line
+// in which it came; nil if it is absent. They must not be changed.
+func (c *Call) ResponseHeaderValues(o *Outcome, name string) []string {
 	return c.flight.exchange.ResponseHeader(o, name)
+}
+
+func firstOf(values []string) (value string, ok bool) {
+	if len(values) == 0 {
+		return "", false
+	}
+	return values[0], true
 }
 
 // LimitTotal lets the call take no longer than d from now: all that is still to
 // come of it, further attempts, back-offs and the body included. Of several limits
 // the shortest holds.
-func (c *Call) LimitTotal(d time.Duration) {
-	now := c.flight.upstream.now()
-	deadline := now + min(d, math.MaxInt64-now) // there are those who say "never" so
+func (c *Call) LimitTotal(d time.Duration) { c.limitTotal(d, false) }
+
+// LimitClient limits a call that is served, as [Call.LimitTotal] does, to the time that
+// its client named. Where that limit fires, the scope is [ScopeCaller], and the call does not
+// count as a failure: a client must not be able to make the server look broken. It is for
+// adapters.
+func (c *Call) LimitClient(d time.Duration) { c.limitTotal(d, true) }
+
+func (c *Call) limitTotal(d time.Duration, client bool) {
+	deadline := after(c.flight.upstream.now(), d)
 	if c.limits.deadline == 0 || deadline < c.limits.deadline {
-		c.limits.deadline, c.limits.total = deadline, d
+		c.limits.deadline, c.limits.total, c.limits.client = deadline, d, client
 	}
+}
+
+// totalScope is the scope of the limit that set the deadline.
+func (l *limits) totalScope() Scope {
+	if l.client {
+		return ScopeCaller
+	}
+	return ScopeTotal
 }
 
 // LimitTry lets this attempt and those made from it take no longer than d each,
@@ -209,7 +259,7 @@ func (c *Call) Refuse(err error, detail Detail) *Outcome {
 func (c *Call) Next() *Call {
 	c.flight.forked.Store(true)
 	next := c.flight.exchange.NewCall(c)
-	next.flight, next.attempt, next.limits = c.flight, c.attempt+1, c.limits
+	next.flight, next.attempt, next.from, next.limits = c.flight, c.attempt+1, c, c.limits
 	next.afterTimeout = c.outcome.Is.Any(PerTryTimeout)
 	return next
 }

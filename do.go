@@ -13,8 +13,9 @@ import (
 //
 // An error counts as [Failed] to the policies; one that says more is understood: a
 // time-out, a refused connection, a reset. A nil error is a success. By default
-// nothing is retried, since nobody vouches that work may run twice; a retry policy
-// with conditions of its own decides as for HTTP, "5xx" meaning any failure.
+// nothing is retried, since work may not be safe to run twice: [WithIdempotent] says that it
+// is. A retry policy with conditions of its own decides as for HTTP, "5xx" meaning any
+// failure.
 //
 // A panic in work goes on to the caller. Policies have given back what they held by
 // then, and [Info] and listeners know of the end; hooks of the attempt do not run.
@@ -25,6 +26,16 @@ func Do[T any](ctx context.Context, u *Upstream, work func(context.Context) (T, 
 	o := x.flight.invoke(&x.first)
 	value, _ := o.Value.(T)
 	return value, o.Err
+}
+
+type idempotentKey struct{}
+
+// WithIdempotent returns a context whose calls may be sent, or whose functions may run,
+// more than once without harm. A retry policy under its default conditions then retries
+// them, whatever their protocol and method. It is for [Do], and for an HTTP POST or a gRPC
+// method that is idempotent without saying so.
+func WithIdempotent(ctx context.Context) context.Context {
+	return context.WithValue(ctx, idempotentKey{}, true)
 }
 
 // funcCall is a call of a plain function.
@@ -74,15 +85,15 @@ func (x *funcCall[T]) Discard(*Call, *Outcome) {}
 func (x *funcCall[T]) NewCall(*Call) *Call { return &Call{} }
 
 // RequestHeader is empty: a function has none.
-func (x *funcCall[T]) RequestHeader(string) string { return "" }
+func (x *funcCall[T]) RequestHeader(string) []string { return nil }
 
 // Header gives a header that goes nowhere.
 func (x *funcCall[T]) Header(*Call) Header { return noHeader{} }
 
 // ResponseHeader is empty: a function has none.
-func (x *funcCall[T]) ResponseHeader(*Outcome, string) (string, bool) { return "", false }
+func (x *funcCall[T]) ResponseHeader(*Outcome, string) []string { return nil }
 
-// Idempotent is false: nobody vouches for it.
+// Idempotent is false: only [WithIdempotent] says otherwise.
 func (x *funcCall[T]) Idempotent() bool { return false }
 
 // Replayable is true: a function can always be called again.

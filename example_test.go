@@ -319,14 +319,14 @@ func (p *pigeon) Explain(_ *pillion.Call, o *pillion.Outcome, err error) {
 	o.Err, o.Is, o.Flags, o.Detail = err, pillion.Reset, pillion.UC, pillion.ConnectionTermination
 }
 
-func (p *pigeon) Unary() bool                                            { return true }
-func (p *pigeon) Discard(*pillion.Call, *pillion.Outcome)                {}
-func (p *pigeon) NewCall(*pillion.Call) *pillion.Call                    { return &pillion.Call{} }
-func (p *pigeon) RequestHeader(string) string                            { return "" }
-func (p *pigeon) Header(*pillion.Call) pillion.Header                    { return http.Header{} }
-func (p *pigeon) Idempotent() bool                                       { return true }
-func (p *pigeon) Replayable() bool                                       { return true }
-func (p *pigeon) ResponseHeader(*pillion.Outcome, string) (string, bool) { return "", false }
+func (p *pigeon) Unary() bool                                      { return true }
+func (p *pigeon) Discard(*pillion.Call, *pillion.Outcome)          {}
+func (p *pigeon) NewCall(*pillion.Call) *pillion.Call              { return &pillion.Call{} }
+func (p *pigeon) RequestHeader(string) []string                    { return nil }
+func (p *pigeon) Header(*pillion.Call) pillion.Header              { return http.Header{} }
+func (p *pigeon) Idempotent() bool                                 { return true }
+func (p *pigeon) Replayable() bool                                 { return true }
+func (p *pigeon) ResponseHeader(*pillion.Outcome, string) []string { return nil }
 
 // Invoke puts the calls of any protocol under the policies.
 func ExampleUpstream_Invoke() {

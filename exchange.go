@@ -1,9 +1,6 @@
 package pillion
 
-import (
-	"context"
-	"errors"
-)
+import "context"
 
 // Request describes a call to the policies, whatever its protocol.
 type Request struct {
@@ -43,12 +40,14 @@ type Exchange interface {
 	// NewCall gives the storage for a further attempt, whose request header starts as that
 	// of from.
 	NewCall(from *Call) *Call
-	// RequestHeader reads the caller's request header.
-	RequestHeader(name string) string
+	// RequestHeader returns the values of a header of the caller's request: nil if it is
+	// absent, empty if it is present without a value. They must not be changed.
+	RequestHeader(name string) []string
 	// Header gives the attempt's own request header, copied when first asked for.
 	Header(c *Call) Header
-	// ResponseHeader reads the header of an answer.
-	ResponseHeader(o *Outcome, name string) (value string, ok bool)
+	// ResponseHeader returns the values of a header of a response, nil if it is absent.
+	// They must not be changed.
+	ResponseHeader(o *Outcome, name string) []string
 	// Idempotent reports whether the call may be sent twice without harm.
 	Idempotent() bool
 	// Replayable reports whether the request can be sent once more.
@@ -78,8 +77,9 @@ func (f *flight) invoke(first *Call) *Outcome {
 	}()
 	o := f.upstream.chain(f.ctx, first)
 	if o.Err != nil {
-		o.Discard() // a policy made an error of an answer: nobody will read it
+		o.Discard() // a policy made an error of a response, which then nobody reads
 	}
+	f.discardOthers(first, o)
 	if f.watched() {
 		if f.observer != nil {
 			f.observer.tell(f, o, false)
@@ -90,11 +90,31 @@ func (f *flight) invoke(first *Call) *Outcome {
 	return o
 }
 
+// discardOthers discards the responses that are still open and that no one will read,
+// because a policy returned another outcome in their place. A policy that runs attempts
+// concurrently discards its own.
+func (f *flight) discardOthers(first *Call, o *Outcome) {
+	last := first
+	if f.forked.Load() {
+		if f.upstream.hedges {
+			return
+		}
+		if sent := f.sent.Load(); sent != nil {
+			last = sent
+		}
+	}
+	for c := last; c != nil; c = c.from {
+		if c.tail.phase == phaseOpen && o.open != c {
+			f.exchange.Discard(c, &c.outcome)
+		}
+	}
+}
+
 // abandon ends what a panic left behind: an open answer that nobody will read, or
 // the limits of an attempt that did not return. Those who watch the call hear of its end.
 func (f *flight) abandon(first *Call) {
 	if f.watched() {
-		defer callEnd(first, &Outcome{Err: errPanicked, Is: Failed | Status5xx})
+		defer callEnd(first, unwound())
 	}
 	c := f.sent.Load()
 	if c == nil {
@@ -107,10 +127,6 @@ func (f *flight) abandon(first *Call) {
 		c.span.take()
 	}
 }
-
-// errPanicked is all that is known of a call that panicked: the panic itself goes
-// on to the caller.
-var errPanicked = errors.New("pillion: the call panicked")
 
 // callEnd is the outermost hook of every call that somebody watches.
 func callEnd(c *Call, end *Outcome) {

@@ -59,8 +59,8 @@ func (x *letter) Discard(c *pillion.Call, _ *pillion.Outcome) {
 
 func (x *letter) NewCall(*pillion.Call) *pillion.Call { return &pillion.Call{} }
 
-func (x *letter) RequestHeader(name string) string {
-	return http.Header{"X-Caller": {"me"}}.Get(name)
+func (x *letter) RequestHeader(name string) []string {
+	return http.Header{"X-Caller": {"me"}}.Values(name)
 }
 
 func (x *letter) Header(c *pillion.Call) pillion.Header {
@@ -73,8 +73,8 @@ func (x *letter) Header(c *pillion.Call) pillion.Header {
 	return x.header[c]
 }
 
-func (x *letter) ResponseHeader(_ *pillion.Outcome, name string) (string, bool) {
-	return "yes", name == "X-Answer"
+func (x *letter) ResponseHeader(_ *pillion.Outcome, name string) []string {
+	return http.Header{"X-Answer": {"yes"}}.Values(name)
 }
 
 func (x *letter) Idempotent() bool { return true }

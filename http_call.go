@@ -260,7 +260,7 @@ func (x *httpCall) Idempotent() bool {
 	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
 		return true
 	}
-	return x.req.Header.Get("Idempotency-Key") != "" || x.req.Header.Get("X-Idempotency-Key") != ""
+	return x.RequestHeader("Idempotency-Key") != nil || x.RequestHeader("X-Idempotency-Key") != nil
 }
 
 // NewCall makes the storage of a further attempt.
@@ -273,10 +273,8 @@ func (x *httpCall) NewCall(from *Call) *Call {
 	return &a.call
 }
 
-func (x *httpCall) carries(name string) bool { return has(x.req.Header, name) }
-
 // RequestHeader reads the caller's header.
-func (x *httpCall) RequestHeader(name string) string { return x.req.Header.Get(name) }
+func (x *httpCall) RequestHeader(name string) []string { return headerValues(x.req.Header, name) }
 
 // Header copies the caller's header for one attempt.
 func (x *httpCall) Header(c *Call) Header {
@@ -288,10 +286,10 @@ func (x *httpCall) Header(c *Call) Header {
 }
 
 // ResponseHeader reads an answer's header.
-func (x *httpCall) ResponseHeader(o *Outcome, name string) (value string, ok bool) {
+func (x *httpCall) ResponseHeader(o *Outcome, name string) []string {
 	resp, ok := o.Value.(*http.Response)
 	if !ok {
-		return "", false
+		return nil
 	}
-	return lookUp(resp.Header, name)
+	return resp.Header.Values(name)
 }

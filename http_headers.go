@@ -17,7 +17,11 @@ func (c *Call) patience() (left time.Duration, limited bool) {
 
 // milliseconds rounds up, and is never 0, which would mean no limit.
 func milliseconds(d time.Duration) string {
-	return strconv.FormatInt(int64(max(1, (d+time.Millisecond-1)/time.Millisecond)), 10)
+	ms := d / time.Millisecond
+	if d%time.Millisecond > 0 {
+		ms++
+	}
+	return strconv.FormatInt(int64(max(1, ms)), 10)
 }
 
 // countAttemptsIn tells the caller, where it was asked for, how many attempts the
@@ -33,20 +37,14 @@ func (t *transport) countAttemptsIn(resp *http.Response, attempts int) {
 	resp.Header.Set("X-Envoy-Attempt-Count", strconv.Itoa(attempts))
 }
 
-// has reports whether h has a header, whose name is in canonical form, if only an
-// empty one.
-func has(h http.Header, name string) bool {
-	_, ok := h[name]
-	return ok
-}
-
-// lookUp is the first value of a header, and whether there is one.
-func lookUp(h http.Header, name string) (value string, ok bool) {
-	values := h.Values(name)
-	if len(values) == 0 {
-		return "", false
+// headerValues returns the values of a header, nil if it is absent. A header without a
+// value is empty and not nil: net/http does not send it, but callers use it as a mark.
+func headerValues(h http.Header, name string) []string {
+	values, ok := h[http.CanonicalHeaderKey(name)]
+	if ok && values == nil {
+		return []string{}
 	}
-	return values[0], true
+	return values
 }
 
 // copyHeader copies h; the copy is never nil.

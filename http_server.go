@@ -2,7 +2,6 @@ package pillion
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -65,7 +64,7 @@ func (u *Upstream) serve(next http.Handler, w http.ResponseWriter, r *http.Reque
 	x.first = Call{flight: &x.flight, attempt: 1}
 	x.w.call = &x.first
 	if d, ok := inboundDeadline(r.Header); ok {
-		x.first.LimitTotal(d)
+		x.first.LimitClient(d)
 	}
 	o := x.flight.invoke(&x.first)
 	switch {
@@ -195,8 +194,7 @@ func (x *serverCall) request(ctx context.Context) *http.Request {
 // ended says what came of a handler that did not return.
 func (x *serverCall) ended(o *Outcome, p any) {
 	if p == nil {
-		x.exited(o)
-		return
+		return // it ended its goroutine: nothing that follows runs
 	}
 	x.panic = &PanicError{Value: p, Stack: debug.Stack()}
 	switch {
@@ -209,13 +207,11 @@ func (x *serverCall) ended(o *Outcome, p any) {
 	}
 }
 
-// exited tells of a handler that ended its goroutine. Of its policies only what they
-// deferred runs, and the end of the call.
-func (x *serverCall) exited(o *Outcome) {
-	x.first.Emit(EventAttemptEnd, o.fail(errExited, Failed|Status5xx, NoDetail))
+// CausedByCaller reports whether a limit that fired is the client's doing: it named the
+// deadline itself. The deadline of the request's context is the service's own.
+func (x *serverCall) CausedByCaller(scope Scope) bool {
+	return scope == ScopeCaller && x.flight.ctx.Err() == nil
 }
-
-var errExited = errors.New("pillion: the handler ended its goroutine")
 
 // Explain has nothing to add: the context's errors are explained by the engine.
 func (x *serverCall) Explain(_ *Call, o *Outcome, err error) { o.blame(err, Failed, NoDetail) }
@@ -226,10 +222,8 @@ func (x *serverCall) Discard(*Call, *Outcome) {}
 // NewCall is never asked for: nothing is sent again.
 func (x *serverCall) NewCall(*Call) *Call { return &Call{} }
 
-func (x *serverCall) carries(name string) bool { return has(x.req.Header, name) }
-
 // RequestHeader reads the request's header.
-func (x *serverCall) RequestHeader(name string) string { return x.req.Header.Get(name) }
+func (x *serverCall) RequestHeader(name string) []string { return headerValues(x.req.Header, name) }
 
 // Header copies the request's header for the handler.
 func (x *serverCall) Header(*Call) Header {
@@ -240,8 +234,8 @@ func (x *serverCall) Header(*Call) Header {
 }
 
 // ResponseHeader reads the header of the answer.
-func (x *serverCall) ResponseHeader(_ *Outcome, name string) (value string, ok bool) {
-	return lookUp(x.w.Header(), name)
+func (x *serverCall) ResponseHeader(_ *Outcome, name string) []string {
+	return x.w.Header().Values(name)
 }
 
 // Idempotent and Replayable are for who sends again.
@@ -252,8 +246,8 @@ func (x *serverCall) Replayable() bool { return false }
 
 // reply gives Envoy's answer in the handler's place.
 func (x *serverCall) reply(o *Outcome) {
-	if o.Is.Any(Cancelled) {
-		return // there is nobody to answer
+	if o.Is.Any(Cancelled) && !o.Is.Any(Timeout) {
+		return // the client has disconnected
 	}
 	status, text := o.Detail.LocalReply(false)
 	if status == 0 { // of a policy that has no word of Envoy's for it

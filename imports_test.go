@@ -11,9 +11,9 @@ import (
 // its own.
 func TestImports(t *testing.T) {
 	heavy := map[string]string{
-		"google.golang.org/grpc":           "gRPC belongs to the gRPC adapter alone",
-		"github.com/prometheus/":           "Prometheus belongs to metrics alone",
-		"github.com/aws/":                  "the X-Ray SDK belongs to tracing alone",
+		"google.golang.org/grpc": "gRPC belongs to the gRPC adapter alone",
+		"github.com/prometheus/": "Prometheus belongs to metrics alone",
+		"github.com/aws/":        "the X-Ray SDK belongs to tracing alone",
 	}
 	for _, pkg := range []string{".", "./breaker", "./retry", "./timeout", "./limits"} {
 		out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", pkg).Output()

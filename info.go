@@ -12,11 +12,11 @@ import (
 // that it heard of last.
 type Info struct {
 	mu   sync.Mutex
-	seen report // guarded by mu
+	seen callReport // guarded by mu
 }
 
-// report is what an Info knows.
-type report struct {
+// callReport is what an Info knows.
+type callReport struct {
 	upstream string
 	endpoint string
 	attempts int
@@ -66,7 +66,7 @@ func (i *Info) Err() error { return i.get().outcome.Err }
 // Done reports whether the call, its body included, has ended.
 func (i *Info) Done() bool { return i.get().done }
 
-func (i *Info) get() report {
+func (i *Info) get() callReport {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.seen
@@ -74,7 +74,7 @@ func (i *Info) get() report {
 
 // tell takes down what is known of the call, at its head or at its end.
 func (i *Info) tell(f *flight, o *Outcome, done bool) {
-	seen := report{upstream: f.upstream.name, attempts: f.begun(), outcome: *o, done: done}
+	seen := callReport{upstream: f.upstream.name, attempts: f.begun(), outcome: *o, done: done}
 	seen.outcome.open, seen.outcome.Value = nil, nil // keep nothing alive
 	if c := f.latest.Load(); c != nil {
 		seen.endpoint = c.endpoint

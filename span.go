@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/pillion-go/pillion/internal/report"
 )
 
 // span is the part of an attempt that may outlive it: the caller holds it as a
@@ -43,6 +45,7 @@ type guard struct {
 	cancel   context.CancelCauseFunc
 	until    time.Duration // on the upstream's clock: what Deadline reports; 0 for the parent's
 	deadline time.Duration // likewise: when the body must be over; 0 for no limit
+	total    Scope         // of deadline
 	idle     time.Duration // the limit on each read of the body
 	readBy   atomic.Int64  // while the body is read under that limit: when the read must be over
 	struck   atomic.Int32  // the Scope that ended the attempt; 0 for none
@@ -132,7 +135,7 @@ func (c *Call) wait() {
 	s.body = true
 	if limited {
 		g := s.guard
-		g.deadline, g.idle = deadline, c.limits.idle
+		g.deadline, g.total, g.idle = deadline, c.limits.totalScope(), c.limits.idle
 		g.timer = g.upstream.timer(s)
 		_, wait := g.due()
 		g.timer.Reset(wait)
@@ -160,7 +163,7 @@ func (c *Call) upgraded() bool { return c.outcome.Is.Any(Upgraded) }
 // idle limit is for, and received that it does so no more.
 func (s *span) await() {
 	if g := s.guard; g != nil && g.idle != 0 {
-		g.readBy.Store(int64(g.upstream.now() + g.idle))
+		g.readBy.Store(int64(after(g.upstream.now(), g.idle)))
 	}
 }
 
@@ -177,7 +180,7 @@ func (g *guard) due() (scope Scope, wait time.Duration) {
 	now := g.upstream.now()
 	if g.deadline != 0 {
 		if wait = g.deadline - now; wait <= 0 {
-			return ScopeTotal, 0
+			return g.total, 0
 		}
 	}
 	if g.idle != 0 {
@@ -235,8 +238,14 @@ func (s *span) end(err error) error {
 	return err
 }
 
-// cut is end for those who want to know nothing, and so wait for nobody.
+// cut ends the attempt in a goroutine of the runtime, without waiting for hooks that
+// are already running.
 func (s *span) cut(err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			report.Panic("a hook or listener at the end of a call", p)
+		}
+	}()
 	if c := s.take(); c != nil {
 		_ = s.conclude(c, err)
 	}
@@ -246,11 +255,14 @@ func (s *span) cut(err error) {
 // no failure, unless the caller had left already, or a limit had struck; nor is what a
 // Read makes of it meanwhile. It waits for nobody: a hook may be what closes.
 func (s *span) close(closing func() error) error {
-	first := s.claim()
-	err := closing()
-	if !first {
-		return err
+	if s.claim() {
+		defer s.closed() // also when closing panics
 	}
+	return closing()
+}
+
+// closed ends an attempt whose body was closed.
+func (s *span) closed() {
 	c := s.detach()
 	var why error
 	if !c.upgraded() {
@@ -259,7 +271,6 @@ func (s *span) close(closing func() error) error {
 		}
 	}
 	_ = s.conclude(c, why)
-	return err
 }
 
 // claim is true for the first who comes to end the attempt.

@@ -52,7 +52,7 @@ func (s Scope) Detail() Detail {
 type TimeoutError struct {
 	Upstream string
 	Scope    Scope
-	Limit    time.Duration // 0 for the caller's deadline
+	Limit    time.Duration // 0 for the deadline of the caller's context
 	Err      error         // what the attempt had failed with before its time was over; mostly nil
 }
 
@@ -89,6 +89,10 @@ func (c *Call) timeoutError(scope Scope, err error) *TimeoutError {
 	switch scope {
 	case ScopeTotal:
 		e.Limit = c.limits.total
+	case ScopeCaller:
+		if c.limits.client {
+			e.Limit = c.limits.total
+		}
 	case ScopeTry:
 		e.Limit = c.limits.try
 	case ScopeIdle:
@@ -98,11 +102,15 @@ func (c *Call) timeoutError(scope Scope, err error) *TimeoutError {
 	return e
 }
 
-// timedOut adds to o that a limit struck.
+// timedOut adds to o that a limit struck. Where the caller caused it, the outcome is
+// neutral as well.
 func (c *Call) timedOut(o *Outcome, scope Scope, err error) *Outcome {
 	is := Timeout
 	if scope == ScopeTry || scope == ScopeIdle {
 		is |= PerTryTimeout
+	}
+	if x, ok := c.flight.exchange.(interface{ CausedByCaller(scope Scope) bool }); ok && x.CausedByCaller(scope) {
+		is |= Cancelled
 	}
 	o.blame(c.timeoutError(scope, err), is, scope.Detail())
 	return o
@@ -112,7 +120,7 @@ func (c *Call) timedOut(o *Outcome, scope Scope, err error) *Outcome {
 // way: by its total limit or by the caller's deadline, whichever it has. It wraps
 // what the last attempt failed with.
 func (c *Call) Expired(last *Outcome) *Outcome {
-	scope := ScopeTotal
+	scope := c.limits.totalScope()
 	if c.limits.deadline == 0 || c.flight.ctx.Err() != nil {
 		scope = ScopeCaller
 	}
@@ -174,13 +182,20 @@ func isEcho(err error) bool {
 		errors.As(err, &limit)
 }
 
-// goneError says that the caller left, and keeps what else went wrong.
+// goneError returns the error of a context that has ended: it matches the context's own
+// error and its cause, and keeps what else went wrong.
 func goneError(ctx context.Context, err error) error {
-	if err == nil || errors.Is(ctx.Err(), err) {
-		return ctx.Err()
+	gone := ctx.Err()
+	if cause := context.Cause(ctx); !errors.Is(gone, cause) {
+		if gone = cause; !errors.Is(cause, ctx.Err()) {
+			gone = fmt.Errorf("%w: %w", ctx.Err(), cause)
+		}
 	}
-	if errors.Is(err, ctx.Err()) {
+	switch {
+	case err == nil || errors.Is(gone, err):
+		return gone
+	case errors.Is(err, gone):
 		return err
 	}
-	return fmt.Errorf("%w: %w", ctx.Err(), err)
+	return fmt.Errorf("%w: %w", gone, err)
 }

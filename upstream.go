@@ -26,6 +26,7 @@ type Upstream struct {
 	retries     retryLimiter
 	slots       int
 	repeats     bool
+	hedges      bool // attempts may run concurrently
 	cancellable bool
 	announce    bool
 	awaitsHead  bool     // a policy acts on the head of a stream's answer
@@ -68,6 +69,7 @@ func (u *Upstream) wrap(policies []Policy) (next Func, bad []error) {
 		if roleOf(p).repeats() && !u.repeats {
 			next, u.repeats = countAttempts(next), true
 		}
+		u.hedges = u.hedges || roleOf(p) == RoleHedge
 		wrapped, err := p.Wrap(&Site{upstream: u}, next)
 		if wrapped == nil && err == nil {
 			err = fmt.Errorf("pillion: %T.Wrap gave neither a Func nor an error", p)

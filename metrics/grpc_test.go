@@ -25,15 +25,15 @@ func (r rpc) Try(_ context.Context, _ *pillion.Call, o *pillion.Outcome) {
 		o.Is = pillion.Invalid
 	}
 }
-func (rpc) Explain(*pillion.Call, *pillion.Outcome, error)         {}
-func (rpc) Discard(*pillion.Call, *pillion.Outcome)                {}
-func (rpc) NewCall(*pillion.Call) *pillion.Call                    { return &pillion.Call{} }
-func (rpc) RequestHeader(string) string                            { return "" }
-func (rpc) Header(*pillion.Call) pillion.Header                    { return nil }
-func (rpc) ResponseHeader(*pillion.Outcome, string) (string, bool) { return "", false }
-func (rpc) Idempotent() bool                                       { return false }
-func (rpc) Replayable() bool                                       { return false }
-func (rpc) Messages() (sent, received uint64)                      { return 2, 3 }
+func (rpc) Explain(*pillion.Call, *pillion.Outcome, error)   {}
+func (rpc) Discard(*pillion.Call, *pillion.Outcome)          {}
+func (rpc) NewCall(*pillion.Call) *pillion.Call              { return &pillion.Call{} }
+func (rpc) RequestHeader(string) []string                    { return nil }
+func (rpc) Header(*pillion.Call) pillion.Header              { return nil }
+func (rpc) ResponseHeader(*pillion.Outcome, string) []string { return nil }
+func (rpc) Idempotent() bool                                 { return false }
+func (rpc) Replayable() bool                                 { return false }
+func (rpc) Messages() (sent, received uint64)                { return 2, 3 }
 
 func countRPC(t *testing.T, g metrics.GRPC, calls ...rpc) *metrics.Cluster {
 	t.Helper()

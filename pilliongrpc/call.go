@@ -67,8 +67,8 @@ func authority(cc *grpc.ClientConn) string {
 }
 
 // RequestHeader reads the caller's metadata.
-func (x *client) RequestHeader(name string) string {
-	return first(metadata.ValueFromOutgoingContext(x.ctx, name))
+func (x *client) RequestHeader(name string) []string {
+	return metadata.ValueFromOutgoingContext(x.ctx, name)
 }
 
 // headerOf copies the caller's metadata for one attempt.
@@ -99,7 +99,7 @@ func (a *attempt) follow(before *attempt) {
 // Idempotent goes by what the service says of its method, idempotency_level in its
 // definition, or by the metadata with which callers vouch for it.
 func (x *client) Idempotent() bool {
-	if x.RequestHeader("idempotency-key") != "" || x.RequestHeader("x-idempotency-key") != "" {
+	if x.RequestHeader("idempotency-key") != nil || x.RequestHeader("x-idempotency-key") != nil {
 		return true
 	}
 	name := strings.ReplaceAll(strings.TrimPrefix(x.method, "/"), "/", ".")
@@ -116,13 +116,12 @@ func (x *client) Messages() (sent, received uint64) { return x.sent.Load(), x.re
 
 // head reads the head of an answer: its header, or, where it has none, its trailers.
 // What comes in trailers behind a header is no head.
-func (a *attempt) head(name string) (value string, ok bool) {
+func (a *attempt) head(name string) []string {
 	md := a.header
 	if md == nil {
 		md = a.trailer
 	}
-	values := md.Get(name)
-	return first(values), len(values) != 0
+	return md.Get(name)
 }
 
 // tellEndpoint says where the attempt went, which gRPC knows only afterwards.

@@ -201,10 +201,10 @@ func (x *exchange) NewCall(from *pillion.Call) *pillion.Call {
 func (x *exchange) Header(c *pillion.Call) pillion.Header { return x.headerOf(&x.attempt(c).attempt) }
 
 // ResponseHeader reads the head of an answer.
-func (x *exchange) ResponseHeader(o *pillion.Outcome, name string) (value string, ok bool) {
+func (x *exchange) ResponseHeader(o *pillion.Outcome, name string) []string {
 	a, _ := o.Value.(*streamAttempt)
 	if a == nil {
-		return "", false
+		return nil
 	}
 	return a.head(name)
 }

@@ -62,7 +62,7 @@ func finder(r pillion.Resolver) find {
 		return func(*client) (*pillion.Upstream, error) { return u, nil }
 	}
 	return func(x *client) (*pillion.Upstream, error) {
-		return resolve(x.ctx, r, pillion.Target{Request: x.Request(), Header: x.RequestHeader})
+		return resolve(x.ctx, r, pillion.Target{Request: x.Request(), Header: func(name string) string { return first(x.RequestHeader(name)) }})
 	}
 }
 

@@ -101,12 +101,12 @@ type server struct {
 
 // serve serves x, which s is a part of.
 func (s *server) serve(find func(context.Context, pillion.Target) (*pillion.Upstream, error), x pillion.Exchange) error {
-	u, err := find(s.ctx, pillion.Target{Request: s.Request(), Header: s.RequestHeader})
+	u, err := find(s.ctx, pillion.Target{Request: s.Request(), Header: func(name string) string { return first(s.RequestHeader(name)) }})
 	if err != nil {
 		return err
 	}
 	ctx := s.ctx
-	if limit, ok := pillion.ExpectedTimeout(s.RequestHeader("x-envoy-expected-rq-timeout-ms")); ok {
+	if limit, ok := pillion.ExpectedTimeout(first(s.RequestHeader("x-envoy-expected-rq-timeout-ms"))); ok {
 		limited, cancel := context.WithTimeout(ctx, limit)
 		defer cancel()
 		ctx = limited
@@ -158,12 +158,12 @@ func (s *server) caught(o *pillion.Outcome, returned *bool) {
 
 // Request describes the call.
 func (s *server) Request() pillion.Request {
-	return pillion.Request{Protocol: "grpc", Method: s.method, Authority: s.RequestHeader(":authority"), Path: s.method}
+	return pillion.Request{Protocol: "grpc", Method: s.method, Authority: first(s.RequestHeader(":authority")), Path: s.method}
 }
 
 // RequestHeader reads the client's metadata.
-func (s *server) RequestHeader(name string) string {
-	return first(metadata.ValueFromIncomingContext(s.ctx, name))
+func (s *server) RequestHeader(name string) []string {
+	return metadata.ValueFromIncomingContext(s.ctx, name)
 }
 
 // Header copies the client's metadata for the handler.
@@ -186,6 +186,10 @@ func (s *server) Explain(_ *pillion.Call, o *pillion.Outcome, err error) {
 	o.Is |= failure(code)
 }
 
+// CausedByCaller reports whether a limit that fired is the client's doing: it named the
+// deadline itself.
+func (s *server) CausedByCaller(scope pillion.Scope) bool { return scope == pillion.ScopeCaller }
+
 // codeOf is the code that gRPC answers for a handler's error.
 func codeOf(err error) codes.Code {
 	if s, ok := status.FromError(err); ok {
@@ -201,7 +205,7 @@ func (s *server) Discard(*pillion.Call, *pillion.Outcome) {}
 func (s *server) NewCall(*pillion.Call) *pillion.Call { return &pillion.Call{} }
 
 // ResponseHeader is empty: what a handler has set cannot be read.
-func (s *server) ResponseHeader(*pillion.Outcome, string) (value string, ok bool) { return "", false }
+func (s *server) ResponseHeader(*pillion.Outcome, string) []string { return nil }
 
 // Idempotent and Replayable are for who sends again.
 func (s *server) Idempotent() bool { return false }

@@ -93,7 +93,7 @@ func ofError(u *pillion.Upstream, err error) error {
 func localCode(u *pillion.Upstream, err error, is pillion.Condition, detail pillion.Detail) codes.Code {
 	own := ownCode(err)
 	switch {
-	case is.Any(pillion.Cancelled):
+	case is.Any(pillion.Cancelled) && !is.Any(pillion.Timeout):
 		return codes.Canceled
 	case u.HTTP().LocalReplies && detail.LocalStatus() != 0 && !callersDeadline(err):
 		return codes.Code(pillion.GRPCStatus(detail.LocalStatus())) //nolint:gosec // a code

@@ -140,10 +140,10 @@ func (x *unaryCall) NewCall(from *pillion.Call) *pillion.Call {
 func (x *unaryCall) Header(c *pillion.Call) pillion.Header { return x.headerOf(&x.attempt(c).attempt) }
 
 // ResponseHeader reads the head of an answer.
-func (x *unaryCall) ResponseHeader(o *pillion.Outcome, name string) (value string, ok bool) {
+func (x *unaryCall) ResponseHeader(o *pillion.Outcome, name string) []string {
 	a, _ := o.Value.(*unaryAttempt)
 	if a == nil {
-		return "", false
+		return nil
 	}
 	return a.head(name)
 }

@@ -158,14 +158,14 @@ func (x *answered) Try(_ context.Context, _ *pillion.Call, o *pillion.Outcome) {
 func (x *answered) Explain(*pillion.Call, *pillion.Outcome, error) {}
 func (x *answered) Discard(*pillion.Call, *pillion.Outcome)        {}
 func (x *answered) NewCall(*pillion.Call) *pillion.Call            { return &pillion.Call{} }
-func (x *answered) RequestHeader(string) string                    { return "" }
+func (x *answered) RequestHeader(string) []string                  { return nil }
 func (x *answered) Header(*pillion.Call) pillion.Header            { return http.Header{} }
 func (x *answered) Idempotent() bool                               { return true }
 func (x *answered) Replayable() bool                               { return true }
 
-func (x *answered) ResponseHeader(_ *pillion.Outcome, name string) (string, bool) {
+func (x *answered) ResponseHeader(_ *pillion.Outcome, name string) []string {
 	x.asked = append(x.asked, name)
-	return "", false
+	return nil
 }
 
 // TestResetFormat reads values at one instant.
