@@ -121,10 +121,7 @@ func (c *Call) addHeaders() {
 	if u.http.Sidecar {
 		c.tellSidecar(x.Header(c))
 	}
-	if u.http.SuppressEnvoyHeaders {
-		return
-	}
-	if u.announce {
+	if u.announce && !u.http.SuppressEnvoyHeaders {
 		if left, limited := c.patience(); limited {
 			x.Header(c).Set("X-Envoy-Expected-Rq-Timeout-Ms", milliseconds(left))
 		}

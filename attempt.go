@@ -83,8 +83,8 @@ func (c *Call) bound(ctx context.Context) (scope Scope, limit, until time.Durati
 		return 0, 0, 0
 	}
 	now := c.flight.upstream.now()
-	if l.deadline != 0 {
-		scope, limit, until = l.totalScope(), l.deadline-now, l.deadline
+	if deadline := c.deadline(); deadline != 0 {
+		scope, limit, until = l.totalScope(), deadline-now, deadline
 		if limit <= 0 {
 			return scope, -1, 0
 		}

@@ -20,6 +20,7 @@ type Call struct {
 	attempt      int
 	from         *Call // the attempt that this one was made from; nil for the first
 	afterTimeout bool  // the attempt before ran into its time-out
+	drain        time.Duration // how long discarding the response may take; 0 for the default
 	endpoint     string
 	limits       limits
 	outcome      Outcome
@@ -39,6 +40,7 @@ type flight struct {
 	forked              atomic.Bool          // there is more than one Call
 	latest              atomic.Pointer[Call] // the attempt that last named its endpoint
 	observer            *Info
+	progress            atomic.Int64         // on the upstream's clock: when the first attempt last sent a part of a slow request; 0 for never
 	sent                atomic.Pointer[Call] // the last attempt that went to the wire, if it is not the first
 	spans, guardedSpans func(*Call) *span    // where the adapter has room for one; nil for none
 	recycle             func(*flight)        // called when nothing of the call is in use any more; nil for none
@@ -56,6 +58,9 @@ func (f *flight) begun() int {
 // clear makes ready for another call what an adapter uses again.
 func (f *flight) clear() {
 	f.ctx = nil
+	if f.progress.Load() != 0 {
+		f.progress.Store(0)
+	}
 	if f.upstream.repeats {
 		f.attempts.Store(0)
 	}
@@ -111,6 +116,7 @@ func (c *Call) State(slot Slot) *State {
 func (c *Call) clear() {
 	c.endpoint, c.limits, c.outcome = "", limits{}, Outcome{}
 	c.tail.phase, c.tail.count, c.tail.more = phaseTry, 0, nil
+	c.drain = 0
 	c.span, c.states, c.more = nil, [len(c.states)]State{}, nil
 }
 
@@ -234,8 +240,8 @@ func shorter(limit, d time.Duration) time.Duration {
 // caller's deadline, and whether there is any such limit. It is negative when the
 // time is over.
 func (c *Call) Remaining() (left time.Duration, limited bool) {
-	if c.limits.deadline != 0 {
-		left, limited = c.limits.deadline-c.flight.upstream.now(), true
+	if deadline := c.deadline(); deadline != 0 {
+		left, limited = deadline-c.flight.upstream.now(), true
 	}
 	if d, ok := c.flight.ctx.Deadline(); ok {
 		if until := time.Until(d); !limited || until < left {

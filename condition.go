@@ -29,7 +29,8 @@ const (
 	GRPCResourceExhausted                       // gRPC status 8
 	GRPCInternal                                // gRPC status 13
 	GRPCUnavailable                             // gRPC status 14
-	Upgraded                                    // an answer 101: its connection belongs to the caller now
+	Upgraded                                    // a response 101, or 2xx to CONNECT: its connection belongs to the caller now
+	Informational                               // a 1xx response came before; as in Envoy, nothing is retried after it
 )
 
 // NoAnswer holds the conditions under which an attempt brought no answer at
@@ -66,6 +67,7 @@ var conditionNames = [...]string{
 	"5xx", "gateway-error", "retriable-4xx", "reset", "connect-failure", "refused-stream", "protocol-error", "timeout",
 	"per-try-timeout", "cancelled", "refused", "failed", "invalid", "discarded", "grpc-cancelled", "grpc-deadline-exceeded",
 	"grpc-resource-exhausted", "grpc-internal", "grpc-unavailable", "upgraded",
+	"informational",
 }
 
 // String lists the conditions that hold, such as "5xx,gateway-error"; "-" for none.

@@ -126,6 +126,36 @@ func (d Detail) LocalStatus() int { return d.known().status }
 // asked of the upstream, because of a limit or an open breaker.
 func (d Detail) Overloaded() bool { return d.known().overloaded }
 
+// beforeResponseOf returns the detail of a failure before the response for that of a
+// failure after it started. They have a local reply in common where only a 1xx response
+// was there.
+func beforeResponseOf(d Detail) Detail {
+	switch d {
+	case ConnectionTerminationAfter:
+		return ConnectionTermination
+	case RemoteResetAfter:
+		return RemoteReset
+	case MalformedAnswerAfter:
+		return MalformedAnswer
+	default:
+		return d
+	}
+}
+
+// afterResponseOf is the opposite of beforeResponseOf.
+func afterResponseOf(d Detail) Detail {
+	switch d {
+	case ConnectionTermination:
+		return ConnectionTerminationAfter
+	case RemoteReset, RemoteRefusedStream:
+		return RemoteResetAfter
+	case MalformedAnswer:
+		return MalformedAnswerAfter
+	default:
+		return d
+	}
+}
+
 // localBody is the body of that answer. After a retry Envoy words it differently.
 func (d Detail) localBody(retried bool) string {
 	known := d.known()

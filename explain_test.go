@@ -124,7 +124,7 @@ func (b *endlessBody) Read(p []byte) (int, error) {
 	case <-b.closed:
 		return 0, http.ErrBodyReadAfterClose
 	default:
-		return copy(p, "and on and on "), nil
+		return len(p), nil // as much as there is room for, so that the sockets fill soon
 	}
 }
 
@@ -436,6 +436,9 @@ func TestExplain_noAnswer(t *testing.T) {
 		flags: "URX,UPE", detail: pillion.MalformedAnswer, is: pillion.ProtocolError,
 		words: []string{"UPE", "protocol_error"}, counts: oneFailure,
 	}
+	informed := malformed // behind a 1xx response nothing is retried
+	informed.flags, informed.detail = "UPE", pillion.MalformedAnswerAfter
+	informed.is |= pillion.Reset | pillion.Informational
 	tests := []failure{
 		terminated.by("reset before the whole request", plays(firstByte, reset)),
 		terminated.by("reset after the request", plays(request, reset), "connection reset"),
@@ -460,7 +463,7 @@ func TestExplain_noAnswer(t *testing.T) {
 			say("HTTP/1.1 200 OK\r\nTransfer-Encoding: morse\r\n\r\nab"), fin), "transfer encoding"),
 		malformed.by("a header without end", with(plays(request, say("HTTP/1.1 200 OK\r\n"), sayOn("X-Filler: 0123456789abcdef\r\n")),
 			func(w *world) { w.base.MaxResponseHeaderBytes = 4 << 10 }), "response headers exceeded 4096 bytes"),
-		malformed.by("interim answers without end", with(
+		informed.by("interim responses without end", with(
 			plays(request, sayOn("HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n")),
 			func(w *world) { w.base.MaxResponseHeaderBytes = 4 << 10 }), "response headers exceeded 4096 bytes"),
 		{
@@ -501,7 +504,7 @@ func TestExplain_noAnswer(t *testing.T) {
 		},
 		{
 			name: "an upload that the upstream does not take within the total limit",
-			world: with(plays(requestHead), func(w *world) {
+			world: with(plays(requestHead, neither), func(w *world) {
 				uploading(w)
 				w.limits.Total = short
 			}),
@@ -559,9 +562,8 @@ func TestExplain_brokenAnswer(t *testing.T) {
 	}
 }
 
-// TestExplain_handshake holds failures between the connection and the request,
-// which Envoy takes for a connection that was not made (UF). Where net/http does not say
-// when they happened, they are told as a connection that was closed.
+// TestExplain_handshake holds failures between the dial and the request, which are, as in
+// Envoy, a connection that was not made (UF).
 func TestExplain_handshake(t *testing.T) {
 	tests := []failure{
 		{
@@ -576,14 +578,14 @@ func TestExplain_handshake(t *testing.T) {
 		{
 			name:  "closed in the TLS handshake",
 			world: with(plays(fin), secure),
-			flags: "URX,UC", detail: pillion.ConnectionTermination, is: pillion.Reset,
-			words: []string{"UC", "connection_termination", "EOF"}, counts: oneFailure,
+			flags: "URX,UF", detail: pillion.ConnectionFailure, is: pillion.ConnectFailure,
+			words: []string{"UF", "remote_connection_failure", "EOF"}, counts: oneFailure,
 		},
 		{
 			name:  "reset in the TLS handshake",
 			world: with(plays(firstByte, reset), secure),
-			flags: "URX,UC", detail: pillion.ConnectionTermination, is: pillion.Reset,
-			words: []string{"UC", "connection_termination", "reset"}, counts: oneFailure,
+			flags: "URX,UF", detail: pillion.ConnectionFailure, is: pillion.ConnectFailure,
+			words: []string{"UF", "remote_connection_failure", "reset"}, counts: oneFailure,
 		},
 		{
 			name: "the proxy refuses to connect",
@@ -594,8 +596,8 @@ func TestExplain_handshake(t *testing.T) {
 				w.base.Proxy = http.ProxyURL(mustURL(t, "http://"+server.addr()))
 				return w
 			},
-			flags: "URX,UC", detail: pillion.ConnectionTermination, is: pillion.Reset,
-			words: []string{"UC", "connection_termination", "Bad Gateway"}, counts: oneFailure,
+			flags: "URX,UF", detail: pillion.ConnectionFailure, is: pillion.ConnectFailure,
+			words: []string{"UF", "remote_connection_failure", "Bad Gateway"}, counts: oneFailure,
 		},
 	}
 	for _, test := range tests {

@@ -13,12 +13,12 @@ type Flags uint32
 // The response flags, each with Envoy's long name.
 const (
 	URX   Flags = 1 << iota // UpstreamRetryLimitExceeded: it would have been retried, but the retries were used up
+	UO                      // UpstreamOverflow: refused by a breaker or a limit
 	UH                      // NoHealthyUpstream: no endpoint to send to
 	UT                      // UpstreamRequestTimeout: a limit of ours, or the caller's deadline, ran out
 	UR                      // UpstreamRemoteReset: the upstream reset the stream
 	UF                      // UpstreamConnectionFailure: no connection could be made
 	UC                      // UpstreamConnectionTermination: the connection ended before the answer
-	UO                      // UpstreamOverflow: refused by a breaker or a limit
 	NR                      // NoRouteFound: no route for the request
 	DI                      // DelayInjected: delayed on purpose
 	FI                      // FaultInjected: aborted on purpose
@@ -36,12 +36,12 @@ const (
 //nolint:gochecknoglobals // a table that nothing writes
 var flagNames = [...]struct{ short, long string }{
 	{"URX", "UpstreamRetryLimitExceeded"},
+	{"UO", "UpstreamOverflow"},
 	{"UH", "NoHealthyUpstream"},
 	{"UT", "UpstreamRequestTimeout"},
 	{"UR", "UpstreamRemoteReset"},
 	{"UF", "UpstreamConnectionFailure"},
 	{"UC", "UpstreamConnectionTermination"},
-	{"UO", "UpstreamOverflow"},
 	{"NR", "NoRouteFound"},
 	{"DI", "DelayInjected"},
 	{"FI", "FaultInjected"},

@@ -1,6 +1,7 @@
 package pillion
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -40,9 +41,9 @@ type HTTP struct {
 	// include_is_timeout_retry_header.
 	IncludeIsTimeoutRetryHeader bool `json:"include_is_timeout_retry_header,omitempty"`
 
-	// SuppressEnvoyHeaders leaves out all x-envoy-* headers that the library would
-	// add to requests and local replies, but for those to a sidecar. Mirrors
-	// suppress_envoy_headers of Envoy's Router.
+	// SuppressEnvoyHeaders leaves out x-envoy-expected-rq-timeout-ms in requests and
+	// x-envoy-overloaded in local replies. As in Envoy, the headers that the fields above
+	// ask for are sent all the same. Mirrors suppress_envoy_headers of Envoy's Router.
 	SuppressEnvoyHeaders bool `json:"suppress_envoy_headers,omitempty"`
 
 	// ReplayBuffer is how many bytes of a request body that has no GetBody are kept
@@ -56,7 +57,8 @@ type HTTP struct {
 	// negative is an error.
 	DrainBytes int64 `json:"drain_bytes,omitempty"`
 
-	// DrainTime is how long that may take. Zero means 100ms; negative is an error.
+	// DrainTime is how long that may take. Zero means 100ms, but before a retry no longer
+	// than its back-off and at least 1ms; negative is an error.
 	DrainTime time.Duration `json:"drain_time,omitempty"`
 }
 
@@ -77,7 +79,7 @@ func (h HTTP) Wrap(s *Site, next Func) (Func, error) {
 	if h.DrainTime < 0 {
 		bad = append(bad, fmt.Errorf("pillion: HTTP.DrainTime: %v is negative", h.DrainTime))
 	}
-	s.upstream.http = h.withDefaults()
+	s.upstream.http, s.upstream.patientDrain = h.withDefaults(), h.DrainTime > 0
 	return next, errors.Join(bad...)
 }
 
@@ -94,7 +96,7 @@ func (h HTTP) withDefaults() HTTP {
 // addsHeaders reports whether attempts have headers that the caller's request has
 // not.
 func (h HTTP) addsHeaders() bool {
-	return h.Sidecar || (!h.SuppressEnvoyHeaders && (h.IncludeRequestAttemptCount || h.IncludeIsTimeoutRetryHeader))
+	return h.Sidecar || h.IncludeRequestAttemptCount || h.IncludeIsTimeoutRetryHeader
 }
 
 // Transport gives a round tripper that makes its calls through base and under
@@ -112,11 +114,25 @@ func (h HTTP) addsHeaders() bool {
 // An http.Transport resends some requests by itself when a kept-alive connection
 // turns out to be dead. These are not attempts here.
 func (u *Upstream) Transport(base http.RoundTripper) http.RoundTripper {
+	if u == nil {
+		panic("pillion: Transport of a nil Upstream")
+	}
 	if base == nil {
 		base = u.base()
 	}
-	return &transport{upstream: u, base: base}
+	t := &transport{upstream: u, base: base}
+	own, ok := base.(*http.Transport)
+	t.netHTTP, t.headerBytes = ok, defaultHeaderBytes
+	if ok && own.MaxResponseHeaderBytes > 0 {
+		t.headerBytes = own.MaxResponseHeaderBytes
+	}
+	t.h2c = ok && own.Protocols != nil && own.Protocols.UnencryptedHTTP2() && !own.Protocols.HTTP1() ||
+		fmt.Sprintf("%T", base) == "*http2.Transport" // of golang.org/x/net, which is no dependency
+	return t
 }
+
+// defaultHeaderBytes is the limit of an http.Transport that names none.
+const defaultHeaderBytes = 10 << 20
 
 // ownTransport clones http.DefaultTransport, unless a program has put something
 // else in its place.
@@ -136,6 +152,10 @@ func (u *Upstream) ownTransport() http.RoundTripper {
 type transport struct {
 	upstream *Upstream
 	base     http.RoundTripper
+	netHTTP  bool // base is net/http's own, which calls the hooks of a trace
+	h2c      bool // base speaks HTTP/2 over connections without TLS
+
+	headerBytes int64 // how large the headers of a response may be
 }
 
 // CloseIdleConnections closes what base keeps open, if it can.
@@ -147,8 +167,45 @@ func (t *transport) CloseIdleConnections() {
 
 // RoundTrip makes one call.
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	switch {
+	case req == nil:
+		return nil, fmt.Errorf("pillion: %s: nil request", t.upstream.name)
+	case req.Cancel != nil: //nolint:staticcheck // callers still use it
+		return t.cancelable(req)
+	}
+	return t.roundTrip(req, nil)
+}
+
+// cancelable makes one call that ends also when the request's deprecated Cancel is
+// closed, between attempts too.
+func (t *transport) cancelable(req *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(req.Context())
+	with := req.WithContext(ctx)
+	closed := with.Cancel //nolint:staticcheck // callers still use it
+	with.Cancel = nil     //nolint:staticcheck // likewise
+	go func() {
+		select {
+		case <-closed:
+			cancel(errCancelClosed)
+		case <-ctx.Done():
+		}
+	}()
+	resp, err := t.roundTrip(with, func(*Call, *Outcome) { cancel(nil) })
+	if resp != nil {
+		resp.Request = req
+	}
+	return resp, err
+}
+
+var errCancelClosed = errors.New("pillion: the request's Cancel was closed")
+
+// roundTrip makes one call. end, if there is one, is called when the call has ended.
+func (t *transport) roundTrip(req *http.Request, end Hook) (*http.Response, error) {
 	x := t.newCall(req)
 	o := x.invoke()
+	if end != nil {
+		o.OnEnd(&x.first.call, end)
+	}
 	if o.Err != nil {
 		resp, err := t.failed(req, o, x.flight.begun())
 		recycle(&x.flight)
@@ -170,8 +227,12 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // failed is the answer to a call that has none.
 func (t *transport) failed(req *http.Request, o *Outcome, attempts int) (*http.Response, error) {
-	if t.upstream.http.LocalReplies && o.Detail.LocalStatus() != 0 && req.Context().Err() == nil {
-		resp := t.localReply(req, o.Detail, attempts)
+	detail := o.Detail
+	if o.Is.Any(Informational) {
+		detail = beforeResponseOf(detail)
+	}
+	if t.upstream.http.LocalReplies && detail.LocalStatus() != 0 && req.Context().Err() == nil {
+		resp := t.localReply(req, detail, attempts)
 		t.countAttemptsIn(resp, attempts)
 		return resp, nil
 	}

@@ -109,8 +109,12 @@ func (x *httpCall) Discard(c *Call, _ *Outcome) {
 	a, _ := attemptOf(c)
 	resp := a.resp // not o.Value, which a policy can take away
 	a.freeze()
-	h := &x.transport.upstream.http
-	if resp.ContentLength <= h.DrainBytes && c.limitDiscard(h.DrainTime) {
+	u := x.transport.upstream
+	h, within := &u.http, u.http.DrainTime
+	if c.drain > 0 && !u.patientDrain {
+		within = min(within, c.drain)
+	}
+	if resp.ContentLength <= h.DrainBytes && c.limitDiscard(within) {
 		// An error means that the rest cannot be had: closing is all that is left.
 		_, _ = io.CopyN(io.Discard, resp.Body, h.DrainBytes)
 	}
@@ -132,7 +136,7 @@ func (c *Call) limitDiscard(d time.Duration) bool {
 	if g.struck.Load() != 0 {
 		return false
 	}
-	if l := c.limits.deadline; l != 0 {
+	if l := c.deadline(); l != 0 {
 		if d = min(d, l-g.upstream.now()); d <= 0 {
 			return false
 		}

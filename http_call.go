@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"sync/atomic"
 )
 
@@ -15,10 +16,11 @@ type httpCall struct {
 	flight    flight
 	transport *transport
 	req       *http.Request
-	sent      atomic.Bool   // the caller's body was handed to an attempt, or closed
-	replay    *replay       // nil without a replay buffer
-	bodies    []body        // made, but not used yet
-	guarded   []guardedBody // likewise
+	sent      atomic.Bool            // the caller's body was handed to an attempt, or closed
+	replay    *replay                // nil without a replay buffer
+	bodies    []body                 // made, but not used yet
+	guarded   []guardedBody          // likewise
+	sending   atomic.Pointer[source] // the body that is being sent before a response is there; nil for none
 	first     httpAttempt
 }
 
@@ -29,6 +31,7 @@ type httpAttempt struct {
 	body   *body       // with the call's span
 	resp   *http.Response
 	source *source       // the body that is sent, where it can fail; else nil
+	trace  *wireTrace    // what net/http reports of the attempt; nil if nothing is reported
 	replay *replayReader // and where it is kept
 }
 
@@ -59,6 +62,9 @@ func recycle(f *flight) {
 	x.first.clear()
 	if x.sent.Load() {
 		x.sent.Store(false)
+	}
+	if x.sending.Load() != nil {
+		x.sending.Store(nil)
 	}
 	f.clear()
 	x.first.call.clear()
@@ -111,6 +117,7 @@ func (x *httpCall) Unary() bool { return false }
 func (x *httpCall) Try(ctx context.Context, c *Call, o *Outcome) {
 	a := c.self.(*httpAttempt) //nolint:forcetypeassert // NewCall made it
 	c.Prepare()
+	ctx = x.traced(ctx, a)
 	req, err := x.request(ctx, a)
 	if err != nil {
 		o.fail(err, Invalid, NoDetail)
@@ -119,7 +126,7 @@ func (x *httpCall) Try(ctx context.Context, c *Call, o *Outcome) {
 	if c.endpoint == "" && req.URL != nil && c.flight.watched() {
 		c.SetEndpoint(req.URL.Host)
 	}
-	resp, err := x.transport.base.RoundTrip(req)
+	resp, err := x.send(ctx, c, a, req)
 	if err != nil {
 		a.freeze()
 	}
@@ -134,6 +141,49 @@ func (x *httpCall) Try(ctx context.Context, c *Call, o *Outcome) {
 		return
 	}
 	x.answered(c, o, resp)
+}
+
+// send hands the request to the base, and watches a body that takes time to send.
+func (x *httpCall) send(ctx context.Context, c *Call, a *httpAttempt, req *http.Request) (*http.Response, error) {
+	s := a.source
+	if s == nil {
+		return x.transport.base.RoundTrip(req)
+	}
+	c.BeginUpload()
+	s.begin(c, x.replay)
+	x.sending.Store(s)
+	caller := x.flight.ctx
+	stop := context.AfterFunc(ctx, func() { s.wake(caller.Err() != nil || tookTooLong(ctx)) })
+	defer func() {
+		s.detach()
+		if _, guarded := ctx.(*guard); !guarded {
+			stop() // a context of the engine's ends with the attempt
+		}
+	}()
+	resp, err := x.transport.base.RoundTrip(req)
+	if err == nil {
+		x.sending.Store(nil)
+	}
+	return resp, err
+}
+
+// tookTooLong reports whether ctx was ended by the total limit of its call.
+func tookTooLong(ctx context.Context) bool {
+	limit, ok := errors.AsType[*TimeoutError](context.Cause(ctx))
+	return ok && limit.Scope != ScopeTry && limit.Scope != ScopeIdle
+}
+
+// CausedByCaller reports whether a limit that fired waited for the caller: for the next
+// part of the request's body.
+func (x *httpCall) CausedByCaller(Scope) bool {
+	s := x.sending.Load()
+	return s != nil && s.silent()
+}
+
+// Unconnected reports whether the attempt surely ended without a connection.
+func (x *httpCall) Unconnected(c *Call) bool {
+	a, _ := attemptOf(c)
+	return a.trace != nil && a.trace.waiting.Load()
 }
 
 // unusable says how the base broke the contract of RoundTripper, if it did.
@@ -156,10 +206,17 @@ func (x *httpCall) answered(c *Call, o *Outcome, resp *http.Response) {
 		resp.Body = http.NoBody
 	}
 	o.Value, o.Code, o.Is, o.Detail = resp, resp.StatusCode, HTTPCondition(resp.StatusCode), ViaUpstream
+	if t := a.trace; t != nil {
+		if t.early.Load() != 0 {
+			o.Is |= Informational
+		}
+		a.trace = nil
+		t.release(&x.flight.upstream.traces)
+	}
 	if resp.Body == http.NoBody && a.replay == nil {
 		return
 	}
-	if resp.StatusCode == http.StatusSwitchingProtocols {
+	if resp.StatusCode == http.StatusSwitchingProtocols || x.req.Method == http.MethodConnect && resp.StatusCode/100 == 2 {
 		o.Is |= Upgraded
 	}
 	c.Open()
@@ -173,6 +230,34 @@ func (x *httpCall) unsendable() error {
 		return fmt.Errorf("http: Request.ContentLength=%d with nil Body", x.req.ContentLength)
 	case u != nil && (hasControl(u.Opaque) || hasControl(u.RawQuery)):
 		return errors.New("net/http: can't write control character in Request.URL")
+	}
+	for name := range x.req.Trailer {
+		switch http.CanonicalHeaderKey(name) {
+		case "Transfer-Encoding", "Trailer", "Content-Length":
+			return fmt.Errorf("invalid Trailer key %q", name)
+		}
+	}
+	return nil
+}
+
+// faultOfRequest returns what is wrong with a request that failed as if the connection
+// had been closed: net/http closes it where it finds a fault while it writes, and may
+// report just that. It returns nil for a request without a fault.
+func (x *httpCall) faultOfRequest() error {
+	req := x.req
+	if host := req.Host; strings.ContainsAny(host, "/?#\\ ") {
+		return fmt.Errorf("http: invalid Host header %q", host)
+	}
+	if req.ContentLength <= 0 || req.GetBody == nil || !inMemory(req.Body) {
+		return nil
+	}
+	body, err := req.GetBody()
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	if n, err := io.Copy(io.Discard, body); err != nil || n != req.ContentLength {
+		return fmt.Errorf("http: ContentLength=%d with Body length %d", req.ContentLength, n)
 	}
 	return nil
 }
@@ -239,7 +324,9 @@ func (x *httpCall) body(a *httpAttempt) (body io.ReadCloser, other bool, err err
 var errNoGetBody = errors.New("pillion: the request's body cannot be sent again: it has no GetBody")
 
 // clear makes ready for another call what is used again.
-func (a *httpAttempt) clear() { a.header, a.body, a.resp, a.source, a.replay = nil, nil, nil, nil, nil }
+func (a *httpAttempt) clear() {
+	a.header, a.body, a.resp, a.source, a.replay, a.trace = nil, nil, nil, nil, nil, nil
+}
 
 // freeze ends the reading of a body that is kept, by an attempt that has failed or
 // whose answer is not wanted: what it reads from then on would be missing from the next.

@@ -40,29 +40,73 @@ func (e *UpstreamError) Temporary() bool { return true }
 // Explain finds out what an error of the transport means.
 func (x *httpCall) Explain(c *Call, o *Outcome, err error) {
 	a, _ := attemptOf(c)
-	is, detail := x.wireFailure(err)
-	switch {
-	case a.source != nil && a.source.broke(err):
-		is, detail, err = Invalid, NoDetail, a.source.explain(err)
-	case o.Code != 0:
-		is, detail = answerFailure(err, a.resp.ProtoMajor)
-	}
+	is, detail, err := x.failure(a, o, err)
 	if detail != NoDetail {
 		err = &UpstreamError{Upstream: x.flight.upstream.name, Flags: detail.Flags(), Detail: detail, Err: sameScheme(err)}
 	}
 	o.blame(err, is, detail)
 }
 
-// wireFailure classifies why no answer came. An error of a kind unknown here is a
-// reset: a round tripper has nothing to fail with but the wire.
-func (x *httpCall) wireFailure(err error) (Condition, Detail) {
+// failure classifies why an attempt failed: by its request, by what net/http reported of
+// it, and by the error.
+func (x *httpCall) failure(a *httpAttempt, o *Outcome, err error) (Condition, Detail, error) {
+	t := a.trace
+	if a.source != nil && a.source.broke(err) {
+		return Invalid, NoDetail, a.source.explain(err)
+	}
+	if o.Code != 0 {
+		is, detail := answerFailure(err, a.resp.ProtoMajor)
+		return is, detail, err
+	}
+	if t != nil && t.resent.Load() {
+		return Reset | RefusedStream, RemoteRefusedStream, errResent
+	}
+	is, detail := x.wireFailure(t, err)
+	switch {
+	case is == Reset:
+		if fault := x.faultOfRequest(); fault != nil {
+			return Invalid, NoDetail, fmt.Errorf("%w: %w", fault, err)
+		}
+	case t != nil && !t.asked.Load() && x.transport.netHTTP && !is.Any(Cancelled): // it was refused before a connection was asked for
+		return Invalid, NoDetail, err
+	}
+	if t != nil && t.early.Load() != 0 && is.Any(NoAnswer) {
+		return earlyFailure(is, detail), afterResponseOf(detail), err
+	}
+	return is, detail, err
+}
+
+// errResent stands for a stream that the server refused where net/http was about to
+// resend the request by itself.
+var errResent = errors.New("pillion: the server refused the stream")
+
+// earlyFailure returns the conditions of a failure behind a 1xx response.
+func earlyFailure(is Condition, detail Detail) Condition {
+	if detail == MalformedAnswer {
+		return Informational | ProtocolError | Reset
+	}
+	return is | Informational
+}
+
+// wireFailure classifies why no response came. Unknown errors are classified as Reset, or
+// as ConnectFailure where there surely was no connection.
+func (x *httpCall) wireFailure(t *wireTrace, err error) (Condition, Detail) {
 	if isCancelled(err) {
 		return Cancelled, CallerGone
+	}
+	connected := t != nil && t.connected.Load() != 0 && !t.waiting.Load()
+	if connected && isTLS(err) && !isTimeout(err) {
+		return Reset, ConnectionTermination
+	}
+	if t != nil && t.waiting.Load() {
+		return noConnection(err)
 	}
 	if is, detail, ok := networkFailure(err); ok {
 		return is, detail
 	}
 	switch {
+	case t != nil && t.early.Load() != 0 && errors.Is(err, io.ErrUnexpectedEOF):
+		return Reset, ConnectionTermination
 	case isMalformed(err) || (errors.Is(err, io.ErrUnexpectedEOF) && x.transport.speaksHTTP1(x.req)):
 		return ProtocolError, MalformedAnswer
 	case isInvalid(err):
@@ -76,7 +120,12 @@ func (x *httpCall) wireFailure(err error) (Condition, Detail) {
 // of any connection that was closed.
 func (t *transport) speaksHTTP1(req *http.Request) bool {
 	base, ok := t.base.(*http.Transport)
-	return ok && req.URL.Scheme == "http" && (base.Protocols == nil || !base.Protocols.UnencryptedHTTP2())
+	return ok && req.URL != nil && req.URL.Scheme == "http" && (base.Protocols == nil || !base.Protocols.UnencryptedHTTP2())
+}
+
+// speaksHTTP2 reports whether req goes out as HTTP/2 over a connection without TLS.
+func (t *transport) speaksHTTP2(req *http.Request) bool {
+	return t.h2c && req.URL != nil && req.URL.Scheme == "http"
 }
 
 // isCancelled recognises a base that was told to stop, by something other than
@@ -122,6 +171,17 @@ func answerFailure(err error, protoMajor int) (Condition, Detail) {
 	return Reset, ConnectionTerminationAfter
 }
 
+// noConnection classifies the failure of an attempt that surely had no connection.
+func noConnection(err error) (Condition, Detail) {
+	if is, detail, ok := connectFailure(err); ok {
+		return is, detail
+	}
+	if isTimeout(err) {
+		return ConnectFailure | Timeout, ConnectionTimeout
+	}
+	return ConnectFailure, ConnectionFailure
+}
+
 // connectFailure recognises that no connection was made. TLS counts, as in Envoy.
 func connectFailure(err error) (Condition, Detail, bool) {
 	var dns *net.DNSError
@@ -153,16 +213,26 @@ func withTimeout(is Condition, err error) Condition {
 // because of what it sent. net/http and golang.org/x/net have a type each for it, the
 // one hidden, the other no dependency of ours; the text is the same.
 func streamFailure(err error) (Condition, Detail, bool) {
+	if isUnprocessed(err) {
+		return Reset | RefusedStream, RemoteRefusedStream, true
+	}
 	text, ok := findText(err, "stream error: stream ID ", "http2: Transport: cannot retry err [stream error: stream ID ")
 	switch {
 	case !ok:
 		return 0, NoDetail, false
 	case strings.Contains(text, "; REFUSED_STREAM"):
 		return Reset | RefusedStream, RemoteRefusedStream, true
-	case strings.Contains(text, "; PROTOCOL_ERROR") && !strings.HasSuffix(text, "; received from peer"):
+	case strings.Contains(text, "; PROTOCOL_ERROR"):
 		return ProtocolError, MalformedAnswer, true
 	}
 	return Reset, RemoteReset, true
+}
+
+// isUnprocessed recognises a GOAWAY that says that the stream was not worked on,
+// whatever its error code.
+func isUnprocessed(err error) bool {
+	return hasPrefix(err, "http2: Transport received Server's graceful shutdown GOAWAY", "http2: Transport received GOAWAY from server",
+		"http2: Transport: cannot retry err [http2: Transport received Server's graceful shutdown GOAWAY")
 }
 
 func isTimeout(err error) bool {
@@ -194,7 +264,9 @@ func isMalformed(err error) bool {
 // isInvalid recognises a request that cannot be sent.
 func isInvalid(err error) bool {
 	return hasPrefix(err, "http: nil Request", "net/http: invalid", "net/http: can't write", "http2: invalid", "unsupported protocol scheme",
-		"http: no Host in request", "http: Request.ContentLength=", "http: ContentLength=")
+		"http: no Host in request", "http: Request.ContentLength=", "http: ContentLength=", "http: invalid Host header", "invalid Trailer key",
+		"http: Request.Write on Request", "http2: request header list larger than peer's", "http2: Request.URL is nil",
+		"http2: request body larger than", "net/http: extended connect not supported", "http: Request.RequestURI")
 }
 
 // hasPrefix reports whether the text of err, or of an error inside it, starts

@@ -27,8 +27,7 @@ func milliseconds(d time.Duration) string {
 // countAttemptsIn tells the caller, where it was asked for, how many attempts the
 // response took.
 func (t *transport) countAttemptsIn(resp *http.Response, attempts int) {
-	h := t.upstream.http
-	if !h.IncludeAttemptCountInResponse || h.SuppressEnvoyHeaders {
+	if !t.upstream.http.IncludeAttemptCountInResponse {
 		return
 	}
 	if resp.Header == nil {

@@ -10,9 +10,13 @@ import (
 // localReply is the response that Envoy gives where it has none of the upstream.
 func (t *transport) localReply(req *http.Request, d Detail, attempts int) *http.Response {
 	status, text := d.LocalReply(attempts > 1)
-	header := http.Header{
-		"Content-Length": {strconv.Itoa(len(text))},
-		"Content-Type":   {"text/plain"},
+	header := http.Header{}
+	if isGRPC(req.Header.Get("Content-Type")) {
+		setGRPCReply(header, status, text)
+		status, text = http.StatusOK, ""
+	} else {
+		header.Set("Content-Length", strconv.Itoa(len(text)))
+		header.Set("Content-Type", "text/plain")
 	}
 	if d.Overloaded() && !t.upstream.http.SuppressEnvoyHeaders {
 		header.Set("X-Envoy-Overloaded", "true")
@@ -28,8 +32,16 @@ func (t *transport) localReply(req *http.Request, d Detail, attempts int) *http.
 		ContentLength: int64(len(text)),
 		Request:       req,
 	}
-	if req.Method == http.MethodHead {
+	if req.Method == http.MethodHead || text == "" {
 		resp.Body = http.NoBody
 	}
 	return resp
+}
+
+// setGRPCReply puts a local reply into the header of a gRPC response, which is nothing
+// but a header.
+func setGRPCReply(h http.Header, status int, text string) {
+	h.Set("Content-Type", "application/grpc")
+	h.Set("Grpc-Status", strconv.Itoa(GRPCStatus(status)))
+	h.Set("Grpc-Message", text)
 }

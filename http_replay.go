@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+
+	"github.com/pillion-go/pillion/internal/report"
 )
 
 var (
@@ -39,26 +41,91 @@ type replay struct {
 // upstream's failure.
 type source struct {
 	io.ReadCloser
-	length int64                 // that the request names; 0 or less for none
-	read   atomic.Int64          // how much was read
-	ended  atomic.Bool           // and that was all
-	err    atomic.Pointer[error] // what Read failed with
+	length  int64                 // that the request names; 0 or less for none
+	read    atomic.Int64          // how much was read
+	ended   atomic.Bool           // and that was all
+	err     atomic.Pointer[error] // what Read failed with
+	closed  atomic.Bool
+	reading atomic.Bool // a Read waits for the caller's body
+	blocked atomic.Bool // and did so when the attempt's context ended
+
+	mu     sync.Mutex
+	call   *Call   // the attempt, until it has returned; guarded by mu
+	replay *replay // where the body is kept, nil for nowhere; guarded by mu
 }
 
-// Read remembers what it failed with.
-func (s *source) Read(p []byte) (int, error) {
-	n, err := s.ReadCloser.Read(p)
+// begin lets s report its progress to c.
+func (s *source) begin(c *Call, r *replay) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.call, s.replay = c, r
+}
+
+// detach ends that: the attempt has returned, and c may be used again.
+func (s *source) detach() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.call = nil
+}
+
+// progressed reports that a part of the body was read, or the last one.
+func (s *source) progressed(whole bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.call != nil {
+		s.call.Uploaded(whole)
+	}
+}
+
+// Read remembers what it failed with. The body is the caller's and net/http reads it in a
+// goroutine of its own, where a panic would end the process: it becomes an error.
+func (s *source) Read(p []byte) (n int, err error) {
+	defer func() {
+		s.reading.Store(false)
+		if value := recover(); value != nil {
+			report.Panic("the body of a request", value)
+			n, err = 0, fmt.Errorf("pillion: the request's body panicked: %v", value)
+		}
+		s.note(n, err)
+	}()
+	s.reading.Store(true)
+	return s.ReadCloser.Read(p)
+}
+
+// note keeps what a Read came to.
+func (s *source) note(n int, err error) {
 	s.read.Add(int64(n))
 	if err == io.EOF {
 		s.ended.Store(true)
-		return n, err
+	} else if err != nil {
+		s.err.CompareAndSwap(nil, &err)
 	}
-	if err != nil {
-		failed := err
-		s.err.CompareAndSwap(nil, &failed)
-	}
-	return n, err
+	s.progressed(err != nil)
 }
+
+// Close closes the body once.
+func (s *source) Close() error {
+	if !s.closed.CompareAndSwap(false, true) {
+		return nil
+	}
+	return s.ReadCloser.Close()
+}
+
+// wake ends a Read that waits for the caller's body, when the attempt's context has
+// ended: net/http waits for it. over says that no other attempt will need the body.
+func (s *source) wake(over bool) {
+	s.blocked.Store(s.reading.Load())
+	_ = s.Close() // the response does not depend on it
+	s.mu.Lock()
+	r := s.replay
+	s.mu.Unlock()
+	if over && r != nil {
+		r.abort()
+	}
+}
+
+// silent reports whether the attempt waits, or waited at its end, for the caller's body.
+func (s *source) silent() bool { return s.blocked.Load() || s.reading.Load() }
 
 // broke reports whether err, of an attempt, came from the body.
 func (s *source) broke(err error) bool {
@@ -137,6 +204,16 @@ func (r *replay) closeSource() {
 	if r.settled && r.readers == 0 && !r.closed {
 		r.closed = true
 		_ = r.source.Close() // nobody to tell: the answer does not depend on it
+	}
+}
+
+// abort closes the source under a Read that waits for it, when the call is over.
+func (r *replay) abort() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.closed {
+		r.closed = true
+		_ = r.source.Close() // the response does not depend on it
 	}
 }
 

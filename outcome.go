@@ -1,6 +1,9 @@
 package pillion
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
 
 // Outcome is what an attempt, or a whole call, came to. It belongs to the
 // attempt's [Call] and is handed from policy to policy; a policy may change what it
@@ -48,8 +51,13 @@ func (o *Outcome) OnEnd(c *Call, hook Hook) {
 // Discard ends an open outcome that nobody will use: a small rest of its body is
 // read so that the connection can be used again, a large or slow one is cut off. It may
 // take as long as [HTTP] DrainTime. A finished outcome has nothing to discard.
-func (o *Outcome) Discard() {
+func (o *Outcome) Discard() { o.DiscardWithin(0) }
+
+// DiscardWithin is [Outcome.Discard] that takes no longer than d, if d is positive and
+// [HTTP] DrainTime is not set.
+func (o *Outcome) DiscardWithin(d time.Duration) {
 	if o.Open() {
+		o.open.drain = d
 		o.open.flight.exchange.Discard(o.open, o)
 	}
 }

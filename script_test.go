@@ -125,6 +125,9 @@ func request(p *peer) {
 // requestHead reads a request up to its body.
 func requestHead(p *peer) { _, _ = http.ReadRequest(p.read) }
 
+// neither reads nor writes for longer than any limit of the tests.
+func neither(*peer) { time.Sleep(25 * short) }
+
 // say writes text as it stands.
 func say(text string) step {
 	return func(p *peer) { _, _ = io.WriteString(p, text) }

@@ -43,14 +43,15 @@ type guard struct {
 	upstream *Upstream
 	ctx      context.Context //nolint:containedctx // the attempt's own, without the deadline
 	cancel   context.CancelCauseFunc
-	until    time.Duration // on the upstream's clock: what Deadline reports; 0 for the parent's
-	deadline time.Duration // likewise: when the body must be over; 0 for no limit
-	total    Scope         // of deadline
-	idle     time.Duration // the limit on each read of the body
-	readBy   atomic.Int64  // while the body is read under that limit: when the read must be over
-	struck   atomic.Int32  // the Scope that ended the attempt; 0 for none
-	scope    Scope         // the limit that timer is armed for; guarded by the span's mu
-	timer    *timer        // armed for scope, or for the body; guarded by the span's mu
+	until    time.Duration                 // on the upstream's clock: what Deadline reports; 0 for the parent's
+	deadline time.Duration                 // likewise: when the body must be over; 0 for no limit
+	total    Scope                         // of deadline
+	idle     time.Duration                 // the limit on each read of the body
+	readBy   atomic.Int64                  // while the body is read under that limit: when the read must be over
+	values   atomic.Pointer[contextValues] // of the adapter's, in the context; nil for none
+	struck   atomic.Int32                  // the Scope that ended the attempt; 0 for none
+	scope    Scope                         // the limit that timer is armed for; guarded by the span's mu
+	timer    *timer                        // armed for scope, or for the body; guarded by the span's mu
 }
 
 // guardedSpan is a span with its guard.
@@ -111,8 +112,18 @@ func (g *guard) Err() error {
 	return err
 }
 
-// Value is that of the caller's context.
-func (g *guard) Value(key any) any { return g.ctx.Value(key) }
+// Value is the adapter's, or else that of the caller's context.
+func (g *guard) Value(key any) any {
+	if values := g.values.Load(); values != nil {
+		if v := (*values).Value(key); v != nil {
+			return v
+		}
+	}
+	return g.ctx.Value(key)
+}
+
+// contextValues are values that an adapter adds to the context of an attempt.
+type contextValues interface{ Value(key any) any }
 
 // awaited reports whether the end of the attempt matters to anybody.
 func (c *Call) awaited() bool { return c.tail.count != 0 || c.span != nil }
@@ -148,7 +159,7 @@ func (c *Call) wait() {
 // ownDeadline is when the total limit strikes, 0 where there is none or the
 // caller's own deadline, which does all that it would, comes first.
 func (c *Call) ownDeadline() time.Duration {
-	limit := c.limits.deadline
+	limit := c.deadline()
 	if caller, ok := c.flight.ctx.Deadline(); ok && limit != 0 && caller.Sub(c.flight.upstream.epoch) < limit {
 		return 0
 	}
@@ -205,14 +216,16 @@ func (s *span) strike() {
 		s.mu.Unlock() // stopped, or settled, in the meantime
 		return
 	}
-	scope := g.scope
+	scope, wait := g.scope, time.Duration(0)
 	if s.body {
-		var wait time.Duration
-		if scope, wait = g.due(); scope == 0 {
-			g.timer.Reset(wait)
-			s.mu.Unlock()
-			return
-		}
+		scope, wait = g.due()
+	} else if scope == c.limits.totalScope() {
+		wait = c.deadline() - g.upstream.now() // an upload may have moved it
+	}
+	if wait > 0 {
+		g.timer.Reset(wait)
+		s.mu.Unlock()
+		return
 	}
 	g.struck.Store(int32(scope))
 	limit := c.timeoutError(scope, nil)

@@ -18,26 +18,28 @@ import (
 //
 // In a testing/synctest bubble, use an Upstream that was made in that bubble.
 type Upstream struct {
-	name        string
-	chain       Func
-	epoch       time.Time
-	listeners   []Listener
-	gauges      []gauge
-	retries     retryLimiter
-	slots       int
-	repeats     bool
-	hedges      bool // attempts may run concurrently
-	cancellable bool
-	announce    bool
-	awaitsHead  bool     // a policy acts on the head of a stream's answer
-	consumed    []string // request headers that are not sent on
-	headers     bool     // attempts have headers of their own
-	http        HTTP
-	timers      sync.Pool // of *timer
-	calls       sync.Pool // of *httpCall
-	storage     sync.Pool // of *storage
-	base        func() http.RoundTripper
-	ownings     []func(*http.Transport) *http.Transport // what policies make of base
+	name         string
+	chain        Func
+	epoch        time.Time
+	listeners    []Listener
+	gauges       []gauge
+	retries      retryLimiter
+	slots        int
+	repeats      bool
+	hedges       bool // attempts may run concurrently
+	cancellable  bool
+	announce     bool
+	awaitsHead   bool     // a policy acts on the head of a stream's answer
+	consumed     []string // request headers that are not sent on
+	headers      bool     // attempts have headers of their own
+	http         HTTP
+	patientDrain bool      // HTTP.DrainTime was set: it holds also before a short back-off
+	timers       sync.Pool // of *timer
+	calls        sync.Pool // of *httpCall
+	traces       sync.Pool // of *wireTrace
+	storage      sync.Pool // of *storage
+	base         func() http.RoundTripper
+	ownings      []func(*http.Transport) *http.Transport // what policies make of base
 }
 
 // New makes an upstream. The policies are given from the outside in: the first

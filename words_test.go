@@ -42,9 +42,9 @@ func TestFlags(t *testing.T) {
 		{URX | UF, "URX,UF", "UpstreamRetryLimitExceeded,UpstreamConnectionFailure"},
 		{DF | UH | DC, "UH,DC,DF", "NoHealthyUpstream,DownstreamConnectionTermination,DnsResolutionFailed"},
 		{
-			1<<17 - 1, "URX,UH,UT,UR,UF,UC,UO,NR,DI,FI,RL,DC,SI,UMSDR,UPE,NC,DF",
-			"UpstreamRetryLimitExceeded,NoHealthyUpstream,UpstreamRequestTimeout,UpstreamRemoteReset," +
-				"UpstreamConnectionFailure,UpstreamConnectionTermination,UpstreamOverflow,NoRouteFound," +
+			1<<17 - 1, "URX,UO,UH,UT,UR,UF,UC,NR,DI,FI,RL,DC,SI,UMSDR,UPE,NC,DF",
+			"UpstreamRetryLimitExceeded,UpstreamOverflow,NoHealthyUpstream,UpstreamRequestTimeout,UpstreamRemoteReset," +
+				"UpstreamConnectionFailure,UpstreamConnectionTermination,NoRouteFound," +
 				"DelayInjected,FaultInjected,RateLimited,DownstreamConnectionTermination,StreamIdleTimeout," +
 				"UpstreamMaxStreamDurationReached,UpstreamProtocolError,NoClusterFound,DnsResolutionFailed",
 		},
@@ -113,9 +113,9 @@ func TestConditionString(t *testing.T) {
 	tests := map[Condition]string{
 		0:                        "-",
 		Status5xx | GatewayError: "5xx,gateway-error",
-		1<<20 - 1: "5xx,gateway-error,retriable-4xx,reset,connect-failure,refused-stream,protocol-error,timeout," +
+		1<<21 - 1: "5xx,gateway-error,retriable-4xx,reset,connect-failure,refused-stream,protocol-error,timeout," +
 			"per-try-timeout,cancelled,refused,failed,invalid,discarded,grpc-cancelled,grpc-deadline-exceeded," +
-			"grpc-resource-exhausted,grpc-internal,grpc-unavailable,upgraded",
+			"grpc-resource-exhausted,grpc-internal,grpc-unavailable,upgraded,informational",
 		1 << 31: "-",
 	}
 	for c, want := range tests {
@@ -123,8 +123,8 @@ func TestConditionString(t *testing.T) {
 			t.Errorf("%b: got %s, want %s", uint32(c), got, want)
 		}
 	}
-	if len(conditionNames) != 20 || Upgraded != 1<<19 {
-		t.Errorf("got %d names, and Upgraded is %b", len(conditionNames), uint32(Upgraded))
+	if len(conditionNames) != 21 || Informational != 1<<20 {
+		t.Errorf("got %d names, and Informational is %b", len(conditionNames), uint32(Informational))
 	}
 }
 

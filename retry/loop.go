@@ -51,7 +51,7 @@ func (l *loop) call(ctx context.Context, c *pillion.Call) *pillion.Outcome {
 }
 
 func (l *loop) again(c *pillion.Call, o *pillion.Outcome) bool {
-	return !isPermanent(o.Err) && l.rule.again(c, o)
+	return !isPermanent(o.Err) && !o.Is.Any(pillion.Informational) && l.rule.again(c, o)
 }
 
 // retry makes further attempts until the rule is content with one, or nothing
@@ -145,7 +145,7 @@ func cutShort(o *pillion.Outcome) bool {
 func discardAndWait(ctx context.Context, o *pillion.Outcome, wait time.Duration) bool {
 	if o.Open() {
 		began := time.Now()
-		o.Discard()
+		o.DiscardWithin(max(wait, time.Millisecond))
 		wait -= time.Since(began)
 	}
 	if wait <= 0 {
