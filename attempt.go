@@ -34,8 +34,8 @@ func (c *Call) tryWatched(ctx, sent context.Context) *Outcome {
 	}()
 	c.Emit(EventAttempt, &c.outcome)
 	c.flight.exchange.Try(sent, c, &c.outcome)
-	returned = true
 	o := c.settle(ctx)
+	returned = true
 	o.OnEnd(c, attemptEnd)
 	return o
 }

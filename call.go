@@ -18,8 +18,8 @@ type Call struct {
 	flight       *flight
 	self         any // the adapter's own storage around this Call
 	attempt      int
-	from         *Call // the attempt that this one was made from; nil for the first
-	afterTimeout bool  // the attempt before ran into its time-out
+	from         *Call         // the attempt that this one was made from; nil for the first
+	afterTimeout bool          // the attempt before ran into its time-out
 	drain        time.Duration // how long discarding the response may take; 0 for the default
 	endpoint     string
 	limits       limits
@@ -42,6 +42,7 @@ type flight struct {
 	observer            *Info
 	progress            atomic.Int64         // on the upstream's clock: when the first attempt last sent a part of a slow request; 0 for never
 	sent                atomic.Pointer[Call] // the last attempt that went to the wire, if it is not the first
+	winner              *Call                // whose response a hedging policy returned; nil for none
 	spans, guardedSpans func(*Call) *span    // where the adapter has room for one; nil for none
 	recycle             func(*flight)        // called when nothing of the call is in use any more; nil for none
 }
@@ -125,6 +126,19 @@ func (c *Call) Upstream() string { return c.flight.upstream.name }
 
 // Request describes the call, whatever its protocol.
 func (c *Call) Request() Request { return c.flight.exchange.Request() }
+
+// Unconnected reports whether this attempt surely ended without a connection to the
+// upstream, whatever ended it: a failure, a limit or the caller. It may be asked at
+// [EventAttemptEnd] and in hooks. It is false where the protocol's adapter cannot know:
+// for HTTP, over a round tripper that does not use net/http, and for plain http where neither
+// a limit on time nor a retry policy makes a context for the attempt.
+func (c *Call) Unconnected() bool {
+	if c.outcome.Is.Any(ConnectFailure) {
+		return true
+	}
+	x, ok := c.flight.exchange.(interface{ Unconnected(c *Call) bool })
+	return ok && x.Unconnected(c)
+}
 
 // Context is the caller's context.
 func (c *Call) Context() context.Context { return c.flight.ctx }

@@ -3,6 +3,7 @@ package pillion
 import (
 	"context"
 	"errors"
+	"fmt"
 )
 
 // Do calls work under the upstream's policies, for protocols that have no
@@ -17,15 +18,33 @@ import (
 // is. A retry policy with conditions of its own decides as for HTTP, "5xx" meaning any
 // failure.
 //
-// A panic in work goes on to the caller. Policies have given back what they held by
-// then, and [Info] and listeners know of the end; hooks of the attempt do not run.
+// A panic in work goes on to the caller. Policies have returned what they held by
+// then, and [Info] and listeners know of the end; hooks of the attempt do not run. A nil
+// context, upstream or work is an error.
 func Do[T any](ctx context.Context, u *Upstream, work func(context.Context) (T, error)) (T, error) {
+	if err := missing(ctx, u, work == nil); err != nil {
+		var none T
+		return none, err
+	}
 	x := &funcCall[T]{work: work}
 	x.flight.upstream, x.flight.ctx, x.flight.exchange = u, ctx, x
 	x.first.flight, x.first.attempt = &x.flight, 1
 	o := x.flight.invoke(&x.first)
 	value, _ := o.Value.(T)
 	return value, o.Err
+}
+
+// missing returns the error of a call of [Do] that lacks an argument.
+func missing(ctx context.Context, u *Upstream, work bool) error {
+	switch {
+	case u == nil:
+		return errors.New("pillion: Do: nil Upstream")
+	case ctx == nil:
+		return fmt.Errorf("pillion: Do: %s: nil context", u.name)
+	case work:
+		return fmt.Errorf("pillion: Do: %s: nil function", u.name)
+	}
+	return nil
 }
 
 type idempotentKey struct{}
@@ -35,6 +54,9 @@ type idempotentKey struct{}
 // them, whatever their protocol and method. It is for [Do], and for an HTTP POST or a gRPC
 // method that is idempotent without saying so.
 func WithIdempotent(ctx context.Context) context.Context {
+	if ctx == nil {
+		panic("pillion: WithIdempotent: nil context")
+	}
 	return context.WithValue(ctx, idempotentKey{}, true)
 }
 

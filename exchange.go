@@ -1,6 +1,9 @@
 package pillion
 
-import "context"
+import (
+	"context"
+	"reflect"
+)
 
 // Request describes a call to the policies, whatever its protocol.
 type Request struct {
@@ -57,6 +60,7 @@ type Exchange interface {
 // Invoke makes one call through the upstream's policies. It is for adapters;
 // callers use [Upstream.Transport] or [Do].
 func (u *Upstream) Invoke(ctx context.Context, x Exchange) *Outcome {
+	u.mustHave("Invoke", ctx, x)
 	s := u.newStorage()
 	s.flight.ctx, s.flight.exchange = ctx, x //nolint:fatcontext // it is not nested
 	o := s.flight.invoke(&s.first)
@@ -64,6 +68,18 @@ func (u *Upstream) Invoke(ctx context.Context, x Exchange) *Outcome {
 		o.open.wait() //nolint:contextcheck // it watches the context that the call came with
 	}
 	return o
+}
+
+// mustHave panics where an adapter passes nil.
+func (u *Upstream) mustHave(method string, ctx context.Context, x Exchange) {
+	switch {
+	case u == nil:
+		panic("pillion: " + method + ": nil Upstream")
+	case ctx == nil:
+		panic("pillion: " + method + ": nil context")
+	case x == nil:
+		panic("pillion: " + method + ": nil Exchange")
+	}
 }
 
 // invoke runs the chain over storage that the adapter brought.
@@ -76,8 +92,11 @@ func (f *flight) invoke(first *Call) *Outcome {
 		}
 	}()
 	o := f.upstream.chain(f.ctx, first)
+	if o == nil {
+		panic("pillion: " + f.upstream.name + ": a policy returned a nil Outcome")
+	}
 	if o.Err != nil {
-		o.Discard() // a policy made an error of a response, which then nobody reads
+		o.Discard() // a policy made an error of a response, which is not read then
 	}
 	f.discardOthers(first, o)
 	if f.watched() {
@@ -90,42 +109,58 @@ func (f *flight) invoke(first *Call) *Outcome {
 	return o
 }
 
-// discardOthers discards the responses that are still open and that no one will read,
-// because a policy returned another outcome in their place. A policy that runs attempts
-// concurrently discards its own.
+// discardOthers discards the responses that are still open and that will not be read,
+// because a policy returned another outcome in their place; all of them if o is nil. An
+// outcome that a policy made anew around a response stands for that response's attempt. A
+// policy that runs attempts concurrently discards its own.
 func (f *flight) discardOthers(first *Call, o *Outcome) {
-	last := first
-	if f.forked.Load() {
-		if f.upstream.hedges {
-			return
+	if f.hedged() {
+		if f.winner != nil {
+			f.discardOther(f.winner, o)
 		}
-		if sent := f.sent.Load(); sent != nil {
-			last = sent
-		}
+		return
 	}
-	for c := last; c != nil; c = c.from {
-		if c.tail.phase == phaseOpen && o.open != c {
-			f.exchange.Discard(c, &c.outcome)
-		}
+	for c := f.last(first); c != nil; c = c.from {
+		f.discardOther(c, o)
 	}
 }
 
-// abandon ends what a panic left behind: an open answer that nobody will read, or
-// the limits of an attempt that did not return. Those who watch the call hear of its end.
+// discardOther discards the response of an attempt, unless o stands for it.
+func (f *flight) discardOther(c *Call, o *Outcome) {
+	switch {
+	case c.tail.phase != phaseOpen || o != nil && o.open == c:
+	case o != nil && o.open == nil && o.Err == nil && sameValue(o.Value, c.outcome.Value):
+		o.open = c
+	default:
+		f.exchange.Discard(c, &c.outcome)
+	}
+}
+
+func sameValue(v, w any) bool {
+	return v != nil && reflect.TypeOf(v).Comparable() && v == w
+}
+
+// hedged reports whether attempts may run concurrently.
+func (f *flight) hedged() bool { return f.upstream.hedges && f.forked.Load() }
+
+// last returns the last attempt that went to the wire.
+func (f *flight) last(first *Call) *Call {
+	if sent := f.sent.Load(); sent != nil {
+		return sent
+	}
+	return first
+}
+
+// abandon ends what a panic left behind: open responses that will not be read, or the
+// limits of an attempt that did not return. Listeners are told of the call's end.
 func (f *flight) abandon(first *Call) {
 	if f.watched() {
 		defer callEnd(first, unwound())
 	}
-	c := f.sent.Load()
-	if c == nil {
-		c = first
-	}
-	switch {
-	case c.tail.phase == phaseOpen:
-		f.exchange.Discard(c, &c.outcome)
-	case c.span != nil:
+	if c := f.last(first); !f.hedged() && c.tail.phase != phaseOpen && c.span != nil {
 		c.span.take()
 	}
+	f.discardOthers(first, nil)
 }
 
 // callEnd is the outermost hook of every call that somebody watches.

@@ -67,9 +67,13 @@ const (
 	defaultDrainTime  = 100 * time.Millisecond
 )
 
-// Wrap keeps the configuration for [Upstream.Transport].
+// Wrap keeps the configuration for [Upstream.Transport]. An upstream has one.
 func (h HTTP) Wrap(s *Site, next Func) (Func, error) {
 	var bad []error
+	u := s.upstream
+	if u.configured {
+		bad = append(bad, errors.New("pillion: HTTP: given twice to one upstream; put all fields into one"))
+	}
 	if h.ReplayBuffer < 0 {
 		bad = append(bad, fmt.Errorf("pillion: HTTP.ReplayBuffer: %d is negative", h.ReplayBuffer))
 	}
@@ -79,7 +83,11 @@ func (h HTTP) Wrap(s *Site, next Func) (Func, error) {
 	if h.DrainTime < 0 {
 		bad = append(bad, fmt.Errorf("pillion: HTTP.DrainTime: %v is negative", h.DrainTime))
 	}
-	s.upstream.http, s.upstream.patientDrain = h.withDefaults(), h.DrainTime > 0
+	if h.DrainTime > 0 && h.DrainTime < time.Millisecond {
+		bad = append(bad, fmt.Errorf("pillion: HTTP.DrainTime: %v is below 1ms; did you forget the unit, as in %d * time.Millisecond?",
+			h.DrainTime, int64(h.DrainTime)))
+	}
+	u.configured, u.http, u.patientDrain = true, h.withDefaults(), h.DrainTime > 0
 	return next, errors.Join(bad...)
 }
 
@@ -180,6 +188,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 // closed, between attempts too.
 func (t *transport) cancelable(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(req.Context())
+	ended := func(*Call, *Outcome) { cancel(nil) }
 	with := req.WithContext(ctx)
 	closed := with.Cancel //nolint:staticcheck // callers still use it
 	with.Cancel = nil     //nolint:staticcheck // likewise
@@ -190,7 +199,14 @@ func (t *transport) cancelable(req *http.Request) (*http.Response, error) {
 		case <-ctx.Done():
 		}
 	}()
-	resp, err := t.roundTrip(with, func(*Call, *Outcome) { cancel(nil) })
+	returned := false
+	defer func() {
+		if !returned {
+			cancel(nil)
+		}
+	}()
+	resp, err := t.roundTrip(with, ended)
+	returned = true
 	if resp != nil {
 		resp.Request = req
 	}
@@ -199,15 +215,16 @@ func (t *transport) cancelable(req *http.Request) (*http.Response, error) {
 
 var errCancelClosed = errors.New("pillion: the request's Cancel was closed")
 
-// roundTrip makes one call. end, if there is one, is called when the call has ended.
-func (t *transport) roundTrip(req *http.Request, end Hook) (*http.Response, error) {
+// roundTrip makes one call. ended, if there is one, is called when the call has ended.
+func (t *transport) roundTrip(req *http.Request, ended Hook) (*http.Response, error) {
 	x := t.newCall(req)
 	o := x.invoke()
-	if end != nil {
-		o.OnEnd(&x.first.call, end)
+	gone := req.Context().Err() != nil
+	if ended != nil {
+		o.OnEnd(&x.first.call, ended)
 	}
 	if o.Err != nil {
-		resp, err := t.failed(req, o, x.flight.begun())
+		resp, err := t.failed(req, o, x.flight.begun(), gone)
 		recycle(&x.flight)
 		return resp, err
 	}
@@ -225,16 +242,17 @@ func (t *transport) roundTrip(req *http.Request, end Hook) (*http.Response, erro
 	return resp, nil
 }
 
-// failed is the answer to a call that has none.
-func (t *transport) failed(req *http.Request, o *Outcome, attempts int) (*http.Response, error) {
+// failed is the result of a call without a response: a local reply if the caller asked for
+// such and is not gone, else the error.
+func (t *transport) failed(req *http.Request, o *Outcome, attempts int, gone bool) (*http.Response, error) {
 	detail := o.Detail
 	if o.Is.Any(Informational) {
 		detail = beforeResponseOf(detail)
 	}
-	if t.upstream.http.LocalReplies && detail.LocalStatus() != 0 && req.Context().Err() == nil {
-		resp := t.localReply(req, detail, attempts)
-		t.countAttemptsIn(resp, attempts)
-		return resp, nil
+	if gone || !t.upstream.http.LocalReplies || detail.LocalStatus() == 0 {
+		return nil, o.Err
 	}
-	return nil, o.Err
+	resp := t.localReply(req, detail, attempts)
+	t.countAttemptsIn(resp, attempts)
+	return resp, nil
 }

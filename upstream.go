@@ -33,6 +33,7 @@ type Upstream struct {
 	consumed     []string // request headers that are not sent on
 	headers      bool     // attempts have headers of their own
 	http         HTTP
+	configured   bool      // http was given
 	patientDrain bool      // HTTP.DrainTime was set: it holds also before a short back-off
 	timers       sync.Pool // of *timer
 	calls        sync.Pool // of *httpCall
@@ -71,7 +72,6 @@ func (u *Upstream) wrap(policies []Policy) (next Func, bad []error) {
 		if roleOf(p).repeats() && !u.repeats {
 			next, u.repeats = countAttempts(next), true
 		}
-		u.hedges = u.hedges || roleOf(p) == RoleHedge
 		wrapped, err := p.Wrap(&Site{upstream: u}, next)
 		if wrapped == nil && err == nil {
 			err = fmt.Errorf("pillion: %T.Wrap gave neither a Func nor an error", p)
@@ -80,7 +80,9 @@ func (u *Upstream) wrap(policies []Policy) (next Func, bad []error) {
 			bad = append(bad, err)
 			continue
 		}
-		next = wrapped
+		if next = wrapped; roleOf(p) == RoleHedge {
+			next, u.hedges = rememberWinner(wrapped), true
+		}
 	}
 	slices.Reverse(bad)
 	return next, bad
@@ -91,6 +93,17 @@ func countAttempts(next Func) Func {
 	return func(ctx context.Context, c *Call) *Outcome {
 		c.flight.attempts.Add(1)
 		return next(ctx, c)
+	}
+}
+
+// rememberWinner stands right outside a policy that runs attempts concurrently.
+func rememberWinner(next Func) Func {
+	return func(ctx context.Context, c *Call) *Outcome {
+		o := next(ctx, c)
+		if o != nil {
+			c.flight.winner = o.open
+		}
+		return o
 	}
 }
 
