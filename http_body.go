@@ -32,6 +32,7 @@ func (u upgraded) CloseWrite() error {
 type guardedBody struct {
 	body
 	guard guard
+	wire  wire
 }
 
 // bodySpan makes a span that has room for the body, guardedBodySpan one with a
@@ -47,7 +48,8 @@ func bodySpan(c *Call) *span {
 func guardedBodySpan(c *Call) *span {
 	a, x := attemptOf(c)
 	b := next(&x.guarded, a == &x.first)
-	a.body, b.span.guard = &b.body, &b.guard
+	a.body, b.span.guard, b.guard.values = &b.body, &b.guard, x.prepare(&b.wire, &b.guard)
+	a.wire = &b.wire
 	return &a.body.span
 }
 
@@ -83,9 +85,12 @@ func (a *httpAttempt) hand(resp *http.Response) {
 }
 
 // Read reads on, and ends the call at the end of the body.
-func (b *body) Read(p []byte) (int, error) {
+func (b *body) Read(p []byte) (n int, err error) {
+	returned := false
+	defer b.unwound(&returned)
 	b.span.await()
-	n, err := b.inner.Read(p)
+	n, err = b.inner.Read(p)
+	returned = true
 	b.span.received()
 	if err == nil {
 		return n, nil
@@ -95,6 +100,13 @@ func (b *body) Read(p []byte) (int, error) {
 		return n, err
 	}
 	return n, b.span.end(err)
+}
+
+// unwound ends the call of a body whose Read panics.
+func (b *body) unwound(returned *bool) {
+	if !*returned {
+		_ = b.span.end(errUnwound)
+	}
 }
 
 // Close closes the body. Before its end that is a caller who has seen enough,
@@ -109,6 +121,8 @@ func (x *httpCall) Discard(c *Call, _ *Outcome) {
 	a, _ := attemptOf(c)
 	resp := a.resp // not o.Value, which a policy can take away
 	a.freeze()
+	defer c.Drop() // also when the body panics
+	defer func() { _ = resp.Body.Close() }()
 	u := x.transport.upstream
 	h, within := &u.http, u.http.DrainTime
 	if c.drain > 0 && !u.patientDrain {
@@ -118,8 +132,6 @@ func (x *httpCall) Discard(c *Call, _ *Outcome) {
 		// An error means that the rest cannot be had: closing is all that is left.
 		_, _ = io.CopyN(io.Discard, resp.Body, h.DrainBytes)
 	}
-	_ = resp.Body.Close()
-	c.Drop()
 }
 
 // limitDiscard has the attempt's context end after d, or at the call's deadline

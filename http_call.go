@@ -20,7 +20,7 @@ type httpCall struct {
 	replay    *replay                // nil without a replay buffer
 	bodies    []body                 // made, but not used yet
 	guarded   []guardedBody          // likewise
-	sending   atomic.Pointer[source] // the body that is being sent before a response is there; nil for none
+	sending   atomic.Pointer[source] // the body that an attempt under way sends; nil for none
 	first     httpAttempt
 }
 
@@ -31,7 +31,7 @@ type httpAttempt struct {
 	body   *body       // with the call's span
 	resp   *http.Response
 	source *source       // the body that is sent, where it can fail; else nil
-	trace  *wireTrace    // what net/http reports of the attempt; nil if nothing is reported
+	wire   *wire         // what net/http reports of the attempt; nil if nothing is reported
 	replay *replayReader // and where it is kept
 }
 
@@ -80,15 +80,21 @@ func (x *httpCall) invoke() *Outcome {
 }
 
 // closeUnsentBody keeps a RoundTripper's promise to close the body, for a call
-// that was never sent.
+// that was never sent. If the body's Close panics there is no caller for an open response.
 func (x *httpCall) closeUnsentBody() {
-	if x.replay != nil {
+	closed := false
+	defer func() {
+		if !closed {
+			x.flight.discardOthers(&x.first.call, nil)
+		}
+	}()
+	switch {
+	case x.replay != nil:
 		x.replay.settle()
-		return
+	case hasBody(x.req) && x.sent.CompareAndSwap(false, true):
+		_ = x.req.Body.Close() // the response does not depend on it
 	}
-	if hasBody(x.req) && x.sent.CompareAndSwap(false, true) {
-		_ = x.req.Body.Close() // nobody to tell: the request was not used
-	}
+	closed = true
 }
 
 // Request describes the request.
@@ -126,7 +132,7 @@ func (x *httpCall) Try(ctx context.Context, c *Call, o *Outcome) {
 	if c.endpoint == "" && req.URL != nil && c.flight.watched() {
 		c.SetEndpoint(req.URL.Host)
 	}
-	resp, err := x.send(ctx, c, a, req)
+	resp, err := x.send(ctx, a, req)
 	if err != nil {
 		a.freeze()
 	}
@@ -144,33 +150,78 @@ func (x *httpCall) Try(ctx context.Context, c *Call, o *Outcome) {
 }
 
 // send hands the request to the base, and watches a body that takes time to send.
-func (x *httpCall) send(ctx context.Context, c *Call, a *httpAttempt, req *http.Request) (*http.Response, error) {
-	s := a.source
-	if s == nil {
+func (x *httpCall) send(ctx context.Context, a *httpAttempt, req *http.Request) (*http.Response, error) {
+	if a.source == nil {
 		return x.transport.base.RoundTrip(req)
 	}
-	c.BeginUpload()
-	s.begin(c, x.replay)
-	x.sending.Store(s)
-	caller := x.flight.ctx
-	stop := context.AfterFunc(ctx, func() { s.wake(caller.Err() != nil || tookTooLong(ctx)) })
+	a.call.BeginUpload()
+	x.watch(ctx, a)
+	returned := false
 	defer func() {
-		s.detach()
-		if _, guarded := ctx.(*guard); !guarded {
-			stop() // a context of the engine's ends with the attempt
+		if x.unwatch(ctx, a); !returned {
+			_ = a.source.Close() // the base panicked
 		}
 	}()
 	resp, err := x.transport.base.RoundTrip(req)
+	returned = true
 	if err == nil {
 		x.sending.Store(nil)
 	}
 	return resp, err
 }
 
+// watch has the body of an attempt report how it goes on, and closes it when the
+// attempt's context ends.
+func (x *httpCall) watch(ctx context.Context, a *httpAttempt) {
+	s, caller := a.source, x.flight.ctx
+	s.call = &a.call
+	x.sending.Store(s)
+	s.stop = context.AfterFunc(ctx, func() { s.wake(caller.Err() != nil || tookTooLong(ctx)) })
+}
+
+// unwatch ends the reports. A context of the engine's ends with the attempt: until then it
+// closes what is still being sent.
+func (x *httpCall) unwatch(ctx context.Context, a *httpAttempt) {
+	s := a.source
+	s.detach()
+	if _, guarded := ctx.(*guard); !guarded || s.closed.Load() {
+		s.stop()
+	}
+}
+
+// reopen is the GetBody of a request whose body is watched: net/http resends some requests
+// by itself.
+func (x *httpCall) reopen(ctx context.Context, a *httpAttempt) (io.ReadCloser, error) {
+	body, err := x.getBody()
+	if err != nil {
+		return nil, err
+	}
+	x.unwatch(ctx, a)
+	watched := a.source
+	if body, err = x.upload(a, body, true); a.source != watched {
+		x.watch(ctx, a)
+	}
+	return body, err
+}
+
+// getBody calls the caller's GetBody.
+func (x *httpCall) getBody() (io.ReadCloser, error) {
+	body, err := x.req.GetBody()
+	if err == nil && body == nil {
+		err = errNilBody
+	}
+	return body, err
+}
+
+var (
+	errNoGetBody = errors.New("pillion: the request's body cannot be sent again: it has no GetBody")
+	errNilBody   = errors.New("pillion: the request's body cannot be sent again: GetBody returned neither a body nor an error")
+)
+
 // tookTooLong reports whether ctx was ended by the total limit of its call.
 func tookTooLong(ctx context.Context) bool {
 	limit, ok := errors.AsType[*TimeoutError](context.Cause(ctx))
-	return ok && limit.Scope != ScopeTry && limit.Scope != ScopeIdle
+	return ok && (limit.Scope == ScopeTotal || limit.Scope == ScopeCaller)
 }
 
 // CausedByCaller reports whether a limit that fired waited for the caller: for the next
@@ -180,10 +231,11 @@ func (x *httpCall) CausedByCaller(Scope) bool {
 	return s != nil && s.silent()
 }
 
-// Unconnected reports whether the attempt surely ended without a connection.
+// Unconnected reports whether the attempt surely never had a connection.
 func (x *httpCall) Unconnected(c *Call) bool {
 	a, _ := attemptOf(c)
-	return a.trace != nil && a.trace.waiting.Load()
+	s := a.wire.state()
+	return s.has(wireAsked) && !s.has(wireConnected)
 }
 
 // unusable says how the base broke the contract of RoundTripper, if it did.
@@ -206,12 +258,11 @@ func (x *httpCall) answered(c *Call, o *Outcome, resp *http.Response) {
 		resp.Body = http.NoBody
 	}
 	o.Value, o.Code, o.Is, o.Detail = resp, resp.StatusCode, HTTPCondition(resp.StatusCode), ViaUpstream
-	if t := a.trace; t != nil {
-		if t.early.Load() != 0 {
+	if a.wire != nil {
+		if a.wire.informational() {
 			o.Is |= Informational
 		}
-		a.trace = nil
-		t.release(&x.flight.upstream.traces)
+		a.wire.release()
 	}
 	if resp.Body == http.NoBody && a.replay == nil {
 		return
@@ -243,23 +294,32 @@ func (x *httpCall) unsendable() error {
 // faultOfRequest returns what is wrong with a request that failed as if the connection
 // had been closed: net/http closes it where it finds a fault while it writes, and may
 // report just that. It returns nil for a request without a fault.
-func (x *httpCall) faultOfRequest() error {
-	req := x.req
-	if host := req.Host; strings.ContainsAny(host, "/?#\\ ") {
-		return fmt.Errorf("http: invalid Host header %q", host)
-	}
-	if req.ContentLength <= 0 || req.GetBody == nil || !inMemory(req.Body) {
+func (x *httpCall) faultOfRequest(seen wireState, err error) error {
+	base, ok := x.transport.base.(*http.Transport)
+	switch {
+	case !ok || !isHTTP(x.req):
 		return nil
-	}
-	body, err := req.GetBody()
-	if err != nil {
-		return err
-	}
-	defer body.Close()
-	if n, err := io.Copy(io.Discard, body); err != nil || n != req.ContentLength {
-		return fmt.Errorf("http: ContentLength=%d with Body length %d", req.ContentLength, n)
+	case seen.has(wireLooked) && !seen.has(wireAsked):
+		return err // net/http did not ask for a connection
+	case !validHost(x.req.Host) && base.Proxy != nil && x.req.URL.Scheme == "http":
+		if proxy, _ := base.Proxy(x.req); proxy != nil { // without one, net/http sends an empty Host
+			return fmt.Errorf("http: invalid Host header %q: %w", x.req.Host, err)
+		}
 	}
 	return nil
+}
+
+// validHost reports whether net/http sends host, as far as it is ASCII.
+func validHost(host string) bool {
+	return !strings.ContainsFunc(host, func(r rune) bool {
+		return r < 0x80 && (r < '0' || r > '9') && (r|0x20 < 'a' || r|0x20 > 'z') && !strings.ContainsRune("!$%&'()*+,-.:;=[]_~", r)
+	})
+}
+
+// isHTTP reports whether net/http itself, and no protocol that was registered with it,
+// sends req.
+func isHTTP(req *http.Request) bool {
+	return req.URL != nil && (req.URL.Scheme == "http" || req.URL.Scheme == "https")
 }
 
 func hasControl(s string) bool {
@@ -289,6 +349,9 @@ func (x *httpCall) request(ctx context.Context, a *httpAttempt) (*http.Request, 
 	if a.header != nil {
 		req.Header = a.header
 	}
+	if a.source != nil && req.GetBody != nil && x.transport.netHTTP {
+		req.GetBody = func() (io.ReadCloser, error) { return x.reopen(ctx, a) }
+	}
 	return req, nil
 }
 
@@ -304,28 +367,40 @@ func (x *httpCall) body(a *httpAttempt) (body io.ReadCloser, other bool, err err
 		if a.replay, err = x.replay.reader(); err != nil {
 			return nil, false, err
 		}
-		body = a.replay
+		a.source = &source{body: a.replay, kept: a.replay, length: x.req.ContentLength}
+		return a.source, true, nil
 	case x.sent.CompareAndSwap(false, true):
-		if x.req.GetBody != nil && inMemory(x.req.Body) {
-			return x.req.Body, false, nil
-		}
-		body = x.req.Body
+		body, err = x.upload(a, x.req.Body, false)
+		return body, a.source != nil, err
 	case x.req.GetBody == nil:
 		return nil, false, errNoGetBody
-	default:
-		if body, err = x.req.GetBody(); err != nil || inMemory(body) {
-			return body, true, err
-		}
 	}
-	a.source = &source{ReadCloser: body, length: x.req.ContentLength}
-	return a.source, true, nil
+	if body, err = x.getBody(); err == nil {
+		body, err = x.upload(a, body, true)
+	}
+	return body, true, err
 }
 
-var errNoGetBody = errors.New("pillion: the request's body cannot be sent again: it has no GetBody")
+// upload returns what is sent of body: body itself if it is in memory, else a source that
+// watches it. copied says that GetBody returned it.
+func (x *httpCall) upload(a *httpAttempt, body io.ReadCloser, copied bool) (io.ReadCloser, error) {
+	length := x.req.ContentLength
+	if x.req.GetBody != nil {
+		if left, ok := inMemory(body); ok {
+			if length > 0 && left != length {
+				_ = body.Close() // it is in memory
+				return nil, fmt.Errorf(otherLength+"%d with Body length %d", length, left)
+			}
+			return body, nil
+		}
+	}
+	a.source = &source{body: body, copied: copied, length: length}
+	return a.source, nil
+}
 
 // clear makes ready for another call what is used again.
 func (a *httpAttempt) clear() {
-	a.header, a.body, a.resp, a.source, a.replay, a.trace = nil, nil, nil, nil, nil, nil
+	a.header, a.body, a.resp, a.source, a.replay, a.wire = nil, nil, nil, nil, nil, nil
 }
 
 // freeze ends the reading of a body that is kept, by an attempt that has failed or

@@ -50,35 +50,37 @@ func (x *httpCall) Explain(c *Call, o *Outcome, err error) {
 // failure classifies why an attempt failed: by its request, by what net/http reported of
 // it, and by the error.
 func (x *httpCall) failure(a *httpAttempt, o *Outcome, err error) (Condition, Detail, error) {
-	t := a.trace
-	if a.source != nil && a.source.broke(err) {
-		return Invalid, NoDetail, a.source.explain(err)
+	x.sending.Store(nil)
+	if fault := a.fault(err); fault != nil {
+		return Invalid, NoDetail, fault
 	}
 	if o.Code != 0 {
 		is, detail := answerFailure(err, a.resp.ProtoMajor)
 		return is, detail, err
 	}
-	if t != nil && t.resent.Load() {
-		return Reset | RefusedStream, RemoteRefusedStream, errResent
+	seen, early := a.wire.state(), a.wire.informational()
+	if seen.has(wireResent) {
+		err = errResent
 	}
-	is, detail := x.wireFailure(t, err)
-	switch {
-	case is == Reset:
-		if fault := x.faultOfRequest(); fault != nil {
-			return Invalid, NoDetail, fmt.Errorf("%w: %w", fault, err)
+	is, detail := x.wireFailure(seen, early, err)
+	if is == Reset {
+		if fault := x.faultOfRequest(seen, err); fault != nil {
+			return Invalid, NoDetail, fault
 		}
-	case t != nil && !t.asked.Load() && x.transport.netHTTP && !is.Any(Cancelled): // it was refused before a connection was asked for
-		return Invalid, NoDetail, err
 	}
-	if t != nil && t.early.Load() != 0 && is.Any(NoAnswer) {
+	if early && is.Any(NoAnswer) {
 		return earlyFailure(is, detail), afterResponseOf(detail), err
 	}
 	return is, detail, err
 }
 
-// errResent stands for a stream that the server refused where net/http was about to
-// resend the request by itself.
-var errResent = errors.New("pillion: the server refused the stream")
+// fault returns why the attempt's body is the reason of err, nil if it is not.
+func (a *httpAttempt) fault(err error) error {
+	if a.source == nil {
+		return nil
+	}
+	return a.source.fault(err)
+}
 
 // earlyFailure returns the conditions of a failure behind a 1xx response.
 func earlyFailure(is Condition, detail Detail) Condition {
@@ -90,22 +92,25 @@ func earlyFailure(is Condition, detail Detail) Condition {
 
 // wireFailure classifies why no response came. Unknown errors are classified as Reset, or
 // as ConnectFailure where there surely was no connection.
-func (x *httpCall) wireFailure(t *wireTrace, err error) (Condition, Detail) {
-	if isCancelled(err) {
+func (x *httpCall) wireFailure(seen wireState, early bool, err error) (Condition, Detail) {
+	switch {
+	case err == errResent: //nolint:errorlint // nothing wraps it
+		return Reset | RefusedStream, RemoteRefusedStream
+	case isCancelled(err):
 		return Cancelled, CallerGone
-	}
-	connected := t != nil && t.connected.Load() != 0 && !t.waiting.Load()
-	if connected && isTLS(err) && !isTimeout(err) {
+	case seen.unconnected():
+		return noConnection(err)
+	case seen.has(wireConnected) && isTLS(err) && !isTimeout(err):
 		return Reset, ConnectionTermination
 	}
-	if t != nil && t.waiting.Load() {
-		return noConnection(err)
-	}
 	if is, detail, ok := networkFailure(err); ok {
+		if seen.has(wireWrote) && is.Any(ConnectFailure) { // of a connection to which net/http would have resent the request
+			is = is&^ConnectFailure | Reset
+		}
 		return is, detail
 	}
 	switch {
-	case t != nil && t.early.Load() != 0 && errors.Is(err, io.ErrUnexpectedEOF):
+	case early && errors.Is(err, io.ErrUnexpectedEOF):
 		return Reset, ConnectionTermination
 	case isMalformed(err) || (errors.Is(err, io.ErrUnexpectedEOF) && x.transport.speaksHTTP1(x.req)):
 		return ProtocolError, MalformedAnswer
@@ -263,7 +268,7 @@ func isMalformed(err error) bool {
 
 // isInvalid recognises a request that cannot be sent.
 func isInvalid(err error) bool {
-	return hasPrefix(err, "http: nil Request", "net/http: invalid", "net/http: can't write", "http2: invalid", "unsupported protocol scheme",
+	return hasPrefix(err, "http: nil Request", "net/http: invalid", "net/http: can't write", "http2: invalid", "unsupported protocol scheme", "http2: unsupported scheme", "idna: ",
 		"http: no Host in request", "http: Request.ContentLength=", "http: ContentLength=", "http: invalid Host header", "invalid Trailer key",
 		"http: Request.Write on Request", "http2: request header list larger than peer's", "http2: Request.URL is nil",
 		"http2: request body larger than", "net/http: extended connect not supported", "http: Request.RequestURI")

@@ -1,9 +1,11 @@
 package pillion
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"reflect"
 	"strings"
@@ -19,8 +21,8 @@ var (
 )
 
 // replay keeps what is read of a request body, up to a limit, so that it can be
-// sent again. It reads no further than the attempts do. Attempts may read beside
-// each other, at different places.
+// sent again. It reads no further than the attempts do. Attempts may read concurrently,
+// at different places.
 type replay struct {
 	limit int64
 	over  atomic.Bool // more was read than is kept
@@ -37,120 +39,188 @@ type replay struct {
 	closed  bool // guarded by mu
 }
 
-// source is a caller's body that may fail to be read, which is not the
-// upstream's failure.
+// source is a caller's body that takes time to send, or may fail to be read, which is
+// not the upstream's failure. net/http reads it in a goroutine of its own.
 type source struct {
-	io.ReadCloser
-	length  int64                 // that the request names; 0 or less for none
-	read    atomic.Int64          // how much was read
-	ended   atomic.Bool           // and that was all
-	err     atomic.Pointer[error] // what Read failed with
-	closed  atomic.Bool
-	reading atomic.Bool // a Read waits for the caller's body
-	blocked atomic.Bool // and did so when the attempt's context ended
+	body   io.ReadCloser
+	kept   *replayReader // body, if it is one; else nil
+	copied bool          // body is one that GetBody returned
+	length int64         // that the request names; 0 or less for none
+	closed atomic.Bool
+	stop   func() bool // ends the watch of the attempt's context
 
-	mu     sync.Mutex
-	call   *Call   // the attempt, until it has returned; guarded by mu
-	replay *replay // where the body is kept, nil for nowhere; guarded by mu
+	mu      sync.Mutex
+	call    *Call // the attempt, until it has returned; guarded by mu
+	begun   bool  // a Read was called; guarded by mu
+	reading bool  // a Read waits for the caller's body; guarded by mu
+	blocked bool  // and did so when the body was closed; guarded by mu
+	read    int64 // how much was read; guarded by mu
+	ended   bool  // and that was all; guarded by mu
+	err     error // what Read failed with; guarded by mu
 }
 
-// begin lets s report its progress to c.
-func (s *source) begin(c *Call, r *replay) {
+// Read remembers what it failed with. A panic of the caller's body would end the process
+// here: it becomes an error.
+func (s *source) Read(p []byte) (n int, err error) {
+	returned := false
+	defer func() {
+		if !returned {
+			n, err = 0, fmt.Errorf("pillion: the request's body panicked: %v", reported("the Read of a request's body", recover()))
+		}
+		s.readReturned(n, err)
+	}()
+	s.readBegins()
+	n, err = s.body.Read(p)
+	returned = true
+	return n, err
+}
+
+// reported reports a panic with value, and returns it.
+func reported(what string, value any) any {
+	report.Panic(what, value)
+	return value
+}
+
+func (s *source) readBegins() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.call, s.replay = c, r
+	s.reading = true
+	if !s.begun && s.call != nil {
+		s.call.Uploading()
+	}
+	s.begun = true
 }
 
-// detach ends that: the attempt has returned, and c may be used again.
+// readReturned keeps what a Read came to. Of a body that was closed meanwhile it says
+// nothing.
+func (s *source) readReturned(n int, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reading = false
+	if s.closed.Load() {
+		return
+	}
+	s.read += int64(n)
+	switch {
+	case err == io.EOF:
+		s.ended = true
+	case err != nil && s.err == nil:
+		s.err = err
+	}
+	if s.call != nil {
+		s.call.Uploaded(s.live(), err != nil)
+	}
+}
+
+// live reports whether the last part came from the caller just then.
+func (s *source) live() bool { return !s.copied && (s.kept == nil || s.kept.live) }
+
+// detach ends the reports to the attempt: it has returned, and its Call may be used again.
 func (s *source) detach() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.call = nil
 }
 
-// progressed reports that a part of the body was read, or the last one.
-func (s *source) progressed(whole bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.call != nil {
-		s.call.Uploaded(whole)
-	}
-}
-
-// Read remembers what it failed with. The body is the caller's and net/http reads it in a
-// goroutine of its own, where a panic would end the process: it becomes an error.
-func (s *source) Read(p []byte) (n int, err error) {
-	defer func() {
-		s.reading.Store(false)
-		if value := recover(); value != nil {
-			report.Panic("the body of a request", value)
-			n, err = 0, fmt.Errorf("pillion: the request's body panicked: %v", value)
-		}
-		s.note(n, err)
-	}()
-	s.reading.Store(true)
-	return s.ReadCloser.Read(p)
-}
-
-// note keeps what a Read came to.
-func (s *source) note(n int, err error) {
-	s.read.Add(int64(n))
-	if err == io.EOF {
-		s.ended.Store(true)
-	} else if err != nil {
-		s.err.CompareAndSwap(nil, &err)
-	}
-	s.progressed(err != nil)
-}
-
-// Close closes the body once.
-func (s *source) Close() error {
+// Close closes the body once. It remembers whether a Read was waiting, and an error, with
+// which net/http fails a request.
+func (s *source) Close() (err error) {
 	if !s.closed.CompareAndSwap(false, true) {
 		return nil
 	}
-	return s.ReadCloser.Close()
+	s.mu.Lock()
+	s.blocked = s.reading
+	s.mu.Unlock()
+	defer func() {
+		if value := recover(); value != nil {
+			err = fmt.Errorf("pillion: closing the request's body panicked: %v", reported("the Close of a request's body", value))
+		}
+		s.failed(err)
+	}()
+	return s.body.Close()
+}
+
+// failed keeps the first error of the body.
+func (s *source) failed(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		s.err = err
+	}
 }
 
 // wake ends a Read that waits for the caller's body, when the attempt's context has
 // ended: net/http waits for it. over says that no other attempt will need the body.
 func (s *source) wake(over bool) {
-	s.blocked.Store(s.reading.Load())
 	_ = s.Close() // the response does not depend on it
-	s.mu.Lock()
-	r := s.replay
-	s.mu.Unlock()
-	if over && r != nil {
-		r.abort()
+	if over && s.kept != nil {
+		defer func() {
+			if value := recover(); value != nil {
+				report.Panic("the Close of a request's body", value)
+			}
+		}()
+		s.kept.replay.abort()
 	}
 }
 
 // silent reports whether the attempt waits, or waited at its end, for the caller's body.
-func (s *source) silent() bool { return s.blocked.Load() || s.reading.Load() }
-
-// broke reports whether err, of an attempt, came from the body.
-func (s *source) broke(err error) bool {
-	failed := s.err.Load()
-	return (failed != nil && errors.Is(err, *failed)) || s.otherLength()
+func (s *source) silent() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.blocked || s.reading
 }
 
-// explain adds to err what net/http may not have said.
-func (s *source) explain(err error) error {
-	if s.otherLength() && !hasPrefix(err, "http: ContentLength=") {
-		return fmt.Errorf("http: ContentLength=%d with Body length %d: %w", s.length, s.read.Load(), err)
+// fault returns what is wrong with the body if that is why an attempt failed with err,
+// and nil if it is not.
+func (s *source) fault(err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.length > 0 && (s.read > s.length || (s.ended && s.read < s.length)):
+		// net/http cuts the connection then, and may report just that.
+		return lengthError(err, s.length, s.read)
+	case s.err == nil:
+		return nil
+	case errors.Is(err, s.err):
+		return err
+	case errors.Is(err, net.ErrClosed): // net/http closed the connection because of it
+		return fmt.Errorf("%w: %w", s.err, err)
 	}
-	return err
+	return nil
 }
 
-// otherLength reports whether the body turned out to have another length than its
-// request says. net/http cuts the connection then, and may report just that.
-func (s *source) otherLength() bool {
-	read := s.read.Load()
-	return s.length > 0 && (read > s.length || (s.ended.Load() && read < s.length))
+// lengthError adds to err, where net/http has not, that a body has another length than its
+// request says.
+func lengthError(err error, want, got int64) error {
+	if hasPrefix(err, otherLength) {
+		return err
+	}
+	return fmt.Errorf(otherLength+"%d with Body length %d: %w", want, got, err)
 }
+
+const otherLength = "http: ContentLength=" // is how net/http begins to say it
 
 // inMemory reports whether body, of a request with GetBody, is what http.NewRequest
-// makes of a reader over memory, which cannot fail.
-func inMemory(body io.ReadCloser) bool { return reflect.TypeOf(body) == memoryBody }
+// makes of a reader over memory, which neither fails nor takes time, and how much is left of
+// it.
+func inMemory(body io.ReadCloser) (left int64, ok bool) {
+	if body == http.NoBody {
+		return 0, true
+	}
+	v := reflect.ValueOf(body)
+	if !v.IsValid() || v.Type() != memoryBody {
+		return 0, false
+	}
+	switch r := v.Field(0).Interface().(type) {
+	case *bytes.Buffer:
+		return int64(r.Len()), true
+	case *bytes.Reader:
+		return int64(r.Len()), true
+	case *strings.Reader:
+		return int64(r.Len()), true
+	}
+	return 0, false
+}
 
 //nolint:gochecknoglobals // a type that has no name outside of package io
 var memoryBody = reflect.TypeOf(io.NopCloser(strings.NewReader("")))
@@ -184,57 +254,54 @@ func (r *replay) reader() (*replayReader, error) {
 // settle says that no further attempt will come: the source is closed with the
 // last reader.
 func (r *replay) settle() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.settled = true
-	r.closeSource()
+	r.closeIf(func() bool {
+		r.settled = true
+		return r.readers == 0
+	})
 }
 
 // leave is a reader's end.
 func (r *replay) leave() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.readers--
-	r.closeSource()
-}
-
-// closeSource closes the source when nobody will read it any more. The caller
-// holds mu.
-func (r *replay) closeSource() {
-	if r.settled && r.readers == 0 && !r.closed {
-		r.closed = true
-		_ = r.source.Close() // nobody to tell: the answer does not depend on it
-	}
+	r.closeIf(func() bool {
+		r.readers--
+		return r.settled && r.readers == 0
+	})
 }
 
 // abort closes the source under a Read that waits for it, when the call is over.
-func (r *replay) abort() {
+func (r *replay) abort() { r.closeIf(func() bool { return true }) }
+
+// closeIf closes the source, unless it is closed, if due says so, which is called with mu
+// held.
+func (r *replay) closeIf(due func() bool) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if !r.closed {
-		r.closed = true
+	closing := due() && !r.closed
+	r.closed = r.closed || closing
+	r.mu.Unlock()
+	if closing {
 		_ = r.source.Close() // the response does not depend on it
 	}
 }
 
-// readAt fills p with what stands at offset. It waits for the source under the
-// lock: what one attempt reads there is what the next one needs.
-func (r *replay) readAt(p []byte, offset int64, frozen *atomic.Bool) (int, error) {
+// readAt fills p with what stands at offset, and reports whether that is live: read of
+// the source just now. It waits for the source under the lock: what one attempt reads there
+// is what the next one needs.
+func (r *replay) readAt(p []byte, offset int64, frozen *atomic.Bool) (n int, live bool, err error) {
 	r.reading.Lock()
 	defer r.reading.Unlock()
 	switch {
 	case offset < int64(len(r.kept)):
-		return copy(p, r.kept[offset:]), nil
+		return copy(p, r.kept[offset:]), false, nil
 	case offset != r.read:
-		return 0, errOverBuffer // another attempt read on, and it was not kept
+		return 0, false, errOverBuffer // another attempt read on, and it was not kept
 	case r.err != nil:
-		return 0, r.err
+		return 0, false, r.err
 	}
-	n, err := r.source.Read(p)
+	n, err = r.source.Read(p)
 	r.err = err
 	r.read += int64(n)
 	r.keep(p[:n], frozen.Load())
-	return n, err
+	return n, true, err
 }
 
 // keep remembers what was read, or, once it is too much, that it does not. What was
@@ -252,6 +319,7 @@ func (r *replay) keep(p []byte, promised bool) {
 type replayReader struct {
 	replay *replay
 	offset int64
+	live   bool // the last Read was one of the source
 	closed atomic.Bool
 	frozen atomic.Bool // the attempt has ended, whether net/http knows or not
 }
@@ -261,8 +329,9 @@ func (r *replayReader) Read(p []byte) (int, error) {
 	if r.closed.Load() || r.frozen.Load() {
 		return 0, http.ErrBodyReadAfterClose
 	}
-	n, err := r.replay.readAt(p, r.offset, &r.frozen)
+	n, live, err := r.replay.readAt(p, r.offset, &r.frozen)
 	r.offset += int64(n)
+	r.live = live
 	return n, err
 }
 

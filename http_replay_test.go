@@ -78,19 +78,19 @@ func TestReplay_settled(t *testing.T) {
 
 // TestSource pins that a body that failed is told from an upstream that did.
 func TestSource(t *testing.T) {
-	s := &source{ReadCloser: io.NopCloser(io.MultiReader(bytes.NewReader([]byte("order")), iotest.ErrReader(errSource)))}
-	if s.broke(errSource) {
+	s := &source{body: io.NopCloser(io.MultiReader(bytes.NewReader([]byte("order")), iotest.ErrReader(errSource)))}
+	if s.fault(errSource) != nil {
 		t.Error("broke before anything was read")
 	}
 	if _, err := io.ReadAll(s); !errors.Is(err, errSource) {
 		t.Fatalf("got %v, want errSource", err)
 	}
-	if !s.broke(errors.Join(io.ErrUnexpectedEOF, errSource)) || s.broke(io.ErrUnexpectedEOF) {
+	if s.fault(errors.Join(io.ErrUnexpectedEOF, errSource)) == nil || s.fault(io.ErrUnexpectedEOF) != nil {
 		t.Error("want it to have broken with errSource, and with nothing else")
 	}
-	whole := &source{ReadCloser: io.NopCloser(bytes.NewReader([]byte("order")))}
-	if _, err := io.ReadAll(whole); err != nil || whole.broke(io.EOF) {
-		t.Errorf("got %v, broke with EOF: %v, want neither", err, whole.broke(io.EOF))
+	whole := &source{body: io.NopCloser(bytes.NewReader([]byte("order")))}
+	if _, err := io.ReadAll(whole); err != nil || whole.fault(io.EOF) != nil {
+		t.Errorf("got %v, broke with EOF: %v, want neither", err, whole.fault(io.EOF))
 	}
 }
 

@@ -3,6 +3,7 @@ package pillion
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/http/httptrace"
@@ -11,21 +12,235 @@ import (
 	"sync/atomic"
 )
 
-// wireTrace observes one attempt inside net/http: what became of its connection, and
-// whether a 1xx response arrived. net/http finds it in the attempt's context. A round tripper
-// that does not use net/http leaves it untouched.
+// wire observes one attempt inside net/http: what became of its connection, and whether a
+// 1xx response arrived. It is part of the attempt's context, and makes a trace when net/http
+// first looks for one. A round tripper that never looks pays nothing.
+//
+// A wire serves one attempt. A round tripper that uses the context when the attempt has
+// ended, in a dial that goes on in the background, reports to no other attempt.
+type wire struct {
+	transport *transport
+	guard     *guard // nil if the engine does not guard the attempt
+	http2     bool   // whatever the connection looks like
+	over      atomic.Bool
+	trace     atomic.Pointer[wireTrace]
+}
+
+// wireState is what net/http has reported of an attempt.
+type wireState uint32
+
+const (
+	wireLooked    wireState = 1 << iota // net/http looked for a trace
+	wireAsked                           // a connection was asked for
+	wireWaiting                         // and is still awaited
+	wireConnected                       // a connection was found
+	wireWrote                           // the headers of a request were written
+	wireSent                            // those of the request on the latest connection
+	wireResponded                       // and a response to it began
+	wireAgain                           // another connection was asked for in place of a response
+	wireResent                          // the attempt was ended: net/http was about to resend the request
+)
+
+func (s wireState) has(bits wireState) bool { return s&bits == bits }
+
+// unconnected reports whether the attempt surely has no connection and has sent nothing.
+func (s wireState) unconnected() bool { return s.has(wireWaiting) && !s.has(wireWrote) }
+
+// state returns what net/http has reported; 0 if it reports nothing, or no more.
+func (w *wire) state() wireState {
+	if w == nil {
+		return 0
+	}
+	t := w.trace.Load()
+	if t == nil {
+		return 0
+	}
+	return wireLooked | wireState(t.state.Load())
+}
+
+// informational reports whether a 1xx response arrived.
+func (w *wire) informational() bool {
+	if w == nil {
+		return false
+	}
+	t := w.trace.Load()
+	return t != nil && t.early.Load() != 0
+}
+
+// Value returns the trace for the key under which package httptrace looks for it.
+func (w *wire) Value(parent context.Context, key any) any {
+	if key != traceKey {
+		return nil
+	}
+	t := w.trace.Load()
+	if t == nil && !w.over.Load() {
+		t = w.begin(parent)
+	}
+	if t == nil {
+		return nil
+	}
+	return &t.trace
+}
+
+// begin makes the trace. Traces are used again only if net/http alone calls them, and
+// only without the hooks of the caller, which package httptrace adds for good.
+func (w *wire) begin(parent context.Context) *wireTrace {
+	var t *wireTrace
+	var pool *sync.Pool
+	caller := httptrace.ContextClientTrace(parent) != nil
+	if w.transport.netHTTP && !caller {
+		pool = &w.transport.upstream.traces
+		t, _ = pool.Get().(*wireTrace)
+	}
+	if t == nil {
+		t = newWireTrace(w.transport.netHTTP)
+	}
+	t.guard, t.http2, t.limit, t.pool = w.guard, w.http2, w.transport.headerBytes, pool
+	if caller {
+		_ = httptrace.WithClientTrace(parent, &t.trace) // it adds the caller's hooks to t.trace
+	}
+	if !w.trace.CompareAndSwap(nil, t) {
+		return w.trace.Load() // another goroutine was faster
+	}
+	return t
+}
+
+// release returns the trace of an attempt that got its response to its pool, unless
+// net/http may still call its hooks.
+func (w *wire) release() {
+	w.over.Store(true)
+	t := w.trace.Load()
+	if t == nil || t.pool == nil || !wireState(t.state.Load()).has(wireSent) {
+		return
+	}
+	w.trace.Store(nil)
+	t.guard = nil
+	t.state.Store(0)
+	if t.early.Load() != 0 {
+		t.early.Store(0)
+	}
+	t.pool.Put(t)
+}
+
+// tracedContext is a context with a wire, for attempts that the engine does not guard.
+type tracedContext struct {
+	context.Context //nolint:containedctx // it is one
+	wire            wire
+}
+
+// Value is that of the wire, or else of the caller's context.
+func (c *tracedContext) Value(key any) any {
+	if v := c.wire.Value(c.Context, key); v != nil {
+		return v
+	}
+	return c.Context.Value(key)
+}
+
+// prepare readies w, which is new, for an attempt.
+func (x *httpCall) prepare(w *wire, g *guard) *wire {
+	w.transport, w.guard, w.http2 = x.transport, g, x.transport.speaksHTTP2(x.req)
+	return w
+}
+
+// traced returns the context of an attempt with a wire in it. Without one from the engine it
+// is worth its price under TLS only, where errors say too little.
+func (x *httpCall) traced(ctx context.Context, a *httpAttempt) context.Context {
+	if _, guarded := ctx.(*guard); guarded || x.req.URL == nil || x.req.URL.Scheme != "https" {
+		return ctx
+	}
+	c := &tracedContext{Context: ctx}
+	a.wire = x.prepare(&c.wire, nil)
+	return c
+}
+
+// wireTrace is the trace of one attempt at a time.
 type wireTrace struct {
-	trace     httptrace.ClientTrace
-	asked     atomic.Bool  // for a connection
-	waiting   atomic.Bool  // for one
-	connected atomic.Int32 // how often one was found
-	wrote     atomic.Bool  // the request's headers
-	early     atomic.Int64 // bytes of the headers of 1xx responses; 0 if none arrived
-	limit     int64        // of early, in bytes; written before the attempt begins
-	resent    atomic.Bool  // the attempt was ended because net/http was about to resend it
-	http2     bool         // whatever the connection looks like; written before the attempt begins
-	guard     atomic.Pointer[guard]
-	values    contextValues // the trace itself, as the guard refers to it
+	trace httptrace.ClientTrace
+	state atomic.Uint32 // a wireState
+	early atomic.Int64  // bytes of the headers of 1xx responses; 0 if none arrived
+	guard *guard        // of the attempt; it, and what follows, is written before net/http sees the trace
+	http2 bool
+	limit int64      // of early, in bytes
+	pool  *sync.Pool // where the trace is used again; nil for nowhere
+}
+
+// newWireTrace makes a trace. Where net/http is wrapped by another round tripper, that may
+// send several requests in one attempt: a response tells them from resending.
+func newWireTrace(netHTTP bool) *wireTrace {
+	t := &wireTrace{}
+	t.trace = httptrace.ClientTrace{GetConn: t.getConn, GotConn: t.gotConn, WroteHeaders: t.wroteHeaders, Got1xxResponse: t.got1xx}
+	if !netHTTP {
+		t.trace.GotFirstResponseByte = t.responded
+	}
+	return t
+}
+
+// change clears and then sets bits of the state, and returns what it was before.
+func (t *wireTrace) change(clearing, set wireState) (before wireState) {
+	for {
+		before = wireState(t.state.Load())
+		if t.state.CompareAndSwap(uint32(before), uint32(before&^clearing|set)) {
+			return before
+		}
+	}
+}
+
+func (t *wireTrace) getConn(string) {
+	set := wireAsked | wireWaiting
+	if s := wireState(t.state.Load()); s.has(wireSent) && !s.has(wireResponded) {
+		set |= wireAgain
+	}
+	t.change(0, set)
+}
+
+// gotConn notes a connection. One in place of the response to a request that was sent over
+// HTTP/2 means that net/http resends the request: the server refused the stream. Whether a
+// request is retried is the retry policy's decision, so the attempt ends. A stream that the
+// server reset with PROTOCOL_ERROR is resent too, and cannot be told from a refused one.
+func (t *wireTrace) gotConn(info httptrace.GotConnInfo) {
+	before := t.change(wireWaiting|wireSent|wireResponded|wireAgain, wireConnected)
+	if g := t.guard; before.has(wireAgain) && g != nil && g.upstream.repeats && (t.http2 || speaksHTTP2(info.Conn)) {
+		t.change(0, wireResent)
+		g.cancel(errResent)
+	}
+}
+
+func (t *wireTrace) wroteHeaders() { t.change(0, wireWrote|wireSent) }
+
+func (t *wireTrace) responded() { t.change(0, wireResponded) }
+
+// got1xx notes a 1xx response. With this hook in place net/http no longer limits how many
+// of them arrive, so the hook does.
+func (t *wireTrace) got1xx(_ int, header textproto.MIMEHeader) error {
+	size := int64(len("HTTP/1.1 103\r\n\r\n"))
+	for name, values := range header {
+		for _, value := range values {
+			size += int64(len(name) + len(value) + len(": \r\n"))
+		}
+	}
+	if t.early.Add(size) > t.limit {
+		return fmt.Errorf("net/http: server response headers exceeded %d bytes; aborted", t.limit)
+	}
+	return nil
+}
+
+// errResent stands for a stream that the server refused where net/http was about to
+// resend the request by itself.
+var errResent = errors.New("pillion: the server refused the stream")
+
+// speaksHTTP2 reports whether a connection surely carries HTTP/2. net/http resends over
+// HTTP/1 only where a kept-alive connection turns out to be closed.
+func speaksHTTP2(conn net.Conn) bool {
+	for {
+		if secured, ok := conn.(interface{ ConnectionState() tls.ConnectionState }); ok {
+			return secured.ConnectionState().NegotiatedProtocol == "h2"
+		}
+		inner, ok := conn.(interface{ NetConn() net.Conn })
+		if !ok {
+			return false
+		}
+		conn = inner.NetConn()
+	}
 }
 
 // traceKey is the key under which package httptrace looks for a trace.
@@ -48,115 +263,4 @@ type keySpy struct {
 func (s *keySpy) Value(key any) any {
 	s.key = key
 	return nil
-}
-
-func newWireTrace() *wireTrace {
-	t := &wireTrace{}
-	t.values = t
-	t.trace.GetConn = func(string) {
-		t.asked.Store(true)
-		t.waiting.Store(true)
-	}
-	t.trace.GotConn = t.gotConn
-	t.trace.WroteHeaders = func() { t.wrote.Store(true) }
-	t.trace.Got1xxResponse = t.got1xx
-	return t
-}
-
-// got1xx notes a 1xx response. With this hook in place net/http no longer limits how many
-// of them arrive, so the hook does.
-func (t *wireTrace) got1xx(_ int, header textproto.MIMEHeader) error {
-	size := int64(len("HTTP/1.1 103\r\n\r\n"))
-	for name, values := range header {
-		for _, value := range values {
-			size += int64(len(name) + len(value) + len(": \r\n"))
-		}
-	}
-	if t.early.Add(size) > t.limit {
-		return fmt.Errorf("net/http: server response headers exceeded %d bytes; aborted", t.limit)
-	}
-	return nil
-}
-
-// gotConn notes a connection. A second one for a request whose headers were written over
-// HTTP/2 means that the server refused the stream, and that net/http resends it. That is for
-// the retry policy to decide, so the attempt ends.
-func (t *wireTrace) gotConn(info httptrace.GotConnInfo) {
-	t.waiting.Store(false)
-	if t.connected.Add(1) == 1 || !t.wrote.Load() || !t.http2 && !speaksHTTP2(info.Conn) {
-		return
-	}
-	if g := t.guard.Load(); g != nil && g.upstream.repeats {
-		t.resent.Store(true)
-		g.cancel(errResent)
-	}
-}
-
-// speaksHTTP2 reports whether a connection surely carries HTTP/2. net/http resends over
-// HTTP/1 only where a kept-alive connection turns out to be closed.
-func speaksHTTP2(conn net.Conn) bool {
-	for {
-		if secured, ok := conn.(interface{ ConnectionState() tls.ConnectionState }); ok {
-			return secured.ConnectionState().NegotiatedProtocol == "h2"
-		}
-		inner, ok := conn.(interface{ NetConn() net.Conn })
-		if !ok {
-			return false
-		}
-		conn = inner.NetConn()
-	}
-}
-
-// Value returns the trace to net/http.
-func (t *wireTrace) Value(key any) any {
-	if key == traceKey {
-		return &t.trace
-	}
-	return nil
-}
-
-// traced returns the context of an attempt with a trace in it: one from the pool if the
-// engine made the context, else a new one where it is worth its price.
-func (x *httpCall) traced(ctx context.Context, a *httpAttempt) context.Context {
-	g, guarded := ctx.(*guard)
-	if !guarded && (x.req.URL == nil || x.req.URL.Scheme != "https") {
-		return ctx
-	}
-	if !guarded || httptrace.ContextClientTrace(x.flight.ctx) != nil {
-		a.trace = newWireTrace()
-		a.trace.http2, a.trace.limit = x.transport.speaksHTTP2(x.req), x.transport.headerBytes
-		a.trace.guard.Store(g)
-		return httptrace.WithClientTrace(ctx, &a.trace.trace) // after which the caller's own hooks run, too
-	}
-	t, ok := x.flight.upstream.traces.Get().(*wireTrace)
-	if !ok {
-		t = newWireTrace()
-	}
-	t.http2, t.limit = x.transport.speaksHTTP2(x.req), x.transport.headerBytes
-	t.guard.Store(g)
-	g.values.Store(&t.values)
-	a.trace = t
-	return ctx
-}
-
-// release returns the trace of an attempt that got its response to the pool, unless
-// net/http may still call its hooks.
-func (t *wireTrace) release(pool *sync.Pool) {
-	n := t.connected.Load()
-	touched := n != 0 || t.asked.Load()
-	if touched && (n != 1 || !t.wrote.Load()) {
-		return
-	}
-	g := t.guard.Load()
-	if g == nil || g.values.Load() != &t.values {
-		return // it is in no pool: the context was not the engine's
-	}
-	g.values.Store(nil)
-	if touched {
-		t.asked.Store(false)
-		t.connected.Store(0)
-		t.wrote.Store(false)
-		t.early.Store(0)
-	}
-	pool.Put(t)
 }

@@ -43,15 +43,15 @@ type guard struct {
 	upstream *Upstream
 	ctx      context.Context //nolint:containedctx // the attempt's own, without the deadline
 	cancel   context.CancelCauseFunc
-	until    time.Duration                 // on the upstream's clock: what Deadline reports; 0 for the parent's
-	deadline time.Duration                 // likewise: when the body must be over; 0 for no limit
-	total    Scope                         // of deadline
-	idle     time.Duration                 // the limit on each read of the body
-	readBy   atomic.Int64                  // while the body is read under that limit: when the read must be over
-	values   atomic.Pointer[contextValues] // of the adapter's, in the context; nil for none
-	struck   atomic.Int32                  // the Scope that ended the attempt; 0 for none
-	scope    Scope                         // the limit that timer is armed for; guarded by the span's mu
-	timer    *timer                        // armed for scope, or for the body; guarded by the span's mu
+	until    time.Duration // on the upstream's clock: what Deadline reports; 0 for the parent's
+	deadline time.Duration // likewise: when the body must be over; 0 for no limit
+	total    Scope         // of deadline
+	idle     time.Duration // the limit on each read of the body
+	readBy   atomic.Int64  // while the body is read under that limit: when the read must be over
+	values   contextValues // of the adapter's, in the context; nil for none; written before the attempt begins
+	struck   atomic.Int32  // the Scope that ended the attempt; 0 for none
+	scope    Scope         // the limit that timer is armed for; guarded by the span's mu
+	timer    *timer        // armed for scope, or for the body; guarded by the span's mu
 }
 
 // guardedSpan is a span with its guard.
@@ -114,16 +114,19 @@ func (g *guard) Err() error {
 
 // Value is the adapter's, or else that of the caller's context.
 func (g *guard) Value(key any) any {
-	if values := g.values.Load(); values != nil {
-		if v := (*values).Value(key); v != nil {
+	if g.values != nil {
+		if v := g.values.Value(g.ctx, key); v != nil {
 			return v
 		}
 	}
 	return g.ctx.Value(key)
 }
 
-// contextValues are values that an adapter adds to the context of an attempt.
-type contextValues interface{ Value(key any) any }
+// contextValues are values that an adapter adds to the context of an attempt, which is
+// made from parent.
+type contextValues interface {
+	Value(parent context.Context, key any) any
+}
 
 // awaited reports whether the end of the attempt matters to anybody.
 func (c *Call) awaited() bool { return c.tail.count != 0 || c.span != nil }

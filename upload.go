@@ -2,28 +2,30 @@ package pillion
 
 import "time"
 
-// As in Envoy, limits begin when the request has been sent. While it is being sent no
-// limit of one attempt runs, and the total limit bounds each pause between two of its parts:
+// As in Envoy, limits begin when the request has been sent. While its body is being sent no
+// limit of one attempt runs, and the total limit bounds each pause between two parts of it:
 // a slow upload may take its time, one that stands still may not.
 
-// BeginUpload reports that the request of this attempt takes time to send. It is for
-// [Exchange] Try. [Call.Uploaded] reports how it goes on.
+// BeginUpload reports that the body of this attempt's request takes time to send, before
+// the request goes to the wire. It is for [Exchange] Try. [Call.Uploading] and
+// [Call.Uploaded] report how it goes on.
 func (c *Call) BeginUpload() {
-	if c.attempt == 1 && c.limits.deadline != 0 && !c.limits.client {
-		c.flight.progress.Store(int64(c.flight.upstream.now()))
-		if s := c.span; s != nil && s.guard != nil {
-			s.guard.until = 0 // nobody knows yet
-		}
+	if s := c.span; s != nil && s.guard != nil && c.limits.deadline != 0 {
+		s.guard.until = 0 // the deadline may move
 	}
-	c.LiftTry()
 }
 
-// Uploaded reports that the next part of the request was handed to the wire, or that
-// the whole of it was. It is for any goroutine, after [Call.BeginUpload] and until Try
-// returns. Only what the first attempt sends moves the total limit: later attempts send what
-// is there already.
-func (c *Call) Uploaded(whole bool) {
-	if c.flight.progress.Load() != 0 && c.attempt == 1 {
+// Uploading reports that the wire asks for the first part of the body, so that there is a
+// connection for it: the limits of one attempt pause. It is for any goroutine, after
+// [Call.BeginUpload] and until Try returns.
+func (c *Call) Uploading() { c.LiftTry() }
+
+// Uploaded reports that the wire was handed the next part of the body, or that it has the
+// whole of it: then the limits of one attempt begin anew. The total limit begins anew where
+// the part is live: it came from the caller just now, and is no copy that an earlier attempt
+// has sent as well. It is for any goroutine, after [Call.BeginUpload] and until Try returns.
+func (c *Call) Uploaded(live, whole bool) {
+	if live && c.limits.deadline != 0 && !c.limits.client {
 		c.flight.progress.Store(int64(c.flight.upstream.now()))
 	}
 	if whole {
