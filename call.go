@@ -268,7 +268,11 @@ func (c *Call) Remaining() (left time.Duration, limited bool) {
 // Refuse is the outcome of an attempt that a policy does not let through. It
 // costs no allocation beyond err.
 func (c *Call) Refuse(err error, detail Detail) *Outcome {
-	o := c.outcome.fail(err, Refused, detail)
+	o := &c.outcome
+	if c.flight.hedged() || c.tail.phase != phaseTry { // the attempt has been made, or is being made
+		o = &Outcome{}
+	}
+	o.fail(err, Refused, detail)
 	c.Emit(EventRefused, o)
 	return o
 }

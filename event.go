@@ -87,9 +87,7 @@ func (c *Call) Emit(kind EventKind, o *Outcome) {
 
 // EmitBackOff is Emit for an event that has to do with a back-off.
 func (c *Call) EmitBackOff(kind EventKind, o *Outcome, b BackOff) {
-	for _, listen := range c.flight.upstream.listeners {
-		listen(c.flight.ctx, Event{Kind: kind, Call: c, Outcome: o, BackOff: b})
-	}
+	c.listenFrom(0, Event{Kind: kind, Call: c, Outcome: o, BackOff: b})
 }
 
 // Log is a Listener that writes to logger: the end of each call at Info, or at

@@ -1,0 +1,199 @@
+package pillion_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sony/gobreaker/v2"
+
+	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/timeout"
+)
+
+// replacements are what a policy may return in place of a response that it leaves open.
+func replacements() map[string]func(ctx context.Context, c *pillion.Call, o *pillion.Outcome) *pillion.Outcome {
+	type replace = func(ctx context.Context, c *pillion.Call, o *pillion.Outcome) *pillion.Outcome
+	return map[string]replace{
+		"an error": func(context.Context, *pillion.Call, *pillion.Outcome) *pillion.Outcome {
+			return &pillion.Outcome{Err: errBroken, Is: pillion.Failed}
+		},
+		"an error with the value": func(_ context.Context, _ *pillion.Call, o *pillion.Outcome) *pillion.Outcome {
+			return &pillion.Outcome{Value: o.Value, Err: errBroken, Is: pillion.Failed}
+		},
+		"an error of the outcome": func(_ context.Context, _ *pillion.Call, o *pillion.Outcome) *pillion.Outcome {
+			o.Err, o.Is = errBroken, pillion.Failed
+			return o
+		},
+		"another response": func(context.Context, *pillion.Call, *pillion.Outcome) *pillion.Outcome {
+			return &pillion.Outcome{Value: answer(http.StatusTeapot, "tea"), Code: http.StatusTeapot}
+		},
+		"nothing": func(context.Context, *pillion.Call, *pillion.Outcome) *pillion.Outcome { return &pillion.Outcome{} },
+		"Refuse": func(_ context.Context, c *pillion.Call, _ *pillion.Outcome) *pillion.Outcome {
+			return c.Refuse(errBroken, pillion.Overflow)
+		},
+		"Expired": func(_ context.Context, c *pillion.Call, o *pillion.Outcome) *pillion.Outcome { return c.Expired(o) },
+		"Gone": func(ctx context.Context, c *pillion.Call, o *pillion.Outcome) *pillion.Outcome {
+			ctx, cancel := context.WithCancel(ctx)
+			cancel()
+			return c.Gone(ctx, o)
+		},
+		"a second attempt": func(context.Context, *pillion.Call, *pillion.Outcome) *pillion.Outcome { return nil },
+	}
+}
+
+// replacing is a policy that leaves responses open. It makes a second attempt where replace
+// returns nil, and leaves the first one's response open, too.
+type replacing func(ctx context.Context, c *pillion.Call, o *pillion.Outcome) *pillion.Outcome
+
+func (replacing) Role() pillion.Role { return pillion.RoleRetry }
+
+func (r replacing) Wrap(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
+	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+		o := next(ctx, c)
+		if other := r(ctx, c, o); other != nil {
+			return other
+		}
+		return next(ctx, c.Next())
+	}, nil
+}
+
+// TestLeftOpen has a policy return something else than the response that it got. What is
+// left open is discarded: slots, gauges, connections and the trial of a breaker come back, and
+// what is inside the policy sees the response as it was.
+func TestLeftOpen(t *testing.T) {
+	for name, replace := range replacements() {
+		for _, nested := range []bool{false, true} {
+			t.Run(name+map[bool]string{true: ", nested"}[nested], func(t *testing.T) {
+				wantNoLeaks(t)
+				server, conns := serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "soup") })
+				l := newLedger(t)
+				var inner []pillion.Outcome
+				policies := []pillion.Policy{pillion.AnyOrder{}}
+				if nested {
+					policies = append(policies, around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+						return &pillion.Outcome{Err: next(ctx, c).Err}
+					}))
+				}
+				policies = append(policies, timeout.Config{Total: patience}, replacing(replace), limits.Config{MaxRequests: 2},
+					atEnd(func(_ *pillion.Call, o *pillion.Outcome) { inner = append(inner, *o) }))
+				u := l.upstream(t, policies...)
+				base := &http.Transport{}
+				defer base.CloseIdleConnections()
+				attempts := map[bool]int{true: 2, false: 1}[name == "a second attempt"]
+				for n := 1; n <= 3; n++ {
+					resp, err := u.Transport(base).RoundTrip(newRequest(t, http.MethodGet, server.URL, nil))
+					if err == nil {
+						_, _ = io.Copy(io.Discard, resp.Body)
+						_ = resp.Body.Close()
+					}
+					l.wantBalanced(t, n, n*attempts)
+				}
+				if name == "an error of the outcome" { // what is inside sees the change, too
+					l.wantCounted(t, breaker.Status{Failure: 3})
+				} else {
+					l.wantCounted(t, breaker.Status{Success: int64(3 * attempts)})
+				}
+				for _, o := range inner {
+					if o.Code != http.StatusOK || o.Err != nil && name != "an error of the outcome" {
+						t.Errorf("inside: got %d, %v, want the response that came", o.Code, o.Err)
+					}
+				}
+				conns.wantEver(t, 1, attempts)
+				base.CloseIdleConnections()
+				conns.wantNone(t)
+			})
+		}
+	}
+}
+
+// TestLeftOpen_sameResponse has a policy make a new Outcome around the response that it
+// got: the caller can read it, and the call ends with it.
+func TestLeftOpen_sameResponse(t *testing.T) {
+	l := newLedger(t)
+	u := l.upstream(t, around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+		o := next(ctx, c)
+		return &pillion.Outcome{Value: o.Value, Code: o.Code, Detail: o.Detail}
+	}), limits.Config{MaxRequests: 1})
+	for n := 1; n <= 2; n++ {
+		resp, err := u.Transport(answers(http.StatusOK, "soup")).RoundTrip(get(t.Context(), t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ended := l.count(pillion.EventEnd); ended != n-1 {
+			t.Errorf("while the body is read: got %d ended calls, want %d", ended, n-1)
+		}
+		if body, err := io.ReadAll(resp.Body); string(body) != "soup" || err != nil {
+			t.Errorf("got %q, %v, want soup", body, err)
+		}
+		_ = resp.Body.Close()
+		l.wantBalanced(t, n, n)
+	}
+}
+
+// TestLeftOpen_incomparable has a custom protocol whose values cannot be compared.
+func TestLeftOpen_incomparable(t *testing.T) {
+	u := newUpstream(t, around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+		return &pillion.Outcome{Value: next(ctx, c).Value}
+	}))
+	x := &letter{open: true, try: func(_ context.Context, o *pillion.Outcome) { o.Value = []byte("dear") }}
+	if o := u.Invoke(t.Context(), x); o.Open() || len(x.dropped) != 1 {
+		t.Errorf("got open %v, %d discarded, want a finished outcome and the attempt discarded", o.Open(), len(x.dropped))
+	}
+}
+
+// TestLeftOpen_trial has the response of a breaker's trial left open: the next trial comes.
+func TestLeftOpen_trial(t *testing.T) {
+	settings, err := breaker.GobreakerSettings(breaker.Config{NonBreakCount: 1, Sleep: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	twoStep, err := breaker.FromGobreaker[any](gobreaker.NewTwoStepCircuitBreaker[any](settings))
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := breaker.New(breaker.Config{NonBreakCount: 1, Sleep: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, b := range map[string]pillion.Policy{"breaker": own, "two-step gobreaker": twoStep} {
+		t.Run(name, func(t *testing.T) {
+			leave := true
+			u := newUpstream(t, around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+				if o := next(ctx, c); !leave {
+					return o
+				}
+				return &pillion.Outcome{Err: errBroken}
+			}), b)
+			rt := u.Transport(streams(io.NopCloser(strings.NewReader("soup"))))
+			down := func(context.Context) (int, error) { return 0, errBroken }
+			for range 3 { // opens it
+				_, _ = pillion.Do(t.Context(), u, down)
+			}
+			wantLet(t, rt) // the trial
+			leave = false
+			wantLet(t, rt)
+		})
+	}
+}
+
+// wantLet waits until a breaker lets a call through.
+func wantLet(t *testing.T, rt http.RoundTripper) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		resp, err := rt.RoundTrip(get(t.Context(), t))
+		if err == nil {
+			_ = resp.Body.Close()
+		}
+		if !errors.Is(err, breaker.ErrOpen) {
+			return
+		}
+	}
+	t.Fatalf("got no call through within %v", patience)
+}
