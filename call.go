@@ -210,7 +210,7 @@ func firstOf(values []string) (value string, ok bool) {
 
 // LimitTotal lets the call take no longer than d from now: all that is still to
 // come of it, further attempts, back-offs and the body included. Of several limits
-// the shortest holds.
+// the shortest holds; one of 292 years, as math.MaxInt64 nanoseconds are, is no limit.
 func (c *Call) LimitTotal(d time.Duration) { c.limitTotal(d, false) }
 
 // LimitClient limits a call that is served, as [Call.LimitTotal] does, to the time that
@@ -221,7 +221,7 @@ func (c *Call) LimitClient(d time.Duration) { c.limitTotal(d, true) }
 
 func (c *Call) limitTotal(d time.Duration, client bool) {
 	deadline := after(c.flight.upstream.now(), d)
-	if c.limits.deadline == 0 || deadline < c.limits.deadline {
+	if deadline != never && (c.limits.deadline == 0 || deadline < c.limits.deadline) {
 		c.limits.deadline, c.limits.total, c.limits.client = deadline, d, client
 	}
 }
@@ -244,7 +244,7 @@ func (c *Call) LimitTry(d time.Duration) { c.limits.try = shorter(c.limits.try, 
 func (c *Call) LimitIdle(d time.Duration) { c.limits.idle = shorter(c.limits.idle, d) }
 
 func shorter(limit, d time.Duration) time.Duration {
-	if limit == 0 || d < limit {
+	if d != never && (limit == 0 || d < limit) {
 		return d
 	}
 	return limit
