@@ -231,7 +231,7 @@ func TestTLS_brokenLater(t *testing.T) {
 // TestTLS_http2 is the same over HTTP/2.
 func TestTLS_http2(t *testing.T) {
 	silenceLog(t)
-	frames := func(n int) step { // the client's preface and some frames, the request among them
+	framesRead := func(n int) step { // the client's preface and some frames, the request among them
 		return func(p *peer) {
 			_, _ = io.ReadFull(p.read, make([]byte, len(http2.ClientPreface)))
 			f := http2.NewFramer(p.Conn, p.read)
@@ -247,7 +247,7 @@ func TestTLS_http2(t *testing.T) {
 			for upstream, policies := range tlsUpstreams() {
 				t.Run(name+how+", "+upstream, func(t *testing.T) {
 					wantNoLeaks(t)
-					s := secured{tls: func(config *tls.Config) { config.NextProtos = []string{"h2"} }, steps: always(frames(all), do)}
+					s := secured{tls: func(config *tls.Config) { config.NextProtos = []string{"h2"} }, steps: always(framesRead(all), do)}
 					url, base, _ := s.start(t)
 					base.ForceAttemptHTTP2 = true
 					l := newLedger(t)
