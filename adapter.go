@@ -193,7 +193,7 @@ func (s *span) rearm(c *Call, choose func(scope Scope, left time.Duration) (Scop
 	if s.body || (scope != 0 && scope == c.limits.totalScope() && scope == g.scope && g.timer != nil) {
 		return g.hasStruck() // the total limit does not move
 	}
-	if struck = g.disarm(); struck != 0 {
+	if struck = g.disarm(c); struck != 0 {
 		return struck
 	}
 	if g.scope = scope; scope != 0 {

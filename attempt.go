@@ -122,7 +122,7 @@ func (l *limits) tighter(scope Scope, limit time.Duration) (Scope, time.Duration
 func (c *Call) settle(ctx context.Context) *Outcome {
 	o, s := &c.outcome, c.span
 	if s != nil {
-		if scope := s.disarm(); scope != 0 {
+		if scope := s.disarm(c); scope != 0 {
 			s.guard.release(c.timeoutError(scope, nil))
 			if s.headersSent {
 				return c.cutShort(o, scope)
@@ -153,10 +153,10 @@ func (c *Call) cutShort(o *Outcome, scope Scope) *Outcome {
 	return o
 }
 
-// disarm stops the timer at the answer's head. It gives the limit's scope when
-// the timer was faster: then the attempt has timed out, whatever came.
-func (s *span) disarm() Scope {
+// disarm stops the timer of c's attempt when the response's headers are there. It returns
+// the limit's scope if the timer was faster: then the attempt has timed out, whatever came.
+func (s *span) disarm(c *Call) Scope {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.guard.disarm()
+	return s.guard.disarm(c)
 }

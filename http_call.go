@@ -174,7 +174,7 @@ func (x *httpCall) send(ctx context.Context, a *httpAttempt, req *http.Request) 
 // attempt's context ends.
 func (x *httpCall) watch(ctx context.Context, a *httpAttempt) {
 	s, caller := a.source, x.flight.ctx
-	s.call = &a.call
+	s.call, s.ctx = &a.call, ctx
 	x.sending.Store(s)
 	s.stop = context.AfterFunc(ctx, func() { s.wake(caller.Err() != nil || tookTooLong(ctx)) })
 }

@@ -2,6 +2,7 @@ package pillion
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -47,7 +48,8 @@ type source struct {
 	copied bool          // body is one that GetBody returned
 	length int64         // that the request names; 0 or less for none
 	closed atomic.Bool
-	stop   func() bool // ends the watch of the attempt's context
+	ctx    context.Context //nolint:containedctx // the attempt's; nil until it is watched
+	stop   func() bool     // ends the watch of ctx
 
 	mu      sync.Mutex
 	call    *Call // the attempt, until it has returned; guarded by mu
@@ -122,22 +124,43 @@ func (s *source) detach() {
 	s.call = nil
 }
 
-// Close closes the body once. It remembers whether a Read was waiting, and an error, with
-// which net/http fails a request.
-func (s *source) Close() (err error) {
-	if !s.closed.CompareAndSwap(false, true) {
+// Close closes the body once. It remembers an error, with which net/http fails a request.
+// When the attempt is over it does not wait for the body's own Close.
+func (s *source) Close() error {
+	switch {
+	case !s.close():
+		return nil
+	case s.ctx != nil && s.ctx.Err() != nil:
+		go func() { _ = closeBody(s.body) }()
 		return nil
 	}
+	err := closeBody(s.body)
+	s.failed(err)
+	return err
+}
+
+// close marks the body as closed, and remembers whether a Read was waiting then. It is
+// true the first time.
+func (s *source) close() bool {
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed.Load() {
+		return false
+	}
 	s.blocked = s.reading
-	s.mu.Unlock()
+	s.closed.Store(true)
+	return true
+}
+
+// closeBody closes a request's body, in whatever goroutine needs it closed. A panic becomes
+// an error.
+func closeBody(body io.Closer) (err error) {
 	defer func() {
 		if value := recover(); value != nil {
 			err = fmt.Errorf("pillion: closing the request's body panicked: %v", reported("the Close of a request's body", value))
 		}
-		s.failed(err)
 	}()
-	return s.body.Close()
+	return body.Close()
 }
 
 // failed keeps the first error of the body.
@@ -152,13 +175,10 @@ func (s *source) failed(err error) {
 // wake ends a Read that waits for the caller's body, when the attempt's context has
 // ended: net/http waits for it. over says that no other attempt will need the body.
 func (s *source) wake(over bool) {
-	_ = s.Close() // the response does not depend on it
+	if s.close() {
+		_ = closeBody(s.body) // the response does not depend on it
+	}
 	if over && s.kept != nil {
-		defer func() {
-			if value := recover(); value != nil {
-				report.Panic("the Close of a request's body", value)
-			}
-		}()
 		s.kept.replay.abort()
 	}
 }
@@ -279,7 +299,7 @@ func (r *replay) closeIf(due func() bool) {
 	r.closed = r.closed || closing
 	r.mu.Unlock()
 	if closing {
-		_ = r.source.Close() // the response does not depend on it
+		_ = closeBody(r.source) // the response does not depend on it
 	}
 }
 

@@ -211,12 +211,12 @@ func (g *guard) due() (scope Scope, wait time.Duration) {
 	return 0, wait
 }
 
-// strike is the timer's function.
-func (s *span) strike() {
+// strike is the function of timer t.
+func (s *span) strike(t *timer) {
 	s.mu.Lock()
 	c, g := s.call, s.guard
-	if c == nil || g.timer == nil || g.struck.Load() != 0 {
-		s.mu.Unlock() // stopped, or settled, in the meantime
+	if c == nil || g.timer != t || g.struck.Load() != 0 {
+		s.mu.Unlock() // stopped, settled, or armed anew in the meantime
 		return
 	}
 	scope, wait := g.scope, time.Duration(0)
@@ -368,10 +368,10 @@ func (g *guard) hasStruck() Scope {
 	return Scope(g.struck.Load()) //nolint:gosec // only Scopes are stored
 }
 
-// disarm stops the timer. It gives the limit that struck before, or that was about
-// to: then it has. The caller holds the span's mu.
-func (g *guard) disarm() Scope {
-	if !g.stop() {
+// disarm stops the timer of c's attempt. It returns the limit that has fired, or that was
+// about to: then it has, unless an upload has moved it. The caller holds the span's mu.
+func (g *guard) disarm(c *Call) Scope {
+	if !g.stop() && (g.scope != c.limits.totalScope() || c.deadline() <= g.upstream.now()) {
 		g.struck.CompareAndSwap(0, int32(g.scope))
 	}
 	return g.hasStruck()

@@ -21,7 +21,7 @@ func (u *Upstream) timer(s *span) *timer {
 	t, ok := u.timers.Get().(*timer)
 	if !ok {
 		t = &timer{pool: &u.timers}
-		t.timer = time.AfterFunc(time.Hour, func() { t.span.strike() })
+		t.timer = time.AfterFunc(time.Hour, func() { t.span.strike(t) })
 		t.timer.Stop()
 	}
 	t.span = s
