@@ -26,6 +26,7 @@ type phase struct {
 	retry retry.Config
 	http  pillion.HTTP
 	head  bool // the response's headers have come by then
+	again bool // and a retry is scheduled
 }
 
 // phases are the moments at which a call waits for something.
@@ -36,7 +37,8 @@ func phases() []phase {
 			return plays(append(steps, tell(reached), untilClosed)...)(t)
 		}
 	}
-	const unavailable = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\n"
+	const unavailable = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 9\r\n"
+	after := retry.Config{On: "5xx", ResetHeaders: []retry.ResetHeader{{Name: "Retry-After", Format: retry.Seconds}}}
 	none := retry.Config{NumRetries: retry.None}
 	return []phase{
 		{name: "dialing", retry: none, world: func(_ *testing.T, reached chan<- struct{}) *world {
@@ -55,13 +57,10 @@ func phases() []phase {
 		{name: "waiting for headers", retry: none, world: silentAfter(request)},
 		{name: "within the headers", retry: none, world: silentAfter(request, say("HTTP/1.1 200 OK\r\nServer: te"))},
 		{name: "within the body", retry: none, world: silentAfter(request, say("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart")), head: true},
+		{name: "the back-off", retry: after, world: silentAfter(request, say(unavailable+"Content-Length: 2\r\n\r\nno")), again: true},
 		{
-			name: "the back-off", retry: retry.Config{On: "5xx", ResetHeaders: []retry.ResetHeader{{Name: "Retry-After", Format: retry.Seconds}}},
-			world: silentAfter(request, say(unavailable+"Retry-After: 60\r\n\r\nno")),
-		},
-		{
-			name: "discarding", retry: retry.Config{On: "5xx", BaseInterval: time.Minute, Rand: func() float64 { return 1 }}, http: pillion.HTTP{DrainTime: time.Minute},
-			world: silentAfter(request, say("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 100\r\n\r\npart")),
+			name: "discarding", retry: after, http: pillion.HTTP{DrainTime: time.Minute}, again: true,
+			world: silentAfter(request, say(unavailable+"Content-Length: 100\r\n\r\npart")),
 		},
 	}
 }
@@ -76,23 +75,32 @@ func TestCause(t *testing.T) {
 				reached := make(chan struct{})
 				w := test.world(t, reached)
 				l := newLedger(t)
-				client := &http.Client{Transport: l.upstream(t, limits, test.http, test.retry).Transport(w.base)}
+				scheduled := make(chan struct{}, 1)
+				hear := pillion.Listener(func(_ context.Context, e pillion.Event) {
+					if e.Kind == pillion.EventRetryScheduled {
+						scheduled <- struct{}{}
+					}
+				})
+				client := &http.Client{Transport: l.upstream(t, hear, limits, test.http, test.retry).Transport(w.base)}
 				defer client.CloseIdleConnections()
 				ctx, cancel := context.WithCancelCause(t.Context())
 				defer cancel(nil)
 				ctx, info := pillion.WithInfo(ctx)
 				go func() {
 					<-reached
-					if test.head { // the headers are read by then
-						time.Sleep(short)
+					if test.again {
+						<-scheduled
 					}
-					cancel(errTabClosed)
+					if !test.head {
+						cancel(errTabClosed)
+					}
 				}()
 				resp, err := client.Do(newRequest(t, http.MethodGet, w.url, nil).WithContext(ctx))
 				if err == nil {
 					if !test.head {
 						t.Errorf("got status %d, want no response", resp.StatusCode)
 					}
+					cancel(errTabClosed)
 					_, err = io.Copy(io.Discard, resp.Body)
 					_ = resp.Body.Close()
 				}

@@ -106,19 +106,15 @@ func http2Bases() map[string]http2Base {
 func (b http2Base) serve(t *testing.T, serve func(f *framed)) (url string, base http.RoundTripper, requests *atomic.Int64) {
 	t.Helper()
 	requests = new(atomic.Int64)
-	conns := make(chan net.Conn, 16)
-	steps := part{func(p *peer) { conns <- p.raw }, frames(requests, serve)}
+	over := make(chan struct{})
+	steps := part{func(p *peer) { go func() { <-over; _ = p.raw.Close() }() }, frames(requests, serve)}
 	if b.secured {
 		config := &tls.Config{Certificates: []tls.Certificate{testCertificate(t)}, NextProtos: []string{"h2"}, MinVersion: tls.VersionTLS12}
 		url = "https://" + serveScriptTLS(t, config, steps).addr() + "/"
 	} else {
 		url = "http://" + serveScript(t, steps).addr() + "/"
 	}
-	t.Cleanup(func() { // net/http keeps a connection whose stream has only just ended
-		for len(conns) != 0 {
-			_ = (<-conns).Close()
-		}
-	})
+	t.Cleanup(func() { close(over) }) // net/http keeps a connection whose stream has only just ended
 	return url, b.build(), requests
 }
 

@@ -256,7 +256,7 @@ func TestSeam_connectionsAreReused(t *testing.T) {
 		}
 		_, _ = io.WriteString(w, body)
 	})
-	client := newClient(t, quick(1))
+	client := newClient(t, quick(1), pillion.HTTP{DrainTime: patience}) // a back-off of nothing leaves 1ms otherwise
 	for range 20 {
 		if resp, got := send(t, client, newRequest(t, http.MethodGet, server.URL, nil)); resp.StatusCode != http.StatusOK || got != body {
 			t.Fatalf("got %d and %d bytes, want 200 and %d", resp.StatusCode, len(got), len(body))
