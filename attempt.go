@@ -127,7 +127,7 @@ func (c *Call) settle(ctx context.Context) *Outcome {
 			if s.headersSent {
 				return c.cutShort(o, scope)
 			}
-			o.Discard() // at once: its context has ended
+			o.Discard() // immediately: its context has ended
 			return c.expired(ctx, scope, o.Err)
 		}
 		if c.tail.phase == phaseTry {
@@ -142,6 +142,14 @@ func (c *Call) settle(ctx context.Context) *Outcome {
 		c.flight.exchange.Explain(c, o, o.Err)
 	}
 	return o
+}
+
+// early returns Informational if a 1xx response of this attempt arrived.
+func (c *Call) early() Condition {
+	if x, ok := c.flight.exchange.(interface{ informational(c *Call) bool }); ok && x.informational(c) {
+		return Informational
+	}
+	return 0
 }
 
 // cutShort adds to the response that a server sent in time that a limit struck later.

@@ -238,6 +238,12 @@ func (x *httpCall) Unconnected(c *Call) bool {
 	return s.has(wireAsked) && !s.has(wireConnected)
 }
 
+// informational reports whether a 1xx response of the attempt arrived.
+func (x *httpCall) informational(c *Call) bool {
+	a, _ := attemptOf(c)
+	return a.wire.informational()
+}
+
 // unusable says how the base broke the contract of RoundTripper, if it did.
 func (x *httpCall) unusable(resp *http.Response) error {
 	switch {

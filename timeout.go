@@ -172,6 +172,7 @@ func (c *Call) expired(ctx context.Context, scope Scope, err error) *Outcome {
 		c.leave(ctx, o, err)
 		return o
 	}
+	o.Is = c.early()
 	return c.timedOut(o, scope, err)
 }
 

@@ -1,0 +1,196 @@
+package pillion_test
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"strings"
+	"testing"
+
+	"golang.org/x/net/http2"
+
+	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/retry"
+	"github.com/pillion-go/pillion/timeout"
+)
+
+// afterwards is what a server does after it has sent 1xx responses.
+type afterwards struct {
+	name   string
+	http1  []step
+	http2  func(f *framed) // nil where HTTP/2 has no such thing
+	status int             // of the response; 0 for none
+	local  int             // of the local reply where there is none
+	flags  pillion.Flags
+	detail pillion.Detail
+	counts breaker.Status
+}
+
+func afterInformational() []afterwards {
+	const ok, unavailable = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
+	cut := afterwards{local: 503, flags: pillion.UC, detail: pillion.ConnectionTerminationAfter, counts: oneFailure}
+	cutBy := func(name string, http2 func(f *framed), http1 ...step) afterwards {
+		a := cut
+		a.name, a.http1, a.http2 = name, http1, http2
+		return a
+	}
+	malformed := func(name, text string) afterwards {
+		return afterwards{name: name, http1: []step{say(text), fin}, local: 502, flags: pillion.UPE, detail: pillion.MalformedAnswerAfter, counts: oneFailure}
+	}
+	return []afterwards{
+		{name: "200", http1: []step{say(ok)}, http2: func(f *framed) { f.respond("200") }, status: 200, detail: pillion.ViaUpstream, counts: oneSuccess},
+		{name: "503", http1: []step{say(unavailable)}, http2: func(f *framed) { f.respond("503") }, status: 503, detail: pillion.ViaUpstream, counts: oneFailure},
+		cutBy("FIN", func(f *framed) { fin(f.peer) }, fin),
+		cutBy("RST", func(f *framed) { reset(f.peer) }, reset),
+		malformed("nonsense", "220 mail ESMTP\r\n\r\n"),
+		malformed("a bad header", "HTTP/1.1 200 OK\r\nsoup\r\n\r\n"),
+		{
+			name: "RST_STREAM", http2: func(f *framed) { _ = f.WriteRSTStream(f.stream, http2.ErrCodeInternal) },
+			local: 503, flags: pillion.UR, detail: pillion.RemoteResetAfter, counts: oneFailure,
+		},
+		{
+			name: "REFUSED_STREAM", http2: func(f *framed) { _ = f.WriteRSTStream(f.stream, http2.ErrCodeRefusedStream) },
+			local: 503, flags: pillion.UR, detail: pillion.RemoteResetAfter, counts: oneFailure,
+		},
+		{
+			name: "silence", http1: []step{neither}, http2: func(*framed) {},
+			local: 504, flags: pillion.UT, detail: pillion.TryTimeout, counts: oneTimeout,
+		},
+	}
+}
+
+// TestInformational has a server send 1xx responses first: nothing is retried after them, as
+// in Envoy, whatever comes then, and it is no retry that succeeded or ran out.
+func TestInformational(t *testing.T) {
+	silenceLog(t)
+	early := map[string][]string{"100": {"100"}, "102": {"102"}, "103": {"103"}, "several": {"100", "103", "103"}}
+	for name, statuses := range early {
+		for _, test := range afterInformational() {
+			for _, version := range []string{"HTTP/1", "HTTP/2"} {
+				if version == "HTTP/1" && test.http1 == nil || version == "HTTP/2" && test.http2 == nil {
+					continue
+				}
+				for _, local := range []bool{false, true} {
+					t.Run(strings.Join([]string{name, test.name, version, map[bool]string{true: "local replies", false: "errors"}[local]}, ", "), func(t *testing.T) {
+						wantNoLeaks(t)
+						url, base := test.serve(t, version, statuses)
+						l := newLedger(t)
+						ctx, info := pillion.WithInfo(t.Context())
+						limits := timeout.Config{Total: patience}
+						if test.detail == pillion.TryTimeout {
+							limits.PerTry = short
+						}
+						resp, err := l.upstream(t, pillion.HTTP{LocalReplies: local}, limits,
+							retry.Config{On: "5xx,reset,connect-failure,refused-stream", NumRetries: 2, BaseInterval: 1}).Transport(base).
+							RoundTrip(newRequest(t, http.MethodGet, url, nil).WithContext(ctx))
+						status := 0
+						if err == nil {
+							status = resp.StatusCode
+							_, _ = io.Copy(io.Discard, resp.Body)
+							_ = resp.Body.Close()
+						}
+						want := test.status
+						if local && want == 0 {
+							want = test.local
+						}
+						if status != want || (err == nil) != (want != 0) {
+							t.Errorf("got status %d, %v, want %d", status, err, want)
+						}
+						if info.Flags() != test.flags {
+							t.Errorf("got flags %v, want %v", info.Flags(), test.flags)
+						}
+						if info.Detail() != test.detail {
+							t.Errorf("got %v, want %v", info.Detail(), test.detail)
+						}
+						l.wantBalanced(t, 1, 1)
+						for _, kind := range []pillion.EventKind{pillion.EventRetrySuccess, pillion.EventRetryScheduled, pillion.EventRetryLimitExceeded} {
+							if n := l.count(kind); n != 0 {
+								t.Errorf("%v: got %d, want none", kind, n)
+							}
+						}
+						l.wantCounted(t, test.counts)
+					})
+				}
+			}
+		}
+	}
+}
+
+// serve starts a server that sends statuses first, and returns a transport to it.
+func (a afterwards) serve(t *testing.T, version string, statuses []string) (url string, base http.RoundTripper) {
+	t.Helper()
+	if version == "HTTP/2" {
+		url, base, _ = http2Bases()["h2c"].serve(t, func(f *framed) {
+			for _, status := range statuses {
+				f.respond(status)
+			}
+			a.http2(f)
+		})
+		return url, base
+	}
+	steps := part{request}
+	for _, status := range statuses {
+		steps = append(steps, say("HTTP/1.1 "+status+" Early\r\nLink: </style.css>\r\n\r\n"))
+	}
+	transport := &http.Transport{}
+	url = "http://" + serveScript(t, append(steps, a.http1...)).addr() + "/"
+	t.Cleanup(transport.CloseIdleConnections)
+	return url, transport
+}
+
+// TestInformational_endless has a server send 1xx responses without end: they are limited
+// as the headers of a response are.
+func TestInformational_endless(t *testing.T) {
+	silenceLog(t)
+	const early = "HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n"
+	for name, policies := range map[string][]pillion.Policy{
+		"retries": {timeout.Config{Total: 3 * patience}, quick(2)}, "limits": {timeout.Config{Total: 3 * patience}}, "without policies": nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			wantNoLeaks(t)
+			base := &http.Transport{MaxResponseHeaderBytes: 64 << 10}
+			defer base.CloseIdleConnections()
+			l := newLedger(t)
+			_, err := l.upstream(t, policies...).Transport(base).RoundTrip(newRequest(t, http.MethodGet, "http://"+serveScript(t, part{request, sayOn(early)}).addr()+"/", nil))
+			if end := l.last(t); err == nil || !strings.Contains(err.Error(), "headers exceeded") || end.Flags != pillion.UPE {
+				t.Errorf("got %v, %v, want UPE and headers that exceed the limit", end.Flags, err)
+			}
+			l.wantBalanced(t, 1, 1)
+		})
+	}
+}
+
+// TestInformational_callersHook has the caller's own trace take 1xx responses, and refuse
+// them.
+func TestInformational_callersHook(t *testing.T) {
+	wantNoLeaks(t)
+	const text = "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+	for _, refuse := range []error{nil, errBroken} {
+		base := &http.Transport{}
+		l := newLedger(t)
+		seen := 0
+		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(int, textproto.MIMEHeader) error {
+			seen++
+			return refuse
+		}})
+		resp, err := l.upstream(t, timeout.Config{Total: patience}, quick(2)).Transport(base).
+			RoundTrip(newRequest(t, http.MethodGet, "http://"+serveScript(t, part{request, say(text)}).addr()+"/", nil).WithContext(ctx))
+		if !strings.Contains(textOf(err), textOf(refuse)) || (err == nil) != (refuse == nil) || seen != 1 {
+			t.Errorf("got %v after %d hooks, want %v after 1", err, seen, refuse)
+		}
+		if err == nil {
+			_ = resp.Body.Close()
+		}
+		l.wantBalanced(t, 1, 1)
+		base.CloseIdleConnections()
+	}
+}
+
+func textOf(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
