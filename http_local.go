@@ -7,13 +7,15 @@ import (
 	"strings"
 )
 
-// localReply is the response that Envoy gives where it has none of the upstream.
+// localReply is the response that Envoy sends where it has none of the upstream.
 func (t *transport) localReply(req *http.Request, d Detail, attempts int) *http.Response {
 	status, text := d.LocalReply(attempts > 1)
 	header := http.Header{}
+	proto, major, minor := "HTTP/1.1", 1, 1
 	if isGRPC(req.Header.Get("Content-Type")) {
 		setGRPCReply(header, status, text)
 		status, text = http.StatusOK, ""
+		proto, major, minor = "HTTP/2.0", 2, 0 // gRPC clients insist
 	} else {
 		header.Set("Content-Length", strconv.Itoa(len(text)))
 		header.Set("Content-Type", "text/plain")
@@ -24,9 +26,9 @@ func (t *transport) localReply(req *http.Request, d Detail, attempts int) *http.
 	resp := &http.Response{
 		Status:        strconv.Itoa(status) + " " + http.StatusText(status),
 		StatusCode:    status,
-		Proto:         "HTTP/1.1",
-		ProtoMajor:    1,
-		ProtoMinor:    1,
+		Proto:         proto,
+		ProtoMajor:    major,
+		ProtoMinor:    minor,
 		Header:        header,
 		Body:          io.NopCloser(strings.NewReader(text)),
 		ContentLength: int64(len(text)),
