@@ -83,7 +83,7 @@ func TestCause(t *testing.T) {
 				})
 				client := &http.Client{Transport: l.upstream(t, hear, limits, test.http, test.retry).Transport(w.base)}
 				defer client.CloseIdleConnections()
-				ctx, cancel := context.WithCancelCause(t.Context())
+				ctx, cancel := context.WithCancelCause(bounded(t))
 				defer cancel(nil)
 				ctx, info := pillion.WithInfo(ctx)
 				go func() {
@@ -122,9 +122,9 @@ func TestCause(t *testing.T) {
 
 // TestCause_before has callers that have left, or whose time is over, before the call.
 func TestCause_before(t *testing.T) {
-	canceled, cancel := context.WithCancelCause(t.Context())
+	canceled, cancel := context.WithCancelCause(bounded(t))
 	cancel(errTabClosed)
-	late, stop := context.WithDeadlineCause(t.Context(), time.Now().Add(-time.Second), errTabClosed)
+	late, stop := context.WithDeadlineCause(bounded(t), time.Now().Add(-time.Second), errTabClosed)
 	defer stop()
 	for name, test := range map[string]struct {
 		ctx    context.Context
@@ -156,7 +156,7 @@ func TestCause_before(t *testing.T) {
 
 // TestCause_do is the same for a function that is waited for.
 func TestCause_do(t *testing.T) {
-	ctx, cancel := context.WithCancelCause(t.Context())
+	ctx, cancel := context.WithCancelCause(bounded(t))
 	l := newLedger(t)
 	_, err := pillion.Do(ctx, l.upstream(t, quick(2)), func(ctx context.Context) (int, error) {
 		cancel(errTabClosed)

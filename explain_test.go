@@ -307,7 +307,7 @@ func mustURL(t *testing.T, text string) *url.URL {
 
 func newRequest(t *testing.T, method, url string, body io.Reader) *http.Request {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), method, url, body)
+	req, err := http.NewRequestWithContext(bounded(t), method, url, body)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -166,7 +166,7 @@ func TestHedge(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			r := newRace(t, test.delay, test.handler)
-			status, body, info, err := r.call(t.Context(), t)
+			status, body, info, err := r.call(bounded(t), t)
 			if err != nil || status != test.status || body != test.body {
 				t.Errorf("got %d, %d bytes, %v, want %d, %d bytes", status, len(body), err, test.status, len(test.body))
 			}
@@ -185,14 +185,17 @@ func TestHedge(t *testing.T) {
 // winner's: it is discarded, whoever it is.
 func TestHedge_loserAnswers(t *testing.T) {
 	both := make(chan struct{})
-	r := newRace(t, time.Millisecond, func(n int64, w http.ResponseWriter, _ *http.Request) {
+	r := newRace(t, time.Millisecond, func(n int64, w http.ResponseWriter, r *http.Request) {
 		if n == 2 {
 			close(both)
 		}
-		<-both
+		select {
+		case <-both:
+		case <-r.Context().Done():
+		}
 		_, _ = io.WriteString(w, strings.Repeat("x", 100<<10))
 	})
-	if status, body, info, err := r.call(t.Context(), t); err != nil || status != 200 || len(body) != 100<<10 || info.Attempts() != 2 {
+	if status, body, info, err := r.call(bounded(t), t); err != nil || status != 200 || len(body) != 100<<10 || info.Attempts() != 2 {
 		t.Errorf("got %d, %d bytes, %v after %d attempts, want one whole answer after 2", status, len(body), err, info.Attempts())
 	}
 	r.end(t)
@@ -200,7 +203,7 @@ func TestHedge_loserAnswers(t *testing.T) {
 
 // TestHedge_callerLeaves has the caller leave while both attempts are under way.
 func TestHedge_callerLeaves(t *testing.T) {
-	ctx, leave := context.WithCancel(t.Context())
+	ctx, leave := context.WithCancel(bounded(t))
 	r := newRace(t, time.Millisecond, func(n int64, _ http.ResponseWriter, r *http.Request) {
 		if n == 2 {
 			leave()
@@ -230,7 +233,7 @@ func TestHedge_crowd(t *testing.T) {
 	for range 10 {
 		callers.Go(func() {
 			for range 10 {
-				status, body, info, err := r.call(t.Context(), t)
+				status, body, info, err := r.call(bounded(t), t)
 				if err != nil || status != 200 || body != "soup" || !info.Done() {
 					t.Errorf("got %d %q, %v, done %v, want soup", status, body, err, info.Done())
 				}

@@ -553,7 +553,7 @@ func TestHandler_panic(t *testing.T) {
 					if _, body, err := s.do(t, http.MethodGet); err == nil {
 						t.Errorf("got %q, want a broken connection", body)
 					}
-					if got := <-seen; fmt.Sprintf("%p%v", got, got) != fmt.Sprintf("%p%v", test.value, test.value) {
+					if got := wantSoon(t, seen, "the request"); fmt.Sprintf("%p%v", got, got) != fmt.Sprintf("%p%v", test.value, test.value) {
 						t.Errorf("the server got %v, want %v", got, test.value)
 					}
 					told := s.ends.want(t, end{Is: test.is})

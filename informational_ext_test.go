@@ -77,7 +77,7 @@ func TestInformational(t *testing.T) {
 						wantNoLeaks(t)
 						url, base := test.serve(t, version, statuses)
 						l := newLedger(t)
-						ctx, info := pillion.WithInfo(t.Context())
+						ctx, info := pillion.WithInfo(bounded(t))
 						limits := timeout.Config{Total: patience}
 						if test.detail == pillion.TryTimeout {
 							limits.PerTry = short
@@ -171,7 +171,7 @@ func TestInformational_callersHook(t *testing.T) {
 		base := &http.Transport{}
 		l := newLedger(t)
 		seen := 0
-		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(int, textproto.MIMEHeader) error {
+		ctx := httptrace.WithClientTrace(bounded(t), &httptrace.ClientTrace{Got1xxResponse: func(int, textproto.MIMEHeader) error {
 			seen++
 			return refuse
 		}})

@@ -1,12 +1,14 @@
 package pillion_test
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestReadmeCompiles builds each program of the README as its reader would.
@@ -50,7 +52,9 @@ func compile(t *testing.T, code string) {
 	if err = os.WriteFile(list, overlay, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-overlay", list, "-o", filepath.Join(dir, "program"), "./readme").CombinedOutput()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // a cold cache takes its time
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "go", "build", "-overlay", list, "-o", filepath.Join(dir, "program"), "./readme").CombinedOutput()
 	if err != nil {
 		t.Errorf("go build: %v\n%s\n%s", err, out, code)
 	}

@@ -2,6 +2,7 @@ package pillion_test
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -194,6 +195,21 @@ func wantSoon[T any](t *testing.T, done <-chan T, what string) (value T) {
 	}
 	return value
 }
+
+// bounded is the test's context for a call: it ends also when a call takes longer than any
+// should. It has no deadline, which policies would see.
+func bounded(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	late := time.AfterFunc(6*patience, func() { cancel(errTooLong) })
+	t.Cleanup(func() {
+		late.Stop()
+		cancel(nil)
+	})
+	return ctx
+}
+
+var errTooLong = errors.New("the test's call takes too long")
 
 // wantNoLeaks has the test fail at its end, after all cleanups that are
 // registered later, if a goroutine runs that did not run before.

@@ -53,7 +53,7 @@ func TestSeam_requestBodyIsClosed(t *testing.T) {
 			return server.URL
 		}
 	}
-	gone, leave := context.WithCancel(t.Context())
+	gone, leave := context.WithCancel(bounded(t))
 	leave()
 	tests := []struct {
 		name     string
@@ -273,7 +273,7 @@ func TestSeam_retryAfterTooLong(t *testing.T) {
 	for _, test := range tests {
 		check := func(t *testing.T, client *http.Client, url string) {
 			t.Helper()
-			ctx, cancel := context.WithTimeout(t.Context(), test.caller)
+			ctx, cancel := context.WithTimeout(bounded(t), test.caller)
 			defer cancel()
 			resp, body := send(t, client, newRequest(t, http.MethodGet, url, nil).WithContext(ctx))
 			if resp.StatusCode != http.StatusServiceUnavailable || body != "come back later" {
@@ -309,7 +309,7 @@ func TestSeam_exhausted(t *testing.T) {
 		_, _ = io.WriteString(w, strings.Repeat("!", int(requests.Add(1))))
 	})
 	client := newClient(t, quick(2), limits.Config{MaxRequests: 1}, breaker.Config{})
-	ctx, info := pillion.WithInfo(t.Context())
+	ctx, info := pillion.WithInfo(bounded(t))
 	resp, body := send(t, client, newRequest(t, http.MethodGet, server.URL, nil).WithContext(ctx))
 	if resp.StatusCode != http.StatusServiceUnavailable || body != "!!!" {
 		t.Errorf("got %d %q, want the third attempt's 503 and %q", resp.StatusCode, body, "!!!")
@@ -335,7 +335,7 @@ func TestSeam_callerCancels(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			wantNoLeaks(t)
-			ctx, cancel := context.WithCancel(t.Context())
+			ctx, cancel := context.WithCancel(bounded(t))
 			defer cancel()
 			var requests atomic.Int64
 			server, conns := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -398,7 +398,7 @@ func TestSeam_walkingAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	client := newClient(t, quick(1), limits.Config{MaxRequests: leavers}, b)
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(bounded(t))
 	defer cancel()
 	var calls sync.WaitGroup
 	for range leavers {
@@ -438,7 +438,7 @@ func TestSeam_slowBody(t *testing.T) {
 		_, _ = io.WriteString(w, "but whole")
 	})
 	client := newClient(t, timeout.Config{PerTry: 200 * time.Millisecond}, quick(1), limits.Config{}, breaker.Config{})
-	ctx, info := pillion.WithInfo(t.Context())
+	ctx, info := pillion.WithInfo(bounded(t))
 	if _, body := send(t, client, newRequest(t, http.MethodGet, server.URL, nil).WithContext(ctx)); body != "slow but whole" {
 		t.Errorf("body: got %q, want %q", body, "slow but whole")
 	}

@@ -382,7 +382,7 @@ func TestSeam_uploadIsStreamed(t *testing.T) {
 				}
 			})
 			client := newClient(t, append(test.policies, retry.Config{On: "5xx"}, limits.Config{}, breaker.Config{})...)
-			ctx, cancel := context.WithTimeout(t.Context(), patience) // in place of a deadlock
+			ctx, cancel := context.WithTimeout(bounded(t), patience) // in place of a deadlock
 			defer cancel()
 			send(t, client, newRequest(t, http.MethodPut, server.URL, body).WithContext(ctx))
 			if got := wantSoon(t, asked, "the request"); got > first {

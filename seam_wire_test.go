@@ -84,7 +84,7 @@ func shout(t *testing.T, client *http.Client, url string, while time.Duration) {
 	req := newRequest(t, http.MethodGet, url, nil)
 	req.Header.Set("Connection", "Upgrade")
 	req.Header.Set("Upgrade", "shout")
-	ctx, info := pillion.WithInfo(t.Context())
+	ctx, info := pillion.WithInfo(bounded(t))
 	resp, err := client.Do(req.WithContext(ctx))
 	if err != nil {
 		t.Fatal(err)
@@ -164,7 +164,7 @@ func TestSeam_interimAnswer(t *testing.T) {
 		_, _ = io.WriteString(w, "page")
 	})
 	var hints atomic.Int64
-	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+	ctx := httptrace.WithClientTrace(bounded(t), &httptrace.ClientTrace{
 		Got1xxResponse: func(code int, header textproto.MIMEHeader) error {
 			if code == http.StatusEarlyHints && header.Get("Link") != "" {
 				hints.Add(1)
@@ -207,7 +207,7 @@ func TestSeam_expectContinue(t *testing.T) {
 				close(may)
 				body := newUpload(100, 0, may)
 				var continues atomic.Int64
-				ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+				ctx := httptrace.WithClientTrace(bounded(t), &httptrace.ClientTrace{
 					Got100Continue: func() { continues.Add(1) },
 				})
 				req := newRequest(t, http.MethodPut, server.URL, body).WithContext(ctx)
@@ -254,7 +254,7 @@ func TestSeam_http2(t *testing.T) {
 	base := server.Client().Transport.(*http.Transport).Clone()
 	client := newClientOver(t, base, timeout.Config{PerTry: patience}, quick(1), limits.Config{MaxRequests: 1}, b)
 	for range 10 {
-		ctx, info := pillion.WithInfo(t.Context())
+		ctx, info := pillion.WithInfo(bounded(t))
 		resp, body := send(t, client, newRequest(t, http.MethodPut, server.URL, strings.NewReader("order")).WithContext(ctx))
 		if resp.ProtoMajor != 2 || resp.StatusCode != http.StatusOK || len(body) != 8<<10 || resp.Trailer.Get("X-Sum") != "8192" {
 			t.Errorf("got HTTP/%d %d, %d bytes, trailer %v, want HTTP/2 200, 8192 bytes and the trailer",
@@ -300,7 +300,7 @@ func TestSeam_http2Cancel(t *testing.T) {
 	defer server.Close()
 	base := server.Client().Transport.(*http.Transport).Clone()
 	client := newClientOver(t, base, all()...)
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(bounded(t))
 	defer cancel()
 	resp, err := client.Do(newRequest(t, http.MethodGet, server.URL, nil).WithContext(ctx))
 	if err != nil {
@@ -318,7 +318,7 @@ func TestSeam_trace(t *testing.T) {
 	wantNoLeaks(t)
 	server, _ := serve(t, failFirst(1, http.StatusServiceUnavailable, "body"))
 	var got, reused, wrote, first atomic.Int64
-	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+	ctx := httptrace.WithClientTrace(bounded(t), &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) {
 			got.Add(1)
 			if info.Reused {

@@ -177,7 +177,7 @@ func TestTLS_handshake(t *testing.T) {
 					url, base, _ := test.start(t)
 					l := newLedger(t)
 					attempts := map[bool]int{true: 3, false: 1}[strings.HasPrefix(name, "retries")]
-					ctx, info := pillion.WithInfo(t.Context())
+					ctx, info := pillion.WithInfo(bounded(t))
 					_, err := l.upstream(t, policies...).Transport(wrap(base)).RoundTrip(newRequest(t, http.MethodPost, url, strings.NewReader("pay 10")).WithContext(ctx))
 					if err == nil {
 						t.Fatal("got a response")
@@ -334,7 +334,7 @@ func TestTLS_callersTrace(t *testing.T) {
 				defer mu.Unlock()
 				hooks = append(hooks, name)
 			}
-			ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+			ctx := httptrace.WithClientTrace(bounded(t), &httptrace.ClientTrace{
 				GetConn:           func(string) { hook("GetConn") },
 				ConnectDone:       func(string, string, error) { hook("ConnectDone") },
 				TLSHandshakeStart: func() { hook("TLSHandshakeStart") },
