@@ -55,7 +55,7 @@ func afterInformational() []afterwards {
 			local: 503, flags: pillion.UR, detail: pillion.RemoteResetAfter, counts: oneFailure,
 		},
 		{
-			name: "silence", http1: []step{neither}, http2: func(*framed) {},
+			name: "silence", http1: []step{untilClosed}, http2: func(*framed) {},
 			local: 504, flags: pillion.UT, detail: pillion.TryTimeout, counts: oneTimeout,
 		},
 	}
