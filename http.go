@@ -160,10 +160,12 @@ func (u *Upstream) ownTransport() http.RoundTripper {
 type transport struct {
 	upstream *Upstream
 	base     http.RoundTripper
-	netHTTP  bool // base is net/http's own, which calls the hooks of a trace
+	netHTTP  bool // base is an http.Transport, so that nothing else calls the hooks of a trace
 	h2c      bool // base speaks HTTP/2 over connections without TLS
 
 	headerBytes int64 // how large the headers of a response may be
+
+	spent wireTrace // stands for a trace to which net/http no longer reports
 }
 
 // CloseIdleConnections closes what base keeps open, if it can.

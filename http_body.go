@@ -32,7 +32,6 @@ func (u upgraded) CloseWrite() error {
 type guardedBody struct {
 	body
 	guard guard
-	wire  wire
 }
 
 // bodySpan makes a span that has room for the body, guardedBodySpan one with a
@@ -48,8 +47,7 @@ func bodySpan(c *Call) *span {
 func guardedBodySpan(c *Call) *span {
 	a, x := attemptOf(c)
 	b := next(&x.guarded, a == &x.first)
-	a.body, b.span.guard, b.guard.values = &b.body, &b.guard, x.prepare(&b.wire, &b.guard)
-	a.wire = &b.wire
+	a.body, a.wire, b.span.guard, b.guard.wire.transport = &b.body, &b.guard.wire, &b.guard, x.transport
 	return &a.body.span
 }
 

@@ -128,11 +128,6 @@ func (t *transport) speaksHTTP1(req *http.Request) bool {
 	return ok && req.URL != nil && req.URL.Scheme == "http" && (base.Protocols == nil || !base.Protocols.UnencryptedHTTP2())
 }
 
-// speaksHTTP2 reports whether req goes out as HTTP/2 over a connection without TLS.
-func (t *transport) speaksHTTP2(req *http.Request) bool {
-	return t.h2c && req.URL != nil && req.URL.Scheme == "http"
-}
-
 // isCancelled recognises a base that was told to stop, by something other than
 // the caller's context.
 func isCancelled(err error) bool {

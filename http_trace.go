@@ -19,10 +19,7 @@ import (
 // A wire serves one attempt. A round tripper that uses the context when the attempt has
 // ended, in a dial that goes on in the background, reports to no other attempt.
 type wire struct {
-	transport *transport
-	guard     *guard // nil if the engine does not guard the attempt
-	http2     bool   // whatever the connection looks like
-	over      atomic.Bool
+	transport *transport // nil for other protocols than HTTP
 	trace     atomic.Pointer[wireTrace]
 }
 
@@ -46,37 +43,42 @@ func (s wireState) has(bits wireState) bool { return s&bits == bits }
 // unconnected reports whether the attempt surely has no connection and has sent nothing.
 func (s wireState) unconnected() bool { return s.has(wireWaiting) && !s.has(wireWrote) }
 
+// seen returns the trace if net/http has looked for it and still reports to it, else nil.
+func (w *wire) seen() *wireTrace {
+	if w == nil {
+		return nil
+	}
+	if t := w.trace.Load(); t != nil && t != &w.transport.spent {
+		return t
+	}
+	return nil
+}
+
 // state returns what net/http has reported; 0 if it reports nothing, or no more.
 func (w *wire) state() wireState {
-	if w == nil {
-		return 0
+	if t := w.seen(); t != nil {
+		return wireLooked | wireState(t.state.Load())
 	}
-	t := w.trace.Load()
-	if t == nil {
-		return 0
-	}
-	return wireLooked | wireState(t.state.Load())
+	return 0
 }
 
 // informational reports whether a 1xx response arrived.
 func (w *wire) informational() bool {
-	if w == nil {
-		return false
-	}
-	t := w.trace.Load()
+	t := w.seen()
 	return t != nil && t.early.Load() != 0
 }
 
-// Value returns the trace for the key under which package httptrace looks for it.
-func (w *wire) Value(parent context.Context, key any) any {
-	if key != traceKey {
+// value returns the trace for the key under which package httptrace looks for it, in a
+// context that is made from parent, by guard if that is not nil.
+func (w *wire) value(g *guard, parent context.Context, key any) any {
+	if key != traceKey || w.transport == nil {
 		return nil
 	}
 	t := w.trace.Load()
-	if t == nil && !w.over.Load() {
-		t = w.begin(parent)
-	}
 	if t == nil {
+		t = w.begin(g, parent)
+	}
+	if t == &w.transport.spent {
 		return nil
 	}
 	return &t.trace
@@ -84,7 +86,7 @@ func (w *wire) Value(parent context.Context, key any) any {
 
 // begin makes the trace. Traces are used again only if net/http alone calls them, and
 // only without the hooks of the caller, which package httptrace adds for good.
-func (w *wire) begin(parent context.Context) *wireTrace {
+func (w *wire) begin(g *guard, parent context.Context) *wireTrace {
 	var t *wireTrace
 	var pool *sync.Pool
 	caller := httptrace.ContextClientTrace(parent) != nil
@@ -95,7 +97,7 @@ func (w *wire) begin(parent context.Context) *wireTrace {
 	if t == nil {
 		t = newWireTrace(w.transport.netHTTP)
 	}
-	t.guard, t.http2, t.limit, t.pool = w.guard, w.http2, w.transport.headerBytes, pool
+	t.guard, t.h2c, t.limit, t.pool = g, w.transport.h2c, w.transport.headerBytes, pool
 	if caller {
 		_ = httptrace.WithClientTrace(parent, &t.trace) // it adds the caller's hooks to t.trace
 	}
@@ -108,12 +110,10 @@ func (w *wire) begin(parent context.Context) *wireTrace {
 // release returns the trace of an attempt that got its response to its pool, unless
 // net/http may still call its hooks.
 func (w *wire) release() {
-	w.over.Store(true)
-	t := w.trace.Load()
+	t := w.trace.Swap(&w.transport.spent)
 	if t == nil || t.pool == nil || !wireState(t.state.Load()).has(wireSent) {
 		return
 	}
-	w.trace.Store(nil)
 	t.guard = nil
 	t.state.Store(0)
 	if t.early.Load() != 0 {
@@ -130,16 +130,10 @@ type tracedContext struct {
 
 // Value is that of the wire, or else of the caller's context.
 func (c *tracedContext) Value(key any) any {
-	if v := c.wire.Value(c.Context, key); v != nil {
+	if v := c.wire.value(nil, c.Context, key); v != nil {
 		return v
 	}
 	return c.Context.Value(key)
-}
-
-// prepare readies w, which is new, for an attempt.
-func (x *httpCall) prepare(w *wire, g *guard) *wire {
-	w.transport, w.guard, w.http2 = x.transport, g, x.transport.speaksHTTP2(x.req)
-	return w
 }
 
 // traced returns the context of an attempt with a wire in it. Without one from the engine it
@@ -149,7 +143,8 @@ func (x *httpCall) traced(ctx context.Context, a *httpAttempt) context.Context {
 		return ctx
 	}
 	c := &tracedContext{Context: ctx}
-	a.wire = x.prepare(&c.wire, nil)
+	c.wire.transport = x.transport
+	a.wire = &c.wire
 	return c
 }
 
@@ -159,8 +154,8 @@ type wireTrace struct {
 	state atomic.Uint32 // a wireState
 	early atomic.Int64  // bytes of the headers of 1xx responses; 0 if none arrived
 	guard *guard        // of the attempt; it, and what follows, is written before net/http sees the trace
-	http2 bool
-	limit int64      // of early, in bytes
+	h2c   bool          // connections without TLS carry HTTP/2
+	limit int64         // of early, in bytes
 	pool  *sync.Pool // where the trace is used again; nil for nowhere
 }
 
@@ -199,7 +194,7 @@ func (t *wireTrace) getConn(string) {
 // server reset with PROTOCOL_ERROR is resent too, and cannot be told from a refused one.
 func (t *wireTrace) gotConn(info httptrace.GotConnInfo) {
 	before := t.change(wireWaiting|wireSent|wireResponded|wireAgain, wireConnected)
-	if g := t.guard; before.has(wireAgain) && g != nil && g.upstream.repeats && (t.http2 || speaksHTTP2(info.Conn)) {
+	if g := t.guard; before.has(wireAgain) && g != nil && g.upstream.repeats && t.speaksHTTP2(info.Conn) {
 		t.change(0, wireResent)
 		g.cancel(errResent)
 	}
@@ -230,14 +225,14 @@ var errResent = errors.New("pillion: the server refused the stream")
 
 // speaksHTTP2 reports whether a connection surely carries HTTP/2. net/http resends over
 // HTTP/1 only where a kept-alive connection turns out to be closed.
-func speaksHTTP2(conn net.Conn) bool {
+func (t *wireTrace) speaksHTTP2(conn net.Conn) bool {
 	for {
 		if secured, ok := conn.(interface{ ConnectionState() tls.ConnectionState }); ok {
 			return secured.ConnectionState().NegotiatedProtocol == "h2"
 		}
 		inner, ok := conn.(interface{ NetConn() net.Conn })
 		if !ok {
-			return false
+			return t.h2c
 		}
 		conn = inner.NetConn()
 	}

@@ -48,7 +48,7 @@ type guard struct {
 	total    Scope         // of deadline
 	idle     time.Duration // the limit on each read of the body
 	readBy   atomic.Int64  // while the body is read under that limit: when the read must be over
-	values   contextValues // of the adapter's, in the context; nil for none; written before the attempt begins
+	wire     wire          // what net/http reports of the attempt
 	struck   atomic.Int32  // the Scope that ended the attempt; 0 for none
 	scope    Scope         // the limit that timer is armed for; guarded by the span's mu
 	timer    *timer        // armed for scope, or for the body; guarded by the span's mu
@@ -112,20 +112,12 @@ func (g *guard) Err() error {
 	return err
 }
 
-// Value is the adapter's, or else that of the caller's context.
+// Value is the wire's trace, or else that of the caller's context.
 func (g *guard) Value(key any) any {
-	if g.values != nil {
-		if v := g.values.Value(g.ctx, key); v != nil {
-			return v
-		}
+	if v := g.wire.value(g, g.ctx, key); v != nil {
+		return v
 	}
 	return g.ctx.Value(key)
-}
-
-// contextValues are values that an adapter adds to the context of an attempt, which is
-// made from parent.
-type contextValues interface {
-	Value(parent context.Context, key any) any
 }
 
 // awaited reports whether the end of the attempt matters to anybody.
