@@ -221,14 +221,16 @@ var errCancelClosed = errors.New("pillion: the request's Cancel was closed")
 func (t *transport) roundTrip(req *http.Request, ended Hook) (*http.Response, error) {
 	x := t.newCall(req)
 	o := x.invoke()
-	gone := req.Context().Err() != nil
-	if ended != nil {
-		o.OnEnd(&x.first.call, ended)
-	}
 	if o.Err != nil {
-		resp, err := t.failed(req, o, x.flight.begun(), gone)
+		resp, err := t.failed(req, o, x.flight.begun())
+		if ended != nil {
+			o.OnEnd(&x.first.call, ended)
+		}
 		recycle(&x.flight)
 		return resp, err
+	}
+	if ended != nil {
+		o.OnEnd(&x.first.call, ended)
 	}
 	resp, _ := o.Value.(*http.Response)
 	if resp == nil {
@@ -246,12 +248,12 @@ func (t *transport) roundTrip(req *http.Request, ended Hook) (*http.Response, er
 
 // failed is the result of a call without a response: a local reply if the caller asked for
 // such and is not gone, else the error.
-func (t *transport) failed(req *http.Request, o *Outcome, attempts int, gone bool) (*http.Response, error) {
+func (t *transport) failed(req *http.Request, o *Outcome, attempts int) (*http.Response, error) {
 	detail := o.Detail
 	if o.Is.Any(Informational) {
 		detail = beforeResponseOf(detail)
 	}
-	if gone || !t.upstream.http.LocalReplies || detail.LocalStatus() == 0 {
+	if !t.upstream.http.LocalReplies || detail.LocalStatus() == 0 || req.Context().Err() != nil {
 		return nil, o.Err
 	}
 	resp := t.localReply(req, detail, attempts)

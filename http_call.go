@@ -82,6 +82,9 @@ func (x *httpCall) invoke() *Outcome {
 // closeUnsentBody keeps a RoundTripper's promise to close the body, for a call
 // that was never sent. If the body's Close panics there is no caller for an open response.
 func (x *httpCall) closeUnsentBody() {
+	if !hasBody(x.req) {
+		return
+	}
 	closed := false
 	defer func() {
 		if !closed {
@@ -91,7 +94,7 @@ func (x *httpCall) closeUnsentBody() {
 	switch {
 	case x.replay != nil:
 		x.replay.settle()
-	case hasBody(x.req) && x.sent.CompareAndSwap(false, true):
+	case x.sent.CompareAndSwap(false, true):
 		_ = x.req.Body.Close() // the response does not depend on it
 	}
 	closed = true
