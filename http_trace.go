@@ -156,7 +156,7 @@ type wireTrace struct {
 	guard *guard        // of the attempt; it, and what follows, is written before net/http sees the trace
 	h2c   bool          // connections without TLS carry HTTP/2
 	limit int64         // of early, in bytes
-	pool  *sync.Pool // where the trace is used again; nil for nowhere
+	pool  *sync.Pool    // where the trace is used again; nil for nowhere
 }
 
 // newWireTrace makes a trace. Where net/http is wrapped by another round tripper, that may
