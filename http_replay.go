@@ -298,8 +298,13 @@ func (r *replay) closeIf(due func() bool) {
 	closing := due() && !r.closed
 	r.closed = r.closed || closing
 	r.mu.Unlock()
-	if closing {
+	switch {
+	case !closing:
+	case r.reading.TryLock():
+		r.reading.Unlock()
 		_ = closeBody(r.source) // the response does not depend on it
+	default: // a Read waits for the source, as its Close may
+		go func() { _ = closeBody(r.source) }()
 	}
 }
 
