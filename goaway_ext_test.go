@@ -367,24 +367,32 @@ func TestGoAway_dialThatAsks(t *testing.T) {
 	l.wantBalanced(t, 1, 1)
 }
 
-// TestGoAway_lateUse has a round tripper use the context of an attempt when that has ended:
-// later attempts do not hear of it.
+// securedConn is a connection that carries HTTP/2.
+type securedConn struct{ net.Conn }
+
+func (securedConn) ConnectionState() tls.ConnectionState {
+	return tls.ConnectionState{NegotiatedProtocol: "h2"}
+}
+
+// TestGoAway_lateUse has a round tripper that is no http.Transport call the hooks of an
+// attempt that has ended: later attempts do not hear of it.
 func TestGoAway_lateUse(t *testing.T) {
-	var contexts []context.Context //nolint:containedctx // of attempts that have ended
-	hooks := func(ctx context.Context) *httptrace.ClientTrace { return httptrace.ContextClientTrace(ctx) }
+	var traces []*httptrace.ClientTrace
+	conn := httptrace.GotConnInfo{Conn: securedConn{}}
 	l := newLedger(t)
 	failing := false
 	u := l.upstream(t, timeout.Config{Total: patience, PerTry: patience / 2}, retry.Config{On: "connect-failure,refused-stream"})
 	rt := u.Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
-		contexts = append(contexts, req.Context()) //nolint:fatcontext // see above
-		for _, ctx := range contexts[:len(contexts)-1] {
-			if trace := hooks(ctx); trace != nil {
-				trace.GetConn("recipes.test:80")
-				trace.GotConn(httptrace.GotConnInfo{})
-				trace.WroteHeaders()
-				trace.GetConn("recipes.test:80")
-			}
+		for _, trace := range traces {
+			trace.GotConn(conn)
+			trace.WroteHeaders()
+			trace.GetConn("recipes.test:80")
 		}
+		trace := httptrace.ContextClientTrace(req.Context())
+		trace.GetConn("recipes.test:80")
+		trace.GotConn(conn)
+		trace.WroteHeaders()
+		traces = append(traces, trace)
 		if failing {
 			return nil, errors.New("broken, somehow")
 		}
@@ -399,4 +407,9 @@ func TestGoAway_lateUse(t *testing.T) {
 		t.Errorf("got %v, unconnected %v, %v, want a reset", end.Is, end.unconnected, err)
 	}
 	l.wantBalanced(t, 21, 21)
+	for i, trace := range traces[:20] {
+		if trace == traces[20] {
+			t.Errorf("the last attempt has the trace of attempt %d", i+1)
+		}
+	}
 }

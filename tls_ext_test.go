@@ -357,3 +357,30 @@ func TestTLS_callersTrace(t *testing.T) {
 		})
 	}
 }
+
+// TestTLS_resent has net/http resend a request for which a kept-alive connection was dead,
+// and find no other connection: the request was sent, so that is no failure to connect.
+func TestTLS_resent(t *testing.T) {
+	const empty = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+	for name, second := range map[string]part{"closed in the handshake": {fin}, "reset in the handshake": {reset}, "no TLS": {func(p *peer) { _, _ = io.WriteString(p.raw, badRequest) }}} {
+		for upstream, policies := range tlsUpstreams() {
+			t.Run(name+", "+upstream, func(t *testing.T) {
+				wantNoLeaks(t)
+				config := &tls.Config{Certificates: []tls.Certificate{testCertificate(t)}, MinVersion: tls.VersionTLS12}
+				url := "https://" + serveScriptTLS(t, config, part{request, say(empty), request, fin}, second).addr() + "/"
+				base := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // a test's
+				defer base.CloseIdleConnections()
+				l := newLedger(t)
+				rt := l.upstream(t, policies...).Transport(base)
+				warm(t, rt, url)
+				req := newRequest(t, http.MethodPost, url, strings.NewReader("pay 10"))
+				req.Header.Set("Idempotency-Key", "1") // or net/http does not resend it
+				_, err := rt.RoundTrip(req)
+				if end := l.last(t); err == nil || end.Is.Any(pillion.ConnectFailure) || !end.Is.Any(pillion.Reset) || end.unconnected {
+					t.Errorf("got %v, unconnected %v, %v, want a reset", end.Is, end.unconnected, err)
+				}
+				l.wantBalanced(t, 2, 2)
+			})
+		}
+	}
+}
