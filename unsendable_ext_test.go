@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -360,3 +361,28 @@ var errClosedHere = &net.OpError{Op: "read", Net: "tcp", Err: net.ErrClosed}
 type readerFunc func(p []byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// TestUnsendable_beforeAConnection has net/http itself give up before it asks for a
+// connection, for a reason that is not known here: the request, or the configuration, is at
+// fault. A protocol that was registered with it fails for its own reasons.
+func TestUnsendable_beforeAConnection(t *testing.T) {
+	registered := &http.Transport{}
+	registered.RegisterProtocol("memo", roundTripper(func(*http.Request) (*http.Response, error) { return nil, errBroken }))
+	tests := map[string]struct {
+		base *http.Transport
+		url  string
+		want pillion.Condition
+	}{
+		"a proxy function that fails": {&http.Transport{Proxy: func(*http.Request) (*url.URL, error) { return nil, errBroken }}, "http://recipes.test/", pillion.Invalid},
+		"a registered protocol":       {registered, "memo://recipes.test/", pillion.Reset},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			l := newLedger(t)
+			_, err := l.upstream(t, timeout.Config{Total: patience}, retry.Config{NumRetries: retry.None}).Transport(test.base).RoundTrip(newRequest(t, http.MethodGet, test.url, nil))
+			if end := l.last(t); end.Is != test.want || !errors.Is(err, errBroken) {
+				t.Errorf("got %v, %v, want %v", end.Is, err, test.want)
+			}
+		})
+	}
+}
