@@ -56,7 +56,7 @@ func (u *Upstream) newStorage() *storage {
 // outcome, which must not be kept, nor any Call, for what the engine needed for the call is
 // used again afterwards.
 func (u *Upstream) InvokeUnary(ctx context.Context, x Exchange, use func(o *Outcome)) {
-	u.mustHave("InvokeUnary", ctx, x)
+	u.mustHave(ctx, x, "InvokeUnary")
 	s, ok := u.storage.Get().(*storage)
 	if !ok {
 		s = u.newStorage()

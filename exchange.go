@@ -60,7 +60,7 @@ type Exchange interface {
 // Invoke makes one call through the upstream's policies. It is for adapters;
 // callers use [Upstream.Transport] or [Do].
 func (u *Upstream) Invoke(ctx context.Context, x Exchange) *Outcome {
-	u.mustHave("Invoke", ctx, x)
+	u.mustHave(ctx, x, "Invoke")
 	s := u.newStorage()
 	s.flight.ctx, s.flight.exchange = ctx, x //nolint:fatcontext // it is not nested
 	o := s.flight.invoke(&s.first)
@@ -71,7 +71,7 @@ func (u *Upstream) Invoke(ctx context.Context, x Exchange) *Outcome {
 }
 
 // mustHave panics where an adapter passes nil.
-func (u *Upstream) mustHave(method string, ctx context.Context, x Exchange) {
+func (u *Upstream) mustHave(ctx context.Context, x Exchange, method string) {
 	switch {
 	case u == nil:
 		panic("pillion: " + method + ": nil Upstream")

@@ -87,13 +87,14 @@ type http2Base struct {
 
 func http2Bases() map[string]http2Base {
 	secured := func() http.RoundTripper {
-		return &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // a test's
+		return &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 	}
 	return map[string]http2Base{
 		"h2c":          {false, func() http.RoundTripper { return unencryptedHTTP2() }},
 		"TLS":          {true, secured},
 		"TLS, wrapped": {true, func() http.RoundTripper { return wrapped(secured()) }},
 		"x/net": {false, func() http.RoundTripper {
+			//nolint:staticcheck // programs use it
 			return &http2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, network, address string, _ *tls.Config) (net.Conn, error) {
 				var d net.Dialer
 				return d.DialContext(ctx, network, address)

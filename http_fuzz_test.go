@@ -1,10 +1,10 @@
 package pillion
 
 import (
-	"fmt"
 	"math"
 	"math/big"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -21,7 +21,7 @@ func FuzzExpectedTimeout(f *testing.F) {
 		want := time.Duration(0)
 		digits := value != "" && strings.Trim(value, "0123456789") == ""
 		if n, ok := new(big.Int).SetString(value, 10); digits && ok && n.IsUint64() && n.Uint64() <= math.MaxUint32 {
-			want = time.Duration(n.Uint64()) * time.Millisecond //nolint:gosec // it is small
+			want = time.Duration(n.Uint64()) * time.Millisecond
 		}
 		got, ok := ExpectedTimeout(value)
 		if ok != (want > 0) || ok && got != want {
@@ -114,7 +114,7 @@ func FuzzHeaderValues(f *testing.F) {
 		h := http.Header{}
 		var values []string
 		for i := range min(n, 5) {
-			values = append(values, fmt.Sprint(i))
+			values = append(values, strconv.Itoa(i))
 		}
 		h[http.CanonicalHeaderKey(name)] = values
 		got := headerValues(h, ask)

@@ -104,7 +104,7 @@ func (s *source) readReturned(n int, err error) {
 	}
 	s.read += int64(n)
 	switch {
-	case err == io.EOF:
+	case err == io.EOF: //nolint:errorlint // as net/http compares
 		s.ended = true
 	case err != nil && s.err == nil:
 		s.err = err
@@ -132,7 +132,7 @@ func (s *source) Close() error {
 		return nil
 	case s.ctx != nil && s.ctx.Err() != nil:
 		go func() { _ = closeBody(s.body) }()
-		return nil
+		return nil //nolint:nilerr // it is the end that matters, not why
 	}
 	err := closeBody(s.body)
 	s.failed(err)

@@ -70,13 +70,13 @@ func (w *wire) informational() bool {
 
 // value returns the trace for the key under which package httptrace looks for it, in a
 // context that is made from parent, by guard if that is not nil.
-func (w *wire) value(g *guard, parent context.Context, key any) any {
+func (w *wire) value(parent context.Context, g *guard, key any) any {
 	if key != traceKey || w.transport == nil {
 		return nil
 	}
 	t := w.trace.Load()
 	if t == nil {
-		t = w.begin(g, parent)
+		t = w.begin(parent, g)
 	}
 	if t == &w.transport.spent {
 		return nil
@@ -86,7 +86,7 @@ func (w *wire) value(g *guard, parent context.Context, key any) any {
 
 // begin makes the trace. Traces are used again only if net/http alone calls them, and
 // only without the hooks of the caller, which package httptrace adds for good.
-func (w *wire) begin(g *guard, parent context.Context) *wireTrace {
+func (w *wire) begin(parent context.Context, g *guard) *wireTrace {
 	var t *wireTrace
 	var pool *sync.Pool
 	caller := httptrace.ContextClientTrace(parent) != nil
@@ -130,7 +130,7 @@ type tracedContext struct {
 
 // Value is that of the wire, or else of the caller's context.
 func (c *tracedContext) Value(key any) any {
-	if v := c.wire.value(nil, c.Context, key); v != nil {
+	if v := c.wire.value(c.Context, nil, key); v != nil {
 		return v
 	}
 	return c.Context.Value(key)

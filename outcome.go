@@ -74,11 +74,10 @@ func (o *Outcome) Failure() error {
 	return nil
 }
 
-// fail makes o that of an attempt that brought no answer.
-func (o *Outcome) fail(err error, is Condition, detail Detail) *Outcome {
+// fail makes o that of an attempt that brought no response.
+func (o *Outcome) fail(err error, is Condition, detail Detail) {
 	*o = Outcome{}
 	o.blame(err, is, detail)
-	return o
 }
 
 // blame adds what went wrong to o.

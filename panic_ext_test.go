@@ -133,7 +133,7 @@ func TestPanic_unwinds(t *testing.T) {
 				}
 				if by == "Goexit" {
 					goexit(t, call)
-				} else if got := recovered(call); got != error(errBroken) {
+				} else if got := recovered(call); got != errBroken { //nolint:errorlint // the very value
 					t.Errorf("got panic %v, want %v", got, errBroken)
 				}
 				l.wantBalanced(t, 1, test.attempts)
@@ -234,7 +234,7 @@ func TestPanic_inTheBackground(t *testing.T) {
 	if os.Getenv("PILLION_TEST_PANIC") == "" {
 		ctx, cancel := context.WithTimeout(t.Context(), 6*patience)
 		defer cancel()
-		process := exec.CommandContext(ctx, os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v") //nolint:gosec // this very test
+		process := exec.CommandContext(ctx, os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
 		process.Env = append(os.Environ(), "PILLION_TEST_PANIC=1")
 		out, err := process.CombinedOutput()
 		if err != nil {

@@ -114,7 +114,7 @@ func (g *guard) Err() error {
 
 // Value is the wire's trace, or else that of the caller's context.
 func (g *guard) Value(key any) any {
-	if v := g.wire.value(g, g.ctx, key); v != nil {
+	if v := g.wire.value(g.ctx, g, key); v != nil {
 		return v
 	}
 	return g.ctx.Value(key)

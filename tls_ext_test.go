@@ -128,14 +128,14 @@ func brokenLater() []secured {
 func (s secured) start(t *testing.T) (url string, base *http.Transport, posts *atomic.Int64) {
 	t.Helper()
 	posts = new(atomic.Int64)
-	config := &tls.Config{Certificates: []tls.Certificate{testCertificate(t)}} //nolint:gosec // tests want old versions
+	config := &tls.Config{Certificates: []tls.Certificate{testCertificate(t)}}
 	if s.tls != nil {
 		s.tls(config)
 	}
 	if s.raw {
 		config = nil
 	}
-	base = &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // a test's
+	base = &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 	if s.client != nil {
 		s.client(base)
 	}
@@ -368,7 +368,7 @@ func TestTLS_resent(t *testing.T) {
 				wantNoLeaks(t)
 				config := &tls.Config{Certificates: []tls.Certificate{testCertificate(t)}, MinVersion: tls.VersionTLS12}
 				url := "https://" + serveScriptTLS(t, config, part{request, say(empty), request, fin}, second).addr() + "/"
-				base := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // a test's
+				base := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 				defer base.CloseIdleConnections()
 				l := newLedger(t)
 				rt := l.upstream(t, policies...).Transport(base)

@@ -68,7 +68,7 @@ func (s takes) RoundTrip(req *http.Request) (*http.Response, error) {
 		if n == 1 && err == nil {
 			err = wait(req.Context(), s.each)
 		}
-		if err == io.EOF {
+		if err == io.EOF { //nolint:errorlint // as net/http compares
 			break
 		}
 		if err != nil {
