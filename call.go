@@ -251,6 +251,20 @@ func (c *Call) Remaining() (left time.Duration, limited bool) {
 	return left, limited
 }
 
+// TryLimit is how long each attempt may take until its response headers. It is 0 without
+// such a limit, and where the total limit is not longer, which is when Envoy ignores
+// per_try_timeout.
+func (c *Call) TryLimit() time.Duration {
+	if l := &c.limits; l.total == 0 || l.try < l.total {
+		return l.try
+	}
+	return 0
+}
+
+// LocalReplies reports whether callers get Envoy's response in the place of one that the
+// upstream did not send: [HTTP] LocalReplies.
+func (c *Call) LocalReplies() bool { return c.flight.upstream.http.LocalReplies }
+
 // Refuse is the outcome of an attempt that a policy does not let through. It
 // costs no allocation beyond err.
 func (c *Call) Refuse(err error, detail Detail) *Outcome {

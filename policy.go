@@ -145,6 +145,21 @@ func (s *Site) OwnTransport(change func(*http.Transport) *http.Transport) {
 	s.upstream.ownings = append(s.upstream.ownings, change)
 }
 
+// Claim reports whether key is new to the upstream. It is false where a policy inside this
+// one has claimed the same key, so that a policy can refuse to stand twice. The key is
+// comparable, and of a type of the policy's own package.
+func (s *Site) Claim(key any) bool {
+	u := s.upstream
+	if _, taken := u.claims[key]; taken {
+		return false
+	}
+	if u.claims == nil {
+		u.claims = map[any]struct{}{}
+	}
+	u.claims[key] = struct{}{}
+	return true
+}
+
 // Gauge offers a number for statistics, such as how many places are left: name is
 // Envoy's, after "cluster.<name>.". It is read whenever somebody looks, so read must be
 // fast and safe for concurrent use.

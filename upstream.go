@@ -23,6 +23,7 @@ type Upstream struct {
 	epoch        time.Time
 	listeners    []Listener
 	gauges       []gauge
+	claims       map[any]struct{}
 	retries      retryLimiter
 	slots        int
 	repeats      bool
