@@ -1,6 +1,8 @@
 package metrics
 
 import (
+	"fmt"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pillion-go/pillion"
@@ -42,20 +44,15 @@ func (Config) Role() pillion.Role { return pillion.RoleMetrics }
 
 // Wrap has the upstream's calls counted.
 func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
-	registry := c.Registry
-	if registry == nil {
-		registry = Default()
+	cluster := clusterOf(s, c.Registry, c.StatName)
+	if !s.Claim(countedCalls{cluster}) {
+		return nil, errTwice("Config", cluster)
 	}
 	if c.Registerer != nil {
-		if err := registry.register(c.Registerer); err != nil {
+		if err := cluster.registry.register(c.Registerer); err != nil {
 			return nil, err
 		}
 	}
-	name := c.StatName
-	if name == "" {
-		name = s.Upstream()
-	}
-	cluster := registry.Cluster(name)
 	s.Gauges(cluster.ReadGauge)
 	r := newRecorder(cluster, c)
 	r.slot, r.next = s.Slot(), next
@@ -63,7 +60,27 @@ func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 		s.ConsumeHeaders(altStatName)
 	}
 	s.OwnTransport(cluster.CountTransport)
-	s.AwaitHead() // of streams too: an answer is counted at its head
+	s.AwaitHead() // of streams too: a response is counted at its header
 	s.Listen(r.hear)
 	return r.call, nil
+}
+
+// clusterOf finds the cluster that a policy counts in.
+func clusterOf(s *pillion.Site, registry *Registry, name string) *Cluster {
+	if registry == nil {
+		registry = Default()
+	}
+	if name == "" {
+		name = s.Upstream()
+	}
+	return registry.Cluster(name)
+}
+
+// countedCalls is what a Config claims: an upstream is counted once in a cluster.
+type countedCalls struct{ cluster *Cluster }
+
+// errTwice is the error of a policy whose like counts the same already.
+func errTwice(policy string, c *Cluster) error {
+	return fmt.Errorf("metrics: %[1]s.StatName: another metrics.%[1]s of this upstream counts in the cluster %[2]q, and each call would count twice; "+
+		"remove one of the two, or set another StatName or Registry", policy, c.Name())
 }
