@@ -34,8 +34,12 @@ type Config struct {
 	// Registry is where the cluster is counted. Nil means [Default].
 	Registry *Registry `json:"-"`
 
-	// Registerer is given the registry's [Collector], unless it has it already. Nil means
-	// that none is: there is [Handler].
+	// Registerer exports the registry's statistics to a Prometheus registry, once: also
+	// where it is wrapped anew for each upstream, as [prometheus.WrapRegistererWith] does,
+	// and where several Registries are exported to one Prometheus registry, whose clusters of
+	// one name are summed. With other labels or another prefix the statistics are exported
+	// once more. A nil pointer, labels that the statistics have themselves, and a type that
+	// cannot be compared are errors of New. Nil means no export: there is [Handler].
 	Registerer prometheus.Registerer `json:"-"`
 }
 

@@ -3,9 +3,7 @@ package metrics
 import (
 	"errors"
 	"fmt"
-	"reflect"
 	"regexp"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -26,8 +24,7 @@ type Registry struct {
 	planning sync.Mutex // held while a page is laid out
 	plan     atomic.Pointer[plan]
 
-	registering sync.Mutex
-	registered  []prometheus.Registerer // guarded by registering
+	registered []prometheus.Registerer // through which an exporter was registered; guarded by registering
 }
 
 // Settings say how a registry's statistics are named. It mirrors Envoy's
@@ -150,21 +147,4 @@ func (r *Registry) Remove(name string) {
 	c.detached = true
 	c.mu.Unlock()
 	r.shape.Add(1)
-}
-
-// register gives the registry's collector to a registerer, once.
-func (r *Registry) register(to prometheus.Registerer) error {
-	r.registering.Lock()
-	defer r.registering.Unlock()
-	if !reflect.TypeOf(to).Comparable() {
-		return fmt.Errorf("metrics: Config.Registerer: a %T cannot be told from another; register a Collector yourself", to)
-	}
-	if slices.Contains(r.registered, to) {
-		return nil
-	}
-	if err := to.Register(Collector(r)); err != nil {
-		return fmt.Errorf("metrics: Config.Registerer: %w", err)
-	}
-	r.registered = append(r.registered, to)
-	return nil
 }
