@@ -17,6 +17,7 @@ type plan struct {
 // entry is one statistic in the plan.
 type entry struct {
 	row
+	index  int    // of the entry in its plan
 	left   string // the name without its tags: cluster.upstream_rq
 	labels *labels
 }
@@ -49,8 +50,8 @@ func (r *Registry) layout() *plan {
 	return p
 }
 
-// entries takes all statistics down, sorted as Envoy's text is: counters and
-// gauges by name, then histograms.
+// entries lists all statistics, sorted as Envoy's text is: counters and gauges by
+// name, then histograms.
 func (r *Registry) entries(t *tagger) []entry {
 	clusters := r.sorted()
 	rows := 0
@@ -61,7 +62,11 @@ func (r *Registry) entries(t *tagger) []entry {
 	for _, c := range clusters {
 		numbers, histograms = c.entries(t, numbers, histograms)
 	}
-	return append(unique(numbers), unique(histograms)...)
+	all := append(unique(numbers), unique(histograms)...)
+	for i := range all {
+		all[i].index = i
+	}
+	return all
 }
 
 func (c *Cluster) size() int {
