@@ -22,13 +22,15 @@ type Config struct {
 	// for somebody outside, in place of internal.upstream_rq_*.
 	External bool `json:"external,omitempty"`
 
-	// CallerStatNames counts answers also under the name that the caller's request names
-	// in x-envoy-upstream-alt-stat-name, which is not sent on: 100 different ones at most,
-	// after which new ones are ignored. Set it where the callers are trusted.
+	// CallerStatNames counts responses also under the name that the caller's request has in
+	// x-envoy-upstream-alt-stat-name, which is not sent on: 100 different ones of 256 bytes
+	// at most; others are ignored. Set it where the callers are trusted.
 	CallerStatNames bool `json:"caller_stat_names,omitempty"`
 
-	// TimeoutBudget records how many per cent of its total limit each completed call took,
-	// in upstream_rq_timeout_budget_percent_used. Mirrors timeout_budgets of track_cluster_stats.
+	// TimeoutBudget records in upstream_rq_timeout_budget_percent_used how many per cent of
+	// its total limit each call took that completed or timed out, and in
+	// upstream_rq_timeout_budget_per_try_percent_used the same of each attempt and its limit.
+	// It is 0 where there is no limit. Mirrors timeout_budgets of track_cluster_stats.
 	TimeoutBudget bool `json:"timeout_budgets,omitempty"`
 
 	// Registry is where the cluster is counted. Nil means [Default].
@@ -60,6 +62,9 @@ func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 	s.Gauges(cluster.ReadGauge)
 	r := newRecorder(cluster, c)
 	r.slot, r.next = s.Slot(), next
+	if r.tryBudget != nil {
+		r.tries = s.Slot()
+	}
 	if c.CallerStatNames {
 		s.ConsumeHeaders(altStatName)
 	}

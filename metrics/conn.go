@@ -21,6 +21,8 @@ type DialFunc = func(ctx context.Context, network, address string) (net.Conn, er
 type conns struct {
 	total, connectFail, connectTimeout  *Counter
 	destroyLocal, destroyRemote         *Counter
+	localActive, remoteActive           *Counter // of destroyed ones, with a request under way
+	protocolError                       *Counter
 	http1, http2, received, transmitted *Counter
 	active                              *Gauge
 	connect, length                     *Histogram
@@ -29,10 +31,7 @@ type conns struct {
 // connections makes the rows of connections, when something dials: where nobody
 // sees connections they are absent, not zero.
 func (c *Cluster) connections() *conns {
-	c.mu.Lock()
-	found := c.conns
-	c.mu.Unlock()
-	if found != nil {
+	if found := c.dialed(); found != nil {
 		return found
 	}
 	s := &conns{
@@ -41,6 +40,9 @@ func (c *Cluster) connections() *conns {
 		connectTimeout: c.Counter("upstream_cx_connect_timeout"),
 		destroyLocal:   c.Counter("upstream_cx_destroy_local"),
 		destroyRemote:  c.Counter("upstream_cx_destroy_remote"),
+		localActive:    c.Counter("upstream_cx_destroy_local_with_active_rq"),
+		remoteActive:   c.Counter("upstream_cx_destroy_remote_with_active_rq"),
+		protocolError:  c.Counter("upstream_cx_protocol_error"),
 		http1:          c.Counter("upstream_cx_http1_total"),
 		http2:          c.Counter("upstream_cx_http2_total"),
 		received:       c.Counter("upstream_cx_rx_bytes_total"),
@@ -52,8 +54,28 @@ func (c *Cluster) connections() *conns {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.put("upstream_cx_destroy", row{num: total{s.destroyLocal, s.destroyRemote}})
+	c.put("upstream_cx_destroy_with_active_rq", row{num: total{s.localActive, s.remoteActive}})
 	c.conns = s
 	return s
+}
+
+// dialed returns the statistics of connections, nil while nothing dials.
+func (c *Cluster) dialed() *conns {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.conns
+}
+
+// version is the major version of HTTP that all connections speak, 0 where they differ, or
+// where there is none yet.
+func (s *conns) version() int {
+	switch {
+	case s == nil || s.http1.used() == s.http2.used():
+		return 0
+	case s.http1.used():
+		return 1
+	}
+	return 2
 }
 
 // CountDial gives a function that dials as dial does, and counts the connections
@@ -97,6 +119,18 @@ func (s *conns) end(began time.Time, by *Counter) {
 	by.Inc()
 	s.active.Add(-1)
 	s.length.Record(milliseconds(time.Since(began)))
+}
+
+// cut counts a connection that ended with a request under way.
+func (s *conns) cut(byUpstream, malformed bool) {
+	if malformed {
+		s.protocolError.Inc()
+	}
+	if byUpstream {
+		s.remoteActive.Inc()
+	} else {
+		s.localActive.Inc()
+	}
 }
 
 func milliseconds(d time.Duration) uint64 { return uint64(max(0, d.Milliseconds())) }
@@ -206,7 +240,26 @@ func (c *Cluster) CountTransport(base *http.Transport) *http.Transport {
 	t.DialContext = c.CountDial(dialerOf(t))
 	t.Dial = nil //nolint:staticcheck // it is in DialContext now
 	c.watchTLS(t)
+	c.neverHappens(t)
 	return t
+}
+
+// neverHappens makes the rows of what a transport of net/http does not do to its
+// connections, so that they are 0 as in an Envoy that is not configured to. A limit on their
+// number would be waited for unseen.
+func (c *Cluster) neverHappens(t *http.Transport) {
+	for _, name := range neverConnections {
+		c.Counter(name)
+	}
+	if t.MaxConnsPerHost == 0 {
+		c.Counter("upstream_cx_overflow")
+	}
+}
+
+//nolint:gochecknoglobals // a table that nothing writes
+var neverConnections = [...]string{
+	"upstream_cx_connect_attempts_exceeded", "upstream_cx_connect_with_0_rtt", "upstream_cx_http3_total",
+	"upstream_cx_max_duration_reached", "upstream_cx_max_requests", "upstream_cx_pool_overflow",
 }
 
 // dialerOf gives what t would dial with.

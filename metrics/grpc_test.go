@@ -14,10 +14,17 @@ import (
 	"github.com/pillion-go/pillion/metrics"
 )
 
-// rpc is a gRPC call that comes to what it is told to.
+// rpc is a gRPC call with the outcome that set makes.
 type rpc struct {
 	path string
 	set  func(o *pillion.Outcome)
+}
+
+// canary is a gRPC call whose response says that it is a canary's.
+type canary struct{ rpc }
+
+func (canary) ResponseHeader(_ *pillion.Outcome, name string) (string, bool) {
+	return "true", name == "x-envoy-upstream-canary" // as metadata has it
 }
 
 func (r rpc) Request() pillion.Request { return pillion.Request{Protocol: "grpc", Path: r.path} }
@@ -237,6 +244,33 @@ func TestGRPC_labels(t *testing.T) {
 			if !strings.Contains(w.Body.String(), "\n"+tc.want+" 1\n") {
 				t.Errorf("%s of %s: got %s, want %s", tc.path, tc.cluster, w.Body, tc.want)
 			}
+		}
+	}
+}
+
+// TestGRPC_canary counts responses of canaries, with their times.
+func TestGRPC_canary(t *testing.T) {
+	registry, err := metrics.NewRegistry(metrics.Settings{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, err := pillion.New("recipes", metrics.Config{Registry: registry})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Invoke(t.Context(), canary{rpc{"/pkg.Svc/Method", answer(0)}})
+	u.Invoke(t.Context(), canary{rpc{"/pkg.Svc/Method", answer(14)}})
+	u.Invoke(t.Context(), rpc{"/pkg.Svc/Method", answer(0)})
+	w := httptest.NewRecorder()
+	metrics.Handler(registry).ServeHTTP(w, httptest.NewRequest("GET", "/stats/prometheus", http.NoBody))
+	for _, want := range []string{
+		`envoy_cluster_canary_upstream_rq{envoy_response_code="200",envoy_cluster_name="recipes"} 2`,
+		`envoy_cluster_canary_upstream_rq_completed{envoy_cluster_name="recipes"} 2`,
+		`envoy_cluster_canary_upstream_rq_time_count{envoy_cluster_name="recipes"} 2`,
+		`envoy_cluster_upstream_rq_completed{envoy_cluster_name="recipes"} 3`,
+	} {
+		if !strings.Contains(w.Body.String(), want+"\n") {
+			t.Errorf("no line %s", want)
 		}
 	}
 }

@@ -127,6 +127,7 @@ func TestActive(t *testing.T) {
 		delete(want, "upstream_rq_active")
 		want["upstream_rq_total"], want["upstream_rq_time"] = 1, 1
 		want["upstream_rq_timeout_budget_percent_used"] = 1
+		want["upstream_rq_timeout_budget_per_try_percent_used"] = 1
 		if diff := cmp.Diff(want, withoutInternal(nonzero(c))); diff != "" {
 			t.Errorf("at the end (-want +got):\n%s", diff)
 		}
