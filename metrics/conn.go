@@ -78,25 +78,45 @@ func (s *conns) version() int {
 	return 2
 }
 
-// CountDial gives a function that dials as dial does, and counts the connections
-// under upstream_cx_*. The connections that it gives count their bytes and their end. It is
-// for whoever makes connections other than an [http.Transport]'s, for which see
-// [Cluster.CountTransport].
+// CountDial returns a function that dials as dial does, and counts the connections under
+// upstream_cx_*: also their bytes and their end. Nil stands for [net.Dialer] with its
+// defaults. It is for connections other than an [http.Transport]'s, for which there is
+// [Cluster.CountTransport]. The connections have what those of dial have beyond net.Conn, such
+// as CloseWrite, SyscallConn and ConnectionState; their NetConn returns the connection below.
 func (c *Cluster) CountDial(dial DialFunc) DialFunc {
+	if dial == nil {
+		dial = (&net.Dialer{}).DialContext
+	}
 	s := c.connections()
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		began := time.Now()
-		s.total.Inc()
-		s.active.Add(1)
-		inner, err := dial(ctx, network, address)
-		if err != nil {
-			s.failed(began, err)
-			return nil, err
-		}
-		s.connect.Record(milliseconds(time.Since(began)))
-		return &conn{Conn: inner, stats: s, began: began}, nil
+		return s.dial(ctx, dial, network, address)
 	}
 }
+
+// dial makes a connection, and counts it.
+func (s *conns) dial(ctx context.Context, dial DialFunc, network, address string) (_ net.Conn, err error) {
+	began := time.Now()
+	s.total.Inc()
+	s.active.Add(1)
+	err = errDial // unless dial returns
+	defer func() {
+		if err != nil {
+			s.failed(began, err)
+		}
+	}()
+	inner, failure := dial(ctx, network, address)
+	if failure == nil && inner == nil {
+		failure = errDial
+	}
+	if err = failure; err != nil {
+		return nil, err
+	}
+	s.connect.Record(milliseconds(time.Since(began)))
+	return (&conn{Conn: inner, stats: s, began: began}).shaped(), nil
+}
+
+// errDial is the error of a dialer that breaks its contract.
+var errDial = errors.New("metrics: the dialer returned neither a connection nor an error")
 
 // failed counts a connection that was not made. As in Envoy it existed, for a
 // while.
@@ -165,9 +185,9 @@ func (c *conn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// ReadFrom lets a file go out without being copied, where the connection can do so.
+// ReadFrom sends what r has, without a buffer where the connection can.
 func (c *conn) ReadFrom(r io.Reader) (int64, error) {
-	if !c.written.Load() { // an answer without a request is nothing that we know
+	if !c.written.Load() { // the first bytes are not seen, and so no protocol
 		c.written.Store(true)
 	}
 	n, err := io.Copy(c.Conn, r)
@@ -185,15 +205,17 @@ func (c *conn) notice(err error) {
 
 // Close closes the connection, and counts its end once.
 func (c *conn) Close() error {
-	err := c.Conn.Close()
-	c.finished.Do(func() {
-		by := c.stats.destroyLocal
-		if c.remote.Load() {
-			by = c.stats.destroyRemote
-		}
-		c.stats.end(c.began, by)
-	})
-	return err
+	defer c.finished.Do(c.end)
+	return c.Conn.Close()
+}
+
+// end counts the end of the connection.
+func (c *conn) end() {
+	by := c.stats.destroyLocal
+	if c.remote.Load() {
+		by = c.stats.destroyRemote
+	}
+	c.stats.end(c.began, by)
 }
 
 // speak counts the protocol of a connection by its first bytes. Of TLS its

@@ -184,7 +184,10 @@ func TestBrokenOff(t *testing.T) {
 	fails := func(err error) func(*http.Request) (*http.Response, error) {
 		return func(*http.Request) (*http.Response, error) { return nil, err }
 	}
-	hangs := func(req *http.Request) (*http.Response, error) { <-req.Context().Done(); return nil, req.Context().Err() }
+	hangs := func(req *http.Request) (*http.Response, error) {
+		<-req.Context().Done()
+		return nil, req.Context().Err()
+	}
 	body := func(major int, err error) func(*http.Request) (*http.Response, error) {
 		return func(*http.Request) (*http.Response, error) { return response(200, major, err), nil }
 	}
