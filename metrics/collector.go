@@ -14,10 +14,7 @@ import (
 //
 //	prometheus.MustRegister(metrics.Collector(nil))
 func Collector(r *Registry) prometheus.Collector {
-	if r == nil {
-		r = Default()
-	}
-	return collector{r}
+	return collector{r.orDefault()}
 }
 
 type collector struct{ registry *Registry }
@@ -36,7 +33,9 @@ func collect(families []family, to chan<- prometheus.Metric) {
 		for _, e := range f.members {
 			desc, values := descs.of(e)
 			if e.kind != histogramKind {
-				to <- prometheus.MustNewConstMetric(desc, valueTypes[e.kind], float64(e.num.Value()), values...)
+				if n, ok := e.read(); ok {
+					to <- prometheus.MustNewConstMetric(desc, valueTypes[e.kind], float64(n), values...)
+				}
 				continue
 			}
 			bins = e.bins.bins(bins[:0])

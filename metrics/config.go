@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -59,8 +60,10 @@ func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 			return nil, err
 		}
 	}
-	s.Gauges(cluster.ReadGauge)
 	r := newRecorder(cluster, c)
+	if err := showGauges(s, cluster); err != nil {
+		return nil, err
+	}
 	r.slot, r.next = s.Slot(), next
 	if r.tryBudget != nil {
 		r.tries = s.Slot()
@@ -74,11 +77,15 @@ func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 	return r.call, nil
 }
 
+// showGauges shows the gauges that the policies inside offer.
+func showGauges(s *pillion.Site, cluster *Cluster) error {
+	var bad []error
+	s.Gauges(func(name string, read func() uint64) { bad = append(bad, cluster.offer(name, read)) })
+	return errors.Join(bad...)
+}
+
 // clusterOf finds the cluster that a policy counts in.
 func clusterOf(s *pillion.Site, registry *Registry, name string) *Cluster {
-	if registry == nil {
-		registry = Default()
-	}
 	if name == "" {
 		name = s.Upstream()
 	}

@@ -27,10 +27,7 @@ const patience = 30 * time.Second
 // other. One that is too costly is answered with 400, one whose turn does not come within a
 // second with 503.
 func Handler(r *Registry) http.Handler {
-	if r == nil {
-		r = Default()
-	}
-	return http.HandlerFunc(r.serve)
+	return http.HandlerFunc(r.orDefault().serve)
 }
 
 func (r *Registry) serve(w http.ResponseWriter, req *http.Request) {

@@ -300,3 +300,26 @@ func TestTwice(t *testing.T) {
 		}
 	}
 }
+
+// TestNoRegistry uses nil for the default registry, and the zero Registry, everywhere.
+func TestNoRegistry(t *testing.T) {
+	var none *Registry
+	none.Cluster("no-registry").Counter("upstream_rq_total").Inc()
+	if got := page(t, none, "/stats?filter=no-registry"); got != "cluster.no-registry.upstream_rq_total: 1\n" {
+		t.Errorf("got %q, want what the default registry counts", got)
+	}
+	none.Remove("no-registry")
+	if got := page(t, Default(), "/stats?filter=no-registry"); got != "" {
+		t.Errorf("removed: got %q", got)
+	}
+	var zero Registry
+	u := upstream(t, Config{Registry: &zero}, GRPC{Registry: &zero})
+	if _, err := pillion.Do(t.Context(), u, func(context.Context) (int, error) { return 0, nil }); err != nil {
+		t.Fatal(err)
+	}
+	zero.Remove("other")
+	if got := nonzero(zero.Cluster("recipes"))["upstream_rq_total"]; got != 1 {
+		t.Errorf("the zero registry: got %d, want 1", got)
+	}
+	validPrometheus(t, page(t, &zero, "/stats/prometheus"))
+}
