@@ -273,6 +273,7 @@ func (c *Cluster) neverHappens(t *http.Transport) {
 	for _, name := range neverConnections {
 		c.Counter(name)
 	}
+	c.Counter("upstream_cx_none_healthy") // until a policy reports it
 	if t.MaxConnsPerHost == 0 {
 		c.Counter("upstream_cx_overflow")
 	}
