@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -241,7 +242,7 @@ func TestRegisterer_beside(t *testing.T) {
 	for i := range 16 {
 		all.Go(func() {
 			wrapped := prometheus.WrapRegistererWith(prometheus.Labels{"app": "shop"}, to)
-			if _, err := pillion.New(fmt.Sprint(i%4), Config{Registry: registries[i%2], Registerer: wrapped}); err != nil {
+			if _, err := pillion.New(strconv.Itoa(i%4), Config{Registry: registries[i%2], Registerer: wrapped}); err != nil {
 				t.Error(err)
 			}
 			if _, err := to.Gather(); err != nil {

@@ -159,12 +159,12 @@ func TestConn_copies(t *testing.T) {
 		}
 		served := make(chan error, 1)
 		go func() {
-			far, err := l.Accept()
-			if err == nil {
-				_, err = io.Copy(far, far)
+			far, bad := l.Accept()
+			if bad == nil {
+				_, bad = io.Copy(far, far)
 				_ = far.Close()
 			}
-			served <- err
+			served <- bad
 		}()
 		dialed, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", l.Addr().String())
 		if err != nil {
@@ -184,7 +184,7 @@ func TestConn_copies(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-		if err := conn.(writeCloser).CloseWrite(); err != nil {
+		if err = conn.(writeCloser).CloseWrite(); err != nil {
 			t.Error(err)
 		}
 		var b strings.Builder
@@ -244,14 +244,14 @@ func TestUpgradeKeepsHalfClose(t *testing.T) {
 	if !ok || resp.StatusCode != http.StatusSwitchingProtocols {
 		t.Fatalf("got %d and a %T", resp.StatusCode, resp.Body)
 	}
-	if _, err := io.WriteString(rw, "soup,"); err != nil {
+	if _, err = io.WriteString(rw, "soup,"); err != nil {
 		t.Fatal(err)
 	}
 	half, ok := rw.(writeCloser)
 	if !ok {
 		t.Fatalf("a %T has no CloseWrite", rw)
 	}
-	if err := half.CloseWrite(); err != nil {
+	if err = half.CloseWrite(); err != nil {
 		t.Fatalf("CloseWrite: %v", err)
 	}
 	text, err := bufio.NewReader(rw).ReadString('d')

@@ -240,7 +240,7 @@ func TestGRPC_labels(t *testing.T) {
 			}
 			u.Invoke(t.Context(), rpc{tc.path, answer(0)})
 			w := httptest.NewRecorder()
-			metrics.Handler(registry).ServeHTTP(w, httptest.NewRequest("GET", "/stats/prometheus?filter=0$", http.NoBody))
+			metrics.Handler(registry).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/stats/prometheus?filter=0$", http.NoBody))
 			if !strings.Contains(w.Body.String(), "\n"+tc.want+" 1\n") {
 				t.Errorf("%s of %s: got %s, want %s", tc.path, tc.cluster, w.Body, tc.want)
 			}
@@ -262,7 +262,7 @@ func TestGRPC_canary(t *testing.T) {
 	u.Invoke(t.Context(), canary{rpc{"/pkg.Svc/Method", answer(14)}})
 	u.Invoke(t.Context(), rpc{"/pkg.Svc/Method", answer(0)})
 	w := httptest.NewRecorder()
-	metrics.Handler(registry).ServeHTTP(w, httptest.NewRequest("GET", "/stats/prometheus", http.NoBody))
+	metrics.Handler(registry).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/stats/prometheus", http.NoBody))
 	for _, want := range []string{
 		`envoy_cluster_canary_upstream_rq{envoy_response_code="200",envoy_cluster_name="recipes"} 2`,
 		`envoy_cluster_canary_upstream_rq_completed{envoy_cluster_name="recipes"} 2`,

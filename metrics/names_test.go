@@ -133,9 +133,9 @@ func FuzzMethod(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, path string) {
 		service, method, ok := serviceAndMethod(path)
-		before := strings.SplitN(path, "?", 2)[0]
+		before, _, _ := strings.Cut(path, "?")
 		var words []string
-		for _, word := range strings.Split(before, "/") {
+		for word := range strings.SplitSeq(before, "/") {
 			if word != "" {
 				words = append(words, word)
 			}

@@ -408,7 +408,7 @@ func percent(took, limit time.Duration) uint64 {
 	if limit <= 0 {
 		return 0
 	}
-	return uint64(max(0, 100*took.Truncate(time.Millisecond)/limit)) //nolint:gosec // not negative
+	return uint64(max(0, 100*took.Truncate(time.Millisecond)/limit))
 }
 
 // altStatName is the request header in which a caller names a category.

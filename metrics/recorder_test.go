@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"runtime"
 	"strings"
@@ -194,10 +195,8 @@ func TestBrokenOff(t *testing.T) {
 	local := map[string]uint64{"upstream_cx_destroy_local_with_active_rq": 1, "upstream_cx_destroy_with_active_rq": 1}
 	remote := map[string]uint64{"upstream_cx_destroy_remote_with_active_rq": 1, "upstream_cx_destroy_with_active_rq": 1}
 	malformed := func(in map[string]uint64) map[string]uint64 {
-		out := map[string]uint64{"upstream_cx_protocol_error": 1}
-		for name, n := range in {
-			out[name] = n
-		}
+		out := maps.Clone(in)
+		out["upstream_cx_protocol_error"] = 1
 		return out
 	}
 	for _, tc := range []struct {

@@ -66,7 +66,7 @@ func (w *writer) number(e *entry) (n uint64, ok bool) {
 	if e.kind == histogramKind {
 		return 0, true
 	}
-	return e.row.read()
+	return e.read()
 }
 
 // read reads a histogram.
