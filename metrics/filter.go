@@ -18,7 +18,7 @@ const (
 	maxProgram  = 2000
 	maxSteps    = 10_000_000
 	maxMatching = 200 * time.Millisecond
-	maxWaiting  = time.Second
+	maxWaiting  = 3 * time.Second
 )
 
 // filter lets some statistics of a page through.
@@ -33,41 +33,49 @@ var (
 	errFilterCosts = errors.New("filter: takes too long for so many statistics; use a simpler one")
 )
 
-// filtering holds a value while a page's filter is at work, so that filters take the time
-// of one processor at most.
+// turns has one filter at work at a time, so that strangers can take the time of one
+// processor at most.
+type turns chan struct{}
+
+// Filters of little work do not wait for those of much work.
 //
-//nolint:gochecknoglobals // one for the process
-var filtering = make(chan struct{}, 1)
+//nolint:gochecknoglobals // for the process
+var little, much = make(turns, 1), make(turns, 1)
 
 // run finds what q's filter lets through of a page, before any of it is sent.
-func (q *query) run(ctx context.Context, p *plan) error {
+func (q *query) run(ctx context.Context, p *plan) (err error) {
 	if q.pattern == "" {
 		return nil
 	}
-	if err := takeTurn(ctx); err != nil {
+	cheap := false
+	err = little.do(ctx, func() error {
+		if q.filter, err = parseFilter(q.pattern); err != nil {
+			return err
+		}
+		if cheap = q.filter.size*p.bytes <= maxSteps; cheap {
+			return q.filter.match(p.entries, time.Time{})
+		}
+		return nil
+	})
+	if err != nil || cheap {
 		return err
 	}
-	defer func() { <-filtering }()
-	f, err := parseFilter(q.pattern)
-	if err != nil {
-		return err
-	}
-	q.filter = f
-	return f.match(p.entries, time.Now().Add(maxMatching))
+	return much.do(ctx, func() error { return q.filter.match(p.entries, time.Now().Add(maxMatching)) })
 }
 
-// takeTurn waits until no other filter is at work.
-func takeTurn(ctx context.Context) error {
+// do runs work when its turn has come.
+func (t turns) do(ctx context.Context, work func() error) error {
 	timer := time.NewTimer(maxWaiting)
 	defer timer.Stop()
 	select {
-	case filtering <- struct{}{}:
-		return nil
+	case t <- struct{}{}:
 	case <-ctx.Done():
 		return errFilterBusy
 	case <-timer.C:
 		return errFilterBusy
 	}
+	defer func() { <-t }()
+	return work()
 }
 
 // parseFilter reads a filter.
@@ -95,8 +103,8 @@ func reason(err error) string {
 	return "no regular expression"
 }
 
-// match takes down which entries have names that match. Up to maxSteps in all it does not
-// look at the clock, so that a filter of little work is never refused.
+// match takes down which entries have names that match. After maxSteps in all it ends at a
+// time, so that a filter of little work is never refused.
 func (f *filter) match(entries []entry, until time.Time) error {
 	f.found = make([]uint64, len(entries)/64+1)
 	steps := 0

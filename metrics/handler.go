@@ -24,8 +24,8 @@ const patience = 30 * time.Second
 // A page is written as it is read, in constant memory, and holds no lock while it is
 // sent. A reader that takes nothing for 30 seconds is cut off. A filter has 512 bytes at most,
 // and, where it is much work, 200 ms for all names; filters of several pages run one after the
-// other. One that is too costly is answered with 400, one whose turn does not come within a
-// second with 503.
+// other, those of little work apart from the others. One that is too costly is answered with 400, one whose turn does not come within
+// 3 s with 503.
 func Handler(r *Registry) http.Handler {
 	return http.HandlerFunc(r.orDefault().serve)
 }

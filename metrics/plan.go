@@ -11,6 +11,7 @@ import (
 type plan struct {
 	shape    uint64
 	entries  []entry  // in the order of the text
+	bytes    int      // of the entries' names
 	families []family // in the order of Prometheus
 }
 
@@ -45,6 +46,9 @@ func (r *Registry) layout() *plan {
 	}
 	t := newTagger(r.tags, r.plain)
 	p := &plan{shape: shape, entries: r.entries(t)}
+	for i := range p.entries {
+		p.bytes += len(p.entries[i].name)
+	}
 	p.families = distinct(familiesOf(p.entries), t.lossy)
 	r.plan.Store(p)
 	return p
