@@ -22,10 +22,11 @@ const patience = 30 * time.Second
 // Histograms, usedonly, histogram_buckets=cumulative, disjoint, detailed or summary.
 //
 // A page is written as it is read, in constant memory, and holds no lock while it is
-// sent. A reader that takes nothing for 30 seconds is cut off. A filter has 512 bytes at most,
-// and, where it is much work, 200 ms for all names; filters of several pages run one after the
-// other, those of little work apart from the others. One that is too costly is answered with 400, one whose turn does not come within
-// 3 s with 503.
+// sent. A reader that takes nothing for 30 seconds is cut off.
+//
+// A filter has 512 bytes at most, and, where it is much work, 200 ms for all names. Filters of
+// several pages run one after the other, those of little work apart from the others. One that
+// is too costly is answered with 400, one whose turn does not come within 3 s with 503.
 func Handler(r *Registry) http.Handler {
 	return http.HandlerFunc(r.orDefault().serve)
 }
