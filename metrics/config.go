@@ -73,7 +73,7 @@ func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 	}
 	s.OwnTransport(cluster.CountTransport)
 	s.AwaitHead() // of streams too: a response is counted at its header
-	s.Listen(r.hear)
+	s.Listen(r.listen)
 	return r.call, nil
 }
 

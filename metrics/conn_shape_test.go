@@ -42,7 +42,7 @@ func countingConn(t *testing.T, c net.Conn) (net.Conn, *Cluster) {
 	return counted, cluster
 }
 
-// TestConn_abilities gives counted connections what theirs have, and nothing more.
+// TestConn_abilities checks that counted connections can do what theirs can, and nothing more.
 func TestConn_abilities(t *testing.T) {
 	var calls []string
 	b, r, w, s := bare{}, halfRead{&calls}, halfSend{&calls}, raw{&calls}

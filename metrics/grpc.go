@@ -22,8 +22,8 @@ import (
 //	recipes, err := pillion.New("recipes", metrics.Config{}, metrics.GRPC{}, breaker.Config{})
 //
 // A response that breaks off after its header has no status: only its messages are counted,
-// as in Envoy. Time-outs count as DEADLINE_EXCEEDED, or as UNAVAILABLE where
-// [pillion.HTTP] LocalReplies gives callers Envoy's status.
+// as in Envoy. Timeouts count as DEADLINE_EXCEEDED, or as UNAVAILABLE where
+// callers get Envoy's status, with [pillion.HTTP] LocalReplies.
 //
 // In Prometheus the service and the method are the labels envoy_grpc_bridge_service and
 // envoy_grpc_bridge_method. Envoy cuts names at each dot: of /kitchen.v1.Cook/Get the service
@@ -148,7 +148,7 @@ func (m *method) count(code int) {
 
 // grpcCode is the status that the caller gets, as far as it is known here. Where the
 // upstream sent none it is Envoy's; without [pillion.HTTP] LocalReplies it is gRPC's for
-// time-outs, and it always is for canceled calls and deadlines of the caller's.
+// timeouts, and it always is for canceled calls and deadlines of the caller's.
 func grpcCode(c *pillion.Call, end *pillion.Outcome) int {
 	local := end.Detail.LocalStatus()
 	switch {

@@ -142,7 +142,7 @@ func wantStatus(t *testing.T, c *metrics.Cluster, code int) {
 }
 
 // TestGRPC_localReplies counts the status that callers get with LocalReplies, which is
-// Envoy's for time-outs too, but not for deadlines of the caller's own.
+// Envoy's for timeouts too, but not for deadlines of the caller's own.
 func TestGRPC_localReplies(t *testing.T) {
 	timedOut := func(scope pillion.Scope) func(*pillion.Outcome) {
 		return func(o *pillion.Outcome) {

@@ -165,7 +165,7 @@ func localStatus(o *pillion.Outcome) int {
 	return o.Detail.LocalStatus()
 }
 
-// cutOff reports whether the time-out of the whole call fired.
+// cutOff reports whether the timeout of the whole call fired.
 func cutOff(o *pillion.Outcome) bool { return o.Detail == pillion.ResponseTimeout }
 
 // isCanary reports whether a response says that it is a canary's. Each call asks, so that
@@ -190,8 +190,8 @@ const (
 	canaryKey    = "x-envoy-upstream-canary"
 )
 
-// hear counts what happens to attempts, and the end of the call.
-func (r *recorder) hear(_ context.Context, e pillion.Event) {
+// listen counts what happens to attempts, and the end of the call.
+func (r *recorder) listen(_ context.Context, e pillion.Event) {
 	switch e.Kind {
 	case pillion.EventAttempt:
 		r.beginAttempt(e.Call)
@@ -254,7 +254,7 @@ func hadConnection(end *pillion.Outcome) bool {
 	return !end.Is.Any(pillion.ConnectFailure | pillion.Invalid)
 }
 
-// timedOut counts the time-out that ended an attempt, if any.
+// timedOut counts the timeout that ended an attempt, if any.
 func (r *recorder) timedOut(c *pillion.Call, end *pillion.Outcome) {
 	switch end.Detail {
 	case pillion.ResponseTimeout:
@@ -312,7 +312,7 @@ func (r *recorder) version(c *pillion.Call, end *pillion.Outcome) int {
 		return resp.ProtoMajor
 	case !hadConnection(end):
 		return 0
-	case protocol == "grpc" && c.Endpoint() != "": // gRPC tells the peer only where there was one
+	case protocol == "grpc" && c.Endpoint() != "": // gRPC names the peer only where there was one
 		return 2
 	case protocol != "http":
 		return 0
@@ -368,7 +368,7 @@ func (r *recorder) completed(c *pillion.Call, state int64, ms uint64) {
 	}
 }
 
-// isTimeout reports whether a time-out of the library's ended a call.
+// isTimeout reports whether a timeout of the library's ended a call.
 func isTimeout(end *pillion.Outcome) bool {
 	switch end.Detail {
 	case pillion.ResponseTimeout, pillion.TryTimeout, pillion.TryIdleTimeout:
