@@ -23,8 +23,11 @@ type rpc struct {
 // canary is a gRPC call whose response says that it is a canary's.
 type canary struct{ rpc }
 
-func (canary) ResponseHeader(_ *pillion.Outcome, name string) (string, bool) {
-	return "true", name == "x-envoy-upstream-canary" // as metadata has it
+func (canary) ResponseHeader(_ *pillion.Outcome, name string) []string {
+	if name == "x-envoy-upstream-canary" { // as metadata has it
+		return []string{"true"}
+	}
+	return nil
 }
 
 func (r rpc) Request() pillion.Request { return pillion.Request{Protocol: "grpc", Path: r.path} }
