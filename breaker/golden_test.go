@@ -176,10 +176,7 @@ func (e traceEvent) instant() time.Duration { return time.Duration(*e.At) * time
 func (c traceConfig) config() Config {
 	cfg := Config{Name: "golden"}
 	if c.Threshold != nil {
-		cfg.Threshold = *c.Threshold
-		if cfg.Threshold == 0 {
-			cfg.Threshold = Zero
-		}
+		cfg.Threshold = thresholdOf(*c.Threshold)
 	}
 	if c.NonBreakCount != nil {
 		cfg.NonBreakCount = max(*c.NonBreakCount, 1) // the gem takes 0 for 1
@@ -194,6 +191,17 @@ func (c traceConfig) config() Config {
 		cfg.Period = time.Duration(*c.PeriodUS) * time.Microsecond
 	}
 	return cfg
+}
+
+// thresholdOf is the Threshold for one of the gem's. Above 1 it never opens.
+func thresholdOf(t float64) float64 {
+	switch {
+	case t == 0:
+		return Zero
+	case t > 1:
+		return Never
+	}
+	return t
 }
 
 func (tr trace) stepsBack() bool {

@@ -58,7 +58,7 @@ func (c GroupConfig) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, err
 func (c GroupConfig) check() error {
 	bad := []error{c.Breaker.check()}
 	if c.MaxKeys < 0 {
-		bad = append(bad, fmt.Errorf("breaker: GroupConfig.MaxKeys: %d is negative", c.MaxKeys))
+		bad = append(bad, fmt.Errorf("breaker: GroupConfig.MaxKeys: %d is negative: write 1 or more, or 0 for 1000", c.MaxKeys))
 	}
 	return errors.Join(bad...)
 }

@@ -85,7 +85,7 @@ func serveGRPC(t *testing.T, l net.Listener, service testgrpc.TestServiceServer,
 // its calls.
 func streamUpstream(t *testing.T, policies ...pillion.Policy) (u *pillion.Upstream, b *breaker.Breaker, events *eventLog) {
 	t.Helper()
-	b, err := breaker.New(breaker.Config{Threshold: 2})
+	b, err := breaker.New(breaker.Config{Threshold: breaker.Never})
 	if err != nil {
 		t.Fatal(err)
 	}

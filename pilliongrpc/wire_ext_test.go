@@ -166,7 +166,7 @@ func TestWire(t *testing.T) {
 	for _, test := range tests {
 		for _, kind := range kinds {
 			t.Run(test.name+"/"+kind.name, func(t *testing.T) {
-				b, err := breaker.New(breaker.Config{Threshold: 2})
+				b, err := breaker.New(breaker.Config{Threshold: breaker.Never})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -351,7 +351,7 @@ func TestBadRequests(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			b, err := breaker.New(breaker.Config{Threshold: 2})
+			b, err := breaker.New(breaker.Config{Threshold: breaker.Never})
 			if err != nil {
 				t.Fatal(err)
 			}
