@@ -52,10 +52,14 @@ func New[T any](cfg Config, work func(ctx context.Context) (T, error)) *Command[
 	return c
 }
 
-// Start makes a command and starts it. Mirrors Expeditor::Command.start.
+// Start makes a command and starts it. With a nil ctx the command fails with an error that
+// matches [ErrInvalid]. Mirrors Expeditor::Command.start.
 func Start[T any](ctx context.Context, cfg Config, work func(ctx context.Context) (T, error)) *Command[T] {
 	c := New(cfg, work)
-	_ = c.Start(ctx) // it is the first
+	if err := c.Start(ctx); err != nil { // it is the first, so that ctx is nil
+		c.bad = err
+		_ = c.Start(context.Background()) //nolint:contextcheck // there is none
+	}
 	return c
 }
 
@@ -184,7 +188,10 @@ func (c *Command[T]) bind() (err error) {
 }
 
 // work is what a worker does.
-func (c *Command[T]) work() { c.execute(true) }
+func (c *Command[T]) work() {
+	c.worked = true
+	c.execute(true)
+}
 
 // rescue runs the fallback, if there is one.
 func (c *Command[T]) rescue(ctx context.Context, cause error) (ran bool, err error) {

@@ -218,7 +218,7 @@ func (a *admission) breaker(t *testing.T) *breaker.Breaker {
 	cfg := breaker.Config{}
 	c := a.Config
 	if c.Threshold != nil {
-		cfg.Threshold = orZero(*c.Threshold)
+		cfg.Threshold = thresholdOf(*c.Threshold)
 	}
 	if c.NonBreakCount != nil {
 		cfg.NonBreakCount = max(*c.NonBreakCount, 1)

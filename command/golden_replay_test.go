@@ -111,7 +111,7 @@ func newService(t *testing.T, s traceService) *Service {
 	t.Helper()
 	var cfg ServiceConfig
 	if s.Threshold != nil {
-		cfg.Threshold = orZero(*s.Threshold)
+		cfg.Threshold = thresholdOf(*s.Threshold)
 	}
 	if s.NonBreakCount != nil {
 		cfg.NonBreakCount = max(*s.NonBreakCount, 1) // the gem takes 0 for 1
@@ -123,7 +123,11 @@ func newService(t *testing.T, s traceService) *Service {
 		cfg.Period = time.Duration(*s.PeriodUS) * time.Microsecond
 	}
 	if s.Pool != nil {
-		pool, err := NewPool(PoolConfig{MaxThreads: s.Pool.MaxThreads, MaxQueue: s.Pool.MaxQueue, Overflow: s.Pool.Overflow})
+		c := PoolConfig{MaxThreads: s.Pool.MaxThreads, MaxQueue: s.Pool.MaxQueue, Overflow: s.Pool.Overflow}
+		if c.MaxThreads == 0 || c.MaxQueue == 0 { // it is never full
+			c.MaxQueue, c.Overflow = 0, Abort
+		}
+		pool, err := NewPool(c)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -135,6 +139,14 @@ func newService(t *testing.T, s traceService) *Service {
 	}
 	service.SetFallbackEnabled(s.FallbackEnabled == nil || *s.FallbackEnabled)
 	return service
+}
+
+// thresholdOf is the Threshold for one of the gem's. Above 1 it never opens.
+func thresholdOf(t float64) float64 {
+	if t > 1 {
+		return breaker.Never
+	}
+	return orZero(t)
 }
 
 // orZero is what a configuration says for v, where zero means the default.
