@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -41,7 +42,7 @@ func TestGroup_openIsForgotten(t *testing.T) {
 				if g.Get("better") != shared {
 					t.Error("got room too early, want the shared breaker")
 				}
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 				one, other := g.Get("good"), g.Get("better")
 				if one == other || one == shared || other == shared {
 					t.Error("got no room for two good keys, want a breaker for each")
@@ -109,7 +110,7 @@ func TestGroup_memory(t *testing.T) {
 		host func(i int) string
 	}{
 		"long hosts": {breaker.GroupConfig{MaxKeys: most}, func(i int) string {
-			return fmt.Sprint(i) + strings.Repeat("h", size)
+			return strconv.Itoa(i) + strings.Repeat("h", size)
 		}},
 		"long paths":     {breaker.GroupConfig{MaxKeys: most, Key: path}, func(int) string { return "recipes" }},
 		"parts of a URL": {breaker.GroupConfig{MaxKeys: most, Key: func(c *pillion.Call) string { return c.Request().Path[:10] }}, func(int) string { return "recipes" }},

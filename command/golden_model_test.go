@@ -174,7 +174,10 @@ func (w *world) step() bool {
 // run lets all go on for so long, or until over. It reports whether over is so.
 func (w *world) run(d time.Duration, over func() bool) bool {
 	for end := w.real + d; ; {
-		for !over() && w.step() {
+		for !over() {
+			if !w.step() {
+				break
+			}
 		}
 		next := end + 1
 		for _, p := range w.procs {

@@ -11,15 +11,16 @@ import (
 //
 // Hooks run after the counting, all kinds in the order in which they were added, in
 // the goroutine that ended the command: a worker, the one that called StartHere or whose
-// Start was rejected, or that of a timer. The command's slot in the pool is free by then. Get and Wait may return before
-// the hooks have run. A hook added to a command that has ended runs before OnComplete
-// returns.
+// Start was rejected, or that of a timer. The command's slot in the pool is free by then:
+// what was queued before waits for a worker's hooks, what is started meanwhile does not. Get
+// and Wait may return before the hooks have run. A hook added to a command that has ended
+// runs before OnComplete returns.
 //
 // A hook that panics does not change the outcome, but the later hooks are skipped. The panic
-// is reported to HookPanic of the [Config] or of the service, else to [slog.Default] at level Error with its stack; a hook
-// that was added late returns it as a [*PanicError] besides. A nil f is an error that matches
-// [ErrInvalid]. Mirrors Expeditor::Command#on_complete, whose first argument is err == nil
-// here.
+// is reported to HookPanic of the [Config] or of the service, else to slog.Default at
+// level Error with its stack; a hook that was added late returns it as a [*PanicError]
+// besides. A nil f is an error that matches [ErrInvalid]. Mirrors
+// Expeditor::Command#on_complete, whose first argument is err == nil here.
 func (c *Command[T]) OnComplete(f func(value T, err error)) error {
 	if f == nil {
 		return invalid("OnComplete: the function is nil")

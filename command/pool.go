@@ -87,8 +87,8 @@ func (cfg PoolConfig) check() error {
 // command that waits in the queue or for its dependencies. An idle pool has no goroutine.
 //
 // Each command that runs or waits holds a slot. It releases the slot before its result is
-// known to Get, to Wait, to hooks and to the commands that depend on it, so that whoever
-// has seen the result finds the slot free. Hooks run without a slot. A command that ended at its
+// known to Get, to Wait, to hooks and to the commands that depend on it: a caller that has
+// seen the result finds the slot free. Hooks run without a slot. A command that ended at its
 // limit or was canceled while its work was running holds the slot until the work returns.
 //
 // A Pool is safe for concurrent use, and several services can share it. The zero value is a

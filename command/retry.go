@@ -45,7 +45,7 @@ func (t *retrying) run(ctx context.Context, c *core) (breaker.Result, error) {
 			return c.interrupted(ctx, err)
 		}
 		callBack(o, retries+1, err)
-		if !t.count(c) {
+		if !t.count(c) { //nolint:contextcheck // a report of a panic has no context
 			return breaker.Ignored, errSettled
 		}
 	}

@@ -56,7 +56,7 @@ type ServiceConfig struct {
 	Classify func(err error) breaker.Result `json:"-"`
 
 	// HookPanic receives the panics of hooks and of OnStateChange, in the goroutine of the
-	// panic. A command's [Config] can name another. Nil logs them to [slog.Default] at level
+	// panic. A command's [Config] can name another. Nil logs them to slog.Default at level
 	// Error, with the stack.
 	HookPanic func(*PanicError) `json:"-"`
 }

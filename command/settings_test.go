@@ -160,11 +160,12 @@ func TestNilArguments(t *testing.T) {
 
 	wantLines(t, s.Shutdown(none), "invalid: Shutdown: the context is nil: pass")
 	wantLines(t, s.Executor().Shutdown(none), "invalid: Shutdown: the context is nil: pass")
-	if v, err := Start(t.Context(), Config{Service: s}, value(2)).Get(t.Context()); v != 2 || err != nil {
+	v, err := Start(t.Context(), Config{Service: s}, value(2)).Get(t.Context())
+	if v != 2 || err != nil {
 		t.Errorf("got %d and %v, want the pool to be open", v, err)
 	}
 	for name, bad := range map[string]*Service{"nil": nil, "zero": {}} {
-		_, err := RunIfAllowed(bad, func() (int, error) { t.Error("it ran"); return 1, nil })
+		_, err = RunIfAllowed(bad, func() (int, error) { t.Error("it ran"); return 1, nil })
 		t.Run(name, func(t *testing.T) {
 			wantLines(t, err, "invalid: RunIfAllowed: the service is nil, or was not made by NewService: pass")
 			wantLines(t, bad.Shutdown(t.Context()), "invalid: Shutdown: the service is nil")

@@ -63,6 +63,7 @@ func startEnding(t *testing.T, name string, cfg Config) *Command[int] {
 // is known, on a pool with room for one: none is rejected, and none runs in the caller's
 // goroutine.
 func TestSlot_serialCaller(t *testing.T) {
+	t.Parallel()
 	waits := map[string]func(t *testing.T, c *Command[int]){
 		"Get":                func(t *testing.T, c *Command[int]) { t.Helper(); _, _ = c.Get(t.Context()) },
 		"Get, no end to ctx": func(_ *testing.T, c *Command[int]) { _, _ = c.Get(context.Background()) },
