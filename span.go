@@ -26,7 +26,7 @@ type span struct {
 	unwatch func() bool   // ends the watch of the caller's context; guarded by mu
 	watched bool          // there is such a watch; written before others can come
 
-	headersSent bool // by a server, in time; guarded by mu
+	headers bool // sent by a server or received by a client, in time; guarded by mu
 }
 
 // The stages of a span.
