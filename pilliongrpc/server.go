@@ -71,7 +71,8 @@ func serverFinder(r pillion.Resolver) (func(ctx context.Context, t pillion.Targe
 		return func(context.Context, pillion.Target) (*pillion.Upstream, error) { return u, nil }, nil
 	}
 	return func(ctx context.Context, t pillion.Target) (*pillion.Upstream, error) {
-		u, err := resolve(ctx, r, t)
+		header := func(name string) []string { return []string{t.Header(name)} }
+		u, err := resolve(ctx, r, t.Request, header, error.Error)
 		if err != nil {
 			return nil, err
 		}

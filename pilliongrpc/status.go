@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -52,12 +53,11 @@ func callError(u *pillion.Upstream, o *pillion.Outcome, retried bool) error {
 	if o.Err == nil {
 		return nil
 	}
-	return shown(u, o.Err, o.Is, o.Flags, o.Detail, retried)
+	return withStatus(u, o.Err, o.Is, o.Flags, o.Detail, retried)
 }
 
-// shown makes of err, which a call came to, one with a status. A status of the
-// upstream's is shown as it is.
-func shown(u *pillion.Upstream, err error, is pillion.Condition, flags pillion.Flags, detail pillion.Detail, retried bool) error {
+// withStatus adds a status to err, unless the upstream sent one, which is shown as it is.
+func withStatus(u *pillion.Upstream, err error, is pillion.Condition, flags pillion.Flags, detail pillion.Detail, retried bool) error {
 	if detail == pillion.ViaUpstream || detail == pillion.NoDetail {
 		if is.Any(pillion.Refused) {
 			return newError(u, codes.Unavailable, err, flags, detail, retried)
@@ -83,8 +83,32 @@ func ofError(u *pillion.Upstream, err error) error {
 		return newError(u, ownCode(broken.Err), err, broken.Flags, broken.Detail, false)
 	case errors.Is(err, context.Canceled):
 		return newError(u, codes.Canceled, err, pillion.DC, pillion.CallerGone, false)
+	case errors.Is(err, context.DeadlineExceeded) && ownCode(err) == codes.OK: // the engine does not watch the stream
+		limit = &pillion.TimeoutError{Upstream: u.Name(), Scope: pillion.ScopeCaller}
+		return newError(u, codes.DeadlineExceeded, limit, pillion.UT, pillion.ResponseTimeout, false)
 	}
-	return shown(u, err, 0, 0, pillion.NoDetail, false)
+	return withStatus(u, err, 0, 0, pillion.NoDetail, false)
+}
+
+// serverError is what the client of a server gets for a call that its handler did not answer:
+// the code of the cause, and the text of Envoy's local reply. The text of the cause is for
+// policies and interceptors only: it may quote the errors of other clients' calls.
+func serverError(u *pillion.Upstream, o *pillion.Outcome) error {
+	if _, ok := o.Err.(interface{ GRPCStatus() *status.Status }); ok { // what an error wraps is not meant for the client
+		return o.Err // a policy's own
+	}
+	code := localCode(u, o.Err, o.Is, o.Detail)
+	_, text := o.Detail.LocalReply(false)
+	switch {
+	case text != "":
+	case code == codes.Canceled:
+		text = "the client canceled the call"
+	case o.Is.Any(pillion.Refused):
+		code, text = codes.Unavailable, http.StatusText(http.StatusServiceUnavailable)
+	default:
+		code, text = codes.Unknown, http.StatusText(http.StatusInternalServerError)
+	}
+	return &Error{Upstream: u.Name(), Flags: o.Flags, Detail: o.Detail, Err: o.Err, status: newStatus(u, code, text, o.Flags, o.Detail)}
 }
 
 // localCode is the status code of a call without an answer: Envoy's, but for limits
@@ -122,19 +146,25 @@ func ownCode(err error) codes.Code {
 	return codes.OK
 }
 
-// newError gives err a status, whose ErrorInfo has the response flags.
+// newError adds a status to err.
 func newError(u *pillion.Upstream, code codes.Code, err error, flags pillion.Flags, detail pillion.Detail, retried bool) *Error {
-	s := status.New(code, text(u, err, detail, retried))
-	with, bad := s.WithDetails(&errdetails.ErrorInfo{
+	s := newStatus(u, code, text(u, err, detail, retried), flags, detail)
+	return &Error{Upstream: u.Name(), Flags: flags, Detail: detail, Err: err, status: s}
+}
+
+// newStatus makes a status whose ErrorInfo has the response flags.
+func newStatus(u *pillion.Upstream, code codes.Code, text string, flags pillion.Flags, detail pillion.Detail) *status.Status {
+	s := status.New(code, text)
+	with, err := s.WithDetails(&errdetails.ErrorInfo{
 		Reason: reason(flags), Domain: Domain,
 		Metadata: map[string]string{
 			"upstream_cluster": u.Name(), "response_flags": flags.String(), "response_code_details": detail.String(),
 		},
 	})
-	if bad == nil {
-		s = with
+	if err != nil {
+		return s
 	}
-	return &Error{Upstream: u.Name(), Flags: flags, Detail: detail, Err: err, status: s}
+	return with
 }
 
 // text is what the status says: Envoy's words, where they are asked for.
