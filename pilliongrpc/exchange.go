@@ -18,7 +18,7 @@ import (
 // exchange is a streamCall as the engine sees it; both have a method Header.
 type exchange streamCall
 
-// Unary is false: an answer goes on after its head.
+// Unary is false: a response goes on after its headers.
 func (x *exchange) Unary() bool { return false }
 
 // Try opens a stream and waits for the response headers.
@@ -154,8 +154,8 @@ func (x *exchange) leave() {
 	x.stream = nil
 }
 
-// sendError is why a message could not be sent, where that was nobody's fault but
-// its own: gRPC has ended the stream with it, and may say nothing more.
+// sendError returns why a message could not be sent, if only the message is to blame: gRPC has
+// ended the stream with it, and may say nothing more.
 func (x *streamCall) sendError() error {
 	if b, ok := x.broken.Load().(sendError); ok {
 		return b.error
@@ -201,7 +201,7 @@ func (x *exchange) Explain(c *pillion.Call, o *pillion.Outcome, err error) {
 	}
 }
 
-// Discard ends a stream that nobody wants.
+// Discard ends a stream that has no use any more.
 func (x *exchange) Discard(c *pillion.Call, _ *pillion.Outcome) {
 	x.attempt(c).cancel()
 	x.leave()
@@ -230,7 +230,7 @@ func (x *exchange) NewCall(from *pillion.Call) *pillion.Call {
 	return &next.call
 }
 
-// Header gives the attempt's own metadata.
+// Header returns the attempt's own metadata.
 func (x *exchange) Header(c *pillion.Call) pillion.Header { return x.headerOf(&x.attempt(c).attempt) }
 
 // ResponseHeader reads the metadata that came first.

@@ -15,7 +15,7 @@ import (
 type meaning struct {
 	is     pillion.Condition
 	detail pillion.Detail
-	code   int // of the upstream's answer, 0 where there was none
+	code   int // of the upstream's response, 0 if there was none
 }
 
 // explain says in o what err means: a status that the upstream sent is its response, one that
@@ -35,8 +35,8 @@ func explain(c *pillion.Call, a *attempt, o *pillion.Outcome, err error) {
 	o.Is |= m.is
 }
 
-// meaning tells what the upstream said from what gRPC's client says. Where the origin is
-// proved, no text decides.
+// meaning returns what a status means: it distinguishes what the upstream sent from what gRPC's
+// client made. If the origin is proved, no text decides.
 func (a *attempt) meaning(s *status.Status) meaning {
 	if !a.sentByServer(s) {
 		if m, ok := a.madeHere(s); ok {
@@ -78,7 +78,7 @@ func (a *attempt) cutOff(code codes.Code) (meaning, bool) {
 }
 
 // isMissingMessage recognizes what gRPC's client makes of an OK without a message, the one
-// status of its own that it gives for whole trailers without a header. The upstream did what
+// status that it makes for whole trailers without a header. The upstream did what
 // it was asked to, so no condition retries it.
 func isMissingMessage(s *status.Status) bool {
 	return s.Code() == codes.Internal && strings.HasPrefix(s.Message(), "cardinality violation: received no response message")
@@ -162,7 +162,7 @@ func notConnected(text string) meaning {
 	return m
 }
 
-// broken is a connection that ended before the answer did.
+// broken is a connection that ended before the response did.
 func (a *attempt) broken(text string) meaning {
 	switch {
 	case a.begun():
@@ -216,7 +216,7 @@ func (a *attempt) malformed(text string) (meaning, bool) {
 	return meaning{}, false
 }
 
-// answeredHTTP recognizes an answer in plain HTTP, which is what it counts as.
+// answeredHTTP recognizes a response in plain HTTP, which is what it counts as.
 func (a *attempt) answeredHTTP(text string) (meaning, bool) {
 	rest, ok := strings.CutPrefix(text, "unexpected HTTP status code received from server: ")
 	if !ok {

@@ -187,7 +187,7 @@ func (s *server) Header(*pillion.Call) pillion.Header {
 	return header(s.md)
 }
 
-// Messages counts the client's requests and the handler's answers.
+// Messages counts the client's messages and the handler's.
 func (s *server) Messages() (sent, received uint64) { return s.sent.Load(), s.received.Load() }
 
 // Explain takes the handler's status for the response that it is.
@@ -203,7 +203,7 @@ func (s *server) Explain(_ *pillion.Call, o *pillion.Outcome, err error) {
 // deadline itself.
 func (s *server) CausedByCaller(scope pillion.Scope) bool { return scope == pillion.ScopeCaller }
 
-// codeOf is the code that gRPC answers for a handler's error.
+// codeOf is the code that gRPC sends for a handler's error.
 func codeOf(err error) codes.Code {
 	if s, ok := status.FromError(err); ok {
 		return s.Code()
@@ -211,7 +211,7 @@ func codeOf(err error) codes.Code {
 	return status.FromContextError(err).Code()
 }
 
-// Discard has nothing to do: an answer is never open.
+// Discard has nothing to do: a response is never open.
 func (s *server) Discard(*pillion.Call, *pillion.Outcome) {}
 
 // NewCall is never asked for: nothing is sent again.
@@ -220,7 +220,7 @@ func (s *server) NewCall(*pillion.Call) *pillion.Call { return &pillion.Call{} }
 // ResponseHeader is empty: what a handler has set cannot be read.
 func (s *server) ResponseHeader(*pillion.Outcome, string) []string { return nil }
 
-// Idempotent and Replayable are for who sends again.
+// Idempotent is false: a server does not retry.
 func (s *server) Idempotent() bool { return false }
 
 // Replayable is false: a request is served once.

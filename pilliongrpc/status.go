@@ -18,8 +18,8 @@ import (
 // makes.
 const Domain = "pillion"
 
-// Error is the error of a call that the upstream has not answered: a policy refused
-// it, a limit struck, the network failed. Its status, which [status.FromError] finds, has an
+// Error is the error of a call without a response of the upstream: a policy refused it, a
+// limit fired, the network failed. Its status, which [status.FromError] finds, has an
 // ErrorInfo with the response flags; errors.Is and errors.As find what it wraps:
 // breaker.ErrOpen, limits.ErrFull, a [*pillion.TimeoutError] and with it
 // [context.DeadlineExceeded], a [*pillion.UpstreamError], [context.Canceled].
@@ -36,13 +36,13 @@ type Error struct {
 // Error is the text of the status, as gRPC writes it.
 func (e *Error) Error() string { return e.status.Err().Error() }
 
-// Unwrap gives what happened.
+// Unwrap returns what happened.
 func (e *Error) Unwrap() error { return e.Err }
 
 // GRPCStatus is the status. gRPC looks for it.
 func (e *Error) GRPCStatus() *status.Status { return e.status }
 
-// Timeout reports whether a limit struck. It is what [net.Error] asks for.
+// Timeout reports whether a limit fired. It is what [net.Error] asks for.
 func (e *Error) Timeout() bool { return errors.Is(e.Err, context.DeadlineExceeded) }
 
 // Temporary is true: the next call may fare better. It is what [net.Error] asks for.
@@ -90,7 +90,7 @@ func ofError(u *pillion.Upstream, err error) error {
 	return withStatus(u, err, 0, 0, pillion.NoDetail, false)
 }
 
-// serverError is what the client of a server gets for a call that its handler did not answer:
+// serverError is what the client of a server gets for a call without a status of its handler:
 // the code of the cause, and the text of Envoy's local reply. The text of the cause is for
 // policies and interceptors only: it may quote the errors of other clients' calls.
 func serverError(u *pillion.Upstream, o *pillion.Outcome) error {
@@ -111,7 +111,7 @@ func serverError(u *pillion.Upstream, o *pillion.Outcome) error {
 	return &Error{Upstream: u.Name(), Flags: o.Flags, Detail: o.Detail, Err: o.Err, status: newStatus(u, code, text, o.Flags, o.Detail)}
 }
 
-// localCode is the status code of a call without an answer: Envoy's, but for limits
+// localCode is the status code of a call without a response: Envoy's, but for limits
 // on time, which gRPC has a code of its own for. With [pillion.HTTP] LocalReplies it is
 // Envoy's there, too.
 func localCode(u *pillion.Upstream, err error, is pillion.Condition, detail pillion.Detail) codes.Code {
@@ -198,7 +198,7 @@ func reason(flags pillion.Flags) string {
 	return strings.ToUpper(b.String())
 }
 
-// noReply is the error of a policy that gave neither an error nor an answer of ours.
+// noReply is the error of a policy that returned neither an error nor a response of ours.
 func noReply(u *pillion.Upstream, o *pillion.Outcome) error {
 	err := fmt.Errorf("pillion: %s: a policy gave a %T in place of a reply", u.Name(), o.Value)
 	return newError(u, codes.Internal, err, o.Flags, o.Detail, false)

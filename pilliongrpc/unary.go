@@ -43,7 +43,7 @@ type unaryCall struct {
 	req      any
 	reply    any
 	invoker  grpc.UnaryInvoker
-	beside   atomic.Bool // attempts run beside each other
+	beside   atomic.Bool // attempts run concurrently
 	began    atomic.Bool // the first attempt did
 	first    unaryAttempt
 }
@@ -124,8 +124,8 @@ func (x *unaryCall) invoke(ctx context.Context, a *unaryAttempt, c *pillion.Call
 	return x.invoker(a.outgoing(ctx), x.method, x.req, a.reply, x.cc, a.unaryOptions(&x.targets, a.watched)...)
 }
 
-// replyFor is where an attempt puts its answer: the caller's reply, which an attempt
-// that comes after another may use again, or, beside others, one of its own.
+// replyFor is where an attempt puts its response: the caller's reply, which consecutive
+// attempts share, or a reply of its own for each of concurrent ones.
 func (x *unaryCall) replyFor() any {
 	x.began.Store(true)
 	if !x.beside.Load() {
@@ -143,7 +143,7 @@ func (x *unaryCall) attempt(c *pillion.Call) *unaryAttempt {
 }
 
 // NewCall makes the storage of a further attempt. One that is made while the one
-// before it has not come back, or not even begun, runs beside it.
+// before it has not come back, or not even begun, runs concurrently with it.
 func (x *unaryCall) NewCall(from *pillion.Call) *pillion.Call {
 	before := x.attempt(from)
 	if !before.over.Load() {
@@ -159,7 +159,7 @@ func (x *unaryCall) NewCall(from *pillion.Call) *pillion.Call {
 	return &next.call
 }
 
-// Header gives the attempt's own metadata.
+// Header returns the attempt's own metadata.
 func (x *unaryCall) Header(c *pillion.Call) pillion.Header { return x.headerOf(&x.attempt(c).attempt) }
 
 // ResponseHeader reads the metadata that came first.

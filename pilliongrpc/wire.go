@@ -11,15 +11,15 @@ import (
 	"github.com/pillion-go/pillion"
 )
 
-// wire is a [stats.Handler] that tells each attempt what happens to it on the wire.
+// wire is a [stats.Handler] that reports to each attempt what happens to it on the wire.
 // Interceptors cannot see that: when response headers arrive, and whether the status came in
 // trailers, from the server, or was made by gRPC's client.
 type wire struct{}
 
-// TagRPC returns ctx: what is told is found by [attemptKey].
+// TagRPC returns ctx: the attempt is found by [attemptKey].
 func (wire) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
 
-// HandleRPC tells the attempt that ctx belongs to.
+// HandleRPC reports to the attempt that ctx belongs to.
 func (wire) HandleRPC(ctx context.Context, s stats.RPCStats) {
 	switch s.(type) {
 	case *stats.Begin, *stats.OutHeader, *stats.InHeader, *stats.InTrailer:
