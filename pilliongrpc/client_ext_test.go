@@ -380,3 +380,12 @@ func TestLocalReplies(t *testing.T) {
 		})
 	}
 }
+
+// TestError_zero has an Error that the library did not make.
+func TestError_zero(t *testing.T) {
+	for _, err := range []*pilliongrpc.Error{{}, {Err: errFired}} {
+		if status.Code(err) != codes.Unknown || err.Error() == "" || err.Timeout() {
+			t.Errorf("got %v, want Unknown", err)
+		}
+	}
+}

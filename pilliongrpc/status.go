@@ -34,13 +34,19 @@ type Error struct {
 }
 
 // Error is the text of the status, as gRPC writes it.
-func (e *Error) Error() string { return e.status.Err().Error() }
+func (e *Error) Error() string { return e.GRPCStatus().Err().Error() }
 
 // Unwrap returns what happened.
 func (e *Error) Unwrap() error { return e.Err }
 
-// GRPCStatus is the status. gRPC looks for it.
-func (e *Error) GRPCStatus() *status.Status { return e.status }
+// GRPCStatus is the status. gRPC looks for it. An Error that the library did not make has the
+// code UNKNOWN.
+func (e *Error) GRPCStatus() *status.Status {
+	if e.status == nil {
+		return status.Newf(codes.Unknown, "%v", e.Err)
+	}
+	return e.status
+}
 
 // Timeout reports whether a limit fired. It is what [net.Error] asks for.
 func (e *Error) Timeout() bool { return errors.Is(e.Err, context.DeadlineExceeded) }
