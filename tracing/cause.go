@@ -33,14 +33,11 @@ type thrown struct {
 // SDK). What was recorded before is replaced: the last one counts, as in the gem. A nil
 // err does nothing.
 func (s *Segment) SetError(err error) {
-	if err == nil || s == nil || !s.Sampled() {
+	if err == nil || !s.Sampled() {
 		return
 	}
 	t := &thrown{id: newSegmentID(), kind: typeName(err), message: errorText(err), most: maxErrorFrames}
-	var carrier exception.StackTracer
-	if errors.As(err, &carrier) {
-		t.stack = carrier.StackTrace()
-	} else {
+	if t.stack = carriedStack(err); t.stack == nil {
 		t.stack = callers()
 	}
 	s.throw(t, false, false, true)
@@ -52,14 +49,14 @@ func (s *Segment) SetFlags(isError, throttle, fault bool) { s.throw(nil, isError
 
 // recordPanic records what a panic said.
 func (s *Segment) recordPanic(p any) {
-	if s == nil || !s.Sampled() {
+	if !s.Sampled() {
 		return
 	}
 	t := &thrown{id: newSegmentID(), kind: "panic", most: maxErrorFrames, stack: callers()}
 	if err, ok := p.(error); ok {
 		t.kind, t.message = typeName(err), errorText(err)
 	} else {
-		t.message = sprint(p)
+		t.message = cutBytes(sprint(p), maxPacket)
 	}
 	s.throw(t, false, false, true)
 }
@@ -79,7 +76,7 @@ func (s *Segment) setStatus(status int, remote bool) {
 	default:
 		return
 	}
-	if s == nil || !s.Sampled() {
+	if !s.Sampled() {
 		return
 	}
 	t := &thrown{id: newSegmentID(), kind: "http_response_error", message: text, remote: remote, most: maxStatusFrames, stack: callers()}
@@ -195,15 +192,32 @@ var workingDirectory = sync.OnceValue(func() string {
 	return strings.TrimSuffix(dir, "/") + "/"
 })
 
-// typeName names the type of an error, without its pointer.
-func typeName(err error) string {
+// carriedStack returns the stack that an error carries, nil for none. Its methods may
+// panic: that must not end the request.
+func carriedStack(err error) (stack []uintptr) {
+	defer func() {
+		if recover() != nil {
+			stack = nil
+		}
+	}()
+	var carrier exception.StackTracer
+	if errors.As(err, &carrier) {
+		return carrier.StackTrace()
+	}
+	return nil
+}
+
+// typeName returns the name of an error's type, without its pointer.
+func typeName(err error) (name string) {
+	name = strings.TrimLeft(fmt.Sprintf("%T", err), "*")
+	defer func() { _ = recover() }() // as in carriedStack
 	if e, ok := errors.AsType[*exception.XRayError](err); ok {
 		return e.Type
 	}
-	return strings.TrimLeft(fmt.Sprintf("%T", err), "*")
+	return name
 }
 
-// errorText is the error's text. An Error method that panics must not end the
+// errorText returns the error's text. An Error method that panics must not end the
 // request.
 func errorText(err error) (text string) {
 	defer func() {
@@ -211,7 +225,7 @@ func errorText(err error) (text string) {
 			text = fmt.Sprintf("%T: its Error method panicked: %v", err, p)
 		}
 	}()
-	return err.Error()
+	return cutBytes(err.Error(), maxPacket)
 }
 
 // exceptionStrategy is the SDK's default one, but for Error methods that panic.

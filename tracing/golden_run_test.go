@@ -456,7 +456,7 @@ func (r *replay) http(ctx context.Context, op map[string]any) {
 			return resp, failed
 		})
 	}
-	u, err := pillion.New(upstreamName(op, req), Client{Tracer: r.tracer})
+	u, err := pillion.New(upstreamName(op, req), Client{Tracer: r.tracer, CallerNames: name == "http"})
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -9,7 +9,7 @@ import (
 // Request describes an HTTP request, for segments that are made by hand.
 type Request struct {
 	Method    string
-	URL       string // query, fragment and password are left out
+	URL       string // user, password, query and fragment are left out
 	UserAgent string
 
 	ClientIP      string // of segments only
@@ -17,15 +17,17 @@ type Request struct {
 	Traced        bool   // the other side sends segments of its own; of subsegments only
 }
 
-// SetRequest says what request the segment serves, or the subsegment makes.
-// [Tracer.Handler] and [Client] do it by themselves.
+// SetRequest records which request the segment serves, or the subsegment makes.
+// [Tracer.Handler] and [Client] do it by themselves. URL and user agent are cut at 2000
+// characters, method and client address at 250.
 func (s *Segment) SetRequest(r Request) {
 	s.change(func(x *xray.Segment) {
 		request := x.GetHTTP().GetRequest()
-		*request = xray.RequestData{Method: r.Method, URL: bareURL(r.URL), UserAgent: r.UserAgent}
+		*request = bound(xray.RequestData{Method: r.Method, URL: bareURL(r.URL), UserAgent: r.UserAgent, ClientIP: r.ClientIP})
 		if x.ParentSegment == x {
-			request.ClientIP, request.XForwardedFor = r.ClientIP, r.XForwardedFor
+			request.XForwardedFor = r.XForwardedFor
 		} else {
+			request.ClientIP = ""
 			request.Traced = r.Traced
 		}
 	})
@@ -52,23 +54,59 @@ func (s *Segment) SetResponse(status int, size int64) {
 // which a remote subsegment says that it is the other side's; any other status is
 // nothing, and takes nothing back.
 func (s *Segment) SetStatus(status int) {
-	if s != nil {
+	if !s.none() {
 		s.setStatus(status, s.x.Namespace == "remote")
 	}
 }
 
-// bareURL leaves out of an URL what may be secret.
+// bareURL returns a URL without user, password, query and fragment. It need not be
+// legal: what may be a password is left out.
 func bareURL(u string) string {
+	before, rest := cutScheme(u)
+	if before == "" && strings.HasPrefix(rest, "/") {
+		return withoutQuery(rest) // a path
+	}
+	end := strings.IndexAny(rest, `/\?#`)
+	if end < 0 {
+		end = len(rest)
+	}
+	if at := strings.LastIndexByte(rest[:end], '@'); at >= 0 {
+		return before + withoutQuery(rest[at+1:])
+	}
+	if at := strings.LastIndexByte(rest[end:], '@'); at >= 0 && !isHostPort(rest[:end]) {
+		return before + withoutQuery(rest[end+at+1:]) // the password has one of /\?#
+	}
+	return before + withoutQuery(rest)
+}
+
+// cutScheme cuts u behind the slashes before its host. before is empty if there are none.
+func cutScheme(u string) (before, rest string) {
+	i := strings.IndexAny(u, `/\?#@`)
+	if i < 0 || (u[i] != '/' && u[i] != '\\') || (i > 0 && u[i-1] != ':') {
+		return "", u
+	}
+	end := i
+	for end < len(u) && (u[end] == '/' || u[end] == '\\') {
+		end++
+	}
+	if i == 0 && end == 1 {
+		return "", u
+	}
+	return u[:end], u[end:]
+}
+
+// isHostPort reports whether s may be a host, with or without a port.
+func isHostPort(s string) bool {
+	if strings.HasPrefix(s, "[") {
+		return true
+	}
+	_, port, _ := strings.Cut(s, ":")
+	return strings.Trim(port, "0123456789") == ""
+}
+
+func withoutQuery(u string) string {
 	if i := strings.IndexAny(u, "?#"); i >= 0 {
 		u = u[:i]
-	}
-	scheme, rest, ok := strings.Cut(u, "://")
-	if !ok {
-		return u
-	}
-	authority, path, _ := strings.Cut(rest, "/")
-	if i := strings.LastIndexByte(authority, '@'); i >= 0 {
-		return strings.TrimSuffix(scheme+"://"+authority[i+1:]+"/"+path, "/")
 	}
 	return u
 }
