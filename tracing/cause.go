@@ -32,7 +32,10 @@ type thrown struct {
 // stack from here, or the one that err carries (StackTrace() []uintptr, as in the X-Ray
 // SDK). What was recorded before is replaced: the last one counts, as in the gem. A nil
 // err does nothing.
-func (s *Segment) SetError(err error) {
+func (s *Segment) SetError(err error) { s.recordError(err, false) }
+
+// recordError records err as the cause of a fault, or of an error of the caller.
+func (s *Segment) recordError(err error, isError bool) {
 	if err == nil || !s.Sampled() {
 		return
 	}
@@ -40,11 +43,12 @@ func (s *Segment) SetError(err error) {
 	if t.stack = carriedStack(err); t.stack == nil {
 		t.stack = callers()
 	}
-	s.throw(t, false, false, true)
+	s.throw(t, isError, false, !isError)
 }
 
-// SetFlags says by hand what went wrong, without a cause: error is the caller's
-// doing, throttle says that it asked too often, fault is this side's doing.
+// SetFlags records by hand what went wrong, without a cause: error is the caller's
+// doing, throttle says that it asked too often, fault is this side's doing. What was
+// recorded before is replaced.
 func (s *Segment) SetFlags(isError, throttle, fault bool) { s.throw(nil, isError, throttle, fault) }
 
 // recordPanic records what a panic said.
@@ -90,15 +94,14 @@ func (s *Segment) setStatus(status int, remote bool) {
 func (s *Segment) throw(t *thrown, isError, throttle, fault bool) {
 	s.change(func(x *xray.Segment) {
 		x.Error, x.Throttle, x.Fault = isError, throttle, fault
-		if t == nil {
-			return
-		}
 		x.Cause = nil
 		if d := owner(x); d != nil {
 			d.thrown = t
 			return
 		}
-		addException(x, t)
+		if t != nil {
+			addException(x, t)
+		}
 	})
 }
 

@@ -298,8 +298,7 @@ func (p *client) recordEnd(d *document, c *pillion.Call, end *pillion.Outcome) {
 	case end.Detail == pillion.ViaUpstream && c.Request().Protocol == "grpc":
 		d.setGRPC(end)
 	case end.Is.Any(pillion.Invalid):
-		d.SetError(end.Err)
-		d.SetFlags(true, false, false)
+		d.recordError(end.Err, true)
 	default:
 		d.SetError(end.Err)
 	}

@@ -148,7 +148,7 @@ func (d *document) served(resp *response, returned *bool) {
 	if *returned {
 		resp.head()
 	}
-	if resp.status != 0 {
+	if resp.status >= 100 && resp.status <= 999 { // net/http panics at others
 		d.recordResponse(resp.status, resp.size())
 	}
 	if *returned {

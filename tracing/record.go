@@ -12,9 +12,9 @@ type Request struct {
 	URL       string // user, password, query and fragment are left out
 	UserAgent string
 
-	ClientIP      string // of segments only
-	XForwardedFor bool   // ClientIP was read from X-Forwarded-For; of segments only
-	Traced        bool   // the other side sends segments of its own; of subsegments only
+	ClientIP      string
+	XForwardedFor bool // ClientIP was read from X-Forwarded-For; of segments only
+	Traced        bool // the other side sends segments of its own; of subsegments only
 }
 
 // SetRequest records which request the segment serves, or the subsegment makes.
@@ -27,7 +27,6 @@ func (s *Segment) SetRequest(r Request) {
 		if x.ParentSegment == x {
 			request.XForwardedFor = r.XForwardedFor
 		} else {
-			request.ClientIP = ""
 			request.Traced = r.Traced
 		}
 	})
@@ -97,10 +96,11 @@ func cutScheme(u string) (before, rest string) {
 
 // isHostPort reports whether s may be a host, with or without a port.
 func isHostPort(s string) bool {
-	if strings.HasPrefix(s, "[") {
-		return true
+	port := s
+	if address, after, ok := strings.Cut(s, "]"); ok && strings.HasPrefix(address, "[") {
+		port = after
 	}
-	_, port, _ := strings.Cut(s, ":")
+	_, port, _ = strings.Cut(port, ":")
 	return strings.Trim(port, "0123456789") == ""
 }
 
