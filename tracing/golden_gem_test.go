@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"net/http"
 	"regexp"
 	"slices"
 	"strconv"
@@ -845,6 +844,8 @@ func (g *gem) metadataValue(v any) any {
 		if !deeplyWritable(v) && g.differs("legal-values") {
 			return "<cannot be written>"
 		}
+	case json.Number:
+		return v
 	case fmt.Stringer: // a time
 		if !g.differs("go-values") {
 			return rubyText()
@@ -1003,12 +1004,14 @@ func (g *gem) responseHeaders(headers map[string]any) (shown map[string]any, len
 	shown = map[string]any{}
 	length = headers["Content-Length"]
 	for key, v := range headers {
-		canonical := http.CanonicalHeaderKey(key)
-		if canonical != "Content-Length" {
+		canonical := map[string]string{"content-length": "Content-Length", "x-amzn-trace-id": "X-Amzn-Trace-Id"}[strings.ToLower(key)]
+		if canonical == "" {
 			continue
 		}
 		if key != canonical && g.differs("net-http") {
-			key, length = canonical, v
+			if key = canonical; key == "Content-Length" {
+				length = v
+			}
 		}
 		shown[key] = text(value(v))
 	}

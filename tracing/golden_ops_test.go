@@ -531,7 +531,7 @@ func (g *gem) call(op map[string]any) any {
 		if unsendable {
 			raise("header field value cannot include CR/LF")
 		}
-		g.send1(op, server, &header)
+		g.disable("net_http", func() { g.send1(op, server, &header) }) // the hook must not see it again
 		if host := headerOf(op, "Host"); host != nil && (failing || g.hidden(op, server)) && g.differs("url-of-the-unanswered") {
 			s.request["url"] = "http://" + *host + g.escaped(path, legal)
 		}

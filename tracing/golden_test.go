@@ -477,12 +477,15 @@ func (n *numbering) texts(v any) any {
 			v[i] = n.texts(v[i])
 		}
 	case map[string]any:
+		if v["op"] == "current" && v["raised"] == nil && v["nil"] != true {
+			return map[string]any{"op": "current"} // whichever it is
+		}
 		for _, key := range slices.Sorted(maps.Keys(v)) {
 			if key == "document" {
 				n.document(v[key].(map[string]any))
 				continue
 			}
-			if key == "raised" || key == "message" || (key == "nil" && v[key] == nil) {
+			if key == "raised" || key == "message" {
 				v[key] = true // in Ruby's words
 				continue
 			}

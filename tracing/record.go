@@ -65,17 +65,23 @@ func bareURL(u string) string {
 	if before == "" && strings.HasPrefix(rest, "/") {
 		return withoutQuery(rest) // a path
 	}
-	end := strings.IndexAny(rest, `/\?#`)
-	if end < 0 {
-		end = len(rest)
-	}
-	if at := strings.LastIndexByte(rest[:end], '@'); at >= 0 {
-		return before + withoutQuery(rest[at+1:])
-	}
-	if at := strings.LastIndexByte(rest[end:], '@'); at >= 0 && !isHostPort(rest[:end]) {
-		return before + withoutQuery(rest[end+at+1:]) // the password has one of /\?#
+	for at := userEnd(rest); at >= 0; at = userEnd(rest) {
+		rest = rest[at+1:]
 	}
 	return before + withoutQuery(rest)
+}
+
+// userEnd returns where user and password end that s begins with, -1 if it has none. A
+// password may have characters that end a host: then there is no port before them.
+func userEnd(s string) int {
+	end := strings.IndexAny(s, `/\?#`)
+	if end < 0 {
+		end = len(s)
+	}
+	if at := strings.LastIndexByte(s[:end], '@'); at >= 0 || isHostPort(s[:end]) {
+		return at
+	}
+	return strings.LastIndexByte(s, '@')
 }
 
 // cutScheme cuts u behind the slashes before its host. before is empty if there are none.
