@@ -165,8 +165,8 @@ func (c Config) check() (checked, error) {
 		wrong.add("ExcludedPaths", checkPath(path))
 	}
 	for _, p := range c.ExcludedPatterns {
-		re, err := parsePattern(p)
-		wrong.add("ExcludedPatterns", err)
+		re, bad := parsePattern(p)
+		wrong.add("ExcludedPatterns", bad)
 		v.patterns = append(v.patterns, re)
 	}
 	v.proxies, err = parseProxies(c.TrustedProxies)
@@ -197,7 +197,7 @@ func (p *problems) add(field string, err error) {
 
 // within returns err with the field that it is about, or each error that it joins.
 func within(field string, err error) error {
-	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // only errors.Join of this file's own
+	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok {
 		return fmt.Errorf("tracing: Config.%s: %w", field, err)
 	}

@@ -118,6 +118,8 @@ type emitter struct {
 	ended   chan struct{} // closed when the goroutine that tells it has ended
 }
 
+// newEmitter makes an emitter, and starts its goroutines, which outlive each caller's
+// context.
 func newEmitter(s settings) *emitter {
 	e := &emitter{
 		settings: s, idle: true, wake: make(chan struct{}, 1), done: make(chan struct{}),
@@ -334,7 +336,7 @@ func (e *emitter) hangUp() {
 	}
 }
 
-// report has OnError hear of err, unless something else waits for it.
+// report has OnError receive err, unless something else waits for it.
 func (e *emitter) report(err error) {
 	if e.onError == nil {
 		return

@@ -26,7 +26,6 @@ type gem struct {
 	ids     int
 
 	documents []any
-	sizes     []int // of the documents, in bytes
 	log       []any
 	wire      []any
 	called    bool
@@ -192,10 +191,15 @@ func (t gemTrace) String() string {
 	if t.parent != nil {
 		s += ";Parent=" + *t.parent
 	}
-	for _, p := range t.rest {
-		s += ";" + p.key + "=" + p.value
+	return s + restOf(fieldsOfPairs(t.rest))
+}
+
+func fieldsOfPairs(pairs []pair) []Field {
+	var fields []Field
+	for _, p := range pairs {
+		fields = append(fields, Field{p.key, p.value})
 	}
-	return s
+	return fields
 }
 
 // child is the trace as a callee gets it.
@@ -283,8 +287,8 @@ func (g *gem) utf8(s string) string {
 
 func (g *gem) annotation() map[string]any {
 	m, pairs := map[string]any{}, []any{}
-	for _, p := range list(g.c.Input["pairs"]) {
-		key, v, ok := g.normalise(value(list(p)[0]), value(list(p)[1]))
+	for _, p := range hashOf(g.c.Input["pairs"]) {
+		key, v, ok := g.normalise(value(p[0]), value(p[1]))
 		if ok {
 			m[key] = v
 		}

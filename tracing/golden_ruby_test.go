@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -242,8 +243,8 @@ func (r rackRequestOf) peerIP() string {
 		return client
 	}
 	parts := strings.Split(r.get("HTTP_X_FORWARDED_FOR"), ",")
-	for i := len(parts) - 1; i >= 0; i-- {
-		if a := bare(parts[i]); a != "" {
+	for _, part := range slices.Backward(parts) {
+		if a := bare(part); a != "" {
 			client = a
 			if !trustedHere(a) {
 				break

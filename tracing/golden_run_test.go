@@ -182,9 +182,8 @@ func runHeader(t *testing.T, c *goldenCase) map[string]any {
 
 func runAnnotation(_ *testing.T, c *goldenCase) map[string]any {
 	var m map[string]any
-	for _, p := range c.Input["pairs"].([]any) {
-		pair := p.([]any)
-		annotate(&m, text(value(pair[0])), value(pair[1]))
+	for _, p := range hashOf(c.Input["pairs"]) {
+		annotate(&m, text(value(p[0])), value(p[1]))
 	}
 	w := writer{defaults: &defaults{}}
 	w.annotations(m)
@@ -192,6 +191,23 @@ func runAnnotation(_ *testing.T, c *goldenCase) map[string]any {
 	pairs := map[string]any{}
 	maps.Copy(pairs, m)
 	return map[string]any{"pairs": pairs, "json": body}
+}
+
+// hashOf is the Hash that pairs make in Ruby: of equal keys the last value counts, in the
+// place of the first.
+func hashOf(pairs any) (hash [][]any) {
+	at := map[string]int{}
+	for _, p := range list(pairs) {
+		pair := p.([]any)
+		key := mustJSON(pair[0])
+		if i, twice := at[key]; twice {
+			hash[i] = pair
+			continue
+		}
+		at[key] = len(hash)
+		hash = append(hash, pair)
+	}
+	return hash
 }
 
 func runEnv(_ *testing.T, c *goldenCase) map[string]any {

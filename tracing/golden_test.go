@@ -66,9 +66,9 @@ func decode(d *json.Decoder, key string) (any, error) {
 	case json.Delim('['):
 		all := []any{}
 		for d.More() {
-			v, err := decode(d, "")
-			if err != nil {
-				return nil, err
+			v, bad := decode(d, "")
+			if bad != nil {
+				return nil, bad
 			}
 			all = append(all, v)
 		}
@@ -77,13 +77,13 @@ func decode(d *json.Decoder, key string) (any, error) {
 	case json.Delim('{'):
 		all := object{}
 		for d.More() {
-			name, err := d.Token()
-			if err != nil {
-				return nil, err
+			name, bad := d.Token()
+			if bad != nil {
+				return nil, bad
 			}
-			v, err := decode(d, name.(string))
-			if err != nil {
-				return nil, err
+			v, bad := decode(d, name.(string))
+			if bad != nil {
+				return nil, bad
 			}
 			all = append(all, member{name.(string), v})
 		}

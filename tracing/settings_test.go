@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/aws/aws-xray-sdk-go/v2/strategy/sampling"
@@ -31,6 +32,7 @@ func forgetSDK(t *testing.T) {
 	_ = other{}.rawSubsegments
 	index, known := childrenField, childrenKnown
 	childrenField, childrenKnown = findChildren(typeOfOther)
+	childrenReported = sync.Once{}
 	t.Cleanup(func() { childrenField, childrenKnown = index, known })
 }
 
@@ -118,8 +120,10 @@ func TestSettings(t *testing.T) {
 			}
 		})
 	}
-	if _, err := New(Config{Name: "front", Daemon: NoDaemon, Metadata: map[string]map[string]any{"ns": {"nan": math.NaN()}},
-		ExcludedPaths: []string{"*", "/"}, ExcludedPatterns: []string{"^/?$", "^[/h]", "health", `(?m)^health`, "^(/a|b)"}}); err != nil {
+	if _, err := New(Config{
+		Name: "front", Daemon: NoDaemon, Metadata: map[string]map[string]any{"ns": {"nan": math.NaN()}},
+		ExcludedPaths: []string{"*", "/"}, ExcludedPatterns: []string{"^/?$", "^[/h]", "health", `(?m)^health`, "^(/a|b)"},
+	}); err != nil {
 		t.Errorf("got %v for settings that mean something", err)
 	}
 	for env, value := range map[string]string{"AWS_XRAY_EXCLUDED_PATHS": "/a,health", "AWS_XRAY_SAMPLING_RATE": "5"} {

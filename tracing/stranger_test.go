@@ -141,7 +141,7 @@ func TestFieldsAreSendable(t *testing.T) {
 // TestStrangersHeapIsBounded has requests with everything large wait in the queue: they
 // hold what is recorded of them, not what came.
 func TestStrangersHeapIsBounded(t *testing.T) {
-	const requests, each = 20, 1 << 20
+	const requests, each = 20, 1 << 18
 	held := make(chan struct{})
 	sent := &recorder{}
 	tracer, err := newTracer(Config{Name: "front", NameFor: func(r *http.Request) string { return r.URL.Path[1:9] }},
@@ -170,7 +170,7 @@ func TestStrangersHeapIsBounded(t *testing.T) {
 	}
 	// 64 KiB of metadata is a user's own choice, here three times.
 	if grown := heap() - before; grown > requests*300<<10 {
-		t.Errorf("%d requests of %d MiB hold %d KiB, want little", requests, 6*each>>20, grown>>10)
+		t.Errorf("%d requests of %d KiB hold %d KiB, want little", requests, 6*each>>10, grown>>10)
 	}
 	close(held)
 	for _, d := range sent.documents(t, tracer) {
@@ -306,14 +306,14 @@ func (rudeError) Error() string         { panic("no text") }
 func (rudeError) As(any) bool           { panic("no type") }
 func (rudeError) StackTrace() []uintptr { panic("no stack") }
 
-type rudeStack struct{ error }
+type rudeStackError struct{ error }
 
-func (rudeStack) StackTrace() []uintptr { panic("no stack") }
+func (rudeStackError) StackTrace() []uintptr { panic("no stack") }
 
 // TestRudeErrors records errors whose methods panic.
 func TestRudeErrors(t *testing.T) {
 	tracer, sent := newTestTracer(t, Config{})
-	for _, err := range []error{rudeError{}, rudeStack{errBroken}} {
+	for _, err := range []error{rudeError{}, rudeStackError{errBroken}} {
 		ctx, seg := tracer.Trace(t.Context(), "")
 		_ = Capture(ctx, "sub", func(context.Context) error { return err })
 		seg.SetError(err)

@@ -62,7 +62,7 @@ func TestUnwinding(t *testing.T) {
 		}, []string{"test-app"}},
 		"a handler with a head": {func(t *testing.T, tracer *Tracer, end func()) {
 			t.Helper()
-			tracer.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(201); end() })).
+			tracer.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusCreated); end() })).
 				ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil))
 		}, []string{"test-app"}},
 		"Capture": {func(t *testing.T, tracer *Tracer, end func()) {
