@@ -47,13 +47,16 @@ func FuzzBareURL(f *testing.F) {
 	for i := range prefixes {
 		f.Add(uint8(i), "u", "/p?q#f", "h/p?q#f")
 		f.Add(uint8(i), "u@v", "", "h:80")
+		f.Add(uint8(i), "0", `:\`, "0")
+		f.Add(uint8(i), "@", "#", "0")
 	}
 	for _, s := range []string{"https://u:secret@h/p?q#f", "//u:secret@h/p", "h/p", "x://u:secret@h", "https://u:secret@h?x=/"} {
 		f.Add(uint8(2), "", "", s)
 	}
 	f.Fuzz(func(t *testing.T, prefix uint8, user, password, rest string) {
 		u := rest
-		if user != "" && !strings.ContainsAny(user, `:/\?#`) && !strings.Contains(password, "@") {
+		scheme := strings.HasPrefix(password, "://") // of two parts, such as jdbc:mysql
+		if user != "" && !strings.ContainsAny(user, `:/\?#`) && !strings.Contains(password, "@") && !scheme {
 			u = prefixes[int(prefix)%len(prefixes)] + user + ":secret" + password + "secret@" + rest
 		}
 		bare := bareURL(u)

@@ -1,6 +1,7 @@
 package tracing
 
 import (
+	"regexp"
 	"strings"
 
 	"github.com/aws/aws-xray-sdk-go/v2/xray"
@@ -84,20 +85,16 @@ func userEnd(s string) int {
 	return strings.LastIndexByte(s, '@')
 }
 
-// cutScheme cuts u behind the slashes before its host. before is empty if there are none.
+// beforeHost matches what stands before a host: slashes, with or without a scheme. A
+// scheme of several parts, such as jdbc:mysql, needs two slashes.
+//
+//nolint:gochecknoglobals // compiled once
+var beforeHost = regexp.MustCompile(`^(?:[A-Za-z][A-Za-z0-9+.-]*:[/\\]+|(?:[A-Za-z][A-Za-z0-9+.-]*:){2,}//+|[/\\]{2,})`)
+
+// cutScheme cuts u before its host. before is empty if nothing stands there.
 func cutScheme(u string) (before, rest string) {
-	i := strings.IndexAny(u, `/\?#@`)
-	if i < 0 || (u[i] != '/' && u[i] != '\\') || (i > 0 && u[i-1] != ':') {
-		return "", u
-	}
-	end := i
-	for end < len(u) && (u[end] == '/' || u[end] == '\\') {
-		end++
-	}
-	if i == 0 && end == 1 {
-		return "", u
-	}
-	return u[:end], u[end:]
+	before = beforeHost.FindString(u)
+	return before, u[len(before):]
 }
 
 // isHostPort reports whether s may be a host, with or without a port.
