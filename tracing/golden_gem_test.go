@@ -587,7 +587,8 @@ func (g *gem) checkConfig() {
 
 // possiblePattern reports whether a pattern may match the path of a request.
 func possiblePattern(p string) bool {
-	return p != "" && !regexp.MustCompile(`^(?:\^|\\A)[A-Za-z0-9]`).MatchString(p)
+	_, err := parsePattern(p)
+	return err == nil
 }
 
 // stringOf is a string, nil for none.

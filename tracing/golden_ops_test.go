@@ -130,8 +130,12 @@ func rackEnv(c *goldenCase) rackRequestOf {
 	if !strings.HasPrefix(path, "/") {
 		path = "/" + path
 	}
+	host := u.Hostname()
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
 	env := map[string]string{
-		"REQUEST_METHOD": strings.ToUpper(text(c.Input["method"])), "SERVER_NAME": u.Hostname(), "SERVER_PORT": u.Port(), "QUERY_STRING": u.RawQuery,
+		"REQUEST_METHOD": strings.ToUpper(text(c.Input["method"])), "SERVER_NAME": host, "SERVER_PORT": u.Port(), "QUERY_STRING": u.RawQuery,
 		"PATH_INFO": path, "rack.url_scheme": u.Scheme, "REMOTE_ADDR": text(c.Input["remote_addr"]),
 	}
 	for key, v := range map[string]string{
@@ -172,7 +176,7 @@ func (g *gem) excluded(r rackRequestOf) bool {
 func (g *gem) excludes(path string) bool {
 	for _, p := range append(slices.Clone(list(g.c.Config["excluded_paths"])), list(g.c.Input["excluded_paths"])...) {
 		if re, ok := p.(map[string]any); ok {
-			if regexp.MustCompile(text(re["regexp"])).MatchString(path) {
+			if rubyMatches(text(re["regexp"]), path) {
 				return true
 			}
 		} else if path == text(value(p)) {

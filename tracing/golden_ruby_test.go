@@ -63,6 +63,14 @@ func rubyToI(v any) int {
 	return 0
 }
 
+// rubyMatches reports whether Ruby's expression matches s. One that Go cannot read
+// matches nothing.
+func rubyMatches(expression, s string) bool {
+	expression = strings.NewReplacer(`\Z`, `\n?\z`, `\h`, `[0-9a-fA-F]`).Replace(expression)
+	re, err := regexp.Compile("(?m)" + expression)
+	return err == nil && re.MatchString(s)
+}
+
 const (
 	pchar    = `(?:[A-Za-z0-9\-._~!$&'()*+,;=:@]|%[0-9A-Fa-f]{2})`
 	userChar = `(?:[A-Za-z0-9\-._~!$&'()*+,;=:]|%[0-9A-Fa-f]{2})`

@@ -497,7 +497,7 @@ func (n *numbering) texts(v any) any {
 
 // document makes a document comparable.
 func (n *numbering) document(d map[string]any) {
-	d["id"] = n.id(text(d["id"]))
+	d["id"], d["name"] = n.id(text(d["id"])), text(d["name"])
 	if id, ok := d["trace_id"]; ok {
 		d["trace_id"] = n.root(text(id))
 	}
