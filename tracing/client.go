@@ -267,7 +267,7 @@ func (p *client) url(r pillion.Request, resp *http.Response) string {
 	if resp != nil && resp.Request != nil && resp.Request.URL != nil {
 		u := resp.Request.URL
 		if known := p.scheme.Load(); known == nil || *known != u.Scheme {
-			scheme := u.Scheme
+			scheme := strings.Clone(u.Scheme) // a part of the URL
 			p.scheme.Store(&scheme)
 		}
 		return urlOf(u.Scheme, u.Host, u.EscapedPath())
