@@ -36,7 +36,7 @@
 //
 // # What strangers can do
 //
-// A trace header is believed whoever sent it, as AWS's SDKs do: [Config] IgnoreSampled
+// A trace header is believed from any caller, as AWS's SDKs do: [Config] IgnoreSampled
 // has the configured sampling decide nevertheless. X-Aws-Xray-Name is not, unless [Client]
 // CallerNames is set. What a request brings is cut when it is recorded; what of it is sent
 // on has at most 1 KiB of printable ASCII.

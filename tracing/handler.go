@@ -18,7 +18,7 @@ import (
 // named by NameFor or Name, has the request's and the response's data, and flags by the
 // status: 429 is a throttle and an error, other 4xx errors, 5xx faults. It ends when next
 // returns. A panic is recorded as a fault, and passes on; so does [runtime.Goexit]. A trace
-// header is believed whoever sent it, as AWS's SDKs do: any caller can choose the
+// header is believed from any caller, as AWS's SDKs do: any caller can choose the
 // trace that its request belongs to, and with Sampled=1 have it recorded, unless [Config]
 // IgnoreSampled is set. The response says in
 // X-Amzn-Trace-Id which trace it belongs to, whatever next sets there; the request that

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -170,7 +171,7 @@ func TestAbilities(t *testing.T) {
 // TestHijacked has a connection be taken over: there is no response to tell of.
 func TestHijacked(t *testing.T) {
 	tracer, sent := newTestTracer(t, Config{})
-	s := memhttp.Serve(tracer.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	h := tracer.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		conn, _, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			t.Error(err)
@@ -178,13 +179,23 @@ func TestHijacked(t *testing.T) {
 		}
 		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 		conn.Close()
-	})))
+	}))
+	served := make(chan struct{})
+	s := memhttp.Serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer close(served)
+		h.ServeHTTP(w, r)
+	}))
 	resp, err := s.RoundTrip(get(t.Context(), "http://front/"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	resp.Body.Close()
 	s.Close()
+	select { // the server does not wait for a connection that was taken over
+	case <-served:
+	case <-time.After(time.Minute):
+		t.Fatal("the handler did not return")
+	}
 	if d := sent.documents(t, tracer)[0]; d.at("http", "response") != nil {
 		t.Errorf("got %v, want no response", d["http"])
 	}

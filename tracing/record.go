@@ -87,8 +87,6 @@ func userEnd(s string) int {
 
 // beforeHost matches what stands before a host: slashes, with or without a scheme. A
 // scheme of several parts, such as jdbc:mysql, needs two slashes.
-//
-//nolint:gochecknoglobals // compiled once
 var beforeHost = regexp.MustCompile(`^(?:[A-Za-z][A-Za-z0-9+.-]*:[/\\]+|(?:[A-Za-z][A-Za-z0-9+.-]*:){2,}//+|[/\\]{2,})`)
 
 // cutScheme cuts u before its host. before is empty if nothing stands there.

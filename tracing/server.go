@@ -17,7 +17,7 @@ import (
 // begins one; it is in the handler's context. It has POST and the method's URL. A status
 // that stands for a 4xx is an error, RESOURCE_EXHAUSTED a throttle, what stands for a 5xx a
 // fault with its cause, and so are a panic and [runtime.Goexit]; a canceled call is none.
-// The header is believed whoever sent it, as in [Tracer.Handler].
+// The header is believed from any caller, as in [Tracer.Handler].
 type Server struct {
 	// Tracer sends the segments. Nil is an error.
 	Tracer *Tracer `json:"-"`
