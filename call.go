@@ -38,6 +38,7 @@ type flight struct {
 	ctx                 context.Context //nolint:containedctx // the caller's, for the length of the call
 	attempts            atomic.Int32
 	forked              atomic.Bool          // there is more than one Call
+	overflowed          atomic.Bool          // a retry was not made because of a budget or a limit
 	latest              atomic.Pointer[Call] // the attempt that last named its endpoint
 	observer            *Info
 	progress            atomic.Int64         // on the upstream's clock: when the first attempt last sent a part of a slow request; 0 for never
@@ -63,6 +64,9 @@ func (f *flight) clear() {
 	}
 	if f.upstream.repeats {
 		f.attempts.Store(0)
+	}
+	if f.overflowed.Load() {
+		f.overflowed.Store(false)
 	}
 	if f.watched() {
 		f.observer = nil

@@ -51,6 +51,7 @@ func New(name string, policies ...Policy) (*Upstream, error) {
 	u := &Upstream{name: name, epoch: time.Now(), http: HTTP{}.withDefaults()}
 	u.base = sync.OnceValue(u.ownTransport)
 	policies = present(policies)
+	yield(policies)
 	errs := checkOrder(policies)
 	if name == "" {
 		errs = append(errs, errors.New("pillion: New: the upstream's name is empty"))
