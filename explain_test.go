@@ -244,12 +244,12 @@ func newGuarded(t *testing.T, w *world) *guarded {
 		t.Fatal(err)
 	}
 	g := &guarded{breaker: b, ends: make(chan pillion.Outcome, 8)}
-	u, err := pillion.New("upstream", w.limits, retry.Config{NumRetries: retry.None}, limits.Config{MaxRequests: 1}, b,
+	u, err := pillion.New("upstream", append(apart(w.limits), retry.Config{NumRetries: retry.None}, limits.Config{MaxRequests: 1}, b,
 		pillion.Listener(func(_ context.Context, e pillion.Event) {
 			if e.Kind == pillion.EventEnd {
 				g.ends <- *e.Outcome
 			}
-		}))
+		}))...)
 	if err != nil {
 		t.Fatal(err)
 	}

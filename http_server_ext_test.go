@@ -488,7 +488,7 @@ func TestHandler_body(t *testing.T) {
 // limit strikes, which must not upset anything.
 func TestHandler_headAtTheLimit(t *testing.T) {
 	for range 200 {
-		s := newUpstream(t, timeout.Config{Total: time.Minute, PerTry: 100 * time.Microsecond})
+		s := newUpstream(t, timeout.Config{Total: time.Minute}, before(func(c *pillion.Call) { c.LimitTry(100 * time.Microsecond) }))
 		guarded, err := s.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			for began := time.Now(); time.Since(began) < 100*time.Microsecond; {
 				runtime.Gosched()

@@ -49,7 +49,7 @@ func newGuarded(t *testing.T, base http.RoundTripper, retries retry.Config, more
 	g := &guarded{breaker: b, ends: make(chan pillion.Outcome, 8)}
 	retries.Rand = func() float64 { return 0 }
 	policies := []pillion.Policy{
-		timeout.Config{Total: time.Hour, PerTry: time.Hour},
+		timeout.Config{Total: 2 * time.Hour, PerTry: time.Hour},
 		retries,
 		limits.Config{MaxRequests: 1},
 		b,
