@@ -123,7 +123,7 @@ func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 	s.LimitRetries(func(failed *pillion.Call) bool { return l.acquireRetry(failed.State(slot).N) }, l.releaseRetry)
 	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
 		o := call(ctx, c)
-		c.State(slot).N = addition(c, o)
+		c.State(slot).N = l.addition(c, o)
 		return o
 	}, nil
 }
@@ -191,6 +191,7 @@ type limiter struct {
 	max        int64
 	most       int64       // MaxRetries
 	retried    atomic.Bool // a budget allowed what MaxRetries forbids
+	streams    atomic.Bool // the last response that was looked at came over HTTP/2 or later
 	maxRetries func(requests int64) int64
 	full       error // made once: refusing must be cheap
 }
@@ -264,9 +265,9 @@ func take(taken *atomic.Int64, places int64) bool {
 // addition is how many requests Envoy counts in addition to those that hold a slot, when
 // it asks its budget about a retry after o. The attempt that failed is one of them, unless it
 // was a stream that has ended.
-func addition(c *pillion.Call, o *pillion.Outcome) int64 {
+func (l *limiter) addition(c *pillion.Call, o *pillion.Outcome) int64 {
 	counted := int64(1)
-	if isEndedStream(c, o) {
+	if l.isEndedStream(c, o) {
 		counted = 0
 	}
 	if o.Open() {
@@ -275,20 +276,27 @@ func addition(c *pillion.Call, o *pillion.Outcome) int64 {
 	return counted
 }
 
-// isEndedStream reports whether an attempt was a stream of HTTP/2 or later that has ended,
-// on a connection that goes on. Where there was no response, only a reset of the stream proves
-// that. net/http hands out a body also where the response has none.
-func isEndedStream(c *pillion.Call, o *pillion.Outcome) bool {
+// isEndedStream reports whether an attempt was a stream of HTTP/2 or later that has ended.
+// net/http hands out a body also where the response has none. Without a response, a reset of the
+// stream proves it; otherwise the protocol is that of the response before.
+func (l *limiter) isEndedStream(c *pillion.Call, o *pillion.Outcome) bool {
 	resp, ok := o.Value.(*http.Response)
 	switch {
 	case o.Is.Any(pillion.ConnectFailure | pillion.Invalid | pillion.Refused):
 		return false
-	case ok && o.Open():
-		return resp.ProtoMajor >= 2 && (resp.ContentLength == 0 || c.Request().Method == http.MethodHead)
 	case ok:
-		return resp.ProtoMajor >= 2
+		if stream := resp.ProtoMajor >= 2; stream != l.streams.Load() {
+			l.streams.Store(stream)
+		}
+		return resp.ProtoMajor >= 2 && (!o.Open() || resp.ContentLength == 0 || c.Request().Method == http.MethodHead)
 	case o.Detail == pillion.RemoteReset || o.Detail == pillion.RemoteRefusedStream:
 		return true
 	}
-	return !o.Open() && c.Request().Protocol == "grpc"
+	switch c.Request().Protocol {
+	case "grpc":
+		return !o.Open()
+	case "http":
+		return l.streams.Load()
+	}
+	return false
 }

@@ -115,6 +115,40 @@ func TestBudgetOfStreams(t *testing.T) {
 	}
 }
 
+// TestBudgetOfStreams_known has attempts fail without a response: their protocol is taken to
+// be that of the response before.
+func TestBudgetOfStreams_known(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		major int
+		err   error
+		want  int // attempts
+	}{
+		{"HTTP/1, reset", 1, syscall.ECONNRESET, 2},
+		{"HTTP/2, reset", 2, syscall.ECONNRESET, 1},
+		{"HTTP/2, timeout", 2, os.ErrDeadlineExceeded, 1},
+		{"HTTP/2, no connection", 2, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}, 2},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				u := upstream(t, retry.Config{On: "5xx,connect-failure"}, Config{RetryBudget: &RetryBudget{BudgetPercent: 100, MinRetryConcurrency: Zero}})
+				resp, err := send(t.Context(), u, roundTripper(func(req *http.Request) (*http.Response, error) {
+					return &http.Response{StatusCode: 200, ProtoMajor: tc.major, Header: http.Header{}, Request: req, Body: http.NoBody}, nil
+				}))
+				if err != nil {
+					t.Fatal(err)
+				}
+				_ = resp.Body.Close()
+				ctx, info := pillion.WithInfo(t.Context())
+				_, err = send(ctx, u, roundTripper(func(*http.Request) (*http.Response, error) { return nil, tc.err }))
+				if got := info.Attempts(); got != tc.want || !errors.Is(err, tc.err) {
+					t.Errorf("got %d attempts and %v, want %d", got, err, tc.want)
+				}
+			})
+		})
+	}
+}
+
 // TestFullErrorAsks has the error ask for the usual cause, unless nothing is let through by
 // intent.
 func TestFullErrorAsks(t *testing.T) {

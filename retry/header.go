@@ -138,7 +138,7 @@ type ResetFormat uint8
 // The formats.
 const (
 	// SecondsOrDate is what Retry-After may hold (RFC 9110, section 10.2.3): seconds or an
-	// HTTP date. A plus sign is ignored, and a fraction of a second is rounded up.
+	// HTTP date. A fraction of a second is rounded up.
 	SecondsOrDate ResetFormat = iota
 	Seconds                   // whole seconds only, as Envoy's SECONDS
 	UnixTimestamp             // seconds since 1970, as Envoy's UNIX_TIMESTAMP
@@ -181,12 +181,12 @@ func (f ResetFormat) parse(value string, now time.Time) (wait time.Duration, ok 
 	return 0, false
 }
 
-// seconds reads a number of seconds. SecondsOrDate takes what servers send as well: a
-// plus sign, and a fraction, which it rounds up.
+// seconds reads a number of seconds, with a plus sign if there is one, as Envoy does.
+// SecondsOrDate takes a fraction too, as servers send it, and rounds it up.
 func (f ResetFormat) seconds(value string) (seconds uint64, ok bool) {
-	fraction := ""
+	value, fraction := strings.TrimPrefix(value, "+"), ""
 	if f == SecondsOrDate {
-		value, fraction, _ = strings.Cut(strings.TrimPrefix(value, "+"), ".")
+		value, fraction, _ = strings.Cut(value, ".")
 	}
 	if value == "" && fraction != "" {
 		value = "0"

@@ -299,7 +299,8 @@ func TestResetFormat(t *testing.T) {
 		{"a year that no Duration reaches", "99999999999", no, no, no},
 		{"near the end of time", "9223372036854775807", no, no, no},
 		{"over the end of time", "9223372036854775808", no, no, no},
-		{"sign", "+5", 5 * time.Second, no, no},
+		{"sign", "+5", 5 * time.Second, 5 * time.Second, no},
+		{"timestamp with a sign", "+1777896005", 1777896005 * time.Second, 1777896005 * time.Second, 4500 * time.Millisecond},
 		{"two signs", "++5", no, no, no},
 		{"blank behind the sign", "+ 5", no, no, no},
 		{"negative", "-5", no, no, no},
@@ -348,7 +349,7 @@ func TestResetFormat(t *testing.T) {
 }
 
 var (
-	digits = regexp.MustCompile(`^[0-9]+$`)
+	digits = regexp.MustCompile(`^\+?[0-9]+$`)
 	sloppy = regexp.MustCompile(`^\+?([0-9]+\.?[0-9]*|\.[0-9]+)$`)
 )
 
@@ -369,7 +370,7 @@ func slowParse(f ResetFormat, value string, now time.Time) (wait time.Duration, 
 		}
 		nanos.Mul(nanos, billion)
 	case digits.MatchString(value):
-		nanos.SetString(value, 10)
+		nanos.SetString(strings.TrimPrefix(value, "+"), 10)
 		nanos.Mul(nanos, billion)
 		if f == UnixTimestamp {
 			nanos.Sub(nanos, sinceEpoch)

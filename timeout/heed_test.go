@@ -40,8 +40,9 @@ func TestEnvoyHeaders(t *testing.T) {
 		{name: "total, negative", cfg: Config{Total: time.Second}, header: []string{total, "-1"}, scope: Total, elapsed: time.Second, attempts: 1},
 		{name: "total, a fraction", cfg: Config{Total: time.Second}, header: []string{total, "0.5"}, scope: Total, elapsed: time.Second, attempts: 1},
 		{name: "total, months", cfg: Config{Total: time.Second}, header: []string{total, "9999999999"}, head: time.Hour, elapsed: time.Hour, attempts: 1},
-		{name: "total, for ever", cfg: Config{Total: time.Second}, header: []string{total, "18446744073709551615"}, head: time.Hour, elapsed: time.Hour, attempts: 1},
-		{name: "total, longer than that", cfg: Config{Total: time.Second}, header: []string{total, "18446744073709551616"}, scope: Total, elapsed: time.Second, attempts: 1},
+		{name: "total, for ever", cfg: Config{Total: time.Second}, header: []string{total, "9223372036854775807"}, head: time.Hour, elapsed: time.Hour, attempts: 1},
+		{name: "total, longer than that", cfg: Config{Total: time.Second}, header: []string{total, "9223372036854775808"}, scope: Total, elapsed: time.Second, attempts: 1},
+		{name: "total, of more than 64 bits", cfg: Config{Total: time.Second}, header: []string{total, "18446744073709551616"}, scope: Total, elapsed: time.Second, attempts: 1},
 
 		{name: "per try", cfg: Config{Total: time.Second}, header: []string{perTry, "200"}, scope: PerTry, elapsed: 400 * ms, attempts: 2},
 		{name: "per try over the policy's", cfg: Config{PerTry: 500 * ms}, header: []string{perTry, "200"}, scope: PerTry, elapsed: 400 * ms, attempts: 2},
@@ -147,10 +148,10 @@ func TestNever(t *testing.T) {
 }
 
 // FuzzMilliseconds reads anything. What is read must be what the slow model reads: a number
-// of 64 bits, of which a Duration holds as much as it can.
+// of 63 bits, of which a Duration holds as much as it can.
 func FuzzMilliseconds(f *testing.F) {
 	for _, value := range []string{
-		"", "0", "300", " +7 ", "++7", "-1", "1.5", "1e3", "0x10", "1_000", "9223372036854", "9223372036855", "18446744073709551615",
+		"", "0", "300", " +7 ", "++7", "-1", "1.5", "1e3", "0x10", "1_000", "9223372036854", "9223372036855", "9223372036854775807", "9223372036854775808", "18446744073709551615",
 		"18446744073709551616", "00000000000000000000000000000001",
 	} {
 		f.Add(value)
@@ -178,7 +179,7 @@ func slowMilliseconds(value string) (time.Duration, bool) {
 		return 0, false
 	}
 	ms, _ := new(big.Int).SetString(strings.TrimPrefix(value, "+"), 10)
-	if ms.BitLen() > 64 {
+	if ms.BitLen() > 63 {
 		return 0, false
 	}
 	if ms.Mul(ms, big.NewInt(int64(time.Millisecond))); !ms.IsInt64() {

@@ -79,9 +79,9 @@ type Config struct {
 
 	// EnvoyHeaders lets a caller set its own limits, as Envoy lets an internal one:
 	// x-envoy-upstream-rq-timeout-ms takes the place of Total, 0 meaning none, and
-	// x-envoy-upstream-rq-per-try-timeout-ms that of PerTry. What is no number of milliseconds,
-	// or comes in several lines, is ignored; more than a Duration holds is no limit. The headers
-	// are not sent on. Only for requests that can be trusted.
+	// x-envoy-upstream-rq-per-try-timeout-ms that of PerTry. What is no number of milliseconds
+	// of 63 bits, or comes in several lines, is ignored; more than a Duration holds is no limit.
+	// The headers are not sent on. Only for requests that can be trusted.
 	EnvoyHeaders bool `json:"envoy_headers,omitempty"`
 }
 
@@ -159,14 +159,14 @@ func (c Config) heeding(call *pillion.Call) *Config {
 	return &c
 }
 
-// milliseconds reads a header that holds one number of them, as Envoy does: of 64 bits,
+// milliseconds reads a header that holds one number of them, as Envoy does: of 63 bits,
 // with blanks around it or a plus sign before it. More than a Duration holds is as good as the
 // longest.
 func milliseconds(values []string) (time.Duration, bool) {
 	if len(values) != 1 {
 		return 0, false
 	}
-	ms, err := strconv.ParseUint(strings.TrimPrefix(strings.TrimSpace(values[0]), "+"), 10, 64)
+	ms, err := strconv.ParseUint(strings.TrimPrefix(strings.TrimSpace(values[0]), "+"), 10, 63)
 	if ms > uint64(math.MaxInt64/time.Millisecond) {
 		return math.MaxInt64, err == nil
 	}

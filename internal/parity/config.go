@@ -411,7 +411,7 @@ func (f *fragments) http() pillion.HTTP {
 		ReplayBuffer:                  defaultBuffer,
 	}
 	if vh.PerRequestBufferLimit != nil {
-		h.ReplayBuffer = *vh.PerRequestBufferLimit
+		h.ReplayBuffer = max(1, *vh.PerRequestBufferLimit) // without a buffer here, no body outgrows it
 	}
 	return h
 }
