@@ -130,7 +130,7 @@ func TestFailuresHereAndThere(t *testing.T) {
 	}{
 		{"every tenth", service(), 10, 990},
 		{"every tenth, without limits", service()[:2], 10, 990},
-		{"every fifth", service(), 5, 980},
+		{"every fifth", service()[:3], 5, 980}, // a breaker might open: it is a matter of order
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -42,8 +43,8 @@ type Retryable struct {
 	// is an error. Mirrors sleep as a number.
 	Sleep time.Duration `json:"sleep,omitempty"`
 
-	// SleepFunc, if set, gives the wait after a failed try in place of Sleep: retry is 0
-	// after the first try, 1 after the second. Mirrors sleep as a lambda.
+	// SleepFunc, if set, returns the wait after a failed try: retry is 0 after the first try,
+	// 1 after the second. A Sleep beside it is an error. Mirrors sleep as a lambda.
 	SleepFunc func(retry int) time.Duration `json:"-"`
 
 	// On lists what is retried; a failure that any of them matches is. Nil means all.
@@ -77,8 +78,13 @@ type Retryable struct {
 // Match reports whether a failure is of some kind.
 type Match func(err error) bool
 
-// Is matches failures that are target, by [errors.Is].
-func Is(target error) Match { return func(err error) bool { return errors.Is(err, target) } }
+// Is matches failures that are target, by [errors.Is]. Is(nil) is no Match.
+func Is(target error) Match {
+	if target == nil {
+		return nil
+	}
+	return func(err error) bool { return errors.Is(err, target) }
+}
 
 // As matches failures that are, or wrap, an E.
 func As[E error]() Match {
@@ -133,13 +139,22 @@ func (r Retryable) check() error {
 	if why := checkInterval(r.Sleep); why != "" && r.Sleep != NoSleep {
 		bad = append(bad, fmt.Errorf("retry: Retryable.Sleep: %v %s", r.Sleep, why))
 	}
+	if r.Sleep != 0 && r.SleepFunc != nil {
+		bad = append(bad, fmt.Errorf("retry: Retryable.Sleep: %v has no effect beside SleepFunc; leave one of them out", r.Sleep))
+	}
 	if slices.ContainsFunc(slices.Concat(r.On, r.Not), func(m Match) bool { return m == nil }) {
 		bad = append(bad, errors.New("retry: Retryable.On, Retryable.Not: a Match is nil"))
 	}
-	if slices.Contains(r.Matching, nil) {
+	if slices.ContainsFunc(r.Matching, isNil) {
 		bad = append(bad, errors.New("retry: Retryable.Matching: a Pattern is nil"))
 	}
 	return errors.Join(bad...)
+}
+
+// isNil finds a nil *regexp.Regexp, too.
+func isNil(p Pattern) bool {
+	v := reflect.ValueOf(p)
+	return !v.IsValid() || (v.Kind() == reflect.Pointer && v.IsNil())
 }
 
 func (r Retryable) withDefaults() Retryable {
