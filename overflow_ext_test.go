@@ -149,7 +149,8 @@ func TestNew_yields(t *testing.T) {
 		{"inside", []pillion.Policy{placed{pillion.RoleTotal}, placed{pillion.RoleRetry}, byDefault("a", pillion.RoleTotal)}, []string{"a"}},
 		{"outside", []pillion.Policy{byDefault("a", pillion.RoleTotal), placed{pillion.RoleTotal}}, []string{"a"}},
 		{
-			"two", []pillion.Policy{byDefault("a", pillion.RoleTotal), placed{pillion.RoleTotal}, byDefault("b", pillion.RoleTotal)},
+			"two",
+			[]pillion.Policy{byDefault("a", pillion.RoleTotal), placed{pillion.RoleTotal}, byDefault("b", pillion.RoleTotal)},
 			[]string{"b", "a"},
 		},
 		{"two by default", []pillion.Policy{byDefault("a", pillion.RoleTotal), byDefault("b", pillion.RoleTotal)}, []string{refused}},

@@ -69,7 +69,7 @@ func TestBudgetOfStreams(t *testing.T) {
 			if req.Method != method {
 				t.Errorf("got method %s, want %s", req.Method, method)
 			}
-			return &http.Response{StatusCode: 503, ProtoMajor: major, Header: http.Header{}, Request: req, Body: body, ContentLength: length}, nil
+			return &http.Response{StatusCode: http.StatusServiceUnavailable, ProtoMajor: major, Header: http.Header{}, Request: req, Body: body, ContentLength: length}, nil
 		}
 	}
 	failure := func(err error) roundTripper {
@@ -133,7 +133,7 @@ func TestBudgetOfStreams_known(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				u := upstream(t, retry.Config{On: "5xx,connect-failure"}, Config{RetryBudget: &RetryBudget{BudgetPercent: 100, MinRetryConcurrency: Zero}})
 				resp, err := send(t.Context(), u, roundTripper(func(req *http.Request) (*http.Response, error) {
-					return &http.Response{StatusCode: 200, ProtoMajor: tc.major, Header: http.Header{}, Request: req, Body: http.NoBody}, nil
+					return &http.Response{StatusCode: http.StatusOK, ProtoMajor: tc.major, Header: http.Header{}, Request: req, Body: http.NoBody}, nil
 				}))
 				if err != nil {
 					t.Fatal(err)

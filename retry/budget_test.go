@@ -36,11 +36,13 @@ func TestBudgetErrors(t *testing.T) {
 		{"unit forgotten", Budget{Window: 10}, []string{"Window: 10ns is below 1s; did you forget the unit?"}},
 		{"negative window", Budget{Window: -time.Second}, []string{"Window: -1s is below 1s; did you forget the unit?"}},
 		{
-			"disabled, and more", Budget{Disabled: true, Percent: 20},
+			"disabled, and more",
+			Budget{Disabled: true, Percent: 20},
 			[]string{"Disabled: true leaves no effect to the other fields; leave them out"},
 		},
 		{
-			"all", Budget{Percent: 0.5, MinPerSecond: -9, Window: 1},
+			"all",
+			Budget{Percent: 0.5, MinPerSecond: -9, Window: 1},
 			[]string{
 				"Percent: 0.5 is below 1; write 50 for 50 percent",
 				"MinPerSecond: -9 is negative; write None for none",

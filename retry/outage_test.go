@@ -2,10 +2,10 @@ package retry
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -67,7 +67,7 @@ func (l *load) call(ctx context.Context, rt http.RoundTripper, url string, n int
 	if err != nil {
 		panic(err)
 	}
-	req.Header.Set("X-Request-Id", fmt.Sprint(n))
+	req.Header.Set("X-Request-Id", strconv.FormatInt(n, 10))
 	resp, err := rt.RoundTrip(req)
 	if err != nil {
 		return false

@@ -170,7 +170,7 @@ func milliseconds(values []string) (time.Duration, bool) {
 	if ms > uint64(math.MaxInt64/time.Millisecond) {
 		return math.MaxInt64, err == nil
 	}
-	return time.Duration(ms) * time.Millisecond, err == nil //nolint:gosec // it is not above MaxInt64
+	return time.Duration(ms) * time.Millisecond, err == nil
 }
 
 func (c Config) check() error {
