@@ -185,9 +185,9 @@ func (s *Site) Listen(listener Listener) {
 	s.upstream.listeners = append(s.upstream.listeners, listener)
 }
 
-// LimitRetries has acquire asked after an attempt, before the call is sent again,
-// and release called when the next attempt's answer is there. The last policy to register
-// limits.
+// LimitRetries registers a limit of concurrent retries: acquire is called before each
+// retry, with the attempt that failed, and release when the retry's response headers arrive. The
+// last policy to register limits, in place of a retry policy's own budget.
 func (s *Site) LimitRetries(acquire func(failed *Call) bool, release func()) {
 	s.upstream.retries = retryLimiter{acquire, release}
 }
