@@ -23,6 +23,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync/atomic"
 
 	"github.com/pillion-go/pillion"
@@ -289,7 +290,7 @@ func (l *limiter) isEndedStream(c *pillion.Call, o *pillion.Outcome) bool {
 			l.streams.Store(stream)
 		}
 		return resp.ProtoMajor >= 2 && (!o.Open() || resp.ContentLength == 0 || c.Request().Method == http.MethodHead)
-	case o.Detail == pillion.RemoteReset || o.Detail == pillion.RemoteRefusedStream:
+	case o.Detail == pillion.RemoteReset || o.Detail == pillion.RemoteRefusedStream || isStreamError(o.Err):
 		return true
 	}
 	switch c.Request().Protocol {
@@ -299,4 +300,10 @@ func (l *limiter) isEndedStream(c *pillion.Call, o *pillion.Outcome) bool {
 		return l.streams.Load()
 	}
 	return false
+}
+
+// isStreamError recognizes an error of net/http about one stream of HTTP/2, such as a reset
+// with PROTOCOL_ERROR. Its type has no name outside of net/http.
+func isStreamError(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "stream error: stream ID ")
 }

@@ -93,6 +93,7 @@ func TestBudgetOfStreams(t *testing.T) {
 		{"no connection", "GET", failure(dial), 2},
 		{"HTTP/1, connection reset", "GET", failure(syscall.ECONNRESET), 2},
 		{"HTTP/2, stream reset", "GET", failure(errors.New("stream error: stream ID 1; INTERNAL_ERROR; received from peer")), 1},
+		{"HTTP/2, stream reset for a protocol error", "GET", failure(errors.New("stream error: stream ID 1; PROTOCOL_ERROR; received from peer")), 1},
 		{"HTTP/2, stream refused", "GET", failure(errors.New("stream error: stream ID 1; REFUSED_STREAM; received from peer")), 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
