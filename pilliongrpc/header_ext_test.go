@@ -35,7 +35,7 @@ func TestHeaderEndsTheTry(t *testing.T) {
 		{"headers just in time", timeout.Config{Total: timeout.None, PerTry: time.Second}, 999 * time.Millisecond, 2 * time.Second, 2 * time.Second, pillion.ViaUpstream, 0},
 		{"silence behind the headers", timeout.Config{Total: timeout.None, PerTry: time.Second, Idle: 2 * time.Second}, 500 * time.Millisecond, time.Hour, 2500 * time.Millisecond, pillion.TryIdleTimeout, timeout.Idle},
 		{"shorter silence", timeout.Config{Total: timeout.None, Idle: 2 * time.Second}, 1500 * time.Millisecond, 3 * time.Second, 3 * time.Second, pillion.ViaUpstream, 0},
-		{"the total limit behind the headers", timeout.Config{Total: 3 * time.Second, PerTry: time.Second, Idle: 4 * time.Second}, 500 * time.Millisecond, time.Hour, 3 * time.Second, pillion.ResponseTimeout, timeout.Total},
+		{"the total limit behind the headers", timeout.Config{Total: 3 * time.Second, PerTry: time.Second, Idle: 2900 * time.Millisecond}, 500 * time.Millisecond, time.Hour, 3 * time.Second, pillion.ResponseTimeout, timeout.Total},
 	}
 	for _, test := range tests {
 		for _, kind := range kinds {

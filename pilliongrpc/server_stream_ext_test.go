@@ -285,10 +285,20 @@ func TestServerLateHeader(t *testing.T) {
 	late.Wait()
 }
 
+// perTry limits each attempt to less than a timeout.Config accepts.
+type perTry time.Duration
+
+func (p perTry) Wrap(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
+	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+		c.LimitTry(time.Duration(p))
+		return next(ctx, c)
+	}, nil
+}
+
 // TestServerHeaderRace has the response headers go out in the instant in which the limit of one
 // attempt fires: what ended the stream is told right, and a limit that fired is not lost.
 func TestServerHeaderRace(t *testing.T) {
-	u, log := upstream(t, timeout.Config{Total: timeout.None, PerTry: 100 * time.Microsecond}, limits.Config{MaxRequests: 1})
+	u, log := upstream(t, perTry(100*time.Microsecond), limits.Config{MaxRequests: 1})
 	intercept, err := pilliongrpc.StreamServer(u)
 	if err != nil {
 		t.Fatal(err)
