@@ -229,11 +229,13 @@ func (s *span) strike() {
 	}
 	g.struck.Store(int32(scope))
 	limit := c.timeoutError(scope, nil)
-	body := s.body
+	body, exchange := s.body, c.flight.exchange
 	s.mu.Unlock()
 	g.cancel(limit)
 	if body {
 		s.cut(limit)
+	} else if x, ok := exchange.(interface{ LimitFired() }); ok {
+		x.LimitFired() // it may wait for something that does not honor the context
 	}
 }
 
