@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/aws/aws-xray-sdk-go/v2/xray"
+
+	"github.com/pillion-go/pillion/internal/respwriter"
 )
 
 // Handler returns a handler that serves each request in a segment. It goes outside of
@@ -26,11 +28,11 @@ import (
 // of them with [Config] Disabled, are passed on as they are: calls made for them belong to no
 // trace.
 //
-// The ResponseWriter that next gets can flush, hijack, push and read from a file
-// where the server's can, and works with http.ResponseController.
+// The ResponseWriter that next gets can flush, hijack, push, send files and notify of a
+// closed connection where the server's can, and works with http.ResponseController.
 func (t *Tracer) Handler(next http.Handler) http.Handler {
 	t.mustBeMade("Handler")
-	if next == nil {
+	if f, ok := next.(http.HandlerFunc); next == nil || ok && f == nil {
 		panic("tracing: Tracer.Handler: next is nil")
 	}
 	if t.off {
@@ -38,12 +40,20 @@ func (t *Tracer) Handler(next http.Handler) http.Handler {
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		mustBeWhole(w, r)
-		if t.excluded(r.URL.Path) {
+		if t.excluded(pathOf(r)) {
 			next.ServeHTTP(w, r)
 			return
 		}
 		t.serve(w, r, next) //nolint:contextcheck // the request's own
 	})
+}
+
+// pathOf returns the path of r. A request that no server read may have no URL.
+func pathOf(r *http.Request) string {
+	if r.URL == nil {
+		return ""
+	}
+	return r.URL.Path
 }
 
 // excluded reports whether requests for path are not traced.
@@ -69,7 +79,7 @@ func (t *Tracer) serve(w http.ResponseWriter, r *http.Request, next http.Handler
 	if d.Sampled() {
 		t.recordRequest(d, r)
 	}
-	resp := &response{ResponseWriter: w, trace: value}
+	resp := newResponse(w, value)
 	returned := false
 	defer d.served(resp, &returned)
 	inner := r.WithContext(d)
@@ -80,7 +90,8 @@ func (t *Tracer) serve(w http.ResponseWriter, r *http.Request, next http.Handler
 		}
 		inner.Header[HeaderName] = []string{value}
 	}
-	next.ServeHTTP(resp.wrapped(), inner)
+	next.ServeHTTP(resp.w.Shaped(), inner)
+	respwriter.HandBack(r, inner)
 	returned = true
 }
 
@@ -93,7 +104,7 @@ func (t *Tracer) accept(r *http.Request, raw string) *document {
 			h = w3c
 		}
 	}
-	return t.begin(r.Context(), t.segmentName(r), t.withDecision(h), raw, request{host: r.Host, method: r.Method, path: r.URL.Path})
+	return t.begin(r.Context(), t.segmentName(r), t.withDecision(h), raw, request{host: r.Host, method: r.Method, path: pathOf(r)})
 }
 
 // segmentName returns the name of a request's segment. NameFor may have cut it from the
@@ -125,12 +136,20 @@ func (t *Tracer) recordRequest(d *document, r *http.Request) {
 	}
 	d.change(func(x *xray.Segment) {
 		d.more.request = bound(xray.RequestData{
-			Method: r.Method, URL: urlOf(scheme, r.Host, r.URL.EscapedPath()),
+			Method: r.Method, URL: urlOf(scheme, r.Host, escapedPathOf(r)),
 			UserAgent: r.UserAgent(), ClientIP: by.client, XForwardedFor: by.header,
 		})
 		d.more.http.Request = &d.more.request
 		x.HTTP = &d.more.http
 	})
+}
+
+// escapedPathOf returns the path of r as it stands in a URL.
+func escapedPathOf(r *http.Request) string {
+	if r.URL == nil {
+		return ""
+	}
+	return r.URL.EscapedPath()
 }
 
 // urlOf returns a URL without query, fragment, user and password.
@@ -146,13 +165,14 @@ func urlOf(scheme, host, path string) string {
 // goroutine. It is deferred directly, to recover a panic.
 func (d *document) served(resp *response, returned *bool) {
 	if *returned {
-		resp.head()
+		resp.w.Begin(http.StatusOK) // of a handler that wrote nothing
 	}
-	if resp.status >= 100 && resp.status <= 999 { // net/http panics at others
-		d.recordResponse(resp.status, resp.size())
+	status := resp.w.Status()
+	if status >= 100 && status <= 999 { // net/http panics at others
+		d.recordResponse(status, resp.size())
 	}
 	if *returned {
-		d.setStatus(resp.status, false)
+		d.setStatus(status, false)
 		d.finish()
 		return
 	}

@@ -49,7 +49,5 @@ func mustBeWhole(w http.ResponseWriter, r *http.Request) {
 		panic("tracing: Tracer.Handler: the ResponseWriter is nil")
 	case r == nil:
 		panic("tracing: Tracer.Handler: the request is nil")
-	case r.URL == nil:
-		panic("tracing: Tracer.Handler: the request has no URL")
 	}
 }
