@@ -32,12 +32,14 @@ type client struct {
 	w        http.ResponseWriter // the server's
 	upstream *Upstream
 	request  context.Context //nolint:containedctx // the server's: it ends when the client disconnects
-	ctx      context.Context //nolint:containedctx // the handler's
-	limited  bool            // ctx can end for other reasons, too
 	body     servedBody
 
+	// These are set before the handler runs, and only if a limit can end its context.
+	limited bool
+	ctx     context.Context //nolint:containedctx // the handler's
+
 	mu        sync.Mutex
-	began     time.Duration // when the handler did, on the upstream's clock; 0 if !limited; guarded by mu
+	began     time.Duration // when the handler did, on the upstream's clock; guarded by mu
 	waiting   int           // operations that wait for the client; guarded by mu
 	writing   int           // those of them that write; guarded by mu
 	since     time.Duration // when waiting became positive, on the upstream's clock; guarded by mu
@@ -55,12 +57,12 @@ type client struct {
 
 // start begins to watch what the handler waits for.
 func (c *client) start(ctx context.Context, limited bool) {
-	c.ctx, c.limited = ctx, limited
-	if limited {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.began = c.upstream.now()
+	if !limited {
+		return
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ctx, c.limited, c.began = ctx, true, c.upstream.now()
 }
 
 // finish ends that: the ResponseWriter is not touched any more.
@@ -148,7 +150,7 @@ func (c *client) serverEnds(timeout func(*http.Server) time.Duration) bool {
 	if !ok || timeout(server) <= 0 {
 		return false
 	}
-	return c.began != 0 && timeout(server)-(c.upstream.now()-c.began) < lastWrites
+	return c.limited && timeout(server)-(c.upstream.now()-c.began) < lastWrites
 }
 
 func readTimeout(s *http.Server) time.Duration  { return s.ReadTimeout }

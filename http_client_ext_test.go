@@ -9,12 +9,14 @@ import (
 	"mime/multipart"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/pillion-go/pillion"
@@ -502,27 +504,129 @@ func TestHandler_lateWrites(t *testing.T) {
 	}
 }
 
-// TestHandler_ownDeadlines has a handler set deadlines: they hold, but none that is later than
-// what a limit allows.
-func TestHandler_ownDeadlines(t *testing.T) {
-
-	g := guard(t, false, nil, func(w http.ResponseWriter, r *http.Request) {
-		control := http.NewResponseController(w)
-		if err := control.SetReadDeadline(time.Now().Add(soon)); err != nil {
-			t.Error(err)
-		}
-		if _, err := io.Copy(io.Discard, r.Body); !errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("read: got %v, want the handler's deadline to hold", err)
-		}
-		fail(w)
-	}, timeout.Config{Total: time.Minute})
-	body, _, response := g.upload(t)
-	_, _ = io.WriteString(body, "so")
-	if got := wantSoon(t, response, "response"); got != http.StatusInternalServerError {
-		t.Errorf("got status %d, want 500", got)
+// TestHandler_instants asks at which instants a handler is woken that waits for its client, by a
+// total limit of one second, deadlines that it sets itself, and those of the server.
+func TestHandler_instants(t *testing.T) {
+	const sec, ms = time.Second, time.Millisecond
+	in := func(d time.Duration) time.Time { return time.Now().Add(d) }
+	write := func(w http.ResponseWriter) error {
+		_, _ = w.Write(make([]byte, 1<<16))
+		return http.NewResponseController(w).Flush()
 	}
-	g.wantNeutral(t)
+	read := func(r *http.Request) error {
+		_, err := io.Copy(io.Discard, r.Body)
+		return err
+	}
+	tests := []struct {
+		name   string
+		server *http.Server
+		wait   func(w http.ResponseWriter, r *http.Request) error
+		want   time.Duration
+	}{
+		{"a Read", &http.Server{}, func(_ http.ResponseWriter, r *http.Request) error { return read(r) }, sec},
+		{"a later Read", &http.Server{}, func(_ http.ResponseWriter, r *http.Request) error {
+			time.Sleep(3 * sec)
+			return read(r)
+		}, 3 * sec},
+		{"a Read with an earlier deadline", &http.Server{}, func(w http.ResponseWriter, r *http.Request) error {
+			_ = http.NewResponseController(w).SetReadDeadline(in(300 * ms))
+			return read(r)
+		}, 300 * ms},
+		{"a Read with a later deadline", &http.Server{}, func(w http.ResponseWriter, r *http.Request) error {
+			_ = http.NewResponseController(w).SetReadDeadline(in(5 * sec))
+			return read(r)
+		}, sec},
+		{"a Read whose deadline is set too late", &http.Server{}, func(w http.ResponseWriter, r *http.Request) error {
+			<-r.Context().Done()
+			time.Sleep(sec)
+			_ = http.NewResponseController(w).SetReadDeadline(in(5 * sec))
+			return read(r)
+		}, 2 * sec},
+		{"a Read of a server with a timeout", &http.Server{ReadTimeout: 400 * ms}, func(_ http.ResponseWriter, r *http.Request) error { return read(r) }, 400 * ms},
+		{"a Write", &http.Server{}, func(w http.ResponseWriter, _ *http.Request) error { return write(w) }, 1500 * ms},
+		{"a later Write", &http.Server{}, func(w http.ResponseWriter, r *http.Request) error {
+			<-r.Context().Done()
+			time.Sleep(2 * sec)
+			return write(w)
+		}, 3500 * ms},
+		{"a Write with an earlier deadline", &http.Server{}, func(w http.ResponseWriter, _ *http.Request) error {
+			_ = http.NewResponseController(w).SetWriteDeadline(in(1200 * ms))
+			return write(w)
+		}, 1200 * ms},
+		{"a Write with a later deadline", &http.Server{}, func(w http.ResponseWriter, _ *http.Request) error {
+			_ = http.NewResponseController(w).SetWriteDeadline(in(5 * sec))
+			return write(w)
+		}, 1500 * ms},
+		{"a Write whose deadline is set again", &http.Server{}, func(w http.ResponseWriter, r *http.Request) error {
+			<-r.Context().Done()
+			w.WriteHeader(http.StatusOK) // from now on half a second
+			_ = http.NewResponseController(w).SetWriteDeadline(in(5 * sec))
+			_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
+			return write(w)
+		}, 1500 * ms},
+		{"a Write whose deadline is set earlier", &http.Server{}, func(w http.ResponseWriter, r *http.Request) error {
+			<-r.Context().Done()
+			w.WriteHeader(http.StatusOK)
+			_ = http.NewResponseController(w).SetWriteDeadline(in(100 * ms))
+			return write(w)
+		}, 1100 * ms},
+		{"a Write of a server with a timeout", &http.Server{WriteTimeout: 1300 * ms}, func(w http.ResponseWriter, _ *http.Request) error { return write(w) }, 1300 * ms},
+		{"a Write of a server with a long timeout", &http.Server{WriteTimeout: 5 * sec}, func(w http.ResponseWriter, _ *http.Request) error { return write(w) }, 1500 * ms},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				began := time.Now()
+				took := make(chan time.Duration, 1)
+				guarded, err := newUpstream(t, timeout.Config{Total: sec}).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if err := test.wait(w, r); !errors.Is(err, os.ErrDeadlineExceeded) {
+						t.Errorf("got %v, want %v", err, os.ErrDeadlineExceeded)
+					}
+					took <- time.Since(began)
+				}))
+				if err != nil {
+					t.Fatal(err)
+				}
+				client, server := net.Pipe()
+				test.server.Handler = guarded
+				listener := &onePipe{conn: server, closed: make(chan struct{})}
+				var serving sync.WaitGroup
+				serving.Go(func() { _ = test.server.Serve(listener) })
+				if strings.Contains(test.name, "Read") {
+					_, _ = io.WriteString(client, "POST /soup HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nso")
+				} else {
+					_, _ = io.WriteString(client, "GET /soup HTTP/1.1\r\nHost: x\r\n\r\n")
+				}
+				if got := <-took; got != test.want {
+					t.Errorf("got %v, want %v", got, test.want)
+				}
+				_ = client.Close()
+				_ = test.server.Close()
+				serving.Wait()
+				time.Sleep(sec) // the server lets a connection linger before it closes it
+			})
+		})
+	}
 }
+
+// onePipe is a listener with one connection.
+type onePipe struct {
+	conn   net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (l *onePipe) Accept() (net.Conn, error) {
+	if conn := l.conn; conn != nil {
+		l.conn = nil
+		return conn, nil
+	}
+	<-l.closed
+	return nil, net.ErrClosed
+}
+
+func (l *onePipe) Close() error   { l.once.Do(func() { close(l.closed) }); return nil }
+func (l *onePipe) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "unix"} }
 
 // TestHandler_oneRequestOnly has a client send, as the rest of its body, what looks like a
 // further request, after the limit has cut the body off.
@@ -600,11 +704,14 @@ func TestHandler_badUpload(t *testing.T) {
 		},
 	}
 	handlers := map[string]func(w http.ResponseWriter, err error){
-		"500":        func(w http.ResponseWriter, _ error) { fail(w) },
-		"503, later": func(w http.ResponseWriter, _ error) { time.Sleep(5 * time.Millisecond); w.WriteHeader(503) },
-		"abort":      func(http.ResponseWriter, error) { panic(http.ErrAbortHandler) },
-		"panic":      func(_ http.ResponseWriter, err error) { panic(err) },
-		"text":       func(http.ResponseWriter, error) { panic("cannot read") },
+		"500": func(w http.ResponseWriter, _ error) { fail(w) },
+		"503, later": func(w http.ResponseWriter, _ error) {
+			time.Sleep(5 * time.Millisecond)
+			w.WriteHeader(http.StatusServiceUnavailable)
+		},
+		"abort": func(http.ResponseWriter, error) { panic(http.ErrAbortHandler) },
+		"panic": func(_ http.ResponseWriter, err error) { panic(err) },
+		"text":  func(http.ResponseWriter, error) { panic("cannot read") },
 	}
 	atMost := func(next http.Handler) http.Handler { return http.MaxBytesHandler(next, 100) }
 	for client, act := range clients {
@@ -884,7 +991,7 @@ func TestHandler_form(t *testing.T) {
 			var pattern string
 			served := make(chan struct{})
 			mux := http.NewServeMux()
-			mux.HandleFunc("POST /soup", func(w http.ResponseWriter, r *http.Request) {
+			mux.HandleFunc("POST /soup", func(_ http.ResponseWriter, r *http.Request) {
 				if err := r.ParseMultipartForm(1); err != nil {
 					t.Error(err)
 					return
@@ -929,6 +1036,84 @@ func TestHandler_form(t *testing.T) {
 			if _, err := os.Stat(files[0]); !errors.Is(err, os.ErrNotExist) {
 				t.Errorf("%s: got %v, want that the server has removed it", files[0], err)
 			}
+		})
+	}
+}
+
+// TestHandler_rudeClients has many clients at once do all that clients can do wrong, at all
+// times: in the end each call was reported to its end, and each slot is free.
+func TestHandler_rudeClients(t *testing.T) {
+	t.Parallel()
+	for version, h2 := range protocols {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			s := serveUnder(t, h2, nil, func(w http.ResponseWriter, r *http.Request) {
+				_, err := io.Copy(io.Discard, r.Body)
+				switch do := r.Header.Get("X-Do"); {
+				case err != nil && do == "panic":
+					panic(err)
+				case err != nil:
+					fail(w)
+				case do == "wait":
+					silent(w, r)
+				default:
+					_, _ = w.Write(make([]byte, 1<<20))
+				}
+			}, timeout.Config{Total: 20 * time.Millisecond}, limits.Config{MaxRequests: 8})
+			var clients sync.WaitGroup
+			for i := range 90 {
+				clients.Go(func() {
+					ctx, leave := context.WithCancel(t.Context())
+					defer leave()
+					body, in := io.Pipe()
+					defer in.Close()
+					req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.URL+"/soup", body)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					req.Header.Set("X-Do", []string{"panic", "wait", "write"}[i%3])
+					patient := time.Duration(i%7) * 10 * time.Millisecond
+					clients.Go(func() {
+						for range i % 5 {
+							_, _ = io.WriteString(in, "soup")
+							time.Sleep(patient / 5)
+						}
+						if i%2 == 0 {
+							_ = in.Close()
+						}
+						time.Sleep(patient)
+						leave()
+						_ = in.CloseWithError(errBroken)
+					})
+					if resp, err := s.client.Do(req); err == nil {
+						_, _ = io.CopyN(io.Discard, resp.Body, int64(i)<<12)
+						_ = resp.Body.Close()
+					}
+				})
+			}
+			clients.Wait()
+			s.client.CloseIdleConnections()
+			for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+				if _, underWay := s.ends.count(); underWay == 0 {
+					break
+				} else if time.Now().After(deadline) {
+					t.Fatalf("got %d attempts under way, want none", underWay)
+				}
+			}
+			var held sync.WaitGroup
+			for range 8 { // all slots are free
+				held.Go(func() {
+					r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
+					r.Header.Set("X-Do", "wait")
+					w := httptest.NewRecorder()
+					s.Config.Handler.ServeHTTP(w, r)
+					if w.Code != http.StatusGatewayTimeout {
+						t.Errorf("afterwards: got %d, want a free slot and its timeout", w.Code)
+					}
+				})
+			}
+			held.Wait()
 		})
 	}
 }

@@ -27,8 +27,7 @@ import (
 // if the request is gRPC. Its text is a constant: it contains neither errors nor the value of a
 // panic. Next runs in the goroutine of the server and is waited for. After a timeout has fired,
 // a Read of the request's body fails with [os.ErrDeadlineExceeded], also one that is blocked;
-// a Write or Flush that takes longer than half a second fails, and its connection, or its
-// HTTP/2 stream, is closed. That needs a ResponseWriter that supports the deadlines of
+// writes may go on for half a second, then a blocked Write or Flush fails as well. That needs a ResponseWriter that supports the deadlines of
 // [http.ResponseController], as the server's own does; middleware around this handler must
 // have the method Unwrap, else only [http.Server] ReadTimeout and WriteTimeout end such a
 // wait. A response whose headers are written after the timeout has fired is still sent, and
@@ -259,21 +258,13 @@ func (x *serverCall) classify(ctx context.Context, c *Call, o *Outcome) {
 	if o.Code == http.StatusSwitchingProtocols {
 		o.Is |= Upgraded
 	}
+	theirs := x.fault != nil && o.Is.Any(Failure)
 	switch {
-	case x.broken && x.client.gone():
-		c.leave(x.flight.ctx, o, nil)
-	case x.fault != nil && o.Is.Any(Failure):
-		x.blameClient(c, o)
+	case (x.broken || theirs) && x.client.gone():
+		c.leave(x.flight.ctx, o, nil) //nolint:contextcheck // it is the one that the client has ended
+	case theirs:
+		o.blame(fmt.Errorf("pillion: the request's body cannot be read: %w", x.fault), Cancelled, NoDetail)
 	}
-}
-
-// blameClient makes o, which is a failure, one that the client caused.
-func (x *serverCall) blameClient(c *Call, o *Outcome) {
-	if x.client.gone() {
-		c.leave(x.flight.ctx, o, nil)
-		return
-	}
-	o.blame(fmt.Errorf("pillion: the request's body cannot be read: %w", x.fault), Cancelled, NoDetail)
 }
 
 // cutOff makes o the outcome of a handler whose wait for the client a limit ended. That may

@@ -101,7 +101,7 @@ func abilitiesOf(w http.ResponseWriter) (can []string) {
 	if _, ok := w.(io.ReaderFrom); ok {
 		can = append(can, "send")
 	}
-	if _, ok := w.(http.CloseNotifier); ok {
+	if _, ok := w.(http.CloseNotifier); ok { //nolint:staticcheck // frameworks still use it
 		can = append(can, "notify")
 	}
 	return can
@@ -222,7 +222,7 @@ func TestHandler_closeNotify(t *testing.T) {
 		t.Run(version, func(t *testing.T) {
 			began, notified := make(chan struct{}), make(chan bool, 1)
 			s := serveUnder(t, h2, nil, func(w http.ResponseWriter, r *http.Request) {
-				gone := w.(http.CloseNotifier).CloseNotify()
+				gone := w.(http.CloseNotifier).CloseNotify() //nolint:staticcheck // frameworks still use it
 				close(began)
 				<-r.Context().Done()
 				notified <- <-gone

@@ -145,8 +145,8 @@ func (w *watch) Hijacked(net.Conn) { w.hijacked++ }
 // operations are what handlers do with a writer, with what comes of it.
 var operations = map[string]func(w http.ResponseWriter) any{
 	"Header":      func(w http.ResponseWriter) any { w.Header().Set("A", "b"); return len(w.Header()) },
-	"WriteHeader": func(w http.ResponseWriter) any { w.WriteHeader(201); return nil },
-	"hint":        func(w http.ResponseWriter) any { w.WriteHeader(103); return nil },
+	"WriteHeader": func(w http.ResponseWriter) any { w.WriteHeader(http.StatusCreated); return nil },
+	"hint":        func(w http.ResponseWriter) any { w.WriteHeader(http.StatusEarlyHints); return nil },
 	"Write":       func(w http.ResponseWriter) any { return result(w.Write([]byte("soup"))) },
 	"WriteString": func(w http.ResponseWriter) any { return result(io.WriteString(w, "leek")) },
 	"Copy":        func(w http.ResponseWriter) any { return result(io.Copy(w, strings.NewReader("bread"))) },
@@ -183,7 +183,7 @@ var operations = map[string]func(w http.ResponseWriter) any{
 		return result(r.ReadFrom(strings.NewReader("bread")))
 	},
 	"CloseNotify": func(w http.ResponseWriter) any {
-		n, ok := w.(http.CloseNotifier)
+		n, ok := w.(http.CloseNotifier) //nolint:staticcheck // frameworks still use it
 		if ok {
 			n.CloseNotify()
 		}
@@ -325,26 +325,32 @@ func TestWriter_status(t *testing.T) {
 		status int
 	}{
 		{"nothing", func(http.ResponseWriter) {}, 0},
-		{"an informational one", func(w http.ResponseWriter) { w.WriteHeader(103) }, 0},
-		{"one that switches protocols", func(w http.ResponseWriter) { w.WriteHeader(101) }, 101},
-		{"two", func(w http.ResponseWriter) { w.WriteHeader(404); w.WriteHeader(500) }, 404},
-		{"an empty Write", func(w http.ResponseWriter) { _, _ = w.Write(nil); w.WriteHeader(500) }, 200},
-		{"a copy that fails", func(w http.ResponseWriter) { _, _ = io.Copy(w, broken); w.WriteHeader(502) }, 502},
+		{"an informational one", func(w http.ResponseWriter) { w.WriteHeader(http.StatusEarlyHints) }, 0},
+		{"one that switches protocols", func(w http.ResponseWriter) { w.WriteHeader(http.StatusSwitchingProtocols) }, 101},
+		{"two", func(w http.ResponseWriter) {
+			w.WriteHeader(http.StatusNotFound)
+			w.WriteHeader(http.StatusInternalServerError)
+		}, 404},
+		{"an empty Write", func(w http.ResponseWriter) { _, _ = w.Write(nil); w.WriteHeader(http.StatusInternalServerError) }, 200},
+		{"a copy that fails", func(w http.ResponseWriter) { _, _ = io.Copy(w, broken); w.WriteHeader(http.StatusBadGateway) }, 502},
 		{"an invalid one", func(w http.ResponseWriter) {
 			func() {
 				defer func() { _ = recover() }()
 				w.WriteHeader(0)
 			}()
-			w.WriteHeader(500)
+			w.WriteHeader(http.StatusInternalServerError)
 		}, 500},
 		{"a source that panics", func(w http.ResponseWriter) {
 			func() {
 				defer func() { _ = recover() }()
 				_, _ = io.Copy(w, struct{ io.Reader }{panicking{}})
 			}()
-			w.WriteHeader(500)
+			w.WriteHeader(http.StatusInternalServerError)
 		}, 500},
-		{"a Hijack", func(w http.ResponseWriter) { _, _, _ = w.(http.Hijacker).Hijack(); w.WriteHeader(500) }, 0},
+		{"a Hijack", func(w http.ResponseWriter) {
+			_, _, _ = w.(http.Hijacker).Hijack()
+			w.WriteHeader(http.StatusInternalServerError)
+		}, 0},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
