@@ -464,44 +464,84 @@ func TestHandler_slowReader(t *testing.T) {
 	}
 }
 
-// TestHandler_lateWrites has handlers begin after the limit has fired: a client that reads
-// gets all of it, and the connection serves further requests as if nothing had been.
-func TestHandler_lateWrites(t *testing.T) {
+// TestHandler_connectionStays has a limit fire, and the client read all of the response: the
+// connection serves further requests as if nothing had been, for longer than last writes may
+// take, though they came with a body.
+func TestHandler_connectionStays(t *testing.T) {
 	t.Parallel()
-	for version, h2 := range protocols {
-		t.Run(version, func(t *testing.T) {
+	const size = 1 << 18
+	tests := []struct {
+		name   string
+		status int
+		body   string
+		late   func(w http.ResponseWriter)
+	}{
+		{"a late response", http.StatusOK, "", func(w http.ResponseWriter) { _, _ = w.Write(make([]byte, size)) }},
+		{"a late response to a body", http.StatusOK, "soup", func(w http.ResponseWriter) { _, _ = w.Write(make([]byte, size)) }},
+		{"no response", http.StatusGatewayTimeout, "", func(http.ResponseWriter) {}},
+		{"no response to a body", http.StatusGatewayTimeout, "soup", func(http.ResponseWriter) {}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			var addresses []string
-			g := guard(t, h2, nil, func(w http.ResponseWriter, r *http.Request) {
-				addresses = append(addresses, r.RemoteAddr)
-				if len(addresses) == 1 {
-					silent(w, r)
-				} else {
-					wait := time.NewTimer(700 * time.Millisecond) // for longer than a last write may take
-					defer wait.Stop()
-					select {
-					case <-wait.C:
-					case <-r.Context().Done():
-						t.Error("the context of the second request ended")
+			for version, h2 := range protocols {
+				t.Run(version, func(t *testing.T) {
+					t.Parallel()
+					g := guard(t, h2, withAddress, func(w http.ResponseWriter, r *http.Request) {
+						if got, err := io.ReadAll(r.Body); err != nil || string(got) != test.body {
+							t.Errorf("got body %q, %v, want %q", got, err, test.body)
+						}
+						if r.Header.Get("Grpc-Timeout") != "" {
+							silent(w, r)
+							test.late(w)
+							return
+						}
+						wait := time.NewTimer(700 * time.Millisecond)
+						defer wait.Stop()
+						select {
+						case <-wait.C:
+						case <-r.Context().Done():
+							t.Error("the context of the second request ended")
+						}
+						_, _ = w.Write(make([]byte, size))
+					}, timeout.Config{Total: time.Minute})
+					var addresses []string
+					for _, limit := range []string{"100m", ""} {
+						req := requestTo(t, g.URL)
+						if test.body != "" {
+							req.Method, req.Body, req.ContentLength = http.MethodPost, io.NopCloser(strings.NewReader(test.body)), int64(len(test.body))
+						}
+						want := http.StatusOK
+						if limit != "" {
+							req.Header.Set("Grpc-Timeout", limit)
+							want = test.status
+						}
+						resp, err := g.client.Do(req)
+						if err != nil {
+							t.Fatal(err)
+						}
+						n, err := io.Copy(io.Discard, resp.Body)
+						_ = resp.Body.Close()
+						if err != nil || resp.StatusCode != want || want == http.StatusOK && n != size {
+							t.Errorf("limit %q: got %d, %d bytes, %v, want %d and all of it", limit, resp.StatusCode, n, err, want)
+						}
+						addresses = append(addresses, resp.Header.Get("X-Address"))
 					}
-				}
-				_, _ = w.Write(make([]byte, 1<<18))
-			}, timeout.Config{Total: time.Minute}, before(func(c *pillion.Call) {
-				if len(addresses) == 0 {
-					c.LimitTotal(soon)
-				}
-			}))
-			for i := range 2 {
-				resp, body, err := g.do(t, http.MethodGet)
-				if err != nil || resp.StatusCode != http.StatusOK || len(body) != 1<<18 {
-					t.Fatalf("%d: got %v, %d bytes, %v, want the whole response", i, resp, len(body), err)
-				}
-			}
-			if len(addresses) != 2 || addresses[0] != addresses[1] {
-				t.Errorf("got connections %q, want one for both", addresses)
+					if addresses[0] != addresses[1] {
+						t.Errorf("got connections from %q, want one for both", addresses)
+					}
+				})
 			}
 		})
 	}
+}
+
+// withAddress is middleware that tells a client which connection it uses.
+func withAddress(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Address", r.RemoteAddr)
+		next.ServeHTTP(w, r)
+	})
 }
 
 // TestHandler_instants asks at which instants a handler is woken that waits for its client, by a

@@ -921,6 +921,51 @@ func TestHandler_countsAfterwards(t *testing.T) {
 	}
 }
 
+// TestHandler_allocations pins what serving a request may allocate, beyond what the handler
+// does.
+func TestHandler_allocations(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	limited := []pillion.Policy{timeout.Config{Total: time.Hour}, limits.Config{}, breaker.Config{}}
+	tests := []struct {
+		name     string
+		policies []pillion.Policy
+		body     io.ReadCloser
+		most     float64
+	}{
+		{"unlimited", []pillion.Policy{limits.Config{}, breaker.Config{}}, http.NoBody, 3},
+		{"unlimited, body", []pillion.Policy{limits.Config{}, breaker.Config{}}, blank{}, 4},
+		{"limited", limited, http.NoBody, 7},
+		{"limited, body", limited, blank{}, 7},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			text, buffer := []byte("soup"), make([]byte, 1)
+			guarded, err := newUpstream(t, test.policies...).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				_, _ = r.Body.Read(buffer)
+				_, _ = w.Write(text)
+			}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := sink{}
+			r := &http.Request{Method: http.MethodPost, Header: http.Header{}, Body: test.body}
+			if got := testing.AllocsPerRun(500, func() { guarded.ServeHTTP(w, r) }); got > test.most {
+				t.Errorf("got %v allocations, want at most %v", got, test.most)
+			}
+		})
+	}
+}
+
+// sink is a writer that keeps nothing.
+type sink struct{}
+
+func (sink) Header() http.Header         { return nil }
+func (sink) Write(p []byte) (int, error) { return len(p), nil }
+func (sink) WriteHeader(int)             {}
+func (sink) Flush()                      {}
+
 // TestHandler_statuses asks what policies are told of an answer.
 func TestHandler_statuses(t *testing.T) {
 	const failed = pillion.Status5xx
