@@ -39,11 +39,9 @@ type client struct {
 	ctx     context.Context //nolint:containedctx // the handler's
 
 	mu        sync.Mutex
-	began     time.Duration // when the handler did, on the upstream's clock; guarded by mu
-	waiting   int           // operations that wait for the client; guarded by mu
-	writing   int           // those of them that write; guarded by mu
-	since     time.Duration // when waiting became positive, on the upstream's clock; guarded by mu
-	waited    time.Duration // all waiting before that; guarded by mu
+	began     time.Duration // when the limits did, on the upstream's clock; guarded by mu
+	reads     waits         // for the request's body; guarded by mu
+	writes    waits         // for the client to read the response; guarded by mu
 	fired     bool          // a limit has fired; guarded by mu
 	over      bool          // the handler has returned, or hijacked the connection; guarded by mu
 	bodyErr   error         // what reading the body failed with; guarded by mu
@@ -55,14 +53,35 @@ type client struct {
 	cut  bool // a read deadline was set: the connection must not be reused; guarded by mu
 }
 
-// start begins to watch what the handler waits for.
-func (c *client) start(ctx context.Context, limited bool) {
-	if !limited {
-		return
+// waits counts operations that wait, and how long at least one did.
+type waits struct {
+	underWay int
+	since    time.Duration // when underWay became positive, on the upstream's clock
+	total    time.Duration // of all before that
+}
+
+func (w *waits) enter(now time.Duration) {
+	if w.underWay == 0 {
+		w.since = now
 	}
+	w.underWay++
+}
+
+func (w *waits) leave(now time.Duration) {
+	if w.underWay--; w.underWay == 0 {
+		w.total += now - w.since
+	}
+}
+
+// share reports whether the waits before took at least one part in so many of the time.
+func (w *waits) share(parts, of time.Duration) bool { return w.total > 0 && parts*w.total >= of }
+
+// start begins to watch what the handler waits for until ctx ends, which began at an instant
+// on the upstream's clock.
+func (c *client) start(ctx context.Context, began time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.ctx, c.limited, c.began = ctx, true, c.upstream.now()
+	c.ctx, c.limited, c.began = ctx, true, began
 }
 
 // finish ends that: the ResponseWriter is not touched any more.
@@ -98,16 +117,18 @@ func (c *client) fire() {
 	c.fired = true
 	c.slow = c.keptWaiting()
 	c.endReads()
-	if c.writing > 0 {
+	if c.writes.underWay > 0 {
 		c.limitWrites()
 	}
 }
 
 // keptWaiting reports whether the client took the time, and not the handler: the handler
-// waits for it, or has waited for at least a quarter of the time. A client must not be able to
-// take just so much that the limit fires in the work that follows. mu is held.
+// waits for it, or has waited for a quarter of the time to read, or for half of it to write. A
+// client must not be able to take just so much that the limit fires in the work that follows.
+// mu is held.
 func (c *client) keptWaiting() bool {
-	return c.waiting > 0 || c.waited > 0 && 4*c.waited >= c.upstream.now()-c.began
+	took := c.upstream.now() - c.began
+	return c.reads.underWay > 0 || c.writes.underWay > 0 || c.reads.share(4, took) || c.writes.share(2, took)
 }
 
 // endReads wakes a handler that waits for the request's body, or a server that does so before
@@ -181,29 +202,13 @@ func (c *client) fault() error {
 	return c.bodyErr
 }
 
-// enter notes that the handler waits for the client. mu is held.
-func (c *client) enter() {
-	if c.waiting == 0 {
-		c.since = c.upstream.now()
-	}
-	c.waiting++
-}
-
-// leave notes that the handler has waited. mu is held.
-func (c *client) leave() {
-	if c.waiting--; c.waiting == 0 {
-		c.waited += c.upstream.now() - c.since
-	}
-}
-
 func (c *client) enterWrite() {
 	if !c.limited {
 		return
 	}
 	c.lock()
 	defer c.mu.Unlock()
-	c.enter()
-	c.writing++
+	c.writes.enter(c.upstream.now())
 	if c.fired {
 		c.limitWrites()
 	}
@@ -215,8 +220,7 @@ func (c *client) leaveWrite() {
 	}
 	c.lock()
 	defer c.mu.Unlock()
-	c.writing--
-	c.leave()
+	c.writes.leave(c.upstream.now())
 }
 
 // hijack leaves conn to the handler, without deadlines.
@@ -301,7 +305,7 @@ func (b *servedBody) enter() (ok bool) {
 	if c.fired {
 		return false
 	}
-	c.enter()
+	c.reads.enter(c.upstream.now())
 	return true
 }
 
@@ -311,7 +315,7 @@ func (b *servedBody) leave(err error) error {
 	c.lock()
 	defer c.mu.Unlock()
 	if c.limited {
-		c.leave()
+		c.reads.leave(c.upstream.now())
 	}
 	switch {
 	case err == nil:
@@ -329,12 +333,12 @@ func (b *servedBody) leave(err error) error {
 func (b *servedBody) Close() error {
 	c := b.client
 	c.lock()
-	c.enter()
+	c.reads.enter(c.upstream.now())
 	c.mu.Unlock()
 	defer func() {
 		c.lock()
 		defer c.mu.Unlock()
-		c.leave()
+		c.reads.leave(c.upstream.now())
 		b.done, b.closed = true, true
 	}()
 	return b.ReadCloser.Close()

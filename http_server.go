@@ -35,9 +35,9 @@ import (
 //
 // What a client causes does not count as a failure of the service, so that no client can
 // open its breaker: a timeout that the client named, or that fires while next waits for the
-// client, or after it has waited for the client for at least a quarter of the time; a status 5xx or
-// a panic after the client disconnected, or after its request's body could not be read. If the
-// client has disconnected, no local reply is written.
+// client, or after it has waited for a quarter of the time to read, or for half of it to write; a
+// status 5xx or a panic after the client disconnected, or after its request's body could not be
+// read. If the client has disconnected, no local reply is written.
 //
 // A panic, [http.ErrAbortHandler] too, is reported to the policies as a [*PanicError] and
 // goes on to the server, as the same value; the PanicError's Stack is that of the panic,
@@ -222,11 +222,21 @@ func (x *serverCall) watch(ctx context.Context) (stop func() bool) {
 	_, own := ctx.(*guard)
 	_, others := server.Deadline()
 	others = others || !own && ctx != server && ctx.Done() != server.Done()
-	x.client.start(ctx, own || others)
+	if own || others {
+		x.client.start(ctx, x.limitsBegan())
+	}
 	if others {
 		return context.AfterFunc(ctx, x.LimitFired)
 	}
 	return func() bool { return false }
+}
+
+// limitsBegan returns when the total limit began, or else now.
+func (x *serverCall) limitsBegan() time.Duration {
+	if l := &x.first.limits; l.deadline != 0 {
+		return l.deadline - l.total
+	}
+	return x.flight.upstream.now()
 }
 
 // request is what next sees: the server's own where nothing differs.
