@@ -73,8 +73,8 @@ func (w *waits) leave(now time.Duration) {
 	}
 }
 
-// share reports whether the waits before took at least one part in so many of the time.
-func (w *waits) share(parts, of time.Duration) bool { return w.total > 0 && parts*w.total >= of }
+// took reports whether the waits before took at least so much time.
+func (w *waits) took(least time.Duration) bool { return w.total > 0 && w.total >= least }
 
 // start begins to watch what the handler waits for until ctx ends, which began at an instant
 // on the upstream's clock.
@@ -127,8 +127,8 @@ func (c *client) fire() {
 // client must not be able to take just so much that the limit fires in the work that follows.
 // mu is held.
 func (c *client) keptWaiting() bool {
-	took := c.upstream.now() - c.began
-	return c.reads.underWay > 0 || c.writes.underWay > 0 || c.reads.share(4, took) || c.writes.share(2, took)
+	all := c.upstream.now() - c.began
+	return c.reads.underWay > 0 || c.writes.underWay > 0 || c.reads.took(all/4) || c.writes.took(all/2)
 }
 
 // endReads wakes a handler that waits for the request's body, or a server that does so before
