@@ -287,7 +287,7 @@ func (x *serverCall) cutOff(ctx context.Context, c *Call, o *Outcome, fired Scop
 	}
 	c.span.mu.Lock()
 	defer c.span.mu.Unlock()
-	c.span.headersSent = true // the outcome stays
+	c.span.headers = true // the outcome stays
 }
 
 // ended makes o the outcome of a handler that did not return.

@@ -509,7 +509,7 @@ func (g *gem) call(op map[string]any) any {
 	server, _ := op["server"].(map[string]any)
 	failing := server["behaviour"] != nil
 	traced := g.context != nil && !g.skipped(faraday)
-	path, legal := rubyURI(pathOf(op))
+	path, legal := rubyURI(opPath(op))
 	if !legal && (traced || faraday) && !g.differs("urls") {
 		raise("bad URI")
 	}
@@ -558,7 +558,7 @@ func (g *gem) skipped(faraday bool) bool {
 	return g.isDisabled("net_http")
 }
 
-func pathOf(op map[string]any) string {
+func opPath(op map[string]any) string {
 	if p := text(op["path"]); p != "" {
 		return p
 	}
@@ -629,7 +629,7 @@ func (g *gem) send1(op, server map[string]any, trace *string) {
 	if server["behaviour"] == "refused" {
 		return
 	}
-	path := pathOf(op)
+	path := opPath(op)
 	if u, err := url.Parse("http://h" + path); err == nil {
 		if op["op"] == "faraday" && u.RawQuery != "" {
 			u.RawQuery = u.Query().Encode()

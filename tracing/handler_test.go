@@ -296,19 +296,17 @@ func TestNilParts(t *testing.T) {
 	tracer, sent := newTestTracer(t, Config{})
 	off, _ := newTestTracer(t, Config{Disabled: true})
 	ok := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "soup") })
-	noHandler := "tracing: Tracer.Handler: the Tracer or the handler is nil"
-	noParts := "tracing: Tracer.Handler: ServeHTTP was called with a nil ResponseWriter or Request"
+	noHandler := "tracing: Tracer.Handler: next is nil"
 	for _, tc := range []struct {
 		name string
 		do   func()
 		want any // the panic
 	}{
-		{"no tracer", func() { (*Tracer)(nil).Handler(ok) }, noHandler},
 		{"no handler", func() { tracer.Handler(nil) }, noHandler},
 		{"no function", func() { tracer.Handler(http.HandlerFunc(nil)) }, noHandler},
 		{"no handler, disabled", func() { off.Handler(nil) }, noHandler},
-		{"no request", func() { tracer.Handler(ok).ServeHTTP(httptest.NewRecorder(), nil) }, noParts},
-		{"no writer", func() { tracer.Handler(ok).ServeHTTP(nil, httptest.NewRequest(http.MethodGet, "/", nil)) }, noParts},
+		{"no request", func() { tracer.Handler(ok).ServeHTTP(httptest.NewRecorder(), nil) }, "tracing: Tracer.Handler: the request is nil"},
+		{"no writer", func() { tracer.Handler(ok).ServeHTTP(nil, httptest.NewRequest(http.MethodGet, "/", nil)) }, "tracing: Tracer.Handler: the ResponseWriter is nil"},
 		{"an empty request", func() { tracer.Handler(ok).ServeHTTP(httptest.NewRecorder(), &http.Request{}) }, nil},
 		{"a writer without a header", func() {
 			tracer.Handler(ok).ServeHTTP(headless{httptest.NewRecorder()}, httptest.NewRequest(http.MethodGet, "/", nil))
