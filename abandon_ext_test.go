@@ -97,7 +97,7 @@ func TestNarrowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
 		u := newUpstream(t, timeout.Config{Total: 100 * time.Millisecond},
-			retry.Config{On: "5xx", NumRetries: 9, BaseInterval: 1}, narrow(80*time.Millisecond))
+			retry.Config{On: "5xx", NumRetries: 9, Rand: func() float64 { return 0 }}, narrow(80*time.Millisecond))
 		_, err := u.Transport(roundTripper(func(*http.Request) (*http.Response, error) {
 			time.Sleep(49 * time.Millisecond)
 			return answer(http.StatusServiceUnavailable, ""), nil
@@ -226,7 +226,7 @@ func TestTransport_bufferIsFrozen(t *testing.T) {
 // attempt has it.
 func TestTransport_headerOfTheCall(t *testing.T) {
 	var got []string
-	u := newUpstream(t, before(func(c *pillion.Call) { c.Header().Set("Authorization", "x") }), retry.Config{BaseInterval: 1})
+	u := newUpstream(t, before(func(c *pillion.Call) { c.Header().Set("Authorization", "x") }), retry.Config{BaseInterval: time.Millisecond})
 	_, err := u.Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
 		got = append(got, req.Header.Get("Authorization"))
 		return nil, errBroken

@@ -156,11 +156,20 @@ func (c *Call) ArmTry() { c.rearm(c.limits.tighter) }
 
 // HeadersSent is [Call.LiftTry] for a server whose response headers are out: the
 // outcome that Try reports stays, and a limit that strikes later is added to it.
-func (c *Call) HeadersSent() (inTime bool) {
-	if inTime = c.LiftTry(); inTime && c.span != nil {
+func (c *Call) HeadersSent() (inTime bool) { return c.headersInTime(c.LiftTry()) }
+
+// HeadersReceived says that the response headers are there, while Try still waits for the
+// rest. The limit on the time of one attempt ends, and the limit on silence starts again. A
+// limit that fires later cuts short a response that has begun, so the call is not retried
+// for it. HeadersReceived is for [Exchange] Try of a client, and may be called by any goroutine
+// until Try returns. It is not in time when a limit has fired.
+func (c *Call) HeadersReceived() (inTime bool) { return c.headersInTime(c.rearm(c.limits.silence)) }
+
+func (c *Call) headersInTime(inTime bool) bool {
+	if inTime && c.span != nil {
 		c.span.mu.Lock()
 		defer c.span.mu.Unlock()
-		c.span.headersSent = true
+		c.span.headers = true
 	}
 	return inTime
 }

@@ -110,8 +110,13 @@ func (l *limits) tighter(scope Scope, limit time.Duration) (Scope, time.Duration
 	if l.try != 0 && (limit == 0 || l.try < limit) {
 		scope, limit = ScopeTry, l.try
 	}
+	return l.silence(scope, limit)
+}
+
+// silence returns the limit on silence if it fires before another one.
+func (l *limits) silence(scope Scope, limit time.Duration) (Scope, time.Duration) {
 	if l.idle != 0 && (limit == 0 || l.idle < limit) {
-		scope, limit = ScopeIdle, l.idle
+		return ScopeIdle, l.idle
 	}
 	return scope, limit
 }
@@ -124,8 +129,8 @@ func (c *Call) settle(ctx context.Context) *Outcome {
 	if s != nil {
 		if scope := s.disarm(c); scope != 0 {
 			s.guard.release(c.timeoutError(scope, nil))
-			if s.headersSent {
-				return c.cutShort(o, scope)
+			if s.headers {
+				return c.cutShort(ctx, o, scope)
 			}
 			o.Discard() // immediately: its context has ended
 			return c.expired(ctx, scope, o.Err)
@@ -152,11 +157,16 @@ func (c *Call) early() Condition {
 	return 0
 }
 
-// cutShort adds to the response that a server sent in time that a limit struck later.
-// If the client has gone as well there is nothing to add.
-func (c *Call) cutShort(o *Outcome, scope Scope) *Outcome {
-	if c.flight.ctx.Err() == nil {
+// cutShort adds to a response whose headers were in time that a limit fired later: no
+// limit of one attempt, since the response had begun. If the caller has gone as well, that is
+// what ended it; a response that was sent to it stays as it is.
+func (c *Call) cutShort(ctx context.Context, o *Outcome, scope Scope) *Outcome {
+	switch {
+	case c.flight.ctx.Err() == nil:
 		c.timedOut(o, scope, nil)
+		o.Is &^= PerTryTimeout
+	case o.Err != nil && o.Is == 0:
+		c.leave(ctx, o, o.Err)
 	}
 	return o
 }

@@ -38,6 +38,7 @@ type flight struct {
 	ctx                 context.Context //nolint:containedctx // the caller's, for the length of the call
 	attempts            atomic.Int32
 	forked              atomic.Bool          // there is more than one Call
+	overflowed          atomic.Bool          // a retry was not made because of a budget or a limit
 	latest              atomic.Pointer[Call] // the attempt that last named its endpoint
 	observer            *Info
 	progress            atomic.Int64         // on the upstream's clock: when the first attempt last sent a part of a slow request; 0 for never
@@ -64,6 +65,9 @@ func (f *flight) clear() {
 	}
 	if f.upstream.repeats {
 		f.attempts.Store(0)
+	}
+	if f.overflowed.Load() {
+		f.overflowed.Store(false)
 	}
 	if f.watched() {
 		f.observer = nil
@@ -264,6 +268,20 @@ func (c *Call) Remaining() (left time.Duration, limited bool) {
 	}
 	return left, limited
 }
+
+// TryLimit is how long each attempt may take until its response headers. It is 0 without
+// such a limit, and where the total limit is not longer, which is when Envoy ignores
+// per_try_timeout.
+func (c *Call) TryLimit() time.Duration {
+	if l := &c.limits; l.total == 0 || l.try < l.total {
+		return l.try
+	}
+	return 0
+}
+
+// LocalReplies reports whether callers get Envoy's response in the place of one that the
+// upstream did not send: [HTTP] LocalReplies.
+func (c *Call) LocalReplies() bool { return c.flight.upstream.http.LocalReplies }
 
 // Refuse is the outcome of an attempt that a policy does not let through. It
 // costs no allocation beyond err.

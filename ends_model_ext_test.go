@@ -99,11 +99,10 @@ func (s story) model() ending {
 
 func (s story) upstream(t *testing.T, order *journal, end chan<- pillion.Outcome) *pillion.Upstream {
 	t.Helper()
-	config := timeout.Config{Total: timeout.None, Idle: s.idle}
+	policies := []pillion.Policy{timeout.Config{Total: timeout.None, Idle: s.idle}}
 	if s.total != 0 {
-		config.Total = s.total
+		policies = append(policies, timeout.Config{Total: s.total})
 	}
-	policies := []pillion.Policy{config}
 	if s.cancel {
 		policies = append(policies, needCancel)
 	}

@@ -15,13 +15,13 @@ const (
 	EventAttempt            EventKind = iota // an attempt goes to the wire
 	EventAttemptEnd                          // that attempt, its body included, has ended
 	EventRefused                             // a policy refused an attempt
-	EventRetryScheduled                      // an outcome will be discarded and the call sent again, after the back-off
-	EventRetry                               // the back-off is over, the call is sent again
-	EventRetryLimitExceeded                  // it would have been sent again, but the retries were used up
-	EventRetryOverflow                       // it would have been sent again, but too many retries are under way
-	EventRetryAbandoned                      // it would have been sent again, but its body cannot be had again
-	EventRetryTooLate                        // it would have been sent again, but the back-off does not fit in the time left
-	EventRetrySuccess                        // a call that was sent again came to a result that needs no further retry, whatever it is
+	EventRetryScheduled                      // an outcome will be discarded and the call retried, after the back-off
+	EventRetry                               // the back-off is over, the call is retried
+	EventRetryLimitExceeded                  // the call needs a retry, but the retries are used up
+	EventRetryOverflow                       // the call needs a retry, but the budget or a limit of retries is used up
+	EventRetryAbandoned                      // the call cannot be retried, because its body cannot be sent again
+	EventRetryTooLate                        // the call needs a retry, but the back-off does not fit in the time left
+	EventRetrySuccess                        // a call that was retried came to a result that needs no further retry, whatever it is
 	EventEnd                                 // the call, its body included, has ended
 )
 
@@ -80,6 +80,9 @@ func (l Listener) Wrap(s *Site, next Func) (Func, error) {
 // Emit tells the upstream's listeners that something happened to the call, and
 // with what outcome.
 func (c *Call) Emit(kind EventKind, o *Outcome) {
+	if kind == EventRetryOverflow {
+		c.flight.overflowed.Store(true)
+	}
 	if len(c.flight.upstream.listeners) != 0 {
 		c.EmitBackOff(kind, o, BackOff{})
 	}
@@ -87,8 +90,29 @@ func (c *Call) Emit(kind EventKind, o *Outcome) {
 
 // EmitBackOff is Emit for an event that has to do with a back-off.
 func (c *Call) EmitBackOff(kind EventKind, o *Outcome, b BackOff) {
-	c.listenFrom(0, Event{Kind: kind, Call: c, Outcome: o, BackOff: b})
+	c.flight.emit(0, Event{Kind: kind, Call: c, Outcome: o, BackOff: b})
 }
+
+// emit calls the listeners from number i on. When one panics the others still hear of the
+// event, and then the panic goes on.
+func (f *flight) emit(i int, e Event) {
+	listeners := f.upstream.listeners
+	defer func() {
+		if i < len(listeners) {
+			f.emit(i, e)
+		}
+	}()
+	for i < len(listeners) {
+		listen := listeners[i]
+		i++
+		listen(f.ctx, e)
+	}
+}
+
+// RetryOverflow reports whether the call needed a retry that was not made, because the
+// budget or a limit of retries was used up: [EventRetryOverflow]. The flag UO alone does not
+// tell that from a call that was refused.
+func (c *Call) RetryOverflow() bool { return c.flight.overflowed.Load() }
 
 // Log is a Listener that writes to logger: the end of each call at Info, or at
 // Warn when it failed, and all else that happens to it at Debug. A nil logger is
@@ -134,6 +158,9 @@ func (e Event) attrs() []slog.Attr {
 		slog.Int("response_code", e.Outcome.Code),
 		slog.String("response_flags", e.Outcome.Flags.String()),
 		slog.String("response_code_details", e.Outcome.Detail.String()))
+	if e.Call.RetryOverflow() {
+		attrs = append(attrs, slog.Bool("retry_overflow", true))
+	}
 	if e.Outcome.Err != nil {
 		attrs = append(attrs, slog.Any("error", e.Outcome.Err))
 	}

@@ -131,7 +131,7 @@ func TestInvoke_unaryDeadline(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				u := newUpstream(t, test.limits)
+				u := newUpstream(t, apart(test.limits)...)
 				ctx, cancel := context.WithTimeout(t.Context(), test.caller)
 				defer cancel()
 				began := time.Now()

@@ -239,17 +239,17 @@ type guarded struct {
 
 func newGuarded(t *testing.T, w *world) *guarded {
 	t.Helper()
-	b, err := breaker.New(breaker.Config{Name: "upstream", Threshold: 2})
+	b, err := breaker.New(breaker.Config{Name: "upstream", Threshold: breaker.Never})
 	if err != nil {
 		t.Fatal(err)
 	}
 	g := &guarded{breaker: b, ends: make(chan pillion.Outcome, 8)}
-	u, err := pillion.New("upstream", w.limits, retry.Config{NumRetries: retry.None}, limits.Config{MaxRequests: 1}, b,
+	u, err := pillion.New("upstream", append(apart(w.limits), retry.Config{NumRetries: retry.None}, limits.Config{MaxRequests: 1}, b,
 		pillion.Listener(func(_ context.Context, e pillion.Event) {
 			if e.Kind == pillion.EventEnd {
 				g.ends <- *e.Outcome
 			}
-		}))
+		}))...)
 	if err != nil {
 		t.Fatal(err)
 	}

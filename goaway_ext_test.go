@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -176,7 +177,7 @@ func TestGoAway_refused(t *testing.T) {
 					})
 					l := newLedger(t)
 					rt := l.upstream(t, pillion.HTTP{ReplayBuffer: 100}, timeout.Config{Total: patience},
-						retry.Config{On: "refused-stream", BaseInterval: 1}).Transport(base)
+						retry.Config{On: "refused-stream", BaseInterval: time.Millisecond}).Transport(base)
 					resp, err := rt.RoundTrip(order(t, url))
 					if err != nil {
 						t.Fatalf("got %v after %d requests, want 200 after 2: %+v", err, requests.Load(), l.last(t))

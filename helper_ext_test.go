@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/timeout"
 )
 
 var errBroken = errors.New("broken")
@@ -89,6 +90,13 @@ func before(f func(c *pillion.Call)) pillion.Policy {
 		f(c)
 		return next(ctx, c)
 	})
+}
+
+// apart is c in two policies. One Config must have limits that can all fire.
+func apart(c timeout.Config) []pillion.Policy {
+	attempt := c
+	attempt.Total, c.PerTry, c.Idle = timeout.None, 0, 0
+	return []pillion.Policy{c, attempt}
 }
 
 // needCancel is a policy that asks for a context for each attempt.

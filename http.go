@@ -67,13 +67,9 @@ const (
 	defaultDrainTime  = 100 * time.Millisecond
 )
 
-// Wrap keeps the configuration for [Upstream.Transport]. An upstream has one.
+// Wrap keeps the configuration for [Upstream.Transport].
 func (h HTTP) Wrap(s *Site, next Func) (Func, error) {
 	var bad []error
-	u := s.upstream
-	if u.configured {
-		bad = append(bad, errors.New("pillion: HTTP: given twice to one upstream; put all fields into one"))
-	}
 	if h.ReplayBuffer < 0 {
 		bad = append(bad, fmt.Errorf("pillion: HTTP.ReplayBuffer: %d is negative", h.ReplayBuffer))
 	}
@@ -87,7 +83,7 @@ func (h HTTP) Wrap(s *Site, next Func) (Func, error) {
 		bad = append(bad, fmt.Errorf("pillion: HTTP.DrainTime: %v is below 1ms; did you forget the unit, as in %d * time.Millisecond?",
 			h.DrainTime, int64(h.DrainTime)))
 	}
-	u.configured, u.http, u.patientDrain = true, h.withDefaults(), h.DrainTime > 0
+	s.upstream.http, s.upstream.patientDrain = h.withDefaults(), h.DrainTime > 0
 	return next, errors.Join(bad...)
 }
 

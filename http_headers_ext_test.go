@@ -254,7 +254,7 @@ func TestConsumeHeaders(t *testing.T) {
 // sidecar means none.
 func TestHTTP_sidecarAfterTheEnd(t *testing.T) {
 	server := &notebook{answers: []int{200}}
-	u := newUpstream(t, pillion.HTTP{Sidecar: true}, timeout.Config{Total: 1})
+	u := newUpstream(t, pillion.HTTP{Sidecar: true}, before(func(c *pillion.Call) { c.LimitTotal(1) }))
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	resp, err := u.Transport(server).RoundTrip(get(ctx, t))

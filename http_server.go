@@ -2,46 +2,75 @@ package pillion
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/pillion-go/pillion/internal/respwriter"
 )
 
-// Handler puts the requests that next serves under the upstream's policies: the
-// name of the upstream is then that of the service itself. Limits and a breaker shed
-// load, listeners and statistics see each request, and deadlines reach next as the end of
-// its request's context: those of a timeout policy, and what the client said in
-// x-envoy-expected-rq-timeout-ms or grpc-timeout, whichever comes first. A limit of one
-// try, or on silence, holds until the answer's head; a total one to the end.
+// Handler returns a handler that serves requests under the upstream's policies, with next;
+// the name of the upstream is then that of the service itself. Limits and a breaker shed
+// load, listeners and statistics see each request, and timeouts reach next as the end of its
+// request's context: those of a timeout policy, and what the client named in
+// x-envoy-expected-rq-timeout-ms or grpc-timeout, whichever comes first. A per-try or idle
+// timeout holds until the response headers are written, a total one until next returns.
 //
-// A request that is refused, or whose time was over before next wrote anything, gets
-// the answer that Envoy would have given: 503 with x-envoy-overloaded, or 504; as
-// gRPC status in a 200 where the request is gRPC. Next runs in the goroutine of the
-// server and is never left behind: one that does not heed its context is waited for. An
-// answer whose head comes after the limit is told as timed out. To a client that has
-// gone nothing is said, and the call is nobody's failure.
+// A request that is refused, or whose timeout fires before next wrote anything, gets the
+// response that Envoy sends: 503 with x-envoy-overloaded, or 504; as a gRPC status in a 200
+// if the request is gRPC. Its text is a constant: it contains neither errors nor the value of a
+// panic. Next runs in the goroutine of the server and is waited for. After a timeout has fired,
+// a Read of the request's body fails with [os.ErrDeadlineExceeded], also one that is blocked;
+// writes may go on for half a second, then a blocked Write or Flush fails as well. That needs a ResponseWriter that supports the deadlines of
+// [http.ResponseController], as the server's own does; middleware around this handler must
+// have the method Unwrap, else only [http.Server] ReadTimeout and WriteTimeout end such a
+// wait. A response whose headers are written after the timeout has fired is still sent, and
+// reported as timed out.
 //
-// A panic, [http.ErrAbortHandler] too, is told to the policies as a [*PanicError] and
-// goes on to the server, as the same value; where it came from is in the PanicError's
-// Stack, since the server's own log shows where it went on.
+// What a client causes does not count as a failure of the service, so that no client can
+// open its breaker: a timeout that the client named, or that fires while next waits for the
+// client, or after it has waited for a quarter of the time to read, or for half of it to write; a
+// status 5xx or a panic after the client disconnected, or after its request's body could not be
+// read. If the client has disconnected, no local reply is written.
 //
-// The ResponseWriter can flush, be hijacked, push and send files where the server's can,
-// also through [http.ResponseController]. A hijacked connection is under no limit.
+// A panic, [http.ErrAbortHandler] too, is reported to the policies as a [*PanicError] and
+// goes on to the server, as the same value; the PanicError's Stack is that of the panic,
+// which the server's own log does not show. A value that is an [*http.MaxBytesError] is the
+// client's doing.
 //
-// It is an error where next is nil, and where the policies send calls again: a server
-// cannot.
+// The ResponseWriter keeps the abilities of the server's: it can flush, be hijacked, push,
+// send files and notify of a closed connection where that can, also through
+// [http.ResponseController]. Timeouts do not apply to a hijacked connection.
+//
+// Handler returns an error if u is not from [New], if next is nil, and if the policies retry
+// or hedge, which a server cannot.
 func (u *Upstream) Handler(next http.Handler) (http.Handler, error) {
 	switch {
-	case next == nil:
+	case u == nil || u.chain == nil:
+		return nil, errors.New("pillion: Handler: the Upstream is nil or zero: make it with pillion.New")
+	case isNil(next):
 		return nil, fmt.Errorf("upstream %q: pillion: Handler: nil handler", u.name)
 	case u.repeats:
 		return nil, fmt.Errorf("upstream %q: pillion: Handler: a request that is being served cannot be sent again: leave out retry and hedge", u.name)
 	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { u.serve(next, w, r) }), nil
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if w == nil || r == nil {
+			panic("pillion: Handler: ServeHTTP was called with a nil ResponseWriter or Request")
+		}
+		u.serve(next, w, r)
+	}), nil
+}
+
+// isNil reports whether next cannot serve anything.
+func isNil(next http.Handler) bool {
+	f, ok := next.(http.HandlerFunc)
+	return next == nil || ok && f == nil
 }
 
 // PanicError stands for a panic in the outcome of a call that was being served.
@@ -52,17 +81,19 @@ type PanicError struct {
 
 func (e *PanicError) Error() string { return fmt.Sprintf("pillion: the handler panicked: %v", e.Value) }
 
-// Unwrap gives what was given to panic, if that was an error.
+// Unwrap returns what was given to panic, if that was an error.
 func (e *PanicError) Unwrap() error {
 	err, _ := e.Value.(error)
 	return err
 }
 
 func (u *Upstream) serve(next http.Handler, w http.ResponseWriter, r *http.Request) {
-	x := &serverCall{next: next, w: serverWriter{ResponseWriter: w}, req: r}
+	x := &serverCall{next: next, req: r}
 	x.flight = flight{upstream: u, exchange: x, ctx: r.Context()}
 	x.first = Call{flight: &x.flight, attempt: 1}
-	x.w.call = &x.first
+	x.w = respwriter.Make(w, x)
+	x.client.w, x.client.upstream, x.client.request = w, u, r.Context()
+	x.client.body.wrap(r.Body, &x.client)
 	if d, ok := inboundDeadline(r.Header); ok {
 		x.first.LimitClient(d)
 	}
@@ -70,8 +101,10 @@ func (u *Upstream) serve(next http.Handler, w http.ResponseWriter, r *http.Reque
 	switch {
 	case x.panic != nil:
 		panic(x.panic.Value)
-	case o.Err != nil && !x.w.begun:
+	case o.Err != nil && !x.w.Begun():
 		x.reply(o)
+	case x.client.cut:
+		closeAfterResponse(w)
 	}
 }
 
@@ -125,92 +158,163 @@ type serverCall struct {
 	flight flight
 	first  Call
 	next   http.Handler
-	w      serverWriter
+	w      respwriter.Writer
 	req    *http.Request
 	header http.Header // the request's as next sees it; nil while it is the server's
 	served bool        // next was called
-	found  http.Header // what stood in the answer's header before that; nil for nothing
+	found  http.Header // the response header before that; nil if it was empty
 	panic  *PanicError
+	client client
+
+	code   int   // the status of the response
+	late   bool  // its headers were written after a limit had fired
+	broken bool  // the client can no longer be written to
+	fault  error // what the client had done by then; nil for nothing
 }
 
 // Request describes the request.
 func (x *serverCall) Request() Request {
-	return Request{Protocol: "http", Method: x.req.Method, Authority: x.req.Host, Path: x.req.URL.Path}
+	r := Request{Protocol: "http", Method: x.req.Method, Authority: x.req.Host}
+	if x.req.URL != nil {
+		r.Path = x.req.URL.Path
+	}
+	return r
 }
 
-// Unary is false: a body comes after the head, and a limit that ends there is no
+// Unary is false: a body comes after the headers, and a limit that ends there is no
 // deadline for it.
 func (x *serverCall) Unary() bool { return false }
 
 // Try has the handler serve the request.
 func (x *serverCall) Try(ctx context.Context, c *Call, o *Outcome) {
-	if !x.serve(ctx, o) {
-		return
+	if x.serve(ctx, o) {
+		x.classify(ctx, c, o)
 	}
-	inTime := x.w.begun && !x.w.late
-	if err := ctx.Err(); err != nil && !inTime {
-		o.Err = err
-		return
-	}
-	o.Code = x.w.status()
-	o.Is, o.Detail = HTTPCondition(o.Code), ViaUpstream
-	if o.Code == http.StatusSwitchingProtocols {
-		o.Is |= Upgraded
-	}
-	if inTime && x.w.broken && x.flight.ctx.Err() != nil {
-		c.leave(x.flight.ctx, o, nil)
+	if fired := c.struck(); fired != 0 && x.client.cut {
+		x.cutOff(ctx, c, o, fired)
 	}
 }
 
 // serve is not ok when the handler panicked.
 func (x *serverCall) serve(ctx context.Context, o *Outcome) (ok bool) {
+	stop := x.watch(ctx)
 	defer func() {
+		stop()
+		x.client.finish()
 		if !ok {
 			x.ended(o, recover())
 		}
 	}()
 	r := x.request(ctx)
-	if h := x.w.Header(); len(h) != 0 {
+	if h := x.w.Wrapped().Header(); len(h) != 0 {
 		x.found = h.Clone()
 	}
 	x.served = true
-	x.next.ServeHTTP(x.w.shaped(), r)
+	x.next.ServeHTTP(x.w.Shaped(), r)
+	respwriter.HandBack(x.req, r)
 	return true
+}
+
+// watch watches what the handler waits for. The engine calls LimitFired when a limit of the
+// call fires; watch has it called for other ends of ctx, those of middleware and policies.
+func (x *serverCall) watch(ctx context.Context) (stop func() bool) {
+	server := x.flight.ctx
+	_, own := ctx.(*guard)
+	_, others := server.Deadline()
+	others = others || !own && ctx != server && ctx.Done() != server.Done()
+	if own || others {
+		x.client.start(ctx, x.limitsBegan())
+	}
+	if others {
+		return context.AfterFunc(ctx, x.LimitFired)
+	}
+	return func() bool { return false }
+}
+
+// limitsBegan returns when the total limit began, or else now.
+func (x *serverCall) limitsBegan() time.Duration {
+	if l := &x.first.limits; l.deadline != 0 {
+		return l.deadline - l.total
+	}
+	return x.flight.upstream.now()
 }
 
 // request is what next sees: the server's own where nothing differs.
 func (x *serverCall) request(ctx context.Context) *http.Request {
 	x.first.Consume()
-	if ctx == x.flight.ctx && x.header == nil {
+	body := x.client.body.ReadCloser != nil
+	if ctx == x.flight.ctx && x.header == nil && !body {
 		return x.req
 	}
 	r := x.req.WithContext(ctx)
 	if x.header != nil {
 		r.Header = x.header
 	}
+	if body {
+		r.Body = &x.client.body
+	}
 	return r
 }
 
-// ended says what came of a handler that did not return.
+// classify makes o the outcome of a handler that returned.
+func (x *serverCall) classify(ctx context.Context, c *Call, o *Outcome) {
+	inTime := x.w.Begun() && !x.late
+	if err := ctx.Err(); err != nil && !inTime {
+		o.Err = err
+		return
+	}
+	o.Code = x.status()
+	o.Is, o.Detail = HTTPCondition(o.Code), ViaUpstream
+	if o.Code == http.StatusSwitchingProtocols {
+		o.Is |= Upgraded
+	}
+	theirs := x.fault != nil && o.Is.Any(Failure)
+	switch {
+	case (x.broken || theirs) && x.client.gone():
+		c.leave(x.flight.ctx, o, nil) //nolint:contextcheck // it is the one that the client has ended
+	case theirs:
+		o.blame(fmt.Errorf("pillion: the request's body cannot be read: %w", x.fault), Cancelled, NoDetail)
+	}
+}
+
+// cutOff makes o the outcome of a handler whose wait for the client a limit ended. That may
+// have ended the context of the request as well, after the limit had fired.
+func (x *serverCall) cutOff(ctx context.Context, c *Call, o *Outcome, fired Scope) {
+	if x.w.Begun() && !x.late {
+		c.timedOut(o, fired, nil)
+	} else {
+		c.expired(context.WithoutCancel(ctx), fired, o.Err)
+	}
+	c.span.mu.Lock()
+	defer c.span.mu.Unlock()
+	c.span.headers = true // the outcome stays
+}
+
+// ended makes o the outcome of a handler that did not return.
 func (x *serverCall) ended(o *Outcome, p any) {
 	if p == nil {
 		return // it ended its goroutine: nothing that follows runs
 	}
 	x.panic = &PanicError{Value: p, Stack: debug.Stack()}
+	_, tooLarge := errors.AsType[*http.MaxBytesError](x.panic)
 	switch {
-	case p != http.ErrAbortHandler: //nolint:errorlint // as the server compares
-		o.fail(x.panic, Failed|Status5xx, NoDetail)
-	case x.flight.ctx.Err() != nil: // a proxy whose client has gone ends so
-		o.Err = x.panic
-	default:
+	case x.client.gone(), p == http.ErrAbortHandler && x.flight.ctx.Err() != nil: //nolint:errorlint // as the server compares
+		o.Err = x.panic // a proxy whose client has disconnected ends so
+	case tooLarge, x.client.fault() != nil:
+		o.fail(x.panic, Cancelled, NoDetail)
+	case p == http.ErrAbortHandler: //nolint:errorlint // as the server compares
 		o.fail(x.panic, Failed|Reset, NoDetail)
+	default:
+		o.fail(x.panic, Failed|Status5xx, NoDetail)
 	}
 }
 
-// CausedByCaller reports whether a limit that fired is the client's doing: it named the
-// deadline itself. The deadline of the request's context is the service's own.
+// CausedByCaller reports whether the client caused a limit to fire: it named the deadline
+// itself, or it kept the handler waiting. The deadline of the request's context is the
+// service's own.
 func (x *serverCall) CausedByCaller(scope Scope) bool {
-	return scope == ScopeCaller && x.flight.ctx.Err() == nil
+	named := scope == ScopeCaller && !errors.Is(x.flight.ctx.Err(), context.DeadlineExceeded)
+	return named || x.client.slow
 }
 
 // Explain has nothing to add: the context's errors are explained by the engine.
@@ -235,7 +339,7 @@ func (x *serverCall) Header(*Call) Header {
 
 // ResponseHeader reads the header of the answer.
 func (x *serverCall) ResponseHeader(_ *Outcome, name string) []string {
-	return x.w.Header().Values(name)
+	return x.w.Wrapped().Header().Values(name)
 }
 
 // Idempotent and Replayable are for who sends again.
@@ -244,23 +348,19 @@ func (x *serverCall) Idempotent() bool { return false }
 // Replayable is false: a request is served once.
 func (x *serverCall) Replayable() bool { return false }
 
-// reply gives Envoy's answer in the handler's place.
+// reply sends the response that Envoy sends in the upstream's place. It goes to the server's
+// own writer: no limit applies to it any more.
 func (x *serverCall) reply(o *Outcome) {
-	if o.Is.Any(Cancelled) && !o.Is.Any(Timeout) {
-		return // the client has disconnected
+	if x.client.gone() {
+		return
 	}
-	status, text := o.Detail.LocalReply(false)
-	if status == 0 { // of a policy that has no word of Envoy's for it
-		status = http.StatusInternalServerError
-		if o.Is.Any(Refused) {
-			status = http.StatusServiceUnavailable
-		}
-		text = http.StatusText(status)
-	}
-	h := x.w.Header()
-	if x.served { // what it put there was for an answer of its own
-		clear(h)
-		maps.Copy(h, x.found)
+	status, text := localReply(o)
+	w := x.w.Wrapped()
+	h := x.replyHeader(w.Header())
+	if x.client.cut {
+		closeAfterResponse(w)
+	} else {
+		x.client.endBody()
 	}
 	if o.Detail.Overloaded() && !x.flight.upstream.http.SuppressEnvoyHeaders {
 		h.Set("X-Envoy-Overloaded", "true")
@@ -269,13 +369,37 @@ func (x *serverCall) reply(o *Outcome) {
 		h.Set("Content-Type", "application/grpc")
 		h.Set("Grpc-Status", strconv.Itoa(GRPCStatus(status)))
 		h.Set("Grpc-Message", text)
-		x.w.WriteHeader(http.StatusOK)
+		w.WriteHeader(http.StatusOK)
 		return
 	}
 	h.Set("Content-Type", "text/plain")
 	h.Set("Content-Length", strconv.Itoa(len(text)))
-	x.w.WriteHeader(status)
-	_, _ = x.w.WriteString(text) // who no longer listens has been told enough
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, text) // a client that has disconnected needs no text
+}
+
+// localReply returns the status and the text of a local reply.
+func localReply(o *Outcome) (status int, text string) {
+	if status, text = o.Detail.LocalReply(false); status != 0 {
+		return status, text
+	}
+	status = http.StatusInternalServerError // of a policy for which Envoy has no word
+	if o.Is.Any(Refused) {
+		status = http.StatusServiceUnavailable
+	}
+	return status, http.StatusText(status)
+}
+
+// replyHeader returns h without what the handler put there for its own response.
+func (x *serverCall) replyHeader(h http.Header) http.Header {
+	if h == nil {
+		return http.Header{} // of a writer that has none
+	}
+	if x.served {
+		clear(h)
+		maps.Copy(h, x.found)
+	}
+	return h
 }
 
 // isGRPC goes by Envoy's rule: gRPC-Web is something else.

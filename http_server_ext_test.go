@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httptrace"
@@ -26,6 +28,7 @@ import (
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -488,7 +491,7 @@ func TestHandler_body(t *testing.T) {
 // limit strikes, which must not upset anything.
 func TestHandler_headAtTheLimit(t *testing.T) {
 	for range 200 {
-		s := newUpstream(t, timeout.Config{Total: time.Minute, PerTry: 100 * time.Microsecond})
+		s := newUpstream(t, timeout.Config{Total: time.Minute}, before(func(c *pillion.Call) { c.LimitTry(100 * time.Microsecond) }))
 		guarded, err := s.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			for began := time.Now(); time.Since(began) < 100*time.Microsecond; {
 				runtime.Gosched()
@@ -720,6 +723,11 @@ func TestHandler_clientGone(t *testing.T) {
 // TestHandler_errors makes handlers that make no sense.
 func TestHandler_errors(t *testing.T) {
 	ok := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
+	for _, u := range []*pillion.Upstream{nil, {}} {
+		if guarded, err := u.Handler(ok); err == nil || guarded != nil || !strings.Contains(err.Error(), "pillion: Handler: the Upstream is nil or zero") {
+			t.Errorf("%v: got %v, %v, want no handler and an error", u, guarded, err)
+		}
+	}
 	tests := []struct {
 		name   string
 		next   http.Handler
@@ -727,6 +735,7 @@ func TestHandler_errors(t *testing.T) {
 		want   string
 	}{
 		{"nil handler", nil, nil, `upstream "recipes": pillion: Handler: nil handler`},
+		{"nil function", http.HandlerFunc(nil), nil, `upstream "recipes": pillion: Handler: nil handler`},
 		{"retry", ok, retry.Config{}, "cannot be sent again: leave out retry and hedge"},
 		{"retry that never does", ok, retry.Config{NumRetries: retry.None}, "cannot be sent again"},
 		{"retryable", ok, retry.Retryable{}, "cannot be sent again"},
@@ -740,6 +749,222 @@ func TestHandler_errors(t *testing.T) {
 		})
 	}
 }
+
+// TestHandler_nilParts serves requests that no server makes: they are served, or one clear
+// message says what is missing.
+func TestHandler_nilParts(t *testing.T) {
+	request := func(change func(r *http.Request)) *http.Request {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/soup", nil)
+		change(r)
+		return r
+	}
+	tests := []struct {
+		name string
+		w    http.ResponseWriter
+		r    *http.Request
+		want any // the panic
+	}{
+		{"no writer", nil, request(func(*http.Request) {}), "pillion: Handler: ServeHTTP was called with a nil ResponseWriter or Request"},
+		{"no request", httptest.NewRecorder(), nil, "pillion: Handler: ServeHTTP was called with a nil ResponseWriter or Request"},
+		{"no URL", httptest.NewRecorder(), request(func(r *http.Request) { r.URL = nil }), nil},
+		{"no header", httptest.NewRecorder(), request(func(r *http.Request) { r.Header = nil }), nil},
+		{"no body", httptest.NewRecorder(), request(func(r *http.Request) { r.Body = nil }), nil},
+		{"an empty request", httptest.NewRecorder(), &http.Request{}, nil},
+		{"a writer without a header", headless{httptest.NewRecorder()}, request(func(*http.Request) {}), nil},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			for name, policies := range map[string][]pillion.Policy{
+				"served":  {timeout.Config{EnvoyHeaders: true}, before(func(c *pillion.Call) { _ = c.Request(); c.Header().Set("X-Added", "1") })},
+				"refused": {limits.Config{MaxRequests: limits.Zero}, pillion.Log(slog.New(slog.DiscardHandler))},
+			} {
+				guarded, err := newUpstream(t, policies...).Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+					_, _ = io.WriteString(w, "soup")
+				}))
+				if err != nil {
+					t.Fatal(err)
+				}
+				func() {
+					defer func() {
+						if got := recover(); got != test.want {
+							t.Errorf("%s: got panic %v, want %v", name, got, test.want)
+						}
+					}()
+					guarded.ServeHTTP(test.w, test.r)
+				}()
+			}
+		})
+	}
+}
+
+// headless is a writer without a header.
+type headless struct{ http.ResponseWriter }
+
+func (headless) Header() http.Header { return nil }
+
+// TestHandler_noSecrets has clients cause errors and panics that hold secrets, and others read
+// all that the server sends: none of it is there.
+func TestHandler_noSecrets(t *testing.T) {
+	const secret = "hunter2"
+	refusal := around(func(_ context.Context, c *pillion.Call, _ pillion.Func) *pillion.Outcome {
+		return c.Refuse(errors.New(secret), pillion.NoDetail)
+	})
+	failure := around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+		o := next(ctx, c)
+		o.Err = errors.New(secret)
+		return o
+	})
+	opened := func() pillion.Policy {
+		b, err := breaker.New(breaker.Config{NonBreakCount: 1, Sleep: time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	tests := map[string]struct {
+		policies []pillion.Policy
+		handler  http.HandlerFunc
+		status   string // of the last response; empty for none
+	}{
+		"a panic":                {nil, func(http.ResponseWriter, *http.Request) { panic(secret) }, ""},
+		"a panic with an error":  {nil, func(http.ResponseWriter, *http.Request) { panic(errors.New(secret)) }, ""},
+		"panics open a breaker":  {[]pillion.Policy{opened()}, func(http.ResponseWriter, *http.Request) { panic(secret) }, "503"},
+		"a refusal":              {[]pillion.Policy{refusal}, silent, "503"},
+		"an error":               {[]pillion.Policy{failure}, func(http.ResponseWriter, *http.Request) {}, "500"},
+		"an error and a timeout": {[]pillion.Policy{failure, timeout.Config{Total: time.Millisecond}}, silent, "504"},
+		"headers of a failed handler": {[]pillion.Policy{timeout.Config{Total: time.Millisecond}}, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("X-Session", secret)
+			silent(w, r)
+		}, "504"},
+	}
+	for name, test := range tests {
+		for _, content := range []string{"text/plain", "application/grpc"} {
+			t.Run(name+", "+content, func(t *testing.T) {
+				s := serveUnder(t, false, nil, test.handler, test.policies...)
+				var last []byte
+				for range 3 {
+					conn, err := net.Dial("tcp", s.Listener.Addr().String())
+					if err != nil {
+						t.Fatal(err)
+					}
+					_ = conn.SetDeadline(time.Now().Add(patience))
+					_, _ = io.WriteString(conn, "GET /soup HTTP/1.1\r\nHost: x\r\nContent-Type: "+content+"\r\nConnection: close\r\n\r\n")
+					last, err = io.ReadAll(conn)
+					if err != nil {
+						t.Fatal(err)
+					}
+					_ = conn.Close()
+					if strings.Contains(string(last), secret) {
+						t.Errorf("got %q, want no secrets in it", last)
+					}
+				}
+				want := "HTTP/1.1 " + test.status
+				if content == "application/grpc" && test.status != "" {
+					want = "HTTP/1.1 200"
+				}
+				if test.status == "" && len(last) != 0 || !strings.HasPrefix(string(last), want) && test.status != "" {
+					t.Errorf("got %q, want %q", last, test.status)
+				}
+			})
+		}
+	}
+}
+
+// TestHandler_countsAfterwards has handlers end in all ways: right afterwards gauges and slots
+// are back, and each attempt and call was reported to its end.
+func TestHandler_countsAfterwards(t *testing.T) {
+	handlers := map[string]http.HandlerFunc{
+		"returns":         func(http.ResponseWriter, *http.Request) {},
+		"writes":          func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "soup") },
+		"panics":          func(http.ResponseWriter, *http.Request) { panic("burnt") },
+		"panics late":     func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "soup"); panic("burnt") },
+		"aborts":          func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+		"ends":            func(http.ResponseWriter, *http.Request) { runtime.Goexit() },
+		"ends late":       func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "soup"); runtime.Goexit() },
+		"is too slow":     silent,
+		"panics too late": func(w http.ResponseWriter, r *http.Request) { silent(w, r); panic("burnt") },
+		"ends too late":   func(w http.ResponseWriter, r *http.Request) { silent(w, r); runtime.Goexit() },
+	}
+	for name, handler := range handlers {
+		t.Run(name, func(t *testing.T) {
+			registry, err := metrics.NewRegistry(metrics.Settings{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var told ends
+			u := newUpstream(t, metrics.Config{Registry: registry}, timeout.Config{Total: 5 * time.Millisecond},
+				limits.Config{MaxRequests: 1}, breaker.Config{NonBreakCount: 100}, pillion.Listener(told.hear))
+			guarded, err := u.Handler(handler)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range 3 {
+				r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", strings.NewReader("leek"))
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					defer func() { _ = recover() }()
+					guarded.ServeHTTP(httptest.NewRecorder(), r)
+				}()
+				_ = wantSoon(t, done, "the handler")
+				active := registry.Cluster("recipes").Gauge("upstream_rq_active").Value()
+				if ended, attempts := told.count(); ended != i+1 || attempts != 0 || active != 0 {
+					t.Errorf("%d: got %d ends, %d attempts under way, upstream_rq_active %d, want %d, 0, 0", i, ended, attempts, active, i+1)
+				}
+			}
+			for i, e := range told.list {
+				if e.Is.Any(pillion.Refused) {
+					t.Errorf("%d: got %v, want a free slot", i, e.err)
+				}
+			}
+		})
+	}
+}
+
+// TestHandler_allocations pins what serving a request may allocate, beyond what the handler
+// does.
+func TestHandler_allocations(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	limited := []pillion.Policy{timeout.Config{Total: time.Hour}, limits.Config{}, breaker.Config{}}
+	tests := []struct {
+		name     string
+		policies []pillion.Policy
+		body     io.ReadCloser
+		most     float64
+	}{
+		{"unlimited", []pillion.Policy{limits.Config{}, breaker.Config{}}, http.NoBody, 3},
+		{"unlimited, body", []pillion.Policy{limits.Config{}, breaker.Config{}}, blank{}, 4},
+		{"limited", limited, http.NoBody, 7},
+		{"limited, body", limited, blank{}, 7},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			text, buffer := []byte("soup"), make([]byte, 1)
+			guarded, err := newUpstream(t, test.policies...).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				_, _ = r.Body.Read(buffer)
+				_, _ = w.Write(text)
+			}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := sink{}
+			r := &http.Request{Method: http.MethodPost, Header: http.Header{}, Body: test.body}
+			if got := testing.AllocsPerRun(500, func() { guarded.ServeHTTP(w, r) }); got > test.most {
+				t.Errorf("got %v allocations, want at most %v", got, test.most)
+			}
+		})
+	}
+}
+
+// sink is a writer that keeps nothing.
+type sink struct{}
+
+func (sink) Header() http.Header         { return nil }
+func (sink) Write(p []byte) (int, error) { return len(p), nil }
+func (sink) WriteHeader(int)             {}
+func (sink) Flush()                      {}
 
 // TestHandler_statuses asks what policies are told of an answer.
 func TestHandler_statuses(t *testing.T) {

@@ -2,6 +2,7 @@ package pillion_test
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -100,6 +101,9 @@ func abilitiesOf(w http.ResponseWriter) (can []string) {
 	if _, ok := w.(io.ReaderFrom); ok {
 		can = append(can, "send")
 	}
+	if _, ok := w.(http.CloseNotifier); ok { //nolint:staticcheck // frameworks still use it
+		can = append(can, "notify")
+	}
 	return can
 }
 
@@ -107,9 +111,9 @@ func abilitiesOf(w http.ResponseWriter) (can []string) {
 func TestHandler_realShapes(t *testing.T) {
 	for version, h2 := range protocols {
 		t.Run(version, func(t *testing.T) {
-			want := "flush hijack send"
+			want := "flush hijack send notify"
 			if h2 {
-				want = "flush push"
+				want = "flush push notify"
 			}
 			for name, outer := range map[string]func(http.Handler) http.Handler{want: nil, "": unwrappable} {
 				var got []string
@@ -208,6 +212,34 @@ func TestHandler_push(t *testing.T) {
 	}
 	if got == nil || !strings.Contains(got.Error(), "not supported") {
 		t.Errorf("got %v, want the server's own refusal", got)
+	}
+}
+
+// TestHandler_closeNotify has a handler notified of a client that disconnects, as frameworks
+// still ask for it.
+func TestHandler_closeNotify(t *testing.T) {
+	for version, h2 := range protocols {
+		t.Run(version, func(t *testing.T) {
+			began, notified := make(chan struct{}), make(chan bool, 1)
+			s := serveUnder(t, h2, nil, func(w http.ResponseWriter, r *http.Request) {
+				gone := w.(http.CloseNotifier).CloseNotify() //nolint:staticcheck // frameworks still use it
+				close(began)
+				<-r.Context().Done()
+				notified <- <-gone
+			})
+			ctx, leave := context.WithCancel(t.Context())
+			defer leave()
+			go func() {
+				<-began
+				leave()
+			}()
+			if resp, err := s.client.Do(requestTo(t, s.URL).WithContext(ctx)); err == nil {
+				_ = resp.Body.Close()
+			}
+			if !wantSoon(t, notified, "the notification") {
+				t.Error("got false, want true")
+			}
+		})
 	}
 }
 

@@ -20,6 +20,7 @@ type callReport struct {
 	upstream string
 	endpoint string
 	attempts int
+	overflow bool // of a retry
 	outcome  Outcome
 	done     bool
 }
@@ -57,6 +58,11 @@ func (i *Info) Code() int { return i.get().outcome.Code }
 // Flags are Envoy's response flags of the call.
 func (i *Info) Flags() Flags { return i.get().outcome.Flags }
 
+// RetryOverflow reports whether the call needed a retry that was not made, because the
+// budget or a limit of retries was used up. It has the flag UO then, as a call has that a breaker
+// or a limit refused, which for this is false.
+func (i *Info) RetryOverflow() bool { return i.get().overflow }
+
 // Detail tells how the call ended, in Envoy's response code details.
 func (i *Info) Detail() Detail { return i.get().outcome.Detail }
 
@@ -74,7 +80,7 @@ func (i *Info) get() callReport {
 
 // tell takes down what is known of the call, at its head or at its end.
 func (i *Info) tell(f *flight, o *Outcome, done bool) {
-	seen := callReport{upstream: f.upstream.name, attempts: f.begun(), outcome: *o, done: done}
+	seen := callReport{upstream: f.upstream.name, attempts: f.begun(), overflow: f.overflowed.Load(), outcome: *o, done: done}
 	seen.outcome.open, seen.outcome.Value = nil, nil // keep nothing alive
 	if c := f.latest.Load(); c != nil {
 		seen.endpoint = c.endpoint

@@ -7,6 +7,7 @@ import (
 	"net/textproto"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/net/http2"
 
@@ -83,7 +84,7 @@ func TestInformational(t *testing.T) {
 							limits.PerTry = short
 						}
 						resp, err := l.upstream(t, pillion.HTTP{LocalReplies: local}, limits,
-							retry.Config{On: "5xx,reset,connect-failure,refused-stream", NumRetries: 2, BaseInterval: 1}).Transport(base).
+							retry.Config{On: "5xx,reset,connect-failure,refused-stream", NumRetries: 2, BaseInterval: time.Millisecond}).Transport(base).
 							RoundTrip(newRequest(t, http.MethodGet, url, nil).WithContext(ctx))
 						status := 0
 						if err == nil {

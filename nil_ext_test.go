@@ -94,13 +94,13 @@ func TestHTTP_settings(t *testing.T) {
 		"none":     {nil, nil},
 		"one":      {[]pillion.Policy{pillion.HTTP{}}, nil},
 		"1ms":      {[]pillion.Policy{pillion.HTTP{DrainTime: 1e6}}, nil},
-		"two":      {[]pillion.Policy{pillion.HTTP{}, pillion.HTTP{LocalReplies: true}}, []string{`upstream "recipes": pillion: HTTP: given twice to one upstream; put all fields into one`}},
-		"two, nil": {[]pillion.Policy{(*pillion.HTTP)(nil), &pillion.HTTP{}}, []string{`upstream "recipes": pillion: HTTP: given twice to one upstream; put all fields into one`}},
+		"two":      {[]pillion.Policy{pillion.HTTP{}, pillion.HTTP{LocalReplies: true}}, []string{`upstream "recipes": pillion: HTTP: it is given 2 times, and only one would hold; write one with all the fields`}},
+		"two, nil": {[]pillion.Policy{(*pillion.HTTP)(nil), &pillion.HTTP{}}, []string{`upstream "recipes": pillion: HTTP: it is given 2 times, and only one would hold; write one with all the fields`}},
 		"no unit":  {[]pillion.Policy{pillion.HTTP{DrainTime: 100}}, []string{`upstream "recipes": pillion: HTTP.DrainTime: 100ns is below 1ms; did you forget the unit, as in 100 * time.Millisecond?`}},
 		"all wrong": {
 			[]pillion.Policy{pillion.HTTP{ReplayBuffer: -1, DrainBytes: -2, DrainTime: 5}, retry.Config{On: "5xx"}, pillion.HTTP{}},
 			[]string{
-				`upstream "recipes": pillion: HTTP: given twice to one upstream; put all fields into one`,
+				`upstream "recipes": pillion: HTTP: it is given 2 times, and only one would hold; write one with all the fields`,
 				"pillion: HTTP.ReplayBuffer: -1 is negative",
 				"pillion: HTTP.DrainBytes: -2 is negative",
 				"pillion: HTTP.DrainTime: 5ns is below 1ms; did you forget the unit, as in 5 * time.Millisecond?",

@@ -116,7 +116,7 @@ func TestPanic_unwinds(t *testing.T) {
 				if by == "Goexit" {
 					end = leave
 				}
-				policies := []pillion.Policy{timeout.Config{Total: time.Hour, PerTry: time.Hour, Idle: time.Hour}}
+				policies := []pillion.Policy{timeout.Config{Total: 3 * time.Hour, PerTry: 2 * time.Hour, Idle: time.Hour}}
 				if test.outside != nil {
 					policies = append(policies, test.outside(end))
 				}

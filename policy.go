@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 )
 
 // Func makes one attempt of a call, or all of them, as far as the policies inside
@@ -32,9 +33,9 @@ const (
 	RoleMetrics      // counts calls and attempts
 	RoleTracing      // draws calls and attempts
 	RoleTotal        // limits the time of the whole call
-	RoleRetry        // sends a call again
-	RoleHedge        // sends a call again before the first attempt has ended
-	RoleLimits       // holds a place for each attempt
+	RoleRetry        // retries a call
+	RoleHedge        // retries a call before the first attempt has ended
+	RoleLimits       // holds a slot for each attempt
 	RoleBreaker      // judges each attempt
 )
 
@@ -56,6 +57,34 @@ type Placed interface {
 	Role() Role
 }
 
+// Yielding is a [Placed] policy that may have its role by a default alone. Where another
+// policy of the same role does not have it by default, New puts the policy of Yield in its place.
+type Yielding interface {
+	Placed
+	// Yield returns the policy without its role. It is ok where the role is a default.
+	Yield() (without Policy, ok bool)
+}
+
+// yield replaces policies whose role is a default, where another one has that role.
+func yield(policies []Policy) {
+	for i, p := range policies {
+		without, ok := yielded(p)
+		if ok && slices.ContainsFunc(policies, func(q Policy) bool {
+			_, byDefault := yielded(q)
+			return roleOf(q) == roleOf(p) && !byDefault
+		}) {
+			policies[i] = without
+		}
+	}
+}
+
+func yielded(p Policy) (without Policy, ok bool) {
+	if y, is := p.(Yielding); is {
+		return y.Yield()
+	}
+	return nil, false
+}
+
 // AnyOrder is a Policy that does nothing but allow an order of policies that New
 // would refuse.
 type AnyOrder struct{}
@@ -70,6 +99,8 @@ func misplaced(outside, inside Role) string {
 		return "would multiply the attempts"
 	case outside == inside && outside == RoleTotal:
 		return "would set the limits twice"
+	case outside == inside && outside == RoleLimits:
+		return "would hold two slots for each attempt"
 	case outside == RoleHedge && inside == RoleRetry:
 		return "would multiply the attempts"
 	case !inside.repeats() && !outside.repeats():
@@ -89,12 +120,11 @@ func misplaced(outside, inside Role) string {
 // checkOrder reports each pair of policies that stands in an order that makes
 // no sense.
 func checkOrder(policies []Policy) []error {
-	var bad []error
+	bad := checkHTTP(policies)
+	if slices.ContainsFunc(policies, isAnyOrder) {
+		return bad
+	}
 	for i, p := range policies {
-		switch p.(type) {
-		case AnyOrder, *AnyOrder:
-			return nil
-		}
 		for _, q := range policies[i+1:] {
 			outer, inner := roleOf(p), roleOf(q)
 			if why := misplaced(outer, inner); why != "" {
@@ -104,6 +134,29 @@ func checkOrder(policies []Policy) []error {
 		}
 	}
 	return bad
+}
+
+func isAnyOrder(p Policy) bool {
+	switch p.(type) {
+	case AnyOrder, *AnyOrder:
+		return true
+	}
+	return false
+}
+
+// checkHTTP reports an HTTP that another one would replace.
+func checkHTTP(policies []Policy) []error {
+	n := 0
+	for _, p := range policies {
+		switch p.(type) {
+		case HTTP, *HTTP:
+			n++
+		}
+	}
+	if n < 2 {
+		return nil
+	}
+	return []error{fmt.Errorf("pillion: HTTP: it is given %d times, and only one would hold; write one with all the fields", n)}
 }
 
 func roleOf(p Policy) Role {
@@ -132,17 +185,40 @@ func (s *Site) Listen(listener Listener) {
 	s.upstream.listeners = append(s.upstream.listeners, listener)
 }
 
-// LimitRetries has acquire asked after an attempt, before the call is sent again,
-// and release called when the next attempt's answer is there. The last policy to register
-// limits.
+// LimitRetries registers a limit of concurrent retries: acquire is called before each
+// retry, with the attempt that failed, and release when the retry's response headers arrive. The
+// last policy to register limits, in place of a retry policy's own budget.
 func (s *Site) LimitRetries(acquire func(failed *Call) bool, release func()) {
 	s.upstream.retries = retryLimiter{acquire, release}
 }
+
+// LimitsRetries reports whether a policy limits concurrent retries ([Site.LimitRetries]). In
+// Wrap it knows of policies inside alone; later it knows of all.
+func (s *Site) LimitsRetries() bool { return s.upstream.retries.acquire != nil }
+
+// ReplayBuffer is how many bytes of a request body without GetBody are kept for a retry
+// ([HTTP] ReplayBuffer). It is known once [New] has returned.
+func (s *Site) ReplayBuffer() int64 { return s.upstream.http.ReplayBuffer }
 
 // OwnTransport has change make what it will of the transport that belongs to the
 // upstream, before its first use: that of [Upstream.Transport] with a nil base.
 func (s *Site) OwnTransport(change func(*http.Transport) *http.Transport) {
 	s.upstream.ownings = append(s.upstream.ownings, change)
+}
+
+// Claim reports whether key is new to the upstream. It is false where a policy inside this
+// one has claimed the same key, so that a policy can refuse to stand twice. The key is
+// comparable, and of a type of the policy's own package.
+func (s *Site) Claim(key any) bool {
+	u := s.upstream
+	if _, taken := u.claims[key]; taken {
+		return false
+	}
+	if u.claims == nil {
+		u.claims = map[any]struct{}{}
+	}
+	u.claims[key] = struct{}{}
+	return true
 }
 
 // Gauge offers a number for statistics, such as how many places are left: name is

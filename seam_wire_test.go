@@ -116,7 +116,7 @@ func shout(t *testing.T, client *http.Client, url string, while time.Duration) {
 // all is every policy, so set that none of them acts.
 func all() []pillion.Policy {
 	return []pillion.Policy{
-		timeout.Config{Total: patience, PerTry: patience, Idle: patience},
+		timeout.Config{Total: 2 * patience, PerTry: patience, Idle: patience},
 		quick(1),
 		limits.Config{},
 		breaker.Config{},

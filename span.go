@@ -26,7 +26,7 @@ type span struct {
 	unwatch func() bool   // ends the watch of the caller's context; guarded by mu
 	watched bool          // there is such a watch; written before others can come
 
-	headersSent bool // by a server, in time; guarded by mu
+	headers bool // sent by a server or received by a client, in time; guarded by mu
 }
 
 // The stages of a span.
@@ -224,11 +224,13 @@ func (s *span) strike(t *timer) {
 	}
 	g.struck.Store(int32(scope))
 	limit := c.timeoutError(scope, nil)
-	body := s.body
+	body, exchange := s.body, c.flight.exchange
 	s.mu.Unlock()
 	g.cancel(limit)
 	if body {
 		s.cut(limit)
+	} else if x, ok := exchange.(interface{ LimitFired() }); ok {
+		x.LimitFired() // it may wait for something that does not honor the context
 	}
 }
 

@@ -306,7 +306,11 @@ func TestSpan_deadlineOnlyShrinks(t *testing.T) {
 								want = d
 							}
 						}
-						u := newUpstream(t, timeout.Config{Total: total, PerTry: try})
+						u := newUpstream(t, timeout.Config{Total: total}, before(func(c *pillion.Call) {
+							if try != 0 {
+								c.LimitTry(try)
+							}
+						}))
 						resp, err := u.Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
 							deadline, ok := req.Context().Deadline()
 							if ok != (want != 0) || (ok && deadline.Sub(began) != want) {

@@ -77,18 +77,3 @@ func (c *Call) runHooks(i uint32, end *Outcome) {
 		w.hook(w.call, end)
 	}
 }
-
-// listenFrom calls the listeners from number i on with e. When one panics the others are
-// still called, and then the panic goes on.
-func (c *Call) listenFrom(i int, e Event) {
-	listeners := c.flight.upstream.listeners
-	defer func() {
-		if i < len(listeners) {
-			c.listenFrom(i, e)
-		}
-	}()
-	for i < len(listeners) {
-		i++
-		listeners[i-1](c.flight.ctx, e)
-	}
-}

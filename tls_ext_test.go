@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/net/http2"
 
@@ -156,7 +157,7 @@ func plain(base http.RoundTripper) http.RoundTripper { return base }
 // tlsUpstreams are upstreams with and without a retry policy. A policy with limits has
 // contexts of its own.
 func tlsUpstreams() map[string][]pillion.Policy {
-	connect := retry.Config{On: "connect-failure", NumRetries: 2, BaseInterval: 1}
+	connect := retry.Config{On: "connect-failure", NumRetries: 2, BaseInterval: time.Millisecond}
 	return map[string][]pillion.Policy{
 		"retries":            {connect},
 		"retries and limits": {timeout.Config{Total: 3 * patience, PerTry: patience}, connect},

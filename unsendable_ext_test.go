@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
@@ -145,9 +146,9 @@ func TestUnsendable(t *testing.T) {
 				continue
 			}
 			for how, policies := range map[string][]pillion.Policy{
-				"retries":          {retry.Config{On: "5xx,reset,connect-failure,refused-stream", NumRetries: 2, BaseInterval: 1}},
-				"retries, limits":  {timeout.Config{Total: patience}, retry.Config{On: "5xx", NumRetries: 2, BaseInterval: 1}},
-				"retries, buffer":  {pillion.HTTP{ReplayBuffer: 1 << 10}, retry.Config{On: "5xx", NumRetries: 2, BaseInterval: 1}},
+				"retries":          {retry.Config{On: "5xx,reset,connect-failure,refused-stream", NumRetries: 2, BaseInterval: time.Millisecond}},
+				"retries, limits":  {timeout.Config{Total: patience}, retry.Config{On: "5xx", NumRetries: 2, BaseInterval: time.Millisecond}},
+				"retries, buffer":  {pillion.HTTP{ReplayBuffer: 1 << 10}, retry.Config{On: "5xx", NumRetries: 2, BaseInterval: time.Millisecond}},
 				"without policies": nil,
 			} {
 				if test.unkept && how == "retries, buffer" {
@@ -356,11 +357,6 @@ func TestUnsendable_closedBody(t *testing.T) {
 }
 
 var errClosedHere = &net.OpError{Op: "read", Net: "tcp", Err: net.ErrClosed}
-
-// readerFunc is a function as an io.Reader.
-type readerFunc func(p []byte) (int, error)
-
-func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // TestUnsendable_beforeAConnection has net/http itself give up before it asks for a
 // connection, for a reason that is not known here: the request, or the configuration, is at

@@ -177,7 +177,7 @@ func TestUpload_totalMoves(t *testing.T) {
 	for _, kept := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
 			n := 0
-			u := newUpstream(t, pillion.HTTP{ReplayBuffer: 100}, timeout.Config{Total: 3 * s}, retry.Config{On: "reset", BaseInterval: 1})
+			u := newUpstream(t, pillion.HTTP{ReplayBuffer: 100}, timeout.Config{Total: 3 * s}, retry.Config{On: "reset", BaseInterval: time.Millisecond})
 			req := newRequest(t, http.MethodPut, "http://recipes.test/", newPaced(seconds(9)...))
 			if !kept {
 				req.GetBody = func() (io.ReadCloser, error) { return newPaced(seconds(9)...), nil }

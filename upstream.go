@@ -23,6 +23,7 @@ type Upstream struct {
 	epoch        time.Time
 	listeners    []Listener
 	gauges       []gauge
+	claims       map[any]struct{}
 	retries      retryLimiter
 	slots        int
 	repeats      bool
@@ -33,7 +34,6 @@ type Upstream struct {
 	consumed     []string // request headers that are not sent on
 	headers      bool     // attempts have headers of their own
 	http         HTTP
-	configured   bool      // http was given
 	patientDrain bool      // HTTP.DrainTime was set: it holds also before a short back-off
 	timers       sync.Pool // of *timer
 	calls        sync.Pool // of *httpCall
@@ -51,6 +51,7 @@ func New(name string, policies ...Policy) (*Upstream, error) {
 	u := &Upstream{name: name, epoch: time.Now(), http: HTTP{}.withDefaults()}
 	u.base = sync.OnceValue(u.ownTransport)
 	policies = present(policies)
+	yield(policies)
 	errs := checkOrder(policies)
 	if name == "" {
 		errs = append(errs, errors.New("pillion: New: the upstream's name is empty"))

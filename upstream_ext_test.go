@@ -122,6 +122,7 @@ func TestNew_order(t *testing.T) {
 	)
 	refused := map[[2]pillion.Role]string{
 		{pillion.RoleTotal, pillion.RoleTotal}:   "would set the limits twice",
+		{pillion.RoleLimits, pillion.RoleLimits}: "would hold two slots for each attempt",
 		{pillion.RoleRetry, pillion.RoleRetry}:   multiply,
 		{pillion.RoleHedge, pillion.RoleHedge}:   multiply,
 		{pillion.RoleHedge, pillion.RoleRetry}:   multiply,

@@ -3,6 +3,7 @@ package breaker
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 
 	"github.com/pillion-go/pillion"
 )
@@ -24,47 +25,77 @@ func New(cfg Config) (*Breaker, error) {
 	return &Breaker{engine: newCircuit(cfg), classify: cfg.Classify}, nil
 }
 
-// Status gives the counters over the last period. Mirrors Expeditor::Service#status.
-func (b *Breaker) Status() Status { return b.engine.status() }
+// Status returns the counters over the last period. Mirrors Expeditor::Service#status.
+func (b *Breaker) Status() Status { return b.use().status() }
 
-// State tells whether the circuit is open. It opens with the first call that is
+// State reports whether the circuit is open. It opens with the first call that is
 // refused, not with the last failure. Mirrors Expeditor::Service#breaking?.
-func (b *Breaker) State() State { return b.engine.state() }
+func (b *Breaker) State() State { return b.use().state() }
 
 // ResetStatus closes the circuit and empties its counters. A gobreaker keeps its
 // own state; for it only the counters are emptied. Mirrors Expeditor::Service#reset_status!.
-func (b *Breaker) ResetStatus() { b.engine.reset() }
+func (b *Breaker) ResetStatus() { b.use().reset() }
 
 // Record adds one r to the counters and does nothing else: what it makes of the
 // ratio shows at the next call. It mirrors the methods success, failure, rejection,
 // timeout, break and dependency of Expeditor::Service.
-func (b *Breaker) Record(r Result) { b.engine.record(r) }
+func (b *Breaker) Record(r Result) { b.use().record(r) }
 
-// Ticket is the admission of one call.
+// use returns the engine. A Breaker that no constructor made has one that refuses all calls.
+func (b *Breaker) use() engine {
+	if b == nil || b.engine == nil {
+		return unmade{}
+	}
+	return b.engine
+}
+
+// Ticket is the admission of one call. Do not copy a Ticket before Done is called: each
+// copy counts the call once.
 type Ticket struct {
 	engine engine
 	ticket ticket
+	done   uint32 // 1 once the call is counted
 }
 
 // Admit asks whether a call may be made, for programs that guard something by
-// hand. If so, [Ticket.Done] must be called once, with how it ended. If not, the error
+// hand. If so, [Ticket.Done] must be called when the call has ended. If not, the error
 // is an [*OpenError]; the refusal has not been counted, which is for [Breaker.Record].
 // It mirrors the gate of Expeditor::Service#run_if_allowed.
+//
+// A Breaker made of a plain gobreaker and one that no constructor made refuse all calls:
+// see [Breaker.AdmitsByHand].
 func (b *Breaker) Admit() (Ticket, error) {
-	t, refusal := b.engine.admit(false)
+	e := b.use()
+	t, refusal := e.admit(false)
 	if refusal != nil {
 		return Ticket{}, refusal
 	}
-	return Ticket{b.engine, t}, nil
+	return Ticket{engine: e, ticket: t}, nil
+}
+
+// AdmitsByHand reports whether [Breaker.Admit] can admit calls at all. It is false for a plain
+// gobreaker, which can only guard an upstream, and for a Breaker that no constructor made.
+func (b *Breaker) AdmitsByHand() bool {
+	switch b.use().(type) {
+	case unmade, runner:
+		return false
+	}
+	return true
 }
 
 // Trial reports whether the call was let through an open circuit, to find out
 // whether it can be closed.
-func (t Ticket) Trial() bool { return t.ticket.verdict == trial }
+func (t *Ticket) Trial() bool { return t.ticket.verdict == trial }
 
-// Done says how the call ended. err is what it failed with, if it did; it is
-// shown to the calls that are refused later.
-func (t Ticket) Done(r Result, err error) { t.engine.done(t.ticket, r, Failed{Err: err}) }
+// Done reports how the call ended. err is what it failed with, if it did; it is
+// shown to the calls that are refused later. The first Done counts the call; later ones do
+// nothing, nor does that of the zero Ticket, which Admit returns with its error. It is safe
+// for concurrent use.
+func (t *Ticket) Done(r Result, err error) {
+	if t.engine != nil && atomic.CompareAndSwapUint32(&t.done, 0, 1) {
+		t.engine.done(t.ticket, r, Failed{Err: err})
+	}
+}
 
 // Role is that of a policy that judges each try.
 func (*Breaker) Role() pillion.Role { return pillion.RoleBreaker }
@@ -72,7 +103,7 @@ func (*Breaker) Role() pillion.Role { return pillion.RoleBreaker }
 // Wrap puts the breaker in an upstream.
 func (b *Breaker) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 	if b == nil || b.engine == nil {
-		return nil, errors.New("breaker: a *Breaker was not made by New or FromGobreaker")
+		return nil, errUnmade
 	}
 	if whole, ok := b.engine.(runner); ok {
 		return whole.wrap(b, next), nil
@@ -81,15 +112,15 @@ func (b *Breaker) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error)
 	atEnd := func(c *pillion.Call, end *pillion.Outcome) {
 		state := c.State(slot)
 		settle, _ := state.V.(func(error))
-		b.done(ticket{verdict(state.N), settle}, b.classify(end), end) //nolint:gosec // guard put it there
+		b.judge(ticket{verdict(state.N), settle}, end) //nolint:gosec // guard put it there
 	}
 	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
 		return b.guard(ctx, c, next, c.State(slot), atEnd)
 	}, nil
 }
 
-// guard makes one attempt, if it may: the answer is judged by its head if that is
-// bad, else by atEnd, which finds the ticket in state.
+// guard makes one attempt, if the circuit admits it: the response is judged by its headers
+// if they are bad, else by atEnd, which finds the ticket in state.
 func (b *Breaker) guard(
 	ctx context.Context, c *pillion.Call, next pillion.Func, state *pillion.State, atEnd pillion.Hook,
 ) *pillion.Outcome {
@@ -103,7 +134,7 @@ func (b *Breaker) guard(
 	}
 	judged := false
 	defer func() {
-		if !judged { // next panicked
+		if !judged { // next or Classify panicked
 			b.engine.done(t, Failure, Failed{Err: errPanicked})
 		}
 	}()
@@ -120,6 +151,37 @@ func (b *Breaker) guard(
 
 var errPanicked = errors.New("breaker: the call panicked")
 
+// judge counts how an admitted call ended. If Classify panics the call counts as a failure,
+// so that no trial stays without a result.
+func (b *Breaker) judge(t ticket, end *pillion.Outcome) {
+	judged := false
+	defer func() {
+		if !judged {
+			b.engine.done(t, Failure, Failed{Err: errPanicked})
+		}
+	}()
+	r := b.classify(end)
+	judged = true
+	b.done(t, r, end)
+}
+
 func (b *Breaker) done(t ticket, r Result, o *pillion.Outcome) {
 	b.engine.done(t, r, Failed{Code: o.Code, Err: o.Err})
 }
+
+// unmade is the engine of a Breaker that no constructor made.
+type unmade struct{}
+
+var errUnmade = errors.New("breaker: a *Breaker was not made by New or FromGobreaker")
+
+func (unmade) admit(bool) (ticket, *OpenError) { return ticket{}, &OpenError{Err: errUnmade} }
+
+func (unmade) done(ticket, Result, Failed) {}
+
+func (unmade) record(Result) {}
+
+func (unmade) status() Status { return Status{} }
+
+func (unmade) state() State { return Closed }
+
+func (unmade) reset() {}

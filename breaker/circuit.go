@@ -1,6 +1,8 @@
 package breaker
 
 import (
+	"errors"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -53,6 +55,7 @@ type circuit struct {
 	name     string
 	epoch    time.Time
 	onChange func(Change)
+	shorten  bool // long texts of failures: they may hold the key, which a stranger chose
 
 	harmless atomic.Bool // what core.harmless said last: calls may pass without lock and clock
 
@@ -102,6 +105,9 @@ func (c *circuit) admit(count bool) (ticket, *OpenError) {
 }
 
 func (c *circuit) done(t ticket, r Result, f Failed) {
+	if c.shorten && r.failing() {
+		f.Err = shortened(f.Err)
+	}
 	now := c.now()
 	c.mu.Lock()
 	was := c.core.open
@@ -112,6 +118,21 @@ func (c *circuit) done(t ticket, r Result, f Failed) {
 		c.failures++
 	}
 	c.unlock(now, was)
+}
+
+// longestText is how much of a failure's text is kept by a circuit that shortens them.
+const longestText = 1024
+
+// shortened returns err, or the beginning of its text if that is too long to keep.
+func shortened(err error) error {
+	if err == nil {
+		return nil
+	}
+	text := err.Error()
+	if len(text) <= longestText {
+		return err
+	}
+	return errors.New(strings.ToValidUTF8(text[:longestText], "") + "...")
 }
 
 func (c *circuit) record(r Result) { c.done(ticket{}, r, Failed{}) }
@@ -136,6 +157,14 @@ func (c *circuit) state() State {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return stateOf(c.core.open)
+}
+
+// left is how long it is until nothing is lost with the circuit: see core.left.
+func (c *circuit) left() time.Duration {
+	now := c.now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.core.left(now)
 }
 
 func stateOf(open bool) State {

@@ -196,7 +196,7 @@ func TestConcurrent(t *testing.T) {
 
 	t.Run("totals", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			b := newBreaker(t, breaker.Config{Threshold: 2})
+			b := newBreaker(t, breaker.Config{Threshold: breaker.Never})
 			u := newUpstream(t, b)
 			hammer(func(_, i int) {
 				switch i % 5 {

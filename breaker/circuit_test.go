@@ -45,7 +45,7 @@ func TestCircuit_shortcut(t *testing.T) {
 			quick, thorough, slow := newCircuit(s.cfg.withDefaults()), newCircuit(s.cfg.withDefaults()), newSlowBreaker(s.cfg, 0)
 			var under flights[[2]ticket]
 			for i := range 300 {
-				time.Sleep(s.step(quick.now(), slow.window.start, slow.since))
+				time.Sleep(s.step(quick.now(), slow.window.(*slowWindow).start, slow.since))
 				now := quick.now()
 				switch n := s.IntN(100); {
 				case n < 60:

@@ -12,6 +12,9 @@ import (
 // Zero is a threshold or a sleep of zero, where zero means the default.
 const Zero = -1
 
+// Never is the threshold of a circuit that never opens. It counts all the same.
+const Never = -2
+
 // The values of a Config that names none, as in Expeditor.
 const (
 	DefaultThreshold     = 0.5
@@ -31,8 +34,8 @@ type Config struct {
 
 	// Threshold is the ratio of failures and timeouts at which the circuit opens: at it or
 	// above it. 0 means 0.5; the constant Zero is a threshold of 0, which opens after any
-	// result; above 1 it never opens. Any other negative value and NaN are errors. Mirrors
-	// threshold.
+	// result; with the constant Never the circuit never opens. Any other negative value, NaN,
+	// and a value above 1 are errors. Mirrors threshold.
 	Threshold float64 `json:"threshold,omitempty"`
 
 	// NonBreakCount is how many results the window must hold at least for the circuit to
@@ -41,20 +44,25 @@ type Config struct {
 
 	// Sleep is how long the circuit stays open before it lets one call through as a trial,
 	// and then the next. It starts with the first refused call. 0 means 1s; the constant Zero
-	// is no time at all; any other negative value is an error. Mirrors sleep.
+	// is no time at all; any other negative value is an error, as is less than a millisecond.
+	// Mirrors sleep.
 	Sleep time.Duration `json:"sleep,omitempty"`
 
 	// Period is how long a result counts: nine to ten tenths of it, as the window has ten
-	// parts. Zero means 10s; negative is an error, as is less than 10ns. Mirrors period.
+	// parts. Zero means 10s; negative is an error, as is less than a millisecond. Mirrors
+	// period.
 	Period time.Duration `json:"period,omitempty"`
 
-	// Classify says how an outcome is counted. It is asked for the head of an answer, and,
-	// unless that is a Failure or a Timeout, again for its end. It must be safe for concurrent
-	// use. Nil means [Classify].
+	// Classify says how an outcome is counted. It receives the response headers, and,
+	// unless they are a Failure or a Timeout, the outcome again at its end. It must be safe for
+	// concurrent use. If it panics the call counts as a failure, and the panic goes on to the caller.
+	// Nil means [Classify].
 	Classify func(*pillion.Outcome) Result `json:"-"`
 
-	// OnStateChange is told when the circuit opens and closes: outside all locks, in order,
-	// never twice at once. It may use the breaker. Nil tells nobody.
+	// OnStateChange is called when the circuit opens and closes: outside all locks, in order,
+	// never concurrently, in the goroutine of a call that the breaker guards. It may use the
+	// breaker. If it panics the state has changed and the call is counted; the panic goes on
+	// to the caller. Nil calls nothing.
 	OnStateChange func(Change) `json:"-"`
 }
 
@@ -74,29 +82,48 @@ func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 }
 
 func (c Config) check() error {
-	var bad []error
-	say := func(field string, value any, why string) {
-		bad = append(bad, fmt.Errorf("breaker: Config.%s: %v %s", field, value, why))
+	return errors.Join(
+		c.checkThreshold(),
+		c.checkCount(),
+		c.checkDuration("Sleep", c.Sleep, c.Sleep == Zero, "breaker.Zero for none"),
+		c.checkDuration("Period", c.Period, false, "0 for 10s"),
+	)
+}
+
+func (c Config) checkThreshold() error {
+	const field = "Threshold"
+	switch t := c.Threshold; {
+	case math.IsNaN(t):
+		return wrong(field, t, "is no ratio: write one from 0 to 1")
+	case t < 0 && t != Zero && t != Never:
+		return wrong(field, t, "is negative: write a ratio from 0 to 1, breaker.Zero or breaker.Never")
+	case t > 1:
+		return wrong(field, t, "is above 1: write a ratio such as 0.5, or breaker.Never for a circuit that never opens")
 	}
-	switch {
-	case math.IsNaN(c.Threshold):
-		say("Threshold", c.Threshold, "is no ratio")
-	case c.Threshold < 0 && c.Threshold != Zero:
-		say("Threshold", c.Threshold, "is negative")
-	}
+	return nil
+}
+
+func (c Config) checkCount() error {
 	if c.NonBreakCount < 0 {
-		say("NonBreakCount", c.NonBreakCount, "is negative")
+		return wrong("NonBreakCount", c.NonBreakCount, "is negative: write 1 or more, or 0 for 20")
 	}
-	if c.Sleep < 0 && c.Sleep != Zero {
-		say("Sleep", c.Sleep, "is negative")
-	}
+	return nil
+}
+
+// checkDuration checks a field that may be zero, or special. other is what can be written
+// in place of a duration.
+func (Config) checkDuration(field string, d time.Duration, special bool, other string) error {
 	switch {
-	case c.Period < 0:
-		say("Period", c.Period, "is negative")
-	case c.Period > 0 && c.Period < buckets:
-		say("Period", c.Period, "cannot be cut in ten")
+	case d == 0 || special || d >= time.Millisecond:
+		return nil
+	case d < 0:
+		return wrong(field, d, "is negative: write a duration such as 5*time.Second, or "+other)
 	}
-	return errors.Join(bad...)
+	return wrong(field, d, "is below a millisecond, did you forget the unit? Write a duration such as 5*time.Second, or "+other)
+}
+
+func wrong(field string, value any, why string) error {
+	return fmt.Errorf("breaker: Config.%s: %v %s", field, value, why)
 }
 
 func (c Config) withDefaults() Config {
@@ -105,6 +132,8 @@ func (c Config) withDefaults() Config {
 		c.Threshold = DefaultThreshold
 	case Zero:
 		c.Threshold = 0
+	case Never:
+		c.Threshold = math.Inf(1)
 	}
 	if c.NonBreakCount == 0 {
 		c.NonBreakCount = DefaultNonBreakCount

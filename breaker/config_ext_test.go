@@ -15,22 +15,35 @@ import (
 )
 
 func TestConfig_errors(t *testing.T) {
+	const (
+		ratio   = "write one from 0 to 1"
+		special = "write a ratio from 0 to 1, breaker.Zero or breaker.Never"
+		never   = "write a ratio such as 0.5, or breaker.Never for a circuit that never opens"
+		count   = "write 1 or more, or 0 for 20"
+		sleep   = "write a duration such as 5*time.Second, or breaker.Zero for none"
+		period  = "write a duration such as 5*time.Second, or 0 for 10s"
+	)
 	tests := map[string]struct {
 		cfg  breaker.Config
 		want []string // each line of the error
 	}{
-		"NaN":                {breaker.Config{Threshold: math.NaN()}, []string{"breaker: Config.Threshold: NaN is no ratio"}},
-		"negative threshold": {breaker.Config{Threshold: -0.5}, []string{"breaker: Config.Threshold: -0.5 is negative"}},
-		"below all":          {breaker.Config{Threshold: math.Inf(-1)}, []string{"breaker: Config.Threshold: -Inf is negative"}},
-		"negative count":     {breaker.Config{NonBreakCount: -1}, []string{"breaker: Config.NonBreakCount: -1 is negative"}},
-		"negative sleep":     {breaker.Config{Sleep: -time.Second}, []string{"breaker: Config.Sleep: -1s is negative"}},
-		"negative period":    {breaker.Config{Period: -1}, []string{"breaker: Config.Period: -1ns is negative"}},
-		"tiny period":        {breaker.Config{Period: 9}, []string{"breaker: Config.Period: 9ns cannot be cut in ten"}},
-		"all": {breaker.Config{Threshold: -2, NonBreakCount: -3, Sleep: -4, Period: 1}, []string{
-			"breaker: Config.Threshold: -2 is negative",
-			"breaker: Config.NonBreakCount: -3 is negative",
-			"breaker: Config.Sleep: -4ns is negative",
-			"breaker: Config.Period: 1ns cannot be cut in ten",
+		"NaN":                {breaker.Config{Threshold: math.NaN()}, []string{"breaker: Config.Threshold: NaN is no ratio: " + ratio}},
+		"negative threshold": {breaker.Config{Threshold: -0.5}, []string{"breaker: Config.Threshold: -0.5 is negative: " + special}},
+		"below all":          {breaker.Config{Threshold: math.Inf(-1)}, []string{"breaker: Config.Threshold: -Inf is negative: " + special}},
+		"a percentage":       {breaker.Config{Threshold: 50}, []string{"breaker: Config.Threshold: 50 is above 1: " + never}},
+		"just above":         {breaker.Config{Threshold: 1.01}, []string{"breaker: Config.Threshold: 1.01 is above 1: " + never}},
+		"above all":          {breaker.Config{Threshold: math.Inf(1)}, []string{"breaker: Config.Threshold: +Inf is above 1: " + never}},
+		"negative count":     {breaker.Config{NonBreakCount: -1}, []string{"breaker: Config.NonBreakCount: -1 is negative: " + count}},
+		"negative sleep":     {breaker.Config{Sleep: -time.Second}, []string{"breaker: Config.Sleep: -1s is negative: " + sleep}},
+		"never as a sleep":   {breaker.Config{Sleep: breaker.Never}, []string{"breaker: Config.Sleep: -2ns is negative: " + sleep}},
+		"sleep, no unit":     {breaker.Config{Sleep: 30}, []string{"breaker: Config.Sleep: 30ns is below a millisecond, did you forget the unit? W" + sleep[1:]}},
+		"negative period":    {breaker.Config{Period: -1}, []string{"breaker: Config.Period: -1ns is negative: " + period}},
+		"period, no unit":    {breaker.Config{Period: 60_000}, []string{"breaker: Config.Period: 60µs is below a millisecond, did you forget the unit? W" + period[1:]}},
+		"all": {breaker.Config{Threshold: -3, NonBreakCount: -3, Sleep: -4, Period: 1}, []string{
+			"breaker: Config.Threshold: -3 is negative: " + special,
+			"breaker: Config.NonBreakCount: -3 is negative: " + count,
+			"breaker: Config.Sleep: -4ns is negative: " + sleep,
+			"breaker: Config.Period: 1ns is below a millisecond, did you forget the unit? W" + period[1:],
 		}},
 	}
 	for name, tt := range tests {
@@ -43,7 +56,7 @@ func TestConfig_errors(t *testing.T) {
 			}
 			group := breaker.GroupConfig{Breaker: tt.cfg, MaxKeys: -7}
 			_, got := breaker.NewGroup(group)
-			if want += "\nbreaker: GroupConfig.MaxKeys: -7 is negative"; got == nil || got.Error() != want {
+			if want += "\nbreaker: GroupConfig.MaxKeys: -7 is negative: write 1 or more, or 0 for 1000"; got == nil || got.Error() != want {
 				t.Errorf("NewGroup: got error %v, want %s", got, want)
 			}
 			if _, got = pillion.New("recipes", group); got == nil || !strings.Contains(got.Error(), want) {
@@ -65,8 +78,9 @@ func configErrors(cfg breaker.Config) map[string]error {
 func TestConfig_good(t *testing.T) {
 	for name, cfg := range map[string]breaker.Config{
 		"zero":      {},
-		"extremes":  {Threshold: math.Inf(1), NonBreakCount: math.MaxInt, Sleep: math.MaxInt64, Period: math.MaxInt64},
-		"smallest":  {Threshold: math.SmallestNonzeroFloat64, NonBreakCount: 1, Sleep: 1, Period: 10},
+		"extremes":  {Threshold: 1, NonBreakCount: math.MaxInt, Sleep: math.MaxInt64, Period: math.MaxInt64},
+		"smallest":  {Threshold: math.SmallestNonzeroFloat64, NonBreakCount: 1, Sleep: time.Millisecond, Period: time.Millisecond},
+		"never":     {Threshold: breaker.Never},
 		"all zeros": {Threshold: breaker.Zero, Sleep: breaker.Zero},
 	} {
 		for by, err := range configErrors(cfg) {
@@ -137,8 +151,8 @@ func TestConfig_zero(t *testing.T) {
 	})
 }
 
-func TestConfig_thresholdAboveOneNeverOpens(t *testing.T) {
-	b := newBreaker(t, breaker.Config{Threshold: 1.01, NonBreakCount: 1})
+func TestConfig_neverOpens(t *testing.T) {
+	b := newBreaker(t, breaker.Config{Threshold: breaker.Never, NonBreakCount: 1})
 	u := newUpstream(t, b)
 	for range 100 {
 		_ = get(t, u, broken(errBoom))

@@ -80,3 +80,14 @@ func (c *core) reset(now time.Duration) {
 	c.open, c.since = false, 0
 	c.window.reset(now)
 }
+
+// left is how long it is from now until the window holds no failure and the circuit, if it
+// is open, would admit a trial, provided that nothing happens. It is zero or less when both are so.
+func (c *core) left(now time.Duration) time.Duration {
+	c.window.roll(now)
+	left := c.window.failingLeft(now)
+	if c.open {
+		left = max(left, sum(c.since, c.sleep)-now+1)
+	}
+	return left
+}

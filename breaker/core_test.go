@@ -89,7 +89,7 @@ func TestCore_random(t *testing.T) {
 		fast, slow := coreOf(s.cfg, now), newSlowBreaker(s.cfg, now)
 		var under flights[verdict]
 		for i := range 400 {
-			now += s.step(now, slow.window.start, slow.since)
+			now += s.step(now, slow.window.(*slowWindow).start, slow.since)
 			was := slow.open
 			switch n := s.IntN(100); {
 			case n < 55:

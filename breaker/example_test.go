@@ -122,13 +122,13 @@ func ExampleNew() {
 	// closed {Success:1 Failure:1 Rejection:0 Timeout:0 Break:0 Dependency:0}
 }
 
-// What is wrong with a configuration is told all at once.
+// The error joins all that is wrong with a configuration.
 func ExampleNew_errors() {
-	_, err := breaker.New(breaker.Config{Threshold: -0.5, Period: 3})
+	_, err := breaker.New(breaker.Config{Threshold: 50, Period: 3})
 	fmt.Println(err)
 	// Output:
-	// breaker: Config.Threshold: -0.5 is negative
-	// breaker: Config.Period: 3ns cannot be cut in ten
+	// breaker: Config.Threshold: 50 is above 1: write a ratio such as 0.5, or breaker.Never for a circuit that never opens
+	// breaker: Config.Period: 3ns is below a millisecond, did you forget the unit? Write a duration such as 5*time.Second, or 0 for 10s
 }
 
 // A breaker can guard what is no call of an upstream.

@@ -63,10 +63,10 @@ func Excluded(err error) bool {
 // GobreakerSettings maps a Config to gobreaker's settings, as near as they go:
 // the same ratio over the same window, the same sleep, one trial at a time, and [Excluded].
 // A Period that cannot be cut in ten whole nanoseconds is rounded up to one that can. What
-// stays different is told in the package documentation. Classify and OnStateChange are not
-// mapped. The error joins all that is wrong with cfg.
+// stays different is told in the package documentation. Classify and OnStateChange have no
+// counterpart: they are errors. The error joins all that is wrong with cfg.
 func GobreakerSettings(cfg Config) (gobreaker.Settings, error) {
-	if err := cfg.check(); err != nil {
+	if err := errors.Join(cfg.check(), cfg.checkMapped()); err != nil {
 		return gobreaker.Settings{}, err
 	}
 	cfg = cfg.withDefaults()
@@ -85,6 +85,18 @@ func GobreakerSettings(cfg Config) (gobreaker.Settings, error) {
 		},
 		IsExcluded: Excluded,
 	}, nil
+}
+
+// checkMapped finds what has no counterpart in gobreaker's settings.
+func (c Config) checkMapped() error {
+	var bad []error
+	if c.Classify != nil {
+		bad = append(bad, errors.New("breaker: Config.Classify: has no effect on a gobreaker: leave it nil"))
+	}
+	if c.OnStateChange != nil {
+		bad = append(bad, errors.New("breaker: Config.OnStateChange: has no effect on a gobreaker: set OnStateChange of its Settings"))
+	}
+	return errors.Join(bad...)
 }
 
 // verdictError carries what Classify found to a gobreaker, around the error

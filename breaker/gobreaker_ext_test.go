@@ -387,7 +387,7 @@ func TestGobreakerSettings_fields(t *testing.T) {
 		"no sleep":             {breaker.Config{Sleep: breaker.Zero}, 10 * time.Second, time.Second, 1},
 		"not to be cut evenly": {breaker.Config{Period: time.Second + 1}, time.Second + 10, time.Second/10 + 1, time.Second},
 		"longest":              {breaker.Config{Period: math.MaxInt64}, math.MaxInt64/2 + 7, math.MaxInt64/20 + 1, time.Second},
-		"smallest":             {breaker.Config{Period: 19}, 20, 2, time.Second},
+		"smallest":             {breaker.Config{Period: time.Millisecond + 9}, time.Millisecond + 10, time.Millisecond/10 + 1, time.Second},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -1,11 +1,13 @@
 package breaker
 
 import (
-	"container/list"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"iter"
+	"strings"
 	"sync"
 
 	"github.com/pillion-go/pillion"
@@ -23,12 +25,14 @@ type GroupConfig struct {
 	Breaker Config `json:"breaker"`
 
 	// Key finds the key of a call. It must be safe for concurrent use, and have few values: a
-	// route, not a URL. Nil means [ByAuthority].
+	// route, not a URL. A key longer than 256 bytes is cut, with a hash of the whole at its end.
+	// Nil means [ByAuthority].
 	Key func(*pillion.Call) string `json:"-"`
 
-	// MaxKeys bounds how many breakers there are. Beyond it the one that was used the
-	// longest time ago is forgotten, first among those that hold no failure; an open one never
-	// is. When all are open, further keys share one breaker. Zero means 1000; negative is an
+	// MaxKeys bounds how many breakers there are. Beyond it one is forgotten: one without a
+	// failure in its period if there is one, else a closed one, the least recently used first.
+	// An open one is forgotten when its sleep and its failures' period are over, not before.
+	// While all are open, further keys share one breaker. Zero means 1000; negative is an
 	// error.
 	MaxKeys int `json:"max_keys,omitempty"`
 }
@@ -54,7 +58,7 @@ func (c GroupConfig) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, err
 func (c GroupConfig) check() error {
 	bad := []error{c.Breaker.check()}
 	if c.MaxKeys < 0 {
-		bad = append(bad, fmt.Errorf("breaker: GroupConfig.MaxKeys: %d is negative", c.MaxKeys))
+		bad = append(bad, fmt.Errorf("breaker: GroupConfig.MaxKeys: %d is negative: write 1 or more, or 0 for 1000", c.MaxKeys))
 	}
 	return errors.Join(bad...)
 }
@@ -63,18 +67,11 @@ func (c GroupConfig) check() error {
 type Group struct {
 	cfg    Config
 	key    func(*pillion.Call) string
-	most   int
 	shared *Breaker // of the keys that find no room
+	seed   maphash.Seed
 
-	mu    sync.Mutex
-	byKey map[string]*list.Element // guarded by mu
-	used  *list.List               // of *member, the last used in front; guarded by mu
-}
-
-// member is one breaker of a group.
-type member struct {
-	key     string
-	breaker *Breaker
+	mu      sync.Mutex
+	members *members // guarded by mu
 }
 
 // NewGroup makes a group. The error joins all that is wrong with cfg.
@@ -82,75 +79,68 @@ func NewGroup(cfg GroupConfig) (*Group, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	g := &Group{cfg: cfg.Breaker, key: cfg.Key, most: cfg.MaxKeys, byKey: map[string]*list.Element{}, used: list.New()}
+	g := &Group{
+		cfg: cfg.Breaker.withDefaults(), key: cfg.Key, seed: maphash.MakeSeed(),
+		members: newMembers(cmp.Or(cfg.MaxKeys, DefaultMaxKeys)),
+	}
 	if g.key == nil {
 		g.key = ByAuthority
 	}
-	if g.most == 0 {
-		g.most = DefaultMaxKeys
-	}
-	g.shared = g.make("(others)")
+	g.shared = g.make("(others)", true)
 	return g, nil
 }
 
 // make makes the breaker of a key. The configuration has been checked.
-func (g *Group) make(key string) *Breaker {
-	cfg := g.cfg.withDefaults()
+func (g *Group) make(key string, shorten bool) *Breaker {
+	cfg := g.cfg
 	if cfg.Name != "" {
 		key = cfg.Name + "/" + key
 	}
 	cfg.Name = key
-	return &Breaker{engine: newCircuit(cfg), classify: cfg.Classify}
+	c := newCircuit(cfg)
+	c.shorten = shorten
+	return &Breaker{engine: c, classify: cfg.Classify}
 }
 
-// Get gives the breaker of key, made now if there is none.
+// longestKey is how many bytes of a key are kept.
+const longestKey = 256
+
+// bounded returns the key under which a key is kept, and whether it was cut. A cut key
+// differs from all others by its hash.
+func (g *Group) bounded(key string) (kept string, cut bool) {
+	if len(key) <= longestKey {
+		return key, false
+	}
+	hash := fmt.Sprintf("#%016x", maphash.String(g.seed, key))
+	return strings.ToValidUTF8(key[:longestKey-len(hash)], "") + hash, true
+}
+
+// Get returns the breaker of key, made now if there is none. It panics if the group was not
+// made by NewGroup.
 func (g *Group) Get(key string) *Breaker {
+	if g == nil || g.members == nil {
+		panic(errUnmadeGroup)
+	}
+	key, cut := g.bounded(key)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if e, ok := g.byKey[key]; ok {
-		g.used.MoveToFront(e)
-		return memberOf(e).breaker
+	if m := g.members.find(key); m != nil {
+		return m.breaker
 	}
-	if len(g.byKey) >= g.most && !g.forget() {
+	if !g.members.makeRoom() {
 		return g.shared
 	}
-	m := &member{key, g.make(key)}
-	g.byKey[key] = g.used.PushFront(m)
-	return m.breaker
+	b := g.make(key, cut)
+	g.members.add(strings.Clone(key), b)
+	return b
 }
 
-// forget makes room for one: the member used the longest time ago that holds no
-// failure, else the one that is not open. It is false when all are open. The caller
-// holds mu.
-func (g *Group) forget() bool {
-	var closed *list.Element
-	for e := g.used.Back(); e != nil; e = e.Prev() {
-		b := memberOf(e).breaker
-		if b.State() == Open {
-			continue
-		}
-		if s := b.Status(); s.Failure == 0 && s.Timeout == 0 {
-			closed = e
-			break
-		}
-		if closed == nil {
-			closed = e
-		}
-	}
-	if closed == nil {
-		return false
-	}
-	g.used.Remove(closed)
-	delete(g.byKey, memberOf(closed).key)
-	return true
-}
+var errUnmadeGroup = errors.New("breaker: a *Group was not made by NewGroup")
 
-func memberOf(e *list.Element) *member { return e.Value.(*member) } //nolint:forcetypeassert // the list holds nothing else
-
-// All gives the breakers by key, the last used first.
+// All returns the breakers by key, the last used first.
 func (g *Group) All() iter.Seq2[string, *Breaker] {
 	return func(yield func(string, *Breaker) bool) {
-		for _, m := range g.members() {
+		for _, m := range g.list() {
 			if !yield(m.key, m.breaker) {
 				return
 			}
@@ -158,14 +148,13 @@ func (g *Group) All() iter.Seq2[string, *Breaker] {
 	}
 }
 
-func (g *Group) members() []*member {
+func (g *Group) list() []member {
+	if g == nil || g.members == nil {
+		return nil
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	all := make([]*member, 0, g.used.Len())
-	for e := g.used.Front(); e != nil; e = e.Next() {
-		all = append(all, memberOf(e))
-	}
-	return all
+	return g.members.list()
 }
 
 // Role is that of a policy that judges each try.
@@ -173,14 +162,14 @@ func (*Group) Role() pillion.Role { return pillion.RoleBreaker }
 
 // Wrap puts the group in an upstream.
 func (g *Group) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
-	if g == nil || g.byKey == nil {
-		return nil, errors.New("breaker: a *Group was not made by NewGroup")
+	if g == nil || g.members == nil {
+		return nil, errUnmadeGroup
 	}
 	slot := s.Slot()
 	atEnd := func(c *pillion.Call, end *pillion.Outcome) {
 		state := c.State(slot)
-		b := state.V.(*Breaker)                                         //nolint:forcetypeassert // put there below
-		b.done(ticket{verdict: verdict(state.N)}, b.classify(end), end) //nolint:gosec // guard put it there
+		b := state.V.(*Breaker)                         //nolint:forcetypeassert // put there below
+		b.judge(ticket{verdict: verdict(state.N)}, end) //nolint:gosec // guard put it there
 	}
 	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
 		b, state := g.Get(g.key(c)), c.State(slot)

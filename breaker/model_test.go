@@ -49,15 +49,26 @@ type slowBreaker struct {
 	threshold float64
 	minimum   int64
 	sleep     time.Duration
-	window    slowWindow
+	window    slowCounts
 	open      bool
 	since     time.Duration
 }
 
+// slowCounts is the window of a slowBreaker.
+type slowCounts interface {
+	reset(now time.Duration)
+	roll(now time.Duration)
+	add(now time.Duration, r Result)
+	sum() counts
+}
+
 func newSlowBreaker(cfg Config, now time.Duration) *slowBreaker {
+	return newSlowBreakerWith(cfg, now, &slowWindow{period: cfg.withDefaults().Period})
+}
+
+func newSlowBreakerWith(cfg Config, now time.Duration, window slowCounts) *slowBreaker {
 	cfg = cfg.withDefaults()
-	b := &slowBreaker{threshold: cfg.Threshold, minimum: int64(cfg.NonBreakCount), sleep: cfg.Sleep}
-	b.window.period = cfg.Period
+	b := &slowBreaker{threshold: cfg.Threshold, minimum: int64(cfg.NonBreakCount), sleep: cfg.Sleep, window: window}
 	b.window.reset(now)
 	return b
 }

@@ -166,8 +166,12 @@ func TestOpenError_lastOfThisOpening(t *testing.T) {
 		}
 		ticket.Done(breaker.Success, nil)
 		again := errors.New("again")
+		late, err := b.Admit()
+		if err != nil {
+			t.Fatal(err)
+		}
 		b.Record(breaker.Failure)
-		ticket.Done(breaker.Failure, again)
+		late.Done(breaker.Failure, again)
 		if got := refusalOf(t, b).Last; len(got) != 2 || !errors.Is(got[0].Err, again) || got[1].Err != nil {
 			t.Errorf("got last failures %v, want only %v and the recorded one", got, again)
 		}
@@ -224,7 +228,7 @@ func TestAllocations(t *testing.T) {
 	}{
 		"by hand":                 {call: byHand(clean, breaker.Success, nil)},
 		"by hand, failures about": {call: byHand(failing, breaker.Success, nil)},
-		"by hand, failing":        {call: byHand(newBreaker(t, breaker.Config{Threshold: 2}), breaker.Failure, errBoom)},
+		"by hand, failing":        {call: byHand(newBreaker(t, breaker.Config{Threshold: breaker.Never}), breaker.Failure, errBoom)},
 		"by hand, refused":        {call: byHand(shut, breaker.Success, nil)},
 		"upstream":                {call: through(clean), upstream: true},
 		"upstream, failures":      {call: through(failing), upstream: true},

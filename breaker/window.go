@@ -1,6 +1,9 @@
 package breaker
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // buckets is how many parts the window is cut in. It is no option in Expeditor.
 const buckets = 10
@@ -72,3 +75,22 @@ func (w *window) volume() int64 { return w.sum[Success] + w.failing() }
 
 // failing is what counts against the upstream.
 func (w *window) failing() int64 { return w.sum[Failure] + w.sum[Timeout] }
+
+// sum is a+b, or the longest Duration if that is less. Neither is negative.
+func sum(a, b time.Duration) time.Duration {
+	if a > math.MaxInt64-b {
+		return math.MaxInt64
+	}
+	return a + b
+}
+
+// failingLeft is how long it is from now until the window holds no failure, if none is
+// added. The window has been rolled.
+func (w *window) failingLeft(now time.Duration) time.Duration {
+	for i := w.current; i > w.current-buckets && i >= 0; i-- {
+		if b := &w.ring[i%buckets]; b[Failure]+b[Timeout] > 0 {
+			return sum(w.edge(i), w.period) - now
+		}
+	}
+	return 0
+}

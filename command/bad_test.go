@@ -81,7 +81,7 @@ func TestBadCommands(t *testing.T) {
 		"nil among many":     {func(cfg Config) *Command[int] { return NewAll(cfg, []*Command[int]{Const(1), nil}, sum) }, "dependency 2 is nil"},
 		"zero dependency":    {func(cfg Config) *Command[int] { return Chain(cfg, &Command[int]{}, one) }, "not made by New"},
 		"negative limit":     {func(cfg Config) *Command[int] { cfg.Timeout = -time.Second; return New(cfg, value(1)) }, "Config.Timeout: -1s is negative"},
-		"all that is wrong":  {func(cfg Config) *Command[int] { cfg.Timeout = -1; return New[int](cfg, nil) }, "nil function\nConfig.Timeout"},
+		"all that is wrong":  {func(cfg Config) *Command[int] { cfg.Timeout = -1; return New[int](cfg, nil) }, "nil function: pass a function\ncommand: Config.Timeout"},
 		"negative, chained":  {func(cfg Config) *Command[int] { cfg.Timeout = -1; return Chain(cfg, Const(1), one) }, "Config.Timeout: -1ns"},
 		"the dependency bad": {func(cfg Config) *Command[int] { return Chain(Config{}, New[int](cfg, nil), one) }, "nil function"},
 	}
@@ -302,7 +302,8 @@ func TestParseRetry(t *testing.T) {
 		}
 	}
 	_, err = ParseRetry(map[string]any{"bogus": 1, "tires": 2, "tries": 0})
-	if want := "command: invalid: retry option \"bogus\" is unknown\nretry option \"tires\" is unknown\nretry option tries: 0 is none"; err == nil || err.Error() != want {
+	if want := "command: invalid: retry option \"bogus\" is unknown\ncommand: invalid: retry option \"tires\" is unknown\n" +
+		"command: invalid: retry option tries: 0 is none"; err == nil || err.Error() != want {
 		t.Errorf("got %v, want all that is wrong:\n%s", err, want)
 	}
 }

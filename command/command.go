@@ -15,10 +15,11 @@ type Config struct {
 
 	// Timeout limits all attempts together, and the waits between them; not the wait in the
 	// pool's queue or for dependencies, the fallback, or the hooks. The work's context ends
-	// with it. Zero means no limit; negative is an error. Mirrors timeout.
+	// with it; the command's slot in the pool is free when the work has returned. Zero means no
+	// limit; negative is an error, as is less than a millisecond. Mirrors timeout.
 	Timeout time.Duration `json:"timeout,omitempty"`
 
-	// HookPanic is told of a hook that panicked, in the hook's goroutine. Nil means the
+	// HookPanic receives the panic of a hook, in the hook's goroutine. Nil means the
 	// service's HookPanic.
 	HookPanic func(*PanicError) `json:"-"`
 }
@@ -44,7 +45,7 @@ type Command[T any] struct {
 // reached, when the caller of the start cancels, and may end when work has returned. What
 // is read lazily, a response's body say, must be read in work.
 //
-// What is wrong with the arguments, a nil function or a negative time-out, is what
+// What is wrong with the arguments, such as a nil function or a negative timeout, is what
 // the command fails with when it is started: an error that matches [ErrInvalid].
 func New[T any](cfg Config, work func(ctx context.Context) (T, error)) *Command[T] {
 	c := &Command[T]{run: work}
@@ -52,10 +53,14 @@ func New[T any](cfg Config, work func(ctx context.Context) (T, error)) *Command[
 	return c
 }
 
-// Start makes a command and starts it. Mirrors Expeditor::Command.start.
+// Start makes a command and starts it. With a nil ctx the command fails with an error that
+// matches [ErrInvalid]. Mirrors Expeditor::Command.start.
 func Start[T any](ctx context.Context, cfg Config, work func(ctx context.Context) (T, error)) *Command[T] {
 	c := New(cfg, work)
-	_ = c.Start(ctx) // it is the first
+	if err := c.Start(ctx); err != nil { // it is the first, so that ctx is nil
+		c.bad = err
+		_ = c.Start(context.Background()) //nolint:contextcheck // there is none
+	}
 	return c
 }
 
@@ -70,14 +75,14 @@ func Const[T any](value T) *Command[T] {
 
 // Start starts what the command depends on, and then the command, on its service's
 // pool. It does not wait, unless the pool is full and its overflow policy is [CallerRuns].
-// A pool that has no place does not fail Start: the rejection is the command's result.
+// A pool that has no slot does not fail Start: the rejection is the command's result.
 //
 // ctx runs through the work, its retries, its fallback, and the dependencies that
 // this start starts. When it is cancelled the command ends at once with its error, counted
 // nowhere and without a fallback, even if the work goes on for a while.
 //
-// A second start does nothing and gives [ErrAlreadyStarted]. Mirrors
-// Expeditor::Command#start.
+// A second start does nothing and returns [ErrAlreadyStarted]. A nil ctx is an error that
+// matches [ErrInvalid], and starts nothing. Mirrors Expeditor::Command#start.
 func (c *Command[T]) Start(ctx context.Context) error { return c.start(ctx, nil, false) }
 
 // StartWithRetry is Start, with the attempts that r asks for, in the words of
@@ -184,7 +189,10 @@ func (c *Command[T]) bind() (err error) {
 }
 
 // work is what a worker does.
-func (c *Command[T]) work() { c.execute(true) }
+func (c *Command[T]) work() {
+	c.worked = true
+	c.execute(true)
+}
 
 // rescue runs the fallback, if there is one.
 func (c *Command[T]) rescue(ctx context.Context, cause error) (ran bool, err error) {

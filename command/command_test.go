@@ -314,7 +314,7 @@ func TestOverflowText(t *testing.T) {
 func TestSixtyFourGoroutines(t *testing.T) {
 	const goroutines, each = 64, 50
 	s := boundedService(t, 8, 0, Abort)
-	s.breaker = mustBreaker(t, breaker.Config{Threshold: 2, Period: time.Hour})
+	s.breaker = mustBreaker(t, breaker.Config{Threshold: breaker.Never, Period: time.Hour})
 	small := boundedService(t, 2, 3, CallerRuns)
 	shared := New(Config{Service: s}, value(1))
 	var ended, attempts atomic.Int64
@@ -385,10 +385,10 @@ func TestCancelStorm(t *testing.T) {
 				var c *Command[int]
 				switch (g + i) % 3 {
 				case 0:
-					c = Start(ctx, Config{Service: s, Timeout: time.Microsecond}, failing(errBoom))
+					c = Start(ctx, Config{Service: s, Timeout: ms}, failing(errBoom))
 				case 1:
 					c = New(Config{Service: s}, failing(errBoom))
-					must(t, c.StartWithRetry(ctx, retry.Retryable{Tries: 3, Sleep: time.Microsecond}))
+					must(t, c.StartWithRetry(ctx, retry.Retryable{Tries: 3, Sleep: ms}))
 				default:
 					c = Chain(Config{Service: s}, New(Config{Service: s}, value(1)), func(_ context.Context, v int) (int, error) { return v, nil })
 					must(t, c.Start(ctx))

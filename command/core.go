@@ -37,6 +37,8 @@ type core struct {
 
 	phase    atomic.Uint32
 	settled  atomic.Bool    // set under mu
+	worked   bool           // a worker has it; read by the worker alone
+	begun    bool           // the work may be running; guarded by mu
 	fellBack bool           // the fallback ran; read when ended
 	admitted bool           // there is a ticket; guarded by mu
 	ticket   breaker.Ticket // of an attempt that is to be counted yet; guarded by mu
@@ -74,22 +76,34 @@ func (c *core) make(j job, cfg Config, noWork bool, deps ...*core) {
 	if c.service == nil {
 		c.service = DefaultService()
 	}
-	var bad problems
-	if noWork {
-		bad.say("the work is a nil function")
-	}
-	if c.timeout < 0 {
-		bad.say("Config.Timeout: %v is negative", c.timeout)
-	}
-	for i, d := range deps {
-		if d == nil || d.job == nil {
-			bad.say("dependency %d is nil, or was not made by New", i+1)
-		}
-	}
-	c.bad = bad.err()
+	c.check(noWork, deps)
 	if len(deps) > 0 {
 		c.links = &links{deps: deps}
 	}
+}
+
+// check finds what is wrong with how the command was made.
+func (c *core) check(noWork bool, deps []*core) {
+	var bad problems
+	if noWork {
+		bad.say("the work is a nil function: pass a function")
+	}
+	switch {
+	case c.timeout < 0:
+		bad.say("Config.Timeout: %v is negative: write a duration such as 5*time.Second, or 0 for no limit", c.timeout)
+	case c.timeout > 0 && c.timeout < time.Millisecond:
+		bad.say("Config.Timeout: %v is below a millisecond, did you forget the unit? Write a duration such as 5*time.Second, or 0 for no limit", c.timeout)
+	}
+	if !c.service.made() {
+		c.service = DefaultService()
+		bad.say("Config.Service: the service was not made by NewService: pass one that was, or nil for the default service")
+	}
+	for i, d := range deps {
+		if d == nil || d.job == nil {
+			bad.say("dependency %d is nil, or was not made by New: pass a command that was", i+1)
+		}
+	}
+	c.bad = bad.err()
 }
 
 // dependencies are what the command waits for before its work.
@@ -125,8 +139,11 @@ func runningIn(ctx context.Context) *core {
 
 // start begins the command, once.
 func (c *core) start(ctx context.Context, r *retrying, here bool) error {
-	if c.job == nil {
-		return invalid("the command was not made by New")
+	switch {
+	case c.job == nil:
+		return invalid("the command was not made by New: make it so")
+	case ctx == nil:
+		return invalid("Start: %s", nilContext)
 	}
 	c.mu.Lock()
 	if c.phase.Load() != made {
@@ -177,8 +194,8 @@ func (c *core) startPooled(ctx context.Context) {
 		if len(deps) > 0 {
 			c.whenAllEnded(deps, func() { pool.ready(&c.entry) })
 		}
-		if c.settled.Load() { // cancelled before it had a place to leave
-			pool.leave(&c.entry)
+		if settled, begun := c.state(); settled { // canceled before it had a slot to leave
+			pool.leave(&c.entry, begun)
 		}
 	case yours:
 		defer pool.release()
@@ -188,7 +205,22 @@ func (c *core) startPooled(ctx context.Context) {
 	}
 }
 
-// reject ends a command that found no place. The discard policy counts nothing, as
+// state reports whether the command is settled, and whether its work may be running.
+func (c *core) state() (settled, begun bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.settled.Load(), c.begun
+}
+
+// begin reports whether the work may begin. A command that was settled before has ended.
+func (c *core) begin() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.begun = !c.settled.Load()
+	return c.begun
+}
+
+// reject ends a command that found no slot. The discard policy counts nothing, as
 // in the gem.
 func (c *core) reject(v verdict) {
 	r, why := breaker.Rejection, Full
@@ -279,9 +311,8 @@ func (c *core) whenEnded(f func()) {
 	c.mu.Unlock()
 }
 
-// execute does the work, counts what it came to, and ends the command, unless
-// somebody else did meanwhile. If watched the limit and the caller end it even while the
-// work goes on.
+// execute does the work, counts its result, and ends the command, unless it was ended
+// meanwhile. If watched is set the limit and the caller end it even while the work goes on.
 func (c *core) execute(watched bool) {
 	returned := false
 	defer func() {
@@ -294,15 +325,17 @@ func (c *core) execute(watched bool) {
 	c.finish(r, err)
 }
 
-// finish settles and ends the command, if nobody has.
+// finish settles and ends the command, if it is not settled. The goroutine that runs the
+// command calls it.
 func (c *core) finish(r breaker.Result, err error) {
 	if !c.settle(r, err) {
+		reportLate(err)
 		return
 	}
 	if c.unwatch != nil {
 		c.unwatch()
 	}
-	c.conclude()
+	c.conclude(c.worked)
 }
 
 // settle decides what the work came to, and counts it. It is false if that has been
@@ -334,8 +367,8 @@ func (c *core) takeTicket() (breaker.Ticket, bool) {
 // count adds one r to the counters: by the ticket, if the breaker gave one.
 func (c *core) count(ticket breaker.Ticket, admitted bool, r breaker.Result, err error) {
 	defer func() {
-		if p := recover(); p != nil { // of OnStateChange; the counting is done
-			c.report(newPanicError(p))
+		if p := recover(); p != nil { // the counting is done
+			c.report(ofStateChange, newPanicError(p))
 		}
 	}()
 	switch {
@@ -346,15 +379,16 @@ func (c *core) count(ticket breaker.Ticket, admitted bool, r breaker.Result, err
 	}
 }
 
-// conclude runs the fallback where one is needed, makes the outcome known, and runs
-// the hooks.
-func (c *core) conclude() {
+// conclude runs the fallback if one is needed, makes the outcome known, and runs the
+// hooks. If holding is set the calling goroutine is a worker that holds the command's slot:
+// it releases the slot before the outcome is known.
+func (c *core) conclude(holding bool) {
 	c.err = c.failed
 	known := false
 	defer func() {
 		if !known { // the fallback ended the goroutine
 			c.fellBack, c.err = true, newPanicError(Goexit)
-			c.publish()
+			c.publish(holding)
 			c.job.tell()
 		}
 	}()
@@ -362,12 +396,15 @@ func (c *core) conclude() {
 		c.fellBack, c.err = c.job.rescue(&c.ctx, c.failed)
 	}
 	known = true
-	c.publish()
+	c.publish(holding)
 	c.job.tell()
 }
 
-// publish makes the outcome known to those who wait.
-func (c *core) publish() {
+// publish makes the outcome known, after all state that it implies is in place.
+func (c *core) publish(holding bool) {
+	if holding {
+		c.service.pool.finished(&c.entry)
+	}
 	c.mu.Lock()
 	c.phase.Store(ended)
 	if c.end != nil {
@@ -382,8 +419,14 @@ func (c *core) publish() {
 	}
 }
 
+// nilContext says what is wrong with a context.
+const nilContext = "the context is nil: pass context.Background() if there is none"
+
 // wait waits until the command has ended, or ctx has.
 func (c *core) wait(ctx context.Context) error {
+	if ctx == nil {
+		return invalid("Get, Wait: %s", nilContext)
+	}
 	switch c.phase.Load() {
 	case made:
 		return ErrNotStarted

@@ -12,9 +12,9 @@ type Dependency interface{ node() *core }
 
 func (c *Command[T]) node() *core { return part(c) }
 
-// Chain makes a command that does work with what a gave. a is started with it, if
-// it is not yet; it fails with a [*DependencyError] if a fails. The service is cfg's, not
-// a's. Mirrors Expeditor::Command#chain.
+// Chain makes a command that does work with what a returned. a is started with it, if
+// it is not yet; it fails with a [*DependencyError] if a fails: see [New2]. The service is
+// cfg's, not a's. Mirrors Expeditor::Command#chain.
 func Chain[A, T any](cfg Config, a *Command[A], work func(ctx context.Context, a A) (T, error)) *Command[T] {
 	return depending(cfg, work == nil, func() (func(context.Context) (T, error), error) {
 		va, err := a.outcome()
@@ -22,11 +22,13 @@ func Chain[A, T any](cfg Config, a *Command[A], work func(ctx context.Context, a
 	}, part(a))
 }
 
-// New2 makes a command that does work with what a and b gave. They are started with
-// it, if they are not yet, and run at the same time. When one of them fails, which includes
-// a refusal, a rejection and a fallback's failure, the command fails at once with a
-// [*DependencyError]: the work does not run, the breaker is not asked, and the other goes
-// on. Mirrors the option dependencies of Expeditor::Command.new.
+// New2 makes a command that does work with what a and b returned. They are started with
+// it, if they are not yet, and run concurrently. When one of them fails, which includes
+// a refusal, a rejection and a fallback's failure, the command fails with a
+// [*DependencyError] without waiting for the other, which goes on: the work does not run,
+// and the breaker is not asked. On a bounded pool the command needs a worker for that, as
+// for its work, and waits until one is free. Mirrors the option dependencies of
+// Expeditor::Command.new.
 func New2[A, B, T any](
 	cfg Config, a *Command[A], b *Command[B], work func(ctx context.Context, a A, b B) (T, error),
 ) *Command[T] {

@@ -32,9 +32,13 @@
 // # The end of waiting
 //
 // Every command ends. On a pool it ends at its limit, and when the caller of the
-// start cancels, even if the work pays no heed to its context; the work goes on then, its
+// start cancels, even if the work does not honor its context; the work goes on then, its
 // worker is not free, and its result is dropped. In the calling goroutine the limit acts
 // through the context alone.
+//
+// When the result is known all that it implies has happened: it is counted, and the
+// command's slot in the pool is free. So a caller that starts one command after the other
+// is never rejected by a pool of one. Hooks run without a slot.
 //
 // Commands that would wait for each other in a circle are found out, where they
 // are given as dependencies and where they are waited for with the work's own context.

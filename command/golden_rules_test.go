@@ -1,207 +1,209 @@
 package command
 
 import (
-	"bytes"
 	"encoding/json"
 	"slices"
+	"strings"
 	"testing"
+
+	gocmp "github.com/google/go-cmp/cmp"
 )
 
-// rule is a documented difference: it changes what is expected of the traces whose
-// input asks for it. docs/expeditor.md has each by its name, with the reason.
+// rule is a documented difference: a behavior of the model in which it takes after this
+// package instead of the gem. docs/expeditor.md has each by its name, with the reason.
+// What a rule changes follows from playing the trace with and without it, whatever the trace is.
 type rule struct {
-	name  string
-	apply func(tr *trace)
+	name string
+	flag func(*conduct) *bool
 }
 
 var rules = []rule{
-	{"a second start", secondStart},
-	{"tries: 0", zeroTries},
-	{"an error within the wait", raisingSleep},
-	{"a hook that raises in the current thread", raisingHook},
-	{"a sixth dependency that fails", sixthDependency},
-	{"a dependency that dies", dyingDependency},
-	{"a rejected command with a fallback", rejectedFallback},
-	{"the discard policy", discard},
+	{"a second start", func(c *conduct) *bool { return &c.secondStart }},
+	{"tries: 0", func(c *conduct) *bool { return &c.zeroTries }},
+	{"an error within the wait", func(c *conduct) *bool { return &c.raisingSleep }},
+	{"a hook that raises within the start", func(c *conduct) *bool { return &c.raisingHook }},
+	{"a sixth dependency that fails", func(c *conduct) *bool { return &c.sixthDependency }},
+	{"a dependency that dies", func(c *conduct) *bool { return &c.dyingDependency }},
+	{"a fallback and the pool", func(c *conduct) *bool { return &c.ownFallback }},
+	{"the discard policy", func(c *conduct) *bool { return &c.discard }},
+	{"waiting for dependencies", func(c *conduct) *bool { return &c.parked }},
+	{"an overflow policy after a shutdown", func(c *conduct) *bool { return &c.shutdown }},
+	{"a caller that runs a command", func(c *conduct) *bool { return &c.freePool }},
+	{"matching and a refusal", func(c *conduct) *bool { return &c.refusalText }},
+	{"a start that is under way", func(c *conduct) *bool { return &c.startedFirst }},
+	{"get with fallbacks switched off", func(c *conduct) *bool { return &c.patientGet }},
 }
 
-// applyRules changes what is expected of tr, and reports whether it did.
-func applyRules(t *testing.T, tr *trace, used map[string]bool) (changed bool) {
-	t.Helper()
+// gems is how the gem behaves, on the one clock of a replay.
+var gems = conduct{oneClock: true}
+
+// ours is how this package behaves: as all rules say.
+func ours() conduct {
+	c := gems
 	for _, r := range rules {
-		before, err := json.Marshal(tr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.apply(tr)
-		if after, _ := json.Marshal(tr); !bytes.Equal(before, after) {
-			used[r.name], changed = true, true
-		}
+		*r.flag(&c) = true
 	}
-	return changed
+	return c
 }
 
-// actions gives those on a command.
-func (tr *trace) actions(id string, ops ...string) []*traceAction {
-	var found []*traceAction
+// with is c with one rule the other way.
+func (r rule) with(c conduct) conduct {
+	s := r.flag(&c)
+	*s = !*s
+	return c
+}
+
+// applyRules changes what is expected of tr to what the rules make of it, and returns the
+// names of those that make a difference. The rules apply to a trace that the model of the
+// gem explains, which means that it sees what was recorded.
+func applyRules(t *testing.T, tr *trace) (used []string) {
+	t.Helper()
+	recorded := tr.outcome()
+	gem, mine := playOutcome(tr, gems), playOutcome(tr, ours())
+	if diff := gocmp.Diff(recorded, gem); diff != "" {
+		t.Logf("%s: the model of the gem sees something else (-recorded +model):\n%s", tr.Name, diff)
+		return nil
+	}
+	if gocmp.Equal(gem, mine) {
+		return nil
+	}
+	used = needed(tr, gem, mine)
+	tr.expect(recorded, mine)
+	return used
+}
+
+// needed names the rules that make a difference to a trace, alone or beside the others.
+func needed(tr *trace, gem, mine traceOutcome) (names []string) {
+	for _, r := range rules {
+		if !gocmp.Equal(gem, playOutcome(tr, r.with(gems))) || !gocmp.Equal(mine, playOutcome(tr, r.with(ours()))) {
+			names = append(names, r.name)
+		}
+	}
+	return names
+}
+
+// traceOutcome is what is seen of a trace, to compare: texts that are the gem's are left out.
+type traceOutcome struct {
+	Seen []any
+	Log  map[string][]any
+}
+
+// outcome is what was recorded.
+func (tr *trace) outcome() traceOutcome {
+	var o traceOutcome
+	for _, a := range tr.Actions {
+		o.Seen = append(o.Seen, plainOf(a.Expect))
+	}
+	var log []any
+	for _, entry := range tr.Log {
+		log = append(log, decode(entry))
+	}
+	for _, entries := range tr.LogByCommand {
+		for _, entry := range entries {
+			log = append(log, decode(entry))
+		}
+	}
+	o.Log = tr.sortLog(log)
+	return o
+}
+
+// playOutcome is what the model sees.
+func playOutcome(tr *trace, as conduct) traceOutcome {
+	seen, log := play(tr, as)
+	o := traceOutcome{Log: tr.sortLog(log)}
+	for i, e := range seen {
+		if tr.Actions[i].Expect == nil {
+			e = nil
+		}
+		o.Seen = append(o.Seen, plainOf(e))
+	}
+	return o
+}
+
+// sortLog orders what was logged as the trace does: all together, or command by command.
+func (tr *trace) sortLog(log []any) map[string][]any {
+	sorted := map[string][]any{}
+	for _, entry := range log {
+		key := tr.logKey(entry.([]any))
+		sorted[key] = append(sorted[key], normal(entry))
+	}
+	return sorted
+}
+
+// logKey is the list in which an entry has its place. Ensure of work with a limit has one of
+// its own: at the limit the command ends beside the work.
+func (tr *trace) logKey(entry []any) string {
+	id := entry[1].(string)
+	switch {
+	case entry[0] == "ensure" && tr.command(id).TimeoutMS > 0:
+		return "ensure " + id
+	case tr.LogByCommand != nil:
+		return id
+	}
+	return ""
+}
+
+// plainOf is an expectation without the texts of errors that the gem made itself.
+func plainOf(e *expectation) any {
+	if e == nil {
+		return nil
+	}
+	plain := *e
+	plain.Msg = strings.TrimPrefix(plain.Msg, "command: panic: ") // which is ours
+	if plain.gemsText() {
+		plain.Msg = ""
+	}
+	var inner any
+	if e.Inner != nil {
+		inner = plainOf(e.Inner)
+	}
+	plain.Inner = nil
+	return []any{normal(&plain), inner}
+}
+
+// gemsText reports whether the message is one of the gem's own, or of ours for it.
+func (e *expectation) gemsText() bool {
+	if e.Error != "dependency" {
+		return !slices.Contains([]string{"A", "B", "A1", "fatal"}, e.Error)
+	}
+	return e.Inner == nil || e.Inner.gemsText()
+}
+
+// expect changes what is expected, where the rules say so.
+func (tr *trace) expect(recorded, mine traceOutcome) {
+	seen, log := play(tr, ours())
 	for i := range tr.Actions {
-		if a := &tr.Actions[i]; a.Cmd == id && slices.Contains(ops, a.Op) {
-			found = append(found, a)
+		if !gocmp.Equal(recorded.Seen[i], mine.Seen[i]) {
+			tr.Actions[i].Expect = seen[i]
 		}
 	}
-	return found
-}
-
-// addLog puts an entry where the trace logs, behind all others.
-func (tr *trace) addLog(id, entry string) {
-	if tr.LogByCommand != nil {
-		tr.LogByCommand[id] = append(tr.LogByCommand[id], json.RawMessage(entry))
+	if gocmp.Equal(recorded.Log, mine.Log) {
 		return
 	}
-	tr.Log = append(tr.Log, json.RawMessage(entry))
-}
-
-// secondStart: a start of what has been started says so.
-func secondStart(tr *trace) {
-	started := map[string]bool{}
-	var start func(id string)
-	start = func(id string) {
-		c := tr.command(id)
-		for _, d := range append(slices.Clone(c.Deps), c.ChainOf) {
-			if d != "" && !started[id] {
-				start(d)
-			}
-		}
-		started[id] = true
+	byCommand := tr.LogByCommand != nil
+	tr.Log, tr.LogByCommand = nil, nil
+	if byCommand {
+		tr.LogByCommand = map[string][]json.RawMessage{}
 	}
-	for i := range tr.Actions {
-		a := &tr.Actions[i]
-		if a.Op != "start" {
-			continue
+	for _, entry := range log {
+		text, err := json.Marshal(entry)
+		if err != nil {
+			panic(err) // it came from JSON
 		}
-		if started[a.Cmd] || tr.command(a.Cmd).Const != nil {
-			a.Expect = &expectation{Error: "already_started"}
-		}
-		start(a.Cmd)
-	}
-}
-
-// zeroTries: zero is the default, as for the policy, and so the work runs.
-func zeroTries(tr *trace) {
-	for _, a := range tr.Actions {
-		if a.Op != "start" || a.Retry == nil || string(a.Retry.Tries) != "0" {
-			continue
-		}
-		first := tr.command(a.Cmd).Body[0][0]
-		if first.Ret == nil {
-			continue // what the default then does is in other traces
-		}
-		for _, get := range tr.actions(a.Cmd, "get") {
-			get.Expect = &expectation{Value: first.Ret}
-		}
-		tr.addLog(a.Cmd, `["attempt","`+a.Cmd+`",1]`)
-	}
-}
-
-// raisingSleep: what the wait panics with ends the command, and is not dropped.
-func raisingSleep(tr *trace) {
-	for _, a := range tr.Actions {
-		if a.Op != "start" || a.Retry == nil || !a.Retry.SleepRaises {
-			continue
-		}
-		for _, get := range tr.actions(a.Cmd, "get") {
-			get.Expect = &expectation{Error: "A", Msg: "a failed"}
-		}
-		for i := range tr.Actions {
-			if s := &tr.Actions[i]; s.Op == "status" {
-				s.Expect.St = []int64{0, 1, 0, 0, 0, 0}
-			}
-		}
-		tr.Log = tr.Log[:2] // the first attempt, and the wait
-	}
-}
-
-// raisingHook: it is reported, and the start is as good as the work.
-func raisingHook(tr *trace) {
-	for i := range tr.Actions {
-		a := &tr.Actions[i]
-		if a.Op == "start" && a.CurrentThread && a.Expect.Error == "multiple_assignment" {
-			a.Expect = &expectation{Value: json.RawMessage(`"self"`)}
+		if id := entry.([]any)[1].(string); byCommand {
+			tr.LogByCommand[id] = append(tr.LogByCommand[id], text)
+		} else {
+			tr.Log = append(tr.Log, text)
 		}
 	}
 }
 
-// sixthDependency: no failure has to wait for one of five waiters.
-func sixthDependency(tr *trace) {
-	for _, c := range tr.Commands {
-		if len(c.Deps) < 6 {
-			continue
-		}
-		gets := tr.actions(c.ID, "get", "wait")
-		last := gets[len(gets)-1].Expect
-		for _, get := range gets {
-			if get.Expect.Hang && last.Error == "dependency" {
-				get.Expect = last
-			}
-		}
-	}
-}
-
-// dyingDependency: a panic fails the parent like any other failure.
-func dyingDependency(tr *trace) {
-	for _, c := range tr.Commands {
-		for _, d := range c.Deps {
-			if !dies(tr.command(d)) {
-				continue
-			}
-			for _, get := range tr.actions(c.ID, "get") {
-				get.Expect = &expectation{Error: "dependency", Msg: "command: panic: fatal", Inner: &expectation{Error: "fatal", Msg: "fatal"}}
-			}
-			for i := range tr.Actions {
-				if s := &tr.Actions[i]; s.Op == "status" {
-					s.Expect.St = []int64{s.Expect.St[0] - 1, s.Expect.St[1], 0, 0, 0, s.Expect.St[5] + 1}
-				}
-			}
-			delete(tr.LogByCommand, c.ID) // its work does not run
-		}
-	}
-}
-
-func dies(c *traceCommand) bool {
-	return c.Fallback == nil && len(c.Body) > 0 && c.Body[0][0].Raise == "fatal"
-}
-
-// rejectedFallback: the fallback runs in the starter's goroutine.
-func rejectedFallback(tr *trace) {
-	for _, c := range tr.Commands {
-		if c.Fallback == nil {
-			continue
-		}
-		calls := tr.actions(c.ID, "wait", "get")
-		shut := slices.ContainsFunc(tr.Actions, func(a traceAction) bool { return a.Op == "shutdown" && a.Service == c.Service })
-		if !shut || !slices.ContainsFunc(calls, func(a *traceAction) bool { return a.Expect.Hang }) {
-			continue
-		}
-		for _, call := range calls {
-			call.Expect = &expectation{Value: c.Fallback[0].Ret}
-			if call.Op == "wait" {
-				call.Expect = &expectation{Value: json.RawMessage(`"done"`)}
-			}
-		}
-		tr.addLog(c.ID, `["fallback","`+c.ID+`","rejection"]`)
-	}
-}
-
-// discard: the command ends, but still nobody counts it.
-func discard(tr *trace) {
-	for _, s := range tr.Services {
-		if s.Pool == nil || s.Pool.Overflow != Discard {
-			continue
-		}
-		for i := range tr.Actions {
-			if a := &tr.Actions[i]; a.Op == "get" && a.Expect.Hang {
-				a.Expect = &expectation{Error: "rejection"}
-			}
+// TestRules_explainTheRecordings has the model of the gem see exactly what was recorded of
+// each trace: without that the rules would say nothing about it.
+func TestRules_explainTheRecordings(t *testing.T) {
+	for _, tr := range readTraces(t) {
+		if diff := gocmp.Diff(tr.outcome(), playOutcome(tr, gems)); diff != "" {
+			t.Errorf("%s (-recorded +model):\n%s", tr.Name, diff)
 		}
 	}
 }

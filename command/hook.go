@@ -1,16 +1,25 @@
 package command
 
-// OnComplete has f told of the final outcome, whatever it is: of the fallback's,
-// if one ran, even if fallbacks are switched off.
+import (
+	"errors"
+
+	"github.com/pillion-go/pillion/internal/report"
+)
+
+// OnComplete adds a hook that receives the final outcome, whatever it is: that of the
+// fallback if one ran, even if fallbacks are switched off.
 //
 // Hooks run after the counting, all kinds in the order in which they were added, in
-// the goroutine that ended the command: a worker, the one that called StartHere, or whose
-// Start was rejected, or one of a timer. Get and Wait may return before they have run. A
-// hook added to a command that has ended runs before OnComplete returns.
+// the goroutine that ended the command: a worker, the one that called StartHere or whose
+// Start was rejected, or that of a timer. The command's slot in the pool is free by then:
+// what was queued before waits for a worker's hooks, what is started meanwhile does not. Get
+// and Wait may return before the hooks have run. A hook added to a command that has ended
+// runs before OnComplete returns.
 //
-// A hook that panics changes nothing but that the later ones are skipped; it is
-// reported to HookPanic of the [Config], and one that was added late comes back as a
-// [*PanicError] besides. A nil f is an error that matches [ErrInvalid]. Mirrors
+// A hook that panics does not change the outcome, but the later hooks are skipped. The panic
+// is reported to HookPanic of the [Config] or of the service, else to slog.Default at
+// level Error with its stack; a hook that was added late returns it as a [*PanicError]
+// besides. A nil f is an error that matches [ErrInvalid]. Mirrors
 // Expeditor::Command#on_complete, whose first argument is err == nil here.
 func (c *Command[T]) OnComplete(f func(value T, err error)) error {
 	if f == nil {
@@ -19,7 +28,7 @@ func (c *Command[T]) OnComplete(f func(value T, err error)) error {
 	return c.on(f)
 }
 
-// OnSuccess has f told of the final outcome, if it is a value. The rest is as for
+// OnSuccess adds a hook that receives the final outcome if it is a value. The rest is as for
 // [Command.OnComplete]. Mirrors Expeditor::Command#on_success.
 func (c *Command[T]) OnSuccess(f func(value T)) error {
 	if f == nil {
@@ -32,7 +41,7 @@ func (c *Command[T]) OnSuccess(f func(value T)) error {
 	})
 }
 
-// OnFailure has f told of the final outcome, if it is an error. The rest is as for
+// OnFailure adds a hook that receives the final outcome if it is an error. The rest is as for
 // [Command.OnComplete]. Mirrors Expeditor::Command#on_failure.
 func (c *Command[T]) OnFailure(f func(err error)) error {
 	if f == nil {
@@ -45,7 +54,7 @@ func (c *Command[T]) OnFailure(f func(err error)) error {
 	})
 }
 
-// on adds a hook, or runs it at once if the command has ended.
+// on adds a hook, or runs it immediately if the command has ended.
 func (c *Command[T]) on(hook func(T, error)) error {
 	c.mu.Lock()
 	if c.phase.Load() != ended {
@@ -74,7 +83,7 @@ func (c *Command[T]) tellOne(hook func(T, error)) (panicked *PanicError) {
 	defer func() {
 		if p := recover(); p != nil {
 			panicked = newPanicError(p)
-			c.report(panicked)
+			c.report("command: a hook", panicked)
 		}
 	}()
 	hook(c.final())
@@ -93,15 +102,28 @@ func (c *Command[T]) final() (value T, err error) {
 	return value, c.err
 }
 
-// report tells of a hook that panicked. Who is told may not panic any further.
-func (c *core) report(p *PanicError) {
+// report reports a panic of a hook or of another callback.
+func (c *core) report(what string, p *PanicError) {
 	told := c.hookPanic
 	if told == nil {
 		told = c.service.hookPanic
 	}
 	if told == nil {
+		report.Recovered(what, p.Value, p.Stack)
 		return
 	}
-	defer func() { _ = recover() }() // there is nobody left to tell
+	defer func() {
+		if v := recover(); v != nil {
+			report.Panic("command: HookPanic", v)
+		}
+	}()
 	told(p)
+}
+
+// reportLate reports the panic of work whose command had ended before: no caller gets its
+// error.
+func reportLate(err error) {
+	if p, ok := errors.AsType[*PanicError](err); ok && p.Value != any(Goexit) {
+		report.Recovered("command: work whose command had ended", p.Value, p.Stack)
+	}
 }

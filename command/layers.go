@@ -12,8 +12,8 @@ import (
 // layers runs the work in its layers, from the outside in: what the dependencies
 // gave, the limit, the retries, the breaker. It tells how to count the last attempt.
 func (c *core) layers(watched bool) (breaker.Result, error) {
-	if c.settled.Load() {
-		return breaker.Ignored, nil // cancelled while it waited; nobody looks at this
+	if !c.begin() {
+		return breaker.Ignored, nil // canceled while it waited; the result is not used
 	}
 	if c.ctx.Err() != nil {
 		return c.callerGone(nil)
@@ -95,7 +95,7 @@ func (c *core) cancelled() {
 }
 
 // endAside ends the command in a goroutine that is not a worker's. It calls settled
-// when it is decided who ends it.
+// once the command is settled, by itself or before.
 func (c *core) endAside(r breaker.Result, err error, settled func()) {
 	pool := c.service.pool
 	pool.hold()
@@ -103,8 +103,9 @@ func (c *core) endAside(r breaker.Result, err error, settled func()) {
 	mine := c.settle(r, err)
 	settled()
 	if mine {
-		pool.leave(&c.entry)
-		c.conclude()
+		_, begun := c.state()
+		pool.leave(&c.entry, begun)
+		c.conclude(false)
 	}
 }
 
@@ -124,7 +125,7 @@ func (c *core) attempts(ctx context.Context) (r breaker.Result, err error) {
 
 // once makes one attempt, if the breaker lets it.
 func (c *core) once(ctx context.Context) error {
-	if err := c.admit(); err != nil {
+	if err := c.admit(); err != nil { //nolint:contextcheck // a report of a panic has no context
 		return err
 	}
 	return c.job.attempt(ctx)
@@ -139,7 +140,7 @@ func (c *core) admit() error {
 	if c.service.breaker == nil {
 		return nil
 	}
-	ticket, err := c.service.breaker.Admit()
+	ticket, err := c.ask()
 	if err != nil {
 		return err
 	}
@@ -155,6 +156,29 @@ func (c *core) admit() error {
 	}
 	return nil
 }
+
+// ask asks the breaker. If OnStateChange panics the circuit has just opened, and is asked again.
+func (c *core) ask() (breaker.Ticket, error) {
+	ticket, panicked, err := c.askOnce()
+	if panicked {
+		return c.service.breaker.Admit()
+	}
+	return ticket, err
+}
+
+func (c *core) askOnce() (ticket breaker.Ticket, panicked bool, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			panicked = true
+			c.report(ofStateChange, newPanicError(p))
+		}
+	}()
+	ticket, err = c.service.breaker.Admit()
+	return ticket, false, err
+}
+
+// ofStateChange names the callback in reports.
+const ofStateChange = "breaker: Config.OnStateChange"
 
 // judged tells how to count an attempt that ended with err, and what the command
 // fails with if it was the last.

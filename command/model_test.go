@@ -67,7 +67,7 @@ func randomPlan(r *rand.Rand) plan {
 }
 
 func randomService(r *rand.Rand) planService {
-	s := planService{cfg: ServiceConfig{Threshold: 2}}
+	s := planService{cfg: ServiceConfig{Threshold: breaker.Never}}
 	if r.IntN(2) == 0 {
 		s.cfg = ServiceConfig{
 			Threshold: 0.5, NonBreakCount: 1 + r.IntN(3),
@@ -76,6 +76,9 @@ func randomService(r *rand.Rand) planService {
 	}
 	if r.IntN(2) == 0 {
 		s.pool = PoolConfig{MaxThreads: 1 + r.IntN(3), MaxQueue: []int{NoQueue, 0, 1, 2}[r.IntN(4)], Overflow: []Overflow{Abort, Discard}[r.IntN(2)]}
+		if s.pool.MaxQueue == 0 { // it is never full
+			s.pool.Overflow = Abort
+		}
 	}
 	return s
 }
@@ -89,10 +92,10 @@ func randomCommand(r *rand.Rand, i, services int) planCommand {
 		c.attempts = append(c.attempts, randomAttempt(r))
 	}
 	if r.IntN(3) == 0 {
-		c.limit = odd(r, 60)
+		c.limit = legal(odd(r, 60))
 	}
 	if r.IntN(2) == 0 {
-		c.tries, c.wait = 1+r.IntN(4), odd(r, 20)
+		c.tries, c.wait = 1+r.IntN(4), legal(odd(r, 20))
 	}
 	if r.IntN(3) == 0 {
 		f := randomAttempt(r)
@@ -110,6 +113,14 @@ func randomAttempt(r *rand.Rand) planAttempt {
 // things happen at once.
 func odd(r *rand.Rand, ms int) time.Duration {
 	return time.Duration(r.IntN(ms))*time.Millisecond + time.Duration(1+r.IntN(900_000))
+}
+
+// legal is d, or more if a setting may not be so short.
+func legal(d time.Duration) time.Duration {
+	if d < time.Millisecond {
+		return d + time.Millisecond
+	}
+	return d
 }
 
 // TestModel compares commands with a slow model of them, over random graphs.
@@ -244,6 +255,7 @@ type model struct {
 	now      time.Duration
 	events   []event
 	seq      int
+	current  int // the number of the event that happens; 0 for the starts
 	services []*modelService
 	commands []*modelCommand
 	tie      bool
@@ -264,6 +276,8 @@ type modelService struct {
 	open             bool
 	since            time.Duration
 	lastAsked        time.Duration
+	readyAt          time.Duration
+	readyBy          map[int]bool // the events that made commands ready then
 }
 
 type counted struct {
@@ -287,7 +301,7 @@ type modelCommand struct {
 func newModel(p plan) *model {
 	m := &model{plan: p}
 	for _, s := range p.services {
-		m.services = append(m.services, &modelService{planService: s, lastAsked: -1})
+		m.services = append(m.services, &modelService{planService: s, lastAsked: -1, readyAt: -1})
 	}
 	for i, c := range p.commands {
 		m.commands = append(m.commands, &modelCommand{planCommand: c, id: i, end: "not started"})
@@ -304,7 +318,7 @@ func (m *model) run() (o outcome, ok bool) {
 	for len(m.events) > 0 {
 		slices.SortFunc(m.events, func(a, b event) int { return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.seq, b.seq)) })
 		e := m.events[0]
-		m.events, m.now = m.events[1:], e.at
+		m.events, m.now, m.current = m.events[1:], e.at, e.seq
 		e.do()
 	}
 	for _, c := range m.commands {
@@ -379,12 +393,24 @@ func (m *model) ready(c *modelCommand) {
 		return
 	}
 	s := m.service(c)
+	together := s.readyTogether(m.now, m.current)
 	if s.pool.MaxThreads > 0 && s.running >= s.pool.MaxThreads {
+		m.tie = m.tie || together
 		c.place = "queued"
 		s.queue = append(s.queue, c)
 		return
 	}
 	m.take(c)
+}
+
+// readyTogether reports whether several events of this instant make commands ready. Each
+// event has a goroutine of its own, so that their order in the queue of a bounded pool is open.
+func (s *modelService) readyTogether(now time.Duration, event int) bool {
+	if s.readyAt != now {
+		s.readyAt, s.readyBy = now, map[int]bool{}
+	}
+	s.readyBy[event] = true
+	return len(s.readyBy) > 1
 }
 
 func (m *model) take(c *modelCommand) {
@@ -545,5 +571,5 @@ func (s *modelService) trips(now time.Duration) bool {
 	n := s.visible(now)
 	volume, bad := n[0]+n[1]+n[3], n[1]+n[3]
 	least := int64(cmp.Or(s.cfg.NonBreakCount, breaker.DefaultNonBreakCount))
-	return volume >= least && float64(bad)/float64(volume) >= s.cfg.Threshold
+	return volume >= least && s.cfg.Threshold != breaker.Never && float64(bad)/float64(volume) >= s.cfg.Threshold
 }

@@ -14,7 +14,8 @@ import (
 // they come out of a configuration file or of ported code:
 //
 //   - tries is a whole number from 1, or "infinite"
-//   - sleep is a number of seconds, a [time.Duration], or a func(retry int) time.Duration
+//   - sleep is a number of seconds, a [time.Duration], or a func(retry int) time.Duration; 0,
+//     or a millisecond or more
 //   - on and not are a [retry.Match] or a list of them
 //   - matching is a string, a [*regexp.Regexp], any other [retry.Pattern], or a list
 //   - exception_cb is a func(error), log_method a func(int, error), ensure a func(int)
@@ -28,11 +29,11 @@ func ParseRetry(options map[string]any) (retry.Retryable, error) {
 	for _, name := range slices.Sorted(maps.Keys(options)) {
 		parse, known := retryOptions[name]
 		if !known {
-			bad.say("retry option %q is unknown", name)
+			bad.say("invalid: retry option %q is unknown", name)
 			continue
 		}
 		if !parse(&r, options[name]) {
-			bad.say("retry option %s: %v is none", name, options[name])
+			bad.say("invalid: retry option %s: %v is none", name, options[name])
 		}
 	}
 	if err := bad.err(); err != nil {
@@ -84,7 +85,7 @@ func parseSleep(r *retry.Retryable, v any) bool {
 			return false
 		}
 		r.Sleep = time.Duration(seconds * float64(time.Second))
-		if seconds > 0 && r.Sleep == 0 || seconds < 0 {
+		if seconds != 0 && r.Sleep == 0 {
 			return false
 		}
 	}
@@ -92,7 +93,7 @@ func parseSleep(r *retry.Retryable, v any) bool {
 		r.Sleep = retry.NoSleep
 		return true
 	}
-	return r.Sleep > 0
+	return r.Sleep >= time.Millisecond
 }
 
 // number is v, if it is one.

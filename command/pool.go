@@ -20,7 +20,12 @@ const (
 )
 
 // String names the policy as concurrent-ruby does.
-func (o Overflow) String() string { return [...]string{"abort", "caller_runs", "discard"}[o] }
+func (o Overflow) String() string {
+	if o > Discard {
+		return fmt.Sprintf("Overflow(%d)", uint8(o))
+	}
+	return [...]string{"abort", "caller_runs", "discard"}[o]
+}
 
 // MarshalText gives the name, for configuration that is written.
 func (o Overflow) MarshalText() ([]byte, error) {
@@ -44,62 +49,80 @@ func (o *Overflow) UnmarshalText(name []byte) error {
 // PoolConfig describes a [Pool]. It mirrors the options of
 // Concurrent::ThreadPoolExecutor.
 type PoolConfig struct {
-	// MaxThreads is how many commands run at once. Zero means no bound; negative is an error.
+	// MaxThreads is how many commands run at a time. Zero means no bound; negative is an error.
 	// Mirrors max_threads.
 	MaxThreads int `json:"max_threads,omitempty"`
 
-	// MaxQueue is how many more can wait for their turn, or for what they depend on. Zero
-	// means no bound, as in Ruby, NoQueue none; any other negative value is an error. Mirrors
-	// max_queue.
+	// MaxQueue is how many more can wait for a worker, or for what they depend on. Zero
+	// means no bound, as in Ruby, NoQueue none; any other negative value is an error, as is one
+	// without MaxThreads. Mirrors max_queue.
 	MaxQueue int `json:"max_queue,omitempty"`
 
-	// Overflow is what is done with a command that finds no place. The zero value is Abort.
-	// Mirrors fallback_policy.
+	// Overflow is what is done with a command that finds no slot. The zero value is Abort;
+	// another one without MaxThreads and MaxQueue is an error. Mirrors fallback_policy.
 	Overflow Overflow `json:"overflow,omitempty"`
 }
 
-// Pool runs commands. It has a goroutine for each that runs, and none for one that
-// waits in the queue or for its dependencies, nor when there is nothing to do. It is safe
-// for concurrent use, and can be shared by services.
+func (cfg PoolConfig) check() error {
+	var bad problems
+	if cfg.MaxThreads < 0 {
+		bad.say("PoolConfig.MaxThreads: %d is negative: write 1 or more, or 0 for no bound", cfg.MaxThreads)
+	}
+	switch {
+	case cfg.MaxQueue < 0 && cfg.MaxQueue != NoQueue:
+		bad.say("PoolConfig.MaxQueue: %d is negative: write 1 or more, 0 for no bound, or command.NoQueue", cfg.MaxQueue)
+	case cfg.MaxQueue != 0 && cfg.MaxThreads == 0:
+		bad.say("PoolConfig.MaxQueue: %d has no effect on a pool without MaxThreads: write MaxThreads too", cfg.MaxQueue)
+	}
+	switch {
+	case cfg.Overflow > Discard:
+		bad.say("PoolConfig.Overflow: %d is unknown: write command.Abort, command.CallerRuns or command.Discard", uint8(cfg.Overflow))
+	case cfg.Overflow != Abort && (cfg.MaxQueue == 0 || cfg.MaxThreads == 0):
+		bad.say("PoolConfig.Overflow: %v has no effect on a pool that is never full: write MaxThreads and MaxQueue too", cfg.Overflow)
+	}
+	return bad.err()
+}
+
+// Pool runs commands. It has a goroutine for each command that runs, and none for a
+// command that waits in the queue or for its dependencies. An idle pool has no goroutine.
+//
+// Each command that runs or waits holds a slot. It releases the slot before its result is
+// known to Get, to Wait, to hooks and to the commands that depend on it: a caller that has
+// seen the result finds the slot free. Hooks run without a slot. A command that ended at its
+// limit or was canceled while its work was running holds the slot until the work returns.
+//
+// A Pool is safe for concurrent use, and several services can share it. The zero value is a
+// pool without bounds.
 type Pool struct {
 	max      int // threads; 0 for no bound
-	places   int // threads and queue; 0 for no bound
+	slots    int // threads and queue; 0 for no bound
 	overflow Overflow
 
 	mu      sync.Mutex
-	running int           // workers; guarded by mu
-	waiting int           // accepted, but not running; guarded by mu
-	held    int           // goroutines beside the workers; guarded by mu
+	running int           // commands that a worker has; guarded by mu
+	waiting int           // commands that no worker has yet; guarded by mu
+	held    int           // goroutines that work without a slot; guarded by mu
 	queue   queue         // of those that could run; guarded by mu
 	shut    bool          // guarded by mu
 	idle    chan struct{} // closed when nothing is left after shut; guarded by mu
 	ended   bool          // idle is closed; guarded by mu
 }
 
-// NewPool makes a pool. The error joins all that is wrong with cfg.
+// NewPool makes a pool. The error joins all that is wrong with cfg, and matches [ErrInvalid].
 func NewPool(cfg PoolConfig) (*Pool, error) {
-	var bad problems
-	if cfg.MaxThreads < 0 {
-		bad.say("PoolConfig.MaxThreads: %d is negative", cfg.MaxThreads)
-	}
-	if cfg.MaxQueue < 0 && cfg.MaxQueue != NoQueue {
-		bad.say("PoolConfig.MaxQueue: %d is negative", cfg.MaxQueue)
-	}
-	if cfg.Overflow > Discard {
-		bad.say("PoolConfig.Overflow: %d is unknown", uint8(cfg.Overflow))
-	}
-	if err := bad.err(); err != nil {
+	if err := cfg.check(); err != nil {
 		return nil, err
 	}
 	p := &Pool{max: cfg.MaxThreads, overflow: cfg.Overflow}
 	if p.max > 0 && cfg.MaxQueue != 0 {
-		p.places = p.max + max(cfg.MaxQueue, 0)
+		p.slots = p.max + max(cfg.MaxQueue, 0)
 	}
 	return p, nil
 }
 
-// Load tells how many commands run, and how many wait for a turn or for their
-// dependencies.
+// Load returns the number of commands that run, and of those that wait for a worker or
+// for their dependencies. A command whose result is known is in neither, even if its hooks
+// still run.
 func (p *Pool) Load() (running, waiting int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -109,8 +132,12 @@ func (p *Pool) Load() (running, waiting int) {
 // Shutdown has the pool reject what is started from now on, and waits until all
 // that was started before has ended, hooks included; then no goroutine of it is left. When
 // ctx ends first its error is returned, and the rest goes on ending. Shutdown may be called
-// again, to wait again. Mirrors Expeditor::Service#shutdown, which does not wait.
+// again, to wait again. A nil ctx is an error that matches [ErrInvalid], and shuts nothing
+// down. Mirrors Expeditor::Service#shutdown, which does not wait.
 func (p *Pool) Shutdown(ctx context.Context) error {
+	if ctx == nil {
+		return invalid("Shutdown: %s", nilContext)
+	}
 	idle := p.shutdown()
 	select {
 	case <-idle:
@@ -135,7 +162,7 @@ func (p *Pool) shutdown() <-chan struct{} {
 	return p.idle
 }
 
-// ending tells Shutdown if nothing is left. The caller holds mu.
+// ending wakes Shutdown if nothing is left. The caller holds mu.
 func (p *Pool) ending() {
 	if p.shut && !p.ended && p.running+p.waiting+p.held == 0 {
 		p.ended = true
@@ -143,7 +170,7 @@ func (p *Pool) ending() {
 	}
 }
 
-// entry is a job's place in a pool. The job's work does not panic, but may end its
+// entry is a job's slot in a pool. The job's work does not panic, but may end its
 // goroutine.
 type entry struct {
 	job        job
@@ -154,34 +181,34 @@ type entry struct {
 type entryState uint8
 
 const (
-	outside entryState = iota // not in the pool, or no more
-	parked                    // has a place, but cannot run yet
+	outside entryState = iota // holds no slot, or no longer
+	parked                    // holds a slot, but cannot run yet
 	queued                    // could run
 	taken                     // a worker has it
 )
 
-// verdict is what a pool says to a job.
+// verdict is a pool's decision about a job.
 type verdict uint8
 
 const (
 	accepted  verdict = iota
 	yours             // the caller has to run it
-	full              // no place
-	discarded         // no place, and nobody is to be told
-	closed            // no place ever again
+	full              // no slot
+	discarded         // no slot, and not to be counted
+	closed            // no slot ever again
 )
 
-// enter asks for a place. With ready the job runs as soon as a worker is free,
-// else it waits until it is made ready. One that waits counts as if it were queued, and
-// never holds a worker: workers always get on, so that no two jobs can wait for each
-// other's.
+// enter acquires a slot. If ready is set the job runs as soon as a worker is free,
+// else it waits until ready is called. A waiting job counts as if it were queued, and
+// never holds a worker: workers always make progress, so that no two jobs can wait for
+// each other's.
 func (p *Pool) enter(e *entry, ready bool) verdict {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
 	case p.shut:
 		return closed
-	case p.places == 0 || p.running+p.waiting < p.places:
+	case p.slots == 0 || p.running+p.waiting < p.slots:
 	case p.overflow == CallerRuns:
 		p.held++
 		return yours
@@ -198,7 +225,7 @@ func (p *Pool) enter(e *entry, ready bool) verdict {
 	return accepted
 }
 
-// ready lets a job run that has a place. It may be called more than once.
+// ready lets a job run that has a slot. It may be called more than once.
 func (p *Pool) ready(e *entry) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -207,61 +234,91 @@ func (p *Pool) ready(e *entry) {
 	}
 }
 
-// dispatch gives a parked job to a worker, or queues it. The caller holds mu.
+// dispatch starts a worker for a parked job, or queues it. A non-empty queue always has a
+// worker that comes back to it, from a job or from its hooks. The caller holds mu.
 func (p *Pool) dispatch(e *entry) {
-	if p.max > 0 && p.running >= p.max {
+	if p.busy() || p.queue.head != nil {
 		e.state = queued
 		p.queue.push(e)
 		return
 	}
-	p.running++
 	p.take(e)
 	go p.serve(e)
 }
 
+// busy reports whether as many jobs run as may. The caller holds mu.
+func (p *Pool) busy() bool { return p.max > 0 && p.running >= p.max }
+
+// take assigns a waiting job to a worker. The caller holds mu.
 func (p *Pool) take(e *entry) {
 	p.waiting--
+	p.running++
 	e.state = taken
 }
 
-// serve is a worker: it does jobs as long as there are some.
+// serve is a worker: it runs jobs until there are none.
 func (p *Pool) serve(e *entry) {
 	defer func() {
 		if e != nil { // the job ended the goroutine
-			if e = p.finished(); e != nil {
+			if e = p.next(e); e != nil {
 				go p.serve(e)
 			}
 		}
 	}()
 	for e != nil {
 		e.job.work()
-		e = p.finished()
+		e = p.next(e)
 	}
 }
 
-// finished gives a worker its next job; without one the worker is no more.
-func (p *Pool) finished() *entry {
+// next returns the worker's next job after e, or nil if the worker has to end.
+func (p *Pool) next(e *entry) *entry {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	e := p.queue.pop()
-	if e == nil {
-		p.running--
-		p.ending()
-		return nil
+	p.vacate(e)
+	p.held--
+	if e = nil; !p.busy() {
+		e = p.queue.pop()
 	}
-	p.take(e)
+	if e != nil {
+		p.take(e)
+	}
+	p.ending()
 	return e
 }
 
-// leave gives up the place of a job that has not begun.
-func (p *Pool) leave(e *entry) {
+// vacate releases the slot of a job that a worker has. The worker goes on without one. The
+// caller holds mu.
+func (p *Pool) vacate(e *entry) {
+	if e.state == taken {
+		e.state = outside
+		p.running--
+		p.held++
+	}
+}
+
+// finished releases the slot of a job whose outcome is about to be known.
+func (p *Pool) finished(e *entry) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.vacate(e)
+}
+
+// leave releases the slot of a job that was ended from outside. A job that has begun keeps
+// its slot until its work returns.
+func (p *Pool) leave(e *entry, begun bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch e.state {
 	case queued:
 		p.queue.remove(e)
 	case parked:
-	case outside, taken:
+	case taken:
+		if !begun {
+			p.vacate(e)
+		}
+		return
+	case outside:
 		return
 	}
 	e.state = outside
@@ -269,7 +326,7 @@ func (p *Pool) leave(e *entry) {
 	p.ending()
 }
 
-// hold has Shutdown wait for a goroutine that is no worker, until release.
+// hold makes Shutdown wait for a goroutine that is no worker, until release.
 func (p *Pool) hold() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -45,7 +45,7 @@ func (t *retrying) run(ctx context.Context, c *core) (breaker.Result, error) {
 			return c.interrupted(ctx, err)
 		}
 		callBack(o, retries+1, err)
-		if !t.count(c) {
+		if !t.count(c) { //nolint:contextcheck // a report of a panic has no context
 			return breaker.Ignored, errSettled
 		}
 	}
@@ -153,17 +153,20 @@ func pause(ctx context.Context, d time.Duration) {
 func checkRetry(o *retry.Retryable) error {
 	var bad problems
 	if o.Tries < 0 && o.Tries != retry.Infinite {
-		bad.say("Retryable.Tries: %d is negative", o.Tries)
+		bad.say("Retryable.Tries: %d is negative: write 1 or more, 0 for 2, or retry.Infinite", o.Tries)
 	}
-	if o.Sleep < 0 && o.Sleep != retry.NoSleep {
-		bad.say("Retryable.Sleep: %v is negative", o.Sleep)
+	switch {
+	case o.Sleep < 0 && o.Sleep != retry.NoSleep:
+		bad.say("Retryable.Sleep: %v is negative: write a duration such as time.Second, or retry.NoSleep", o.Sleep)
+	case o.Sleep > 0 && o.Sleep < time.Millisecond:
+		bad.say("Retryable.Sleep: %v is below a millisecond, did you forget the unit? Write a duration such as time.Second, or retry.NoSleep", o.Sleep)
 	}
 	isNil := func(m retry.Match) bool { return m == nil }
 	if slices.ContainsFunc(o.On, isNil) || slices.ContainsFunc(o.Not, isNil) {
-		bad.say("Retryable.On, Retryable.Not: a Match is nil")
+		bad.say("Retryable.On, Retryable.Not: a Match is nil: leave it out")
 	}
 	if slices.Contains(o.Matching, nil) {
-		bad.say("Retryable.Matching: a Pattern is nil")
+		bad.say("Retryable.Matching: a Pattern is nil: leave it out")
 	}
 	return bad.err()
 }

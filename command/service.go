@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,9 +18,9 @@ type ServiceConfig struct {
 	// Name is what the service is called in errors and changes. It may be empty.
 	Name string `json:"name,omitempty"`
 
-	// Threshold is the ratio of failures and time-outs at which the circuit opens. Zero means
-	// 0.5, breaker.Zero a threshold of 0; any other negative value is an error. Mirrors
-	// threshold.
+	// Threshold is the ratio of failures and timeouts at which the circuit opens. Zero means
+	// 0.5, breaker.Zero a threshold of 0, breaker.Never a circuit that never opens; any other
+	// negative value and a value above 1 are errors. Mirrors threshold.
 	Threshold float64 `json:"threshold,omitempty"`
 
 	// NonBreakCount is how many results the window must hold before the circuit can open.
@@ -27,20 +28,22 @@ type ServiceConfig struct {
 	NonBreakCount int `json:"non_break_count,omitempty"`
 
 	// Sleep is how long the circuit stays open before a trial. Zero means 1s, breaker.Zero
-	// no time; any other negative value is an error. Mirrors sleep.
+	// no time; any other negative value is an error, as is less than a millisecond. Mirrors
+	// sleep.
 	Sleep time.Duration `json:"sleep,omitempty"`
 
-	// Period is the length of the window. Zero means 10s; negative is an error. Mirrors
-	// period.
+	// Period is the length of the window. Zero means 10s; negative is an error, as is less
+	// than a millisecond. Mirrors period.
 	Period time.Duration `json:"period,omitempty"`
 
-	// OnStateChange is told when the circuit opens and closes: see [breaker.Config].
+	// OnStateChange is called when the circuit opens and closes: see [breaker.Config]. A panic
+	// of it while a command runs is reported like that of a hook, and changes nothing.
 	OnStateChange func(breaker.Change) `json:"-"`
 
 	// Breaker, if set, is used in place of one made of the fields above, which must be zero
-	// then. Commands and whatever else it guards, an HTTP upstream say, share its state and
-	// its counters. One with a gobreaker as engine must be two-step: a plain one refuses all
-	// commands.
+	// then. Commands and whatever else it guards, such as an HTTP upstream, share its state and
+	// its counters. One with a gobreaker as engine must be two-step: a plain one is an error, as
+	// it admits no command.
 	Breaker *breaker.Breaker `json:"-"`
 
 	// Executor is the pool in which commands run. Nil means a pool of the service's own,
@@ -48,11 +51,13 @@ type ServiceConfig struct {
 	Executor *Pool `json:"-"`
 
 	// Classify says how what an attempt ended with is counted; nil for a success. It must be
-	// safe for concurrent use, and must not block. Nil means [Classify].
+	// safe for concurrent use, and must not block. If it panics the command fails with a
+	// [*PanicError]. Nil means [Classify].
 	Classify func(err error) breaker.Result `json:"-"`
 
-	// HookPanic is told of a hook that panicked, in the hook's goroutine. A command's
-	// [Config] can name another. Nil tells nobody.
+	// HookPanic receives the panics of hooks and of OnStateChange, in the goroutine of the
+	// panic. A command's [Config] can name another. Nil logs them to slog.Default at level
+	// Error, with the stack.
 	HookPanic func(*PanicError) `json:"-"`
 }
 
@@ -93,14 +98,23 @@ func (c ServiceConfig) breaker() (*breaker.Breaker, error) {
 			Sleep: c.Sleep, Period: c.Period, OnStateChange: c.OnStateChange,
 		})
 		if err != nil {
-			return nil, fmt.Errorf("%w: ServiceConfig: %w", ErrInvalid, err)
+			return nil, problems{ofService(err)}.err()
 		}
 		return b, nil
 	}
+	var bad problems
 	if c.Threshold != 0 || c.NonBreakCount != 0 || c.Sleep != 0 || c.Period != 0 || c.OnStateChange != nil {
-		return nil, invalid("ServiceConfig.Breaker: a breaker is given, and settings to make one too")
+		bad.say("ServiceConfig.Breaker: a breaker is given, and settings to make one too: leave out Threshold, NonBreakCount, Sleep, Period and OnStateChange, or Breaker")
 	}
-	return c.Breaker, nil
+	if !c.Breaker.AdmitsByHand() {
+		bad.say("ServiceConfig.Breaker: admits no command: make it by breaker.New, or by breaker.FromGobreaker of a two-step gobreaker")
+	}
+	return c.Breaker, bad.err()
+}
+
+// ofService is what a breaker says of its settings, in the words of a ServiceConfig.
+func ofService(err error) error {
+	return errors.New(strings.ReplaceAll(err.Error(), "breaker: Config.", "command: ServiceConfig."))
 }
 
 var defaultService = sync.OnceValue(func() *Service { //nolint:gochecknoglobals // one for the process, as in the gem
@@ -167,17 +181,24 @@ func (s *Service) Executor() *Pool { return s.pool }
 // [Pool.Shutdown]. Commands can still be started in the calling goroutine. For the default service it is an error that
 // matches [ErrInvalid]. Mirrors Expeditor::Service#shutdown, which does not wait.
 func (s *Service) Shutdown(ctx context.Context) error {
+	if !s.made() {
+		return invalid("Shutdown: the service is nil, or was not made by NewService")
+	}
 	if s == defaultService() {
 		return invalid("the default service belongs to all, and cannot be shut down")
 	}
 	return s.pool.Shutdown(ctx)
 }
 
-// RunIfAllowed runs f if the service's breaker lets it, and gives what f gives;
+// RunIfAllowed runs f if the service's breaker admits it, and returns what f returns;
 // else the error is a [*CircuitBreakError]. It counts nothing, not even the refusal, but a
-// trial that succeeds closes the circuit. A panic of f passes through. Mirrors
-// Expeditor::Service#run_if_allowed.
+// trial that succeeds closes the circuit. A panic of f passes through. A nil service or
+// function is an error that matches [ErrInvalid]. Mirrors Expeditor::Service#run_if_allowed.
 func RunIfAllowed[T any](s *Service, f func() (T, error)) (T, error) {
+	if err := checkRun(s, f == nil); err != nil {
+		var none T
+		return none, err
+	}
 	if s.breaker == nil {
 		return f()
 	}
@@ -198,17 +219,40 @@ func RunIfAllowed[T any](s *Service, f func() (T, error)) (T, error) {
 	return v, err
 }
 
-// problems collects all that is wrong with a configuration.
+// checkRun finds what is wrong with the arguments of RunIfAllowed.
+func checkRun(s *Service, noFunction bool) error {
+	switch {
+	case !s.made():
+		return invalid("RunIfAllowed: the service is nil, or was not made by NewService: pass one that was")
+	case noFunction:
+		return invalid("RunIfAllowed: the function is nil: pass one")
+	}
+	return nil
+}
+
+// made reports whether a constructor made the service.
+func (s *Service) made() bool { return s != nil && s.pool != nil }
+
+// problems collects all that is wrong with a configuration, a line for each.
 type problems []error
 
 func (p *problems) say(format string, args ...any) {
-	*p = append(*p, fmt.Errorf(format, args...))
+	*p = append(*p, fmt.Errorf("command: "+format, args...))
 }
 
 // err joins them; it matches ErrInvalid.
-func (p *problems) err() error {
-	if len(*p) == 0 {
+func (p problems) err() error {
+	if len(p) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%w: %w", ErrInvalid, errors.Join(*p...))
+	return &invalidError{errors.Join(p...)}
 }
+
+// invalidError is an error that matches ErrInvalid, whatever its text.
+type invalidError struct{ error }
+
+// Is reports whether target is [ErrInvalid].
+func (e *invalidError) Is(target error) bool { return target == ErrInvalid }
+
+// Unwrap returns what is wrong.
+func (e *invalidError) Unwrap() error { return e.error }

@@ -149,7 +149,7 @@ func TestCancel(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := service(t, ServiceConfig{Threshold: 2})
+				s := service(t, ServiceConfig{Threshold: breaker.Never})
 				ctx, cancel := context.WithCancel(t.Context())
 				epoch := time.Now()
 				time.AfterFunc(10*ms+1, cancel)

@@ -85,12 +85,16 @@ func serveGRPC(t *testing.T, l net.Listener, service testgrpc.TestServiceServer,
 // its calls.
 func streamUpstream(t *testing.T, policies ...pillion.Policy) (u *pillion.Upstream, b *breaker.Breaker, events *eventLog) {
 	t.Helper()
-	b, err := breaker.New(breaker.Config{Threshold: 2})
+	b, err := breaker.New(breaker.Config{Threshold: breaker.Never})
 	if err != nil {
 		t.Fatal(err)
 	}
 	events = &eventLog{ends: make(chan pillion.Outcome, 1000)}
-	u, err = pillion.New("upstream", append(policies, b, pillion.Listener(events.hear), pillion.HTTP{ReplayBuffer: 1 << 20})...)
+	policies = append(policies, b, pillion.Listener(events.hear))
+	if !slices.ContainsFunc(policies, func(p pillion.Policy) bool { _, ok := p.(pillion.HTTP); return ok }) {
+		policies = append(policies, pillion.HTTP{ReplayBuffer: 1 << 20})
+	}
+	u, err = pillion.New("upstream", policies...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -44,7 +44,7 @@ func TestGRPCWire(t *testing.T) {
 		requests int64 // at the server, for 2 attempts
 	}{
 		{"NO_ERROR", rst(http2.ErrCodeNo), "reset", pillion.RemoteReset, pillion.UR, 2},
-		{"PROTOCOL_ERROR", rst(http2.ErrCodeProtocol), "reset", pillion.RemoteReset, pillion.UR, 2},
+		{"PROTOCOL_ERROR", rst(http2.ErrCodeProtocol), "reset", pillion.MalformedAnswer, pillion.UPE, 2},
 		{"INTERNAL_ERROR", rst(http2.ErrCodeInternal), "reset", pillion.RemoteReset, pillion.UR, 2},
 		{"CANCEL", rst(http2.ErrCodeCancel), "reset", pillion.RemoteReset, pillion.UR, 2},
 		{"ENHANCE_YOUR_CALM", rst(http2.ErrCodeEnhanceYourCalm), "reset", pillion.RemoteReset, pillion.UR, 2},
@@ -101,5 +101,84 @@ func TestGRPCWire_otherStatus(t *testing.T) {
 	_, err = testgrpc.NewTestServiceClient(conn).EmptyCall(t.Context(), &testgrpc.Empty{})
 	if status.Code(err) != codes.Code(77) || script.requests.Load() != 1 {
 		t.Errorf("got %v after %d requests, want status 77 after 1", err, script.requests.Load())
+	}
+}
+
+// TestGRPCWire_malformed has a server send what is no gRPC response, or breaks off within one:
+// flags and details are Envoy's, and behind response headers nothing is retried.
+func TestGRPCWire_malformed(t *testing.T) {
+	head := func(s *stream) { s.answer(false, ":status", "200", "content-type", "application/grpc") }
+	behind := func(act func(s *stream)) func(s *stream) {
+		return func(s *stream) {
+			head(s)
+			act(s)
+		}
+	}
+	rst := func(code http2.ErrCode) func(s *stream) { return func(s *stream) { s.rst(code) } }
+	data := func(end bool, body string) func(s *stream) {
+		return func(s *stream) { _ = s.framer.WriteData(s.id, end, []byte(body)) }
+	}
+	tests := []struct {
+		name     string
+		act      func(s *stream)
+		code     codes.Code
+		detail   pillion.Detail
+		flags    pillion.Flags
+		attempts int
+	}{
+		{"grpc-status: abc", func(s *stream) { s.trailersOnly("abc") }, codes.Unavailable, pillion.MalformedAnswer, pillion.UPE, 2},
+		{"a header name in capitals", func(s *stream) {
+			s.answer(true, ":status", "200", "content-type", "application/grpc", "X-Capital", "1", "grpc-status", "0")
+		}, codes.Unavailable, pillion.MalformedAnswer, pillion.UPE, 2},
+		{"no content-type", func(s *stream) { s.answer(true, ":status", "200", "grpc-status", "0") }, codes.Unknown, pillion.ViaUpstream, 0, 1},
+		{"NO_ERROR behind the header", behind(rst(http2.ErrCodeNo)), codes.Internal, pillion.RemoteResetAfter, pillion.UR, 1},
+		{"PROTOCOL_ERROR behind the header", behind(rst(http2.ErrCodeProtocol)), codes.Internal, pillion.MalformedAnswerAfter, pillion.UPE, 1},
+		{"CANCEL behind the header", behind(rst(http2.ErrCodeCancel)), codes.Canceled, pillion.RemoteResetAfter, pillion.UR, 1},
+		{"a second header", behind(head), codes.Internal, pillion.MalformedAnswerAfter, pillion.UPE, 1},
+		{"no trailers", behind(data(true, "")), codes.Internal, pillion.MalformedAnswerAfter, pillion.UPE, 1},
+		{"a cut message and no trailers", behind(data(true, "\x00\x00\x00\x00\x05hi")), codes.Internal, pillion.MalformedAnswerAfter, pillion.UPE, 1},
+		{"a cut message and trailers", behind(func(s *stream) {
+			data(false, "\x00\x00\x00\x00\x05hi")(s)
+			s.answer(true, "grpc-status", "0")
+		}), codes.Internal, pillion.ViaUpstream, 0, 1},
+		{"a message that cannot be read, and trailers", behind(func(s *stream) {
+			data(false, "\x00\x00\x00\x00\x01\xff")(s)
+			s.answer(true, "grpc-status", "0")
+		}), codes.Internal, pillion.ViaUpstream, 0, 1},
+	}
+	for _, test := range tests {
+		for _, streaming := range []bool{false, true} {
+			t.Run(test.name+map[bool]string{false: ", unary", true: ", stream"}[streaming], func(t *testing.T) {
+				wantNoLeaks(t)
+				u, _, events := streamUpstream(t, retry.Config{On: "reset,internal,cancelled,unavailable", Rand: func() float64 { return 0 }}, limits.Config{MaxRequests: 1})
+				var script h2script
+				server := serveScript(t, func(_ *scripted, conn net.Conn) { script.play(conn, test.act) })
+				conn, err := grpc.NewClient("passthrough:///"+server.addr(),
+					append(pilliongrpc.DialOptions(u), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = conn.Close() })
+				c := testgrpc.NewTestServiceClient(conn)
+				if streaming {
+					s := startStream(t.Context(), t, c)
+					_ = s.CloseSend()
+					_, err = s.Recv()
+				} else {
+					_, err = c.EmptyCall(t.Context(), &testgrpc.Empty{})
+				}
+				end := wantSoon(t, events.ends, "the end of the call")
+				flags := test.flags
+				if test.attempts > 1 {
+					flags |= pillion.URX
+				}
+				if status.Code(err) != test.code || end.Detail != test.detail || end.Flags != flags {
+					t.Errorf("got %v, %v %v, want %v, %v %v", err, end.Flags, end.Detail, test.code, flags, test.detail)
+				}
+				if got := events.count(pillion.EventAttempt); got != test.attempts {
+					t.Errorf("got %d attempts, want %d", got, test.attempts)
+				}
+			})
+		}
 	}
 }

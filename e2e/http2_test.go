@@ -42,14 +42,14 @@ type guarded struct {
 
 func newGuarded(t *testing.T, base http.RoundTripper, retries retry.Config, more ...pillion.Policy) *guarded {
 	t.Helper()
-	b, err := breaker.New(breaker.Config{Name: "upstream", Threshold: 2})
+	b, err := breaker.New(breaker.Config{Name: "upstream", Threshold: breaker.Never})
 	if err != nil {
 		t.Fatal(err)
 	}
 	g := &guarded{breaker: b, ends: make(chan pillion.Outcome, 8)}
 	retries.Rand = func() float64 { return 0 }
 	policies := []pillion.Policy{
-		timeout.Config{Total: time.Hour, PerTry: time.Hour},
+		timeout.Config{Total: 2 * time.Hour, PerTry: time.Hour},
 		retries,
 		limits.Config{MaxRequests: 1},
 		b,

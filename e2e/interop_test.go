@@ -55,7 +55,7 @@ func sideOf(t *testing.T, name string, tracer *tracing.Tracer, log *eventLog, cl
 	} else {
 		policies = append(policies, tracing.Server{Tracer: tracer})
 	}
-	policies = append(policies, limits.Config{}, breaker.Config{Threshold: 2}, pillion.HTTP{ReplayBuffer: 1 << 20})
+	policies = append(policies, limits.Config{}, breaker.Config{Threshold: breaker.Never}, pillion.HTTP{ReplayBuffer: 1 << 20})
 	if log != nil {
 		policies = append(policies, pillion.Listener(log.hear))
 	}

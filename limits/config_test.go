@@ -38,6 +38,12 @@ func TestConfigErrors(t *testing.T) {
 			[]string{"limits: Config.RetryBudget.BudgetPercent: 100.1 is not within 0 and 100"},
 		},
 		{
+			"BudgetPercent that is a ratio",
+			Config{RetryBudget: &RetryBudget{BudgetPercent: 0.2}},
+			[]string{"limits: Config.RetryBudget.BudgetPercent: 0.2 is below 1; write 20 for 20 percent"},
+		},
+		{"BudgetPercent of one", Config{RetryBudget: &RetryBudget{BudgetPercent: 1}}, nil},
+		{
 			"BudgetPercent that is no number",
 			Config{RetryBudget: &RetryBudget{BudgetPercent: math.NaN()}},
 			[]string{"limits: Config.RetryBudget.BudgetPercent: NaN is not within 0 and 100"},
@@ -107,7 +113,7 @@ func TestMaxRetries(t *testing.T) {
 		active int64
 		want   int
 	}{
-		{"default", Config{}, 1000, 3},
+		{"Envoy's default", Config{MaxRetries: DefaultMaxRetries}, 1000, 3},
 		{"five", Config{MaxRetries: 5}, 0, 5},
 		{"none", Config{MaxRetries: Zero}, 1000, 0},
 		{"default budget, idle", budget(0, 0), 0, 3},
@@ -130,7 +136,7 @@ func TestMaxRetries(t *testing.T) {
 			l := tc.cfg.limiter("recipes")
 			l.requests.Store(tc.active)
 			got := 0
-			for got < 10000 && l.acquireRetry(true) {
+			for got < 10000 && l.acquireRetry(0) {
 				got++
 			}
 			if got != tc.want {
@@ -140,7 +146,7 @@ func TestMaxRetries(t *testing.T) {
 				return
 			}
 			l.releaseRetry()
-			if !l.acquireRetry(true) || l.acquireRetry(true) {
+			if !l.acquireRetry(0) || l.acquireRetry(0) {
 				t.Error("want exactly one place after one was given back")
 			}
 		})
@@ -163,7 +169,7 @@ func TestConfigIsCopied(t *testing.T) {
 	l := Config{RetryBudget: b}.limiter("recipes")
 	b.MinRetryConcurrency, b.BudgetPercent = 5, 100
 	l.requests.Store(4)
-	if !l.acquireRetry(true) || l.acquireRetry(true) {
+	if !l.acquireRetry(0) || l.acquireRetry(0) {
 		t.Error("want one retry, as the budget was when the upstream was made")
 	}
 }

@@ -93,7 +93,7 @@ func crowd(t *testing.T) {
 	const places = 8
 	var now, most, passed, refused atomic.Int64
 	u := upstream(t,
-		retry.Config{On: "5xx", NumRetries: 2, BaseInterval: time.Microsecond},
+		retry.Config{On: "5xx", NumRetries: 2, BaseInterval: time.Millisecond},
 		Config{MaxRequests: places, MaxRetries: 4},
 		census{&now, &most})
 	one := func(i int) {
@@ -158,7 +158,7 @@ func TestCrowdOfRetries(t *testing.T) {
 	for range 64 {
 		crowd.Go(func() {
 			for range 1000 {
-				if l.acquireRetry(true) {
+				if l.acquireRetry(0) {
 					if got := now.Add(1); got > 3 {
 						t.Errorf("got %d retries at once, want at most 3", got)
 					}

@@ -49,7 +49,7 @@ func ExampleConfig() {
 	defer third.Body.Close()
 	fmt.Println(third.StatusCode)
 	// Output:
-	// Get "http://recipes/2": limits: recipes: max_requests of 1 reached
+	// Get "http://recipes/2": limits: recipes: max_requests of 1 reached; is the body of every response closed?
 	// 200
 }
 

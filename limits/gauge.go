@@ -3,7 +3,7 @@ package limits
 import "github.com/pillion-go/pillion"
 
 // offer offers Envoy's gauges of a circuit breaker: rq_open and rq_retry_open are 1
-// while all places are taken, the remaining ones tell how many are free.
+// while all slots are taken, the remaining ones are how many are free.
 func (l *limiter) offer(s *pillion.Site, c Config) {
 	const prefix = "circuit_breakers.default."
 	s.Gauge(prefix+"rq_open", func() uint64 { return flag(l.max > 0 && l.requests.Load() >= l.max) })
@@ -12,6 +12,9 @@ func (l *limiter) offer(s *pillion.Site, c Config) {
 		return
 	}
 	s.Gauge(prefix+"remaining_rq", func() uint64 { return remaining(l.max, l.requests.Load()) })
+	if !c.limitsRetries() {
+		return
+	}
 	s.Gauge(prefix+"remaining_retries", func() uint64 {
 		if c.RetryBudget != nil {
 			return 0

@@ -54,6 +54,13 @@ func TestGauges(t *testing.T) {
 			map[string]uint64{open: 0, retryOpen: 0},
 		},
 		{
+			"tracked, but no limit of retries",
+			Config{MaxRequests: 1, TrackRemaining: true},
+			map[string]uint64{open: 0, retryOpen: 0, left: 1},
+			map[string]uint64{open: 1, retryOpen: 0, left: 0},
+			map[string]uint64{open: 0, retryOpen: 0, left: 1},
+		},
+		{
 			"all taken",
 			Config{MaxRequests: 1, MaxRetries: 1, TrackRemaining: true},
 			map[string]uint64{open: 0, retryOpen: 0, left: 1, retriesLeft: 1},

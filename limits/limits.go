@@ -1,23 +1,29 @@
 // Package limits refuses calls when too many are under way, as Envoy's circuit
-// breakers do: so many requests at once, so many retries at once.
+// breakers do: so many requests at a time, so many retries at a time.
 //
 // A refusal is immediate; nothing waits in a queue. A refused request is a
-// [*FullError]; a refused retry leaves the upstream's answer as the result.
+// [*FullError]; a refused retry leaves the upstream's response as the result.
 //
 //	recipes, err := pillion.New("recipes",
 //		retry.Config{On: "5xx"},
 //		limits.Config{MaxRequests: 200, RetryBudget: &limits.RetryBudget{BudgetPercent: 25}},
 //	)
 //
-// It stands inside retry: a place is held from the start of a try to the end of
-// its answer's body, and not during back-offs. A retry's place is held from the
-// decision to retry to the head of the answer.
+// It stands inside retry: a slot is held from the start of an attempt to the end of
+// its response's body, and not during back-offs. A retry's slot is held from the
+// decision to retry until the response headers arrive.
+//
+// Without MaxRetries and RetryBudget the retry policy's own budget holds, which
+// counts calls and retries over time. MaxRetries: DefaultMaxRetries is what Envoy does
+// by default: it refuses retries of a busy upstream even where few calls fail.
 package limits
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"strings"
 	"sync/atomic"
 
 	"github.com/pillion-go/pillion"
@@ -26,7 +32,8 @@ import (
 // Zero is a limit of zero: nothing is let through.
 const Zero = -1
 
-// The limits of a Config that names none, as in Envoy.
+// The limits that Envoy has by default. Those of a Config that names none are the
+// same, but for DefaultMaxRetries, which must be named.
 const (
 	DefaultMaxRequests         = 1024
 	DefaultMaxRetries          = 3
@@ -45,32 +52,37 @@ type FullError struct {
 }
 
 func (e *FullError) Error() string {
-	return fmt.Sprintf("limits: %s: %s of %d reached", e.Upstream, e.Limit, e.Max)
+	text := fmt.Sprintf("limits: %s: %s of %d reached", e.Upstream, e.Limit, e.Max)
+	if e.Max > 0 {
+		text += "; is the body of every response closed?"
+	}
+	return text
 }
 
 // Is reports whether target is [ErrFull].
 func (e *FullError) Is(target error) bool { return target == ErrFull }
 
-// Config says how much may be under way at once. It is a policy, to stand inside
+// Config says how much may be under way at a time. It is a policy, to stand inside
 // retry; each upstream that it is given to counts for itself. It mirrors
 // circuit_breakers.thresholds of Envoy's Cluster, priority DEFAULT.
 type Config struct {
-	// MaxRequests is how many tries may be under way at once, bodies included. 0 means
+	// MaxRequests is how many attempts may be under way at a time, bodies included. Zero means
 	// 1024, the constant Zero lets nothing through, any other negative value is an error.
 	MaxRequests int `json:"max_requests,omitempty"`
 
-	// MaxRetries is how many retries may be under way at once, those that wait out
-	// their back-off included. 0 means 3, the constant Zero forbids retries, any other
-	// negative value is an error. It has no effect beside a RetryBudget.
+	// MaxRetries is how many retries may be under way at a time, those that wait out
+	// their back-off included. 0 means no such limit: the budget of the retry policy holds. The
+	// constant Zero forbids retries, DefaultMaxRetries is Envoy's default, any other
+	// negative value is an error. Beside a RetryBudget it matters for gauges alone.
 	MaxRetries int `json:"max_retries,omitempty"`
 
 	// RetryBudget bounds retries by a share of the requests under way. Nil means that
 	// MaxRetries holds.
 	RetryBudget *RetryBudget `json:"retry_budget,omitempty"`
 
-	// TrackRemaining also offers how many places are left, as the gauges
+	// TrackRemaining also offers how many slots are left, as the gauges
 	// circuit_breakers.default.remaining_rq and remaining_retries; the latter is always 0
-	// beside a RetryBudget. Mirrors track_remaining.
+	// beside a RetryBudget, and absent without MaxRetries. Mirrors track_remaining.
 	TrackRemaining bool `json:"track_remaining,omitempty"`
 
 	// MaxConnections needs a connection pool of the library's own: for now, any value but
@@ -86,7 +98,7 @@ type Config struct {
 // way, and always a few. Mirrors Envoy's RetryBudget.
 type RetryBudget struct {
 	// BudgetPercent is the share, in percent. 0 means 20, the constant Zero no share at all;
-	// any other value below 0, or one above 100, is an error.
+	// any other value that is not within 1 and 100 is an error.
 	BudgetPercent float64 `json:"budget_percent,omitempty"`
 
 	// MinRetryConcurrency is how many retries are always allowed. 0 means 3, the constant Zero
@@ -94,7 +106,7 @@ type RetryBudget struct {
 	MinRetryConcurrency int `json:"min_retry_concurrency,omitempty"`
 }
 
-// Role is that of a policy that holds a place for each try.
+// Role is that of a policy that holds a slot for each attempt.
 func (Config) Role() pillion.Role { return pillion.RoleLimits }
 
 // Wrap makes the counters of one upstream.
@@ -104,17 +116,26 @@ func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 	}
 	l := c.limiter(s.Upstream())
 	l.offer(s, c)
-	slot := s.Slot() // N is 1 while the attempt holds its place
-	s.LimitRetries(func(failed *pillion.Call) bool { return l.acquireRetry(failed.State(slot).N != 0) }, l.releaseRetry)
-	release := func(call *pillion.Call, _ *pillion.Outcome) {
-		call.State(slot).N = 0
-		l.requests.Add(-1)
+	call := l.guard(next)
+	if !c.limitsRetries() {
+		return call, nil
 	}
+	slot := s.Slot() // N is what a retry's budget adds to the requests for the attempt before it
+	s.LimitRetries(func(failed *pillion.Call) bool { return l.acquireRetry(failed.State(slot).N) }, l.releaseRetry)
+	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+		o := call(ctx, c)
+		c.State(slot).N = l.addition(c, o)
+		return o
+	}, nil
+}
+
+// guard holds a slot for each attempt.
+func (l *limiter) guard(next pillion.Func) pillion.Func {
+	release := func(*pillion.Call, *pillion.Outcome) { l.requests.Add(-1) }
 	return func(ctx context.Context, call *pillion.Call) *pillion.Outcome {
 		if !l.acquire() {
 			return call.Refuse(l.full, pillion.Overflow)
 		}
-		call.State(slot).N = 1
 		held := true
 		defer func() {
 			if held { // next panicked
@@ -125,8 +146,10 @@ func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 		held = false
 		o.OnEnd(call, release)
 		return o
-	}, nil
+	}
 }
+
+func (c Config) limitsRetries() bool { return c.MaxRetries != 0 || c.RetryBudget != nil }
 
 func (c Config) check() error {
 	var bad []error
@@ -139,9 +162,7 @@ func (c Config) check() error {
 	negative("MaxRetries", c.MaxRetries)
 	if b := c.RetryBudget; b != nil {
 		negative("RetryBudget.MinRetryConcurrency", b.MinRetryConcurrency)
-		if b.BudgetPercent != Zero && !(b.BudgetPercent >= 0 && b.BudgetPercent <= 100) {
-			bad = append(bad, fmt.Errorf("limits: Config.RetryBudget.BudgetPercent: %v is not within 0 and 100", b.BudgetPercent))
-		}
+		bad = append(bad, b.checkPercent())
 	}
 	unsupported := func(field string, value int) {
 		if value != 0 {
@@ -153,6 +174,17 @@ func (c Config) check() error {
 	return errors.Join(bad...)
 }
 
+func (b *RetryBudget) checkPercent() error {
+	const field = "limits: Config.RetryBudget.BudgetPercent"
+	switch p := b.BudgetPercent; {
+	case p > 0 && p < 1:
+		return fmt.Errorf("%s: %v is below 1; write %v for %v percent", field, p, 100*p, 100*p)
+	case p != Zero && !(p >= 0 && p <= 100):
+		return fmt.Errorf("%s: %v is not within 0 and 100", field, p)
+	}
+	return nil
+}
+
 // limiter counts what is under way at one upstream.
 type limiter struct {
 	requests   atomic.Int64
@@ -160,6 +192,7 @@ type limiter struct {
 	max        int64
 	most       int64       // MaxRetries
 	retried    atomic.Bool // a budget allowed what MaxRetries forbids
+	streams    atomic.Bool // the last response that was looked at came over HTTP/2 or later
 	maxRetries func(requests int64) int64
 	full       error // made once: refusing must be cheap
 }
@@ -204,15 +237,10 @@ func orDefault(value, standard int) int {
 
 func (l *limiter) acquire() bool { return take(&l.requests, l.max) }
 
-// acquireRetry asks for leave after an attempt that failed, which still holds its
-// place if its answer has a body. As in Envoy it is one of the requests under way, all the
-// same.
-func (l *limiter) acquireRetry(held bool) bool {
-	requests := l.requests.Load()
-	if !held {
-		requests++
-	}
-	ok := take(&l.retries, l.maxRetries(requests))
+// acquireRetry takes a slot for a retry, where so many more requests than those that hold
+// a slot are under way.
+func (l *limiter) acquireRetry(more int64) bool {
+	ok := take(&l.retries, l.maxRetries(l.requests.Load()+more))
 	if ok && l.most == 0 {
 		l.retried.Store(true)
 	}
@@ -221,8 +249,8 @@ func (l *limiter) acquireRetry(held bool) bool {
 
 func (l *limiter) releaseRetry() { l.retries.Add(-1) }
 
-// take takes one of so many places, if one is free. It counts nobody whom it
-// refuses, not even for a moment: another one would be refused beside a free place.
+// take takes one of so many slots, if one is free. It uses compare-and-swap, so that a
+// refused caller never occupies a slot: another one would be refused beside a free slot.
 func take(taken *atomic.Int64, places int64) bool {
 	for {
 		n := taken.Load()
@@ -233,4 +261,49 @@ func take(taken *atomic.Int64, places int64) bool {
 			return true
 		}
 	}
+}
+
+// addition is how many requests Envoy counts in addition to those that hold a slot, when
+// it asks its budget about a retry after o. The attempt that failed is one of them, unless it
+// was a stream that has ended.
+func (l *limiter) addition(c *pillion.Call, o *pillion.Outcome) int64 {
+	counted := int64(1)
+	if l.isEndedStream(c, o) {
+		counted = 0
+	}
+	if o.Open() {
+		return counted - 1
+	}
+	return counted
+}
+
+// isEndedStream reports whether an attempt was a stream of HTTP/2 or later that has ended.
+// net/http hands out a body also where the response has none. Without a response, a reset of the
+// stream proves it; otherwise the protocol is that of the response before.
+func (l *limiter) isEndedStream(c *pillion.Call, o *pillion.Outcome) bool {
+	resp, ok := o.Value.(*http.Response)
+	switch {
+	case o.Is.Any(pillion.ConnectFailure | pillion.Invalid | pillion.Refused):
+		return false
+	case ok:
+		if stream := resp.ProtoMajor >= 2; stream != l.streams.Load() {
+			l.streams.Store(stream)
+		}
+		return resp.ProtoMajor >= 2 && (!o.Open() || resp.ContentLength == 0 || c.Request().Method == http.MethodHead)
+	case o.Detail == pillion.RemoteReset || o.Detail == pillion.RemoteRefusedStream || isStreamError(o.Err):
+		return true
+	}
+	switch c.Request().Protocol {
+	case "grpc":
+		return !o.Open()
+	case "http":
+		return l.streams.Load()
+	}
+	return false
+}
+
+// isStreamError recognizes an error of net/http about one stream of HTTP/2, such as a reset
+// with PROTOCOL_ERROR. Its type has no name outside of net/http.
+func isStreamError(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "stream error: stream ID ")
 }

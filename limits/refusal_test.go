@@ -45,7 +45,7 @@ func TestRefusal(t *testing.T) {
 		if want := (FullError{Upstream: "recipes", Limit: "max_requests", Max: 1}); *refused != want {
 			t.Errorf("got %+v, want %+v", *refused, want)
 		}
-		if got, want := refused.Error(), "limits: recipes: max_requests of 1 reached"; got != want {
+		if got, want := refused.Error(), "limits: recipes: max_requests of 1 reached; is the body of every response closed?"; got != want {
 			t.Errorf("got text %q, want %q", got, want)
 		}
 		if info.Flags() != pillion.UO || info.Detail() != pillion.Overflow || info.Attempts() != 1 || !info.Done() {

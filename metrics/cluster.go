@@ -3,6 +3,8 @@ package metrics
 import (
 	"fmt"
 	"sync"
+
+	"github.com/pillion-go/pillion/internal/report"
 )
 
 // Cluster counts for one cluster, in Envoy's word for a service that is called.
@@ -49,11 +51,31 @@ type number interface {
 	used() bool
 }
 
-func (r row) used() bool {
+// used reports whether anything was counted. What cannot be read was not.
+func (r row) used() (used bool) {
 	if r.kind == histogramKind {
 		return r.bins.used()
 	}
+	defer r.unread(func() { used = false })
 	return r.num.used()
+}
+
+// read reads a number. It is not ok where the function of a gauge panics: there is nothing
+// to show then.
+func (r row) read() (n uint64, ok bool) {
+	if r.kind == counterKind { // it has no function
+		return r.num.Value(), true
+	}
+	defer r.unread(func() { n, ok = 0, false })
+	return r.num.Value(), true
+}
+
+// unread is deferred by those that read a number. It reports a panic, and calls then.
+func (r row) unread(then func()) {
+	if p := recover(); p != nil {
+		report.Panic("the function of the gauge "+r.name, p)
+		then()
+	}
 }
 
 func newCluster(r *Registry, name string) *Cluster {
@@ -87,20 +109,33 @@ func (c *Cluster) Gauge(name string) *Gauge {
 	return g
 }
 
-// ReadGauge has read asked whenever the gauge of that name is shown. It must be
-// fast and safe for concurrent use. A second function for one name takes the place of the
-// first, as an upstream that is made anew takes that of the old one.
+// ReadGauge has read called whenever the gauge of that name is shown. It must be fast and
+// safe for concurrent use. Where it panics the gauge is left out of the page, and the panic
+// is logged to [log/slog.Default]. A second function for one name takes the place of the
+// first, as an upstream that is made anew takes that of the old one. A nil function, and a
+// name of another statistic, panic.
 func (c *Cluster) ReadGauge(name string, read func() uint64) {
+	if err := c.offer(name, read); err != nil {
+		panic(err.Error())
+	}
+}
+
+// offer is ReadGauge with an error in place of a panic.
+func (c *Cluster) offer(name string, read func() uint64) error {
 	name = clean(name)
+	if read == nil {
+		return fmt.Errorf("metrics: the gauge %s%s has no function", c.prefix, name)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if r, ok := c.rows[name]; ok {
 		if _, mine := r.num.(readGauge); !mine {
-			panic(fmt.Sprintf("metrics: %s%s is a %v already", c.prefix, name, r.kind))
+			return fmt.Errorf("metrics: %s%s is a %v already", c.prefix, name, r.kind)
 		}
 		delete(c.rows, name)
 	}
 	c.put(name, row{kind: gaugeKind, num: readGauge(read)})
+	return nil
 }
 
 // Histogram gives the histogram of that name.

@@ -6,34 +6,36 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Collector gives a registry's statistics to Prometheus's client library, under the
-// names and labels of /stats/prometheus, beside whatever else a program measures. Nil
-// stands for [Default]. It describes nothing beforehand, since clusters come and go. A
-// [prometheus.Registerer] must be given one Collector of a Registry only, or its
-// statistics are there twice.
+// Collector returns a collector of a registry's statistics for Prometheus's client library,
+// under the names and labels of /stats/prometheus. Nil stands for [Default]. It describes
+// nothing beforehand, since clusters come and go. A Prometheus registry must have one
+// Collector of a Registry only, or each scrape fails; and none beside the Registerer of a
+// [Config], which looks after that by itself.
 //
 //	prometheus.MustRegister(metrics.Collector(nil))
 func Collector(r *Registry) prometheus.Collector {
-	if r == nil {
-		r = Default()
-	}
-	return collector{r}
+	return collector{r.orDefault()}
 }
 
 type collector struct{ registry *Registry }
 
-// Describe tells nothing, which makes it an unchecked collector.
+// Describe describes nothing, which makes it an unchecked collector.
 func (collector) Describe(chan<- *prometheus.Desc) {}
 
 // Collect reads all statistics.
-func (c collector) Collect(to chan<- prometheus.Metric) {
+func (c collector) Collect(to chan<- prometheus.Metric) { collect(c.registry.layout().families, to) }
+
+// collect reads the statistics of families.
+func collect(families []family, to chan<- prometheus.Metric) {
 	var bins []bin
-	for _, f := range c.registry.layout().families {
+	for _, f := range families {
 		descs := describer{family: f.name}
 		for _, e := range f.members {
 			desc, values := descs.of(e)
 			if e.kind != histogramKind {
-				to <- prometheus.MustNewConstMetric(desc, valueTypes[e.kind], float64(e.num.Value()), values...)
+				if n, ok := e.read(); ok {
+					to <- prometheus.MustNewConstMetric(desc, valueTypes[e.kind], float64(n), values...)
+				}
 				continue
 			}
 			bins = e.bins.bins(bins[:0])

@@ -1,6 +1,9 @@
 package metrics
 
 import (
+	"errors"
+	"fmt"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pillion-go/pillion"
@@ -20,20 +23,26 @@ type Config struct {
 	// for somebody outside, in place of internal.upstream_rq_*.
 	External bool `json:"external,omitempty"`
 
-	// CallerStatNames counts answers also under the name that the caller's request names
-	// in x-envoy-upstream-alt-stat-name, which is not sent on: 100 different ones at most,
-	// after which new ones are ignored. Set it where the callers are trusted.
+	// CallerStatNames counts responses also under the name that the caller's request has in
+	// x-envoy-upstream-alt-stat-name, which is not sent on: 100 different ones of 256 bytes
+	// at most; others are ignored. Set it where the callers are trusted.
 	CallerStatNames bool `json:"caller_stat_names,omitempty"`
 
-	// TimeoutBudget records how many per cent of its total limit each completed call took,
-	// in upstream_rq_timeout_budget_percent_used. Mirrors timeout_budgets of track_cluster_stats.
+	// TimeoutBudget records in upstream_rq_timeout_budget_percent_used how many per cent of
+	// its total limit each call took that completed or timed out, and in
+	// upstream_rq_timeout_budget_per_try_percent_used the same of each attempt and its limit.
+	// It is 0 where there is no limit. Mirrors timeout_budgets of track_cluster_stats.
 	TimeoutBudget bool `json:"timeout_budgets,omitempty"`
 
 	// Registry is where the cluster is counted. Nil means [Default].
 	Registry *Registry `json:"-"`
 
-	// Registerer is given the registry's [Collector], unless it has it already. Nil means
-	// that none is: there is [Handler].
+	// Registerer exports the registry's statistics to a Prometheus registry, once: also
+	// where it is wrapped anew for each upstream, as [prometheus.WrapRegistererWith] does,
+	// and where several Registries are exported to one Prometheus registry, whose clusters of
+	// one name are summed. With other labels or another prefix the statistics are exported
+	// once more. A nil pointer, labels that the statistics have themselves, and a type that
+	// cannot be compared are errors of New. Nil means no export: there is [Handler].
 	Registerer prometheus.Registerer `json:"-"`
 }
 
@@ -42,28 +51,52 @@ func (Config) Role() pillion.Role { return pillion.RoleMetrics }
 
 // Wrap has the upstream's calls counted.
 func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
-	registry := c.Registry
-	if registry == nil {
-		registry = Default()
+	cluster := clusterOf(s, c.Registry, c.StatName)
+	if !s.Claim(countedCalls{cluster}) {
+		return nil, errTwice("Config", cluster)
 	}
 	if c.Registerer != nil {
-		if err := registry.register(c.Registerer); err != nil {
+		if err := cluster.registry.register(c.Registerer); err != nil {
 			return nil, err
 		}
 	}
-	name := c.StatName
-	if name == "" {
-		name = s.Upstream()
-	}
-	cluster := registry.Cluster(name)
-	s.Gauges(cluster.ReadGauge)
 	r := newRecorder(cluster, c)
+	if err := showGauges(s, cluster); err != nil {
+		return nil, err
+	}
 	r.slot, r.next = s.Slot(), next
+	if r.tryBudget != nil {
+		r.tries = s.Slot()
+	}
 	if c.CallerStatNames {
 		s.ConsumeHeaders(altStatName)
 	}
 	s.OwnTransport(cluster.CountTransport)
-	s.AwaitHead() // of streams too: an answer is counted at its head
-	s.Listen(r.hear)
+	s.AwaitHead() // of streams too: a response is counted at its header
+	s.Listen(r.listen)
 	return r.call, nil
+}
+
+// showGauges shows the gauges that the policies inside offer.
+func showGauges(s *pillion.Site, cluster *Cluster) error {
+	var bad []error
+	s.Gauges(func(name string, read func() uint64) { bad = append(bad, cluster.offer(name, read)) })
+	return errors.Join(bad...)
+}
+
+// clusterOf finds the cluster that a policy counts in.
+func clusterOf(s *pillion.Site, registry *Registry, name string) *Cluster {
+	if name == "" {
+		name = s.Upstream()
+	}
+	return registry.Cluster(name)
+}
+
+// countedCalls is what a Config claims: an upstream is counted once in a cluster.
+type countedCalls struct{ cluster *Cluster }
+
+// errTwice is the error of a policy whose like counts the same already.
+func errTwice(policy string, c *Cluster) error {
+	return fmt.Errorf("metrics: %[1]s.StatName: another metrics.%[1]s of this upstream counts in the cluster %[2]q, and each call would count twice; "+
+		"remove one of the two, or set another StatName or Registry", policy, c.Name())
 }

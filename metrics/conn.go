@@ -21,6 +21,8 @@ type DialFunc = func(ctx context.Context, network, address string) (net.Conn, er
 type conns struct {
 	total, connectFail, connectTimeout  *Counter
 	destroyLocal, destroyRemote         *Counter
+	localActive, remoteActive           *Counter // of destroyed ones, with a request under way
+	protocolError                       *Counter
 	http1, http2, received, transmitted *Counter
 	active                              *Gauge
 	connect, length                     *Histogram
@@ -29,10 +31,7 @@ type conns struct {
 // connections makes the rows of connections, when something dials: where nobody
 // sees connections they are absent, not zero.
 func (c *Cluster) connections() *conns {
-	c.mu.Lock()
-	found := c.conns
-	c.mu.Unlock()
-	if found != nil {
+	if found := c.dialed(); found != nil {
 		return found
 	}
 	s := &conns{
@@ -41,6 +40,9 @@ func (c *Cluster) connections() *conns {
 		connectTimeout: c.Counter("upstream_cx_connect_timeout"),
 		destroyLocal:   c.Counter("upstream_cx_destroy_local"),
 		destroyRemote:  c.Counter("upstream_cx_destroy_remote"),
+		localActive:    c.Counter("upstream_cx_destroy_local_with_active_rq"),
+		remoteActive:   c.Counter("upstream_cx_destroy_remote_with_active_rq"),
+		protocolError:  c.Counter("upstream_cx_protocol_error"),
 		http1:          c.Counter("upstream_cx_http1_total"),
 		http2:          c.Counter("upstream_cx_http2_total"),
 		received:       c.Counter("upstream_cx_rx_bytes_total"),
@@ -52,29 +54,69 @@ func (c *Cluster) connections() *conns {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.put("upstream_cx_destroy", row{num: total{s.destroyLocal, s.destroyRemote}})
+	c.put("upstream_cx_destroy_with_active_rq", row{num: total{s.localActive, s.remoteActive}})
 	c.conns = s
 	return s
 }
 
-// CountDial gives a function that dials as dial does, and counts the connections
-// under upstream_cx_*. The connections that it gives count their bytes and their end. It is
-// for whoever makes connections other than an [http.Transport]'s, for which see
-// [Cluster.CountTransport].
+// dialed returns the statistics of connections, nil while nothing dials.
+func (c *Cluster) dialed() *conns {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.conns
+}
+
+// version is the major version of HTTP that all connections speak, 0 where they differ, or
+// where there is none yet.
+func (s *conns) version() int {
+	switch {
+	case s == nil || s.http1.used() == s.http2.used():
+		return 0
+	case s.http1.used():
+		return 1
+	}
+	return 2
+}
+
+// CountDial returns a function that dials as dial does, and counts the connections under
+// upstream_cx_*: also their bytes and their end. Nil stands for [net.Dialer] with its
+// defaults. It is for connections other than an [http.Transport]'s, for which there is
+// [Cluster.CountTransport]. The connections have what those of dial have beyond net.Conn, such
+// as CloseWrite, SyscallConn and ConnectionState; their NetConn returns the connection below.
 func (c *Cluster) CountDial(dial DialFunc) DialFunc {
+	if dial == nil {
+		dial = (&net.Dialer{}).DialContext
+	}
 	s := c.connections()
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		began := time.Now()
-		s.total.Inc()
-		s.active.Add(1)
-		inner, err := dial(ctx, network, address)
-		if err != nil {
-			s.failed(began, err)
-			return nil, err
-		}
-		s.connect.Record(milliseconds(time.Since(began)))
-		return &conn{Conn: inner, stats: s, began: began}, nil
+		return s.dial(ctx, dial, network, address)
 	}
 }
+
+// dial makes a connection, and counts it.
+func (s *conns) dial(ctx context.Context, dial DialFunc, network, address string) (_ net.Conn, err error) {
+	began := time.Now()
+	s.total.Inc()
+	s.active.Add(1)
+	err = errDial // unless dial returns
+	defer func() {
+		if err != nil {
+			s.failed(began, err)
+		}
+	}()
+	inner, failure := dial(ctx, network, address)
+	if failure == nil && inner == nil {
+		failure = errDial
+	}
+	if err = failure; err != nil {
+		return nil, err
+	}
+	s.connect.Record(milliseconds(time.Since(began)))
+	return (&conn{Conn: inner, stats: s, began: began}).shaped(), nil
+}
+
+// errDial is the error of a dialer that breaks its contract.
+var errDial = errors.New("metrics: the dialer returned neither a connection nor an error")
 
 // failed counts a connection that was not made. As in Envoy it existed, for a
 // while.
@@ -97,6 +139,18 @@ func (s *conns) end(began time.Time, by *Counter) {
 	by.Inc()
 	s.active.Add(-1)
 	s.length.Record(milliseconds(time.Since(began)))
+}
+
+// cut counts a connection that ended with a request under way.
+func (s *conns) cut(byUpstream, malformed bool) {
+	if malformed {
+		s.protocolError.Inc()
+	}
+	if byUpstream {
+		s.remoteActive.Inc()
+	} else {
+		s.localActive.Inc()
+	}
 }
 
 func milliseconds(d time.Duration) uint64 { return uint64(max(0, d.Milliseconds())) }
@@ -131,9 +185,9 @@ func (c *conn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// ReadFrom lets a file go out without being copied, where the connection can do so.
+// ReadFrom sends what r has, without a buffer where the connection can.
 func (c *conn) ReadFrom(r io.Reader) (int64, error) {
-	if !c.written.Load() { // an answer without a request is nothing that we know
+	if !c.written.Load() { // the first bytes are not seen, and so no protocol
 		c.written.Store(true)
 	}
 	n, err := io.Copy(c.Conn, r)
@@ -151,15 +205,17 @@ func (c *conn) notice(err error) {
 
 // Close closes the connection, and counts its end once.
 func (c *conn) Close() error {
-	err := c.Conn.Close()
-	c.finished.Do(func() {
-		by := c.stats.destroyLocal
-		if c.remote.Load() {
-			by = c.stats.destroyRemote
-		}
-		c.stats.end(c.began, by)
-	})
-	return err
+	defer c.finished.Do(c.end)
+	return c.Conn.Close()
+}
+
+// end counts the end of the connection.
+func (c *conn) end() {
+	by := c.stats.destroyLocal
+	if c.remote.Load() {
+		by = c.stats.destroyRemote
+	}
+	c.stats.end(c.began, by)
 }
 
 // speak counts the protocol of a connection by its first bytes. Of TLS its
@@ -206,7 +262,27 @@ func (c *Cluster) CountTransport(base *http.Transport) *http.Transport {
 	t.DialContext = c.CountDial(dialerOf(t))
 	t.Dial = nil //nolint:staticcheck // it is in DialContext now
 	c.watchTLS(t)
+	c.neverHappens(t)
 	return t
+}
+
+// neverHappens makes the rows of what a transport of net/http does not do to its
+// connections, so that they are 0 as in an Envoy that is not configured to. A limit on their
+// number would be waited for unseen.
+func (c *Cluster) neverHappens(t *http.Transport) {
+	for _, name := range neverConnections {
+		c.Counter(name)
+	}
+	c.Counter("upstream_cx_none_healthy") // until a policy reports it
+	if t.MaxConnsPerHost == 0 {
+		c.Counter("upstream_cx_overflow")
+	}
+}
+
+//nolint:gochecknoglobals // a table that nothing writes
+var neverConnections = [...]string{
+	"upstream_cx_connect_attempts_exceeded", "upstream_cx_connect_with_0_rtt", "upstream_cx_http3_total",
+	"upstream_cx_max_duration_reached", "upstream_cx_max_requests", "upstream_cx_pool_overflow",
 }
 
 // dialerOf gives what t would dial with.

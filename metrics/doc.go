@@ -19,29 +19,32 @@
 //
 // # What is counted when
 //
-// upstream_rq_total counts attempts that were handed to a connection, when they have ended;
-// refused ones and those that found nobody listening are not in it.
-// upstream_rq_200, upstream_rq_2xx, upstream_rq_completed and the same below internal. count
-// the answers that callers get, at their head. A call without an answer counts as the one that
-// Envoy would have given: 503, 504. Below retry. are the answers that were thrown away
-// for a retry. upstream_rq_time holds the milliseconds from the start of a call to the end of
-// its answer's body, retries and back-offs included. All others are named in Envoy's
-// documentation, "Cluster manager: Statistics".
+// upstream_rq_total counts attempts that got a connection, when they have ended; refused
+// ones are not in it. upstream_rq_200, upstream_rq_2xx, upstream_rq_completed and the same
+// below internal. count the responses that callers get, at their header. A call without a
+// response counts as the one that Envoy would have sent: 503, 504. Below retry. are the
+// responses that were thrown away for a retry. upstream_rq_time holds the milliseconds from
+// the start of a call to the end of its response's body, retries and back-offs included. All
+// others are named in Envoy's documentation, "Cluster manager: Statistics".
 //
-// A function under [pillion.Do] that succeeds counts as 200, one that fails as 500, and any
-// answer of gRPC as 200. A call that a circuit breaker refuses counts as 503 and in
-// upstream_rq_breaker_open, which Envoy does not have.
+// A function under [pillion.Do] that succeeds counts as 200, one that fails as 500, and each
+// response over gRPC as 200. A call that a circuit breaker refuses counts as 503 and in
+// upstream_rq_breaker_open, which Envoy does not have. A call that panics is in
+// upstream_rq_total alone.
 //
-// What nobody feeds is absent, not zero. upstream_cx_* is there for the
-// transport that belongs to the upstream (a nil base), one of [Cluster.CountTransport], or a dialer of [Cluster.CountDial].
+// What the library cannot see is absent, not zero. upstream_cx_* is there for the transport
+// that belongs to the upstream (a nil base), one of [Cluster.CountTransport], or a dialer of
+// [Cluster.CountDial]. What a library never does, such as upstream_rq_maintenance_mode, is 0.
+// docs/envoy.md lists both, and what differs from Envoy.
 //
 // # Names
 //
-// A cluster bears the name of its upstream. In Prometheus that is a label, as is a status code;
-// both are cut out of the statistic's name: cluster.recipes.upstream_rq_200 is
+// A cluster has the name of its upstream. In Prometheus that is a label, as are a status code
+// and gRPC's service and method; they are cut out of the statistic's name:
+// cluster.recipes.upstream_rq_200 is
 // envoy_cluster_upstream_rq{envoy_response_code="200",envoy_cluster_name="recipes"}. Names are
 // best without dots: as in Envoy, a cluster a.b is the cluster a, with statistics that are named
-// b.upstream_rq_200. [Settings] add tags of one's own.
+// b.upstream_rq_200. [Settings] add tags.
 //
 // # Cost
 //

@@ -136,7 +136,14 @@ func TestGoldenPages(t *testing.T) {
 			same++
 		})
 	}
-	t.Logf("golden pages: %d cases, %d same, 0 documented differences, 0 not yet", len(cases), same)
+	closing(t, "pages", len(cases), same, 0)
+}
+
+// closing logs what became of the cases of a recording. There are no documented
+// differences here.
+func closing(t *testing.T, name string, cases, same, notYet int) {
+	t.Helper()
+	t.Logf("golden %s: %d cases, %d same, 0 documented differences, %d not yet, %d failing", name, cases, same, notYet, cases-same-notYet)
 }
 
 // TestGoldenUsed shows what was used alone. Here the feed knows no more than the
@@ -219,7 +226,7 @@ func TestGoldenStats(t *testing.T) {
 		t.Logf("not yet: %d of %s", n, what)
 		notYet += n
 	}
-	t.Logf("golden stats: %d cases, %d same, 0 documented differences, %d not yet", len(wanted)+notYet, same, notYet)
+	closing(t, "stats", len(wanted)+notYet, same, notYet)
 }
 
 func compareLines(t *testing.T, want []string, got string) (same int) {

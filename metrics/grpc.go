@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"strings"
 	"sync"
@@ -11,49 +12,63 @@ import (
 	"github.com/pillion-go/pillion"
 )
 
-// GRPC counts an upstream's gRPC calls by their method and status, under
+// GRPC counts an upstream's gRPC calls by method and status, under
 // grpc.<service>.<method>: the number of each status, success, failure and total,
 // request_message_count, response_message_count, and upstream_rq_time in milliseconds. It is
-// a policy, to stand outside of retry, beside [Config]: it counts calls, with the status that
-// their callers get, and calls of other protocols not at all. Mirrors Envoy's filter
-// grpc_stats, with stats_for_all_methods and enable_upstream_stats.
+// a policy that stands outside of retry, beside [Config]: it counts calls, with the status
+// that their callers get, and ignores other protocols. Mirrors Envoy's filter grpc_stats,
+// with stats_for_all_methods and enable_upstream_stats.
 //
 //	recipes, err := pillion.New("recipes", metrics.Config{}, metrics.GRPC{}, breaker.Config{})
 //
-// Methods beyond MaxMethods are counted together, as grpc.<status> and so on.
+// A response that breaks off after its header has no status: only its messages are counted,
+// as in Envoy. Timeouts count as DEADLINE_EXCEEDED, or as UNAVAILABLE where
+// callers get Envoy's status, with [pillion.HTTP] LocalReplies.
+//
+// In Prometheus the service and the method are the labels envoy_grpc_bridge_service and
+// envoy_grpc_bridge_method. Envoy cuts names at each dot: of /kitchen.v1.Cook/Get the service
+// is kitchen, the method v1, and the name envoy_cluster_grpc_Cook_Get_0. ReplaceDots makes
+// the labels whole.
+//
+// Calls of methods beyond MaxMethods are counted together, as grpc.<status> and so on. So are
+// calls whose path is longer than 256 bytes, or is not /<service>/<method>.
 type GRPC struct {
-	// StatName is the cluster's name in the statistics. Empty means the upstream's; it should
+	// StatName is the cluster's name in the statistics. Empty means the upstream's. It should
 	// be that of Config.
 	StatName string `json:"alt_stat_name,omitempty"`
 
-	// MaxMethods is how many methods have statistics of their own, so that whoever calls a
+	// MaxMethods is how many methods have statistics of their own, so that the callers of a
 	// server cannot fill its memory with names. 0 means 1000; negative means none.
 	MaxMethods int `json:"max_methods,omitempty"`
+
+	// ReplaceDots names services with underscores in place of dots: kitchen_v1_Cook. Mirrors
+	// replace_dots_in_grpc_service_name of the filter.
+	ReplaceDots bool `json:"replace_dots_in_grpc_service_name,omitempty"`
 
 	// Registry is where the cluster is counted. Nil means [Default].
 	Registry *Registry `json:"-"`
 }
 
-// DefaultMaxMethods is the MaxMethods of a GRPC that names none.
+// DefaultMaxMethods is the MaxMethods of a GRPC that sets none.
 const DefaultMaxMethods = 1000
+
+// maxName is how long a name may be, in bytes, that a caller chooses and that has
+// statistics of its own.
+const maxName = 256
 
 // Role is that of a policy that counts.
 func (GRPC) Role() pillion.Role { return pillion.RoleMetrics }
 
 // Wrap has the upstream's gRPC calls counted.
 func (g GRPC) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
-	registry := g.Registry
-	if registry == nil {
-		registry = Default()
-	}
-	name := g.StatName
-	if name == "" {
-		name = s.Upstream()
+	cluster := clusterOf(s, g.Registry, g.StatName)
+	if !s.Claim(countedMethods{cluster}) {
+		return nil, errTwice("GRPC", cluster)
 	}
 	if g.MaxMethods == 0 {
 		g.MaxMethods = DefaultMaxMethods
 	}
-	m := &methods{cluster: registry.Cluster(name), most: g.MaxMethods, epoch: time.Now(), slot: s.Slot()}
+	m := &methods{cluster: cluster, most: g.MaxMethods, replace: g.ReplaceDots, epoch: time.Now(), slot: s.Slot()}
 	end := m.end
 	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
 		if c.Request().Protocol != "grpc" {
@@ -66,10 +81,15 @@ func (g GRPC) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 	}, nil
 }
 
+// countedMethods is what a GRPC claims: its cluster's methods are counted once in an
+// upstream.
+type countedMethods struct{ cluster *Cluster }
+
 // methods are the statistics of one upstream's methods.
 type methods struct {
 	cluster *Cluster
 	most    int
+	replace bool // of dots in services
 	epoch   time.Time
 	slot    pillion.Slot
 	known   sync.Map // of *method, by the full method
@@ -90,28 +110,46 @@ type method struct {
 	time              *Histogram
 }
 
-// end counts a call that is over.
+// end counts a call that has ended.
 func (m *methods) end(c *pillion.Call, end *pillion.Outcome) {
 	of := m.of(c.Request().Path)
-	code := grpcCode(end)
-	of.statusOf(code).Inc()
-	if code == 0 {
-		of.success.Inc()
-	} else {
-		of.failure.Inc()
-	}
-	of.total.Inc()
 	sent, received := c.Messages()
 	of.requests.Add(sent)
 	of.answers.Add(received)
+	if brokeOff(end) {
+		return
+	}
+	of.count(grpcCode(c, end))
 	if end.Detail == pillion.ViaUpstream {
 		of.time.Record(milliseconds(time.Since(m.epoch) - time.Duration(c.State(m.slot).N)))
 	}
 }
 
-// grpcCode is the status that the caller gets, as far as it is known here; of a call
-// that was not answered that is Envoy's, but for limits on time and callers who left.
-func grpcCode(end *pillion.Outcome) int {
+// brokeOff reports whether a response ended after its header without a status.
+func brokeOff(end *pillion.Outcome) bool {
+	switch end.Detail {
+	case pillion.ConnectionTerminationAfter, pillion.RemoteResetAfter, pillion.MalformedAnswerAfter:
+		return true
+	default:
+		return false
+	}
+}
+
+// count counts a status.
+func (m *method) count(code int) {
+	m.statusOf(code).Inc()
+	if code == 0 {
+		m.success.Inc()
+	} else {
+		m.failure.Inc()
+	}
+	m.total.Inc()
+}
+
+// grpcCode is the status that the caller gets, as far as it is known here. Where the
+// upstream sent none it is Envoy's; without [pillion.HTTP] LocalReplies it is gRPC's for
+// timeouts, and it always is for canceled calls and deadlines of the caller's.
+func grpcCode(c *pillion.Call, end *pillion.Outcome) int {
 	local := end.Detail.LocalStatus()
 	switch {
 	case end.Err == nil:
@@ -120,6 +158,8 @@ func grpcCode(end *pillion.Outcome) int {
 		return end.Code
 	case end.Is.Any(pillion.Cancelled):
 		return 1
+	case local != 0 && c.LocalReplies() && !callersDeadline(end.Err):
+		return pillion.GRPCStatus(local)
 	case end.Is.Any(pillion.Timeout) && !end.Is.Any(pillion.ConnectFailure):
 		return 4
 	case local != 0:
@@ -132,21 +172,49 @@ func grpcCode(end *pillion.Outcome) int {
 	return 2
 }
 
+// callersDeadline reports whether the caller's own deadline ended a call.
+func callersDeadline(err error) bool {
+	limit, ok := errors.AsType[*pillion.TimeoutError](err)
+	return ok && limit.Scope == pillion.ScopeCaller
+}
+
 // of finds the statistics of a method.
 func (m *methods) of(path string) *method {
+	if len(path) > maxName {
+		return m.unnamed()
+	}
 	if found, ok := m.known.Load(path); ok {
 		return found.(*method) //nolint:forcetypeassert // nothing else is stored
 	}
-	service, name, ok := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	service, name, ok := serviceAndMethod(path)
 	if !ok || m.some.Load() >= int64(m.most) {
-		m.rest.Do(func() { m.others = newMethod(m.cluster, "grpc.") })
-		return m.others
+		return m.unnamed()
 	}
-	found, loaded := m.known.LoadOrStore(path, newMethod(m.cluster, "grpc."+service+"."+name+"."))
+	if m.replace {
+		service = strings.ReplaceAll(service, ".", "_")
+	}
+	found, loaded := m.known.LoadOrStore(path, newMethod(m.cluster, grpcPrefix+service+"."+name+"."))
 	if !loaded {
 		m.some.Add(1)
 	}
 	return found.(*method) //nolint:forcetypeassert // nothing else is stored
+}
+
+// unnamed are the statistics of all methods that have none of their own.
+func (m *methods) unnamed() *method {
+	m.rest.Do(func() { m.others = newMethod(m.cluster, grpcPrefix) })
+	return m.others
+}
+
+// serviceAndMethod reads a path as Envoy does: two words between slashes, and perhaps a
+// query.
+func serviceAndMethod(path string) (service, method string, ok bool) {
+	path, _, _ = strings.Cut(path, "?")
+	words := strings.FieldsFunc(path, func(r rune) bool { return r == '/' })
+	if len(words) != 2 {
+		return "", "", false
+	}
+	return words[0], words[1], true
 }
 
 func newMethod(c *Cluster, prefix string) *method {
@@ -158,7 +226,7 @@ func newMethod(c *Cluster, prefix string) *method {
 	}
 }
 
-// statusOf is the counter of one status, made when it is first met, as in Envoy.
+// statusOf is the counter of one status, made at its first use, as in Envoy.
 func (m *method) statusOf(code int) *Counter {
 	at := &m.status[code]
 	if c := at.Load(); c != nil {

@@ -4,17 +4,30 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/metrics"
 )
 
-// rpc is a gRPC call that comes to what it is told to.
+// rpc is a gRPC call with the outcome that set makes.
 type rpc struct {
 	path string
 	set  func(o *pillion.Outcome)
+}
+
+// canary is a gRPC call whose response says that it is a canary's.
+type canary struct{ rpc }
+
+func (canary) ResponseHeader(_ *pillion.Outcome, name string) []string {
+	if name == "x-envoy-upstream-canary" { // as metadata has it
+		return []string{"true"}
+	}
+	return nil
 }
 
 func (r rpc) Request() pillion.Request { return pillion.Request{Protocol: "grpc", Path: r.path} }
@@ -35,40 +48,54 @@ func (rpc) Idempotent() bool                                 { return false }
 func (rpc) Replayable() bool                                 { return false }
 func (rpc) Messages() (sent, received uint64)                { return 2, 3 }
 
-func countRPC(t *testing.T, g metrics.GRPC, calls ...rpc) *metrics.Cluster {
+// countRPC makes calls under g, and other policies that stand among them.
+func countRPC(t *testing.T, g metrics.GRPC, calls ...any) *metrics.Cluster {
 	t.Helper()
 	registry, err := metrics.NewRegistry(metrics.Settings{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	g.Registry = registry
-	u, err := pillion.New("recipes", g)
+	policies := []pillion.Policy{g}
+	for _, c := range calls {
+		if p, ok := c.(pillion.Policy); ok {
+			policies = append(policies, p)
+		}
+	}
+	u, err := pillion.New("recipes", policies...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range calls {
-		u.Invoke(t.Context(), c)
+		if c, ok := c.(rpc); ok {
+			u.Invoke(t.Context(), c)
+		}
 	}
 	_, _ = pillion.Do(t.Context(), u, func(context.Context) (int, error) { return 0, nil }) // is not counted
 	return registry.Cluster("recipes")
 }
 
-// TestGRPC counts a call by its method and status.
-func TestGRPC(t *testing.T) {
-	bad := errors.New("bad")
-	answer := func(code int) func(*pillion.Outcome) {
-		return func(o *pillion.Outcome) {
-			if o.Detail, o.Code = pillion.ViaUpstream, code; code != 0 {
-				o.Err = bad
-			}
+var errBad = errors.New("bad")
+
+// answer is a response of the upstream with a status.
+func answer(code int) func(*pillion.Outcome) {
+	return func(o *pillion.Outcome) {
+		if o.Detail, o.Code = pillion.ViaUpstream, code; code != 0 {
+			o.Err = errBad
 		}
 	}
-	local := func(is pillion.Condition, d pillion.Detail) func(*pillion.Outcome) {
-		return func(o *pillion.Outcome) { o.Err, o.Is, o.Detail = bad, is, d }
-	}
+}
+
+// local is the end of a call that the upstream sent no status for.
+func local(is pillion.Condition, d pillion.Detail) func(*pillion.Outcome) {
+	return func(o *pillion.Outcome) { o.Err, o.Is, o.Detail = errBad, is, d }
+}
+
+// TestGRPC counts a call by its method and status.
+func TestGRPC(t *testing.T) {
 	tests := []struct {
 		set  func(*pillion.Outcome)
-		want int
+		want int // -1 for no status
 	}{
 		{answer(0), 0},
 		{answer(5), 5},
@@ -76,35 +103,79 @@ func TestGRPC(t *testing.T) {
 		{answer(99), 2},
 		{local(pillion.Cancelled, pillion.CallerGone), 1},
 		{local(pillion.Timeout, pillion.ResponseTimeout), 4},
+		{local(pillion.Timeout|pillion.PerTryTimeout, pillion.TryTimeout), 4},
 		{local(pillion.ConnectFailure|pillion.Timeout, pillion.ConnectionTimeout), 14},
 		{local(pillion.Refused, pillion.Overflow), 14},
-		{local(pillion.Reset, pillion.RemoteResetAfter), 14},
-		{local(pillion.ProtocolError, pillion.MalformedAnswerAfter), 13},
+		{local(pillion.Reset, pillion.RemoteReset), 14},
+		{local(pillion.ProtocolError, pillion.MalformedAnswer), 14},
+		{local(pillion.Reset, pillion.NoDetail), 14},
+		{local(pillion.ProtocolError, pillion.NoDetail), 13},
+		{local(pillion.Reset, pillion.RemoteResetAfter), -1},
+		{local(pillion.Failed, pillion.RemoteResetAfter), -1},
+		{local(pillion.Failed, pillion.ConnectionTerminationAfter), -1},
+		{local(pillion.ProtocolError, pillion.MalformedAnswerAfter), -1},
 		{local(pillion.Failed, pillion.NoDetail), 2},
 	}
 	for _, test := range tests {
-		c := countRPC(t, metrics.GRPC{}, rpc{"/pkg.Svc/Method", test.set})
-		success := uint64(0)
-		if test.want == 0 {
-			success = 1
+		wantStatus(t, countRPC(t, metrics.GRPC{}, rpc{"/pkg.Svc/Method", test.set}), test.want)
+	}
+}
+
+// wantStatus looks for one call of /pkg.Svc/Method.
+func wantStatus(t *testing.T, c *metrics.Cluster, code int) {
+	t.Helper()
+	want := map[string]uint64{"request_message_count": 2, "response_message_count": 3}
+	if code >= 0 {
+		want[strconv.Itoa(code)], want["total"] = 1, 1
+		if code == 0 {
+			want["success"] = 1
+		} else {
+			want["failure"] = 1
 		}
-		for name, want := range map[string]uint64{
-			strconv.Itoa(test.want): 1, "success": success, "failure": 1 - success, "total": 1, "request_message_count": 2, "response_message_count": 3,
-		} {
-			if got := c.Counter("grpc.pkg.Svc.Method." + name).Value(); got != want {
-				t.Errorf("status %d: %s: got %d, want %d", test.want, name, got, want)
-			}
+	}
+	names := []string{"success", "failure", "total", "request_message_count", "response_message_count"}
+	for code := range 17 {
+		names = append(names, strconv.Itoa(code))
+	}
+	for _, name := range names {
+		if got := c.Counter("grpc.pkg.Svc.Method." + name).Value(); got != want[name] {
+			t.Errorf("status %d: %s: got %d, want %d", code, name, got, want[name])
 		}
+	}
+}
+
+// TestGRPC_localReplies counts the status that callers get with LocalReplies, which is
+// Envoy's for timeouts too, but not for deadlines of the caller's own.
+func TestGRPC_localReplies(t *testing.T) {
+	timedOut := func(scope pillion.Scope) func(*pillion.Outcome) {
+		return func(o *pillion.Outcome) {
+			o.Err, o.Is, o.Detail = &pillion.TimeoutError{Scope: scope}, pillion.Timeout, scope.Detail()
+		}
+	}
+	for _, test := range []struct {
+		set  func(*pillion.Outcome)
+		want int
+	}{
+		{timedOut(pillion.ScopeTotal), 14},
+		{timedOut(pillion.ScopeTry), 14},
+		{timedOut(pillion.ScopeIdle), 14},
+		{timedOut(pillion.ScopeCaller), 4},
+		{local(pillion.Cancelled, pillion.CallerGone), 1},
+		{local(pillion.Refused, pillion.BreakerOpen), 14},
+		{answer(4), 4},
+	} {
+		c := countRPC(t, metrics.GRPC{}, rpc{"/pkg.Svc/Method", test.set}, pillion.HTTP{LocalReplies: true})
+		wantStatus(t, c, test.want)
 	}
 }
 
 // TestGRPC_bounded counts methods beyond the bound together.
 func TestGRPC_bounded(t *testing.T) {
-	var calls []rpc
+	var calls []any
 	for i := range 5 {
-		calls = append(calls, rpc{fmt.Sprint("/pkg.Svc/M", i), func(o *pillion.Outcome) { o.Detail = pillion.ViaUpstream }})
+		calls = append(calls, rpc{fmt.Sprint("/pkg.Svc/M", i), answer(0)})
 	}
-	calls = append(calls, rpc{"no method", calls[0].set})
+	calls = append(calls, rpc{"no method", answer(0)})
 	c := countRPC(t, metrics.GRPC{MaxMethods: 2}, calls...)
 	if got := c.Counter("grpc.total").Value(); got != 4 {
 		t.Errorf("grpc.total: got %d, want 4", got)
@@ -114,5 +185,110 @@ func TestGRPC_bounded(t *testing.T) {
 	}
 	if got := countRPC(t, metrics.GRPC{MaxMethods: -1}, calls...).Counter("grpc.total").Value(); got != uint64(len(calls)) {
 		t.Errorf("without methods: got %d, want %d", got, len(calls))
+	}
+}
+
+// TestGRPC_paths reads paths as Envoy does, and bounds their length.
+func TestGRPC_paths(t *testing.T) {
+	long := strings.Repeat("m", 255-len("/pkg.Svc/"))
+	for _, tc := range []struct{ path, want string }{
+		{"/pkg.Svc/Method", "grpc.pkg.Svc.Method."},
+		{"/Svc/Method", "grpc.Svc.Method."},
+		{"/a.b.c.Svc/Method.v2", "grpc.a.b.c.Svc.Method.v2."},
+		{"Svc/Method", "grpc.Svc.Method."},
+		{"//Svc//Method/", "grpc.Svc.Method."},
+		{"/Svc/Method?x=/y", "grpc.Svc.Method."},
+		{"/Svc", "grpc."},
+		{"/Svc/", "grpc."},
+		{"/", "grpc."},
+		{"", "grpc."},
+		{"/a/b/c", "grpc."},
+		{"/pkg.Svc/" + long, "grpc.pkg.Svc." + long + "."},
+		{"/pkg.Svc/" + long + "mm", "grpc."},
+		{"/pkg.Svc/" + strings.Repeat("m", 1<<20), "grpc."},
+	} {
+		c := countRPC(t, metrics.GRPC{}, rpc{tc.path, answer(0)})
+		if got := c.Counter(tc.want + "total").Value(); got != 1 {
+			t.Errorf("%.50q: got %d of %.50stotal, want 1", tc.path, got, tc.want)
+		}
+	}
+}
+
+// TestGRPC_labels shows the labels that Envoy 1.40 has for the same calls. They are what
+// stands between the first dots, whatever it is.
+func TestGRPC_labels(t *testing.T) {
+	for _, tc := range []struct {
+		cluster, path string
+		replace       bool
+		want          string
+	}{
+		{"recipes", "/kitchen.v1.Cook/Get", false, `envoy_cluster_grpc_Cook_Get_0{envoy_grpc_bridge_method="v1",envoy_grpc_bridge_service="kitchen",envoy_cluster_name="recipes"}`},
+		{"recipes", "/pkg.Svc/Method", false, `envoy_cluster_grpc_Method_0{envoy_grpc_bridge_method="Svc",envoy_grpc_bridge_service="pkg",envoy_cluster_name="recipes"}`},
+		{"recipes", "/Cook/Get", false, `envoy_cluster_grpc_0{envoy_grpc_bridge_method="Get",envoy_grpc_bridge_service="Cook",envoy_cluster_name="recipes"}`},
+		{"recipes", "/a.b.c.Cook/Get", false, `envoy_cluster_grpc_c_Cook_Get_0{envoy_grpc_bridge_method="b",envoy_grpc_bridge_service="a",envoy_cluster_name="recipes"}`},
+		{"recipes", "/kitchen.v1.Cook/Get", true, `envoy_cluster_grpc_0{envoy_grpc_bridge_method="Get",envoy_grpc_bridge_service="kitchen_v1_Cook",envoy_cluster_name="recipes"}`},
+		{"recipes", "/no-method", false, `envoy_cluster_grpc_0{envoy_cluster_name="recipes"}`},
+		{"recipes", "/a..b/c", false, `envoy_cluster_grpc_b_c_0{envoy_grpc_bridge_service="a",envoy_cluster_name="recipes"}`},
+		{"a.b", "/Cook/Get", false, `envoy_cluster_b_grpc_Cook_Get_0{envoy_cluster_name="a"}`},
+		{"a.grpc", "/Cook/Get", false, `envoy_cluster_grpc_Get_0{envoy_grpc_bridge_method="Cook",envoy_grpc_bridge_service="grpc",envoy_cluster_name="a"}`},
+	} {
+		for _, settings := range []metrics.Settings{{}, {Tags: []metrics.Tag{{Name: "never", Regex: "(never)"}}}} {
+			registry, err := metrics.NewRegistry(settings)
+			if err != nil {
+				t.Fatal(err)
+			}
+			u, err := pillion.New("x", metrics.GRPC{Registry: registry, StatName: tc.cluster, ReplaceDots: tc.replace})
+			if err != nil {
+				t.Fatal(err)
+			}
+			u.Invoke(t.Context(), rpc{tc.path, answer(0)})
+			w := httptest.NewRecorder()
+			metrics.Handler(registry).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/stats/prometheus?filter=0$", http.NoBody))
+			if !strings.Contains(w.Body.String(), "\n"+tc.want+" 1\n") {
+				t.Errorf("%s of %s: got %s, want %s", tc.path, tc.cluster, w.Body, tc.want)
+			}
+		}
+	}
+}
+
+// TestGRPC_canary counts responses of canaries, with their times.
+func TestGRPC_canary(t *testing.T) {
+	registry, err := metrics.NewRegistry(metrics.Settings{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, err := pillion.New("recipes", metrics.Config{Registry: registry})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Invoke(t.Context(), canary{rpc{"/pkg.Svc/Method", answer(0)}})
+	u.Invoke(t.Context(), canary{rpc{"/pkg.Svc/Method", answer(14)}})
+	u.Invoke(t.Context(), rpc{"/pkg.Svc/Method", answer(0)})
+	w := httptest.NewRecorder()
+	metrics.Handler(registry).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/stats/prometheus", http.NoBody))
+	for _, want := range []string{
+		`envoy_cluster_canary_upstream_rq{envoy_response_code="200",envoy_cluster_name="recipes"} 2`,
+		`envoy_cluster_canary_upstream_rq_completed{envoy_cluster_name="recipes"} 2`,
+		`envoy_cluster_canary_upstream_rq_time_count{envoy_cluster_name="recipes"} 2`,
+		`envoy_cluster_upstream_rq_completed{envoy_cluster_name="recipes"} 3`,
+	} {
+		if !strings.Contains(w.Body.String(), want+"\n") {
+			t.Errorf("no line %s", want)
+		}
+	}
+}
+
+// TestGRPC_twice refuses to count one upstream's methods twice.
+func TestGRPC_twice(t *testing.T) {
+	registry, err := metrics.NewRegistry(metrics.Settings{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = pillion.New("recipes", metrics.GRPC{Registry: registry}, metrics.GRPC{Registry: registry, StatName: "recipes"})
+	if err == nil || !strings.Contains(err.Error(), "metrics: GRPC.StatName: ") {
+		t.Errorf("one cluster: got %v, want an error that names GRPC.StatName", err)
+	}
+	if _, err = pillion.New("recipes", metrics.GRPC{Registry: registry}, metrics.GRPC{Registry: registry, StatName: "other"}); err != nil {
+		t.Errorf("two clusters: got %v, want no error", err)
 	}
 }

@@ -30,11 +30,15 @@ func (j *jsonWriter) show(e *entry) {
 		j.histogram(e)
 		return
 	}
+	n, ok := j.w.number(e)
+	if !ok {
+		return
+	}
 	j.comma(&j.begun)
 	j.w.text(`{"name":`)
 	j.w.quote(e.name)
 	j.w.text(`,"value":`)
-	j.w.uint(e.num.Value())
+	j.w.uint(n)
 	j.w.text("}")
 }
 

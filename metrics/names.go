@@ -105,22 +105,25 @@ type tagger struct {
 	tags   []tag
 	plain  bool
 	regex  bool
-	lossy  bool                  // two names may leave the same name and labels
-	labels map[[2]string]*labels // by cluster and code
-	names  map[string]string     // what is left of a name after "cluster.<name>."
+	lossy  bool // two names may leave the same name and labels
+	labels map[tagValues]*labels
+	names  map[string]string // what is left of a name after "cluster.<name>."
 }
+
+// tagValues are the values of Envoy's own tags in one statistic; "" stands for none.
+type tagValues struct{ code, method, service, cluster string }
 
 func newTagger(tags []tag, plain bool) *tagger {
 	regex := slices.ContainsFunc(tags, func(t tag) bool { return t.re != nil })
 	return &tagger{
-		tags: tags, plain: plain, labels: map[[2]string]*labels{}, names: map[string]string{}, regex: regex,
+		tags: tags, plain: plain, labels: map[tagValues]*labels{}, names: map[string]string{}, regex: regex,
 		lossy: regex || slices.ContainsFunc(tags, func(t tag) bool { return strings.HasPrefix(t.label, "envoy_") }),
 	}
 }
 
-// extract takes the tags out of a cluster's statistic. It gives what is left of
-// the name, with its dots, and the labels: the code, then the fixed tags, then the cluster,
-// then those of regular expressions, which is Envoy's order.
+// extract takes the tags out of a cluster's statistic. It returns what is left of the
+// name, with its dots, and the labels in Envoy's order: the code, the fixed tags, gRPC's
+// method and service, the cluster, then the tags of regular expressions.
 func (t *tagger) extract(cluster, stat string) (string, *labels) {
 	if t.regex {
 		return t.match("cluster." + cluster + "." + stat)
@@ -129,17 +132,62 @@ func (t *tagger) extract(cluster, stat string) (string, *labels) {
 		return "cluster." + cluster + "." + stat, t.fixed()
 	}
 	name, rest, dotted := strings.Cut(cluster, ".")
-	left, code := t.withoutCode(stat)
 	if dotted {
-		left = "cluster." + rest + left[len("cluster"):]
+		stat = rest + "." + stat
 	}
-	key := [2]string{name, code}
-	found := t.labels[key]
+	var v tagValues
+	v.cluster = name
+	stat, v.service, v.method = t.withoutMethod(stat)
+	stat, v.code = t.withoutCode(stat)
+	found := t.labels[v]
 	if found == nil {
-		found = newLabels(t.list(codeLabel(code), label{"envoy_cluster_name", name}))
-		t.labels[key] = found
+		found = newLabels(t.list(codeLabel(v.code), v.labels()...))
+		t.labels[v] = found
 	}
-	return left, found
+	return stat, found
+}
+
+// labels are those that follow the fixed tags.
+func (v *tagValues) labels() []label {
+	list := make([]label, 0, 3)
+	if v.method != "" {
+		list = append(list, label{"envoy_grpc_bridge_method", v.method})
+	}
+	if v.service != "" {
+		list = append(list, label{"envoy_grpc_bridge_service", v.service})
+	}
+	return append(list, label{"envoy_cluster_name", v.cluster})
+}
+
+// withoutMethod is cutMethod. It notes an empty word, which is cut but is no label.
+func (t *tagger) withoutMethod(stat string) (left, service, method string) {
+	left, service, method = cutMethod(stat)
+	if left != stat && (service == "" || method == "") {
+		t.lossy = true
+	}
+	return left, service, method
+}
+
+// grpcPrefix begins the names of gRPC statistics, after "cluster.<name>.".
+const grpcPrefix = "grpc."
+
+// cutMethod takes gRPC's service and method out of what follows "cluster.<name>." in
+// a name, as Envoy's patterns cluster.*.grpc.$.** and cluster.*.grpc.*.$.** do. Both are
+// what stands between two dots, so that the first two words of a service with dots are
+// taken: of grpc.kitchen.v1.Cook.Get.0 the service is "kitchen", the method "v1", and
+// grpc.Cook.Get.0 is left.
+func cutMethod(stat string) (left, service, method string) {
+	rest, ok := strings.CutPrefix(stat, grpcPrefix)
+	if !ok {
+		return stat, "", ""
+	}
+	if service, rest, ok = strings.Cut(rest, "."); !ok {
+		return stat, "", ""
+	}
+	if word, after, ok := strings.Cut(rest, "."); ok {
+		method, rest = word, after
+	}
+	return grpcPrefix + rest, service, method
 }
 
 // withoutCode gives "cluster." and the statistic's name without a code in it, and
@@ -180,13 +228,13 @@ func codeLabel(code string) label {
 	return label{"envoy_response_code", code}
 }
 
-// fixed gives the fixed tags alone.
+// fixed returns the fixed tags alone.
 func (t *tagger) fixed() *labels {
-	key := [2]string{}
-	if t.labels[key] == nil {
-		t.labels[key] = newLabels(t.list(label{}))
+	none := tagValues{}
+	if t.labels[none] == nil {
+		t.labels[none] = newLabels(t.list(label{}))
 	}
-	return t.labels[key]
+	return t.labels[none]
 }
 
 // list puts the labels in Envoy's order. Of two with one name the first stays.
@@ -210,20 +258,14 @@ func (t *tagger) list(code label, others ...label) []label {
 	return list
 }
 
-// match takes tags out of a whole name by regular expressions. All of them see
-// the whole name; what any of them cuts out is gone.
+// match takes tags out of a whole name, by regular expressions too. All of them see the
+// whole name; what any of them cuts out is gone.
 func (t *tagger) match(name string) (string, *labels) {
 	var cuts [][2]int
 	var code label
 	var others []label
 	if !t.plain {
-		if from, to := codeIn(name); from != to {
-			code = codeLabel(strings.TrimPrefix(name[from:to], "_"))
-			cuts = append(cuts, [2]int{from, to})
-		}
-		cluster, _, _ := strings.Cut(name[len("cluster."):], ".")
-		others = append(others, label{"envoy_cluster_name", cluster})
-		cuts = append(cuts, [2]int{len("cluster."), len("cluster.") + len(cluster) + 1})
+		code, others, cuts = defaultTags(name)
 	}
 	for _, tag := range t.tags {
 		if tag.re == nil {
@@ -241,6 +283,25 @@ func (t *tagger) match(name string) (string, *labels) {
 		cuts = append(cuts, [2]int{m[2], m[3]})
 	}
 	return without(name, cuts), newLabels(t.list(code, others...))
+}
+
+// defaultTags finds Envoy's own tags in a whole name, and where they are cut out.
+func defaultTags(name string) (code label, others []label, cuts [][2]int) {
+	if from, to := codeIn(name); from != to {
+		code = codeLabel(strings.TrimPrefix(name[from:to], "_"))
+		cuts = append(cuts, [2]int{from, to})
+	}
+	var v tagValues
+	const start = len("cluster.")
+	v.cluster, _, _ = strings.Cut(name[start:], ".")
+	stat := name[start+len(v.cluster)+1:]
+	left, service, method := cutMethod(stat)
+	v.service, v.method = service, method
+	if n := len(stat) - len(left); n != 0 {
+		at := len(name) - len(stat) + len(grpcPrefix)
+		cuts = append(cuts, [2]int{at, at + n})
+	}
+	return code, v.labels(), append(cuts, [2]int{start, start + len(v.cluster) + 1})
 }
 
 // without cuts pieces out of a name; they may overlap.

@@ -11,12 +11,14 @@ import (
 type plan struct {
 	shape    uint64
 	entries  []entry  // in the order of the text
+	bytes    int      // of the entries' names
 	families []family // in the order of Prometheus
 }
 
 // entry is one statistic in the plan.
 type entry struct {
 	row
+	index  int    // of the entry in its plan
 	left   string // the name without its tags: cluster.upstream_rq
 	labels *labels
 }
@@ -44,13 +46,16 @@ func (r *Registry) layout() *plan {
 	}
 	t := newTagger(r.tags, r.plain)
 	p := &plan{shape: shape, entries: r.entries(t)}
+	for i := range p.entries {
+		p.bytes += len(p.entries[i].name)
+	}
 	p.families = distinct(familiesOf(p.entries), t.lossy)
 	r.plan.Store(p)
 	return p
 }
 
-// entries takes all statistics down, sorted as Envoy's text is: counters and
-// gauges by name, then histograms.
+// entries lists all statistics, sorted as Envoy's text is: counters and gauges by
+// name, then histograms.
 func (r *Registry) entries(t *tagger) []entry {
 	clusters := r.sorted()
 	rows := 0
@@ -61,7 +66,11 @@ func (r *Registry) entries(t *tagger) []entry {
 	for _, c := range clusters {
 		numbers, histograms = c.entries(t, numbers, histograms)
 	}
-	return append(unique(numbers), unique(histograms)...)
+	all := append(unique(numbers), unique(histograms)...)
+	for i := range all {
+		all[i].index = i
+	}
+	return all
 }
 
 func (c *Cluster) size() int {

@@ -34,7 +34,7 @@ func upstream(t *testing.T, policies ...pillion.Policy) *pillion.Upstream {
 func TestFunctions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := registry(t, Settings{})
-		u := upstream(t, Config{Registry: r}, timeout.Config{Total: time.Second}, retry.Config{On: "5xx", NumRetries: 1, BaseInterval: 1})
+		u := upstream(t, Config{Registry: r}, timeout.Config{Total: time.Second}, retry.Config{On: "5xx", NumRetries: 1, Rand: func() float64 { return 0 }})
 		do := func(work func(context.Context) (int, error)) { _, _ = pillion.Do(t.Context(), u, work) }
 		do(func(context.Context) (int, error) { return 42, nil })
 		do(func(context.Context) (int, error) { return 0, errors.New("broken") })
@@ -127,6 +127,7 @@ func TestActive(t *testing.T) {
 		delete(want, "upstream_rq_active")
 		want["upstream_rq_total"], want["upstream_rq_time"] = 1, 1
 		want["upstream_rq_timeout_budget_percent_used"] = 1
+		want["upstream_rq_timeout_budget_per_try_percent_used"] = 1
 		if diff := cmp.Diff(want, withoutInternal(nonzero(c))); diff != "" {
 			t.Errorf("at the end (-want +got):\n%s", diff)
 		}

@@ -34,11 +34,15 @@ func (w *writer) family(f *family, q *query) bool {
 		if !q.wants(e) {
 			continue
 		}
+		n, ok := w.number(e)
+		if !ok {
+			continue
+		}
 		if !begun {
 			w.typeLine(f, q)
 			begun = true
 		}
-		w.series(f, e, q)
+		w.series(f, e, n, q)
 		if !w.ok() {
 			break
 		}
@@ -58,11 +62,12 @@ func (w *writer) typeLine(f *family, q *query) {
 	w.text("\n")
 }
 
-func (w *writer) series(f *family, e *entry, q *query) {
+// series writes an entry; n is its value, if it is a number.
+func (w *writer) series(f *family, e *entry, n uint64, q *query) {
 	switch {
 	case e.kind != histogramKind:
 		w.sample(f.name, "", e)
-		w.uint(e.num.Value())
+		w.uint(n)
 		w.text("\n")
 	case q.buckets == summary:
 		w.quantileSeries(f.name, e)

@@ -2,18 +2,16 @@ package metrics
 
 import (
 	"errors"
-	"fmt"
 	"net/url"
-	"regexp"
-	"regexp/syntax"
 )
 
 // query is what a reader of the page asks for.
 type query struct {
 	form    form
-	filter  *regexp.Regexp // nil for all
-	used    bool           // only what was ever used
-	only    []kind         // nil for all
+	pattern string  // of names; "" for all
+	filter  *filter // of the pattern; nil for all
+	used    bool    // only what was ever used
+	only    []kind  // nil for all
 	buckets buckets
 }
 
@@ -36,24 +34,16 @@ const (
 	detailed                  // their bins, and the quantiles
 )
 
-// Bounds on a filter, which a stranger may have written: its text, and the size
-// of the machine that is made of it, which is what matching one name can cost.
-const (
-	maxFilter  = 512
-	maxProgram = 2000
-)
-
 // parseQuery reads the query string of a page. Words that it does not know mean
 // nothing, as in Envoy.
 func parseQuery(values url.Values, f form) (query, error) {
-	q := query{form: f, used: values.Has("usedonly")}
-	var bad [4]error
+	q := query{form: f, used: values.Has("usedonly"), pattern: values.Get("filter")}
+	var bad [3]error
 	if f != prometheusForm {
 		q.form, bad[0] = parseForm(values.Get("format"))
 	}
 	q.only, bad[1] = parseType(values.Get("type"))
-	q.filter, bad[2] = parseFilter(values.Get("filter"))
-	q.buckets, bad[3] = parseBuckets(values, q.form)
+	q.buckets, bad[2] = parseBuckets(values, q.form)
 	for _, err := range bad {
 		if err != nil {
 			return query{}, err
@@ -90,32 +80,6 @@ func parseType(word string) ([]kind, error) {
 	return nil, errors.New("usage: /stats?type=(All|Counters|Gauges|Histograms|TextReadouts)")
 }
 
-func parseFilter(text string) (*regexp.Regexp, error) {
-	if text == "" {
-		return nil, nil //nolint:nilnil // no filter is no error
-	}
-	if len(text) > maxFilter {
-		return nil, fmt.Errorf("filter: longer than %d bytes", maxFilter)
-	}
-	parsed, err := syntax.Parse(text, syntax.Perl)
-	if err != nil {
-		return nil, errors.New("filter: " + reason(err)) // without what the stranger wrote
-	}
-	prog, err := syntax.Compile(parsed.Simplify())
-	if err != nil || len(prog.Inst) > maxProgram {
-		return nil, errors.New("filter: too complex")
-	}
-	return regexp.Compile(text)
-}
-
-// reason is what is wrong with an expression, in a few words.
-func reason(err error) string {
-	if bad, ok := errors.AsType[*syntax.Error](err); ok {
-		return string(bad.Code)
-	}
-	return "no regular expression"
-}
-
 func parseBuckets(values url.Values, f form) (buckets, error) {
 	word := values.Get("histogram_buckets")
 	if f == prometheusForm {
@@ -148,5 +112,5 @@ func (q *query) wants(e *entry) bool {
 	if q.used && !e.used() {
 		return false
 	}
-	return q.filter == nil || q.filter.MatchString(e.name)
+	return q.filter == nil || q.filter.has(e)
 }

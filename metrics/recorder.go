@@ -2,8 +2,12 @@ package metrics
 
 import (
 	"context"
+	"errors"
+	"io"
 	"net/http"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/pillion-go/pillion"
@@ -32,7 +36,11 @@ type recorder struct {
 	abandoned       *Counter
 	noneHealthy     func() *Counter
 	breakerOpen     func() *Counter
-	budget          *Histogram // nil where it is not asked for
+	received, reset *Counter // streams that the upstream reset, and that were reset here
+
+	major             atomic.Int32 // of the HTTP version of the last response
+	tries             pillion.Slot // of when an attempt began; only where tryBudget is set
+	budget, tryBudget *Histogram   // nil where they are not asked for
 }
 
 func newRecorder(c *Cluster, cfg Config) *recorder {
@@ -63,77 +71,93 @@ func newRecorder(c *Cluster, cfg Config) *recorder {
 		abandoned:     c.Counter("retry_or_shadow_abandoned"),
 		noneHealthy:   rare("upstream_cx_none_healthy"),
 		breakerOpen:   rare("upstream_rq_breaker_open"),
+		received:      c.Counter("upstream_rq_rx_reset"),
+		reset:         c.Counter("upstream_rq_tx_reset"),
+	}
+	for _, name := range neverCalls {
+		c.Counter(name)
 	}
 	if cfg.CallerStatNames {
 		r.named = &namedAnswers{cluster: c, origin: origin, known: map[string]*Answers{}}
 	}
 	if cfg.TimeoutBudget {
 		r.budget = c.Histogram("upstream_rq_timeout_budget_percent_used")
+		r.tryBudget = c.Histogram("upstream_rq_timeout_budget_per_try_percent_used")
 	}
 	return r
 }
 
+// neverCalls are statistics of Envoy that are 0 here, since a library has nothing that
+// they count: no maintenance mode, no limit on a stream's duration, no queue of requests.
+//
+//nolint:gochecknoglobals // a table that nothing writes
+var neverCalls = [...]string{"upstream_rq_maintenance_mode", "upstream_rq_max_duration_reached", "upstream_rq_pending_overflow"}
+
 // now is the recorder's clock, in nanoseconds.
 func (r *recorder) now() int64 { return int64(time.Since(r.epoch)) }
 
-// What a call's State holds: the time at which it came by, and below it two bits.
+// What a call's State holds: the time at which it came to the recorder, and flags.
 const (
-	cameBy   = 1 // it did: without it the call was refused outside of this policy
-	byCanary = 2 // its answer is one of a canary's
-	flagBits = 2
+	seen      = 1 << iota // it came: without it the call was refused outside of this policy
+	byCanary              // its response is one of a canary's
+	isCounted             // its response is in upstream_rq_completed
+	flagBits  = 3
 )
 
-// call notes when a call began, and counts its answer as soon as its head is
-// there.
+// call notes when a call began, and counts its response as soon as the header is there.
 func (r *recorder) call(ctx context.Context, c *pillion.Call) *pillion.Outcome {
-	c.State(r.slot).N = r.now()<<flagBits | cameBy
+	c.State(r.slot).N = r.now()<<flagBits | seen
 	o := r.next(ctx, c)
 	r.answered(c, o)
 	return o
 }
 
-// answered counts the answer that the caller gets: the upstream's, or the one that
-// Envoy would give in its place.
+// answered counts the response that the caller gets: the upstream's, or the one that Envoy
+// would send in its place.
 func (r *recorder) answered(c *pillion.Call, o *pillion.Outcome) {
-	code := status(o)
-	if code == 0 {
-		code = localStatus(o)
-	}
-	if code != 0 {
+	if code, ok := status(o); ok {
+		r.count(c, o, code)
+	} else if code := localStatus(o); code != 0 {
 		r.count(c, o, code)
 	}
 }
 
-// count counts an answer in all of its categories.
+// count counts a response in all of its categories.
 func (r *recorder) count(c *pillion.Call, o *pillion.Outcome, code int) {
 	r.answers.Count(code)
+	state := &c.State(r.slot).N
+	*state |= isCounted
 	if isCanary(c, o) {
 		r.canary().Count(code)
-		c.State(r.slot).N |= byCanary
+		*state |= byCanary
 	}
 	if a := r.byName(c); a != nil {
 		a.Count(code)
 	}
 }
 
-// status is the HTTP status of an answer, 0 where there was none. A gRPC answer
-// comes in a 200, whatever it says; a function that did what it should is a 200 too,
-// and one that failed a 500.
-func status(o *pillion.Outcome) int {
+// status is the HTTP status of a response, and whether there was one. A response over gRPC
+// comes in a 200, whatever its status; a function that succeeds is a 200 too, and one that
+// fails a 500. Other than a gRPC status, an HTTP status below 100 counts as it is, which is
+// unknown.
+func status(o *pillion.Outcome) (code int, ok bool) {
 	switch {
 	case o.Code >= 100:
-		return o.Code
+		return o.Code, true
 	case o.Detail == pillion.ViaUpstream:
-		return 200
+		if _, ok := o.Value.(*http.Response); ok {
+			return o.Code, true
+		}
+		return http.StatusOK, true
 	case o.Is.Any(pillion.Failed):
-		return 500
+		return http.StatusInternalServerError, true
 	}
-	return 0
+	return 0, false
 }
 
-// localStatus is the status that Envoy counts for a call that brought no answer.
-// What ran into a limit of the whole call is counted for each attempt that was under way,
-// not here: during a back-off there was none.
+// localStatus is the status that Envoy counts for a call without a response. A call that
+// ran into its total limit is counted with each attempt that was under way, not here: during
+// a back-off there was none.
 func localStatus(o *pillion.Outcome) int {
 	if cutOff(o) {
 		return 0
@@ -141,40 +165,44 @@ func localStatus(o *pillion.Outcome) int {
 	return o.Detail.LocalStatus()
 }
 
-// cutOff reports whether the limit of the whole call struck.
+// cutOff reports whether the timeout of the whole call fired.
 func cutOff(o *pillion.Outcome) bool { return o.Detail == pillion.ResponseTimeout }
 
-// isCanary reports whether an answer says that a canary gave it. It is asked for
-// each, so HTTP's header is looked into directly.
+// isCanary reports whether a response says that it is a canary's. Each call asks, so that
+// HTTP's header is read directly.
 func isCanary(c *pillion.Call, o *pillion.Outcome) bool {
 	if resp, ok := o.Value.(*http.Response); ok {
 		values := resp.Header[canaryHeader]
 		return len(values) != 0 && values[0] == "true"
 	}
+	name := canaryHeader
 	if o.Code < 100 {
-		return false
+		name = canaryKey
 	}
-	value, _ := c.ResponseHeader(o, canaryHeader)
+	value, _ := c.ResponseHeader(o, name)
 	return value == "true"
 }
 
-// canaryHeader is the response header in which an upstream calls itself a canary.
-const canaryHeader = "X-Envoy-Upstream-Canary"
+// The response header in which an upstream calls itself a canary, as HTTP's header and
+// gRPC's metadata spell it.
+const (
+	canaryHeader = "X-Envoy-Upstream-Canary"
+	canaryKey    = "x-envoy-upstream-canary"
+)
 
-// hear counts what happens to attempts, and the end of the call.
-func (r *recorder) hear(_ context.Context, e pillion.Event) {
+// listen counts what happens to attempts, and the end of the call.
+func (r *recorder) listen(_ context.Context, e pillion.Event) {
 	switch e.Kind {
 	case pillion.EventAttempt:
-		r.active.Add(1)
+		r.beginAttempt(e.Call)
 	case pillion.EventAttemptEnd:
-		r.active.Add(-1)
-		r.attempted(e.Call, e.Outcome)
+		r.endAttempt(e.Call, e.Outcome)
 	case pillion.EventEnd:
 		r.ended(e.Call, e.Outcome)
 	case pillion.EventRefused:
 		r.refused(e.Outcome)
 	case pillion.EventRetryScheduled:
-		if code := status(e.Outcome); code != 0 {
+		if code, ok := status(e.Outcome); ok {
 			r.again.Count(code)
 		}
 	case pillion.EventRetry:
@@ -196,30 +224,112 @@ func (r *recorder) hear(_ context.Context, e pillion.Event) {
 	}
 }
 
-// attempted counts an attempt that has ended. One that got no connection was
-// never handed to one, and is not in upstream_rq_total.
-func (r *recorder) attempted(c *pillion.Call, end *pillion.Outcome) {
-	if !end.Is.Any(pillion.ConnectFailure | pillion.Invalid) {
+// beginAttempt counts an attempt as active.
+func (r *recorder) beginAttempt(c *pillion.Call) {
+	r.active.Add(1)
+	if r.tryBudget != nil {
+		c.State(r.tries).N = r.now()
+	}
+}
+
+// endAttempt counts an attempt that has ended.
+func (r *recorder) endAttempt(c *pillion.Call, end *pillion.Outcome) {
+	r.active.Add(-1)
+	if hadConnection(end) {
 		r.sent.Inc()
 	}
+	if r.tryBudget != nil {
+		r.tryBudget.Record(percent(time.Duration(r.now()-c.State(r.tries).N), c.TryLimit()))
+	}
+	if resp, ok := end.Value.(*http.Response); ok && r.major.Load() != int32(resp.ProtoMajor) { //nolint:gosec // 1 or 2
+		r.major.Store(int32(resp.ProtoMajor)) //nolint:gosec // 1 or 2
+	}
+	r.timedOut(c, end)
+	r.brokeOff(c, end)
+}
+
+// hadConnection reports whether an attempt got a connection. It is the condition of
+// upstream_rq_total, and of all that befalls connections.
+func hadConnection(end *pillion.Outcome) bool {
+	return !end.Is.Any(pillion.ConnectFailure | pillion.Invalid)
+}
+
+// timedOut counts the timeout that ended an attempt, if any.
+func (r *recorder) timedOut(c *pillion.Call, end *pillion.Outcome) {
 	switch end.Detail {
 	case pillion.ResponseTimeout:
 		r.timeout.Inc()
-		if status(end) == 0 {
+		if _, ok := status(end); !ok {
 			r.count(c, end, end.Detail.LocalStatus())
 		}
 	case pillion.TryIdleTimeout:
 		r.idle.Inc()
 	case pillion.TryTimeout:
 		r.perTry.Inc()
-	default: // no limit struck
+	default: // none fired
 	}
+}
+
+// brokeOff counts what an attempt that ended early did to its stream or connection.
+func (r *recorder) brokeOff(c *pillion.Call, end *pillion.Outcome) {
+	switch end.Detail {
+	case pillion.RemoteReset, pillion.RemoteResetAfter:
+		r.received.Inc()
+	case pillion.ConnectionTermination, pillion.ConnectionTerminationAfter:
+		r.cut(c, end, true)
+	case pillion.MalformedAnswer, pillion.MalformedAnswerAfter:
+		r.cut(c, end, endedThere(end.Err))
+	case pillion.ResponseTimeout, pillion.TryTimeout, pillion.TryIdleTimeout, pillion.CallerGone:
+		r.cut(c, end, false)
+	default: // it ended on its own, or never began
+	}
+}
+
+// endedThere reports whether a response is malformed because the connection ended within it.
+func endedThere(err error) bool {
+	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET)
+}
+
+// cut counts an attempt that was cut off by the upstream or on this side. Over HTTP/1 that
+// ends the connection, over HTTP/2 this side resets the stream.
+func (r *recorder) cut(c *pillion.Call, end *pillion.Outcome, byUpstream bool) {
+	s := r.cluster.dialed()
+	switch major := r.version(c, end); {
+	case major == 2 && !byUpstream:
+		r.reset.Inc()
+	case major == 1 && s != nil:
+		s.cut(byUpstream, end.Is.Any(pillion.ProtocolError))
+	}
+}
+
+// version is the major version of HTTP that an attempt spoke, 0 where that is not known or
+// where there was no connection. Without a response it is that of the last one, or of all
+// connections that were counted.
+func (r *recorder) version(c *pillion.Call, end *pillion.Outcome) int {
+	resp, ok := end.Value.(*http.Response)
+	switch protocol := c.Request().Protocol; {
+	case ok:
+		return resp.ProtoMajor
+	case !hadConnection(end):
+		return 0
+	case protocol == "grpc" && c.Endpoint() != "": // gRPC names the peer only where there was one
+		return 2
+	case protocol != "http":
+		return 0
+	}
+	if major := r.major.Load(); major != 0 {
+		return int(major)
+	}
+	return r.cluster.dialed().version()
 }
 
 func (r *recorder) refused(o *pillion.Outcome) {
 	switch o.Detail {
 	case pillion.Overflow:
 		r.overflow.Inc()
+		if r.tryBudget != nil { // to Envoy it was an attempt, which took no time
+			r.tryBudget.Record(0)
+		}
 	case pillion.BreakerOpen:
 		r.breakerOpen().Inc()
 	case pillion.NoHealthyUpstream:
@@ -228,19 +338,27 @@ func (r *recorder) refused(o *pillion.Outcome) {
 	}
 }
 
-// ended records how long a completed call took. A call that was refused outside of
-// this policy never came by; it is counted here.
+// ended records how long a completed call took. A call that was refused outside of this
+// policy never came to it; it is counted here. One that panicked is in no count of
+// responses, and so in none of their times.
 func (r *recorder) ended(c *pillion.Call, end *pillion.Outcome) {
 	state := c.State(r.slot).N
 	if state == 0 {
 		r.answered(c, end)
 		return
 	}
-	if status(end) == 0 || (end.Err != nil && !complete(c, end)) {
-		return
-	}
 	took := time.Duration(r.now() - state>>flagBits)
-	ms := milliseconds(took)
+	completed := isComplete(c, end) && state&isCounted != 0
+	if completed {
+		r.completed(c, state, milliseconds(took))
+	}
+	if r.budget != nil && (completed || isTimeout(end)) {
+		r.budget.Record(share(c, took))
+	}
+}
+
+// completed records the time of a call in all of its categories.
+func (r *recorder) completed(c *pillion.Call, state int64, ms uint64) {
 	r.answers.Time(ms)
 	if state&byCanary != 0 {
 		r.canary().Time(ms)
@@ -248,28 +366,49 @@ func (r *recorder) ended(c *pillion.Call, end *pillion.Outcome) {
 	if a := r.byName(c); a != nil {
 		a.Time(ms)
 	}
-	if r.budget != nil {
-		r.budget.Record(share(c, took))
+}
+
+// isTimeout reports whether a timeout of the library's ended a call.
+func isTimeout(end *pillion.Outcome) bool {
+	switch end.Detail {
+	case pillion.ResponseTimeout, pillion.TryTimeout, pillion.TryIdleTimeout:
+		return true
+	default:
+		return false
 	}
 }
 
-// complete reports whether an error is itself a whole answer: a function's, or a
-// status that a gRPC upstream gave.
-func complete(c *pillion.Call, end *pillion.Outcome) bool {
-	if c.Request().Protocol == "grpc" {
+// isComplete reports whether a call brought a response to its end. An error can be a whole
+// response itself: a function's, or a status that a gRPC upstream sent.
+func isComplete(c *pillion.Call, end *pillion.Outcome) bool {
+	if _, ok := status(end); !ok {
+		return false
+	}
+	switch {
+	case end.Err == nil:
+		return true
+	case c.Request().Protocol == "grpc":
 		return end.Detail == pillion.ViaUpstream
 	}
 	return end.Is.Any(pillion.Failed)
 }
 
-// share is how many per cent of its total limit a call took; 0 where there was no
-// limit.
+// share is how many per cent of its total limit a call took, 0 without one.
 func share(c *pillion.Call, took time.Duration) uint64 {
 	left, limited := c.Remaining()
-	if !limited || took+left <= 0 {
+	if !limited {
 		return 0
 	}
-	return uint64(100 * took.Truncate(time.Millisecond) / (took + left)) //nolint:gosec // not negative
+	return percent(took, took+left)
+}
+
+// percent is how many per cent of limit were used, 0 without a limit. Both are in whole
+// milliseconds, as in Envoy.
+func percent(took, limit time.Duration) uint64 {
+	if limit <= 0 {
+		return 0
+	}
+	return uint64(max(0, 100*took.Truncate(time.Millisecond)/limit))
 }
 
 // altStatName is the request header in which a caller names a category.
@@ -293,7 +432,7 @@ func (r *recorder) byName(c *pillion.Call) *Answers {
 		return nil
 	}
 	name := c.RequestHeader(altStatName)
-	if name == "" {
+	if name == "" || len(name) > maxName {
 		return nil
 	}
 	return r.named.get(name)

@@ -3,18 +3,16 @@ package metrics
 import (
 	"errors"
 	"fmt"
-	"reflect"
 	"regexp"
-	"slices"
 	"sync"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Registry holds clusters, and says how their statistics are named. It is safe
-// for concurrent use. Make it with [NewRegistry]; [Default] is the one that is used where
-// none is named.
+// Registry holds clusters, and says how their statistics are named. It is safe for
+// concurrent use. The zero value has the names of zero [Settings]; others are made with
+// [NewRegistry]. A nil Registry stands for [Default] everywhere.
 type Registry struct {
 	tags  []tag
 	plain bool // no tags are taken out of names
@@ -26,8 +24,7 @@ type Registry struct {
 	planning sync.Mutex // held while a page is laid out
 	plan     atomic.Pointer[plan]
 
-	registering sync.Mutex
-	registered  []prometheus.Registerer // guarded by registering
+	registered []prometheus.Registerer // through which an exporter was registered; guarded by registering
 }
 
 // Settings say how a registry's statistics are named. It mirrors Envoy's
@@ -60,8 +57,16 @@ type Tag struct {
 //nolint:gochecknoglobals // as http.DefaultServeMux is
 var defaultRegistry = sync.OnceValue(func() *Registry { return newRegistry(nil, false) })
 
-// Default is the registry of those who name none.
+// Default is the registry that is used where none is set.
 func Default() *Registry { return defaultRegistry() }
+
+// orDefault is r, or Default in the place of nil.
+func (r *Registry) orDefault() *Registry {
+	if r == nil {
+		return Default()
+	}
+	return r
+}
 
 // NewRegistry makes a registry. The error joins all that is wrong with the settings.
 func NewRegistry(s Settings) (*Registry, error) {
@@ -87,7 +92,7 @@ func NewRegistry(s Settings) (*Registry, error) {
 }
 
 func newRegistry(tags []tag, plain bool) *Registry {
-	return &Registry{tags: tags, plain: plain, clusters: map[string]*Cluster{}}
+	return &Registry{tags: tags, plain: plain}
 }
 
 // newTag checks a tag.
@@ -114,10 +119,11 @@ func newTag(t Tag) (tag, error) {
 	return made, nil
 }
 
-// Cluster gives the cluster of that name, made when it is first asked for. Names
-// that are shown alike are one cluster, as in Envoy: a colon is shown as an underscore, and so
-// is what would break a line of text.
+// Cluster returns the cluster of that name, made at its first use. Names that are shown
+// alike are one cluster, as in Envoy: a colon is shown as an underscore, and so is what would
+// break a line of text.
 func (r *Registry) Cluster(name string) *Cluster {
+	r = r.orDefault()
 	name = clusterName(name)
 	r.mu.RLock()
 	c := r.clusters[name]
@@ -129,15 +135,19 @@ func (r *Registry) Cluster(name string) *Cluster {
 	defer r.mu.Unlock()
 	if c = r.clusters[name]; c == nil {
 		c = newCluster(r, name)
+		if r.clusters == nil {
+			r.clusters = map[string]*Cluster{}
+		}
 		r.clusters[name] = c
 		r.shape.Add(1)
 	}
 	return c
 }
 
-// Remove takes a cluster out, for an upstream that is no more. Who still holds it
-// may go on counting, unseen; who asks for its name gets a new one.
+// Remove deletes a cluster, for an upstream that is no more. Its handles keep working and
+// are no longer shown; a later Cluster of that name makes a new one.
 func (r *Registry) Remove(name string) {
+	r = r.orDefault()
 	name = clusterName(name)
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -150,21 +160,4 @@ func (r *Registry) Remove(name string) {
 	c.detached = true
 	c.mu.Unlock()
 	r.shape.Add(1)
-}
-
-// register gives the registry's collector to a registerer, once.
-func (r *Registry) register(to prometheus.Registerer) error {
-	r.registering.Lock()
-	defer r.registering.Unlock()
-	if !reflect.TypeOf(to).Comparable() {
-		return fmt.Errorf("metrics: Config.Registerer: a %T cannot be told from another; register a Collector yourself", to)
-	}
-	if slices.Contains(r.registered, to) {
-		return nil
-	}
-	if err := to.Register(Collector(r)); err != nil {
-		return fmt.Errorf("metrics: Config.Registerer: %w", err)
-	}
-	r.registered = append(r.registered, to)
-	return nil
 }

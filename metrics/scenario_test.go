@@ -229,8 +229,9 @@ func TestScenarios(t *testing.T) {
 		t.Fatal(err)
 	}
 	played := scenarios()
+	same := 0
 	for _, name := range slices.Sorted(maps.Keys(recorded)) {
-		t.Run(name, func(t *testing.T) {
+		passed := t.Run(name, func(t *testing.T) {
 			sc, known := played[name]
 			if !known {
 				t.Fatal("not played")
@@ -241,7 +242,11 @@ func TestScenarios(t *testing.T) {
 				}
 			})
 		})
+		if passed {
+			same++
+		}
 	}
+	closing(t, "scenarios", len(recorded), same, 0)
 }
 
 // play makes the calls of a scenario, and gives what is not 0 then. Histograms

@@ -2,18 +2,24 @@ package metrics
 
 // textPage writes the page of /stats: one line for each statistic.
 func (w *writer) textPage(p *plan, q *query) {
-	w.each(p.entries, q, func(e *entry) {
-		w.text(e.name)
-		w.text(":")
-		if e.kind != histogramKind {
-			w.text(" ")
-			w.uint(e.num.Value())
-		} else {
-			w.textHistogram(w.read(e), q.buckets)
-		}
-		w.text("\n")
-	})
+	w.each(p.entries, q, func(e *entry) { w.textLine(e, q.buckets) })
 	w.flush()
+}
+
+func (w *writer) textLine(e *entry, form buckets) {
+	n, ok := w.number(e)
+	if !ok {
+		return
+	}
+	w.text(e.name)
+	w.text(":")
+	if e.kind != histogramKind {
+		w.text(" ")
+		w.uint(n)
+	} else {
+		w.textHistogram(w.read(e), form)
+	}
+	w.text("\n")
 }
 
 // textHistogram writes pairs: of the last interval, which the library does not

@@ -61,6 +61,14 @@ func (w *writer) each(entries []entry, q *query, show func(*entry)) bool {
 	return w.err == nil
 }
 
+// number reads a counter or gauge. It is not ok where there is nothing to show.
+func (w *writer) number(e *entry) (n uint64, ok bool) {
+	if e.kind == histogramKind {
+		return 0, true
+	}
+	return e.read()
+}
+
 // read reads a histogram.
 func (w *writer) read(e *entry) []bin {
 	w.bins = e.bins.bins(w.bins[:0])

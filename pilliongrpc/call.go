@@ -2,6 +2,7 @@ package pilliongrpc
 
 import (
 	"context"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -19,7 +20,7 @@ import (
 	"github.com/pillion-go/pillion"
 )
 
-// client is what unary calls and streams have in common: the side of the caller.
+// client is what unary calls and streams have in common: the caller's side.
 type client struct {
 	ctx     context.Context //nolint:containedctx // the caller's, for the length of the call
 	cc      *grpc.ClientConn
@@ -28,19 +29,56 @@ type client struct {
 
 	sent     atomic.Uint64 // the caller's messages
 	received atomic.Uint64
-	retried  atomic.Bool // there was a further attempt
+	retried  atomic.Bool // there was a next attempt
 }
 
-// attempt is what one attempt adds to its Call: its own request header, and its own
-// targets for what comes back. The caller's are written from those of the attempt whose
-// answer it gets.
+// attempt is what one attempt adds to its Call: its own request metadata, and its own
+// targets for the response. The caller's targets are written from those of the attempt
+// whose response it gets.
 type attempt struct {
-	md      metadata.MD // the request's; nil while it is the caller's
-	header  metadata.MD // the answer's; nil where it was nothing but trailers
-	trailer metadata.MD
-	peer    peer.Peer
-	options [6]grpc.CallOption
+	sight
+	number       int         // of the attempt, from 1
+	notConnected bool        // it got no connection
+	redial       bool        // the attempt before it got no connection
+	md           metadata.MD // the request's; nil while it is the caller's
+	header       metadata.MD // the response's; nil if it had nothing but trailers
+	trailer      metadata.MD
+	late         atomic.Pointer[response] // what a stream knows at its end only
+	peer         peer.Peer
+	sent         sentContext
+	options      [6]grpc.CallOption
 }
+
+// response is the metadata of a response.
+type response struct{ header, trailer metadata.MD }
+
+// response returns what is known of the response.
+func (a *attempt) response() response {
+	if late := a.late.Load(); late != nil {
+		return *late
+	}
+	return response{a.header, a.trailer}
+}
+
+// head is the metadata that came first: the header, or trailers without a header. Trailers
+// behind a header are no head.
+func (r response) head() metadata.MD {
+	if r.header == nil {
+		return r.trailer
+	}
+	return r.header
+}
+
+// clone copies md; nil stays nil, which says that there was none.
+func clone(md metadata.MD) metadata.MD {
+	if md == nil {
+		return nil
+	}
+	return md.Copy()
+}
+
+// begun reports whether response headers arrived.
+func (a *attempt) begun() bool { return a.has(seenHeaders) || a.response().header != nil }
 
 // Request describes the call.
 func (x *client) Request() pillion.Request {
@@ -81,19 +119,22 @@ func (x *client) headerOf(a *attempt) pillion.Header {
 	return header(a.md)
 }
 
-// outgoing is ctx with the attempt's own metadata, where it has some.
+// outgoing is the context of the attempt's request: ctx with the attempt's own metadata, if
+// it has some.
 func (a *attempt) outgoing(ctx context.Context) context.Context {
-	if a.md == nil {
-		return ctx
+	if a.md != nil {
+		ctx = metadata.NewOutgoingContext(ctx, a.md)
 	}
-	return metadata.NewOutgoingContext(ctx, a.md)
+	a.sent = sentContext{ctx, a}
+	return &a.sent
 }
 
-// follow starts with the request header of the attempt that came before.
-func (a *attempt) follow(before *attempt) {
+// after makes a the attempt that follows before: it starts with the same request metadata.
+func (a *attempt) after(before *attempt) {
 	if before.md != nil {
 		a.md = before.md.Copy()
 	}
+	a.redial = before.notConnected
 }
 
 // Idempotent goes by what the service says of its method, idempotency_level in its
@@ -114,26 +155,30 @@ func (x *client) Idempotent() bool {
 // Messages counts the caller's messages, not those of further attempts.
 func (x *client) Messages() (sent, received uint64) { return x.sent.Load(), x.received.Load() }
 
-// head reads the head of an answer: its header, or, where it has none, its trailers.
-// What comes in trailers behind a header is no head.
-func (a *attempt) head(name string) []string {
-	md := a.header
-	if md == nil {
-		md = a.trailer
+// setEndpoint records where the attempt went, which gRPC knows only afterwards.
+func (a *attempt) setEndpoint(c *pillion.Call) {
+	if c.Endpoint() != "" {
+		return
 	}
-	return md.Get(name)
-}
-
-// tellEndpoint says where the attempt went, which gRPC knows only afterwards.
-func (a *attempt) tellEndpoint(c *pillion.Call) {
-	if a.peer.Addr != nil && c.Endpoint() == "" {
+	if remote := a.remote.Load(); remote != nil {
+		c.SetEndpoint((*remote).String())
+	} else if a.peer.Addr != nil {
 		c.SetEndpoint(a.peer.Addr.String())
 	}
 }
 
-// ended gives, for an error that says no more than that ctx has ended, ctx's own: then
-// the engine knows why. A server that was told the deadline may be the first to say that it
-// has passed; ctx ends in the same moment.
+// countAttempts adds the number of attempts to the response, if the configuration asks
+// for it.
+func (r response) countAttempts(u *pillion.Upstream, attempts int) {
+	h := u.HTTP()
+	if md := r.head(); md != nil && h.IncludeAttemptCountInResponse && !h.SuppressEnvoyHeaders {
+		md.Set("x-envoy-attempt-count", strconv.Itoa(attempts))
+	}
+}
+
+// ended returns ctx.Err() if err only reflects the end of ctx: then the engine knows why. A
+// server that was told the deadline may be the first to report that it has passed; ctx ends in
+// the same moment.
 func ended(ctx context.Context, err error) error {
 	code := status.Code(err)
 	if code != codes.Canceled && code != codes.DeadlineExceeded {
@@ -155,78 +200,6 @@ func waitFor(done <-chan struct{}, most time.Duration) {
 	select {
 	case <-done:
 	case <-t.C:
-	}
-}
-
-// targets are the call options by which a caller learns what came back.
-type targets struct {
-	headers  []*metadata.MD
-	trailers []*metadata.MD
-	peers    []*peer.Peer
-	finish   []func(error)
-	rest     []grpc.CallOption // all others
-}
-
-// split takes the targets out of a call's options.
-func split(options []grpc.CallOption) targets {
-	t := targets{rest: options}
-	if !hasTargets(options) {
-		return t
-	}
-	t.rest = nil
-	for _, o := range options {
-		switch o := o.(type) {
-		case grpc.HeaderCallOption:
-			t.headers = append(t.headers, o.HeaderAddr)
-		case grpc.TrailerCallOption:
-			t.trailers = append(t.trailers, o.TrailerAddr)
-		case grpc.PeerCallOption:
-			t.peers = append(t.peers, o.PeerAddr)
-		case grpc.OnFinishCallOption:
-			t.finish = append(t.finish, o.OnFinish)
-		default:
-			t.rest = append(t.rest, o)
-		}
-	}
-	return t
-}
-
-func hasTargets(options []grpc.CallOption) bool {
-	for _, o := range options {
-		switch o.(type) {
-		case grpc.HeaderCallOption, grpc.TrailerCallOption, grpc.PeerCallOption, grpc.OnFinishCallOption:
-			return true
-		}
-	}
-	return false
-}
-
-// callOptions are the options of one attempt, with its own targets.
-func (a *attempt) callOptions(t *targets, watched bool) []grpc.CallOption {
-	options := append(append(a.options[:0], t.rest...), grpc.Header(&a.header), grpc.Trailer(&a.trailer))
-	if watched || len(t.peers) != 0 {
-		options = append(options, grpc.Peer(&a.peer))
-	}
-	return options
-}
-
-// deliver writes what an attempt brought to the caller's targets.
-func (t *targets) deliver(a *attempt) {
-	for _, to := range t.headers {
-		*to = a.header
-	}
-	for _, to := range t.trailers {
-		*to = a.trailer
-	}
-	for _, to := range t.peers {
-		*to = a.peer
-	}
-}
-
-// finished tells the caller that the call is over, once.
-func (t *targets) finished(err error) {
-	for _, f := range t.finish {
-		f(err)
 	}
 }
 

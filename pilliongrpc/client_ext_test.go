@@ -135,8 +135,9 @@ func TestUploadOutlivesTheTry(t *testing.T) {
 	})
 }
 
-// TestDeadline tells the server how long it is waited for: the shorter limit of a
-// unary call, the total one of a stream, and of what is left the least.
+// TestDeadline tells the server how long it is waited for: grpc-timeout is what is left of the
+// total limit, since the limit of one attempt ends with the response headers;
+// x-envoy-expected-rq-timeout-ms is the shorter of both, as in Envoy.
 func TestDeadline(t *testing.T) {
 	for _, kind := range kinds {
 		t.Run(kind.name, func(t *testing.T) {
@@ -144,12 +145,7 @@ func TestDeadline(t *testing.T) {
 				u, _ := upstream(t, timeout.Config{Total: 10 * time.Second, PerTry: 4 * time.Second, ExpectedHeader: true}, again("unavailable", 3))
 				c := client(t, &service{serve: func(ctx context.Context, n int64, _ stream) error {
 					until, ok := ctx.Deadline()
-					want := 4 * time.Second
-					if kind.name != "unary" {
-						want = 10*time.Second - time.Duration(n-1)*3*time.Second
-					} else if n == 4 {
-						want = time.Second
-					}
+					want := 10*time.Second - time.Duration(n-1)*3*time.Second
 					if left := time.Until(until); !ok || left > want || left < want-time.Millisecond {
 						t.Errorf("try %d: got a deadline in %v, want %v", n, left, want)
 					}
@@ -382,5 +378,14 @@ func TestLocalReplies(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestError_zero has an Error that the library did not make.
+func TestError_zero(t *testing.T) {
+	for _, err := range []*pilliongrpc.Error{{}, {Err: errFired}} {
+		if status.Code(err) != codes.Unknown || err.Error() == "" || err.Timeout() {
+			t.Errorf("got %v, want Unknown", err)
+		}
 	}
 }

@@ -9,17 +9,19 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/internal/report"
 )
 
 // exchange is a streamCall as the engine sees it; both have a method Header.
 type exchange streamCall
 
-// Unary is false: an answer goes on after its head.
+// Unary is false: a response goes on after its headers.
 func (x *exchange) Unary() bool { return false }
 
-// Try opens a stream and waits for the answer's head.
+// Try opens a stream and waits for the response headers.
 func (x *exchange) Try(ctx context.Context, c *pillion.Call, o *pillion.Outcome) {
 	a := x.attempt(c)
 	if a.beside {
@@ -28,54 +30,69 @@ func (x *exchange) Try(ctx context.Context, c *pillion.Call, o *pillion.Outcome)
 	}
 	defer a.over.Store(true)
 	c.Prepare()
-	a.of, a.ctx = c, ctx
+	a.of, a.ctx, a.number, a.watched = c, ctx, c.Attempt(), c.Watched()
 	o.Value = a
 	x.hold(c)
-	open, err := x.try(a, c.Watched()) //nolint:contextcheck // a has it
+	open, err := x.try(a) //nolint:contextcheck // a has it
 	x.drop()
-	if c.Watched() {
-		a.tellEndpoint(c)
+	if a.watched {
+		a.setEndpoint(c)
 	}
 	if open {
+		a.response().countAttempts(x.upstream, a.number)
 		o.Detail = pillion.ViaUpstream
 		c.Open()
 		return
 	}
+	x.close(a)
+	a.response().countAttempts(x.upstream, a.number)
+	switch bad := (*streamCall)(x).sendError(); {
+	case bad != nil: // SendMsg may have returned before that was known
+		o.Err, o.Is = bad, pillion.Invalid
+	case err != nil:
+		o.Err = ended(ctx, err)
+	default:
+		a.end, o.Detail = io.EOF, pillion.ViaUpstream
+	}
+}
+
+// close is for an attempt whose stream has ended. A message that is being sent has then been
+// sent, or has failed, and that is known.
+func (x *exchange) close(a *streamAttempt) {
 	if a.stream != nil {
 		a.trailer = a.stream.Trailer()
 	}
 	a.cancel()
-	if bad := (*streamCall)(x).sendError(); bad != nil {
-		o.Err, o.Is = bad, pillion.Invalid
-		x.leave()
-		return
-	}
-	if err != nil {
-		o.Err = ended(ctx, err)
-		x.leave()
-		return
-	}
-	a.end, o.Detail = io.EOF, pillion.ViaUpstream
+	x.leave()
 }
 
 var errBeside = errors.New("pilliongrpc: a stream has one attempt at a time: it cannot be hedged")
 
-// try opens a stream and, if anybody wants to know, waits for its header. It is open
-// when there is one. If it is not, and there is no error, it has ended well.
-func (x *exchange) try(a *streamAttempt, watched bool) (open bool, err error) {
+// try opens a stream and, if a policy acts on them, waits for its response headers. It is
+// open when there are any. If it is not, and there is no error, it has ended well.
+func (x *exchange) try(a *streamAttempt) (open bool, err error) {
+	if a.redial {
+		x.redial(a.ctx)
+	}
 	var ctx context.Context
-	ctx, a.cancel = context.WithCancel(a.outgoing(a.ctx)) // to end a stream that nobody wants
-	stream, err := x.streamer(ctx, x.desc, x.cc, x.method, a.callOptions(&x.targets, watched)...)
+	ctx, a.cancel = context.WithCancel(a.outgoing(a.ctx)) // to end a stream that has no use any more
+	stream, err := x.streamer(ctx, x.desc, x.cc, x.method, a.streamOptions(&x.targets, (*streamCall)(x).onFinish(a))...)
 	if err != nil {
 		return false, err
 	}
+	if stream == nil {
+		return false, errNoStream
+	}
 	a.stream = stream
 	if !x.upstream.AwaitsHead() {
-		x.stream = stream // nobody sends yet
+		x.stream = stream // nothing is sent yet
 		return true, nil
 	}
-	x.resume(stream)
+	x.resume(a)
 	a.header, err = stream.Header()
+	if a.watched && a.remote.Load() == nil {
+		a.peer = a.from()
+	}
 	if a.header != nil || err != nil {
 		return err == nil, err
 	}
@@ -85,19 +102,34 @@ func (x *exchange) try(a *streamAttempt, watched bool) (open bool, err error) {
 	return false, err
 }
 
-// resume has what was kept sent to stream, and what follows too. That may take as
+var errNoStream = status.Error(codes.Internal, "pilliongrpc: an interceptor returned neither a stream nor an error")
+
+// resume has what was kept sent to the stream of a, and what follows too. That may take as
 // long as the server takes to read.
-func (x *exchange) resume(stream grpc.ClientStream) {
+func (x *exchange) resume(a *streamAttempt) {
 	x.sending.Lock()
 	if len(x.kept) == 0 {
-		x.replay(stream)
+		x.replay(a.stream)
 		return
 	}
-	go x.replay(stream) // which unlocks: the caller's messages come after those that were kept
+	go func() { // which unlocks: the caller's messages come after those that were kept
+		defer x.unsendable(a)
+		x.replay(a.stream)
+	}()
 }
 
-// replay sends what was kept, and has what follows sent to the same stream. The
-// caller has locked sending.
+// unsendable ends the attempt of a message that panicked when it was sent again. It is deferred
+// directly.
+func (x *exchange) unsendable(a *streamAttempt) {
+	if p := recover(); p != nil {
+		report.Panic("the encoding of a message that is sent again", p)
+		x.broken.CompareAndSwap(nil, sendError{newPanicError(x.upstream, p)})
+		a.cancel()
+	}
+}
+
+// replay sends what was kept, and has what follows sent to the same stream. The caller has
+// locked sending.
 func (x *exchange) replay(stream grpc.ClientStream) {
 	defer x.sending.Unlock()
 	for _, m := range x.kept {
@@ -105,7 +137,7 @@ func (x *exchange) replay(stream grpc.ClientStream) {
 			if !errors.Is(err, io.EOF) {
 				x.broken.CompareAndSwap(nil, sendError{err})
 			}
-			break // Header tells why
+			break // Header returns why
 		}
 	}
 	if x.closed {
@@ -122,8 +154,8 @@ func (x *exchange) leave() {
 	x.stream = nil
 }
 
-// sendError is why a message could not be sent, where that was nobody's fault but
-// its own: gRPC has ended the stream with it, and may say nothing more.
+// sendError returns why a message could not be sent, if only the message is to blame: gRPC has
+// ended the stream with it, and may say nothing more.
 func (x *streamCall) sendError() error {
 	if b, ok := x.broken.Load().(sendError); ok {
 		return b.error
@@ -160,15 +192,16 @@ func (x *exchange) drop() {
 	x.trying = nil
 }
 
-// Explain takes a status for what it is, whether it came before or after the head.
+// Explain takes a status for what it is, whether it came before or after the response headers.
 func (x *exchange) Explain(c *pillion.Call, o *pillion.Outcome, err error) {
-	explain(c, &x.attempt(c).attempt, o, err)
-	if o.Code > 0 && o.Detail == pillion.ViaUpstream {
-		o.Is |= pillion.GRPCCondition(o.Code)
+	a := &x.attempt(c).attempt
+	explain(c, a, o, err)
+	if a.begun() && o.Detail == pillion.ViaUpstream {
+		o.Is |= pillion.GRPCCondition(o.Code) // at the end of a stream no condition retries it
 	}
 }
 
-// Discard ends a stream that nobody wants.
+// Discard ends a stream that has no use any more.
 func (x *exchange) Discard(c *pillion.Call, _ *pillion.Outcome) {
 	x.attempt(c).cancel()
 	x.leave()
@@ -192,27 +225,27 @@ func (x *exchange) NewCall(from *pillion.Call) *pillion.Call {
 		attempt streamAttempt
 	}{}
 	next.attempt.beside = !before.over.Load()
-	next.attempt.follow(&before.attempt)
+	next.attempt.after(&before.attempt)
 	next.call.Attach(&next.attempt)
 	return &next.call
 }
 
-// Header gives the attempt's own metadata.
+// Header returns the attempt's own metadata.
 func (x *exchange) Header(c *pillion.Call) pillion.Header { return x.headerOf(&x.attempt(c).attempt) }
 
-// ResponseHeader reads the head of an answer.
+// ResponseHeader reads the metadata that came first.
 func (x *exchange) ResponseHeader(o *pillion.Outcome, name string) []string {
 	a, _ := o.Value.(*streamAttempt)
 	if a == nil {
 		return nil
 	}
-	return a.head(name)
+	return a.response().head().Get(name)
 }
 
 // Replayable reports whether all that was sent is still there.
 func (x *exchange) Replayable() bool { return !x.over.Load() }
 
-// newPanicError stands for a panic in the goroutine of a stream.
+// newPanicError stands for a panic in a goroutine of a stream.
 func newPanicError(u *pillion.Upstream, value any) error {
 	err := &pillion.PanicError{Value: value, Stack: debug.Stack()}
 	return newError(u, codes.Internal, fmt.Errorf("pilliongrpc: %w", err), 0, pillion.NoDetail, false)

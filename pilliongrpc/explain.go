@@ -15,42 +15,76 @@ import (
 type meaning struct {
 	is     pillion.Condition
 	detail pillion.Detail
-	code   int // of the upstream's answer, 0 where there was none
+	code   int // of the upstream's response, 0 if there was none
 }
 
-// explain says in o what err means: a status that the upstream gave is its answer, one
-// that gRPC made up stands for what the network did.
+// explain says in o what err means: a status that the upstream sent is its response, one that
+// gRPC's client made stands for what the network did.
 func explain(c *pillion.Call, a *attempt, o *pillion.Outcome, err error) {
 	s, _ := status.FromError(err)
 	m := a.meaning(s)
+	a.notConnected = m.is.Any(pillion.ConnectFailure)
 	if f := m.detail.Flags(); f != 0 {
 		err = &pillion.UpstreamError{Upstream: c.Upstream(), Flags: f, Detail: m.detail, Err: err}
 		o.Flags |= f
 	}
-	if a.header != nil && m.code == 0 && m.is.Any(pillion.NoAnswer) {
-		m.code = http.StatusOK // the head was that of an answer
+	if a.begun() && m.code == 0 && m.is.Any(pillion.NoAnswer) {
+		m.code = http.StatusOK // the headers were those of a response
 	}
 	o.Err, o.Code, o.Detail = err, m.code, m.detail
 	o.Is |= m.is
 }
 
-// meaning tells what the upstream said from what gRPC says of it. Trailers without a
-// header are the upstream's for certain: they alone bring a content-type. Else the texts
-// decide; they are those of grpc-go 1.85.
+// meaning returns what a status means: it distinguishes what the upstream sent from what gRPC's
+// client made. If the origin is proved, no text decides.
 func (a *attempt) meaning(s *status.Status) meaning {
-	if a.header != nil || len(a.trailer.Get("content-type")) == 0 {
+	if !a.sentByServer(s) {
 		if m, ok := a.madeHere(s); ok {
+			return m
+		}
+		if m, ok := a.cutOff(s.Code()); ok {
 			return m
 		}
 	}
 	m := meaning{is: failure(s.Code()), detail: pillion.ViaUpstream, code: int(s.Code())}
-	if a.header == nil {
+	if !a.begun() && !isMissingMessage(s) {
 		m.is |= pillion.GRPCCondition(m.code)
 	}
 	return m
 }
 
-// failure tells which codes count against the upstream: those that stand for a 5xx,
+// sentByServer reports whether it is certain that the status came from the server: there were
+// trailers, or it has details, which gRPC's client never adds.
+func (a *attempt) sentByServer(s *status.Status) bool {
+	return a.has(seenTrailers) || len(a.response().trailer) != 0 || len(s.Proto().GetDetails()) != 0
+}
+
+// cutOff recognizes by what was seen on the wire, and by no text, that the server sent no status
+// and no response headers: the request was not sent, or nothing came back.
+func (a *attempt) cutOff(code codes.Code) (meaning, bool) {
+	switch {
+	case !a.has(seenBegin) || a.begun() || code == codes.Canceled || code == codes.DeadlineExceeded:
+		return meaning{}, false
+	case a.has(seenSent) && code == codes.Unavailable:
+		return meaning{is: pillion.Reset, detail: pillion.ConnectionTermination}, true
+	case a.has(seenSent) && (code == codes.Internal || code == codes.Unknown):
+		return meaning{is: pillion.ProtocolError, detail: pillion.MalformedAnswer}, true
+	case a.has(seenSent):
+		return meaning{}, false
+	case code == codes.Unavailable:
+		return meaning{is: pillion.ConnectFailure, detail: pillion.ConnectionFailure}, true
+	}
+	return meaning{is: pillion.Invalid}, true
+}
+
+// isMissingMessage recognizes what gRPC's client makes of an OK without a message, the one
+// status that it makes for whole trailers without a header. The upstream did what
+// it was asked to, so no condition retries it.
+func isMissingMessage(s *status.Status) bool {
+	return s.Code() == codes.Internal && strings.HasPrefix(s.Message(), "cardinality violation: received no response message")
+}
+
+// failure returns how a code counts against the upstream: the codes that stand for a 5xx do,
 // as in Envoy's outlier detection.
 func failure(code codes.Code) pillion.Condition {
 	switch code {
@@ -61,7 +95,8 @@ func failure(code codes.Code) pillion.Condition {
 	}
 }
 
-// madeHere recognises the statuses that grpc-go gives by itself.
+// madeHere recognizes the statuses that gRPC's client makes, by the texts of grpc-go 1.85. What
+// it makes of messages that it cannot read is not among them: that is a response.
 func (a *attempt) madeHere(s *status.Status) (meaning, bool) {
 	text := s.Message()
 	switch s.Code() {
@@ -89,7 +124,7 @@ func (a *attempt) madeHere(s *status.Status) (meaning, bool) {
 	return meaning{}, false
 }
 
-// unavailable recognises connections that were not made, or broke.
+// unavailable recognizes connections that were not made, or broke.
 func (a *attempt) unavailable(text string) (meaning, bool) {
 	if m, ok := a.reset(text); ok {
 		return m, true
@@ -127,24 +162,27 @@ func notConnected(text string) meaning {
 	return m
 }
 
-// broken is a connection that ended before the answer did.
+// broken is a connection that ended before the response did.
 func (a *attempt) broken(text string) meaning {
 	switch {
-	case a.header != nil:
+	case a.begun():
 		return meaning{is: pillion.Reset, detail: pillion.ConnectionTerminationAfter}
-	case a.peer.Addr == nil && hasPrefix(text, "connection error: desc =", "last connection error: ") && strings.Contains(text, "error reading server preface"):
+	case !a.has(seenSent) && a.peer.Addr == nil && hasPrefix(text, "connection error: desc =", "last connection error: ") && strings.Contains(text, "error reading server preface"):
 		return meaning{is: pillion.ConnectFailure, detail: pillion.ConnectionFailure}
 	}
 	return meaning{is: pillion.Reset, detail: pillion.ConnectionTermination}
 }
 
-// reset recognises RST_STREAM.
+// reset recognizes RST_STREAM. The code PROTOCOL_ERROR says of the server that it did not
+// understand, which Envoy counts as a protocol error.
 func (a *attempt) reset(text string) (meaning, bool) {
 	code, ok := strings.CutPrefix(text, "stream terminated by RST_STREAM with error code: ")
 	switch {
 	case !ok:
 		return meaning{}, false
-	case a.header != nil:
+	case code == "PROTOCOL_ERROR":
+		return a.protocolError(), true
+	case a.begun():
 		return meaning{is: pillion.Reset, detail: pillion.RemoteResetAfter}, true
 	case code == "REFUSED_STREAM":
 		return meaning{is: pillion.Reset | pillion.RefusedStream, detail: pillion.RemoteRefusedStream}, true
@@ -152,21 +190,24 @@ func (a *attempt) reset(text string) (meaning, bool) {
 	return meaning{is: pillion.Reset, detail: pillion.RemoteReset}, true
 }
 
-// malformed recognises answers that were not gRPC, and requests that cannot be sent.
+// protocolError is a response, or the rest of one, that was not the protocol.
+func (a *attempt) protocolError() meaning {
+	if a.begun() {
+		return meaning{is: pillion.ProtocolError, detail: pillion.MalformedAnswerAfter}
+	}
+	return meaning{is: pillion.ProtocolError, detail: pillion.MalformedAnswer}
+}
+
+// malformed recognizes responses that were not gRPC, and requests that cannot be sent.
 func (a *attempt) malformed(text string) (meaning, bool) {
 	if m, ok := a.answeredHTTP(text); ok {
 		return m, true
 	}
 	switch {
-	case hasPrefix(text, "server closed the stream without sending trailers", "malformed header", "transport: malformed", "protocol error",
-		"a HEADERS frame cannot appear", "peer header list size exceeded", "cardinality violation: received", "unexpected EOF",
-		"grpc: failed to unmarshal the received", "grpc: failed to decompress", "grpc: failed to read decompressed", "grpc: compressed flag set",
-		"grpc: Decompressor is not installed", "grpc: received unexpected payload", "grpc: no decompressor"):
-		detail := pillion.MalformedAnswer
-		if a.header != nil {
-			detail = pillion.MalformedAnswerAfter
-		}
-		return meaning{is: pillion.ProtocolError, detail: detail}, true
+	case hasPrefix(text, "server closed the stream without sending trailers", "malformed header", "transport: malformed",
+		"transport: received unexpected content-type", "protocol error", "a HEADERS frame cannot appear", "peer header list size exceeded",
+		"received invalid frame", "unexpected EOF"):
+		return a.protocolError(), true
 	case hasPrefix(text, "grpc: error while marshaling", "grpc: error while compressing", "header key ", "header list size to send",
 		"grpc: Compressor is not installed", "no codec registered", "SendMsg called after CloseSend", "transport: per-RPC creds failed",
 		"malformed method name"):
@@ -175,7 +216,7 @@ func (a *attempt) malformed(text string) (meaning, bool) {
 	return meaning{}, false
 }
 
-// answeredHTTP recognises an answer in plain HTTP, which is what it counts as.
+// answeredHTTP recognizes a response in plain HTTP, which is what it counts as.
 func (a *attempt) answeredHTTP(text string) (meaning, bool) {
 	rest, ok := strings.CutPrefix(text, "unexpected HTTP status code received from server: ")
 	if !ok {
@@ -189,16 +230,10 @@ func (a *attempt) answeredHTTP(text string) (meaning, bool) {
 	return meaning{is: pillion.HTTPCondition(code), detail: pillion.ViaUpstream, code: code}, true
 }
 
-// tooLarge recognises messages over a limit of the client's own: one to send is not
-// the upstream's fault, and one that was received is an answer all the same.
+// tooLarge recognizes a message over the client's own limit on what it sends.
 func tooLarge(text string) (meaning, bool) {
-	switch {
-	case hasPrefix(text, "trying to send message larger than max", "grpc: message too large"):
-		return meaning{is: pillion.Invalid}, true
-	case hasPrefix(text, "grpc: received message larger than max", "grpc: message after decompression larger", "grpc: received message after decompression"):
-		return meaning{detail: pillion.ViaUpstream, code: int(codes.ResourceExhausted)}, true
-	}
-	return meaning{}, false
+	ok := hasPrefix(text, "trying to send message larger than max", "grpc: message too large")
+	return meaning{is: pillion.Invalid}, ok
 }
 
 func hasPrefix(text string, prefixes ...string) bool {

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
@@ -71,9 +72,12 @@ func (s *service) StreamingInputCall(in testgrpc.TestService_StreamingInputCallS
 func (s *service) FullDuplexCall(both testgrpc.TestService_FullDuplexCallServer) error {
 	return s.serve(both.Context(), s.n.Add(1), stream{
 		head: both.SendHeader, tail: both.SetTrailer, recv: func() error { _, err := both.Recv(); return err },
-		send: func() error { return both.Send(&testgrpc.StreamingOutputCallResponse{}) },
+		send: func() error { return both.Send(large) },
 	})
 }
+
+// large is a message of which a few fill what a client lets stand unread.
+var large = &testgrpc.StreamingOutputCallResponse{Payload: &testgrpc.Payload{Body: make([]byte, 10<<10)}}
 
 // kinds are the four kinds of calls, each made to its end.
 var kinds = []struct {
@@ -205,3 +209,34 @@ func answering(ctx context.Context, _ int64, s stream) error {
 }
 
 var errUnavailable = status.Error(codes.Unavailable, "not now")
+
+// wantEnd waits for the end of a call.
+func wantEnd(t *testing.T, log *events) pillion.Outcome {
+	t.Helper()
+	select {
+	case end := <-log.ends:
+		return end
+	case <-time.After(10 * time.Second):
+		t.Fatal("the call does not end")
+		return pillion.Outcome{}
+	}
+}
+
+// bareStream is a ServerStream that is not gRPC's: RecvMsg waits until its context ends.
+type bareStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s bareStream) Context() context.Context { return s.ctx }
+
+func (s bareStream) RecvMsg(any) error {
+	<-s.ctx.Done()
+	return s.ctx.Err()
+}
+
+func (bareStream) SendMsg(any) error            { return nil }
+func (bareStream) SendHeader(metadata.MD) error { return nil }
+func (bareStream) SetTrailer(metadata.MD)       {}
+
+var info = &grpc.StreamServerInfo{FullMethod: "/pkg.Svc/Method", IsClientStream: true}

@@ -11,29 +11,29 @@ import (
 	"github.com/pillion-go/pillion"
 )
 
-// DialOptions gives the options with which a connection's calls and streams are put
-// under the policies of the upstreams that r finds, mostly one *Upstream. It panics where r
-// is nil.
+// DialOptions returns the options that put a connection's calls and streams under the
+// policies of the upstreams that r finds, usually one *Upstream. It panics if r is nil.
 //
 //	conn, err := grpc.NewClient(addr, append(pilliongrpc.DialOptions(recipes), creds)...)
 //
-// They are the interceptors of [Unary] and [Stream], chained, so that other people's
-// compose with them: those given before see a call once, those given after see every
-// attempt. And they turn off the retries that a service configuration asks gRPC for
-// ([grpc.WithDisableRetry]), which would multiply with those of the policies. What gRPC does
-// by itself with a request that certainly was not worked on, a transparent retry, it still
-// does, unseen.
+// They are the interceptors of [Unary] and [Stream], chained, so that others compose with
+// them: those given before see a call once, those given after see every attempt. A
+// [stats.Handler] lets them see response headers and trailers on the wire. Last, they turn off
+// the retries that a service configuration asks gRPC for ([grpc.WithDisableRetry]), which would
+// multiply with those of the policies. gRPC still retries by itself, unseen, a request that
+// certainly was not worked on: a transparent retry.
 func DialOptions(r pillion.Resolver) []grpc.DialOption {
 	return []grpc.DialOption{
 		grpc.WithChainUnaryInterceptor(Unary(r)),
 		grpc.WithChainStreamInterceptor(Stream(r)),
+		grpc.WithStatsHandler(wire{}),
 		grpc.WithDisableRetry(),
 	}
 }
 
-// ServerOptions gives the options with which the calls and streams that a server
-// serves are put under the policies of the upstream that r finds, whose name is then that of
-// the service itself. The errors are those of [UnaryServer].
+// ServerOptions returns the options that put the calls and streams that a server serves
+// under the policies of the upstream that r finds, whose name is then that of the service
+// itself. The errors are those of [UnaryServer], for a nil r too.
 //
 //	options, err := pilliongrpc.ServerOptions(front)
 //	server := grpc.NewServer(options...)
@@ -49,7 +49,7 @@ func ServerOptions(r pillion.Resolver) ([]grpc.ServerOption, error) {
 	return []grpc.ServerOption{grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(stream)}, nil
 }
 
-// find gives the upstream of a call, or the error to give back.
+// find returns the upstream of a call, or the error to return.
 type find func(x *client) (*pillion.Upstream, error)
 
 // finder makes r quick to ask.
@@ -57,19 +57,21 @@ func finder(r pillion.Resolver) find {
 	u, fixed := r.(*pillion.Upstream)
 	switch {
 	case r == nil || fixed && u == nil:
-		panic("pilliongrpc: nil resolver")
+		panic("pilliongrpc: nil resolver: pass an *pillion.Upstream, or a Resolver that finds one")
 	case fixed:
 		return func(*client) (*pillion.Upstream, error) { return u, nil }
 	}
 	return func(x *client) (*pillion.Upstream, error) {
-		return resolve(x.ctx, r, pillion.Target{Request: x.Request(), Header: func(name string) string { return first(x.RequestHeader(name)) }})
+		return resolve(x.ctx, r, x.Request(), x.RequestHeader, error.Error)
 	}
 }
 
-// resolve asks r. An error without a status becomes Unavailable: the library does not
-// know where the call should go.
-func resolve(ctx context.Context, r pillion.Resolver, t pillion.Target) (*pillion.Upstream, error) {
-	u, err := r.Resolve(ctx, t)
+// resolve asks r. An error without a status becomes Unavailable, with the text that text makes
+// of it: the library does not know where the call should go.
+func resolve(ctx context.Context, r pillion.Resolver, request pillion.Request,
+	header func(name string) []string, text func(error) string,
+) (*pillion.Upstream, error) {
+	u, err := r.Resolve(ctx, pillion.Target{Request: request, Header: func(name string) string { return first(header(name)) }})
 	if err == nil && u == nil {
 		err = errNoUpstream
 	}
@@ -79,7 +81,23 @@ func resolve(ctx context.Context, r pillion.Resolver, t pillion.Target) (*pillio
 	if _, ok := status.FromError(err); ok {
 		return nil, err
 	}
-	return nil, &Error{Err: err, status: status.New(codes.Unavailable, err.Error())}
+	return nil, &Error{Err: err, status: status.New(codes.Unavailable, text(err))}
 }
 
-var errNoUpstream = errors.New("pilliongrpc: the resolver gave neither an upstream nor an error")
+var (
+	errNoUpstream = errors.New("pilliongrpc: the resolver returned neither an upstream nor an error")
+	errUnwound    = status.Error(codes.Internal, "pilliongrpc: the call panicked or ended its goroutine")
+)
+
+// check returns an error for what gRPC itself never leaves out.
+func check(ctx context.Context, method, what string, missing bool) error {
+	switch {
+	case ctx == nil:
+		return status.Error(codes.Internal, "pilliongrpc: nil context")
+	case method == "":
+		return status.Error(codes.Internal, "pilliongrpc: no method: pass /package.Service/Method")
+	case missing:
+		return status.Error(codes.Internal, "pilliongrpc: nil "+what)
+	}
+	return nil
+}

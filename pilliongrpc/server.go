@@ -15,26 +15,33 @@ import (
 	"github.com/pillion-go/pillion"
 )
 
-// UnaryServer gives an interceptor that serves unary calls under the policies of the
-// upstream that r finds. It is an error where r is nil, and where the policies send calls
-// again, which a server cannot.
+// UnaryServer returns an interceptor that serves unary calls under the policies of the
+// upstream that r finds. It is an error if r is nil, and if the policies retry or hedge, which a
+// server cannot.
 //
-// Limits and a breaker shed load: what they refuse is answered UNAVAILABLE, with
-// x-envoy-overloaded in its trailers, before the handler is called. Deadlines reach the
-// handler as the end of its context: those of a timeout policy, and what the client said in
-// grpc-timeout or x-envoy-expected-rq-timeout-ms, whichever comes first; a handler that does
-// not heed it is waited for, and its late answer is dropped for DEADLINE_EXCEEDED. A client
-// that has gone is nobody's failure. The codes that stand for a 5xx count as failures:
-// UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.
+// Limits and a breaker shed load: what they refuse ends with UNAVAILABLE, and x-envoy-overloaded
+// in its trailers, before the handler is called. Deadlines reach the handler as the end of its
+// context: those of a timeout policy, and what the client named in grpc-timeout or
+// x-envoy-expected-rq-timeout-ms, whichever comes first. A handler that ignores the end of its
+// context is waited for, and its late reply is dropped for DEADLINE_EXCEEDED.
 //
-// A panic of the handler is answered INTERNAL, without its value, and told to the
-// policies as a [*pillion.PanicError].
+// What the client causes is no failure: that it disconnects, that a deadline passes that it
+// named, that it calls a method that is not implemented. The codes that stand for a 5xx count as
+// failures: UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS.
+//
+// The client gets a status that the handler returned as it is. In every other case it gets the
+// text of Envoy's local reply, which says nothing of the service or of other clients; for a
+// panic INTERNAL, without its value. Interceptors before this one find the cause with errors.As,
+// and policies get a panic as a [*pillion.PanicError].
 func UnaryServer(r pillion.Resolver) (grpc.UnaryServerInterceptor, error) {
 	find, err := serverFinder(r)
 	if err != nil {
 		return nil, err
 	}
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+		if err := check(ctx, fullMethod(info), "handler", handler == nil); err != nil {
+			return nil, err
+		}
 		x := &unaryServer{server: server{ctx: ctx, method: info.FullMethod}, req: req, handler: handler}
 		x.sent.Store(1)
 		if err := x.serve(find, x); err != nil { //nolint:contextcheck // x has it
@@ -44,34 +51,30 @@ func UnaryServer(r pillion.Resolver) (grpc.UnaryServerInterceptor, error) {
 	}, nil
 }
 
-// StreamServer gives an interceptor that serves streams under the policies of the
-// upstream that r finds, as [UnaryServer] does calls. Limits of one try, and on silence,
-// hold until the first message or header is sent; a total one to the end.
-func StreamServer(r pillion.Resolver) (grpc.StreamServerInterceptor, error) {
-	find, err := serverFinder(r)
-	if err != nil {
-		return nil, err
+func fullMethod(info *grpc.UnaryServerInfo) string {
+	if info == nil {
+		return ""
 	}
-	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-		x := &streamServer{server: server{ctx: stream.Context(), method: info.FullMethod}, srv: srv, stream: stream, handler: handler}
-		return x.serve(find, x)
-	}, nil
+	return info.FullMethod
 }
 
+// serverFind returns the upstream of a call that is served, or the error to return.
+type serverFind func(s *server) (*pillion.Upstream, error)
+
 // serverFinder is finder for a server.
-func serverFinder(r pillion.Resolver) (func(ctx context.Context, t pillion.Target) (*pillion.Upstream, error), error) {
+func serverFinder(r pillion.Resolver) (serverFind, error) {
 	u, fixed := r.(*pillion.Upstream)
 	switch {
 	case r == nil || fixed && u == nil:
-		return nil, errors.New("pilliongrpc: nil resolver")
+		return nil, errors.New("pilliongrpc: nil resolver: pass an *pillion.Upstream, or a Resolver that finds one")
 	case fixed:
 		if err := servable(u); err != nil {
 			return nil, err
 		}
-		return func(context.Context, pillion.Target) (*pillion.Upstream, error) { return u, nil }, nil
+		return func(*server) (*pillion.Upstream, error) { return u, nil }, nil
 	}
-	return func(ctx context.Context, t pillion.Target) (*pillion.Upstream, error) {
-		u, err := resolve(ctx, r, t)
+	return func(s *server) (*pillion.Upstream, error) {
+		u, err := resolve(s.ctx, r, s.Request(), s.RequestHeader, func(error) string { return "no upstream" })
 		if err != nil {
 			return nil, err
 		}
@@ -100,8 +103,8 @@ type server struct {
 }
 
 // serve serves x, which s is a part of.
-func (s *server) serve(find func(context.Context, pillion.Target) (*pillion.Upstream, error), x pillion.Exchange) error {
-	u, err := find(s.ctx, pillion.Target{Request: s.Request(), Header: func(name string) string { return first(s.RequestHeader(name)) }})
+func (s *server) serve(find serverFind, x pillion.Exchange) error {
+	u, err := find(s)
 	if err != nil {
 		return err
 	}
@@ -111,20 +114,25 @@ func (s *server) serve(find func(context.Context, pillion.Target) (*pillion.Upst
 		defer cancel()
 		ctx = limited
 	}
-	u.InvokeUnary(ctx, x, func(o *pillion.Outcome) { err = s.settle(u, o) }) // also a stream is over when the handler returns
+	u.InvokeUnary(ctx, x, func(o *pillion.Outcome) { err = s.settle(u, o) }) // a stream, too, is over when the handler returns
 	return err
 }
 
-// settle is what the client is told.
+// settle returns what the client gets.
 func (s *server) settle(u *pillion.Upstream, o *pillion.Outcome) error {
-	if s.panicked {
-		return status.Error(codes.Internal, "the handler panicked")
+	switch {
+	case s.panicked:
+		return errPanicked
+	case o.Err == nil:
+		return nil
+	case o.Detail == pillion.ViaUpstream: // the handler's own
+		return o.Err
 	}
-	if o.Err != nil {
-		s.tellOverloaded(u, o)
-	}
-	return callError(u, o, false)
+	s.tellOverloaded(u, o)
+	return serverError(u, o)
 }
+
+var errPanicked = status.Error(codes.Internal, "the handler panicked")
 
 // tellOverloaded marks a refusal as Envoy does.
 func (s *server) tellOverloaded(u *pillion.Upstream, o *pillion.Outcome) {
@@ -143,17 +151,20 @@ func (s *server) incoming(ctx context.Context, c *pillion.Call) context.Context 
 	return metadata.NewIncomingContext(ctx, s.md)
 }
 
-// caught tells of a panic of the handler. It is deferred directly.
-func (s *server) caught(o *pillion.Outcome, returned *bool) {
-	if *returned {
+// returned says in o what came of a handler that did not panic.
+func returned(ctx context.Context, o *pillion.Outcome, err error) {
+	if err != nil {
+		o.Err = ended(ctx, err)
 		return
 	}
-	if p := recover(); p != nil {
-		s.panicked = true
-		o.Err = &pillion.PanicError{Value: p, Stack: debug.Stack()}
-		o.Is = pillion.Failed
-		o.Code, o.Detail = int(codes.Internal), pillion.ViaUpstream
-	}
+	o.Detail = pillion.ViaUpstream
+}
+
+// threw says in o that the handler panicked.
+func (s *server) threw(o *pillion.Outcome, p *pillion.PanicError) {
+	s.panicked = true
+	o.Err, o.Is = p, pillion.Failed
+	o.Code, o.Detail = int(codes.Internal), pillion.ViaUpstream
 }
 
 // Request describes the call.
@@ -176,21 +187,23 @@ func (s *server) Header(*pillion.Call) pillion.Header {
 	return header(s.md)
 }
 
-// Messages counts the client's requests and the handler's answers.
+// Messages counts the client's messages and the handler's.
 func (s *server) Messages() (sent, received uint64) { return s.sent.Load(), s.received.Load() }
 
-// Explain takes the handler's status for the answer that it is.
+// Explain takes the handler's status for the response that it is.
 func (s *server) Explain(_ *pillion.Call, o *pillion.Outcome, err error) {
 	code := codeOf(err)
 	o.Err, o.Code, o.Detail = err, int(code), pillion.ViaUpstream
-	o.Is |= failure(code)
+	if code != codes.Unimplemented { // the client called what is not there
+		o.Is |= failure(code)
+	}
 }
 
 // CausedByCaller reports whether a limit that fired is the client's doing: it named the
 // deadline itself.
 func (s *server) CausedByCaller(scope pillion.Scope) bool { return scope == pillion.ScopeCaller }
 
-// codeOf is the code that gRPC answers for a handler's error.
+// codeOf is the code that gRPC sends for a handler's error.
 func codeOf(err error) codes.Code {
 	if s, ok := status.FromError(err); ok {
 		return s.Code()
@@ -198,7 +211,7 @@ func codeOf(err error) codes.Code {
 	return status.FromContextError(err).Code()
 }
 
-// Discard has nothing to do: an answer is never open.
+// Discard has nothing to do: a response is never open.
 func (s *server) Discard(*pillion.Call, *pillion.Outcome) {}
 
 // NewCall is never asked for: nothing is sent again.
@@ -207,7 +220,7 @@ func (s *server) NewCall(*pillion.Call) *pillion.Call { return &pillion.Call{} }
 // ResponseHeader is empty: what a handler has set cannot be read.
 func (s *server) ResponseHeader(*pillion.Outcome, string) []string { return nil }
 
-// Idempotent and Replayable are for who sends again.
+// Idempotent is false: a server does not retry.
 func (s *server) Idempotent() bool { return false }
 
 // Replayable is false: a request is served once.
@@ -221,90 +234,24 @@ type unaryServer struct {
 	handler grpc.UnaryHandler
 }
 
-// Unary is true: an answer comes whole.
+// Unary is true: a response comes whole.
 func (x *unaryServer) Unary() bool { return true }
 
 // Try has the handler serve the call.
 func (x *unaryServer) Try(ctx context.Context, c *pillion.Call, o *pillion.Outcome) {
-	returned := false
-	defer x.caught(o, &returned)
+	done := false
+	defer func() {
+		if done {
+			return
+		}
+		if p := recover(); p != nil { // else it ended its goroutine, and nothing that follows runs
+			x.threw(o, &pillion.PanicError{Value: p, Stack: debug.Stack()})
+		}
+	}()
 	reply, err := x.handler(x.incoming(ctx, c), x.req)
-	returned = true
-	if err != nil {
-		o.Err = ended(ctx, err)
-		return
-	}
-	x.reply = reply
-	x.received.Store(1)
-	o.Detail = pillion.ViaUpstream
-}
-
-// streamServer is a stream that is served.
-type streamServer struct {
-	server
-	srv     any
-	stream  grpc.ServerStream
-	handler grpc.StreamHandler
-}
-
-// Unary is false: an answer has a head, and goes on.
-func (x *streamServer) Unary() bool { return false }
-
-// Try has the handler serve the stream.
-func (x *streamServer) Try(ctx context.Context, c *pillion.Call, o *pillion.Outcome) {
-	returned := false
-	defer x.caught(o, &returned)
-	s := &servedStream{ServerStream: x.stream, of: x, ctx: x.incoming(ctx, c), call: c}
-	defer s.head.Store(true) // the call must not be touched any more
-	err := x.handler(x.srv, s)
-	returned = true
-	if err != nil {
-		o.Err = ended(ctx, err)
-		return
-	}
-	o.Detail = pillion.ViaUpstream
-}
-
-// servedStream is the stream that a handler sees.
-type servedStream struct {
-	grpc.ServerStream
-	of   *streamServer
-	ctx  context.Context //nolint:containedctx // a stream has one
-	call *pillion.Call
-	head atomic.Bool // it has been sent
-}
-
-// Context ends with the limits on the stream.
-func (s *servedStream) Context() context.Context { return s.ctx }
-
-// SendHeader sends the head.
-func (s *servedStream) SendHeader(md metadata.MD) error {
-	s.answered()
-	return s.ServerStream.SendHeader(md)
-}
-
-// SendMsg sends a message, and the head before the first.
-func (s *servedStream) SendMsg(m any) error {
-	s.answered()
-	err := s.ServerStream.SendMsg(m)
-	if err == nil {
-		s.of.received.Add(1)
-	}
-	return err
-}
-
-// RecvMsg receives a message.
-func (s *servedStream) RecvMsg(m any) error {
-	err := s.ServerStream.RecvMsg(m)
-	if err == nil {
-		s.of.sent.Add(1)
-	}
-	return err
-}
-
-// answered ends the limits that hold until the head.
-func (s *servedStream) answered() {
-	if s.head.CompareAndSwap(false, true) {
-		s.call.LiftTry()
+	done = true
+	if returned(ctx, o, err); err == nil {
+		x.reply = reply
+		x.received.Store(1)
 	}
 }

@@ -100,7 +100,7 @@ func TestServerSheds(t *testing.T) {
 func TestServerPanics(t *testing.T) {
 	for _, kind := range kinds {
 		t.Run(kind.name, func(t *testing.T) {
-			b, err := breaker.New(breaker.Config{Threshold: 2})
+			b, err := breaker.New(breaker.Config{Threshold: breaker.Never})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -199,7 +199,7 @@ func TestServerStreamOutlivesTheTry(t *testing.T) {
 func TestServerClientLeaves(t *testing.T) {
 	for _, kind := range kinds {
 		t.Run(kind.name, func(t *testing.T) {
-			b, err := breaker.New(breaker.Config{Threshold: 2})
+			b, err := breaker.New(breaker.Config{Threshold: breaker.Never})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -17,8 +18,8 @@ import (
 // makes.
 const Domain = "pillion"
 
-// Error is the error of a call that the upstream has not answered: a policy refused
-// it, a limit struck, the network failed. Its status, which [status.FromError] finds, has an
+// Error is the error of a call without a response of the upstream: a policy refused it, a
+// limit fired, the network failed. Its status, which [status.FromError] finds, has an
 // ErrorInfo with the response flags; errors.Is and errors.As find what it wraps:
 // breaker.ErrOpen, limits.ErrFull, a [*pillion.TimeoutError] and with it
 // [context.DeadlineExceeded], a [*pillion.UpstreamError], [context.Canceled].
@@ -33,15 +34,21 @@ type Error struct {
 }
 
 // Error is the text of the status, as gRPC writes it.
-func (e *Error) Error() string { return e.status.Err().Error() }
+func (e *Error) Error() string { return e.GRPCStatus().Err().Error() }
 
-// Unwrap gives what happened.
+// Unwrap returns what happened.
 func (e *Error) Unwrap() error { return e.Err }
 
-// GRPCStatus is the status. gRPC looks for it.
-func (e *Error) GRPCStatus() *status.Status { return e.status }
+// GRPCStatus is the status. gRPC looks for it. An Error that the library did not make has the
+// code UNKNOWN.
+func (e *Error) GRPCStatus() *status.Status {
+	if e.status == nil {
+		return status.Newf(codes.Unknown, "%v", e.Err)
+	}
+	return e.status
+}
 
-// Timeout reports whether a limit struck. It is what [net.Error] asks for.
+// Timeout reports whether a limit fired. It is what [net.Error] asks for.
 func (e *Error) Timeout() bool { return errors.Is(e.Err, context.DeadlineExceeded) }
 
 // Temporary is true: the next call may fare better. It is what [net.Error] asks for.
@@ -52,12 +59,11 @@ func callError(u *pillion.Upstream, o *pillion.Outcome, retried bool) error {
 	if o.Err == nil {
 		return nil
 	}
-	return shown(u, o.Err, o.Is, o.Flags, o.Detail, retried)
+	return withStatus(u, o.Err, o.Is, o.Flags, o.Detail, retried)
 }
 
-// shown makes of err, which a call came to, one with a status. A status of the
-// upstream's is shown as it is.
-func shown(u *pillion.Upstream, err error, is pillion.Condition, flags pillion.Flags, detail pillion.Detail, retried bool) error {
+// withStatus adds a status to err, unless the upstream sent one, which is shown as it is.
+func withStatus(u *pillion.Upstream, err error, is pillion.Condition, flags pillion.Flags, detail pillion.Detail, retried bool) error {
 	if detail == pillion.ViaUpstream || detail == pillion.NoDetail {
 		if is.Any(pillion.Refused) {
 			return newError(u, codes.Unavailable, err, flags, detail, retried)
@@ -83,11 +89,35 @@ func ofError(u *pillion.Upstream, err error) error {
 		return newError(u, ownCode(broken.Err), err, broken.Flags, broken.Detail, false)
 	case errors.Is(err, context.Canceled):
 		return newError(u, codes.Canceled, err, pillion.DC, pillion.CallerGone, false)
+	case errors.Is(err, context.DeadlineExceeded) && ownCode(err) == codes.OK: // the engine does not watch the stream
+		limit = &pillion.TimeoutError{Upstream: u.Name(), Scope: pillion.ScopeCaller}
+		return newError(u, codes.DeadlineExceeded, limit, pillion.UT, pillion.ResponseTimeout, false)
 	}
-	return shown(u, err, 0, 0, pillion.NoDetail, false)
+	return withStatus(u, err, 0, 0, pillion.NoDetail, false)
 }
 
-// localCode is the status code of a call without an answer: Envoy's, but for limits
+// serverError is what the client of a server gets for a call without a status of its handler:
+// the code of the cause, and the text of Envoy's local reply. The text of the cause is for
+// policies and interceptors only: it may quote the errors of other clients' calls.
+func serverError(u *pillion.Upstream, o *pillion.Outcome) error {
+	if _, ok := o.Err.(interface{ GRPCStatus() *status.Status }); ok { // what an error wraps is not meant for the client
+		return o.Err // a policy's own
+	}
+	code := localCode(u, o.Err, o.Is, o.Detail)
+	_, text := o.Detail.LocalReply(false)
+	switch {
+	case text != "":
+	case code == codes.Canceled:
+		text = "the client canceled the call"
+	case o.Is.Any(pillion.Refused):
+		code, text = codes.Unavailable, http.StatusText(http.StatusServiceUnavailable)
+	default:
+		code, text = codes.Unknown, http.StatusText(http.StatusInternalServerError)
+	}
+	return &Error{Upstream: u.Name(), Flags: o.Flags, Detail: o.Detail, Err: o.Err, status: newStatus(u, code, text, o.Flags, o.Detail)}
+}
+
+// localCode is the status code of a call without a response: Envoy's, but for limits
 // on time, which gRPC has a code of its own for. With [pillion.HTTP] LocalReplies it is
 // Envoy's there, too.
 func localCode(u *pillion.Upstream, err error, is pillion.Condition, detail pillion.Detail) codes.Code {
@@ -122,19 +152,25 @@ func ownCode(err error) codes.Code {
 	return codes.OK
 }
 
-// newError gives err a status, whose ErrorInfo has the response flags.
+// newError adds a status to err.
 func newError(u *pillion.Upstream, code codes.Code, err error, flags pillion.Flags, detail pillion.Detail, retried bool) *Error {
-	s := status.New(code, text(u, err, detail, retried))
-	with, bad := s.WithDetails(&errdetails.ErrorInfo{
+	s := newStatus(u, code, text(u, err, detail, retried), flags, detail)
+	return &Error{Upstream: u.Name(), Flags: flags, Detail: detail, Err: err, status: s}
+}
+
+// newStatus makes a status whose ErrorInfo has the response flags.
+func newStatus(u *pillion.Upstream, code codes.Code, text string, flags pillion.Flags, detail pillion.Detail) *status.Status {
+	s := status.New(code, text)
+	with, err := s.WithDetails(&errdetails.ErrorInfo{
 		Reason: reason(flags), Domain: Domain,
 		Metadata: map[string]string{
 			"upstream_cluster": u.Name(), "response_flags": flags.String(), "response_code_details": detail.String(),
 		},
 	})
-	if bad == nil {
-		s = with
+	if err != nil {
+		return s
 	}
-	return &Error{Upstream: u.Name(), Flags: flags, Detail: detail, Err: err, status: s}
+	return with
 }
 
 // text is what the status says: Envoy's words, where they are asked for.
@@ -168,7 +204,7 @@ func reason(flags pillion.Flags) string {
 	return strings.ToUpper(b.String())
 }
 
-// noReply is the error of a policy that gave neither an error nor an answer of ours.
+// noReply is the error of a policy that returned neither an error nor a response of ours.
 func noReply(u *pillion.Upstream, o *pillion.Outcome) error {
 	err := fmt.Errorf("pillion: %s: a policy gave a %T in place of a reply", u.Name(), o.Value)
 	return newError(u, codes.Internal, err, o.Flags, o.Detail, false)

@@ -3,45 +3,53 @@ package pilliongrpc
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 	"sync/atomic"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/internal/report"
 )
 
-// Stream gives an interceptor that puts streams under the policies of the upstreams
-// that r finds. It panics where r is nil.
+// Stream returns an interceptor that puts streams under the policies of the upstreams that r
+// finds. It panics if r is nil. Use it through [DialOptions]; see [Unary].
 //
-// A stream is one call: it holds its place in limits, and is judged by breakers, from
-// its beginning to its end, which is what RecvMsg tells, or the end of its context, or a
-// limit that strikes. Limits of one try end with the answer's header, and begin where the
-// caller has closed the sending; the total one holds to the end.
+// A stream is one call: it holds its slot in limits, and is judged by breakers, from its
+// beginning to its end, which is what RecvMsg returns, or the end of its context or its
+// connection, or a limit that fires. Limits of one attempt end with the response headers, and
+// begin where the caller has closed the sending; the total one holds to the end.
 //
-// It is sent again only while the server has given nothing but trailers. The one
-// message of a stream that only the server goes on with is kept for that; of others as many
-// as fit in [pillion.HTTP] ReplayBuffer, as they were when they were sent. With more than
-// that, or with messages that are not protobuf's, there is one attempt. Meanwhile, and
-// where statistics or a limit of one try are told of the header, the policies run in a
-// goroutine of the stream's own, and what they refuse is told by RecvMsg; without any such
-// policy there is no goroutine.
+// It is retried only while the server has sent nothing but trailers. The one message of a stream
+// that only the server continues is kept for that; of others as many as fit in [pillion.HTTP]
+// ReplayBuffer, as they were when they were sent. With more than that, or with messages that are
+// not protobuf's, there is one attempt. Meanwhile, and if statistics or a limit of one attempt
+// wait for the response headers, the policies run in a goroutine of the stream's own: RecvMsg
+// returns what they refuse, and panics with what a policy panicked with. Without such a policy
+// there is no goroutine.
+//
+// The caller's targets ([grpc.Header] and the like) are written, and the functions of
+// [grpc.OnFinish] called, once, when the call has ended, whether or not the caller reads. A
+// panic of such a function goes on to the caller if it is in RecvMsg, SendMsg or Header, and is
+// reported to [log/slog] otherwise.
 func Stream(r pillion.Resolver) grpc.StreamClientInterceptor {
-	find := finder(r)
+	found := finder(r)
 	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string,
 		streamer grpc.Streamer, options ...grpc.CallOption,
 	) (grpc.ClientStream, error) {
-		x := &streamCall{client: client{ctx: ctx, cc: cc, method: method}, desc: desc, streamer: streamer, done: make(chan struct{})}
-		x.targets = split(options)
-		u, err := find(&x.client)
-		if err != nil {
-			x.targets.finished(err)
+		if err := check(ctx, method, "stream description or streamer", desc == nil || streamer == nil); err != nil {
 			return nil, err
 		}
-		x.upstream, x.opened.L = u, &x.sending
+		x := &streamCall{client: client{ctx: ctx, cc: cc, method: method}, desc: desc, streamer: streamer, done: make(chan struct{})}
+		x.targets = split(options)
+		if err := x.find(found); err != nil {
+			return nil, err
+		}
 		return x.begin()
 	}
 }
@@ -49,12 +57,11 @@ func Stream(r pillion.Resolver) grpc.StreamClientInterceptor {
 // streamCall is one stream: what the caller holds, and, as exchange, the Exchange.
 //
 // An attempt opens a stream, has what was sent so far sent again, and waits in
-// Header. No header and no error means that the server gave nothing but trailers; RecvMsg
-// then tells the status. Until the policies have come to a result, what the caller sends is
+// Header. No header and no error means that the server sent nothing but trailers; RecvMsg
+// then returns the status. Until the policies have come to a result, what the caller sends is
 // kept, up to the buffer's size; one message more and the call is not replayable. Between
 // attempts that one message waits, for a retry that was promised must not be taken back.
-// RecvMsg and Header wait for the result. The end of the stream, as RecvMsg tells it, ends
-// the call.
+// RecvMsg and Header wait for the result. The end of the stream ends the call.
 type streamCall struct {
 	client
 	upstream *pillion.Upstream
@@ -78,10 +85,13 @@ type streamCall struct {
 
 	done     chan struct{} // closed when the policies have come to a result
 	result   *streamAttempt
-	err      error // why there is no stream, with a status
-	panicked any   // what a policy panicked with
+	err      error       // why there is no stream, with a status
+	panicked any         // what a policy panicked with
+	raised   atomic.Bool // the caller was told of panicked
 
-	told atomic.Bool // the caller's targets were written
+	busy    atomic.Int32 // the caller's calls that are inside gRPC's stream: they notice its end
+	deliver sync.Once
+	told    atomic.Bool // the caller's functions were called
 }
 
 // streamAttempt is an attempt with its stream.
@@ -91,19 +101,36 @@ type streamAttempt struct {
 	ctx    context.Context //nolint:containedctx // what the engine ends the attempt by
 	cancel context.CancelFunc
 	stream grpc.ClientStream
+	learn  sync.Once
 	over   atomic.Bool // Try has returned
-	beside bool        // it was to run beside another
-	end    error       // io.EOF where the stream has ended well before anybody read it
+	beside bool        // it was to run concurrently with another
+	end    error       // io.EOF if the stream has ended well before the caller read it
 }
 
 type sendError struct{ error }
 
-// begin runs the policies, in the caller's goroutine where none of them acts on the
-// answer's head.
+// find finds the upstream.
+func (x *streamCall) find(find find) (err error) {
+	err = errUnwound
+	defer func() {
+		if err != nil { // also when the resolver panics
+			x.finish(err)
+		}
+	}()
+	u, bad := find(&x.client)
+	x.upstream, x.opened.L, err = u, &x.sending, bad
+	return err
+}
+
+// begin runs the policies, in the caller's goroutine if none of them acts on the response
+// headers.
 func (x *streamCall) begin() (grpc.ClientStream, error) {
 	if x.upstream.AwaitsHead() {
 		x.buffer = x.upstream.HTTP().ReplayBuffer
-		go x.run()
+		go func() {
+			defer reported()
+			x.run()
+		}()
 		return x, nil
 	}
 	x.over.Store(true)
@@ -119,6 +146,8 @@ func (x *streamCall) begin() (grpc.ClientStream, error) {
 
 // run takes the stream through the policies.
 func (x *streamCall) run() {
+	defer x.noticeEnd()
+	defer x.publish()
 	defer x.decided()
 	o := x.upstream.Invoke(x.ctx, (*exchange)(x))
 	x.result, _ = o.Value.(*streamAttempt)
@@ -128,21 +157,69 @@ func (x *streamCall) run() {
 	}
 }
 
-// decided lets those go on who wait for the result. It is deferred directly, to see
-// a panic: what a policy panics with goes on in the caller's goroutine.
+// decided finishes a call that came to no open stream. It is deferred directly, to see a panic:
+// what a policy panics with goes on in the caller's goroutine.
 func (x *streamCall) decided() {
 	if x.panicked = recover(); x.panicked != nil {
 		x.err = newPanicError(x.upstream, x.panicked)
+	} else if x.err == nil && x.result == nil { // a policy ended the goroutine
+		x.err = errUnwound
 	}
 	if x.err != nil || x.result.end != nil {
 		x.finish(x.err)
 	}
+}
+
+// publish lets those continue that wait for the result.
+func (x *streamCall) publish() {
 	close(x.done)
 	x.sending.Lock()
 	defer x.sending.Unlock()
 	x.kept = nil
+	if a := x.result; x.stream == nil && a != nil {
+		x.stream = a.stream // which has ended; what a message is worth is for gRPC to say
+	}
 	x.opened.Broadcast()
 }
+
+// noticeEnd ends the call if gRPC has ended its stream while nothing of the caller's was inside it.
+func (x *streamCall) noticeEnd() {
+	if !x.isOpen() || x.busy.Load() != 0 || x.told.Load() {
+		return
+	}
+	if f := x.result.finish.Load(); f != nil {
+		_ = x.conclude(x.result, f.err)
+	}
+}
+
+// onFinish is called by gRPC when it ends the stream of a: also when the caller is not inside
+// it, because its context or connection has ended.
+func (x *streamCall) onFinish(a *streamAttempt) func(error) {
+	return func(err error) {
+		if !a.has(seenBegin) && a.sent.Err() == nil {
+			return // an interceptor inside may have opened another stream
+		}
+		a.finish.Store(&streamFinish{err})
+		defer reported()
+		x.noticeEnd()
+	}
+}
+
+// leave is deferred by the caller's calls that have been inside gRPC's stream.
+func (x *streamCall) leave() {
+	x.busy.Add(-1)
+	x.noticeEnd()
+}
+
+// reported is deferred directly where no caller waits for what may panic.
+func reported() {
+	if p := recover(); p != nil {
+		report.Panic("a grpc.OnFinish function, or a hook or listener at the end of a stream", p)
+	}
+}
+
+// isOpen reports whether the policies came to an open stream.
+func (x *streamCall) isOpen() bool { return x.isDone() && x.err == nil && x.result.end == nil }
 
 func (x *streamCall) isDone() bool {
 	select {
@@ -156,53 +233,57 @@ func (x *streamCall) isDone() bool {
 // wait returns when there is a result.
 func (x *streamCall) wait() {
 	<-x.done
-	if x.panicked != nil {
+	if x.panicked != nil && x.raised.CompareAndSwap(false, true) {
 		panic(x.panicked)
 	}
 }
 
 // SendMsg sends to the attempt that is under way, and keeps m for later ones.
 func (x *streamCall) SendMsg(m any) error {
+	x.busy.Add(1)
+	defer x.leave()
+	bad, err := x.send(m)
+	if bad && x.isOpen() {
+		return x.conclude(x.result, err)
+	}
+	return err
+}
+
+// send is bad if the message could not be sent, for no fault of the upstream's.
+func (x *streamCall) send(m any) (bad bool, err error) {
 	x.sending.Lock()
 	defer x.sending.Unlock()
 	if !x.isDone() && !x.over.Load() {
 		m = x.keep(m)
 	}
 	if x.stream == nil {
-		if x.isDone() {
-			if !x.desc.ClientStreams {
-				return nil // generated code requires it
-			}
-			return io.EOF // RecvMsg tells why
-		}
-		x.sent.Add(1)
-		return nil // it was kept: the next attempt sends it
+		return false, x.sendLater()
 	}
-	err := x.stream.SendMsg(m)
+	err = x.stream.SendMsg(m)
 	switch {
 	case err == nil:
 		x.sent.Add(1)
-	case !errors.Is(err, io.EOF):
-		return x.unsendable(err)
-	case !x.over.Load() && !x.isDone():
-		x.sent.Add(1)
-		return nil // the attempt failed, and may be made again
-	}
-	return err
-}
-
-// unsendable is the result of a message that could not be sent, with which gRPC
-// ends the stream.
-func (x *streamCall) unsendable(err error) error {
-	if !x.isDone() {
+	case !errors.Is(err, io.EOF): // gRPC has ended the stream with it
 		x.over.Store(true)
 		x.broken.CompareAndSwap(nil, sendError{err})
-		return err
+		return true, err
+	case !x.over.Load() && !x.isDone():
+		x.sent.Add(1)
+		return false, nil // the attempt failed, and may be made again
 	}
-	if a := x.result; a != nil && a.of != nil {
-		return x.conclude(a, err)
+	return false, err
+}
+
+// sendLater is for a message that was kept: the next attempt sends it.
+func (x *streamCall) sendLater() error {
+	switch {
+	case !x.isDone():
+		x.sent.Add(1)
+		return nil
+	case x.desc.ClientStreams:
+		return io.EOF // RecvMsg returns why
 	}
-	return err
+	return nil // generated code requires it
 }
 
 // keep has m sent by further attempts too, if there is room. If there is none,
@@ -236,7 +317,7 @@ func (x *streamCall) copyOf(m any) (copied proto.Message, size int64, ok bool) {
 	return proto.Clone(message), size, true
 }
 
-// CloseSend says that no more is sent. From then on the limits of one try hold.
+// CloseSend says that no more is sent. From then on the limits of one attempt hold.
 func (x *streamCall) CloseSend() error {
 	x.sending.Lock()
 	defer x.sending.Unlock()
@@ -248,20 +329,23 @@ func (x *streamCall) CloseSend() error {
 	return x.stream.CloseSend()
 }
 
-// Header waits for the answer's head.
+// Header waits for the response headers.
 func (x *streamCall) Header() (metadata.MD, error) {
 	x.wait()
-	switch a := x.result; {
-	case x.err != nil:
+	if x.err != nil {
 		return nil, x.err
-	case x.upstream.AwaitsHead():
-		return a.header, nil
-	default: // nobody has waited for it yet
-		a.of.Await()
-		md, err := a.stream.Header()
-		a.of.Received()
-		return md, err
 	}
+	a := x.result
+	if x.upstream.AwaitsHead() || a.late.Load() != nil {
+		return clone(a.response().header), nil
+	}
+	x.busy.Add(1) // Try has not waited for them
+	defer x.leave()
+	a.of.Await()
+	md, err := a.stream.Header()
+	a.of.Received()
+	response{header: md}.countAttempts(x.upstream, a.number)
+	return md, err
 }
 
 // RecvMsg receives, and ends the call with the stream.
@@ -274,12 +358,11 @@ func (x *streamCall) RecvMsg(m any) error {
 	case a.end != nil:
 		return a.end
 	}
+	x.busy.Add(1)
+	defer x.leave()
 	a.of.Await()
 	err := a.stream.RecvMsg(m)
 	a.of.Received()
-	if bad := x.sendError(); bad != nil && err != nil {
-		return x.conclude(a, bad)
-	}
 	switch {
 	case errors.Is(err, io.EOF):
 		_ = x.conclude(a, nil) // the status was OK
@@ -294,47 +377,72 @@ func (x *streamCall) RecvMsg(m any) error {
 	return nil
 }
 
-// conclude ends the call, and gives the error to show for it.
+// conclude ends the call, and returns the error to show for it.
 func (x *streamCall) conclude(a *streamAttempt, err error) error {
-	a.learn()
-	if err != nil {
+	a.learn.Do(func() { x.learn(a) })
+	if bad := x.sendError(); bad != nil && err != nil {
+		err = bad
+	} else if err != nil {
 		err = ended(a.ctx, err)
 	}
-	shown := ofError(x.upstream, a.of.End(err))
+	shown := ofError(x.upstream, x.withCause(a.of.End(err)))
 	a.cancel()
 	x.finish(shown)
 	return shown
 }
 
-// finish tells the caller's targets, once.
+// withCause adds the cause for which the caller ended its context. The engine does where it
+// watches the stream.
+func (x *streamCall) withCause(err error) error {
+	cause := context.Cause(x.ctx)
+	if cause == nil || !errors.Is(err, context.Canceled) || errors.Is(err, cause) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", err, cause)
+}
+
+// finish writes the caller's targets, and calls its functions, once.
 func (x *streamCall) finish(err error) {
-	if !x.told.CompareAndSwap(false, true) {
-		return
+	x.deliver.Do(func() {
+		if a := x.result; a != nil {
+			x.targets.deliver(a.response(), a.from)
+		}
+	})
+	if x.told.CompareAndSwap(false, true) {
+		x.targets.finished(err)
 	}
-	if a := x.result; a != nil {
-		x.targets.deliver(&a.attempt)
-	}
-	x.targets.finished(err)
 }
 
-// learn takes down the header of an attempt, which a stream that is opened without
-// waiting for it has had by its end, and its trailers.
-func (a *streamAttempt) learn() {
-	if a.header == nil {
-		a.header, _ = a.stream.Header()
+// learn takes down the metadata of a response when its stream has ended: the header too, if Try
+// has not waited for it. gRPC writes the trailers until then.
+func (x *streamCall) learn(a *streamAttempt) {
+	r := response{header: a.header}
+	if r.header == nil {
+		r.header, _ = a.stream.Header()
+		r.countAttempts(x.upstream, a.number)
 	}
-	a.trailer = a.stream.Trailer()
+	if !a.has(seenBegin) || a.finish.Load() != nil {
+		r.trailer = a.stream.Trailer()
+	}
+	a.late.Store(&r)
 }
 
-// Trailer is known at the end.
+// from is where the response came from.
+func (a *streamAttempt) from() peer.Peer {
+	if a.stream != nil {
+		if p, ok := peer.FromContext(a.stream.Context()); ok {
+			return *p
+		}
+	}
+	return peer.Peer{}
+}
+
+// Trailer is known at the end, as RecvMsg or OnFinish returned it, and nil before.
 func (x *streamCall) Trailer() metadata.MD {
-	switch {
-	case !x.isDone() || x.result == nil:
+	if !x.isDone() || x.result == nil {
 		return nil
-	case x.result.trailer != nil || x.result.stream == nil:
-		return x.result.trailer
 	}
-	return x.result.stream.Trailer()
+	return clone(x.result.response().trailer)
 }
 
 // Context is that of the stream, once it is there, and the caller's until then.

@@ -2,35 +2,37 @@ package pilliongrpc
 
 import (
 	"context"
+	"net/http"
 	"reflect"
 	"sync/atomic"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/peer"
 
 	"github.com/pillion-go/pillion"
 )
 
-// Unary gives an interceptor that puts unary calls under the policies of the
-// upstreams that r finds. It panics where r is nil.
+// Unary returns an interceptor that puts unary calls under the policies of the upstreams
+// that r finds. It panics if r is nil. Use it through [DialOptions], which also lets it see
+// response headers and trailers on the wire. Without them the limits of one attempt hold until the
+// whole response, and the text of a status decides whether the server sent it, unless its
+// trailers have metadata.
 //
-// Each attempt has targets of its own for header, trailer and peer; the caller's
-// ([grpc.Header] and the like) are written once, from the attempt whose answer it gets, and
-// [grpc.OnFinish] is called once. Attempts beside each other have a reply of their own too.
-// Interceptors that come after it see every attempt, those before it see the call.
+// Each attempt has its own targets for header, trailer and peer. The caller's ([grpc.Header]
+// and the like) are written once, from the attempt whose response the caller gets, and the
+// functions of [grpc.OnFinish] are called once. Concurrent attempts have their own reply, too.
+// Interceptors that come after this one see every attempt, those before it see the call.
 func Unary(r pillion.Resolver) grpc.UnaryClientInterceptor {
-	find := finder(r)
+	found := finder(r)
 	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn,
 		invoker grpc.UnaryInvoker, options ...grpc.CallOption,
 	) error {
-		x := &unaryCall{client: client{ctx: ctx, cc: cc, method: method}, req: req, reply: reply, invoker: invoker}
-		x.targets = split(options)
-		u, err := find(&x.client)
-		if err != nil {
-			x.targets.finished(err)
+		if err := check(ctx, method, "invoker", invoker == nil); err != nil {
 			return err
 		}
-		x.upstream = u
-		return x.call(u)
+		x := &unaryCall{client: client{ctx: ctx, cc: cc, method: method}, req: req, reply: reply, invoker: invoker}
+		x.targets = split(options)
+		return x.call(found)
 	}
 }
 
@@ -41,7 +43,7 @@ type unaryCall struct {
 	req      any
 	reply    any
 	invoker  grpc.UnaryInvoker
-	beside   atomic.Bool // attempts run beside each other
+	beside   atomic.Bool // attempts run concurrently
 	began    atomic.Bool // the first attempt did
 	first    unaryAttempt
 }
@@ -54,18 +56,27 @@ type unaryAttempt struct {
 }
 
 // call makes the call.
-func (x *unaryCall) call(u *pillion.Upstream) (err error) {
+func (x *unaryCall) call(find find) (err error) {
+	err = errUnwound
+	defer func() { x.targets.finished(err) }() // also when a policy panics
+	u, bad := find(&x.client)
+	if bad != nil {
+		err = bad
+		return err
+	}
+	x.upstream = u
 	x.sent.Store(1)
 	u.InvokeUnary(x.ctx, x, func(o *pillion.Outcome) { err = x.settle(u, o) })
-	x.targets.finished(err)
 	return err
 }
 
-// settle gives the caller what the call brought.
+// settle returns to the caller what the call brought.
 func (x *unaryCall) settle(u *pillion.Upstream, o *pillion.Outcome) error {
 	a, _ := o.Value.(*unaryAttempt)
 	if a != nil {
-		x.targets.deliver(&a.attempt)
+		r := a.response()
+		r.countAttempts(u, a.number)
+		x.targets.deliver(r, func() peer.Peer { return a.peer })
 	}
 	err := callError(u, o, x.retried.Load())
 	if err == nil && a == nil {
@@ -77,32 +88,44 @@ func (x *unaryCall) settle(u *pillion.Upstream, o *pillion.Outcome) error {
 	return err
 }
 
-// Unary is true: an answer comes whole.
-func (x *unaryCall) Unary() bool { return true }
+// Unary is false: a response has headers, with which the limit on one attempt ends. The
+// server must not be told of it, for it would end a response that has begun.
+func (x *unaryCall) Unary() bool { return false }
 
 // Try sends the request once.
 func (x *unaryCall) Try(ctx context.Context, c *pillion.Call, o *pillion.Outcome) {
 	a := x.attempt(c)
 	c.Prepare()
-	sent := a.outgoing(ctx)
-	a.reply = x.replyFor()
-	watched := c.Watched()
-	err := x.invoker(sent, x.method, x.req, a.reply, x.cc, a.callOptions(&x.targets, watched)...)
+	a.number, a.watched, a.reply = c.Attempt(), c.Watched(), x.replyFor()
+	err := x.invoke(ctx, a, c)
 	a.over.Store(true)
-	if watched {
-		a.tellEndpoint(c)
+	if a.watched {
+		a.setEndpoint(c)
 	}
 	o.Value = a
-	if err != nil {
-		o.Err = ended(ctx, err)
+	if err == nil {
+		o.Detail = pillion.ViaUpstream
+		x.received.Store(1)
 		return
 	}
-	o.Detail = pillion.ViaUpstream
-	x.received.Store(1)
+	o.Err = ended(ctx, err)
+	if a.begun() {
+		o.Code = http.StatusOK // for a limit that cuts the response short
+	}
 }
 
-// replyFor is where an attempt puts its answer: the caller's reply, which an attempt
-// that comes after another may use again, or, beside others, one of its own.
+// invoke makes the call of an attempt. The limit on its time ends with the response headers.
+func (x *unaryCall) invoke(ctx context.Context, a *unaryAttempt, c *pillion.Call) error {
+	if a.redial {
+		x.redial(ctx)
+	}
+	a.follow(c)
+	defer a.unfollow()
+	return x.invoker(a.outgoing(ctx), x.method, x.req, a.reply, x.cc, a.unaryOptions(&x.targets, a.watched)...)
+}
+
+// replyFor is where an attempt puts its response: the caller's reply, which consecutive
+// attempts share, or a reply of its own for each of concurrent ones.
 func (x *unaryCall) replyFor() any {
 	x.began.Store(true)
 	if !x.beside.Load() {
@@ -120,7 +143,7 @@ func (x *unaryCall) attempt(c *pillion.Call) *unaryAttempt {
 }
 
 // NewCall makes the storage of a further attempt. One that is made while the one
-// before it has not come back, or not even begun, runs beside it.
+// before it has not come back, or not even begun, runs concurrently with it.
 func (x *unaryCall) NewCall(from *pillion.Call) *pillion.Call {
 	before := x.attempt(from)
 	if !before.over.Load() {
@@ -131,41 +154,47 @@ func (x *unaryCall) NewCall(from *pillion.Call) *pillion.Call {
 		call    pillion.Call
 		attempt unaryAttempt
 	}{}
-	next.attempt.follow(&before.attempt)
+	next.attempt.after(&before.attempt)
 	next.call.Attach(&next.attempt)
 	return &next.call
 }
 
-// Header gives the attempt's own metadata.
+// Header returns the attempt's own metadata.
 func (x *unaryCall) Header(c *pillion.Call) pillion.Header { return x.headerOf(&x.attempt(c).attempt) }
 
-// ResponseHeader reads the head of an answer.
+// ResponseHeader reads the metadata that came first.
 func (x *unaryCall) ResponseHeader(o *pillion.Outcome, name string) []string {
 	a, _ := o.Value.(*unaryAttempt)
 	if a == nil {
 		return nil
 	}
-	return a.head(name)
+	return a.response().head().Get(name)
 }
 
-// Explain says what a status means. An answer that broke off after its header is one
-// that must not be asked for again.
+// Explain says what a status means. A response that broke off after its headers must not be
+// asked for again.
 func (x *unaryCall) Explain(c *pillion.Call, o *pillion.Outcome, err error) {
 	a := &x.attempt(c).attempt
 	explain(c, a, o, err)
-	if a.header != nil && o.Is.Any(pillion.NoAnswer) {
+	if a.begun() && o.Is.Any(pillion.NoAnswer) {
 		o.Is = pillion.Failed
 	}
 }
 
-// Discard has nothing to do: an answer is never open.
+// Discard has nothing to do: a response is never open.
 func (x *unaryCall) Discard(*pillion.Call, *pillion.Outcome) {}
 
 // Replayable is true: the request is a message that the caller holds.
 func (x *unaryCall) Replayable() bool { return true }
 
-// newLike makes an empty message of m's type.
-func newLike(m any) any { return reflect.New(reflect.TypeOf(m).Elem()).Interface() }
+// newLike makes an empty message of m's type; a nil message stays nil, which gRPC reports.
+func newLike(m any) any {
+	t := reflect.TypeOf(m)
+	if t == nil || t.Kind() != reflect.Pointer {
+		return m
+	}
+	return reflect.New(t.Elem()).Interface()
+}
 
-// copyValue makes of to what from is; both are pointers to one type.
+// copyValue makes to what from is; both are pointers to one type.
 func copyValue(to, from any) { reflect.ValueOf(to).Elem().Set(reflect.ValueOf(from).Elem()) }

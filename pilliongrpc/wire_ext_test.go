@@ -72,10 +72,10 @@ func (l *conns) cut() {
 
 // plainHTTP serves HTTP/2 without TLS by hand, and gives a gRPC client of it.
 func plainHTTP(t *testing.T, u *pillion.Upstream,
-	serve func(l *conns, w http.ResponseWriter, r *http.Request),
+	serve func(l *conns, w http.ResponseWriter, r *http.Request), inside ...grpc.DialOption,
 ) testgrpc.TestServiceClient {
 	t.Helper()
-	options := append(pilliongrpc.DialOptions(u), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	options := append(append(pilliongrpc.DialOptions(u), grpc.WithTransportCredentials(insecure.NewCredentials())), inside...)
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -166,7 +166,7 @@ func TestWire(t *testing.T) {
 	for _, test := range tests {
 		for _, kind := range kinds {
 			t.Run(test.name+"/"+kind.name, func(t *testing.T) {
-				b, err := breaker.New(breaker.Config{Threshold: 2})
+				b, err := breaker.New(breaker.Config{Threshold: breaker.Never})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -351,7 +351,7 @@ func TestBadRequests(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			b, err := breaker.New(breaker.Config{Threshold: 2})
+			b, err := breaker.New(breaker.Config{Threshold: breaker.Never})
 			if err != nil {
 				t.Fatal(err)
 			}

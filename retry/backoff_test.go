@@ -40,7 +40,7 @@ func TestExponentialBounds(t *testing.T) {
 		{"base and max", Config{BaseInterval: 100 * time.Millisecond, MaxInterval: 150 * time.Millisecond}, 100 * time.Millisecond, 150 * time.Millisecond},
 		{"max of base", Config{BaseInterval: time.Second, MaxInterval: time.Second}, time.Second, time.Second},
 		{"max alone", Config{MaxInterval: time.Minute}, 25 * time.Millisecond, time.Minute},
-		{"no bound worth the name", Config{BaseInterval: 1, MaxInterval: 1 << 53}, 1, 1 << 53},
+		{"no bound worth the name", Config{BaseInterval: time.Millisecond, MaxInterval: 1 << 53}, time.Millisecond, 1 << 53},
 		{"longest", Config{BaseInterval: math.MaxInt64, MaxInterval: math.MaxInt64}, math.MaxInt64, math.MaxInt64},
 		{"base that has no tenfold", Config{BaseInterval: math.MaxInt64 / 3}, math.MaxInt64 / 3, math.MaxInt64},
 	} {
@@ -136,13 +136,40 @@ func TestWaits(t *testing.T) {
 			"Retry-After, spread", Config{Rand: always(0.5)}, status(503, "Retry-After", "2"), at(0, 2500*ms),
 		},
 		{
-			"Retry-After with words of one's own",
-			Config{On: "5xx", Rand: always(0.5)},
+			"Retry-After with words",
+			Config{On: "5xx", Rand: always(0)},
+			status(503, "Retry-After", "2"),
+			at(0, 2*time.Second),
+		},
+		{
+			"Retry-After of a 429",
+			Config{On: "retriable-status-codes", RetriableStatusCodes: []int{429}, Rand: always(0)},
+			status(429, "Retry-After", "2"),
+			at(0, 2*time.Second),
+		},
+		{
+			"Retry-After of a 429 beside the default conditions",
+			Config{On: "default,idempotent,retriable-status-codes", RetriableStatusCodes: []int{429}, Rand: always(0)},
+			status(429, "Retry-After", "2"),
+			at(0, 2*time.Second),
+		},
+		{
+			"Retry-After of a 429 that When decides about",
+			Config{When: func(o *pillion.Outcome) bool { return o.Code == 429 }, Rand: always(0)},
+			status(429, "Retry-After", "2"),
+			at(0, 2*time.Second),
+		},
+		{
+			"Retry-After, a fraction", Config{Rand: always(0)}, status(503, "Retry-After", "1.5"), at(0, 2*time.Second),
+		},
+		{
+			"no reset headers with words",
+			Config{On: "5xx", ResetHeaders: []ResetHeader{}, Rand: always(0.5)},
 			status(503, "Retry-After", "2"),
 			at(0, 12500*time.Microsecond),
 		},
 		{
-			"Retry-After asked for with words of one's own",
+			"Retry-After named with words",
 			Config{On: "5xx", ResetHeaders: []ResetHeader{{Name: "Retry-After"}}, Rand: always(0)},
 			status(503, "Retry-After", "2"),
 			at(0, 2*time.Second),

@@ -70,6 +70,30 @@ func TestRequestBodies(t *testing.T) {
 			sent: []string{text}, abandoned: true,
 		},
 		{
+			name: "stream within the buffer, good answer", http: pillion.HTTP{ReplayBuffer: int64(len(text))},
+			body: func() io.Reader { return &stream{Reader: strings.NewReader(text)} }, first: status(200), sent: []string{text},
+		},
+		// As in Envoy it counts whatever the response: no retry was possible from then on.
+		{
+			name: "stream over the buffer, good answer", http: pillion.HTTP{ReplayBuffer: int64(len(text)) - 1},
+			body: func() io.Reader { return &stream{Reader: strings.NewReader(text)} }, first: status(200),
+			sent: []string{text}, abandoned: true,
+		},
+		{
+			name: "stream that is known to be over the buffer, good answer", http: pillion.HTTP{ReplayBuffer: int64(len(text)) - 1},
+			body: func() io.Reader { return &stream{Reader: strings.NewReader(text)} }, length: int64(len(text)), first: status(200),
+			sent: []string{text}, abandoned: true,
+		},
+		{
+			name: "stream over the buffer, failure that is not retried", http: pillion.HTTP{ReplayBuffer: int64(len(text)) - 1},
+			body: func() io.Reader { return &stream{Reader: strings.NewReader(text)} }, first: status(404),
+			sent: []string{text}, abandoned: true,
+		},
+		{
+			name: "with GetBody, over the buffer, good answer", http: pillion.HTTP{ReplayBuffer: 1},
+			body: func() io.Reader { return strings.NewReader(text) }, first: status(200), sent: []string{text},
+		},
+		{
 			name: "with GetBody, over the buffer", http: pillion.HTTP{ReplayBuffer: 1},
 			body: func() io.Reader { return strings.NewReader(text) }, first: status(503),
 			sent: []string{text, text, text},
@@ -100,6 +124,59 @@ func TestRequestBodies(t *testing.T) {
 				}
 				if s, ok := body.(*stream); ok && !s.closed {
 					t.Error("the caller's body is not closed")
+				}
+			})
+		})
+	}
+}
+
+// TestAbandonedOnce counts how often it is said of a call that it cannot be retried.
+func TestAbandonedOnce(t *testing.T) {
+	const text = "a body"
+	small := pillion.HTTP{ReplayBuffer: 3}
+	// half reads no more than the buffer holds in the first attempt.
+	half := func(read int64) answer {
+		return func(req *http.Request) (*http.Response, error) {
+			_, _ = io.CopyN(io.Discard, req.Body, read)
+			return status(503)(req)
+		}
+	}
+	whole := func(req *http.Request) (*http.Response, error) {
+		_, _ = io.Copy(io.Discard, req.Body)
+		return status(200)(req)
+	}
+	for _, tc := range []struct {
+		name    string
+		policy  pillion.Policy
+		answers []answer
+		want    int
+	}{
+		{"no retry needed", Config{On: "5xx"}, []answer{whole}, 1},
+		{"retry needed", Config{On: "5xx"}, []answer{half(6)}, 1},
+		{"in the retry", Config{On: "5xx", NumRetries: 5}, []answer{half(3), whole}, 1},
+		{"in the retry, which needs one more", Config{On: "5xx", NumRetries: 5}, []answer{half(3), half(6)}, 1},
+		{"a call that is not retried at all", Config{}, []answer{whole}, 0},
+		{"no condition", Config{EnvoyHeaders: true}, []answer{whole}, 0},
+		{"Retryable", Retryable{}, []answer{whole}, 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var d diary
+				sent := 0
+				base := roundTripper(func(req *http.Request) (*http.Response, error) {
+					sent++
+					defer req.Body.Close()
+					return tc.answers[min(sent, len(tc.answers))-1](req)
+				})
+				call(t, upstream(t, tc.policy, small, pillion.Listener(d.listen)), base, post(t.Context(), &stream{Reader: strings.NewReader(text)}))
+				got := 0
+				for _, kind := range d.kinds {
+					if kind == pillion.EventRetryAbandoned {
+						got++
+					}
+				}
+				if got != tc.want {
+					t.Errorf("got events %q, want %d abandoned", d.lines(), tc.want)
 				}
 			})
 		})

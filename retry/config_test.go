@@ -1,11 +1,13 @@
 package retry
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/cenkalti/backoff/v4"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion"
@@ -21,7 +23,14 @@ func lines(t *testing.T, p pillion.Policy) []string {
 	return strings.Split(strings.TrimPrefix(err.Error(), `upstream "recipes": `), "\n")
 }
 
+// theWords ends each error about On.
+const theWords = "; the words are default, idempotent, 5xx, cancelled, connect-failure, deadline-exceeded, envoy-ratelimited, " +
+	"gateway-error, internal, refused-stream, reset, reset-before-request, resource-exhausted, retriable-4xx, retriable-headers, " +
+	"retriable-status-codes, unavailable, separated by commas"
+
 func TestConfigErrors(t *testing.T) {
+	when := func(*pillion.Outcome) bool { return false }
+	source := func() backoff.BackOff { return &backoff.ZeroBackOff{} }
 	for _, tc := range []struct {
 		name string
 		cfg  Config
@@ -30,13 +39,18 @@ func TestConfigErrors(t *testing.T) {
 		{"zero", Config{}, nil},
 		{"none", Config{NumRetries: None}, nil},
 		{"spaces and empty words", Config{On: " 5xx , reset,, connect-failure "}, nil},
-		{"header word in other case", Config{On: "5XX"}, []string{`retry: Config.On: ["5XX"] is no retry condition of Envoy's`}},
+		{"header word in other case", Config{On: "5XX"}, []string{`retry: Config.On: "5XX" is no retry condition (did you mean 5xx?)` + theWords}},
 		{
 			"unknown words",
 			Config{On: "5xx,sometimes,reset , never"},
-			[]string{`retry: Config.On: ["sometimes" "never"] is no retry condition of Envoy's`},
+			[]string{`retry: Config.On: "sometimes" is no retry condition; "never" is no retry condition` + theWords},
 		},
-		{"no word", Config{On: " , "}, []string{`retry: Config.On: [" , "] is no retry condition of Envoy's`}},
+		{"no word", Config{On: " , "}, []string{`retry: Config.On: " , " has no word; leave it empty for the default conditions`}},
+		{"words of its own", Config{On: "default,idempotent,retriable-status-codes", RetriableStatusCodes: []int{429}}, nil},
+		{"default alone", Config{On: "default"}, nil},
+		{"guard alone", Config{On: "idempotent"}, []string{`retry: Config.On: "idempotent" is no condition by itself; write "default,idempotent"`}},
+		{"guard of When", Config{On: "idempotent", When: when}, nil},
+		{"guard of the caller's conditions", Config{On: "idempotent", EnvoyHeaders: true}, nil},
 		{"NumRetries", Config{NumRetries: -2}, []string{"retry: Config.NumRetries: -2 is negative"}},
 		{
 			"negative intervals",
@@ -59,6 +73,29 @@ func TestConfigErrors(t *testing.T) {
 		},
 		{"MaxInterval of BaseInterval", Config{MaxInterval: 25 * time.Millisecond}, nil},
 		{
+			"units forgotten",
+			Config{BaseInterval: 25, MaxInterval: 250, MaxResetInterval: 999999},
+			[]string{
+				"retry: Config.BaseInterval: 25ns is below 1ms; did you forget the unit?",
+				"retry: Config.MaxInterval: 250ns is below 1ms; did you forget the unit?",
+				"retry: Config.MaxResetInterval: 999.999µs is below 1ms; did you forget the unit?",
+			},
+		},
+		{"shortest intervals", Config{BaseInterval: time.Millisecond, MaxInterval: time.Millisecond, MaxResetInterval: time.Millisecond}, nil},
+		{
+			"intervals beside BackOff",
+			Config{BackOff: source, BaseInterval: time.Second, MaxInterval: time.Minute, MaxResetInterval: time.Minute},
+			[]string{
+				"retry: Config.BaseInterval: 1s has no effect beside BackOff; leave it out",
+				"retry: Config.MaxInterval: 1m0s has no effect beside BackOff; leave it out",
+			},
+		},
+		{
+			"MaxResetInterval without headers",
+			Config{ResetHeaders: []ResetHeader{}, MaxResetInterval: time.Minute},
+			[]string{"retry: Config.MaxResetInterval: 1m0s has no effect without ResetHeaders; leave it out"},
+		},
+		{
 			"status codes that are none",
 			Config{On: "retriable-status-codes", RetriableStatusCodes: []int{99, 100, 599, 600}},
 			[]string{
@@ -77,6 +114,47 @@ func TestConfigErrors(t *testing.T) {
 			[]string{"retry: Config.RetriableHeaders: no effect: On lacks retriable-headers"},
 		},
 		{
+			"words without their lists",
+			Config{On: "retriable-headers,retriable-status-codes"},
+			[]string{
+				"retry: Config.On: retriable-status-codes has no effect: RetriableStatusCodes is empty",
+				"retry: Config.On: retriable-headers has no effect: RetriableHeaders is empty",
+			},
+		},
+		{
+			"words and lists that callers complete",
+			Config{On: "retriable-headers", RetriableStatusCodes: []int{429}, EnvoyHeaders: true},
+			nil,
+		},
+		{
+			"lists that callers complete, wrong nevertheless",
+			Config{RetriableStatusCodes: []int{42}, RetriableHeaders: []HeaderMatcher{{}}, EnvoyHeaders: true},
+			[]string{"retry: Config.RetriableStatusCodes: 42 is no HTTP status", "retry: Config.RetriableHeaders[0]: Name is empty"},
+		},
+		{
+			"header names",
+			Config{
+				On: "retriable-headers", RetriableHeaders: []HeaderMatcher{{Name: "X Again"}, {Name: ":status"}},
+				RetriableRequestHeaders: []HeaderMatcher{{Name: "X-Again:"}}, ResetHeaders: []ResetHeader{{Name: "Retry\nAfter"}},
+			},
+			[]string{
+				`retry: Config.RetriableHeaders[0]: Name "X Again" is no header name; write one such as X-Retry`,
+				`retry: Config.RetriableHeaders[1]: Name ":status" is no header name; write one such as X-Retry`,
+				`retry: Config.RetriableRequestHeaders[0]: Name "X-Again:" is no header name; write one such as X-Retry`,
+				`retry: Config.ResetHeaders: Name "Retry\nAfter" is no header name; write one such as Retry-After`,
+			},
+		},
+		{
+			"expressions",
+			Config{On: "retriable-headers", RetriableHeaders: []HeaderMatcher{
+				{Name: "X", Regex: "a)(b"}, {Name: "X", Regex: "(\n"}, {Name: "X", Regex: "(?i)a|b"},
+			}},
+			[]string{
+				`retry: Config.RetriableHeaders[0]: Regex "a)(b": unexpected )`,
+				`retry: Config.RetriableHeaders[1]: Regex "(\n": missing closing )`,
+			},
+		},
+		{
 			"header matchers",
 			Config{On: "retriable-headers", RetriableHeaders: []HeaderMatcher{
 				{Name: "X-Good"}, {Exact: "yes"}, {Name: "X-Two", Prefix: "a", Suffix: "b"}, {Name: "X-Regex", Regex: "("},
@@ -84,7 +162,7 @@ func TestConfigErrors(t *testing.T) {
 			[]string{
 				"retry: Config.RetriableHeaders[1]: Name is empty",
 				`retry: Config.RetriableHeaders[2]: "X-Two" has more than one of Exact, Prefix, Suffix, Contains and Regex`,
-				"retry: Config.RetriableHeaders[3]: Regex: error parsing regexp: missing closing ): `^(?:()$`",
+				`retry: Config.RetriableHeaders[3]: Regex "(": missing closing )`,
 			},
 		},
 		{
@@ -107,7 +185,7 @@ func TestConfigErrors(t *testing.T) {
 				RetriableHeaders: []HeaderMatcher{{}}, RetriableRequestHeaders: []HeaderMatcher{{}}, ResetHeaders: []ResetHeader{{}},
 			},
 			[]string{
-				`retry: Config.On: ["no"] is no retry condition of Envoy's`,
+				`retry: Config.On: "no" is no retry condition` + theWords,
 				"retry: Config.NumRetries: -9 is negative",
 				"retry: Config.BaseInterval: -1ns is negative",
 				"retry: Config.RetriableStatusCodes: 1 is no HTTP status",
@@ -155,4 +233,27 @@ func TestConfigIsCopied(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestConfigJSON writes a Config and reads it again: an empty list of reset headers means
+// something else than none.
+func TestConfigJSON(t *testing.T) {
+	for _, cfg := range []Config{
+		{},
+		{ResetHeaders: []ResetHeader{}},
+		{On: "default,idempotent", ResetHeaders: []ResetHeader{{Name: "X-Reset", Format: Seconds}}, Budget: &Budget{Percent: 30, Window: time.Minute}},
+		{Budget: &Budget{Disabled: true}},
+	} {
+		text, err := json.Marshal(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var read Config
+		if err := json.Unmarshal(text, &read); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(cfg, read); diff != "" {
+			t.Errorf("%s (-written +read):\n%s", text, diff)
+		}
+	}
 }

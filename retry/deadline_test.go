@@ -122,6 +122,38 @@ func TestDeadline(t *testing.T) {
 	}
 }
 
+// TestTooLateDiscards has a policy inside make an error of a response, and the time of the
+// call run out before the retry: nobody will read the response, so it must be closed and its slot
+// must be free.
+func TestTooLateDiscards(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := answers(status(503))
+		u := upstream(t, timeout.Config{Total: time.Second},
+			Retryable{SleepFunc: func(int) time.Duration { time.Sleep(2 * time.Second); return 0 }},
+			limits.Config{MaxRequests: 1}, erring{})
+		for i := range 3 {
+			r := call(t, u, w, get(t.Context()))
+			if !errors.Is(r.err, context.DeadlineExceeded) || !errors.Is(r.err, errBroken) || w.open != 0 {
+				t.Errorf("call %d: got %v with %d bodies open, want a timeout that wraps errBroken, with 0", i, r.err, w.open)
+			}
+		}
+		if w.attempts() != 3 {
+			t.Errorf("got %d attempts sent, want 3", w.attempts())
+		}
+	})
+}
+
+// erring makes an error of each response.
+type erring struct{}
+
+func (erring) Wrap(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
+	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+		o := next(ctx, c)
+		o.Err, o.Is = errBroken, o.Is|pillion.Failed
+		return o
+	}, nil
+}
+
 // TestCallerLeaves has the caller go away during the back-off.
 func TestCallerLeaves(t *testing.T) {
 	const stay = 100 * time.Millisecond

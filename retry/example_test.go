@@ -92,7 +92,7 @@ func ExampleConfig_errors() {
 	_, err := pillion.New("recipes", retry.Config{On: "5xx,sometimes", NumRetries: -5})
 	fmt.Println(err)
 	// Output:
-	// upstream "recipes": retry: Config.On: ["sometimes"] is no retry condition of Envoy's
+	// upstream "recipes": retry: Config.On: "sometimes" is no retry condition; the words are default, idempotent, 5xx, cancelled, connect-failure, deadline-exceeded, envoy-ratelimited, gateway-error, internal, refused-stream, reset, reset-before-request, resource-exhausted, retriable-4xx, retriable-headers, retriable-status-codes, unavailable, separated by commas
 	// retry: Config.NumRetries: -5 is negative
 }
 

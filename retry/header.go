@@ -5,28 +5,34 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"regexp/syntax"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// HeaderMatcher matches a header of a request or an answer. Of Exact, Prefix,
-// Suffix, Contains and Regex at most one may be set; with none of them it is enough
-// that the header is there. Mirrors Envoy's HeaderMatcher.
+// HeaderMatcher matches a header of a request or a response. Of Exact, Prefix,
+// Suffix, Contains and Regex at most one may be set; without them the header must be present,
+// with any value. A header in several lines matches if one of them does, or all of them joined
+// by commas. Mirrors Envoy's HeaderMatcher.
 type HeaderMatcher struct {
 	Name     string `json:"name"`
 	Exact    string `json:"exact,omitempty"`
 	Prefix   string `json:"prefix,omitempty"`
 	Suffix   string `json:"suffix,omitempty"`
 	Contains string `json:"contains,omitempty"`
-	Regex    string `json:"regex,omitempty"`  // must match the whole value
-	Invert   bool   `json:"invert,omitempty"` // match what does not match; a missing header too
+	Regex    string `json:"regex,omitempty"` // must match the whole value
+
+	// Invert matches what does not match otherwise. As in Envoy, a header that is missing
+	// matches only if Name alone is set.
+	Invert bool `json:"invert,omitempty"`
 }
 
-// matcher is a HeaderMatcher made ready.
+// matcher is a HeaderMatcher that is ready for use.
 type matcher struct {
 	name   string
-	test   func(value string) bool
+	test   func(value string) bool // nil where the header must only be present
 	invert bool
 }
 
@@ -45,7 +51,7 @@ func compileHeaders(field string, list []HeaderMatcher) ([]matcher, error) {
 }
 
 func (h HeaderMatcher) compile() (matcher, error) {
-	m := matcher{name: h.Name, invert: h.Invert, test: func(string) bool { return true }}
+	m := matcher{name: h.Name, invert: h.Invert}
 	tests := 0
 	for _, t := range []struct {
 		want string
@@ -62,9 +68,9 @@ func (h HeaderMatcher) compile() (matcher, error) {
 		}
 	}
 	if h.Regex != "" {
-		re, err := regexp.Compile(`^(?:` + h.Regex + `)$`)
+		re, err := compileRegex(h.Regex)
 		if err != nil {
-			return m, fmt.Errorf("Regex: %w", err) //nolint:staticcheck // it is the field's name
+			return m, err
 		}
 		m.test = re.MatchString
 		tests++
@@ -72,20 +78,58 @@ func (h HeaderMatcher) compile() (matcher, error) {
 	switch {
 	case h.Name == "":
 		return m, errors.New("Name is empty") //nolint:staticcheck // it is the field's name
+	case !isToken(h.Name):
+		return m, fmt.Errorf("Name %q is no header name; write one such as X-Retry", h.Name) //nolint:staticcheck // it is the field's name
 	case tests > 1:
 		return m, fmt.Errorf("%q has more than one of Exact, Prefix, Suffix, Contains and Regex", h.Name)
 	}
 	return m, nil
 }
 
-func anyMatches(list []matcher, get func(name string) (string, bool)) bool {
-	for _, m := range list {
-		value, there := get(m.name)
-		if (there && m.test(value)) != m.invert {
-			return true
+// compileRegex compiles an expression that must match the whole of a value. It must be
+// one by itself: ")(" is none, though "^(?:)(?:)$" is.
+func compileRegex(expr string) (*regexp.Regexp, error) {
+	if _, err := regexp.Compile(expr); err != nil {
+		if wrong, ok := errors.AsType[*syntax.Error](err); ok { // without its text, which may have several lines
+			err = errors.New(string(wrong.Code))
 		}
+		return nil, fmt.Errorf("Regex %q: %w", expr, err) //nolint:staticcheck // it is the field's name
 	}
-	return false
+	return regexp.Compile(`^(?:` + expr + `)$`)
+}
+
+// isToken reports whether name can be the name of a header (RFC 9110, section 5.6.2).
+func isToken(name string) bool {
+	return !strings.ContainsFunc(name, func(r rune) bool {
+		return r <= ' ' || r >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
+	})
+}
+
+// anyMatches reports whether one of the matchers holds. get returns the values of a
+// header, nil if it is missing.
+func anyMatches(list []matcher, get func(name string) []string) bool {
+	return slices.ContainsFunc(list, func(m matcher) bool { return m.matches(get(m.name)) })
+}
+
+func (m matcher) matches(values []string) bool {
+	switch {
+	case m.test == nil:
+		return (values != nil) != m.invert
+	case values == nil:
+		return false
+	}
+	return m.holds(values) != m.invert
+}
+
+// holds applies the test to each line of a header, and to all of them as one.
+func (m matcher) holds(values []string) bool {
+	switch len(values) {
+	case 0:
+		return m.test("")
+	case 1:
+		return m.test(values[0])
+	}
+	return slices.ContainsFunc(values, m.test) || m.test(strings.Join(values, ","))
 }
 
 // ResetFormat is how a [ResetHeader] says how long to wait.
@@ -93,9 +137,11 @@ type ResetFormat uint8
 
 // The formats.
 const (
-	SecondsOrDate ResetFormat = iota // whole seconds, or an HTTP date: what Retry-After may hold (RFC 9110, section 10.2.3)
-	Seconds                          // whole seconds only, as Envoy's SECONDS
-	UnixTimestamp                    // seconds since 1970, as Envoy's UNIX_TIMESTAMP
+	// SecondsOrDate is what Retry-After may hold (RFC 9110, section 10.2.3): seconds or an
+	// HTTP date. A fraction of a second is rounded up.
+	SecondsOrDate ResetFormat = iota
+	Seconds                   // whole seconds only, as Envoy's SECONDS
+	UnixTimestamp             // seconds since 1970, as Envoy's UNIX_TIMESTAMP
 )
 
 // ResetHeader names a header in which an answer asks for a wait.
@@ -108,22 +154,24 @@ func (h ResetHeader) check() error {
 	switch {
 	case h.Name == "":
 		return errors.New("retry: Config.ResetHeaders: Name is empty")
+	case !isToken(h.Name):
+		return fmt.Errorf("retry: Config.ResetHeaders: Name %q is no header name; write one such as Retry-After", h.Name)
 	case h.Format > UnixTimestamp:
 		return fmt.Errorf("retry: Config.ResetHeaders: %s: Format %d is unknown", h.Name, h.Format)
 	}
 	return nil
 }
 
-// parse reads a header's value at the instant now. A wait that is over already,
-// or that no Duration can hold, is not ok; nor is one of no time, as in Envoy: whoever
-// asks for it is not to be hit by all callers at once.
+// parse reads a header's value at the instant now. A wait that is over, or that no
+// Duration can hold, is not ok; nor is a wait of no time, as in Envoy: a server that asks for
+// it must not be hit by all callers in one instant.
 func (f ResetFormat) parse(value string, now time.Time) (wait time.Duration, ok bool) {
 	value = strings.TrimSpace(value)
-	seconds, err := strconv.ParseUint(value, 10, 63)
+	seconds, ok := f.seconds(value)
 	switch {
-	case err == nil && f == UnixTimestamp:
-		return until(time.Unix(int64(seconds), 0), now)
-	case err == nil && seconds > 0 && seconds <= maxSeconds:
+	case ok && f == UnixTimestamp:
+		return until(time.Unix(int64(seconds), 0), now) //nolint:gosec // it has 63 bits
+	case ok && seconds > 0 && seconds <= maxSeconds:
 		return time.Duration(seconds) * time.Second, true
 	case f == SecondsOrDate:
 		if at, err := http.ParseTime(value); err == nil {
@@ -131,6 +179,26 @@ func (f ResetFormat) parse(value string, now time.Time) (wait time.Duration, ok 
 		}
 	}
 	return 0, false
+}
+
+// seconds reads a number of seconds, with a plus sign if there is one, as Envoy does.
+// SecondsOrDate takes a fraction too, as servers send it, and rounds it up.
+func (f ResetFormat) seconds(value string) (seconds uint64, ok bool) {
+	value, fraction := strings.TrimPrefix(value, "+"), ""
+	if f == SecondsOrDate {
+		value, fraction, _ = strings.Cut(value, ".")
+	}
+	if value == "" && fraction != "" {
+		value = "0"
+	}
+	seconds, err := strconv.ParseUint(value, 10, 63)
+	if err != nil || strings.Trim(fraction, "0123456789") != "" {
+		return 0, false
+	}
+	if strings.Trim(fraction, "0") != "" {
+		seconds++
+	}
+	return seconds, true
 }
 
 // maxSeconds is the longest wait in seconds that a Duration can hold.

@@ -30,8 +30,8 @@ func TestHeaderMatcher(t *testing.T) {
 		{"regex matches all of it", HeaderMatcher{Regex: "a|b+"}, []string{"a", "bb"}, []string{"", "ab", "abb", "xa", missing}},
 		{"regex with a line end", HeaderMatcher{Regex: "a"}, []string{"a"}, []string{"a\n", missing}},
 		{"not present", HeaderMatcher{Invert: true}, []string{missing}, []string{"", "a"}},
-		{"not exact", HeaderMatcher{Exact: "abc", Invert: true}, []string{"", "ab", missing}, []string{"abc"}},
-		{"not regex", HeaderMatcher{Regex: "a*", Invert: true}, []string{"b", missing}, []string{"", "aa"}},
+		{"not exact", HeaderMatcher{Exact: "abc", Invert: true}, []string{"", "ab"}, []string{"abc", missing}},
+		{"not regex", HeaderMatcher{Regex: "a*", Invert: true}, []string{"b"}, []string{"", "aa", missing}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			tc.matcher.Name = "x-again" // in any case
@@ -45,7 +45,7 @@ func TestHeaderMatcher(t *testing.T) {
 					if value != missing {
 						header.Set("X-Again", value)
 					}
-					if got := anyMatches(list, lookup(header)); got != want {
+					if got := anyMatches(list, header.Values); got != want {
 						t.Errorf("%+v on %q: got %v, want %v", tc.matcher, value, got, want)
 					}
 				}
@@ -56,12 +56,124 @@ func TestHeaderMatcher(t *testing.T) {
 	}
 }
 
+// TestHeaderMatcher_lines tries matchers on headers in several lines: one that matches is
+// enough, and so is all of them joined, as Envoy has it.
+func TestHeaderMatcher_lines(t *testing.T) {
+	final := []string{"final", "try-again"}
+	for _, tc := range []struct {
+		name    string
+		matcher HeaderMatcher
+		lines   []string
+		want    bool
+	}{
+		{"present", HeaderMatcher{}, final, true},
+		{"exact, first", HeaderMatcher{Exact: "final"}, final, true},
+		{"exact, second", HeaderMatcher{Exact: "try-again"}, final, true},
+		{"exact, none", HeaderMatcher{Exact: "again"}, final, false},
+		{"exact, joined", HeaderMatcher{Exact: "final,try-again"}, final, true},
+		{"prefix, second", HeaderMatcher{Prefix: "try"}, final, true},
+		{"suffix, first", HeaderMatcher{Suffix: "final"}, final, true},
+		{"contains, second", HeaderMatcher{Contains: "again"}, final, true},
+		{"regex, second", HeaderMatcher{Regex: "try-.*"}, final, true},
+		{"regex, joined", HeaderMatcher{Regex: "[a-z]+,[a-z-]+"}, final, true},
+		{"regex, none", HeaderMatcher{Regex: "[0-9]+"}, final, false},
+		{"not present", HeaderMatcher{Invert: true}, final, false},
+		{"not exact, one is", HeaderMatcher{Exact: "try-again", Invert: true}, final, false},
+		{"not exact, none is", HeaderMatcher{Exact: "again", Invert: true}, final, true},
+		{"not prefix, one is", HeaderMatcher{Prefix: "try", Invert: true}, final, false},
+		{"not regex, none is", HeaderMatcher{Regex: "[0-9]+", Invert: true}, final, true},
+		{"an empty line", HeaderMatcher{Exact: "b"}, []string{"", "b"}, true},
+		{"present, no line", HeaderMatcher{}, []string{}, true},
+		{"not present, no line", HeaderMatcher{Invert: true}, []string{}, false},
+		{"not exact, no line", HeaderMatcher{Exact: "a", Invert: true}, []string{}, true},
+		{"regex that matches nothing, no line", HeaderMatcher{Regex: "a*"}, []string{}, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			tc.matcher.Name = "X-Verdict"
+			m, err := tc.matcher.compile()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := m.matches(tc.lines); got != tc.want {
+				t.Errorf("%+v on %q: got %v, want %v", tc.matcher, tc.lines, got, tc.want)
+			}
+		})
+	}
+}
+
+// TestHeaderLines has headers in several lines come over HTTP, both ways.
+func TestHeaderLines(t *testing.T) {
+	matcher := []HeaderMatcher{{Name: "X-Verdict", Exact: "try-again"}}
+	for _, tc := range []struct {
+		name    string
+		cfg     Config
+		request http.Header
+		answer  answer
+		want    int // attempts
+	}{
+		{"response", Config{On: "retriable-headers", RetriableHeaders: matcher}, nil, status(200, "X-Verdict", "final", "X-Verdict", "try-again"), 2},
+		{"request", Config{On: "5xx", RetriableRequestHeaders: matcher}, http.Header{"X-Verdict": {"final", "try-again"}}, status(503), 2},
+		{"request, empty value", Config{On: "5xx", RetriableRequestHeaders: []HeaderMatcher{{Name: "X-May"}}}, http.Header{"X-May": {""}}, status(503), 2},
+		{"request, no value", Config{On: "5xx", RetriableRequestHeaders: []HeaderMatcher{{Name: "X-May"}}}, http.Header{"X-May": nil}, status(503), 2},
+		{"request, inverted, empty value", Config{On: "5xx", RetriableRequestHeaders: []HeaderMatcher{{Name: "X-No", Invert: true}}}, http.Header{"X-No": {""}}, status(503), 1},
+		{"inverted value, missing", Config{On: "5xx", RetriableRequestHeaders: []HeaderMatcher{{Name: "X-No", Exact: "1", Invert: true}}}, nil, status(503), 1},
+		{"a rate limit without a value", Config{On: "5xx"}, nil, status(503, "X-Envoy-Ratelimited", ""), 1},
+		{"gRPC status in two lines is none", Config{On: "unavailable"}, nil, status(200, "Grpc-Status", "14", "Grpc-Status", "14"), 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				req := get(t.Context())
+				req.Header = tc.request
+				if r := call(t, upstream(t, tc.cfg), answers(tc.answer), req); r.attempts != tc.want {
+					t.Errorf("got %d attempts, want %d", r.attempts, tc.want)
+				}
+			})
+		})
+	}
+}
+
+// FuzzHeaderMatcher compiles anything and matches any two lines. It must not panic; Invert
+// makes a difference wherever the header is present; and a matcher holds for lines if it holds
+// for one of them.
+func FuzzHeaderMatcher(f *testing.F) {
+	f.Add("X-A", "a", "", "", "", "", "abc", "a")
+	f.Add("X-A", "", "a", "", "", "", "", "ab")
+	f.Add("x-a", "", "", "", "", "(?m)a$", "a\nb", "b")
+	f.Add("X-A", "", "", "", "", "a)(b", "", "")
+	f.Add("X A", "", "", "", "", "", "", "")
+	f.Fuzz(func(t *testing.T, name, exact, prefix, suffix, contains, regex, first, second string) {
+		h := HeaderMatcher{Name: name, Exact: exact, Prefix: prefix, Suffix: suffix, Contains: contains, Regex: regex}
+		m, err := h.compile()
+		if err != nil {
+			if strings.Contains(err.Error(), "\n") {
+				t.Errorf("%+v: got %q, want an error of one line", h, err)
+			}
+			return
+		}
+		h.Invert = true
+		inverted, err := h.compile()
+		if err != nil {
+			t.Fatalf("%+v: got %v when inverted", h, err)
+		}
+		for _, lines := range [][]string{{}, {first}, {second}, {first, second}} {
+			if m.matches(lines) == inverted.matches(lines) {
+				t.Errorf("%+v on %q: Invert makes no difference", h, lines)
+			}
+		}
+		if (m.matches([]string{first}) || m.matches([]string{second})) && !m.matches([]string{first, second}) {
+			t.Errorf("%+v: one of %q and %q matches, but not both", h, first, second)
+		}
+		if m.matches(nil) || inverted.matches(nil) != (m.test == nil) {
+			t.Errorf("%+v: a missing header must match where only its name is asked for and inverted", h)
+		}
+		if exact != "" && m.matches([]string{first}) != (first == exact) {
+			t.Errorf("%+v on %q: got %v", h, first, first != exact)
+		}
+	})
+}
+
 // missing stands for a header that is not there.
 const missing = "(missing)"
-
-func lookup(h http.Header) func(string) (string, bool) {
-	return func(name string) (string, bool) { return h.Get(name), len(h.Values(name)) > 0 }
-}
 
 // TestRetriableHeaders has the headers of an answer decide, whatever its status.
 func TestRetriableHeaders(t *testing.T) {
@@ -78,7 +190,7 @@ func TestRetriableHeaders(t *testing.T) {
 		{"match on 404", "retriable-headers", bad, status(404, "X-Bad", "yes"), 2},
 		{"other value", "retriable-headers", bad, status(200, "X-Bad", "no"), 1},
 		{"no header", "retriable-headers", bad, status(503), 1},
-		{"no list", "retriable-headers", nil, status(503, "X-Bad", "yes"), 1},
+		{"empty value of the list", "retriable-headers", []HeaderMatcher{{Name: "X-Bad"}}, status(200, "X-Bad", ""), 2},
 		{"inverted, there", "retriable-headers", notGood, status(200, "X-Good", "1"), 1},
 		{"inverted, missing", "retriable-headers", notGood, status(200), 2},
 		// Where nothing was answered there is no header to miss.
@@ -187,9 +299,25 @@ func TestResetFormat(t *testing.T) {
 		{"a year that no Duration reaches", "99999999999", no, no, no},
 		{"near the end of time", "9223372036854775807", no, no, no},
 		{"over the end of time", "9223372036854775808", no, no, no},
-		{"sign", "+5", no, no, no},
+		{"sign", "+5", 5 * time.Second, 5 * time.Second, no},
+		{"timestamp with a sign", "+1777896005", 1777896005 * time.Second, 1777896005 * time.Second, 4500 * time.Millisecond},
+		{"two signs", "++5", no, no, no},
+		{"blank behind the sign", "+ 5", no, no, no},
 		{"negative", "-5", no, no, no},
-		{"fraction", "1.5", no, no, no},
+		{"fraction", "1.5", 2 * time.Second, no, no},
+		{"least fraction", "1.000000000000000000000000001", 2 * time.Second, no, no},
+		{"fraction of nothing", "7.000", 7 * time.Second, no, no},
+		{"point without a fraction", "7.", 7 * time.Second, no, no},
+		{"less than a second", "0.25", time.Second, no, no},
+		{"nothing before the point", ".5", time.Second, no, no},
+		{"zero as a fraction", "0.0", no, no, no},
+		{"point alone", ".", no, no, no},
+		{"two points", "1.5.2", no, no, no},
+		{"comma", "1,5", no, no, no},
+		{"negative fraction", "-1.5", no, no, no},
+		{"exponent", "1e3", no, no, no},
+		{"fraction with an exponent", "1.5e3", no, no, no},
+		{"longest, and a fraction", "9223372036.1", no, no, no},
 		{"underscore", "1_0", no, no, no},
 		{"hexadecimal", "0x10", no, no, no},
 		{"unit", "5s", no, no, no},
@@ -220,7 +348,10 @@ func TestResetFormat(t *testing.T) {
 	}
 }
 
-var digits = regexp.MustCompile(`^[0-9]+$`)
+var (
+	digits = regexp.MustCompile(`^\+?[0-9]+$`)
+	sloppy = regexp.MustCompile(`^\+?([0-9]+\.?[0-9]*|\.[0-9]+)$`)
+)
 
 // slowParse is parse with numbers that do not overflow.
 func slowParse(f ResetFormat, value string, now time.Time) (wait time.Duration, ok bool) {
@@ -230,8 +361,16 @@ func slowParse(f ResetFormat, value string, now time.Time) (wait time.Duration, 
 	sinceEpoch := new(big.Int).Add(new(big.Int).Mul(big.NewInt(now.Unix()), billion), big.NewInt(int64(now.Nanosecond())))
 	at, err := http.ParseTime(value)
 	switch {
+	case f == SecondsOrDate && sloppy.MatchString(value):
+		seconds, _ := new(big.Rat).SetString("0" + strings.TrimSuffix(strings.TrimPrefix(value, "+"), "."))
+		up := new(big.Int).Sub(seconds.Denom(), big.NewInt(1))
+		nanos.Div(up.Add(up, seconds.Num()), seconds.Denom()) // rounded up
+		if nanos.BitLen() > 63 {
+			return 0, false // as a number that is too large
+		}
+		nanos.Mul(nanos, billion)
 	case digits.MatchString(value):
-		nanos.SetString(value, 10)
+		nanos.SetString(strings.TrimPrefix(value, "+"), 10)
 		nanos.Mul(nanos, billion)
 		if f == UnixTimestamp {
 			nanos.Sub(nanos, sinceEpoch)
@@ -254,7 +393,7 @@ func slowParse(f ResetFormat, value string, now time.Time) (wait time.Duration, 
 func FuzzResetFormat(f *testing.F) {
 	now := time.Date(2026, time.May, 4, 12, 0, 0, 5, time.UTC).UnixNano()
 	for _, value := range []string{
-		"", "0", "120", " 1 ", "+1", "-1", "1e3", "9223372036", "9223372037", "1777896005", "9223372036854775807",
+		"", "0", "120", " 1 ", "+1", "1.5", ".5", "2.", "0.0", "+0.1", "-1", "1e3", "9223372036", "9223372037", "1777896005", "9223372036854775807",
 		"18446744073709551616", "Mon, 04 May 2026 12:00:10 GMT", "Monday, 04-May-26 12:00:10 GMT", "Mon May  4 12:00:10 2026",
 		"Fri, 31 Dec 9999 23:59:59 GMT", "Mon, 01 Jan 0001 00:00:00 GMT",
 	} {

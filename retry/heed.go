@@ -1,6 +1,8 @@
 package retry
 
 import (
+	"iter"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,14 +22,14 @@ const (
 //nolint:gochecknoglobals // a list that nothing writes
 var envoyHeaders = []string{onHeader, grpcOnHeader, maxRetriesHeader, statusCodesHeader, headerNamesHeader}
 
-// heeding is p with what the caller's headers ask for; p itself where they ask for
-// nothing.
+// heeding is p with what the caller's headers ask for, or p itself where they ask for
+// nothing. As in Envoy the lines of a list are one list, and a number in several lines is none.
 func (p *policy) heeding(c *pillion.Call) *policy {
-	var asked [5]string
+	var asked [5][]string
 	some := false
 	for i, name := range envoyHeaders {
-		asked[i] = c.RequestHeader(name)
-		some = some || asked[i] != ""
+		asked[i] = c.RequestHeaderValues(name)
+		some = some || len(asked[i]) > 0
 	}
 	if !some {
 		return p
@@ -35,40 +37,60 @@ func (p *policy) heeding(c *pillion.Call) *policy {
 	q := *p
 	q.addConditions(asked[0], false)
 	q.addConditions(asked[1], true)
-	if n, err := strconv.ParseUint(asked[2], 10, 31); err == nil {
-		q.most = int(n)
+	if n, ok := number(asked[2]); ok {
+		q.most = int(min(uint64(uint32(n)), math.MaxInt)) //nolint:gosec // Envoy cuts it to 32 bits, too
 	}
 	q.addStatusCodes(asked[3])
 	q.addHeaders(asked[4])
 	return &q
 }
 
-// addConditions adds the words that the header may hold: gRPC's are for their own
-// header, and all others for the other.
-func (p *policy) addConditions(list string, grpc bool) {
-	for word := range strings.SplitSeq(list, ",") {
-		if word = strings.TrimSpace(word); words[word].Any(byGRPC) == grpc {
+// number reads a header that holds one number, as Envoy does: of 64 bits, with blanks
+// around it or a plus sign before it.
+func number(values []string) (n uint64, ok bool) {
+	if len(values) != 1 {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(strings.TrimPrefix(strings.TrimSpace(values[0]), "+"), 10, 64)
+	return n, err == nil
+}
+
+// elements are the elements of lists that are separated by commas.
+func elements(lists []string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, list := range lists {
+			for word := range strings.SplitSeq(list, ",") {
+				if !yield(strings.TrimSpace(word)) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// addConditions adds the conditions that the header may hold: gRPC's are for their own
+// header, and all others for the other. Those that Envoy does not have are for a Config alone.
+func (p *policy) addConditions(lists []string, grpc bool) {
+	for word := range elements(lists) {
+		if is, envoys := words[word]; envoys && is.Any(byGRPC) == grpc {
 			more, _ := parse(word)
 			p.on = p.on.or(more)
 		}
 	}
 }
 
-func (p *policy) addStatusCodes(list string) {
-	for word := range strings.SplitSeq(list, ",") {
-		if code, err := strconv.Atoi(strings.TrimSpace(word)); err == nil {
+func (p *policy) addStatusCodes(lists []string) {
+	for word := range elements(lists) {
+		if code, err := strconv.Atoi(word); err == nil {
 			p.statusCodes = append(slices.Clip(p.statusCodes), code)
 		}
 	}
 }
 
-func (p *policy) addHeaders(list string) {
-	for name := range strings.SplitSeq(list, ",") {
-		if name = strings.TrimSpace(name); name == "" {
-			continue
-		}
-		if m, err := compileHeaders("", []HeaderMatcher{{Name: name}}); err == nil {
-			p.headers = append(slices.Clip(p.headers), m...)
+func (p *policy) addHeaders(lists []string) {
+	for name := range elements(lists) {
+		if m, err := (HeaderMatcher{Name: name}).compile(); err == nil {
+			p.headers = append(slices.Clip(p.headers), m)
 		}
 	}
 }

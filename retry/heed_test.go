@@ -1,8 +1,11 @@
 package retry
 
 import (
+	"context"
+	"math/big"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -58,6 +61,52 @@ func TestEnvoyHeaders(t *testing.T) {
 		{name: "max-retries, a fraction", cfg: two, header: []string{most, "1.5"}, want: 3, flags: urx},
 		{name: "max-retries, too large a number", cfg: two, header: []string{most, "99999999999999999999"}, want: 3, flags: urx},
 
+		{name: "max-retries, more than 31 bits", cfg: two, header: []string{most, "2147483648"}, wire: answers(status(503), status(503), status(503), status(503), status(200)), want: 5},
+		{name: "max-retries, 32 bits", cfg: two, header: []string{most, "4294967295"}, wire: answers(status(503), status(503), status(503), status(503), status(200)), want: 5},
+		{name: "max-retries, 33 bits are cut to 32", cfg: two, header: []string{most, "4294967296"}, want: 1, flags: urx},
+		{name: "max-retries, 33 bits and one are one", cfg: two, header: []string{most, "4294967297"}, want: 2, flags: urx},
+		{name: "max-retries, 64 bits", cfg: two, header: []string{most, "18446744073709551612"}, wire: answers(status(503), status(503), status(503), status(503), status(200)), want: 5},
+		{name: "max-retries, 65 bits", cfg: two, header: []string{most, "18446744073709551616"}, want: 3, flags: urx},
+		{name: "max-retries, blanks and a sign", cfg: two, header: []string{most, " +1 "}, want: 2, flags: urx},
+		{name: "max-retries in two lines", cfg: two, header: []string{most, "1", most, "1"}, want: 3, flags: urx},
+		{name: "max-retries in one line", cfg: two, header: []string{most, "1,1"}, want: 3, flags: urx},
+		{name: "max-retries, empty", cfg: two, header: []string{most, ""}, want: 3, flags: urx},
+
+		{name: "retry-on in two lines", cfg: none, header: []string{on, "connect-failure", on, "5xx"}, want: 2, flags: urx},
+		{name: "retry-on in two lines, lists", cfg: none, header: []string{on, "connect-failure,", on, " reset , 5xx"}, want: 2, flags: urx},
+		{name: "retry-on, words that only a Config has", cfg: none, header: []string{on, "default,idempotent"}, want: 1},
+		{name: "retry-on, idempotent is no guard", cfg: two, header: []string{on, "idempotent", ":method", "POST"}, want: 3, flags: urx},
+		{
+			name: "the guard of a Config holds", cfg: Config{On: "idempotent", EnvoyHeaders: true}, header: []string{on, "5xx", ":method", "POST"},
+			want: 1,
+		},
+		{name: "the guard of a Config, GET", cfg: Config{On: "idempotent", EnvoyHeaders: true}, header: []string{on, "5xx"}, want: 2, flags: urx},
+		{
+			name: "status codes in two lines", cfg: none, header: []string{on, "retriable-status-codes", codes, "418", codes, "x, 503"},
+			want: 2, flags: urx,
+		},
+		{
+			name: "header names in two lines", cfg: none, header: []string{on, "retriable-headers", names, "x-other", names, "x-again"},
+			wire: answers(status(200, "X-Again", "")), want: 2, flags: urx,
+		},
+		{name: "gRPC words in two lines", cfg: none, header: []string{grpcOn, "cancelled", grpcOn, "unavailable"}, wire: grpc("14"), want: 2, flags: urx},
+		{
+			name: "the list of a Config for the caller's word", cfg: Config{RetriableStatusCodes: []int{418}, EnvoyHeaders: true},
+			header: []string{on, "retriable-status-codes"}, wire: answers(status(418)), want: 2, flags: urx,
+		},
+		{
+			name: "the list of a Config without the caller's word", cfg: Config{RetriableStatusCodes: []int{418}, EnvoyHeaders: true},
+			wire: answers(status(418)), want: 1,
+		},
+		{
+			name: "the matchers of a Config for the caller's word", cfg: Config{RetriableHeaders: []HeaderMatcher{{Name: "X-Bad", Exact: "1"}}, EnvoyHeaders: true},
+			header: []string{on, "retriable-headers"}, wire: answers(status(200, "X-Bad", "1")), want: 2, flags: urx,
+		},
+		{
+			name: "the word of a Config for the caller's list", cfg: Config{On: "retriable-status-codes", EnvoyHeaders: true},
+			header: []string{codes, "418"}, wire: answers(status(418)), want: 2, flags: urx,
+		},
+
 		{name: "status codes without the word", cfg: none, header: []string{codes, "503"}, want: 1},
 		{name: "status codes with the word", cfg: none, header: []string{on, "retriable-status-codes", codes, "418, 503"}, want: 2, flags: urx},
 		{name: "status codes, others", cfg: none, header: []string{on, "retriable-status-codes", codes, "418"}, want: 1},
@@ -94,7 +143,7 @@ func TestEnvoyHeaders(t *testing.T) {
 						req.Method = tc.header[i+1]
 						continue
 					}
-					req.Header.Set(tc.header[i], tc.header[i+1])
+					req.Header.Add(tc.header[i], tc.header[i+1])
 				}
 				if tc.wire == nil {
 					tc.wire = answers(status(503))
@@ -113,8 +162,9 @@ func TestEnvoyHeaders(t *testing.T) {
 func TestEnvoyHeaders_consumed(t *testing.T) {
 	full := http.Header{"X-Own": {"1", "2"}}
 	for i, name := range envoyHeaders {
-		full[name] = []string{[]string{"5xx", "unavailable", "2", "418", "X-Again"}[i], "junk"}
+		full[name] = []string{[]string{"5xx", "unavailable", "junk", "418", "X-Again"}[i], "junk"}
 	}
+	full.Set(maxRetriesHeader, "2")
 	for _, tc := range []struct {
 		name   string
 		cfg    Config
@@ -169,4 +219,60 @@ func TestEnvoyHeaders_eachForItself(t *testing.T) {
 			}
 		}
 	})
+}
+
+// asking is an exchange whose caller sends headers.
+type asking struct {
+	answered
+	header http.Header
+}
+
+func (x *asking) RequestHeader(name string) []string { return x.header[name] }
+
+// FuzzEnvoyHeaders has a trusted caller send anything, in one line or two. Nothing panics,
+// and the number of retries is what the header says, if it is a number, or the policy's.
+func FuzzEnvoyHeaders(f *testing.F) {
+	f.Add("5xx, reset", "unavailable", "3", "418,x", "X-Again,\x00", 503, false)
+	f.Add("retriable-status-codes", "", "18446744073709551615", "503", "", 503, true)
+	f.Add("default,idempotent", ",", "-1", "+503", ":", 200, true)
+	f.Fuzz(func(t *testing.T, on, grpcOn, most, codes, names string, code int, twice bool) {
+		base, err := Config{EnvoyHeaders: true, NumRetries: 7}.compile()
+		if err != nil {
+			t.Fatal(err)
+		}
+		header := http.Header{}
+		for i, value := range []string{on, grpcOn, most, codes, names} {
+			header[envoyHeaders[i]] = []string{value}
+			if twice {
+				header[envoyHeaders[i]] = []string{value, value}
+			}
+		}
+		var heard *policy
+		probe := probing(func(c *pillion.Call) *pillion.Outcome {
+			heard = base.heeding(c)
+			o := &pillion.Outcome{Code: code, Detail: pillion.ViaUpstream}
+			_ = heard.again(c, o)
+			return o
+		})
+		upstream(t, probe).Invoke(t.Context(), &asking{header: header})
+		want := uint64(7)
+		if value := strings.TrimSpace(most); digits.MatchString(value) && !twice {
+			if n, _ := new(big.Int).SetString(strings.TrimPrefix(value, "+"), 10); n.BitLen() <= 64 {
+				want = n.Uint64() % (1 << 32)
+			}
+		}
+		if uint64(heard.most) != want {
+			t.Errorf("%q, twice: %v: got %d retries, want %d", most, twice, heard.most, want)
+		}
+		if heard.on.idempotent {
+			t.Error("a caller has set the guard")
+		}
+	})
+}
+
+// probing is a policy that makes outcomes itself.
+type probing func(*pillion.Call) *pillion.Outcome
+
+func (p probing) Wrap(*pillion.Site, pillion.Func) (pillion.Func, error) {
+	return func(_ context.Context, c *pillion.Call) *pillion.Outcome { return p(c) }, nil
 }

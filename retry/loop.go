@@ -15,39 +15,52 @@ import (
 type rule interface {
 	// again reports whether o asks for another attempt.
 	again(c *pillion.Call, o *pillion.Outcome) bool
-	// begin is asked once for a call that may be retried: how often at most, and how the
-	// waits before its retries are found.
+	// concerns reports whether any outcome of the call could ask for one.
+	concerns(c *pillion.Call) bool
+	// begin is called once for a call that may be retried. It returns the number of retries at
+	// most, and how the waits before them are found.
 	begin(c *pillion.Call) (most int, wait waiter)
-	// waited is told when the wait before retry n, from 1, is over.
+	// waited is called when the wait before retry n, from 1, is over.
 	waited(n int, o *pillion.Outcome)
 }
 
-// waiter gives the wait before retry n, from 1, after o. It is not ok when there
+// waiter returns the wait before retry n, from 1, after o. It is not ok when there
 // is to be no such retry.
 type waiter func(n int, o *pillion.Outcome) (b pillion.BackOff, ok bool)
 
 // loop makes attempts until rule is content.
 type loop struct {
-	rule rule
-	next pillion.Func
+	rule   rule
+	next   pillion.Func
+	site   *pillion.Site
+	budget *budget // nil for none
 }
 
-func wrap(s *pillion.Site, r rule, next pillion.Func) pillion.Func {
-	s.NeedCancel() // to discard answers without waiting for a slow rest of them
-	l := &loop{rule: r, next: next}
-	return l.call
+func newLoop(s *pillion.Site, r rule, b *Budget, next pillion.Func) *loop {
+	s.NeedCancel() // to discard responses without waiting for a slow rest of them
+	return &loop{rule: r, next: next, site: s, budget: b.start()}
 }
 
 // call makes the first attempt, and further ones where need be.
 func (l *loop) call(ctx context.Context, c *pillion.Call) *pillion.Outcome {
 	o := l.next(ctx, c)
+	l.deposit(o)
 	if l.again(c, o) {
 		o = l.retry(ctx, c, o)
+	} else {
+		l.checkBody(c, o)
 	}
 	if o.Err != nil {
 		o.Err = bare(o.Err)
 	}
 	return o
+}
+
+// deposit counts a call in the budget, unless o says that it was refused.
+func (l *loop) deposit(o *pillion.Outcome) {
+	if l.budget != nil && !o.Is.Any(pillion.Refused) {
+		l.budget.deposit()
+	}
 }
 
 func (l *loop) again(c *pillion.Call, o *pillion.Outcome) bool {
@@ -58,7 +71,7 @@ func (l *loop) again(c *pillion.Call, o *pillion.Outcome) bool {
 // more may be done.
 func (l *loop) retry(ctx context.Context, c *pillion.Call, o *pillion.Outcome) *pillion.Outcome {
 	most, wait := l.rule.begin(c)
-	var failed *pillion.Outcome // of the last try that was not refused
+	var failed *pillion.Outcome // of the last attempt that was not refused
 	for n := 1; ; n++ {
 		pause, ok := l.pause(c, o, n, most, wait)
 		if !ok {
@@ -67,7 +80,7 @@ func (l *loop) retry(ctx context.Context, c *pillion.Call, o *pillion.Outcome) *
 		if left, limited := c.Remaining(); limited && left <= pause.Wait {
 			return tooLate(c, o, left)
 		}
-		release, ok := c.AcquireRetry()
+		release, ok := l.acquire(c, o)
 		if !ok {
 			o.Flags |= pillion.UO
 			c.Emit(pillion.EventRetryOverflow, o)
@@ -79,9 +92,31 @@ func (l *loop) retry(ctx context.Context, c *pillion.Call, o *pillion.Outcome) *
 		if c, o, ok = l.attempt(ctx, c, o, n, pause, release); !ok {
 			return o
 		}
+		if failed == nil {
+			l.deposit(o)
+		}
 		if !l.again(c, o) {
+			l.checkBody(c, o)
 			return settled(c, o, failed)
 		}
+	}
+}
+
+// acquire reports whether there may be one more retry. A limit of concurrent retries
+// takes the place of the budget. Of the budget a retry takes nothing if the attempt before it
+// was refused, and so sent nothing.
+func (l *loop) acquire(c *pillion.Call, o *pillion.Outcome) (release func(), ok bool) {
+	if l.budget != nil && !l.site.LimitsRetries() && !o.Is.Any(pillion.Refused) && !l.budget.withdraw() {
+		return nil, false
+	}
+	return c.AcquireRetry()
+}
+
+// checkBody emits EventRetryAbandoned for a call that needs no retry, but could not have
+// one: its body has outgrown the replay buffer. Envoy counts that, too.
+func (l *loop) checkBody(c *pillion.Call, o *pillion.Outcome) {
+	if !c.Replayable() && l.site.ReplayBuffer() > 0 && l.rule.concerns(c) {
+		c.Emit(pillion.EventRetryAbandoned, o)
 	}
 }
 
@@ -167,6 +202,7 @@ func discardAndWait(ctx context.Context, o *pillion.Outcome, wait time.Duration)
 func tooLate(c *pillion.Call, o *pillion.Outcome, left time.Duration) *pillion.Outcome {
 	c.Emit(pillion.EventRetryTooLate, o)
 	if o.Err != nil && left <= 0 {
+		o.Discard() // a policy inside may have made an error of a response
 		return c.Expired(o)
 	}
 	return o

@@ -11,10 +11,10 @@ import (
 	"github.com/pillion-go/pillion"
 )
 
-// policy is a Config made ready: Envoy's rules.
+// policy is a Config that is ready for use: Envoy's rules.
 type policy struct {
 	on             conditions
-	idempotent     bool // only calls that may be sent twice
+	when           func(*pillion.Outcome) bool // nil for none
 	refused        bool
 	most           int
 	statusCodes    []int
@@ -27,27 +27,37 @@ type policy struct {
 	random         func() float64
 }
 
-// again applies the conditions. An answer with x-envoy-ratelimited is a matter of
-// envoy-ratelimited alone.
+// again applies the conditions.
 func (p *policy) again(c *pillion.Call, o *pillion.Outcome) bool {
 	switch {
 	case o.Is.Any(pillion.Cancelled | pillion.Invalid):
 		return false
 	case o.Is.Any(pillion.Refused):
 		return p.refused && p.eligible(c)
-	case !p.on.rateLimited && !p.matches(c, o):
+	case !p.byWords(c, o) && !p.byWhen(o):
 		return false
 	case !p.eligible(c):
 		return false
 	}
-	if _, _, stop := pushback(c, o); stop {
+	_, _, stop := pushback(c, o)
+	return !stop
+}
+
+// byWords applies the words. A response with x-envoy-ratelimited is a matter of
+// envoy-ratelimited alone.
+func (p *policy) byWords(c *pillion.Call, o *pillion.Outcome) bool {
+	matches := p.matches(c, o)
+	if !matches && !p.on.rateLimited {
 		return false
 	}
-	if _, limited := c.ResponseHeader(o, "X-Envoy-Ratelimited"); limited {
+	if c.ResponseHeaderValues(o, "X-Envoy-Ratelimited") != nil {
 		return p.on.rateLimited
 	}
-	return p.matches(c, o)
+	return matches
 }
+
+// byWhen asks the program, unless the time of the call is over.
+func (p *policy) byWhen(o *pillion.Outcome) bool { return p.when != nil && !timeOver(o) && p.when(o) }
 
 // pushback is what a gRPC server asks of those who would try again: a wait, which
 // takes the place of every other, or that they stop, which is also what a value means that
@@ -56,11 +66,11 @@ func pushback(c *pillion.Call, o *pillion.Outcome) (wait time.Duration, asked, s
 	if o.Detail != pillion.ViaUpstream || c.Request().Protocol != "grpc" {
 		return 0, false, false
 	}
-	value, asked := c.ResponseHeader(o, "grpc-retry-pushback-ms")
-	if !asked {
-		return 0, false, false
+	values := c.ResponseHeaderValues(o, "grpc-retry-pushback-ms")
+	if len(values) != 1 {
+		return 0, len(values) > 1, len(values) > 1
 	}
-	ms, err := strconv.ParseUint(value, 10, 31)
+	ms, err := strconv.ParseUint(values[0], 10, 31)
 	return time.Duration(ms) * time.Millisecond, true, err != nil
 }
 
@@ -68,47 +78,48 @@ func pushback(c *pillion.Call, o *pillion.Outcome) (wait time.Duration, asked, s
 func (p *policy) matches(c *pillion.Call, o *pillion.Outcome) bool {
 	return o.Is.Any(p.on.is) ||
 		(p.on.statusCodes && slices.Contains(p.statusCodes, o.Code)) ||
-		(p.on.headers && hasHead(c, o) && anyMatches(p.headers, func(name string) (string, bool) {
-			return c.ResponseHeader(o, name)
+		(p.on.headers && hasHead(c, o) && anyMatches(p.headers, func(name string) []string {
+			return c.ResponseHeaderValues(o, name)
 		})) ||
 		(p.on.is.Any(byGRPC) && grpcStatus(c, o).Any(p.on.is))
 }
 
-// grpcStatus reads the gRPC status of an HTTP answer that has nothing but a head.
+// grpcStatus reads the gRPC status of an HTTP response that has nothing but headers.
 func grpcStatus(c *pillion.Call, o *pillion.Outcome) pillion.Condition {
 	if !hasHead(c, o) {
 		return 0
 	}
-	value, ok := c.ResponseHeader(o, "Grpc-Status")
-	if !ok {
+	values := c.ResponseHeaderValues(o, "Grpc-Status")
+	if len(values) != 1 {
 		return 0
 	}
-	code, _ := strconv.Atoi(value) // what is no number is no status either
+	code, _ := strconv.Atoi(values[0]) // what is no number is no status either
 	return pillion.GRPCCondition(code)
 }
 
-// hasHead reports whether there is a header to match. A matcher that is inverted
-// must not find it missing where nothing was answered, or a function was called.
+// hasHead reports whether there are response headers. An inverted matcher must not find
+// its header missing where there was no response, or where a function was called.
 func hasHead(c *pillion.Call, o *pillion.Outcome) bool {
 	return o.Detail == pillion.ViaUpstream && c.Request().Protocol != "func"
 }
 
+// concerns reports whether any outcome of the call could be retried.
+func (p *policy) concerns(c *pillion.Call) bool {
+	return (p.on.some() || p.when != nil) && p.eligible(c)
+}
+
 // eligible reports whether the call may be retried at all.
 func (p *policy) eligible(c *pillion.Call) bool {
-	if p.idempotent && !c.Idempotent() {
+	if p.on.idempotent && !c.Idempotent() {
 		return false
 	}
-	return len(p.requestHeaders) == 0 || anyMatches(p.requestHeaders, func(name string) (string, bool) {
-		value := c.RequestHeader(name)
-		return value, value != ""
-	})
+	return len(p.requestHeaders) == 0 || anyMatches(p.requestHeaders, c.RequestHeaderValues)
 }
 
 // begin finds the source of the call's waits.
 func (p *policy) begin(c *pillion.Call) (most int, wait waiter) {
 	next := p.exponential
-	if p.source != nil {
-		source := p.source()
+	if source := p.newSource(); source != nil {
 		source.Reset()
 		next = func(int) (time.Duration, bool) {
 			d := source.NextBackOff()
@@ -125,6 +136,13 @@ func (p *policy) begin(c *pillion.Call) (most int, wait waiter) {
 		d, ok := next(n)
 		return pillion.BackOff{Wait: d}, ok
 	}
+}
+
+func (p *policy) newSource() backoff.BackOff {
+	if p.source == nil {
+		return nil
+	}
+	return p.source()
 }
 
 // exponential is Envoy's jittered back-off before retry n.

@@ -41,7 +41,7 @@ func TestRefusedRetry(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var d diary
-			tc.cfg.BaseInterval = 1
+			tc.cfg.Rand = always(0)
 			r := call(t, upstream(t, tc.cfg, closing{tc.after}, pillion.Listener(d.listen)), answers(tc.answers...), get(t.Context()))
 			if !errors.Is(r.err, errClosed) || (tc.is != nil && !errors.Is(r.err, tc.is)) || (tc.text != "" && r.err.Error() != tc.text) {
 				t.Errorf("got error %v, want it to wrap %v and %v, and to read %q", r.err, errClosed, tc.is, tc.text)

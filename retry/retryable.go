@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -38,12 +39,12 @@ type Retryable struct {
 	// Mirrors tries.
 	Tries int `json:"tries,omitempty"`
 
-	// Sleep is the wait between tries. Zero means 1s, NoSleep none; any other negative value
+	// Sleep is the wait between tries. Zero means 1s, NoSleep none; any other value below 1ms
 	// is an error. Mirrors sleep as a number.
 	Sleep time.Duration `json:"sleep,omitempty"`
 
-	// SleepFunc, if set, gives the wait after a failed try in place of Sleep: retry is 0
-	// after the first try, 1 after the second. Mirrors sleep as a lambda.
+	// SleepFunc, if set, returns the wait after a failed try: retry is 0 after the first try,
+	// 1 after the second. A Sleep beside it is an error. Mirrors sleep as a lambda.
 	SleepFunc func(retry int) time.Duration `json:"-"`
 
 	// On lists what is retried; a failure that any of them matches is. Nil means all.
@@ -68,13 +69,22 @@ type Retryable struct {
 	// Ensure, if set, is called once at the end of each call, retried or not, with the
 	// number of retries made. Mirrors ensure.
 	Ensure func(retries int) `json:"-"`
+
+	// Budget bounds the retries of the upstream, as that of a [Config]. The gem has none, and
+	// so have the commands of package command, which have no upstream: they ignore it.
+	Budget *Budget `json:"budget,omitempty"`
 }
 
 // Match reports whether a failure is of some kind.
 type Match func(err error) bool
 
-// Is matches failures that are target, by [errors.Is].
-func Is(target error) Match { return func(err error) bool { return errors.Is(err, target) } }
+// Is matches failures that are target, by [errors.Is]. Is(nil) is no Match.
+func Is(target error) Match {
+	if target == nil {
+		return nil
+	}
+	return func(err error) bool { return errors.Is(err, target) }
+}
 
 // As matches failures that are, or wrap, an E.
 func As[E error]() Match {
@@ -107,17 +117,17 @@ func (Retryable) Role() pillion.Role { return pillion.RoleRetry }
 
 // Wrap makes the tries of each call.
 func (r Retryable) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
-	if err := r.check(); err != nil {
+	if err := errors.Join(r.check(), checkBudget("Retryable", r.Budget, s)); err != nil {
 		return nil, err
 	}
 	r = r.withDefaults()
-	call := wrap(s, &r, next)
+	l := newLoop(s, &r, r.Budget, next)
 	if r.Ensure == nil {
-		return call, nil
+		return l.call, nil
 	}
 	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
 		defer func() { r.Ensure(c.Attempts() - 1) }()
-		return call(ctx, c)
+		return l.call(ctx, c)
 	}, nil
 }
 
@@ -126,16 +136,25 @@ func (r Retryable) check() error {
 	if r.Tries < 0 && r.Tries != Infinite {
 		bad = append(bad, fmt.Errorf("retry: Retryable.Tries: %d is negative", r.Tries))
 	}
-	if r.Sleep < 0 && r.Sleep != NoSleep {
-		bad = append(bad, fmt.Errorf("retry: Retryable.Sleep: %v is negative", r.Sleep))
+	if why := checkInterval(r.Sleep); why != "" && r.Sleep != NoSleep {
+		bad = append(bad, fmt.Errorf("retry: Retryable.Sleep: %v %s", r.Sleep, why))
+	}
+	if r.Sleep != 0 && r.SleepFunc != nil {
+		bad = append(bad, fmt.Errorf("retry: Retryable.Sleep: %v has no effect beside SleepFunc; leave one of them out", r.Sleep))
 	}
 	if slices.ContainsFunc(slices.Concat(r.On, r.Not), func(m Match) bool { return m == nil }) {
 		bad = append(bad, errors.New("retry: Retryable.On, Retryable.Not: a Match is nil"))
 	}
-	if slices.Contains(r.Matching, nil) {
+	if slices.ContainsFunc(r.Matching, isNil) {
 		bad = append(bad, errors.New("retry: Retryable.Matching: a Pattern is nil"))
 	}
 	return errors.Join(bad...)
+}
+
+// isNil finds a nil *regexp.Regexp, too.
+func isNil(p Pattern) bool {
+	v := reflect.ValueOf(p)
+	return !v.IsValid() || (v.Kind() == reflect.Pointer && v.IsNil())
 }
 
 func (r Retryable) withDefaults() Retryable {
@@ -165,8 +184,11 @@ func (r *Retryable) again(_ *pillion.Call, o *pillion.Outcome) bool {
 	return r.Matching == nil || slices.ContainsFunc(r.Matching, func(p Pattern) bool { return p.MatchString(err.Error()) })
 }
 
-// timeOver reports whether it was the call's time that ran out, and not a try's:
-// then there is none for another.
+// concerns is true: whether a call may be sent twice is not asked.
+func (r *Retryable) concerns(*pillion.Call) bool { return true }
+
+// timeOver reports whether the time of the whole call ran out, and not that of an
+// attempt: then there is none for another.
 func timeOver(o *pillion.Outcome) bool {
 	return o.Is.Any(pillion.Timeout) && !o.Is.Any(pillion.NoAnswer)
 }

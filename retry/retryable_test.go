@@ -40,6 +40,14 @@ func TestRetryableErrors(t *testing.T) {
 				"retry: Retryable.Matching: a Pattern is nil",
 			},
 		},
+		{
+			"Sleep beside SleepFunc",
+			Retryable{Sleep: time.Second, SleepFunc: func(int) time.Duration { return 0 }},
+			[]string{"retry: Retryable.Sleep: 1s has no effect beside SleepFunc; leave one of them out"},
+		},
+		{"unit forgotten", Retryable{Sleep: 1}, []string{"retry: Retryable.Sleep: 1ns is below 1ms; did you forget the unit?"}},
+		{"nil as a target", Retryable{Not: []Match{Is(nil)}}, []string{"retry: Retryable.On, Retryable.Not: a Match is nil"}},
+		{"nil expression", Retryable{Matching: []Pattern{(*regexp.Regexp)(nil)}}, []string{"retry: Retryable.Matching: a Pattern is nil"}},
 		{"nil in On", Retryable{On: []Match{Is(errBroken), nil}}, []string{"retry: Retryable.On, Retryable.Not: a Match is nil"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -81,7 +89,7 @@ func TestRetryableTries(t *testing.T) {
 		{
 			"sleep as a function",
 			Retryable{
-				Tries: 4, Sleep: time.Hour, SleepFunc: func(retry int) time.Duration { return time.Duration(retry) * time.Second },
+				Tries: 4, SleepFunc: func(retry int) time.Duration { return time.Duration(retry) * time.Second },
 			},
 			[]answer{status(500)},
 			at(0, 0, time.Second, 3*time.Second), 500, pillion.URX,

@@ -1,7 +1,6 @@
 package retry
 
 import (
-	"fmt"
 	"strings"
 
 	"github.com/pillion-go/pillion"
@@ -29,59 +28,72 @@ var words = map[string]pillion.Condition{
 	"unavailable":            pillion.GRPCUnavailable,
 }
 
+// The words that a Config has beside Envoy's.
+const (
+	defaultWord    = "default"    // all conditions of byDefault
+	idempotentWord = "idempotent" // no condition, but a guard: only idempotent calls
+)
+
 // byDefault is what is retried where no word says otherwise: connect-failure,
-// refused-stream, reset, 502 to 504, and the per-try time-out.
+// refused-stream, reset, 502 to 504, and the per-try timeout.
 const byDefault = pillion.GatewayError | pillion.NoAnswer
 
-// conditions is a list of words, read.
+// conditions is what a list of words says.
 type conditions struct {
 	is          pillion.Condition
 	statusCodes bool // retriable-status-codes
 	headers     bool // retriable-headers
 	rateLimited bool // envoy-ratelimited
+	idempotent  bool // the guard
 }
 
-// or holds what c or d does.
+// or holds what c or d does. The guard is c's.
 func (c conditions) or(d conditions) conditions {
 	return conditions{
 		is:          c.is | d.is,
 		statusCodes: c.statusCodes || d.statusCodes,
 		headers:     c.headers || d.headers,
 		rateLimited: c.rateLimited || d.rateLimited,
+		idempotent:  c.idempotent,
 	}
 }
 
-// byGRPC holds what gRPC's words retry. Over HTTP it is the header Grpc-Status that
-// tells; a gRPC adapter tells by itself.
+// some reports whether there is any condition, the guard apart.
+func (c conditions) some() bool {
+	c.idempotent = false
+	return c != conditions{}
+}
+
+// byGRPC holds what gRPC's words retry. Over HTTP the header Grpc-Status says so; a gRPC
+// adapter knows by itself.
 const byGRPC = pillion.GRPCCancelled | pillion.GRPCDeadlineExceeded | pillion.GRPCResourceExhausted |
 	pillion.GRPCInternal | pillion.GRPCUnavailable
 
-// parse reads Envoy's comma-separated words. What it does not know is in unknown.
+// parse reads words that are separated by commas. What it does not know is in unknown.
 func parse(on string) (c conditions, unknown []string) {
 	for word := range strings.SplitSeq(on, ",") {
-		word = strings.TrimSpace(word)
-		is, ok := words[word]
-		switch {
-		case word == "":
-		case !ok:
+		if word = strings.TrimSpace(word); word != "" && !c.add(word) {
 			unknown = append(unknown, word)
 		}
-		c.is |= is
-		c.statusCodes = c.statusCodes || word == "retriable-status-codes"
-		c.headers = c.headers || word == "retriable-headers"
-		c.rateLimited = c.rateLimited || word == "envoy-ratelimited"
 	}
 	return c, unknown
 }
 
-// parseStrict is parse for a configuration, where an unknown word is an error.
-func parseStrict(on string) (conditions, error) {
-	c, unknown := parse(on)
-	if len(unknown) == 0 && strings.Trim(on, " ") != "" && strings.Trim(on, " ,") == "" {
-		unknown = []string{on}
+// add adds one word. It is false if there is no such word.
+func (c *conditions) add(word string) bool {
+	is, ok := words[word]
+	switch word {
+	case "retriable-status-codes":
+		c.statusCodes = true
+	case "retriable-headers":
+		c.headers = true
+	case "envoy-ratelimited":
+		c.rateLimited = true
+	case defaultWord:
+		is, ok = byDefault, true
+	case idempotentWord:
+		c.idempotent, ok = true, true
 	}
-	if len(unknown) == 0 {
-		return c, nil
-	}
-	return c, fmt.Errorf("retry: Config.On: %q is no retry condition of Envoy's", unknown)
+	c.is |= is
+	return ok
 }

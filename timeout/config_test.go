@@ -44,6 +44,58 @@ func TestConfigErrors(t *testing.T) {
 				"put AnyOrder among the policies if you mean it"},
 		},
 		{"twice, and meant", []pillion.Policy{Config{}, Config{}, pillion.AnyOrder{}}, nil},
+		{
+			"units forgotten",
+			[]pillion.Policy{Config{Total: 2000, PerTry: 300, Idle: 1}},
+			[]string{
+				"timeout: Config.Total: 2µs is below 1ms; did you forget the unit?",
+				"timeout: Config.PerTry: 300ns is below 1ms; did you forget the unit?",
+				"timeout: Config.Idle: 1ns is below 1ms; did you forget the unit?",
+			},
+		},
+		{"shortest", []pillion.Policy{Config{Total: 2 * ms, PerTry: ms, Idle: ms}}, nil},
+		{
+			"not below Total",
+			[]pillion.Policy{Config{Total: time.Second, PerTry: time.Second, Idle: time.Minute}},
+			[]string{
+				"timeout: Config.PerTry: 1s is not below Total, which is 1s; write less, or leave it out",
+				"timeout: Config.Idle: 1m0s is not below Total, which is 1s; write less, or leave it out",
+			},
+		},
+		{
+			"not below the default of Total",
+			[]pillion.Policy{Config{PerTry: 15 * time.Second, Idle: 15*time.Second - 1}},
+			[]string{"timeout: Config.PerTry: 15s is not below Total, which is 15s by default; write less, or leave it out"},
+		},
+		{"no Total to be below of", []pillion.Policy{Config{Total: None, PerTry: time.Hour, Idle: time.Hour}}, nil},
+		{"callers may lengthen Total", []pillion.Policy{Config{Total: time.Second, PerTry: time.Minute, EnvoyHeaders: true}}, nil},
+		{
+			"one limits the call, one the attempts",
+			[]pillion.Policy{Config{Total: time.Second}, retry.Config{}, Config{Total: None, PerTry: 100 * ms}},
+			nil,
+		},
+		{"limits of attempts alone, inside of retry", []pillion.Policy{retry.Config{}, Config{Total: None, PerTry: time.Second}}, nil},
+		{"limits of attempts alone, twice", []pillion.Policy{Config{Total: None, PerTry: time.Second}, Config{Total: None, Idle: time.Second}}, nil},
+		{"no limit, inside of retry", []pillion.Policy{retry.Config{}, &Config{Total: None}}, nil},
+		{"one sets Total, and one does not", []pillion.Policy{Config{Total: time.Minute}, Config{PerTry: 20 * time.Second}}, nil},
+		{"one does not, and one sets Total", []pillion.Policy{&Config{PerTry: 20 * time.Second}, &Config{Total: time.Minute}}, nil},
+		{
+			"one sets Total outside of retry, and one does not inside",
+			[]pillion.Policy{Config{Total: time.Minute}, retry.Config{}, Config{PerTry: time.Second}},
+			nil,
+		},
+		{
+			"both set Total",
+			[]pillion.Policy{Config{Total: time.Minute}, Config{Total: time.Second}},
+			[]string{"pillion: order: total timeout outside total timeout would set the limits twice; " +
+				"put AnyOrder among the policies if you mean it"},
+		},
+		{
+			"a caller may set Total",
+			[]pillion.Policy{retry.Config{}, Config{Total: None, EnvoyHeaders: true}},
+			[]string{"pillion: order: retry outside total timeout would limit each attempt, not the call; " +
+				"put AnyOrder among the policies if you mean it"},
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var got []string

@@ -193,7 +193,7 @@ func TestContextOfTheWork(t *testing.T) {
 					ctx, cancel = context.WithTimeout(ctx, tc.caller)
 					defer cancel()
 				}
-				_, err := pillion.Do(ctx, upstream(t, tc.cfg), func(ctx context.Context) (int, error) {
+				_, err := pillion.Do(ctx, upstream(t, apart(tc.cfg)...), func(ctx context.Context) (int, error) {
 					deadline, limited := ctx.Deadline()
 					if got := time.Until(deadline); limited != (tc.want != 0) || (limited && got != tc.want) {
 						t.Errorf("got deadline in %v (%v), want %v", got, limited, tc.want)

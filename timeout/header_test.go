@@ -45,7 +45,7 @@ func TestExpectedHeader(t *testing.T) {
 		{name: "no limit", cfg: Config{Total: None}, want: []string{none, none, none}},
 		{name: "Idle says nothing of the whole", cfg: Config{Total: None, Idle: time.Second}, want: []string{none, none, none}},
 		{name: "rounded up", cfg: Config{PerTry: 1500 * time.Microsecond}, want: []string{"2", "2", "2"}},
-		{name: "never 0", cfg: Config{PerTry: 1}, want: []string{"1", "1", "1"}},
+		{name: "never 0", cfg: Config{Total: 500*ms + 1}, want: []string{"501", "1"}},
 		{name: "not rounded", cfg: Config{PerTry: 2 * ms}, want: []string{"2", "2", "2"}},
 		{name: "just over", cfg: Config{PerTry: 2*ms + 1}, want: []string{"3", "3", "3"}},
 	} {

@@ -1,7 +1,11 @@
 package timeout
 
 import (
+	"math"
+	"math/big"
 	"net/http"
+	"regexp"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -36,8 +40,9 @@ func TestEnvoyHeaders(t *testing.T) {
 		{name: "total, negative", cfg: Config{Total: time.Second}, header: []string{total, "-1"}, scope: Total, elapsed: time.Second, attempts: 1},
 		{name: "total, a fraction", cfg: Config{Total: time.Second}, header: []string{total, "0.5"}, scope: Total, elapsed: time.Second, attempts: 1},
 		{name: "total, months", cfg: Config{Total: time.Second}, header: []string{total, "9999999999"}, head: time.Hour, elapsed: time.Hour, attempts: 1},
-		{name: "total, for ever", cfg: Config{Total: time.Second}, header: []string{total, "18446744073709551615"}, head: time.Hour, elapsed: time.Hour, attempts: 1},
-		{name: "total, longer than that", cfg: Config{Total: time.Second}, header: []string{total, "18446744073709551616"}, scope: Total, elapsed: time.Second, attempts: 1},
+		{name: "total, for ever", cfg: Config{Total: time.Second}, header: []string{total, "9223372036854775807"}, head: time.Hour, elapsed: time.Hour, attempts: 1},
+		{name: "total, longer than that", cfg: Config{Total: time.Second}, header: []string{total, "9223372036854775808"}, scope: Total, elapsed: time.Second, attempts: 1},
+		{name: "total, of more than 64 bits", cfg: Config{Total: time.Second}, header: []string{total, "18446744073709551616"}, scope: Total, elapsed: time.Second, attempts: 1},
 
 		{name: "per try", cfg: Config{Total: time.Second}, header: []string{perTry, "200"}, scope: PerTry, elapsed: 400 * ms, attempts: 2},
 		{name: "per try over the policy's", cfg: Config{PerTry: 500 * ms}, header: []string{perTry, "200"}, scope: PerTry, elapsed: 400 * ms, attempts: 2},
@@ -49,6 +54,19 @@ func TestEnvoyHeaders(t *testing.T) {
 			name: "both", cfg: Config{Total: time.Second, PerTry: time.Second}, header: []string{total, "500", perTry, "300"},
 			scope: Total, elapsed: 500 * ms, attempts: 2,
 		},
+		{name: "total, blanks around and a sign", cfg: Config{Total: time.Second}, header: []string{total, " +300\t"}, scope: Total, elapsed: 300 * ms, attempts: 1},
+		{name: "total in two lines", cfg: Config{Total: time.Second}, header: []string{total, "300", total, "300"}, scope: Total, elapsed: time.Second, attempts: 1},
+		{name: "total without a value", cfg: Config{Total: time.Second}, header: []string{total, ""}, scope: Total, elapsed: time.Second, attempts: 1},
+		{name: "total in one line", cfg: Config{Total: time.Second}, header: []string{total, "300,300"}, scope: Total, elapsed: time.Second, attempts: 1},
+		{name: "per try in two lines", cfg: Config{PerTry: 200 * ms}, header: []string{perTry, "500", perTry, "600"}, scope: PerTry, elapsed: 400 * ms, attempts: 2},
+		{
+			name: "per try, for ever", cfg: Config{Total: time.Second, PerTry: 200 * ms}, header: []string{perTry, "9223372036854"},
+			scope: Total, elapsed: time.Second, attempts: 1,
+		},
+		{
+			name: "per try, more than a Duration holds", cfg: Config{Total: None, PerTry: 200 * ms}, header: []string{perTry, "9223372036855"},
+			head: time.Hour, elapsed: time.Hour, attempts: 1,
+		},
 		{name: "both 0", cfg: Config{PerTry: ms}, header: []string{total, "0", perTry, "0"}, head: time.Hour, elapsed: time.Hour, attempts: 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -59,7 +77,7 @@ func TestEnvoyHeaders(t *testing.T) {
 				}
 				req := get(t.Context())
 				for i := 0; i < len(tc.header); i += 2 {
-					req.Header.Set(tc.header[i], tc.header[i+1])
+					req.Header.Add(tc.header[i], tc.header[i+1])
 				}
 				r := call(t, upstream(t, tc.cfg, once), server{head: tc.head}, req, 0)
 				scope, _ := scopeOf(r.err)
@@ -127,4 +145,45 @@ func TestNever(t *testing.T) {
 			t.Error(r.err)
 		}
 	})
+}
+
+// FuzzMilliseconds reads anything. What is read must be what the slow model reads: a number
+// of 63 bits, of which a Duration holds as much as it can.
+func FuzzMilliseconds(f *testing.F) {
+	for _, value := range []string{
+		"", "0", "300", " +7 ", "++7", "-1", "1.5", "1e3", "0x10", "1_000", "9223372036854", "9223372036855", "9223372036854775807", "9223372036854775808", "18446744073709551615",
+		"18446744073709551616", "00000000000000000000000000000001",
+	} {
+		f.Add(value)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		got, ok := milliseconds([]string{value})
+		want, wantOK := slowMilliseconds(value)
+		if got != want && ok || ok != wantOK {
+			t.Errorf("%q: got %v, %v, want %v, %v", value, got, ok, want, wantOK)
+		}
+		for _, lines := range [][]string{nil, {}, {value, value}} {
+			if got, ok := milliseconds(lines); ok {
+				t.Errorf("%q: got %v, want none", lines, got)
+			}
+		}
+	})
+}
+
+var digits = regexp.MustCompile(`^\+?[0-9]+$`)
+
+// slowMilliseconds is milliseconds with numbers that do not overflow.
+func slowMilliseconds(value string) (time.Duration, bool) {
+	value = strings.TrimSpace(value)
+	if !digits.MatchString(value) {
+		return 0, false
+	}
+	ms, _ := new(big.Int).SetString(strings.TrimPrefix(value, "+"), 10)
+	if ms.BitLen() > 63 {
+		return 0, false
+	}
+	if ms.Mul(ms, big.NewInt(int64(time.Millisecond))); !ms.IsInt64() {
+		return math.MaxInt64, true
+	}
+	return time.Duration(ms.Int64()), true
 }

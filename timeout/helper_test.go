@@ -103,6 +103,13 @@ func upstream(t *testing.T, policies ...pillion.Policy) *pillion.Upstream {
 	return u
 }
 
+// apart is cfg in two policies. One Config must have limits that can all fire.
+func apart(cfg Config) []pillion.Policy {
+	attempt := cfg
+	attempt.Total, cfg.PerTry, cfg.Idle = None, 0, 0
+	return []pillion.Policy{cfg, attempt}
+}
+
 // get is a request.
 func get(ctx context.Context) *http.Request {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://recipes/1", nil)

@@ -116,7 +116,7 @@ func TestLimits(t *testing.T) {
 					ctx, cancel = context.WithTimeout(ctx, tc.caller)
 					defer cancel()
 				}
-				r := call(t, upstream(t, tc.cfg), tc.server, get(ctx), tc.pause)
+				r := call(t, upstream(t, apart(tc.cfg)...), tc.server, get(ctx), tc.pause)
 				if scope, limit := scopeOf(r.err); scope != tc.scope || limit != tc.limit || (scope == 0 && r.err != nil) {
 					t.Errorf("got error %v, want the limit %v of %v", r.err, tc.scope, tc.limit)
 				}
@@ -168,7 +168,7 @@ func TestCallerLeaves(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				time.AfterFunc(100*ms, cancel)
-				r := call(t, upstream(t, Config{Total: time.Second, PerTry: time.Second, Idle: time.Second}), s, get(ctx), 0)
+				r := call(t, upstream(t, apart(Config{Total: time.Second, PerTry: time.Second, Idle: time.Second})...), s, get(ctx), 0)
 				if scope, _ := scopeOf(r.err); scope != 0 || !errors.Is(r.err, context.Canceled) || r.elapsed != 100*ms {
 					t.Errorf("got %v after %v, want context.Canceled after 100ms", r.err, r.elapsed)
 				}

@@ -86,7 +86,7 @@ func TestLimitsAsReckoned(t *testing.T) {
 				for i := 0; i < 250 && !t.Failed(); i++ {
 					p := draw(chance)
 					// The limits are an upstream's, and so is the pool of timers: a few calls for each.
-					u := upstream(t, p.cfg)
+					u := upstream(t, apart(p.cfg)...)
 					for range 3 {
 						ctx, cancel := context.WithTimeout(t.Context(), p.caller)
 						r := call(t, u, p.server, get(ctx), p.pause)

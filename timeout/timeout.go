@@ -1,9 +1,9 @@
-// Package timeout limits how long a call may take: in all, for each try, and in
+// Package timeout limits how long a call may take: in all, for each attempt, and in
 // silence.
 //
 // The three limits are Envoy's. Total is the route's timeout: it runs from the
-// start of the call over all tries and back-offs to the last byte of the body. PerTry
-// is per_try_timeout: it ends with the answer's head, so that a large body is never
+// start of the call over all attempts and back-offs to the last byte of the body. PerTry
+// is per_try_timeout: it ends with the response headers, so that a large body is never
 // cut by it. Idle is per_try_idle_timeout: the longest that the upstream may be silent
 // while it is waited for.
 //
@@ -12,12 +12,12 @@
 //		retry.Config{NumRetries: 2},
 //	)
 //
-// A limit that strikes gives an [*Error], which says which one it was. The
+// A timeout that fires returns an [*Error], which says which one it was. The
 // caller's own deadline is never lengthened: when it comes first, it is the one that
-// holds, and the Error says so. Nothing is cancelled while a body is read in time.
+// holds, and the Error says so. Nothing is canceled while a body is read in time.
 //
-// The tries of a call are cut off through their context. A function under
-// [pillion.Do] that does not heed its context is waited for.
+// The attempts of a call are cut off through their context. A function under
+// [pillion.Do] that does not honor its context is waited for.
 package timeout
 
 import (
@@ -26,6 +26,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/pillion-go/pillion"
@@ -49,23 +50,25 @@ const (
 	Caller = pillion.ScopeCaller
 )
 
-// Config says how long a call may take. It is a policy, to stand outside of
-// retry.
+// Config says how long a call may take. It is a policy, to stand outside retry. One that
+// limits no whole call (Total is None, and EnvoyHeaders is not set) may stand anywhere, also
+// inside retry and beside another one. So may one whose Total is zero beside one that sets
+// Total: then it has no default.
 type Config struct {
-	// Total is how long the call may take with all its tries, back-offs and the reading
+	// Total is how long the call may take with all its attempts, back-offs and the reading
 	// of the body. An upgraded connection (101) is no longer under it. Zero means 15s,
-	// None no limit, any other negative value is an error.
+	// None no limit; any other value below 1ms is an error.
 	// Mirrors timeout of Envoy's RouteAction.
 	Total time.Duration `json:"total,omitempty"`
 
-	// PerTry is how long each try may take until the head of its answer. It has no
-	// effect unless it is below what is left of Total. Zero and None mean no limit, any
-	// other negative value is an error. Mirrors per_try_timeout of Envoy's RetryPolicy.
+	// PerTry is how long each attempt may take until its response headers. Zero and None mean
+	// no limit; any other value below 1ms is an error, and so is one that is not below Total,
+	// unless EnvoyHeaders lets callers change that. Mirrors per_try_timeout of Envoy's RetryPolicy.
 	PerTry time.Duration `json:"per_try,omitempty"`
 
-	// Idle is how long a try may wait for its answer's head, and each read of the body
-	// for its next bytes. The time that a caller takes between reads does not count. Zero
-	// and None mean no limit, any other negative value is an error.
+	// Idle is how long an attempt may wait for its response headers, and each read of the body
+	// for its next bytes. The time that a caller takes between reads does not count. Zero and
+	// None mean no limit; the errors are those of PerTry.
 	// Mirrors per_try_idle_timeout of Envoy's RetryPolicy.
 	Idle time.Duration `json:"idle,omitempty"`
 
@@ -77,12 +80,28 @@ type Config struct {
 	// EnvoyHeaders lets a caller set its own limits, as Envoy lets an internal one:
 	// x-envoy-upstream-rq-timeout-ms takes the place of Total, 0 meaning none, and
 	// x-envoy-upstream-rq-per-try-timeout-ms that of PerTry. What is no number of milliseconds
-	// is ignored. The headers are not sent on. Only for requests that can be trusted.
+	// of 63 bits, or comes in several lines, is ignored; more than a Duration holds is no limit.
+	// The headers are not sent on. Only for requests that can be trusted.
 	EnvoyHeaders bool `json:"envoy_headers,omitempty"`
 }
 
-// Role is that of a limit of the whole call.
-func (Config) Role() pillion.Role { return pillion.RoleTotal }
+// Role is that of a limit of the whole call, if there is one.
+func (c Config) Role() pillion.Role {
+	if c.Total == None && !c.EnvoyHeaders {
+		return pillion.RoleNone
+	}
+	return pillion.RoleTotal
+}
+
+// Yield returns c without a limit of the whole call. It is ok where c has that limit by
+// default alone.
+func (c Config) Yield() (without pillion.Policy, ok bool) {
+	ok = c.Total == 0 && !c.EnvoyHeaders
+	if ok {
+		c.Total = None
+	}
+	return c, ok
+}
 
 // Wrap sets the limits in each call.
 func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
@@ -131,20 +150,27 @@ func (c *Config) limit(call *pillion.Call) {
 
 // heeding is c with what the caller's headers say.
 func (c Config) heeding(call *pillion.Call) *Config {
-	if d, ok := milliseconds(call.RequestHeader(totalHeader)); ok {
+	if d, ok := milliseconds(call.RequestHeaderValues(totalHeader)); ok {
 		c.Total = d
 	}
-	if d, ok := milliseconds(call.RequestHeader(perTryHeader)); ok {
+	if d, ok := milliseconds(call.RequestHeaderValues(perTryHeader)); ok {
 		c.PerTry = d
 	}
 	return &c
 }
 
-// milliseconds reads a number of them. More than a Duration holds is as good as the
+// milliseconds reads a header that holds one number of them, as Envoy does: of 63 bits,
+// with blanks around it or a plus sign before it. More than a Duration holds is as good as the
 // longest.
-func milliseconds(value string) (time.Duration, bool) {
-	ms, err := strconv.ParseUint(value, 10, 64)
-	return time.Duration(min(ms, uint64(math.MaxInt64/time.Millisecond))) * time.Millisecond, err == nil
+func milliseconds(values []string) (time.Duration, bool) {
+	if len(values) != 1 {
+		return 0, false
+	}
+	ms, err := strconv.ParseUint(strings.TrimPrefix(strings.TrimSpace(values[0]), "+"), 10, 63)
+	if ms > uint64(math.MaxInt64/time.Millisecond) {
+		return math.MaxInt64, err == nil
+	}
+	return time.Duration(ms) * time.Millisecond, err == nil
 }
 
 func (c Config) check() error {
@@ -153,9 +179,30 @@ func (c Config) check() error {
 		name  string
 		value time.Duration
 	}{{"Total", c.Total}, {"PerTry", c.PerTry}, {"Idle", c.Idle}} {
-		if f.value < 0 && f.value != None {
-			bad = append(bad, fmt.Errorf("timeout: Config.%s: %v is negative", f.name, f.value))
+		why := ""
+		switch {
+		case f.value < 0 && f.value != None:
+			why = "is negative"
+		case f.value > 0 && f.value < time.Millisecond:
+			why = "is below 1ms; did you forget the unit?"
+		case f.name != "Total":
+			why = c.checkAttempt(f.value)
+		}
+		if why != "" {
+			bad = append(bad, fmt.Errorf("timeout: Config.%s: %v %s", f.name, f.value, why))
 		}
 	}
 	return errors.Join(bad...)
+}
+
+// checkAttempt says why a limit of one attempt has no effect, "" if it has.
+func (c Config) checkAttempt(limit time.Duration) string {
+	total, by := c.Total, ""
+	if total == 0 {
+		total, by = DefaultTotal, " by default"
+	}
+	if limit < total || total < time.Millisecond || c.EnvoyHeaders {
+		return ""
+	}
+	return fmt.Sprintf("is not below Total, which is %v%s; write less, or leave it out", total, by)
 }

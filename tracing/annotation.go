@@ -50,7 +50,7 @@ func annotationKey(key string) string {
 		}
 		return -1
 	}, key)
-	return legal[:min(len(legal), maxAnnotationKey)]
+	return cutBytes(legal, maxAnnotationKey)
 }
 
 // annotationValue makes a value legal: a string, a number or a boolean, nil for none.
@@ -67,7 +67,7 @@ func annotationValue(value any) any {
 	case json.Number:
 		return legalNumber(v)
 	case string:
-		return cut(legalText(v), maxAnnotationValue)
+		return strings.Clone(cut(legalText(v), maxAnnotationValue))
 	default:
 		return cut(legalText(sprint(v)), maxAnnotationValue)
 	}
@@ -95,20 +95,6 @@ func sprint(v any) string { return fmt.Sprint(v) }
 // legalText is valid UTF-8: what is not is left out.
 func legalText(s string) string { return strings.ToValidUTF8(s, "") }
 
-// cut gives the first n characters of s.
-func cut(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	for i := range s {
-		if n == 0 {
-			return s[:i]
-		}
-		n--
-	}
-	return s
-}
-
 // AddMetadata adds metadata to the namespace "default", as xray.AddMetadata does.
 // Metadata is not indexed, and may be anything that encoding/json can write. A value
 // that is no scalar is written at once, so that it may change afterwards; one that
@@ -122,6 +108,7 @@ func (s *Segment) AddMetadataTo(namespace, key string, value any) {
 		if x.Metadata == nil {
 			x.Metadata = map[string]map[string]any{}
 		}
+		namespace, key = cutBytes(namespace, maxPacket), cutBytes(key, maxPacket)
 		if x.Metadata[namespace] == nil {
 			x.Metadata[namespace] = map[string]any{}
 		}
@@ -131,7 +118,7 @@ func (s *Segment) AddMetadataTo(namespace, key string, value any) {
 
 // SQL describes a query, in the subsegment of one. Empty fields are left out.
 type SQL struct {
-	URL             string // the database, without its password
+	URL             string // the database; user, password, query and fragment are left out
 	DatabaseType    string
 	DatabaseVersion string
 	DriverVersion   string
@@ -145,8 +132,9 @@ type SQL struct {
 func (s *Segment) SetSQL(q SQL) {
 	s.change(func(x *xray.Segment) {
 		x.SQL = &xray.SQLData{
-			URL: q.URL, DatabaseType: q.DatabaseType, DatabaseVersion: q.DatabaseVersion,
-			DriverVersion: q.DriverVersion, User: q.User, SanitizedQuery: q.Query,
+			URL: cutBytes(bareURL(q.URL), maxPacket), SanitizedQuery: cutBytes(q.Query, maxPacket),
+			DatabaseType: cut(q.DatabaseType, maxShort), DatabaseVersion: cut(q.DatabaseVersion, maxShort),
+			DriverVersion: cut(q.DriverVersion, maxShort), User: cut(q.User, maxShort),
 		}
 		if q.Preparation == "call" || q.Preparation == "statement" {
 			x.SQL.Preparation = q.Preparation
@@ -156,7 +144,7 @@ func (s *Segment) SetSQL(q SQL) {
 
 // SetUser says on whose behalf the segment works. X-Ray takes it for segments only.
 func (s *Segment) SetUser(user string) {
-	s.change(func(x *xray.Segment) { x.User = user })
+	s.change(func(x *xray.Segment) { x.User = cut(user, maxShort) })
 }
 
 // legalName makes a name that X-Ray accepts: other characters than it allows become

@@ -32,34 +32,35 @@ type thrown struct {
 // stack from here, or the one that err carries (StackTrace() []uintptr, as in the X-Ray
 // SDK). What was recorded before is replaced: the last one counts, as in the gem. A nil
 // err does nothing.
-func (s *Segment) SetError(err error) {
-	if err == nil || s == nil || !s.Sampled() {
+func (s *Segment) SetError(err error) { s.recordError(err, false) }
+
+// recordError records err as the cause of a fault, or of an error of the caller.
+func (s *Segment) recordError(err error, isError bool) {
+	if err == nil || !s.Sampled() {
 		return
 	}
 	t := &thrown{id: newSegmentID(), kind: typeName(err), message: errorText(err), most: maxErrorFrames}
-	var carrier exception.StackTracer
-	if errors.As(err, &carrier) {
-		t.stack = carrier.StackTrace()
-	} else {
+	if t.stack = carriedStack(err); t.stack == nil {
 		t.stack = callers()
 	}
-	s.throw(t, false, false, true)
+	s.throw(t, isError, false, !isError)
 }
 
-// SetFlags says by hand what went wrong, without a cause: error is the caller's
-// doing, throttle says that it asked too often, fault is this side's doing.
+// SetFlags records by hand what went wrong, without a cause: error is the caller's
+// doing, throttle says that it asked too often, fault is this side's doing. What was
+// recorded before is replaced.
 func (s *Segment) SetFlags(isError, throttle, fault bool) { s.throw(nil, isError, throttle, fault) }
 
 // recordPanic records what a panic said.
 func (s *Segment) recordPanic(p any) {
-	if s == nil || !s.Sampled() {
+	if !s.Sampled() {
 		return
 	}
 	t := &thrown{id: newSegmentID(), kind: "panic", most: maxErrorFrames, stack: callers()}
 	if err, ok := p.(error); ok {
 		t.kind, t.message = typeName(err), errorText(err)
 	} else {
-		t.message = sprint(p)
+		t.message = cutBytes(sprint(p), maxPacket)
 	}
 	s.throw(t, false, false, true)
 }
@@ -79,7 +80,7 @@ func (s *Segment) setStatus(status int, remote bool) {
 	default:
 		return
 	}
-	if s == nil || !s.Sampled() {
+	if !s.Sampled() {
 		return
 	}
 	t := &thrown{id: newSegmentID(), kind: "http_response_error", message: text, remote: remote, most: maxStatusFrames, stack: callers()}
@@ -93,15 +94,14 @@ func (s *Segment) setStatus(status int, remote bool) {
 func (s *Segment) throw(t *thrown, isError, throttle, fault bool) {
 	s.change(func(x *xray.Segment) {
 		x.Error, x.Throttle, x.Fault = isError, throttle, fault
-		if t == nil {
-			return
-		}
 		x.Cause = nil
 		if d := owner(x); d != nil {
 			d.thrown = t
 			return
 		}
-		addException(x, t)
+		if t != nil {
+			addException(x, t)
+		}
 	})
 }
 
@@ -195,15 +195,32 @@ var workingDirectory = sync.OnceValue(func() string {
 	return strings.TrimSuffix(dir, "/") + "/"
 })
 
-// typeName names the type of an error, without its pointer.
-func typeName(err error) string {
+// carriedStack returns the stack that an error carries, nil for none. Its methods may
+// panic: that must not end the request.
+func carriedStack(err error) (stack []uintptr) {
+	defer func() {
+		if recover() != nil {
+			stack = nil
+		}
+	}()
+	var carrier exception.StackTracer
+	if errors.As(err, &carrier) {
+		return carrier.StackTrace()
+	}
+	return nil
+}
+
+// typeName returns the name of an error's type, without its pointer.
+func typeName(err error) (name string) {
+	name = strings.TrimLeft(fmt.Sprintf("%T", err), "*")
+	defer func() { _ = recover() }() // as in carriedStack
 	if e, ok := errors.AsType[*exception.XRayError](err); ok {
 		return e.Type
 	}
-	return strings.TrimLeft(fmt.Sprintf("%T", err), "*")
+	return name
 }
 
-// errorText is the error's text. An Error method that panics must not end the
+// errorText returns the error's text. An Error method that panics must not end the
 // request.
 func errorText(err error) (text string) {
 	defer func() {
@@ -211,7 +228,7 @@ func errorText(err error) (text string) {
 			text = fmt.Sprintf("%T: its Error method panicked: %v", err, p)
 		}
 	}()
-	return err.Error()
+	return cutBytes(err.Error(), maxPacket)
 }
 
 // exceptionStrategy is the SDK's default one, but for Error methods that panic.

@@ -2,7 +2,6 @@ package tracing
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -12,12 +11,12 @@ import (
 	"github.com/pillion-go/pillion"
 )
 
-// NameHeader is a request header that names the subsegment of its call. It is not
-// sent. Mirrors the gem's X-Aws-Xray-Name.
+// NameHeader is a request header that names the subsegment of its call, where [Client]
+// CallerNames is set. It is never sent. Mirrors the gem's X-Aws-Xray-Name.
 const NameHeader = "X-Aws-Xray-Name"
 
-// Client is a policy that draws each call to an upstream as a subsegment, and has it
-// carry the trace header. It stands outside of retry.
+// Client is a policy that records each call to an upstream as a subsegment, and adds the
+// trace header to it. It stands outside of retry.
 //
 //	recipes, err := pillion.New("recipes",
 //		tracing.Client{Tracer: tracer},
@@ -26,19 +25,19 @@ const NameHeader = "X-Aws-Xray-Name"
 //		breaker.Config{},
 //	)
 //
-// The subsegment has the namespace remote; the name that [Overwrite] gives, else the
-// request's X-Aws-Xray-Name, else Name, else the upstream's; the request's method and URL,
-// without query; the response's status and length, with flags and cause as in
-// [Tracer.Handler]. An error is a fault with its cause; one of the request itself an
-// error; a caller who left is neither. It ends when the answer's body does.
+// The subsegment has the namespace remote; the name of [Overwrite], else, with
+// CallerNames, of the request's X-Aws-Xray-Name, else Name, else the upstream's; the
+// request's method and URL, without query; the response's status and length, with flags and
+// cause as in [Tracer.Handler]. An error is a fault with its cause; one of the request
+// itself an error; a canceled call is neither. A panic and [runtime.Goexit] are faults. The
+// subsegment ends when the response's body does.
 //
-// What the other policies did is in annotations, where it is worth a search: attempts,
-// when there were several; response_flags, in Envoy's letters; refused, for a call that a
-// breaker or a limit did not let through; and in metadata.pillion: response_code_details
-// and endpoint.
+// What the other policies did is in annotations, for searches: attempts, if there were
+// several; response_flags, in Envoy's letters; refused, for a call that a breaker or a
+// limit refused; and in metadata.pillion: response_code_details and endpoint.
 //
 // A call outside of any segment, or in a context of [Disable], is made without all
-// that. The caller's request and its header are not touched.
+// that. The caller's request and its header are not changed.
 type Client struct {
 	// Tracer sends the subsegments, also those of segments that the X-Ray SDK began. Nil is
 	// an error.
@@ -47,14 +46,20 @@ type Client struct {
 	// Name names the subsegments. Empty means the upstream's name.
 	Name string `json:"name,omitempty"`
 
+	// CallerNames names a call's subsegment by the request's X-Aws-Xray-Name, as the gem
+	// does. Set it only where no stranger can set that header: a reverse proxy passes on the
+	// headers of its clients, who could name any node of the service map. False ignores the
+	// header. It is not sent in either case.
+	CallerNames bool `json:"caller_names,omitempty"`
+
 	// Traced says that the upstream sends segments of its own: X-Ray then takes the trace
 	// for broken until they are there. With Attempts, say it there. Mirrors
 	// http.request.traced.
 	Traced bool `json:"traced,omitempty"`
 }
 
-// Attempts is a policy that draws each attempt of a call as a subsegment below that
-// of [Client], refused ones included, and has it carry the attempt's trace header. It stands
+// Attempts is a policy that records each attempt of a call as a subsegment below that
+// of [Client], refused ones included, and adds the attempt's trace header to it. It stands
 // inside of retry or hedge. The attempt takes the namespace remote over from the call's
 // subsegment, and has an annotation, attempt, with its number.
 type Attempts struct {
@@ -64,6 +69,10 @@ type Attempts struct {
 	// Name names the subsegments. Empty means the upstream's name.
 	Name string `json:"name,omitempty"`
 
+	// CallerNames names an attempt's subsegment by the request's X-Aws-Xray-Name, as in
+	// [Client].
+	CallerNames bool `json:"caller_names,omitempty"`
+
 	// Traced says that the upstream sends segments of its own.
 	Traced bool `json:"traced,omitempty"`
 }
@@ -72,20 +81,22 @@ type Attempts struct {
 // for calls.
 func (Client) Role() pillion.Role { return pillion.RoleTracing }
 
-// Wrap draws the calls.
+// Wrap records the calls.
 func (c Client) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
-	if c.Tracer == nil {
-		return nil, errors.New("tracing: Client.Tracer: it is nil")
+	if err := c.Tracer.check("Client.Tracer"); err != nil {
+		return nil, err
 	}
-	return wrap(s, &client{tracer: c.Tracer, name: c.Name, traced: c.Traced, next: next}), nil
+	return wrap(s, &client{tracer: c.Tracer, name: c.Name, callerNames: c.CallerNames, traced: c.Traced, next: next}), nil
 }
 
-// Wrap draws the attempts.
+// Wrap records the attempts.
 func (a Attempts) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
-	if a.Tracer == nil {
-		return nil, errors.New("tracing: Attempts.Tracer: it is nil")
+	if err := a.Tracer.check("Attempts.Tracer"); err != nil {
+		return nil, err
 	}
-	return wrap(s, &client{tracer: a.Tracer, name: a.Name, traced: a.Traced, next: next, attempts: true}), nil
+	return wrap(s, &client{
+		tracer: a.Tracer, name: a.Name, callerNames: a.CallerNames, traced: a.Traced, next: next, attempts: true,
+	}), nil
 }
 
 func wrap(s *pillion.Site, p *client) pillion.Func {
@@ -103,17 +114,18 @@ func wrap(s *pillion.Site, p *client) pillion.Func {
 
 // client is either policy over an upstream.
 type client struct {
-	tracer   *Tracer
-	name     string
-	traced   bool
-	attempts bool
-	next     pillion.Func
-	slot     pillion.Slot
-	hook     pillion.Hook
-	scheme   atomic.Pointer[string] // of the URLs that answers came from, for calls that get none
+	tracer      *Tracer
+	name        string
+	callerNames bool
+	traced      bool
+	attempts    bool
+	next        pillion.Func
+	slot        pillion.Slot
+	hook        pillion.Hook
+	scheme      atomic.Pointer[string] // of the URLs that responses came from, for calls without a response
 }
 
-// call draws one call, or one attempt.
+// call records one call, or one attempt.
 func (p *client) call(ctx context.Context, c *pillion.Call) *pillion.Outcome {
 	if Disabled(ctx) {
 		return p.next(ctx, c)
@@ -126,11 +138,7 @@ func (p *client) call(ctx context.Context, c *pillion.Call) *pillion.Outcome {
 	if !parent.ParentSegment.Sampled {
 		return p.unsampled(ctx, c, parent)
 	}
-	name := c.RequestHeader(NameHeader)
-	if name == "" {
-		name = p.name
-	}
-	d := startBelow(ctx, p.tracer, parent, name)
+	d := startBelow(ctx, p.tracer, parent, p.nameOf(c))
 	d.doc.Namespace = "remote"
 	if p.attempts {
 		d.isAttempt(parent, c.Attempt())
@@ -140,11 +148,23 @@ func (p *client) call(ctx context.Context, c *pillion.Call) *pillion.Outcome {
 	h := d.Downstream()
 	p.setHeader(c, h.String(), h)
 	c.State(p.slot).V = d
-	defer d.panicked()
+	returned := false
+	defer d.unwound(&returned)
 	o := p.next(d, c) //nolint:contextcheck // d is ctx with the subsegment in it
 	p.recordHead(d, c, o)
 	o.OnEnd(c, p.hook)
+	returned = true
 	return o
+}
+
+// nameOf returns the name of a call's subsegment.
+func (p *client) nameOf(c *pillion.Call) string {
+	if p.callerNames {
+		if name := c.RequestHeader(NameHeader); name != "" {
+			return name
+		}
+	}
+	return p.name
 }
 
 // unsampled makes a call in a trace that is not recorded: it carries the trace, and
@@ -212,26 +232,16 @@ func (p *client) setHeader(c *pillion.Call, value string, h Header) {
 	}
 }
 
-// panicked records a panic of what makes the call, and lets it pass on. It is
-// deferred directly.
-func (d *document) panicked() {
-	if p := recover(); p != nil {
-		d.recordPanic(p)
-		d.finish()
-		panic(p)
-	}
-}
-
-// recordHead notes request and answer.
+// recordHead records request and response headers.
 func (p *client) recordHead(d *document, c *pillion.Call, o *pillion.Outcome) {
 	resp, _ := o.Value.(*http.Response)
 	r := c.Request()
 	if r.Protocol == "func" {
 		return
 	}
-	request := xray.RequestData{
+	request := bound(xray.RequestData{
 		Method: r.Method, URL: p.url(r, resp), UserAgent: c.RequestHeader("User-Agent"), Traced: p.traced,
-	}
+	})
 	d.change(func(x *xray.Segment) {
 		d.more.request = request
 		d.more.http.Request = &d.more.request
@@ -251,13 +261,13 @@ func (p *client) recordHead(d *document, c *pillion.Call, o *pillion.Outcome) {
 	}
 }
 
-// url is what was asked for, without query. Where there is no answer, the scheme is
+// url returns the request's URL, without query. If there is no response, the scheme is
 // that of earlier ones.
 func (p *client) url(r pillion.Request, resp *http.Response) string {
 	if resp != nil && resp.Request != nil && resp.Request.URL != nil {
 		u := resp.Request.URL
 		if known := p.scheme.Load(); known == nil || *known != u.Scheme {
-			scheme := u.Scheme
+			scheme := strings.Clone(u.Scheme) // a part of the URL
 			p.scheme.Store(&scheme)
 		}
 		return urlOf(u.Scheme, u.Host, u.EscapedPath())
@@ -288,8 +298,7 @@ func (p *client) recordEnd(d *document, c *pillion.Call, end *pillion.Outcome) {
 	case end.Detail == pillion.ViaUpstream && c.Request().Protocol == "grpc":
 		d.setGRPC(end)
 	case end.Is.Any(pillion.Invalid):
-		d.SetError(end.Err)
-		d.SetFlags(true, false, false)
+		d.recordError(end.Err, true)
 	default:
 		d.SetError(end.Err)
 	}

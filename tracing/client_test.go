@@ -84,7 +84,7 @@ func (failing) Read([]byte) (int, error) { return 0, errBroken }
 func TestRetries(t *testing.T) {
 	for _, attempts := range []bool{false, true} {
 		tracer, sent := newTestTracer(t, Config{})
-		policies := []pillion.Policy{Client{Tracer: tracer}, retry.Config{On: "5xx", NumRetries: 2, Rand: func() float64 { return 0 }}}
+		policies := []pillion.Policy{Client{Tracer: tracer, CallerNames: true}, retry.Config{On: "5xx", NumRetries: 2, Rand: func() float64 { return 0 }}}
 		if attempts {
 			policies = append(policies, Attempts{Tracer: tracer, Traced: true})
 		}

@@ -3,12 +3,15 @@ package tracing
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"regexp"
+	"regexp/syntax"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -16,8 +19,8 @@ import (
 	"github.com/aws/aws-xray-sdk-go/v2/strategy/sampling"
 )
 
-// NoDaemon is a daemon address that sends nothing: segments, ids and headers are
-// made all the same.
+// NoDaemon is a daemon address that sends nothing: segments, ids and headers are still
+// made.
 const NoDaemon = "off"
 
 // The values of a Config that names none.
@@ -30,11 +33,11 @@ const (
 // made outside of any segment. The call is made in any case, without a trace header.
 type ContextMissing string
 
-// What can be done. A panic is none of it: the SDK's RUNTIME_ERROR is read as
+// What can be done. There is no panic: the SDK's RUNTIME_ERROR is read as
 // MissingReported.
 const (
 	MissingIgnored  ContextMissing = ""          // nothing: the gem's way
-	MissingReported ContextMissing = "LOG_ERROR" // OnError hears of it, at its bounded rate
+	MissingReported ContextMissing = "LOG_ERROR" // OnError receives it, at its bounded rate
 )
 
 // Config says what a [Tracer] records, and where to. Only Name is needed.
@@ -45,7 +48,8 @@ type Config struct {
 	Name string `json:"name,omitempty"`
 
 	// NameFor names the segment of a request; "" stands for Name. It must be safe for
-	// concurrent use, and should not give many names. Mirrors the SDK's SegmentNamer.
+	// concurrent use, and should return few names: a caller can send any host and path. A
+	// panic goes on to the caller of the handler. Mirrors the SDK's SegmentNamer.
 	NameFor func(*http.Request) string `json:"-"`
 
 	// Version is the version of the service, in service.version of every document. Empty
@@ -64,36 +68,48 @@ type Config struct {
 	Disabled bool `json:"disabled,omitempty"`
 
 	// SamplingRate is the share of traces beginning here that is recorded, up to 1. Zero
-	// means 1, NeverSample none; any other negative value is an error. A decision that comes
-	// with a request is kept. Mirrors the gem's config.sampling_rate.
+	// means 1, NeverSample none; any other value outside of 0 to 1 is an error. A decision
+	// that comes with a request holds, unless IgnoreSampled is set. Mirrors the gem's
+	// config.sampling_rate.
 	SamplingRate float64 `json:"sampling_rate,omitempty"`
 
-	// Sampling, if set, decides in place of SamplingRate: the SDK's
-	// sampling.NewLocalizedStrategy or sampling.NewCentralizedStrategy, or one's own. The
-	// SDK's centralized strategy is given Daemon's address, and starts goroutines that never
-	// end.
+	// Sampling, if set, decides in place of SamplingRate, which then only counts if it
+	// returns no decision: the SDK's sampling.NewLocalizedStrategy or
+	// sampling.NewCentralizedStrategy, or a custom one. The SDK's centralized strategy is
+	// configured with Daemon's address, and starts goroutines that never end. A panic goes on
+	// to the caller. A nil pointer is an error.
 	Sampling sampling.Strategy `json:"-"`
 
+	// IgnoreSampled has SamplingRate or Sampling decide also for requests whose header brings
+	// a decision. False believes every caller, as the gem and AWS's SDKs do: then a stranger's
+	// Sampled=1 has a request recorded, and Sampled=0 hides it. Set it at the edge of the
+	// network. A trace that the caller records may then lack this service. It concerns
+	// [Tracer.Handler] and [Server]; [Tracer.Continue] is passed a decision by its caller.
+	IgnoreSampled bool `json:"ignore_sampled,omitempty"`
+
 	// Annotations are on every document. Nil means {"hostname": …}; an empty map means none.
-	// Keys and values are made legal as by [Segment.Annotate]. Mirrors the gem's
+	// Keys and values are made legal as by [Segment.Annotate]. A key without a legal
+	// character, a nil value, and two keys that become the same are errors. Mirrors the gem's
 	// default_annotation.
 	Annotations map[string]any `json:"annotations,omitempty"`
 
 	// Metadata is on every document, by namespace. Nil means {"tracing_sdk": {"name": "pillion",
-	// "version": …}}; an empty map means none. Mirrors the gem's default_metadata.
+	// "version": …}}; an empty map means none. A value that encoding/json cannot write, or
+	// over 16 KiB, is an error. Mirrors the gem's default_metadata.
 	Metadata map[string]map[string]any `json:"metadata,omitempty"`
 
 	// ExcludedPaths are paths of requests that [Tracer.Handler] passes on untouched. They must
-	// be equal. Mirrors the strings of the gem's excluded_paths.
+	// be equal, without the query. A path that does not begin with a slash is an error, but
+	// for "*" of OPTIONS. Mirrors the strings of the gem's excluded_paths.
 	ExcludedPaths []string `json:"excluded_paths,omitempty"`
 
 	// ExcludedPatterns are regular expressions that do so where they match any part of the
-	// path; one that cannot be compiled is an error. Mirrors the expressions of the gem's
-	// excluded_paths.
+	// path. One that is empty, that cannot be compiled, or that can match no path, since it
+	// must begin otherwise than with a slash, is an error. Mirrors the expressions of the gem's excluded_paths.
 	ExcludedPatterns []string `json:"excluded_patterns,omitempty"`
 
-	// TrustedProxies are addresses and networks (CIDR) of proxies whose X-Forwarded-* headers
-	// are believed. Nil means loopback, private and unique local ones, as in Rack; an empty list
+	// TrustedProxies are addresses and networks (CIDR) of proxies whose X-Forwarded-For and
+	// X-Forwarded-Proto are believed. Nil means loopback, private and unique local ones, as in Rack; an empty list
 	// means none. One that cannot be read is an error.
 	TrustedProxies []string `json:"trusted_proxies,omitempty"`
 
@@ -114,9 +130,10 @@ type Config struct {
 	// counted. Zero means 1000; negative is an error. Mirrors the gem's max_queue_size.
 	QueueSize int `json:"queue_size,omitempty"`
 
-	// OnError hears why documents were lost, from one goroutine, at most once a second; what
-	// it misses is counted in [Stats]. It may take its time: nothing but sending waits for it.
-	// Nil means silence. Mirrors the gem's segment_sending_error_handler.
+	// OnError is called with the reason why documents were lost, in one goroutine, at most
+	// once a second; [Stats] counts the others. It may block: only further calls of it wait. A
+	// panic is recovered and reported to [slog.Default] at level Error. Nil means silence.
+	// Mirrors the gem's segment_sending_error_handler.
 	OnError func(error) `json:"-"`
 }
 
@@ -129,49 +146,159 @@ type checked struct {
 	queue    int
 }
 
-// check gives what the configuration means, and all that is wrong with it.
+// check returns what the configuration means, and all that is wrong with it.
 func (c Config) check() (checked, error) {
 	var (
-		v   checked
-		bad []error
+		v     checked
+		wrong problems
+		err   error
 	)
-	say := func(err error) {
-		if err != nil {
-			bad = append(bad, err)
-		}
-	}
 	if c.Name == "" && !c.Disabled {
-		say(errNoName)
+		wrong.add("Name", errors.New("it is empty: write the service's name"))
 	}
-	var err error
 	v.rate, err = checkRate(c.SamplingRate)
-	say(err)
+	wrong.add("SamplingRate", err)
+	wrong.add("Sampling", checkStrategy(c.Sampling))
 	v.daemon, err = parseDaemon(c.Daemon)
-	say(within("Daemon", err))
+	wrong.add("Daemon", err)
+	for _, path := range c.ExcludedPaths {
+		wrong.add("ExcludedPaths", checkPath(path))
+	}
 	for _, p := range c.ExcludedPatterns {
-		re, wrong := regexp.Compile(p)
-		say(within("ExcludedPatterns", wrong))
+		re, bad := parsePattern(p)
+		wrong.add("ExcludedPatterns", bad)
 		v.patterns = append(v.patterns, re)
 	}
 	v.proxies, err = parseProxies(c.TrustedProxies)
-	say(within("TrustedProxies", err))
+	wrong.add("TrustedProxies", err)
+	wrong.add("Annotations", checkAnnotations(c.Annotations))
+	wrong.add("Metadata", checkMetadata(c.Metadata))
 	if c.ContextMissing != MissingIgnored && c.ContextMissing != MissingReported {
-		say(fmt.Errorf("tracing: Config.ContextMissing: %q is unknown", c.ContextMissing))
+		wrong.add("ContextMissing", fmt.Errorf("%q is unknown: write MissingReported, or leave it out", c.ContextMissing))
 	}
 	if v.queue = c.QueueSize; v.queue == 0 {
 		v.queue = DefaultQueueSize
 	}
 	if v.queue < 0 {
-		say(fmt.Errorf("tracing: Config.QueueSize: %d is negative", c.QueueSize))
+		wrong.add("QueueSize", fmt.Errorf("%d is negative: leave it out for %d documents", c.QueueSize, DefaultQueueSize))
 	}
-	return v, errors.Join(bad...)
+	return v, errors.Join(wrong...)
 }
 
+// problems are errors of a configuration.
+type problems []error
+
+// add adds what is wrong with a field, if err is not nil.
+func (p *problems) add(field string, err error) {
+	if err != nil {
+		*p = append(*p, within(field, err))
+	}
+}
+
+// within returns err with the field that it is about, or each error that it joins.
 func within(field string, err error) error {
-	if err == nil {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return fmt.Errorf("tracing: Config.%s: %w", field, err)
+	}
+	var all []error
+	for _, e := range joined.Unwrap() {
+		all = append(all, within(field, e))
+	}
+	return errors.Join(all...)
+}
+
+// checkPath reports a path that no request has.
+func checkPath(path string) error {
+	switch {
+	case path == "*" || (strings.HasPrefix(path, "/") && !strings.ContainsAny(path, "?#")):
+		return nil
+	case strings.HasPrefix(path, "/"):
+		return fmt.Errorf("%q has a query, which is no part of a path: write %q", path, withoutQuery(path))
+	case path == "":
+		return errors.New(`"" is the path of no request: write "/", or leave it out`)
+	}
+	return fmt.Errorf("%q is the path of no request: write %q", path, "/"+withoutQuery(path))
+}
+
+// parsePattern compiles a pattern of excluded paths.
+func parsePattern(p string) (*regexp.Regexp, error) {
+	re, err := regexp.Compile(p)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%w: write a regular expression of package regexp", err)
+	case p == "":
+		return nil, errors.New(`"" matches every path: leave it out, or set Disabled`)
+	case matchesNoPath(p):
+		return nil, fmt.Errorf("%q matches no path, which begins with a slash: write \"^/…\"", p)
+	}
+	return re, nil
+}
+
+// matchesNoPath reports whether p must begin at the start of the text, with a character
+// that no path begins with.
+func matchesNoPath(p string) bool {
+	tree, err := syntax.Parse(p, syntax.Perl)
+	if err != nil {
+		return false
+	}
+	parts := tree.Simplify().Sub
+	if tree.Op != syntax.OpConcat || len(parts) < 2 || parts[0].Op != syntax.OpBeginText || parts[1].Op != syntax.OpLiteral {
+		return false
+	}
+	first := parts[1].Rune[0]
+	return first != '/' && first != '*'
+}
+
+// checkAnnotations reports annotations that would be left out.
+func checkAnnotations(annotations map[string]any) error {
+	var wrong []error
+	keys := map[string]string{}
+	for _, key := range slices.Sorted(maps.Keys(annotations)) {
+		legal := annotationKey(key)
+		switch other, twice := keys[legal]; {
+		case legal == "":
+			wrong = append(wrong, fmt.Errorf("key %q has no legal character: write letters, digits and underscores", key))
+		case annotations[key] == nil:
+			wrong = append(wrong, fmt.Errorf("the value of %q is nil: write a string, a number or a boolean, or leave it out", key))
+		case twice:
+			wrong = append(wrong, fmt.Errorf("%q and %q are both sent as %q: leave one out", other, key, legal))
+		}
+		keys[legal] = key
+	}
+	return errors.Join(wrong...)
+}
+
+// maxDefault is how many bytes a value of default metadata may have: it is in every
+// document.
+const maxDefault = 16 << 10
+
+// checkMetadata reports metadata that cannot be written.
+func checkMetadata(metadata map[string]map[string]any) error {
+	var wrong []error
+	for _, namespace := range slices.Sorted(maps.Keys(metadata)) {
+		for _, key := range slices.Sorted(maps.Keys(metadata[namespace])) {
+			if err := checkDefault(metadata[namespace][key]); err != nil {
+				wrong = append(wrong, fmt.Errorf("%q in %q: %w", key, namespace, err))
+			}
+		}
+	}
+	return errors.Join(wrong...)
+}
+
+func checkDefault(value any) error {
+	switch value.(type) {
+	case float32, float64: // also NaN
 		return nil
 	}
-	return fmt.Errorf("tracing: Config.%s: %w", field, err)
+	text, err := tryMarshal(value)
+	if err != nil {
+		return fmt.Errorf("%w: write what encoding/json can write", err)
+	}
+	if len(text) > maxDefault {
+		return fmt.Errorf("its JSON has %d bytes: write at most %d, since every document has it", len(text), maxDefault)
+	}
+	return nil
 }
 
 // daemon is where a daemon listens; an empty udp means nowhere.
@@ -196,7 +323,7 @@ func parseDaemon(s string) (daemon, error) {
 		} else if address, ok := strings.CutPrefix(part, "tcp:"); ok && d.tcp == "" {
 			d.tcp = address
 		} else {
-			return daemon{}, fmt.Errorf("%q is neither host:port nor udp:host:port tcp:host:port", s)
+			return daemon{}, fmt.Errorf("%q is neither host:port nor udp:host:port tcp:host:port: write it like 127.0.0.1:2000, or NoDaemon", s)
 		}
 	}
 	return d, errors.Join(checkAddress(d.udp), checkAddress(d.tcp))
@@ -206,18 +333,18 @@ func parseDaemon(s string) (daemon, error) {
 func checkAddress(s string) error {
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
-		return fmt.Errorf("%q is not host:port", s)
+		return fmt.Errorf("%q is not host:port: write it like 127.0.0.1:2000", s)
 	}
 	if host == "" || strings.ContainsAny(host, " \t/") {
-		return fmt.Errorf("%q has no legal host", s)
+		return fmt.Errorf("%q has no legal host: write it like 127.0.0.1:2000", s)
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || port[0] == '0' {
-		return fmt.Errorf("%q has no port from 1 to 65535", s)
+		return fmt.Errorf("%q has no port from 1 to 65535: write it like 127.0.0.1:2000", s)
 	}
 	return nil
 }
 
-// loadDaemon tells the SDK's centralized sampling strategy where its rules are.
+// loadDaemon sets where the SDK's centralized sampling strategy finds its rules.
 func (t *Tracer) loadDaemon(d daemon) error {
 	centralized, ok := t.strategy.(*sampling.CentralizedStrategy)
 	if !ok {
@@ -231,7 +358,7 @@ func (t *Tracer) loadDaemon(d daemon) error {
 	return nil
 }
 
-// version gives what Version stands for.
+// version returns what Version stands for.
 func (c Config) version() string {
 	if c.Version != "" {
 		return c.Version

@@ -19,8 +19,10 @@ import (
 //
 // The segment is in the context for the X-Ray SDK too: xray.AddAnnotation,
 // xray.BeginSubsegment, xray.SQLContext and the instrumentation of the AWS SDK work
-// within it. With [Config] Disabled it gives ctx and nil.
+// within it. With [Config] Disabled it returns ctx and nil. It panics if t or ctx is nil.
 func (t *Tracer) Trace(ctx context.Context, name string) (context.Context, *Segment) {
+	t.mustBeMade("Trace")
+	mustHave(ctx, "Tracer.Trace")
 	return t.Continue(ctx, name, Header{})
 }
 
@@ -30,9 +32,11 @@ func (t *Tracer) Trace(ctx context.Context, name string) (context.Context, *Segm
 //	ctx, seg := tracer.Continue(ctx, "", tracing.ParseHeader(message.Attributes["AWSTraceHeader"]))
 //	defer seg.End(&err)
 //
-// Without a legal Root it begins a new trace. A decision that h brings holds; else
-// the configured sampling decides.
+// Without a legal Root it begins a new trace. A decision in h holds, whatever
+// [Config] IgnoreSampled says; else the configured sampling decides. It panics if t or ctx is nil.
 func (t *Tracer) Continue(ctx context.Context, name string, h Header) (context.Context, *Segment) {
+	t.mustBeMade("Continue")
+	mustHave(ctx, "Tracer.Continue")
 	if t.off {
 		return ctx, nil
 	}
@@ -58,6 +62,10 @@ func (t *Tracer) begin(ctx context.Context, name string, h Header, raw string, r
 	if !isSegmentID(h.Parent) {
 		h.Parent = ""
 	}
+	h.Fields = sendableFields(h.Fields)
+	if !isTraceState(h.State) {
+		h.State = ""
+	}
 	sampled, rule := h.Sampled == Sampled, ""
 	if h.Sampled == Undecided {
 		sampled, rule = t.decide(name, r)
@@ -76,7 +84,7 @@ func (t *Tracer) begin(ctx context.Context, name string, h Header, raw string, r
 
 // newInbound keeps what came with a trace. The SDK's own calls send its fields on.
 func newInbound(h Header, raw string) *inbound {
-	in := &inbound{raw: raw, fields: h.Fields, state: h.State}
+	in := &inbound{raw: cutBytes(raw, maxHeader), fields: h.Fields, state: h.State}
 	in.header = header.Header{TraceID: h.Root, AdditionalData: map[string]string{}}
 	for _, f := range withoutSelf(h.Fields) {
 		in.header.AdditionalData[f.Key] = f.Value
@@ -91,8 +99,10 @@ func newInbound(h Header, raw string) *inbound {
 //	ctx, seg := tracing.StartSubsegment(ctx, "render")
 //	defer seg.End(&err)
 //
-// It is sent when it ends, on its own, with the segment around it as parent.
+// It is sent when it ends, on its own, with the segment around it as parent. It panics if
+// ctx is nil.
 func StartSubsegment(ctx context.Context, name string) (context.Context, *Segment) {
+	mustHave(ctx, "StartSubsegment")
 	d := startSubsegment(ctx, nil, name)
 	if d == nil {
 		return ctx, nil
@@ -100,10 +110,11 @@ func StartSubsegment(ctx context.Context, name string) (context.Context, *Segmen
 	return d, &d.Segment
 }
 
-// StartRemote is [StartSubsegment] for a call of another service, which X-Ray draws
+// StartRemote is [StartSubsegment] for a call of another service, which X-Ray shows
 // as a node of its own. The policy [Client] does it for HTTP; this is for protocols
 // without a policy. What goes over the wire must carry [Segment.Downstream].
 func StartRemote(ctx context.Context, name string) (context.Context, *Segment) {
+	mustHave(ctx, "StartRemote")
 	d := startSubsegment(ctx, nil, name)
 	if d == nil {
 		return ctx, nil
@@ -143,16 +154,24 @@ func takeName(ctx context.Context, name string) string {
 	return name
 }
 
-// Capture runs f in a subsegment of its own, and records its error or its panic,
-// which passes on. Without a segment in ctx it just runs f.
+// Capture runs f in a subsegment, and records its error, its panic, which passes on, or
+// that it ended its goroutine with [runtime.Goexit]. Without a segment in ctx it only
+// runs f. It panics if ctx or f is nil.
 func Capture(ctx context.Context, name string, f func(context.Context) error) (err error) {
+	mustHave(ctx, "Capture")
+	if f == nil {
+		panic("tracing: Capture: f is nil")
+	}
 	ctx, seg := StartSubsegment(ctx, name)
 	defer seg.End(&err)
+	err = errGoexit // until f returns
 	return f(ctx)
 }
 
-// Current is the innermost segment that ctx is in, whoever began it; nil for none.
+// Current returns the innermost segment that ctx is in, of this package or of the SDK;
+// nil for none.
 func Current(ctx context.Context) *Segment {
+	mustHave(ctx, "Current")
 	x := current(ctx)
 	if x == nil {
 		return nil
@@ -168,14 +187,18 @@ type (
 	overwriteKey struct{}
 )
 
-// Disable gives a context in which calls through a [Client] policy are not traced:
+// Disable returns a context in which calls through a [Client] policy are not traced:
 // they have no subsegment and send no trace header. It is for what is instrumented
 // otherwise, and for calls that must not be seen. Subsegments that are begun by hand
 // are not concerned. It is the gem's disable_trace, without its ids.
-func Disable(ctx context.Context) context.Context { return context.WithValue(ctx, disabledKey{}, true) }
+func Disable(ctx context.Context) context.Context {
+	mustHave(ctx, "Disable")
+	return context.WithValue(ctx, disabledKey{}, true)
+}
 
 // Disabled reports whether [Disable] holds in ctx.
 func Disabled(ctx context.Context) bool {
+	mustHave(ctx, "Disabled")
 	off, _ := ctx.Value(disabledKey{}).(bool)
 	return off
 }
@@ -194,23 +217,25 @@ func (o *overwrite) take(name string) string {
 	return name
 }
 
-// Overwrite gives a context in which the next subsegment, whichever it is, takes
-// name in place of its own: for a client that does not let its name be said. Only one
-// does. While a name waits for its subsegment, a further Overwrite within is ignored. It
-// is the gem's overwrite.
+// Overwrite returns a context in which the next subsegment, whichever it is, takes
+// name in place of its own: for a client whose name cannot be set. Only one does. While
+// a name waits for its subsegment, a further Overwrite within is ignored. It is the gem's
+// overwrite.
 func Overwrite(ctx context.Context, name string) context.Context {
+	mustHave(ctx, "Overwrite")
 	if o, ok := ctx.Value(overwriteKey{}).(*overwrite); ok && o != nil && !o.used.Load() {
 		return ctx
 	}
 	return context.WithValue(ctx, overwriteKey{}, &overwrite{name: name})
 }
 
-// Detach gives a context for work that goes on when the request has been answered:
-// it has ctx's values, so that the work's subsegments belong to the trace, but is not
-// cancelled with it. [Disable] and [Overwrite] do not go along. The segment may end
+// Detach returns a context for work that goes on after the response was sent: it has
+// ctx's values, so that the work's subsegments belong to the trace, but is not
+// canceled with it. [Disable] and [Overwrite] do not go along. The segment may end
 // before its subsegments do. For work that ends before the segment does, pass ctx itself
 // to the goroutine.
 func Detach(ctx context.Context) context.Context {
+	mustHave(ctx, "Detach")
 	ctx = context.WithoutCancel(ctx)
 	if Disabled(ctx) {
 		ctx = context.WithValue(ctx, disabledKey{}, false)

@@ -1,9 +1,9 @@
-// Package tracing draws requests and calls in AWS X-Ray, as the Ruby gem aws-xray
+// Package tracing records requests and calls in AWS X-Ray, as the Ruby gem aws-xray
 // does, and so that code which uses aws-xray-sdk-go/v2 works within.
 //
 // A [Tracer] makes segments and sends them to the X-Ray daemon. Its handler begins a
-// segment for each request, the policies [Client] and [Attempts] draw the calls that are
-// made within, and [StartSubsegment] what is drawn by hand:
+// segment for each request, the policies [Client] and [Attempts] record the calls that are
+// made within, and [StartSubsegment] records other work:
 //
 //	cfg, err := tracing.FromEnv(tracing.Config{Name: "front"})
 //	if err != nil {
@@ -26,19 +26,26 @@
 //
 // Each segment and each subsegment is a document of its own, in a packet of its
 // own, sent when it ends: as the gem does it, and unlike the SDK, which sends a request's
-// whole tree at its end. A subsegment's parent is what it is drawn in. A trace that is not
-// sampled has real ids and headers, and sends nothing.
+// whole tree at its end. A subsegment's parent is the one that it was begun in. A trace
+// that is not sampled has real ids and headers, and sends nothing.
 //
 // Ending a segment puts it into a bounded queue and never waits; one goroutine writes
 // the documents and sends them. What does not fit, or cannot be sent, is dropped, counted
-// in [Tracer.Stats] and told to [Config] OnError. A document over 64 KiB is split by its
-// subsegments, or cut with a mark.
+// in [Tracer.Stats] and reported to [Config] OnError. A document over 64 KiB is split by
+// its subsegments, or cut with a mark.
+//
+// # What strangers can do
+//
+// A trace header is believed from any caller, as AWS's SDKs do: [Config] IgnoreSampled
+// has the configured sampling decide nevertheless. X-Aws-Xray-Name is not, unless [Client]
+// CallerNames is set. What a request brings is cut when it is recorded; what of it is sent
+// on has at most 1 KiB of printable ASCII.
 //
 // # With the X-Ray SDK
 //
 // The segment in the context is an *xray.Segment, so xray.AddAnnotation,
 // xray.BeginSubsegment, xray.Capture, xray.SQLContext and the instrumentation of the AWS
-// SDK work within segments of this package, and what they draw is sent through its queue. A
+// SDK work within segments of this package, and what they record is sent through its queue. A
 // segment that the SDK began, in xray.Handler say, is gone on with: subsegments within it
 // are part of its trace. [Segment.XRay] gives the SDK's view of a segment.
 //

@@ -52,15 +52,13 @@ func newDefaults(c Config) defaults {
 	return d
 }
 
-// maxShort is how long X-Ray lets the strings of a document be that it says
-// nothing else about.
-const maxShort = 250
-
 // writer writes documents: all of one, or as much as its level lets it.
 type writer struct {
 	defaults *defaults
 	b        []byte
 	level    int
+
+	incomplete bool // a value was left out
 }
 
 // document writes x, and, embedded, the subsegments that the SDK made within it as
@@ -240,9 +238,6 @@ func (w *writer) httpData(x *xray.Segment, d *document) {
 	}
 	w.close('}')
 }
-
-// maxURL is how much of an URL or a user agent is kept.
-const maxURL = 2000
 
 func (w *writer) times(x *xray.Segment) {
 	if x.EndTime == 0 {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/aws/aws-xray-sdk-go/v2/xray"
+
+	"github.com/pillion-go/pillion/internal/report"
 )
 
 // Stats counts what became of the documents of a [Tracer], since it was made.
@@ -116,6 +118,8 @@ type emitter struct {
 	ended   chan struct{} // closed when the goroutine that tells it has ended
 }
 
+// newEmitter makes an emitter, and starts its goroutines, which outlive each caller's
+// context.
 func newEmitter(s settings) *emitter {
 	e := &emitter{
 		settings: s, idle: true, wake: make(chan struct{}, 1), done: make(chan struct{}),
@@ -176,12 +180,16 @@ func (e *emitter) rouse() {
 	}
 }
 
-// freezeTree writes now what its owner may change later.
+// freezeTree writes now what its owner may change later, and cuts the strings that the
+// SDK recorded.
 func freezeTree(x *xray.Segment) {
 	for _, values := range x.Metadata {
 		freezeMap(values)
 	}
 	freezeMap(x.AWS)
+	if owner(x) == nil {
+		boundSegment(x)
+	}
 	for _, kid := range children(x) {
 		kid.Lock()
 		freezeTree(kid)
@@ -191,15 +199,16 @@ func freezeTree(x *xray.Segment) {
 
 func freezeMap(values map[string]any) {
 	for key, value := range values {
-		if f := freeze(value); isFrozen(f) && !isFrozen(value) {
-			values[key] = f
+		switch v := value.(type) {
+		case frozen, tooLong, callerStack, callersMore, nil, bool, int, int64, float64:
+		case string:
+			if len(v) > maxPacket {
+				values[key] = freeze(v)
+			}
+		default:
+			values[key] = freeze(v)
 		}
 	}
-}
-
-func isFrozen(value any) bool {
-	_, ok := value.(frozen)
-	return ok
 }
 
 // run sends what comes, until the emitter is closed.
@@ -250,7 +259,8 @@ func (e *emitter) next(batch []*xray.Segment) (next []*xray.Segment, flushed []c
 func (e *emitter) send(x *xray.Segment) {
 	defer e.queued.Add(-1)
 	defer func() {
-		if p := recover(); p != nil { // of a value's own methods: it must not end the program
+		if p := recover(); p != nil { // of a value's own methods: it must not end the process
+			report.Panic("a document of tracing", p)
 			e.lose(fmt.Errorf("a document could not be written: %v", p))
 		}
 	}()
@@ -326,7 +336,7 @@ func (e *emitter) hangUp() {
 	}
 }
 
-// report has OnError hear of err, unless something else waits for it.
+// report has OnError receive err, unless something else waits for it.
 func (e *emitter) report(err error) {
 	if e.onError == nil {
 		return
@@ -369,9 +379,13 @@ func (e *emitter) tellLast() {
 	}
 }
 
-// call calls OnError. One that panics must not end the program.
+// call calls OnError. If that panics, the panic is reported: it must not end the process.
 func (e *emitter) call(err error) {
-	defer func() { _ = recover() }()
+	defer func() {
+		if p := recover(); p != nil {
+			report.Panic("tracing: Config.OnError", p)
+		}
+	}()
 	e.onError(err)
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -93,6 +94,7 @@ func TestAllAreCounted(t *testing.T) {
 // TestErrorsAreTold has sending fail: the handler hears of it at once, then once a
 // second at most, also when it panics; and the way is opened anew once a second.
 func TestErrorsAreTold(t *testing.T) {
+	log := captureLogs(t)
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
 		var told []time.Duration
@@ -133,6 +135,9 @@ func TestErrorsAreTold(t *testing.T) {
 			t.Errorf("opened the way %d times, want once a second", sent.dials)
 		}
 	})
+	if got := log.String(); strings.Count(got, "level=ERROR") < 4 || !strings.Contains(got, "tracing: Config.OnError") || !strings.Contains(got, "panic=handler") {
+		t.Errorf("got %q, want each panic of OnError", got)
+	}
 }
 
 // TestLookUpFails has a daemon whose name cannot be resolved: that is no error of

@@ -11,7 +11,7 @@ import (
 	"github.com/pillion-go/pillion/tracing/internal/daemonenv"
 )
 
-// FromEnv gives c with what the environment says. A variable that is set and not
+// FromEnv returns c with what the environment says. A variable that is set and not
 // empty takes the place of its field. The X-Ray SDK's variables and those of the gem are
 // read; where both are set, the SDK's wins, which is what AWS's platforms set:
 //
@@ -85,9 +85,9 @@ func setDaemon(c *Config, value string) error {
 
 // setRate reads a rate of 0 as what the gem means by it: never.
 func setRate(c *Config, value string) error {
-	rate, err := strconv.ParseFloat(value, 64)
+	rate, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
 	if err != nil || !(rate >= 0 && rate <= 1) {
-		return fmt.Errorf("%q is not a number from 0 to 1", value)
+		return fmt.Errorf("%q is not a number from 0 to 1: write 0.05 for 5%%", value)
 	}
 	if c.SamplingRate = rate; rate == 0 {
 		c.SamplingRate = NeverSample
@@ -100,7 +100,15 @@ func setExcluded(c *Config, value string) error {
 	for i := range paths {
 		paths[i] = strings.TrimSpace(paths[i])
 	}
-	c.ExcludedPaths = slices.DeleteFunc(paths, func(p string) bool { return p == "" })
+	paths = slices.DeleteFunc(paths, func(p string) bool { return p == "" })
+	var wrong []error
+	for _, path := range paths {
+		wrong = append(wrong, checkPath(path))
+	}
+	if err := errors.Join(wrong...); err != nil {
+		return err
+	}
+	c.ExcludedPaths = paths
 	return nil
 }
 

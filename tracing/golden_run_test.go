@@ -1,6 +1,7 @@
 package tracing
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -14,6 +15,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -41,7 +44,7 @@ func value(v any) any {
 		if i, err := v.Int64(); err == nil {
 			return int(i)
 		}
-		if f, err := v.Float64(); err == nil && strings.ContainsAny(v.String(), ".eE") {
+		if f, _ := v.Float64(); strings.ContainsAny(v.String(), ".eE") {
 			return f
 		}
 		return v
@@ -53,6 +56,12 @@ func value(v any) any {
 		return list
 	case map[string]any:
 		return special(v)
+	case object:
+		out := map[string]any{}
+		for _, m := range v {
+			out[m.key] = value(m.value)
+		}
+		return out
 	}
 	return v
 }
@@ -93,11 +102,11 @@ func special(m map[string]any) any {
 func goldenConfig(c *goldenCase) Config {
 	cfg := Config{Name: "test-app"}
 	if name, ok := c.Config["name"]; ok {
-		cfg.Name = text(name)
+		cfg.Name = text(value(name))
 	}
-	cfg.Version = text(c.Config["version"])
+	cfg.Version = text(value(c.Config["version"]))
 	if rate, ok := c.Config["sampling_rate"]; ok {
-		if cfg.SamplingRate, _ = strconv.ParseFloat(text(rate), 64); cfg.SamplingRate == 0 {
+		if cfg.SamplingRate = number(value(rate)); cfg.SamplingRate == 0 {
 			cfg.SamplingRate = NeverSample
 		}
 	}
@@ -108,19 +117,41 @@ func goldenConfig(c *goldenCase) Config {
 		if re, ok := p.(map[string]any); ok {
 			cfg.ExcludedPatterns = append(cfg.ExcludedPatterns, text(re["regexp"]))
 		} else {
-			cfg.ExcludedPaths = append(cfg.ExcludedPaths, text(p))
+			cfg.ExcludedPaths = append(cfg.ExcludedPaths, text(value(p)))
 		}
 	}
-	if a, ok := c.Config["default_annotation"].(map[string]any); ok {
+	if a, ok := c.Config["default_annotation"].(object); ok {
 		cfg.Annotations = value(a).(map[string]any)
 	}
+	if m, ok := c.Config["default_metadata"].(object); ok {
+		cfg.Metadata = map[string]map[string]any{}
+		for _, m := range m {
+			addDefault(cfg.Metadata, m.key, value(m.value))
+		}
+	}
 	return cfg
+}
+
+// addDefault adds metadata in the gem's one level.
+func addDefault(to map[string]map[string]any, key string, v any) {
+	values, ok := v.(map[string]any)
+	space := key
+	if !ok {
+		space, values = "default", map[string]any{key: v}
+	}
+	if len(values) == 0 {
+		return
+	}
+	if to[space] == nil {
+		to[space] = map[string]any{}
+	}
+	maps.Copy(to[space], values)
 }
 
 func runHeader(t *testing.T, c *goldenCase) map[string]any {
 	t.Helper()
 	out := map[string]any{}
-	parsed := ParseHeader(text(c.Input["header"]))
+	parsed := ParseHeader(text(value(c.Input["header"])))
 	pairs := map[string]any{}
 	for _, p := range []Field{{"Root", parsed.Root}, {"Parent", parsed.Parent}} {
 		if p.Value != "" {
@@ -151,9 +182,8 @@ func runHeader(t *testing.T, c *goldenCase) map[string]any {
 
 func runAnnotation(_ *testing.T, c *goldenCase) map[string]any {
 	var m map[string]any
-	for _, p := range c.Input["pairs"].([]any) {
-		pair := p.([]any)
-		annotate(&m, text(value(pair[0])), value(pair[1]))
+	for _, p := range hashOf(c.Input["pairs"]) {
+		annotate(&m, text(value(p[0])), value(p[1]))
 	}
 	w := writer{defaults: &defaults{}}
 	w.annotations(m)
@@ -163,13 +193,31 @@ func runAnnotation(_ *testing.T, c *goldenCase) map[string]any {
 	return map[string]any{"pairs": pairs, "json": body}
 }
 
+// hashOf is the Hash that pairs make in Ruby: of equal keys the last value counts, in the
+// place of the first.
+func hashOf(pairs any) (hash [][]any) {
+	at := map[string]int{}
+	for _, p := range list(pairs) {
+		pair := p.([]any)
+		key := mustJSON(pair[0])
+		if i, twice := at[key]; twice {
+			hash[i] = pair
+			continue
+		}
+		at[key] = len(hash)
+		hash = append(hash, pair)
+	}
+	return hash
+}
+
 func runEnv(_ *testing.T, c *goldenCase) map[string]any {
 	env, _ := c.Input["env"].(map[string]any)
 	cfg, err := fromEnv(Config{}, func(name string) string { return text(env[name]) })
 	if err != nil {
-		for name := range env {
-			if !strings.Contains(err.Error(), name) {
-				return map[string]any{"error does not name": name}
+		for line := range strings.SplitSeq(err.Error(), "\n") {
+			name, _, _ := strings.Cut(strings.TrimPrefix(line, "tracing: "), ":")
+			if text(env[name]) == "" {
+				return map[string]any{"error names no variable": line}
 			}
 		}
 		return map[string]any{"raised": true}
@@ -197,7 +245,7 @@ func runEnv(_ *testing.T, c *goldenCase) map[string]any {
 
 func runSampling(t *testing.T, c *goldenCase) map[string]any {
 	t.Helper()
-	rate, _ := strconv.ParseFloat(text(c.Input["rate"]), 64)
+	rate := number(value(c.Input["rate"]))
 	want := rate
 	if rate == 0 {
 		rate = NeverSample
@@ -207,7 +255,7 @@ func runSampling(t *testing.T, c *goldenCase) map[string]any {
 		return map[string]any{"error": "rate"}
 	}
 	trials, _ := strconv.Atoi(text(c.Input["trials"]))
-	h := ParseHeader(text(c.Input["header"]))
+	h := ParseHeader(text(value(c.Input["header"])))
 	yes := 0
 	for range trials {
 		if _, seg := tracer.Continue(t.Context(), "", h); seg.Sampled() {
@@ -260,9 +308,20 @@ func (r *replay) traced() {
 		r.run(context.Background(), ops)
 		return
 	}
-	ctx, seg := r.tracer.Continue(context.Background(), text(value(r.c.Input["name"])), ParseHeader(text(r.c.Input["header"])))
+	name := text(value(r.c.Input["name"]))
+	ctx, seg := r.tracer.Continue(context.Background(), name, ParseHeader(text(value(r.c.Input["header"]))))
 	defer seg.End(nil)
-	r.run(ctx, ops)
+	r.run(r.withName(ctx, name), ops)
+}
+
+type traceNameKey struct{}
+
+// withName keeps the name of a trace, after which Faraday names its calls.
+func (r *replay) withName(ctx context.Context, name string) context.Context {
+	if name == "" {
+		name = r.tracer.name
+	}
+	return context.WithValue(ctx, traceNameKey{}, name)
 }
 
 // finish puts what happened into out.
@@ -272,9 +331,23 @@ func (r *replay) finish(out map[string]any, sent *recorder) {
 	if r.wire != nil {
 		out["wire_requests"] = r.wire
 	}
-	for _, d := range sent.documents(r.t, r.tracer) {
-		out["documents"] = append(out["documents"].([]any), map[string]any(d))
+	sent.documents(r.t, r.tracer) // checks them
+	for _, p := range sent.packets {
+		out["documents"] = append(out["documents"].([]any), exactDocument(r.t, p))
 	}
+}
+
+// exactDocument is a packet's document, with its numbers as they are written.
+func exactDocument(t *testing.T, p []byte) map[string]any {
+	t.Helper()
+	_, body, _ := bytes.Cut(p, []byte("\n"))
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.UseNumber()
+	var doc map[string]any
+	if err := d.Decode(&doc); err != nil {
+		t.Fatal(err)
+	}
+	return doc
 }
 
 func (r *replay) protect(f func()) (p any) {
@@ -313,40 +386,40 @@ func (r *replay) op(ctx context.Context, op map[string]any) {
 		defer sub.End(nil)
 		r.run(inner, do)
 	case "trace":
-		inner, other := r.tracer.Trace(ctx, text(op["name"]))
+		named := text(value(op["name"]))
+		inner, other := r.tracer.Trace(ctx, named)
 		defer other.End(nil)
-		r.run(inner, do)
+		r.run(r.withName(inner, named), do)
 	case "annotate":
-		for key, v := range op["values"].(map[string]any) {
-			seg.Annotate(key, value(v))
+		for _, m := range op["values"].(object) {
+			seg.Annotate(m.key, value(m.value))
 		}
 	case "metadata":
-		for key, v := range op["values"].(map[string]any) {
-			addGolden(seg, key, value(v))
+		for _, m := range op["values"].(object) {
+			addGolden(seg, m.key, value(m.value))
 		}
 	case "http_response", "plain_http_response":
-		status, _ := strconv.Atoi(text(op["status"]))
-		size, _ := strconv.Atoi(text(op["length"]))
-		seg.SetResponse(status, int64(size))
+		status := rubyToI(op["status"])
+		seg.SetResponse(status, contentLength(text(op["length"])))
 		if name == "http_response" {
 			seg.SetStatus(status)
 		}
 	case "http_request":
 		req := op["request"].(map[string]any)
 		seg.SetRequest(Request{
-			Method: text(req["method"]), URL: text(req["url"]), UserAgent: text(req["user_agent"]), ClientIP: text(req["client_ip"]),
-			XForwardedFor: req["x_forwarded_for"] == true, Traced: op["traced"] == true || req["traced"] == true,
+			Method: text(value(req["method"])), URL: text(value(req["url"])), UserAgent: text(value(req["user_agent"])),
+			ClientIP: text(value(req["client_ip"])), XForwardedFor: req["x_forwarded_for"] == true, Traced: op["traced"] == true,
 		})
 	case "set_error":
 		f := op["flags"].(map[string]any)
 		seg.SetFlags(f["error"] == true, f["throttle"] == true, f["fault"] == true)
 	case "set_sql":
 		q := op["sql"].(map[string]any)
-		seg.SetSQL(SQL{URL: text(q["url"]), DatabaseVersion: text(q["database_version"])})
+		seg.SetSQL(SQL{URL: text(value(q["url"])), DatabaseVersion: text(value(q["database_version"]))})
 	case "finish":
 		seg.End(nil)
 	case "overwrite":
-		r.run(Overwrite(ctx, text(op["name"])), do)
+		r.run(Overwrite(ctx, text(value(op["name"]))), do)
 	case "disable":
 		r.run(Disable(ctx), do)
 	case "disabled?":
@@ -360,8 +433,7 @@ func (r *replay) op(ctx context.Context, op map[string]any) {
 	case "raise":
 		panic(boom{text(op["message"])})
 	case "deep_raise":
-		n, _ := strconv.Atoi(text(op["depth"]))
-		deep(n, text(op["message"]))
+		deep(rubyToI(op["depth"]), text(op["message"]))
 	case "rescue":
 		if p := r.protect(func() { r.run(ctx, do) }); p != nil {
 			r.note(map[string]any{"op": name, "raised": true, "message": true})
@@ -369,7 +441,7 @@ func (r *replay) op(ctx context.Context, op map[string]any) {
 	case "thread":
 		inner := context.Background()
 		if op["context"] == "copy" {
-			inner = Detach(ctx)
+			inner = Detach(ctx) // a copy has the name, too
 		}
 		r.elsewhere(inner, do)
 	case "fiber":
@@ -378,8 +450,8 @@ func (r *replay) op(ctx context.Context, op map[string]any) {
 		r.run(Detach(ctx), do)
 	case "rsolr":
 		hook := "solr"
-		if named := text(r.c.Config["solr_hook_name"]); named != "" {
-			hook = named
+		if named, ok := r.c.Config["solr_hook_name"]; ok {
+			hook = text(value(named))
 		}
 		r.run(Overwrite(ctx, hook), do)
 	case "http", "faraday":
@@ -390,9 +462,13 @@ func (r *replay) op(ctx context.Context, op map[string]any) {
 }
 
 func (r *replay) elsewhere(ctx context.Context, do []any) {
+	var p any
 	var done sync.WaitGroup
-	done.Go(func() { r.run(ctx, do) })
+	done.Go(func() { p = r.protect(func() { r.run(ctx, do) }) })
 	done.Wait()
+	if p != nil {
+		panic(p)
+	}
 }
 
 // addGolden adds metadata in the gem's one level.
@@ -437,10 +513,13 @@ func (r *replay) http(ctx context.Context, op map[string]any) {
 	req.Header.Set("User-Agent", map[string]string{"http": "Ruby", "faraday": "Faraday v1.1.0"}[name])
 	headers, _ := op["headers"].(map[string]any)
 	for key, v := range headers {
-		if req.Header.Set(key, text(v)); key == "Host" {
-			req.Host = text(v)
+		if req.Header.Set(key, text(value(v))); http.CanonicalHeaderKey(key) == "Host" {
+			req.Host = text(value(v))
 			req.Header.Del("Host")
 		}
+	}
+	if name == "faraday" { // it writes queries itself
+		req.URL.RawQuery = req.URL.Query().Encode()
 	}
 	var rt http.RoundTripper = base
 	if server["behaviour"] == "timeout" {
@@ -449,14 +528,14 @@ func (r *replay) http(ctx context.Context, op map[string]any) {
 	if op["raise_error"] == "inner" {
 		rt = roundTripper(func(req *http.Request) (*http.Response, error) {
 			resp, failed := base.RoundTrip(req)
-			if failed == nil && resp.StatusCode >= 400 {
+			if failed == nil && resp.StatusCode >= 400 && resp.StatusCode < 600 {
 				resp.Body.Close()
 				return nil, fmt.Errorf("the server responded with status %d", resp.StatusCode)
 			}
 			return resp, failed
 		})
 	}
-	u, err := pillion.New(upstreamName(op, req), Client{Tracer: r.tracer})
+	u, err := pillion.New(upstreamName(ctx, op, req), Client{Tracer: r.tracer, CallerNames: name == "http"})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -464,6 +543,9 @@ func (r *replay) http(ctx context.Context, op map[string]any) {
 	if err == nil {
 		_, err = io.Copy(io.Discard, resp.Body)
 		err = errors.Join(err, resp.Body.Close())
+	}
+	if err == nil && op["raise_error"] == "outer" && resp.StatusCode >= 400 && resp.StatusCode < 600 {
+		err = fmt.Errorf("the server responded with status %d", resp.StatusCode)
 	}
 	switch {
 	case err == nil:
@@ -476,82 +558,92 @@ func (r *replay) http(ctx context.Context, op map[string]any) {
 }
 
 // upstreamName is what the gem's hooks call a server, but for the naming header.
-func upstreamName(op map[string]any, req *http.Request) string {
+func upstreamName(ctx context.Context, op map[string]any, req *http.Request) string {
 	switch {
-	case text(op["name"]) != "":
-		return text(op["name"])
+	case op["op"] == "faraday" && text(value(op["name"])) != "":
+		return text(value(op["name"]))
 	case req.Host != "" && req.Host != req.URL.Host:
 		return req.Host
 	case op["op"] == "faraday":
-		return "unknown-request-from-test-app"
+		name, _ := ctx.Value(traceNameKey{}).(string)
+		return "unknown-request-from-" + name
 	}
 	return req.URL.Hostname()
 }
 
-// serve starts a server as the case wants it.
+// serve starts a server as the case wants it. It answers as the recorder's does, not as
+// net/http would.
 func (r *replay) serve(spec map[string]any) (url string, stop func()) {
 	if r.wire == nil {
 		r.wire = []any{}
 	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	url = "http://" + l.Addr().String()
 	if spec["behaviour"] == "refused" {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			r.t.Fatal(err)
-		}
 		l.Close()
-		return "http://" + l.Addr().String(), func() {}
+		return url, func() {}
 	}
 	quit := make(chan struct{})
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		r.seen(req)
-		switch spec["behaviour"] {
-		case "timeout":
-			<-quit
-		case "close":
-			panic(http.ErrAbortHandler)
-		default:
-			reply(w, spec)
+	var done sync.WaitGroup
+	done.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			done.Go(func() {
+				defer conn.Close()
+				r.answer(conn, spec, quit)
+			})
 		}
-	}))
-	return s.URL, func() { close(quit); s.Close() }
+	})
+	return url, func() { close(quit); l.Close(); done.Wait() }
+}
+
+// answer serves one request.
+func (r *replay) answer(conn net.Conn, spec map[string]any, quit chan struct{}) {
+	req, err := http.ReadRequest(bufio.NewReader(conn))
+	if err != nil {
+		return
+	}
+	_, _ = io.Copy(io.Discard, req.Body)
+	r.seen(req)
+	switch spec["behaviour"] {
+	case "timeout":
+		<-quit
+		return
+	case "close":
+		return
+	}
+	body := text(spec["body"])
+	headers, given := spec["headers"].(map[string]any)
+	if !given {
+		headers = map[string]any{"Content-Length": strconv.Itoa(len(body))}
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "HTTP/1.1 %d X\r\n", statusOf(spec))
+	for key, v := range headers {
+		fmt.Fprintf(&b, "%s: %s\r\n", key, text(v))
+	}
+	_, _ = io.WriteString(conn, b.String()+"Connection: close\r\n\r\n"+body)
 }
 
 func (r *replay) seen(req *http.Request) {
-	headers := map[string]any{"Host": req.Host}
-	if host, _, err := net.SplitHostPort(req.Host); err == nil {
-		headers["Host"] = host + ":<port>"
-	}
-	for _, name := range []string{HeaderName, NameHeader} {
+	headers := map[string]any{"Host": localHost.ReplaceAllString(req.Host, "127.0.0.1:<port>")}
+	for name, shown := range map[string]string{HeaderName: "X-Amzn-Trace-Id", NameHeader: "X-Aws-Xray-Name"} {
 		if v := req.Header.Values(name); len(v) != 0 {
-			headers[map[string]string{HeaderName: "X-Amzn-Trace-Id", NameHeader: "X-Aws-Xray-Name"}[name]] = v[0]
+			headers[shown] = v[0]
 		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.wire = append(r.wire, map[string]any{
-		"request_line": req.Method + " " + req.URL.RequestURI() + " HTTP/1.1", "headers": headers,
-	})
+	r.wire = append(r.wire, map[string]any{"request_line": req.Method + " " + req.RequestURI + " HTTP/1.1", "headers": headers})
 }
 
-func reply(w http.ResponseWriter, spec map[string]any) {
-	status := 200
-	if s, err := strconv.Atoi(text(spec["status"])); err == nil {
-		status = s
-	}
-	body := text(spec["body"])
-	headers, given := spec["headers"].(map[string]any)
-	for key, v := range headers {
-		w.Header().Set(key, text(v))
-	}
-	if !given {
-		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	}
-	w.WriteHeader(status)
-	if given {
-		w.(http.Flusher).Flush() // no length
-	}
-	_, _ = io.WriteString(w, body)
-}
+var localHost = regexp.MustCompile(`^127\.0\.0\.1:\d+$`)
 
 func runRack(t *testing.T, c *goldenCase) map[string]any {
 	t.Helper()
@@ -567,13 +659,13 @@ func runRack(t *testing.T, c *goldenCase) map[string]any {
 	h := tracer.Handler(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		out["env_seen_by_app"] = envSeen(req)
 		app, _ := c.Input["app"].(map[string]any)
-		r.run(req.Context(), list(app["do"]))
+		r.run(r.withName(req.Context(), ""), list(app["do"]))
 		headers, _ := app["headers"].(map[string]any)
 		for key, v := range headers {
-			w.Header().Set(key, text(v))
+			w.Header().Set(key, text(value(v)))
 		}
-		if status, err := strconv.Atoi(text(app["status"])); err == nil {
-			w.WriteHeader(status)
+		if status, ok := app["status"]; ok {
+			w.WriteHeader(rubyToI(status))
 		}
 	}))
 	if p := r.protect(func() { h.ServeHTTP(rec, rackRequest(c)) }); p != nil {
@@ -581,8 +673,8 @@ func runRack(t *testing.T, c *goldenCase) map[string]any {
 	} else {
 		headers := map[string]any{}
 		for _, name := range []string{HeaderName, "Content-Length"} {
-			if v := rec.Header().Get(name); v != "" {
-				headers[name] = v
+			if v := rec.Header().Values(name); len(v) != 0 {
+				headers[name] = v[0]
 			}
 		}
 		out["response"] = map[string]any{"status": rec.Code, "headers": headers}
@@ -603,33 +695,34 @@ func envSeen(req *http.Request) map[string]any {
 	return env
 }
 
+// rackRequest is the request that a Rack server would have made the environment of.
 func rackRequest(c *goldenCase) *http.Request {
-	url := text(c.Input["url"])
-	if url == "" {
-		url = "/"
+	r := rackEnv(c)
+	req := httptest.NewRequest(r.get("REQUEST_METHOD"), "/", nil)
+	req.URL = &url.URL{Path: r.path()}
+	if path, err := url.PathUnescape(r.path()); err == nil {
+		req.URL.Path, req.URL.RawPath = path, r.path()
 	}
-	method := text(c.Input["method"])
-	if method == "" {
-		method = http.MethodGet
+	req.URL.RawQuery = r.get("QUERY_STRING")
+	req.Host = r.get("SERVER_NAME")
+	https := r.get("HTTPS") == "on"
+	if port := r.get("SERVER_PORT"); port != map[bool]string{false: "80", true: "443"}[https] {
+		req.Host += ":" + port
 	}
-	req := httptest.NewRequest(method, url, nil)
-	if req.Host == "example.com" {
-		req.Host = "example.org"
-	}
-	if strings.HasPrefix(url, "https:") {
+	if https {
 		req.TLS = &tls.ConnectionState{}
 	}
-	req.RemoteAddr = "127.0.0.1:1234"
-	if addr := text(c.Input["remote_addr"]); addr != "" {
-		req.RemoteAddr = addr + ":1234"
-	}
-	headers, _ := c.Input["headers"].(map[string]any)
-	for key, v := range headers {
-		req.Header.Set(key, text(value(v)))
-	}
-	env, _ := c.Input["env"].(map[string]any)
-	if path := text(env["PATH_INFO"]); path != "" {
-		req.URL.Path, req.URL.RawPath = path, ""
+	req.RemoteAddr = net.JoinHostPort(r.get("REMOTE_ADDR"), "1234")
+	for key, v := range r.env {
+		name, ok := strings.CutPrefix(key, "HTTP_")
+		if !ok {
+			continue
+		}
+		if name == "HOST" {
+			req.Host = v
+		} else {
+			req.Header.Set(strings.ReplaceAll(name, "_", "-"), v)
+		}
 	}
 	return req
 }
@@ -637,71 +730,125 @@ func rackRequest(c *goldenCase) *http.Request {
 func runUDP(t *testing.T, c *goldenCase) map[string]any {
 	t.Helper()
 	var mu sync.Mutex
-	var told []any
+	var told bool
 	cfg := goldenConfig(c)
 	if name, ok := c.Input["name"]; ok {
-		cfg.Name = text(name)
+		cfg.Name = text(value(name))
 	}
-	cfg.OnError = func(err error) {
+	cfg.OnError = func(error) {
 		mu.Lock()
 		defer mu.Unlock()
-		told = append(told, map[string]any{"error": fmt.Sprintf("%T", err)})
+		told = true
 		if c.Input["handler_raises"] == true {
 			panic("boom")
 		}
 	}
-	sent := &recorder{}
-	dial := sent.dial
-	switch text(c.Input["client"]) {
-	case "null":
-		cfg.Daemon = NoDaemon
-	case "unresolvable":
-		dial = func(context.Context, string) (io.WriteCloser, error) {
-			return nil, &net.DNSError{Name: "bad host name"}
-		}
-	case "short":
-		dial = func(context.Context, string) (io.WriteCloser, error) { return shortWriter{}, nil }
-	}
 	worker, _ := c.Input["worker"].(map[string]any)
 	if size, ok := worker["max_queue_size"]; ok {
-		cfg.QueueSize, _ = strconv.Atoi(text(size))
+		cfg.QueueSize = rubyToI(size)
 	}
-	release := make(chan struct{})
-	if text(worker["num"]) == "0" { // nothing is sent before all has ended
-		inner := dial
-		dial = func(ctx context.Context, a string) (io.WriteCloser, error) { <-release; return inner(ctx, a) }
+	s := newSender(c)
+	if text(c.Input["client"]) == "null" {
+		cfg.Daemon = NoDaemon
 	}
-	tracer, err := newTracer(cfg, dial)
+	tracer, err := newTracer(cfg, s.dial)
 	if err != nil {
 		return map[string]any{"raised": true}
 	}
+	s.hold(t, tracer)
 	r := &replay{t: t, c: c, tracer: tracer}
-	traces := max(1, func() int { n, _ := strconv.Atoi(text(c.Input["traces"])); return n }())
-	for range traces {
-		ctx, seg := tracer.Trace(t.Context(), "")
-		r.run(ctx, list(c.Input["do"]))
-		seg.End(nil)
+	traces := max(1, rubyToI(c.Input["traces"]))
+	out := map[string]any{"caller_blocked": false, "traces_completed": traces}
+	for i := range traces {
+		p := r.protect(func() {
+			ctx, seg := tracer.Trace(t.Context(), "")
+			defer s.drain(t, tracer)
+			defer seg.End(nil)
+			for _, op := range list(c.Input["do"]) {
+				r.run(r.withName(ctx, ""), []any{op})
+				s.drain(t, tracer)
+			}
+		})
+		if p != nil {
+			out["raised"], out["traces_completed"] = true, i
+			break
+		}
 	}
-	close(release)
+	close(s.release)
 	if err := tracer.Close(t.Context()); err != nil {
 		t.Error(err)
 	}
-	stats := tracer.Stats()
+	stats, packets := tracer.Stats(), s.sent.packets
+	if s.held {
+		packets = packets[1:]
+	}
 	mu.Lock()
 	defer mu.Unlock()
-	out := map[string]any{
-		"traces_completed": traces, "caller_blocked": false, "packets": len(sent.packets), "told": len(told) != 0,
-		"dropped": stats.QueueFull != 0, "cut": stats.Cut != 0,
-	}
-	if len(sent.packets) != 0 && c.Input["omit_packet"] == nil && stats.Cut == 0 && stats.QueueFull == 0 {
-		p := sent.packets[0]
+	out["packets"], out["told"], out["dropped"], out["cut"] = len(packets), told, stats.QueueFull != 0, stats.Cut != 0
+	if len(packets) != 0 && c.Input["omit_packet"] == nil && stats.Cut == 0 && stats.QueueFull == 0 {
+		p := packets[0]
+		parsePacket(t, p) // checks it
 		head, _, _ := bytes.Cut(p, []byte("\n"))
 		out["first_packet"] = map[string]any{
 			"lines": bytes.Count(p, []byte("\n")) + 1, "header_line": string(head), "ends_with_newline": bytes.HasSuffix(p, []byte("\n")),
-			"document": map[string]any(parsePacket(t, p)), "ascii_only": !bytes.ContainsFunc(p, func(r rune) bool { return r > 127 }),
+			"document": exactDocument(t, p), "ascii_only": !bytes.ContainsFunc(p, func(r rune) bool { return r > 127 }),
 		}
 	}
 	return out
+}
+
+// sender is a daemon of a case.
+type sender struct {
+	sent    recorder
+	client  string
+	stopped bool // the gem has no worker
+	held    bool // and here nothing is sent before all has ended
+	asked   chan struct{}
+	release chan struct{}
+}
+
+func newSender(c *goldenCase) *sender {
+	worker, _ := c.Input["worker"].(map[string]any)
+	return &sender{
+		client: text(c.Input["client"]), stopped: worker["num"] != nil && rubyToI(worker["num"]) == 0,
+		asked: make(chan struct{}, 1), release: make(chan struct{}),
+	}
+}
+
+func (s *sender) dial(ctx context.Context, address string) (io.WriteCloser, error) {
+	switch s.client {
+	case "unresolvable":
+		return nil, &net.DNSError{Name: "bad host name"}
+	case "short":
+		return shortWriter{}, nil
+	}
+	if s.held {
+		s.asked <- struct{}{}
+		<-s.release
+	}
+	return s.sent.dial(ctx, address)
+}
+
+// drain waits until the queue is empty. The gem's callers wait for room in it.
+func (s *sender) drain(t *testing.T, tracer *Tracer) {
+	t.Helper()
+	if s.held {
+		return
+	}
+	if err := tracer.Flush(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// hold has the tracer's goroutine wait with a document of its own, where the gem has no
+// worker: so what comes after it stays in the queue.
+func (s *sender) hold(t *testing.T, tracer *Tracer) {
+	t.Helper()
+	if s.held = s.stopped && (s.client == "" || s.client == "udp"); s.held {
+		_, seg := tracer.Continue(t.Context(), "", Header{Sampled: Sampled})
+		seg.End(nil)
+		<-s.asked
+	}
 }
 
 type shortWriter struct{}

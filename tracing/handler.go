@@ -7,35 +7,53 @@ import (
 	"strings"
 
 	"github.com/aws/aws-xray-sdk-go/v2/xray"
+
+	"github.com/pillion-go/pillion/internal/respwriter"
 )
 
-// Handler gives a handler that serves each request in a segment. It goes outside of
-// routers and other middleware.
+// Handler returns a handler that serves each request in a segment. It goes outside of
+// routers and other middleware. It panics if t or next is nil.
 //
 //	http.ListenAndServe(":8080", tracer.Handler(mux))
 //
 // The segment goes on with the trace of the request's header, or begins one; it is
 // named by NameFor or Name, has the request's and the response's data, and flags by the
 // status: 429 is a throttle and an error, other 4xx errors, 5xx faults. It ends when next
-// returns. A panic is recorded as a fault, and passes on. The response says in
+// returns. A panic is recorded as a fault, and passes on; so does [runtime.Goexit]. A trace
+// header is believed from any caller, as AWS's SDKs do: any caller can choose the
+// trace that its request belongs to, and with Sampled=1 have it recorded, unless [Config]
+// IgnoreSampled is set. The response says in
 // X-Amzn-Trace-Id which trace it belongs to, whatever next sets there; the request that
 // next gets has it too, in a header map of its own. Requests with an excluded path, and all
 // of them with [Config] Disabled, are passed on as they are: calls made for them belong to no
 // trace.
 //
-// The ResponseWriter that next gets can flush, hijack, push and read from a file
-// where the server's can, and works with http.ResponseController.
+// The ResponseWriter that next gets can flush, hijack, push, send files and notify of a
+// closed connection where the server's can, and works with http.ResponseController.
 func (t *Tracer) Handler(next http.Handler) http.Handler {
+	t.mustBeMade("Handler")
+	if f, ok := next.(http.HandlerFunc); next == nil || ok && f == nil {
+		panic("tracing: Tracer.Handler: next is nil")
+	}
 	if t.off {
 		return next
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if t.excluded(r.URL.Path) {
+		mustBeWhole(w, r)
+		if t.excluded(pathOf(r)) {
 			next.ServeHTTP(w, r)
 			return
 		}
 		t.serve(w, r, next) //nolint:contextcheck // the request's own
 	})
+}
+
+// pathOf returns the path of r. A request that no server read may have no URL.
+func pathOf(r *http.Request) string {
+	if r.URL == nil {
+		return ""
+	}
+	return r.URL.Path
 }
 
 // excluded reports whether requests for path are not traced.
@@ -61,8 +79,9 @@ func (t *Tracer) serve(w http.ResponseWriter, r *http.Request, next http.Handler
 	if d.Sampled() {
 		t.recordRequest(d, r)
 	}
-	resp := &response{ResponseWriter: w, trace: value}
-	defer d.served(resp)
+	resp := newResponse(w, value)
+	returned := false
+	defer d.served(resp, &returned)
 	inner := r.WithContext(d)
 	if value != raw {
 		inner.Header = r.Header.Clone()
@@ -71,7 +90,9 @@ func (t *Tracer) serve(w http.ResponseWriter, r *http.Request, next http.Handler
 		}
 		inner.Header[HeaderName] = []string{value}
 	}
-	next.ServeHTTP(resp.wrapped(), inner)
+	next.ServeHTTP(resp.w.Shaped(), inner)
+	respwriter.HandBack(r, inner)
+	returned = true
 }
 
 // accept begins the segment of a request.
@@ -83,17 +104,30 @@ func (t *Tracer) accept(r *http.Request, raw string) *document {
 			h = w3c
 		}
 	}
-	name := ""
-	if t.nameFor != nil {
-		name = t.nameFor(r)
-	}
-	if name == "" {
-		name = t.name
-	}
-	return t.begin(r.Context(), name, h, raw, request{host: r.Host, method: r.Method, path: r.URL.Path})
+	return t.begin(r.Context(), t.segmentName(r), t.withDecision(h), raw, request{host: r.Host, method: r.Method, path: pathOf(r)})
 }
 
-// recordRequest notes what the request is.
+// segmentName returns the name of a request's segment. NameFor may have cut it from the
+// request: it is copied.
+func (t *Tracer) segmentName(r *http.Request) string {
+	if t.nameFor != nil {
+		if name := t.nameFor(r); name != "" {
+			return strings.Clone(cut(name, maxName))
+		}
+	}
+	return t.name
+}
+
+// withDecision returns the header of a request, without its decision if decisions of
+// callers are ignored.
+func (t *Tracer) withDecision(h Header) Header {
+	if t.ignoreSampled {
+		h.Sampled = Undecided
+	}
+	return h
+}
+
+// recordRequest records what the request is.
 func (t *Tracer) recordRequest(d *document, r *http.Request) {
 	by := t.forwardedBy(r)
 	scheme := "http"
@@ -101,41 +135,51 @@ func (t *Tracer) recordRequest(d *document, r *http.Request) {
 		scheme = "https"
 	}
 	d.change(func(x *xray.Segment) {
-		d.more.request = xray.RequestData{
-			Method: r.Method, URL: urlOf(scheme, r.Host, r.URL.EscapedPath()),
+		d.more.request = bound(xray.RequestData{
+			Method: r.Method, URL: urlOf(scheme, r.Host, escapedPathOf(r)),
 			UserAgent: r.UserAgent(), ClientIP: by.client, XForwardedFor: by.header,
-		}
+		})
 		d.more.http.Request = &d.more.request
 		x.HTTP = &d.more.http
 	})
 }
 
-// urlOf writes an URL without query, fragment and user.
+// escapedPathOf returns the path of r as it stands in a URL.
+func escapedPathOf(r *http.Request) string {
+	if r.URL == nil {
+		return ""
+	}
+	return r.URL.EscapedPath()
+}
+
+// urlOf returns a URL without query, fragment, user and password.
 func urlOf(scheme, host, path string) string {
+	host = host[strings.LastIndexByte(host, '@')+1:]
 	if path == "" {
 		path = "/"
 	}
 	return scheme + "://" + host + path
 }
 
-// served ends the segment of a request. It is deferred directly, to see a panic.
-func (d *document) served(resp *response) {
-	if p := recover(); p != nil {
-		if resp.status != 0 {
-			d.recordResponse(resp.status, resp.size())
-		}
-		d.recordPanic(p)
+// served ends the segment of a request whose handler returned, panicked or ended its
+// goroutine. It is deferred directly, to recover a panic.
+func (d *document) served(resp *response, returned *bool) {
+	if *returned {
+		resp.w.Begin(http.StatusOK) // of a handler that wrote nothing
+	}
+	status := resp.w.Status()
+	if status >= 100 && status <= 999 { // net/http panics at others
+		d.recordResponse(status, resp.size())
+	}
+	if *returned {
+		d.setStatus(status, false)
 		d.finish()
-		panic(p)
+		return
 	}
-	if resp.head(); resp.status != 0 {
-		d.recordResponse(resp.status, resp.size())
-		d.setStatus(resp.status, false)
-	}
-	d.finish()
+	d.rethrow(recover())
 }
 
-// recordResponse notes what the response is; a size of less than 0 is not known.
+// recordResponse records what the response is; a negative size is not known.
 func (d *document) recordResponse(status int, size int64) {
 	d.change(func(x *xray.Segment) {
 		m := d.more
@@ -152,7 +196,7 @@ func (d *document) recordResponse(status int, size int64) {
 	})
 }
 
-// contentLength reads a Content-Length, -1 where there is none.
+// contentLength returns a Content-Length, -1 if none.
 func contentLength(value string) int64 {
 	n, err := strconv.ParseInt(value, 10, 64)
 	if err != nil || n < 0 {
@@ -161,7 +205,7 @@ func contentLength(value string) int64 {
 	return n
 }
 
-// escapePath writes a path as it stands in an URL.
+// escapePath returns a path as it stands in a URL.
 func escapePath(path string) string {
 	u := url.URL{Path: path}
 	return u.EscapedPath()

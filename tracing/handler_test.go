@@ -8,8 +8,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -167,10 +169,186 @@ func TestAbilities(t *testing.T) {
 	}
 }
 
+// hides is middleware that hides all but Unwrap of the server's writer.
+func hides(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { next.ServeHTTP(hiding{w}, r) })
+}
+
+type hiding struct{ http.ResponseWriter }
+
+func (h hiding) Unwrap() http.ResponseWriter { return h.ResponseWriter }
+
+// TestStatusIsTheClients has handlers reach the server's writer in unusual ways: the trace says
+// what the client got.
+func TestStatusIsTheClients(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		outer func(http.Handler) http.Handler
+		write func(w http.ResponseWriter)
+		want  any // the status in the trace; nil for none
+	}{
+		// It was traced as 200.
+		{"a copy that fails", nil, func(w http.ResponseWriter) {
+			if _, err := io.Copy(w, struct{ io.Reader }{brokenBody{}}); err != nil {
+				http.Error(w, "bad gateway", http.StatusBadGateway)
+			}
+		}, 502.0},
+		// The controller went past the writer.
+		{"a hidden flush", hides, func(w http.ResponseWriter) {
+			_ = http.NewResponseController(w).Flush()
+			w.WriteHeader(http.StatusInternalServerError)
+		}, 200.0},
+		{"a hidden hijack", hides, func(w http.ResponseWriter) {
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nX-Amzn-Trace-Id: own\r\nContent-Length: 0\r\n\r\n")
+			conn.Close()
+		}, nil},
+		{"an invalid status", nil, func(w http.ResponseWriter) {
+			func() {
+				defer func() { _ = recover() }()
+				w.WriteHeader(0)
+			}()
+			w.WriteHeader(http.StatusTeapot)
+		}, 418.0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			tracer, sent := newTestTracer(t, Config{})
+			h := tracer.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { tc.write(w) }))
+			if tc.outer != nil {
+				h = tc.outer(h)
+			}
+			served := make(chan struct{})
+			s := memhttp.Serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				defer close(served)
+				h.ServeHTTP(w, r)
+			}))
+			defer s.Close()
+			resp, err := s.RoundTrip(get(t.Context(), "http://front/"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			<-served
+			if got := sent.documents(t, tracer)[0].at("http", "response", "status"); got != tc.want {
+				t.Errorf("traced: got %v, want %v; the client got %d", got, tc.want, resp.StatusCode)
+			}
+			if resp.Header.Get(HeaderName) == "" {
+				t.Error("the response has no trace header")
+			}
+		})
+	}
+}
+
+type brokenBody struct{}
+
+func (brokenBody) Read([]byte) (int, error) { return 0, errBroken }
+
+// TestCloseNotifier has a handler ask for what frameworks still use.
+func TestCloseNotifier(t *testing.T) {
+	tracer, _ := newTestTracer(t, Config{})
+	has := make(chan bool, 1)
+	s := memhttp.Serve(tracer.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		n, ok := w.(http.CloseNotifier) //nolint:staticcheck // that is what they do
+		has <- ok && n.CloseNotify() != nil
+	})))
+	defer s.Close()
+	resp, err := s.RoundTrip(get(t.Context(), "http://front/"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if !<-has {
+		t.Error("the writer is no http.CloseNotifier, but the server's is")
+	}
+}
+
+// TestGoexit has a handler end its goroutine: the client gets no response, and the segment is a
+// fault.
+func TestGoexit(t *testing.T) {
+	for name, status := range map[string]any{"before the response": nil, "within it": 202.0} {
+		t.Run(name, func(t *testing.T) {
+			tracer, sent := newTestTracer(t, Config{})
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				tracer.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+					if status != nil {
+						w.WriteHeader(http.StatusAccepted)
+					}
+					runtime.Goexit()
+				})).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil))
+			}()
+			<-done
+			d := sent.documents(t, tracer)[0]
+			if d.at("fault") != true || d.at("http", "response", "status") != status {
+				t.Errorf("got fault %v, status %v, want a fault, %v", d.at("fault"), d.at("http", "response", "status"), status)
+			}
+		})
+	}
+}
+
+// TestNilParts serves requests that no server makes, and makes handlers that cannot serve.
+func TestNilParts(t *testing.T) {
+	tracer, sent := newTestTracer(t, Config{})
+	off, _ := newTestTracer(t, Config{Disabled: true})
+	ok := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "soup") })
+	noHandler := "tracing: Tracer.Handler: next is nil"
+	for _, tc := range []struct {
+		name string
+		do   func()
+		want any // the panic
+	}{
+		{"no handler", func() { tracer.Handler(nil) }, noHandler},
+		{"no function", func() { tracer.Handler(http.HandlerFunc(nil)) }, noHandler},
+		{"no handler, disabled", func() { off.Handler(nil) }, noHandler},
+		{"no request", func() { tracer.Handler(ok).ServeHTTP(httptest.NewRecorder(), nil) }, "tracing: Tracer.Handler: the request is nil"},
+		{"no writer", func() { tracer.Handler(ok).ServeHTTP(nil, httptest.NewRequest(http.MethodGet, "/", nil)) }, "tracing: Tracer.Handler: the ResponseWriter is nil"},
+		{"an empty request", func() { tracer.Handler(ok).ServeHTTP(httptest.NewRecorder(), &http.Request{}) }, nil},
+		{"a writer without a header", func() {
+			tracer.Handler(ok).ServeHTTP(headless{httptest.NewRecorder()}, httptest.NewRequest(http.MethodGet, "/", nil))
+		}, nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			defer func() {
+				if got := recover(); got != tc.want {
+					t.Errorf("got panic %v, want %v", got, tc.want)
+				}
+			}()
+			tc.do()
+		})
+	}
+	if got := len(sent.documents(t, tracer)); got != 2 {
+		t.Errorf("got %d segments, want those of the two requests that were served", got)
+	}
+}
+
+// headless is a writer without a header.
+type headless struct{ http.ResponseWriter }
+
+func (headless) Header() http.Header { return nil }
+
+// TestHandBack has middleware around the tracer see what the handler found out, and the server
+// remove the files of a form.
+func TestHandBack(t *testing.T) {
+	tracer, _ := newTestTracer(t, Config{})
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /menu/{dish}", func(_ http.ResponseWriter, r *http.Request) { _ = r.FormValue("size") })
+	r := httptest.NewRequest(http.MethodPost, "/menu/soup", strings.NewReader("size=2"))
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	tracer.Handler(mux).ServeHTTP(httptest.NewRecorder(), r)
+	if r.Pattern != "POST /menu/{dish}" || r.Form.Get("size") != "2" {
+		t.Errorf("got pattern %q, form %v", r.Pattern, r.Form)
+	}
+}
+
 // TestHijacked has a connection be taken over: there is no response to tell of.
 func TestHijacked(t *testing.T) {
 	tracer, sent := newTestTracer(t, Config{})
-	s := memhttp.Serve(tracer.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	h := tracer.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		conn, _, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			t.Error(err)
@@ -178,13 +356,23 @@ func TestHijacked(t *testing.T) {
 		}
 		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 		conn.Close()
-	})))
+	}))
+	served := make(chan struct{})
+	s := memhttp.Serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer close(served)
+		h.ServeHTTP(w, r)
+	}))
 	resp, err := s.RoundTrip(get(t.Context(), "http://front/"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	resp.Body.Close()
 	s.Close()
+	select { // the server does not wait for a connection that was taken over
+	case <-served:
+	case <-time.After(time.Minute):
+		t.Fatal("the handler did not return")
+	}
 	if d := sent.documents(t, tracer)[0]; d.at("http", "response") != nil {
 		t.Errorf("got %v, want no response", d["http"])
 	}

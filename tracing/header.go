@@ -28,7 +28,7 @@ type Header struct {
 	Root    string   // the trace; "" for none
 	Parent  string   // the segment that called; "" for none
 	Sampled Decision // whether the trace is recorded
-	Fields  []Field  // what else it has, in its order; at most 32, and 1 KiB in all
+	Fields  []Field  // what else it has, in its order; at most 32, and 1 KiB in all, are sent on
 	State   string   // W3C tracestate that goes on with the trace; see [Config] W3C
 }
 
@@ -39,15 +39,27 @@ const (
 	maxFieldBytes = 1 << 10
 )
 
+// maxHeader is how much of a trace header [Segment.Incoming] keeps. What is kept of a
+// longer one is copied, so that a small part does not hold all of it in memory.
+const maxHeader = 4 << 10
+
 // ParseHeader reads the value of X-Amzn-Trace-Id. It never fails: what it does not
 // understand becomes a field, or is left out. It reads as the gem does: fields are
 // separated by semicolons, spaces mean nothing anywhere, the last of several fields
 // of one name counts, names are case-sensitive. Unlike the gem it keeps what follows
-// a second equals sign, and a last field that is empty.
+// a second equals sign, and a last field that is empty. It leaves out fields that are not
+// printable ASCII, which gRPC would refuse to send.
 //
-// Nothing is validated: an id may be any text. A trace that begins with one that is
-// not legal gets a new one.
+// ParseHeader does not validate ids: they may be any text. A trace that begins with an id
+// that is not legal gets a new one.
 func ParseHeader(s string) Header {
+	if len(s) > maxHeader {
+		return parseHeader(s).clone()
+	}
+	return parseHeader(s)
+}
+
+func parseHeader(s string) Header {
 	if strings.IndexByte(s, ' ') >= 0 {
 		s = strings.ReplaceAll(s, " ", "")
 	}
@@ -82,15 +94,25 @@ func parseDecision(s string) Decision {
 	return Undecided
 }
 
+// clone copies what h has, so that it does not hold the header in memory that it was
+// read from.
+func (h Header) clone() Header {
+	h.Root, h.Parent, h.State = strings.Clone(h.Root), strings.Clone(h.Parent), strings.Clone(h.State)
+	for i, f := range h.Fields {
+		h.Fields[i] = Field{strings.Clone(f.Key), strings.Clone(f.Value)}
+	}
+	return h
+}
+
 // keep adds a field, or replaces the one of its name, as far as there is room for
-// it. It gives the room that is left. What cannot stand in an HTTP header is not kept.
+// it. It returns the room that is left. A field that cannot be sent is not kept.
 func (h *Header) keep(f Field, room int) int {
 	size := len(f.Key) + len(f.Value) + len(";=")
 	i := slices.IndexFunc(h.Fields, func(old Field) bool { return old.Key == f.Key })
 	if i >= 0 {
 		size -= len(h.Fields[i].Key) + len(h.Fields[i].Value) + len(";=")
 	}
-	if size > room || (i < 0 && len(h.Fields) == maxFields) || !sendable(f.Key) || !sendable(f.Value) {
+	if size > room || (i < 0 && len(h.Fields) == maxFields) || !f.sendable() {
 		return room
 	}
 	if i >= 0 {
@@ -101,14 +123,43 @@ func (h *Header) keep(f Field, room int) int {
 	return room - size
 }
 
-// sendable reports whether s may stand in the value of an HTTP header.
+// sendable reports whether s may be sent in a header of HTTP and in metadata of gRPC,
+// which takes printable ASCII alone.
 func sendable(s string) bool {
 	for i := range len(s) {
-		if c := s[i]; (c < ' ' && c != '\t') || c == 0x7f {
+		if s[i] < ' ' || s[i] > '~' {
 			return false
 		}
 	}
 	return true
+}
+
+// sendable reports whether a trace header with f reads as it was written.
+func (f Field) sendable() bool {
+	switch f.Key {
+	case "", "Root", "Parent", "Sampled":
+		return false
+	}
+	return sendable(f.Key) && sendable(f.Value) && !strings.ContainsAny(f.Key, "=;") && !strings.Contains(f.Value, ";")
+}
+
+// sendableFields returns the fields that may be sent, as many as [ParseHeader] keeps.
+// These are all of those that it returned.
+func sendableFields(fields []Field) []Field {
+	size := 0
+	for _, f := range fields {
+		size += len(f.Key) + len(f.Value) + len(";=")
+	}
+	refused := func(f Field) bool { return !f.sendable() }
+	if len(fields) <= maxFields && size <= maxFieldBytes && !slices.ContainsFunc(fields, refused) {
+		return fields
+	}
+	var h Header
+	room := maxFieldBytes
+	for _, f := range fields {
+		room = h.keep(f, room)
+	}
+	return h.Fields
 }
 
 // String gives the value of X-Amzn-Trace-Id, in the gem's order: Root, Sampled,

@@ -25,7 +25,9 @@ func TestParseHeader(t *testing.T) {
 		{"control characters", "a=\x00;b=\n;c=\x7f;\rd=1;e=ok", Header{Fields: []Field{{"e", "ok"}}}},
 		{"over the limit", "big=" + strings.Repeat("x", maxFieldBytes) + ";a=1", Header{Fields: []Field{{"a", "1"}}}},
 		{"replaced by one over the limit", "a=1;a=" + strings.Repeat("x", maxFieldBytes), Header{Fields: []Field{{"a", "1"}}}},
-		{"binary", "\xff\xfe=\x80", Header{Fields: []Field{{"\xff\xfe", "\x80"}}}},
+		{"binary", "\xff\xfe=\x80;e=ok", Header{Fields: []Field{{"e", "ok"}}}},
+		{"tabs", "\ta=1;b=\t;e=ok", Header{Fields: []Field{{"e", "ok"}}}},
+		{"UTF-8", "a=é;é=1;e=ok", Header{Fields: []Field{{"e", "ok"}}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if diff := cmp.Diff(tc.want, ParseHeader(tc.in)); diff != "" {

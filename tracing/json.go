@@ -15,36 +15,57 @@ type frozen []byte
 // MarshalJSON gives the text.
 func (f frozen) MarshalJSON() ([]byte, error) { return f, nil }
 
+// tooLong stands for a value whose JSON fits into no document.
+type tooLong struct{}
+
 // freeze writes a value that may change later, or that only its own goroutine may
-// read. Scalars stay as they are.
+// read. Scalars stay as they are, but for a string that fits into no document.
 func freeze(value any) any {
 	switch v := value.(type) {
-	case nil, bool, int, int8, int16, int32, int64, uint, uint8, uint16, uint32, uint64, string, frozen, callerStack, callersMore:
+	case nil, bool, int, int8, int16, int32, int64, uint, uint8, uint16, uint32, uint64, frozen, tooLong, callerStack, callersMore:
 		return v
+	case string:
+		return cutBytes(v, maxPacket)
 	case float32:
 		return legalFloat(float64(v))
 	case float64:
 		return legalFloat(v)
 	default:
-		return frozen(marshal(v))
+		return freezeJSON(marshal(v))
 	}
 }
 
-// marshal writes a value as JSON, whatever it is: one that cannot be written
-// becomes a string that says why.
-func marshal(value any) (text []byte) {
+func freezeJSON(text []byte) any {
+	if len(text) > maxPacket {
+		return tooLong{}
+	}
+	return frozen(text)
+}
+
+// marshal returns a value as JSON, whatever it is: one that cannot be written becomes a
+// string that says why.
+func marshal(value any) []byte {
+	text, err := tryMarshal(value)
+	if err != nil {
+		return quote(nil, fmt.Sprintf("(%T cannot be written: %v)", value, err))
+	}
+	return text
+}
+
+// tryMarshal returns a value as JSON. A method of the value that panics is an error.
+func tryMarshal(value any) (text []byte, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			text = quote(nil, fmt.Sprintf("(%T cannot be written: %v)", value, p))
+			err = fmt.Errorf("%v", p)
 		}
 	}()
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
 	if err := e.Encode(value); err != nil {
-		return quote(nil, fmt.Sprintf("(%T cannot be written: %v)", value, err))
+		return nil, err
 	}
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
 // writeValue writes a scalar or a frozen value.
@@ -69,6 +90,8 @@ func writeValue(b []byte, value any) []byte {
 		return append(b, marshal(v)...)
 	case frozen:
 		return append(b, v...)
+	case tooLong:
+		return quote(b, cutMark)
 	default:
 		return append(b, marshal(v)...)
 	}

@@ -70,6 +70,8 @@ func (w *writer) shorten(value any) any {
 		if len(v) > w.limit() {
 			return cutMark
 		}
+	case tooLong:
+		w.incomplete = true
 	}
 	return value
 }
@@ -115,9 +117,9 @@ func (w *writer) packTree(x *xray.Segment, parent string, send func([]byte)) (sp
 
 // fits writes the packet at a level, and reports whether it is small enough.
 func (w *writer) fits(x *xray.Segment, parent string, kids []*xray.Segment, level int) bool {
-	w.level = level
+	w.level, w.incomplete = level, false
 	w.b = append(w.b[:0], packetHeader...)
 	w.document(x, parent, false, kids)
 	w.b = append(w.b, '\n')
-	return len(w.b) <= maxPacket
+	return len(w.b) <= maxPacket && (level > levelWhole || !w.incomplete)
 }

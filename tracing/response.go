@@ -1,146 +1,47 @@
 package tracing
 
 import (
-	"bufio"
-	"io"
 	"net"
 	"net/http"
+
+	"github.com/pillion-go/pillion/internal/respwriter"
 )
 
-// response is a ResponseWriter that sees status and size, and adds the trace header
-// to the head.
+// response observes status and size of a response, and adds the trace header to it.
 type response struct {
-	http.ResponseWriter
-
-	trace    string // the trace header
-	status   int    // 0 until the head is written
-	written  int64
-	hijacked bool
+	w       respwriter.Writer
+	trace   string // the trace header
+	written int64
 }
 
-// Unwrap is for http.ResponseController.
-func (r *response) Unwrap() http.ResponseWriter { return r.ResponseWriter }
-
-// WriteHeader writes the head.
-func (r *response) WriteHeader(status int) {
-	r.begin(status)
-	r.ResponseWriter.WriteHeader(status)
+func newResponse(w http.ResponseWriter, trace string) *response {
+	r := &response{trace: trace}
+	r.w = respwriter.Make(w, r)
+	return r
 }
 
-// begin notes that the head is written. An informational one is not the answer.
-func (r *response) begin(status int) {
-	if r.status != 0 || r.hijacked || (status < http.StatusOK && status != http.StatusSwitchingProtocols) {
-		return
+// Begin adds the trace header.
+func (r *response) Begin(int) {
+	if h := r.header(); h != nil { // a writer may have none
+		h[HeaderName] = []string{r.trace}
 	}
-	r.status = status
-	r.Header()[HeaderName] = []string{r.trace}
 }
 
-// head is what a handler leaves behind that wrote nothing: net/http answers 200.
-func (r *response) head() { r.begin(http.StatusOK) }
+// Enter does nothing: what the handler waits for is not recorded.
+func (r *response) Enter() {}
 
-// Write writes a part of the body.
-func (r *response) Write(p []byte) (int, error) {
-	r.head()
-	n, err := r.ResponseWriter.Write(p)
-	r.written += int64(n)
-	return n, err
-}
+// Leave counts the bytes of the body.
+func (r *response) Leave(written int64, _ error) { r.written += written }
 
-// WriteString writes a part of the body.
-func (r *response) WriteString(s string) (int, error) {
-	r.head()
-	n, err := io.WriteString(r.ResponseWriter, s)
-	r.written += int64(n)
-	return n, err
-}
+// Hijacked does nothing: what is written to the connection is not observed.
+func (r *response) Hijacked(net.Conn) {}
 
-// size is the length of the body: what the head says of it, else what was written.
+func (r *response) header() http.Header { return r.w.Wrapped().Header() }
+
+// size is the length of the body: what the header says of it, else what was written.
 func (r *response) size() int64 {
-	if n := contentLength(r.Header().Get("Content-Length")); n >= 0 {
+	if n := contentLength(r.header().Get("Content-Length")); n >= 0 {
 		return n
 	}
 	return r.written
-}
-
-type (
-	flusher    struct{ r *response }
-	hijacker   struct{ r *response }
-	readerFrom struct{ r *response }
-	pusher     struct{ r *response }
-)
-
-// Flush sends what was written, the head at least.
-func (f flusher) Flush() {
-	f.r.head()
-	f.r.ResponseWriter.(http.Flusher).Flush() //nolint:forcetypeassert // wrapped saw it
-}
-
-// Hijack hands the connection over: what is answered is no longer seen.
-func (h hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, buffered, err := h.r.ResponseWriter.(http.Hijacker).Hijack() //nolint:forcetypeassert // wrapped saw it
-	if err == nil {
-		h.r.hijacked = true
-	}
-	return conn, buffered, err
-}
-
-// ReadFrom sends a file without copying it.
-func (f readerFrom) ReadFrom(src io.Reader) (int64, error) {
-	f.r.head()
-	n, err := f.r.ResponseWriter.(io.ReaderFrom).ReadFrom(src) //nolint:forcetypeassert // wrapped saw it
-	f.r.written += n
-	return n, err
-}
-
-// Push starts an HTTP/2 server push.
-func (p pusher) Push(target string, opts *http.PushOptions) error {
-	return p.r.ResponseWriter.(http.Pusher).Push(target, opts) //nolint:forcetypeassert // wrapped saw it
-}
-
-// wrapped is the response with the abilities of the server's.
-func (r *response) wrapped() http.ResponseWriter {
-	_, canFlush := r.ResponseWriter.(http.Flusher)
-	_, canHijack := r.ResponseWriter.(http.Hijacker)
-	_, canRead := r.ResponseWriter.(io.ReaderFrom)
-	_, canPush := r.ResponseWriter.(http.Pusher)
-	f, h, rf, p := flusher{r}, hijacker{r}, readerFrom{r}, pusher{r}
-	switch {
-	case canFlush && canHijack && canRead: // HTTP/1
-		return struct {
-			*response
-			flusher
-			hijacker
-			readerFrom
-		}{r, f, h, rf}
-	case canFlush && canPush: // HTTP/2
-		return struct {
-			*response
-			flusher
-			pusher
-		}{r, f, p}
-	case canFlush && canHijack:
-		return struct {
-			*response
-			flusher
-			hijacker
-		}{r, f, h}
-	case canFlush && canRead:
-		return struct {
-			*response
-			flusher
-			readerFrom
-		}{r, f, rf}
-	case canFlush:
-		return struct {
-			*response
-			flusher
-		}{r, f}
-	case canHijack:
-		return struct {
-			*response
-			hijacker
-		}{r, h}
-	}
-	return r
 }

@@ -1,10 +1,10 @@
 package tracing
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"reflect"
 
 	"github.com/aws/aws-xray-sdk-go/v2/strategy/sampling"
 )
@@ -16,15 +16,15 @@ const NeverSample = -1
 // began.
 type request struct{ host, method, path string }
 
-// decide says whether a trace that begins here is recorded, and by which of the
+// decide reports whether a trace that begins here is recorded, and by which of the
 // SDK's rules.
 func (t *Tracer) decide(name string, r request) (sampled bool, rule string) {
 	if t.strategy == nil {
 		return rand.Float64() < t.rate, "" //nolint:gosec // nothing hangs on it but which traces are kept
 	}
-	d, err := t.ask(&sampling.Request{Host: r.host, Method: r.method, URL: r.path, ServiceName: name})
-	if err != nil {
-		t.emitter.report(err)
+	d := t.strategy.ShouldTrace(&sampling.Request{Host: r.host, Method: r.method, URL: r.path, ServiceName: name})
+	if d == nil {
+		t.emitter.report(fmt.Errorf("tracing: Config.Sampling: %T returned no decision", t.strategy))
 		return rand.Float64() < t.rate, "" //nolint:gosec // as above
 	}
 	if d.Rule != nil {
@@ -33,21 +33,7 @@ func (t *Tracer) decide(name string, r request) (sampled bool, rule string) {
 	return d.Sample, rule
 }
 
-// ask asks the strategy. One that panics has no opinion: the SDK's centralized one
-// does so without a daemon's address.
-func (t *Tracer) ask(r *sampling.Request) (d *sampling.Decision, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("tracing: Config.Sampling: %T panicked: %v", t.strategy, p)
-		}
-	}()
-	if d = t.strategy.ShouldTrace(r); d == nil {
-		return nil, fmt.Errorf("tracing: Config.Sampling: %T gave no decision", t.strategy)
-	}
-	return d, nil
-}
-
-// checkRate gives the rate that is meant.
+// checkRate returns the rate that is meant.
 func checkRate(rate float64) (float64, error) {
 	switch {
 	case rate == 0:
@@ -55,9 +41,15 @@ func checkRate(rate float64) (float64, error) {
 	case rate == NeverSample:
 		return 0, nil
 	case math.IsNaN(rate) || rate < 0 || rate > 1:
-		return 0, fmt.Errorf("tracing: Config.SamplingRate: %v is not between 0 and 1", rate)
+		return 0, fmt.Errorf("%v is not between 0 and 1: write 0.05 for 5%%, NeverSample for none", rate)
 	}
 	return rate, nil
 }
 
-var errNoName = errors.New("tracing: Config.Name: it is empty")
+// checkStrategy reports a nil pointer, which would panic at the first request.
+func checkStrategy(s sampling.Strategy) error {
+	if v := reflect.ValueOf(s); v.Kind() == reflect.Pointer && v.IsNil() {
+		return fmt.Errorf("it is a nil %T: write nil, or make one", s)
+	}
+	return nil
+}

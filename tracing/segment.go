@@ -2,6 +2,7 @@ package tracing
 
 import (
 	"context"
+	"errors"
 	"net"
 	"time"
 
@@ -11,8 +12,8 @@ import (
 
 // Segment is a segment or a subsegment: a piece of work in a trace. [Tracer.Trace]
 // and [StartSubsegment] begin one, [Segment.End] ends it, and sends it if the trace is
-// sampled. All methods may be called on a nil Segment, which records nothing, and by
-// several goroutines at once. After the end they change nothing.
+// sampled. All methods may be called on a nil and on a zero Segment, which record
+// nothing, and concurrently. After the end they change nothing.
 type Segment struct {
 	x *xray.Segment
 	d *document // nil for one that the SDK made
@@ -113,7 +114,7 @@ func newDocument(ctx context.Context, t *Tracer, name, id string, sampled bool) 
 	d := &document{Context: ctx, tracer: t}
 	d.Segment = Segment{x: &d.doc, d: d}
 	x := &d.doc
-	x.Name, x.ID = name, id
+	x.Name, x.ID = cut(name, maxName), id
 	x.Facade = true // the SDK's subsegments below are sent as they end, and do not hold this one up
 	x.InProgress = true
 	x.Sampled, x.Dummy = sampled, !sampled
@@ -159,7 +160,7 @@ func newSubsegment(ctx context.Context, t *Tracer, parent *xray.Segment, name st
 
 // ID is the segment's own id, "" for a nil Segment.
 func (s *Segment) ID() string {
-	if s == nil {
+	if s.none() {
 		return ""
 	}
 	return s.x.ID
@@ -168,7 +169,7 @@ func (s *Segment) ID() string {
 // TraceID is the id of the trace, a real one also when the trace is not sampled.
 // It is "" for a nil Segment.
 func (s *Segment) TraceID() string {
-	if s == nil {
+	if s.none() {
 		return ""
 	}
 	return s.x.ParentSegment.TraceID
@@ -176,21 +177,24 @@ func (s *Segment) TraceID() string {
 
 // Sampled reports whether the trace is recorded. All of it works alike if not,
 // but nothing is sent.
-func (s *Segment) Sampled() bool { return s != nil && s.x.ParentSegment.Sampled }
+func (s *Segment) Sampled() bool { return !s.none() && s.x.ParentSegment.Sampled }
+
+// none reports whether s stands for no segment.
+func (s *Segment) none() bool { return s == nil || s.x == nil }
 
 // XRay is the segment as the X-Ray SDK sees it, for what only the SDK can do; nil
 // for a nil Segment. It must not be ended through the SDK while it is used here.
 func (s *Segment) XRay() *xray.Segment {
-	if s == nil {
+	if s.none() {
 		return nil
 	}
 	return s.x
 }
 
-// Incoming is the trace header that the trace came with, as it came; "" where the
-// trace began here.
+// Incoming returns the trace header that the trace came with, as it came, but for what is
+// over 4 KiB; "" if the trace began here.
 func (s *Segment) Incoming() string {
-	if s == nil {
+	if s.none() {
 		return ""
 	}
 	if in := s.inbound(); in != nil {
@@ -218,7 +222,7 @@ func (s *Segment) inbound() *inbound {
 // zero for a nil Segment.
 func (s *Segment) Header() Header {
 	h := s.Downstream()
-	if s == nil {
+	if s.none() {
 		return h
 	}
 	h.Parent = s.x.ParentSegment.ParentID
@@ -233,7 +237,7 @@ func (s *Segment) Header() Header {
 // names the hop before. Write it with [Header.String], or [Header.TraceParent]. It is
 // zero for a nil Segment.
 func (s *Segment) Downstream() Header {
-	if s == nil {
+	if s.none() {
 		return Header{}
 	}
 	h := Header{Root: s.TraceID(), Parent: s.x.ID, Sampled: NotSampled}
@@ -252,7 +256,7 @@ func (s *Segment) Downstream() Header {
 // change runs f under the segment's lock, if the segment records anything and has
 // not ended.
 func (s *Segment) change(f func(x *xray.Segment)) {
-	if s == nil || !s.x.ParentSegment.Sampled {
+	if !s.Sampled() {
 		return
 	}
 	s.x.Lock()
@@ -264,17 +268,16 @@ func (s *Segment) change(f func(x *xray.Segment)) {
 
 // End ends the segment, and sends it if it is sampled. Only the first End counts.
 // An error that err points to is recorded, with fault and cause. Deferred directly, End
-// records a panic likewise, and lets it pass on:
+// records a panic as well, and lets it pass on:
 //
 //	ctx, seg := tracing.StartSubsegment(ctx, "render")
 //	defer seg.End(&err)
 //
-// err may be nil, where there is none to record.
+// err may be nil, if there is none to record. End does not see that a goroutine ends by
+// [runtime.Goexit]; [Capture] does.
 func (s *Segment) End(err *error) { //nolint:gocritic // a pointer, since it is deferred before the error is known
 	if p := recover(); p != nil {
-		s.recordPanic(p)
-		s.finish()
-		panic(p)
+		s.rethrow(p)
 	}
 	if err != nil && *err != nil {
 		s.SetError(*err)
@@ -282,9 +285,32 @@ func (s *Segment) End(err *error) { //nolint:gocritic // a pointer, since it is 
 	s.finish()
 }
 
+// unwound ends the segment of a function that did not return: it panicked, or ended its
+// goroutine. It is deferred directly, to recover the panic.
+func (s *Segment) unwound(returned *bool) {
+	if !*returned {
+		s.rethrow(recover())
+	}
+}
+
+// rethrow ends the segment of a function that panicked with p, and lets the panic pass
+// on. A nil p says that the function ended its goroutine.
+func (s *Segment) rethrow(p any) {
+	if p == nil {
+		s.SetError(errGoexit)
+		s.finish()
+		return
+	}
+	s.recordPanic(p)
+	s.finish()
+	panic(p)
+}
+
+var errGoexit = errors.New("the goroutine was ended by runtime.Goexit")
+
 // finish ends the segment and has it sent.
 func (s *Segment) finish() {
-	if s == nil {
+	if s.none() {
 		return
 	}
 	if s.d == nil { // the SDK's: let it

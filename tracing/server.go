@@ -2,22 +2,22 @@ package tracing
 
 import (
 	"context"
-	"errors"
 
 	"github.com/pillion-go/pillion"
 )
 
-// Server is a policy that draws each call that an upstream serves as a segment, where
+// Server is a policy that records each call that an upstream serves as a segment, where
 // the upstream stands for the service itself: it is for gRPC, behind
 // pilliongrpc.ServerOptions; HTTP has [Tracer.Handler]. It stands outside of limits and
-// breaker, so that what they refuse is drawn too.
+// breaker, so that what they refuse is recorded too.
 //
 //	front, err := pillion.New("front", tracing.Server{Tracer: tracer}, limits.Config{})
 //
 // The segment goes on with the trace of x-amzn-trace-id in the request's metadata, or
-// begins one; it is in the handler's context. It says POST and the method's URL. A status
+// begins one; it is in the handler's context. It has POST and the method's URL. A status
 // that stands for a 4xx is an error, RESOURCE_EXHAUSTED a throttle, what stands for a 5xx a
-// fault with its cause, and so is a panic; a client who left is none.
+// fault with its cause, and so are a panic and [runtime.Goexit]; a canceled call is none.
+// The header is believed from any caller, as in [Tracer.Handler].
 type Server struct {
 	// Tracer sends the segments. Nil is an error.
 	Tracer *Tracer `json:"-"`
@@ -26,13 +26,13 @@ type Server struct {
 	Name string `json:"name,omitempty"`
 }
 
-// Role is that of a policy that draws.
+// Role is that of a policy that records.
 func (Server) Role() pillion.Role { return pillion.RoleTracing }
 
-// Wrap draws the calls that are served.
+// Wrap records the calls that are served.
 func (s Server) Wrap(site *pillion.Site, next pillion.Func) (pillion.Func, error) {
-	if s.Tracer == nil {
-		return nil, errors.New("tracing: Server.Tracer: it is nil")
+	if err := s.Tracer.check("Server.Tracer"); err != nil {
+		return nil, err
 	}
 	if s.Tracer.off {
 		return next, nil
@@ -48,30 +48,25 @@ func (s Server) Wrap(site *pillion.Site, next pillion.Func) (pillion.Func, error
 		r := c.Request()
 		seg.SetRequest(Request{Method: "POST", URL: urlOf("http", r.Authority, r.Path), UserAgent: c.RequestHeader("User-Agent")})
 		c.State(slot).V = seg
-		over := false
-		defer func() {
-			if !over { // a policy panicked
-				seg.SetFlags(false, false, true)
-				seg.End(nil)
-			}
-		}()
+		returned := false
+		defer seg.unwound(&returned)
 		o := next(ctx, c)
-		over = true
 		o.OnEnd(c, end)
+		returned = true
 		return o
 	}, nil
 }
 
-// inbound reads what trace the call belongs to.
+// inbound reads which trace the call belongs to.
 func (s Server) inbound(c *pillion.Call) Header {
 	h := ParseHeader(c.RequestHeader(HeaderName))
 	if s.Tracer.w3c && h.Root == "" {
 		if w3c, ok := ParseTraceParent(c.RequestHeader(TraceParentName), c.RequestHeader(TraceStateName)); ok {
 			w3c.Fields = h.Fields
-			return w3c
+			h = w3c
 		}
 	}
-	return h
+	return s.Tracer.withDecision(h)
 }
 
 // served ends the segment with the call.

@@ -18,26 +18,31 @@ import (
 var _ = daemonenv.Restore()
 
 // Tracer makes segments and sends them to the X-Ray daemon. A process has one for
-// each service that it is, mostly one. It is safe for concurrent use. [Tracer.Close]
-// ends its goroutine.
+// each of its services, usually one. It is safe for concurrent use. [Tracer.Close] ends
+// its goroutine. The zero value is not usable: [New] makes a Tracer.
 type Tracer struct {
-	off          bool
-	name         string
-	nameFor      func(*http.Request) string
-	rate         float64
-	strategy     sampling.Strategy
-	exact        map[string]struct{}
-	patterns     []*regexp.Regexp
-	proxies      []netip.Prefix
-	w3c          bool
-	recordCaller bool
-	missing      ContextMissing
-	sdk          xray.Config // what the SDK finds in the first segment of a trace
-	emitter      *emitter
+	off           bool
+	name          string
+	nameFor       func(*http.Request) string
+	rate          float64
+	strategy      sampling.Strategy
+	exact         map[string]struct{}
+	patterns      []*regexp.Regexp
+	proxies       []netip.Prefix
+	w3c           bool
+	ignoreSampled bool
+	recordCaller  bool
+	missing       ContextMissing
+	sdk           xray.Config // what the SDK finds in the first segment of a trace
+	emitter       *emitter
 }
 
 // New makes a tracer, and starts the goroutine that sends. The error joins all
 // that is wrong with the configuration. It reads no environment: [FromEnv] does.
+//
+// With another version of the X-Ray SDK than v2.0.3, subsegments that the SDK made within
+// its own subsegments may be out of reach: then they are not sent, and New reports it once
+// per process, to [slog.Default] at level Warn.
 func New(c Config) (*Tracer, error) { return newTracer(c, dialUDP) }
 
 // newTracer makes a tracer that sends over what dial gives.
@@ -46,13 +51,11 @@ func newTracer(c Config, dial dialer) (*Tracer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !childrenKnown {
-		return nil, errUnknownSDK
-	}
+	reportUnknownSDK()
 	t := &Tracer{
 		off: c.Disabled, name: c.Name, nameFor: c.NameFor, rate: checked.rate, strategy: c.Sampling,
 		exact: map[string]struct{}{}, patterns: checked.patterns, proxies: checked.proxies,
-		w3c: c.W3C, recordCaller: c.RecordCaller, missing: c.ContextMissing,
+		w3c: c.W3C, ignoreSampled: c.IgnoreSampled, recordCaller: c.RecordCaller, missing: c.ContextMissing,
 	}
 	for _, path := range c.ExcludedPaths {
 		t.exact[path] = struct{}{}
@@ -107,18 +110,31 @@ type missingStrategy struct{}
 // ContextMissing does nothing.
 func (missingStrategy) ContextMissing(any) {}
 
-// Flush waits until all that has ended before is sent or dropped, or ctx ends.
-func (t *Tracer) Flush(ctx context.Context) error { return t.emitter.flush(ctx) }
+// Flush waits until all that has ended before is sent or dropped, or ctx ends. It
+// returns an error if t or ctx is nil.
+func (t *Tracer) Flush(ctx context.Context) error {
+	if err := t.canWait(ctx, "Flush"); err != nil {
+		return err
+	}
+	return t.emitter.flush(ctx)
+}
 
 // Close sends what waits, as Flush does, and ends the tracer's goroutine; when ctx
 // ends before that, what still waits is dropped and counted. Call it after the server
 // was shut down. Segments that end later are dropped and counted. A second Close does
-// nothing.
-func (t *Tracer) Close(ctx context.Context) error { return t.emitter.close(ctx) }
+// nothing. Close returns an error if t or ctx is nil.
+func (t *Tracer) Close(ctx context.Context) error {
+	if err := t.canWait(ctx, "Close"); err != nil {
+		return err
+	}
+	return t.emitter.close(ctx)
+}
 
-// Stats tells what became of the documents so far. It is cheap: metrics may ask as
-// often as they like.
-func (t *Tracer) Stats() Stats { return t.emitter.stats() }
+// Stats returns what became of the documents so far. It is cheap. It panics if t is nil.
+func (t *Tracer) Stats() Stats {
+	t.mustBeMade("Stats")
+	return t.emitter.stats()
+}
 
 // hostname is the default annotation, nil where the machine has no name.
 func hostname() map[string]any {

@@ -31,15 +31,18 @@ func ParseTraceParent(traceparent, tracestate string) (h Header, ok bool) {
 	if !isLowerHex(flags, 2) {
 		return Header{}, false
 	}
-	h = Header{Root: "1-" + trace[:8] + "-" + trace[8:], Parent: parent, Sampled: NotSampled}
+	h = Header{Root: "1-" + trace[:8] + "-" + trace[8:], Parent: strings.Clone(parent), Sampled: NotSampled}
 	if strings.IndexByte(hexDigits, flags[1])&1 != 0 {
 		h.Sampled = Sampled
 	}
-	if len(tracestate) <= maxTraceState && sendable(tracestate) {
+	if isTraceState(tracestate) {
 		h.State = tracestate
 	}
 	return h, true
 }
+
+// isTraceState reports whether s may be sent as a tracestate.
+func isTraceState(s string) bool { return len(s) <= maxTraceState && sendable(s) }
 
 // TraceParent gives the W3C traceparent that says the same, "" where there is
 // none: without a decision, or with ids that are not legal, or nothing but zeros, as the

@@ -32,7 +32,7 @@ func notYet(format string, args ...any) error {
 type settings struct {
 	grpcStats      bool // count gRPC's methods
 	connectTimeout time.Duration
-	limits         *limits.Config // nil for Envoy's defaults
+	limits         *limits.Config // nil where several routes would share them
 	metrics        metrics.Config
 	routes         []route
 }
@@ -229,7 +229,10 @@ func configure(s *Scenario) (*settings, error) {
 		return nil, err
 	}
 	f.routes = append(f.routes, envoyRoute{Route: f.route})
-	if c.limits != nil && len(f.routes) > 1 {
+	switch {
+	case len(f.routes) == 1 && c.limits == nil:
+		c.limits = &limits.Config{MaxRetries: limits.DefaultMaxRetries}
+	case len(f.routes) > 1 && c.limits != nil:
 		return nil, notYet("limits that several routes share")
 	}
 	for _, r := range f.routes {
@@ -318,7 +321,10 @@ func (c envoyCluster) limits() (*limits.Config, error) {
 		if t.Priority != "" && t.Priority != "DEFAULT" {
 			return nil, missingField("cluster", "priority "+t.Priority)
 		}
-		l = &limits.Config{MaxRequests: zero(t.MaxRequests), MaxRetries: zero(t.MaxRetries), TrackRemaining: t.TrackRemaining}
+		l = &limits.Config{MaxRequests: zero(t.MaxRequests), MaxRetries: limits.DefaultMaxRetries, TrackRemaining: t.TrackRemaining}
+		if t.MaxRetries != nil {
+			l.MaxRetries = zero(t.MaxRetries)
+		}
 		if b := t.RetryBudget; b != nil {
 			l.RetryBudget = &limits.RetryBudget{MinRetryConcurrency: zero(b.MinRetryConcurrency)}
 			if b.BudgetPercent != nil {
@@ -353,11 +359,11 @@ func zero(n *int) int {
 const defaultBuffer = 1 << 20
 
 // makeRoute maps a route of the virtual host.
-func (f *fragments) makeRoute(r envoyRoute) (route, error) {
+func (f *fragments) makeRoute(r envoyRoute) (made route, err error) {
 	if r.Route.Cluster != clusterName {
 		return route{}, notYet("routing (cluster %s)", r.Route.Cluster)
 	}
-	made := route{
+	made = route{
 		prefix:  r.Match.Prefix,
 		http:    f.http(),
 		timeout: timeout.Config{ExpectedHeader: !f.router.SuppressEnvoyHeaders, EnvoyHeaders: !f.external},
@@ -371,15 +377,26 @@ func (f *fragments) makeRoute(r envoyRoute) (route, error) {
 	}
 	if policy == nil {
 		if !f.external { // a caller may ask for retries all the same
-			made.retry = &retry.Config{EnvoyHeaders: true}
+			made.retry = &retry.Config{EnvoyHeaders: true, ResetHeaders: []retry.ResetHeader{}}
 		}
 		return made, nil
 	}
-	made.timeout.PerTry, made.timeout.Idle = time.Duration(policy.PerTryTimeout), time.Duration(policy.PerTryIdleTimeout)
-	retries, err := policy.retries(f.runtime)
-	retries.EnvoyHeaders = !f.external
-	made.retry = &retries
+	made.timeout.PerTry, made.timeout.Idle = f.limit(r, policy.PerTryTimeout), f.limit(r, policy.PerTryIdleTimeout)
+	made.retry, err = policy.retries(f.runtime, !f.external)
 	return made, err
+}
+
+// limit is a limit of one attempt: 0 where it has no effect, as callers cannot lengthen
+// the route's.
+func (f *fragments) limit(r envoyRoute, d duration) time.Duration {
+	total := timeout.DefaultTotal
+	if t := r.Route.Timeout; t != nil {
+		total = time.Duration(*t)
+	}
+	if f.external && total > 0 && time.Duration(d) >= total {
+		return 0
+	}
+	return time.Duration(d)
 }
 
 // http maps what belongs to all routes alike.
@@ -394,7 +411,7 @@ func (f *fragments) http() pillion.HTTP {
 		ReplayBuffer:                  defaultBuffer,
 	}
 	if vh.PerRequestBufferLimit != nil {
-		h.ReplayBuffer = *vh.PerRequestBufferLimit
+		h.ReplayBuffer = max(1, *vh.PerRequestBufferLimit) // without a buffer here, no body outgrows it
 	}
 	return h
 }
@@ -407,14 +424,25 @@ func unlimited(d duration) time.Duration {
 	return time.Duration(d)
 }
 
-// retries maps a retry policy.
-func (p *envoyRetryPolicy) retries(runtime envoyRuntime) (retry.Config, error) {
-	c := retry.Config{
-		On:                      knownWords(p.RetryOn),
+// retries maps a retry policy; nil where nothing is ever retried. callers says that they
+// may ask for more in headers.
+func (p *envoyRetryPolicy) retries(runtime envoyRuntime, callers bool) (*retry.Config, error) {
+	c := &retry.Config{
 		RetriableRequestHeaders: headerMatchers(p.RetriableRequestHeaders),
-		BaseInterval:            time.Duration(p.RetryBackOff.BaseInterval),
-		MaxInterval:             time.Duration(p.RetryBackOff.MaxInterval),
-		MaxResetInterval:        time.Duration(p.RateLimitedRetryBackOff.MaxInterval),
+		RetriableStatusCodes:    p.RetriableStatusCodes,
+		RetriableHeaders:        headerMatchers(p.RetriableHeaders),
+		BaseInterval:            interval(p.RetryBackOff.BaseInterval),
+		MaxInterval:             interval(p.RetryBackOff.MaxInterval),
+		MaxResetInterval:        interval(p.RateLimitedRetryBackOff.MaxInterval),
+		ResetHeaders:            []retry.ResetHeader{}, // Envoy does not know Retry-After by itself
+		EnvoyHeaders:            callers,
+	}
+	words := knownWords(p.RetryOn)
+	if !callers {
+		words = pair(c, words)
+	}
+	if c.On = strings.Join(words, ","); len(words) == 0 && !callers {
+		return nil, nil
 	}
 	if c.BaseInterval == 0 {
 		c.BaseInterval = time.Duration(runtime.BaseRetryBackOffMS) * time.Millisecond
@@ -424,33 +452,56 @@ func (p *envoyRetryPolicy) retries(runtime envoyRuntime) (retry.Config, error) {
 			c.NumRetries = retry.None
 		}
 	}
-	words := strings.Split(c.On, ",") // lists that no word asks for do nothing in Envoy, and are an error here
-	if slices.Contains(words, "retriable-status-codes") {
-		c.RetriableStatusCodes = p.RetriableStatusCodes
-	}
-	if slices.Contains(words, "retriable-headers") {
-		c.RetriableHeaders = headerMatchers(p.RetriableHeaders)
-	}
 	for _, h := range p.RateLimitedRetryBackOff.ResetHeaders {
 		format, ok := map[string]retry.ResetFormat{"": retry.Seconds, "SECONDS": retry.Seconds, "UNIX_TIMESTAMP": retry.UnixTimestamp}[h.Format]
 		if !ok {
-			return c, notYet("retry (reset header format %s)", h.Format)
+			return nil, notYet("retry (reset header format %s)", h.Format)
 		}
 		c.ResetHeaders = append(c.ResetHeaders, retry.ResetHeader{Name: h.Name, Format: format})
 	}
 	return c, nil
 }
 
-// knownWords leaves out words of retry_on that Envoy does not know: it ignores them.
-func knownWords(on string) string {
+// interval is a wait of Envoy's, which rounds up to 1 ms.
+func interval(d duration) time.Duration {
+	if d > 0 {
+		return max(time.Duration(d), time.Millisecond)
+	}
+	return 0
+}
+
+// pair leaves out lists that no word asks for, and words without their list: they do
+// nothing in Envoy, and are an error here.
+func pair(c *retry.Config, words []string) []string {
+	without := func(word string, n int) bool {
+		if n == 0 {
+			words = slices.DeleteFunc(words, func(w string) bool { return w == word })
+		}
+		return !slices.Contains(words, word)
+	}
+	if without("retriable-status-codes", len(c.RetriableStatusCodes)) {
+		c.RetriableStatusCodes = nil
+	}
+	if without("retriable-headers", len(c.RetriableHeaders)) {
+		c.RetriableHeaders = nil
+	}
+	return words
+}
+
+// knownWords leaves out words of retry_on that Envoy does not know: it ignores them. Two
+// of them are the library's own.
+func knownWords(on string) []string {
 	var known []string
 	for word := range strings.SplitSeq(on, ",") {
 		word = strings.TrimSpace(word)
-		if _, err := pillion.New("words", retry.Config{On: word}); word != "" && err == nil {
+		if word == "" || word == "default" || word == "idempotent" {
+			continue
+		}
+		if _, err := pillion.New("words", retry.Config{On: word, EnvoyHeaders: true}); err == nil {
 			known = append(known, word)
 		}
 	}
-	return strings.Join(known, ",")
+	return known
 }
 
 func headerMatchers(list []envoyHeaderMatcher) []retry.HeaderMatcher {

@@ -67,6 +67,7 @@ func TestConfigure(t *testing.T) {
 			timeout: timeout.Config{Total: timeout.None, PerTry: 100 * time.Millisecond, Idle: time.Second, EnvoyHeaders: true},
 			retry: &retry.Config{
 				On: "5xx,retriable-headers", NumRetries: retry.None, BaseInterval: 5 * time.Millisecond, MaxInterval: 10 * time.Millisecond,
+				RetriableStatusCodes:    []int{404},
 				RetriableHeaders:        []retry.HeaderMatcher{{Name: "x-again", Exact: "yes", Invert: true}},
 				RetriableRequestHeaders: []retry.HeaderMatcher{{Name: "x-idempotent"}},
 				ResetHeaders:            []retry.ResetHeader{{Name: "Retry-After", Format: retry.Seconds}},

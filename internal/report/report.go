@@ -13,7 +13,10 @@ import (
 // "breaker: Config.OnStateChange". It is called from the deferred function that recovered value.
 //
 // The report goes to [slog.Default] at level Error, with the stack.
-func Panic(what string, value any) {
+func Panic(what string, value any) { Recovered(what, value, debug.Stack()) }
+
+// Recovered is Panic for a value that was recovered before, with the stack of then.
+func Recovered(what string, value any, stack []byte) {
 	slog.LogAttrs(context.Background(), slog.LevelError, "recovered from a panic in "+what,
-		slog.Any("panic", value), slog.String("stack", string(debug.Stack())))
+		slog.Any("panic", value), slog.String("stack", string(stack)))
 }

@@ -1,0 +1,355 @@
+package pillion
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/pillion-go/pillion/internal/report"
+)
+
+// lastWrites is how long writes may take after a limit has fired: long enough for a response
+// to a client that reads.
+const lastWrites = 500 * time.Millisecond
+
+// longAgo is a deadline that has passed.
+var longAgo = time.Unix(1, 0) //nolint:gochecknoglobals // nothing writes it
+
+// errBody is what reading the request's body fails with after a limit has fired.
+var errBody = fmt.Errorf("pillion: the request has timed out: %w", os.ErrDeadlineExceeded)
+
+// client is the client of a served request, as far as the handler waits for it: for the
+// request's body, or for the client to read the response. When a limit fires, it ends the
+// waiting with the deadlines of the connection, or of the HTTP/2 stream.
+type client struct {
+	w        http.ResponseWriter // the server's
+	upstream *Upstream
+	request  context.Context //nolint:containedctx // the server's: it ends when the client disconnects
+	body     servedBody
+
+	// These are set before the handler runs, and only if a limit can end its context.
+	limited bool
+	ctx     context.Context //nolint:containedctx // the handler's
+
+	mu        sync.Mutex
+	began     time.Duration // when the limits did, on the upstream's clock; guarded by mu
+	reads     waits         // for the request's body; guarded by mu
+	writes    waits         // for the client to read the response; guarded by mu
+	fired     bool          // a limit has fired; guarded by mu
+	over      bool          // the handler has returned, or hijacked the connection; guarded by mu
+	bodyErr   error         // what reading the body failed with; guarded by mu
+	handlerBy time.Time     // the write deadline that the handler set; guarded by mu
+	writeBy   time.Time     // the one that was set because a limit fired; guarded by mu
+
+	// These are final when the handler has returned.
+	slow bool // the client caused the limit to fire; guarded by mu
+	cut  bool // a read deadline was set: the connection must not be reused; guarded by mu
+}
+
+// waits counts operations that wait, and how long at least one did.
+type waits struct {
+	underWay int
+	since    time.Duration // when underWay became positive, on the upstream's clock
+	total    time.Duration // of all before that
+}
+
+func (w *waits) enter(now time.Duration) {
+	if w.underWay == 0 {
+		w.since = now
+	}
+	w.underWay++
+}
+
+func (w *waits) leave(now time.Duration) {
+	if w.underWay--; w.underWay == 0 {
+		w.total += now - w.since
+	}
+}
+
+// took reports whether the waits before took at least so much time.
+func (w *waits) took(least time.Duration) bool { return w.total > 0 && w.total >= least }
+
+// start begins to watch what the handler waits for until ctx ends, which began at an instant
+// on the upstream's clock.
+func (c *client) start(ctx context.Context, began time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ctx, c.limited, c.began = ctx, true, began
+}
+
+// finish ends that: the ResponseWriter is not touched any more.
+func (c *client) finish() {
+	c.lock()
+	defer c.mu.Unlock()
+	if c.limited && !c.fired {
+		c.slow = c.keptWaiting()
+	}
+	c.over = true
+}
+
+// lock locks mu. It notices that a limit has fired before [serverCall.LimitFired] does.
+func (c *client) lock() {
+	if c.limited && c.ctx.Err() != nil {
+		c.limitFired()
+	}
+	c.mu.Lock()
+}
+
+// limitFired ends what the handler waits for, because a limit has fired.
+func (c *client) limitFired() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.fire()
+}
+
+// fire is limitFired while mu is held.
+func (c *client) fire() {
+	if c.fired || c.over || c.disconnected() {
+		return
+	}
+	c.fired = true
+	c.slow = c.keptWaiting()
+	c.endReads()
+	if c.writes.underWay > 0 {
+		c.limitWrites()
+	}
+}
+
+// keptWaiting reports whether the client took the time, and not the handler: the handler
+// waits for it, or has waited for a quarter of the time to read, or for half of it to write. A
+// client must not be able to take just so much that the limit fires in the work that follows.
+// mu is held.
+func (c *client) keptWaiting() bool {
+	all := c.upstream.now() - c.began
+	return c.reads.underWay > 0 || c.writes.underWay > 0 || c.reads.took(all/4) || c.writes.took(all/2)
+}
+
+// endReads wakes a handler that waits for the request's body, or a server that does so before
+// it writes a response. If there is no body left, the server itself reads, to notice that the
+// client disconnects. mu is held.
+func (c *client) endReads() {
+	if c.body.ReadCloser == nil || c.body.done {
+		return
+	}
+	c.cut = http.NewResponseController(c.w).SetReadDeadline(longAgo) == nil
+}
+
+// endBody bounds how long the server waits for what is left of the request's body before it
+// sends a local reply. If the rest comes in that time, the connection can be used again.
+func (c *client) endBody() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.body.ReadCloser == nil || c.body.done || c.serverEnds(readTimeout) {
+		return
+	}
+	_ = http.NewResponseController(c.w).SetReadDeadline(time.Now().Add(lastWrites)) // if it is not supported, nothing can be done
+}
+
+// limitWrites sets the deadline for the last writes, unless an earlier one holds. mu is held.
+func (c *client) limitWrites() {
+	if c.over || !c.writeBy.IsZero() {
+		return
+	}
+	c.writeBy = time.Now().Add(lastWrites)
+	if !c.handlerBy.IsZero() && c.handlerBy.Before(c.writeBy) || c.serverEnds(writeTimeout) {
+		return
+	}
+	_ = http.NewResponseController(c.w).SetWriteDeadline(c.writeBy) // if it is not supported, nothing can be done
+}
+
+// serverEnds reports whether a timeout of the server's own comes before the end of the last
+// writes. mu is held.
+func (c *client) serverEnds(timeout func(*http.Server) time.Duration) bool {
+	server, ok := c.request.Value(http.ServerContextKey).(*http.Server)
+	if !ok || timeout(server) <= 0 {
+		return false
+	}
+	return c.limited && timeout(server)-(c.upstream.now()-c.began) < lastWrites
+}
+
+func readTimeout(s *http.Server) time.Duration  { return s.ReadTimeout }
+func writeTimeout(s *http.Server) time.Duration { return s.WriteTimeout }
+
+// disconnected reports whether the request's context was canceled. When a read deadline was
+// set, the server may have done so because of that.
+func (c *client) disconnected() bool { return errors.Is(c.request.Err(), context.Canceled) }
+
+// gone reports whether the client has disconnected.
+func (c *client) gone() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.cut && c.disconnected()
+}
+
+// fault returns what the client has done of which the handler may fail: it disconnected, sent
+// a body that cannot be read, or kept the handler waiting for too long.
+func (c *client) fault() error {
+	if c.gone() {
+		return context.Cause(c.request)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.bodyErr == nil && c.fired && c.slow {
+		return errBody
+	}
+	return c.bodyErr
+}
+
+func (c *client) enterWrite() {
+	if !c.limited {
+		return
+	}
+	c.lock()
+	defer c.mu.Unlock()
+	c.writes.enter(c.upstream.now())
+	if c.fired {
+		c.limitWrites()
+	}
+}
+
+func (c *client) leaveWrite() {
+	if !c.limited {
+		return
+	}
+	c.lock()
+	defer c.mu.Unlock()
+	c.writes.leave(c.upstream.now())
+}
+
+// hijack leaves conn to the handler, without deadlines.
+func (c *client) hijack(conn net.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if conn != nil && (c.cut || !c.writeBy.IsZero()) {
+		_ = conn.SetDeadline(time.Time{}) // a closed connection needs none
+	}
+	c.over, c.cut = true, false
+}
+
+// setReadDeadline sets a deadline of the handler's, unless a limit has fired.
+func (c *client) setReadDeadline(w http.ResponseWriter, deadline time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cut {
+		return nil
+	}
+	return http.NewResponseController(w).SetReadDeadline(deadline)
+}
+
+// setWriteDeadline sets a deadline of the handler's. When a limit has fired, it may be
+// earlier than the one that was set then, but not later.
+func (c *client) setWriteDeadline(w http.ResponseWriter, deadline time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.writeBy.IsZero() && (deadline.IsZero() || deadline.After(c.writeBy)) {
+		return nil
+	}
+	c.handlerBy = deadline
+	return http.NewResponseController(w).SetWriteDeadline(deadline)
+}
+
+// closeAfterResponse makes the server close the connection when the response is sent: what
+// the client still sends must not be read as its next request. The server does that for a
+// request whose body is too large, also when the headers of the response are sent already.
+func closeAfterResponse(w http.ResponseWriter) {
+	for {
+		wrapper, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			break
+		}
+		w = wrapper.Unwrap()
+	}
+	_, _ = http.MaxBytesReader(w, io.NopCloser(strings.NewReader(" ")), 0).Read(make([]byte, 1)) // it is too large
+}
+
+// servedBody is the body of a request as the handler sees it.
+type servedBody struct {
+	io.ReadCloser // nil if there is none
+
+	client *client
+	done   bool // it was read to its end, or closed; guarded by client.mu
+	closed bool // guarded by client.mu
+}
+
+// wrap makes b the body, if there is one.
+func (b *servedBody) wrap(body io.ReadCloser, of *client) {
+	if body != http.NoBody {
+		b.ReadCloser, b.client = body, of
+	}
+}
+
+// Read reads from the body. After a limit has fired it fails.
+func (b *servedBody) Read(p []byte) (n int, err error) {
+	if !b.enter() {
+		return 0, errBody
+	}
+	defer func() { err = b.leave(err) }()
+	return b.ReadCloser.Read(p)
+}
+
+// enter is not ok if a limit has fired.
+func (b *servedBody) enter() (ok bool) {
+	c := b.client
+	if !c.limited {
+		return true
+	}
+	c.lock()
+	defer c.mu.Unlock()
+	if c.fired {
+		return false
+	}
+	c.reads.enter(c.upstream.now())
+	return true
+}
+
+// leave notes that a Read has ended, with err. It returns the error for the handler.
+func (b *servedBody) leave(err error) error {
+	c := b.client
+	c.lock()
+	defer c.mu.Unlock()
+	if c.limited {
+		c.reads.leave(c.upstream.now())
+	}
+	switch {
+	case err == nil:
+	case err == io.EOF: //nolint:errorlint // a wrapped one is no end
+		b.done = true
+	case c.fired:
+		return errBody
+	case !b.closed && c.bodyErr == nil:
+		c.bodyErr = err
+	}
+	return err
+}
+
+// Close closes the body. The server may read the rest of it first.
+func (b *servedBody) Close() error {
+	c := b.client
+	c.lock()
+	c.reads.enter(c.upstream.now())
+	c.mu.Unlock()
+	defer func() {
+		c.lock()
+		defer c.mu.Unlock()
+		c.reads.leave(c.upstream.now())
+		b.done, b.closed = true, true
+	}()
+	return b.ReadCloser.Close()
+}
+
+// LimitFired ends what the handler waits for. It is called in a goroutine of the runtime.
+func (x *serverCall) LimitFired() {
+	defer func() {
+		if p := recover(); p != nil {
+			report.Panic("the deadlines of an http.ResponseWriter", p)
+		}
+	}()
+	x.client.limitFired()
+}

@@ -1,0 +1,173 @@
+package metrics
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// costly are filters that take seconds over a hundred clusters, each within the bounds on
+// its text and its machine.
+var costly = []string{
+	"(.{0,30}){30}Z",
+	"(?:(?:a?){30}){30}(?:.?){30}!",
+	"(.*.*.*.*.*.*.*.*.*.*){40}Z",
+	"(?i)([a-z_.]{0,30}){30}Z",
+	"((.|.){1,20}){20}Z$",
+}
+
+// TestFilter_costs refuses costly filters on each form of the page, and still serves pages
+// without and with a simple filter.
+func TestFilter_costs(t *testing.T) {
+	r := crowd(t, 300)
+	patterns := costly
+	if raceEnabled { // which takes many times as long
+		patterns = costly[:2]
+	}
+	paths := []string{"/stats?", "/stats?format=json&", "/stats/prometheus?", "/stats?usedonly&type=Counters&"}
+	for i, pattern := range patterns {
+		path := paths[i%len(paths)]
+		w := get(r, http.MethodGet, path+"filter="+url.QueryEscape(pattern))
+		if want := errFilterCosts.Error() + "\n"; w.Code != http.StatusBadRequest || w.Body.String() != want {
+			t.Errorf("%s, %s: got %d, %.100q; want 400, %q", path, pattern, w.Code, w.Body, want)
+		}
+	}
+	if text := page(t, r, "/stats?filter=upstream_rq_total$"); strings.Count(text, "\n") != 300 {
+		t.Errorf("a simple filter: got %d lines, want 300", strings.Count(text, "\n"))
+	}
+}
+
+// TestFilter_beside has many readers ask for costly filters at one time. Each is refused,
+// and pages without or with a simple filter do not wait for them.
+func TestFilter_beside(t *testing.T) {
+	r, small := crowd(t, 300), crowd(t, 3)
+	var all sync.WaitGroup
+	for i := range 12 {
+		all.Go(func() {
+			w := get(r, http.MethodGet, "/stats?filter="+url.QueryEscape(costly[i%len(costly)]))
+			if w.Code != http.StatusBadRequest && w.Code != http.StatusServiceUnavailable {
+				t.Errorf("got %d, want 400 or 503", w.Code)
+			}
+		})
+	}
+	page(t, r, "/stats")
+	for range 5 {
+		page(t, small, "/stats?filter=upstream_rq_total$")
+	}
+	all.Wait()
+}
+
+// TestFilter_busy does not wait for its turn for ever.
+func TestFilter_busy(t *testing.T) {
+	const simple = "cluster-1"
+	r := crowd(t, 300)
+	for _, tc := range []struct {
+		name    string
+		busy    turns
+		pattern string
+		ask     func(context.Context) (context.Context, context.CancelFunc)
+		want    int
+	}{
+		{"a reader that leaves", little, simple, leaving, http.StatusServiceUnavailable},
+		{"a reader that waits", little, simple, context.WithCancel, http.StatusServiceUnavailable},
+		{"a costly filter", much, costly[0], leaving, http.StatusServiceUnavailable},
+		{"a simple filter beside a costly one", much, simple, context.WithCancel, http.StatusOK},
+	} {
+		tc.busy <- struct{}{}
+		ctx, cancel := tc.ask(t.Context())
+		w := httptest.NewRecorder()
+		Handler(r).ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodGet, "/stats?filter="+url.QueryEscape(tc.pattern), http.NoBody))
+		cancel()
+		<-tc.busy
+		if w.Code != tc.want {
+			t.Errorf("%s: got %d %.100q, want %d", tc.name, w.Code, w.Body, tc.want)
+		}
+		if w.Code != http.StatusOK && (w.Header().Get("Retry-After") != "1" || strings.Count(w.Body.String(), "\n") != 1) {
+			t.Errorf("%s: got Retry-After %q, %q; want 1 and a line", tc.name, w.Header().Get("Retry-After"), w.Body)
+		}
+	}
+	page(t, r, "/stats")
+}
+
+// leaving is the context of a reader that leaves soon.
+func leaving(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, 50*time.Millisecond)
+}
+
+// TestFilter_bounds limits the time of a filter only where it has done much work, and
+// refuses one name that takes too much alone.
+func TestFilter_bounds(t *testing.T) {
+	past, future := time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	few := []entry{{row: row{name: "cluster.a.upstream_rq_total"}}}
+	var many []entry
+	for i := range 2000 {
+		many = append(many, entry{row: row{name: fmt.Sprint("cluster.a.upstream_rq_", i)}, index: i})
+	}
+	long := []entry{{row: row{name: strings.Repeat("a", maxSteps/100)}}}
+	for _, tc := range []struct {
+		name, pattern string
+		entries       []entry
+		until         time.Time
+		want          error
+	}{
+		{"little work", "total", few, past, nil},
+		{"little work for each of many", "total", many, past, nil},
+		{"much work in time", costly[0], many[:150], future, nil},
+		{"much work, too late", costly[0], many, past, errFilterCosts},
+		{"one long name", costly[0], long, future, errFilterCosts},
+		{"one long name, a simple filter", "b", long, past, nil},
+	} {
+		f, err := parseFilter(tc.pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := f.match(tc.entries, tc.until); !errors.Is(err, tc.want) {
+			t.Errorf("%s: got %v, want %v", tc.name, err, tc.want)
+		}
+	}
+}
+
+// FuzzFilter compares what a filter lets through with package regexp's own opinion.
+func FuzzFilter(f *testing.F) {
+	for _, pattern := range append(costly[:1:1], "", "total$", `\.upstream_rq_(200|5xx)$`, "(?i)RECIPES", "(", "[[:alpha:]]+", `\pL`, "^$") {
+		f.Add(pattern)
+	}
+	r := registry(f, Settings{})
+	called(r, "recipes")
+	called(r, "odd.name")
+	entries := r.layout().entries
+	f.Fuzz(func(t *testing.T, pattern string) {
+		found, err := parseFilter(pattern)
+		re, bad := regexp.Compile(pattern)
+		switch {
+		case err != nil:
+			if strings.Contains(err.Error(), "\n") || len(err.Error()) > 100 {
+				t.Errorf("%q: got the error %q, want a short line", pattern, err)
+			}
+			if bad == nil && len(pattern) <= maxFilter && !strings.Contains(err.Error(), "too complex") {
+				t.Errorf("%q: got %v, want a filter", pattern, err)
+			}
+			return
+		case bad != nil:
+			t.Fatalf("%q: got a filter, want %v", pattern, bad)
+		case found.size > maxProgram:
+			t.Errorf("%q: got %d instructions, want %d at most", pattern, found.size, maxProgram)
+		}
+		if err := found.match(entries, time.Now().Add(time.Hour)); err != nil {
+			t.Fatalf("%q: %v", pattern, err)
+		}
+		for i := range entries {
+			if e := &entries[i]; found.has(e) != re.MatchString(e.name) {
+				t.Errorf("%q: %s: got %v, want %v", pattern, e.name, found.has(e), !found.has(e))
+			}
+		}
+	})
+}

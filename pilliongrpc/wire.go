@@ -1,0 +1,117 @@
+package pilliongrpc
+
+import (
+	"context"
+	"net"
+	"sync"
+	"sync/atomic"
+
+	"google.golang.org/grpc/stats"
+
+	"github.com/pillion-go/pillion"
+)
+
+// wire is a [stats.Handler] that reports to each attempt what happens to it on the wire.
+// Interceptors cannot see that: when response headers arrive, and whether the status came in
+// trailers, from the server, or was made by gRPC's client.
+type wire struct{}
+
+// TagRPC returns ctx: the attempt is found by [attemptKey].
+func (wire) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
+
+// HandleRPC reports to the attempt that ctx belongs to.
+func (wire) HandleRPC(ctx context.Context, s stats.RPCStats) {
+	switch s.(type) {
+	case *stats.Begin, *stats.OutHeader, *stats.InHeader, *stats.InTrailer:
+		if a, ok := ctx.Value(attemptKey{}).(*attempt); ok {
+			a.see(s)
+		}
+	}
+}
+
+// TagConn returns ctx.
+func (wire) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+
+// HandleConn does nothing.
+func (wire) HandleConn(context.Context, stats.ConnStats) {}
+
+// attemptKey finds the attempt in the context of its request.
+type attemptKey struct{}
+
+// sentContext is the context of an attempt's request.
+type sentContext struct {
+	context.Context //nolint:containedctx // it is one
+	attempt         *attempt
+}
+
+// Value finds the attempt, too.
+func (c *sentContext) Value(key any) any {
+	if key == (attemptKey{}) {
+		return c.attempt
+	}
+	return c.Context.Value(key)
+}
+
+// seen is what happened to an attempt on the wire, as bits.
+type seen uint32
+
+const (
+	seenBegin    seen = 1 << iota // gRPC's client took the request, and [wire] sees it
+	seenSent                      // a connection took its headers
+	seenHeaders                   // response headers arrived
+	seenTrailers                  // trailers arrived: the status is the server's
+)
+
+// sight is what [wire] knows of an attempt.
+type sight struct {
+	watched bool // the address is wanted; written before the request is made
+	bits    atomic.Uint32
+	remote  atomic.Pointer[net.Addr]     // the address that the request was sent to
+	finish  atomic.Pointer[streamFinish] // how gRPC ended the stream; nil before, and for unary calls
+
+	mu   sync.Mutex
+	call *pillion.Call // told of response headers while Try runs; guarded by mu
+}
+
+// streamFinish is the error with which gRPC ended a stream.
+type streamFinish struct{ err error }
+
+// see notes what happened. gRPC's client may send a request again by itself: then all
+// begins anew.
+func (s *sight) see(event stats.RPCStats) {
+	switch event := event.(type) {
+	case *stats.Begin:
+		s.finish.Store(nil)
+		s.bits.Store(uint32(seenBegin))
+	case *stats.OutHeader:
+		if s.watched && event.RemoteAddr != nil {
+			s.remote.Store(&event.RemoteAddr)
+		}
+		s.bits.Or(uint32(seenSent))
+	case *stats.InHeader:
+		s.bits.Or(uint32(seenHeaders))
+		s.headersReceived()
+	case *stats.InTrailer:
+		s.bits.Or(uint32(seenTrailers))
+	}
+}
+
+// has reports whether all of bits were seen.
+func (s *sight) has(bits seen) bool { return seen(s.bits.Load())&bits == bits }
+
+// follow has c told of response headers, until unfollow.
+func (s *sight) follow(c *pillion.Call) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.call = c
+}
+
+func (s *sight) unfollow() { s.follow(nil) }
+
+func (s *sight) headersReceived() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.call != nil {
+		s.call.HeadersReceived()
+	}
+}
