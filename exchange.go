@@ -103,6 +103,7 @@ func (f *flight) invoke(first *Call) *Outcome {
 		if f.observer != nil {
 			f.observer.tell(f, o, false)
 		}
+		returned = true // even if a listener panics, which has heard of the end then
 		o.OnEnd(first, callEnd)
 	}
 	returned = true
