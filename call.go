@@ -3,6 +3,7 @@ package pillion
 import (
 	"context"
 	"math"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -40,6 +41,7 @@ type flight struct {
 	forked              atomic.Bool          // there is more than one Call
 	overflowed          atomic.Bool          // a retry was not made because of a budget or a limit
 	latest              atomic.Pointer[Call] // the attempt that last named its endpoint
+	naming              sync.Mutex           // guards the endpoints of attempts that run concurrently
 	observer            *Info
 	progress            atomic.Int64         // on the upstream's clock: when the first attempt last sent a part of a slow request; 0 for never
 	sent                atomic.Pointer[Call] // the last attempt that went to the wire, if it is not the first
@@ -155,11 +157,22 @@ func (c *Call) Attempts() int { return c.flight.begun() }
 
 // Endpoint is the address that this attempt goes to, as far as it is known: a
 // policy that picks one said so, or somebody listens or asks with [WithInfo].
-func (c *Call) Endpoint() string { return c.endpoint }
+func (c *Call) Endpoint() string {
+	if !c.flight.upstream.hedges {
+		return c.endpoint
+	}
+	c.flight.naming.Lock()
+	defer c.flight.naming.Unlock()
+	return c.endpoint
+}
 
 // SetEndpoint is for whoever picks the address that this attempt goes to, before
 // it is sent.
 func (c *Call) SetEndpoint(address string) {
+	if c.flight.upstream.hedges { // a policy outside may read it while another attempt has won
+		c.flight.naming.Lock()
+		defer c.flight.naming.Unlock()
+	}
 	c.endpoint = address
 	c.flight.latest.Store(c)
 }

@@ -250,3 +250,28 @@ func TestHedge_order(t *testing.T) {
 		t.Error("got no error for limits outside a hedge")
 	}
 }
+
+// TestHedge_endpoint has a policy outside of a hedge read the endpoint of the first attempt
+// when the second one has won, while the first one is still on its way to the wire. The race
+// detector finds it.
+func TestHedge_endpoint(t *testing.T) {
+	var running sync.WaitGroup
+	u := newUpstream(t,
+		atEnd(func(c *pillion.Call, _ *pillion.Outcome) { _ = c.Endpoint() }),
+		hedge{time.Microsecond, &running},
+		before(func(c *pillion.Call) {
+			if c.Attempt() == 1 {
+				time.Sleep(time.Millisecond)
+			}
+		}),
+		pillion.Listener(func(context.Context, pillion.Event) {}),
+	)
+	for range 20 {
+		resp, err := u.Transport(answers(http.StatusOK, "soup")).RoundTrip(get(t.Context(), t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+	}
+	running.Wait()
+}

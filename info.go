@@ -83,7 +83,7 @@ func (i *Info) tell(f *flight, o *Outcome, done bool) {
 	seen := callReport{upstream: f.upstream.name, attempts: f.begun(), overflow: f.overflowed.Load(), outcome: *o, done: done}
 	seen.outcome.open, seen.outcome.Value = nil, nil // keep nothing alive
 	if c := f.latest.Load(); c != nil {
-		seen.endpoint = c.endpoint
+		seen.endpoint = c.Endpoint()
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
