@@ -126,7 +126,7 @@ func (x *httpCall) Discard(c *Call, _ *Outcome) {
 	if c.drain > 0 && !u.patientDrain {
 		within = min(within, c.drain)
 	}
-	if resp.ContentLength <= h.DrainBytes && c.limitDiscard(within) {
+	if !c.upgraded() && resp.ContentLength <= h.DrainBytes && c.limitDiscard(within) {
 		// An error means that the rest cannot be had: closing is all that is left.
 		_, _ = io.CopyN(io.Discard, resp.Body, h.DrainBytes)
 	}
