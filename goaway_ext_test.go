@@ -250,7 +250,7 @@ func TestGoAway_withoutRetry(t *testing.T) {
 }
 
 // TestGoAway_workedOn has a server end a stream that it may have worked on: no refused
-// stream, so a POST is not sent again.
+// stream, so a POST is not retried.
 func TestGoAway_workedOn(t *testing.T) {
 	silenceLog(t)
 	tests := map[string]struct {
@@ -340,7 +340,7 @@ func TestGoAway_severalRequests(t *testing.T) {
 	}
 }
 
-// TestGoAway_dialThatAsks has a transport's dial function make a request of its own with the
+// TestGoAway_dialThatAsks has a transport's dial function make another request with the
 // context that it is given, as service discovery does: neither is taken for the other's.
 func TestGoAway_dialThatAsks(t *testing.T) {
 	wantNoLeaks(t)
@@ -377,7 +377,7 @@ func (securedConn) ConnectionState() tls.ConnectionState {
 }
 
 // TestGoAway_lateUse has a round tripper that is no http.Transport call the hooks of an
-// attempt that has ended: later attempts do not hear of it.
+// attempt that has ended: that changes no later attempt.
 func TestGoAway_lateUse(t *testing.T) {
 	var traces []*httptrace.ClientTrace
 	conn := httptrace.GotConnInfo{Conn: securedConn{}}

@@ -160,7 +160,7 @@ type wireTrace struct {
 }
 
 // newWireTrace makes a trace. Where net/http is wrapped by another round tripper, that may
-// send several requests in one attempt: a response tells them from resending.
+// send several requests in one attempt: a response distinguishes them from resending.
 func newWireTrace(netHTTP bool) *wireTrace {
 	t := &wireTrace{}
 	t.trace = httptrace.ClientTrace{GetConn: t.getConn, GotConn: t.gotConn, WroteHeaders: t.wroteHeaders, Got1xxResponse: t.got1xx}

@@ -78,7 +78,7 @@ func TestLocalReply_grpc(t *testing.T) {
 	}
 }
 
-// tunnel is a proxy that connects a client with itself: it says what it hears.
+// tunnel is a proxy that connects a client with itself: it sends back what it receives.
 func tunnel(p *peer) {
 	if _, err := http.ReadRequest(p.read); err != nil {
 		return
@@ -200,7 +200,7 @@ func TestRequestCancel(t *testing.T) {
 }
 
 // TestRequestCancel_unused has a request with a Cancel that is never closed: nothing is left
-// of it however the call ends, and local replies are sent all the same.
+// of it however the call ends, and local replies are sent.
 func TestRequestCancel_unused(t *testing.T) {
 	with := func(t *testing.T, url string) *http.Request {
 		t.Helper()

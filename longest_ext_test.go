@@ -100,7 +100,7 @@ func TestLongest_http(t *testing.T) {
 	}
 }
 
-// TestLongest_unary is what a unary protocol tells its wire.
+// TestLongest_unary is the deadline that a unary protocol passes on.
 func TestLongest_unary(t *testing.T) {
 	for name, limits := range longest() {
 		t.Run(name, func(t *testing.T) {

@@ -73,7 +73,7 @@ func TestPanic_unwinds(t *testing.T) {
 		name            string
 		outside, inside func(end func()) pillion.Policy // of retry and limits; nil for none
 		base            func(end func()) roundTripper   // nil for Do
-		unread          bool                            // the caller closes the body at once
+		unread          bool                            // the caller closes the body without reading it
 		attempts        int
 	}{
 		{name: "work", attempts: 1},
@@ -152,7 +152,7 @@ func TestPanic_unwinds(t *testing.T) {
 	}
 }
 
-// read makes a call, and reads its response, or closes it at once.
+// read makes a call, and reads its response, or closes it without.
 func read(t *testing.T, rt http.RoundTripper, unread bool) {
 	t.Helper()
 	resp, err := rt.RoundTrip(get(t.Context(), t))

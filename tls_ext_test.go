@@ -155,7 +155,7 @@ func wrapped(base http.RoundTripper) http.RoundTripper {
 func plain(base http.RoundTripper) http.RoundTripper { return base }
 
 // tlsUpstreams are upstreams with and without a retry policy. A policy with limits has
-// contexts of its own.
+// contexts for attempts.
 func tlsUpstreams() map[string][]pillion.Policy {
 	connect := retry.Config{On: "connect-failure", NumRetries: 2, BaseInterval: time.Millisecond}
 	return map[string][]pillion.Policy{
@@ -201,7 +201,7 @@ func TestTLS_handshake(t *testing.T) {
 }
 
 // TestTLS_brokenLater has connections go wrong when they have been made: UC, and a POST is
-// not sent again as if there had been none.
+// not retried as if there had been none.
 func TestTLS_brokenLater(t *testing.T) {
 	silenceLog(t)
 	for _, test := range brokenLater() {
@@ -319,8 +319,8 @@ func TestTLS_proxyPlain(t *testing.T) {
 	}
 }
 
-// TestTLS_callersTrace has the caller bring a trace of its own: its hooks run, in each
-// attempt, and the failure is understood all the same.
+// TestTLS_callersTrace has the caller bring its own trace: its hooks run, in each
+// attempt, and the failure is classified as without it.
 func TestTLS_callersTrace(t *testing.T) {
 	silenceLog(t)
 	s := secured{tls: onlyTLS(tls.VersionTLS13, 0), steps: func(posts *atomic.Int64) []step { return []step{posted(posts), below(damagedRecord)} }}

@@ -45,12 +45,12 @@ type unsendable struct {
 	unkept bool   // without a replay buffer only
 }
 
-// errorReader gives some text and then an error.
+// errorReader returns some text and then an error.
 func errorReader(err error) io.Reader {
 	return io.MultiReader(strings.NewReader("or"), iotest.ErrReader(err))
 }
 
-// panicReader gives some text and then panics.
+// panicReader returns some text and then panics.
 type panicReader struct{ given bool }
 
 func (r *panicReader) Read(p []byte) (int, error) {
@@ -358,7 +358,7 @@ func TestUnsendable_closedBody(t *testing.T) {
 
 var errClosedHere = &net.OpError{Op: "read", Net: "tcp", Err: net.ErrClosed}
 
-// TestUnsendable_beforeAConnection has net/http itself give up before it asks for a
+// TestUnsendable_beforeAConnection has net/http itself stop before it asks for a
 // connection, for a reason that is not known here: the request, or the configuration, is at
 // fault. A protocol that was registered with it fails for its own reasons.
 func TestUnsendable_beforeAConnection(t *testing.T) {

@@ -272,7 +272,7 @@ func uploadServers(t *testing.T, handler http.HandlerFunc) map[string]func() (ur
 	}
 }
 
-// stuckBody is a body that gives some bytes and then blocks until it is closed.
+// stuckBody is a body that returns some bytes and then blocks until it is closed.
 type stuckBody struct {
 	given   atomic.Bool
 	reached chan struct{} // closed when it blocks
