@@ -210,12 +210,19 @@ func (e *plain[T]) state() State { return fromGobreaker(e.cb.State()) }
 func (e *plain[T]) wrap(b *Breaker, next pillion.Func) pillion.Func {
 	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
 		var o *pillion.Outcome
-		ran := false
+		ran, exited := false, true
+		defer func() {
+			if ran && exited {
+				endQuietly(recover())
+			}
+		}()
 		_, err := e.cb.Execute(func() (none T, err error) {
 			ran = true
 			r := Failure
 			defer func() { e.record(r) }() // a panic counts as one
+			defer endLoudly(&exited)
 			o = next(ctx, c)
+			exited = false
 			r = b.classify(o)
 			return none, engineError(r, Failed{Code: o.Code, Err: o.Err})
 		})
@@ -223,6 +230,29 @@ func (e *plain[T]) wrap(b *Breaker, next pillion.Func) pillion.Func {
 			return c.Refuse(e.refusal(e.cb.Name(), err, true), pillion.BreakerOpen)
 		}
 		return o
+	}
+}
+
+// errExited stands for runtime.Goexit within Execute.
+var errExited = errors.New("breaker: the call ended its goroutine")
+
+// endLoudly makes a panic of an end of the goroutine by runtime.Goexit. A plain gobreaker
+// does not notice one, and would wait for the end of that trial forever. It is deferred
+// directly.
+func endLoudly(exited *bool) {
+	if !*exited {
+		return
+	}
+	if p := recover(); p != nil {
+		panic(p)
+	}
+	panic(errExited)
+}
+
+// endQuietly undoes that outside of the gobreaker: the runtime goes on to end the goroutine.
+func endQuietly(p any) {
+	if err, _ := p.(error); p != nil && !errors.Is(err, errExited) {
+		panic(p)
 	}
 }
 
