@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/internal/report"
 )
 
 // UnaryServer returns an interceptor that serves unary calls under the policies of the
@@ -103,7 +104,13 @@ type server struct {
 }
 
 // serve serves x, which s is a part of.
-func (s *server) serve(find serverFind, x pillion.Exchange) error {
+func (s *server) serve(find serverFind, x pillion.Exchange) (err error) {
+	defer func() {
+		if p := recover(); p != nil { // of a policy: gRPC would end the process
+			report.Panic("a policy of a served call", p)
+			err = status.Error(codes.Internal, "a policy panicked")
+		}
+	}()
 	u, err := find(s)
 	if err != nil {
 		return err

@@ -1,0 +1,71 @@
+package pilliongrpc_test
+
+import (
+	"context"
+	"runtime"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	testgrpc "google.golang.org/grpc/interop/grpc_testing"
+	"google.golang.org/grpc/status"
+
+	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/pilliongrpc"
+)
+
+// exiting is a policy that ends its goroutine.
+type exiting struct{}
+
+func (exiting) Wrap(*pillion.Site, pillion.Func) (pillion.Func, error) {
+	return func(context.Context, *pillion.Call) *pillion.Outcome {
+		runtime.Goexit()
+		return nil
+	}, nil
+}
+
+// TestStream_policyExits has a policy end the goroutine that a stream has of its own: that is
+// the stream's error.
+func TestStream_policyExits(t *testing.T) {
+	u, _ := upstream(t, again("unavailable", 1), exiting{})
+	c := client(t, &service{serve: func(context.Context, int64, stream) error { return nil }}, u)
+	s, err := c.FullDuplexCall(t.Context())
+	if err == nil {
+		_, err = s.Recv()
+	}
+	if status.Code(err) != codes.Internal {
+		t.Errorf("got %v, want INTERNAL", err)
+	}
+}
+
+// TestServer_policyPanics has a policy of a service panic, beside a call and at its end: the
+// client gets a status, the slot is free, and the process goes on.
+func TestServer_policyPanics(t *testing.T) {
+	for _, at := range []pillion.EventKind{pillion.EventAttempt, pillion.EventAttemptEnd, pillion.EventEnd} {
+		t.Run(at.String(), func(t *testing.T) {
+			rude := true
+			front, err := pillion.New("front", limits.Config{MaxRequests: 1}, pillion.Listener(func(_ context.Context, e pillion.Event) {
+				if rude && e.Kind == at {
+					panic("soup")
+				}
+			}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			options, err := pilliongrpc.ServerOptions(front)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := testgrpc.NewTestServiceClient(connect(t, &service{serve: func(context.Context, int64, stream) error { return nil }}, nil, options...))
+			for _, kind := range kinds {
+				if err := kind.call(t.Context(), c); status.Code(err) != codes.Internal {
+					t.Errorf("%s: got %v, want INTERNAL", kind.name, err)
+				}
+			}
+			rude = false
+			if _, err := c.UnaryCall(t.Context(), &testgrpc.SimpleRequest{}); err != nil {
+				t.Errorf("the next call: got %v", err)
+			}
+		})
+	}
+}
