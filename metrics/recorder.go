@@ -115,25 +115,27 @@ func (r *recorder) call(ctx context.Context, c *pillion.Call) *pillion.Outcome {
 // answered counts the response that the caller gets: the upstream's, or the one that Envoy
 // would send in its place.
 func (r *recorder) answered(c *pillion.Call, o *pillion.Outcome) {
-	if code, ok := status(o); ok {
-		r.count(c, o, code)
-	} else if code := localStatus(o); code != 0 {
-		r.count(c, o, code)
+	code, ok := status(o)
+	if !ok {
+		code = localStatus(o)
+	}
+	if code != 0 || ok {
+		c.State(r.slot).N |= isCounted | r.count(c, o, code)
 	}
 }
 
-// count counts a response in all of its categories.
-func (r *recorder) count(c *pillion.Call, o *pillion.Outcome, code int) {
+// count counts a response in all of its categories. It returns what the call's state must
+// remember, which it does not touch: beside a hedge, attempts end while the call does.
+func (r *recorder) count(c *pillion.Call, o *pillion.Outcome, code int) (flags int64) {
 	r.answers.Count(code)
-	state := &c.State(r.slot).N
-	*state |= isCounted
 	if isCanary(c, o) {
 		r.canary().Count(code)
-		*state |= byCanary
+		flags = byCanary
 	}
 	if a := r.byName(c); a != nil {
 		a.Count(code)
 	}
+	return flags
 }
 
 // status is the HTTP status of a response, and whether there was one. A response over gRPC
