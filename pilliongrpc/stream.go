@@ -377,17 +377,21 @@ func (x *streamCall) RecvMsg(m any) error {
 	return nil
 }
 
-// conclude ends the call, and returns the error to show for it.
-func (x *streamCall) conclude(a *streamAttempt, err error) error {
+// conclude ends the call, and returns the error to show for it. The caller's functions are
+// called also if a hook or listener panics.
+func (x *streamCall) conclude(a *streamAttempt, err error) (shown error) {
+	shown = errUnwound
+	defer func() {
+		a.cancel()
+		x.finish(shown)
+	}()
 	a.learn.Do(func() { x.learn(a) })
 	if bad := x.sendError(); bad != nil && err != nil {
 		err = bad
 	} else if err != nil {
 		err = ended(a.ctx, err)
 	}
-	shown := ofError(x.upstream, x.withCause(a.of.End(err)))
-	a.cancel()
-	x.finish(shown)
+	shown = ofError(x.upstream, x.withCause(a.of.End(err)))
 	return shown
 }
 

@@ -4,7 +4,9 @@ import (
 	"context"
 	"runtime"
 	"testing"
+	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	testgrpc "google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/grpc/status"
@@ -35,6 +37,32 @@ func TestStream_policyExits(t *testing.T) {
 	}
 	if status.Code(err) != codes.Internal {
 		t.Errorf("got %v, want INTERNAL", err)
+	}
+}
+
+// TestStream_hookPanics has a listener panic at the end of a stream that the caller does not
+// receive from: grpc.OnFinish is called, once.
+func TestStream_hookPanics(t *testing.T) {
+	u, log := upstream(t, pillion.Listener(func(_ context.Context, e pillion.Event) {
+		if e.Kind == pillion.EventEnd {
+			panic("soup")
+		}
+	}))
+	c := client(t, &service{serve: func(ctx context.Context, _ int64, _ stream) error {
+		<-ctx.Done()
+		return ctx.Err()
+	}}, u)
+	ctx, cancel := context.WithCancel(t.Context())
+	finished := make(chan error, 2)
+	if _, err := c.FullDuplexCall(ctx, grpc.OnFinish(func(err error) { finished <- err })); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	<-log.ends
+	select {
+	case <-finished:
+	case <-time.After(10 * time.Second):
+		t.Error("OnFinish was not called")
 	}
 }
 
