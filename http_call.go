@@ -162,7 +162,7 @@ func (x *httpCall) send(ctx context.Context, a *httpAttempt, req *http.Request) 
 	returned := false
 	defer func() {
 		if x.unwatch(ctx, a); !returned {
-			_ = a.source.Close() //nolint:contextcheck // a report of a panic has no context
+			_ = a.source.Close()
 		}
 	}()
 	resp, err := x.transport.base.RoundTrip(req)
@@ -179,7 +179,7 @@ func (x *httpCall) watch(ctx context.Context, a *httpAttempt) {
 	s, caller := a.source, x.flight.ctx
 	s.call, s.ctx = &a.call, ctx
 	x.sending.Store(s)
-	s.stop = context.AfterFunc(ctx, func() { s.wake(caller.Err() != nil || tookTooLong(ctx)) }) //nolint:contextcheck // a report of a panic has no context
+	s.stop = context.AfterFunc(ctx, func() { s.wake(caller.Err() != nil || tookTooLong(ctx)) })
 }
 
 // unwatch ends the reports. A context of the engine's ends with the attempt: until then it

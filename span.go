@@ -147,7 +147,7 @@ func (c *Call) wait() {
 		g.timer.Reset(wait)
 	}
 	if s.watched = watched; watched {
-		s.unwatch = context.AfterFunc(caller, func() { s.cut(context.Cause(caller)) }) //nolint:contextcheck // a report of a panic has no context
+		s.unwatch = context.AfterFunc(caller, func() { s.cut(context.Cause(caller)) })
 	}
 }
 

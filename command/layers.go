@@ -125,7 +125,7 @@ func (c *core) attempts(ctx context.Context) (r breaker.Result, err error) {
 
 // once makes one attempt, if the breaker lets it.
 func (c *core) once(ctx context.Context) error {
-	if err := c.admit(); err != nil { //nolint:contextcheck // a report of a panic has no context
+	if err := c.admit(); err != nil {
 		return err
 	}
 	return c.job.attempt(ctx)

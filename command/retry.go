@@ -45,7 +45,7 @@ func (t *retrying) run(ctx context.Context, c *core) (breaker.Result, error) {
 			return c.interrupted(ctx, err)
 		}
 		callBack(o, retries+1, err)
-		if !t.count(c) { //nolint:contextcheck // a report of a panic has no context
+		if !t.count(c) {
 			return breaker.Ignored, errSettled
 		}
 	}

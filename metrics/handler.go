@@ -62,7 +62,7 @@ func (r *Registry) serve(w http.ResponseWriter, req *http.Request) {
 	}
 	control := http.NewResponseController(w)
 	page := newWriter(req.Context(), patient{w, control})
-	page.write(p, &q) //nolint:contextcheck // a gauge that panics is reported whatever becomes of the reader
+	page.write(p, &q)
 	// All must be out before the deadline goes, or the rest could hang. It goes because
 	// the next request on the connection may be anybody's. What has none cannot be asked to.
 	_ = control.Flush()

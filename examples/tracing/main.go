@@ -48,7 +48,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 		*address = own.address()
 	}
 	s := &services{daemon: *address}
-	front, err := s.start() //nolint:contextcheck // the tracers' goroutines outlive each request
+	front, err := s.start()
 	if err != nil {
 		return errors.Join(err, s.stop(ctx))
 	}

@@ -2,7 +2,6 @@
 package report
 
 import (
-	"context"
 	"log/slog"
 	"runtime/debug"
 )
@@ -17,6 +16,5 @@ func Panic(what string, value any) { Recovered(what, value, debug.Stack()) }
 
 // Recovered is Panic for a value that was recovered before, with the stack of then.
 func Recovered(what string, value any, stack []byte) {
-	slog.LogAttrs(context.Background(), slog.LevelError, "recovered from a panic in "+what,
-		slog.Any("panic", value), slog.String("stack", string(stack)))
+	slog.Error("recovered from a panic in "+what, slog.Any("panic", value), slog.String("stack", string(stack)))
 }
