@@ -206,7 +206,8 @@ func (b block) file() string {
 	var f strings.Builder
 	f.WriteString("package block\n\nimport (\n")
 	for _, path := range imports {
-		if uses := regexp.MustCompile(`\b` + filepath.Base(path) + `\.[A-Z]`); uses.MatchString(b.code) {
+		name := filepath.Base(strings.TrimSuffix(path, "/v2"))
+		if uses := regexp.MustCompile(`\b` + name + `\.[A-Z]`); uses.MatchString(b.code) {
 			fmt.Fprintf(&f, "\t%q\n", path)
 		}
 	}
@@ -224,6 +225,7 @@ var declarations = regexp.MustCompile(`^(?://.*\n)*(?:func|type|import) `)
 // imports are the packages that blocks may use without importing them.
 var imports = []string{
 	"context", "database/sql", "errors", "fmt", "io", "log", "log/slog", "net/http", "net/http/httptest", "net/http/httputil", "net/url", "os", "time",
+	"github.com/sony/gobreaker/v2",
 	"google.golang.org/grpc",
 	"github.com/pillion-go/pillion",
 	"github.com/pillion-go/pillion/breaker",
