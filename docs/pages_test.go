@@ -87,7 +87,7 @@ func TestExamples(t *testing.T) {
 }
 
 // functionBodies returns the code between the braces of each Example and Test of a file,
-// by its name: without the expected output, and with one tab less.
+// by its name, with one tab less.
 func functionBodies(t *testing.T, file string) map[string]string {
 	t.Helper()
 	text := read(t, file)
@@ -103,8 +103,7 @@ func functionBodies(t *testing.T, file string) map[string]string {
 			continue
 		}
 		from, to := files.Position(f.Body.Lbrace).Offset, files.Position(f.Body.Rbrace).Offset
-		body, _, _ := strings.Cut(text[from+len("{\n"):to], "\t// Output:")
-		bodies[f.Name.Name] = indent.ReplaceAllString(body, "")
+		bodies[f.Name.Name] = indent.ReplaceAllString(text[from+len("{\n"):to], "")
 	}
 	return bodies
 }
