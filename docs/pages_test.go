@@ -252,6 +252,7 @@ func TestLinks(t *testing.T) {
 		if filepath.Dir(page) == "." && page != "README.md" && !strings.Contains(index, "]("+page+")") {
 			t.Errorf("README.md, the index, does not have %s", page)
 		}
+		checkHeadings(t, page)
 		for _, m := range link.FindAllStringSubmatch(code.ReplaceAllString(read(t, page), ""), -1) {
 			checkLink(t, page, m[1])
 		}
@@ -262,6 +263,19 @@ var (
 	code = regexp.MustCompile("(?s)```.*?```|`[^`\n]*`")
 	link = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 )
+
+// checkHeadings reports a heading that a page has twice. A changelog repeats them in each
+// version.
+func checkHeadings(t *testing.T, page string) {
+	t.Helper()
+	seen := map[string]bool{}
+	for _, h := range headings(read(t, page)) {
+		if seen[h] && filepath.Base(page) != "CHANGELOG.md" {
+			t.Errorf("%s has the heading %q twice", page, h)
+		}
+		seen[h] = true
+	}
+}
 
 // checkLink reports a link whose file or heading does not exist.
 func checkLink(t *testing.T, page, target string) {
@@ -286,7 +300,7 @@ func checkLink(t *testing.T, page, target string) {
 // headings returns the anchors of a page, as GitHub makes them.
 func headings(text string) []string {
 	var found []string
-	for _, m := range heading.FindAllStringSubmatch(text, -1) {
+	for _, m := range heading.FindAllStringSubmatch(fence.ReplaceAllString(text, ""), -1) {
 		word := notInAnchor.ReplaceAllString(strings.ToLower(m[1]), "")
 		found = append(found, strings.ReplaceAll(word, " ", "-"))
 	}
