@@ -136,9 +136,12 @@ func (c *Config) checkRest() error {
 
 func (c *Config) checkSources() error {
 	var errs []error
-	for field, s := range map[string]Source{"CA": c.CA, "CRL": c.CRL, "Certificate": c.Certificate, "Key": c.Key} {
-		if s.File != "" && s.Inline != "" {
-			errs = append(errs, bad(field, "File and Inline", "set one of them"))
+	for _, f := range []struct {
+		field  string
+		source Source
+	}{{"CA", c.CA}, {"CRL", c.CRL}, {"Certificate", c.Certificate}, {"Key", c.Key}} {
+		if f.source.File != "" && f.source.Inline != "" {
+			errs = append(errs, bad(f.field, "File and Inline are set", "set one of them"))
 		}
 	}
 	if c.Certificate.isZero() != c.Key.isZero() {
@@ -166,9 +169,12 @@ func (c *Config) checkTrust() error {
 
 func (c *Config) checkVersions() error {
 	var errs []error
-	for field, v := range map[string]uint16{"MinVersion": c.MinVersion, "MaxVersion": c.MaxVersion} {
-		if v != 0 && (v < tls.VersionTLS10 || v > tls.VersionTLS13) {
-			errs = append(errs, bad(field, fmt.Sprintf("%#04x", v), "use a version of package tls from VersionTLS10 to VersionTLS13"))
+	for _, f := range []struct {
+		field   string
+		version uint16
+	}{{"MinVersion", c.MinVersion}, {"MaxVersion", c.MaxVersion}} {
+		if f.version != 0 && (f.version < tls.VersionTLS10 || f.version > tls.VersionTLS13) {
+			errs = append(errs, bad(f.field, fmt.Sprintf("%#04x", f.version), "use a version of package tls from VersionTLS10 to VersionTLS13"))
 		}
 	}
 	if lowest, highest := c.versions(); lowest > highest {

@@ -195,8 +195,8 @@ func (s *Secure) TLSConfig() *tls.Config {
 	c := &tls.Config{
 		ServerName:         p.SNI,
 		NextProtos:         slices.Clone(p.ALPN),
-		CipherSuites:       p.suites,
-		CurvePreferences:   p.curves,
+		CipherSuites:       slices.Clone(p.suites),
+		CurvePreferences:   slices.Clone(p.curves),
 		InsecureSkipVerify: true, //nolint:gosec // VerifyConnection does it, also for resumed sessions
 		VerifyConnection:   s.verify,
 	}
