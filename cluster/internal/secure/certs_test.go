@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/pem"
 	"math/big"
 	"net"
@@ -163,4 +164,18 @@ func (c *cert) crl(t testing.TB, next time.Duration, revoked ...*cert) string {
 		t.Fatal(err)
 	}
 	return string(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der}))
+}
+
+// criticalCRL makes a revocation list with an issuing distribution point.
+func criticalCRL(t testing.TB, c *cert) []byte {
+	t.Helper()
+	template := &x509.RevocationList{
+		Number: big.NewInt(1), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour),
+		ExtraExtensions: []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 28}, Critical: true, Value: []byte{0x30, 0}}},
+	}
+	der, err := x509.CreateRevocationList(rand.Reader, template, c.Certificate, c.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
 }

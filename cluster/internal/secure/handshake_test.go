@@ -57,7 +57,7 @@ func connectWith(t *testing.T, s *Secure, config, server *tls.Config) (client, a
 	return conn.ConnectionState(), at, err
 }
 
-func write(t *testing.T, path string, texts ...string) {
+func write(t testing.TB, path string, texts ...string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(strings.Join(texts, "")), 0o600); err != nil {
 		t.Fatal(err)

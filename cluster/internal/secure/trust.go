@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"math/big"
 	"net/netip"
 	"slices"
 	"strings"
@@ -19,7 +18,7 @@ import (
 type trust struct {
 	roots   *x509.CertPool
 	anchors []*x509.Certificate
-	crls    []*x509.RevocationList
+	crls    []*revocations
 }
 
 // newTrust reads the text of a CA and, if it is not empty, that of a CRL.
@@ -55,8 +54,8 @@ func (t *trust) add(text []byte) error {
 			cert, err = x509.ParseCertificate(b.Bytes)
 			t.anchors = append(t.anchors, cert)
 		case "X509 CRL":
-			var crl *x509.RevocationList
-			crl, err = parseCRL(b.Bytes)
+			var crl *revocations
+			crl, err = newRevocations(b.Bytes)
 			t.crls = append(t.crls, crl)
 		}
 		if err != nil {
@@ -64,19 +63,6 @@ func (t *trust) add(text []byte) error {
 		}
 	}
 	return nil
-}
-
-func parseCRL(der []byte) (*x509.RevocationList, error) {
-	crl, err := x509.ParseRevocationList(der)
-	if err != nil {
-		return nil, err
-	}
-	for _, ext := range crl.Extensions {
-		if ext.Critical {
-			return nil, fmt.Errorf("revocation list with the critical extension %v, which is not supported", ext.Id)
-		}
-	}
-	return crl, nil
 }
 
 // atAllTimes returns cert, or with timeless a copy of it that is valid always.
@@ -131,56 +117,6 @@ func (p *plan) checkChain(t *trust, certs []*x509.Certificate, now time.Time) er
 		}
 	}
 	return err
-}
-
-// checkRevocation says what is wrong with a chain by the revocation lists.
-func (p *plan) checkRevocation(t *trust, chain []*x509.Certificate, now time.Time) error {
-	for i, cert := range chain {
-		issuer := chain[min(i+1, len(chain)-1)]
-		if err := p.checkRevoked(t, cert, issuer, now); err != nil {
-			return err
-		}
-		if p.OnlyLeafCRL {
-			break
-		}
-	}
-	return nil
-}
-
-func (p *plan) checkRevoked(t *trust, cert, issuer *x509.Certificate, now time.Time) error {
-	failure := "there is no revocation list of its issuer"
-	for _, crl := range t.crls {
-		if !bytes.Equal(crl.RawIssuer, cert.RawIssuer) || crl.CheckSignatureFrom(issuer) != nil {
-			continue
-		}
-		if !p.AllowExpired && (now.Before(crl.ThisUpdate) || !crl.NextUpdate.IsZero() && now.After(crl.NextUpdate)) {
-			failure = "the revocation list of its issuer is out of date"
-			continue
-		}
-		if listed(crl, cert.SerialNumber) {
-			return &RevocationError{Cert: cert, Reason: "it is revoked"}
-		}
-		failure = ""
-	}
-	if failure != "" {
-		return &RevocationError{Cert: cert, Reason: failure}
-	}
-	return nil
-}
-
-func listed(crl *x509.RevocationList, serial *big.Int) bool {
-	return slices.ContainsFunc(crl.RevokedCertificateEntries, func(e x509.RevocationListEntry) bool { return e.SerialNumber.Cmp(serial) == 0 })
-}
-
-// RevocationError says that a certificate is revoked or not known not to be.
-type RevocationError struct {
-	Cert   *x509.Certificate
-	Reason string
-}
-
-// Error implements error.
-func (e *RevocationError) Error() string {
-	return fmt.Sprintf("secure: certificate %q: %s", e.Cert.Subject, e.Reason)
 }
 
 // checkNames says what is wrong with the names of cert.
