@@ -3,6 +3,7 @@ package resolve
 import (
 	"fmt"
 	"net/netip"
+	"strconv"
 	"testing"
 	"time"
 
@@ -19,7 +20,7 @@ func many(n int) (rrs []rr) {
 // BenchmarkReadAnswer reads a response, as a look-up does beside package net.
 func BenchmarkReadAnswer(b *testing.B) {
 	for _, n := range []int{1, 100, 3000} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
 			q := query{family: "ip4", asked: dnsmessage.Question{Name: dnsmessage.MustNewName("recipes.test."), Type: dnsmessage.TypeA, Class: dnsmessage.ClassINET}}
 			msg := q.message(nil, many(n)...)
 			b.ReportAllocs()
@@ -35,7 +36,7 @@ func BenchmarkReadAnswer(b *testing.B) {
 // BenchmarkLookup looks a name up over loopback, by Go's resolver with its sorting.
 func BenchmarkLookup(b *testing.B) {
 	for _, n := range []int{1, 100, 3000} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
 			rrs := many(n)
 			s := newServer(func(q query) [][]byte { return q.answers(rrs...) })
 			c, err := Config{Family: V4Only, NoSearch: true, UseTCP: true, Servers: []string{s.listen(b)}}.normal()

@@ -84,8 +84,15 @@ func scenarios() []scenario {
 	}
 	for f, family := range []string{"auto", "v4_only", "v6_only", "v4_preferred", "all"} {
 		for _, s := range []struct{ name, step string }{
-			{"both", "a b|A B"}, {"IPv4 only", "a|"}, {"IPv6 only", "|A"}, {"neither", "|"}, {"IPv6 fails", "a|servfail"}, {"IPv4 fails", "servfail|A"},
-			{"IPv6 fails and no IPv4", "|servfail"}, {"IPv4 fails and no IPv6", "servfail|"}, {"no such name", "nx|nx"},
+			{"both", "a b|A B"},
+			{"IPv4 only", "a|"},
+			{"IPv6 only", "|A"},
+			{"neither", "|"},
+			{"IPv6 fails", "a|servfail"},
+			{"IPv4 fails", "servfail|A"},
+			{"IPv6 fails and no IPv4", "|servfail"},
+			{"IPv4 fails and no IPv6", "servfail|"},
+			{"no such name", "nx|nx"},
 		} {
 			for _, logical := range []bool{false, true} {
 				config := Config{Family: Family(f), Logical: logical}
@@ -241,12 +248,12 @@ func playEnvoy(t *testing.T, all []scenario) map[string]string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(config, b, 0o600); err != nil {
+	if err = os.WriteFile(config, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	envoy := exec.CommandContext(t.Context(), os.Getenv("PILLION_ENVOY"), "-c", config, "--admin-address-path", admin, "--concurrency", "1", "--disable-hot-restart", "-l", "error")
 	envoy.Stderr = os.Stderr
-	if err := envoy.Start(); err != nil {
+	if err = envoy.Start(); err != nil {
 		t.Fatal(err)
 	}
 	defer envoy.Wait()

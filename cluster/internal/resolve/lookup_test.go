@@ -168,7 +168,7 @@ func TestHostileResponses(t *testing.T) {
 		{"a query", func(q query) []byte { return q.message(func(m *dnsmessage.Message) { m.Response = false }, evil) }},
 		{"nothing", func(query) []byte { return nil }},
 		{"a byte", func(query) []byte { return []byte{1} }},
-		{"noise", func(q query) []byte { return slices.Repeat([]byte{0xc0, 0xff}, 100) }},
+		{"noise", func(query) []byte { return slices.Repeat([]byte{0xc0, 0xff}, 100) }},
 		{"a name that points to itself", func(q query) []byte {
 			b := binary.BigEndian.AppendUint16(nil, q.header.ID)
 			return append(b, 0x80, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0xc0, 12, 0, 1, 0, 1)
@@ -392,11 +392,11 @@ func TestPanics(t *testing.T) {
 		{NoSearch: true, Dial: func(context.Context, string, string) (net.Conn, error) { panic("soup") }},
 		{Lookup: func(context.Context, string, string) ([]Record, error) { panic("soup") }},
 	} {
-		c, err := c.normal()
+		normal, err := c.normal()
 		if err != nil {
 			t.Fatal(err)
 		}
-		l := &lookup{cfg: &c, name: "recipes.test"}
+		l := &lookup{cfg: &normal, name: "recipes.test"}
 		r := l.do(t.Context())
 		p, ok := errors.AsType[*PanicError](r.err)
 		if !ok || p.Value != "soup" || !strings.Contains(string(p.Stack), "TestPanics") {

@@ -32,7 +32,7 @@ func newScript(steps map[string][]string) *script {
 	return &script{steps: steps, begin: time.Now(), calls: map[string][]float64{}}
 }
 
-func (s *script) lookup(ctx context.Context, network, name string) ([]Record, error) {
+func (s *script) lookup(_ context.Context, network, name string) ([]Record, error) {
 	if network != "ip4" {
 		return nil, nil
 	}
@@ -217,12 +217,13 @@ func TestLogical(t *testing.T) {
 
 func TestWaitReady(t *testing.T) {
 	t.Parallel()
-	wait := func(t *testing.T, r *Resolver, d time.Duration) (error, time.Duration) {
+	wait := func(t *testing.T, r *Resolver, d time.Duration) (time.Duration, error) {
+		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), d)
 		defer cancel()
 		begin := time.Now()
 		err := r.WaitReady(ctx)
-		return err, time.Since(begin)
+		return time.Since(begin), err
 	}
 	for _, c := range []struct {
 		name  string
@@ -246,7 +247,7 @@ func TestWaitReady(t *testing.T) {
 				for name := range c.steps {
 					config.Targets = append(config.Targets, Target{Name: name})
 				}
-				err, took := wait(t, start(t, config), 30*time.Second)
+				took, err := wait(t, start(t, config), 30*time.Second)
 				if (err == nil) != (c.want == "") || err != nil && (err.Error() != c.want || !errors.Is(err, c.is) || !errors.Is(err, context.DeadlineExceeded)) {
 					t.Errorf("got %v, want %q", err, c.want)
 				}
@@ -263,7 +264,7 @@ func TestWaitReady(t *testing.T) {
 				<-ctx.Done()
 				return nil, ctx.Err()
 			}})
-			if err, _ := wait(t, r, time.Second); err == nil || err.Error() != "resolve: not ready: context deadline exceeded" {
+			if _, err := wait(t, r, time.Second); err == nil || err.Error() != "resolve: not ready: context deadline exceeded" {
 				t.Errorf("got %v, want not ready", err)
 			}
 		})
@@ -275,7 +276,7 @@ func TestWaitReady(t *testing.T) {
 			s.takes = time.Second
 			r := start(t, Config{Targets: []Target{{Name: "a.test"}}, Family: V4Only, Lookup: s.lookup})
 			time.AfterFunc(10*time.Second, r.Close)
-			if err, took := wait(t, r, time.Minute); !errors.Is(err, ErrClosed) || took != 10*time.Second {
+			if took, err := wait(t, r, time.Minute); !errors.Is(err, ErrClosed) || took != 10*time.Second {
 				t.Errorf("got %v after %v, want ErrClosed after 10s", err, took)
 			}
 			if !isClosed(r.Ready()) {

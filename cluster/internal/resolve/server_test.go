@@ -201,12 +201,12 @@ func (p *packets) RemoteAddr() net.Addr          { return &net.UDPAddr{} }
 func (p *packets) LocalAddr() net.Addr           { return &net.UDPAddr{} }
 
 // listen serves over loopback, on one port for both networks, until the test ends.
-func (s *server) listen(t testing.TB) string {
-	t.Helper()
+func (s *server) listen(tb testing.TB) string {
+	tb.Helper()
 	for {
 		udp, err := net.ListenPacket("udp", "127.0.0.1:0")
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		address := udp.LocalAddr().String()
 		tcp, err := net.Listen("tcp", address)
@@ -217,7 +217,7 @@ func (s *server) listen(t testing.TB) string {
 		var running sync.WaitGroup
 		running.Go(func() { s.servePackets(udp, address) })
 		running.Go(func() { s.serveStreams(tcp, address) })
-		t.Cleanup(func() {
+		tb.Cleanup(func() {
 			udp.Close()
 			tcp.Close()
 			running.Wait()

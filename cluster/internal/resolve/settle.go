@@ -55,10 +55,10 @@ func (k *known) settle(c *Config, r result) verdict {
 // keep returns the records of r, followed by the last addresses of a family that was lost.
 func (k *known) keep(r result) []Record {
 	records := r.records
-	if len(records) == 0 || !(r.lost4 || r.lost6) {
+	if len(records) == 0 || (!r.lost4 && !r.lost6) {
 		return records
 	}
-	records = records[:len(records):len(records)]
+	records = slices.Clip(records)
 	for _, a := range k.addrs {
 		if (a.Is4() && r.lost4) || (a.Is6() && r.lost6) {
 			records = append(records, Record{Addr: a})
@@ -101,9 +101,9 @@ func (k *known) backoff(c *Config) time.Duration {
 
 // below returns a random time of whole milliseconds below bound.
 func (c *Config) below(bound time.Duration) time.Duration {
-	ms := uint64(bound / time.Millisecond)
+	ms := uint64(max(0, bound/time.Millisecond))
 	if ms == 0 {
 		return 0
 	}
-	return time.Duration(c.Rand()%ms) * time.Millisecond
+	return time.Duration(c.Rand()%ms) * time.Millisecond //nolint:gosec // it is below ms
 }

@@ -1,6 +1,7 @@
 package resolve
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -11,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 )
 
 var errServer = errors.New("server failure")
@@ -21,12 +22,12 @@ var errServer = errors.New("server failure")
 func found(s string) (r result) {
 	for w := range strings.FieldsSeq(s) {
 		name, ttl, _ := strings.Cut(w, "/")
-		switch {
-		case name == "!":
+		switch name {
+		case "!":
 			r.err = errServer
-		case name == "!4":
+		case "!4":
 			r.lost4 = true
-		case name == "!6":
+		case "!6":
 			r.lost6 = true
 		default:
 			var seconds int
@@ -95,19 +96,16 @@ func TestSettle(t *testing.T) {
 			var k known
 			for i, step := range c.steps {
 				v := k.settle(&config, found(step[0]))
-				flags := ""
+				var flags strings.Builder
 				for _, f := range []struct {
 					is   bool
 					name string
 				}{{v.failed, "f"}, {v.empty, "e"}, {v.changed, "c"}} {
 					if f.is {
-						flags += f.name
+						flags.WriteString(f.name)
 					}
 				}
-				if flags == "" {
-					flags = "-"
-				}
-				got := fmt.Sprintf("%s %s %v", names(k.addrs), flags, v.wait.Seconds())
+				got := fmt.Sprintf("%s %s %v", names(k.addrs), cmp.Or(flags.String(), "-"), v.wait.Seconds())
 				if got != step[1] {
 					t.Errorf("step %d, %q: got %q, want %q", i, step[0], got, step[1])
 				}
@@ -326,12 +324,12 @@ func TestHostsOf(t *testing.T) {
 	addrs := distinct(found("a B").records)
 	strict := Config{Targets: targets}
 	want := []Host{{Target: 1, Addr: at("10.0.0.1:8080")}, {Target: 1, Addr: at("[2001:db8::2]:8080")}}
-	if diff := cmp.Diff(want, strict.hostsOf(1, addrs), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
+	if diff := gocmp.Diff(want, strict.hostsOf(1, addrs), gocmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
 		t.Errorf("strict (-want +got):\n%s", diff)
 	}
 	logical := Config{Targets: targets[:1], Logical: true}
 	want = []Host{{Target: 0, Addr: at("10.0.0.1:80"), More: []netip.AddrPort{at("[2001:db8::2]:80")}}}
-	if diff := cmp.Diff(want, logical.hostsOf(0, addrs), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
+	if diff := gocmp.Diff(want, logical.hostsOf(0, addrs), gocmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
 		t.Errorf("logical (-want +got):\n%s", diff)
 	}
 	if got := logical.hostsOf(0, nil); len(got) != 0 {

@@ -34,7 +34,7 @@ func (w *wire) end(err error) {
 	defer w.mu.Unlock()
 	w.ended = cmp.Or(w.ended, err)
 	if w.conn != nil {
-		w.conn.Close()
+		_ = w.conn.Close() // nothing more is expected of it
 	}
 }
 
@@ -114,7 +114,7 @@ func (w *wire) watch(conn net.Conn) (net.Conn, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.ended != nil {
-		conn.Close()
+		_ = conn.Close() // nothing is expected of it
 		return nil, w.ended
 	}
 	w.conn = conn

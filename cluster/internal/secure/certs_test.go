@@ -42,8 +42,8 @@ type form struct {
 }
 
 // issue makes a certificate. With a nil issuer it signs itself.
-func issue(t testing.TB, name string, issuer *cert, f form) *cert {
-	t.Helper()
+func issue(tb testing.TB, name string, issuer *cert, f form) *cert {
+	tb.Helper()
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(serials.Add(1)), Subject: pkix.Name{CommonName: name},
 		NotBefore: time.Now().Add(f.from - time.Hour), NotAfter: time.Now().Add(f.to + 24*time.Hour),
@@ -59,11 +59,11 @@ func issue(t testing.TB, name string, issuer *cert, f form) *cert {
 	if f.noEKU {
 		template.ExtKeyUsage = nil
 	}
-	addSANs(t, template, f.sans)
+	addSANs(tb, template, f.sans)
 	if f.edit != nil {
 		f.edit(template)
 	}
-	c := &cert{key: newKey(t, f.rsa)}
+	c := &cert{key: newKey(tb, f.rsa)}
 	parent, signer := template, c.key
 	if issuer != nil {
 		parent, signer = issuer.Certificate, issuer.key
@@ -74,16 +74,16 @@ func issue(t testing.TB, name string, issuer *cert, f form) *cert {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, parent, c.key.Public(), signer)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if c.Certificate, err = x509.ParseCertificate(der); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return c
 }
 
-func newKey(t testing.TB, isRSA bool) crypto.Signer {
-	t.Helper()
+func newKey(tb testing.TB, isRSA bool) crypto.Signer {
+	tb.Helper()
 	var key crypto.Signer
 	var err error
 	if isRSA {
@@ -92,13 +92,13 @@ func newKey(t testing.TB, isRSA bool) crypto.Signer {
 		key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	}
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return key
 }
 
-func addSANs(t testing.TB, c *x509.Certificate, sans string) {
-	t.Helper()
+func addSANs(tb testing.TB, c *x509.Certificate, sans string) {
+	tb.Helper()
 	for san := range strings.FieldsSeq(sans) {
 		kind, value, _ := strings.Cut(san, ":")
 		switch kind {
@@ -111,11 +111,11 @@ func addSANs(t testing.TB, c *x509.Certificate, sans string) {
 		case "uri":
 			u, err := url.Parse(value)
 			if err != nil {
-				t.Fatal(err)
+				tb.Fatal(err)
 			}
 			c.URIs = append(c.URIs, u)
 		default:
-			t.Fatalf("no such type of name: %q", san)
+			tb.Fatalf("no such type of name: %q", san)
 		}
 	}
 }
@@ -134,11 +134,11 @@ func (c *cert) alone() string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}))
 }
 
-func (c *cert) keyPEM(t testing.TB) string {
-	t.Helper()
+func (c *cert) keyPEM(tb testing.TB) string {
+	tb.Helper()
 	der, err := x509.MarshalPKCS8PrivateKey(c.key)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }
@@ -153,29 +153,29 @@ func (c *cert) tls() tls.Certificate {
 }
 
 // crl makes a revocation list of c's with the certificates revoked.
-func (c *cert) crl(t testing.TB, next time.Duration, revoked ...*cert) string {
-	t.Helper()
+func (c *cert) crl(tb testing.TB, next time.Duration, revoked ...*cert) string {
+	tb.Helper()
 	template := &x509.RevocationList{Number: big.NewInt(serials.Add(1)), ThisUpdate: time.Now().Add(-2 * time.Hour), NextUpdate: time.Now().Add(next)}
 	for _, r := range revoked {
 		template.RevokedCertificateEntries = append(template.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: r.SerialNumber, RevocationTime: time.Now().Add(-time.Hour)})
 	}
 	der, err := x509.CreateRevocationList(rand.Reader, template, c.Certificate, c.key)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return string(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der}))
 }
 
 // criticalCRL makes a revocation list with an issuing distribution point.
-func criticalCRL(t testing.TB, c *cert) []byte {
-	t.Helper()
+func criticalCRL(tb testing.TB, c *cert) []byte {
+	tb.Helper()
 	template := &x509.RevocationList{
 		Number: big.NewInt(1), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour),
 		ExtraExtensions: []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 28}, Critical: true, Value: []byte{0x30, 0}}},
 	}
 	der, err := x509.CreateRevocationList(rand.Reader, template, c.Certificate, c.key)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return der
 }

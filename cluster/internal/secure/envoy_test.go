@@ -432,23 +432,23 @@ func newRequest(t *testing.T, url string) *http.Request {
 // outcome calls and says what came of it: what the server showed, or that it was refused; and
 // the statistics that count something.
 func outcome(stat func(string) uint64, call func() (*http.Response, error)) string {
-	out := "refused"
+	out := []string{"refused"}
 	if resp, err := call(); err == nil {
 		body, _ := io.ReadAll(resp.Body)
 		resp.Body.Close()
 		if resp.StatusCode == http.StatusOK {
-			out = string(body)
+			out[0] = string(body)
 		}
 	}
 	for _, name := range []string{"fail_verify_error", "fail_verify_san", "fail_verify_cert_hash", "fail_verify_no_cert", "connection_error"} {
 		if stat(name) > 0 {
-			out += ", " + name
+			out = append(out, name)
 		}
 	}
-	if (stat("handshake") > 0) != strings.HasPrefix(out, "accepted") {
-		out += fmt.Sprintf(", handshake %d", stat("handshake"))
+	if (stat("handshake") > 0) != strings.HasPrefix(out[0], "accepted") {
+		out = append(out, fmt.Sprintf("handshake %d", stat("handshake")))
 	}
-	return out
+	return strings.Join(out, ", ")
 }
 
 func keep(t *testing.T, outcomes map[string]string) {

@@ -47,20 +47,18 @@ func connectWith(t *testing.T, s *Secure, config, server *tls.Config) (client, a
 	err = conn.HandshakeContext(context.Background())
 	s.Observe(conn.ConnectionState(), err)
 	if err == nil {
-		if _, err := conn.Write([]byte("hello")); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.ReadFull(conn, make([]byte, 5)); err != nil {
-			t.Fatal(err)
+		_, _ = conn.Write([]byte("hello"))
+		if _, failure := io.ReadFull(conn, make([]byte, 5)); failure != nil {
+			t.Fatal(failure)
 		}
 	}
 	return conn.ConnectionState(), at, err
 }
 
-func write(t testing.TB, path string, texts ...string) {
-	t.Helper()
+func write(tb testing.TB, path string, texts ...string) {
+	tb.Helper()
 	if err := os.WriteFile(path, []byte(strings.Join(texts, "")), 0o600); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
@@ -236,10 +234,10 @@ func TestReloadIdentity(t *testing.T) {
 		first, second := issue(t, "first", root, form{client: true}), issue(t, "second", inter, form{client: true})
 		write(t, chain, first.pem())
 		write(t, key, first.keyPEM(t))
-		var reports reports
+		var said reports
 		s := newSecure(t, Config{
 			CA: in(root.alone()), Certificate: Source{File: chain}, Key: Source{File: key}, SNI: "recipes.test",
-			Report: reports.add,
+			Report: said.add,
 		})
 		seen := func() string {
 			_, at, err := connect(t, s, server)
@@ -262,7 +260,7 @@ func TestReloadIdentity(t *testing.T) {
 		if diff := cmp.Diff([]string{"first", "first resumed", "first resumed", "first resumed", "second", "second", "second resumed"}, got); diff != "" {
 			t.Errorf("clients (-want +got):\n%s", diff)
 		}
-		if got := reports.all(); len(got) != 2 || !strings.Contains(got[0], "Config.Certificate and Config.Key") || !strings.Contains(got[0], "private key does not match") || got[1] != "" {
+		if got := said.all(); len(got) != 2 || !strings.Contains(got[0], "Config.Certificate and Config.Key") || !strings.Contains(got[0], "private key does not match") || got[1] != "" {
 			t.Errorf("got reports %q, want one that the key does not match and one that all is well", got)
 		}
 	})
@@ -301,10 +299,10 @@ func TestKubernetes(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		var reports reports
+		var said reports
 		s := newSecure(t, Config{
 			Certificate: Source{File: filepath.Join(dir, "tls.crt")}, Key: Source{File: filepath.Join(dir, "tls.key")},
-			ReloadInterval: time.Second, Report: reports.add,
+			ReloadInterval: time.Second, Report: said.add,
 		})
 		for i, name := range []string{"first", "second", "third"} {
 			if got := s.identity.Load().Leaf.Subject.CommonName; got != name {
@@ -313,7 +311,7 @@ func TestKubernetes(t *testing.T) {
 			swap([]string{"..2", "..3", "..4"}[i], issue(t, []string{"second", "third", "fourth"}[i], root, form{client: true}))
 			time.Sleep(time.Second + time.Millisecond)
 		}
-		if got := reports.all(); len(got) > 0 {
+		if got := said.all(); len(got) > 0 {
 			t.Errorf("got reports %v, want none", got)
 		}
 	})
@@ -324,24 +322,21 @@ func TestKubernetes(t *testing.T) {
 func TestBadFiles(t *testing.T) {
 	t.Parallel()
 	root, extra := issue(t, "root", nil, form{ca: true}), issue(t, "extra", nil, form{ca: true})
+	half := extra.alone()[:len(extra.alone())/2]
 	for _, c := range []struct {
-		name  string
-		spoil func(t *testing.T, path string)
-		want  string
+		name string
+		text string // of the file; "-" for none and "/" for a folder
+		want string
 	}{
-		{"gone", func(t *testing.T, path string) { os.Remove(path) }, "no such file"},
-		{"empty", func(t *testing.T, path string) { write(t, path) }, "no PEM block in it"},
-		{"not PEM", func(t *testing.T, path string) { write(t, path, "hello") }, "no PEM block in it"},
-		{"half written", func(t *testing.T, path string) { write(t, path, root.alone(), extra.alone()[:len(extra.alone())/2]) }, "1 of 2 PEM blocks are malformed"},
-		{"a block spoiled", func(t *testing.T, path string) {
-			write(t, path, strings.Replace(extra.alone(), "MII", "?II", 1), root.alone())
-		}, "1 of 2 PEM blocks are malformed"},
-		{"not a certificate", func(t *testing.T, path string) {
-			write(t, path, "-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n")
-		}, "PEM block 1: x509: malformed certificate"},
-		{"a key", func(t *testing.T, path string) { write(t, path, root.keyPEM(t)) }, "no certificate in it"},
-		{"too large", func(t *testing.T, path string) { write(t, path, root.alone(), strings.Repeat("#", largest)) }, "has more than 16777216 bytes"},
-		{"a folder", func(t *testing.T, path string) { os.Remove(path); os.Mkdir(path, 0o700) }, "is a directory"},
+		{"gone", "-", "no such file"},
+		{"empty", "", "no PEM block in it"},
+		{"not PEM", "hello", "no PEM block in it"},
+		{"half written", root.alone() + half, "1 of 2 PEM blocks are malformed"},
+		{"a block spoiled", strings.Replace(extra.alone(), "MII", "?II", 1) + root.alone(), "1 of 2 PEM blocks are malformed"},
+		{"not a certificate", "-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n", "PEM block 1: x509: malformed certificate"},
+		{"a key", root.keyPEM(t), "no certificate in it"},
+		{"too large", root.alone() + strings.Repeat("#", largest), "has more than 16777216 bytes"},
+		{"a folder", "/", "is a directory"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -350,11 +345,18 @@ func TestBadFiles(t *testing.T) {
 				server := serverOf(issue(t, "server", root, form{}))
 				ca := filepath.Join(t.TempDir(), "ca.pem")
 				write(t, ca, root.alone())
-				var reports reports
-				s := newSecure(t, Config{CA: Source{File: ca}, Report: reports.add})
-				c.spoil(t, ca)
+				var said reports
+				s := newSecure(t, Config{CA: Source{File: ca}, Report: said.add})
+				os.Remove(ca)
+				switch c.text {
+				case "-":
+				case "/":
+					os.Mkdir(ca, 0o700)
+				default:
+					write(t, ca, c.text)
+				}
 				time.Sleep(20*time.Second + time.Millisecond)
-				got := reports.all()
+				got := said.all()
 				if len(got) != 1 || !strings.Contains(got[0], c.want) || !strings.Contains(got[0], ca) {
 					t.Fatalf("got reports %q, want one with %q and the file's name", got, c.want)
 				}
@@ -367,7 +369,7 @@ func TestBadFiles(t *testing.T) {
 				os.Remove(ca)
 				write(t, ca, root.alone(), "\n")
 				time.Sleep(DefaultReloadInterval)
-				if got := reports.all(); len(got) != 2 || got[1] != "" || s.Err() != nil {
+				if got := said.all(); len(got) != 2 || got[1] != "" || s.Err() != nil {
 					t.Errorf("got reports %q and error %v, want none at the end", got, s.Err())
 				}
 				if _, err := New(Config{CA: Source{File: filepath.Join(t.TempDir(), "none.pem")}}); !errors.Is(err, os.ErrNotExist) {

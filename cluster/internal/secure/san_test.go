@@ -30,8 +30,19 @@ func slowMatchDNS(host, pattern string) bool {
 
 func FuzzMatchDNS(f *testing.F) {
 	for _, s := range [][2]string{
-		{"a.test", "*.test"}, {"a.b.test", "*.test"}, {"A.test", "a.TEST"}, {"abc.test", "a*c.test"}, {"ac.test", "a*c.test"}, {"a.test", "a*a.test"},
-		{"xn--a.test", "xn--*.test"}, {"a.test", "*.*"}, {"a", "*"}, {".test", "*.test"}, {"a.test", "**.test"}, {"", ""}, {"*", "*.*."},
+		{"a.test", "*.test"},
+		{"a.b.test", "*.test"},
+		{"A.test", "a.TEST"},
+		{"abc.test", "a*c.test"},
+		{"ac.test", "a*c.test"},
+		{"a.test", "a*a.test"},
+		{"xn--a.test", "xn--*.test"},
+		{"a.test", "*.*"},
+		{"a", "*"},
+		{".test", "*.test"},
+		{"a.test", "**.test"},
+		{"", ""},
+		{"*", "*.*."},
 	} {
 		f.Add(s[0], s[1])
 	}
@@ -133,8 +144,10 @@ func TestConfigErrors(t *testing.T) {
 		{Config{CA: Source{File: "a", Inline: "b"}}, []string{"Config.CA: File and Inline are set"}},
 		{Config{Key: in("x")}, []string{"Config.Certificate and Config.Key: one is set"}},
 		{Config{SANs: make([]Matcher, 1), VerifySNI: true, AllowExpired: true, CRL: ca}, []string{"Config.SANs", "Config.VerifySNI", "Config.AllowExpired", "Config.CRL: set: it needs CA"}},
-		{Config{CA: ca, SANs: []Matcher{{Type: 9}, {Match: 9}, {Match: Suffix}, {Match: Regex, Value: "("}, {Match: Regex, Value: "a", IgnoreCase: true}, {Type: -1}}},
-			[]string{"SANs[0].Type", "SANs[1].Match", "SANs[2].Value", "SANs[3].Value: error parsing regexp", "SANs[4].IgnoreCase", "SANs[5].Type"}},
+		{
+			Config{CA: ca, SANs: []Matcher{{Type: 9}, {Match: 9}, {Match: Suffix}, {Match: Regex, Value: "("}, {Match: Regex, Value: "a", IgnoreCase: true}, {Type: -1}}},
+			[]string{"SANs[0].Type", "SANs[1].Match", "SANs[2].Value", "SANs[3].Value: error parsing regexp", "SANs[4].IgnoreCase", "SANs[5].Type"},
+		},
 		{Config{Hashes: []string{"00"}, SPKIs: []string{"!"}}, []string{"Config.Hashes[0]: 00", "Config.SPKIs[0]: !"}},
 		{Config{MinVersion: 1, MaxVersion: 0x305}, []string{"Config.MinVersion: 0x0001", "Config.MaxVersion: 0x0305"}},
 		{Config{MinVersion: tls.VersionTLS13, MaxVersion: tls.VersionTLS12}, []string{"Config.MinVersion: TLS 1.3: use none above MaxVersion, TLS 1.2"}},

@@ -124,7 +124,7 @@ func (s *Secure) watch() {
 			case <-ctx.Done():
 				return
 			case <-ticker.C:
-				s.Reload()
+				_ = s.Reload() // Report and Err have it
 			}
 		}
 	})
