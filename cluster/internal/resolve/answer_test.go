@@ -55,17 +55,17 @@ func FuzzAnswer(f *testing.F) {
 		if err != nil {
 			return
 		}
-		heard, got := map[string]bool{}, map[string]bool{}
+		received, got := map[string]bool{}, map[string]bool{}
 		for _, rec := range records {
 			if rec.Addr.Is4() {
-				heard[rec.Addr.String()] = true
+				received[rec.Addr.String()] = true
 			}
 		}
 		for _, a := range addrs {
 			got[a.Unmap().String()] = true
 		}
-		if !maps.Equal(heard, got) {
-			t.Errorf("read addresses %v, package net found %v", heard, got)
+		if !maps.Equal(received, got) {
+			t.Errorf("read addresses %v, package net found %v", received, got)
 		}
 	})
 }

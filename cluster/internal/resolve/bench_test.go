@@ -17,7 +17,7 @@ func many(n int) (rrs []rr) {
 	return rrs
 }
 
-// BenchmarkReadAnswer reads a response, as a look-up does beside package net.
+// BenchmarkReadAnswer reads a response, as a lookup does beside package net.
 func BenchmarkReadAnswer(b *testing.B) {
 	for _, n := range []int{1, 100, 3000} {
 		b.Run(strconv.Itoa(n), func(b *testing.B) {

@@ -38,7 +38,7 @@ const (
 // patience is the longest time that a DNS server has to respond, as in Envoy.
 const patience = 5 * time.Second
 
-// shortest is the shortest time that may be set between two look-ups of a name.
+// shortest is the shortest time that may be set between two lookups of a name.
 const shortest = time.Millisecond
 
 // Target is a name with the port of its hosts.
@@ -62,7 +62,7 @@ type Config struct {
 	// Family says which addresses are used. Zero is Auto.
 	Family Family
 
-	// RefreshRate is the time from the end of a successful look-up to the next. Zero means
+	// RefreshRate is the time from the end of a successful lookup to the next. Zero means
 	// DefaultRefreshRate; less than 1ms is an error. Mirrors dns_refresh_rate.
 	RefreshRate time.Duration
 
@@ -71,15 +71,15 @@ type Config struct {
 	// configuration than the system's resolver: see package net. Mirrors respect_dns_ttl.
 	RespectTTL bool
 
-	// MinRefreshRate is the least time between look-ups that a TTL can ask for. Zero means
+	// MinRefreshRate is the least time between lookups that a TTL can ask for. Zero means
 	// no such bound. Mirrors dns_min_refresh_rate.
 	MinRefreshRate time.Duration
 
-	// Jitter is the bound of a random time that is added after a successful look-up. Zero
+	// Jitter is the bound of a random time that is added after a successful lookup. Zero
 	// adds none. Mirrors dns_jitter.
 	Jitter time.Duration
 
-	// FailureBase is the bound of the random time from a first failed look-up to the next.
+	// FailureBase is the bound of the random time from a first failed lookup to the next.
 	// The bound doubles with each further failure up to FailureMax. Zero means that
 	// RefreshRate is the time after a failure, without randomness.
 	// Mirrors dns_failure_refresh_rate.base_interval.
@@ -89,15 +89,16 @@ type Config struct {
 	// is an error. Mirrors dns_failure_refresh_rate.max_interval.
 	FailureMax time.Duration
 
-	// Timeout is the limit of a look-up in one family, after which it has failed. Zero means
+	// Timeout is the limit of a lookup in one family, after which it has failed. Zero means
 	// DefaultTimeout. A server has 5s to respond, or what the system's configuration says if
 	// that is less; and so much less that two queries, and one to each of Servers, fit into
 	// Timeout.
 	Timeout time.Duration
 
-	// Servers are DNS servers to ask instead of the system's: IP addresses, with a port or
-	// without one (53). A server is used until it fails to respond, then the next one.
-	// Mirrors the resolvers of Envoy's DNS resolver configuration.
+	// Servers are DNS servers to use instead of the system's: IP addresses, with a port or
+	// without one (53). A server is used until it fails, then the next one. The system's search
+	// domains, its files and its order of both still apply. Mirrors the resolvers of Envoy's
+	// DNS resolver configuration.
 	Servers []string
 
 	// UseTCP sends queries over TCP only. It implies Go's own resolver, as Servers does.
@@ -110,33 +111,36 @@ type Config struct {
 
 	// Dial connects to a DNS server. It implies Go's own resolver. Nil means a [net.Dialer].
 	// A connection for network "udp" must be a [net.PacketConn]; one that is not is used as
-	// a stream. A panic in it is a failure of the look-up, see [PanicError].
+	// a stream. A panic in it is a failure of the lookup, see [PanicError].
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 	// Lookup looks a name up, instead of DNS. Network is "ip4" or "ip6". An error that is a
 	// [net.DNSError] with IsNotFound, as well as no record and no error, means that there are
 	// no addresses; any other error is a failure. The context ends at Timeout and at Close.
-	// A panic in it is a failure of the look-up, see [PanicError]. With Lookup, Servers,
+	// A panic in it is a failure of the lookup, see [PanicError]. With Lookup, Servers,
 	// UseTCP, NoSearch and Dial must be unset.
 	Lookup func(ctx context.Context, network, name string) ([]Record, error)
 
-	// Rand returns random numbers, for the tests. Nil means [rand.Uint64].
+	// Rand returns random numbers, for tests. Calls do not overlap. Nil means [rand.Uint64].
 	Rand func() uint64
 
 	// OnUpdate is called with all hosts, those of the first target first, when those of a
 	// target have changed. Calls do not overlap. The slice belongs to the callee, what it
-	// points to is shared. OnUpdate must not call Close. Nil is allowed.
+	// points to is shared. OnUpdate must not call Close, and a panic in it is not recovered.
+	// Nil is allowed.
 	OnUpdate func(hosts []Host)
 
-	// OnFailure is called after a look-up that failed, with an error that names the target.
-	// Calls for different targets may overlap. OnFailure must not call Close. Nil is allowed.
+	// OnFailure is called after a lookup that failed, with an error that names the target.
+	// Calls for different targets may overlap. OnFailure must not call Close, and a panic in it
+	// is not recovered. Nil is allowed.
 	OnFailure func(t Target, err error)
 }
 
 // Record is an address of a name.
 type Record struct {
 	Addr netip.Addr
-	// TTL says how long the record may be used. Zero means that it is not known.
+	// TTL says how long the record may be used. Zero means that it is not known or must not be
+	// kept; either way RefreshRate applies.
 	TTL time.Duration
 }
 
@@ -167,7 +171,7 @@ func (c *Config) checkTargets() error {
 	}
 	for i, t := range c.Targets {
 		if t.Name == "" {
-			errs = append(errs, bad(fmt.Sprintf("Targets[%d].Name", i), `""`, "give a domain name or an IP address"))
+			errs = append(errs, bad(fmt.Sprintf("Targets[%d].Name", i), `""`, "use a domain name or an IP address"))
 		}
 		if _, _, err := net.SplitHostPort(t.Name); err == nil {
 			errs = append(errs, bad(fmt.Sprintf("Targets[%d].Name", i), t.Name, "put the port into Port"))
@@ -245,7 +249,7 @@ func (c *Config) own() bool {
 	return c.RespectTTL || c.UseTCP || len(c.Servers) > 0 || c.Dial != nil
 }
 
-// tries is how often a look-up may go on to another server, or to the same one again if there
+// tries is how often a lookup may go on to another server, or to the same one again if there
 // are no others.
 func (c *Config) tries() int { return max(2, len(c.Servers)) }
 

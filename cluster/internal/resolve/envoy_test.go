@@ -36,7 +36,7 @@ const (
 type scenario struct {
 	name   string
 	config Config
-	// steps are the responses to each look-up of the first name, those of the other names are
+	// steps are the responses to each lookup of the first name, those of the other names are
 	// in more. The last one is repeated. A step is in found's notation, for both families, with
 	// "x/2" before addresses for an alias, or one of "nx", "servfail" and "refused"; the one
 	// after a "|" is for IPv6.

@@ -38,7 +38,7 @@ func (l *lookup) do(ctx context.Context) result {
 }
 
 // first returns what the first of networks returns that has addresses. If none has, each of
-// them must have said so, or the look-up has failed.
+// them must have said so, or the lookup has failed.
 func (l *lookup) first(ctx context.Context, networks ...string) result {
 	var failures []error
 	for _, network := range networks {
@@ -93,6 +93,9 @@ func (l *lookup) ask(ctx context.Context, network string) ([]Record, error) {
 	case l.cfg.Lookup != nil:
 		return l.custom(ctx, network)
 	case l.cfg.own():
+		if addrs := l.fromFile(ctx, network); len(addrs) > 0 {
+			return ordered(addrs, nil), nil
+		}
 		return l.dns(ctx, network)
 	default:
 		addrs, err := net.DefaultResolver.LookupNetIP(ctx, network, l.fullName())
@@ -113,6 +116,19 @@ func (l *lookup) fullName() string {
 	}
 	return l.name
 }
+
+// fromFile returns what the system's file of hosts says of a name without dots that is not to be
+// searched for. Go's resolver does not find it there by its full name.
+func (l *lookup) fromFile(ctx context.Context, network string) []netip.Addr {
+	if !l.cfg.NoSearch || strings.Contains(l.name, ".") {
+		return nil
+	}
+	file := &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) { return nil, errFileOnly }}
+	addrs, _ := file.LookupNetIP(ctx, network, l.name) // what is not there, DNS may know
+	return addrs
+}
+
+var errFileOnly = errors.New("only the file of hosts is wanted")
 
 // dns asks DNS servers by Go's own resolver. That does not watch a context while it waits for
 // a response: it gets none that ends, and its connection is closed instead. So none of its
@@ -136,15 +152,15 @@ func (l *lookup) dns(ctx context.Context, network string) ([]Record, error) {
 	return ordered(addrs, records), err
 }
 
-// ordered returns a record for each of addrs, in the order of heard and with its TTL. Those
-// that were not heard of come last; their TTL is not known.
-func ordered(addrs []netip.Addr, heard []Record) []Record {
+// ordered returns a record for each of addrs, in the order of received and with its TTL. Those
+// that were not received come last; their TTL is not known.
+func ordered(addrs []netip.Addr, received []Record) []Record {
 	wanted := make(map[netip.Addr]bool, len(addrs))
 	for _, a := range addrs {
 		wanted[a.Unmap()] = true
 	}
 	records := make([]Record, 0, len(addrs))
-	for _, r := range heard {
+	for _, r := range received {
 		if wanted[r.Addr] {
 			records = append(records, r)
 		}

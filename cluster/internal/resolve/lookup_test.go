@@ -180,7 +180,7 @@ func TestHostileResponses(t *testing.T) {
 				return [][]byte{c.evil(q), c.evil(q), q.message(nil, right)}
 			})
 			if got, want := shown(r), four+"/3s"; got != want || took != 0 {
-				t.Errorf("got %s after %v, want %s at once (%v)", got, took, want, r.err)
+				t.Errorf("got %s after %v, want %s immediately (%v)", got, took, want, r.err)
 			}
 			r, _, _ = lookUp(t, Config{Family: V4Only}, func(q query) [][]byte { return [][]byte{c.evil(q)} })
 			if got := shown(r); got != "failed" {
@@ -260,7 +260,7 @@ func TestUseTCP(t *testing.T) {
 	}
 }
 
-// TestServers: a server is used until it fails to respond, and the next look-up begins with
+// TestServers: a server is used until it fails to respond, and the next lookup begins with
 // the one that responded last.
 func TestServers(t *testing.T) {
 	t.Parallel()
@@ -350,7 +350,7 @@ func TestTimeout(t *testing.T) {
 	}
 }
 
-// TestCancel: the end of the context ends a look-up that waits for a response, and no goroutine
+// TestCancel: the end of the context ends a lookup that waits for a response, and no goroutine
 // is left (the bubble would say so).
 func TestCancel(t *testing.T) {
 	t.Parallel()
@@ -466,6 +466,25 @@ func TestSockets(t *testing.T) {
 	for i, rec := range r.records {
 		if rec.Addr.String() != rrs[i].ip || rec.TTL != time.Minute {
 			t.Fatalf("record %d: got %v, want %s for 1m", i, rec, rrs[i].ip)
+		}
+	}
+}
+
+// TestFile: a name from the system's file of hosts is found there, also if it is not to be
+// searched for.
+func TestFile(t *testing.T) {
+	t.Parallel()
+	for _, noSearch := range []bool{false, true} {
+		c, err := Config{Family: V4Preferred, NoSearch: noSearch, Dial: func(context.Context, string, string) (net.Conn, error) {
+			t.Error("a DNS server is asked")
+			return nil, errors.New("no server")
+		}}.normal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := &lookup{cfg: &c, name: "localhost"}
+		if r := l.do(t.Context()); r.err != nil || len(r.records) == 0 || !r.records[0].Addr.IsLoopback() {
+			t.Errorf("NoSearch %v: got %v, %v, want a loopback address", noSearch, r.records, r.err)
 		}
 	}
 }

@@ -10,7 +10,7 @@ import (
 )
 
 // TestMain has package net read the system's configuration first: a bubble that did would own
-// the channel that guards it, and look-ups outside would panic.
+// the channel that guards it, and lookups outside would panic.
 func TestMain(m *testing.M) {
 	systemAttempts = countAttempts()
 	goleak.VerifyTestMain(m)
@@ -24,7 +24,7 @@ func countAttempts() int {
 	r := net.Resolver{PreferGo: true, Dial: s.dial}
 	_, err := r.LookupNetIP(context.Background(), "ip4", "attempts.test.")
 	if err == nil {
-		panic("a failed look-up has no error")
+		panic("a failed lookup has no error")
 	}
 	return len(s.seen())
 }

@@ -14,15 +14,16 @@ var ErrClosed = errors.New("resolve: closed")
 // ErrNoHosts is wrapped by the error of [Resolver.WaitReady] when no name has a host.
 var ErrNoHosts = errors.New("resolve: no hosts")
 
-// Stats counts look-ups of names, by the names of Envoy's cluster statistics.
+// Stats counts lookups of names, by the names of Envoy's cluster statistics.
 type Stats struct {
-	// UpdateAttempt counts the look-ups that were begun.
+	// UpdateAttempt counts the lookups that were begun.
 	UpdateAttempt uint64
 	// UpdateSuccess counts those that succeeded, also without an address.
 	UpdateSuccess uint64
 	// UpdateFailure counts those that failed.
 	UpdateFailure uint64
-	// UpdateEmpty counts those that succeeded without an address, so that the last hosts stay.
+	// UpdateEmpty counts those that succeeded without an address, after which the last hosts
+	// stay. Those of a target that has no hosts do not count.
 	UpdateEmpty uint64
 	// UpdateNoRebuild counts those that succeeded and changed no hosts.
 	UpdateNoRebuild uint64
@@ -33,7 +34,7 @@ type Resolver struct {
 	cfg     Config
 	targets []*target
 
-	ready chan struct{} // closed when each first look-up has ended, or by Close
+	ready chan struct{} // closed when each first lookup has ended, or by Close
 	some  chan struct{} // closed when there is a host
 	done  chan struct{} // closed by Close
 
@@ -47,7 +48,7 @@ type Resolver struct {
 
 	mu      sync.Mutex
 	stats   Stats // guarded by mu
-	pending int   // how many targets wait for the end of their first look-up; guarded by mu
+	pending int   // how many targets wait for the end of their first lookup; guarded by mu
 }
 
 // target is a target with what is known of it.
@@ -55,8 +56,8 @@ type target struct {
 	index  int
 	lookup lookup
 	known  known // guarded by Resolver.mu
-	looked bool  // whether a look-up has ended; guarded by Resolver.mu
-	err    error // of the last look-up; guarded by Resolver.mu
+	looked bool  // whether a lookup has ended; guarded by Resolver.mu
+	err    error // of the last lookup; guarded by Resolver.mu
 }
 
 // New returns a resolver that does nothing until it is started. The error joins all that is
@@ -88,8 +89,8 @@ func (r *Resolver) Start() {
 	})
 }
 
-// Close ends the look-ups and waits for the resolver's goroutines, so for a running OnUpdate
-// too. Only a look-up by the system's resolver may go on for a while, unseen. Hosts goes on to
+// Close ends the lookups and waits for the resolver's goroutines, so for a running OnUpdate
+// too. Only a lookup by the system's resolver may go on for a while, unseen. Hosts goes on to
 // return the last hosts. Further calls do nothing.
 func (r *Resolver) Close() {
 	r.closing.Do(func() {
@@ -129,7 +130,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// settle makes known what a look-up of t came to. It returns the time to the next one.
+// settle makes known what a lookup of t came to. It returns the time to the next one.
 func (r *Resolver) settle(t *target, found result) time.Duration {
 	r.publishing <- struct{}{}
 	n := r.learn(t, found)
@@ -144,7 +145,7 @@ func (r *Resolver) settle(t *target, found result) time.Duration {
 	return n.wait
 }
 
-// news is what follows from a look-up.
+// news is what follows from a lookup.
 type news struct {
 	verdict
 	first bool   // whether it was the first one of its target
@@ -152,7 +153,7 @@ type news struct {
 	err   error  // why it failed, if it did
 }
 
-// learn takes note of what a look-up of t came to.
+// learn takes note of what a lookup of t came to.
 func (r *Resolver) learn(t *target, found result) news {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -200,7 +201,7 @@ func (s *Stats) count(v verdict) {
 	}
 }
 
-// looked takes note that the first look-ups of n targets have ended or will not take place.
+// looked takes note that the first lookups of n targets have ended or will not take place.
 func (r *Resolver) looked(n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -236,7 +237,7 @@ func (r *Resolver) Stats() Stats {
 	return r.stats
 }
 
-// Err joins the errors of the targets whose last look-up failed. It returns nil if none did.
+// Err joins the errors of the targets whose last lookup failed. It returns nil if none did.
 func (r *Resolver) Err() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -247,13 +248,13 @@ func (r *Resolver) Err() error {
 	return errors.Join(failures...)
 }
 
-// Ready returns a channel that is closed when the first look-up of every target has ended, with
+// Ready returns a channel that is closed when the first lookup of every target has ended, with
 // hosts or without, and OnUpdate has returned; or when the resolver is closed. Without targets
 // it is closed from the start.
 func (r *Resolver) Ready() <-chan struct{} { return r.ready }
 
 // WaitReady waits until Ready is closed and there is a host. If ctx ends before, the error
-// wraps the cause of that, ErrNoHosts if Ready is closed, and what the last look-ups failed
+// wraps the cause of that, ErrNoHosts if Ready is closed, and what the last lookups failed
 // with. After Close it is ErrClosed.
 func (r *Resolver) WaitReady(ctx context.Context) error {
 	for _, c := range []<-chan struct{}{r.ready, r.some} {

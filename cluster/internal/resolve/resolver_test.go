@@ -167,7 +167,7 @@ func TestRefreshTimes(t *testing.T) {
 		want   []float64
 	}{
 		{"5s by default", Config{}, 0, []string{"a"}, []float64{0, 5, 10, 15}},
-		{"from the end of a look-up", Config{RefreshRate: time.Second}, 2 * time.Second, []string{"a"}, []float64{0, 3, 6, 9, 12, 15}},
+		{"from the end of a lookup", Config{RefreshRate: time.Second}, 2 * time.Second, []string{"a"}, []float64{0, 3, 6, 9, 12, 15}},
 		{"a failure waits as long", Config{}, 0, []string{"a", "!", "a"}, []float64{0, 5, 10, 15}},
 		{"ttl", Config{RespectTTL: true}, 0, []string{"a/3", "a/9", "!", "a/1"}, []float64{0, 3, 12, 17}},
 		{"backoff", Config{FailureBase: 4 * time.Second, FailureMax: 6 * time.Second, Rand: func() uint64 { return 5000 }}, 0, []string{"!", "!", "!", "a", "!"}, []float64{0, 1, 6, 11, 16, 17}},
@@ -183,7 +183,7 @@ func TestRefreshTimes(t *testing.T) {
 				time.Sleep(17500 * time.Millisecond)
 				r.Close()
 				if diff := cmp.Diff(c.want, s.at("a.test")); diff != "" {
-					t.Errorf("look-ups at (-want +got):\n%s", diff)
+					t.Errorf("lookups at (-want +got):\n%s", diff)
 				}
 			})
 		})
@@ -257,7 +257,7 @@ func TestWaitReady(t *testing.T) {
 			})
 		})
 	}
-	t.Run("a look-up hangs", func(t *testing.T) {
+	t.Run("a lookup hangs", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
 			r := start(t, Config{Targets: []Target{{Name: "a.test"}}, Lookup: func(ctx context.Context, _, _ string) ([]Record, error) {
@@ -286,7 +286,7 @@ func TestWaitReady(t *testing.T) {
 	})
 }
 
-// TestReadyAfterUpdate: whoever waits for Ready or WaitReady finds that OnUpdate has returned.
+// TestReadyAfterUpdate: OnUpdate has returned when Ready is closed and when WaitReady returns.
 func TestReadyAfterUpdate(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -316,12 +316,12 @@ func TestCloseBeforeStart(t *testing.T) {
 		r.Start()
 		time.Sleep(time.Minute)
 		if got := s.at("a.test"); len(got) != 0 || !isClosed(r.Ready()) {
-			t.Errorf("got look-ups at %v, ready %v, want none, true", got, isClosed(r.Ready()))
+			t.Errorf("got lookups at %v, ready %v, want none, true", got, isClosed(r.Ready()))
 		}
 	})
 }
 
-// TestCloseDuringLookup: Close ends a look-up that waits for a DNS server, counts nothing for
+// TestCloseDuringLookup: Close ends a lookup that waits for a DNS server, counts nothing for
 // it, and leaves no goroutine (the bubble would say so).
 func TestCloseDuringLookup(t *testing.T) {
 	t.Parallel()
@@ -347,7 +347,7 @@ func TestCloseDuringLookup(t *testing.T) {
 }
 
 // TestManyChanges: lists arrive in order and one at a time, with 20 names whose hosts change
-// with each look-up, and the last list is what Hosts returns.
+// with each lookup, and the last list is what Hosts returns.
 func TestManyChanges(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// result is what a look-up of a target came to: err, or the records of the families that were
+// result is what a lookup of a target came to: err, or the records of the families that were
 // asked for.
 type result struct {
 	records []Record
@@ -33,7 +33,7 @@ type verdict struct {
 	empty bool
 	// changed says that the hosts are others than before.
 	changed bool
-	// wait is the time to the next look-up.
+	// wait is the time to the next lookup.
 	wait time.Duration
 }
 
@@ -76,7 +76,7 @@ func (c *Config) differ(a, b []netip.Addr) bool {
 	return !sameSet(a, b)
 }
 
-// after returns the time from a successful look-up to the next one.
+// after returns the time from a successful lookup to the next one.
 func (c *Config) after(ttl time.Duration) time.Duration {
 	wait := c.RefreshRate
 	if c.RespectTTL && ttl > 0 {
@@ -86,7 +86,7 @@ func (c *Config) after(ttl time.Duration) time.Duration {
 	return max(shortest, wait+jitter)
 }
 
-// backoff returns the time from a failed look-up to the next one.
+// backoff returns the time from a failed lookup to the next one.
 func (k *known) backoff(c *Config) time.Duration {
 	if c.FailureBase == 0 {
 		return c.RefreshRate

@@ -17,7 +17,7 @@ import (
 
 var errServer = errors.New("server failure")
 
-// found is the result of a look-up in tests: "a/5" is the address 10.0.0.1 with a TTL of 5s,
+// found is the result of a lookup in tests: "a/5" is the address 10.0.0.1 with a TTL of 5s,
 // "b" 10.0.0.2, "A" 2001:db8::1 and so on; "!" is a failure, "!4" and "!6" that of a family.
 func found(s string) (r result) {
 	for w := range strings.FieldsSeq(s) {
@@ -275,7 +275,7 @@ func TestModel(t *testing.T) {
 				words = append(words, []string{"!4", "!6"}[rnd.IntN(2)])
 			}
 			r := found(strings.Join(words, " "))
-			if len(r.records) == 0 { // then the look-up as a whole failed or was empty
+			if len(r.records) == 0 { // then the lookup as a whole failed or was empty
 				r.lost4, r.lost6 = false, false
 			}
 			m.results = append(m.results, r)

@@ -12,14 +12,14 @@ import (
 	"time"
 )
 
-// wire is what lies between Go's resolver and the DNS servers during the look-up of a name in
+// wire is what lies between Go's resolver and the DNS servers during the lookup of a name in
 // one family. It chooses the server and reads the TTLs off the responses. The resolver sends
 // one query at a time and closes its connection before the next.
 type wire struct {
 	cfg *Config
 
 	mu    sync.Mutex
-	ended error    // why the look-up has ended; guarded by mu
+	ended error    // why the lookup has ended; guarded by mu
 	conn  net.Conn // the connection in use or the last one; guarded by mu
 	// server is the index of the server in use, tried the number of servers that were tried.
 	server, tried int    // guarded by mu
@@ -27,7 +27,7 @@ type wire struct {
 	last          answer // to the last query; guarded by mu
 }
 
-// end makes the look-up fail with err, which must not be nil, as soon as can be. Only the
+// end makes the lookup fail with err, which must not be nil, as soon as can be. Only the
 // first call has an effect.
 func (w *wire) end(err error) {
 	w.mu.Lock()
@@ -60,10 +60,10 @@ func (w *wire) next(network, address string) (string, error) {
 	return w.cfg.Servers[w.server%len(w.cfg.Servers)], nil
 }
 
-// errTried ends a look-up in which no server is left to ask.
+// errTried ends a lookup in which no server is left to ask.
 var errTried = errors.New("all DNS servers failed")
 
-// dial is a net.Resolver's Dial, with the context of the look-up instead of the query's.
+// dial is a net.Resolver's Dial, with the context of the lookup instead of the query's.
 func (w *wire) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	if w.cfg.UseTCP {
 		network = "tcp"
@@ -102,7 +102,7 @@ func (w *wire) more() bool {
 }
 
 // outcome returns the index of the server that responded last, the records of the last
-// response, and why the look-up was ended, if it was.
+// response, and why the lookup was ended, if it was.
 func (w *wire) outcome() (server int, records []Record, ended error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -125,8 +125,8 @@ func (w *wire) watch(conn net.Conn) (net.Conn, error) {
 	return &streamConn{limitedConn: limited, w: w}, nil
 }
 
-// heard takes note of a message that may be the response to q.
-func (w *wire) heard(msg []byte, q asked, stream bool) {
+// receive takes note of a message that may be the response to q.
+func (w *wire) receive(msg []byte, q asked, stream bool) {
 	a, ok := readAnswer(msg, q, stream)
 	if !ok {
 		return
@@ -136,7 +136,7 @@ func (w *wire) heard(msg []byte, q asked, stream bool) {
 	w.last = a
 }
 
-// PanicError is the error of a look-up in which [Config.Dial] or [Config.Lookup] panicked.
+// PanicError is the error of a lookup in which [Config.Dial] or [Config.Lookup] panicked.
 type PanicError struct {
 	// Func is the name of the function, such as "Dial".
 	Func string
@@ -195,7 +195,7 @@ func (c *packetConn) Write(b []byte) (int, error) {
 // Read implements net.Conn.
 func (c *packetConn) Read(b []byte) (int, error) {
 	n, err := c.limitedConn.Read(b)
-	c.w.heard(b[:n], c.q, false)
+	c.w.receive(b[:n], c.q, false)
 	return n, err
 }
 
@@ -220,7 +220,7 @@ func (c *streamConn) Read(b []byte) (int, error) {
 		c.in = nil
 		query, _ := framed(c.out)
 		q, _ := readQuery(query)
-		c.w.heard(msg, q, true)
+		c.w.receive(msg, q, true)
 	}
 	return n, err
 }

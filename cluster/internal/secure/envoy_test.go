@@ -467,7 +467,8 @@ func keep(t *testing.T, outcomes map[string]string) {
 // object is an object of JSON.
 type object = map[string]any
 
-// playEnvoy plays the scenarios through Envoy: all whose configuration it accepts at once.
+// playEnvoy plays the scenarios through one Envoy, but for those with a configuration that it
+// refuses.
 func playEnvoy(t *testing.T, all []scenario, addresses []string) map[string]string {
 	t.Helper()
 	outcomes := map[string]string{}

@@ -37,9 +37,9 @@ type Secure struct {
 // TLS.
 type Stats struct {
 	// Handshake counts those that succeeded, SessionReused those of them that resumed a session.
-	// Both count what Secure.Observe is told of.
+	// [Secure.Observe] counts both.
 	Handshake, SessionReused uint64
-	// ConnectionError counts those that failed in TLS itself, of which Secure.Observe is told.
+	// ConnectionError counts those that failed in TLS itself. [Secure.Observe] counts them.
 	ConnectionError uint64
 	// FailVerifyError counts certificates that do not lead to the CA, are not valid at the time,
 	// are revoked or not for servers; FailVerifySAN those without a wanted name;
@@ -189,7 +189,7 @@ func (s *Secure) Err() error {
 }
 
 // TLSConfig returns a configuration to clone, whose ServerName may be set for a connection. It
-// is the same for the whole life of s, and goes with the files as they change.
+// is the same for the whole life of s and follows the files as they change.
 func (s *Secure) TLSConfig() *tls.Config {
 	p := s.plan
 	c := &tls.Config{
