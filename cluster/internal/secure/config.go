@@ -37,8 +37,9 @@ type Config struct {
 	// intermediate or the server's own one; and revocation lists. Mirrors trusted_ca.
 	CA Source
 
-	// CRL has revocation lists. If there are any, here or in CA, each certificate that leads to
-	// the CA must be on a list of its issuer's, and not be revoked. It needs CA. Mirrors crl.
+	// CRL has revocation lists. If there are any, here or in CA, there must be a list of the
+	// issuer of each certificate from the server's to the CA's, in force and without the
+	// certificate on it. It needs CA. Mirrors crl.
 	CRL Source
 
 	// OnlyLeafCRL looks only for the revocation of the server's certificate.
@@ -62,8 +63,8 @@ type Config struct {
 	// Mirrors allow_expired_certificate.
 	AllowExpired bool
 
-	// AcceptUntrusted accepts every certificate. What would have failed is counted all the
-	// same. Mirrors trust_chain_verification: ACCEPT_UNTRUSTED.
+	// AcceptUntrusted accepts every certificate. What would have failed is still counted.
+	// Mirrors trust_chain_verification: ACCEPT_UNTRUSTED.
 	AcceptUntrusted bool
 
 	// Certificate and Key are what the client shows to servers that ask for a certificate: a
