@@ -3,6 +3,7 @@ package pool_test
 import (
 	"io"
 	"log"
+	"net/http"
 	"sync/atomic"
 	"testing"
 
@@ -58,3 +59,10 @@ func silence(t *testing.T) {
 
 // quietLog drops what a server logs.
 func quietLog() *log.Logger { return log.New(io.Discard, "", 0) }
+
+// finishBody reads and closes the body of resp.
+func finishBody(resp *http.Response) error {
+	_, err := io.Copy(io.Discard, resp.Body)
+	resp.Body.Close()
+	return err
+}
