@@ -237,10 +237,10 @@ func (r *recorder) beginAttempt(c *pillion.Call) {
 // endAttempt counts an attempt that has ended.
 func (r *recorder) endAttempt(c *pillion.Call, end *pillion.Outcome) {
 	r.active.Add(-1)
-	if hadConnection(end) {
+	if hadConnection(c, end) {
 		r.sent.Inc()
 	}
-	if r.tryBudget != nil {
+	if r.tryBudget != nil && !unanswered(end) {
 		r.tryBudget.Record(percent(time.Duration(r.now()-c.State(r.tries).N), c.TryLimit()))
 	}
 	if resp, ok := end.Value.(*http.Response); ok && r.major.Load() != int32(resp.ProtoMajor) { //nolint:gosec // 1 or 2
@@ -250,10 +250,17 @@ func (r *recorder) endAttempt(c *pillion.Call, end *pillion.Outcome) {
 	r.brokeOff(c, end)
 }
 
+// unanswered reports whether the total limit ended an attempt before its response. Envoy counts
+// such an attempt in the budget of the call alone.
+func unanswered(end *pillion.Outcome) bool {
+	_, ok := status(end)
+	return end.Detail == pillion.ResponseTimeout && !ok
+}
+
 // hadConnection reports whether an attempt got a connection. It is the condition of
 // upstream_rq_total, and of all that befalls connections.
-func hadConnection(end *pillion.Outcome) bool {
-	return !end.Is.Any(pillion.ConnectFailure | pillion.Invalid)
+func hadConnection(c *pillion.Call, end *pillion.Outcome) bool {
+	return !end.Is.Any(pillion.ConnectFailure|pillion.Invalid) && !c.Unconnected()
 }
 
 // timedOut counts the timeout that ended an attempt, if any.
@@ -312,7 +319,7 @@ func (r *recorder) version(c *pillion.Call, end *pillion.Outcome) int {
 	switch protocol := c.Request().Protocol; {
 	case ok:
 		return resp.ProtoMajor
-	case !hadConnection(end):
+	case !hadConnection(c, end):
 		return 0
 	case protocol == "grpc" && c.Endpoint() != "": // gRPC names the peer only where there was one
 		return 2

@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/http/httptrace"
 	"runtime"
 	"strings"
 	"syscall"
@@ -122,6 +123,31 @@ func TestPanic(t *testing.T) {
 	}
 }
 
+// TestTotal_unconnected counts an attempt only if it had a connection, whatever ended it.
+func TestTotal_unconnected(t *testing.T) {
+	for name, connects := range map[string]bool{"no connection": false, "a connection": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := registry(t, Settings{})
+				u := upstream(t, Config{Registry: r}, timeout.Config{Total: time.Second})
+				send(t, u.Transport(responding(func(req *http.Request) (*http.Response, error) {
+					trace := httptrace.ContextClientTrace(req.Context())
+					trace.GetConn("recipes:80")
+					if connects {
+						trace.GotConn(httptrace.GotConnInfo{})
+					}
+					<-req.Context().Done()
+					return nil, req.Context().Err()
+				})))
+				found := nonzero(r.Cluster("recipes"))
+				if got, want := found["upstream_rq_total"], map[bool]uint64{true: 1}[connects]; got != want || found["upstream_rq_timeout"] != 1 {
+					t.Errorf("got a total of %d, and %d timeouts, want %d and 1", got, found["upstream_rq_timeout"], want)
+				}
+			})
+		})
+	}
+}
+
 // TestTimeoutBudget records what each attempt and each call used of its limit.
 func TestTimeoutBudget(t *testing.T) {
 	const second = time.Second
@@ -139,7 +165,7 @@ func TestTimeoutBudget(t *testing.T) {
 		{"no limits", []pillion.Policy{timeout.Config{Total: timeout.None}}, []step{{status: 200, delay: 5 * second}}, []uint64{0}, []uint64{0}},
 		{"no limit of an attempt", []pillion.Policy{timeout.Config{Total: 100 * second}}, []step{{status: 200, delay: 5 * second}}, []uint64{0}, []uint64{5}},
 		{"a limit of attempts beyond the total", []pillion.Policy{timeout.Config{Total: 100 * second}, timeout.Config{Total: timeout.None, PerTry: 200 * second}}, []step{{status: 200, delay: 5 * second}}, []uint64{0}, []uint64{5}},
-		{"the total ends", []pillion.Policy{timeout.Config{Total: 10 * second}}, []step{hang}, []uint64{0}, []uint64{100}},
+		{"the total ends", []pillion.Policy{timeout.Config{Total: 10 * second}}, []step{hang}, nil, []uint64{100}},
 		{"the limit of an attempt ends", []pillion.Policy{perTry(20 * second)}, []step{hang}, []uint64{100}, []uint64{20}},
 		{"silence", []pillion.Policy{timeout.Config{Total: 100 * second, PerTry: 50 * second, Idle: 30 * second}}, []step{hang}, []uint64{60}, []uint64{30}},
 		{"within the body", []pillion.Policy{timeout.Config{Total: 10 * second, PerTry: 5 * second}}, []step{{status: 200, body: "x", slow: time.Hour}}, []uint64{200}, []uint64{100}},

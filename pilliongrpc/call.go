@@ -80,6 +80,9 @@ func clone(md metadata.MD) metadata.MD {
 // begun reports whether response headers arrived.
 func (a *attempt) begun() bool { return a.has(seenHeaders) || a.response().header != nil }
 
+// unconnected reports whether no connection took the request that gRPC's client was given.
+func (a *attempt) unconnected() bool { return a.has(seenBegin) && !a.has(seenSent) }
+
 // Request describes the call.
 func (x *client) Request() pillion.Request {
 	return pillion.Request{Protocol: "grpc", Method: x.method, Authority: authority(x.cc), Path: x.method}

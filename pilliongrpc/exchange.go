@@ -208,6 +208,9 @@ func (x *exchange) Discard(c *pillion.Call, _ *pillion.Outcome) {
 	c.Drop()
 }
 
+// Unconnected reports whether the attempt surely never had a connection.
+func (x *exchange) Unconnected(c *pillion.Call) bool { return x.attempt(c).unconnected() }
+
 // attempt finds what belongs to c.
 func (x *exchange) attempt(c *pillion.Call) *streamAttempt {
 	if a, ok := c.Attached().(*streamAttempt); ok {

@@ -134,6 +134,9 @@ func (x *unaryCall) replyFor() any {
 	return newLike(x.reply)
 }
 
+// Unconnected reports whether the attempt surely never had a connection.
+func (x *unaryCall) Unconnected(c *pillion.Call) bool { return x.attempt(c).unconnected() }
+
 // attempt finds what belongs to c.
 func (x *unaryCall) attempt(c *pillion.Call) *unaryAttempt {
 	if a, ok := c.Attached().(*unaryAttempt); ok {
