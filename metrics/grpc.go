@@ -116,7 +116,7 @@ func (m *methods) end(c *pillion.Call, end *pillion.Outcome) {
 	sent, received := c.Messages()
 	of.requests.Add(sent)
 	of.answers.Add(received)
-	if brokeOff(end) {
+	if hasNoStatus(end) {
 		return
 	}
 	of.count(grpcCode(c, end))
@@ -125,9 +125,12 @@ func (m *methods) end(c *pillion.Call, end *pillion.Outcome) {
 	}
 }
 
-// brokeOff reports whether a response ended after its header without a status.
-func brokeOff(end *pillion.Outcome) bool {
+// hasNoStatus reports whether a response was plain HTTP, or ended after its header without
+// a status.
+func hasNoStatus(end *pillion.Outcome) bool {
 	switch end.Detail {
+	case pillion.ViaUpstream:
+		return end.Code >= 100
 	case pillion.ConnectionTerminationAfter, pillion.RemoteResetAfter, pillion.MalformedAnswerAfter:
 		return true
 	default:

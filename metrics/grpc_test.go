@@ -110,6 +110,8 @@ func TestGRPC(t *testing.T) {
 		{local(pillion.ProtocolError, pillion.MalformedAnswer), 14},
 		{local(pillion.Reset, pillion.NoDetail), 14},
 		{local(pillion.ProtocolError, pillion.NoDetail), 13},
+		{answer(http.StatusServiceUnavailable), -1}, // plain HTTP
+		{answer(http.StatusOK), -1},
 		{local(pillion.Reset, pillion.RemoteResetAfter), -1},
 		{local(pillion.Failed, pillion.RemoteResetAfter), -1},
 		{local(pillion.Failed, pillion.ConnectionTerminationAfter), -1},
