@@ -173,8 +173,7 @@ func (a *attempt) setEndpoint(c *pillion.Call) {
 // countAttempts adds the number of attempts to the response, if the configuration asks
 // for it.
 func (r response) countAttempts(u *pillion.Upstream, attempts int) {
-	h := u.HTTP()
-	if md := r.head(); md != nil && h.IncludeAttemptCountInResponse && !h.SuppressEnvoyHeaders {
+	if md := r.head(); md != nil && u.HTTP().IncludeAttemptCountInResponse {
 		md.Set("x-envoy-attempt-count", strconv.Itoa(attempts))
 	}
 }

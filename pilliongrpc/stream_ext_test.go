@@ -283,13 +283,16 @@ func TestNilReply(t *testing.T) {
 	discarded.Wait()
 }
 
-// TestAttemptCountInResponse adds the number of attempts to the response, if it is asked for.
+// TestAttemptCountInResponse adds the number of attempts to the response, if it is asked for:
+// also where Envoy's other headers are suppressed.
 func TestAttemptCountInResponse(t *testing.T) {
 	for _, include := range []bool{false, true} {
 		for _, kind := range kinds {
 			for _, headers := range []bool{false, true} {
 				t.Run(fmt.Sprint(include, "/", kind.name, "/", headers), func(t *testing.T) {
-					u, err := pillion.New("recipes", again("unavailable", 2), pillion.HTTP{IncludeAttemptCountInResponse: include, ReplayBuffer: 1 << 20})
+					u, err := pillion.New("recipes", again("unavailable", 2), pillion.HTTP{
+						IncludeAttemptCountInResponse: include, SuppressEnvoyHeaders: headers, ReplayBuffer: 1 << 20,
+					})
 					if err != nil {
 						t.Fatal(err)
 					}
