@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"slices"
 	"strings"
 	"sync"
@@ -40,6 +41,16 @@ type sent struct {
 
 // answer is what comes back.
 type answer func(*http.Request) (*http.Response, error)
+
+// informational sends a 1xx response before that of next.
+func informational(next answer) answer {
+	return func(req *http.Request) (*http.Response, error) {
+		if err := httptrace.ContextClientTrace(req.Context()).Got1xxResponse(http.StatusEarlyHints, nil); err != nil {
+			return nil, err
+		}
+		return next(req)
+	}
+}
 
 func answers(list ...answer) *wire { return &wire{answers: list} }
 

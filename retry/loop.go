@@ -121,14 +121,14 @@ func (l *loop) checkBody(c *pillion.Call, o *pillion.Outcome) {
 }
 
 // settled is the result of a call that needs no further retry: failed is why it
-// needed the last one.
+// needed the last one. A response after a 1xx response is no success of the retry, as in Envoy.
 func settled(c *pillion.Call, o, failed *pillion.Outcome) *pillion.Outcome {
 	switch {
 	case o.Is.Any(pillion.Refused):
 		if failed != nil {
 			o.Err = fmt.Errorf("%w; before that: %w", o.Err, failed.Failure())
 		}
-	case !cutShort(o):
+	case !cutShort(o) && !o.Is.Any(pillion.Informational):
 		c.Emit(pillion.EventRetrySuccess, o)
 	}
 	return o

@@ -119,6 +119,8 @@ func TestNumRetries(t *testing.T) {
 		{"good at last", 3, []answer{status(503), status(502), status(504), status(200)}, 4, 200, 0, pillion.EventRetrySuccess},
 		// As in Envoy, a result that needs no retry is a success of the retry, whatever it is.
 		{"not found in the end", 3, []answer{status(503), status(404)}, 2, 404, 0, pillion.EventRetrySuccess},
+		// After a 1xx response nothing is retried, and so no retry succeeds.
+		{"good at last, after a 1xx response", 3, []answer{status(503), informational(status(200))}, 2, 200, 0, pillion.EventEnd},
 		{"not implemented in the end", 3, []answer{status(503), status(501)}, 2, 501, 0, pillion.EventRetrySuccess},
 		{
 			"failure that is not retried in the end", 3,
