@@ -30,7 +30,7 @@ func (c *Case) Compare(got *Played, rules []Rule) (differences []Difference, doc
 			continue
 		}
 		before := want.view()
-		r.Change(&c.Scenario, want)
+		r.Change(&c.Scenario, want, got)
 		if !maps.Equal(before, want.view()) {
 			documented = append(documented, r.Name)
 		}
@@ -131,19 +131,41 @@ func (v view) answer(path string, a Answer) {
 	v.set(path+"/body", abbreviated(a.Body))
 	v.set(path+"/error", errorClass(a.Error))
 	for name, value := range a.Headers {
-		switch name {
-		case "server", "x-envoy-upstream-service-time": // a proxy's own
+		switch {
+		case name == "server" || name == "x-envoy-upstream-service-time": // a proxy's own
+		case name == "content-length" && value == "0": // as good as none
 		default:
-			v.set(path+"/headers/"+name, localAddress.ReplaceAllString(value, "//<addr>"))
+			v.set(path+"/headers/"+name, localAddress.ReplaceAllString(plainly(name, value), "//<addr>"))
 		}
 	}
 	for name, value := range a.Trailers {
-		v.set(path+"/trailers/"+name, value)
+		v.set(path+"/trailers/"+name, plainly(name, value))
 	}
 	for i, code := range a.Informational {
 		v.set(fmt.Sprintf("%s/informational/%d", path, i), strconv.Itoa(code))
 	}
 }
+
+// plainly is the value of a field without gRPC's encoding, of which there may be more than
+// one for the same value.
+func plainly(name, value string) string {
+	switch {
+	case name == "grpc-message":
+		return percents.ReplaceAllStringFunc(value, func(code string) string {
+			n, err := strconv.ParseUint(code[1:], 16, 8)
+			if err != nil {
+				return code
+			}
+			return string([]byte{byte(n)})
+		})
+	case strings.HasSuffix(name, "-bin"):
+		return strings.TrimRight(value, "=")
+	}
+	return value
+}
+
+// percents matches an encoded byte of a grpc-message.
+var percents = regexp.MustCompile(`%[0-9A-Fa-f]{2}`)
 
 // localAddress is one that differs from play to play.
 var localAddress = regexp.MustCompile(`//127\.0\.0\.1:\d+`)

@@ -138,7 +138,7 @@ func TestCompare_volatile(t *testing.T) {
 func TestCompare_rules(t *testing.T) {
 	rule := Rule{
 		Name: "once", Applies: func(s *Scenario) bool { return s.Name == "x" },
-		Change: func(_ *Scenario, want *Observed) { want.AccessLog[0].Attempts = 1 },
+		Change: func(_ *Scenario, want *Observed, _ *Played) { want.AccessLog[0].Attempts = 1 },
 	}
 	for _, test := range []struct {
 		scenario   string

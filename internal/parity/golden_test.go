@@ -22,12 +22,13 @@ type verdicts struct {
 	same       map[string][]string // all under one key; guarded by mu
 	documented map[string][]string // cases of each rule; guarded by mu
 	notYet     map[string][]string // cases of each missing part; guarded by mu
+	failing    map[string][]string // all under one key; guarded by mu
 }
 
 // TestGolden plays every recorded scenario against the library.
 func TestGolden(t *testing.T) {
 	cases := load(t)
-	v := &verdicts{same: map[string][]string{}, documented: map[string][]string{}, notYet: map[string][]string{}}
+	v := &verdicts{same: map[string][]string{}, documented: map[string][]string{}, notYet: map[string][]string{}, failing: map[string][]string{}}
 	t.Run("cases", func(t *testing.T) {
 		for _, c := range cases {
 			t.Run(c.Scenario.Name, func(t *testing.T) {
@@ -70,18 +71,26 @@ func (v *verdicts) judge(t *testing.T, c *Case) {
 		return
 	}
 	if err != nil {
+		v.add(v.failing, "", c)
 		t.Fatal(err)
 	}
 	for _, d := range differences {
 		t.Error(d)
 	}
+	v.file(c, len(differences) > 0, documented)
+}
+
+// file notes the verdict on a case.
+func (v *verdicts) file(c *Case, failing bool, documented []string) {
 	switch {
-	case len(differences) > 0:
+	case failing:
+		v.add(v.failing, "", c)
 	case len(documented) == 0:
 		v.add(v.same, "", c)
-	}
-	for _, name := range documented {
-		v.add(v.documented, name, c)
+	default:
+		for _, name := range documented {
+			v.add(v.documented, name, c)
+		}
 	}
 }
 
@@ -174,8 +183,8 @@ func (v *verdicts) report(t *testing.T, cases []*Case) {
 		t.Logf("not yet: %s: %s", part, strings.Join(names, " "))
 		missing += len(names)
 	}
-	t.Logf("golden envoy: %d cases, %d same, %d documented differences, %d not yet",
-		len(cases), len(v.same[""]), len(different), missing)
+	t.Logf("golden envoy: %d cases, %d same, %d documented differences, %d not yet, %d failing",
+		len(cases), len(v.same[""]), len(different), missing, len(v.failing[""]))
 }
 
 // all is how many cases have a verdict.

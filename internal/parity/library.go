@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"slices"
 	"strconv"
 	"strings"
@@ -66,7 +67,7 @@ func NewLibrary(_ context.Context, s *Scenario, addresses Addresses) (Side, erro
 		l.routes = append(l.routes, libraryRoute{r.prefix, u.Transport(l.base), u})
 	}
 	if all, _ := speaksGRPC(s); all {
-		return newGRPC(l, c.connectTimeout)
+		return newGRPC(l, c)
 	}
 	return l, nil
 }
@@ -111,11 +112,22 @@ type oneConnection struct {
 	address string
 
 	mu   sync.Mutex
-	conn *http.ClientConn // guarded by mu
+	dial *dialing // the latest; guarded by mu
+}
+
+// dialing is a connection that is made, for all that want one.
+type dialing struct {
+	done chan struct{}
+	conn *http.ClientConn
+	err  error
 }
 
 // RoundTrip sends a request once.
 func (o *oneConnection) RoundTrip(req *http.Request) (*http.Response, error) {
+	trace := httptrace.ContextClientTrace(req.Context())
+	if trace != nil && trace.GetConn != nil {
+		trace.GetConn(o.address)
+	}
 	conn, err := o.connection(req.Context())
 	if err != nil {
 		if req.Body != nil {
@@ -123,26 +135,62 @@ func (o *oneConnection) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
+	if trace != nil && trace.GotConn != nil {
+		trace.GotConn(httptrace.GotConnInfo{Reused: true})
+	}
 	return conn.RoundTrip(req)
 }
 
+// connection waits for a connection.
 func (o *oneConnection) connection(ctx context.Context) (*http.ClientConn, error) {
+	d := o.latest(ctx)
+	select {
+	case <-d.done:
+		return d.conn, d.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// latest is the connection that there is, or a new one.
+func (o *oneConnection) latest(ctx context.Context) *dialing {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.conn != nil && o.conn.Err() == nil {
-		return o.conn, nil
+	if o.dial.serves() {
+		return o.dial
 	}
-	conn, err := o.base.NewClientConn(ctx, "http", o.address)
-	o.conn = conn
-	return conn, err
+	d := &dialing{done: make(chan struct{})}
+	o.dial = d
+	go func() {
+		defer close(d.done)
+		d.conn, d.err = o.base.NewClientConn(context.WithoutCancel(ctx), "http", o.address)
+	}()
+	return d
+}
+
+// serves reports whether there is a connection, or will be one.
+func (d *dialing) serves() bool {
+	if d == nil {
+		return false
+	}
+	select {
+	case <-d.done:
+		return d.err == nil && d.conn.Err() == nil
+	default:
+		return true
+	}
 }
 
 // CloseIdleConnections closes the connection.
 func (o *oneConnection) CloseIdleConnections() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.conn != nil {
-		_ = o.conn.Close() // nobody to tell
+	if o.dial == nil {
+		return
+	}
+	<-o.dial.done // the dialer has a limit
+	if o.dial.err == nil {
+		_ = o.dial.conn.Close() // nobody to tell
 	}
 }
 

@@ -39,6 +39,7 @@ func (c *Case) Play(ctx context.Context, start StartFunc) (*Played, error) {
 	}
 	defer side.Close()
 	p := &player{side: side, clock: up.script, snapshots: map[string]map[string]uint64{}, began: time.Now()}
+	defer p.keepTime()()
 	for _, op := range c.Scenario.Downstream.Ops {
 		if err := p.do(ctx, op); err != nil {
 			return nil, fmt.Errorf("%s: %w", op.Op, err)
@@ -46,6 +47,31 @@ func (c *Case) Play(ctx context.Context, start StartFunc) (*Played, error) {
 	}
 	up.settled(patience)
 	return p.finish(ctx, up)
+}
+
+// keepTime takes down how late timers are on this machine, until it is stopped.
+func (p *player) keepTime() (stop func()) {
+	const beat = 5 * time.Millisecond
+	done := make(chan struct{})
+	var keeping sync.WaitGroup
+	keeping.Go(func() {
+		tick := time.NewTimer(beat)
+		defer tick.Stop()
+		for {
+			tick.Reset(beat)
+			began := time.Now()
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+				p.clock.was(began, beat)
+			}
+		}
+	})
+	return func() {
+		close(done)
+		keeping.Wait()
+	}
 }
 
 // player makes the calls.

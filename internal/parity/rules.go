@@ -1,29 +1,106 @@
 package parity
 
 import (
+	"slices"
 	"strings"
 )
 
-// Rule is a difference between Envoy and the library that is meant: docs/envoy.md
-// states it by its name, with the reason.
+// Rule is a difference between Envoy and the library that is meant: docs/envoy.md or
+// docs/grpc.md states it by its name, with the reason. Change makes of what Envoy did what the
+// library does; of what was played it may use only what chance decides.
 type Rule struct {
 	Name    string
 	Applies func(s *Scenario) bool
-	Change  func(s *Scenario, want *Observed) // makes of what Envoy did what the library does
+	Change  func(s *Scenario, want *Observed, got *Played)
 }
 
-// Rules are all that there are.
+// Rules are all that there are. Those by habits follow from a model of a call.
 func Rules() []Rule {
-	return []Rule{
-		{Name: "no-useless-wait", Applies: longBackOff, Change: lastAnswerAtOnce},
-		{Name: "informational-answers-pass", Applies: informs, Change: informed},
-		{Name: "expect-is-passed-on", Applies: expects, Change: expectPassedOn},
-		{Name: "untrusted-headers-pass", Applies: untrusted, Change: untrustedPass},
-		{Name: "attempts-are-counted-at-their-end", Applies: looksMeanwhile, Change: countedAtTheEnd},
-		{Name: "grpc-callers-get-a-status", Applies: answersGRPCInHTTP, Change: answeredWithAStatus},
-		{Name: "grpc-messages-are-the-callers", Applies: answersBeforeFailing, Change: messagesNotGiven},
-		{Name: "grpc-timeout-tells-our-limits", Applies: tellsGRPCTimeout, Change: ownGRPCTimeout},
+	rules := []Rule{
+		{Name: "expect-is-passed-on", Applies: expects, Change: alone(expectPassedOn)},
+		{Name: "untrusted-headers-pass", Applies: untrusted, Change: alone(untrustedPass)},
+		{Name: "attempts-are-counted-at-their-end", Applies: looksMeanwhile, Change: alone(countedAtTheEnd)},
+		{Name: "grpc-refused-messages", Applies: countsMessages, Change: alone(messagesOfAll)},
+		{Name: "grpc-timeout-tells-our-limits", Applies: tellsGRPCTimeout, Change: alone(ownGRPCTimeout)},
 	}
+	var before habit
+	for _, h := range habits() {
+		rules = append(rules, Rule{Name: h.name, Applies: h.applies, Change: rewrite(before, before|h.habit)})
+		before |= h.habit
+	}
+	return rules
+}
+
+// alone is a change that chance has no part in.
+func alone(change func(s *Scenario, want *Observed)) func(*Scenario, *Observed, *Played) {
+	return func(s *Scenario, want *Observed, _ *Played) { change(s, want) }
+}
+
+// habitRule is the rule of a habit.
+type habitRule struct {
+	name    string
+	habit   habit
+	applies func(s *Scenario) bool
+}
+
+// habits are all habits of the library, in the order in which they are taken on.
+func habits() []habitRule {
+	return []habitRule{
+		{"informational-answers-pass", showsInformational, informs},
+		{"no-useless-wait", waitsForNothing, backsOff},
+		{"limits-include-connecting", limitsIncludeConnecting, listensNot("blackhole")},
+		{"max-requests-before-connecting", asksBeforeConnecting, listensNot("blackhole", "refuse")},
+		{"http1-trailers-pass", passesTrailers, speaks("http1")},
+		{"http1-heads", readsHeads, speaks("http1")},
+		{"http2-heads", readsLengths, speaksHTTP2},
+		{"canceled-callers", disconnects, leaves(false)},
+		{"grpc-refused-streams-are-gRPC's", resendsRefused, isGRPC},
+		{"grpc-dials", dialsAgain, isGRPC},
+		{"grpc-has-no-http-status", hasNoHTTPStatus, isGRPC},
+		{"grpc-messages-need-no-buffer", needsNoBuffer, isGRPC},
+		{"grpc-malformed-responses", findsMalformed, isGRPC},
+		{"grpc-callers-get-a-status", givesStatuses, isGRPC},
+		{"grpc-messages-are-the-callers", countsGivenMessages, isGRPC},
+		{"grpc-whole-messages", wantsWholeMessages, isGRPC},
+		{"grpc-broken-responses", tellsBroken, isGRPC},
+		{"grpc-canceled-callers", cancels, leaves(true)},
+		{"grpc-attempt-count", countsNoAttemptsOfErrors, isGRPC},
+	}
+}
+
+// isGRPC recognizes scenarios of gRPC calls.
+func isGRPC(s *Scenario) bool {
+	all, _ := speaksGRPC(s)
+	return all
+}
+
+// speaks recognizes scenarios of HTTP calls whose upstream speaks a version.
+func speaks(protocol string) func(*Scenario) bool {
+	return func(s *Scenario) bool { return !isGRPC(s) && s.Upstream.Protocol == protocol }
+}
+
+// speaksHTTP2 recognizes scenarios whose upstream speaks HTTP/2.
+func speaksHTTP2(s *Scenario) bool { return s.Upstream.Protocol == "h2" }
+
+// listensNot recognizes an upstream that has no connections.
+func listensNot(how ...string) func(*Scenario) bool {
+	return func(s *Scenario) bool {
+		return slices.ContainsFunc(s.Upstream.Hosts, func(h Host) bool { return slices.Contains(how, h.Listen) })
+	}
+}
+
+// leaves recognizes callers of HTTP/2 that leave.
+func leaves(grpc bool) func(*Scenario) bool {
+	return func(s *Scenario) bool {
+		return s.Downstream.Protocol == "h2" && isGRPC(s) == grpc &&
+			slices.ContainsFunc(s.requests(), func(r Request) bool { return r.ClientTimeout > 0 })
+	}
+}
+
+// backsOff recognizes calls that may be retried, and have a time in which to.
+func backsOff(s *Scenario) bool {
+	f, err := readFragments(s.Envoy)
+	return err == nil && (f.route.RetryPolicy != nil || f.virtualHost.RetryPolicy != nil || len(f.routes) > 0 || !f.external)
 }
 
 // requests are all requests of the scenario, in the order of their cases.
@@ -40,33 +117,6 @@ func (s *Scenario) requests() []Request {
 	return all
 }
 
-// longBackOff recognises a back-off that will hardly fit in the time that the call
-// has.
-func longBackOff(s *Scenario) bool {
-	f, err := readFragments(s.Envoy)
-	if err != nil || f.route.RetryPolicy == nil || f.route.Timeout == nil {
-		return false
-	}
-	return f.route.RetryPolicy.RetryBackOff.BaseInterval >= 10**f.route.Timeout && *f.route.Timeout > 0
-}
-
-// lastAnswerAtOnce: the caller gets the upstream's last answer at once, where Envoy
-// lets it wait for a time-out that is certain.
-func lastAnswerAtOnce(_ *Scenario, want *Observed) {
-	want.Downstream[0] = Answer{Case: "r001", Status: 503, Headers: map[string]string{"content-length": "0"}}
-	l := &want.AccessLog[0]
-	l.Code, l.Details, l.Flags, l.LongFlags = 503, "via_upstream", "-", "-"
-	const prefix = "cluster." + clusterName + "."
-	for _, name := range []string{"503", "5xx", "completed"} {
-		delete(want.Stats, prefix+"retry.upstream_rq_"+name)
-		want.Stats[prefix+"upstream_rq_"+name]++
-		want.Stats[prefix+"internal.upstream_rq_"+name]++
-	}
-	const labels = `{envoy_cluster_name="` + clusterName + `"}`
-	want.Histograms["envoy_cluster_upstream_rq_time"+labels]++
-	want.Histograms["envoy_cluster_internal_upstream_rq_time"+labels]++
-}
-
 func informs(s *Scenario) bool {
 	for _, step := range s.Upstream.Script {
 		if len(step.Informational) > 0 {
@@ -74,25 +124,6 @@ func informs(s *Scenario) bool {
 		}
 	}
 	return false
-}
-
-// informed: net/http shows a caller the answers before the answer, which Envoy keeps
-// for itself; it counts them, which nobody here can.
-func informed(s *Scenario, want *Observed) {
-	for i := range want.Downstream {
-		for _, early := range stepAt(s.Upstream.Script, i).Informational {
-			want.Downstream[i].Informational = append(want.Downstream[i].Informational, early.Status)
-		}
-	}
-	for _, category := range []string{"", "internal."} {
-		prefix := "cluster." + clusterName + "." + category + "upstream_rq_"
-		want.Stats[prefix+"completed"] -= want.Stats[prefix+"1xx"]
-		for name := range want.Stats {
-			if strings.HasPrefix(name, prefix+"1") {
-				delete(want.Stats, name)
-			}
-		}
-	}
 }
 
 func expects(s *Scenario) bool {
@@ -117,7 +148,7 @@ func passOn(s *Scenario, want *Observed, which func(name string) bool) {
 		for j, at := range want.Attempts {
 			for name, value := range requests[i].Headers {
 				if at.Case == a.Case && which(name) {
-					want.Attempts[j].Headers[name] = value
+					want.Attempts[j].Headers[name] = strings.TrimSpace(value)
 				}
 			}
 		}
@@ -128,7 +159,7 @@ func untrusted(s *Scenario) bool { return string(s.Envoy["external"]) == "true" 
 
 // untrustedPass: headers that are not obeyed are none of the library's business.
 func untrustedPass(s *Scenario, want *Observed) {
-	passOn(s, want, func(name string) bool { return strings.HasPrefix(name, "x-envoy-") })
+	passOn(s, want, func(name string) bool { return strings.HasPrefix(name, "x-envoy-") || name == "x-request-id" })
 }
 
 func looksMeanwhile(s *Scenario) bool {

@@ -1,0 +1,398 @@
+package parity
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// answer is what the caller of a course gets.
+func (m *model) answer(c *course) Answer {
+	a := Answer{Case: c.name}
+	switch {
+	case c.end.gone:
+		a.Error = "the caller is gone"
+		return a
+	case c.end.code == 0:
+		m.localAnswer(c, &a)
+		return a
+	case m.grpc():
+		m.grpcAnswer(c, &a)
+	default:
+		m.httpAnswer(c, &a)
+	}
+	if !c.broke(m) {
+		m.countAttempts(c, &a)
+	}
+	m.inform(c, &a)
+	return a
+}
+
+// inform shows the caller the responses before the response.
+func (m *model) inform(c *course, a *Answer) {
+	for _, i := range c.end.step.Informational {
+		if m.has(showsInformational) && !m.grpc() {
+			a.Informational = append(a.Informational, i.Status)
+		}
+	}
+}
+
+// broke reports whether gRPC's caller gets an error of the library's for a response that
+// broke off.
+func (c *course) broke(m *model) bool {
+	return m.grpc() && c.end.after && m.has(tellsBroken) && m.has(countsNoAttemptsOfErrors)
+}
+
+// countAttempts adds the number of attempts, if it is asked for.
+func (m *model) countAttempts(c *course, a *Answer) {
+	if m.parts.virtualHost.IncludeAttemptCountInResponse && a.Headers != nil {
+		a.Headers["x-envoy-attempt-count"] = strconv.Itoa(c.made)
+	}
+}
+
+// localAnswer is what a proxy sends in the upstream's place.
+func (m *model) localAnswer(c *course, a *Answer) {
+	text := localText(c)
+	a.Status, a.Headers = c.end.local, map[string]string{"content-type": "text/plain", "content-length": strconv.Itoa(len(text))}
+	if c.request.Method != http.MethodHead {
+		a.Body = text
+	}
+	if m.grpc() || isGRPCType(c.request.Headers["content-type"]) {
+		a.Status, a.Body = http.StatusOK, ""
+		a.Headers = map[string]string{"content-type": "application/grpc", "grpc-status": "14", "grpc-message": text}
+	}
+	if c.end.overflow && !m.parts.router.SuppressEnvoyHeaders {
+		a.Headers["x-envoy-overloaded"] = "true"
+	}
+	if !m.grpc() || !m.has(countsNoAttemptsOfErrors) {
+		m.countAttempts(c, a)
+	}
+}
+
+// localText is the text of a local reply.
+func localText(c *course) string {
+	if c.end.local == http.StatusGatewayTimeout {
+		return "upstream request timeout"
+	}
+	before := "reset reason: "
+	if c.made > 1 {
+		before = "retried and the latest reset reason: "
+	}
+	reason, _, _ := strings.Cut(c.end.reason, "|")
+	return "upstream connect error or disconnect/reset before headers. " + before + strings.ReplaceAll(reason, "_", " ")
+}
+
+// httpAnswer is a response as it is.
+func (m *model) httpAnswer(c *course, a *Answer) {
+	step, h1 := c.end.step, m.scenario.Upstream.Protocol == "http1"
+	a.Status, a.Headers = step.status(), joined(step.Headers)
+	chunked := h1 && len(step.Trailers) > 0
+	if h1 && !chunked && hasBody(step.status()) && a.Headers["content-length"] == "" {
+		a.Headers["content-length"] = strconv.Itoa(len(step.Body))
+	}
+	if chunked && c.request.Method != http.MethodHead {
+		delete(a.Headers, "content-length")
+	}
+	delete(a.Headers, "transfer-encoding")
+	if c.request.Method != http.MethodHead && (hasBody(step.status()) || !h1) {
+		a.Body = step.Body
+		if !h1 || m.has(passesTrailers) {
+			a.Trailers = joined(step.Trailers)
+		}
+	}
+	if c.end.after {
+		a.Error = "body: broken"
+		m.breakOff(c, a)
+	}
+}
+
+// breakOff leaves of a response what arrives before it breaks off.
+func (m *model) breakOff(c *course, a *Answer) {
+	n, ok := c.end.step.length()
+	switch {
+	case c.end.step.Action == "reset_after_headers":
+		a.Trailers = nil
+	case m.has(readsLengths) && ok && !slices.Contains(c.end.flags, "UT"):
+		a.Body = a.Body[:min(n, len(a.Body))]
+	default:
+		a.Body, a.Trailers = "", nil
+	}
+}
+
+// joined are fields by their lower-case names.
+func joined(fields [][2]string) map[string]string {
+	all := map[string]string{}
+	for _, f := range fields {
+		name := strings.ToLower(f[0])
+		if old, ok := all[name]; ok {
+			f[1] = old + "," + f[1]
+		}
+		all[name] = f[1]
+	}
+	return all
+}
+
+// header is the value of a header, several lines joined.
+func (s Step) header(name string) string { return joined(s.Headers)[strings.ToLower(name)] }
+
+// grpcAnswer is a response to a call of gRPC's.
+func (m *model) grpcAnswer(c *course, a *Answer) {
+	step := c.end.step
+	a.Status, a.Headers, a.Body, a.Trailers = step.status(), joined(step.Headers), c.end.arrived(), joined(step.Trailers)
+	if c.end.after {
+		a.Error, a.Trailers = "body: broken", nil
+	}
+	switch {
+	case c.end.after:
+		m.tellBroken(c, a)
+	case m.has(givesStatuses) && !isGRPCType(step.header("content-type")):
+		text, code := plainStatus(step)
+		*a = Answer{Case: a.Case, Status: http.StatusOK, Headers: statusHeaders(code, text)}
+	default:
+		m.unaryAnswer(step, a)
+	}
+}
+
+// tellBroken has the caller of a response that breaks off get a status.
+func (m *model) tellBroken(c *course, a *Answer) {
+	if !m.has(tellsBroken) {
+		return
+	}
+	text := "upstream request timeout"
+	code := 14
+	*a = Answer{Case: a.Case, Status: http.StatusOK, Body: firstMessage(c.end.arrived())}
+	if !slices.Contains(c.end.flags, "UT") {
+		code, text = m.brokenCode(c.end.step), "pillion: upstream: "+c.end.flags[len(c.end.flags)-1]+" "+c.end.details+": "+m.cause(c.end.step)
+	}
+	a.Headers = statusHeaders(code, text)
+	a.Headers["content-type"] = "application/grpc"
+}
+
+// arrived is what arrives of the body.
+func (e *ending) arrived() string {
+	if e.after && e.details == "response_timeout" {
+		return ""
+	}
+	return e.step.Body
+}
+
+// brokenCode is gRPC's status for a response that ended after its header.
+func (m *model) brokenCode(step Step) int {
+	if step.Action == "" && len(step.Trailers) > 0 {
+		return 2 // it had a status that is none
+	}
+	return 13
+}
+
+// cause is gRPC's text for a response that ended after its header.
+func (m *model) cause(step Step) string {
+	switch {
+	case step.Action == "reset_after_headers":
+		return "stream terminated by RST_STREAM with error code: INTERNAL_ERROR"
+	case len(step.Trailers) == 0 && firstMessage(step.Body) != step.Body:
+		return "unexpected EOF"
+	case len(step.Trailers) == 0:
+		return "server closed the stream without sending trailers"
+	}
+	return malformedStatus(joined(step.Trailers)["grpc-status"])
+}
+
+// statusHeaders are a status as headers.
+func statusHeaders(code int, text string) map[string]string {
+	h := map[string]string{"grpc-status": strconv.Itoa(code)}
+	if text != "" {
+		h["grpc-message"] = text
+	}
+	return h
+}
+
+// plainStatus is what gRPC's client makes of a response in plain HTTP.
+func plainStatus(step Step) (text string, code int) {
+	code, ok := map[int]int{400: 13, 401: 16, 403: 7, 404: 12, 429: 14, 502: 14, 503: 14, 504: 14}[step.status()]
+	if !ok {
+		code = 2
+	}
+	text = fmt.Sprintf("unexpected HTTP status code received from server: %d (%s); ", step.status(), http.StatusText(step.status()))
+	if kind := step.header("content-type"); kind != "" {
+		text += fmt.Sprintf("transport: received unexpected content-type %q", kind)
+	} else {
+		text += "malformed header: missing HTTP content-type"
+	}
+	const most = 1024
+	if step.Body != "" || len(step.Trailers) > 0 {
+		text += fmt.Sprintf("\ndata: %q", step.Body[:min(most, len(step.Body))])
+	}
+	return text, code
+}
+
+// isGRPCType reports whether a content type is gRPC's.
+func isGRPCType(kind string) bool {
+	rest, ok := strings.CutPrefix(strings.ToLower(kind), "application/grpc")
+	return ok && (rest == "" || rest[0] == '+' || rest[0] == ';')
+}
+
+// unaryAnswer is a whole response: gRPC's client has one message with a status of OK, and
+// none with any other.
+func (m *model) unaryAnswer(step Step, a *Answer) {
+	alone := step.Body == "" && len(step.Trailers) == 0
+	end := a.Trailers
+	if alone {
+		end = a.Headers
+	}
+	if m.has(givesStatuses) {
+		a.Status = http.StatusOK
+	}
+	if m.has(findsMalformed) {
+		if n, err := strconv.ParseInt(end["grpc-status"], 10, 32); err == nil {
+			end["grpc-status"] = strconv.FormatUint(uint64(uint32(n)), 10)
+		} else {
+			end["grpc-status"] = "2"
+		}
+		if !alone {
+			delete(a.Headers, "grpc-status")
+			delete(a.Headers, "grpc-message")
+		}
+	}
+	if m.has(wantsWholeMessages) {
+		m.oneMessage(step, a, end)
+	}
+}
+
+// oneMessage is the answer of gRPC's client to a unary response with another number of
+// messages than one.
+func (m *model) oneMessage(step Step, a *Answer, end map[string]string) {
+	n, whole := messages(step.Body)
+	ok := end["grpc-status"] == "0"
+	a.Body = firstMessage(step.Body)
+	switch {
+	case tooLarge(step.Body) > 0:
+		end["grpc-status"], end["grpc-message"] = "8", fmt.Sprintf("grpc: received message larger than max (%d vs. %d)", tooLarge(step.Body), mostMessage)
+	case !whole:
+		end["grpc-status"], end["grpc-message"] = "13", "unexpected EOF"
+	case ok && n == 0:
+		end["grpc-status"], end["grpc-message"] = "13", "cardinality violation: received no response message from non-server-streaming RPC"
+	case n > 1:
+		a.Trailers = nil
+		a.Headers = statusHeaders(13, "cardinality violation: expected <EOF> for non server-streaming RPCs, but received another message")
+	}
+}
+
+// firstMessage is the first message of a body, "" if it is not whole.
+func firstMessage(body string) string {
+	if len(body) < 5 {
+		return ""
+	}
+	size := 5 + int(binary.BigEndian.Uint32([]byte(body[1:5])))
+	if len(body) < size {
+		return ""
+	}
+	return body[:size]
+}
+
+// mostMessage is the longest message that gRPC's client takes.
+const mostMessage = 4 << 20
+
+// tooLarge is the size of the first message of a body, if it is over the limit.
+func tooLarge(body string) int {
+	if len(body) < 5 {
+		return 0
+	}
+	if size := int(binary.BigEndian.Uint32([]byte(body[1:5]))); size > mostMessage {
+		return size
+	}
+	return 0
+}
+
+// messages is how many messages of gRPC's a body has, and whether the last one is whole.
+func messages(body string) (n int, whole bool) {
+	for body != "" {
+		if len(body) < 5 {
+			return n, false
+		}
+		size := int(binary.BigEndian.Uint32([]byte(body[1:5])))
+		if len(body) < 5+size {
+			return n, false
+		}
+		n, body = n+1, body[5+size:]
+	}
+	return n, true
+}
+
+// malformedGRPC reports whether gRPC's client finds no response in a head.
+func malformedGRPC(step Step) bool {
+	value, there := joined(step.Headers)["grpc-status"]
+	_, err := strconv.ParseInt(value, 10, 32)
+	return there && err != nil
+}
+
+func malformedStatus(value string) string {
+	_, err := strconv.ParseInt(value, 10, 32)
+	return fmt.Sprintf("transport: malformed grpc-status: %v", err)
+}
+
+// cutShort reports whether gRPC's client misses the end of a response that has begun.
+func cutShort(step Step) bool {
+	if step.Action == "reset_after_headers" || !isGRPCType(step.header("content-type")) || (step.Body == "" && len(step.Trailers) == 0) {
+		return false
+	}
+	value, there := joined(step.Trailers)["grpc-status"]
+	_, err := strconv.ParseInt(value, 10, 32)
+	return len(step.Trailers) == 0 || (there && err != nil)
+}
+
+// countGRPC counts what the filter grpc_stats does.
+func (m *model) countGRPC(c *course) {
+	const prefix = "grpc.pkg.Svc.Method."
+	c.stats[prefix+"request_message_count"]++
+	a := m.answer(c)
+	c.stats[prefix+"response_message_count"] += m.countedMessages(c, &a)
+	code, ok := m.countedStatus(c, &a)
+	if !ok {
+		return
+	}
+	c.stats[prefix+code]++
+	c.stats[prefix+"total"]++
+	if code == "0" {
+		c.stats[prefix+"success"]++
+	} else {
+		c.stats[prefix+"failure"]++
+	}
+}
+
+// countedMessages is how many messages of a response are counted: those that pass, or
+// the one that the caller gets.
+func (m *model) countedMessages(c *course, a *Answer) int {
+	step := c.end.step
+	n, whole := messages(c.end.arrived())
+	if !whole && !m.has(countsGivenMessages) {
+		n++ // one that has begun
+	}
+	if c.end.code == 0 || c.end.gone || !isGRPCType(step.header("content-type")) {
+		return 0
+	}
+	if m.has(countsGivenMessages) && (n != 1 || !whole || c.end.after || a.Trailers["grpc-status"] != "0") {
+		return 0
+	}
+	return n
+}
+
+// countedStatus is the status that is counted.
+func (m *model) countedStatus(c *course, a *Answer) (string, bool) {
+	if c.end.after && c.end.details == "response_timeout" && m.has(tellsBroken) {
+		return "14", true
+	}
+	if c.end.gone || c.end.after || (c.end.code != 0 && !isGRPCType(c.end.step.header("content-type"))) {
+		return "", false
+	}
+	code := a.Trailers["grpc-status"]
+	if code == "" {
+		code = a.Headers["grpc-status"]
+	}
+	if n, err := strconv.Atoi(code); err == nil && n > 16 && m.has(findsMalformed) {
+		code = "2"
+	}
+	return code, code != ""
+}
