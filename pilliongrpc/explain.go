@@ -46,11 +46,21 @@ func (a *attempt) meaning(s *status.Status) meaning {
 			return m
 		}
 	}
-	m := meaning{is: failure(s.Code()), detail: pillion.ViaUpstream, code: int(s.Code())}
+	code := known(s.Code())
+	m := meaning{is: failure(code), detail: pillion.ViaUpstream, code: int(code)}
 	if !a.begun() && !isMissingMessage(s) {
 		m.is |= pillion.GRPCCondition(m.code)
 	}
 	return m
+}
+
+// known returns code, or UNKNOWN for one that gRPC does not define: it must not be taken for
+// a status of HTTP.
+func known(code codes.Code) codes.Code {
+	if code > codes.Unauthenticated {
+		return codes.Unknown
+	}
+	return code
 }
 
 // sentByServer reports whether it is certain that the status came from the server: there were

@@ -93,6 +93,21 @@ func TestOrigin_alone(t *testing.T) {
 	}
 }
 
+// TestOrigin_unknownCode has a server send statuses that gRPC does not define: callers get them,
+// and for the policies they are UNKNOWN, never a status of HTTP.
+func TestOrigin_unknownCode(t *testing.T) {
+	for _, code := range []codes.Code{17, 99, 200, 503} {
+		u, log := upstream(t)
+		c := client(t, &service{serve: func(context.Context, int64, stream) error { return status.Error(code, "") }}, u)
+		for _, kind := range kinds {
+			err := kind.call(t.Context(), c)
+			if end := <-log.ends; end.Code != int(codes.Unknown) || end.Detail != pillion.ViaUpstream || status.Code(err) != code {
+				t.Errorf("%s, %d: got code %d, %v and %v", kind.name, code, end.Code, end.Detail, err)
+			}
+		}
+	}
+}
+
 func asked(code codes.Code, text, details string) *status.Status {
 	s := status.New(code, text)
 	if details != "" {
