@@ -54,6 +54,7 @@ type course struct {
 	attempts []tried // as the upstream sees them
 	end      ending
 	stats    map[string]int // what it counts
+	failed   bool           // gRPC's first dial has
 	known    bool           // false where the model cannot know
 }
 
@@ -344,7 +345,7 @@ func (m *model) attempt(c *course, p *plan, n int, clock time.Duration) ending {
 	case "refuse":
 		return failed("UF", "remote_connection_failure|delayed_connect_error:_Connection_refused", http.StatusServiceUnavailable)
 	case "blackhole":
-		return m.connecting(c, p, left)
+		return m.connecting(c, p, clock, left)
 	case "accept_reset":
 		c.known = false
 	}
@@ -397,24 +398,33 @@ func (p *plan) left(clock time.Duration) left {
 }
 
 // connecting is an attempt that gets no connection.
-func (m *model) connecting(c *course, p *plan, l left) ending {
+func (m *model) connecting(c *course, p *plan, clock time.Duration, l left) ending {
 	e := failed("UF", "connection_timeout", http.StatusServiceUnavailable)
 	e.took = p.connect
-	if c.made > 1 && m.grpc() && m.has(dialsAgain) {
-		e.took = redial
+	if m.grpc() && m.has(dialsAgain) {
+		e.took = c.dial(p.connect, clock)
 	}
 	if m.has(limitsIncludeConnecting) {
 		e = p.firstLimit(e, l)
 	} else {
 		e = (&plan{}).firstLimit(e, l)
 	}
-	e.connected = false
+	e.connected, c.failed = false, slices.Contains(e.flags, "UF")
 	m.tally(c, e)
 	return e
 }
 
 // redial is how long an attempt of gRPC's waits for a connection where there was none before.
 const redial = 50 * time.Millisecond
+
+// dial is how long an attempt of gRPC's waits for a connection that is not made: the first
+// dial is shared by the attempts, and after it has failed none waits for long.
+func (c *course) dial(connect, clock time.Duration) time.Duration {
+	if c.failed {
+		return redial
+	}
+	return connect - clock
+}
 
 // tally counts a limit that fired.
 func (m *model) tally(c *course, e ending) {
@@ -540,10 +550,8 @@ func (m *model) body(c *course, e ending, l left) ending {
 func (m *model) broken(step Step, method string) (flag, reason string) {
 	h2 := m.scenario.Upstream.Protocol == "h2"
 	switch {
-	case step.Action == "reset_after_headers" && h2:
-		return "UR", "remote_reset"
 	case step.Action == "reset_after_headers":
-		return "UPE", "protocol_error"
+		return m.cut(step, method)
 	case m.grpc() && m.has(findsMalformed) && cutShort(step):
 		return "UPE", "protocol_error"
 	case h2:
@@ -671,9 +679,12 @@ func (m *model) categories(c *course) []string {
 // count counts a code.
 func count(stats map[string]int, category string, code int) {
 	name := category + "upstream_rq_"
+	stats[name+"completed"]++
+	if code < 100 || code > 599 {
+		return // upstream_rq_unknown, which is not compared
+	}
 	stats[name+strconv.Itoa(code)]++
 	stats[name+strconv.Itoa(code/100)+"xx"]++
-	stats[name+"completed"]++
 }
 
 // codeOf is the code that a response counts as. gRPC's client does not show that of a

@@ -113,7 +113,7 @@ func (m *model) httpAnswer(c *course, a *Answer) {
 func (m *model) breakOff(c *course, a *Answer) {
 	n, ok := c.end.step.length()
 	switch {
-	case c.end.step.Action == "reset_after_headers":
+	case c.end.step.Action == "reset_after_headers" && (hasBody(a.Status) || m.has(readsLengths)):
 		a.Trailers = nil
 	case m.has(readsLengths) && ok && !slices.Contains(c.end.flags, "UT"):
 		a.Body = a.Body[:min(n, len(a.Body))]
@@ -247,7 +247,7 @@ func (m *model) unaryAnswer(step Step, a *Answer) {
 	}
 	if m.has(findsMalformed) {
 		if n, err := strconv.ParseInt(end["grpc-status"], 10, 32); err == nil {
-			end["grpc-status"] = strconv.FormatUint(uint64(uint32(n)), 10)
+			end["grpc-status"] = strconv.FormatUint(uint64(uint32(n)), 10) //nolint:gosec // as gRPC's client does
 		} else {
 			end["grpc-status"] = "2"
 		}

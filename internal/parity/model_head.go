@@ -47,6 +47,20 @@ func (s Step) length() (n int, there bool) {
 	return n, err == nil
 }
 
+// cut is how a response ends that is cut off behind its header: nothing is missing of one
+// that has no body.
+func (m *model) cut(step Step, method string) (flag, reason string) {
+	h2 := m.scenario.Upstream.Protocol == "h2"
+	bodiless := method == http.MethodHead || !hasBody(step.status())
+	switch {
+	case !h2 && bodiless, h2 && method == http.MethodHead && m.has(readsLengths):
+		return "", ""
+	case !h2, bodiless && step.Body != "" && !m.has(readsLengths):
+		return "UPE", "protocol_error"
+	}
+	return "UR", "remote_reset"
+}
+
 // brokenLength is how an HTTP/2 response ends whose body does not have its length.
 func (m *model) brokenLength(step Step, method string) (flag, reason string) {
 	length, there := step.length()
@@ -97,7 +111,7 @@ func refusedByEnvoy(step Step) bool {
 	chunked := len(step.Trailers) > 0
 	own := hasBody(step.status()) || chunked // a length, or chunked
 	switch {
-	case step.status() == http.StatusNoContent && (framed || chunked), own && lengths > 0, step.status() < 100:
+	case step.status() == http.StatusNoContent && (framed || chunked), own && lengths > 0, step.status() < 100 && (step.Body != "" || chunked):
 		return true
 	}
 	n := len(step.Headers)

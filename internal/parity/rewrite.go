@@ -158,13 +158,11 @@ func equalViews(a, b Answer) bool {
 func (r *rewriter) recount(stats map[string]int, sign int) {
 	for name, n := range stats {
 		in := r.want.Stats
-		name, ok := strings.CutPrefix(name, histogram)
-		if ok {
-			in, name = r.want.Histograms, "envoy_cluster_"+name+`{envoy_cluster_name="`+clusterName+`"}`
-		} else {
-			name = "cluster." + clusterName + "." + name
+		path := "cluster." + clusterName + "." + name
+		if h, ok := strings.CutPrefix(name, histogram); ok {
+			in, path = r.want.Histograms, "envoy_cluster_"+h+`{envoy_cluster_name="`+clusterName+`"}`
 		}
-		in[name] += uint64(sign * n) //nolint:gosec // it wraps, and back
+		in[path] += uint64(sign * n) //nolint:gosec // it wraps, and back
 	}
 }
 
