@@ -186,7 +186,7 @@ func (m *model) call(c *course) {
 	if p.abandoned && m.has(needsNoBuffer) && m.grpc() {
 		p.abandoned = false
 	}
-	if p.abandoned {
+	if p.abandoned && !m.refuses() {
 		c.stats["retry_or_shadow_abandoned"]++
 	}
 	var clock time.Duration
@@ -353,6 +353,11 @@ func (m *model) attempt(c *course, p *plan, n int, clock time.Duration) ending {
 		return overflow(false)
 	}
 	return m.sent(c, p, n, left)
+}
+
+// refuses reports whether a call is refused before its body is read.
+func (m *model) refuses() bool {
+	return m.full() && m.has(asksBeforeConnecting) && listensNot("blackhole", "refuse")(m.scenario)
 }
 
 // full reports whether there is no room for any request.

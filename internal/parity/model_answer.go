@@ -62,7 +62,11 @@ func (m *model) localAnswer(c *course, a *Answer) {
 	}
 	if m.grpc() || isGRPCType(c.request.Headers["content-type"]) {
 		a.Status, a.Body = http.StatusOK, ""
-		a.Headers = map[string]string{"content-type": "application/grpc", "grpc-status": "14", "grpc-message": text}
+		a.Headers = statusHeaders(14, text)
+		a.Headers["content-type"] = "application/grpc"
+		if c.request.Method == http.MethodHead {
+			delete(a.Headers, "grpc-message")
+		}
 	}
 	if c.end.overflow && !m.parts.router.SuppressEnvoyHeaders {
 		a.Headers["x-envoy-overloaded"] = "true"
@@ -335,7 +339,7 @@ func malformedStatus(value string) string {
 
 // cutShort reports whether gRPC's client misses the end of a response that has begun.
 func cutShort(step Step) bool {
-	if step.Action == "reset_after_headers" || !isGRPCType(step.header("content-type")) || (step.Body == "" && len(step.Trailers) == 0) {
+	if step.Action == "reset_after_headers" || tooLarge(step.Body) > 0 || !isGRPCType(step.header("content-type")) || (step.Body == "" && len(step.Trailers) == 0) {
 		return false
 	}
 	value, there := joined(step.Trailers)["grpc-status"]
@@ -370,7 +374,7 @@ func (m *model) countedMessages(c *course, a *Answer) int {
 	if !whole && !m.has(countsGivenMessages) {
 		n++ // one that has begun
 	}
-	if c.end.code == 0 || c.end.gone || !isGRPCType(step.header("content-type")) {
+	if c.end.code == 0 || c.end.gone || step.status() != http.StatusOK || !isGRPCType(step.header("content-type")) {
 		return 0
 	}
 	if m.has(countsGivenMessages) && (n != 1 || !whole || c.end.after || a.Trailers["grpc-status"] != "0") {
@@ -384,7 +388,8 @@ func (m *model) countedStatus(c *course, a *Answer) (string, bool) {
 	if c.end.after && c.end.details == "response_timeout" && m.has(tellsBroken) {
 		return "14", true
 	}
-	if c.end.gone || c.end.after || (c.end.code != 0 && !isGRPCType(c.end.step.header("content-type"))) {
+	plain := c.end.code != 0 && !isGRPCType(c.end.step.header("content-type"))
+	if c.end.gone || c.end.after || (plain && m.has(givesStatuses)) {
 		return "", false
 	}
 	code := a.Trailers["grpc-status"]
