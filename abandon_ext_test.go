@@ -13,6 +13,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
@@ -112,7 +113,7 @@ func TestNarrowed(t *testing.T) {
 			<-req.Context().Done()
 			return nil, req.Context().Err()
 		})).RoundTrip(get(ctx, t))
-		if !errors.Is(err, context.DeadlineExceeded) || scopeOf(err) == pillion.ScopeCaller || info.Flags() != pillion.UT {
+		if !errors.Is(err, context.DeadlineExceeded) || scopeOf(err) == pillion.ScopeCaller || info.Flags() != envoy.UT {
 			t.Errorf("got %v, flags %v, want a deadline that is not the caller's, UT", err, info.Flags())
 		}
 	})

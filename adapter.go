@@ -4,6 +4,8 @@ import (
 	"context"
 	"strconv"
 	"time"
+
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // Target says where a call wants to go, for a [Resolver]: the request, and its
@@ -124,22 +126,22 @@ func (c *Call) addHeaders() {
 	}
 	if u.announce && !u.http.SuppressEnvoyHeaders {
 		if left, limited := c.patience(); limited {
-			x.Header(c).Set("X-Envoy-Expected-Rq-Timeout-Ms", milliseconds(left))
+			x.Header(c).Set(envoy.ExpectedTimeoutHeader, envoy.Milliseconds(left))
 		}
 	}
 	if u.http.IncludeRequestAttemptCount {
-		x.Header(c).Set("X-Envoy-Attempt-Count", strconv.Itoa(c.attempt))
+		x.Header(c).Set(envoy.AttemptCountHeader, strconv.Itoa(c.attempt))
 	}
 	if u.http.IncludeIsTimeoutRetryHeader && c.attempt > 1 {
-		x.Header(c).Set("X-Envoy-Is-Timeout-Retry", strconv.FormatBool(c.afterTimeout))
+		x.Header(c).Set(envoy.IsTimeoutRetryHeader, strconv.FormatBool(c.afterTimeout))
 	}
 }
 
 // tellSidecar leaves retries to us, and our limits to the sidecar too.
 func (c *Call) tellSidecar(h Header) {
-	h.Set("X-Envoy-Max-Retries", "0")
+	h.Set(envoy.MaxRetriesHeader, "0")
 	if left, limited := c.patience(); limited {
-		h.Set("X-Envoy-Upstream-Rq-Timeout-Ms", milliseconds(left))
+		h.Set(envoy.TimeoutHeader, envoy.Milliseconds(left))
 	}
 }
 
@@ -210,35 +212,4 @@ func (s *span) rearm(c *Call, choose func(scope Scope, left time.Duration) (Scop
 		g.timer.Reset(left)
 	}
 	return 0
-}
-
-// ExpectedTimeout reads the value of x-envoy-expected-rq-timeout-ms, by which a
-// server is told how long its answer is waited for; as in Envoy, 0 and junk mean no limit.
-func ExpectedTimeout(value string) (limit time.Duration, ok bool) {
-	ms, err := strconv.ParseUint(value, 10, 32)
-	return time.Duration(ms) * time.Millisecond, err == nil && ms > 0
-}
-
-// LocalReply is the answer that Envoy gives in the upstream's place: its HTTP status,
-// 0 where there is none, and its text, which is another one when the call was retried.
-func (d Detail) LocalReply(retried bool) (status int, text string) {
-	return d.LocalStatus(), d.localBody(retried)
-}
-
-// GRPCStatus is the gRPC status code that Envoy gives for the HTTP status of a local
-// reply.
-func GRPCStatus(httpStatus int) int {
-	switch httpStatus {
-	case 400:
-		return 13 // INTERNAL
-	case 401:
-		return 16 // UNAUTHENTICATED
-	case 403:
-		return 7 // PERMISSION_DENIED
-	case 404:
-		return 12 // UNIMPLEMENTED
-	case 429, 502, 503, 504:
-		return 14 // UNAVAILABLE
-	}
-	return 2 // UNKNOWN
 }

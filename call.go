@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // Call is one attempt of a call, as policies see it. The attempts of a call share
@@ -298,7 +300,7 @@ func (c *Call) LocalReplies() bool { return c.flight.upstream.http.LocalReplies 
 
 // Refuse is the outcome of an attempt that a policy does not let through. It
 // costs no allocation beyond err.
-func (c *Call) Refuse(err error, detail Detail) *Outcome {
+func (c *Call) Refuse(err error, detail *envoy.Detail) *Outcome {
 	o := &c.outcome
 	if c.flight.hedged() || c.tail.phase != phaseTry { // the attempt has been made, or is being made
 		o = &Outcome{}

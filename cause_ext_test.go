@@ -11,6 +11,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
@@ -108,8 +109,8 @@ func TestCause(t *testing.T) {
 					t.Errorf("got %v, want context.Canceled and its cause", err)
 				}
 				l.await(t, 1)
-				if info.Flags() != pillion.DC && info.Flags() != pillion.DC|pillion.URX || info.Detail() != pillion.CallerGone {
-					t.Errorf("got %v %v, want %v %v", info.Flags(), info.Detail(), pillion.DC, pillion.CallerGone)
+				if info.Flags() != envoy.DC && info.Flags() != envoy.DC|envoy.URX || info.Detail() != envoy.CallerGone {
+					t.Errorf("got %v %v, want %v %v", info.Flags(), info.Detail(), envoy.DC, envoy.CallerGone)
 				}
 				l.wantBalanced(t, 1, 1)
 				if s := l.breaker.Status(); s.Timeout != 0 || s.Failure > 1 || s.Failure == 1 && test.retry.On == "" {
@@ -129,10 +130,10 @@ func TestCause_before(t *testing.T) {
 	for name, test := range map[string]struct {
 		ctx    context.Context
 		is     error
-		detail pillion.Detail
+		detail *envoy.Detail
 	}{
-		"canceled": {canceled, context.Canceled, pillion.CallerGone},
-		"late":     {late, context.DeadlineExceeded, pillion.ResponseTimeout},
+		"canceled": {canceled, context.Canceled, envoy.CallerGone},
+		"late":     {late, context.DeadlineExceeded, envoy.ResponseTimeout},
 	} {
 		for policy, limit := range map[string]pillion.Policy{"limits": timeout.Config{Total: patience}, "retry": quick(2), "none": nil} {
 			t.Run(name+", "+policy, func(t *testing.T) {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // Do calls work under the upstream's policies, for protocols that have no
@@ -77,7 +79,7 @@ func (x *funcCall[T]) Unary() bool { return true }
 func (x *funcCall[T]) Try(ctx context.Context, _ *Call, o *Outcome) {
 	o.Value, o.Err = x.work(ctx)
 	if o.Err == nil {
-		o.Detail = ViaUpstream
+		o.Detail = envoy.ViaUpstream
 	}
 }
 
@@ -90,14 +92,14 @@ func (x *funcCall[T]) Explain(_ *Call, o *Outcome, err error) {
 
 // functionFailure classifies the error of a function: what the network did to it
 // where it says so, else a failure that stands for a 5xx.
-func functionFailure(err error) (Condition, Detail) {
+func functionFailure(err error) (Condition, *envoy.Detail) {
 	if errors.Is(err, context.Canceled) {
-		return Cancelled, CallerGone
+		return Cancelled, envoy.CallerGone
 	}
 	if is, detail, ok := networkFailure(err); ok {
 		return is, detail
 	}
-	return Failed | Status5xx, NoDetail
+	return Failed | Status5xx, nil
 }
 
 // Discard has nothing to do: a function's result is never open.

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
@@ -30,27 +31,27 @@ func TestDo_errors(t *testing.T) {
 		name   string
 		err    error
 		is     pillion.Condition
-		detail pillion.Detail
+		detail *envoy.Detail
 	}{
-		{"none", nil, 0, pillion.ViaUpstream},
-		{"any", errBroken, pillion.Failed | pillion.Status5xx, pillion.NoDetail},
-		{"EOF", io.EOF, pillion.Failed | pillion.Status5xx, pillion.NoDetail},
-		{"cancelled within", fmt.Errorf("query: %w", context.Canceled), pillion.Cancelled, pillion.CallerGone},
-		{"time-out within", fmt.Errorf("query: %w", context.DeadlineExceeded), pillion.Timeout | pillion.PerTryTimeout, pillion.TryTimeout},
-		{"time-out of a read", read(os.ErrDeadlineExceeded), pillion.Timeout | pillion.PerTryTimeout, pillion.TryTimeout},
-		{"refused", dial(syscall.ECONNREFUSED), pillion.ConnectFailure, pillion.ConnectionRefused},
-		{"unreachable", dial(syscall.EHOSTUNREACH), pillion.ConnectFailure, pillion.ConnectionFailure},
-		{"no connection in time", dial(os.ErrDeadlineExceeded), pillion.ConnectFailure | pillion.Timeout, pillion.ConnectionTimeout},
-		{"no such host", &net.DNSError{Err: "no such host", IsNotFound: true}, pillion.ConnectFailure, pillion.DNSFailure},
-		{"no name server in time", &net.DNSError{Err: "slow", IsTimeout: true}, pillion.ConnectFailure | pillion.Timeout, pillion.DNSFailure},
-		{"reset", read(syscall.ECONNRESET), pillion.Reset, pillion.ConnectionTermination},
-		{"broken pipe", read(syscall.EPIPE), pillion.Reset, pillion.ConnectionTermination},
-		{"HTTP/2 reset", errors.New("stream error: stream ID 1; INTERNAL_ERROR; received from peer"), pillion.Reset, pillion.RemoteReset},
+		{"none", nil, 0, envoy.ViaUpstream},
+		{"any", errBroken, pillion.Failed | pillion.Status5xx, nil},
+		{"EOF", io.EOF, pillion.Failed | pillion.Status5xx, nil},
+		{"cancelled within", fmt.Errorf("query: %w", context.Canceled), pillion.Cancelled, envoy.CallerGone},
+		{"time-out within", fmt.Errorf("query: %w", context.DeadlineExceeded), pillion.Timeout | pillion.PerTryTimeout, envoy.PerTryTimeout},
+		{"time-out of a read", read(os.ErrDeadlineExceeded), pillion.Timeout | pillion.PerTryTimeout, envoy.PerTryTimeout},
+		{"refused", dial(syscall.ECONNREFUSED), pillion.ConnectFailure, envoy.ConnectionRefused},
+		{"unreachable", dial(syscall.EHOSTUNREACH), pillion.ConnectFailure, envoy.ConnectionFailure},
+		{"no connection in time", dial(os.ErrDeadlineExceeded), pillion.ConnectFailure | pillion.Timeout, envoy.ConnectionTimeout},
+		{"no such host", &net.DNSError{Err: "no such host", IsNotFound: true}, pillion.ConnectFailure, envoy.DNSFailure},
+		{"no name server in time", &net.DNSError{Err: "slow", IsTimeout: true}, pillion.ConnectFailure | pillion.Timeout, envoy.DNSFailure},
+		{"reset", read(syscall.ECONNRESET), pillion.Reset, envoy.ConnectionTermination},
+		{"broken pipe", read(syscall.EPIPE), pillion.Reset, envoy.ConnectionTermination},
+		{"HTTP/2 reset", errors.New("stream error: stream ID 1; INTERNAL_ERROR; received from peer"), pillion.Reset, envoy.RemoteReset},
 		{
 			"HTTP/2 refused", errors.New("stream error: stream ID 1; REFUSED_STREAM; received from peer"),
-			pillion.Reset | pillion.RefusedStream, pillion.RemoteRefusedStream,
+			pillion.Reset | pillion.RefusedStream, envoy.RemoteRefusedStream,
 		},
-		{"HTTP/2 malformed", errors.New("stream error: stream ID 1; PROTOCOL_ERROR"), pillion.ProtocolError, pillion.MalformedAnswer},
+		{"HTTP/2 malformed", errors.New("stream error: stream ID 1; PROTOCOL_ERROR"), pillion.ProtocolError, envoy.MalformedResponse},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/timeout"
 )
 
@@ -61,7 +62,7 @@ func newStory(r *rand.Rand) story {
 type ending struct {
 	at     time.Duration
 	is     pillion.Condition
-	detail pillion.Detail
+	detail *envoy.Detail
 	scope  pillion.Scope
 }
 
@@ -78,7 +79,7 @@ func (s story) model() ending {
 	for i, at := range s.arrivals {
 		now += s.pauses[i]
 		if silent = s.idle != 0 && now+s.idle < at; silent {
-			earlier(ending{now + s.idle, pillion.Timeout | pillion.PerTryTimeout, pillion.TryIdleTimeout, pillion.ScopeIdle})
+			earlier(ending{now + s.idle, pillion.Timeout | pillion.PerTryTimeout, envoy.PerTryIdleTimeout, pillion.ScopeIdle})
 			break
 		}
 		now = max(now, at)
@@ -86,14 +87,14 @@ func (s story) model() ending {
 	switch now = max(now+s.pauses[len(s.arrivals)], 1); {
 	case silent:
 	case s.broken:
-		earlier(ending{now, pillion.ProtocolError | pillion.Reset, pillion.MalformedAnswerAfter, 0})
+		earlier(ending{now, pillion.ProtocolError | pillion.Reset, envoy.MalformedResponseAfter, 0})
 	default:
-		earlier(ending{at: now, detail: pillion.ViaUpstream})
+		earlier(ending{at: now, detail: envoy.ViaUpstream})
 	}
-	earlier(ending{s.total, pillion.Timeout, pillion.ResponseTimeout, pillion.ScopeTotal})
-	earlier(ending{s.deadline, pillion.Timeout, pillion.ResponseTimeout, pillion.ScopeCaller})
-	earlier(ending{s.leaves, pillion.Cancelled, pillion.CallerGone, 0})
-	earlier(ending{s.closes, 0, pillion.ViaUpstream, 0})
+	earlier(ending{s.total, pillion.Timeout, envoy.ResponseTimeout, pillion.ScopeTotal})
+	earlier(ending{s.deadline, pillion.Timeout, envoy.ResponseTimeout, pillion.ScopeCaller})
+	earlier(ending{s.leaves, pillion.Cancelled, envoy.CallerGone, 0})
+	earlier(ending{s.closes, 0, envoy.ViaUpstream, 0})
 	return first
 }
 

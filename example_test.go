@@ -13,6 +13,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
@@ -311,12 +312,12 @@ func (p *pigeon) Try(_ context.Context, c *pillion.Call, o *pillion.Outcome) {
 		o.Err = errors.New("lost to a hawk")
 		return
 	}
-	o.Value, o.Detail = strings.ToUpper(p.message), pillion.ViaUpstream
+	o.Value, o.Detail = strings.ToUpper(p.message), envoy.ViaUpstream
 }
 
 // Explain says what an error means: here, that the message may not have arrived.
 func (p *pigeon) Explain(_ *pillion.Call, o *pillion.Outcome, err error) {
-	o.Err, o.Is, o.Flags, o.Detail = err, pillion.Reset, pillion.UC, pillion.ConnectionTermination
+	o.Err, o.Is, o.Flags, o.Detail = err, pillion.Reset, envoy.UC, envoy.ConnectionTermination
 }
 
 func (p *pigeon) Unary() bool                                      { return true }

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/timeout"
 )
 
@@ -39,7 +40,7 @@ func (x *letter) Try(ctx context.Context, c *pillion.Call, o *pillion.Outcome) {
 	} else if x.try(ctx, o); o.Err != nil {
 		return
 	}
-	o.Detail = pillion.ViaUpstream
+	o.Detail = envoy.ViaUpstream
 	if x.open {
 		c.Open()
 	}
@@ -49,7 +50,7 @@ func (x *letter) Explain(_ *pillion.Call, o *pillion.Outcome, err error) {
 	if x.explain != nil && x.explain(o, err) {
 		return
 	}
-	o.Err, o.Is, o.Flags, o.Detail = err, pillion.Reset, pillion.UR, pillion.RemoteReset
+	o.Err, o.Is, o.Flags, o.Detail = err, pillion.Reset, envoy.UR, envoy.RemoteReset
 }
 
 func (x *letter) Discard(c *pillion.Call, _ *pillion.Outcome) {
@@ -101,7 +102,7 @@ func TestInvoke_unary(t *testing.T) {
 	)
 	x := &letter{}
 	o := u.Invoke(t.Context(), x)
-	if o.Value != "dear" || o.Err != nil || o.Open() || o.Detail != pillion.ViaUpstream || ends != 1 {
+	if o.Value != "dear" || o.Err != nil || o.Open() || o.Detail != envoy.ViaUpstream || ends != 1 {
 		t.Errorf("got %+v after %d ends, want a finished letter after one", o, ends)
 	}
 	if got := x.header[x.call].Get("X-Mine"); got != "1" {
@@ -293,7 +294,7 @@ func TestInvoke_explained(t *testing.T) {
 		x := &letter{
 			try: func(_ context.Context, o *pillion.Outcome) {
 				if o.Err = errBroken; explained {
-					o.Is, o.Detail = pillion.GRPCUnavailable, pillion.RemoteRefusedStream
+					o.Is, o.Detail = pillion.GRPCUnavailable, envoy.RemoteRefusedStream
 				}
 			},
 			explain: func(*pillion.Outcome, error) bool { asked++; return false },
@@ -361,7 +362,7 @@ func TestCall_attempts(t *testing.T) {
 		before(func(c *pillion.Call) { inner = append(inner, c.Attempts(), c.Attempt()) }),
 		atEnd(func(*pillion.Call, *pillion.Outcome) {}))
 	x := &letter{try: func(_ context.Context, o *pillion.Outcome) { o.Err = errBroken }}
-	if o := u.Invoke(t.Context(), x); !errors.Is(o.Err, errBroken) || !o.Flags.Has(pillion.URX) {
+	if o := u.Invoke(t.Context(), x); !errors.Is(o.Err, errBroken) || !o.Flags.Has(envoy.URX) {
 		t.Errorf("got %v, %v, want errBroken and URX", o.Err, o.Flags)
 	}
 	if diff := cmp.Diff([]int{0}, outer); diff != "" {

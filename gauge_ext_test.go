@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // TestSite_gauges pins that a policy finds the gauges of those inside it, and no
@@ -50,7 +51,7 @@ func TestTransport_connectionReset(t *testing.T) {
 	}
 	defer resp.Body.Close()
 	const want = "upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_Connection_reset_by_peer}"
-	if resp.StatusCode != http.StatusServiceUnavailable || info.Flags() != pillion.UF || info.Detail().String() != want {
+	if resp.StatusCode != http.StatusServiceUnavailable || info.Flags() != envoy.UF || info.Detail().String() != want {
 		t.Errorf("got %d, %v, %v, want 503, UF, %s", resp.StatusCode, info.Flags(), info.Detail(), want)
 	}
 }

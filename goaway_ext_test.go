@@ -18,6 +18,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -184,7 +185,7 @@ func TestGoAway_refused(t *testing.T) {
 					}
 					_ = resp.Body.Close()
 					first := l.attempts[0]
-					if !first.Is.Any(pillion.RefusedStream) || first.Detail != pillion.RemoteRefusedStream || first.Flags != pillion.UR || first.unconnected {
+					if !first.Is.Any(pillion.RefusedStream) || first.Detail != envoy.RemoteRefusedStream || first.Flags != envoy.UR || first.unconnected {
 						t.Errorf("got %v %v %v, want refused-stream UR remote_refused_stream_reset", first.Is, first.Flags, first.Detail)
 					}
 					if requests.Load() != 2 {
@@ -256,23 +257,23 @@ func TestGoAway_workedOn(t *testing.T) {
 	tests := map[string]struct {
 		serve  func(f *framed)
 		is     pillion.Condition
-		detail pillion.Detail
+		detail *envoy.Detail
 	}{
 		"GOAWAY and the end": {func(f *framed) {
 			_ = f.WriteGoAway(f.stream, http2.ErrCodeInternal, nil)
 			fin(f.peer)
-		}, pillion.Reset, pillion.ConnectionTermination},
+		}, pillion.Reset, envoy.ConnectionTermination},
 		"GOAWAY for a later one and the end": {func(f *framed) {
 			_ = f.WriteGoAway(f.stream+100, http2.ErrCodeNo, nil)
 			fin(f.peer)
-		}, pillion.Reset, pillion.ConnectionTermination},
-		"the end":   {func(f *framed) { fin(f.peer) }, pillion.Reset, pillion.ConnectionTermination},
-		"a reset":   {func(f *framed) { reset(f.peer) }, pillion.Reset, pillion.ConnectionTermination},
-		"CANCEL":    {func(f *framed) { _ = f.WriteRSTStream(f.stream, http2.ErrCodeCancel) }, pillion.Reset, pillion.RemoteReset},
-		"INTERNAL":  {func(f *framed) { _ = f.WriteRSTStream(f.stream, http2.ErrCodeInternal) }, pillion.Reset, pillion.RemoteReset},
-		"ENHANCE":   {func(f *framed) { _ = f.WriteRSTStream(f.stream, http2.ErrCodeEnhanceYourCalm) }, pillion.Reset, pillion.RemoteReset},
-		"HTTP_1_1":  {func(f *framed) { _ = f.WriteRSTStream(f.stream, http2.ErrCodeHTTP11Required) }, pillion.Reset, pillion.RemoteReset},
-		"malformed": {func(f *framed) { f.respond("abc") }, pillion.ProtocolError, pillion.MalformedAnswer},
+		}, pillion.Reset, envoy.ConnectionTermination},
+		"the end":   {func(f *framed) { fin(f.peer) }, pillion.Reset, envoy.ConnectionTermination},
+		"a reset":   {func(f *framed) { reset(f.peer) }, pillion.Reset, envoy.ConnectionTermination},
+		"CANCEL":    {func(f *framed) { _ = f.WriteRSTStream(f.stream, http2.ErrCodeCancel) }, pillion.Reset, envoy.RemoteReset},
+		"INTERNAL":  {func(f *framed) { _ = f.WriteRSTStream(f.stream, http2.ErrCodeInternal) }, pillion.Reset, envoy.RemoteReset},
+		"ENHANCE":   {func(f *framed) { _ = f.WriteRSTStream(f.stream, http2.ErrCodeEnhanceYourCalm) }, pillion.Reset, envoy.RemoteReset},
+		"HTTP_1_1":  {func(f *framed) { _ = f.WriteRSTStream(f.stream, http2.ErrCodeHTTP11Required) }, pillion.Reset, envoy.RemoteReset},
+		"malformed": {func(f *framed) { f.respond("abc") }, pillion.ProtocolError, envoy.MalformedResponse},
 	}
 	for what, test := range tests {
 		for name, order := range orders() {
@@ -304,9 +305,9 @@ func TestGoAway_protocolError(t *testing.T) {
 			url, base, requests := http2Bases()["h2c"].serve(t, func(f *framed) { _ = f.WriteRSTStream(f.stream, http2.ErrCodeProtocol) })
 			l := newLedger(t)
 			_, err := l.upstream(t, pillion.HTTP{ReplayBuffer: 100}, retry.Config{NumRetries: retry.None}).Transport(base).RoundTrip(order(t, url))
-			want := pillion.RemoteRefusedStream
+			want := envoy.RemoteRefusedStream
 			if name == "POST that is kept" {
-				want = pillion.MalformedAnswer
+				want = envoy.MalformedResponse
 			}
 			if end := l.last(t); err == nil || end.Detail != want || requests.Load() != 1 {
 				t.Errorf("got %v after %d requests, want %v after 1: %v", end.Detail, requests.Load(), want, err)

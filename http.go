@@ -247,7 +247,7 @@ func (t *transport) roundTrip(req *http.Request, ended Hook) (*http.Response, er
 func (t *transport) failed(req *http.Request, o *Outcome, attempts int) (*http.Response, error) {
 	detail := o.Detail
 	if o.Is.Any(Informational) {
-		detail = beforeResponseOf(detail)
+		detail = detail.BeforeResponse()
 	}
 	if !t.upstream.http.LocalReplies || detail.LocalStatus() == 0 || req.Context().Err() != nil {
 		return nil, o.Err

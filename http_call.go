@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strings"
 	"sync/atomic"
+
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // httpCall is one HTTP call: the Exchange, and in the same allocation the
@@ -129,7 +131,7 @@ func (x *httpCall) Try(ctx context.Context, c *Call, o *Outcome) {
 	ctx = x.traced(ctx, a)
 	req, err := x.request(ctx, a)
 	if err != nil {
-		o.fail(err, Invalid, NoDetail)
+		o.fail(err, Invalid, nil)
 		return
 	}
 	if c.endpoint == "" && req.URL != nil && c.flight.watched() {
@@ -266,7 +268,7 @@ func (x *httpCall) answered(c *Call, o *Outcome, resp *http.Response) {
 	if resp.Body == nil {
 		resp.Body = http.NoBody
 	}
-	o.Value, o.Code, o.Is, o.Detail = resp, resp.StatusCode, HTTPCondition(resp.StatusCode), ViaUpstream
+	o.Value, o.Code, o.Is, o.Detail = resp, resp.StatusCode, HTTPCondition(resp.StatusCode), envoy.ViaUpstream
 	if a.wire != nil {
 		if a.wire.informational() {
 			o.Is |= Informational

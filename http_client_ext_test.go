@@ -24,6 +24,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -212,7 +213,7 @@ func TestHandler_slowUpload(t *testing.T) {
 						return // that does not wait in HTTP/2
 					}
 					told := g.wantNeutral(t)
-					if !told.Is.Any(pillion.Timeout) || told.Detail != pillion.ResponseTimeout {
+					if !told.Is.Any(pillion.Timeout) || told.Detail != envoy.ResponseTimeout {
 						t.Errorf("told: got %v, %v, want the timeout", told.Is, told.Detail)
 					}
 				})
@@ -293,7 +294,7 @@ func TestHandler_unreadUpload(t *testing.T) {
 				if got := wantSoon(t, response, "response"); got != http.StatusGatewayTimeout {
 					t.Errorf("got status %d, want 504", got)
 				}
-				g.ends.want(t, end{Is: pillion.Timeout, Flags: pillion.UT, Detail: pillion.ResponseTimeout})
+				g.ends.want(t, end{Is: pillion.Timeout, Flags: envoy.UT, Detail: envoy.ResponseTimeout})
 				g.wantCounts(t, breaker.Status{Timeout: 1})
 			})
 		}
@@ -850,7 +851,7 @@ func TestHandler_leaves(t *testing.T) {
 						_ = wantSoon(t, began, "the handler's beginning")
 						leave()
 						told := g.wantNeutral(t)
-						if told.Flags != pillion.DC || told.Detail != pillion.CallerGone {
+						if told.Flags != envoy.DC || told.Detail != envoy.CallerGone {
 							t.Errorf("told: got %v, %v, want that the client disconnected", told.Flags, told.Detail)
 						}
 					})

@@ -11,6 +11,8 @@ import (
 	"net/textproto"
 	"strings"
 	"syscall"
+
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // UpstreamError says what the network or the upstream did to a call, around the
@@ -18,8 +20,8 @@ import (
 // details.
 type UpstreamError struct {
 	Upstream string
-	Flags    Flags
-	Detail   Detail
+	Flags    envoy.Flags
+	Detail   *envoy.Detail
 	Err      error
 }
 
@@ -41,7 +43,7 @@ func (e *UpstreamError) Temporary() bool { return true }
 func (x *httpCall) Explain(c *Call, o *Outcome, err error) {
 	a, _ := attemptOf(c)
 	is, detail, err := x.failure(a, o, err)
-	if detail != NoDetail {
+	if detail != nil {
 		err = &UpstreamError{Upstream: x.flight.upstream.name, Flags: detail.Flags(), Detail: detail, Err: sameScheme(err)}
 	}
 	o.blame(err, is, detail)
@@ -49,10 +51,10 @@ func (x *httpCall) Explain(c *Call, o *Outcome, err error) {
 
 // failure classifies why an attempt failed: by its request, by what net/http reported of
 // it, and by the error.
-func (x *httpCall) failure(a *httpAttempt, o *Outcome, err error) (Condition, Detail, error) {
+func (x *httpCall) failure(a *httpAttempt, o *Outcome, err error) (Condition, *envoy.Detail, error) {
 	x.sending.Store(nil)
 	if fault := a.fault(err); fault != nil {
-		return Invalid, NoDetail, fault
+		return Invalid, nil, fault
 	}
 	if o.Code != 0 {
 		is, detail := answerFailure(err, a.resp.ProtoMajor)
@@ -65,11 +67,11 @@ func (x *httpCall) failure(a *httpAttempt, o *Outcome, err error) (Condition, De
 	is, detail := x.wireFailure(seen, early, err)
 	if is == Reset {
 		if fault := x.faultOfRequest(seen, err); fault != nil {
-			return Invalid, NoDetail, fault
+			return Invalid, nil, fault
 		}
 	}
 	if early && is.Any(NoAnswer) {
-		return earlyFailure(is, detail), afterResponseOf(detail), err
+		return earlyFailure(is, detail), detail.AfterResponse(), err
 	}
 	return is, detail, err
 }
@@ -83,8 +85,8 @@ func (a *httpAttempt) fault(err error) error {
 }
 
 // earlyFailure returns the conditions of a failure behind a 1xx response.
-func earlyFailure(is Condition, detail Detail) Condition {
-	if detail == MalformedAnswer {
+func earlyFailure(is Condition, detail *envoy.Detail) Condition {
+	if detail == envoy.MalformedResponse {
 		return Informational | ProtocolError | Reset
 	}
 	return is | Informational
@@ -92,16 +94,16 @@ func earlyFailure(is Condition, detail Detail) Condition {
 
 // wireFailure classifies why no response came. Unknown errors are classified as Reset, or
 // as ConnectFailure where there surely was no connection.
-func (x *httpCall) wireFailure(seen wireState, early bool, err error) (Condition, Detail) {
+func (x *httpCall) wireFailure(seen wireState, early bool, err error) (Condition, *envoy.Detail) {
 	switch {
 	case err == errResent: //nolint:errorlint // nothing wraps it
-		return Reset | RefusedStream, RemoteRefusedStream
+		return Reset | RefusedStream, envoy.RemoteRefusedStream
 	case isCancelled(err):
-		return Cancelled, CallerGone
+		return Cancelled, envoy.CallerGone
 	case seen.unconnected():
 		return noConnection(err)
 	case seen.has(wireConnected) && isTLS(err) && !isTimeout(err):
-		return Reset, ConnectionTermination
+		return Reset, envoy.ConnectionTermination
 	}
 	if is, detail, ok := networkFailure(err); ok {
 		if seen.has(wireWrote) && is.Any(ConnectFailure) { // of a connection to which net/http would have resent the request
@@ -111,13 +113,13 @@ func (x *httpCall) wireFailure(seen wireState, early bool, err error) (Condition
 	}
 	switch {
 	case early && errors.Is(err, io.ErrUnexpectedEOF):
-		return Reset, ConnectionTermination
+		return Reset, envoy.ConnectionTermination
 	case isMalformed(err) || (errors.Is(err, io.ErrUnexpectedEOF) && x.transport.speaksHTTP1(x.req)):
-		return ProtocolError, MalformedAnswer
+		return ProtocolError, envoy.MalformedResponse
 	case isInvalid(err):
-		return Invalid, NoDetail
+		return Invalid, nil
 	}
-	return Reset, ConnectionTermination
+	return Reset, envoy.ConnectionTermination
 }
 
 // speaksHTTP1 reports whether req certainly goes out as HTTP/1: then an
@@ -135,7 +137,7 @@ func isCancelled(err error) bool {
 }
 
 // networkFailure recognises the failures that any protocol can meet.
-func networkFailure(err error) (Condition, Detail, bool) {
+func networkFailure(err error) (Condition, *envoy.Detail, bool) {
 	if is, detail, ok := connectFailure(err); ok {
 		return is, detail, true
 	}
@@ -145,61 +147,61 @@ func networkFailure(err error) (Condition, Detail, bool) {
 	switch {
 	case isTimeout(err):
 		// A limit of the transport's own, such as ResponseHeaderTimeout.
-		return Timeout | PerTryTimeout, TryTimeout, true
+		return Timeout | PerTryTimeout, envoy.PerTryTimeout, true
 	case errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE):
-		return Reset, ConnectionTermination, true
+		return Reset, envoy.ConnectionTermination, true
 	}
-	return 0, NoDetail, false
+	return 0, nil, false
 }
 
 // answerFailure classifies why an answer broke off. Envoy finds an HTTP/1 answer
 // that is cut short malformed, and so do we; an HTTP/2 stream is reset.
-func answerFailure(err error, protoMajor int) (Condition, Detail) {
+func answerFailure(err error, protoMajor int) (Condition, *envoy.Detail) {
 	is, detail, ok := streamFailure(err)
 	switch {
-	case ok && detail == MalformedAnswer || hasPrefix(err, "net/http: server replied with more than declared Content-Length"):
-		return ProtocolError | Reset, MalformedAnswerAfter
+	case ok && detail == envoy.MalformedResponse || hasPrefix(err, "net/http: server replied with more than declared Content-Length"):
+		return ProtocolError | Reset, envoy.MalformedResponseAfter
 	case ok:
-		return is, RemoteResetAfter
+		return is, envoy.RemoteResetAfter
 	case isCancelled(err):
-		return Cancelled, CallerGone
+		return Cancelled, envoy.CallerGone
 	case isTimeout(err):
-		return Timeout, ResponseTimeout
+		return Timeout, envoy.ResponseTimeout
 	case protoMajor < 2:
-		return ProtocolError | Reset, MalformedAnswerAfter
+		return ProtocolError | Reset, envoy.MalformedResponseAfter
 	}
-	return Reset, ConnectionTerminationAfter
+	return Reset, envoy.ConnectionTerminationAfter
 }
 
 // noConnection classifies the failure of an attempt that surely had no connection.
-func noConnection(err error) (Condition, Detail) {
+func noConnection(err error) (Condition, *envoy.Detail) {
 	if is, detail, ok := connectFailure(err); ok {
 		return is, detail
 	}
 	if isTimeout(err) {
-		return ConnectFailure | Timeout, ConnectionTimeout
+		return ConnectFailure | Timeout, envoy.ConnectionTimeout
 	}
-	return ConnectFailure, ConnectionFailure
+	return ConnectFailure, envoy.ConnectionFailure
 }
 
 // connectFailure recognises that no connection was made. TLS counts, as in Envoy.
-func connectFailure(err error) (Condition, Detail, bool) {
+func connectFailure(err error) (Condition, *envoy.Detail, bool) {
 	var dns *net.DNSError
 	var op *net.OpError
 	dialling := errors.As(err, &op) && (op.Op == "dial" || op.Op == "proxyconnect" || op.Op == "socks connect")
 	switch {
 	case errors.As(err, &dns):
-		return withTimeout(ConnectFailure, err), DNSFailure, true
+		return withTimeout(ConnectFailure, err), envoy.DNSFailure, true
 	case (dialling || isTLS(err)) && isTimeout(err):
-		return ConnectFailure | Timeout, ConnectionTimeout, true
+		return ConnectFailure | Timeout, envoy.ConnectionTimeout, true
 	case dialling && errors.Is(err, syscall.ECONNREFUSED):
-		return ConnectFailure, ConnectionRefused, true
+		return ConnectFailure, envoy.ConnectionRefused, true
 	case dialling && errors.Is(err, syscall.ECONNRESET):
-		return ConnectFailure, ConnectionReset, true
+		return ConnectFailure, envoy.ConnectionReset, true
 	case dialling || isTLS(err):
-		return withTimeout(ConnectFailure, err), ConnectionFailure, true
+		return withTimeout(ConnectFailure, err), envoy.ConnectionFailure, true
 	}
-	return 0, NoDetail, false
+	return 0, nil, false
 }
 
 func withTimeout(is Condition, err error) Condition {
@@ -212,20 +214,20 @@ func withTimeout(is Condition, err error) Condition {
 // streamFailure recognises an HTTP/2 stream that was reset, by the upstream or
 // because of what it sent. net/http and golang.org/x/net have a type each for it, the
 // one hidden, the other no dependency of ours; the text is the same.
-func streamFailure(err error) (Condition, Detail, bool) {
+func streamFailure(err error) (Condition, *envoy.Detail, bool) {
 	if isUnprocessed(err) {
-		return Reset | RefusedStream, RemoteRefusedStream, true
+		return Reset | RefusedStream, envoy.RemoteRefusedStream, true
 	}
 	text, ok := findText(err, "stream error: stream ID ", "http2: Transport: cannot retry err [stream error: stream ID ")
 	switch {
 	case !ok:
-		return 0, NoDetail, false
+		return 0, nil, false
 	case strings.Contains(text, "; REFUSED_STREAM"):
-		return Reset | RefusedStream, RemoteRefusedStream, true
+		return Reset | RefusedStream, envoy.RemoteRefusedStream, true
 	case strings.Contains(text, "; PROTOCOL_ERROR"):
-		return ProtocolError, MalformedAnswer, true
+		return ProtocolError, envoy.MalformedResponse, true
 	}
-	return Reset, RemoteReset, true
+	return Reset, envoy.RemoteReset, true
 }
 
 // isUnprocessed recognises a GOAWAY that says that the stream was not worked on,

@@ -15,6 +15,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 )
 
@@ -238,7 +240,7 @@ func TestTransport_getBodyFails(t *testing.T) {
 	if resp != nil || !errors.Is(err, errBroken) || asked != 1 {
 		t.Errorf("got %v, %v, asked %d times, want errBroken after one", resp, err, asked)
 	}
-	if info.Attempts() != 2 || info.Flags() != 0 || info.Detail() != pillion.NoDetail {
+	if info.Attempts() != 2 || info.Flags() != 0 || info.Detail() != nil {
 		t.Errorf("got %d attempts, %v, %v, want 2 and nothing against the upstream", info.Attempts(), info.Flags(), info.Detail())
 	}
 }
@@ -530,31 +532,31 @@ func reset503(reason, flags string) reply {
 }
 
 // replies holds every Detail; those without a reply only have their flags.
-func replies() map[pillion.Detail]reply {
+func replies() map[*envoy.Detail]reply {
 	overflow, malformed := reset503("overflow", "UO"), reset503("protocol error", "UPE")
 	overflow.overloaded = true
 	malformed.status = 502
-	return map[pillion.Detail]reply{
-		pillion.NoDetail:                   {flags: "-"},
-		pillion.ViaUpstream:                {flags: "-"},
-		pillion.ConnectionRefused:          reset503("remote connection failure", "UF"),
-		pillion.ConnectionFailure:          reset503("remote connection failure", "UF"),
-		pillion.ConnectionTimeout:          reset503("connection timeout", "UF"),
-		pillion.DNSFailure:                 {503, "DNS resolution failure", "", false, "DF"},
-		pillion.ConnectionTermination:      reset503("connection termination", "UC"),
-		pillion.RemoteReset:                reset503("remote reset", "UR"),
-		pillion.RemoteRefusedStream:        reset503("remote refused stream reset", "UR"),
-		pillion.MalformedAnswer:            malformed,
-		pillion.ConnectionTerminationAfter: {flags: "UC"},
-		pillion.RemoteResetAfter:           {flags: "UR"},
-		pillion.MalformedAnswerAfter:       {flags: "UPE"},
-		pillion.Overflow:                   overflow,
-		pillion.BreakerOpen:                overflow,
-		pillion.ResponseTimeout:            {504, "upstream request timeout", "", false, "UT"},
-		pillion.TryTimeout:                 {504, "upstream request timeout", "", false, "UT"},
-		pillion.TryIdleTimeout:             {504, "upstream request timeout", "", false, "UT"},
-		pillion.CallerGone:                 {flags: "DC"},
-		pillion.NoHealthyUpstream:          {503, "no healthy upstream", "", false, "UH"},
+	return map[*envoy.Detail]reply{
+		nil:                              {flags: "-"},
+		envoy.ViaUpstream:                {flags: "-"},
+		envoy.ConnectionRefused:          reset503("remote connection failure", "UF"),
+		envoy.ConnectionFailure:          reset503("remote connection failure", "UF"),
+		envoy.ConnectionTimeout:          reset503("connection timeout", "UF"),
+		envoy.DNSFailure:                 {503, "DNS resolution failure", "", false, "DF"},
+		envoy.ConnectionTermination:      reset503("connection termination", "UC"),
+		envoy.RemoteReset:                reset503("remote reset", "UR"),
+		envoy.RemoteRefusedStream:        reset503("remote refused stream reset", "UR"),
+		envoy.MalformedResponse:          malformed,
+		envoy.ConnectionTerminationAfter: {flags: "UC"},
+		envoy.RemoteResetAfter:           {flags: "UR"},
+		envoy.MalformedResponseAfter:     {flags: "UPE"},
+		limits.Overflow:                  overflow,
+		breaker.CircuitOpen:              overflow,
+		envoy.ResponseTimeout:            {504, "upstream request timeout", "", false, "UT"},
+		envoy.PerTryTimeout:              {504, "upstream request timeout", "", false, "UT"},
+		envoy.PerTryIdleTimeout:          {504, "upstream request timeout", "", false, "UT"},
+		envoy.CallerGone:                 {flags: "DC"},
+		envoy.NoHealthyUpstream:          {503, "no healthy upstream", "", false, "UH"},
 	}
 }
 

@@ -5,14 +5,16 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // localReply is the response that Envoy sends where it has none of the upstream.
-func (t *transport) localReply(req *http.Request, d Detail, attempts int) *http.Response {
+func (t *transport) localReply(req *http.Request, d *envoy.Detail, attempts int) *http.Response {
 	status, text := d.LocalReply(attempts > 1)
 	header := http.Header{}
 	proto, major, minor := "HTTP/1.1", 1, 1
-	if isGRPC(req.Header.Get("Content-Type")) {
+	if envoy.IsGRPC(req.Header.Get("Content-Type")) {
 		setGRPCReply(header, status, text)
 		status, text = http.StatusOK, ""
 		proto, major, minor = "HTTP/2.0", 2, 0 // gRPC clients insist
@@ -21,7 +23,7 @@ func (t *transport) localReply(req *http.Request, d Detail, attempts int) *http.
 		header.Set("Content-Type", "text/plain")
 	}
 	if d.Overloaded() && !t.upstream.http.SuppressEnvoyHeaders {
-		header.Set("X-Envoy-Overloaded", "true")
+		header.Set(envoy.OverloadedHeader, "true")
 	}
 	resp := &http.Response{
 		Status:        strconv.Itoa(status) + " " + http.StatusText(status),
@@ -44,6 +46,6 @@ func (t *transport) localReply(req *http.Request, d Detail, attempts int) *http.
 // but a header.
 func setGRPCReply(h http.Header, status int, text string) {
 	h.Set("Content-Type", "application/grpc")
-	h.Set("Grpc-Status", strconv.Itoa(GRPCStatus(status)))
-	h.Set("Grpc-Message", text)
+	h.Set(envoy.GRPCStatusHeader, strconv.Itoa(envoy.GRPCStatus(status)))
+	h.Set(envoy.GRPCMessageHeader, text)
 }

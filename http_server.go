@@ -9,9 +9,9 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strconv"
-	"strings"
 	"time"
 
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/internal/respwriter"
 )
 
@@ -94,7 +94,7 @@ func (u *Upstream) serve(next http.Handler, w http.ResponseWriter, r *http.Reque
 	x.w = respwriter.Make(w, x)
 	x.client.w, x.client.upstream, x.client.request = w, u, r.Context()
 	x.client.body.wrap(r.Body, &x.client)
-	if d, ok := inboundDeadline(r.Header); ok {
+	if d, ok := envoy.InboundDeadline(r.Header.Get); ok {
 		x.first.LimitClient(d)
 	}
 	o := x.flight.invoke(&x.first)
@@ -106,51 +106,6 @@ func (u *Upstream) serve(next http.Handler, w http.ResponseWriter, r *http.Reque
 	case x.client.cut:
 		closeAfterResponse(w)
 	}
-}
-
-// inboundDeadline is how long the client said that it waits.
-func inboundDeadline(h http.Header) (time.Duration, bool) {
-	expected, some := ExpectedTimeout(h.Get("X-Envoy-Expected-Rq-Timeout-Ms"))
-	timeout, grpc := parseGRPCTimeout(h.Get("Grpc-Timeout"))
-	if some && (!grpc || expected < timeout) {
-		return expected, true
-	}
-	return timeout, grpc
-}
-
-// longestGRPCTimeout keeps a deadline on the clock, whatever a client says.
-const longestGRPCTimeout = 100 * 365 * 24 * time.Hour
-
-// parseGRPCTimeout reads a number of up to eight digits and its unit.
-func parseGRPCTimeout(value string) (time.Duration, bool) {
-	last := len(value) - 1
-	if last < 1 || last > 8 {
-		return 0, false
-	}
-	unit := grpcUnit(value[last])
-	n, err := strconv.ParseUint(value[:last], 10, 32)
-	if err != nil || unit == 0 {
-		return 0, false
-	}
-	return time.Duration(min(n, uint64(longestGRPCTimeout/unit))) * unit, true //nolint:gosec // neither is negative
-}
-
-func grpcUnit(letter byte) time.Duration {
-	switch letter {
-	case 'H':
-		return time.Hour
-	case 'M':
-		return time.Minute
-	case 'S':
-		return time.Second
-	case 'm':
-		return time.Millisecond
-	case 'u':
-		return time.Microsecond
-	case 'n':
-		return time.Nanosecond
-	}
-	return 0
 }
 
 // serverCall is one request that is being served.
@@ -264,7 +219,7 @@ func (x *serverCall) classify(ctx context.Context, c *Call, o *Outcome) {
 		return
 	}
 	o.Code = x.status()
-	o.Is, o.Detail = HTTPCondition(o.Code), ViaUpstream
+	o.Is, o.Detail = HTTPCondition(o.Code), envoy.ViaUpstream
 	if o.Code == http.StatusSwitchingProtocols {
 		o.Is |= Upgraded
 	}
@@ -273,7 +228,7 @@ func (x *serverCall) classify(ctx context.Context, c *Call, o *Outcome) {
 	case (x.broken || theirs) && x.client.gone():
 		c.leave(x.flight.ctx, o, nil) //nolint:contextcheck // it is the one that the client has ended
 	case theirs:
-		o.blame(fmt.Errorf("pillion: the request's body cannot be read: %w", x.fault), Cancelled, NoDetail)
+		o.blame(fmt.Errorf("pillion: the request's body cannot be read: %w", x.fault), Cancelled, nil)
 	}
 }
 
@@ -301,11 +256,11 @@ func (x *serverCall) ended(o *Outcome, p any) {
 	case x.client.gone(), p == http.ErrAbortHandler && x.flight.ctx.Err() != nil: //nolint:errorlint // as the server compares
 		o.Err = x.panic // a proxy whose client has disconnected ends so
 	case tooLarge, x.client.fault() != nil:
-		o.fail(x.panic, Cancelled, NoDetail)
+		o.fail(x.panic, Cancelled, nil)
 	case p == http.ErrAbortHandler: //nolint:errorlint // as the server compares
-		o.fail(x.panic, Failed|Reset, NoDetail)
+		o.fail(x.panic, Failed|Reset, nil)
 	default:
-		o.fail(x.panic, Failed|Status5xx, NoDetail)
+		o.fail(x.panic, Failed|Status5xx, nil)
 	}
 }
 
@@ -318,7 +273,7 @@ func (x *serverCall) CausedByCaller(scope Scope) bool {
 }
 
 // Explain has nothing to add: the context's errors are explained by the engine.
-func (x *serverCall) Explain(_ *Call, o *Outcome, err error) { o.blame(err, Failed, NoDetail) }
+func (x *serverCall) Explain(_ *Call, o *Outcome, err error) { o.blame(err, Failed, nil) }
 
 // Discard has nothing to do: an answer is never open.
 func (x *serverCall) Discard(*Call, *Outcome) {}
@@ -363,12 +318,12 @@ func (x *serverCall) reply(o *Outcome) {
 		x.client.endBody()
 	}
 	if o.Detail.Overloaded() && !x.flight.upstream.http.SuppressEnvoyHeaders {
-		h.Set("X-Envoy-Overloaded", "true")
+		h.Set(envoy.OverloadedHeader, "true")
 	}
-	if isGRPC(x.req.Header.Get("Content-Type")) {
+	if envoy.IsGRPC(x.req.Header.Get("Content-Type")) {
 		h.Set("Content-Type", "application/grpc")
-		h.Set("Grpc-Status", strconv.Itoa(GRPCStatus(status)))
-		h.Set("Grpc-Message", text)
+		h.Set(envoy.GRPCStatusHeader, strconv.Itoa(envoy.GRPCStatus(status)))
+		h.Set(envoy.GRPCMessageHeader, text)
 		w.WriteHeader(http.StatusOK)
 		return
 	}
@@ -400,10 +355,4 @@ func (x *serverCall) replyHeader(h http.Header) http.Header {
 		maps.Copy(h, x.found)
 	}
 	return h
-}
-
-// isGRPC goes by Envoy's rule: gRPC-Web is something else.
-func isGRPC(contentType string) bool {
-	rest, ok := strings.CutPrefix(contentType, "application/grpc")
-	return ok && (rest == "" || rest[0] == '+')
 }

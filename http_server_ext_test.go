@@ -27,6 +27,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/retry"
@@ -93,8 +94,8 @@ func (s *service) do(t *testing.T, method string, header ...string) (resp *http.
 type end struct {
 	Code   int
 	Is     pillion.Condition
-	Flags  pillion.Flags
-	Detail pillion.Detail
+	Flags  envoy.Flags
+	Detail *envoy.Detail
 	err    error
 }
 
@@ -264,7 +265,7 @@ func TestHandler_localReply(t *testing.T) {
 		t.Fatal(err)
 	}
 	open.Record(breaker.Failure)
-	refusal := func(d pillion.Detail) pillion.Policy {
+	refusal := func(d *envoy.Detail) pillion.Policy {
 		return around(func(_ context.Context, c *pillion.Call, _ pillion.Func) *pillion.Outcome {
 			return c.Refuse(errBroken, d)
 		})
@@ -295,9 +296,9 @@ func TestHandler_localReply(t *testing.T) {
 		{name: "limit, gRPC", content: "application/grpc", policies: []pillion.Policy{full}, want: inGRPC("14", overflow, "true")},
 		{name: "limit, gRPC with a codec", content: "application/grpc+proto", policies: []pillion.Policy{full}, want: inGRPC("14", overflow, "true")},
 		{name: "limit, gRPC-Web", content: "application/grpc-web", policies: []pillion.Policy{full}, want: text(503, overflow, "true")},
-		{name: "no endpoint", policies: []pillion.Policy{refusal(pillion.NoHealthyUpstream)}, want: text(503, "no healthy upstream", "")},
-		{name: "refused without a word", policies: []pillion.Policy{refusal(pillion.NoDetail)}, want: text(503, "Service Unavailable", "")},
-		{name: "refused with an unknown word", policies: []pillion.Policy{refusal(200)}, want: text(503, "Service Unavailable", "")},
+		{name: "no endpoint", policies: []pillion.Policy{refusal(envoy.NoHealthyUpstream)}, want: text(503, "no healthy upstream", "")},
+		{name: "refused without a word", policies: []pillion.Policy{refusal(nil)}, want: text(503, "Service Unavailable", "")},
+		{name: "refused with an unknown word", policies: []pillion.Policy{refusal(envoy.NewDetail(envoy.DetailSpec{Text: "unknown"}))}, want: text(503, "Service Unavailable", "")},
 		{name: "failed by a policy", policies: []pillion.Policy{failure}, want: text(500, "Internal Server Error", "")},
 		{name: "failed by a policy, gRPC", content: "application/grpc", policies: []pillion.Policy{failure}, want: inGRPC("2", "Internal Server Error", "")},
 		{name: "total", policies: []pillion.Policy{timeout.Config{Total: time.Millisecond}}, want: text(504, late, "")},
@@ -403,7 +404,7 @@ func TestHandler_begun(t *testing.T) {
 					if err != nil || resp.StatusCode != test.code || body != test.body {
 						t.Errorf("got %v %q, %v, want %d %q", resp, body, err, test.code, test.body)
 					}
-					s.ends.want(t, end{Code: test.code, Is: pillion.Timeout, Flags: pillion.UT, Detail: pillion.ResponseTimeout})
+					s.ends.want(t, end{Code: test.code, Is: pillion.Timeout, Flags: envoy.UT, Detail: envoy.ResponseTimeout})
 				})
 			}
 		})
@@ -428,7 +429,7 @@ func TestHandler_late(t *testing.T) {
 		if w.Code != 200 || w.Body.String() != "cold soup" {
 			t.Errorf("got %d %q, want what the handler wrote", w.Code, w.Body)
 		}
-		told.want(t, end{Is: pillion.Timeout, Flags: pillion.UT, Detail: pillion.ResponseTimeout})
+		told.want(t, end{Is: pillion.Timeout, Flags: envoy.UT, Detail: envoy.ResponseTimeout})
 	})
 }
 
@@ -710,7 +711,7 @@ func TestHandler_clientGone(t *testing.T) {
 						leave()
 						_ = resp.Body.Close()
 					}
-					s.ends.want(t, end{Code: test.code, Is: pillion.Cancelled, Flags: pillion.DC, Detail: pillion.CallerGone})
+					s.ends.want(t, end{Code: test.code, Is: pillion.Cancelled, Flags: envoy.DC, Detail: envoy.CallerGone})
 					if got := guard.Status(); got != (breaker.Status{}) {
 						t.Errorf("breaker: got %+v, want nothing counted", got)
 					}
@@ -807,7 +808,7 @@ func (headless) Header() http.Header { return nil }
 func TestHandler_noSecrets(t *testing.T) {
 	const secret = "hunter2"
 	refusal := around(func(_ context.Context, c *pillion.Call, _ pillion.Func) *pillion.Outcome {
-		return c.Refuse(errors.New(secret), pillion.NoDetail)
+		return c.Refuse(errors.New(secret), nil)
 	})
 	failure := around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
 		o := next(ctx, c)
@@ -1007,7 +1008,7 @@ func TestHandler_statuses(t *testing.T) {
 					if err != nil || resp.StatusCode != test.want.Code || header != "leek" {
 						t.Errorf("got %v, %v, header %q, want %d with one", resp, err, header, test.want.Code)
 					}
-					test.want.Detail = pillion.ViaUpstream
+					test.want.Detail = envoy.ViaUpstream
 					s.ends.want(t, test.want)
 				})
 			}
@@ -1046,7 +1047,7 @@ func TestHandler_timeoutHandler(t *testing.T) {
 	if err != nil || resp.StatusCode != http.StatusServiceUnavailable || body != "too slow" {
 		t.Errorf("got %v %q, %v, want the middleware's 503", resp, body, err)
 	}
-	told := s.ends.want(t, end{Is: pillion.Timeout, Flags: pillion.UT, Detail: pillion.ResponseTimeout})
+	told := s.ends.want(t, end{Is: pillion.Timeout, Flags: envoy.UT, Detail: envoy.ResponseTimeout})
 	if scopeOf(told.err) != pillion.ScopeCaller {
 		t.Errorf("told: got %v, want the caller's deadline", told.err)
 	}

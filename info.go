@@ -3,6 +3,8 @@ package pillion
 import (
 	"context"
 	"sync"
+
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // Info tells a caller what happened to its call: attempts, response flags,
@@ -56,7 +58,7 @@ func (i *Info) Attempts() int { return i.get().attempts }
 func (i *Info) Code() int { return i.get().outcome.Code }
 
 // Flags are Envoy's response flags of the call.
-func (i *Info) Flags() Flags { return i.get().outcome.Flags }
+func (i *Info) Flags() envoy.Flags { return i.get().outcome.Flags }
 
 // RetryOverflow reports whether the call needed a retry that was not made, because the
 // budget or a limit of retries was used up. It has the flag UO then, as a call has that a breaker
@@ -64,7 +66,7 @@ func (i *Info) Flags() Flags { return i.get().outcome.Flags }
 func (i *Info) RetryOverflow() bool { return i.get().overflow }
 
 // Detail tells how the call ended, in Envoy's response code details.
-func (i *Info) Detail() Detail { return i.get().outcome.Detail }
+func (i *Info) Detail() *envoy.Detail { return i.get().outcome.Detail }
 
 // Err is why there was no answer, or why it broke off; nil for a good call.
 func (i *Info) Err() error { return i.get().outcome.Err }

@@ -36,7 +36,7 @@ func replacements() map[string]func(ctx context.Context, c *pillion.Call, o *pil
 		},
 		"nothing": func(context.Context, *pillion.Call, *pillion.Outcome) *pillion.Outcome { return &pillion.Outcome{} },
 		"Refuse": func(_ context.Context, c *pillion.Call, _ *pillion.Outcome) *pillion.Outcome {
-			return c.Refuse(errBroken, pillion.Overflow)
+			return c.Refuse(errBroken, limits.Overflow)
 		},
 		"Expired": func(_ context.Context, c *pillion.Call, o *pillion.Outcome) *pillion.Outcome { return c.Expired(o) },
 		"Gone": func(ctx context.Context, c *pillion.Call, o *pillion.Outcome) *pillion.Outcome {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -24,19 +25,19 @@ import (
 // status in a 200 that is nothing but a header.
 func TestLocalReply_grpc(t *testing.T) {
 	const reset = "upstream connect error or disconnect/reset before headers. reset reason: "
-	tests := map[pillion.Detail]struct {
+	tests := map[*envoy.Detail]struct {
 		status     int
 		message    string
 		overloaded bool
 	}{
-		pillion.ConnectionRefused:     {14, reset + "remote connection failure", false},
-		pillion.ConnectionTermination: {14, reset + "connection termination", false},
-		pillion.MalformedAnswer:       {14, reset + "protocol error", false},
-		pillion.ResponseTimeout:       {14, "upstream request timeout", false},
-		pillion.TryTimeout:            {14, "upstream request timeout", false},
-		pillion.NoHealthyUpstream:     {14, "no healthy upstream", false},
-		pillion.Overflow:              {14, reset + "overflow", true},
-		pillion.BreakerOpen:           {14, reset + "overflow", true},
+		envoy.ConnectionRefused:     {14, reset + "remote connection failure", false},
+		envoy.ConnectionTermination: {14, reset + "connection termination", false},
+		envoy.MalformedResponse:     {14, reset + "protocol error", false},
+		envoy.ResponseTimeout:       {14, "upstream request timeout", false},
+		envoy.PerTryTimeout:         {14, "upstream request timeout", false},
+		envoy.NoHealthyUpstream:     {14, "no healthy upstream", false},
+		limits.Overflow:             {14, reset + "overflow", true},
+		breaker.CircuitOpen:         {14, reset + "overflow", true},
 	}
 	for detail, want := range tests {
 		for contentType, grpc := range map[string]bool{

@@ -3,6 +3,8 @@ package pillion
 import (
 	"fmt"
 	"time"
+
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // Outcome is what an attempt, or a whole call, came to. It belongs to the
@@ -11,13 +13,13 @@ import (
 // or a stream that is still running, is open until its end, when the hooks run that
 // were registered with [Outcome.OnEnd].
 type Outcome struct {
-	Value  any       // *http.Response, a gRPC reply, or a function's result; nil with most errors
-	Err    error     // why there is no value, or, at the end, why it broke off
-	Code   int       // HTTP status or gRPC code; 0 where there is none
-	Is     Condition // what kind of result it is, in words that hold for every protocol
-	Flags  Flags     // Envoy's response flags
-	Detail Detail    // Envoy's response code details
-	open   *Call     // the attempt whose end is still to come; nil when finished
+	Value  any           // *http.Response, a gRPC reply, or a function's result; nil with most errors
+	Err    error         // why there is no value, or, at the end, why it broke off
+	Code   int           // HTTP status or gRPC code; 0 where there is none
+	Is     Condition     // what kind of result it is, in words that hold for every protocol
+	Flags  envoy.Flags   // Envoy's response flags
+	Detail *envoy.Detail // Envoy's response code details
+	open   *Call         // the attempt whose end is still to come; nil when finished
 }
 
 // Hook hears the end of an attempt or call. end says what it came to in the end:
@@ -75,17 +77,17 @@ func (o *Outcome) Failure() error {
 }
 
 // fail makes o that of an attempt that brought no response.
-func (o *Outcome) fail(err error, is Condition, detail Detail) {
+func (o *Outcome) fail(err error, is Condition, detail *envoy.Detail) {
 	*o = Outcome{}
 	o.blame(err, is, detail)
 }
 
 // blame adds what went wrong to o.
-func (o *Outcome) blame(err error, is Condition, detail Detail) {
+func (o *Outcome) blame(err error, is Condition, detail *envoy.Detail) {
 	o.Err = err
 	o.Is |= is
 	o.Flags |= detail.Flags()
-	if detail != NoDetail {
+	if detail != nil {
 		o.Detail = detail
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/timeout"
 )
 
@@ -47,60 +48,60 @@ func TestOnEnd_exactlyOnce(t *testing.T) {
 		bytes  error // how the body ends, 100ms after its head
 		end    func(leave context.CancelFunc, body io.ReadCloser)
 		is     pillion.Condition
-		flags  pillion.Flags
-		detail pillion.Detail
+		flags  envoy.Flags
+		detail *envoy.Detail
 	}{
-		{"EOF", nil, io.EOF, readAll, 0, 0, pillion.ViaUpstream},
+		{"EOF", nil, io.EOF, readAll, 0, 0, envoy.ViaUpstream},
 		{"EOF, and read on", nil, io.EOF, func(_ context.CancelFunc, body io.ReadCloser) {
 			_, _ = io.ReadAll(body)
 			_, _ = body.Read(make([]byte, 1))
-		}, 0, 0, pillion.ViaUpstream},
+		}, 0, 0, envoy.ViaUpstream},
 		{
 			"error", nil, io.ErrUnexpectedEOF, readAll,
-			pillion.ProtocolError | pillion.Reset, pillion.UPE, pillion.MalformedAnswerAfter,
+			pillion.ProtocolError | pillion.Reset, envoy.UPE, envoy.MalformedResponseAfter,
 		},
-		{"close", nil, io.EOF, shut, 0, 0, pillion.ViaUpstream},
+		{"close", nil, io.EOF, shut, 0, 0, envoy.ViaUpstream},
 		{"close twice", nil, io.EOF, func(_ context.CancelFunc, body io.ReadCloser) {
 			_ = body.Close()
 			_ = body.Close()
-		}, 0, 0, pillion.ViaUpstream},
+		}, 0, 0, envoy.ViaUpstream},
 		{"close beside a read", nil, io.EOF, func(_ context.CancelFunc, body io.ReadCloser) {
 			var both sync.WaitGroup
 			both.Go(func() { _, _ = io.ReadAll(body) })
 			both.Go(func() { _ = body.Close() })
 			both.Wait()
-		}, 0, 0, pillion.ViaUpstream},
+		}, 0, 0, envoy.ViaUpstream},
 		{"the caller leaves", nil, io.EOF, func(leave context.CancelFunc, _ io.ReadCloser) {
 			leave() // and neither reads nor closes
-		}, pillion.Cancelled, pillion.DC, pillion.CallerGone},
+		}, pillion.Cancelled, envoy.DC, envoy.CallerGone},
 		{"the caller leaves, and closes", nil, io.EOF, func(leave context.CancelFunc, body io.ReadCloser) {
 			leave()
 			_ = body.Close()
-		}, pillion.Cancelled, pillion.DC, pillion.CallerGone},
+		}, pillion.Cancelled, envoy.DC, envoy.CallerGone},
 		{"the caller leaves, and reads", nil, io.EOF, func(leave context.CancelFunc, body io.ReadCloser) {
 			leave()
 			_, _ = io.ReadAll(body)
-		}, pillion.Cancelled, pillion.DC, pillion.CallerGone},
+		}, pillion.Cancelled, envoy.DC, envoy.CallerGone},
 		{
 			"total limit, reading",
 			timeout.Config{Total: 50 * time.Millisecond},
 			io.EOF, readAll,
-			pillion.Timeout, pillion.UT, pillion.ResponseTimeout,
+			pillion.Timeout, envoy.UT, envoy.ResponseTimeout,
 		},
 		{"total limit, nobody there", timeout.Config{Total: 50 * time.Millisecond}, io.EOF, func(context.CancelFunc, io.ReadCloser) {
 			time.Sleep(60 * time.Millisecond)
-		}, pillion.Timeout, pillion.UT, pillion.ResponseTimeout},
+		}, pillion.Timeout, envoy.UT, envoy.ResponseTimeout},
 		{
 			"idle limit",
 			timeout.Config{Idle: 50 * time.Millisecond},
 			io.EOF, readAll,
-			pillion.Timeout | pillion.PerTryTimeout, pillion.UT, pillion.TryIdleTimeout,
+			pillion.Timeout | pillion.PerTryTimeout, envoy.UT, envoy.PerTryIdleTimeout,
 		},
 		{"discard", around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
 			o := next(ctx, c)
 			o.Discard()
 			return o
-		}), io.EOF, shut, pillion.Discarded, 0, pillion.ViaUpstream},
+		}), io.EOF, shut, pillion.Discarded, 0, envoy.ViaUpstream},
 	}
 	for _, test := range tests {
 		for _, hooks := range []int{1, 4, 5, 9} {
@@ -492,7 +493,7 @@ func TestOnEnd_closeUnderAReader(t *testing.T) {
 		if err := <-closed; err != nil {
 			t.Errorf("close: %v", err)
 		}
-		if end.Err != nil || end.Is != 0 || end.Detail != pillion.ViaUpstream {
+		if end.Err != nil || end.Is != 0 || end.Detail != envoy.ViaUpstream {
 			t.Errorf("end: got %v, %b, %v, want no failure", end.Err, end.Is, end.Detail)
 		}
 	})

@@ -15,6 +15,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/internal/memhttp"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/retry"
@@ -314,7 +315,7 @@ func TestSeam_exhausted(t *testing.T) {
 	if resp.StatusCode != http.StatusServiceUnavailable || body != "!!!" {
 		t.Errorf("got %d %q, want the third attempt's 503 and %q", resp.StatusCode, body, "!!!")
 	}
-	if info.Attempts() != 3 || info.Flags() != pillion.URX || info.Err() != nil {
+	if info.Attempts() != 3 || info.Flags() != envoy.URX || info.Err() != nil {
 		t.Errorf("got %d attempts, %v, %v, want 3, URX and no error", info.Attempts(), info.Flags(), info.Err())
 	}
 	client.CloseIdleConnections()
@@ -368,7 +369,7 @@ func TestSeam_callerCancels(t *testing.T) {
 			if got := requests.Load(); got != 1 {
 				t.Errorf("requests: got %d, want 1", got)
 			}
-			if info.Attempts() != 1 || !info.Flags().Has(pillion.DC) || !info.Done() {
+			if info.Attempts() != 1 || !info.Flags().Has(envoy.DC) || !info.Done() {
 				t.Errorf("got %d attempts, %v, done %v, want 1, DC, true", info.Attempts(), info.Flags(), info.Done())
 			}
 			if s := b.Status(); s.Failure != int64(map[bool]int{true: 1}[test.answer]) || s.Timeout != 0 || s.Success != 0 {

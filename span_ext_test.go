@@ -18,6 +18,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
@@ -527,41 +528,41 @@ func TestCall_endsWithoutAttempt(t *testing.T) {
 		end   func(ctx context.Context, c *pillion.Call) *pillion.Outcome
 		want  string
 		is    pillion.Condition
-		flags pillion.Flags
+		flags envoy.Flags
 	}{
 		{
 			"expired", total, 0, func(_ context.Context, c *pillion.Call) *pillion.Outcome { return c.Expired(&pillion.Outcome{}) },
-			"timeout: recipes: total limit of 1m0s reached", pillion.Timeout, pillion.UT,
+			"timeout: recipes: total limit of 1m0s reached", pillion.Timeout, envoy.UT,
 		},
 		{
 			"expired after a failure", total, 0, func(_ context.Context, c *pillion.Call) *pillion.Outcome { return c.Expired(broken) },
-			"timeout: recipes: total limit of 1m0s reached: broken", pillion.Timeout, pillion.UT,
+			"timeout: recipes: total limit of 1m0s reached: broken", pillion.Timeout, envoy.UT,
 		},
 		{
 			"expired by the caller", none, time.Second,
 			func(_ context.Context, c *pillion.Call) *pillion.Outcome { return c.Expired(broken) },
-			"timeout: recipes: caller deadline passed: broken", pillion.Timeout, pillion.UT,
+			"timeout: recipes: caller deadline passed: broken", pillion.Timeout, envoy.UT,
 		},
 		{
 			"gone", total, -1, func(ctx context.Context, c *pillion.Call) *pillion.Outcome { return c.Gone(ctx, &pillion.Outcome{}) },
-			"context canceled", pillion.Cancelled, pillion.DC,
+			"context canceled", pillion.Cancelled, envoy.DC,
 		},
 		{
 			"gone after a failure", total, -1, func(ctx context.Context, c *pillion.Call) *pillion.Outcome { return c.Gone(ctx, broken) },
-			"context canceled: broken", pillion.Cancelled, pillion.DC,
+			"context canceled: broken", pillion.Cancelled, envoy.DC,
 		},
 		{
 			"gone after its echo", total, -1, func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
 				return c.Gone(ctx, &pillion.Outcome{Err: fmt.Errorf("dialling: %w", context.Canceled)})
 			},
-			"dialling: context canceled", pillion.Cancelled, pillion.DC,
+			"dialling: context canceled", pillion.Cancelled, envoy.DC,
 		},
 		{
 			"gone by a deadline", total, time.Second, func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
 				time.Sleep(2 * time.Second)
 				return c.Gone(ctx, &pillion.Outcome{Err: context.DeadlineExceeded})
 			},
-			"timeout: recipes: caller deadline passed", pillion.Timeout, pillion.UT,
+			"timeout: recipes: caller deadline passed", pillion.Timeout, envoy.UT,
 		},
 	}
 	for _, test := range tests {

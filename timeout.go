@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // Scope says which limit ended a call or an attempt.
@@ -36,14 +38,14 @@ func (s Scope) String() string {
 }
 
 // Detail is what Envoy says of a call that the limit ended.
-func (s Scope) Detail() Detail {
+func (s Scope) Detail() *envoy.Detail {
 	switch s {
 	case ScopeTry:
-		return TryTimeout
+		return envoy.PerTryTimeout
 	case ScopeIdle:
-		return TryIdleTimeout
+		return envoy.PerTryIdleTimeout
 	default: // of the whole call
-		return ResponseTimeout
+		return envoy.ResponseTimeout
 	}
 }
 
@@ -148,14 +150,14 @@ func (c *Call) leave(ctx context.Context, o *Outcome, err error) {
 		c.timedOut(o, ScopeCaller, err)
 		return
 	}
-	o.blame(goneError(ctx, err), Cancelled, CallerGone)
+	o.blame(goneError(ctx, err), Cancelled, envoy.CallerGone)
 }
 
 // left adds to o that the context that a policy gave the attempt has ended.
 func (c *Call) left(ctx context.Context, o *Outcome, err error) {
-	is, detail := Cancelled, CallerGone
+	is, detail := Cancelled, envoy.CallerGone
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		is, detail = Timeout|PerTryTimeout, TryTimeout
+		is, detail = Timeout|PerTryTimeout, envoy.PerTryTimeout
 	}
 	o.blame(goneError(ctx, err), is, detail)
 }

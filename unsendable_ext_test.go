@@ -169,7 +169,7 @@ func TestUnsendable(t *testing.T) {
 						_ = resp.Body.Close()
 						t.Fatalf("got status %d, want an error", resp.StatusCode)
 					}
-					if end := l.last(t); end.Is != pillion.Invalid || end.Flags != 0 || end.Detail != pillion.NoDetail || !strings.Contains(err.Error(), test.word) {
+					if end := l.last(t); end.Is != pillion.Invalid || end.Flags != 0 || end.Detail != nil || !strings.Contains(err.Error(), test.word) {
 						t.Errorf("got %v %v %v, want invalid and no flags: %v, want %q", end.Is, end.Flags, end.Detail, err, test.word)
 					}
 					l.wantBalanced(t, 2, 2)

@@ -126,7 +126,7 @@ func (b *Breaker) guard(
 ) *pillion.Outcome {
 	t, refusal := b.engine.admit(true)
 	if refusal != nil {
-		return c.Refuse(refusal, pillion.BreakerOpen)
+		return c.Refuse(refusal, CircuitOpen)
 	}
 	state.N = int64(t.verdict)
 	if t.settle != nil {

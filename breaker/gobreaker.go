@@ -227,7 +227,7 @@ func (e *plain[T]) wrap(b *Breaker, next pillion.Func) pillion.Func {
 			return none, engineError(r, Failed{Code: o.Code, Err: o.Err})
 		})
 		if !ran {
-			return c.Refuse(e.refusal(e.cb.Name(), err, true), pillion.BreakerOpen)
+			return c.Refuse(e.refusal(e.cb.Name(), err, true), CircuitOpen)
 		}
 		return o
 	}

@@ -263,7 +263,7 @@ type refuseAfter time.Duration
 func (d refuseAfter) Wrap(*pillion.Site, pillion.Func) (pillion.Func, error) {
 	return func(_ context.Context, c *pillion.Call) *pillion.Outcome {
 		time.Sleep(time.Duration(d))
-		return c.Refuse(errBoom, pillion.Overflow)
+		return c.Refuse(errBoom, limits.Overflow)
 	}, nil
 }
 
@@ -466,8 +466,8 @@ func TestClassify(t *testing.T) {
 		"cancelled":                    {pillion.Outcome{Is: pillion.Cancelled}, breaker.Ignored},
 		"cancelled while it timed out": {pillion.Outcome{Is: pillion.Cancelled | pillion.Timeout}, breaker.Ignored},
 		"bad request to send":          {pillion.Outcome{Is: pillion.Invalid}, breaker.Ignored},
-		"full":                         {pillion.Outcome{Is: pillion.Refused, Detail: pillion.Overflow}, breaker.Rejection},
-		"refused by a breaker":         {pillion.Outcome{Is: pillion.Refused, Detail: pillion.BreakerOpen}, breaker.Break},
+		"full":                         {pillion.Outcome{Is: pillion.Refused, Detail: limits.Overflow}, breaker.Rejection},
+		"refused by a breaker":         {pillion.Outcome{Is: pillion.Refused, Detail: breaker.CircuitOpen}, breaker.Break},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -41,7 +41,7 @@ func Classify(o *pillion.Outcome) Result {
 	case o.Is.Any(pillion.Cancelled | pillion.Invalid):
 		return Ignored
 	case o.Is.Any(pillion.Refused):
-		if o.Detail == pillion.BreakerOpen {
+		if o.Detail == CircuitOpen {
 			return Break
 		}
 		return Rejection

@@ -24,6 +24,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/pilliongrpc"
 	"github.com/pillion-go/pillion/retry"
@@ -298,7 +299,7 @@ func TestGRPCStream_retriesUsedUp(t *testing.T) {
 	if got := s.Trailer().Get("why"); !slices.Equal(got, []string{"busy"}) {
 		t.Errorf("trailer: got %v, want the last attempt's", s.Trailer())
 	}
-	if info.Attempts() != 3 || info.Flags() != pillion.URX || info.Code() != int(codes.Unavailable) {
+	if info.Attempts() != 3 || info.Flags() != envoy.URX || info.Code() != int(codes.Unavailable) {
 		t.Errorf("got %d attempts, %v, code %d, want 3, URX, 14", info.Attempts(), info.Flags(), info.Code())
 	}
 	if got, want := b.Status(), (breaker.Status{Failure: 3}); got != want {
@@ -385,7 +386,7 @@ func TestGRPCStream_place(t *testing.T) {
 	wantText(t, s, "TWO")
 	refused()
 	cancel()
-	if end := wantSoon(t, events.ends, "the end of the stream that nobody reads"); end.Is != pillion.Cancelled || end.Flags != pillion.DC {
+	if end := wantSoon(t, events.ends, "the end of the stream that nobody reads"); end.Is != pillion.Cancelled || end.Flags != envoy.DC {
 		t.Errorf("end: got %b %v, want %b DC", end.Is, end.Flags, pillion.Cancelled)
 	}
 	_ = wantEnd(t, s, codes.Canceled)

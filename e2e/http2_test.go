@@ -16,6 +16,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
@@ -112,7 +113,7 @@ type h2failure struct {
 	base    func(*http.Transport) // nil changes nothing
 	head    int
 	flags   string
-	detail  pillion.Detail
+	detail  *envoy.Detail
 	is      pillion.Condition
 	words   string
 	timeout bool   // counts as a time-out and not as a failure
@@ -123,19 +124,19 @@ func h2Failures() []h2failure {
 	return []h2failure{
 		{
 			name: "RST_STREAM(INTERNAL_ERROR)", act: func(s *stream) { s.rst(http2.ErrCodeInternal) },
-			flags: "URX,UR", detail: pillion.RemoteReset, is: pillion.Reset, words: "INTERNAL_ERROR",
+			flags: "URX,UR", detail: envoy.RemoteReset, is: pillion.Reset, words: "INTERNAL_ERROR",
 		},
 		{
 			name: "RST_STREAM(NO_ERROR)", act: func(s *stream) { s.rst(http2.ErrCodeNo) },
-			flags: "URX,UR", detail: pillion.RemoteReset, is: pillion.Reset, words: "NO_ERROR",
+			flags: "URX,UR", detail: envoy.RemoteReset, is: pillion.Reset, words: "NO_ERROR",
 		},
 		{
 			name: "RST_STREAM(CANCEL)", act: func(s *stream) { s.rst(http2.ErrCodeCancel) },
-			flags: "URX,UR", detail: pillion.RemoteReset, is: pillion.Reset, words: "CANCEL",
+			flags: "URX,UR", detail: envoy.RemoteReset, is: pillion.Reset, words: "CANCEL",
 		},
 		{
 			name: "RST_STREAM(ENHANCE_YOUR_CALM)", act: func(s *stream) { s.rst(http2.ErrCodeEnhanceYourCalm) },
-			flags: "URX,UR", detail: pillion.RemoteReset, is: pillion.Reset, words: "ENHANCE_YOUR_CALM",
+			flags: "URX,UR", detail: envoy.RemoteReset, is: pillion.Reset, words: "ENHANCE_YOUR_CALM",
 		},
 		{
 			name: "RST_STREAM in the middle of the body",
@@ -145,15 +146,15 @@ func h2Failures() []h2failure {
 				s.rst(http2.ErrCodeInternal)
 			},
 			head:  http.StatusOK,
-			flags: "UR", detail: pillion.RemoteResetAfter, is: pillion.Reset, words: "INTERNAL_ERROR",
+			flags: "UR", detail: envoy.RemoteResetAfter, is: pillion.Reset, words: "INTERNAL_ERROR",
 		},
 		{
 			name: "the connection is closed before the answer", act: func(s *stream) { fin(s.Conn) },
-			flags: "URX,UC", detail: pillion.ConnectionTermination, is: pillion.Reset, words: "EOF",
+			flags: "URX,UC", detail: envoy.ConnectionTermination, is: pillion.Reset, words: "EOF",
 		},
 		{
 			name: "the connection is reset before the answer", act: func(s *stream) { reset(s.Conn) },
-			flags: "URX,UC", detail: pillion.ConnectionTermination, is: pillion.Reset,
+			flags: "URX,UC", detail: envoy.ConnectionTermination, is: pillion.Reset,
 		},
 		{
 			name: "the connection is closed in the middle of the body",
@@ -163,7 +164,7 @@ func h2Failures() []h2failure {
 				fin(s.Conn)
 			},
 			head:  http.StatusOK,
-			flags: "UC", detail: pillion.ConnectionTerminationAfter, is: pillion.Reset, words: "EOF",
+			flags: "UC", detail: envoy.ConnectionTerminationAfter, is: pillion.Reset, words: "EOF",
 		},
 		{
 			name: "GOAWAY for this stream, which is closed with its connection",
@@ -171,7 +172,7 @@ func h2Failures() []h2failure {
 				_ = s.framer.WriteGoAway(s.id, http2.ErrCodeInternal, []byte("out of order"))
 				fin(s.Conn)
 			},
-			flags: "URX,UC", detail: pillion.ConnectionTermination, is: pillion.Reset, words: "GOAWAY",
+			flags: "URX,UC", detail: envoy.ConnectionTermination, is: pillion.Reset, words: "GOAWAY",
 		},
 		{
 			name: "a lost connection that is found out by a ping",
@@ -179,23 +180,23 @@ func h2Failures() []h2failure {
 			base: func(b *http.Transport) {
 				b.HTTP2 = &http.HTTP2Config{SendPingTimeout: short, PingTimeout: short}
 			},
-			flags: "URX,UC", detail: pillion.ConnectionTermination, is: pillion.Reset, words: "connection lost",
+			flags: "URX,UC", detail: envoy.ConnectionTermination, is: pillion.Reset, words: "connection lost",
 		},
 		{
 			name: "the transport's own limit on the head", act: func(*stream) {},
 			base:  func(b *http.Transport) { b.ResponseHeaderTimeout = short },
-			flags: "URX,UT", detail: pillion.TryTimeout, is: pillion.Timeout | pillion.PerTryTimeout, words: "timeout awaiting", timeout: true,
+			flags: "URX,UT", detail: envoy.PerTryTimeout, is: pillion.Timeout | pillion.PerTryTimeout, words: "timeout awaiting", timeout: true,
 		},
 		{
 			name: "DATA on stream 0", act: func(s *stream) { _ = s.framer.WriteRawFrame(http2.FrameData, 0, 0, []byte("data")) },
-			flags: "URX,UPE", detail: pillion.MalformedAnswer, is: pillion.ProtocolError, words: "PROTOCOL_ERROR",
+			flags: "URX,UPE", detail: envoy.MalformedResponse, is: pillion.ProtocolError, words: "PROTOCOL_ERROR",
 		},
 		{
 			name: "a head that cannot be decompressed",
 			act: func(s *stream) {
 				_ = s.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: s.id, BlockFragment: []byte{0xff, 0xff, 0xff}, EndHeaders: true})
 			},
-			flags: "URX,UPE", detail: pillion.MalformedAnswer, is: pillion.ProtocolError, words: "COMPRESSION_ERROR",
+			flags: "URX,UPE", detail: envoy.MalformedResponse, is: pillion.ProtocolError, words: "COMPRESSION_ERROR",
 		},
 		{
 			name: "a head larger than the client takes",
@@ -203,15 +204,15 @@ func h2Failures() []h2failure {
 				s.answer(true, ":status", "200", "x-filler", strings.Repeat("x", 8<<10))
 			},
 			base:  func(b *http.Transport) { b.MaxResponseHeaderBytes = 4 << 10 },
-			flags: "URX,UPE", detail: pillion.MalformedAnswer, is: pillion.ProtocolError,
+			flags: "URX,UPE", detail: envoy.MalformedResponse, is: pillion.ProtocolError,
 		},
 		{
 			name: "a head without a status", act: func(s *stream) { s.answer(true, "server", "test") },
-			flags: "URX,UPE", detail: pillion.MalformedAnswer, is: pillion.ProtocolError, words: "missing status",
+			flags: "URX,UPE", detail: envoy.MalformedResponse, is: pillion.ProtocolError, words: "missing status",
 		},
 		{
 			name: "DATA before the head", act: func(s *stream) { _ = s.framer.WriteData(s.id, true, []byte("data")) },
-			flags: "URX,UPE", detail: pillion.MalformedAnswer, is: pillion.ProtocolError, words: "PROTOCOL_ERROR",
+			flags: "URX,UPE", detail: envoy.MalformedResponse, is: pillion.ProtocolError, words: "PROTOCOL_ERROR",
 		},
 		{
 			name: "a body longer than its length",
@@ -220,7 +221,7 @@ func h2Failures() []h2failure {
 				_ = s.framer.WriteData(s.id, true, []byte("too long"))
 			},
 			head:  http.StatusOK,
-			flags: "UPE", detail: pillion.MalformedAnswerAfter, is: pillion.ProtocolError | pillion.Reset, words: "more than declared Content-Length",
+			flags: "UPE", detail: envoy.MalformedResponseAfter, is: pillion.ProtocolError | pillion.Reset, words: "more than declared Content-Length",
 		},
 		{
 			name: "a body shorter than its length",
@@ -229,12 +230,12 @@ func h2Failures() []h2failure {
 				_ = s.framer.WriteData(s.id, true, []byte("short"))
 			},
 			head:  http.StatusOK,
-			flags: "UC", detail: pillion.ConnectionTerminationAfter, is: pillion.Reset, words: "EOF",
+			flags: "UC", detail: envoy.ConnectionTerminationAfter, is: pillion.Reset, words: "EOF",
 			unlike: "Envoy says UPE; net/http gives the same error as for a connection that was closed",
 		},
 		{
 			name: "HTTP/1 to an HTTP/2 client", act: func(s *stream) { _, _ = io.WriteString(s.Conn, "HTTP/1.1 400 Bad Request\r\n\r\n") },
-			flags: "URX,UPE", detail: pillion.MalformedAnswer, is: pillion.ProtocolError, words: "HTTP/1.1",
+			flags: "URX,UPE", detail: envoy.MalformedResponse, is: pillion.ProtocolError, words: "HTTP/1.1",
 		},
 	}
 }
@@ -324,19 +325,19 @@ func TestHTTP2_refusedStream(t *testing.T) {
 		status   int
 		attempts int
 		flags    string
-		detail   pillion.Detail
+		detail   *envoy.Detail
 		is       pillion.Condition
 	}{
 		{
 			"not retried", "", 1000, 0, 1,
-			"URX,UR", pillion.RemoteRefusedStream, pillion.Reset | pillion.RefusedStream,
+			"URX,UR", envoy.RemoteRefusedStream, pillion.Reset | pillion.RefusedStream,
 		},
 		{
 			"used up", "refused-stream", 1000, 0, 2,
-			"URX,UR", pillion.RemoteRefusedStream, pillion.Reset | pillion.RefusedStream,
+			"URX,UR", envoy.RemoteRefusedStream, pillion.Reset | pillion.RefusedStream,
 		},
-		{"retried by refused-stream", "refused-stream", 1, http.StatusOK, 2, "-", pillion.ViaUpstream, 0},
-		{"retried by reset", "reset", 1, http.StatusOK, 2, "-", pillion.ViaUpstream, 0},
+		{"retried by refused-stream", "refused-stream", 1, http.StatusOK, 2, "-", envoy.ViaUpstream, 0},
+		{"retried by reset", "reset", 1, http.StatusOK, 2, "-", envoy.ViaUpstream, 0},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -405,8 +406,8 @@ func TestHTTP2_refusedUpload(t *testing.T) {
 			if s.status != test.status {
 				t.Errorf("got %d, %v, want %d", s.status, s.err, test.status)
 			}
-			if want := pillion.Reset | pillion.RefusedStream; test.status == 0 && (s.end.Is != want || s.end.Flags != pillion.UR) {
-				t.Errorf("got %b %v %q, want %b UR %q", s.end.Is, s.end.Flags, s.end.Detail, want, pillion.RemoteRefusedStream)
+			if want := pillion.Reset | pillion.RefusedStream; test.status == 0 && (s.end.Is != want || s.end.Flags != envoy.UR) {
+				t.Errorf("got %b %v %q, want %b UR %q", s.end.Is, s.end.Flags, s.end.Detail, want, envoy.RemoteRefusedStream)
 			}
 		})
 	}
@@ -569,7 +570,7 @@ func TestHTTP2_otherTransport(t *testing.T) {
 	}
 	g := newGuarded(t, base, retry.Config{NumRetries: retry.None})
 	s := g.call(t, http.MethodGet, "http://"+server.addr()+"/", nil)
-	if s.end.Flags.String() != "URX,UR" || s.end.Detail != pillion.RemoteReset {
-		t.Errorf("got %v %q, %v, want URX,UR %q", s.end.Flags, s.end.Detail, s.err, pillion.RemoteReset)
+	if s.end.Flags.String() != "URX,UR" || s.end.Detail != envoy.RemoteReset {
+		t.Errorf("got %v %q, %v, want URX,UR %q", s.end.Flags, s.end.Detail, s.err, envoy.RemoteReset)
 	}
 }

@@ -27,6 +27,7 @@ import (
 	"sync/atomic"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // Zero is a limit of zero: nothing is let through.
@@ -43,6 +44,15 @@ const (
 
 // ErrFull matches every [*FullError].
 var ErrFull = errors.New("limits: full")
+
+// Overflow is the detail of a call that a limit refused. Mirrors Envoy's
+// upstream_reset_before_response_started{overflow}.
+//
+//nolint:gochecknoglobals // a constant, which Go has none of this type
+var Overflow = envoy.NewDetail(envoy.DetailSpec{
+	Text: "upstream_reset_before_response_started{overflow}", Flags: envoy.UO, Status: http.StatusServiceUnavailable,
+	Body: "overflow", Reset: true, Overloaded: true, Counter: "upstream_rq_active_overflow",
+})
 
 // FullError says which limit refused a call.
 type FullError struct {
@@ -134,7 +144,7 @@ func (l *limiter) guard(next pillion.Func) pillion.Func {
 	release := func(*pillion.Call, *pillion.Outcome) { l.requests.Add(-1) }
 	return func(ctx context.Context, call *pillion.Call) *pillion.Outcome {
 		if !l.acquire() {
-			return call.Refuse(l.full, pillion.Overflow)
+			return call.Refuse(l.full, Overflow)
 		}
 		held := true
 		defer func() {
@@ -290,7 +300,7 @@ func (l *limiter) isEndedStream(c *pillion.Call, o *pillion.Outcome) bool {
 			l.streams.Store(stream)
 		}
 		return resp.ProtoMajor >= 2 && (!o.Open() || resp.ContentLength == 0 || c.Request().Method == http.MethodHead)
-	case o.Detail == pillion.RemoteReset || o.Detail == pillion.RemoteRefusedStream || isStreamError(o.Err):
+	case o.Detail == envoy.RemoteReset || o.Detail == envoy.RemoteRefusedStream || isStreamError(o.Err):
 		return true
 	}
 	switch c.Request().Protocol {

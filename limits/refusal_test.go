@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // TestRefusal looks at a refusal from all sides.
@@ -48,7 +49,7 @@ func TestRefusal(t *testing.T) {
 		if got, want := refused.Error(), "limits: recipes: max_requests of 1 reached; is the body of every response closed?"; got != want {
 			t.Errorf("got text %q, want %q", got, want)
 		}
-		if info.Flags() != pillion.UO || info.Detail() != pillion.Overflow || info.Attempts() != 1 || !info.Done() {
+		if info.Flags() != envoy.UO || info.Detail() != Overflow || info.Attempts() != 1 || !info.Done() {
 			t.Errorf("got flags %v, details %v, %d attempts, done: %v, want UO, overflow, 1, true",
 				info.Flags(), info.Detail(), info.Attempts(), info.Done())
 		}
@@ -95,7 +96,7 @@ func (p measured) Wrap(_ *pillion.Site, next pillion.Func) (pillion.Func, error)
 type good struct{}
 
 func (good) Wrap(*pillion.Site, pillion.Func) (pillion.Func, error) {
-	o := &pillion.Outcome{Code: 200, Detail: pillion.ViaUpstream}
+	o := &pillion.Outcome{Code: 200, Detail: envoy.ViaUpstream}
 	return func(context.Context, *pillion.Call) *pillion.Outcome { return o }, nil
 }
 

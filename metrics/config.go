@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // Config counts an upstream's calls and attempts. It is a policy, to stand outside
@@ -69,7 +70,7 @@ func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 		r.tries = s.Slot()
 	}
 	if c.CallerStatNames {
-		s.ConsumeHeaders(altStatName)
+		s.ConsumeHeaders(envoy.AltStatNameHeader)
 	}
 	s.OwnTransport(cluster.CountTransport)
 	s.AwaitHead() // of streams too: a response is counted at its header

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // GRPC counts an upstream's gRPC calls by method and status, under
@@ -19,7 +20,7 @@ import (
 // that their callers get, and ignores other protocols. Mirrors Envoy's filter grpc_stats,
 // with stats_for_all_methods and enable_upstream_stats.
 //
-//	recipes, err := pillion.New("recipes", metrics.Config{}, metrics.GRPC{}, breaker.Config{})
+//	recipes, err := pillion.New("recipes", Config{}, GRPC{}, breaker.Config{})
 //
 // A response that breaks off after its header has no status: only its messages are counted,
 // as in Envoy. Timeouts count as DEADLINE_EXCEEDED, or as UNAVAILABLE where
@@ -120,7 +121,7 @@ func (m *methods) end(c *pillion.Call, end *pillion.Outcome) {
 		return
 	}
 	of.count(grpcCode(c, end))
-	if end.Detail == pillion.ViaUpstream {
+	if end.Detail == envoy.ViaUpstream {
 		of.time.Record(milliseconds(time.Since(m.epoch) - time.Duration(c.State(m.slot).N)))
 	}
 }
@@ -128,7 +129,7 @@ func (m *methods) end(c *pillion.Call, end *pillion.Outcome) {
 // brokeOff reports whether a response ended after its header without a status.
 func brokeOff(end *pillion.Outcome) bool {
 	switch end.Detail {
-	case pillion.ConnectionTerminationAfter, pillion.RemoteResetAfter, pillion.MalformedAnswerAfter:
+	case envoy.ConnectionTerminationAfter, envoy.RemoteResetAfter, envoy.MalformedResponseAfter:
 		return true
 	default:
 		return false
@@ -154,16 +155,16 @@ func grpcCode(c *pillion.Call, end *pillion.Outcome) int {
 	switch {
 	case end.Err == nil:
 		return 0
-	case end.Detail == pillion.ViaUpstream && end.Code > 0 && end.Code < 17:
+	case end.Detail == envoy.ViaUpstream && end.Code > 0 && end.Code < 17:
 		return end.Code
 	case end.Is.Any(pillion.Cancelled):
 		return 1
 	case local != 0 && c.LocalReplies() && !callersDeadline(end.Err):
-		return pillion.GRPCStatus(local)
+		return envoy.GRPCStatus(local)
 	case end.Is.Any(pillion.Timeout) && !end.Is.Any(pillion.ConnectFailure):
 		return 4
 	case local != 0:
-		return pillion.GRPCStatus(local)
+		return envoy.GRPCStatus(local)
 	case end.Is.Any(pillion.Refused | pillion.Reset):
 		return 14
 	case end.Is.Any(pillion.ProtocolError):

@@ -11,6 +11,9 @@ import (
 	"testing"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
 )
 
@@ -80,14 +83,14 @@ var errBad = errors.New("bad")
 // answer is a response of the upstream with a status.
 func answer(code int) func(*pillion.Outcome) {
 	return func(o *pillion.Outcome) {
-		if o.Detail, o.Code = pillion.ViaUpstream, code; code != 0 {
+		if o.Detail, o.Code = envoy.ViaUpstream, code; code != 0 {
 			o.Err = errBad
 		}
 	}
 }
 
 // local is the end of a call that the upstream sent no status for.
-func local(is pillion.Condition, d pillion.Detail) func(*pillion.Outcome) {
+func local(is pillion.Condition, d *envoy.Detail) func(*pillion.Outcome) {
 	return func(o *pillion.Outcome) { o.Err, o.Is, o.Detail = errBad, is, d }
 }
 
@@ -101,20 +104,20 @@ func TestGRPC(t *testing.T) {
 		{answer(5), 5},
 		{answer(16), 16},
 		{answer(99), 2},
-		{local(pillion.Cancelled, pillion.CallerGone), 1},
-		{local(pillion.Timeout, pillion.ResponseTimeout), 4},
-		{local(pillion.Timeout|pillion.PerTryTimeout, pillion.TryTimeout), 4},
-		{local(pillion.ConnectFailure|pillion.Timeout, pillion.ConnectionTimeout), 14},
-		{local(pillion.Refused, pillion.Overflow), 14},
-		{local(pillion.Reset, pillion.RemoteReset), 14},
-		{local(pillion.ProtocolError, pillion.MalformedAnswer), 14},
-		{local(pillion.Reset, pillion.NoDetail), 14},
-		{local(pillion.ProtocolError, pillion.NoDetail), 13},
-		{local(pillion.Reset, pillion.RemoteResetAfter), -1},
-		{local(pillion.Failed, pillion.RemoteResetAfter), -1},
-		{local(pillion.Failed, pillion.ConnectionTerminationAfter), -1},
-		{local(pillion.ProtocolError, pillion.MalformedAnswerAfter), -1},
-		{local(pillion.Failed, pillion.NoDetail), 2},
+		{local(pillion.Cancelled, envoy.CallerGone), 1},
+		{local(pillion.Timeout, envoy.ResponseTimeout), 4},
+		{local(pillion.Timeout|pillion.PerTryTimeout, envoy.PerTryTimeout), 4},
+		{local(pillion.ConnectFailure|pillion.Timeout, envoy.ConnectionTimeout), 14},
+		{local(pillion.Refused, limits.Overflow), 14},
+		{local(pillion.Reset, envoy.RemoteReset), 14},
+		{local(pillion.ProtocolError, envoy.MalformedResponse), 14},
+		{local(pillion.Reset, nil), 14},
+		{local(pillion.ProtocolError, nil), 13},
+		{local(pillion.Reset, envoy.RemoteResetAfter), -1},
+		{local(pillion.Failed, envoy.RemoteResetAfter), -1},
+		{local(pillion.Failed, envoy.ConnectionTerminationAfter), -1},
+		{local(pillion.ProtocolError, envoy.MalformedResponseAfter), -1},
+		{local(pillion.Failed, nil), 2},
 	}
 	for _, test := range tests {
 		wantStatus(t, countRPC(t, metrics.GRPC{}, rpc{"/pkg.Svc/Method", test.set}), test.want)
@@ -160,8 +163,8 @@ func TestGRPC_localReplies(t *testing.T) {
 		{timedOut(pillion.ScopeTry), 14},
 		{timedOut(pillion.ScopeIdle), 14},
 		{timedOut(pillion.ScopeCaller), 4},
-		{local(pillion.Cancelled, pillion.CallerGone), 1},
-		{local(pillion.Refused, pillion.BreakerOpen), 14},
+		{local(pillion.Cancelled, envoy.CallerGone), 1},
+		{local(pillion.Refused, breaker.CircuitOpen), 14},
 		{answer(4), 4},
 	} {
 		c := countRPC(t, metrics.GRPC{}, rpc{"/pkg.Svc/Method", test.set}, pillion.HTTP{LocalReplies: true})

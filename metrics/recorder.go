@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // recorder counts one upstream's calls. It resolves all that it counts on once.
@@ -34,8 +35,7 @@ type recorder struct {
 	retryOverflow   *Counter
 	retrySuccess    *Counter
 	abandoned       *Counter
-	noneHealthy     func() *Counter
-	breakerOpen     func() *Counter
+	refusals        sync.Map // of *Counter, by the name in a refusal's detail; made at their first use
 	received, reset *Counter // streams that the upstream reset, and that were reset here
 
 	major             atomic.Int32 // of the HTTP version of the last response
@@ -48,9 +48,6 @@ func newRecorder(c *Cluster, cfg Config) *recorder {
 	if cfg.External {
 		origin = External
 	}
-	rare := func(name string) func() *Counter {
-		return sync.OnceValue(func() *Counter { return c.Counter(name) })
-	}
 	r := &recorder{
 		epoch: time.Now(), cluster: c,
 		answers:       c.Answers(origin),
@@ -61,7 +58,7 @@ func newRecorder(c *Cluster, cfg Config) *recorder {
 		timeout:       c.Counter("upstream_rq_timeout"),
 		perTry:        c.Counter("upstream_rq_per_try_timeout"),
 		idle:          c.Counter("upstream_rq_per_try_idle_timeout"),
-		overflow:      c.Counter("upstream_rq_active_overflow"),
+		overflow:      c.Counter(overflowCounter),
 		retry:         c.Counter("upstream_rq_retry"),
 		exponential:   c.Counter("upstream_rq_retry_backoff_exponential"),
 		rateLimited:   c.Counter("upstream_rq_retry_backoff_ratelimited"),
@@ -69,8 +66,6 @@ func newRecorder(c *Cluster, cfg Config) *recorder {
 		retryOverflow: c.Counter("upstream_rq_retry_overflow"),
 		retrySuccess:  c.Counter("upstream_rq_retry_success"),
 		abandoned:     c.Counter("retry_or_shadow_abandoned"),
-		noneHealthy:   rare("upstream_cx_none_healthy"),
-		breakerOpen:   rare("upstream_rq_breaker_open"),
 		received:      c.Counter("upstream_rq_rx_reset"),
 		reset:         c.Counter("upstream_rq_tx_reset"),
 	}
@@ -146,7 +141,7 @@ func status(o *pillion.Outcome) (code int, ok bool) {
 	switch {
 	case o.Code >= 100:
 		return o.Code, true
-	case o.Detail == pillion.ViaUpstream:
+	case o.Detail == envoy.ViaUpstream:
 		if _, ok := o.Value.(*http.Response); ok {
 			return o.Code, true
 		}
@@ -168,16 +163,16 @@ func localStatus(o *pillion.Outcome) int {
 }
 
 // cutOff reports whether the timeout of the whole call fired.
-func cutOff(o *pillion.Outcome) bool { return o.Detail == pillion.ResponseTimeout }
+func cutOff(o *pillion.Outcome) bool { return o.Detail == envoy.ResponseTimeout }
 
 // isCanary reports whether a response says that it is a canary's. Each call asks, so that
 // HTTP's header is read directly.
 func isCanary(c *pillion.Call, o *pillion.Outcome) bool {
 	if resp, ok := o.Value.(*http.Response); ok {
-		values := resp.Header[canaryHeader]
+		values := resp.Header[envoy.CanaryHeader]
 		return len(values) != 0 && values[0] == "true"
 	}
-	name := canaryHeader
+	name := envoy.CanaryHeader
 	if o.Code < 100 {
 		name = canaryKey
 	}
@@ -185,12 +180,8 @@ func isCanary(c *pillion.Call, o *pillion.Outcome) bool {
 	return value == "true"
 }
 
-// The response header in which an upstream calls itself a canary, as HTTP's header and
-// gRPC's metadata spell it.
-const (
-	canaryHeader = "X-Envoy-Upstream-Canary"
-	canaryKey    = "x-envoy-upstream-canary"
-)
+// canaryKey is [envoy.CanaryHeader] as gRPC's metadata spells it.
+const canaryKey = "x-envoy-upstream-canary"
 
 // listen counts what happens to attempts, and the end of the call.
 func (r *recorder) listen(_ context.Context, e pillion.Event) {
@@ -259,14 +250,14 @@ func hadConnection(end *pillion.Outcome) bool {
 // timedOut counts the timeout that ended an attempt, if any.
 func (r *recorder) timedOut(c *pillion.Call, end *pillion.Outcome) {
 	switch end.Detail {
-	case pillion.ResponseTimeout:
+	case envoy.ResponseTimeout:
 		r.timeout.Inc()
 		if _, ok := status(end); !ok {
 			r.count(c, end, end.Detail.LocalStatus())
 		}
-	case pillion.TryIdleTimeout:
+	case envoy.PerTryIdleTimeout:
 		r.idle.Inc()
-	case pillion.TryTimeout:
+	case envoy.PerTryTimeout:
 		r.perTry.Inc()
 	default: // none fired
 	}
@@ -275,13 +266,13 @@ func (r *recorder) timedOut(c *pillion.Call, end *pillion.Outcome) {
 // brokeOff counts what an attempt that ended early did to its stream or connection.
 func (r *recorder) brokeOff(c *pillion.Call, end *pillion.Outcome) {
 	switch end.Detail {
-	case pillion.RemoteReset, pillion.RemoteResetAfter:
+	case envoy.RemoteReset, envoy.RemoteResetAfter:
 		r.received.Inc()
-	case pillion.ConnectionTermination, pillion.ConnectionTerminationAfter:
+	case envoy.ConnectionTermination, envoy.ConnectionTerminationAfter:
 		r.cut(c, end, true)
-	case pillion.MalformedAnswer, pillion.MalformedAnswerAfter:
+	case envoy.MalformedResponse, envoy.MalformedResponseAfter:
 		r.cut(c, end, endedThere(end.Err))
-	case pillion.ResponseTimeout, pillion.TryTimeout, pillion.TryIdleTimeout, pillion.CallerGone:
+	case envoy.ResponseTimeout, envoy.PerTryTimeout, envoy.PerTryIdleTimeout, envoy.CallerGone:
 		r.cut(c, end, false)
 	default: // it ended on its own, or never began
 	}
@@ -325,20 +316,28 @@ func (r *recorder) version(c *pillion.Call, end *pillion.Outcome) int {
 	return r.cluster.dialed().version()
 }
 
+// refused counts a refusal, in the statistic that its detail names.
 func (r *recorder) refused(o *pillion.Outcome) {
-	switch o.Detail {
-	case pillion.Overflow:
+	name := o.Detail.Counter()
+	switch name {
+	case "":
+		return // Envoy does not know it
+	case overflowCounter:
 		r.overflow.Inc()
 		if r.tryBudget != nil { // to Envoy it was an attempt, which took no time
 			r.tryBudget.Record(0)
 		}
-	case pillion.BreakerOpen:
-		r.breakerOpen().Inc()
-	case pillion.NoHealthyUpstream:
-		r.noneHealthy().Inc()
-	default: // of a kind that Envoy does not know
+		return
 	}
+	c, ok := r.refusals.Load(name)
+	if !ok {
+		c, _ = r.refusals.LoadOrStore(name, r.cluster.Counter(name))
+	}
+	c.(*Counter).Inc() //nolint:forcetypeassert // nothing else is stored
 }
+
+// overflowCounter counts calls that a limit of the library refused.
+const overflowCounter = "upstream_rq_active_overflow"
 
 // ended records how long a completed call took. A call that was refused outside of this
 // policy never came to it; it is counted here. One that panicked is in no count of
@@ -373,7 +372,7 @@ func (r *recorder) completed(c *pillion.Call, state int64, ms uint64) {
 // isTimeout reports whether a timeout of the library's ended a call.
 func isTimeout(end *pillion.Outcome) bool {
 	switch end.Detail {
-	case pillion.ResponseTimeout, pillion.TryTimeout, pillion.TryIdleTimeout:
+	case envoy.ResponseTimeout, envoy.PerTryTimeout, envoy.PerTryIdleTimeout:
 		return true
 	default:
 		return false
@@ -390,7 +389,7 @@ func isComplete(c *pillion.Call, end *pillion.Outcome) bool {
 	case end.Err == nil:
 		return true
 	case c.Request().Protocol == "grpc":
-		return end.Detail == pillion.ViaUpstream
+		return end.Detail == envoy.ViaUpstream
 	}
 	return end.Is.Any(pillion.Failed)
 }
@@ -413,9 +412,6 @@ func percent(took, limit time.Duration) uint64 {
 	return uint64(max(0, 100*took.Truncate(time.Millisecond)/limit))
 }
 
-// altStatName is the request header in which a caller names a category.
-const altStatName = "X-Envoy-Upstream-Alt-Stat-Name"
-
 // maxNames is how many names the callers of one upstream can make.
 const maxNames = 100
 
@@ -433,7 +429,7 @@ func (r *recorder) byName(c *pillion.Call) *Answers {
 	if r.named == nil {
 		return nil
 	}
-	name := c.RequestHeader(altStatName)
+	name := c.RequestHeader(envoy.AltStatNameHeader)
 	if name == "" || len(name) > maxName {
 		return nil
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
@@ -258,7 +259,7 @@ func TestCallerNames_long(t *testing.T) {
 	r := registry(t, Settings{})
 	rt := upstream(t, Config{Registry: r, CallerStatNames: true}).Transport(stub(""))
 	for _, n := range []int{1, maxName, maxName + 1, 1 << 20} {
-		send(t, rt, altStatName, strings.Repeat("x", n))
+		send(t, rt, envoy.AltStatNameHeader, strings.Repeat("x", n))
 	}
 	names := 0
 	for name := range nonzero(r.Cluster("recipes")) {

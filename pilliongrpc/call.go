@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // client is what unary calls and streams have in common: the caller's side.
@@ -172,7 +173,7 @@ func (a *attempt) setEndpoint(c *pillion.Call) {
 func (r response) countAttempts(u *pillion.Upstream, attempts int) {
 	h := u.HTTP()
 	if md := r.head(); md != nil && h.IncludeAttemptCountInResponse && !h.SuppressEnvoyHeaders {
-		md.Set("x-envoy-attempt-count", strconv.Itoa(attempts))
+		md.Set(envoy.AttemptCountHeader, strconv.Itoa(attempts))
 	}
 }
 

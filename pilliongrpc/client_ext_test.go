@@ -19,6 +19,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/pilliongrpc"
 	"github.com/pillion-go/pillion/timeout"
@@ -50,7 +51,7 @@ func TestRefused(t *testing.T) {
 					if !errors.Is(err, test.want) || status.Code(err) != codes.Unavailable || s.n.Load() != 0 || log.count(pillion.EventRefused) != 1 {
 						t.Errorf("got %v after %d calls and %d refusals, want %v as Unavailable", err, s.n.Load(), log.count(pillion.EventRefused), test.want)
 					}
-					wantFlags(t, err, pillion.UO)
+					wantFlags(t, err, envoy.UO)
 				})
 			}
 		}
@@ -98,10 +99,10 @@ func TestTime(t *testing.T) {
 						t.Errorf("got %v, want %v by %v", err, test.code, test.scope)
 					}
 					<-log.ends
-					if info.Attempts() != test.attempts || !info.Flags().Has(pillion.UT) {
+					if info.Attempts() != test.attempts || !info.Flags().Has(envoy.UT) {
 						t.Errorf("got %d attempts, %v, want %d, UT", info.Attempts(), info.Flags(), test.attempts)
 					}
-					wantFlags(t, err, pillion.UT)
+					wantFlags(t, err, envoy.UT)
 				})
 			})
 		}
@@ -263,7 +264,7 @@ func TestAbandoned(t *testing.T) {
 			<-log.ends
 			cancel()
 			for range n {
-				if end := <-log.ends; end.Is != pillion.Cancelled || end.Flags != pillion.DC {
+				if end := <-log.ends; end.Is != pillion.Cancelled || end.Flags != envoy.DC {
 					t.Fatalf("got %v %v, want Cancelled, DC", end.Is, end.Flags)
 				}
 			}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
 )
@@ -58,10 +59,10 @@ func TestCodes(t *testing.T) {
 						if info.Attempts() != want {
 							t.Errorf("%s, %v after %q: got %d attempts, want %d", kind.name, code, after, info.Attempts(), want)
 						}
-						if end.Code != int(code) || end.Detail != pillion.ViaUpstream {
+						if end.Code != int(code) || end.Detail != envoy.ViaUpstream {
 							t.Errorf("%s, %v after %q: got code %d, %v, want %d, via_upstream", kind.name, code, after, end.Code, end.Detail, code)
 						}
-						if flags := end.Flags; (want == 2) != flags.Has(pillion.URX) {
+						if flags := end.Flags; (want == 2) != flags.Has(envoy.URX) {
 							t.Errorf("%s, %v after %q: got flags %v", kind.name, code, after, flags)
 						}
 						calls++

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/pilliongrpc"
 	"github.com/pillion-go/pillion/retry"
 )
@@ -68,7 +69,7 @@ func TestRedial(t *testing.T) {
 				a, began := &away{}, time.Now()
 				err := kind.call(t.Context(), a.client(t, &service{}, u))
 				end := <-log.ends
-				if status.Code(err) != codes.Unavailable || end.Detail != pillion.ConnectionRefused {
+				if status.Code(err) != codes.Unavailable || end.Detail != envoy.ConnectionRefused {
 					t.Errorf("got %v, %v, want Unavailable, refused", err, end.Detail)
 				}
 				if attempts, dials := log.count(pillion.EventAttempt), a.dials.Load(); attempts != 5 || dials != 5 {

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/internal/report"
 )
 
@@ -40,7 +41,7 @@ func (x *exchange) Try(ctx context.Context, c *pillion.Call, o *pillion.Outcome)
 	}
 	if open {
 		a.response().countAttempts(x.upstream, a.number)
-		o.Detail = pillion.ViaUpstream
+		o.Detail = envoy.ViaUpstream
 		c.Open()
 		return
 	}
@@ -52,7 +53,7 @@ func (x *exchange) Try(ctx context.Context, c *pillion.Call, o *pillion.Outcome)
 	case err != nil:
 		o.Err = ended(ctx, err)
 	default:
-		a.end, o.Detail = io.EOF, pillion.ViaUpstream
+		a.end, o.Detail = io.EOF, envoy.ViaUpstream
 	}
 }
 
@@ -196,7 +197,7 @@ func (x *exchange) drop() {
 func (x *exchange) Explain(c *pillion.Call, o *pillion.Outcome, err error) {
 	a := &x.attempt(c).attempt
 	explain(c, a, o, err)
-	if a.begun() && o.Detail == pillion.ViaUpstream {
+	if a.begun() && o.Detail == envoy.ViaUpstream {
 		o.Is |= pillion.GRPCCondition(o.Code) // at the end of a stream no condition retries it
 	}
 }
@@ -248,5 +249,5 @@ func (x *exchange) Replayable() bool { return !x.over.Load() }
 // newPanicError stands for a panic in a goroutine of a stream.
 func newPanicError(u *pillion.Upstream, value any) error {
 	err := &pillion.PanicError{Value: value, Stack: debug.Stack()}
-	return newError(u, codes.Internal, fmt.Errorf("pilliongrpc: %w", err), 0, pillion.NoDetail, false)
+	return newError(u, codes.Internal, fmt.Errorf("pilliongrpc: %w", err), 0, nil, false)
 }

@@ -9,12 +9,13 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // meaning is what an error of an attempt means.
 type meaning struct {
 	is     pillion.Condition
-	detail pillion.Detail
+	detail *envoy.Detail
 	code   int // of the upstream's response, 0 if there was none
 }
 
@@ -46,7 +47,7 @@ func (a *attempt) meaning(s *status.Status) meaning {
 			return m
 		}
 	}
-	m := meaning{is: failure(s.Code()), detail: pillion.ViaUpstream, code: int(s.Code())}
+	m := meaning{is: failure(s.Code()), detail: envoy.ViaUpstream, code: int(s.Code())}
 	if !a.begun() && !isMissingMessage(s) {
 		m.is |= pillion.GRPCCondition(m.code)
 	}
@@ -66,13 +67,13 @@ func (a *attempt) cutOff(code codes.Code) (meaning, bool) {
 	case !a.has(seenBegin) || a.begun() || code == codes.Canceled || code == codes.DeadlineExceeded:
 		return meaning{}, false
 	case a.has(seenSent) && code == codes.Unavailable:
-		return meaning{is: pillion.Reset, detail: pillion.ConnectionTermination}, true
+		return meaning{is: pillion.Reset, detail: envoy.ConnectionTermination}, true
 	case a.has(seenSent) && (code == codes.Internal || code == codes.Unknown):
-		return meaning{is: pillion.ProtocolError, detail: pillion.MalformedAnswer}, true
+		return meaning{is: pillion.ProtocolError, detail: envoy.MalformedResponse}, true
 	case a.has(seenSent):
 		return meaning{}, false
 	case code == codes.Unavailable:
-		return meaning{is: pillion.ConnectFailure, detail: pillion.ConnectionFailure}, true
+		return meaning{is: pillion.ConnectFailure, detail: envoy.ConnectionFailure}, true
 	}
 	return meaning{is: pillion.Invalid}, true
 }
@@ -134,11 +135,11 @@ func (a *attempt) unavailable(text string) (meaning, bool) {
 	}
 	switch {
 	case hasPrefix(text, "name resolver error", "dns:") || strings.Contains(text, "produced zero addresses") || strings.Contains(text, "no such host"):
-		return meaning{is: pillion.ConnectFailure, detail: pillion.DNSFailure}, true
+		return meaning{is: pillion.ConnectFailure, detail: envoy.DNSFailure}, true
 	case strings.Contains(text, "rror while dialing") || strings.Contains(text, "authentication handshake failed"):
 		return notConnected(text), true
 	case hasPrefix(text, "no children to pick from", "SubConn state is not Ready"):
-		return meaning{is: pillion.ConnectFailure, detail: pillion.NoHealthyUpstream}, true
+		return meaning{is: pillion.ConnectFailure, detail: envoy.NoHealthyUpstream}, true
 	case hasPrefix(text, "error reading", "closing transport due to", "transport is closing", "the stream is rejected because server is draining",
 		"the connection is draining", "connection error: desc =", "last connection error: ", "keepalive ping failed", "received goaway",
 		"closing connection since", "transport: "):
@@ -149,14 +150,14 @@ func (a *attempt) unavailable(text string) (meaning, bool) {
 
 // notConnected says why there is no connection.
 func notConnected(text string) meaning {
-	m := meaning{is: pillion.ConnectFailure, detail: pillion.ConnectionFailure}
+	m := meaning{is: pillion.ConnectFailure, detail: envoy.ConnectionFailure}
 	switch {
 	case strings.Contains(text, "connection refused"):
-		m.detail = pillion.ConnectionRefused
+		m.detail = envoy.ConnectionRefused
 	case strings.Contains(text, "connection reset by peer"):
-		m.detail = pillion.ConnectionReset
+		m.detail = envoy.ConnectionReset
 	case strings.Contains(text, "i/o timeout") || strings.Contains(text, "deadline exceeded"):
-		m.detail = pillion.ConnectionTimeout
+		m.detail = envoy.ConnectionTimeout
 		m.is |= pillion.Timeout
 	}
 	return m
@@ -166,11 +167,11 @@ func notConnected(text string) meaning {
 func (a *attempt) broken(text string) meaning {
 	switch {
 	case a.begun():
-		return meaning{is: pillion.Reset, detail: pillion.ConnectionTerminationAfter}
+		return meaning{is: pillion.Reset, detail: envoy.ConnectionTerminationAfter}
 	case !a.has(seenSent) && a.peer.Addr == nil && hasPrefix(text, "connection error: desc =", "last connection error: ") && strings.Contains(text, "error reading server preface"):
-		return meaning{is: pillion.ConnectFailure, detail: pillion.ConnectionFailure}
+		return meaning{is: pillion.ConnectFailure, detail: envoy.ConnectionFailure}
 	}
-	return meaning{is: pillion.Reset, detail: pillion.ConnectionTermination}
+	return meaning{is: pillion.Reset, detail: envoy.ConnectionTermination}
 }
 
 // reset recognizes RST_STREAM. The code PROTOCOL_ERROR says of the server that it did not
@@ -183,19 +184,19 @@ func (a *attempt) reset(text string) (meaning, bool) {
 	case code == "PROTOCOL_ERROR":
 		return a.protocolError(), true
 	case a.begun():
-		return meaning{is: pillion.Reset, detail: pillion.RemoteResetAfter}, true
+		return meaning{is: pillion.Reset, detail: envoy.RemoteResetAfter}, true
 	case code == "REFUSED_STREAM":
-		return meaning{is: pillion.Reset | pillion.RefusedStream, detail: pillion.RemoteRefusedStream}, true
+		return meaning{is: pillion.Reset | pillion.RefusedStream, detail: envoy.RemoteRefusedStream}, true
 	}
-	return meaning{is: pillion.Reset, detail: pillion.RemoteReset}, true
+	return meaning{is: pillion.Reset, detail: envoy.RemoteReset}, true
 }
 
 // protocolError is a response, or the rest of one, that was not the protocol.
 func (a *attempt) protocolError() meaning {
 	if a.begun() {
-		return meaning{is: pillion.ProtocolError, detail: pillion.MalformedAnswerAfter}
+		return meaning{is: pillion.ProtocolError, detail: envoy.MalformedResponseAfter}
 	}
-	return meaning{is: pillion.ProtocolError, detail: pillion.MalformedAnswer}
+	return meaning{is: pillion.ProtocolError, detail: envoy.MalformedResponse}
 }
 
 // malformed recognizes responses that were not gRPC, and requests that cannot be sent.
@@ -225,9 +226,9 @@ func (a *attempt) answeredHTTP(text string) (meaning, bool) {
 	number, _, _ := strings.Cut(rest, " ")
 	code, err := strconv.Atoi(number)
 	if err != nil || code < 100 {
-		return meaning{is: pillion.ProtocolError, detail: pillion.MalformedAnswer}, true
+		return meaning{is: pillion.ProtocolError, detail: envoy.MalformedResponse}, true
 	}
-	return meaning{is: pillion.HTTPCondition(code), detail: pillion.ViaUpstream, code: code}, true
+	return meaning{is: pillion.HTTPCondition(code), detail: envoy.ViaUpstream, code: code}, true
 }
 
 // tooLarge recognizes a message over the client's own limit on what it sends.

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/internal/report"
 )
 
@@ -116,7 +117,7 @@ func (s *server) serve(find serverFind, x pillion.Exchange) (err error) {
 		return err
 	}
 	ctx := s.ctx
-	if limit, ok := pillion.ExpectedTimeout(first(s.RequestHeader("x-envoy-expected-rq-timeout-ms"))); ok {
+	if limit, ok := envoy.ExpectedTimeout(first(s.RequestHeader(envoy.ExpectedTimeoutHeader))); ok {
 		limited, cancel := context.WithTimeout(ctx, limit)
 		defer cancel()
 		ctx = limited
@@ -132,7 +133,7 @@ func (s *server) settle(u *pillion.Upstream, o *pillion.Outcome) error {
 		return errPanicked
 	case o.Err == nil:
 		return nil
-	case o.Detail == pillion.ViaUpstream: // the handler's own
+	case o.Detail == envoy.ViaUpstream: // the handler's own
 		return o.Err
 	}
 	s.tellOverloaded(u, o)
@@ -145,7 +146,7 @@ var errPanicked = status.Error(codes.Internal, "the handler panicked")
 func (s *server) tellOverloaded(u *pillion.Upstream, o *pillion.Outcome) {
 	if o.Detail.Overloaded() && !u.HTTP().SuppressEnvoyHeaders {
 		// An error means that there is no stream any more to say it on.
-		_ = grpc.SetTrailer(s.ctx, metadata.Pairs("x-envoy-overloaded", "true"))
+		_ = grpc.SetTrailer(s.ctx, metadata.Pairs(envoy.OverloadedHeader, "true"))
 	}
 }
 
@@ -164,14 +165,14 @@ func returned(ctx context.Context, o *pillion.Outcome, err error) {
 		o.Err = ended(ctx, err)
 		return
 	}
-	o.Detail = pillion.ViaUpstream
+	o.Detail = envoy.ViaUpstream
 }
 
 // threw says in o that the handler panicked.
 func (s *server) threw(o *pillion.Outcome, p *pillion.PanicError) {
 	s.panicked = true
 	o.Err, o.Is = p, pillion.Failed
-	o.Code, o.Detail = int(codes.Internal), pillion.ViaUpstream
+	o.Code, o.Detail = int(codes.Internal), envoy.ViaUpstream
 }
 
 // Request describes the call.
@@ -200,7 +201,7 @@ func (s *server) Messages() (sent, received uint64) { return s.sent.Load(), s.re
 // Explain takes the handler's status for the response that it is.
 func (s *server) Explain(_ *pillion.Call, o *pillion.Outcome, err error) {
 	code := codeOf(err)
-	o.Err, o.Code, o.Detail = err, int(code), pillion.ViaUpstream
+	o.Err, o.Code, o.Detail = err, int(code), envoy.ViaUpstream
 	if code != codes.Unimplemented { // the client called what is not there
 		o.Is |= failure(code)
 	}

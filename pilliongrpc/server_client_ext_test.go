@@ -366,7 +366,7 @@ type refuser struct {
 func (p refuser) Wrap(*pillion.Site, pillion.Func) (pillion.Func, error) {
 	return func(_ context.Context, c *pillion.Call) *pillion.Outcome {
 		if p.is != 0 {
-			return c.Refuse(p.err, pillion.NoDetail)
+			return c.Refuse(p.err, nil)
 		}
 		return &pillion.Outcome{Err: p.err}
 	}, nil

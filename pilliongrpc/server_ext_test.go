@@ -16,6 +16,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/pilliongrpc"
@@ -165,7 +166,7 @@ func TestServerDeadlines(t *testing.T) {
 						}
 						err := kind.call(ctx, c)
 						end := <-log.ends
-						if heeds && (status.Code(err) != codes.DeadlineExceeded || !end.Flags.Has(pillion.UT)) {
+						if heeds && (status.Code(err) != codes.DeadlineExceeded || !end.Flags.Has(envoy.UT)) {
 							t.Errorf("got %v, %v, want DeadlineExceeded, UT", err, end.Flags)
 						}
 					})

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/internal/report"
 )
 
@@ -108,7 +109,7 @@ func (x *streamServer) settle(ctx context.Context, o *pillion.Outcome, r result)
 	case !r.returned:
 		x.exited = true
 		o.Err, o.Is = errExited, pillion.Failed
-		o.Code, o.Detail = int(codes.Internal), pillion.ViaUpstream
+		o.Code, o.Detail = int(codes.Internal), envoy.ViaUpstream
 	default:
 		returned(ctx, o, r.err)
 	}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/pilliongrpc"
@@ -314,7 +315,7 @@ func TestServerHeaderRace(t *testing.T) {
 			return s.Context().Err()
 		})
 		end := <-log.ends
-		if fired != (end.Detail == pillion.TryTimeout) || fired != end.Flags.Has(pillion.UT) || fired != (status.Code(err) == codes.DeadlineExceeded) {
+		if fired != (end.Detail == envoy.PerTryTimeout) || fired != end.Flags.Has(envoy.UT) || fired != (status.Code(err) == codes.DeadlineExceeded) {
 			t.Fatalf("got %v, %v, flags %v, want a limit: %v", err, end.Detail, end.Flags, fired)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // Domain is the domain of the [errdetails.ErrorInfo] in statuses that the library
@@ -27,8 +28,8 @@ const Domain = "pillion"
 // A status that the upstream gave is passed on as it came, and is no Error.
 type Error struct {
 	Upstream string
-	Flags    pillion.Flags
-	Detail   pillion.Detail
+	Flags    envoy.Flags
+	Detail   *envoy.Detail
 	Err      error // what happened
 	status   *status.Status
 }
@@ -63,8 +64,8 @@ func callError(u *pillion.Upstream, o *pillion.Outcome, retried bool) error {
 }
 
 // withStatus adds a status to err, unless the upstream sent one, which is shown as it is.
-func withStatus(u *pillion.Upstream, err error, is pillion.Condition, flags pillion.Flags, detail pillion.Detail, retried bool) error {
-	if detail == pillion.ViaUpstream || detail == pillion.NoDetail {
+func withStatus(u *pillion.Upstream, err error, is pillion.Condition, flags envoy.Flags, detail *envoy.Detail, retried bool) error {
+	if detail == envoy.ViaUpstream || detail == nil {
 		if is.Any(pillion.Refused) {
 			return newError(u, codes.Unavailable, err, flags, detail, retried)
 		}
@@ -84,16 +85,16 @@ func ofError(u *pillion.Upstream, err error) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &limit):
-		return newError(u, codes.DeadlineExceeded, err, pillion.UT, limit.Scope.Detail(), false)
+		return newError(u, codes.DeadlineExceeded, err, envoy.UT, limit.Scope.Detail(), false)
 	case errors.As(err, &broken):
 		return newError(u, ownCode(broken.Err), err, broken.Flags, broken.Detail, false)
 	case errors.Is(err, context.Canceled):
-		return newError(u, codes.Canceled, err, pillion.DC, pillion.CallerGone, false)
+		return newError(u, codes.Canceled, err, envoy.DC, envoy.CallerGone, false)
 	case errors.Is(err, context.DeadlineExceeded) && ownCode(err) == codes.OK: // the engine does not watch the stream
 		limit = &pillion.TimeoutError{Upstream: u.Name(), Scope: pillion.ScopeCaller}
-		return newError(u, codes.DeadlineExceeded, limit, pillion.UT, pillion.ResponseTimeout, false)
+		return newError(u, codes.DeadlineExceeded, limit, envoy.UT, envoy.ResponseTimeout, false)
 	}
-	return withStatus(u, err, 0, 0, pillion.NoDetail, false)
+	return withStatus(u, err, 0, 0, nil, false)
 }
 
 // serverError is what the client of a server gets for a call without a status of its handler:
@@ -120,19 +121,19 @@ func serverError(u *pillion.Upstream, o *pillion.Outcome) error {
 // localCode is the status code of a call without a response: Envoy's, but for limits
 // on time, which gRPC has a code of its own for. With [pillion.HTTP] LocalReplies it is
 // Envoy's there, too.
-func localCode(u *pillion.Upstream, err error, is pillion.Condition, detail pillion.Detail) codes.Code {
+func localCode(u *pillion.Upstream, err error, is pillion.Condition, detail *envoy.Detail) codes.Code {
 	own := ownCode(err)
 	switch {
 	case is.Any(pillion.Cancelled) && !is.Any(pillion.Timeout):
 		return codes.Canceled
 	case u.HTTP().LocalReplies && detail.LocalStatus() != 0 && !callersDeadline(err):
-		return codes.Code(pillion.GRPCStatus(detail.LocalStatus())) //nolint:gosec // a code
+		return codes.Code(envoy.GRPCStatus(detail.LocalStatus())) //nolint:gosec // a code
 	case is.Any(pillion.Timeout) && !is.Any(pillion.ConnectFailure):
 		return codes.DeadlineExceeded
 	case is.Any(pillion.Invalid) && own != codes.OK:
 		return own
 	case detail.LocalStatus() != 0:
-		return codes.Code(pillion.GRPCStatus(detail.LocalStatus())) //nolint:gosec // a code
+		return codes.Code(envoy.GRPCStatus(detail.LocalStatus())) //nolint:gosec // a code
 	case own != codes.OK:
 		return own
 	}
@@ -153,13 +154,13 @@ func ownCode(err error) codes.Code {
 }
 
 // newError adds a status to err.
-func newError(u *pillion.Upstream, code codes.Code, err error, flags pillion.Flags, detail pillion.Detail, retried bool) *Error {
+func newError(u *pillion.Upstream, code codes.Code, err error, flags envoy.Flags, detail *envoy.Detail, retried bool) *Error {
 	s := newStatus(u, code, text(u, err, detail, retried), flags, detail)
 	return &Error{Upstream: u.Name(), Flags: flags, Detail: detail, Err: err, status: s}
 }
 
 // newStatus makes a status whose ErrorInfo has the response flags.
-func newStatus(u *pillion.Upstream, code codes.Code, text string, flags pillion.Flags, detail pillion.Detail) *status.Status {
+func newStatus(u *pillion.Upstream, code codes.Code, text string, flags envoy.Flags, detail *envoy.Detail) *status.Status {
 	s := status.New(code, text)
 	with, err := s.WithDetails(&errdetails.ErrorInfo{
 		Reason: reason(flags), Domain: Domain,
@@ -174,7 +175,7 @@ func newStatus(u *pillion.Upstream, code codes.Code, text string, flags pillion.
 }
 
 // text is what the status says: Envoy's words, where they are asked for.
-func text(u *pillion.Upstream, err error, detail pillion.Detail, retried bool) string {
+func text(u *pillion.Upstream, err error, detail *envoy.Detail, retried bool) string {
 	if status, local := detail.LocalReply(retried); u.HTTP().LocalReplies && status != 0 {
 		return local
 	}
@@ -188,8 +189,8 @@ func text(u *pillion.Upstream, err error, detail pillion.Detail, retried bool) s
 
 // reason is the long name of the flag that says most, as ErrorInfo wants it written:
 // UPSTREAM_OVERFLOW.
-func reason(flags pillion.Flags) string {
-	flags &^= pillion.URX // that it was retried is not why it failed
+func reason(flags envoy.Flags) string {
+	flags &^= envoy.URX // that it was retried is not why it failed
 	if flags == 0 {
 		return "UPSTREAM_REQUEST_FAILED"
 	}

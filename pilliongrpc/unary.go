@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/peer"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // Unary returns an interceptor that puts unary calls under the policies of the upstreams
@@ -104,7 +105,7 @@ func (x *unaryCall) Try(ctx context.Context, c *pillion.Call, o *pillion.Outcome
 	}
 	o.Value = a
 	if err == nil {
-		o.Detail = pillion.ViaUpstream
+		o.Detail = envoy.ViaUpstream
 		x.received.Store(1)
 		return
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // ready gives the policy that cfg is made into.
@@ -324,7 +325,7 @@ func TestBackOffSource(t *testing.T) {
 					if diff := cmp.Diff(tc.want, w.times()); diff != "" {
 						t.Errorf("attempts (-want +got):\n%s", diff)
 					}
-					if !r.flags.Has(pillion.URX) {
+					if !r.flags.Has(envoy.URX) {
 						t.Errorf("got flags %v, want URX", r.flags)
 					}
 				}

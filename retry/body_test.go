@@ -12,6 +12,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // stream is a request body that cannot be had again.
@@ -116,7 +118,7 @@ func TestRequestBodies(t *testing.T) {
 				if got := d.has(pillion.EventRetryAbandoned); got != tc.abandoned {
 					t.Errorf("got events %q, want abandoned: %v", d.lines(), tc.abandoned)
 				}
-				if got, want := r.flags.Has(pillion.URX), len(tc.sent) == 3; got != want {
+				if got, want := r.flags.Has(envoy.URX), len(tc.sent) == 3; got != want {
 					t.Errorf("got flags %v, want URX: %v", r.flags, want)
 				}
 				if r.code == 503 && r.body != "answer 503" {
@@ -216,7 +218,7 @@ type refuseFirst struct{}
 func (refuseFirst) Wrap(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
 	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
 		if c.Attempt() == 1 {
-			return c.Refuse(errBroken, pillion.BreakerOpen)
+			return c.Refuse(errBroken, breaker.CircuitOpen)
 		}
 		return next(ctx, c)
 	}, nil

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 )
 
@@ -101,7 +102,7 @@ func retries(t *testing.T, u *pillion.Upstream, n int) (retried int) {
 	for range n {
 		r := call(t, u, answers(status(503)), get(t.Context()))
 		retried += r.attempts - 1
-		if r.code != 503 || r.flags.Has(pillion.UO) != (r.attempts == 1) {
+		if r.code != 503 || r.flags.Has(envoy.UO) != (r.attempts == 1) {
 			t.Fatalf("got %d after %d attempts with flags %v, want 503, and UO without a retry alone", r.code, r.attempts, r.flags)
 		}
 	}
@@ -198,7 +199,7 @@ func TestBudgetOfRefusedAttempts(t *testing.T) {
 		for range 50 {
 			// The first attempt is refused, the second one fails and is what the call adds, the third
 			// one is its retry.
-			if r := call(t, u, answers(status(503)), get(t.Context())); r.attempts != 3 || !r.flags.Has(pillion.URX) {
+			if r := call(t, u, answers(status(503)), get(t.Context())); r.attempts != 3 || !r.flags.Has(envoy.URX) {
 				t.Fatalf("got %d attempts with flags %v, want 3 and URX", r.attempts, r.flags)
 			}
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -114,7 +115,7 @@ func TestDeadline(t *testing.T) {
 				if got := errors.As(r.err, &limit); got != (tc.scope != 0) || (got && limit.Scope != tc.scope) {
 					t.Errorf("got error %v, want scope %v", r.err, tc.scope)
 				}
-				if tc.scope != 0 && (!errors.Is(r.err, context.DeadlineExceeded) || !r.flags.Has(pillion.UT)) {
+				if tc.scope != 0 && (!errors.Is(r.err, context.DeadlineExceeded) || !r.flags.Has(envoy.UT)) {
 					t.Errorf("got error %v, flags %v, want DeadlineExceeded and UT", r.err, r.flags)
 				}
 			})
@@ -178,7 +179,7 @@ func TestCallerLeaves(t *testing.T) {
 				if !errors.Is(r.err, context.Canceled) || (tc.last != nil && !errors.Is(r.err, tc.last)) {
 					t.Errorf("got %v, want it to wrap context.Canceled and %v", r.err, tc.last)
 				}
-				if r.elapsed != stay || w.attempts() != 1 || r.flags != pillion.DC || w.open != 0 {
+				if r.elapsed != stay || w.attempts() != 1 || r.flags != envoy.DC || w.open != 0 {
 					t.Errorf("got %v, %d attempts, flags %v, %d bodies open, want %v, 1, DC, 0",
 						r.elapsed, w.attempts(), r.flags, w.open, stay)
 				}

@@ -25,7 +25,7 @@
 //		On:                   "default,idempotent,retriable-status-codes",
 //		RetriableStatusCodes: []int{http.StatusTooManyRequests},
 //	}
-//	retry.Config{When: func(o *pillion.Outcome) bool { return errors.Is(o.Err, io.ErrUnexpectedEOF) }}
+//	Config{When: func(o *pillion.Outcome) bool { return errors.Is(o.Err, io.ErrUnexpectedEOF) }}
 //
 // Nothing is retried once a response has been handed to the caller. When the retries are used
 // up the last response is returned as it is, with its body, and the flag URX; a discarded

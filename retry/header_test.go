@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // TestHeaderMatcher tries all kinds of matchers on one header.
@@ -261,7 +262,7 @@ func (x *answered) Request() pillion.Request { return pillion.Request{Protocol: 
 func (x *answered) Unary() bool              { return true }
 
 func (x *answered) Try(_ context.Context, _ *pillion.Call, o *pillion.Outcome) {
-	o.Code, o.Detail = x.code, pillion.ViaUpstream
+	o.Code, o.Detail = x.code, envoy.ViaUpstream
 	if x.code == 503 {
 		o.Is = pillion.Status5xx | pillion.GatewayError
 	}

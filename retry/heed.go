@@ -8,19 +8,15 @@ import (
 	"strings"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 )
 
-// The headers in which a caller asks for retries.
-const (
-	onHeader          = "X-Envoy-Retry-On"
-	grpcOnHeader      = "X-Envoy-Retry-Grpc-On"
-	maxRetriesHeader  = "X-Envoy-Max-Retries"
-	statusCodesHeader = "X-Envoy-Retriable-Status-Codes"
-	headerNamesHeader = "X-Envoy-Retriable-Header-Names"
-)
-
+// envoyHeaders are the headers in which a caller asks for retries.
+//
 //nolint:gochecknoglobals // a list that nothing writes
-var envoyHeaders = []string{onHeader, grpcOnHeader, maxRetriesHeader, statusCodesHeader, headerNamesHeader}
+var envoyHeaders = []string{
+	envoy.RetryOnHeader, envoy.RetryGRPCOnHeader, envoy.MaxRetriesHeader, envoy.RetriableStatusHeader, envoy.RetriableHeadersHeader,
+}
 
 // heeding is p with what the caller's headers ask for, or p itself where they ask for
 // nothing. As in Envoy the lines of a list are one list, and a number in several lines is none.

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/timeout"
 )
 
@@ -21,7 +22,7 @@ func TestEnvoyHeaders(t *testing.T) {
 	const (
 		on, grpcOn, most = "X-Envoy-Retry-On", "X-Envoy-Retry-Grpc-On", "X-Envoy-Max-Retries"
 		codes, names     = "X-Envoy-Retriable-Status-Codes", "X-Envoy-Retriable-Header-Names"
-		urx              = pillion.URX
+		urx              = envoy.URX
 	)
 	none := Config{EnvoyHeaders: true}
 	two := Config{On: "5xx", NumRetries: 2, EnvoyHeaders: true}
@@ -32,7 +33,7 @@ func TestEnvoyHeaders(t *testing.T) {
 		header []string
 		wire   *wire // nil answers 503
 		want   int   // attempts
-		flags  pillion.Flags
+		flags  envoy.Flags
 	}{
 		{name: "no header, no policy", cfg: none, want: 1},
 		{name: "no header, the policy's", cfg: two, want: 3, flags: urx},
@@ -164,7 +165,7 @@ func TestEnvoyHeaders_consumed(t *testing.T) {
 	for i, name := range envoyHeaders {
 		full[name] = []string{[]string{"5xx", "unavailable", "junk", "418", "X-Again"}[i], "junk"}
 	}
-	full.Set(maxRetriesHeader, "2")
+	full.Set(envoy.MaxRetriesHeader, "2")
 	for _, tc := range []struct {
 		name   string
 		cfg    Config
@@ -250,7 +251,7 @@ func FuzzEnvoyHeaders(f *testing.F) {
 		var heard *policy
 		probe := probing(func(c *pillion.Call) *pillion.Outcome {
 			heard = base.heeding(c)
-			o := &pillion.Outcome{Code: code, Detail: pillion.ViaUpstream}
+			o := &pillion.Outcome{Code: code, Detail: envoy.ViaUpstream}
 			_ = heard.again(c, o)
 			return o
 		})

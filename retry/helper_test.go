@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -176,8 +177,8 @@ type result struct {
 	body     string
 	err      error
 	attempts int
-	flags    pillion.Flags
-	detail   pillion.Detail
+	flags    envoy.Flags
+	detail   *envoy.Detail
 	elapsed  time.Duration
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/cenkalti/backoff/v4"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // rule decides about retries.
@@ -82,7 +83,7 @@ func (l *loop) retry(ctx context.Context, c *pillion.Call, o *pillion.Outcome) *
 		}
 		release, ok := l.acquire(c, o)
 		if !ok {
-			o.Flags |= pillion.UO
+			o.Flags |= envoy.UO
 			c.Emit(pillion.EventRetryOverflow, o)
 			return o
 		}
@@ -149,7 +150,7 @@ func exhausted(c *pillion.Call, o *pillion.Outcome) *pillion.Outcome {
 		c.Emit(pillion.EventRetryAbandoned, o)
 		return o
 	}
-	o.Flags |= pillion.URX
+	o.Flags |= envoy.URX
 	c.Emit(pillion.EventRetryLimitExceeded, o)
 	return o
 }

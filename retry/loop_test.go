@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // TestEligible asks which calls are retried at all.
@@ -93,7 +94,7 @@ func TestEligible(t *testing.T) {
 					t.Errorf("got %d attempts, %d of them sent, want %d", r.attempts, w.attempts(), tc.want)
 				}
 				// A call that the policy does not concern itself with has not used up its retries.
-				if got, want := r.flags.Has(pillion.URX), tc.want == 2; got != want {
+				if got, want := r.flags.Has(envoy.URX), tc.want == 2; got != want {
 					t.Errorf("got URX %v, want %v", got, want)
 				}
 			})
@@ -109,12 +110,12 @@ func TestNumRetries(t *testing.T) {
 		answers []answer
 		want    int
 		code    int
-		flags   pillion.Flags
+		flags   envoy.Flags
 		heard   pillion.EventKind
 	}{
-		{"default", 0, []answer{status(503)}, 2, 503, pillion.URX, pillion.EventRetryLimitExceeded},
-		{"none", None, []answer{status(503)}, 1, 503, pillion.URX, pillion.EventRetryLimitExceeded},
-		{"three", 3, []answer{status(503)}, 4, 503, pillion.URX, pillion.EventRetryLimitExceeded},
+		{"default", 0, []answer{status(503)}, 2, 503, envoy.URX, pillion.EventRetryLimitExceeded},
+		{"none", None, []answer{status(503)}, 1, 503, envoy.URX, pillion.EventRetryLimitExceeded},
+		{"three", 3, []answer{status(503)}, 4, 503, envoy.URX, pillion.EventRetryLimitExceeded},
 		{"good at once", 3, []answer{status(200)}, 1, 200, 0, pillion.EventEnd},
 		{"good at last", 3, []answer{status(503), status(502), status(504), status(200)}, 4, 200, 0, pillion.EventRetrySuccess},
 		// As in Envoy, a result that needs no retry is a success of the retry, whatever it is.
@@ -124,13 +125,13 @@ func TestNumRetries(t *testing.T) {
 			"failure that is not retried in the end", 3,
 			[]answer{status(503), failure(backoff.Permanent(errBroken))},
 			2, 0,
-			pillion.UC, pillion.EventRetrySuccess,
+			envoy.UC, pillion.EventRetrySuccess,
 		},
 		{
 			"failure in the end", 1,
 			[]answer{status(503), failure(syscall.ECONNRESET)},
 			2, 0,
-			pillion.URX | pillion.UC, pillion.EventRetryLimitExceeded,
+			envoy.URX | envoy.UC, pillion.EventRetryLimitExceeded,
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -266,8 +267,8 @@ func TestNoRetryCostsNothing(t *testing.T) {
 		Config{}, Config{On: "5xx,retriable-status-codes", RetriableStatusCodes: []int{429}}, Retryable{},
 	} {
 		for _, o := range []pillion.Outcome{
-			{Code: 200, Detail: pillion.ViaUpstream},
-			{Err: errBroken, Is: pillion.Cancelled, Detail: pillion.CallerGone},
+			{Code: 200, Detail: envoy.ViaUpstream},
+			{Err: errBroken, Is: pillion.Cancelled, Detail: envoy.CallerGone},
 		} {
 			var allocs float64
 			upstream(t, measured{&allocs}, p, canned{o}).Invoke(t.Context(), &answered{})

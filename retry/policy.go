@@ -9,6 +9,7 @@ import (
 	"github.com/cenkalti/backoff/v4"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // policy is a Config that is ready for use: Envoy's rules.
@@ -50,7 +51,7 @@ func (p *policy) byWords(c *pillion.Call, o *pillion.Outcome) bool {
 	if !matches && !p.on.rateLimited {
 		return false
 	}
-	if c.ResponseHeaderValues(o, "X-Envoy-Ratelimited") != nil {
+	if c.ResponseHeaderValues(o, envoy.RateLimitedHeader) != nil {
 		return p.on.rateLimited
 	}
 	return matches
@@ -63,7 +64,7 @@ func (p *policy) byWhen(o *pillion.Outcome) bool { return p.when != nil && !time
 // takes the place of every other, or that they stop, which is also what a value means that
 // cannot be read. Mirrors grpc-retry-pushback-ms of gRPC's proposal A6.
 func pushback(c *pillion.Call, o *pillion.Outcome) (wait time.Duration, asked, stop bool) {
-	if o.Detail != pillion.ViaUpstream || c.Request().Protocol != "grpc" {
+	if o.Detail != envoy.ViaUpstream || c.Request().Protocol != "grpc" {
 		return 0, false, false
 	}
 	values := c.ResponseHeaderValues(o, "grpc-retry-pushback-ms")
@@ -89,7 +90,7 @@ func grpcStatus(c *pillion.Call, o *pillion.Outcome) pillion.Condition {
 	if !hasHead(c, o) {
 		return 0
 	}
-	values := c.ResponseHeaderValues(o, "Grpc-Status")
+	values := c.ResponseHeaderValues(o, envoy.GRPCStatusHeader)
 	if len(values) != 1 {
 		return 0
 	}
@@ -100,7 +101,7 @@ func grpcStatus(c *pillion.Call, o *pillion.Outcome) pillion.Condition {
 // hasHead reports whether there are response headers. An inverted matcher must not find
 // its header missing where there was no response, or where a function was called.
 func hasHead(c *pillion.Call, o *pillion.Outcome) bool {
-	return o.Detail == pillion.ViaUpstream && c.Request().Protocol != "func"
+	return o.Detail == envoy.ViaUpstream && c.Request().Protocol != "func"
 }
 
 // concerns reports whether any outcome of the call could be retried.

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/breaker"
 )
 
 // closing lets so many attempts through, and refuses the rest.
@@ -16,7 +17,7 @@ var errClosed = errors.New("closed")
 func (p closing) Wrap(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
 	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
 		if c.Attempt() > p.after {
-			return c.Refuse(errClosed, pillion.BreakerOpen)
+			return c.Refuse(errClosed, breaker.CircuitOpen)
 		}
 		return next(ctx, c)
 	}, nil

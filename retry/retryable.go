@@ -29,7 +29,7 @@ const (
 // for those who port code from it. It is a policy, to stand where a [Config] would.
 //
 // All failures are retried, those of calls that may do harm when sent twice too,
-// and refusals by a breaker; Not: []retry.Match{retry.Is(breaker.ErrOpen)} leaves those
+// and refusals by a breaker; Not: []Match{Is(breaker.ErrOpen)} leaves those
 // alone. An HTTP answer is a failure if its status is 5xx; for On, Not and Matching it is a
 // [*pillion.StatusError]. A caller who left, and the end of the call's time, end the retries.
 type Retryable struct {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -186,7 +187,7 @@ func retriedBy(t *testing.T, o outcome, word string) bool {
 	if w.open != 0 {
 		t.Errorf("got %d bodies of answers open, want 0", w.open)
 	}
-	if again := r.flags.Has(pillion.URX); again != (r.attempts == 2) {
+	if again := r.flags.Has(envoy.URX); again != (r.attempts == 2) {
 		t.Errorf("got flags %v after %d attempts", r.flags, r.attempts)
 	}
 	return r.attempts == 2

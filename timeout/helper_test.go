@@ -12,6 +12,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -125,8 +126,8 @@ type result struct {
 	read     int // bytes of its body
 	err      error
 	attempts int
-	flags    pillion.Flags
-	detail   pillion.Detail
+	flags    envoy.Flags
+	detail   *envoy.Detail
 	elapsed  time.Duration
 }
 

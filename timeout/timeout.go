@@ -30,6 +30,7 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // None says that there is no limit, where zero means a default.
@@ -132,8 +133,8 @@ func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 
 // The headers in which a caller sets its own limits.
 const (
-	totalHeader  = "X-Envoy-Upstream-Rq-Timeout-Ms"
-	perTryHeader = "X-Envoy-Upstream-Rq-Per-Try-Timeout-Ms"
+	totalHeader  = envoy.TimeoutHeader
+	perTryHeader = envoy.PerTryTimeoutHeader
 )
 
 func (c *Config) limit(call *pillion.Call) {

@@ -9,6 +9,7 @@ import (
 	"github.com/aws/aws-xray-sdk-go/v2/xray"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // NameHeader is a request header that names the subsegment of its call, where [Client]
@@ -295,7 +296,7 @@ func (p *client) end(c *pillion.Call, end *pillion.Outcome) {
 func (p *client) recordEnd(d *document, c *pillion.Call, end *pillion.Outcome) {
 	switch {
 	case end.Err == nil, end.Is.Any(pillion.Cancelled):
-	case end.Detail == pillion.ViaUpstream && c.Request().Protocol == "grpc":
+	case end.Detail == envoy.ViaUpstream && c.Request().Protocol == "grpc":
 		d.setGRPC(end)
 	case end.Is.Any(pillion.Invalid):
 		d.recordError(end.Err, true)
@@ -311,7 +312,7 @@ func (p *client) recordEnd(d *document, c *pillion.Call, end *pillion.Outcome) {
 	if n := c.Attempts(); n > 1 && !p.attempts {
 		d.Annotate("attempts", n)
 	}
-	if end.Detail != pillion.NoDetail && end.Detail != pillion.ViaUpstream {
+	if end.Detail != nil && end.Detail != envoy.ViaUpstream {
 		d.AddMetadataTo(markName, "response_code_details", end.Detail.String())
 	}
 	if endpoint := c.Endpoint(); endpoint != "" && endpoint != c.Request().Authority {

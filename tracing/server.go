@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // Server is a policy that records each call that an upstream serves as a segment, where
@@ -11,7 +12,7 @@ import (
 // pilliongrpc.ServerOptions; HTTP has [Tracer.Handler]. It stands outside of limits and
 // breaker, so that what they refuse is recorded too.
 //
-//	front, err := pillion.New("front", tracing.Server{Tracer: tracer}, limits.Config{})
+//	front, err := pillion.New("front", Server{Tracer: tracer}, limits.Config{})
 //
 // The segment goes on with the trace of x-amzn-trace-id in the request's metadata, or
 // begins one; it is in the handler's context. It has POST and the method's URL. A status
@@ -73,7 +74,7 @@ func (s Server) inbound(c *pillion.Call) Header {
 func (s *Segment) served(c *pillion.Call, end *pillion.Outcome) {
 	switch {
 	case end.Err == nil, end.Is.Any(pillion.Cancelled):
-	case end.Detail == pillion.ViaUpstream && c.Request().Protocol == "grpc":
+	case end.Detail == envoy.ViaUpstream && c.Request().Protocol == "grpc":
 		s.setGRPC(end)
 	default:
 		s.SetError(end.Err)

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/pilliongrpc"
 )
 
@@ -128,7 +129,7 @@ func asHTTP(err error, head, tail metadata.MD, reply *opaque) *http.Response {
 	if s.Message() != "" {
 		end.Set("Grpc-Message", s.Message())
 	}
-	if local && own.Flags.Has(pillion.UO) {
+	if local && own.Flags.Has(envoy.UO) {
 		end.Set("X-Envoy-Overloaded", "true")
 	}
 	return resp

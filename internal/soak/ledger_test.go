@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/limits"
 )
 
 // ledger keeps what happened to the calls of a round.
@@ -127,9 +129,9 @@ func (t *tally) count(e pillion.Event) {
 	case e.Kind == pillion.EventEnd && e.Call.Request().Protocol == "grpc":
 		t.grpc++
 	case e.Kind != pillion.EventRefused:
-	case e.Outcome.Detail == pillion.Overflow:
+	case e.Outcome.Detail == limits.Overflow:
 		t.overflow++
-	case e.Outcome.Detail == pillion.BreakerOpen:
+	case e.Outcome.Detail == breaker.CircuitOpen:
 		t.broke++
 	}
 }

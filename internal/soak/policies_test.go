@@ -18,6 +18,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/retry"
@@ -255,7 +256,7 @@ func (m meddler) Wrap(_ *pillion.Site, next pillion.Func) (pillion.Func, error) 
 		case 1:
 			runtime.Goexit()
 		case 2:
-			return c.Refuse(errMeddled, pillion.NoHealthyUpstream)
+			return c.Refuse(errMeddled, envoy.NoHealthyUpstream)
 		}
 		o := next(ctx, c)
 		switch what {
