@@ -1,180 +1,198 @@
 package pillion
 
-import (
-	"context"
-	"errors"
-	"time"
-)
+import "time"
 
-// send is the innermost Func: it arms the limits, has the exchange make one
-// attempt, and settles what became of it.
-func (u *Upstream) send(ctx context.Context, c *Call) *Outcome {
-	if c.attempt > 1 {
-		c.flight.sent.Store(c)
+// Attempt is a [Call] as adapters see it: what they are told of the attempt, and what they
+// report of it. Unless a method says otherwise, it is called by the goroutine that runs the
+// attempt, until [Exchange] Try has returned.
+type Attempt Call
+
+// Call is the attempt as policies see it.
+func (a *Attempt) Call() *Call { return (*Call)(a) }
+
+// Attach keeps what an adapter must keep with an attempt.
+func (a *Attempt) Attach(v any) { a.self = v }
+
+// Attached returns what was attached, nil for nothing.
+func (a *Attempt) Attached() any { return a.self }
+
+// Observed reports whether anything can ask where the attempt goes: whether
+// [Call.SetEndpoint] is worth its cost.
+func (a *Attempt) Observed() bool { return a.frame.watched() }
+
+// Guarded reports whether the context that Try was given is the attempt's own: then it ends with
+// the attempt, and when a timeout fires.
+func (a *Attempt) Guarded() bool { return a.stream != nil && a.stream.limited }
+
+// AfterTimeout reports whether the attempt before this one ran into its timeout.
+func (a *Attempt) AfterTimeout() bool { return a.afterTimeout }
+
+// AnnouncesDeadline reports whether a policy asked that the server be told how long it is waited
+// for: [Site.AnnounceDeadline].
+func (a *Attempt) AnnouncesDeadline() bool { return a.frame.chain.announce }
+
+// TimeLeft is how long this attempt is waited for, and whether there is any limit.
+func (a *Attempt) TimeLeft() (left time.Duration, limited bool) {
+	left, limited = a.Call().Remaining()
+	if try := a.limits.try; try != 0 && (!limited || try < left) {
+		left, limited = try, true
 	}
-	sent, ok := c.arm(ctx)
-	if !ok {
-		return c.expired(ctx, c.limits.totalScope(), nil)
-	}
-	if len(u.listeners) != 0 {
-		return c.tryWatched(ctx, sent)
-	}
-	c.flight.exchange.Try(sent, c, &c.outcome)
-	return c.settle(ctx)
+	return left, limited
 }
 
-// tryWatched makes one attempt that listeners see. They see its end also when Try does
-// not return.
-func (c *Call) tryWatched(ctx, sent context.Context) *Outcome {
-	returned := false
-	defer func() {
-		if !returned {
-			c.Emit(EventAttemptEnd, unwound())
-		}
-	}()
-	c.Emit(EventAttempt, &c.outcome)
-	c.flight.exchange.Try(sent, c, &c.outcome)
-	o := c.settle(ctx)
-	returned = true
-	o.OnEnd(c, attemptEnd)
-	return o
+// Prepare makes the attempt's request header what policies and configuration ask for: without
+// what policies honor ([Site.ConsumeHeaders]), and with what they add ([Site.Prepare]). It is for
+// the Try of a client.
+func (a *Attempt) Prepare() {
+	a.ConsumeHeaders()
+	for _, prepare := range a.frame.chain.preparers {
+		prepare(a)
+	}
 }
 
-func attemptEnd(c *Call, end *Outcome) { c.Emit(EventAttemptEnd, end) }
-
-// unwound is the outcome of a call or attempt that did not return.
-func unwound() *Outcome { return &Outcome{Err: errUnwound, Is: Failed | Status5xx} }
-
-// errUnwound is all that is known of a call that did not return: a panic itself goes on
-// to the caller.
-var errUnwound = errors.New("pillion: the call panicked or ended its goroutine")
-
-// arm makes the attempt's context and starts its timer, where there is need for
-// one: a caller whose own deadline comes first needs none. It is not ok when the
-// time is over before the attempt began.
-func (c *Call) arm(ctx context.Context) (sent context.Context, ok bool) {
-	u := c.flight.upstream
-	scope, limit, until := c.bound(ctx)
-	if limit < 0 {
-		return nil, false
-	}
-	if scope == 0 && c.limits.idle == 0 && !u.cancellable {
-		return ctx, true
-	}
-	s := c.openGuarded()
-	g := s.guard
-	g.ctx, g.cancel = context.WithCancelCause(ctx)
-	g.until = until
-	if scope != 0 {
-		g.scope = scope
-		g.timer = u.timer(s)
-		g.timer.Reset(limit)
-	}
-	return g, true
-}
-
-// bound finds the limit that strikes first while the attempt waits for its
-// answer, and the deadline to tell the wire: the total one, and for an exchange without
-// a body the one of the try too. A total limit that is over is a limit of less than
-// nothing.
-func (c *Call) bound(ctx context.Context) (scope Scope, limit, until time.Duration) {
-	l := &c.limits
-	if *l == (limits{}) {
-		return 0, 0, 0
-	}
-	now := c.flight.upstream.now()
-	if deadline := c.deadline(); deadline != 0 {
-		scope, limit, until = l.totalScope(), deadline-now, deadline
-		if limit <= 0 {
-			return scope, -1, 0
+// ConsumeHeaders takes out of the attempt's request header what policies honor. It is for the Try
+// of a server; a client has [Attempt.Prepare].
+func (a *Attempt) ConsumeHeaders() {
+	x := a.frame.exchange
+	for _, name := range a.frame.chain.consumed {
+		if x.RequestHeader(name) != nil {
+			x.Header(a).Del(name)
 		}
 	}
-	if caller, ok := ctx.Deadline(); ok {
-		if left := caller.Sub(c.flight.upstream.epoch) - now; scope == 0 || left < limit {
-			// That deadline does all that the total limit would.
-			scope, limit, until = 0, max(left, 1), 0
-		}
-	}
-	scope, limit = l.tighter(scope, limit)
-	if (scope == ScopeTry || scope == ScopeIdle) && c.flight.exchange.Unary() {
-		until = after(now, limit)
-	}
-	if until == never {
-		until = 0
-	}
-	return scope, limit, until
 }
 
-// tighter gives the limits of one try where they strike before another one.
-func (l *limits) tighter(scope Scope, limit time.Duration) (Scope, time.Duration) {
-	if l.try != 0 && (limit == 0 || l.try < limit) {
-		scope, limit = ScopeTry, l.try
-	}
-	return l.silence(scope, limit)
+// Header is the attempt's own request header, for changing.
+func (a *Attempt) Header() Header { return a.frame.exchange.Header(a) }
+
+// Open marks an attempt whose response has begun but not ended: its body or stream goes on until
+// its [Stream] ends, or until Drop.
+func (a *Attempt) Open() {
+	a.state = stateOpen
+	a.outcome.open = a.Call()
 }
 
-// silence returns the limit on silence if it fires before another one.
-func (l *limits) silence(scope Scope, limit time.Duration) (Scope, time.Duration) {
-	if l.idle != 0 && (limit == 0 || l.idle < limit) {
-		return ScopeIdle, l.idle
+// Drop ends an open response that will not be read, while policies still look at its headers. It
+// is for [Discarder], after the wire was told.
+func (a *Attempt) Drop() {
+	if a.state != stateOpen {
+		return
 	}
-	return scope, limit
+	if s := a.stream; s != nil {
+		s.detach()
+	}
+	a.Call().conclude(discarded)
 }
 
-// settle turns what Try brought into the attempt's outcome: a limit that struck
-// or a caller that left comes before whatever error the wire made of it. The context
-// of an open outcome lives on until its end.
-func (c *Call) settle(ctx context.Context) *Outcome {
-	o, s := &c.outcome, c.span
-	if s != nil {
-		if scope := s.disarm(c); scope != 0 {
-			s.guard.release(c.timeoutError(scope, nil))
-			if s.headers {
-				return c.cutShort(ctx, o, scope)
-			}
-			o.Discard() // immediately: its context has ended
-			return c.expired(ctx, scope, o.Err)
-		}
-		if c.tail.phase == phaseTry {
-			s.guard.release(nil)
-		}
-	}
-	switch {
-	case o.Err == nil || o.Is != 0:
-	case ctx.Err() != nil:
-		c.leave(ctx, o, o.Err)
-	default:
-		c.flight.exchange.Explain(c, o, o.Err)
-	}
-	return o
-}
+func discarded(_ *Call, end *Outcome) { end.Is |= Discarded }
 
-// early returns Informational if a 1xx response of this attempt arrived.
-func (c *Call) early() Condition {
-	if x, ok := c.flight.exchange.(interface{ informational(c *Call) bool }); ok && x.informational(c) {
-		return Informational
-	}
-	return 0
-}
+// Upgraded reports whether the response is one whose connection belongs to the caller.
+func (a *Attempt) Upgraded() bool { return a.Call().upgraded() }
 
-// cutShort adds to a response whose headers were in time that a limit fired later: no
-// limit of one attempt, since the response had begun. If the caller has gone as well, that is
-// what ended it; a response that was sent to it stays as it is.
-func (c *Call) cutShort(ctx context.Context, o *Outcome, scope Scope) *Outcome {
-	switch {
-	case c.flight.ctx.Err() == nil:
-		c.timedOut(o, scope, nil)
-		o.Is &^= PerTryTimeout
-	case o.Err != nil && o.Is == 0:
-		c.leave(ctx, o, o.Err)
-	}
-	return o
-}
+// DrainTime is how long a policy lets discarding the response take, 0 for the default.
+func (a *Attempt) DrainTime() time.Duration { return a.drain }
 
-// disarm stops the timer of c's attempt when the response's headers are there. It returns
-// the limit's scope if the timer was faster: then the attempt has timed out, whatever came.
-func (s *span) disarm(c *Call) Scope {
+// DiscardWithin has the attempt's context end after d, or when the call's total timeout fires if
+// that is earlier. It is false if the attempt has no context of its own, or it has ended: then
+// nothing may wait for the upstream. It is for [Discarder].
+func (a *Attempt) DiscardWithin(d time.Duration) bool {
+	s := a.stream
+	if s == nil || !s.limited {
+		return false
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.guard.disarm(c)
+	if s.struck.Load() != 0 {
+		return false
+	}
+	if l := a.Call().deadline(); l != 0 {
+		if d = min(d, l-s.chain.now()); d <= 0 {
+			return false
+		}
+	}
+	s.stop()
+	s.start(scopeDiscard, d)
+	return true
 }
+
+// LimitClient limits a call that is served, as [Call.LimitTotal] does, to the time that its
+// client named. If that timeout fires, its scope is [ScopeCaller], and the call does not count as
+// a failure: a client must not be able to make the server look broken.
+func (a *Attempt) LimitClient(d time.Duration) { a.Call().limitTotal(d, true) }
+
+// LimitElapsed is how long ago the total limit of the call began, 0 without one.
+func (a *Attempt) LimitElapsed() time.Duration {
+	l := &a.limits
+	if l.deadline == 0 {
+		return 0
+	}
+	return a.frame.chain.now() - (l.deadline - l.total)
+}
+
+// LiftLimits ends all limits on an attempt's time, for a connection that no longer carries a
+// response: an upgraded one belongs to the caller.
+func (a *Attempt) LiftLimits() {
+	s := a.stream
+	if s == nil || !s.limited {
+		a.limits = limits{}
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a.limits = limits{}
+	s.stop()
+}
+
+// LiftTry suspends the limits of one attempt, on its time and on silence, while the total one
+// goes on: a stream's request is still being sent, which is not the upstream's silence. It may be
+// called by any goroutine until Try returns. It is not in time if a timeout has fired.
+func (a *Attempt) LiftTry() (inTime bool) {
+	return a.Call().rearm(func(scope Scope, left time.Duration) (Scope, time.Duration) { return scope, left })
+}
+
+// ArmTry starts the limits of one attempt, after [Attempt.LiftTry]. It may be called by any
+// goroutine until Try returns.
+func (a *Attempt) ArmTry() { a.Call().rearm(a.limits.tighter) }
+
+// HeadersSent is [Attempt.LiftTry] for a server whose response headers are out: the outcome that
+// Try reports stays, and a timeout that fires later is added to it.
+func (a *Attempt) HeadersSent() (inTime bool) { return a.headersInTime(a.LiftTry()) }
+
+// HeadersReceived says that the response headers are there, while Try still waits for the rest.
+// The limit on the time of one attempt ends, and the limit on silence starts again. A timeout that
+// fires later cuts short a response that has begun, so the call is not retried for it. It may be
+// called by any goroutine until Try returns. It is not in time if a timeout has fired.
+func (a *Attempt) HeadersReceived() (inTime bool) {
+	return a.headersInTime(a.Call().rearm(a.limits.silence))
+}
+
+func (a *Attempt) headersInTime(inTime bool) bool {
+	if inTime && a.stream != nil {
+		a.stream.keep()
+	}
+	return inTime
+}
+
+// Fired is the limit whose timeout has fired, 0 for none.
+func (a *Attempt) Fired() Scope { return a.Call().struck() }
+
+// TimedOut makes o the outcome of an attempt that a timeout has ended: it adds to a response whose
+// headers were in time, and replaces anything else. It stays whatever else has ended the attempt
+// since. It is for the Try of a server, if the server itself ended the caller's context.
+func (a *Attempt) TimedOut(o *Outcome) {
+	fired := a.Fired()
+	switch {
+	case fired == 0:
+		return
+	case a.stream.kept():
+		a.Call().timedOut(o, fired, nil)
+	default:
+		a.Call().overdue(o, fired, o.Err)
+	}
+	a.stream.keep()
+}
+
+// Canceled adds to o that the caller was canceled.
+func (a *Attempt) Canceled(o *Outcome) { a.Call().leave(a.frame.ctx, o, nil) }
+
+// Stream is what may outlive the attempt. It is there from the first call of Stream on.
+func (a *Attempt) Stream() *Stream { return a.Call().openStream() }

@@ -59,14 +59,14 @@ func TestCall_limitsRead(t *testing.T) {
 						if got := c.TryLimit(); got != tc.want {
 							t.Errorf("TryLimit: got %v, want %v", got, tc.want)
 						}
-						if got := c.LocalReplies(); got != (tc.total != 0) {
-							t.Errorf("LocalReplies: got %v, want %v", got, !got)
-						}
 						return next(ctx, c)
 					}, nil
 				}))
 			if err != nil {
 				t.Fatal(err)
+			}
+			if got := u.HTTP().LocalReplies; got != (tc.total != 0) {
+				t.Errorf("LocalReplies: got %v, want %v", got, !got)
 			}
 			if _, err := pillion.Do(t.Context(), u, func(context.Context) (int, error) { return 0, nil }); err != nil {
 				t.Fatal(err)

@@ -29,9 +29,8 @@ func Do[T any](ctx context.Context, u *Upstream, work func(context.Context) (T, 
 		return none, err
 	}
 	x := &funcCall[T]{work: work}
-	x.flight.upstream, x.flight.ctx, x.flight.exchange = u, ctx, x
-	x.first.flight, x.first.attempt = &x.flight, 1
-	o := x.flight.invoke(&x.first)
+	x.frame.Init(u.chain, x)
+	o := x.frame.Invoke(ctx)
 	value, _ := o.Value.(T)
 	return value, o.Err
 }
@@ -42,14 +41,12 @@ func missing(ctx context.Context, u *Upstream, work bool) error {
 	case u == nil:
 		return errors.New("pillion: Do: nil Upstream")
 	case ctx == nil:
-		return fmt.Errorf("pillion: Do: %s: nil context", u.name)
+		return fmt.Errorf("pillion: Do: %s: nil context", u.Name())
 	case work:
-		return fmt.Errorf("pillion: Do: %s: nil function", u.name)
+		return fmt.Errorf("pillion: Do: %s: nil function", u.Name())
 	}
 	return nil
 }
-
-type idempotentKey struct{}
 
 // WithIdempotent returns a context whose calls may be sent, or whose functions may run,
 // more than once without harm. A retry policy under its default conditions then retries
@@ -59,24 +56,30 @@ func WithIdempotent(ctx context.Context) context.Context {
 	if ctx == nil {
 		panic("pillion: WithIdempotent: nil context")
 	}
-	return context.WithValue(ctx, idempotentKey{}, true)
+	return withIdempotent(ctx)
 }
 
 // funcCall is a call of a plain function.
 type funcCall[T any] struct {
-	flight flight
-	first  Call
-	work   func(context.Context) (T, error)
+	frame Frame
+	work  func(context.Context) (T, error)
 }
 
+// funcCall implements these. They are found by their methods.
+var _ interface {
+	Exchange
+	Unary
+	Repeater
+} = (*funcCall[int])(nil)
+
 // Request says only that it is a function.
-func (x *funcCall[T]) Request() Request { return Request{Protocol: "func"} }
+func (x *funcCall[T]) Request() Request { return Request{Protocol: ProtocolFunc} }
 
 // Unary is true: a function returns once.
 func (x *funcCall[T]) Unary() bool { return true }
 
 // Try calls the function once.
-func (x *funcCall[T]) Try(ctx context.Context, _ *Call, o *Outcome) {
+func (x *funcCall[T]) Try(ctx context.Context, _ *Attempt, o *Outcome) {
 	o.Value, o.Err = x.work(ctx)
 	if o.Err == nil {
 		o.Detail = envoy.ViaUpstream
@@ -85,9 +88,9 @@ func (x *funcCall[T]) Try(ctx context.Context, _ *Call, o *Outcome) {
 
 // Explain understands what the network's errors mean, and passes all errors on
 // as they are.
-func (x *funcCall[T]) Explain(_ *Call, o *Outcome, err error) {
+func (x *funcCall[T]) Explain(_ *Attempt, o *Outcome, err error) {
 	is, detail := functionFailure(err)
-	o.blame(err, is, detail)
+	o.Blame(err, is, detail)
 }
 
 // functionFailure classifies the error of a function: what the network did to it
@@ -102,17 +105,11 @@ func functionFailure(err error) (Condition, *envoy.Detail) {
 	return Failed | Status5xx, nil
 }
 
-// Discard has nothing to do: a function's result is never open.
-func (x *funcCall[T]) Discard(*Call, *Outcome) {}
-
-// NewCall makes the storage of a further attempt.
-func (x *funcCall[T]) NewCall(*Call) *Call { return &Call{} }
-
 // RequestHeader is empty: a function has none.
 func (x *funcCall[T]) RequestHeader(string) []string { return nil }
 
 // Header gives a header that goes nowhere.
-func (x *funcCall[T]) Header(*Call) Header { return noHeader{} }
+func (x *funcCall[T]) Header(*Attempt) Header { return noHeader{} }
 
 // ResponseHeader is empty: a function has none.
 func (x *funcCall[T]) ResponseHeader(*Outcome, string) []string { return nil }

@@ -300,15 +300,16 @@ func ExamplePolicy() {
 	// under way: 0
 }
 
-// pigeon is an Exchange: a call by carrier pigeon. Its answers come whole.
+// pigeon is an Exchange: a call by carrier pigeon. Its answers come whole, so that it needs no
+// Discard.
 type pigeon struct{ message string }
 
 func (p *pigeon) Request() pillion.Request {
 	return pillion.Request{Protocol: "pigeon", Method: "FLY", Path: "/" + p.message}
 }
 
-func (p *pigeon) Try(_ context.Context, c *pillion.Call, o *pillion.Outcome) {
-	if c.Attempt() == 1 {
+func (p *pigeon) Try(_ context.Context, c *pillion.Attempt, o *pillion.Outcome) {
+	if c.Call().Attempt() == 1 {
 		o.Err = errors.New("lost to a hawk")
 		return
 	}
@@ -316,28 +317,26 @@ func (p *pigeon) Try(_ context.Context, c *pillion.Call, o *pillion.Outcome) {
 }
 
 // Explain says what an error means: here, that the message may not have arrived.
-func (p *pigeon) Explain(_ *pillion.Call, o *pillion.Outcome, err error) {
+func (p *pigeon) Explain(_ *pillion.Attempt, o *pillion.Outcome, err error) {
 	o.Err, o.Is, o.Flags, o.Detail = err, pillion.Reset, envoy.UC, envoy.ConnectionTermination
 }
 
 func (p *pigeon) Unary() bool                                      { return true }
-func (p *pigeon) Discard(*pillion.Call, *pillion.Outcome)          {}
-func (p *pigeon) NewCall(*pillion.Call) *pillion.Call              { return &pillion.Call{} }
 func (p *pigeon) RequestHeader(string) []string                    { return nil }
-func (p *pigeon) Header(*pillion.Call) pillion.Header              { return http.Header{} }
+func (p *pigeon) Header(*pillion.Attempt) pillion.Header           { return http.Header{} }
 func (p *pigeon) Idempotent() bool                                 { return true }
 func (p *pigeon) Replayable() bool                                 { return true }
 func (p *pigeon) ResponseHeader(*pillion.Outcome, string) []string { return nil }
 
 // Invoke puts the calls of any protocol under the policies.
-func ExampleUpstream_Invoke() {
+func ExampleChain_Invoke() {
 	loft, err := pillion.New("loft", retry.Config{BaseInterval: time.Millisecond})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	ctx, info := pillion.WithInfo(context.Background())
-	o := loft.Invoke(ctx, &pigeon{"hello"})
+	o := loft.Chain().Invoke(ctx, &pigeon{"hello"})
 	fmt.Println(o.Value, o.Err, info.Attempts())
 	// Output: HELLO <nil> 2
 }

@@ -21,8 +21,8 @@ import (
 type letter struct {
 	open    bool                                             // answers go on after their head
 	try     func(ctx context.Context, o *pillion.Outcome)    // what attempts bring; nil for "dear"
-	call    *pillion.Call                                    // the last attempt
-	header  map[*pillion.Call]http.Header                    // of attempts that asked for one
+	call    *pillion.Attempt                                 // the last attempt
+	header  map[*pillion.Attempt]http.Header                 // of attempts that asked for one
 	dropped []int                                            // attempts whose answer was discarded
 	explain func(o *pillion.Outcome, err error) (known bool) // nil for the plain one
 }
@@ -33,7 +33,7 @@ func (x *letter) Request() pillion.Request {
 
 func (x *letter) Unary() bool { return !x.open }
 
-func (x *letter) Try(ctx context.Context, c *pillion.Call, o *pillion.Outcome) {
+func (x *letter) Try(ctx context.Context, c *pillion.Attempt, o *pillion.Outcome) {
 	x.call = c
 	if x.try == nil {
 		o.Value = "dear"
@@ -46,27 +46,25 @@ func (x *letter) Try(ctx context.Context, c *pillion.Call, o *pillion.Outcome) {
 	}
 }
 
-func (x *letter) Explain(_ *pillion.Call, o *pillion.Outcome, err error) {
+func (x *letter) Explain(_ *pillion.Attempt, o *pillion.Outcome, err error) {
 	if x.explain != nil && x.explain(o, err) {
 		return
 	}
 	o.Err, o.Is, o.Flags, o.Detail = err, pillion.Reset, envoy.UR, envoy.RemoteReset
 }
 
-func (x *letter) Discard(c *pillion.Call, _ *pillion.Outcome) {
-	x.dropped = append(x.dropped, c.Attempt())
+func (x *letter) Discard(c *pillion.Attempt, _ *pillion.Outcome) {
+	x.dropped = append(x.dropped, c.Call().Attempt())
 	c.Drop()
 }
-
-func (x *letter) NewCall(*pillion.Call) *pillion.Call { return &pillion.Call{} }
 
 func (x *letter) RequestHeader(name string) []string {
 	return http.Header{"X-Caller": {"me"}}.Values(name)
 }
 
-func (x *letter) Header(c *pillion.Call) pillion.Header {
+func (x *letter) Header(c *pillion.Attempt) pillion.Header {
 	if x.header == nil {
-		x.header = map[*pillion.Call]http.Header{}
+		x.header = map[*pillion.Attempt]http.Header{}
 	}
 	if x.header[c] == nil {
 		x.header[c] = http.Header{"X-Caller": {"me"}}
@@ -101,7 +99,7 @@ func TestInvoke_unary(t *testing.T) {
 		}),
 	)
 	x := &letter{}
-	o := u.Invoke(t.Context(), x)
+	o := u.Chain().Invoke(t.Context(), x)
 	if o.Value != "dear" || o.Err != nil || o.Open() || o.Detail != envoy.ViaUpstream || ends != 1 {
 		t.Errorf("got %+v after %d ends, want a finished letter after one", o, ends)
 	}
@@ -142,10 +140,10 @@ func TestInvoke_unaryDeadline(t *testing.T) {
 						t.Errorf("deadline on the wire: got %v, %v, want %v", got, ok, test.want)
 					}
 				}}
-				if o := u.Invoke(ctx, x); o.Err != nil {
+				if o := u.Chain().Invoke(ctx, x); o.Err != nil {
 					t.Error(o.Err)
 				}
-				_ = x.call.End(nil)
+				_ = x.call.Stream().End(nil)
 			})
 		})
 	}
@@ -178,12 +176,12 @@ func TestInvoke_open(t *testing.T) {
 					}))
 				}
 				x := &letter{open: true}
-				o := newUpstream(t, policies...).Invoke(t.Context(), x)
+				o := newUpstream(t, policies...).Chain().Invoke(t.Context(), x)
 				if !o.Open() || ends != 0 {
 					t.Fatalf("at the head: got open %v and %d ends, want true and none", o.Open(), ends)
 				}
 				for i, err := range test.ends {
-					if got := x.call.End(err); !errors.Is(got, test.want[i]) {
+					if got := x.call.Stream().End(err); !errors.Is(got, test.want[i]) {
 						t.Errorf("End(%v): got %v, want %v", err, got, test.want[i])
 					}
 				}
@@ -199,12 +197,12 @@ func TestInvoke_open(t *testing.T) {
 // no span, and all that concerns it does nothing.
 func TestInvoke_openUnwatched(t *testing.T) {
 	x := &letter{open: true}
-	if o := newUpstream(t).Invoke(t.Context(), x); !o.Open() {
+	if o := newUpstream(t).Chain().Invoke(t.Context(), x); !o.Open() {
 		t.Error("got a finished outcome, want an open one")
 	}
-	x.call.Await()
-	x.call.Received()
-	if err := x.call.End(errBroken); !errors.Is(err, errBroken) {
+	x.call.Stream().Await()
+	x.call.Stream().Received()
+	if err := x.call.Stream().End(errBroken); !errors.Is(err, errBroken) {
 		t.Errorf("End: got %v, want the error back", err)
 	}
 }
@@ -223,12 +221,12 @@ func TestInvoke_retry(t *testing.T) {
 	u := newUpstream(t, quick(2),
 		atEnd(func(_ *pillion.Call, end *pillion.Outcome) { conditions = append(conditions, end.Is) }),
 		before(func(c *pillion.Call) { c.Header().Set("X-Attempt", "yes") }))
-	o := u.Invoke(t.Context(), x)
+	o := u.Chain().Invoke(t.Context(), x)
 	if o.Err != nil || !o.Open() || attempts != 3 || len(x.header) != 3 {
 		t.Errorf("got %v, open %v after %d attempts with %d headers, want an open answer after 3 with 3",
 			o.Err, o.Open(), attempts, len(x.header))
 	}
-	_ = x.call.End(nil)
+	_ = x.call.Stream().End(nil)
 	if diff := cmp.Diff([]int{1, 2}, x.dropped); diff != "" {
 		t.Errorf("discarded (-want +got):\n%s", diff)
 	}
@@ -254,7 +252,7 @@ func TestInvoke_drop(t *testing.T) {
 				t.Errorf("hook: got condition %b, want Discarded", end.Is)
 			}
 		}))
-	if o := u.Invoke(t.Context(), x); o.Open() || ends != 1 || !slices.Equal(x.dropped, []int{1}) {
+	if o := u.Chain().Invoke(t.Context(), x); o.Open() || ends != 1 || !slices.Equal(x.dropped, []int{1}) {
 		t.Errorf("got open %v, %d ends, discarded %v, want a finished outcome, one end and attempt 1", o.Open(), ends, x.dropped)
 	}
 }
@@ -264,13 +262,13 @@ func TestInvoke_idle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, info := pillion.WithInfo(t.Context())
 		x := &letter{open: true}
-		newUpstream(t, timeout.Config{Total: timeout.None, Idle: time.Second}).Invoke(ctx, x)
+		newUpstream(t, timeout.Config{Total: timeout.None, Idle: time.Second}).Chain().Invoke(ctx, x)
 		time.Sleep(time.Minute) // nobody waits
-		x.call.Await()
+		x.call.Stream().Await()
 		time.Sleep(900 * time.Millisecond)
-		x.call.Received()
+		x.call.Stream().Received()
 		time.Sleep(time.Minute)
-		x.call.Await()
+		x.call.Stream().Await()
 		time.Sleep(900 * time.Millisecond)
 		synctest.Wait()
 		if info.Done() {
@@ -281,7 +279,7 @@ func TestInvoke_idle(t *testing.T) {
 		if !info.Done() || scopeOf(info.Err()) != pillion.ScopeIdle {
 			t.Errorf("after the limit: got done %v, %v, want the idle limit", info.Done(), info.Err())
 		}
-		if err := x.call.End(errBroken); scopeOf(err) != pillion.ScopeIdle {
+		if err := x.call.Stream().End(errBroken); scopeOf(err) != pillion.ScopeIdle {
 			t.Errorf("End: got %v, want the idle limit", err)
 		}
 	})
@@ -299,7 +297,7 @@ func TestInvoke_explained(t *testing.T) {
 			},
 			explain: func(*pillion.Outcome, error) bool { asked++; return false },
 		}
-		o := newUpstream(t).Invoke(t.Context(), x)
+		o := newUpstream(t).Chain().Invoke(t.Context(), x)
 		want := map[bool]pillion.Condition{false: pillion.Reset, true: pillion.GRPCUnavailable}[explained]
 		if o.Is != want || !errors.Is(o.Err, errBroken) || (asked == 0) != explained {
 			t.Errorf("explained by Try %v: got %b, %v, asked %d times, want %b", explained, o.Is, o.Err, asked, want)
@@ -313,11 +311,11 @@ func TestInvoke_ends(t *testing.T) {
 	var hooks journal
 	u := newUpstream(t, atEnd(func(*pillion.Call, *pillion.Outcome) { hooks.add("end") }))
 	x := &letter{open: true}
-	u.Invoke(t.Context(), x)
+	u.Chain().Invoke(t.Context(), x)
 	var enders sync.WaitGroup
 	for range 8 {
 		enders.Go(func() {
-			if err := x.call.End(errBroken); !errors.Is(err, errBroken) {
+			if err := x.call.Stream().End(errBroken); !errors.Is(err, errBroken) {
 				t.Errorf("got %v, want errBroken", err)
 			}
 			if len(hooks.all()) != 1 {
@@ -347,7 +345,7 @@ func TestCall_request(t *testing.T) {
 			t.Errorf("request (-want +got):\n%s", diff)
 		}
 	}))
-	if o := u.Invoke(ctx, &letter{}); o.Err != nil {
+	if o := u.Chain().Invoke(ctx, &letter{}); o.Err != nil {
 		t.Error(o.Err)
 	}
 }
@@ -362,7 +360,7 @@ func TestCall_attempts(t *testing.T) {
 		before(func(c *pillion.Call) { inner = append(inner, c.Attempts(), c.Attempt()) }),
 		atEnd(func(*pillion.Call, *pillion.Outcome) {}))
 	x := &letter{try: func(_ context.Context, o *pillion.Outcome) { o.Err = errBroken }}
-	if o := u.Invoke(t.Context(), x); !errors.Is(o.Err, errBroken) || !o.Flags.Has(envoy.URX) {
+	if o := u.Chain().Invoke(t.Context(), x); !errors.Is(o.Err, errBroken) || !o.Flags.Has(envoy.URX) {
 		t.Errorf("got %v, %v, want errBroken and URX", o.Err, o.Flags)
 	}
 	if diff := cmp.Diff([]int{0}, outer); diff != "" {
@@ -404,7 +402,7 @@ func TestCall_acquireRetry(t *testing.T) {
 					release()
 				}
 			}))...)
-			u.Invoke(t.Context(), &letter{})
+			u.Chain().Invoke(t.Context(), &letter{})
 			if asked != test.asked || released != test.released {
 				t.Errorf("got asked %d, released %d times, want %d, %d", asked, released, test.asked, test.released)
 			}

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/pillion-go/pillion/envoy"
 	"net/http"
+	"slices"
+	"strconv"
 	"time"
 )
 
@@ -67,9 +70,15 @@ const (
 	defaultDrainTime  = 100 * time.Millisecond
 )
 
-// Wrap keeps the configuration for [Upstream.Transport].
+// optionsKey is what an HTTP claims.
+type optionsKey struct{}
+
+// Wrap has attempts carry what the configuration asks for.
 func (h HTTP) Wrap(s *Site, next Func) (Func, error) {
 	var bad []error
+	if !s.Claim(optionsKey{}) {
+		bad = append(bad, errors.New("pillion: HTTP: it is given more than once, and only one would hold; write one with all the fields"))
+	}
 	if h.ReplayBuffer < 0 {
 		bad = append(bad, fmt.Errorf("pillion: HTTP.ReplayBuffer: %d is negative", h.ReplayBuffer))
 	}
@@ -83,7 +92,8 @@ func (h HTTP) Wrap(s *Site, next Func) (Func, error) {
 		bad = append(bad, fmt.Errorf("pillion: HTTP.DrainTime: %v is below 1ms; did you forget the unit, as in %d * time.Millisecond?",
 			h.DrainTime, int64(h.DrainTime)))
 	}
-	s.upstream.http, s.upstream.patientDrain = h.withDefaults(), h.DrainTime > 0
+	s.KeepBodies(h.ReplayBuffer)
+	s.Prepare(h.prepare)
 	return next, errors.Join(bad...)
 }
 
@@ -97,10 +107,30 @@ func (h HTTP) withDefaults() HTTP {
 	return h
 }
 
-// addsHeaders reports whether attempts have headers that the caller's request has
-// not.
-func (h HTTP) addsHeaders() bool {
-	return h.Sidecar || h.IncludeRequestAttemptCount || h.IncludeIsTimeoutRetryHeader
+// prepare makes the attempt's header what the configuration says.
+func (h HTTP) prepare(a *Attempt) {
+	if h.Sidecar {
+		tellSidecar(a)
+	}
+	if a.AnnouncesDeadline() && !h.SuppressEnvoyHeaders {
+		if left, limited := a.TimeLeft(); limited {
+			a.Header().Set(envoy.ExpectedTimeoutHeader, envoy.Milliseconds(left))
+		}
+	}
+	if h.IncludeRequestAttemptCount {
+		a.Header().Set(envoy.AttemptCountHeader, strconv.Itoa(a.Call().Attempt()))
+	}
+	if h.IncludeIsTimeoutRetryHeader && a.Call().Attempt() > 1 {
+		a.Header().Set(envoy.IsTimeoutRetryHeader, strconv.FormatBool(a.AfterTimeout()))
+	}
+}
+
+// tellSidecar turns the sidecar's retries off and passes it the remaining time.
+func tellSidecar(a *Attempt) {
+	a.Header().Set(envoy.MaxRetriesHeader, "0")
+	if left, limited := a.TimeLeft(); limited {
+		a.Header().Set(envoy.TimeoutHeader, envoy.Milliseconds(left))
+	}
 }
 
 // Transport gives a round tripper that makes its calls through base and under
@@ -146,8 +176,10 @@ func (u *Upstream) ownTransport() http.RoundTripper {
 		return http.DefaultTransport
 	}
 	t = t.Clone()
-	for _, change := range u.ownings {
-		t = change(t)
+	for _, p := range slices.Backward(u.chain.Policies()) {
+		if owner, ok := p.(TransportOwner); ok {
+			t = owner.OwnTransport(u.Name(), t)
+		}
 	}
 	return t
 }
@@ -175,7 +207,7 @@ func (t *transport) CloseIdleConnections() {
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	switch {
 	case req == nil:
-		return nil, fmt.Errorf("pillion: %s: nil request", t.upstream.name)
+		return nil, fmt.Errorf("pillion: %s: nil request", t.upstream.Name())
 	case req.Cancel != nil: //nolint:staticcheck // callers still use it
 		return t.cancelable(req)
 	}
@@ -218,27 +250,27 @@ func (t *transport) roundTrip(req *http.Request, ended Hook) (*http.Response, er
 	x := t.newCall(req)
 	o := x.invoke()
 	if o.Err != nil {
-		resp, err := t.failed(req, o, x.flight.begun())
+		resp, err := t.failed(req, o, x.frame.Attempts())
 		if ended != nil {
-			o.OnEnd(&x.first.call, ended)
+			o.OnEnd(x.frame.First().Call(), ended)
 		}
-		recycle(&x.flight)
+		x.Recycle()
 		return resp, err
 	}
 	if ended != nil {
-		o.OnEnd(&x.first.call, ended)
+		o.OnEnd(x.frame.First().Call(), ended)
 	}
 	resp, _ := o.Value.(*http.Response)
 	if resp == nil {
 		o.Discard()
-		return nil, fmt.Errorf("pillion: %s: a policy gave a %T in place of a response", t.upstream.name, o.Value)
+		return nil, fmt.Errorf("pillion: %s: a policy gave a %T in place of a response", t.upstream.Name(), o.Value)
 	}
-	t.countAttemptsIn(resp, x.flight.begun())
-	if c := o.open; o.Open() && c.awaited() {
-		c.self.(*httpAttempt).hand(resp) //nolint:forcetypeassert // NewCall made it
+	t.countAttemptsIn(resp, x.frame.Attempts())
+	if a := o.Pending(); a != nil {
+		hand(a, resp)
 		return resp, nil
 	}
-	recycle(&x.flight)
+	x.Recycle()
 	return resp, nil
 }
 
@@ -249,7 +281,7 @@ func (t *transport) failed(req *http.Request, o *Outcome, attempts int) (*http.R
 	if o.Is.Any(Informational) {
 		detail = detail.BeforeResponse()
 	}
-	if !t.upstream.http.LocalReplies || detail.LocalStatus() == 0 || req.Context().Err() != nil {
+	if !t.upstream.options.LocalReplies || detail.LocalStatus() == 0 || req.Context().Err() != nil {
 		return nil, o.Err
 	}
 	resp := t.localReply(req, detail, attempts)

@@ -40,13 +40,12 @@ func (e *UpstreamError) Timeout() bool { return isTimeout(e.Err) }
 func (e *UpstreamError) Temporary() bool { return true }
 
 // Explain finds out what an error of the transport means.
-func (x *httpCall) Explain(c *Call, o *Outcome, err error) {
-	a, _ := attemptOf(c)
-	is, detail, err := x.failure(a, o, err)
+func (x *httpCall) Explain(c *Attempt, o *Outcome, err error) {
+	is, detail, err := x.failure(attemptOf(c), o, err)
 	if detail != nil {
-		err = &UpstreamError{Upstream: x.flight.upstream.name, Flags: detail.Flags(), Detail: detail, Err: sameScheme(err)}
+		err = &UpstreamError{Upstream: x.transport.upstream.Name(), Flags: detail.Flags(), Detail: detail, Err: sameScheme(err)}
 	}
-	o.blame(err, is, detail)
+	o.Blame(err, is, detail)
 }
 
 // failure classifies why an attempt failed: by its request, by what net/http reported of

@@ -3,24 +3,14 @@ package pillion
 import (
 	"net/http"
 	"strconv"
-	"time"
 
 	"github.com/pillion-go/pillion/envoy"
 )
 
-// patience is how long this attempt will be waited for.
-func (c *Call) patience() (left time.Duration, limited bool) {
-	left, limited = c.Remaining()
-	if try := c.limits.try; try != 0 && (!limited || try < left) {
-		left, limited = try, true
-	}
-	return left, limited
-}
-
 // countAttemptsIn tells the caller, where it was asked for, how many attempts the
 // response took.
 func (t *transport) countAttemptsIn(resp *http.Response, attempts int) {
-	if !t.upstream.http.IncludeAttemptCountInResponse {
+	if !t.upstream.options.IncludeAttemptCountInResponse {
 		return
 	}
 	if resp.Header == nil {

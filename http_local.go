@@ -22,7 +22,7 @@ func (t *transport) localReply(req *http.Request, d *envoy.Detail, attempts int)
 		header.Set("Content-Length", strconv.Itoa(len(text)))
 		header.Set("Content-Type", "text/plain")
 	}
-	if d.Overloaded() && !t.upstream.http.SuppressEnvoyHeaders {
+	if d.Overloaded() && !t.upstream.options.SuppressEnvoyHeaders {
 		header.Set(envoy.OverloadedHeader, "true")
 	}
 	resp := &http.Response{

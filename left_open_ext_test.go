@@ -143,7 +143,7 @@ func TestLeftOpen_incomparable(t *testing.T) {
 		return &pillion.Outcome{Value: next(ctx, c).Value}
 	}))
 	x := &letter{open: true, try: func(_ context.Context, o *pillion.Outcome) { o.Value = []byte("dear") }}
-	if o := u.Invoke(t.Context(), x); o.Open() || len(x.dropped) != 1 {
+	if o := u.Chain().Invoke(t.Context(), x); o.Open() || len(x.dropped) != 1 {
 		t.Errorf("got open %v, %d discarded, want a finished outcome and the attempt discarded", o.Open(), len(x.dropped))
 	}
 }

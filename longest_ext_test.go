@@ -107,7 +107,7 @@ func TestLongest_unary(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				u := newUpstream(t, limits)
 				time.Sleep(time.Hour)
-				o := u.Invoke(t.Context(), &letter{try: func(ctx context.Context, o *pillion.Outcome) {
+				o := u.Chain().Invoke(t.Context(), &letter{try: func(ctx context.Context, o *pillion.Outcome) {
 					if d, ok := ctx.Deadline(); ok && d.Before(time.Now().Add(time.Hour)) {
 						t.Errorf("got the deadline %v, want one far away, or none", d)
 					}

@@ -1,6 +1,7 @@
 package pillion
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -30,7 +31,9 @@ type Outcome struct {
 type Hook func(c *Call, end *Outcome)
 
 // Open reports whether the outcome's end is still to come.
-func (o *Outcome) Open() bool { return o.open != nil && o.open.tail.phase == phaseOpen }
+func (o *Outcome) Open() bool {
+	return o.open != nil && (o.open.state == stateOpen || o.open.state == stateWatched)
+}
 
 // OnEnd has hook called with c exactly once, when the outcome ends: at the end
 // of its body or stream, on its error, when it is closed early or discarded, when its
@@ -47,7 +50,7 @@ func (o *Outcome) OnEnd(c *Call, hook Hook) {
 		hook(c, o)
 		return
 	}
-	o.open.tail.add(c, hook)
+	o.open.hooks.add(c, hook)
 }
 
 // Discard ends an open outcome that nobody will use: a small rest of its body is
@@ -58,9 +61,9 @@ func (o *Outcome) Discard() { o.DiscardWithin(0) }
 // DiscardWithin is [Outcome.Discard] that takes no longer than d, if d is positive and
 // [HTTP] DrainTime is not set.
 func (o *Outcome) DiscardWithin(d time.Duration) {
-	if o.Open() {
+	if o.Open() && o.open.state == stateOpen {
 		o.open.drain = d
-		o.open.flight.exchange.Discard(o.open, o)
+		o.open.discard(o)
 	}
 }
 
@@ -76,14 +79,45 @@ func (o *Outcome) Failure() error {
 	return nil
 }
 
+// GRPCStatus is the gRPC status code that o comes to: the upstream's if it sent one; else that of
+// Envoy's local reply, but for timeouts, for which gRPC has its own code. envoys asks for Envoy's
+// code there too; a deadline of the caller's own stays one.
+func (o *Outcome) GRPCStatus(envoys bool) int {
+	local := o.Detail.LocalStatus()
+	timedOut := o.Is.Any(Timeout) && !o.Is.Any(ConnectFailure)
+	switch {
+	case o.Err == nil:
+		return 0
+	case o.Detail == envoy.ViaUpstream && o.Code > 0 && o.Code < 17:
+		return o.Code
+	case o.Is.Any(Cancelled) && !o.Is.Any(Timeout):
+		return 1
+	case timedOut && (!envoys || local == 0 || o.callersDeadline()):
+		return 4
+	case local != 0:
+		return envoy.GRPCStatus(local)
+	case o.Is.Any(Refused | Reset):
+		return 14
+	case o.Is.Any(ProtocolError):
+		return 13
+	}
+	return 2
+}
+
+func (o *Outcome) callersDeadline() bool {
+	limit, ok := errors.AsType[*TimeoutError](o.Err)
+	return ok && limit.Scope == ScopeCaller
+}
+
 // fail makes o that of an attempt that brought no response.
 func (o *Outcome) fail(err error, is Condition, detail *envoy.Detail) {
 	*o = Outcome{}
-	o.blame(err, is, detail)
+	o.Blame(err, is, detail)
 }
 
-// blame adds what went wrong to o.
-func (o *Outcome) blame(err error, is Condition, detail *envoy.Detail) {
+// Blame adds what went wrong to o: err and detail take the place of those of o, conditions and
+// flags come beside them.
+func (o *Outcome) Blame(err error, is Condition, detail *envoy.Detail) {
 	o.Err = err
 	o.Is |= is
 	o.Flags |= detail.Flags()

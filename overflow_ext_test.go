@@ -94,7 +94,7 @@ func TestRetryOverflow_ofOneCall(t *testing.T) {
 
 // TestNew_twice has policies that must stand once.
 func TestNew_twice(t *testing.T) {
-	const twice = `upstream "recipes": pillion: HTTP: it is given 2 times, and only one would hold; write one with all the fields`
+	const twice = `upstream "recipes": pillion: HTTP: it is given more than once, and only one would hold; write one with all the fields`
 	const order = `upstream "recipes": pillion: order: `
 	const anyOrder = "; put AnyOrder among the policies if you mean it"
 	tests := []struct {

@@ -295,7 +295,7 @@ func TestPanic_explain(t *testing.T) {
 		try:     func(_ context.Context, o *pillion.Outcome) { o.Err = errBroken },
 		explain: func(*pillion.Outcome, error) bool { panic("explain") },
 	}
-	if got := recovered(func() { u.Invoke(t.Context(), x) }); got != "explain" {
+	if got := recovered(func() { u.Chain().Invoke(t.Context(), x) }); got != "explain" {
 		t.Errorf("got panic %v, want explain", got)
 	}
 	l.wantBalanced(t, 1, 1)

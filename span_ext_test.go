@@ -480,7 +480,7 @@ func TestCall_limits(t *testing.T) {
 		{"idles", func(c *pillion.Call) { c.LimitIdle(time.Hour); c.LimitIdle(time.Second); c.LimitIdle(time.Minute) }, 0, 0, false, pillion.ScopeIdle, time.Second},
 		{"idle within the try", func(c *pillion.Call) { c.LimitTry(time.Minute); c.LimitIdle(time.Second) }, time.Hour, time.Hour, true, pillion.ScopeIdle, time.Second},
 		{"try within the total", func(c *pillion.Call) { c.LimitTotal(time.Minute); c.LimitTry(time.Second) }, 0, time.Minute, true, pillion.ScopeTry, time.Second},
-		{"lifted", func(c *pillion.Call) { c.LimitTotal(time.Minute); c.LimitTry(time.Second); c.LiftLimits() }, 0, 0, false, 0, 0},
+		{"lifted", func(c *pillion.Call) { c.LimitTotal(time.Minute); c.LimitTry(time.Second); (*pillion.Attempt)(c).LiftLimits() }, 0, 0, false, 0, 0},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -579,7 +579,7 @@ func TestCall_endsWithoutAttempt(t *testing.T) {
 				u := newUpstream(t, before(test.limit), around(func(ctx context.Context, c *pillion.Call, _ pillion.Func) *pillion.Outcome {
 					return test.end(ctx, c)
 				}))
-				o := u.Invoke(ctx, &letter{})
+				o := u.Chain().Invoke(ctx, &letter{})
 				if o.Err == nil || o.Err.Error() != test.want || o.Is != test.is || o.Flags != test.flags {
 					t.Errorf("got %v, %b, %v, want %s, %b, %v", o.Err, o.Is, o.Flags, test.want, test.is, test.flags)
 				}

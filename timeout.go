@@ -87,7 +87,7 @@ func (e *TimeoutError) Unwrap() []error {
 
 // timeoutError makes the error of a limit that struck; err is what else went wrong.
 func (c *Call) timeoutError(scope Scope, err error) *TimeoutError {
-	e := &TimeoutError{Upstream: c.flight.upstream.name, Scope: scope, Err: err}
+	e := &TimeoutError{Upstream: c.frame.chain.name, Scope: scope, Err: err}
 	switch scope {
 	case ScopeTotal:
 		e.Limit = c.limits.total
@@ -111,10 +111,10 @@ func (c *Call) timedOut(o *Outcome, scope Scope, err error) *Outcome {
 	if scope == ScopeTry || scope == ScopeIdle {
 		is |= PerTryTimeout
 	}
-	if x, ok := c.flight.exchange.(interface{ CausedByCaller(scope Scope) bool }); ok && x.CausedByCaller(scope) {
+	if x, ok := c.frame.exchange.(Blamer); ok && x.CausedByCaller(scope) {
 		is |= Cancelled
 	}
-	o.blame(c.timeoutError(scope, err), is, scope.Detail())
+	o.Blame(c.timeoutError(scope, err), is, scope.Detail())
 	return o
 }
 
@@ -123,7 +123,7 @@ func (c *Call) timedOut(o *Outcome, scope Scope, err error) *Outcome {
 // what the last attempt failed with.
 func (c *Call) Expired(last *Outcome) *Outcome {
 	scope := c.limits.totalScope()
-	if c.limits.deadline == 0 || c.flight.ctx.Err() != nil {
+	if c.limits.deadline == 0 || c.frame.ctx.Err() != nil {
 		scope = ScopeCaller
 	}
 	return c.timedOut(&Outcome{}, scope, last.Err)
@@ -139,7 +139,7 @@ func (c *Call) Gone(ctx context.Context, last *Outcome) *Outcome {
 
 // leave adds to o that the caller left.
 func (c *Call) leave(ctx context.Context, o *Outcome, err error) {
-	if c.flight.ctx.Err() == nil { // a policy of one's own ended its attempt
+	if c.frame.ctx.Err() == nil { // a policy of one's own ended its attempt
 		c.left(ctx, o, err)
 		return
 	}
@@ -150,7 +150,7 @@ func (c *Call) leave(ctx context.Context, o *Outcome, err error) {
 		c.timedOut(o, ScopeCaller, err)
 		return
 	}
-	o.blame(goneError(ctx, err), Cancelled, envoy.CallerGone)
+	o.Blame(goneError(ctx, err), Cancelled, envoy.CallerGone)
 }
 
 // left adds to o that the context that a policy gave the attempt has ended.
@@ -159,20 +159,29 @@ func (c *Call) left(ctx context.Context, o *Outcome, err error) {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		is, detail = Timeout|PerTryTimeout, envoy.PerTryTimeout
 	}
-	o.blame(goneError(ctx, err), is, detail)
+	o.Blame(goneError(ctx, err), is, detail)
 }
 
-// expired makes the attempt's outcome that of a limit that ended it, unless the
-// caller left first. err is what the wire made of it.
+// expired makes the attempt's outcome that of a timeout that ended it, unless the
+// caller was canceled first. err is what the wire made of it.
 func (c *Call) expired(ctx context.Context, scope Scope, err error) *Outcome {
 	o := &c.outcome
+	if ctx.Err() == nil {
+		return c.overdue(o, scope, err)
+	}
 	*o = Outcome{}
 	if isEcho(err) {
 		err = nil
 	}
-	if ctx.Err() != nil {
-		c.leave(ctx, o, err)
-		return o
+	c.leave(ctx, o, err)
+	return o
+}
+
+// overdue makes o that of an attempt that a timeout ended before its response headers.
+func (c *Call) overdue(o *Outcome, scope Scope, err error) *Outcome {
+	*o = Outcome{}
+	if isEcho(err) {
+		err = nil
 	}
 	o.Is = c.early()
 	return c.timedOut(o, scope, err)

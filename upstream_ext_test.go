@@ -268,7 +268,7 @@ func TestUpstream_oneForAllProtocols(t *testing.T) {
 	if _, err := pillion.Do(t.Context(), u, nothing); !errors.Is(err, limits.ErrFull) {
 		t.Errorf("a function beside an open answer: got %v, want ErrFull", err)
 	}
-	if o := u.Invoke(t.Context(), &letter{}); !errors.Is(o.Err, limits.ErrFull) {
+	if o := u.Chain().Invoke(t.Context(), &letter{}); !errors.Is(o.Err, limits.ErrFull) {
 		t.Errorf("a letter beside an open answer: got %v, want ErrFull", o.Err)
 	}
 	_ = resp.Body.Close()
@@ -276,14 +276,14 @@ func TestUpstream_oneForAllProtocols(t *testing.T) {
 		t.Errorf("a function after it: got %v, want no error", err)
 	}
 	stream := &letter{open: true}
-	o := u.Invoke(t.Context(), stream)
+	o := u.Chain().Invoke(t.Context(), stream)
 	if o.Err != nil || !o.Open() {
 		t.Fatalf("a letter after it: got %v, open %v, want it open", o.Err, o.Open())
 	}
 	if _, err := client.Do(get(t.Context(), t)); !errors.Is(err, limits.ErrFull) {
 		t.Errorf("HTTP beside an open letter: got %v, want ErrFull", err)
 	}
-	_ = stream.call.End(nil)
+	_ = stream.call.Stream().End(nil)
 	if got := b.Status(); got.Success != 3 || got.Failure != 0 {
 		t.Errorf("breaker: got %+v, want three successes", got)
 	}
@@ -302,10 +302,10 @@ func TestUpstream_oneForAllProtocols(t *testing.T) {
 		})
 		calls.Go(func() {
 			x := &letter{open: true}
-			if o := crowd.Invoke(t.Context(), x); o.Err != nil {
+			if o := crowd.Chain().Invoke(t.Context(), x); o.Err != nil {
 				t.Errorf("letter: %v", o.Err)
 			}
-			if err := x.call.End(nil); err != nil {
+			if err := x.call.Stream().End(nil); err != nil {
 				t.Errorf("end of a letter: %v", err)
 			}
 		})

@@ -3,6 +3,7 @@ package metrics
 import (
 	"errors"
 	"fmt"
+	"net/http"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -72,10 +73,14 @@ func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 	if c.CallerStatNames {
 		s.ConsumeHeaders(envoy.AltStatNameHeader)
 	}
-	s.OwnTransport(cluster.CountTransport)
 	s.AwaitHead() // of streams too: a response is counted at its header
 	s.Listen(r.listen)
 	return r.call, nil
+}
+
+// OwnTransport has the connections of the upstream's own transport counted.
+func (c Config) OwnTransport(upstream string, t *http.Transport) *http.Transport {
+	return cluster(c.Registry, c.StatName, upstream).CountTransport(t)
 }
 
 // showGauges shows the gauges that the policies inside offer.
@@ -87,8 +92,12 @@ func showGauges(s *pillion.Site, cluster *Cluster) error {
 
 // clusterOf finds the cluster that a policy counts in.
 func clusterOf(s *pillion.Site, registry *Registry, name string) *Cluster {
+	return cluster(registry, name, s.Upstream())
+}
+
+func cluster(registry *Registry, name, upstream string) *Cluster {
 	if name == "" {
-		name = s.Upstream()
+		name = upstream
 	}
 	return registry.Cluster(name)
 }

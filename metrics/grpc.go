@@ -2,7 +2,6 @@ package metrics
 
 import (
 	"context"
-	"errors"
 	"strconv"
 	"strings"
 	"sync"
@@ -72,7 +71,7 @@ func (g GRPC) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 	m := &methods{cluster: cluster, most: g.MaxMethods, replace: g.ReplaceDots, epoch: time.Now(), slot: s.Slot()}
 	end := m.end
 	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
-		if c.Request().Protocol != "grpc" {
+		if c.Request().Protocol != pillion.ProtocolGRPC {
 			return next(ctx, c)
 		}
 		c.State(m.slot).N = int64(time.Since(m.epoch))
@@ -120,7 +119,7 @@ func (m *methods) end(c *pillion.Call, end *pillion.Outcome) {
 	if brokeOff(end) {
 		return
 	}
-	of.count(grpcCode(c, end))
+	of.count(c.GRPCStatus(end))
 	if end.Detail == envoy.ViaUpstream {
 		of.time.Record(milliseconds(time.Since(m.epoch) - time.Duration(c.State(m.slot).N)))
 	}
@@ -138,6 +137,9 @@ func brokeOff(end *pillion.Outcome) bool {
 
 // count counts a status.
 func (m *method) count(code int) {
+	if code < 0 || code >= len(m.status) {
+		code = 2 // UNKNOWN
+	}
 	m.statusOf(code).Inc()
 	if code == 0 {
 		m.success.Inc()
@@ -145,38 +147,6 @@ func (m *method) count(code int) {
 		m.failure.Inc()
 	}
 	m.total.Inc()
-}
-
-// grpcCode is the status that the caller gets, as far as it is known here. Where the
-// upstream sent none it is Envoy's; without [pillion.HTTP] LocalReplies it is gRPC's for
-// timeouts, and it always is for canceled calls and deadlines of the caller's.
-func grpcCode(c *pillion.Call, end *pillion.Outcome) int {
-	local := end.Detail.LocalStatus()
-	switch {
-	case end.Err == nil:
-		return 0
-	case end.Detail == envoy.ViaUpstream && end.Code > 0 && end.Code < 17:
-		return end.Code
-	case end.Is.Any(pillion.Cancelled):
-		return 1
-	case local != 0 && c.LocalReplies() && !callersDeadline(end.Err):
-		return envoy.GRPCStatus(local)
-	case end.Is.Any(pillion.Timeout) && !end.Is.Any(pillion.ConnectFailure):
-		return 4
-	case local != 0:
-		return envoy.GRPCStatus(local)
-	case end.Is.Any(pillion.Refused | pillion.Reset):
-		return 14
-	case end.Is.Any(pillion.ProtocolError):
-		return 13
-	}
-	return 2
-}
-
-// callersDeadline reports whether the caller's own deadline ended a call.
-func callersDeadline(err error) bool {
-	limit, ok := errors.AsType[*pillion.TimeoutError](err)
-	return ok && limit.Scope == pillion.ScopeCaller
 }
 
 // of finds the statistics of a method.

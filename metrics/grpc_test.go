@@ -23,6 +23,11 @@ type rpc struct {
 	set  func(o *pillion.Outcome)
 }
 
+// replied is a gRPC call whose caller gets Envoy's status for a timeout.
+type replied struct{ rpc }
+
+func (replied) GRPCStatus(o *pillion.Outcome) int { return o.GRPCStatus(true) }
+
 // canary is a gRPC call whose response says that it is a canary's.
 type canary struct{ rpc }
 
@@ -34,22 +39,17 @@ func (canary) ResponseHeader(_ *pillion.Outcome, name string) []string {
 }
 
 func (r rpc) Request() pillion.Request { return pillion.Request{Protocol: "grpc", Path: r.path} }
-func (rpc) Unary() bool                { return true }
-func (r rpc) Try(_ context.Context, _ *pillion.Call, o *pillion.Outcome) {
+func (r rpc) Try(_ context.Context, _ *pillion.Attempt, o *pillion.Outcome) {
 	r.set(o)
 	if o.Err != nil && o.Is == 0 {
 		o.Is = pillion.Invalid
 	}
 }
-func (rpc) Explain(*pillion.Call, *pillion.Outcome, error)   {}
-func (rpc) Discard(*pillion.Call, *pillion.Outcome)          {}
-func (rpc) NewCall(*pillion.Call) *pillion.Call              { return &pillion.Call{} }
-func (rpc) RequestHeader(string) []string                    { return nil }
-func (rpc) Header(*pillion.Call) pillion.Header              { return nil }
-func (rpc) ResponseHeader(*pillion.Outcome, string) []string { return nil }
-func (rpc) Idempotent() bool                                 { return false }
-func (rpc) Replayable() bool                                 { return false }
-func (rpc) Messages() (sent, received uint64)                { return 2, 3 }
+func (rpc) Explain(*pillion.Attempt, *pillion.Outcome, error) {}
+func (rpc) RequestHeader(string) []string                     { return nil }
+func (rpc) Header(*pillion.Attempt) pillion.Header            { return nil }
+func (rpc) ResponseHeader(*pillion.Outcome, string) []string  { return nil }
+func (rpc) Messages() (sent, received uint64)                 { return 2, 3 }
 
 // countRPC makes calls under g, and other policies that stand among them.
 func countRPC(t *testing.T, g metrics.GRPC, calls ...any) *metrics.Cluster {
@@ -70,8 +70,8 @@ func countRPC(t *testing.T, g metrics.GRPC, calls ...any) *metrics.Cluster {
 		t.Fatal(err)
 	}
 	for _, c := range calls {
-		if c, ok := c.(rpc); ok {
-			u.Invoke(t.Context(), c)
+		if c, ok := c.(pillion.Exchange); ok {
+			u.Chain().Invoke(t.Context(), c)
 		}
 	}
 	_, _ = pillion.Do(t.Context(), u, func(context.Context) (int, error) { return 0, nil }) // is not counted
@@ -147,8 +147,8 @@ func wantStatus(t *testing.T, c *metrics.Cluster, code int) {
 	}
 }
 
-// TestGRPC_localReplies counts the status that callers get with LocalReplies, which is
-// Envoy's for timeouts too, but not for deadlines of the caller's own.
+// TestGRPC_localReplies counts the status that the adapter decides: here Envoy's for timeouts
+// too, but not for deadlines of the caller's own.
 func TestGRPC_localReplies(t *testing.T) {
 	timedOut := func(scope pillion.Scope) func(*pillion.Outcome) {
 		return func(o *pillion.Outcome) {
@@ -167,7 +167,7 @@ func TestGRPC_localReplies(t *testing.T) {
 		{local(pillion.Refused, breaker.CircuitOpen), 14},
 		{answer(4), 4},
 	} {
-		c := countRPC(t, metrics.GRPC{}, rpc{"/pkg.Svc/Method", test.set}, pillion.HTTP{LocalReplies: true})
+		c := countRPC(t, metrics.GRPC{}, replied{rpc{"/pkg.Svc/Method", test.set}})
 		wantStatus(t, c, test.want)
 	}
 }
@@ -244,7 +244,7 @@ func TestGRPC_labels(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			u.Invoke(t.Context(), rpc{tc.path, answer(0)})
+			u.Chain().Invoke(t.Context(), rpc{tc.path, answer(0)})
 			w := httptest.NewRecorder()
 			metrics.Handler(registry).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/stats/prometheus?filter=0$", http.NoBody))
 			if !strings.Contains(w.Body.String(), "\n"+tc.want+" 1\n") {
@@ -264,9 +264,9 @@ func TestGRPC_canary(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u.Invoke(t.Context(), canary{rpc{"/pkg.Svc/Method", answer(0)}})
-	u.Invoke(t.Context(), canary{rpc{"/pkg.Svc/Method", answer(14)}})
-	u.Invoke(t.Context(), rpc{"/pkg.Svc/Method", answer(0)})
+	u.Chain().Invoke(t.Context(), canary{rpc{"/pkg.Svc/Method", answer(0)}})
+	u.Chain().Invoke(t.Context(), canary{rpc{"/pkg.Svc/Method", answer(14)}})
+	u.Chain().Invoke(t.Context(), rpc{"/pkg.Svc/Method", answer(0)})
 	w := httptest.NewRecorder()
 	metrics.Handler(registry).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/stats/prometheus", http.NoBody))
 	for _, want := range []string{

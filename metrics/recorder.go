@@ -305,9 +305,9 @@ func (r *recorder) version(c *pillion.Call, end *pillion.Outcome) int {
 		return resp.ProtoMajor
 	case !hadConnection(end):
 		return 0
-	case protocol == "grpc" && c.Endpoint() != "": // gRPC names the peer only where there was one
+	case protocol == pillion.ProtocolGRPC && c.Endpoint() != "": // gRPC names the peer only where there was one
 		return 2
-	case protocol != "http":
+	case protocol != pillion.ProtocolHTTP:
 		return 0
 	}
 	if major := r.major.Load(); major != 0 {
@@ -388,7 +388,7 @@ func isComplete(c *pillion.Call, end *pillion.Outcome) bool {
 	switch {
 	case end.Err == nil:
 		return true
-	case c.Request().Protocol == "grpc":
+	case c.Request().Protocol == pillion.ProtocolGRPC:
 		return end.Detail == envoy.ViaUpstream
 	}
 	return end.Is.Any(pillion.Failed)

@@ -28,6 +28,8 @@ type client struct {
 	method  string
 	targets targets
 
+	upstream *pillion.Upstream
+
 	sent     atomic.Uint64 // the caller's messages
 	received atomic.Uint64
 	retried  atomic.Bool // there was a next attempt
@@ -83,7 +85,7 @@ func (a *attempt) begun() bool { return a.has(seenHeaders) || a.response().heade
 
 // Request describes the call.
 func (x *client) Request() pillion.Request {
-	return pillion.Request{Protocol: "grpc", Method: x.method, Authority: authority(x.cc), Path: x.method}
+	return pillion.Request{Protocol: pillion.ProtocolGRPC, Method: x.method, Authority: authority(x.cc), Path: x.method}
 }
 
 // authority is what the caller dialled, without the resolver's scheme: what would
@@ -138,6 +140,15 @@ func (a *attempt) after(before *attempt) {
 	a.redial = before.notConnected
 }
 
+// GRPCStatus is the code that the caller gets.
+func (x *client) GRPCStatus(o *pillion.Outcome) int {
+	if o.Err == nil {
+		return int(codes.OK)
+	}
+	code, _ := resultCode(x.upstream, o)
+	return int(code)
+}
+
 // Idempotent goes by what the service says of its method, idempotency_level in its
 // definition, or by the metadata with which callers vouch for it.
 func (x *client) Idempotent() bool {
@@ -157,7 +168,8 @@ func (x *client) Idempotent() bool {
 func (x *client) Messages() (sent, received uint64) { return x.sent.Load(), x.received.Load() }
 
 // setEndpoint records where the attempt went, which gRPC knows only afterwards.
-func (a *attempt) setEndpoint(c *pillion.Call) {
+func (a *attempt) setEndpoint(of *pillion.Attempt) {
+	c := of.Call()
 	if c.Endpoint() != "" {
 		return
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -15,6 +16,7 @@ import (
 	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
+	"github.com/pillion-go/pillion/timeout"
 )
 
 // words are Envoy's retry conditions, with the code that each of gRPC's retries.
@@ -112,6 +114,54 @@ func TestPushback(t *testing.T) {
 					t.Errorf("got %d attempts and %v, want %d", info.Attempts(), err, want)
 				}
 			})
+		}
+	}
+}
+
+// TestCounted pins that the statistics count the status that the caller gets, for timeouts with
+// and without Envoy's local replies, and for refusals.
+func TestCounted(t *testing.T) {
+	full := limits.Config{MaxRequests: limits.Zero}
+	for name, policies := range map[string][]pillion.Policy{
+		"total timeout":                {timeout.Config{Total: 20 * time.Millisecond}},
+		"total timeout, local replies": {timeout.Config{Total: 20 * time.Millisecond}, pillion.HTTP{LocalReplies: true}},
+		"refused":                      {full},
+		"refused, local replies":       {full, pillion.HTTP{LocalReplies: true}},
+	} {
+		for _, after := range []string{"", "header"} {
+			for _, kind := range kinds {
+				t.Run(name+" "+after+" "+kind.name, func(t *testing.T) {
+					registry, _ := metrics.NewRegistry(metrics.Settings{})
+					ended := make(chan struct{}, 1)
+					end := pillion.Listener(func(_ context.Context, e pillion.Event) {
+						if e.Kind == pillion.EventEnd {
+							ended <- struct{}{}
+						}
+					})
+					u, bad := pillion.New("recipes", append([]pillion.Policy{metrics.GRPC{Registry: registry}, end}, policies...)...)
+					if bad != nil {
+						t.Fatal(bad)
+					}
+					err := kind.call(t.Context(), client(t, &service{serve: func(ctx context.Context, _ int64, s stream) error {
+						if after != "" {
+							if err := s.head(metadata.Pairs("some", "thing")); err != nil {
+								return err
+							}
+						}
+						<-ctx.Done()
+						return ctx.Err()
+					}}, u))
+					<-ended
+					code := status.Code(err)
+					got := uint64(0)
+					for _, method := range []string{"UnaryCall", "StreamingOutputCall", "StreamingInputCall", "FullDuplexCall"} {
+						got += registry.Cluster("recipes").Counter(fmt.Sprintf("grpc.grpc.testing.TestService.%s.%d", method, code)).Value()
+					}
+					if code == codes.OK || got != 1 {
+						t.Errorf("got %v, counted %d times, want once", err, got)
+					}
+				})
+			}
 		}
 	}
 }

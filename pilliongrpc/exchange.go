@@ -19,11 +19,18 @@ import (
 // exchange is a streamCall as the engine sees it; both have a method Header.
 type exchange streamCall
 
-// Unary is false: a response goes on after its headers.
-func (x *exchange) Unary() bool { return false }
+// exchange implements these. They are found by their methods.
+var _ interface {
+	pillion.Exchange
+	pillion.Repeater
+	pillion.Discarder
+	pillion.Successor
+	pillion.MessageCounter
+	pillion.GRPCCoder
+} = (*exchange)(nil)
 
 // Try opens a stream and waits for the response headers.
-func (x *exchange) Try(ctx context.Context, c *pillion.Call, o *pillion.Outcome) {
+func (x *exchange) Try(ctx context.Context, c *pillion.Attempt, o *pillion.Outcome) {
 	a := x.attempt(c)
 	if a.beside {
 		o.Err, o.Is = errBeside, pillion.Invalid
@@ -31,7 +38,7 @@ func (x *exchange) Try(ctx context.Context, c *pillion.Call, o *pillion.Outcome)
 	}
 	defer a.over.Store(true)
 	c.Prepare()
-	a.of, a.ctx, a.number, a.watched = c, ctx, c.Attempt(), c.Watched()
+	a.of, a.ctx, a.number, a.watched = c, ctx, c.Call().Attempt(), c.Observed()
 	o.Value = a
 	x.hold(c)
 	open, err := x.try(a) //nolint:contextcheck // a has it
@@ -85,7 +92,7 @@ func (x *exchange) try(a *streamAttempt) (open bool, err error) {
 		return false, errNoStream
 	}
 	a.stream = stream
-	if !x.upstream.AwaitsHead() {
+	if !x.upstream.Chain().AwaitsHead() {
 		x.stream = stream // nothing is sent yet
 		return true, nil
 	}
@@ -165,7 +172,7 @@ func (x *streamCall) sendError() error {
 }
 
 // hold suspends the limits of one try while a client goes on sending.
-func (x *exchange) hold(c *pillion.Call) {
+func (x *exchange) hold(c *pillion.Attempt) {
 	if !x.desc.ClientStreams {
 		return
 	}
@@ -194,45 +201,55 @@ func (x *exchange) drop() {
 }
 
 // Explain takes a status for what it is, whether it came before or after the response headers.
-func (x *exchange) Explain(c *pillion.Call, o *pillion.Outcome, err error) {
+func (x *exchange) Explain(c *pillion.Attempt, o *pillion.Outcome, err error) {
 	a := &x.attempt(c).attempt
-	explain(c, a, o, err)
+	explain(x.upstream, a, o, err)
 	if a.begun() && o.Detail == envoy.ViaUpstream {
 		o.Is |= pillion.GRPCCondition(o.Code) // at the end of a stream no condition retries it
 	}
 }
 
+// GRPCStatus is the code that the caller gets: of an open stream, where it ends.
+func (x *exchange) GRPCStatus(o *pillion.Outcome) int {
+	if (*streamCall)(x).isOpen() {
+		return int(status.Code(ofError(x.upstream, o.Err)))
+	}
+	return x.client.GRPCStatus(o)
+}
+
 // Discard ends a stream that has no use any more.
-func (x *exchange) Discard(c *pillion.Call, _ *pillion.Outcome) {
+func (x *exchange) Discard(c *pillion.Attempt, _ *pillion.Outcome) {
 	x.attempt(c).cancel()
 	x.leave()
 	c.Drop()
 }
 
 // attempt finds what belongs to c.
-func (x *exchange) attempt(c *pillion.Call) *streamAttempt {
+func (x *exchange) attempt(c *pillion.Attempt) *streamAttempt {
 	if a, ok := c.Attached().(*streamAttempt); ok {
 		return a
 	}
 	return &x.first
 }
 
-// NewCall makes the storage of a further attempt.
-func (x *exchange) NewCall(from *pillion.Call) *pillion.Call {
+// NewAttempt returns the storage of the next attempt.
+func (x *exchange) NewAttempt(from *pillion.Attempt) *pillion.Attempt {
 	before := x.attempt(from)
 	x.retried.Store(true)
 	next := &struct {
-		call    pillion.Call
+		of      pillion.Attempt
 		attempt streamAttempt
 	}{}
 	next.attempt.beside = !before.over.Load()
 	next.attempt.after(&before.attempt)
-	next.call.Attach(&next.attempt)
-	return &next.call
+	next.of.Attach(&next.attempt)
+	return &next.of
 }
 
 // Header returns the attempt's own metadata.
-func (x *exchange) Header(c *pillion.Call) pillion.Header { return x.headerOf(&x.attempt(c).attempt) }
+func (x *exchange) Header(c *pillion.Attempt) pillion.Header {
+	return x.headerOf(&x.attempt(c).attempt)
+}
 
 // ResponseHeader reads the metadata that came first.
 func (x *exchange) ResponseHeader(o *pillion.Outcome, name string) []string {

@@ -21,12 +21,12 @@ type meaning struct {
 
 // explain says in o what err means: a status that the upstream sent is its response, one that
 // gRPC's client made stands for what the network did.
-func explain(c *pillion.Call, a *attempt, o *pillion.Outcome, err error) {
+func explain(u *pillion.Upstream, a *attempt, o *pillion.Outcome, err error) {
 	s, _ := status.FromError(err)
 	m := a.meaning(s)
 	a.notConnected = m.is.Any(pillion.ConnectFailure)
 	if f := m.detail.Flags(); f != 0 {
-		err = &pillion.UpstreamError{Upstream: c.Upstream(), Flags: f, Detail: m.detail, Err: err}
+		err = &pillion.UpstreamError{Upstream: u.Name(), Flags: f, Detail: m.detail, Err: err}
 		o.Flags |= f
 	}
 	if a.begun() && m.code == 0 && m.is.Any(pillion.NoAnswer) {

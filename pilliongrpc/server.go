@@ -88,7 +88,7 @@ func serverFinder(r pillion.Resolver) (serverFind, error) {
 }
 
 func servable(u *pillion.Upstream) error {
-	if u.Repeats() {
+	if u.Chain().Repeats() {
 		return fmt.Errorf("upstream %q: pilliongrpc: a request that is being served cannot be sent again: leave out retry and hedge", u.Name())
 	}
 	return nil
@@ -102,6 +102,8 @@ type server struct {
 	sent     atomic.Uint64
 	received atomic.Uint64
 	panicked bool
+	upstream *pillion.Upstream
+	frame    pillion.Frame
 }
 
 // serve serves x, which s is a part of.
@@ -116,18 +118,24 @@ func (s *server) serve(find serverFind, x pillion.Exchange) (err error) {
 	if err != nil {
 		return err
 	}
-	ctx := s.ctx
+	s.upstream = u
+	s.frame.Init(u.Chain(), x)
 	if limit, ok := envoy.ExpectedTimeout(first(s.RequestHeader(envoy.ExpectedTimeoutHeader))); ok {
-		limited, cancel := context.WithTimeout(ctx, limit)
-		defer cancel()
-		ctx = limited
+		s.frame.First().LimitClient(limit)
 	}
-	u.InvokeUnary(ctx, x, func(o *pillion.Outcome) { err = s.settle(u, o) }) // a stream, too, is over when the handler returns
-	return err
+	return s.settle(u, s.frame.Invoke(s.ctx)) // a stream, too, is over when the handler returns
 }
 
 // settle returns what the client gets.
 func (s *server) settle(u *pillion.Upstream, o *pillion.Outcome) error {
+	if !s.panicked && o.Err != nil && o.Detail != envoy.ViaUpstream {
+		s.tellOverloaded(u, o)
+	}
+	return s.result(o)
+}
+
+// result returns the error of the call.
+func (s *server) result(o *pillion.Outcome) error {
 	switch {
 	case s.panicked:
 		return errPanicked
@@ -136,8 +144,7 @@ func (s *server) settle(u *pillion.Upstream, o *pillion.Outcome) error {
 	case o.Detail == envoy.ViaUpstream: // the handler's own
 		return o.Err
 	}
-	s.tellOverloaded(u, o)
-	return serverError(u, o)
+	return serverError(s.upstream, o)
 }
 
 var errPanicked = status.Error(codes.Internal, "the handler panicked")
@@ -151,8 +158,8 @@ func (s *server) tellOverloaded(u *pillion.Upstream, o *pillion.Outcome) {
 }
 
 // incoming is ctx with the metadata that the handler is to see.
-func (s *server) incoming(ctx context.Context, c *pillion.Call) context.Context {
-	c.Consume()
+func (s *server) incoming(ctx context.Context, c *pillion.Attempt) context.Context {
+	c.ConsumeHeaders()
 	if s.md == nil {
 		return ctx
 	}
@@ -177,7 +184,7 @@ func (s *server) threw(o *pillion.Outcome, p *pillion.PanicError) {
 
 // Request describes the call.
 func (s *server) Request() pillion.Request {
-	return pillion.Request{Protocol: "grpc", Method: s.method, Authority: first(s.RequestHeader(":authority")), Path: s.method}
+	return pillion.Request{Protocol: pillion.ProtocolGRPC, Method: s.method, Authority: first(s.RequestHeader(":authority")), Path: s.method}
 }
 
 // RequestHeader reads the client's metadata.
@@ -186,7 +193,7 @@ func (s *server) RequestHeader(name string) []string {
 }
 
 // Header copies the client's metadata for the handler.
-func (s *server) Header(*pillion.Call) pillion.Header {
+func (s *server) Header(*pillion.Attempt) pillion.Header {
 	if s.md == nil {
 		if s.md, _ = metadata.FromIncomingContext(s.ctx); s.md == nil { // a copy
 			s.md = metadata.MD{}
@@ -199,7 +206,7 @@ func (s *server) Header(*pillion.Call) pillion.Header {
 func (s *server) Messages() (sent, received uint64) { return s.sent.Load(), s.received.Load() }
 
 // Explain takes the handler's status for the response that it is.
-func (s *server) Explain(_ *pillion.Call, o *pillion.Outcome, err error) {
+func (s *server) Explain(_ *pillion.Attempt, o *pillion.Outcome, err error) {
 	code := codeOf(err)
 	o.Err, o.Code, o.Detail = err, int(code), envoy.ViaUpstream
 	if code != codes.Unimplemented { // the client called what is not there
@@ -219,20 +226,16 @@ func codeOf(err error) codes.Code {
 	return status.FromContextError(err).Code()
 }
 
-// Discard has nothing to do: a response is never open.
-func (s *server) Discard(*pillion.Call, *pillion.Outcome) {}
-
-// NewCall is never asked for: nothing is sent again.
-func (s *server) NewCall(*pillion.Call) *pillion.Call { return &pillion.Call{} }
-
 // ResponseHeader is empty: what a handler has set cannot be read.
 func (s *server) ResponseHeader(*pillion.Outcome, string) []string { return nil }
 
-// Idempotent is false: a server does not retry.
-func (s *server) Idempotent() bool { return false }
-
-// Replayable is false: a request is served once.
-func (s *server) Replayable() bool { return false }
+// GRPCStatus is the code that the client gets.
+func (s *server) GRPCStatus(o *pillion.Outcome) int {
+	if err := s.result(o); err != nil {
+		return int(codeOf(err))
+	}
+	return int(codes.OK)
+}
 
 // unaryServer is a unary call that is served.
 type unaryServer struct {
@@ -242,11 +245,20 @@ type unaryServer struct {
 	handler grpc.UnaryHandler
 }
 
+// unaryServer implements these. They are found by their methods.
+var _ interface {
+	pillion.Exchange
+	pillion.Unary
+	pillion.Blamer
+	pillion.MessageCounter
+	pillion.GRPCCoder
+} = (*unaryServer)(nil)
+
 // Unary is true: a response comes whole.
 func (x *unaryServer) Unary() bool { return true }
 
 // Try has the handler serve the call.
-func (x *unaryServer) Try(ctx context.Context, c *pillion.Call, o *pillion.Outcome) {
+func (x *unaryServer) Try(ctx context.Context, c *pillion.Attempt, o *pillion.Outcome) {
 	done := false
 	defer func() {
 		if done {

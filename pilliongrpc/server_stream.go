@@ -60,12 +60,17 @@ type streamServer struct {
 	exited  bool        // the handler ended its goroutine
 }
 
-// Unary is false: a response has headers, and goes on.
-func (x *streamServer) Unary() bool { return false }
+// streamServer implements these. They are found by their methods.
+var _ interface {
+	pillion.Exchange
+	pillion.Blamer
+	pillion.MessageCounter
+	pillion.GRPCCoder
+} = (*streamServer)(nil)
 
 // Try has the handler serve the stream. If a limit of ours can end it, the handler runs in its
 // own goroutine: only the return of the interceptor ends the stream under it.
-func (x *streamServer) Try(ctx context.Context, c *pillion.Call, o *pillion.Outcome) {
+func (x *streamServer) Try(ctx context.Context, c *pillion.Attempt, o *pillion.Outcome) {
 	s := &servedStream{ServerStream: x.stream, of: x, call: c, limited: ctx.Done() != x.ctx.Done(), began: time.Now()}
 	s.ctx = x.incoming(ctx, c)
 	defer s.detach()
@@ -119,7 +124,7 @@ var errExited = status.Error(codes.Internal, "the handler ended its goroutine")
 
 // Explain takes the handler's status for the response that it is. What the client caused by its
 // messages, or by sending none, is no failure.
-func (x *streamServer) Explain(c *pillion.Call, o *pillion.Outcome, err error) {
+func (x *streamServer) Explain(c *pillion.Attempt, o *pillion.Outcome, err error) {
 	x.server.Explain(c, o, err)
 	if x.bad.Load() || x.drained.Load() && errors.Is(err, io.EOF) {
 		o.Is &^= pillion.Failed
@@ -152,9 +157,9 @@ type servedStream struct {
 	over    atomic.Bool  // a limit has fired
 
 	mu   sync.Mutex
-	call *pillion.Call // nil when the stream has ended; guarded by mu
-	left bool          // the handler was left behind; guarded by mu
-	done bool          // the handler has returned; guarded by mu
+	call *pillion.Attempt // nil when the stream has ended; guarded by mu
+	left bool             // the handler was left behind; guarded by mu
+	done bool             // the handler has returned; guarded by mu
 }
 
 // serve runs the handler in this goroutine.

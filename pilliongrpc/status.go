@@ -60,20 +60,25 @@ func callError(u *pillion.Upstream, o *pillion.Outcome, retried bool) error {
 	if o.Err == nil {
 		return nil
 	}
-	return withStatus(u, o.Err, o.Is, o.Flags, o.Detail, retried)
+	code, sent := resultCode(u, o)
+	if sent {
+		return o.Err
+	}
+	return newError(u, code, o.Err, o.Flags, o.Detail, retried)
 }
 
-// withStatus adds a status to err, unless the upstream sent one, which is shown as it is.
-func withStatus(u *pillion.Upstream, err error, is pillion.Condition, flags envoy.Flags, detail *envoy.Detail, retried bool) error {
-	if detail == envoy.ViaUpstream || detail == nil {
-		if is.Any(pillion.Refused) {
-			return newError(u, codes.Unavailable, err, flags, detail, retried)
+// resultCode returns the status code of an outcome with an error. It is sent if it is that of the
+// error itself: the upstream sent it, and it is shown as it is.
+func resultCode(u *pillion.Upstream, o *pillion.Outcome) (code codes.Code, sent bool) {
+	if o.Detail == envoy.ViaUpstream || o.Detail == nil {
+		if o.Is.Any(pillion.Refused) {
+			return codes.Unavailable, false
 		}
-		if _, ok := status.FromError(err); ok {
-			return err
+		if s, ok := status.FromError(o.Err); ok {
+			return s.Code(), true
 		}
 	}
-	return newError(u, localCode(u, err, is, detail), err, flags, detail, retried)
+	return localCode(u, o), false
 }
 
 // ofError is shown for an error that ended an open stream, of which nothing else is
@@ -94,7 +99,7 @@ func ofError(u *pillion.Upstream, err error) error {
 		limit = &pillion.TimeoutError{Upstream: u.Name(), Scope: pillion.ScopeCaller}
 		return newError(u, codes.DeadlineExceeded, limit, envoy.UT, envoy.ResponseTimeout, false)
 	}
-	return withStatus(u, err, 0, 0, nil, false)
+	return callError(u, &pillion.Outcome{Err: err}, false)
 }
 
 // serverError is what the client of a server gets for a call without a status of its handler:
@@ -104,7 +109,7 @@ func serverError(u *pillion.Upstream, o *pillion.Outcome) error {
 	if _, ok := o.Err.(interface{ GRPCStatus() *status.Status }); ok { // what an error wraps is not meant for the client
 		return o.Err // a policy's own
 	}
-	code := localCode(u, o.Err, o.Is, o.Detail)
+	code := localCode(u, o)
 	_, text := o.Detail.LocalReply(false)
 	switch {
 	case text != "":
@@ -119,30 +124,14 @@ func serverError(u *pillion.Upstream, o *pillion.Outcome) error {
 }
 
 // localCode is the status code of a call without a response: Envoy's, but for limits
-// on time, which gRPC has a code of its own for. With [pillion.HTTP] LocalReplies it is
+// on time, for which gRPC has its own code. With [pillion.HTTP] LocalReplies it is
 // Envoy's there, too.
-func localCode(u *pillion.Upstream, err error, is pillion.Condition, detail *envoy.Detail) codes.Code {
-	own := ownCode(err)
-	switch {
-	case is.Any(pillion.Cancelled) && !is.Any(pillion.Timeout):
-		return codes.Canceled
-	case u.HTTP().LocalReplies && detail.LocalStatus() != 0 && !callersDeadline(err):
-		return codes.Code(envoy.GRPCStatus(detail.LocalStatus())) //nolint:gosec // a code
-	case is.Any(pillion.Timeout) && !is.Any(pillion.ConnectFailure):
-		return codes.DeadlineExceeded
-	case is.Any(pillion.Invalid) && own != codes.OK:
-		return own
-	case detail.LocalStatus() != 0:
-		return codes.Code(envoy.GRPCStatus(detail.LocalStatus())) //nolint:gosec // a code
-	case own != codes.OK:
+func localCode(u *pillion.Upstream, o *pillion.Outcome) codes.Code {
+	own := ownCode(o.Err)
+	if own != codes.OK && !o.Is.Any(pillion.Cancelled|pillion.Timeout) && (o.Is.Any(pillion.Invalid) || o.Detail.LocalStatus() == 0) {
 		return own
 	}
-	return codes.Unknown
-}
-
-func callersDeadline(err error) bool {
-	limit, ok := errors.AsType[*pillion.TimeoutError](err)
-	return ok && limit.Scope == pillion.ScopeCaller
+	return codes.Code(o.GRPCStatus(u.HTTP().LocalReplies)) //nolint:gosec // a code
 }
 
 // ownCode is the status code that err has itself, OK for none.

@@ -192,7 +192,7 @@ func TestWhen_ofAnyProtocol(t *testing.T) {
 		upstream(t, Config{NumRetries: 3, When: func(o *pillion.Outcome) bool {
 			asked++
 			return o.Code == 7 && asked < 3
-		}}).Invoke(ctx, &answered{code: 7})
+		}}).Chain().Invoke(ctx, &answered{code: 7})
 		if info.Attempts() != 3 || asked != 3 {
 			t.Errorf("got %d attempts and %d questions, want 3 of each", info.Attempts(), asked)
 		}

@@ -242,7 +242,7 @@ func TestHeaderLookups(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var x answered
 				x.code = tc.code
-				upstream(t, tc.cfg).Invoke(t.Context(), &x)
+				upstream(t, tc.cfg).Chain().Invoke(t.Context(), &x)
 				if got := strings.Join(x.asked, " "); got != tc.want {
 					t.Errorf("got lookups of %q, want %q", got, tc.want)
 				}
@@ -261,20 +261,18 @@ type answered struct {
 func (x *answered) Request() pillion.Request { return pillion.Request{Protocol: "test"} }
 func (x *answered) Unary() bool              { return true }
 
-func (x *answered) Try(_ context.Context, _ *pillion.Call, o *pillion.Outcome) {
+func (x *answered) Try(_ context.Context, _ *pillion.Attempt, o *pillion.Outcome) {
 	o.Code, o.Detail = x.code, envoy.ViaUpstream
 	if x.code == 503 {
 		o.Is = pillion.Status5xx | pillion.GatewayError
 	}
 }
 
-func (x *answered) Explain(*pillion.Call, *pillion.Outcome, error) {}
-func (x *answered) Discard(*pillion.Call, *pillion.Outcome)        {}
-func (x *answered) NewCall(*pillion.Call) *pillion.Call            { return &pillion.Call{} }
-func (x *answered) RequestHeader(string) []string                  { return nil }
-func (x *answered) Header(*pillion.Call) pillion.Header            { return http.Header{} }
-func (x *answered) Idempotent() bool                               { return true }
-func (x *answered) Replayable() bool                               { return true }
+func (x *answered) Explain(*pillion.Attempt, *pillion.Outcome, error) {}
+func (x *answered) RequestHeader(string) []string                     { return nil }
+func (x *answered) Header(*pillion.Attempt) pillion.Header            { return http.Header{} }
+func (x *answered) Idempotent() bool                                  { return true }
+func (x *answered) Replayable() bool                                  { return true }
 
 func (x *answered) ResponseHeader(_ *pillion.Outcome, name string) []string {
 	x.asked = append(x.asked, name)

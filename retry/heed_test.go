@@ -255,7 +255,7 @@ func FuzzEnvoyHeaders(f *testing.F) {
 			_ = heard.again(c, o)
 			return o
 		})
-		upstream(t, probe).Invoke(t.Context(), &asking{header: header})
+		upstream(t, probe).Chain().Invoke(t.Context(), &asking{header: header})
 		want := uint64(7)
 		if value := strings.TrimSpace(most); digits.MatchString(value) && !twice {
 			if n, _ := new(big.Int).SetString(strings.TrimPrefix(value, "+"), 10); n.BitLen() <= 64 {

@@ -33,13 +33,12 @@ type waiter func(n int, o *pillion.Outcome) (b pillion.BackOff, ok bool)
 type loop struct {
 	rule   rule
 	next   pillion.Func
-	site   *pillion.Site
 	budget *budget // nil for none
 }
 
 func newLoop(s *pillion.Site, r rule, b *Budget, next pillion.Func) *loop {
 	s.NeedCancel() // to discard responses without waiting for a slow rest of them
-	return &loop{rule: r, next: next, site: s, budget: b.start()}
+	return &loop{rule: r, next: next, budget: b.start()}
 }
 
 // call makes the first attempt, and further ones where need be.
@@ -107,7 +106,7 @@ func (l *loop) retry(ctx context.Context, c *pillion.Call, o *pillion.Outcome) *
 // takes the place of the budget. Of the budget a retry takes nothing if the attempt before it
 // was refused, and so sent nothing.
 func (l *loop) acquire(c *pillion.Call, o *pillion.Outcome) (release func(), ok bool) {
-	if l.budget != nil && !l.site.LimitsRetries() && !o.Is.Any(pillion.Refused) && !l.budget.withdraw() {
+	if l.budget != nil && !c.RetriesLimited() && !o.Is.Any(pillion.Refused) && !l.budget.withdraw() {
 		return nil, false
 	}
 	return c.AcquireRetry()
@@ -116,7 +115,7 @@ func (l *loop) acquire(c *pillion.Call, o *pillion.Outcome) (release func(), ok 
 // checkBody emits EventRetryAbandoned for a call that needs no retry, but could not have
 // one: its body has outgrown the replay buffer. Envoy counts that, too.
 func (l *loop) checkBody(c *pillion.Call, o *pillion.Outcome) {
-	if !c.Replayable() && l.site.ReplayBuffer() > 0 && l.rule.concerns(c) {
+	if c.Outgrown() && l.rule.concerns(c) {
 		c.Emit(pillion.EventRetryAbandoned, o)
 	}
 }

@@ -243,7 +243,7 @@ func TestNeverRetried(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			ctx, info := pillion.WithInfo(t.Context())
-			upstream(t, tc.policy, canned{pillion.Outcome{Err: errBroken, Is: tc.is}}).Invoke(ctx, &answered{})
+			upstream(t, tc.policy, canned{pillion.Outcome{Err: errBroken, Is: tc.is}}).Chain().Invoke(ctx, &answered{})
 			if got := info.Attempts(); got != tc.want {
 				t.Errorf("got %d attempts, want %d", got, tc.want)
 			}
@@ -271,7 +271,7 @@ func TestNoRetryCostsNothing(t *testing.T) {
 			{Err: errBroken, Is: pillion.Cancelled, Detail: envoy.CallerGone},
 		} {
 			var allocs float64
-			upstream(t, measured{&allocs}, p, canned{o}).Invoke(t.Context(), &answered{})
+			upstream(t, measured{&allocs}, p, canned{o}).Chain().Invoke(t.Context(), &answered{})
 			if allocs != 0 {
 				t.Errorf("%T, outcome %v: got %v allocations, want 0", p, o.Detail, allocs)
 			}

@@ -64,7 +64,7 @@ func (p *policy) byWhen(o *pillion.Outcome) bool { return p.when != nil && !time
 // takes the place of every other, or that they stop, which is also what a value means that
 // cannot be read. Mirrors grpc-retry-pushback-ms of gRPC's proposal A6.
 func pushback(c *pillion.Call, o *pillion.Outcome) (wait time.Duration, asked, stop bool) {
-	if o.Detail != envoy.ViaUpstream || c.Request().Protocol != "grpc" {
+	if o.Detail != envoy.ViaUpstream || c.Request().Protocol != pillion.ProtocolGRPC {
 		return 0, false, false
 	}
 	values := c.ResponseHeaderValues(o, "grpc-retry-pushback-ms")
@@ -101,7 +101,7 @@ func grpcStatus(c *pillion.Call, o *pillion.Outcome) pillion.Condition {
 // hasHead reports whether there are response headers. An inverted matcher must not find
 // its header missing where there was no response, or where a function was called.
 func hasHead(c *pillion.Call, o *pillion.Outcome) bool {
-	return o.Detail == envoy.ViaUpstream && c.Request().Protocol != "func"
+	return o.Detail == envoy.ViaUpstream && c.Request().Protocol != pillion.ProtocolFunc
 }
 
 // concerns reports whether any outcome of the call could be retried.

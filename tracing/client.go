@@ -237,7 +237,7 @@ func (p *client) setHeader(c *pillion.Call, value string, h Header) {
 func (p *client) recordHead(d *document, c *pillion.Call, o *pillion.Outcome) {
 	resp, _ := o.Value.(*http.Response)
 	r := c.Request()
-	if r.Protocol == "func" {
+	if r.Protocol == pillion.ProtocolFunc {
 		return
 	}
 	request := bound(xray.RequestData{
@@ -248,7 +248,7 @@ func (p *client) recordHead(d *document, c *pillion.Call, o *pillion.Outcome) {
 		d.more.http.Request = &d.more.request
 		x.HTTP = &d.more.http
 	})
-	if r.Protocol != "http" || o.Code == 0 {
+	if r.Protocol != pillion.ProtocolHTTP || o.Code == 0 {
 		return
 	}
 	size := int64(-1)
@@ -296,7 +296,7 @@ func (p *client) end(c *pillion.Call, end *pillion.Outcome) {
 func (p *client) recordEnd(d *document, c *pillion.Call, end *pillion.Outcome) {
 	switch {
 	case end.Err == nil, end.Is.Any(pillion.Cancelled):
-	case end.Detail == envoy.ViaUpstream && c.Request().Protocol == "grpc":
+	case end.Detail == envoy.ViaUpstream && c.Request().Protocol == pillion.ProtocolGRPC:
 		d.setGRPC(end)
 	case end.Is.Any(pillion.Invalid):
 		d.recordError(end.Err, true)

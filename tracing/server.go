@@ -74,7 +74,7 @@ func (s Server) inbound(c *pillion.Call) Header {
 func (s *Segment) served(c *pillion.Call, end *pillion.Outcome) {
 	switch {
 	case end.Err == nil, end.Is.Any(pillion.Cancelled):
-	case end.Detail == envoy.ViaUpstream && c.Request().Protocol == "grpc":
+	case end.Detail == envoy.ViaUpstream && c.Request().Protocol == pillion.ProtocolGRPC:
 		s.setGRPC(end)
 	default:
 		s.SetError(end.Err)
