@@ -48,7 +48,7 @@ func TestCall_limitsRead(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			u, err := pillion.New("recipes", pillion.HTTP{LocalReplies: tc.total != 0},
-				policy(func(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
+				policyFunc(func(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
 					return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
 						if tc.total != 0 {
 							c.LimitTotal(tc.total)

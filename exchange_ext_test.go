@@ -375,7 +375,7 @@ func TestCall_attempts(t *testing.T) {
 func TestCall_acquireRetry(t *testing.T) {
 	var asked, released int
 	limiter := func(leave bool) pillion.Policy {
-		return policy(func(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+		return policyFunc(func(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 			s.LimitRetries(func(*pillion.Call) bool { asked++; return leave }, func() { released++ })
 			return next, nil
 		})

@@ -17,13 +17,13 @@ import (
 // others.
 func TestSite_gauges(t *testing.T) {
 	offering := func(name string, value uint64) pillion.Policy {
-		return policy(func(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+		return policyFunc(func(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 			s.Gauge(name, func() uint64 { return value })
 			return next, nil
 		})
 	}
 	got := map[string]uint64{}
-	showing := policy(func(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+	showing := policyFunc(func(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 		s.Gauges(func(name string, read func() uint64) { got[name] = read() })
 		return next, nil
 	})

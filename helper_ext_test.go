@@ -64,13 +64,13 @@ func streams(body io.ReadCloser) roundTripper {
 }
 
 // policy is a function as one.
-type policy func(s *pillion.Site, next pillion.Func) (pillion.Func, error)
+type policyFunc func(s *pillion.Site, next pillion.Func) (pillion.Func, error)
 
-func (p policy) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) { return p(s, next) }
+func (p policyFunc) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) { return p(s, next) }
 
 // around is a policy that is no more than its function, made anew for each upstream.
 func around(f func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome) pillion.Policy {
-	return policy(func(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
+	return policyFunc(func(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
 		return func(ctx context.Context, c *pillion.Call) *pillion.Outcome { return f(ctx, c, next) }, nil
 	})
 }
@@ -100,7 +100,7 @@ func apart(c timeout.Config) []pillion.Policy {
 }
 
 // needCancel is a policy that asks for a context for each attempt.
-var needCancel = policy(func(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+var needCancel = policyFunc(func(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 	s.NeedCancel()
 	return next, nil
 })

@@ -15,30 +15,6 @@ import (
 	"github.com/pillion-go/pillion/envoy"
 )
 
-// UpstreamError says what the network or the upstream did to a call, around the
-// error that the transport reported. The text names Envoy's response flags and
-// details.
-type UpstreamError struct {
-	Upstream string
-	Flags    envoy.Flags
-	Detail   *envoy.Detail
-	Err      error
-}
-
-func (e *UpstreamError) Error() string {
-	return fmt.Sprintf("pillion: %s: %v %v: %v", e.Upstream, e.Flags, e.Detail, e.Err)
-}
-
-// Unwrap gives what the transport reported.
-func (e *UpstreamError) Unwrap() error { return e.Err }
-
-// Timeout reports whether the transport gave up for lack of time. It is what
-// [net.Error] asks for.
-func (e *UpstreamError) Timeout() bool { return isTimeout(e.Err) }
-
-// Temporary is true: the next call may fare better. It is what [net.Error] asks for.
-func (e *UpstreamError) Temporary() bool { return true }
-
 // Explain finds out what an error of the transport means.
 func (x *httpCall) Explain(c *Attempt, o *Outcome, err error) {
 	is, detail, err := x.failure(attemptOf(c), o, err)

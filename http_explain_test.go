@@ -50,8 +50,8 @@ func TestUpstreamError(t *testing.T) {
 	if got, want := err.Error(), "pillion: recipes: UC upstream_reset_before_response_started{connection_termination}: EOF"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	if !errors.Is(err, io.EOF) || err.Timeout() || !err.Temporary() {
-		t.Errorf("got EOF %v, timeout %v, temporary %v, want true, false, true", errors.Is(err, io.EOF), err.Timeout(), err.Temporary())
+	if !errors.Is(err, io.EOF) || err.Timeout() {
+		t.Errorf("got EOF %v, timeout %v, want true, false", errors.Is(err, io.EOF), err.Timeout())
 	}
 	if slow := (&UpstreamError{Err: os.ErrDeadlineExceeded}); !slow.Timeout() {
 		t.Error("a time-out is none")

@@ -202,7 +202,7 @@ func TestHTTP_countInAnswerWithoutHeader(t *testing.T) {
 // whatever case they were named, in every attempt.
 func TestConsumeHeaders(t *testing.T) {
 	obey := func(names ...string) pillion.Policy {
-		return policy(func(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+		return policyFunc(func(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 			s.ConsumeHeaders(names...)
 			return next, nil
 		})

@@ -72,20 +72,6 @@ func isNil(next http.Handler) bool {
 	return next == nil || ok && f == nil
 }
 
-// PanicError stands for a panic in the outcome of a call that was being served.
-type PanicError struct {
-	Value any    // what was given to panic
-	Stack []byte // of the goroutine that panicked
-}
-
-func (e *PanicError) Error() string { return fmt.Sprintf("pillion: the handler panicked: %v", e.Value) }
-
-// Unwrap returns what was given to panic, if that was an error.
-func (e *PanicError) Unwrap() error {
-	err, _ := e.Value.(error)
-	return err
-}
-
 func (u *Upstream) serve(next http.Handler, w http.ResponseWriter, r *http.Request) {
 	x := &serverCall{next: next, req: r, upstream: u, ctx: r.Context()}
 	x.frame.Init(u.chain, x)

@@ -2,7 +2,6 @@ package pillion
 
 import (
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/pillion-go/pillion/envoy"
@@ -125,11 +124,3 @@ func (o *Outcome) Blame(err error, is Condition, detail *envoy.Detail) {
 		o.Detail = detail
 	}
 }
-
-// StatusError stands for an answer whose status counts against the upstream,
-// where an error is asked for.
-type StatusError struct {
-	Code int // HTTP status or gRPC code
-}
-
-func (e *StatusError) Error() string { return fmt.Sprintf("upstream answered %d", e.Code) }

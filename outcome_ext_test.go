@@ -353,7 +353,7 @@ func TestCall_slots(t *testing.T) {
 	var seen journal
 	var policies []pillion.Policy
 	for i := range many {
-		policies = append(policies, policy(func(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+		policies = append(policies, policyFunc(func(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 			slot := s.Slot()
 			hook := func(c *pillion.Call, _ *pillion.Outcome) {
 				got := c.State(slot)

@@ -132,7 +132,7 @@ func (y yielding) Yield() (without pillion.Policy, ok bool) { return y.instead, 
 func TestNew_yields(t *testing.T) {
 	var wrapped []string
 	named := func(name string) pillion.Policy {
-		return policy(func(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
+		return policyFunc(func(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
 			wrapped = append(wrapped, name)
 			return next, nil
 		})

@@ -362,7 +362,7 @@ func TestSpan_lateAnswer(t *testing.T) {
 				})).RoundTrip(get(t.Context(), t))
 				limit, ok := errors.AsType[*pillion.TimeoutError](err)
 				if !ok || limit.Scope != pillion.ScopeTotal || limit.Limit != time.Second || limit.Upstream != "recipes" ||
-					limit.Err != test.wraps || !limit.Timeout() || !limit.Temporary() { //nolint:errorlint // the very one
+					limit.Err != test.wraps || !limit.Timeout() { //nolint:errorlint // the very one
 					t.Errorf("got %#v, want the total limit around %v", err, test.wraps)
 				}
 				if !errors.Is(err, context.DeadlineExceeded) || (test.wraps != nil && !errors.Is(err, test.wraps)) {
@@ -480,7 +480,11 @@ func TestCall_limits(t *testing.T) {
 		{"idles", func(c *pillion.Call) { c.LimitIdle(time.Hour); c.LimitIdle(time.Second); c.LimitIdle(time.Minute) }, 0, 0, false, pillion.ScopeIdle, time.Second},
 		{"idle within the try", func(c *pillion.Call) { c.LimitTry(time.Minute); c.LimitIdle(time.Second) }, time.Hour, time.Hour, true, pillion.ScopeIdle, time.Second},
 		{"try within the total", func(c *pillion.Call) { c.LimitTotal(time.Minute); c.LimitTry(time.Second) }, 0, time.Minute, true, pillion.ScopeTry, time.Second},
-		{"lifted", func(c *pillion.Call) { c.LimitTotal(time.Minute); c.LimitTry(time.Second); (*pillion.Attempt)(c).LiftLimits() }, 0, 0, false, 0, 0},
+		{"lifted", func(c *pillion.Call) {
+			c.LimitTotal(time.Minute)
+			c.LimitTry(time.Second)
+			(*pillion.Attempt)(c).LiftLimits()
+		}, 0, 0, false, 0, 0},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

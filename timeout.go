@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/pillion-go/pillion/envoy"
 )
@@ -47,42 +46,6 @@ func (s Scope) Detail() *envoy.Detail {
 	default: // of the whole call
 		return envoy.ResponseTimeout
 	}
-}
-
-// TimeoutError says which limit ended a call or an attempt. It is the timeout
-// package's Error. It unwraps to [context.DeadlineExceeded], and to Err.
-type TimeoutError struct {
-	Upstream string
-	Scope    Scope
-	Limit    time.Duration // 0 for the deadline of the caller's context
-	Err      error         // what the attempt had failed with before its time was over; mostly nil
-}
-
-func (e *TimeoutError) Error() string {
-	text := "timeout: " + e.Upstream + ": " + e.Scope.String()
-	if e.Scope == ScopeCaller {
-		text += " deadline passed"
-	} else {
-		text += " limit of " + e.Limit.String() + " reached"
-	}
-	if e.Err != nil {
-		text += ": " + e.Err.Error()
-	}
-	return text
-}
-
-// Timeout is true: it is what [net.Error] asks for.
-func (e *TimeoutError) Timeout() bool { return true }
-
-// Temporary is true: the next call may be faster. It is what [net.Error] asks for.
-func (e *TimeoutError) Temporary() bool { return true }
-
-// Unwrap gives context.DeadlineExceeded and Err.
-func (e *TimeoutError) Unwrap() []error {
-	if e.Err == nil {
-		return []error{context.DeadlineExceeded}
-	}
-	return []error{context.DeadlineExceeded, e.Err}
 }
 
 // timeoutError makes the error of a limit that struck; err is what else went wrong.

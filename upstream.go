@@ -71,7 +71,7 @@ func optionsOf(p Policy) (h HTTP, ok bool) {
 }
 
 // Name is the upstream's name.
-func (u *Upstream) Name() string { return u.chain.name }
+func (u *Upstream) Name() string { return u.chain.Name() }
 
 // Chain is the policies of the upstream, for adapters.
 func (u *Upstream) Chain() *Chain { return u.chain }

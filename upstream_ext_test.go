@@ -28,7 +28,7 @@ func (placed) Wrap(_ *pillion.Site, next pillion.Func) (pillion.Func, error) { r
 
 // bad is a policy whose configuration is wrong.
 func bad(what string) pillion.Policy {
-	return policy(func(*pillion.Site, pillion.Func) (pillion.Func, error) { return nil, errors.New(what) })
+	return policyFunc(func(*pillion.Site, pillion.Func) (pillion.Func, error) { return nil, errors.New(what) })
 }
 
 // lines are those of an error that joins others.
@@ -77,8 +77,8 @@ func TestNew_reportsAll(t *testing.T) {
 		},
 		{
 			"a policy that wraps nothing", "recipes",
-			[]pillion.Policy{policy(func(*pillion.Site, pillion.Func) (pillion.Func, error) { return nil, nil })},
-			[]string{`upstream "recipes": pillion: pillion_test.policy.Wrap gave neither a Func nor an error`},
+			[]pillion.Policy{policyFunc(func(*pillion.Site, pillion.Func) (pillion.Func, error) { return nil, nil })},
+			[]string{`upstream "recipes": pillion: pillion_test.policyFunc.Wrap gave neither a Func nor an error`},
 		},
 		{
 			"a breaker that nobody made", "recipes",
@@ -100,7 +100,7 @@ func TestNew_reportsAll(t *testing.T) {
 }
 
 func TestNew_errorsCanBeMatched(t *testing.T) {
-	broken := policy(func(*pillion.Site, pillion.Func) (pillion.Func, error) { return nil, errBroken })
+	broken := policyFunc(func(*pillion.Site, pillion.Func) (pillion.Func, error) { return nil, errBroken })
 	if _, err := pillion.New("recipes", bad("one"), broken); !errors.Is(err, errBroken) {
 		t.Errorf("got %v, want it to be errBroken too", err)
 	}
@@ -180,7 +180,7 @@ func TestNew_anyOrderAllowsNoBadField(t *testing.T) {
 
 func TestNew_name(t *testing.T) {
 	var seen string
-	u, err := pillion.New("recipes", policy(func(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+	u, err := pillion.New("recipes", policyFunc(func(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 		seen = s.Upstream()
 		return next, nil
 	}))
@@ -229,7 +229,7 @@ func TestNew_pointers(t *testing.T) {
 func TestUpstream_wrapsOnce(t *testing.T) {
 	var wrapped, called journal
 	named := func(name string) pillion.Policy {
-		return policy(func(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
+		return policyFunc(func(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
 			wrapped.add(name)
 			return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
 				called.add(name)

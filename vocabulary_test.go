@@ -1,6 +1,7 @@
 package pillion
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"strings"
@@ -118,7 +119,7 @@ func TestStrings(t *testing.T) {
 }
 
 func TestTimeoutError(t *testing.T) {
-	if got := (&TimeoutError{Upstream: "recipes", Scope: ScopeTry, Limit: time.Second, Err: errSource}).Error(); got !=
+	if got := (&TimeoutError{Upstream: "recipes", Scope: ScopeTry, Limit: time.Second, Err: errors.New("source broke")}).Error(); got !=
 		"timeout: recipes: per-try limit of 1s reached: source broke" {
 		t.Errorf("got %q", got)
 	}

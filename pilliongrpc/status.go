@@ -52,9 +52,6 @@ func (e *Error) GRPCStatus() *status.Status {
 // Timeout reports whether a limit fired. It is what [net.Error] asks for.
 func (e *Error) Timeout() bool { return errors.Is(e.Err, context.DeadlineExceeded) }
 
-// Temporary is true: the next call may fare better. It is what [net.Error] asks for.
-func (e *Error) Temporary() bool { return true }
-
 // callError is what the caller of a call that came to o gets.
 func callError(u *pillion.Upstream, o *pillion.Outcome, retried bool) error {
 	if o.Err == nil {

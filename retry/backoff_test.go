@@ -16,7 +16,7 @@ import (
 )
 
 // ready gives the policy that cfg is made into.
-func ready(t *testing.T, cfg Config) *policy {
+func ready(t *testing.T, cfg Config) *envoyRule {
 	t.Helper()
 	p, err := cfg.compile()
 	if err != nil {

@@ -152,7 +152,7 @@ func checkBudget(policy string, b *Budget, s *pillion.Site) error {
 }
 
 // compile checks the configuration and makes it quick to use.
-func (c Config) compile() (*policy, error) {
+func (c Config) compile() (*envoyRule, error) {
 	on, err := parseStrict(c.On)
 	bad := []error{err, c.checkNumbers(), c.checkConditions(on), c.checkLists(on), c.checkWaits()}
 	headers, err := compileHeaders("RetriableHeaders", c.RetriableHeaders)
@@ -169,7 +169,7 @@ func (c Config) compile() (*policy, error) {
 	if c.standard() {
 		on = conditions{is: byDefault, idempotent: true}
 	}
-	return &policy{
+	return &envoyRule{
 		on: on, when: c.When, refused: c.RetryRefused, most: c.NumRetries,
 		statusCodes: slices.Clone(c.RetriableStatusCodes), headers: headers, requestHeaders: requestHeaders,
 		base: c.BaseInterval, max: c.MaxInterval, source: c.BackOff, random: c.Rand,

@@ -248,7 +248,7 @@ func FuzzEnvoyHeaders(f *testing.F) {
 				header[envoyHeaders[i]] = []string{value, value}
 			}
 		}
-		var heard *policy
+		var heard *envoyRule
 		probe := probing(func(c *pillion.Call) *pillion.Outcome {
 			heard = base.heeding(c)
 			o := &pillion.Outcome{Code: code, Detail: envoy.ViaUpstream}

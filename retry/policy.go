@@ -12,8 +12,8 @@ import (
 	"github.com/pillion-go/pillion/envoy"
 )
 
-// policy is a Config that is ready for use: Envoy's rules.
-type policy struct {
+// envoyRule is a Config that is ready for use: Envoy's rules.
+type envoyRule struct {
 	on             conditions
 	when           func(*pillion.Outcome) bool // nil for none
 	refused        bool
@@ -29,7 +29,7 @@ type policy struct {
 }
 
 // again applies the conditions.
-func (p *policy) again(c *pillion.Call, o *pillion.Outcome) bool {
+func (p *envoyRule) again(c *pillion.Call, o *pillion.Outcome) bool {
 	switch {
 	case o.Is.Any(pillion.Cancelled | pillion.Invalid):
 		return false
@@ -46,7 +46,7 @@ func (p *policy) again(c *pillion.Call, o *pillion.Outcome) bool {
 
 // byWords applies the words. A response with x-envoy-ratelimited is a matter of
 // envoy-ratelimited alone.
-func (p *policy) byWords(c *pillion.Call, o *pillion.Outcome) bool {
+func (p *envoyRule) byWords(c *pillion.Call, o *pillion.Outcome) bool {
 	matches := p.matches(c, o)
 	if !matches && !p.on.rateLimited {
 		return false
@@ -58,7 +58,7 @@ func (p *policy) byWords(c *pillion.Call, o *pillion.Outcome) bool {
 }
 
 // byWhen asks the program, unless the time of the call is over.
-func (p *policy) byWhen(o *pillion.Outcome) bool { return p.when != nil && !timeOver(o) && p.when(o) }
+func (p *envoyRule) byWhen(o *pillion.Outcome) bool { return p.when != nil && !timeOver(o) && p.when(o) }
 
 // pushback is what a gRPC server asks of those who would try again: a wait, which
 // takes the place of every other, or that they stop, which is also what a value means that
@@ -76,7 +76,7 @@ func pushback(c *pillion.Call, o *pillion.Outcome) (wait time.Duration, asked, s
 }
 
 // matches reports whether o meets one of the conditions.
-func (p *policy) matches(c *pillion.Call, o *pillion.Outcome) bool {
+func (p *envoyRule) matches(c *pillion.Call, o *pillion.Outcome) bool {
 	return o.Is.Any(p.on.is) ||
 		(p.on.statusCodes && slices.Contains(p.statusCodes, o.Code)) ||
 		(p.on.headers && hasHead(c, o) && anyMatches(p.headers, func(name string) []string {
@@ -105,12 +105,12 @@ func hasHead(c *pillion.Call, o *pillion.Outcome) bool {
 }
 
 // concerns reports whether any outcome of the call could be retried.
-func (p *policy) concerns(c *pillion.Call) bool {
+func (p *envoyRule) concerns(c *pillion.Call) bool {
 	return (p.on.some() || p.when != nil) && p.eligible(c)
 }
 
 // eligible reports whether the call may be retried at all.
-func (p *policy) eligible(c *pillion.Call) bool {
+func (p *envoyRule) eligible(c *pillion.Call) bool {
 	if p.on.idempotent && !c.Idempotent() {
 		return false
 	}
@@ -118,7 +118,7 @@ func (p *policy) eligible(c *pillion.Call) bool {
 }
 
 // begin finds the source of the call's waits.
-func (p *policy) begin(c *pillion.Call) (most int, wait waiter) {
+func (p *envoyRule) begin(c *pillion.Call) (most int, wait waiter) {
 	next := p.exponential
 	if source := p.newSource(); source != nil {
 		source.Reset()
@@ -139,7 +139,7 @@ func (p *policy) begin(c *pillion.Call) (most int, wait waiter) {
 	}
 }
 
-func (p *policy) newSource() backoff.BackOff {
+func (p *envoyRule) newSource() backoff.BackOff {
 	if p.source == nil {
 		return nil
 	}
@@ -147,7 +147,7 @@ func (p *policy) newSource() backoff.BackOff {
 }
 
 // exponential is Envoy's jittered back-off before retry n.
-func (p *policy) exponential(n int) (wait time.Duration, ok bool) {
+func (p *envoyRule) exponential(n int) (wait time.Duration, ok bool) {
 	ceiling := p.max
 	if shift := n - 1; p.base <= p.max>>shift { // and so the product does not overflow
 		ceiling = p.base << shift
@@ -156,7 +156,7 @@ func (p *policy) exponential(n int) (wait time.Duration, ok bool) {
 }
 
 // asked is the wait that an answer asks for.
-func (p *policy) asked(c *pillion.Call, o *pillion.Outcome) (wait time.Duration, ok bool) {
+func (p *envoyRule) asked(c *pillion.Call, o *pillion.Outcome) (wait time.Duration, ok bool) {
 	for _, h := range p.reset {
 		value, there := c.ResponseHeader(o, h.Name)
 		if !there {
@@ -171,9 +171,9 @@ func (p *policy) asked(c *pillion.Call, o *pillion.Outcome) (wait time.Duration,
 
 // spread adds up to a half to a wait that was asked for, so that callers who were
 // asked for the same do not come back at once.
-func (p *policy) spread(wait time.Duration) time.Duration {
+func (p *envoyRule) spread(wait time.Duration) time.Duration {
 	extra := time.Duration(float64(wait/2) * p.random())
 	return wait + min(extra, math.MaxInt64-wait)
 }
 
-func (p *policy) waited(int, *pillion.Outcome) {}
+func (p *envoyRule) waited(int, *pillion.Outcome) {}

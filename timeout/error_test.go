@@ -57,7 +57,7 @@ func TestErrorThroughAClient(t *testing.T) {
 				var limit *Error
 				var network net.Error
 				switch {
-				case !errors.As(err, &wrapped) || !wrapped.Timeout() || !wrapped.Temporary():
+				case !errors.As(err, &wrapped) || !wrapped.Timeout():
 					t.Errorf("got %#v, want an url.Error that is a time-out", err)
 				case !errors.As(err, &limit) || *limit != tc.want:
 					t.Errorf("got %+v, want %+v", limit, tc.want)
