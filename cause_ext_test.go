@@ -13,6 +13,7 @@ import (
 	"github.com/pillion-go/pillion/breaker"
 	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -25,7 +26,7 @@ type phase struct {
 	// world plays a server, and closes reached when the call has come to the phase.
 	world func(t *testing.T, reached chan<- struct{}) *world
 	retry retry.Config
-	http  pillion.HTTP
+	http  pillion.Options
 	head  bool // the response's headers have come by then
 	again bool // and a retry is scheduled
 }
@@ -60,7 +61,7 @@ func phases() []phase {
 		{name: "within the body", retry: none, world: silentAfter(request, say("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart")), head: true},
 		{name: "the back-off", retry: after, world: silentAfter(request, say(unavailable+"Content-Length: 2\r\n\r\nno")), again: true},
 		{
-			name: "discarding", retry: after, http: pillion.HTTP{DrainTime: time.Minute}, again: true,
+			name: "discarding", retry: after, http: pillion.Options{DrainTime: time.Minute}, again: true,
 			world: silentAfter(request, say(unavailable+"Content-Length: 100\r\n\r\npart")),
 		},
 	}
@@ -77,8 +78,8 @@ func TestCause(t *testing.T) {
 				w := test.world(t, reached)
 				l := newLedger(t)
 				scheduled := make(chan struct{}, 1)
-				hear := pillion.Listener(func(_ context.Context, e pillion.Event) {
-					if e.Kind == pillion.EventRetryScheduled {
+				hear := pillion.Listener(func(_ context.Context, e policy.Event) {
+					if e.Kind == policy.EventRetryScheduled {
 						scheduled <- struct{}{}
 					}
 				})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // Do calls work under the upstream's policies, for protocols that have no
@@ -14,7 +15,7 @@ import (
 // policies set; work that does not heed it is waited for, and its late result is
 // dropped for a [*TimeoutError].
 //
-// An error counts as [Failed] to the policies; one that says more is understood: a
+// An error counts as [policy.Failed] to the policies; one that says more is understood: a
 // time-out, a refused connection, a reset. A nil error is a success. By default
 // nothing is retried, since work may not be safe to run twice: [WithIdempotent] says that it
 // is. A retry policy with conditions of its own decides as for HTTP, "5xx" meaning any
@@ -56,30 +57,30 @@ func WithIdempotent(ctx context.Context) context.Context {
 	if ctx == nil {
 		panic("pillion: WithIdempotent: nil context")
 	}
-	return withIdempotent(ctx)
+	return policy.WithIdempotent(ctx)
 }
 
 // funcCall is a call of a plain function.
 type funcCall[T any] struct {
-	frame Frame
+	frame policy.Frame
 	work  func(context.Context) (T, error)
 }
 
 // funcCall implements these. They are found by their methods.
 var _ interface {
-	Exchange
-	Unary
-	Repeater
+	policy.Exchange
+	policy.Unary
+	policy.Repeater
 } = (*funcCall[int])(nil)
 
 // Request says only that it is a function.
-func (x *funcCall[T]) Request() Request { return Request{Protocol: ProtocolFunc} }
+func (x *funcCall[T]) Request() policy.Request { return policy.Request{Protocol: policy.ProtocolFunc} }
 
 // Unary is true: a function returns once.
 func (x *funcCall[T]) Unary() bool { return true }
 
 // Try calls the function once.
-func (x *funcCall[T]) Try(ctx context.Context, _ *Attempt, o *Outcome) {
+func (x *funcCall[T]) Try(ctx context.Context, _ *policy.Attempt, o *policy.Outcome) {
 	o.Value, o.Err = x.work(ctx)
 	if o.Err == nil {
 		o.Detail = envoy.ViaUpstream
@@ -88,31 +89,31 @@ func (x *funcCall[T]) Try(ctx context.Context, _ *Attempt, o *Outcome) {
 
 // Explain understands what the network's errors mean, and passes all errors on
 // as they are.
-func (x *funcCall[T]) Explain(_ *Attempt, o *Outcome, err error) {
+func (x *funcCall[T]) Explain(_ *policy.Attempt, o *policy.Outcome, err error) {
 	is, detail := functionFailure(err)
 	o.Blame(err, is, detail)
 }
 
 // functionFailure classifies the error of a function: what the network did to it
 // where it says so, else a failure that stands for a 5xx.
-func functionFailure(err error) (Condition, *envoy.Detail) {
+func functionFailure(err error) (policy.Condition, *envoy.Detail) {
 	if errors.Is(err, context.Canceled) {
-		return Cancelled, envoy.CallerGone
+		return policy.Cancelled, envoy.CallerGone
 	}
 	if is, detail, ok := networkFailure(err); ok {
 		return is, detail
 	}
-	return Failed | Status5xx, nil
+	return policy.Failed | policy.Status5xx, nil
 }
 
 // RequestHeader is empty: a function has none.
 func (x *funcCall[T]) RequestHeader(string) []string { return nil }
 
 // Header gives a header that goes nowhere.
-func (x *funcCall[T]) Header(*Attempt) Header { return noHeader{} }
+func (x *funcCall[T]) Header(*policy.Attempt) policy.Header { return noHeader{} }
 
 // ResponseHeader is empty: a function has none.
-func (x *funcCall[T]) ResponseHeader(*Outcome, string) []string { return nil }
+func (x *funcCall[T]) ResponseHeader(*policy.Outcome, string) []string { return nil }
 
 // Idempotent is false: only [WithIdempotent] says otherwise.
 func (x *funcCall[T]) Idempotent() bool { return false }

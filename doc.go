@@ -18,8 +18,8 @@
 //	resp, err := client.Get("http://recipes/1")
 //
 // The same upstream, and so the same breaker and the same limits, serves HTTP
-// ([Upstream.Transport]), plain functions ([Do]), and any protocol that somebody writes an
-// [Exchange] for.
+// ([Upstream.Transport], [Upstream.Handler]), plain functions ([Do]), and gRPC (package
+// pilliongrpc).
 //
 // # Order
 //
@@ -41,38 +41,17 @@
 // *limits.FullError), a limit on time a [*TimeoutError], what the network or the upstream did
 // an [*UpstreamError]. [WithInfo] tells a caller attempts, response flags, details and
 // endpoint, of good calls too. A [Listener] hears of everything as it happens; [Log] is
-// one that writes to log/slog. With [HTTP] LocalReplies an HTTP client gets the responses
+// one that writes to log/slog. With [Options] LocalReplies an HTTP client gets the responses
 // that Envoy would have given, in place of errors.
 //
 // # Ends
 //
 // A call ends when its body does. Until then its place in the limits is held, its
 // total limit runs, and nothing that it needs is cancelled; so an answer's body must be read to
-// the end or closed, as always. Policies hear of the end with [Outcome.OnEnd].
+// the end or closed, as always. Policies hear of the end with [policy.Outcome.OnEnd].
 //
 // # Writing a policy
 //
-// A policy wraps a [Func], which makes attempts. It is wrapped once for each upstream; what belongs
-// to one call is kept in the [Call]:
-//
-//	type Stopwatch struct{ Report func(upstream string, d time.Duration) }
-//
-//	func (w Stopwatch) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
-//		began, epoch := s.Slot(), time.Now()
-//		stop := func(c *pillion.Call, _ *pillion.Outcome) {
-//			w.Report(c.Upstream(), time.Since(epoch)-time.Duration(c.State(began).N))
-//		}
-//		return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
-//			c.State(began).N = int64(time.Since(epoch))
-//			o := next(ctx, c)
-//			o.OnEnd(c, stop)
-//			return o
-//		}, nil
-//	}
-//
-// The slot and the hook are made once, so that a call costs no allocation; a closure would
-// work too. Outside retry a policy sees calls, inside it attempts. At the end Outcome.Is tells
-// in this order what became of it: [Refused], [Cancelled], [Timeout], [Failure], else a
-// success; [Discarded] marks an answer that was thrown away for another attempt. If next panics no
-// hook was registered: what must be given back needs a defer as well.
+// Package policy has what a policy is made of, and an example. What Envoy has words for, response
+// flags and details, is in package envoy.
 package pillion

@@ -4,17 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"github.com/pillion-go/pillion/envoy"
 	"net/http"
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // HTTP configures how an upstream speaks HTTP. It is a [Policy] in form, so that
 // it is given to [New] like all other configuration; its place among the others does
 // not matter. The zero value is what an upstream without it has.
-type HTTP struct {
+type Options struct {
 	// LocalReplies answers with the response that an Envoy sidecar would have given,
 	// where otherwise the round trip returns an error: 503 and "upstream connect error
 	// or disconnect/reset before headers" for a refused call, 504 for a time-out, and so
@@ -74,22 +76,22 @@ const (
 type optionsKey struct{}
 
 // Wrap has attempts carry what the configuration asks for.
-func (h HTTP) Wrap(s *Site, next Func) (Func, error) {
+func (h Options) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	var bad []error
 	if !s.Claim(optionsKey{}) {
-		bad = append(bad, errors.New("pillion: HTTP: it is given more than once, and only one would hold; write one with all the fields"))
+		bad = append(bad, errors.New("pillion: Options: it is given more than once, and only one would hold; write one with all the fields"))
 	}
 	if h.ReplayBuffer < 0 {
-		bad = append(bad, fmt.Errorf("pillion: HTTP.ReplayBuffer: %d is negative", h.ReplayBuffer))
+		bad = append(bad, fmt.Errorf("pillion: Options.ReplayBuffer: %d is negative", h.ReplayBuffer))
 	}
 	if h.DrainBytes < 0 {
-		bad = append(bad, fmt.Errorf("pillion: HTTP.DrainBytes: %d is negative", h.DrainBytes))
+		bad = append(bad, fmt.Errorf("pillion: Options.DrainBytes: %d is negative", h.DrainBytes))
 	}
 	if h.DrainTime < 0 {
-		bad = append(bad, fmt.Errorf("pillion: HTTP.DrainTime: %v is negative", h.DrainTime))
+		bad = append(bad, fmt.Errorf("pillion: Options.DrainTime: %v is negative", h.DrainTime))
 	}
 	if h.DrainTime > 0 && h.DrainTime < time.Millisecond {
-		bad = append(bad, fmt.Errorf("pillion: HTTP.DrainTime: %v is below 1ms; did you forget the unit, as in %d * time.Millisecond?",
+		bad = append(bad, fmt.Errorf("pillion: Options.DrainTime: %v is below 1ms; did you forget the unit, as in %d * time.Millisecond?",
 			h.DrainTime, int64(h.DrainTime)))
 	}
 	s.KeepBodies(h.ReplayBuffer)
@@ -97,7 +99,7 @@ func (h HTTP) Wrap(s *Site, next Func) (Func, error) {
 	return next, errors.Join(bad...)
 }
 
-func (h HTTP) withDefaults() HTTP {
+func (h Options) withDefaults() Options {
 	if h.DrainBytes == 0 {
 		h.DrainBytes = defaultDrainBytes
 	}
@@ -108,7 +110,7 @@ func (h HTTP) withDefaults() HTTP {
 }
 
 // prepare makes the attempt's header what the configuration says.
-func (h HTTP) prepare(a *Attempt) {
+func (h Options) prepare(a *policy.Attempt) {
 	if h.Sidecar {
 		tellSidecar(a)
 	}
@@ -126,7 +128,7 @@ func (h HTTP) prepare(a *Attempt) {
 }
 
 // tellSidecar turns the sidecar's retries off and passes it the remaining time.
-func tellSidecar(a *Attempt) {
+func tellSidecar(a *policy.Attempt) {
 	a.Header().Set(envoy.MaxRetriesHeader, "0")
 	if left, limited := a.TimeLeft(); limited {
 		a.Header().Set(envoy.TimeoutHeader, envoy.Milliseconds(left))
@@ -218,7 +220,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 // closed, between attempts too.
 func (t *transport) cancelable(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(req.Context())
-	ended := func(*Call, *Outcome) { cancel(nil) }
+	ended := func(*policy.Call, *policy.Outcome) { cancel(nil) }
 	with := req.WithContext(ctx)
 	closed := with.Cancel //nolint:staticcheck // callers still use it
 	with.Cancel = nil     //nolint:staticcheck // likewise
@@ -246,7 +248,7 @@ func (t *transport) cancelable(req *http.Request) (*http.Response, error) {
 var errCancelClosed = errors.New("pillion: the request's Cancel was closed")
 
 // roundTrip makes one call. ended, if there is one, is called when the call has ended.
-func (t *transport) roundTrip(req *http.Request, ended Hook) (*http.Response, error) {
+func (t *transport) roundTrip(req *http.Request, ended policy.Hook) (*http.Response, error) {
 	x := t.newCall(req)
 	o := x.invoke()
 	if o.Err != nil {
@@ -276,9 +278,9 @@ func (t *transport) roundTrip(req *http.Request, ended Hook) (*http.Response, er
 
 // failed is the result of a call without a response: a local reply if the caller asked for
 // such and is not gone, else the error.
-func (t *transport) failed(req *http.Request, o *Outcome, attempts int) (*http.Response, error) {
+func (t *transport) failed(req *http.Request, o *policy.Outcome, attempts int) (*http.Response, error) {
 	detail := o.Detail
-	if o.Is.Any(Informational) {
+	if o.Is.Any(policy.Informational) {
 		detail = detail.BeforeResponse()
 	}
 	if !t.upstream.options.LocalReplies || detail.LocalStatus() == 0 || req.Context().Err() != nil {

@@ -3,12 +3,14 @@ package pillion
 import (
 	"io"
 	"net/http"
+
+	"github.com/pillion-go/pillion/policy"
 )
 
 // body is the body of a response whose end matters to a policy, together with what its attempt
 // leaves behind.
 type body struct {
-	stream Stream
+	stream policy.Stream
 	wire   wireContext // what net/http reports of the attempt
 	inner  io.ReadCloser
 }
@@ -29,7 +31,7 @@ func (u upgraded) CloseWrite() error {
 }
 
 // NewStream returns the stream of an attempt, which has room for its body.
-func (x *httpCall) NewStream(c *Attempt) *Stream {
+func (x *httpCall) NewStream(c *policy.Attempt) *policy.Stream {
 	a := attemptOf(c)
 	a.body = &body{}
 	return &a.body.stream
@@ -37,7 +39,7 @@ func (x *httpCall) NewStream(c *Attempt) *Stream {
 
 // hand puts the wrapper around the body of an open response. From then on the
 // attempt must not be touched.
-func hand(c *Attempt, resp *http.Response) {
+func hand(c *policy.Attempt, resp *http.Response) {
 	_ = c.Stream()
 	b, inner := attemptOf(c).body, resp.Body
 	b.inner = inner
@@ -79,7 +81,7 @@ func (b *body) Close() error { return b.stream.Close(b.inner.Close) }
 
 // Discard reads a small rest of a response that will not be read, so that its
 // connection can be used again, and cuts off a large or slow one.
-func (x *httpCall) Discard(c *Attempt, _ *Outcome) {
+func (x *httpCall) Discard(c *policy.Attempt, _ *policy.Outcome) {
 	a := attemptOf(c)
 	resp := a.resp // not o.Value, which a policy can take away
 	a.freeze()

@@ -10,12 +10,13 @@ import (
 	"sync/atomic"
 
 	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // httpCall is one HTTP call: the Exchange, and in the same allocation the
 // storage of the engine and of the first attempt.
 type httpCall struct {
-	frame     Frame
+	frame     policy.Frame
 	ctx       context.Context //nolint:containedctx // the caller's, for the length of the call
 	transport *transport
 	req       *http.Request
@@ -27,19 +28,19 @@ type httpCall struct {
 
 // httpCall implements all of these. They are found by their methods.
 var _ interface {
-	Exchange
-	Repeater
-	Discarder
-	Successor
-	Storage
-	Blamer
-	ConnectionObserver
-	EarlyObserver
+	policy.Exchange
+	policy.Repeater
+	policy.Discarder
+	policy.Successor
+	policy.Storage
+	policy.Blamer
+	policy.ConnectionObserver
+	policy.EarlyObserver
 } = (*httpCall)(nil)
 
 // httpAttempt is what one attempt adds to its Attempt.
 type httpAttempt struct {
-	of      *Attempt
+	of      *policy.Attempt
 	guarded bool        // its context ends with it
 	header  http.Header // the attempt's own; nil while it is the caller's
 	body    *body       // with the attempt's stream; nil for none
@@ -87,7 +88,7 @@ func (x *httpCall) Recycle() {
 func hasBody(req *http.Request) bool { return req.Body != nil && req.Body != http.NoBody }
 
 // invoke makes the call. The caller's body is closed also when a policy panics.
-func (x *httpCall) invoke() *Outcome {
+func (x *httpCall) invoke() *policy.Outcome {
 	defer x.closeUnsentBody()
 	return x.frame.Invoke(x.ctx)
 }
@@ -114,8 +115,8 @@ func (x *httpCall) closeUnsentBody() {
 }
 
 // Request describes the request.
-func (x *httpCall) Request() Request {
-	r := Request{Protocol: ProtocolHTTP, Method: x.method(), Authority: x.req.Host}
+func (x *httpCall) Request() policy.Request {
+	r := policy.Request{Protocol: policy.ProtocolHTTP, Method: x.method(), Authority: x.req.Host}
 	if u := x.req.URL; u != nil {
 		r.Path = u.Path
 		if r.Authority == "" {
@@ -133,14 +134,14 @@ func (x *httpCall) method() string {
 }
 
 // Try sends the request once.
-func (x *httpCall) Try(ctx context.Context, c *Attempt, o *Outcome) {
+func (x *httpCall) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome) {
 	a := attemptOf(c)
 	a.guarded = c.Guarded()
 	c.Prepare()
 	ctx = x.traced(ctx, a)
 	req, err := x.request(ctx, a)
 	if err != nil {
-		o.Blame(err, Invalid, nil)
+		o.Blame(err, policy.Invalid, nil)
 		return
 	}
 	if c.Observed() && req.URL != nil && c.Call().Endpoint() == "" {
@@ -235,27 +236,27 @@ var (
 // tookTooLong reports whether ctx was ended by the total limit of its call.
 func tookTooLong(ctx context.Context) bool {
 	limit, ok := errors.AsType[*TimeoutError](context.Cause(ctx))
-	return ok && (limit.Scope == ScopeTotal || limit.Scope == ScopeCaller)
+	return ok && (limit.Scope == policy.ScopeTotal || limit.Scope == policy.ScopeCaller)
 }
 
 // CausedByCaller reports whether a limit that fired waited for the caller: for the next
 // part of the request's body.
-func (x *httpCall) CausedByCaller(Scope) bool {
+func (x *httpCall) CausedByCaller(policy.Scope) bool {
 	s := x.sending.Load()
 	return s != nil && s.silent()
 }
 
 // Unconnected reports whether the attempt surely never had a connection.
-func (x *httpCall) Unconnected(c *Attempt) bool {
+func (x *httpCall) Unconnected(c *policy.Attempt) bool {
 	s := attemptOf(c).wire.state()
 	return s.has(wireAsked) && !s.has(wireConnected)
 }
 
 // ReceivedEarly reports whether a 1xx response of the attempt arrived.
-func (x *httpCall) ReceivedEarly(c *Attempt) bool { return attemptOf(c).wire.informational() }
+func (x *httpCall) ReceivedEarly(c *policy.Attempt) bool { return attemptOf(c).wire.informational() }
 
 // attemptOf returns what belongs to c.
-func attemptOf(c *Attempt) *httpAttempt {
+func attemptOf(c *policy.Attempt) *httpAttempt {
 	return c.Attached().(*httpAttempt) //nolint:forcetypeassert // newCall and NewAttempt attached it
 }
 
@@ -272,16 +273,16 @@ func (x *httpCall) unusable(resp *http.Response) error {
 
 // answered says in o that the answer's head is there. One without a body is over,
 // unless more of a kept request body may still be read for it.
-func (x *httpCall) answered(c *Attempt, o *Outcome, resp *http.Response) {
+func (x *httpCall) answered(c *policy.Attempt, o *policy.Outcome, resp *http.Response) {
 	a := attemptOf(c)
 	a.resp, resp.Request = resp, x.req
 	if resp.Body == nil {
 		resp.Body = http.NoBody
 	}
-	o.Value, o.Code, o.Is, o.Detail = resp, resp.StatusCode, HTTPCondition(resp.StatusCode), envoy.ViaUpstream
+	o.Value, o.Code, o.Is, o.Detail = resp, resp.StatusCode, policy.HTTPCondition(resp.StatusCode), envoy.ViaUpstream
 	if a.wire != nil {
 		if a.wire.informational() {
-			o.Is |= Informational
+			o.Is |= policy.Informational
 		}
 		a.wire.release()
 	}
@@ -289,7 +290,7 @@ func (x *httpCall) answered(c *Attempt, o *Outcome, resp *http.Response) {
 		return
 	}
 	if resp.StatusCode == http.StatusSwitchingProtocols || x.req.Method == http.MethodConnect && resp.StatusCode/100 == 2 {
-		o.Is |= Upgraded
+		o.Is |= policy.Upgraded
 	}
 	c.Open()
 }
@@ -442,9 +443,9 @@ func (x *httpCall) Idempotent() bool {
 }
 
 // NewAttempt returns the storage of the next attempt.
-func (x *httpCall) NewAttempt(from *Attempt) *Attempt {
+func (x *httpCall) NewAttempt(from *policy.Attempt) *policy.Attempt {
 	next := &struct {
-		of Attempt
+		of policy.Attempt
 		a  httpAttempt
 	}{}
 	next.a.of = &next.of
@@ -459,7 +460,7 @@ func (x *httpCall) NewAttempt(from *Attempt) *Attempt {
 func (x *httpCall) RequestHeader(name string) []string { return headerValues(x.req.Header, name) }
 
 // Header copies the caller's header for one attempt.
-func (x *httpCall) Header(c *Attempt) Header {
+func (x *httpCall) Header(c *policy.Attempt) policy.Header {
 	a := attemptOf(c)
 	if a.header == nil {
 		a.header = copyHeader(x.req.Header)
@@ -468,7 +469,7 @@ func (x *httpCall) Header(c *Attempt) Header {
 }
 
 // ResponseHeader reads an answer's header.
-func (x *httpCall) ResponseHeader(o *Outcome, name string) []string {
+func (x *httpCall) ResponseHeader(o *policy.Outcome, name string) []string {
 	resp, ok := o.Value.(*http.Response)
 	if !ok {
 		return nil

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/internal/respwriter"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // Handler returns a handler that serves requests under the upstream's policies, with next;
@@ -95,8 +96,8 @@ func (u *Upstream) serve(next http.Handler, w http.ResponseWriter, r *http.Reque
 
 // serverCall is one request that is being served.
 type serverCall struct {
-	frame    Frame
-	first    *Attempt
+	frame    policy.Frame
+	first    *policy.Attempt
 	upstream *Upstream
 	ctx      context.Context //nolint:containedctx // the server's, for the length of the call
 	next     http.Handler
@@ -116,14 +117,14 @@ type serverCall struct {
 
 // serverCall implements these. They are found by their methods.
 var _ interface {
-	Exchange
-	Blamer
-	LimitObserver
+	policy.Exchange
+	policy.Blamer
+	policy.LimitObserver
 } = (*serverCall)(nil)
 
 // Request describes the request.
-func (x *serverCall) Request() Request {
-	r := Request{Protocol: ProtocolHTTP, Method: x.req.Method, Authority: x.req.Host}
+func (x *serverCall) Request() policy.Request {
+	r := policy.Request{Protocol: policy.ProtocolHTTP, Method: x.req.Method, Authority: x.req.Host}
 	if x.req.URL != nil {
 		r.Path = x.req.URL.Path
 	}
@@ -131,7 +132,7 @@ func (x *serverCall) Request() Request {
 }
 
 // Try has the handler serve the request.
-func (x *serverCall) Try(ctx context.Context, c *Attempt, o *Outcome) {
+func (x *serverCall) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome) {
 	if x.serve(ctx, c, o) {
 		x.classify(ctx, c, o)
 	}
@@ -141,7 +142,7 @@ func (x *serverCall) Try(ctx context.Context, c *Attempt, o *Outcome) {
 }
 
 // serve is not ok when the handler panicked.
-func (x *serverCall) serve(ctx context.Context, c *Attempt, o *Outcome) (ok bool) {
+func (x *serverCall) serve(ctx context.Context, c *policy.Attempt, o *policy.Outcome) (ok bool) {
 	stop := x.watch(ctx, c)
 	defer func() {
 		stop()
@@ -162,7 +163,7 @@ func (x *serverCall) serve(ctx context.Context, c *Attempt, o *Outcome) (ok bool
 
 // watch watches what the handler waits for. The engine calls LimitFired when a limit of the
 // call fires; watch has it called for other ends of ctx, those of middleware and policies.
-func (x *serverCall) watch(ctx context.Context, c *Attempt) (stop func() bool) {
+func (x *serverCall) watch(ctx context.Context, c *policy.Attempt) (stop func() bool) {
 	server, own := x.ctx, c.Guarded()
 	_, others := server.Deadline()
 	others = others || !own && ctx != server && ctx.Done() != server.Done()
@@ -193,28 +194,28 @@ func (x *serverCall) request(ctx context.Context) *http.Request {
 }
 
 // classify makes o the outcome of a handler that returned.
-func (x *serverCall) classify(ctx context.Context, c *Attempt, o *Outcome) {
+func (x *serverCall) classify(ctx context.Context, c *policy.Attempt, o *policy.Outcome) {
 	inTime := x.w.Begun() && !x.late
 	if err := ctx.Err(); err != nil && !inTime {
 		o.Err = err
 		return
 	}
 	o.Code = x.status()
-	o.Is, o.Detail = HTTPCondition(o.Code), envoy.ViaUpstream
+	o.Is, o.Detail = policy.HTTPCondition(o.Code), envoy.ViaUpstream
 	if o.Code == http.StatusSwitchingProtocols {
-		o.Is |= Upgraded
+		o.Is |= policy.Upgraded
 	}
-	theirs := x.fault != nil && o.Is.Any(Failure)
+	theirs := x.fault != nil && o.Is.Any(policy.Failure)
 	switch {
 	case (x.broken || theirs) && x.client.gone():
 		c.Canceled(o)
 	case theirs:
-		o.Blame(fmt.Errorf("pillion: the request's body cannot be read: %w", x.fault), Cancelled, nil)
+		o.Blame(fmt.Errorf("pillion: the request's body cannot be read: %w", x.fault), policy.Cancelled, nil)
 	}
 }
 
 // ended makes o the outcome of a handler that did not return.
-func (x *serverCall) ended(o *Outcome, p any) {
+func (x *serverCall) ended(o *policy.Outcome, p any) {
 	if p == nil {
 		return // it ended its goroutine: nothing that follows runs
 	}
@@ -224,30 +225,32 @@ func (x *serverCall) ended(o *Outcome, p any) {
 	case x.client.gone(), p == http.ErrAbortHandler && x.ctx.Err() != nil: //nolint:errorlint // as the server compares
 		o.Err = x.panic // a proxy whose client has disconnected ends so
 	case tooLarge, x.client.fault() != nil:
-		o.Blame(x.panic, Cancelled, nil)
+		o.Blame(x.panic, policy.Cancelled, nil)
 	case p == http.ErrAbortHandler: //nolint:errorlint // as the server compares
-		o.Blame(x.panic, Failed|Reset, nil)
+		o.Blame(x.panic, policy.Failed|policy.Reset, nil)
 	default:
-		o.Blame(x.panic, Failed|Status5xx, nil)
+		o.Blame(x.panic, policy.Failed|policy.Status5xx, nil)
 	}
 }
 
 // CausedByCaller reports whether the client caused a limit to fire: it named the deadline
 // itself, or it kept the handler waiting. The deadline of the request's context is the
 // service's own.
-func (x *serverCall) CausedByCaller(scope Scope) bool {
-	named := scope == ScopeCaller && !errors.Is(x.ctx.Err(), context.DeadlineExceeded)
+func (x *serverCall) CausedByCaller(scope policy.Scope) bool {
+	named := scope == policy.ScopeCaller && !errors.Is(x.ctx.Err(), context.DeadlineExceeded)
 	return named || x.client.slow
 }
 
 // Explain has nothing to add: the context's errors are explained by the engine.
-func (x *serverCall) Explain(_ *Attempt, o *Outcome, err error) { o.Blame(err, Failed, nil) }
+func (x *serverCall) Explain(_ *policy.Attempt, o *policy.Outcome, err error) {
+	o.Blame(err, policy.Failed, nil)
+}
 
 // RequestHeader reads the request's header.
 func (x *serverCall) RequestHeader(name string) []string { return headerValues(x.req.Header, name) }
 
 // Header copies the request's header for the handler.
-func (x *serverCall) Header(*Attempt) Header {
+func (x *serverCall) Header(*policy.Attempt) policy.Header {
 	if x.header == nil {
 		x.header = copyHeader(x.req.Header)
 	}
@@ -255,13 +258,13 @@ func (x *serverCall) Header(*Attempt) Header {
 }
 
 // ResponseHeader reads the header of the answer.
-func (x *serverCall) ResponseHeader(_ *Outcome, name string) []string {
+func (x *serverCall) ResponseHeader(_ *policy.Outcome, name string) []string {
 	return x.w.Wrapped().Header().Values(name)
 }
 
 // reply sends the response that Envoy sends in the upstream's place. It goes to the server's
 // own writer: no limit applies to it any more.
-func (x *serverCall) reply(o *Outcome) {
+func (x *serverCall) reply(o *policy.Outcome) {
 	if x.client.gone() {
 		return
 	}
@@ -290,12 +293,12 @@ func (x *serverCall) reply(o *Outcome) {
 }
 
 // localReply returns the status and the text of a local reply.
-func localReply(o *Outcome) (status int, text string) {
+func localReply(o *policy.Outcome) (status int, text string) {
 	if status, text = o.Detail.LocalReply(false); status != 0 {
 		return status, text
 	}
 	status = http.StatusInternalServerError // of a policy for which Envoy has no word
-	if o.Is.Any(Refused) {
+	if o.Is.Any(policy.Refused) {
 		status = http.StatusServiceUnavailable
 	}
 	return status, http.StatusText(status)

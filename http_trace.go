@@ -10,6 +10,8 @@ import (
 	"net/textproto"
 	"sync"
 	"sync/atomic"
+
+	"github.com/pillion-go/pillion/policy"
 )
 
 // wire observes one attempt inside net/http: what became of its connection, and whether a
@@ -70,7 +72,7 @@ func (w *wire) informational() bool {
 
 // value returns the trace for the key under which package httptrace looks for it, in a
 // context that is made from parent, of an attempt with that stream.
-func (w *wire) value(parent context.Context, stream *Stream, key any) any {
+func (w *wire) value(parent context.Context, stream *policy.Stream, key any) any {
 	if key != traceKey || w.transport == nil {
 		return nil
 	}
@@ -86,7 +88,7 @@ func (w *wire) value(parent context.Context, stream *Stream, key any) any {
 
 // begin makes the trace. Traces are used again only if net/http alone calls them, and
 // only without the hooks of the caller, which package httptrace adds for good.
-func (w *wire) begin(parent context.Context, stream *Stream) *wireTrace {
+func (w *wire) begin(parent context.Context, stream *policy.Stream) *wireTrace {
 	var t *wireTrace
 	var pool *sync.Pool
 	caller := httptrace.ContextClientTrace(parent) != nil
@@ -127,7 +129,7 @@ func (w *wire) release() {
 type wireContext struct {
 	context.Context //nolint:containedctx // it is one
 	wire            wire
-	stream          *Stream // of the attempt; nil if the engine does not guard it
+	stream          *policy.Stream // of the attempt; nil if the engine does not guard it
 }
 
 // Value is that of the wire, or else of the attempt's context.
@@ -159,13 +161,13 @@ func (x *httpCall) traced(ctx context.Context, a *httpAttempt) context.Context {
 // wireTrace is the trace of one attempt at a time.
 type wireTrace struct {
 	trace   httptrace.ClientTrace
-	state   atomic.Uint32 // a wireState
-	early   atomic.Int64  // bytes of the headers of 1xx responses; 0 if none arrived
-	stream  *Stream       // of the attempt; it, and what follows, is written before net/http sees the trace
-	repeats bool          // a policy decides about retries
-	h2c     bool          // connections without TLS carry HTTP/2
-	limit   int64         // of early, in bytes
-	pool    *sync.Pool    // where the trace is used again; nil for nowhere
+	state   atomic.Uint32  // a wireState
+	early   atomic.Int64   // bytes of the headers of 1xx responses; 0 if none arrived
+	stream  *policy.Stream // of the attempt; it, and what follows, is written before net/http sees the trace
+	repeats bool           // a policy decides about retries
+	h2c     bool           // connections without TLS carry HTTP/2
+	limit   int64          // of early, in bytes
+	pool    *sync.Pool     // where the trace is used again; nil for nowhere
 }
 
 // newWireTrace makes a trace. Where net/http is wrapped by another round tripper, that may

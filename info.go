@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // Info tells a caller what happened to its call: attempts, response flags,
@@ -14,14 +15,14 @@ import (
 // that it heard of last.
 type Info struct {
 	mu   sync.Mutex
-	seen Report // guarded by mu
+	seen policy.Report // guarded by mu
 }
 
 // infoObserver is an Info as the engine sees it.
 type infoObserver Info
 
 // Observe takes down what is known of the call.
-func (i *infoObserver) Observe(r Report) {
+func (i *infoObserver) Observe(r policy.Report) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.seen = r
@@ -34,7 +35,7 @@ func (i *infoObserver) Observe(r Report) {
 //	log.Print(info.Attempts(), info.Flags())
 func WithInfo(ctx context.Context) (context.Context, *Info) {
 	info := &Info{}
-	return WithObserver(ctx, (*infoObserver)(info)), info
+	return policy.WithObserver(ctx, (*infoObserver)(info)), info
 }
 
 // Upstream is the name of the upstream that served the call, "" before the head.
@@ -67,7 +68,7 @@ func (i *Info) Err() error { return i.get().Outcome.Err }
 // Done reports whether the call, its body included, has ended.
 func (i *Info) Done() bool { return i.get().Done }
 
-func (i *Info) get() Report {
+func (i *Info) get() policy.Report {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.seen

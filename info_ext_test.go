@@ -14,6 +14,7 @@ import (
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // told is all that an Info says.
@@ -139,7 +140,7 @@ func TestWithInfo_upstreamOverUpstream(t *testing.T) {
 
 // TestWithInfo_endpoint pins that a policy that picks an address has it told.
 func TestWithInfo_endpoint(t *testing.T) {
-	u := newUpstream(t, quick(1), before(func(c *pillion.Call) {
+	u := newUpstream(t, quick(1), before(func(c *policy.Call) {
 		c.SetEndpoint(fmt.Sprintf("192.0.2.%d:80", c.Attempt()))
 		if got := c.Endpoint(); got != fmt.Sprintf("192.0.2.%d:80", c.Attempt()) {
 			t.Errorf("Endpoint: got %s", got)

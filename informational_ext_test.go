@@ -14,6 +14,7 @@ import (
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
 	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -84,7 +85,7 @@ func TestInformational(t *testing.T) {
 						if test.detail == envoy.PerTryTimeout {
 							limits.PerTry = short
 						}
-						resp, err := l.upstream(t, pillion.HTTP{LocalReplies: local}, limits,
+						resp, err := l.upstream(t, pillion.Options{LocalReplies: local}, limits,
 							retry.Config{On: "5xx,reset,connect-failure,refused-stream", NumRetries: 2, BaseInterval: time.Millisecond}).Transport(base).
 							RoundTrip(newRequest(t, http.MethodGet, url, nil).WithContext(ctx))
 						status := 0
@@ -107,7 +108,7 @@ func TestInformational(t *testing.T) {
 							t.Errorf("got %v, want %v", info.Detail(), test.detail)
 						}
 						l.wantBalanced(t, 1, 1)
-						for _, kind := range []pillion.EventKind{pillion.EventRetrySuccess, pillion.EventRetryScheduled, pillion.EventRetryLimitExceeded} {
+						for _, kind := range []policy.EventKind{policy.EventRetrySuccess, policy.EventRetryScheduled, policy.EventRetryLimitExceeded} {
 							if n := l.count(kind); n != 0 {
 								t.Errorf("%v: got %d, want none", kind, n)
 							}

@@ -3,6 +3,8 @@ package pillion
 import (
 	"context"
 	"log/slog"
+
+	"github.com/pillion-go/pillion/policy"
 )
 
 // Log is a Listener that writes to logger: the end of each call at Info, or at
@@ -12,11 +14,11 @@ func Log(logger *slog.Logger) Listener {
 	if logger == nil {
 		return nil
 	}
-	return func(ctx context.Context, e Event) {
+	return func(ctx context.Context, e policy.Event) {
 		level := slog.LevelDebug
-		if e.Kind == EventEnd {
+		if e.Kind == policy.EventEnd {
 			level = slog.LevelInfo
-			if e.Outcome.Is.Any(Failure | Refused) {
+			if e.Outcome.Is.Any(policy.Failure | policy.Refused) {
 				level = slog.LevelWarn
 			}
 		}
@@ -27,22 +29,22 @@ func Log(logger *slog.Logger) Listener {
 }
 
 // attributes describes the event in the words of Envoy's access log.
-func attributes(e Event) []slog.Attr {
+func attributes(e policy.Event) []slog.Attr {
 	r := e.Call.Request()
 	attrs := []slog.Attr{
 		slog.String("upstream_cluster", e.Call.Upstream()),
 		slog.String("method", r.Method),
 		slog.String("path", r.Path),
 	}
-	if e.Kind == EventEnd {
+	if e.Kind == policy.EventEnd {
 		attrs = append(attrs, slog.Int("upstream_request_attempt_count", e.Call.Attempts()))
 	} else {
 		attrs = append(attrs, slog.Int("attempt", e.Call.Attempt()))
 	}
-	if e.Kind == EventRetryScheduled || e.Kind == EventRetry {
+	if e.Kind == policy.EventRetryScheduled || e.Kind == policy.EventRetry {
 		attrs = append(attrs, slog.Duration("back_off", e.BackOff.Wait))
 	}
-	if e.Kind == EventAttempt {
+	if e.Kind == policy.EventAttempt {
 		return attrs
 	}
 	attrs = append(attrs,

@@ -17,6 +17,7 @@ import (
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
 	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -188,7 +189,7 @@ func TestTLS_handshake(t *testing.T) {
 					if test.detail != nil {
 						detail = test.detail
 					}
-					if end := l.last(t); !end.Is.Any(pillion.ConnectFailure) || end.Detail != detail || end.Flags != envoy.UF || !end.unconnected {
+					if end := l.last(t); !end.Is.Any(policy.ConnectFailure) || end.Detail != detail || end.Flags != envoy.UF || !end.unconnected {
 						t.Errorf("got %v %v %v, unconnected %v, want connect-failure UF %v, true: %v", end.Is, end.Flags, end.Detail, end.unconnected, detail, err)
 					}
 					if info.Attempts() != attempts {
@@ -216,7 +217,7 @@ func TestTLS_brokenLater(t *testing.T) {
 					if err == nil {
 						t.Fatal("got a response")
 					}
-					if end := l.last(t); end.Is != pillion.Reset || end.Detail != envoy.ConnectionTermination || end.Flags != envoy.UC || end.unconnected {
+					if end := l.last(t); end.Is != policy.Reset || end.Detail != envoy.ConnectionTermination || end.Flags != envoy.UC || end.unconnected {
 						t.Errorf("got %v %v %v, unconnected %v, want reset UC connection_termination, false: %v", end.Is, end.Flags, end.Detail, end.unconnected, err)
 					}
 					if got := posts.Load(); got != test.posts {
@@ -254,7 +255,7 @@ func TestTLS_http2(t *testing.T) {
 					base.ForceAttemptHTTP2 = true
 					l := newLedger(t)
 					_, err := l.upstream(t, policies...).Transport(wrap(base)).RoundTrip(newRequest(t, http.MethodPost, url, strings.NewReader("pay 10")))
-					if end := l.last(t); err == nil || end.Is != pillion.Reset || end.Detail != envoy.ConnectionTermination || end.unconnected {
+					if end := l.last(t); err == nil || end.Is != policy.Reset || end.Detail != envoy.ConnectionTermination || end.unconnected {
 						t.Errorf("got %v %v, unconnected %v, want reset connection_termination, false: %v", end.Is, end.Detail, end.unconnected, err)
 					}
 					l.wantBalanced(t, 1, 1)
@@ -291,7 +292,7 @@ func TestTLS_proxy(t *testing.T) {
 				l := newLedger(t)
 				attempts := map[bool]int{true: 3, false: 1}[strings.HasPrefix(upstream, "retries")]
 				_, err := l.upstream(t, policies...).Transport(base).RoundTrip(newRequest(t, http.MethodPost, "https://recipes.test/", strings.NewReader("pay 10")))
-				if end := l.last(t); err == nil || !end.Is.Any(pillion.ConnectFailure) || end.Flags != envoy.UF || !end.unconnected {
+				if end := l.last(t); err == nil || !end.Is.Any(policy.ConnectFailure) || end.Flags != envoy.UF || !end.unconnected {
 					t.Errorf("got %v %v, unconnected %v, want connect-failure UF, true: %v", end.Is, end.Flags, end.unconnected, err)
 				}
 				l.wantBalanced(t, 1, attempts)
@@ -311,7 +312,7 @@ func TestTLS_proxyPlain(t *testing.T) {
 				defer base.CloseIdleConnections()
 				l := newLedger(t)
 				_, err := l.upstream(t, policies...).Transport(base).RoundTrip(newRequest(t, http.MethodPost, "http://recipes.test/", strings.NewReader("pay 10")))
-				if end := l.last(t); err == nil || end.Is != pillion.Reset || end.Flags != envoy.UC || end.unconnected {
+				if end := l.last(t); err == nil || end.Is != policy.Reset || end.Flags != envoy.UC || end.unconnected {
 					t.Errorf("got %v %v, unconnected %v, want reset UC, false: %v", end.Is, end.Flags, end.unconnected, err)
 				}
 				l.wantBalanced(t, 1, 1)
@@ -347,7 +348,7 @@ func TestTLS_callersTrace(t *testing.T) {
 			})
 			l := newLedger(t)
 			_, err := l.upstream(t, policies...).Transport(base).RoundTrip(newRequest(t, http.MethodPost, url, strings.NewReader("pay 10")).WithContext(ctx))
-			if end := l.last(t); err == nil || end.Is != pillion.Reset || posts.Load() != 1 {
+			if end := l.last(t); err == nil || end.Is != policy.Reset || posts.Load() != 1 {
 				t.Errorf("got %v after %d requests, want reset after 1: %v", end.Is, posts.Load(), err)
 			}
 			mu.Lock()
@@ -378,7 +379,7 @@ func TestTLS_resent(t *testing.T) {
 				req := newRequest(t, http.MethodPost, url, strings.NewReader("pay 10"))
 				req.Header.Set("Idempotency-Key", "1") // or net/http does not resend it
 				_, err := rt.RoundTrip(req)
-				if end := l.last(t); err == nil || end.Is.Any(pillion.ConnectFailure) || !end.Is.Any(pillion.Reset) || end.unconnected {
+				if end := l.last(t); err == nil || end.Is.Any(policy.ConnectFailure) || !end.Is.Any(policy.Reset) || end.unconnected {
 					t.Errorf("got %v, unconnected %v, %v, want a reset", end.Is, end.unconnected, err)
 				}
 				l.wantBalanced(t, 2, 2)

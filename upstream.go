@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+
+	"github.com/pillion-go/pillion/policy"
 )
 
 // Upstream is a service that is called: its name, and the policies that its calls
@@ -14,9 +16,9 @@ import (
 //
 // In a testing/synctest bubble, use an Upstream that was made in that bubble.
 type Upstream struct {
-	chain        *Chain
-	options      HTTP
-	patientDrain bool      // HTTP.DrainTime was set: it holds also before a short back-off
+	chain        *policy.Chain
+	options      Options
+	patientDrain bool      // Options.DrainTime was set: it holds also before a short back-off
 	calls        sync.Pool // of *httpCall
 	traces       sync.Pool // of *wireTrace
 	base         func() http.RoundTripper
@@ -35,9 +37,9 @@ type TransportOwner interface {
 // bad field of each configuration, and each order of two policies that makes no sense.
 func New(name string, policies ...Policy) (*Upstream, error) {
 	if !slices.ContainsFunc(policies, isOptions) {
-		policies = append(slices.Clip(policies), HTTP{})
+		policies = append(slices.Clip(policies), Options{})
 	}
-	chain, err := NewChain(name, policies...)
+	chain, err := policy.NewChain(name, policies...)
 	if err != nil {
 		return nil, err
 	}
@@ -57,32 +59,32 @@ func isOptions(p Policy) bool {
 }
 
 // optionsOf returns the HTTP that p is.
-func optionsOf(p Policy) (h HTTP, ok bool) {
+func optionsOf(p Policy) (h Options, ok bool) {
 	switch p := p.(type) {
-	case HTTP:
+	case Options:
 		return p, true
-	case *HTTP:
+	case *Options:
 		if p == nil {
-			return HTTP{}, true
+			return Options{}, true
 		}
 		return *p, true
 	}
-	return HTTP{}, false
+	return Options{}, false
 }
 
 // Name is the upstream's name.
 func (u *Upstream) Name() string { return u.chain.Name() }
 
 // Chain is the policies of the upstream, for adapters.
-func (u *Upstream) Chain() *Chain { return u.chain }
+func (u *Upstream) Chain() *policy.Chain { return u.chain }
 
 // HTTP is the configuration that the upstream was given, defaults filled in.
-func (u *Upstream) HTTP() HTTP { return u.options }
+func (u *Upstream) Options() Options { return u.options }
 
 // Target says where a call wants to go, for a [Resolver]: the request, and its
 // header.
 type Target struct {
-	Request
+	policy.Request
 	Header func(name string) string // the value of a request header, "" for none; never nil
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/policy"
 )
 
 func TestConfig_errors(t *testing.T) {
@@ -203,7 +204,7 @@ func TestOrder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, p := range []pillion.Placed{b, breaker.Config{}, group, breaker.GroupConfig{}} {
+	for _, p := range []policy.Placed{b, breaker.Config{}, group, breaker.GroupConfig{}} {
 		if _, err := pillion.New("recipes", p, repeater{}); err == nil {
 			t.Errorf("%T outside a retry: got no error, want one", p)
 		}
@@ -216,4 +217,4 @@ func TestOrder(t *testing.T) {
 // repeater stands for a retry policy.
 type repeater struct{ pillion.AnyOrder }
 
-func (repeater) Role() pillion.Role { return pillion.RoleRetry }
+func (repeater) Role() policy.Role { return policy.RoleRetry }

@@ -11,10 +11,10 @@ import (
 	testgrpc "google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/grpc/status"
 
-	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/pilliongrpc"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 )
 
@@ -78,7 +78,7 @@ func TestGRPCWire(t *testing.T) {
 				if status.Code(err) != codes.Unavailable || end.Detail != test.detail || end.Flags != test.flags|envoy.URX {
 					t.Errorf("got %v, %v %v, want Unavailable, %v %v", err, end.Flags, end.Detail, test.flags|envoy.URX, test.detail)
 				}
-				if got := events.count(pillion.EventAttempt); got != 2 || script.requests.Load() != test.requests {
+				if got := events.count(policy.EventAttempt); got != 2 || script.requests.Load() != test.requests {
 					t.Errorf("got %d attempts and %d requests, want 2 and %d", got, script.requests.Load(), test.requests)
 				}
 			})
@@ -176,7 +176,7 @@ func TestGRPCWire_malformed(t *testing.T) {
 				if status.Code(err) != test.code || end.Detail != test.detail || end.Flags != flags {
 					t.Errorf("got %v, %v %v, want %v, %v %v", err, end.Flags, end.Detail, test.code, flags, test.detail)
 				}
-				if got := events.count(pillion.EventAttempt); got != test.attempts {
+				if got := events.count(policy.EventAttempt); got != test.attempts {
 					t.Errorf("got %d attempts, want %d", got, test.attempts)
 				}
 			})

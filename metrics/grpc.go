@@ -8,8 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // GRPC counts an upstream's gRPC calls by method and status, under
@@ -23,7 +23,7 @@ import (
 //
 // A response that breaks off after its header has no status: only its messages are counted,
 // as in Envoy. Timeouts count as DEADLINE_EXCEEDED, or as UNAVAILABLE where
-// callers get Envoy's status, with [pillion.HTTP] LocalReplies.
+// callers get Envoy's status, with [pillion.Options] LocalReplies.
 //
 // In Prometheus the service and the method are the labels envoy_grpc_bridge_service and
 // envoy_grpc_bridge_method. Envoy cuts names at each dot: of /kitchen.v1.Cook/Get the service
@@ -57,10 +57,10 @@ const DefaultMaxMethods = 1000
 const maxName = 256
 
 // Role is that of a policy that counts.
-func (GRPC) Role() pillion.Role { return pillion.RoleMetrics }
+func (GRPC) Role() policy.Role { return policy.RoleMetrics }
 
 // Wrap has the upstream's gRPC calls counted.
-func (g GRPC) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+func (g GRPC) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	cluster := clusterOf(s, g.Registry, g.StatName)
 	if !s.Claim(countedMethods{cluster}) {
 		return nil, errTwice("GRPC", cluster)
@@ -70,8 +70,8 @@ func (g GRPC) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 	}
 	m := &methods{cluster: cluster, most: g.MaxMethods, replace: g.ReplaceDots, epoch: time.Now(), slot: s.Slot()}
 	end := m.end
-	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
-		if c.Request().Protocol != pillion.ProtocolGRPC {
+	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
+		if c.Request().Protocol != policy.ProtocolGRPC {
 			return next(ctx, c)
 		}
 		c.State(m.slot).N = int64(time.Since(m.epoch))
@@ -91,7 +91,7 @@ type methods struct {
 	most    int
 	replace bool // of dots in services
 	epoch   time.Time
-	slot    pillion.Slot
+	slot    policy.Slot
 	known   sync.Map // of *method, by the full method
 	some    atomic.Int64
 	rest    sync.Once
@@ -111,7 +111,7 @@ type method struct {
 }
 
 // end counts a call that has ended.
-func (m *methods) end(c *pillion.Call, end *pillion.Outcome) {
+func (m *methods) end(c *policy.Call, end *policy.Outcome) {
 	of := m.of(c.Request().Path)
 	sent, received := c.Messages()
 	of.requests.Add(sent)
@@ -126,7 +126,7 @@ func (m *methods) end(c *pillion.Call, end *pillion.Outcome) {
 }
 
 // brokeOff reports whether a response ended after its header without a status.
-func brokeOff(end *pillion.Outcome) bool {
+func brokeOff(end *policy.Outcome) bool {
 	switch end.Detail {
 	case envoy.ConnectionTerminationAfter, envoy.RemoteResetAfter, envoy.MalformedResponseAfter:
 		return true

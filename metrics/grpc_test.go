@@ -15,41 +15,42 @@ import (
 	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // rpc is a gRPC call with the outcome that set makes.
 type rpc struct {
 	path string
-	set  func(o *pillion.Outcome)
+	set  func(o *policy.Outcome)
 }
 
 // replied is a gRPC call whose caller gets Envoy's status for a timeout.
 type replied struct{ rpc }
 
-func (replied) GRPCStatus(o *pillion.Outcome) int { return o.GRPCStatus(true) }
+func (replied) GRPCStatus(o *policy.Outcome) int { return o.GRPCStatus(true) }
 
 // canary is a gRPC call whose response says that it is a canary's.
 type canary struct{ rpc }
 
-func (canary) ResponseHeader(_ *pillion.Outcome, name string) []string {
+func (canary) ResponseHeader(_ *policy.Outcome, name string) []string {
 	if name == "x-envoy-upstream-canary" { // as metadata has it
 		return []string{"true"}
 	}
 	return nil
 }
 
-func (r rpc) Request() pillion.Request { return pillion.Request{Protocol: "grpc", Path: r.path} }
-func (r rpc) Try(_ context.Context, _ *pillion.Attempt, o *pillion.Outcome) {
+func (r rpc) Request() policy.Request { return policy.Request{Protocol: "grpc", Path: r.path} }
+func (r rpc) Try(_ context.Context, _ *policy.Attempt, o *policy.Outcome) {
 	r.set(o)
 	if o.Err != nil && o.Is == 0 {
-		o.Is = pillion.Invalid
+		o.Is = policy.Invalid
 	}
 }
-func (rpc) Explain(*pillion.Attempt, *pillion.Outcome, error) {}
-func (rpc) RequestHeader(string) []string                     { return nil }
-func (rpc) Header(*pillion.Attempt) pillion.Header            { return nil }
-func (rpc) ResponseHeader(*pillion.Outcome, string) []string  { return nil }
-func (rpc) Messages() (sent, received uint64)                 { return 2, 3 }
+func (rpc) Explain(*policy.Attempt, *policy.Outcome, error) {}
+func (rpc) RequestHeader(string) []string                   { return nil }
+func (rpc) Header(*policy.Attempt) policy.Header            { return nil }
+func (rpc) ResponseHeader(*policy.Outcome, string) []string { return nil }
+func (rpc) Messages() (sent, received uint64)               { return 2, 3 }
 
 // countRPC makes calls under g, and other policies that stand among them.
 func countRPC(t *testing.T, g metrics.GRPC, calls ...any) *metrics.Cluster {
@@ -70,7 +71,7 @@ func countRPC(t *testing.T, g metrics.GRPC, calls ...any) *metrics.Cluster {
 		t.Fatal(err)
 	}
 	for _, c := range calls {
-		if c, ok := c.(pillion.Exchange); ok {
+		if c, ok := c.(policy.Exchange); ok {
 			u.Chain().Invoke(t.Context(), c)
 		}
 	}
@@ -81,8 +82,8 @@ func countRPC(t *testing.T, g metrics.GRPC, calls ...any) *metrics.Cluster {
 var errBad = errors.New("bad")
 
 // answer is a response of the upstream with a status.
-func answer(code int) func(*pillion.Outcome) {
-	return func(o *pillion.Outcome) {
+func answer(code int) func(*policy.Outcome) {
+	return func(o *policy.Outcome) {
 		if o.Detail, o.Code = envoy.ViaUpstream, code; code != 0 {
 			o.Err = errBad
 		}
@@ -90,34 +91,34 @@ func answer(code int) func(*pillion.Outcome) {
 }
 
 // local is the end of a call that the upstream sent no status for.
-func local(is pillion.Condition, d *envoy.Detail) func(*pillion.Outcome) {
-	return func(o *pillion.Outcome) { o.Err, o.Is, o.Detail = errBad, is, d }
+func local(is policy.Condition, d *envoy.Detail) func(*policy.Outcome) {
+	return func(o *policy.Outcome) { o.Err, o.Is, o.Detail = errBad, is, d }
 }
 
 // TestGRPC counts a call by its method and status.
 func TestGRPC(t *testing.T) {
 	tests := []struct {
-		set  func(*pillion.Outcome)
+		set  func(*policy.Outcome)
 		want int // -1 for no status
 	}{
 		{answer(0), 0},
 		{answer(5), 5},
 		{answer(16), 16},
 		{answer(99), 2},
-		{local(pillion.Cancelled, envoy.CallerGone), 1},
-		{local(pillion.Timeout, envoy.ResponseTimeout), 4},
-		{local(pillion.Timeout|pillion.PerTryTimeout, envoy.PerTryTimeout), 4},
-		{local(pillion.ConnectFailure|pillion.Timeout, envoy.ConnectionTimeout), 14},
-		{local(pillion.Refused, limits.Overflow), 14},
-		{local(pillion.Reset, envoy.RemoteReset), 14},
-		{local(pillion.ProtocolError, envoy.MalformedResponse), 14},
-		{local(pillion.Reset, nil), 14},
-		{local(pillion.ProtocolError, nil), 13},
-		{local(pillion.Reset, envoy.RemoteResetAfter), -1},
-		{local(pillion.Failed, envoy.RemoteResetAfter), -1},
-		{local(pillion.Failed, envoy.ConnectionTerminationAfter), -1},
-		{local(pillion.ProtocolError, envoy.MalformedResponseAfter), -1},
-		{local(pillion.Failed, nil), 2},
+		{local(policy.Cancelled, envoy.CallerGone), 1},
+		{local(policy.Timeout, envoy.ResponseTimeout), 4},
+		{local(policy.Timeout|policy.PerTryTimeout, envoy.PerTryTimeout), 4},
+		{local(policy.ConnectFailure|policy.Timeout, envoy.ConnectionTimeout), 14},
+		{local(policy.Refused, limits.Overflow), 14},
+		{local(policy.Reset, envoy.RemoteReset), 14},
+		{local(policy.ProtocolError, envoy.MalformedResponse), 14},
+		{local(policy.Reset, nil), 14},
+		{local(policy.ProtocolError, nil), 13},
+		{local(policy.Reset, envoy.RemoteResetAfter), -1},
+		{local(policy.Failed, envoy.RemoteResetAfter), -1},
+		{local(policy.Failed, envoy.ConnectionTerminationAfter), -1},
+		{local(policy.ProtocolError, envoy.MalformedResponseAfter), -1},
+		{local(policy.Failed, nil), 2},
 	}
 	for _, test := range tests {
 		wantStatus(t, countRPC(t, metrics.GRPC{}, rpc{"/pkg.Svc/Method", test.set}), test.want)
@@ -150,21 +151,21 @@ func wantStatus(t *testing.T, c *metrics.Cluster, code int) {
 // TestGRPC_localReplies counts the status that the adapter decides: here Envoy's for timeouts
 // too, but not for deadlines of the caller's own.
 func TestGRPC_localReplies(t *testing.T) {
-	timedOut := func(scope pillion.Scope) func(*pillion.Outcome) {
-		return func(o *pillion.Outcome) {
-			o.Err, o.Is, o.Detail = &pillion.TimeoutError{Scope: scope}, pillion.Timeout, scope.Detail()
+	timedOut := func(scope policy.Scope) func(*policy.Outcome) {
+		return func(o *policy.Outcome) {
+			o.Err, o.Is, o.Detail = &pillion.TimeoutError{Scope: scope}, policy.Timeout, scope.Detail()
 		}
 	}
 	for _, test := range []struct {
-		set  func(*pillion.Outcome)
+		set  func(*policy.Outcome)
 		want int
 	}{
-		{timedOut(pillion.ScopeTotal), 14},
-		{timedOut(pillion.ScopeTry), 14},
-		{timedOut(pillion.ScopeIdle), 14},
-		{timedOut(pillion.ScopeCaller), 4},
-		{local(pillion.Cancelled, envoy.CallerGone), 1},
-		{local(pillion.Refused, breaker.CircuitOpen), 14},
+		{timedOut(policy.ScopeTotal), 14},
+		{timedOut(policy.ScopeTry), 14},
+		{timedOut(policy.ScopeIdle), 14},
+		{timedOut(policy.ScopeCaller), 4},
+		{local(policy.Cancelled, envoy.CallerGone), 1},
+		{local(policy.Refused, breaker.CircuitOpen), 14},
 		{answer(4), 4},
 	} {
 		c := countRPC(t, metrics.GRPC{}, replied{rpc{"/pkg.Svc/Method", test.set}})

@@ -10,14 +10,14 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // recorder counts one upstream's calls. It resolves all that it counts on once.
 type recorder struct {
-	slot  pillion.Slot
-	next  pillion.Func
+	slot  policy.Slot
+	next  policy.Func
 	epoch time.Time // of the clock; taken when the upstream is made, as its own is
 
 	cluster         *Cluster
@@ -39,7 +39,7 @@ type recorder struct {
 	received, reset *Counter // streams that the upstream reset, and that were reset here
 
 	major             atomic.Int32 // of the HTTP version of the last response
-	tries             pillion.Slot // of when an attempt began; only where tryBudget is set
+	tries             policy.Slot  // of when an attempt began; only where tryBudget is set
 	budget, tryBudget *Histogram   // nil where they are not asked for
 }
 
@@ -100,7 +100,7 @@ const (
 )
 
 // call notes when a call began, and counts its response as soon as the header is there.
-func (r *recorder) call(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+func (r *recorder) call(ctx context.Context, c *policy.Call) *policy.Outcome {
 	c.State(r.slot).N = r.now()<<flagBits | seen
 	o := r.next(ctx, c)
 	r.answered(c, o)
@@ -109,7 +109,7 @@ func (r *recorder) call(ctx context.Context, c *pillion.Call) *pillion.Outcome {
 
 // answered counts the response that the caller gets: the upstream's, or the one that Envoy
 // would send in its place.
-func (r *recorder) answered(c *pillion.Call, o *pillion.Outcome) {
+func (r *recorder) answered(c *policy.Call, o *policy.Outcome) {
 	code, ok := status(o)
 	if !ok {
 		code = localStatus(o)
@@ -121,7 +121,7 @@ func (r *recorder) answered(c *pillion.Call, o *pillion.Outcome) {
 
 // count counts a response in all of its categories. It returns what the call's state must
 // remember, which it does not touch: beside a hedge, attempts end while the call does.
-func (r *recorder) count(c *pillion.Call, o *pillion.Outcome, code int) (flags int64) {
+func (r *recorder) count(c *policy.Call, o *policy.Outcome, code int) (flags int64) {
 	r.answers.Count(code)
 	if isCanary(c, o) {
 		r.canary().Count(code)
@@ -137,7 +137,7 @@ func (r *recorder) count(c *pillion.Call, o *pillion.Outcome, code int) (flags i
 // comes in a 200, whatever its status; a function that succeeds is a 200 too, and one that
 // fails a 500. Other than a gRPC status, an HTTP status below 100 counts as it is, which is
 // unknown.
-func status(o *pillion.Outcome) (code int, ok bool) {
+func status(o *policy.Outcome) (code int, ok bool) {
 	switch {
 	case o.Code >= 100:
 		return o.Code, true
@@ -146,7 +146,7 @@ func status(o *pillion.Outcome) (code int, ok bool) {
 			return o.Code, true
 		}
 		return http.StatusOK, true
-	case o.Is.Any(pillion.Failed):
+	case o.Is.Any(policy.Failed):
 		return http.StatusInternalServerError, true
 	}
 	return 0, false
@@ -155,7 +155,7 @@ func status(o *pillion.Outcome) (code int, ok bool) {
 // localStatus is the status that Envoy counts for a call without a response. A call that
 // ran into its total limit is counted with each attempt that was under way, not here: during
 // a back-off there was none.
-func localStatus(o *pillion.Outcome) int {
+func localStatus(o *policy.Outcome) int {
 	if cutOff(o) {
 		return 0
 	}
@@ -163,11 +163,11 @@ func localStatus(o *pillion.Outcome) int {
 }
 
 // cutOff reports whether the timeout of the whole call fired.
-func cutOff(o *pillion.Outcome) bool { return o.Detail == envoy.ResponseTimeout }
+func cutOff(o *policy.Outcome) bool { return o.Detail == envoy.ResponseTimeout }
 
 // isCanary reports whether a response says that it is a canary's. Each call asks, so that
 // HTTP's header is read directly.
-func isCanary(c *pillion.Call, o *pillion.Outcome) bool {
+func isCanary(c *policy.Call, o *policy.Outcome) bool {
 	if resp, ok := o.Value.(*http.Response); ok {
 		values := resp.Header[envoy.CanaryHeader]
 		return len(values) != 0 && values[0] == "true"
@@ -184,41 +184,41 @@ func isCanary(c *pillion.Call, o *pillion.Outcome) bool {
 const canaryKey = "x-envoy-upstream-canary"
 
 // listen counts what happens to attempts, and the end of the call.
-func (r *recorder) listen(_ context.Context, e pillion.Event) {
+func (r *recorder) listen(_ context.Context, e policy.Event) {
 	switch e.Kind {
-	case pillion.EventAttempt:
+	case policy.EventAttempt:
 		r.beginAttempt(e.Call)
-	case pillion.EventAttemptEnd:
+	case policy.EventAttemptEnd:
 		r.endAttempt(e.Call, e.Outcome)
-	case pillion.EventEnd:
+	case policy.EventEnd:
 		r.ended(e.Call, e.Outcome)
-	case pillion.EventRefused:
+	case policy.EventRefused:
 		r.refused(e.Outcome)
-	case pillion.EventRetryScheduled:
+	case policy.EventRetryScheduled:
 		if code, ok := status(e.Outcome); ok {
 			r.again.Count(code)
 		}
-	case pillion.EventRetry:
+	case policy.EventRetry:
 		r.retry.Inc()
 		if e.BackOff.RateLimited {
 			r.rateLimited.Inc()
 		} else {
 			r.exponential.Inc()
 		}
-	case pillion.EventRetryLimitExceeded:
+	case policy.EventRetryLimitExceeded:
 		r.limitExceeded.Inc()
-	case pillion.EventRetryOverflow:
+	case policy.EventRetryOverflow:
 		r.retryOverflow.Inc()
-	case pillion.EventRetryAbandoned:
+	case policy.EventRetryAbandoned:
 		r.abandoned.Inc()
-	case pillion.EventRetrySuccess:
+	case policy.EventRetrySuccess:
 		r.retrySuccess.Inc()
 	default: // Envoy counts nothing else
 	}
 }
 
 // beginAttempt counts an attempt as active.
-func (r *recorder) beginAttempt(c *pillion.Call) {
+func (r *recorder) beginAttempt(c *policy.Call) {
 	r.active.Add(1)
 	if r.tryBudget != nil {
 		c.State(r.tries).N = r.now()
@@ -226,7 +226,7 @@ func (r *recorder) beginAttempt(c *pillion.Call) {
 }
 
 // endAttempt counts an attempt that has ended.
-func (r *recorder) endAttempt(c *pillion.Call, end *pillion.Outcome) {
+func (r *recorder) endAttempt(c *policy.Call, end *policy.Outcome) {
 	r.active.Add(-1)
 	if hadConnection(end) {
 		r.sent.Inc()
@@ -243,12 +243,12 @@ func (r *recorder) endAttempt(c *pillion.Call, end *pillion.Outcome) {
 
 // hadConnection reports whether an attempt got a connection. It is the condition of
 // upstream_rq_total, and of all that befalls connections.
-func hadConnection(end *pillion.Outcome) bool {
-	return !end.Is.Any(pillion.ConnectFailure | pillion.Invalid)
+func hadConnection(end *policy.Outcome) bool {
+	return !end.Is.Any(policy.ConnectFailure | policy.Invalid)
 }
 
 // timedOut counts the timeout that ended an attempt, if any.
-func (r *recorder) timedOut(c *pillion.Call, end *pillion.Outcome) {
+func (r *recorder) timedOut(c *policy.Call, end *policy.Outcome) {
 	switch end.Detail {
 	case envoy.ResponseTimeout:
 		r.timeout.Inc()
@@ -264,7 +264,7 @@ func (r *recorder) timedOut(c *pillion.Call, end *pillion.Outcome) {
 }
 
 // brokeOff counts what an attempt that ended early did to its stream or connection.
-func (r *recorder) brokeOff(c *pillion.Call, end *pillion.Outcome) {
+func (r *recorder) brokeOff(c *policy.Call, end *policy.Outcome) {
 	switch end.Detail {
 	case envoy.RemoteReset, envoy.RemoteResetAfter:
 		r.received.Inc()
@@ -285,29 +285,29 @@ func endedThere(err error) bool {
 
 // cut counts an attempt that was cut off by the upstream or on this side. Over HTTP/1 that
 // ends the connection, over HTTP/2 this side resets the stream.
-func (r *recorder) cut(c *pillion.Call, end *pillion.Outcome, byUpstream bool) {
+func (r *recorder) cut(c *policy.Call, end *policy.Outcome, byUpstream bool) {
 	s := r.cluster.dialed()
 	switch major := r.version(c, end); {
 	case major == 2 && !byUpstream:
 		r.reset.Inc()
 	case major == 1 && s != nil:
-		s.cut(byUpstream, end.Is.Any(pillion.ProtocolError))
+		s.cut(byUpstream, end.Is.Any(policy.ProtocolError))
 	}
 }
 
 // version is the major version of HTTP that an attempt spoke, 0 where that is not known or
 // where there was no connection. Without a response it is that of the last one, or of all
 // connections that were counted.
-func (r *recorder) version(c *pillion.Call, end *pillion.Outcome) int {
+func (r *recorder) version(c *policy.Call, end *policy.Outcome) int {
 	resp, ok := end.Value.(*http.Response)
 	switch protocol := c.Request().Protocol; {
 	case ok:
 		return resp.ProtoMajor
 	case !hadConnection(end):
 		return 0
-	case protocol == pillion.ProtocolGRPC && c.Endpoint() != "": // gRPC names the peer only where there was one
+	case protocol == policy.ProtocolGRPC && c.Endpoint() != "": // gRPC names the peer only where there was one
 		return 2
-	case protocol != pillion.ProtocolHTTP:
+	case protocol != policy.ProtocolHTTP:
 		return 0
 	}
 	if major := r.major.Load(); major != 0 {
@@ -317,7 +317,7 @@ func (r *recorder) version(c *pillion.Call, end *pillion.Outcome) int {
 }
 
 // refused counts a refusal, in the statistic that its detail names.
-func (r *recorder) refused(o *pillion.Outcome) {
+func (r *recorder) refused(o *policy.Outcome) {
 	name := o.Detail.Counter()
 	switch name {
 	case "":
@@ -342,7 +342,7 @@ const overflowCounter = "upstream_rq_active_overflow"
 // ended records how long a completed call took. A call that was refused outside of this
 // policy never came to it; it is counted here. One that panicked is in no count of
 // responses, and so in none of their times.
-func (r *recorder) ended(c *pillion.Call, end *pillion.Outcome) {
+func (r *recorder) ended(c *policy.Call, end *policy.Outcome) {
 	state := c.State(r.slot).N
 	if state == 0 {
 		r.answered(c, end)
@@ -359,7 +359,7 @@ func (r *recorder) ended(c *pillion.Call, end *pillion.Outcome) {
 }
 
 // completed records the time of a call in all of its categories.
-func (r *recorder) completed(c *pillion.Call, state int64, ms uint64) {
+func (r *recorder) completed(c *policy.Call, state int64, ms uint64) {
 	r.answers.Time(ms)
 	if state&byCanary != 0 {
 		r.canary().Time(ms)
@@ -370,7 +370,7 @@ func (r *recorder) completed(c *pillion.Call, state int64, ms uint64) {
 }
 
 // isTimeout reports whether a timeout of the library's ended a call.
-func isTimeout(end *pillion.Outcome) bool {
+func isTimeout(end *policy.Outcome) bool {
 	switch end.Detail {
 	case envoy.ResponseTimeout, envoy.PerTryTimeout, envoy.PerTryIdleTimeout:
 		return true
@@ -381,21 +381,21 @@ func isTimeout(end *pillion.Outcome) bool {
 
 // isComplete reports whether a call brought a response to its end. An error can be a whole
 // response itself: a function's, or a status that a gRPC upstream sent.
-func isComplete(c *pillion.Call, end *pillion.Outcome) bool {
+func isComplete(c *policy.Call, end *policy.Outcome) bool {
 	if _, ok := status(end); !ok {
 		return false
 	}
 	switch {
 	case end.Err == nil:
 		return true
-	case c.Request().Protocol == pillion.ProtocolGRPC:
+	case c.Request().Protocol == policy.ProtocolGRPC:
 		return end.Detail == envoy.ViaUpstream
 	}
-	return end.Is.Any(pillion.Failed)
+	return end.Is.Any(policy.Failed)
 }
 
 // share is how many per cent of its total limit a call took, 0 without one.
-func share(c *pillion.Call, took time.Duration) uint64 {
+func share(c *policy.Call, took time.Duration) uint64 {
 	left, limited := c.Remaining()
 	if !limited {
 		return 0
@@ -425,7 +425,7 @@ type namedAnswers struct {
 }
 
 // byName finds the category that the caller named, if it may and did.
-func (r *recorder) byName(c *pillion.Call) *Answers {
+func (r *recorder) byName(c *policy.Call) *Answers {
 	if r.named == nil {
 		return nil
 	}

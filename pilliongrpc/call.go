@@ -19,6 +19,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // client is what unary calls and streams have in common: the caller's side.
@@ -84,8 +85,8 @@ func clone(md metadata.MD) metadata.MD {
 func (a *attempt) begun() bool { return a.has(seenHeaders) || a.response().header != nil }
 
 // Request describes the call.
-func (x *client) Request() pillion.Request {
-	return pillion.Request{Protocol: pillion.ProtocolGRPC, Method: x.method, Authority: authority(x.cc), Path: x.method}
+func (x *client) Request() policy.Request {
+	return policy.Request{Protocol: policy.ProtocolGRPC, Method: x.method, Authority: authority(x.cc), Path: x.method}
 }
 
 // authority is what the caller dialled, without the resolver's scheme: what would
@@ -113,7 +114,7 @@ func (x *client) RequestHeader(name string) []string {
 }
 
 // headerOf copies the caller's metadata for one attempt.
-func (x *client) headerOf(a *attempt) pillion.Header {
+func (x *client) headerOf(a *attempt) policy.Header {
 	if a.md == nil {
 		if a.md, _ = metadata.FromOutgoingContext(x.ctx); a.md == nil { // a copy
 			a.md = metadata.MD{}
@@ -141,7 +142,7 @@ func (a *attempt) after(before *attempt) {
 }
 
 // GRPCStatus is the code that the caller gets.
-func (x *client) GRPCStatus(o *pillion.Outcome) int {
+func (x *client) GRPCStatus(o *policy.Outcome) int {
 	if o.Err == nil {
 		return int(codes.OK)
 	}
@@ -168,7 +169,7 @@ func (x *client) Idempotent() bool {
 func (x *client) Messages() (sent, received uint64) { return x.sent.Load(), x.received.Load() }
 
 // setEndpoint records where the attempt went, which gRPC knows only afterwards.
-func (a *attempt) setEndpoint(of *pillion.Attempt) {
+func (a *attempt) setEndpoint(of *policy.Attempt) {
 	c := of.Call()
 	if c.Endpoint() != "" {
 		return
@@ -183,7 +184,7 @@ func (a *attempt) setEndpoint(of *pillion.Attempt) {
 // countAttempts adds the number of attempts to the response, if the configuration asks
 // for it.
 func (r response) countAttempts(u *pillion.Upstream, attempts int) {
-	h := u.HTTP()
+	h := u.Options()
 	if md := r.head(); md != nil && h.IncludeAttemptCountInResponse && !h.SuppressEnvoyHeaders {
 		md.Set(envoy.AttemptCountHeader, strconv.Itoa(attempts))
 	}
@@ -216,7 +217,7 @@ func waitFor(done <-chan struct{}, most time.Duration) {
 	}
 }
 
-// header is metadata as a [pillion.Header].
+// header is metadata as a [policy.Header].
 type header metadata.MD
 
 func (h header) Get(name string) string { return first(metadata.MD(h).Get(name)) }

@@ -16,6 +16,7 @@ import (
 	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/timeout"
 )
 
@@ -124,17 +125,17 @@ func TestCounted(t *testing.T) {
 	full := limits.Config{MaxRequests: limits.Zero}
 	for name, policies := range map[string][]pillion.Policy{
 		"total timeout":                {timeout.Config{Total: 20 * time.Millisecond}},
-		"total timeout, local replies": {timeout.Config{Total: 20 * time.Millisecond}, pillion.HTTP{LocalReplies: true}},
+		"total timeout, local replies": {timeout.Config{Total: 20 * time.Millisecond}, pillion.Options{LocalReplies: true}},
 		"refused":                      {full},
-		"refused, local replies":       {full, pillion.HTTP{LocalReplies: true}},
+		"refused, local replies":       {full, pillion.Options{LocalReplies: true}},
 	} {
 		for _, after := range []string{"", "header"} {
 			for _, kind := range kinds {
 				t.Run(name+" "+after+" "+kind.name, func(t *testing.T) {
 					registry, _ := metrics.NewRegistry(metrics.Settings{})
 					ended := make(chan struct{}, 1)
-					end := pillion.Listener(func(_ context.Context, e pillion.Event) {
-						if e.Kind == pillion.EventEnd {
+					end := pillion.Listener(func(_ context.Context, e policy.Event) {
+						if e.Kind == policy.EventEnd {
 							ended <- struct{}{}
 						}
 					})

@@ -14,6 +14,7 @@ import (
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/internal/report"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // exchange is a streamCall as the engine sees it; both have a method Header.
@@ -21,19 +22,19 @@ type exchange streamCall
 
 // exchange implements these. They are found by their methods.
 var _ interface {
-	pillion.Exchange
-	pillion.Repeater
-	pillion.Discarder
-	pillion.Successor
-	pillion.MessageCounter
-	pillion.GRPCCoder
+	policy.Exchange
+	policy.Repeater
+	policy.Discarder
+	policy.Successor
+	policy.MessageCounter
+	policy.GRPCCoder
 } = (*exchange)(nil)
 
 // Try opens a stream and waits for the response headers.
-func (x *exchange) Try(ctx context.Context, c *pillion.Attempt, o *pillion.Outcome) {
+func (x *exchange) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome) {
 	a := x.attempt(c)
 	if a.beside {
-		o.Err, o.Is = errBeside, pillion.Invalid
+		o.Err, o.Is = errBeside, policy.Invalid
 		return
 	}
 	defer a.over.Store(true)
@@ -56,7 +57,7 @@ func (x *exchange) Try(ctx context.Context, c *pillion.Attempt, o *pillion.Outco
 	a.response().countAttempts(x.upstream, a.number)
 	switch bad := (*streamCall)(x).sendError(); {
 	case bad != nil: // SendMsg may have returned before that was known
-		o.Err, o.Is = bad, pillion.Invalid
+		o.Err, o.Is = bad, policy.Invalid
 	case err != nil:
 		o.Err = ended(ctx, err)
 	default:
@@ -172,7 +173,7 @@ func (x *streamCall) sendError() error {
 }
 
 // hold suspends the limits of one try while a client goes on sending.
-func (x *exchange) hold(c *pillion.Attempt) {
+func (x *exchange) hold(c *policy.Attempt) {
 	if !x.desc.ClientStreams {
 		return
 	}
@@ -201,16 +202,16 @@ func (x *exchange) drop() {
 }
 
 // Explain takes a status for what it is, whether it came before or after the response headers.
-func (x *exchange) Explain(c *pillion.Attempt, o *pillion.Outcome, err error) {
+func (x *exchange) Explain(c *policy.Attempt, o *policy.Outcome, err error) {
 	a := &x.attempt(c).attempt
 	explain(x.upstream, a, o, err)
 	if a.begun() && o.Detail == envoy.ViaUpstream {
-		o.Is |= pillion.GRPCCondition(o.Code) // at the end of a stream no condition retries it
+		o.Is |= policy.GRPCCondition(o.Code) // at the end of a stream no condition retries it
 	}
 }
 
 // GRPCStatus is the code that the caller gets: of an open stream, where it ends.
-func (x *exchange) GRPCStatus(o *pillion.Outcome) int {
+func (x *exchange) GRPCStatus(o *policy.Outcome) int {
 	if (*streamCall)(x).isOpen() {
 		return int(status.Code(ofError(x.upstream, o.Err)))
 	}
@@ -218,14 +219,14 @@ func (x *exchange) GRPCStatus(o *pillion.Outcome) int {
 }
 
 // Discard ends a stream that has no use any more.
-func (x *exchange) Discard(c *pillion.Attempt, _ *pillion.Outcome) {
+func (x *exchange) Discard(c *policy.Attempt, _ *policy.Outcome) {
 	x.attempt(c).cancel()
 	x.leave()
 	c.Drop()
 }
 
 // attempt finds what belongs to c.
-func (x *exchange) attempt(c *pillion.Attempt) *streamAttempt {
+func (x *exchange) attempt(c *policy.Attempt) *streamAttempt {
 	if a, ok := c.Attached().(*streamAttempt); ok {
 		return a
 	}
@@ -233,11 +234,11 @@ func (x *exchange) attempt(c *pillion.Attempt) *streamAttempt {
 }
 
 // NewAttempt returns the storage of the next attempt.
-func (x *exchange) NewAttempt(from *pillion.Attempt) *pillion.Attempt {
+func (x *exchange) NewAttempt(from *policy.Attempt) *policy.Attempt {
 	before := x.attempt(from)
 	x.retried.Store(true)
 	next := &struct {
-		of      pillion.Attempt
+		of      policy.Attempt
 		attempt streamAttempt
 	}{}
 	next.attempt.beside = !before.over.Load()
@@ -247,12 +248,12 @@ func (x *exchange) NewAttempt(from *pillion.Attempt) *pillion.Attempt {
 }
 
 // Header returns the attempt's own metadata.
-func (x *exchange) Header(c *pillion.Attempt) pillion.Header {
+func (x *exchange) Header(c *policy.Attempt) policy.Header {
 	return x.headerOf(&x.attempt(c).attempt)
 }
 
 // ResponseHeader reads the metadata that came first.
-func (x *exchange) ResponseHeader(o *pillion.Outcome, name string) []string {
+func (x *exchange) ResponseHeader(o *policy.Outcome, name string) []string {
 	a, _ := o.Value.(*streamAttempt)
 	if a == nil {
 		return nil

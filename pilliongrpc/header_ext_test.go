@@ -11,11 +11,11 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
-	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
 	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/timeout"
 )
 
@@ -30,7 +30,7 @@ func TestHeaderEndsTheTry(t *testing.T) {
 		rest   time.Duration // and when the rest
 		took   time.Duration
 		detail *envoy.Detail // of a limit; via_upstream for none
-		scope  pillion.Scope
+		scope  policy.Scope
 	}{
 		{"later than the limit of one attempt", timeout.Config{Total: timeout.None, PerTry: time.Second}, 500 * time.Millisecond, time.Hour, time.Hour, envoy.ViaUpstream, 0},
 		{"headers just in time", timeout.Config{Total: timeout.None, PerTry: time.Second}, 999 * time.Millisecond, 2 * time.Second, 2 * time.Second, envoy.ViaUpstream, 0},
@@ -64,8 +64,8 @@ func TestHeaderEndsTheTry(t *testing.T) {
 					began := time.Now()
 					err = kind.call(t.Context(), c)
 					end := <-log.ends
-					if took := time.Since(began); took != test.took || log.count(pillion.EventAttempt) != 1 {
-						t.Errorf("took %v and %d attempts, want %v and 1", took, log.count(pillion.EventAttempt), test.took)
+					if took := time.Since(began); took != test.took || log.count(policy.EventAttempt) != 1 {
+						t.Errorf("took %v and %d attempts, want %v and 1", took, log.count(policy.EventAttempt), test.took)
 					}
 					if end.Detail != test.detail || (err == nil) != (test.scope == 0) {
 						t.Errorf("got %v, %v, want %v", err, end.Detail, test.detail)

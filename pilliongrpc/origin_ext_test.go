@@ -16,9 +16,9 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/pilliongrpc"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // clientTexts are texts that gRPC's client gives its own statuses, and that a server may use as
@@ -146,8 +146,8 @@ func TestOrigin_made(t *testing.T) {
 			u, log := upstream(t, again("reset", 1))
 			err := kinds[0].call(t.Context(), plainHTTP(t, u, test.serve, inside...))
 			end := <-log.ends
-			if end.Detail != test.detail || (log.count(pillion.EventRetry) == 1) != test.retried {
-				t.Errorf("got %v, %v, %d retries, want %v", err, end.Detail, log.count(pillion.EventRetry), test.detail)
+			if end.Detail != test.detail || (log.count(policy.EventRetry) == 1) != test.retried {
+				t.Errorf("got %v, %v, %d retries, want %v", err, end.Detail, log.count(policy.EventRetry), test.detail)
 			}
 		})
 	}
@@ -183,7 +183,7 @@ func TestOrigin_missingMessage(t *testing.T) {
 				if status.Code(err) != codes.Internal || end.Detail != envoy.ViaUpstream || end.Flags != 0 {
 					t.Errorf("got %v, %v, flags %v, want Internal of a response", err, end.Detail, end.Flags)
 				}
-				if got := log.count(pillion.EventAttempt); got != 1 {
+				if got := log.count(policy.EventAttempt); got != 1 {
 					t.Errorf("got %d attempts, want 1", got)
 				}
 			})

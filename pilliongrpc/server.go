@@ -15,6 +15,7 @@ import (
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/internal/report"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // UnaryServer returns an interceptor that serves unary calls under the policies of the
@@ -103,11 +104,11 @@ type server struct {
 	received atomic.Uint64
 	panicked bool
 	upstream *pillion.Upstream
-	frame    pillion.Frame
+	frame    policy.Frame
 }
 
 // serve serves x, which s is a part of.
-func (s *server) serve(find serverFind, x pillion.Exchange) (err error) {
+func (s *server) serve(find serverFind, x policy.Exchange) (err error) {
 	defer func() {
 		if p := recover(); p != nil { // of a policy: gRPC would end the process
 			report.Panic("a policy of a served call", p)
@@ -127,7 +128,7 @@ func (s *server) serve(find serverFind, x pillion.Exchange) (err error) {
 }
 
 // settle returns what the client gets.
-func (s *server) settle(u *pillion.Upstream, o *pillion.Outcome) error {
+func (s *server) settle(u *pillion.Upstream, o *policy.Outcome) error {
 	if !s.panicked && o.Err != nil && o.Detail != envoy.ViaUpstream {
 		s.tellOverloaded(u, o)
 	}
@@ -135,7 +136,7 @@ func (s *server) settle(u *pillion.Upstream, o *pillion.Outcome) error {
 }
 
 // result returns the error of the call.
-func (s *server) result(o *pillion.Outcome) error {
+func (s *server) result(o *policy.Outcome) error {
 	switch {
 	case s.panicked:
 		return errPanicked
@@ -150,15 +151,15 @@ func (s *server) result(o *pillion.Outcome) error {
 var errPanicked = status.Error(codes.Internal, "the handler panicked")
 
 // tellOverloaded marks a refusal as Envoy does.
-func (s *server) tellOverloaded(u *pillion.Upstream, o *pillion.Outcome) {
-	if o.Detail.Overloaded() && !u.HTTP().SuppressEnvoyHeaders {
+func (s *server) tellOverloaded(u *pillion.Upstream, o *policy.Outcome) {
+	if o.Detail.Overloaded() && !u.Options().SuppressEnvoyHeaders {
 		// An error means that there is no stream any more to say it on.
 		_ = grpc.SetTrailer(s.ctx, metadata.Pairs(envoy.OverloadedHeader, "true"))
 	}
 }
 
 // incoming is ctx with the metadata that the handler is to see.
-func (s *server) incoming(ctx context.Context, c *pillion.Attempt) context.Context {
+func (s *server) incoming(ctx context.Context, c *policy.Attempt) context.Context {
 	c.ConsumeHeaders()
 	if s.md == nil {
 		return ctx
@@ -167,7 +168,7 @@ func (s *server) incoming(ctx context.Context, c *pillion.Attempt) context.Conte
 }
 
 // returned says in o what came of a handler that did not panic.
-func returned(ctx context.Context, o *pillion.Outcome, err error) {
+func returned(ctx context.Context, o *policy.Outcome, err error) {
 	if err != nil {
 		o.Err = ended(ctx, err)
 		return
@@ -176,15 +177,15 @@ func returned(ctx context.Context, o *pillion.Outcome, err error) {
 }
 
 // threw says in o that the handler panicked.
-func (s *server) threw(o *pillion.Outcome, p *pillion.PanicError) {
+func (s *server) threw(o *policy.Outcome, p *pillion.PanicError) {
 	s.panicked = true
-	o.Err, o.Is = p, pillion.Failed
+	o.Err, o.Is = p, policy.Failed
 	o.Code, o.Detail = int(codes.Internal), envoy.ViaUpstream
 }
 
 // Request describes the call.
-func (s *server) Request() pillion.Request {
-	return pillion.Request{Protocol: pillion.ProtocolGRPC, Method: s.method, Authority: first(s.RequestHeader(":authority")), Path: s.method}
+func (s *server) Request() policy.Request {
+	return policy.Request{Protocol: policy.ProtocolGRPC, Method: s.method, Authority: first(s.RequestHeader(":authority")), Path: s.method}
 }
 
 // RequestHeader reads the client's metadata.
@@ -193,7 +194,7 @@ func (s *server) RequestHeader(name string) []string {
 }
 
 // Header copies the client's metadata for the handler.
-func (s *server) Header(*pillion.Attempt) pillion.Header {
+func (s *server) Header(*policy.Attempt) policy.Header {
 	if s.md == nil {
 		if s.md, _ = metadata.FromIncomingContext(s.ctx); s.md == nil { // a copy
 			s.md = metadata.MD{}
@@ -206,7 +207,7 @@ func (s *server) Header(*pillion.Attempt) pillion.Header {
 func (s *server) Messages() (sent, received uint64) { return s.sent.Load(), s.received.Load() }
 
 // Explain takes the handler's status for the response that it is.
-func (s *server) Explain(_ *pillion.Attempt, o *pillion.Outcome, err error) {
+func (s *server) Explain(_ *policy.Attempt, o *policy.Outcome, err error) {
 	code := codeOf(err)
 	o.Err, o.Code, o.Detail = err, int(code), envoy.ViaUpstream
 	if code != codes.Unimplemented { // the client called what is not there
@@ -216,7 +217,7 @@ func (s *server) Explain(_ *pillion.Attempt, o *pillion.Outcome, err error) {
 
 // CausedByCaller reports whether a limit that fired is the client's doing: it named the
 // deadline itself.
-func (s *server) CausedByCaller(scope pillion.Scope) bool { return scope == pillion.ScopeCaller }
+func (s *server) CausedByCaller(scope policy.Scope) bool { return scope == policy.ScopeCaller }
 
 // codeOf is the code that gRPC sends for a handler's error.
 func codeOf(err error) codes.Code {
@@ -227,10 +228,10 @@ func codeOf(err error) codes.Code {
 }
 
 // ResponseHeader is empty: what a handler has set cannot be read.
-func (s *server) ResponseHeader(*pillion.Outcome, string) []string { return nil }
+func (s *server) ResponseHeader(*policy.Outcome, string) []string { return nil }
 
 // GRPCStatus is the code that the client gets.
-func (s *server) GRPCStatus(o *pillion.Outcome) int {
+func (s *server) GRPCStatus(o *policy.Outcome) int {
 	if err := s.result(o); err != nil {
 		return int(codeOf(err))
 	}
@@ -247,18 +248,18 @@ type unaryServer struct {
 
 // unaryServer implements these. They are found by their methods.
 var _ interface {
-	pillion.Exchange
-	pillion.Unary
-	pillion.Blamer
-	pillion.MessageCounter
-	pillion.GRPCCoder
+	policy.Exchange
+	policy.Unary
+	policy.Blamer
+	policy.MessageCounter
+	policy.GRPCCoder
 } = (*unaryServer)(nil)
 
 // Unary is true: a response comes whole.
 func (x *unaryServer) Unary() bool { return true }
 
 // Try has the handler serve the call.
-func (x *unaryServer) Try(ctx context.Context, c *pillion.Attempt, o *pillion.Outcome) {
+func (x *unaryServer) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome) {
 	done := false
 	defer func() {
 		if done {

@@ -20,6 +20,7 @@ import (
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/pilliongrpc"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -216,7 +217,7 @@ func TestServerClientLeaves(t *testing.T) {
 			if err := kind.call(ctx, c); status.Code(err) != codes.Canceled {
 				t.Errorf("got %v, want Canceled", err)
 			}
-			if end := <-log.ends; end.Is != pillion.Cancelled {
+			if end := <-log.ends; end.Is != policy.Cancelled {
 				t.Errorf("got %v, want Cancelled", end.Is)
 			}
 			if got := b.Status(); got != (breaker.Status{}) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // Domain is the domain of the [errdetails.ErrorInfo] in statuses that the library
@@ -53,7 +54,7 @@ func (e *Error) GRPCStatus() *status.Status {
 func (e *Error) Timeout() bool { return errors.Is(e.Err, context.DeadlineExceeded) }
 
 // callError is what the caller of a call that came to o gets.
-func callError(u *pillion.Upstream, o *pillion.Outcome, retried bool) error {
+func callError(u *pillion.Upstream, o *policy.Outcome, retried bool) error {
 	if o.Err == nil {
 		return nil
 	}
@@ -66,9 +67,9 @@ func callError(u *pillion.Upstream, o *pillion.Outcome, retried bool) error {
 
 // resultCode returns the status code of an outcome with an error. It is sent if it is that of the
 // error itself: the upstream sent it, and it is shown as it is.
-func resultCode(u *pillion.Upstream, o *pillion.Outcome) (code codes.Code, sent bool) {
+func resultCode(u *pillion.Upstream, o *policy.Outcome) (code codes.Code, sent bool) {
 	if o.Detail == envoy.ViaUpstream || o.Detail == nil {
-		if o.Is.Any(pillion.Refused) {
+		if o.Is.Any(policy.Refused) {
 			return codes.Unavailable, false
 		}
 		if s, ok := status.FromError(o.Err); ok {
@@ -93,16 +94,16 @@ func ofError(u *pillion.Upstream, err error) error {
 	case errors.Is(err, context.Canceled):
 		return newError(u, codes.Canceled, err, envoy.DC, envoy.CallerGone, false)
 	case errors.Is(err, context.DeadlineExceeded) && ownCode(err) == codes.OK: // the engine does not watch the stream
-		limit = &pillion.TimeoutError{Upstream: u.Name(), Scope: pillion.ScopeCaller}
+		limit = &pillion.TimeoutError{Upstream: u.Name(), Scope: policy.ScopeCaller}
 		return newError(u, codes.DeadlineExceeded, limit, envoy.UT, envoy.ResponseTimeout, false)
 	}
-	return callError(u, &pillion.Outcome{Err: err}, false)
+	return callError(u, &policy.Outcome{Err: err}, false)
 }
 
 // serverError is what the client of a server gets for a call without a status of its handler:
 // the code of the cause, and the text of Envoy's local reply. The text of the cause is for
 // policies and interceptors only: it may quote the errors of other clients' calls.
-func serverError(u *pillion.Upstream, o *pillion.Outcome) error {
+func serverError(u *pillion.Upstream, o *policy.Outcome) error {
 	if _, ok := o.Err.(interface{ GRPCStatus() *status.Status }); ok { // what an error wraps is not meant for the client
 		return o.Err // a policy's own
 	}
@@ -112,7 +113,7 @@ func serverError(u *pillion.Upstream, o *pillion.Outcome) error {
 	case text != "":
 	case code == codes.Canceled:
 		text = "the client canceled the call"
-	case o.Is.Any(pillion.Refused):
+	case o.Is.Any(policy.Refused):
 		code, text = codes.Unavailable, http.StatusText(http.StatusServiceUnavailable)
 	default:
 		code, text = codes.Unknown, http.StatusText(http.StatusInternalServerError)
@@ -121,14 +122,14 @@ func serverError(u *pillion.Upstream, o *pillion.Outcome) error {
 }
 
 // localCode is the status code of a call without a response: Envoy's, but for limits
-// on time, for which gRPC has its own code. With [pillion.HTTP] LocalReplies it is
+// on time, for which gRPC has its own code. With [pillion.Options] LocalReplies it is
 // Envoy's there, too.
-func localCode(u *pillion.Upstream, o *pillion.Outcome) codes.Code {
+func localCode(u *pillion.Upstream, o *policy.Outcome) codes.Code {
 	own := ownCode(o.Err)
-	if own != codes.OK && !o.Is.Any(pillion.Cancelled|pillion.Timeout) && (o.Is.Any(pillion.Invalid) || o.Detail.LocalStatus() == 0) {
+	if own != codes.OK && !o.Is.Any(policy.Cancelled|policy.Timeout) && (o.Is.Any(policy.Invalid) || o.Detail.LocalStatus() == 0) {
 		return own
 	}
-	return codes.Code(o.GRPCStatus(u.HTTP().LocalReplies)) //nolint:gosec // a code
+	return codes.Code(o.GRPCStatus(u.Options().LocalReplies)) //nolint:gosec // a code
 }
 
 // ownCode is the status code that err has itself, OK for none.
@@ -162,7 +163,7 @@ func newStatus(u *pillion.Upstream, code codes.Code, text string, flags envoy.Fl
 
 // text is what the status says: Envoy's words, where they are asked for.
 func text(u *pillion.Upstream, err error, detail *envoy.Detail, retried bool) string {
-	if status, local := detail.LocalReply(retried); u.HTTP().LocalReplies && status != 0 {
+	if status, local := detail.LocalReply(retried); u.Options().LocalReplies && status != 0 {
 		return local
 	}
 	if broken, ok := errors.AsType[*pillion.UpstreamError](err); ok {
@@ -192,7 +193,7 @@ func reason(flags envoy.Flags) string {
 }
 
 // noReply is the error of a policy that returned neither an error nor a response of ours.
-func noReply(u *pillion.Upstream, o *pillion.Outcome) error {
+func noReply(u *pillion.Upstream, o *policy.Outcome) error {
 	err := fmt.Errorf("pillion: %s: a policy gave a %T in place of a reply", u.Name(), o.Value)
 	return newError(u, codes.Internal, err, o.Flags, o.Detail, false)
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/internal/report"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // Stream returns an interceptor that puts streams under the policies of the upstreams that r
@@ -26,7 +27,7 @@ import (
 // begin where the caller has closed the sending; the total one holds to the end.
 //
 // It is retried only while the server has sent nothing but trailers. The one message of a stream
-// that only the server continues is kept for that; of others as many as fit in [pillion.HTTP]
+// that only the server continues is kept for that; of others as many as fit in [pillion.Options]
 // ReplayBuffer, as they were when they were sent. With more than that, or with messages that are
 // not protobuf's, there is one attempt. Meanwhile, and if statistics or a limit of one attempt
 // wait for the response headers, the policies run in a goroutine of the stream's own: RecvMsg
@@ -64,7 +65,7 @@ func Stream(r pillion.Resolver) grpc.StreamClientInterceptor {
 // RecvMsg and Header wait for the result. The end of the stream ends the call.
 type streamCall struct {
 	client
-	frame    pillion.Frame
+	frame    policy.Frame
 	desc     *grpc.StreamDesc
 	streamer grpc.Streamer
 	buffer   int64
@@ -80,8 +81,8 @@ type streamCall struct {
 	closed  bool              // CloseSend was called; guarded by sending
 
 	arming sync.Mutex
-	trying *pillion.Attempt // the attempt whose limits wait for the sending to be closed; guarded by arming
-	whole  bool             // the sending was closed; guarded by arming
+	trying *policy.Attempt // the attempt whose limits wait for the sending to be closed; guarded by arming
+	whole  bool            // the sending was closed; guarded by arming
 
 	done     chan struct{} // closed when the policies have come to a result
 	result   *streamAttempt
@@ -97,9 +98,9 @@ type streamCall struct {
 // streamAttempt is an attempt with its stream.
 type streamAttempt struct {
 	attempt
-	of     *pillion.Attempt // until the policies have come to a result
-	open   *pillion.Stream  // from the response headers on; nil if its end matters to no policy
-	ctx    context.Context  //nolint:containedctx // what the engine ends the attempt by
+	of     *policy.Attempt // until the policies have come to a result
+	open   *policy.Stream  // from the response headers on; nil if its end matters to no policy
+	ctx    context.Context //nolint:containedctx // what the engine ends the attempt by
 	cancel context.CancelFunc
 	stream grpc.ClientStream
 	learn  sync.Once
@@ -127,7 +128,7 @@ func (x *streamCall) find(find find) (err error) {
 // headers.
 func (x *streamCall) begin() (grpc.ClientStream, error) {
 	if x.upstream.Chain().AwaitsHead() {
-		x.buffer = x.upstream.HTTP().ReplayBuffer
+		x.buffer = x.upstream.Options().ReplayBuffer
 		go func() {
 			defer reported()
 			x.run()

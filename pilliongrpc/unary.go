@@ -11,6 +11,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // Unary returns an interceptor that puts unary calls under the policies of the upstreams
@@ -40,7 +41,7 @@ func Unary(r pillion.Resolver) grpc.UnaryClientInterceptor {
 // unaryCall is one unary call: the Exchange, with the storage of its first attempt.
 type unaryCall struct {
 	client
-	frame   pillion.Frame
+	frame   policy.Frame
 	req     any
 	reply   any
 	invoker grpc.UnaryInvoker
@@ -52,11 +53,11 @@ type unaryCall struct {
 // unaryCall implements these, and not Unary: a response has headers, with which the limit on one
 // attempt ends. The server must not be told of it, for it would end a response that has begun.
 var _ interface {
-	pillion.Exchange
-	pillion.Repeater
-	pillion.Successor
-	pillion.MessageCounter
-	pillion.GRPCCoder
+	policy.Exchange
+	policy.Repeater
+	policy.Successor
+	policy.MessageCounter
+	policy.GRPCCoder
 } = (*unaryCall)(nil)
 
 // unaryAttempt is an attempt with its reply.
@@ -83,7 +84,7 @@ func (x *unaryCall) call(find find) (err error) {
 }
 
 // settle returns to the caller what the call brought.
-func (x *unaryCall) settle(u *pillion.Upstream, o *pillion.Outcome) error {
+func (x *unaryCall) settle(u *pillion.Upstream, o *policy.Outcome) error {
 	a, _ := o.Value.(*unaryAttempt)
 	if a != nil {
 		r := a.response()
@@ -101,7 +102,7 @@ func (x *unaryCall) settle(u *pillion.Upstream, o *pillion.Outcome) error {
 }
 
 // Try sends the request once.
-func (x *unaryCall) Try(ctx context.Context, c *pillion.Attempt, o *pillion.Outcome) {
+func (x *unaryCall) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome) {
 	a := x.attempt(c)
 	c.Prepare()
 	a.number, a.watched, a.reply = c.Call().Attempt(), c.Observed(), x.replyFor()
@@ -123,7 +124,7 @@ func (x *unaryCall) Try(ctx context.Context, c *pillion.Attempt, o *pillion.Outc
 }
 
 // invoke makes the call of an attempt. The limit on its time ends with the response headers.
-func (x *unaryCall) invoke(ctx context.Context, a *unaryAttempt, c *pillion.Attempt) error {
+func (x *unaryCall) invoke(ctx context.Context, a *unaryAttempt, c *policy.Attempt) error {
 	if a.redial {
 		x.redial(ctx)
 	}
@@ -143,7 +144,7 @@ func (x *unaryCall) replyFor() any {
 }
 
 // attempt finds what belongs to c.
-func (x *unaryCall) attempt(c *pillion.Attempt) *unaryAttempt {
+func (x *unaryCall) attempt(c *policy.Attempt) *unaryAttempt {
 	if a, ok := c.Attached().(*unaryAttempt); ok {
 		return a
 	}
@@ -152,14 +153,14 @@ func (x *unaryCall) attempt(c *pillion.Attempt) *unaryAttempt {
 
 // NewAttempt returns the storage of the next attempt. One that is made while the one
 // before it has not come back, or not even begun, runs concurrently with it.
-func (x *unaryCall) NewAttempt(from *pillion.Attempt) *pillion.Attempt {
+func (x *unaryCall) NewAttempt(from *policy.Attempt) *policy.Attempt {
 	before := x.attempt(from)
 	if !before.over.Load() {
 		x.beside.Store(true)
 	}
 	x.retried.Store(true)
 	next := &struct {
-		of      pillion.Attempt
+		of      policy.Attempt
 		attempt unaryAttempt
 	}{}
 	next.attempt.after(&before.attempt)
@@ -168,12 +169,12 @@ func (x *unaryCall) NewAttempt(from *pillion.Attempt) *pillion.Attempt {
 }
 
 // Header returns the attempt's own metadata.
-func (x *unaryCall) Header(c *pillion.Attempt) pillion.Header {
+func (x *unaryCall) Header(c *policy.Attempt) policy.Header {
 	return x.headerOf(&x.attempt(c).attempt)
 }
 
 // ResponseHeader reads the metadata that came first.
-func (x *unaryCall) ResponseHeader(o *pillion.Outcome, name string) []string {
+func (x *unaryCall) ResponseHeader(o *policy.Outcome, name string) []string {
 	a, _ := o.Value.(*unaryAttempt)
 	if a == nil {
 		return nil
@@ -183,11 +184,11 @@ func (x *unaryCall) ResponseHeader(o *pillion.Outcome, name string) []string {
 
 // Explain says what a status means. A response that broke off after its headers must not be
 // asked for again.
-func (x *unaryCall) Explain(c *pillion.Attempt, o *pillion.Outcome, err error) {
+func (x *unaryCall) Explain(c *policy.Attempt, o *policy.Outcome, err error) {
 	a := &x.attempt(c).attempt
 	explain(x.upstream, a, o, err)
-	if a.begun() && o.Is.Any(pillion.NoAnswer) {
-		o.Is = pillion.Failed
+	if a.begun() && o.Is.Any(policy.NoResponse) {
+		o.Is = policy.Failed
 	}
 }
 

@@ -26,6 +26,7 @@ import (
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/pilliongrpc"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // conns remembers the connections that a listener accepted, to cut them off.
@@ -364,7 +365,7 @@ func TestBadRequests(t *testing.T) {
 				t.Errorf("got %v, want %v", got, test.code)
 			}
 			<-log.ends
-			if got := log.count(pillion.EventRetry); got != 0 {
+			if got := log.count(policy.EventRetry); got != 0 {
 				t.Errorf("got %d retries, want none", got)
 			}
 			if got := b.Status(); test.code != codes.Unimplemented && got.Failure+got.Timeout != 0 {

@@ -11,8 +11,8 @@ import (
 	"github.com/cenkalti/backoff/v4"
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // ready gives the policy that cfg is made into.
@@ -156,7 +156,7 @@ func TestWaits(t *testing.T) {
 		},
 		{
 			"Retry-After of a 429 that When decides about",
-			Config{When: func(o *pillion.Outcome) bool { return o.Code == 429 }, Rand: always(0)},
+			Config{When: func(o *policy.Outcome) bool { return o.Code == 429 }, Rand: always(0)},
 			status(429, "Retry-After", "2"),
 			at(0, 2*time.Second),
 		},
@@ -363,7 +363,7 @@ func TestPermanent(t *testing.T) {
 	permanent := backoff.Permanent(errBroken)
 	for _, tc := range []struct {
 		name    string
-		policy  pillion.Policy
+		policy  policy.Policy
 		answers []answer
 		want    int
 	}{

@@ -16,6 +16,7 @@ import (
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 )
 
 func TestBudgetErrors(t *testing.T) {
@@ -52,7 +53,7 @@ func TestBudgetErrors(t *testing.T) {
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			for field, p := range map[string]pillion.Policy{
+			for field, p := range map[string]policy.Policy{
 				"retry: Config.Budget.":    Config{Budget: &tc.budget},
 				"retry: Retryable.Budget.": Retryable{Budget: &tc.budget},
 			} {
@@ -84,7 +85,7 @@ func TestBudgetBesideLimits(t *testing.T) {
 		{"set, beside RetryBudget", &Budget{Percent: 30}, limits.Config{RetryBudget: &limits.RetryBudget{}}, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			for name, p := range map[string]pillion.Policy{"Config": Config{Budget: tc.budget}, "Retryable": Retryable{Budget: tc.budget}} {
+			for name, p := range map[string]policy.Policy{"Config": Config{Budget: tc.budget}, "Retryable": Retryable{Budget: tc.budget}} {
 				_, err := pillion.New("recipes", p, tc.limits)
 				want := "retry: " + name + ".Budget: no effect beside MaxRetries or RetryBudget of limits; leave one of them out"
 				if (err == nil) != tc.want || (err != nil && !strings.HasSuffix(err.Error(), want)) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // TestHeaderMatcher tries all kinds of matchers on one header.
@@ -258,23 +259,23 @@ type answered struct {
 	asked []string
 }
 
-func (x *answered) Request() pillion.Request { return pillion.Request{Protocol: "test"} }
-func (x *answered) Unary() bool              { return true }
+func (x *answered) Request() policy.Request { return policy.Request{Protocol: "test"} }
+func (x *answered) Unary() bool             { return true }
 
-func (x *answered) Try(_ context.Context, _ *pillion.Attempt, o *pillion.Outcome) {
+func (x *answered) Try(_ context.Context, _ *policy.Attempt, o *policy.Outcome) {
 	o.Code, o.Detail = x.code, envoy.ViaUpstream
 	if x.code == 503 {
-		o.Is = pillion.Status5xx | pillion.GatewayError
+		o.Is = policy.Status5xx | policy.GatewayError
 	}
 }
 
-func (x *answered) Explain(*pillion.Attempt, *pillion.Outcome, error) {}
-func (x *answered) RequestHeader(string) []string                     { return nil }
-func (x *answered) Header(*pillion.Attempt) pillion.Header            { return http.Header{} }
-func (x *answered) Idempotent() bool                                  { return true }
-func (x *answered) Replayable() bool                                  { return true }
+func (x *answered) Explain(*policy.Attempt, *policy.Outcome, error) {}
+func (x *answered) RequestHeader(string) []string                   { return nil }
+func (x *answered) Header(*policy.Attempt) policy.Header            { return http.Header{} }
+func (x *answered) Idempotent() bool                                { return true }
+func (x *answered) Replayable() bool                                { return true }
 
-func (x *answered) ResponseHeader(_ *pillion.Outcome, name string) []string {
+func (x *answered) ResponseHeader(_ *policy.Outcome, name string) []string {
 	x.asked = append(x.asked, name)
 	return nil
 }

@@ -12,8 +12,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/timeout"
 )
 
@@ -249,9 +249,9 @@ func FuzzEnvoyHeaders(f *testing.F) {
 			}
 		}
 		var heard *envoyRule
-		probe := probing(func(c *pillion.Call) *pillion.Outcome {
+		probe := probing(func(c *policy.Call) *policy.Outcome {
 			heard = base.heeding(c)
-			o := &pillion.Outcome{Code: code, Detail: envoy.ViaUpstream}
+			o := &policy.Outcome{Code: code, Detail: envoy.ViaUpstream}
 			_ = heard.again(c, o)
 			return o
 		})
@@ -272,8 +272,8 @@ func FuzzEnvoyHeaders(f *testing.F) {
 }
 
 // probing is a policy that makes outcomes itself.
-type probing func(*pillion.Call) *pillion.Outcome
+type probing func(*policy.Call) *policy.Outcome
 
-func (p probing) Wrap(*pillion.Site, pillion.Func) (pillion.Func, error) {
-	return func(_ context.Context, c *pillion.Call) *pillion.Outcome { return p(c) }, nil
+func (p probing) Wrap(*policy.Builder, policy.Func) (policy.Func, error) {
+	return func(_ context.Context, c *policy.Call) *policy.Outcome { return p(c) }, nil
 }

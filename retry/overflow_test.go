@@ -15,16 +15,17 @@ import (
 	"github.com/pillion-go/pillion/breaker"
 	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // TestRefused has policies inside refuse attempts.
 func TestRefused(t *testing.T) {
-	full := func(*testing.T) pillion.Policy { return limits.Config{MaxRequests: limits.Zero} }
+	full := func(*testing.T) policy.Policy { return limits.Config{MaxRequests: limits.Zero} }
 	for _, tc := range []struct {
 		name   string
 		cfg    Config
 		method string
-		inside func(*testing.T) pillion.Policy
+		inside func(*testing.T) policy.Policy
 		is     error
 		want   int
 	}{
@@ -88,7 +89,7 @@ func TestOverflow(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var d diary
 				w := answers(status(503))
-				u := upstream(t, Config{NumRetries: 2}, tc.limits, pillion.Listener(d.listen))
+				u := upstream(t, Config{NumRetries: 2}, tc.limits, policy.Listener(d.listen))
 				r := call(t, u, w, get(t.Context()))
 				if r.code != 503 || r.body != "answer 503" || r.flags != envoy.UO || r.detail != envoy.ViaUpstream || r.err != nil {
 					t.Errorf("got %d %q, flags %v, detail %v, error %v, want the upstream's 503 with UO",

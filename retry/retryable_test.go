@@ -18,6 +18,7 @@ import (
 	"github.com/pillion-go/pillion/breaker"
 	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/timeout"
 )
 
@@ -198,12 +199,12 @@ func TestRetryableTimeIsOver(t *testing.T) {
 
 // TestRetryableWhat asks what is retried.
 func TestRetryableWhat(t *testing.T) {
-	full := func(*testing.T) pillion.Policy { return limits.Config{MaxRequests: limits.Zero} }
+	full := func(*testing.T) policy.Policy { return limits.Config{MaxRequests: limits.Zero} }
 	for _, tc := range []struct {
 		name   string
 		r      Retryable
 		answer answer
-		inside func(*testing.T) pillion.Policy
+		inside func(*testing.T) policy.Policy
 		method string
 		want   int
 	}{
@@ -227,8 +228,8 @@ func TestRetryableWhat(t *testing.T) {
 		{name: "on a status", r: Retryable{On: []Match{Status(500, 503)}}, answer: status(503), want: 2},
 		{name: "on a status, failure", r: Retryable{On: []Match{Status(500, 503)}}, answer: failure(errBroken), want: 1},
 		{name: "on a status that is no failure", r: Retryable{On: []Match{Status(404)}}, answer: status(404), want: 1},
-		{name: "on a type", r: Retryable{On: []Match{As[*pillion.UpstreamError]()}}, answer: failure(errBroken), want: 2},
-		{name: "on another type", r: Retryable{On: []Match{As[*pillion.UpstreamError]()}}, answer: status(500), want: 1},
+		{name: "on a type", r: Retryable{On: []Match{As[*policy.UpstreamError]()}}, answer: failure(errBroken), want: 2},
+		{name: "on another type", r: Retryable{On: []Match{As[*policy.UpstreamError]()}}, answer: status(500), want: 1},
 		{name: "not wins", r: Retryable{On: []Match{Is(errBroken)}, Not: []Match{Is(errBroken)}}, answer: failure(errBroken), want: 1},
 		{name: "not, other", r: Retryable{Not: []Match{Status(500)}}, answer: status(501), want: 2},
 		{name: "matching a substring", r: Retryable{Matching: []Pattern{Substring("roke")}}, answer: failure(errBroken), want: 2},
@@ -246,7 +247,7 @@ func TestRetryableWhat(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				policies := []pillion.Policy{tc.r}
+				policies := []policy.Policy{tc.r}
 				if tc.inside != nil {
 					policies = append(policies, tc.inside(t))
 				}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // TestErrorThroughAClient looks at a time-out as the user of an http.Client sees it.
@@ -177,7 +178,7 @@ func TestContextOfTheWork(t *testing.T) {
 		cfg    Config
 		caller time.Duration
 		want   time.Duration // 0 for no deadline
-		scope  pillion.Scope
+		scope  policy.Scope
 	}{
 		{"total", Config{Total: 100 * ms, PerTry: 200 * ms}, 300 * ms, 100 * ms, Total},
 		{"per try", Config{Total: 200 * ms, PerTry: 100 * ms}, 300 * ms, 100 * ms, PerTry},

@@ -9,9 +9,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/internal/memhttp"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 )
 
@@ -31,7 +31,7 @@ func TestLimits(t *testing.T) {
 		caller  time.Duration // 0 for no deadline
 		server  server
 		pause   time.Duration // of the caller, before each read
-		scope   pillion.Scope // 0 for a good end
+		scope   policy.Scope  // 0 for a good end
 		limit   time.Duration
 		elapsed time.Duration
 		code    int
@@ -188,7 +188,7 @@ func TestRetries(t *testing.T) {
 		name     string
 		cfg      Config
 		servers  []http.RoundTripper
-		scope    pillion.Scope
+		scope    policy.Scope
 		elapsed  time.Duration
 		attempts int
 		code     int
@@ -242,7 +242,7 @@ func TestOverHTTP(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
 		cfg     Config
-		scope   pillion.Scope
+		scope   policy.Scope
 		elapsed time.Duration
 		read    int
 	}{

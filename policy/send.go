@@ -1,4 +1,4 @@
-package pillion
+package policy
 
 import (
 	"context"

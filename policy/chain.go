@@ -1,4 +1,4 @@
-package pillion
+package policy
 
 import (
 	"context"
@@ -78,7 +78,7 @@ func (c *Chain) wrap(policies []Policy) (next Func, bad []error) {
 		if roleOf(p).repeats() && !c.repeats {
 			next, c.repeats = countAttempts(next), true
 		}
-		wrapped, err := p.Wrap(&Site{chain: c}, next)
+		wrapped, err := p.Wrap(&Builder{chain: c}, next)
 		if wrapped == nil && err == nil {
 			err = fmt.Errorf("pillion: %T.Wrap gave neither a Func nor an error", p)
 		}

@@ -1,4 +1,4 @@
-package pillion
+package policy
 
 import (
 	"errors"
@@ -54,11 +54,11 @@ func (o *Outcome) OnEnd(c *Call, hook Hook) {
 
 // Discard ends an open outcome that nobody will use: a small rest of its body is
 // read so that the connection can be used again, a large or slow one is cut off. It may
-// take as long as [HTTP] DrainTime. A finished outcome has nothing to discard.
+// take as long as [pillion.Options] DrainTime. A finished outcome has nothing to discard.
 func (o *Outcome) Discard() { o.DiscardWithin(0) }
 
 // DiscardWithin is [Outcome.Discard] that takes no longer than d, if d is positive and
-// [HTTP] DrainTime is not set.
+// [pillion.Options] DrainTime is not set.
 func (o *Outcome) DiscardWithin(d time.Duration) {
 	if o.Open() && o.open.state == stateOpen {
 		o.open.drain = d

@@ -1,4 +1,4 @@
-package pillion
+package policy
 
 import "context"
 
@@ -48,6 +48,6 @@ type idempotentKey struct{}
 
 // withIdempotent returns a context whose calls may be sent more than once without harm, whatever
 // their protocol and method.
-func withIdempotent(ctx context.Context) context.Context {
+func WithIdempotent(ctx context.Context) context.Context {
 	return context.WithValue(ctx, idempotentKey{}, true)
 }

@@ -1,4 +1,4 @@
-package pillion
+package policy
 
 import (
 	"context"
@@ -63,13 +63,13 @@ type BackOff struct {
 }
 
 // Listener hears what happens to an upstream's calls, each attempt and each end.
-// It is a [Policy]: give it to [New], anywhere among the others. It is called in the
+// It is a [Policy]: give it to [pillion.New], anywhere among the others. It is called in the
 // goroutine in which the thing happened, with the caller's context, and outside all
 // locks; it must be safe for concurrent use, and fast.
 type Listener func(ctx context.Context, e Event)
 
 // Wrap registers the listener.
-func (l Listener) Wrap(s *Site, next Func) (Func, error) {
+func (l Listener) Wrap(s *Builder, next Func) (Func, error) {
 	if l != nil {
 		s.Listen(l)
 	}

@@ -1,4 +1,4 @@
-package pillion
+package policy
 
 import (
 	"context"
@@ -47,7 +47,7 @@ const never time.Duration = math.MaxInt64
 func after(now, d time.Duration) time.Duration { return now + min(d, never-now) }
 
 // Slot is a place for a policy's own state in every Call of an upstream.
-// [Site.Slot] gives it out.
+// [Builder.Slot] gives it out.
 type Slot int
 
 // State is what a policy keeps in a Call between the start of an attempt and its
@@ -98,7 +98,7 @@ func (c *Call) Attempt() int { return c.attempt }
 func (c *Call) Attempts() int { return c.frame.Attempts() }
 
 // Endpoint is the address that this attempt goes to, as far as it is known: a
-// policy that picks one said so, or somebody listens or asks with [WithInfo].
+// policy that picks one said so, or somebody listens or asks with [pillion.WithInfo].
 func (c *Call) Endpoint() string {
 	if !c.frame.chain.hedges {
 		return c.endpoint
@@ -121,7 +121,7 @@ func (c *Call) SetEndpoint(address string) {
 
 // Idempotent reports whether the call may be sent twice without harm: its method
 // is idempotent (RFC 9110, section 9.2.2), or the caller vouches for it with an
-// Idempotency-Key or [WithIdempotent].
+// Idempotency-Key or [pillion.WithIdempotent].
 func (c *Call) Idempotent() bool {
 	x, ok := c.frame.exchange.(Repeater)
 	return ok && x.Idempotent() || c.frame.ctx.Value(idempotentKey{}) != nil
@@ -293,7 +293,7 @@ func (c *Call) GRPCStatus(o *Outcome) int {
 	return o.GRPCStatus(false)
 }
 
-// RetriesLimited reports whether a policy limits concurrent retries ([Site.LimitRetries]).
+// RetriesLimited reports whether a policy limits concurrent retries ([Builder.LimitRetries]).
 func (c *Call) RetriesLimited() bool { return c.frame.chain.retries.acquire != nil }
 
 // AcquireRetry asks for leave to send the call once more, and holds its place
