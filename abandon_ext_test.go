@@ -13,7 +13,9 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -27,7 +29,7 @@ func TestAbandon(t *testing.T) {
 	var sent context.Context
 	var body *tape
 	u := newUpstream(t,
-		around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+		around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 			o := next(ctx, c)
 			if boom {
 				panic("boom")
@@ -36,7 +38,7 @@ func TestAbandon(t *testing.T) {
 		}),
 		timeout.Config{Total: time.Hour},
 		limits.Config{MaxRequests: 1},
-		pillion.Listener(func(_ context.Context, e pillion.Event) { events.add(e.Kind.String()) }),
+		pillion.Listener(func(_ context.Context, e policy.Event) { events.add(e.Kind.String()) }),
 	)
 	rt := u.Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
 		sent = req.Context() //nolint:fatcontext // to look at, once
@@ -83,10 +85,10 @@ func TestAbandon_do(t *testing.T) {
 
 // narrow gives each attempt a deadline of its own.
 func narrow(d time.Duration) pillion.Policy {
-	return around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+	return around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 		ctx, cancel := context.WithTimeout(ctx, d)
 		o := next(ctx, c)
-		o.OnEnd(c, func(*pillion.Call, *pillion.Outcome) { cancel() })
+		o.OnEnd(c, func(*policy.Call, *policy.Outcome) { cancel() })
 		return o
 	})
 }
@@ -112,7 +114,7 @@ func TestNarrowed(t *testing.T) {
 			<-req.Context().Done()
 			return nil, req.Context().Err()
 		})).RoundTrip(get(ctx, t))
-		if !errors.Is(err, context.DeadlineExceeded) || scopeOf(err) == pillion.ScopeCaller || info.Flags() != pillion.UT {
+		if !errors.Is(err, context.DeadlineExceeded) || scopeOf(err) == policy.ScopeCaller || info.Flags() != envoy.UT {
 			t.Errorf("got %v, flags %v, want a deadline that is not the caller's, UT", err, info.Flags())
 		}
 	})
@@ -141,8 +143,8 @@ func TestUpgraded(t *testing.T) {
 		t.Fatal(err)
 	}
 	conn := &halfCloser{Reader: strings.NewReader("")}
-	var ends []pillion.Outcome
-	u := newUpstream(t, timeout.Config{Total: time.Hour}, b, atEnd(func(_ *pillion.Call, end *pillion.Outcome) { ends = append(ends, *end) }))
+	var ends []policy.Outcome
+	u := newUpstream(t, timeout.Config{Total: time.Hour}, b, atEnd(func(_ *policy.Call, end *policy.Outcome) { ends = append(ends, *end) }))
 	ctx, cancel := context.WithCancel(t.Context())
 	resp, err := u.Transport(roundTripper(func(*http.Request) (*http.Response, error) {
 		resp := answer(http.StatusSwitchingProtocols, "")
@@ -195,7 +197,7 @@ func TestTransport_reopenedBodyFails(t *testing.T) {
 func TestTransport_bufferIsFrozen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := 0
-		u := newUpstream(t, pillion.HTTP{ReplayBuffer: 4}, retry.Config{BaseInterval: time.Second, Rand: func() float64 { return 0.99 }})
+		u := newUpstream(t, pillion.Options{ReplayBuffer: 4}, retry.Config{BaseInterval: time.Second, Rand: func() float64 { return 0.99 }})
 		req := get(t.Context(), t)
 		req.Method, req.Body = http.MethodPut, io.NopCloser(io.MultiReader(strings.NewReader("he"), strings.NewReader("llo world")))
 		resp, err := u.Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
@@ -226,7 +228,7 @@ func TestTransport_bufferIsFrozen(t *testing.T) {
 // attempt has it.
 func TestTransport_headerOfTheCall(t *testing.T) {
 	var got []string
-	u := newUpstream(t, before(func(c *pillion.Call) { c.Header().Set("Authorization", "x") }), retry.Config{BaseInterval: time.Millisecond})
+	u := newUpstream(t, before(func(c *policy.Call) { c.Header().Set("Authorization", "x") }), retry.Config{BaseInterval: time.Millisecond})
 	_, err := u.Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
 		got = append(got, req.Header.Get("Authorization"))
 		return nil, errBroken
@@ -242,7 +244,7 @@ func TestTransport_localReplyOfTheCallersDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		resp, err := newUpstream(t, pillion.HTTP{LocalReplies: true}).Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
+		resp, err := newUpstream(t, pillion.Options{LocalReplies: true}).Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
 			<-req.Context().Done()
 			return nil, req.Context().Err()
 		})).RoundTrip(get(ctx, t))

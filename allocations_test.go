@@ -42,9 +42,9 @@ func TestAllocations(t *testing.T) {
 		{"refused by a breaker", []pillion.Policy{open}, false, 0, 1},
 		{"refused, all policies", []pillion.Policy{timeout.Config{}, quick(1), limits.Config{MaxRequests: limits.Zero}}, false, 0, 1},
 		{"limits and breaker", []pillion.Policy{limits.Config{}, breaker.Config{}}, false, 0, 1},
-		{"limits and breaker, body", []pillion.Policy{limits.Config{}, breaker.Config{}}, true, 0, 1},
-		{"all policies", every, false, 3, 4},
-		{"all policies, body", every, true, 3, 4},
+		{"limits and breaker, body", []pillion.Policy{limits.Config{}, breaker.Config{}}, true, 1, 1},
+		{"all policies", every, false, 4, 4},
+		{"all policies, body", every, true, 4, 4},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

@@ -11,7 +11,9 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -24,7 +26,7 @@ type phase struct {
 	// world plays a server, and closes reached when the call has come to the phase.
 	world func(t *testing.T, reached chan<- struct{}) *world
 	retry retry.Config
-	http  pillion.HTTP
+	http  pillion.Options
 	head  bool // the response's headers have come by then
 	again bool // and a retry is scheduled
 }
@@ -59,7 +61,7 @@ func phases() []phase {
 		{name: "within the body", retry: none, world: silentAfter(request, say("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart")), head: true},
 		{name: "the back-off", retry: after, world: silentAfter(request, say(unavailable+"Content-Length: 2\r\n\r\nno")), again: true},
 		{
-			name: "discarding", retry: after, http: pillion.HTTP{DrainTime: time.Minute}, again: true,
+			name: "discarding", retry: after, http: pillion.Options{DrainTime: time.Minute}, again: true,
 			world: silentAfter(request, say(unavailable+"Content-Length: 100\r\n\r\npart")),
 		},
 	}
@@ -76,8 +78,8 @@ func TestCause(t *testing.T) {
 				w := test.world(t, reached)
 				l := newLedger(t)
 				scheduled := make(chan struct{}, 1)
-				hear := pillion.Listener(func(_ context.Context, e pillion.Event) {
-					if e.Kind == pillion.EventRetryScheduled {
+				hear := pillion.Listener(func(_ context.Context, e policy.Event) {
+					if e.Kind == policy.EventRetryScheduled {
 						scheduled <- struct{}{}
 					}
 				})
@@ -108,8 +110,8 @@ func TestCause(t *testing.T) {
 					t.Errorf("got %v, want context.Canceled and its cause", err)
 				}
 				l.await(t, 1)
-				if info.Flags() != pillion.DC && info.Flags() != pillion.DC|pillion.URX || info.Detail() != pillion.CallerGone {
-					t.Errorf("got %v %v, want %v %v", info.Flags(), info.Detail(), pillion.DC, pillion.CallerGone)
+				if info.Flags() != envoy.DC && info.Flags() != envoy.DC|envoy.URX || info.Detail() != envoy.CallerGone {
+					t.Errorf("got %v %v, want %v %v", info.Flags(), info.Detail(), envoy.DC, envoy.CallerGone)
 				}
 				l.wantBalanced(t, 1, 1)
 				if s := l.breaker.Status(); s.Timeout != 0 || s.Failure > 1 || s.Failure == 1 && test.retry.On == "" {
@@ -129,10 +131,10 @@ func TestCause_before(t *testing.T) {
 	for name, test := range map[string]struct {
 		ctx    context.Context
 		is     error
-		detail pillion.Detail
+		detail *envoy.Detail
 	}{
-		"canceled": {canceled, context.Canceled, pillion.CallerGone},
-		"late":     {late, context.DeadlineExceeded, pillion.ResponseTimeout},
+		"canceled": {canceled, context.Canceled, envoy.CallerGone},
+		"late":     {late, context.DeadlineExceeded, envoy.ResponseTimeout},
 	} {
 		for policy, limit := range map[string]pillion.Policy{"limits": timeout.Config{Total: patience}, "retry": quick(2), "none": nil} {
 			t.Run(name+", "+policy, func(t *testing.T) {

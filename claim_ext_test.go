@@ -7,12 +7,13 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // claiming is a policy that must stand once for each name.
 type claiming string
 
-func (c claiming) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+func (c claiming) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	if !s.Claim(c) {
 		return nil, errors.New("twice: " + string(c))
 	}
@@ -47,9 +48,9 @@ func TestCall_limitsRead(t *testing.T) {
 		{"longer than the total", time.Second, time.Minute, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			u, err := pillion.New("recipes", pillion.HTTP{LocalReplies: tc.total != 0},
-				policy(func(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
-					return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+			u, err := pillion.New("recipes", pillion.Options{LocalReplies: tc.total != 0},
+				policyFunc(func(_ *policy.Builder, next policy.Func) (policy.Func, error) {
+					return func(ctx context.Context, c *policy.Call) *policy.Outcome {
 						if tc.total != 0 {
 							c.LimitTotal(tc.total)
 						}
@@ -59,14 +60,14 @@ func TestCall_limitsRead(t *testing.T) {
 						if got := c.TryLimit(); got != tc.want {
 							t.Errorf("TryLimit: got %v, want %v", got, tc.want)
 						}
-						if got := c.LocalReplies(); got != (tc.total != 0) {
-							t.Errorf("LocalReplies: got %v, want %v", got, !got)
-						}
 						return next(ctx, c)
 					}, nil
 				}))
 			if err != nil {
 				t.Fatal(err)
+			}
+			if got := u.Options().LocalReplies; got != (tc.total != 0) {
+				t.Errorf("LocalReplies: got %v, want %v", got, !got)
 			}
 			if _, err := pillion.Do(t.Context(), u, func(context.Context) (int, error) { return 0, nil }); err != nil {
 				t.Fatal(err)

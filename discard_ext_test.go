@@ -11,6 +11,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -42,8 +43,8 @@ func TestDiscard_panics(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var heard [pillion.EventEnd + 1]int
-				u := newUpstream(t, pillion.Listener(func(_ context.Context, e pillion.Event) { heard[e.Kind]++ }),
+				var heard [policy.EventEnd + 1]int
+				u := newUpstream(t, pillion.Listener(func(_ context.Context, e policy.Event) { heard[e.Kind]++ }),
 					test.policy, limits.Config{MaxRequests: 1})
 				body := &thorny{Reader: strings.NewReader("soup")}
 				base := roundTripper(func(*http.Request) (*http.Response, error) {
@@ -60,9 +61,9 @@ func TestDiscard_panics(t *testing.T) {
 					}()
 					_, _ = u.Transport(base).RoundTrip(get(t.Context(), t))
 				}()
-				if heard[pillion.EventAttempt] != 1 || heard[pillion.EventAttemptEnd] != 1 || heard[pillion.EventEnd] != 1 {
+				if heard[policy.EventAttempt] != 1 || heard[policy.EventAttemptEnd] != 1 || heard[policy.EventEnd] != 1 {
 					t.Errorf("got %d attempts, %d attempt ends and %d ends, want one of each",
-						heard[pillion.EventAttempt], heard[pillion.EventAttemptEnd], heard[pillion.EventEnd])
+						heard[policy.EventAttempt], heard[policy.EventAttemptEnd], heard[policy.EventEnd])
 				}
 				if _, err := pillion.Do(t.Context(), u, func(context.Context) (int, error) { return 0, nil }); err != nil {
 					t.Errorf("the next call: got %v, want its slot free", err)

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // Do calls work under the upstream's policies, for protocols that have no
@@ -12,7 +15,7 @@ import (
 // policies set; work that does not heed it is waited for, and its late result is
 // dropped for a [*TimeoutError].
 //
-// An error counts as [Failed] to the policies; one that says more is understood: a
+// An error counts as [policy.Failed] to the policies; one that says more is understood: a
 // time-out, a refused connection, a reset. A nil error is a success. By default
 // nothing is retried, since work may not be safe to run twice: [WithIdempotent] says that it
 // is. A retry policy with conditions of its own decides as for HTTP, "5xx" meaning any
@@ -27,9 +30,8 @@ func Do[T any](ctx context.Context, u *Upstream, work func(context.Context) (T, 
 		return none, err
 	}
 	x := &funcCall[T]{work: work}
-	x.flight.upstream, x.flight.ctx, x.flight.exchange = u, ctx, x
-	x.first.flight, x.first.attempt = &x.flight, 1
-	o := x.flight.invoke(&x.first)
+	x.frame.Init(u.chain, x)
+	o := x.frame.Invoke(ctx)
 	value, _ := o.Value.(T)
 	return value, o.Err
 }
@@ -40,14 +42,12 @@ func missing(ctx context.Context, u *Upstream, work bool) error {
 	case u == nil:
 		return errors.New("pillion: Do: nil Upstream")
 	case ctx == nil:
-		return fmt.Errorf("pillion: Do: %s: nil context", u.name)
+		return fmt.Errorf("pillion: Do: %s: nil context", u.Name())
 	case work:
-		return fmt.Errorf("pillion: Do: %s: nil function", u.name)
+		return fmt.Errorf("pillion: Do: %s: nil function", u.Name())
 	}
 	return nil
 }
-
-type idempotentKey struct{}
 
 // WithIdempotent returns a context whose calls may be sent, or whose functions may run,
 // more than once without harm. A retry policy under its default conditions then retries
@@ -57,63 +57,63 @@ func WithIdempotent(ctx context.Context) context.Context {
 	if ctx == nil {
 		panic("pillion: WithIdempotent: nil context")
 	}
-	return context.WithValue(ctx, idempotentKey{}, true)
+	return policy.WithIdempotent(ctx)
 }
 
 // funcCall is a call of a plain function.
 type funcCall[T any] struct {
-	flight flight
-	first  Call
-	work   func(context.Context) (T, error)
+	frame policy.Frame
+	work  func(context.Context) (T, error)
 }
 
+// funcCall implements these. They are found by their methods.
+var _ interface {
+	policy.Exchange
+	policy.Unary
+	policy.Repeater
+} = (*funcCall[int])(nil)
+
 // Request says only that it is a function.
-func (x *funcCall[T]) Request() Request { return Request{Protocol: "func"} }
+func (x *funcCall[T]) Request() policy.Request { return policy.Request{Protocol: policy.ProtocolFunc} }
 
 // Unary is true: a function returns once.
 func (x *funcCall[T]) Unary() bool { return true }
 
 // Try calls the function once.
-func (x *funcCall[T]) Try(ctx context.Context, _ *Call, o *Outcome) {
+func (x *funcCall[T]) Try(ctx context.Context, _ *policy.Attempt, o *policy.Outcome) {
 	o.Value, o.Err = x.work(ctx)
 	if o.Err == nil {
-		o.Detail = ViaUpstream
+		o.Detail = envoy.ViaUpstream
 	}
 }
 
 // Explain understands what the network's errors mean, and passes all errors on
 // as they are.
-func (x *funcCall[T]) Explain(_ *Call, o *Outcome, err error) {
+func (x *funcCall[T]) Explain(_ *policy.Attempt, o *policy.Outcome, err error) {
 	is, detail := functionFailure(err)
-	o.blame(err, is, detail)
+	o.Blame(err, is, detail)
 }
 
 // functionFailure classifies the error of a function: what the network did to it
 // where it says so, else a failure that stands for a 5xx.
-func functionFailure(err error) (Condition, Detail) {
+func functionFailure(err error) (policy.Condition, *envoy.Detail) {
 	if errors.Is(err, context.Canceled) {
-		return Cancelled, CallerGone
+		return policy.Cancelled, envoy.CallerGone
 	}
 	if is, detail, ok := networkFailure(err); ok {
 		return is, detail
 	}
-	return Failed | Status5xx, NoDetail
+	return policy.Failed | policy.Status5xx, nil
 }
-
-// Discard has nothing to do: a function's result is never open.
-func (x *funcCall[T]) Discard(*Call, *Outcome) {}
-
-// NewCall makes the storage of a further attempt.
-func (x *funcCall[T]) NewCall(*Call) *Call { return &Call{} }
 
 // RequestHeader is empty: a function has none.
 func (x *funcCall[T]) RequestHeader(string) []string { return nil }
 
 // Header gives a header that goes nowhere.
-func (x *funcCall[T]) Header(*Call) Header { return noHeader{} }
+func (x *funcCall[T]) Header(*policy.Attempt) policy.Header { return noHeader{} }
 
 // ResponseHeader is empty: a function has none.
-func (x *funcCall[T]) ResponseHeader(*Outcome, string) []string { return nil }
+func (x *funcCall[T]) ResponseHeader(*policy.Outcome, string) []string { return nil }
 
 // Idempotent is false: only [WithIdempotent] says otherwise.
 func (x *funcCall[T]) Idempotent() bool { return false }

@@ -16,7 +16,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -29,33 +31,33 @@ func TestDo_errors(t *testing.T) {
 	tests := []struct {
 		name   string
 		err    error
-		is     pillion.Condition
-		detail pillion.Detail
+		is     policy.Condition
+		detail *envoy.Detail
 	}{
-		{"none", nil, 0, pillion.ViaUpstream},
-		{"any", errBroken, pillion.Failed | pillion.Status5xx, pillion.NoDetail},
-		{"EOF", io.EOF, pillion.Failed | pillion.Status5xx, pillion.NoDetail},
-		{"cancelled within", fmt.Errorf("query: %w", context.Canceled), pillion.Cancelled, pillion.CallerGone},
-		{"time-out within", fmt.Errorf("query: %w", context.DeadlineExceeded), pillion.Timeout | pillion.PerTryTimeout, pillion.TryTimeout},
-		{"time-out of a read", read(os.ErrDeadlineExceeded), pillion.Timeout | pillion.PerTryTimeout, pillion.TryTimeout},
-		{"refused", dial(syscall.ECONNREFUSED), pillion.ConnectFailure, pillion.ConnectionRefused},
-		{"unreachable", dial(syscall.EHOSTUNREACH), pillion.ConnectFailure, pillion.ConnectionFailure},
-		{"no connection in time", dial(os.ErrDeadlineExceeded), pillion.ConnectFailure | pillion.Timeout, pillion.ConnectionTimeout},
-		{"no such host", &net.DNSError{Err: "no such host", IsNotFound: true}, pillion.ConnectFailure, pillion.DNSFailure},
-		{"no name server in time", &net.DNSError{Err: "slow", IsTimeout: true}, pillion.ConnectFailure | pillion.Timeout, pillion.DNSFailure},
-		{"reset", read(syscall.ECONNRESET), pillion.Reset, pillion.ConnectionTermination},
-		{"broken pipe", read(syscall.EPIPE), pillion.Reset, pillion.ConnectionTermination},
-		{"HTTP/2 reset", errors.New("stream error: stream ID 1; INTERNAL_ERROR; received from peer"), pillion.Reset, pillion.RemoteReset},
+		{"none", nil, 0, envoy.ViaUpstream},
+		{"any", errBroken, policy.Failed | policy.Status5xx, nil},
+		{"EOF", io.EOF, policy.Failed | policy.Status5xx, nil},
+		{"cancelled within", fmt.Errorf("query: %w", context.Canceled), policy.Cancelled, envoy.CallerGone},
+		{"time-out within", fmt.Errorf("query: %w", context.DeadlineExceeded), policy.Timeout | policy.PerTryTimeout, envoy.PerTryTimeout},
+		{"time-out of a read", read(os.ErrDeadlineExceeded), policy.Timeout | policy.PerTryTimeout, envoy.PerTryTimeout},
+		{"refused", dial(syscall.ECONNREFUSED), policy.ConnectFailure, envoy.ConnectionRefused},
+		{"unreachable", dial(syscall.EHOSTUNREACH), policy.ConnectFailure, envoy.ConnectionFailure},
+		{"no connection in time", dial(os.ErrDeadlineExceeded), policy.ConnectFailure | policy.Timeout, envoy.ConnectionTimeout},
+		{"no such host", &net.DNSError{Err: "no such host", IsNotFound: true}, policy.ConnectFailure, envoy.DNSFailure},
+		{"no name server in time", &net.DNSError{Err: "slow", IsTimeout: true}, policy.ConnectFailure | policy.Timeout, envoy.DNSFailure},
+		{"reset", read(syscall.ECONNRESET), policy.Reset, envoy.ConnectionTermination},
+		{"broken pipe", read(syscall.EPIPE), policy.Reset, envoy.ConnectionTermination},
+		{"HTTP/2 reset", errors.New("stream error: stream ID 1; INTERNAL_ERROR; received from peer"), policy.Reset, envoy.RemoteReset},
 		{
 			"HTTP/2 refused", errors.New("stream error: stream ID 1; REFUSED_STREAM; received from peer"),
-			pillion.Reset | pillion.RefusedStream, pillion.RemoteRefusedStream,
+			policy.Reset | policy.RefusedStream, envoy.RemoteRefusedStream,
 		},
-		{"HTTP/2 malformed", errors.New("stream error: stream ID 1; PROTOCOL_ERROR"), pillion.ProtocolError, pillion.MalformedAnswer},
+		{"HTTP/2 malformed", errors.New("stream error: stream ID 1; PROTOCOL_ERROR"), policy.ProtocolError, envoy.MalformedResponse},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			var end pillion.Outcome
-			u := newUpstream(t, atEnd(func(_ *pillion.Call, o *pillion.Outcome) { end = *o }))
+			var end policy.Outcome
+			u := newUpstream(t, atEnd(func(_ *policy.Call, o *policy.Outcome) { end = *o }))
 			got, err := pillion.Do(t.Context(), u, func(context.Context) (string, error) { return "rest", test.err })
 			if got != "rest" || err != test.err { //nolint:errorlint // the very one
 				t.Errorf("got %q, %v, want what the function gave: %v", got, err, test.err)
@@ -117,17 +119,17 @@ func TestDo_panic(t *testing.T) {
 func TestDo_retry(t *testing.T) {
 	for on, want := range map[string]int{"": 1, "5xx": 3, "connect-failure": 1} {
 		attempts := 0
-		u := newUpstream(t, retry.Config{On: on, NumRetries: 2, Rand: func() float64 { return 0 }}, before(func(c *pillion.Call) {
+		u := newUpstream(t, retry.Config{On: on, NumRetries: 2, Rand: func() float64 { return 0 }}, before(func(c *policy.Call) {
 			h := c.Header()
 			h.Set("X-Mine", "1")
 			h.Del("X-Mine")
-			if value, ok := c.ResponseHeader(&pillion.Outcome{}, "X-Mine"); ok || value+h.Get("X-Mine")+c.RequestHeader("X-Mine") != "" {
+			if value, ok := c.ResponseHeader(&policy.Outcome{}, "X-Mine"); ok || value+h.Get("X-Mine")+c.RequestHeader("X-Mine") != "" {
 				t.Error("a function has a header")
 			}
 			if c.Idempotent() || !c.Replayable() {
 				t.Errorf("got idempotent %v, replayable %v, want false and true", c.Idempotent(), c.Replayable())
 			}
-			if diff := cmp.Diff(pillion.Request{Protocol: "func"}, c.Request()); diff != "" {
+			if diff := cmp.Diff(policy.Request{Protocol: "func"}, c.Request()); diff != "" {
 				t.Errorf("request (-want +got):\n%s", diff)
 			}
 		}))
@@ -144,7 +146,7 @@ func TestDo_retry(t *testing.T) {
 
 // TestDo_discard pins that a policy may discard what is never open.
 func TestDo_discard(t *testing.T) {
-	u := newUpstream(t, around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+	u := newUpstream(t, around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 		o := next(ctx, c)
 		o.Discard()
 		return o
@@ -164,7 +166,7 @@ func TestDo_late(t *testing.T) {
 			time.Sleep(time.Minute)
 			return 42, nil
 		})
-		if got != 0 || scopeOf(err) != pillion.ScopeTotal || time.Since(began) != time.Minute {
+		if got != 0 || scopeOf(err) != policy.ScopeTotal || time.Since(began) != time.Minute {
 			t.Errorf("got %d, %v after %v, want the total limit, and the work waited for", got, err, time.Since(began))
 		}
 	})
@@ -185,7 +187,7 @@ func TestDo_caller(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, err := pillion.Do(ctx, u, work); scopeOf(err) != pillion.ScopeCaller || !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := pillion.Do(ctx, u, work); scopeOf(err) != policy.ScopeCaller || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v, want the caller's deadline", err)
 		}
 	})

@@ -47,8 +47,8 @@
 // [*UpstreamError]. A response of any status is no error.
 //
 // [WithInfo] reports attempts, response flags, details and endpoint of one call. A [Listener] is
-// called with each event; [Log] is one that writes to log/slog. With LocalReplies of [HTTP], a
-// client gets the responses that Envoy would have sent, in place of errors.
+// called with each event; [Log] is one that writes to log/slog. With LocalReplies of [Options],
+// a client gets the responses that Envoy would have sent, in place of errors.
 //
 // # Ends
 //
@@ -58,27 +58,6 @@
 //
 // # Writing a policy
 //
-// A policy wraps a [Func], the rest of the chain. It is wrapped once for each upstream, and
-// keeps the state of each call in the [Call]:
-//
-//	type Stopwatch struct{ Report func(upstream string, d time.Duration) }
-//
-//	func (w Stopwatch) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
-//		began, epoch := s.Slot(), time.Now()
-//		stop := func(c *pillion.Call, _ *pillion.Outcome) {
-//			w.Report(c.Upstream(), time.Since(epoch)-time.Duration(c.State(began).N))
-//		}
-//		return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
-//			c.State(began).N = int64(time.Since(epoch))
-//			o := next(ctx, c)
-//			o.OnEnd(c, stop)
-//			return o
-//		}, nil
-//	}
-//
-// The slot and the hook are made once, so that a call costs no allocation. Outside retry a
-// policy sees calls, inside it attempts. [Outcome.OnEnd] calls the hook when the response's body
-// has ended. Test Outcome.Is then in this order: [Refused], [Cancelled], [Timeout], [Failure];
-// all else is a success. [Discarded] marks a response that was discarded for another attempt. If
-// next panics, no hook was registered: what must be released needs a defer as well.
+// Package policy has what a policy is made of, and an example. Envoy's words, the response flags
+// and details, are in package envoy.
 package pillion

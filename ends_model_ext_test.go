@@ -14,6 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/timeout"
 )
 
@@ -60,9 +62,9 @@ func newStory(r *rand.Rand) story {
 // ending is how and when a call ends.
 type ending struct {
 	at     time.Duration
-	is     pillion.Condition
-	detail pillion.Detail
-	scope  pillion.Scope
+	is     policy.Condition
+	detail *envoy.Detail
+	scope  policy.Scope
 }
 
 // model says what must become of it: the first end of all that there would be.
@@ -78,7 +80,7 @@ func (s story) model() ending {
 	for i, at := range s.arrivals {
 		now += s.pauses[i]
 		if silent = s.idle != 0 && now+s.idle < at; silent {
-			earlier(ending{now + s.idle, pillion.Timeout | pillion.PerTryTimeout, pillion.TryIdleTimeout, pillion.ScopeIdle})
+			earlier(ending{now + s.idle, policy.Timeout | policy.PerTryTimeout, envoy.PerTryIdleTimeout, policy.ScopeIdle})
 			break
 		}
 		now = max(now, at)
@@ -86,18 +88,18 @@ func (s story) model() ending {
 	switch now = max(now+s.pauses[len(s.arrivals)], 1); {
 	case silent:
 	case s.broken:
-		earlier(ending{now, pillion.ProtocolError | pillion.Reset, pillion.MalformedAnswerAfter, 0})
+		earlier(ending{now, policy.ProtocolError | policy.Reset, envoy.MalformedResponseAfter, 0})
 	default:
-		earlier(ending{at: now, detail: pillion.ViaUpstream})
+		earlier(ending{at: now, detail: envoy.ViaUpstream})
 	}
-	earlier(ending{s.total, pillion.Timeout, pillion.ResponseTimeout, pillion.ScopeTotal})
-	earlier(ending{s.deadline, pillion.Timeout, pillion.ResponseTimeout, pillion.ScopeCaller})
-	earlier(ending{s.leaves, pillion.Cancelled, pillion.CallerGone, 0})
-	earlier(ending{s.closes, 0, pillion.ViaUpstream, 0})
+	earlier(ending{s.total, policy.Timeout, envoy.ResponseTimeout, policy.ScopeTotal})
+	earlier(ending{s.deadline, policy.Timeout, envoy.ResponseTimeout, policy.ScopeCaller})
+	earlier(ending{s.leaves, policy.Cancelled, envoy.CallerGone, 0})
+	earlier(ending{s.closes, 0, envoy.ViaUpstream, 0})
 	return first
 }
 
-func (s story) upstream(t *testing.T, order *journal, end chan<- pillion.Outcome) *pillion.Upstream {
+func (s story) upstream(t *testing.T, order *journal, end chan<- policy.Outcome) *pillion.Upstream {
 	t.Helper()
 	policies := []pillion.Policy{timeout.Config{Total: timeout.None, Idle: s.idle}}
 	if s.total != 0 {
@@ -107,11 +109,11 @@ func (s story) upstream(t *testing.T, order *journal, end chan<- pillion.Outcome
 		policies = append(policies, needCancel)
 	}
 	policies = append(policies, numbered(order, s.hooks)...)
-	return newUpstream(t, append(policies, atEnd(func(_ *pillion.Call, o *pillion.Outcome) { end <- *o }))...)
+	return newUpstream(t, append(policies, atEnd(func(_ *policy.Call, o *policy.Outcome) { end <- *o }))...)
 }
 
 // play lets the story happen, and gives its end and what the reader was told.
-func (s story) play(t *testing.T, u *pillion.Upstream, end <-chan pillion.Outcome) (got ending, told error) {
+func (s story) play(t *testing.T, u *pillion.Upstream, end <-chan policy.Outcome) (got ending, told error) {
 	t.Helper()
 	began := time.Now()
 	ctx, leave := context.WithCancel(t.Context())
@@ -173,7 +175,7 @@ func TestEnds_model(t *testing.T) {
 			s := newStory(rand.New(rand.NewPCG(seed, 1)))
 			want := s.model()
 			var order journal
-			end := make(chan pillion.Outcome, 8)
+			end := make(chan policy.Outcome, 8)
 			u := s.upstream(t, &order, end)
 			for range 3 {
 				got, told := s.play(t, u, end)
@@ -205,9 +207,9 @@ func (s story) checkReader(t *testing.T, want ending, told error) {
 	switch {
 	case want.scope != 0:
 		ok = scopeOf(told) == want.scope && errors.Is(told, context.DeadlineExceeded)
-	case want.is.Any(pillion.Cancelled):
+	case want.is.Any(policy.Cancelled):
 		ok = errors.Is(told, context.Canceled)
-	case want.is.Any(pillion.Reset):
+	case want.is.Any(policy.Reset):
 		_, wrapped := errors.AsType[*pillion.UpstreamError](told)
 		ok = wrapped && errors.Is(told, io.ErrUnexpectedEOF)
 	case want.at == s.closes: // whoever reads a closed body gets some error

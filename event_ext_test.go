@@ -16,18 +16,19 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
 
 // listen takes down events: what, of which attempt, with what, after which wait.
 func (j *journal) listen() pillion.Listener {
-	return func(_ context.Context, e pillion.Event) {
+	return func(_ context.Context, e policy.Event) {
 		line := fmt.Sprintf("%v %d: %d %v %v", e.Kind, e.Call.Attempt(), e.Outcome.Code, e.Outcome.Flags, e.Outcome.Detail)
-		if e.Outcome.Is.Any(pillion.Discarded) {
+		if e.Outcome.Is.Any(policy.Discarded) {
 			line += ", discarded"
 		}
-		if e.BackOff != (pillion.BackOff{}) {
+		if e.BackOff != (policy.BackOff{}) {
 			line += fmt.Sprintf(", %v", e.BackOff)
 		}
 		j.add(line)
@@ -136,8 +137,8 @@ func TestListener_context(t *testing.T) {
 	type key struct{}
 	var heard journal
 	named := func(name string) pillion.Listener {
-		return func(ctx context.Context, e pillion.Event) {
-			if e.Kind == pillion.EventEnd {
+		return func(ctx context.Context, e policy.Event) {
+			if e.Kind == policy.EventEnd {
 				heard.add(fmt.Sprint(name, " ", ctx.Value(key{})))
 			}
 		}

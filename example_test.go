@@ -13,7 +13,9 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -178,7 +180,7 @@ func ExampleLog() {
 
 // A Listener hears of everything as it happens.
 func ExampleListener() {
-	listener := func(_ context.Context, e pillion.Event) {
+	listener := func(_ context.Context, e policy.Event) {
 		fmt.Println(e.Kind, e.Call.Attempt(), e.Outcome.Code)
 	}
 	recipes, err := pillion.New("recipes", pillion.Listener(listener), retry.Config{BaseInterval: time.Millisecond})
@@ -203,8 +205,8 @@ func ExampleListener() {
 }
 
 // LocalReplies gives the responses that a sidecar would have given, in place of errors.
-func ExampleHTTP() {
-	recipes, err := pillion.New("recipes", pillion.HTTP{LocalReplies: true}, limits.Config{MaxRequests: limits.Zero})
+func ExampleOptions() {
+	recipes, err := pillion.New("recipes", pillion.Options{LocalReplies: true}, limits.Config{MaxRequests: limits.Zero})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -217,9 +219,9 @@ func ExampleHTTP() {
 }
 
 // A body that cannot be had again is kept while it is sent, if there is a buffer.
-func ExampleHTTP_replayBuffer() {
+func ExampleOptions_replayBuffer() {
 	recipes, err := pillion.New("recipes",
-		pillion.HTTP{ReplayBuffer: 64 << 10},
+		pillion.Options{ReplayBuffer: 64 << 10},
 		retry.Config{BaseInterval: time.Millisecond},
 	)
 	if err != nil {
@@ -258,15 +260,15 @@ func ExampleHTTP_replayBuffer() {
 type inFlight struct{ calls *int }
 
 // Wrap makes the hook once, for all calls.
-func (p inFlight) Wrap(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
+func (p inFlight) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
 	if p.calls == nil {
 		return nil, errors.New("inFlight: calls is nil")
 	}
-	ended := func(c *pillion.Call, end *pillion.Outcome) {
+	ended := func(c *policy.Call, end *policy.Outcome) {
 		*p.calls--
 		fmt.Println("end of", c.Request().Path, end.Code)
 	}
-	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
 		*p.calls++
 		o := next(ctx, c)
 		o.OnEnd(c, ended) // when the body has been read, and not when the head is there
@@ -299,44 +301,43 @@ func ExamplePolicy() {
 	// under way: 0
 }
 
-// pigeon is an Exchange: a call by carrier pigeon. Its answers come whole.
+// pigeon is an Exchange: a call by carrier pigeon. Its answers come whole, so that it needs no
+// Discard.
 type pigeon struct{ message string }
 
-func (p *pigeon) Request() pillion.Request {
-	return pillion.Request{Protocol: "pigeon", Method: "FLY", Path: "/" + p.message}
+func (p *pigeon) Request() policy.Request {
+	return policy.Request{Protocol: "pigeon", Method: "FLY", Path: "/" + p.message}
 }
 
-func (p *pigeon) Try(_ context.Context, c *pillion.Call, o *pillion.Outcome) {
-	if c.Attempt() == 1 {
+func (p *pigeon) Try(_ context.Context, c *policy.Attempt, o *policy.Outcome) {
+	if c.Call().Attempt() == 1 {
 		o.Err = errors.New("lost to a hawk")
 		return
 	}
-	o.Value, o.Detail = strings.ToUpper(p.message), pillion.ViaUpstream
+	o.Value, o.Detail = strings.ToUpper(p.message), envoy.ViaUpstream
 }
 
 // Explain says what an error means: here, that the message may not have arrived.
-func (p *pigeon) Explain(_ *pillion.Call, o *pillion.Outcome, err error) {
-	o.Err, o.Is, o.Flags, o.Detail = err, pillion.Reset, pillion.UC, pillion.ConnectionTermination
+func (p *pigeon) Explain(_ *policy.Attempt, o *policy.Outcome, err error) {
+	o.Err, o.Is, o.Flags, o.Detail = err, policy.Reset, envoy.UC, envoy.ConnectionTermination
 }
 
-func (p *pigeon) Unary() bool                                      { return true }
-func (p *pigeon) Discard(*pillion.Call, *pillion.Outcome)          {}
-func (p *pigeon) NewCall(*pillion.Call) *pillion.Call              { return &pillion.Call{} }
-func (p *pigeon) RequestHeader(string) []string                    { return nil }
-func (p *pigeon) Header(*pillion.Call) pillion.Header              { return http.Header{} }
-func (p *pigeon) Idempotent() bool                                 { return true }
-func (p *pigeon) Replayable() bool                                 { return true }
-func (p *pigeon) ResponseHeader(*pillion.Outcome, string) []string { return nil }
+func (p *pigeon) Unary() bool                                     { return true }
+func (p *pigeon) RequestHeader(string) []string                   { return nil }
+func (p *pigeon) Header(*policy.Attempt) policy.Header            { return http.Header{} }
+func (p *pigeon) Idempotent() bool                                { return true }
+func (p *pigeon) Replayable() bool                                { return true }
+func (p *pigeon) ResponseHeader(*policy.Outcome, string) []string { return nil }
 
 // Invoke puts the calls of any protocol under the policies.
-func ExampleUpstream_Invoke() {
+func ExampleChain_Invoke() {
 	loft, err := pillion.New("loft", retry.Config{BaseInterval: time.Millisecond})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	ctx, info := pillion.WithInfo(context.Background())
-	o := loft.Invoke(ctx, &pigeon{"hello"})
+	o := loft.Chain().Invoke(ctx, &pigeon{"hello"})
 	fmt.Println(o.Value, o.Err, info.Attempts())
 	// Output: HELLO <nil> 2
 }

@@ -13,59 +13,59 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/timeout"
 )
 
 // letter is an Exchange of a protocol that only the tests have.
 type letter struct {
-	open    bool                                             // answers go on after their head
-	try     func(ctx context.Context, o *pillion.Outcome)    // what attempts bring; nil for "dear"
-	call    *pillion.Call                                    // the last attempt
-	header  map[*pillion.Call]http.Header                    // of attempts that asked for one
-	dropped []int                                            // attempts whose answer was discarded
-	explain func(o *pillion.Outcome, err error) (known bool) // nil for the plain one
+	open    bool                                            // answers go on after their head
+	try     func(ctx context.Context, o *policy.Outcome)    // what attempts bring; nil for "dear"
+	call    *policy.Attempt                                 // the last attempt
+	header  map[*policy.Attempt]http.Header                 // of attempts that asked for one
+	dropped []int                                           // attempts whose answer was discarded
+	explain func(o *policy.Outcome, err error) (known bool) // nil for the plain one
 }
 
-func (x *letter) Request() pillion.Request {
-	return pillion.Request{Protocol: "post", Method: "SEND", Authority: "recipes.test", Path: "/letter"}
+func (x *letter) Request() policy.Request {
+	return policy.Request{Protocol: "post", Method: "SEND", Authority: "recipes.test", Path: "/letter"}
 }
 
 func (x *letter) Unary() bool { return !x.open }
 
-func (x *letter) Try(ctx context.Context, c *pillion.Call, o *pillion.Outcome) {
+func (x *letter) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome) {
 	x.call = c
 	if x.try == nil {
 		o.Value = "dear"
 	} else if x.try(ctx, o); o.Err != nil {
 		return
 	}
-	o.Detail = pillion.ViaUpstream
+	o.Detail = envoy.ViaUpstream
 	if x.open {
 		c.Open()
 	}
 }
 
-func (x *letter) Explain(_ *pillion.Call, o *pillion.Outcome, err error) {
+func (x *letter) Explain(_ *policy.Attempt, o *policy.Outcome, err error) {
 	if x.explain != nil && x.explain(o, err) {
 		return
 	}
-	o.Err, o.Is, o.Flags, o.Detail = err, pillion.Reset, pillion.UR, pillion.RemoteReset
+	o.Err, o.Is, o.Flags, o.Detail = err, policy.Reset, envoy.UR, envoy.RemoteReset
 }
 
-func (x *letter) Discard(c *pillion.Call, _ *pillion.Outcome) {
-	x.dropped = append(x.dropped, c.Attempt())
+func (x *letter) Discard(c *policy.Attempt, _ *policy.Outcome) {
+	x.dropped = append(x.dropped, c.Call().Attempt())
 	c.Drop()
 }
-
-func (x *letter) NewCall(*pillion.Call) *pillion.Call { return &pillion.Call{} }
 
 func (x *letter) RequestHeader(name string) []string {
 	return http.Header{"X-Caller": {"me"}}.Values(name)
 }
 
-func (x *letter) Header(c *pillion.Call) pillion.Header {
+func (x *letter) Header(c *policy.Attempt) policy.Header {
 	if x.header == nil {
-		x.header = map[*pillion.Call]http.Header{}
+		x.header = map[*policy.Attempt]http.Header{}
 	}
 	if x.header[c] == nil {
 		x.header[c] = http.Header{"X-Caller": {"me"}}
@@ -73,7 +73,7 @@ func (x *letter) Header(c *pillion.Call) pillion.Header {
 	return x.header[c]
 }
 
-func (x *letter) ResponseHeader(_ *pillion.Outcome, name string) []string {
+func (x *letter) ResponseHeader(_ *policy.Outcome, name string) []string {
 	return http.Header{"X-Answer": {"yes"}}.Values(name)
 }
 
@@ -84,13 +84,13 @@ func (x *letter) Replayable() bool { return true }
 func TestInvoke_unary(t *testing.T) {
 	var ends int
 	u := newUpstream(t,
-		atEnd(func(c *pillion.Call, end *pillion.Outcome) {
+		atEnd(func(c *policy.Call, end *policy.Outcome) {
 			ends++
 			if end.Value != "dear" || c.Request().Path != "/letter" || c.RequestHeader("X-Caller") != "me" {
 				t.Errorf("hook: got %v of %+v, want the letter", end.Value, c.Request())
 			}
 		}),
-		around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+		around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 			c.Header().Set("X-Mine", "1")
 			o := next(ctx, c)
 			if got, ok := c.ResponseHeader(o, "X-Answer"); got != "yes" || !ok {
@@ -100,8 +100,8 @@ func TestInvoke_unary(t *testing.T) {
 		}),
 	)
 	x := &letter{}
-	o := u.Invoke(t.Context(), x)
-	if o.Value != "dear" || o.Err != nil || o.Open() || o.Detail != pillion.ViaUpstream || ends != 1 {
+	o := u.Chain().Invoke(t.Context(), x)
+	if o.Value != "dear" || o.Err != nil || o.Open() || o.Detail != envoy.ViaUpstream || ends != 1 {
 		t.Errorf("got %+v after %d ends, want a finished letter after one", o, ends)
 	}
 	if got := x.header[x.call].Get("X-Mine"); got != "1" {
@@ -135,16 +135,16 @@ func TestInvoke_unaryDeadline(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), test.caller)
 				defer cancel()
 				began := time.Now()
-				x := &letter{open: test.open, try: func(ctx context.Context, _ *pillion.Outcome) {
+				x := &letter{open: test.open, try: func(ctx context.Context, _ *policy.Outcome) {
 					deadline, ok := ctx.Deadline()
 					if got := deadline.Sub(began); !ok || got != test.want {
 						t.Errorf("deadline on the wire: got %v, %v, want %v", got, ok, test.want)
 					}
 				}}
-				if o := u.Invoke(ctx, x); o.Err != nil {
+				if o := u.Chain().Invoke(ctx, x); o.Err != nil {
 					t.Error(o.Err)
 				}
-				_ = x.call.End(nil)
+				_ = x.call.Stream().End(nil)
 			})
 		})
 	}
@@ -157,11 +157,11 @@ func TestInvoke_open(t *testing.T) {
 		name string
 		ends []error
 		want []error
-		is   pillion.Condition
+		is   policy.Condition
 	}{
 		{"whole", []error{nil}, []error{nil}, 0},
-		{"broken", []error{errBroken}, []error{errBroken}, pillion.Reset},
-		{"broken, then whole", []error{errBroken, nil}, []error{errBroken, errBroken}, pillion.Reset},
+		{"broken", []error{errBroken}, []error{errBroken}, policy.Reset},
+		{"broken, then whole", []error{errBroken, nil}, []error{errBroken, errBroken}, policy.Reset},
 		{"whole, then broken", []error{nil, errBroken}, []error{nil, errBroken}, 0},
 	}
 	for _, test := range tests {
@@ -170,19 +170,19 @@ func TestInvoke_open(t *testing.T) {
 				ends := 0
 				policies := []pillion.Policy{needCancel}
 				if hooked {
-					policies = append(policies, atEnd(func(_ *pillion.Call, end *pillion.Outcome) {
+					policies = append(policies, atEnd(func(_ *policy.Call, end *policy.Outcome) {
 						if ends++; end.Is != test.is {
 							t.Errorf("hook: got condition %b, want %b", end.Is, test.is)
 						}
 					}))
 				}
 				x := &letter{open: true}
-				o := newUpstream(t, policies...).Invoke(t.Context(), x)
+				o := newUpstream(t, policies...).Chain().Invoke(t.Context(), x)
 				if !o.Open() || ends != 0 {
 					t.Fatalf("at the head: got open %v and %d ends, want true and none", o.Open(), ends)
 				}
 				for i, err := range test.ends {
-					if got := x.call.End(err); !errors.Is(got, test.want[i]) {
+					if got := x.call.Stream().End(err); !errors.Is(got, test.want[i]) {
 						t.Errorf("End(%v): got %v, want %v", err, got, test.want[i])
 					}
 				}
@@ -198,12 +198,12 @@ func TestInvoke_open(t *testing.T) {
 // no span, and all that concerns it does nothing.
 func TestInvoke_openUnwatched(t *testing.T) {
 	x := &letter{open: true}
-	if o := newUpstream(t).Invoke(t.Context(), x); !o.Open() {
+	if o := newUpstream(t).Chain().Invoke(t.Context(), x); !o.Open() {
 		t.Error("got a finished outcome, want an open one")
 	}
-	x.call.Await()
-	x.call.Received()
-	if err := x.call.End(errBroken); !errors.Is(err, errBroken) {
+	x.call.Stream().Await()
+	x.call.Stream().Received()
+	if err := x.call.Stream().End(errBroken); !errors.Is(err, errBroken) {
 		t.Errorf("End: got %v, want the error back", err)
 	}
 }
@@ -213,25 +213,25 @@ func TestInvoke_openUnwatched(t *testing.T) {
 func TestInvoke_retry(t *testing.T) {
 	attempts := 0
 	x := &letter{open: true}
-	x.try = func(_ context.Context, o *pillion.Outcome) {
+	x.try = func(_ context.Context, o *policy.Outcome) {
 		if attempts++; attempts < 3 {
-			o.Is = pillion.RefusedStream
+			o.Is = policy.RefusedStream
 		}
 	}
-	var conditions []pillion.Condition
+	var conditions []policy.Condition
 	u := newUpstream(t, quick(2),
-		atEnd(func(_ *pillion.Call, end *pillion.Outcome) { conditions = append(conditions, end.Is) }),
-		before(func(c *pillion.Call) { c.Header().Set("X-Attempt", "yes") }))
-	o := u.Invoke(t.Context(), x)
+		atEnd(func(_ *policy.Call, end *policy.Outcome) { conditions = append(conditions, end.Is) }),
+		before(func(c *policy.Call) { c.Header().Set("X-Attempt", "yes") }))
+	o := u.Chain().Invoke(t.Context(), x)
 	if o.Err != nil || !o.Open() || attempts != 3 || len(x.header) != 3 {
 		t.Errorf("got %v, open %v after %d attempts with %d headers, want an open answer after 3 with 3",
 			o.Err, o.Open(), attempts, len(x.header))
 	}
-	_ = x.call.End(nil)
+	_ = x.call.Stream().End(nil)
 	if diff := cmp.Diff([]int{1, 2}, x.dropped); diff != "" {
 		t.Errorf("discarded (-want +got):\n%s", diff)
 	}
-	want := []pillion.Condition{pillion.RefusedStream | pillion.Discarded, pillion.RefusedStream | pillion.Discarded, 0}
+	want := []policy.Condition{policy.RefusedStream | policy.Discarded, policy.RefusedStream | policy.Discarded, 0}
 	if diff := cmp.Diff(want, conditions); diff != "" {
 		t.Errorf("conditions at the end (-want +got):\n%s", diff)
 	}
@@ -242,18 +242,18 @@ func TestInvoke_drop(t *testing.T) {
 	ends := 0
 	x := &letter{open: true}
 	u := newUpstream(t,
-		around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+		around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 			o := next(ctx, c)
 			o.Discard()
 			o.Discard() // there is nothing any more
 			return o
 		}),
-		atEnd(func(_ *pillion.Call, end *pillion.Outcome) {
-			if ends++; end.Is != pillion.Discarded {
+		atEnd(func(_ *policy.Call, end *policy.Outcome) {
+			if ends++; end.Is != policy.Discarded {
 				t.Errorf("hook: got condition %b, want Discarded", end.Is)
 			}
 		}))
-	if o := u.Invoke(t.Context(), x); o.Open() || ends != 1 || !slices.Equal(x.dropped, []int{1}) {
+	if o := u.Chain().Invoke(t.Context(), x); o.Open() || ends != 1 || !slices.Equal(x.dropped, []int{1}) {
 		t.Errorf("got open %v, %d ends, discarded %v, want a finished outcome, one end and attempt 1", o.Open(), ends, x.dropped)
 	}
 }
@@ -263,13 +263,13 @@ func TestInvoke_idle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, info := pillion.WithInfo(t.Context())
 		x := &letter{open: true}
-		newUpstream(t, timeout.Config{Total: timeout.None, Idle: time.Second}).Invoke(ctx, x)
+		newUpstream(t, timeout.Config{Total: timeout.None, Idle: time.Second}).Chain().Invoke(ctx, x)
 		time.Sleep(time.Minute) // nobody waits
-		x.call.Await()
+		x.call.Stream().Await()
 		time.Sleep(900 * time.Millisecond)
-		x.call.Received()
+		x.call.Stream().Received()
 		time.Sleep(time.Minute)
-		x.call.Await()
+		x.call.Stream().Await()
 		time.Sleep(900 * time.Millisecond)
 		synctest.Wait()
 		if info.Done() {
@@ -277,10 +277,10 @@ func TestInvoke_idle(t *testing.T) {
 		}
 		time.Sleep(200 * time.Millisecond)
 		synctest.Wait()
-		if !info.Done() || scopeOf(info.Err()) != pillion.ScopeIdle {
+		if !info.Done() || scopeOf(info.Err()) != policy.ScopeIdle {
 			t.Errorf("after the limit: got done %v, %v, want the idle limit", info.Done(), info.Err())
 		}
-		if err := x.call.End(errBroken); scopeOf(err) != pillion.ScopeIdle {
+		if err := x.call.Stream().End(errBroken); scopeOf(err) != policy.ScopeIdle {
 			t.Errorf("End: got %v, want the idle limit", err)
 		}
 	})
@@ -291,15 +291,15 @@ func TestInvoke_explained(t *testing.T) {
 	for _, explained := range []bool{false, true} {
 		asked := 0
 		x := &letter{
-			try: func(_ context.Context, o *pillion.Outcome) {
+			try: func(_ context.Context, o *policy.Outcome) {
 				if o.Err = errBroken; explained {
-					o.Is, o.Detail = pillion.GRPCUnavailable, pillion.RemoteRefusedStream
+					o.Is, o.Detail = policy.GRPCUnavailable, envoy.RemoteRefusedStream
 				}
 			},
-			explain: func(*pillion.Outcome, error) bool { asked++; return false },
+			explain: func(*policy.Outcome, error) bool { asked++; return false },
 		}
-		o := newUpstream(t).Invoke(t.Context(), x)
-		want := map[bool]pillion.Condition{false: pillion.Reset, true: pillion.GRPCUnavailable}[explained]
+		o := newUpstream(t).Chain().Invoke(t.Context(), x)
+		want := map[bool]policy.Condition{false: policy.Reset, true: policy.GRPCUnavailable}[explained]
 		if o.Is != want || !errors.Is(o.Err, errBroken) || (asked == 0) != explained {
 			t.Errorf("explained by Try %v: got %b, %v, asked %d times, want %b", explained, o.Is, o.Err, asked, want)
 		}
@@ -310,13 +310,13 @@ func TestInvoke_explained(t *testing.T) {
 // nobody is told before its hooks have run.
 func TestInvoke_ends(t *testing.T) {
 	var hooks journal
-	u := newUpstream(t, atEnd(func(*pillion.Call, *pillion.Outcome) { hooks.add("end") }))
+	u := newUpstream(t, atEnd(func(*policy.Call, *policy.Outcome) { hooks.add("end") }))
 	x := &letter{open: true}
-	u.Invoke(t.Context(), x)
+	u.Chain().Invoke(t.Context(), x)
 	var enders sync.WaitGroup
 	for range 8 {
 		enders.Go(func() {
-			if err := x.call.End(errBroken); !errors.Is(err, errBroken) {
+			if err := x.call.Stream().End(errBroken); !errors.Is(err, errBroken) {
 				t.Errorf("got %v, want errBroken", err)
 			}
 			if len(hooks.all()) != 1 {
@@ -335,18 +335,18 @@ func TestInvoke_ends(t *testing.T) {
 func TestCall_request(t *testing.T) {
 	type key struct{}
 	ctx := context.WithValue(t.Context(), key{}, "mine")
-	u := newUpstream(t, before(func(c *pillion.Call) {
+	u := newUpstream(t, before(func(c *policy.Call) {
 		if c.Upstream() != "recipes" || c.Attempt() != 1 || c.Attempts() != 1 || c.Endpoint() != "" ||
 			!c.Idempotent() || !c.Replayable() || c.Context().Value(key{}) != "mine" {
 			t.Errorf("got %q, attempt %d of %d at %q, idempotent %v, replayable %v",
 				c.Upstream(), c.Attempt(), c.Attempts(), c.Endpoint(), c.Idempotent(), c.Replayable())
 		}
-		want := pillion.Request{Protocol: "post", Method: "SEND", Authority: "recipes.test", Path: "/letter"}
+		want := policy.Request{Protocol: "post", Method: "SEND", Authority: "recipes.test", Path: "/letter"}
 		if diff := cmp.Diff(want, c.Request()); diff != "" {
 			t.Errorf("request (-want +got):\n%s", diff)
 		}
 	}))
-	if o := u.Invoke(ctx, &letter{}); o.Err != nil {
+	if o := u.Chain().Invoke(ctx, &letter{}); o.Err != nil {
 		t.Error(o.Err)
 	}
 }
@@ -356,12 +356,12 @@ func TestCall_request(t *testing.T) {
 func TestCall_attempts(t *testing.T) {
 	var outer, inner []int
 	u := newUpstream(t,
-		before(func(c *pillion.Call) { outer = append(outer, c.Attempts()) }),
+		before(func(c *policy.Call) { outer = append(outer, c.Attempts()) }),
 		quick(2),
-		before(func(c *pillion.Call) { inner = append(inner, c.Attempts(), c.Attempt()) }),
-		atEnd(func(*pillion.Call, *pillion.Outcome) {}))
-	x := &letter{try: func(_ context.Context, o *pillion.Outcome) { o.Err = errBroken }}
-	if o := u.Invoke(t.Context(), x); !errors.Is(o.Err, errBroken) || !o.Flags.Has(pillion.URX) {
+		before(func(c *policy.Call) { inner = append(inner, c.Attempts(), c.Attempt()) }),
+		atEnd(func(*policy.Call, *policy.Outcome) {}))
+	x := &letter{try: func(_ context.Context, o *policy.Outcome) { o.Err = errBroken }}
+	if o := u.Chain().Invoke(t.Context(), x); !errors.Is(o.Err, errBroken) || !o.Flags.Has(envoy.URX) {
 		t.Errorf("got %v, %v, want errBroken and URX", o.Err, o.Flags)
 	}
 	if diff := cmp.Diff([]int{0}, outer); diff != "" {
@@ -376,8 +376,8 @@ func TestCall_attempts(t *testing.T) {
 func TestCall_acquireRetry(t *testing.T) {
 	var asked, released int
 	limiter := func(leave bool) pillion.Policy {
-		return policy(func(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
-			s.LimitRetries(func(*pillion.Call) bool { asked++; return leave }, func() { released++ })
+		return policyFunc(func(s *policy.Builder, next policy.Func) (policy.Func, error) {
+			s.LimitRetries(func(*policy.Call) bool { asked++; return leave }, func() { released++ })
 			return next, nil
 		})
 	}
@@ -394,7 +394,7 @@ func TestCall_acquireRetry(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			asked, released = 0, 0
-			u := newUpstream(t, append(test.policies, before(func(c *pillion.Call) {
+			u := newUpstream(t, append(test.policies, before(func(c *policy.Call) {
 				release, ok := c.AcquireRetry()
 				if ok != test.leave {
 					t.Errorf("got %v, want %v", ok, test.leave)
@@ -403,7 +403,7 @@ func TestCall_acquireRetry(t *testing.T) {
 					release()
 				}
 			}))...)
-			u.Invoke(t.Context(), &letter{})
+			u.Chain().Invoke(t.Context(), &letter{})
 			if asked != test.asked || released != test.released {
 				t.Errorf("got asked %d, released %d times, want %d, %d", asked, released, test.asked, test.released)
 			}

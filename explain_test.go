@@ -19,7 +19,9 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -139,8 +141,8 @@ type failure struct {
 	world  func(*testing.T) *world
 	head   int    // the status of the answer's head, 0 for none
 	flags  string // URX too, where the answer would be retried
-	detail pillion.Detail
-	is     pillion.Condition
+	detail *envoy.Detail
+	is     policy.Condition
 	words  []string       // that the error's text has
 	counts breaker.Status // after one such call
 }
@@ -216,8 +218,8 @@ func (f failure) checkType(t *testing.T, err error) {
 		limit *timeout.Error
 		wire  *pillion.UpstreamError
 	)
-	switch isLimit := f.is.Any(pillion.Timeout) && !f.is.Any(pillion.ConnectFailure); {
-	case f.detail == pillion.NoDetail || f.detail == pillion.CallerGone:
+	switch isLimit := f.is.Any(policy.Timeout) && !f.is.Any(policy.ConnectFailure); {
+	case f.detail == nil || f.detail == envoy.CallerGone:
 	case isLimit && errors.As(err, &limit):
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v, want it to be a DeadlineExceeded", err)
@@ -234,7 +236,7 @@ func (f failure) checkType(t *testing.T, err error) {
 type guarded struct {
 	client  *http.Client
 	breaker *breaker.Breaker
-	ends    chan pillion.Outcome // of all calls
+	ends    chan policy.Outcome // of all calls
 }
 
 func newGuarded(t *testing.T, w *world) *guarded {
@@ -243,10 +245,10 @@ func newGuarded(t *testing.T, w *world) *guarded {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &guarded{breaker: b, ends: make(chan pillion.Outcome, 8)}
+	g := &guarded{breaker: b, ends: make(chan policy.Outcome, 8)}
 	u, err := pillion.New("upstream", append(apart(w.limits), retry.Config{NumRetries: retry.None}, limits.Config{MaxRequests: 1}, b,
-		pillion.Listener(func(_ context.Context, e pillion.Event) {
-			if e.Kind == pillion.EventEnd {
+		pillion.Listener(func(_ context.Context, e policy.Event) {
+			if e.Kind == policy.EventEnd {
 				g.ends <- *e.Outcome
 			}
 		}))...)
@@ -264,7 +266,7 @@ type seen struct {
 	body   string
 	err    error // of the round trip, or of the body
 	info   *pillion.Info
-	end    pillion.Outcome
+	end    policy.Outcome
 }
 
 // call makes one call, and reads its answer to the end.
@@ -321,7 +323,7 @@ func TestExplain_noConnection(t *testing.T) {
 		{
 			name:  "nobody listens",
 			world: nowhere,
-			flags: "URX,UF", detail: pillion.ConnectionRefused, is: pillion.ConnectFailure,
+			flags: "URX,UF", detail: envoy.ConnectionRefused, is: policy.ConnectFailure,
 			words: []string{"UF", "remote_connection_failure", "connection refused"}, counts: oneFailure,
 		},
 		{
@@ -329,7 +331,7 @@ func TestExplain_noConnection(t *testing.T) {
 			world: dials(func(context.Context, string, string) (net.Conn, error) {
 				return nil, &net.DNSError{Err: "no such host", Name: "upstream.test", IsNotFound: true}
 			}),
-			flags: "URX,DF", detail: pillion.DNSFailure, is: pillion.ConnectFailure,
+			flags: "URX,DF", detail: envoy.DNSFailure, is: policy.ConnectFailure,
 			words: []string{"DF", "dns_resolution_failure", "upstream.test", "no such host"}, counts: oneFailure,
 		},
 		{
@@ -339,7 +341,7 @@ func TestExplain_noConnection(t *testing.T) {
 					Err: "server misbehaving", Name: "upstream.test", IsTemporary: true,
 				}}
 			}),
-			flags: "URX,DF", detail: pillion.DNSFailure, is: pillion.ConnectFailure,
+			flags: "URX,DF", detail: envoy.DNSFailure, is: policy.ConnectFailure,
 			words: []string{"DF", "dns_resolution_failure", "server misbehaving"}, counts: oneFailure,
 		},
 		{
@@ -347,7 +349,7 @@ func TestExplain_noConnection(t *testing.T) {
 			world: dials(func(context.Context, string, string) (net.Conn, error) {
 				return nil, &net.DNSError{Err: "i/o timeout", Name: "upstream.test", IsTimeout: true}
 			}),
-			flags: "URX,DF", detail: pillion.DNSFailure, is: pillion.ConnectFailure | pillion.Timeout,
+			flags: "URX,DF", detail: envoy.DNSFailure, is: policy.ConnectFailure | policy.Timeout,
 			words: []string{"DF", "dns_resolution_failure", "i/o timeout"}, counts: oneTimeout,
 		},
 		{
@@ -358,7 +360,7 @@ func TestExplain_noConnection(t *testing.T) {
 				w.base.DialContext = (&net.Dialer{Timeout: time.Nanosecond}).DialContext
 				return w
 			},
-			flags: "URX,UF", detail: pillion.ConnectionTimeout, is: pillion.ConnectFailure | pillion.Timeout,
+			flags: "URX,UF", detail: envoy.ConnectionTimeout, is: policy.ConnectFailure | policy.Timeout,
 			words: []string{"UF", "connection_timeout", "i/o timeout"}, counts: oneTimeout,
 		},
 		{
@@ -367,7 +369,7 @@ func TestExplain_noConnection(t *testing.T) {
 				<-ctx.Done()
 				return nil, ctx.Err()
 			}), func(w *world) { w.limits.PerTry = short }),
-			flags: "URX,UT", detail: pillion.TryTimeout, is: pillion.Timeout | pillion.PerTryTimeout,
+			flags: "URX,UT", detail: envoy.PerTryTimeout, is: policy.Timeout | policy.PerTryTimeout,
 			words: []string{"timeout: upstream", "per-try limit of 40ms reached"}, counts: oneTimeout,
 		},
 		{
@@ -376,25 +378,25 @@ func TestExplain_noConnection(t *testing.T) {
 				<-ctx.Done()
 				return nil, ctx.Err()
 			}), func(w *world) { w.limits.Total = short }),
-			flags: "UT", detail: pillion.ResponseTimeout, is: pillion.Timeout,
+			flags: "UT", detail: envoy.ResponseTimeout, is: policy.Timeout,
 			words: []string{"timeout: upstream", "total limit of 40ms reached"}, counts: oneTimeout,
 		},
 		{
 			name:  "TLS to a plain HTTP server",
 			world: with(plays(say("HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")), secure),
-			flags: "URX,UF", detail: pillion.ConnectionFailure, is: pillion.ConnectFailure,
+			flags: "URX,UF", detail: envoy.ConnectionFailure, is: policy.ConnectFailure,
 			words: []string{"server gave HTTP response to HTTPS client"}, counts: oneFailure,
 		},
 		{
 			name:  "TLS to a server that speaks something else",
 			world: with(plays(say("220 mail.test ESMTP\r\n")), secure),
-			flags: "URX,UF", detail: pillion.ConnectionFailure, is: pillion.ConnectFailure,
+			flags: "URX,UF", detail: envoy.ConnectionFailure, is: policy.ConnectFailure,
 			words: []string{"UF", "remote_connection_failure", "first record does not look like a TLS handshake"}, counts: oneFailure,
 		},
 		{
 			name:  "a certificate that nobody vouches for",
 			world: overTLS(certificate, request, fin),
-			flags: "URX,UF", detail: pillion.ConnectionFailure, is: pillion.ConnectFailure,
+			flags: "URX,UF", detail: envoy.ConnectionFailure, is: policy.ConnectFailure,
 			words: []string{"UF", "remote_connection_failure", "certificate"}, counts: oneFailure,
 		},
 		{
@@ -402,7 +404,7 @@ func TestExplain_noConnection(t *testing.T) {
 			world: with(overTLS(certificate, request, fin), func(w *world) {
 				w.base.TLSClientConfig = &tls.Config{MaxVersion: tls.VersionTLS12, InsecureSkipVerify: true}
 			}),
-			flags: "URX,UF", detail: pillion.ConnectionFailure, is: pillion.ConnectFailure,
+			flags: "URX,UF", detail: envoy.ConnectionFailure, is: policy.ConnectFailure,
 			words: []string{"UF", "remote_connection_failure", "protocol version"}, counts: oneFailure,
 		},
 		{
@@ -413,7 +415,7 @@ func TestExplain_noConnection(t *testing.T) {
 				w.base.Proxy = http.ProxyURL(mustURL(t, "http://"+refusing(t)))
 				return w
 			},
-			flags: "URX,UF", detail: pillion.ConnectionRefused, is: pillion.ConnectFailure,
+			flags: "URX,UF", detail: envoy.ConnectionRefused, is: policy.ConnectFailure,
 			words: []string{"UF", "remote_connection_failure", "proxyconnect", "connection refused"}, counts: oneFailure,
 		},
 	}
@@ -427,18 +429,18 @@ func TestExplain_noConnection(t *testing.T) {
 func TestExplain_noAnswer(t *testing.T) {
 	certificate := testCertificate(t)
 	terminated := failure{
-		flags: "URX,UC", detail: pillion.ConnectionTermination, is: pillion.Reset,
+		flags: "URX,UC", detail: envoy.ConnectionTermination, is: policy.Reset,
 		words: []string{"UC", "connection_termination"}, counts: oneFailure,
 	}
 	abandoned := terminated // the request cannot be had again, and Envoy sets no URX then
 	abandoned.flags = "UC"
 	malformed := failure{
-		flags: "URX,UPE", detail: pillion.MalformedAnswer, is: pillion.ProtocolError,
+		flags: "URX,UPE", detail: envoy.MalformedResponse, is: policy.ProtocolError,
 		words: []string{"UPE", "protocol_error"}, counts: oneFailure,
 	}
 	informed := malformed // behind a 1xx response nothing is retried
-	informed.flags, informed.detail = "UPE", pillion.MalformedAnswerAfter
-	informed.is |= pillion.Reset | pillion.Informational
+	informed.flags, informed.detail = "UPE", envoy.MalformedResponseAfter
+	informed.is |= policy.Reset | policy.Informational
 	tests := []failure{
 		terminated.by("reset before the whole request", plays(firstByte, reset)),
 		terminated.by("reset after the request", plays(request, reset), "connection reset"),
@@ -471,19 +473,19 @@ func TestExplain_noAnswer(t *testing.T) {
 			world: with(plays(request, say("HTTP/1.1 200 OK\r\nServer: te")), func(w *world) {
 				w.limits.PerTry = short
 			}),
-			flags: "URX,UT", detail: pillion.TryTimeout, is: pillion.Timeout | pillion.PerTryTimeout,
+			flags: "URX,UT", detail: envoy.PerTryTimeout, is: policy.Timeout | policy.PerTryTimeout,
 			words: []string{"timeout: upstream", "per-try limit of 40ms reached"}, counts: oneTimeout,
 		},
 		{
 			name:  "silence longer than the idle limit",
 			world: with(plays(request), func(w *world) { w.limits.Idle = short }),
-			flags: "URX,UT", detail: pillion.TryIdleTimeout, is: pillion.Timeout | pillion.PerTryTimeout,
+			flags: "URX,UT", detail: envoy.PerTryIdleTimeout, is: policy.Timeout | policy.PerTryTimeout,
 			words: []string{"timeout: upstream", "idle limit of 40ms reached"}, counts: oneTimeout,
 		},
 		{
 			name:  "silence longer than the total limit",
 			world: with(plays(request), func(w *world) { w.limits.Total = short }),
-			flags: "UT", detail: pillion.ResponseTimeout, is: pillion.Timeout,
+			flags: "UT", detail: envoy.ResponseTimeout, is: policy.Timeout,
 			words: []string{"timeout: upstream", "total limit of 40ms reached"}, counts: oneTimeout,
 		},
 		{
@@ -491,7 +493,7 @@ func TestExplain_noAnswer(t *testing.T) {
 			world: with(plays(request), func(w *world) {
 				w.base.ResponseHeaderTimeout = short
 			}),
-			flags: "URX,UT", detail: pillion.TryTimeout, is: pillion.Timeout | pillion.PerTryTimeout,
+			flags: "URX,UT", detail: envoy.PerTryTimeout, is: policy.Timeout | policy.PerTryTimeout,
 			words: []string{"UT", "upstream_per_try_timeout", "timeout awaiting response headers"}, counts: oneTimeout,
 		},
 		{
@@ -499,7 +501,7 @@ func TestExplain_noAnswer(t *testing.T) {
 			world: with(plays(request), func(w *world) {
 				w.caller = short
 			}),
-			flags: "UT", detail: pillion.ResponseTimeout, is: pillion.Timeout,
+			flags: "UT", detail: envoy.ResponseTimeout, is: policy.Timeout,
 			words: []string{"timeout: upstream", "caller deadline passed"}, counts: oneTimeout,
 		},
 		{
@@ -508,7 +510,7 @@ func TestExplain_noAnswer(t *testing.T) {
 				uploading(w)
 				w.limits.Total = short
 			}),
-			flags: "UT", detail: pillion.ResponseTimeout, is: pillion.Timeout,
+			flags: "UT", detail: envoy.ResponseTimeout, is: policy.Timeout,
 			words: []string{"timeout: upstream", "total limit of 40ms reached"}, counts: oneTimeout,
 		},
 	}
@@ -525,7 +527,7 @@ func TestExplain_brokenAnswer(t *testing.T) {
 		chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 	)
 	cut := failure{
-		head: http.StatusOK, flags: "UPE", detail: pillion.MalformedAnswerAfter, is: pillion.ProtocolError | pillion.Reset,
+		head: http.StatusOK, flags: "UPE", detail: envoy.MalformedResponseAfter, is: policy.ProtocolError | policy.Reset,
 		words: []string{"UPE", "upstream_reset_after_response_started{protocol_error}"}, counts: oneFailure,
 	}
 	tests := []failure{
@@ -541,19 +543,19 @@ func TestExplain_brokenAnswer(t *testing.T) {
 		{
 			name:  "a body that stalls, under the idle limit",
 			world: with(plays(request, say(sized+"part")), func(w *world) { w.limits.Idle = short }),
-			head:  http.StatusOK, flags: "UT", detail: pillion.TryIdleTimeout, is: pillion.Timeout | pillion.PerTryTimeout,
+			head:  http.StatusOK, flags: "UT", detail: envoy.PerTryIdleTimeout, is: policy.Timeout | policy.PerTryTimeout,
 			words: []string{"timeout: upstream", "idle limit of 40ms reached"}, counts: oneTimeout,
 		},
 		{
 			name:  "a body that stalls, under the total limit",
 			world: with(plays(request, say(sized+"part")), func(w *world) { w.limits.Total = 2 * short }),
-			head:  http.StatusOK, flags: "UT", detail: pillion.ResponseTimeout, is: pillion.Timeout,
+			head:  http.StatusOK, flags: "UT", detail: envoy.ResponseTimeout, is: policy.Timeout,
 			words: []string{"timeout: upstream", "total limit of 80ms reached"}, counts: oneTimeout,
 		},
 		{
 			name:  "a body that stalls, under the caller's deadline",
 			world: with(plays(request, say(sized+"part")), func(w *world) { w.caller = 2 * short }),
-			head:  http.StatusOK, flags: "UT", detail: pillion.ResponseTimeout, is: pillion.Timeout,
+			head:  http.StatusOK, flags: "UT", detail: envoy.ResponseTimeout, is: policy.Timeout,
 			words: []string{"timeout: upstream", "caller deadline passed"}, counts: oneTimeout,
 		},
 	}
@@ -572,19 +574,19 @@ func TestExplain_handshake(t *testing.T) {
 				secure(w)
 				w.base.TLSHandshakeTimeout = short
 			}),
-			flags: "URX,UF", detail: pillion.ConnectionTimeout, is: pillion.ConnectFailure | pillion.Timeout,
+			flags: "URX,UF", detail: envoy.ConnectionTimeout, is: policy.ConnectFailure | policy.Timeout,
 			words: []string{"UF", "connection_timeout", "TLS handshake timeout"}, counts: oneTimeout,
 		},
 		{
 			name:  "closed in the TLS handshake",
 			world: with(plays(fin), secure),
-			flags: "URX,UF", detail: pillion.ConnectionFailure, is: pillion.ConnectFailure,
+			flags: "URX,UF", detail: envoy.ConnectionFailure, is: policy.ConnectFailure,
 			words: []string{"UF", "remote_connection_failure", "EOF"}, counts: oneFailure,
 		},
 		{
 			name:  "reset in the TLS handshake",
 			world: with(plays(firstByte, reset), secure),
-			flags: "URX,UF", detail: pillion.ConnectionFailure, is: pillion.ConnectFailure,
+			flags: "URX,UF", detail: envoy.ConnectionFailure, is: policy.ConnectFailure,
 			words: []string{"UF", "remote_connection_failure", "reset"}, counts: oneFailure,
 		},
 		{
@@ -596,7 +598,7 @@ func TestExplain_handshake(t *testing.T) {
 				w.base.Proxy = http.ProxyURL(mustURL(t, "http://"+server.addr()))
 				return w
 			},
-			flags: "URX,UF", detail: pillion.ConnectionFailure, is: pillion.ConnectFailure,
+			flags: "URX,UF", detail: envoy.ConnectionFailure, is: policy.ConnectFailure,
 			words: []string{"UF", "remote_connection_failure", "Bad Gateway"}, counts: oneFailure,
 		},
 	}
@@ -642,7 +644,7 @@ func TestExplain_invalid(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			failure{
 				world: with(plays(request), func(w *world) { w.request = test.request }), // an answer could come first
-				flags: "-", detail: pillion.NoDetail, is: pillion.Invalid, words: []string{test.word}, counts: nothing,
+				flags: "-", detail: nil, is: policy.Invalid, words: []string{test.word}, counts: nothing,
 			}.test(t)
 		})
 	}
@@ -660,7 +662,7 @@ func TestExplain_controlCharacter(t *testing.T) {
 				return req
 			}
 		}),
-		flags: "-", detail: pillion.NoDetail, is: pillion.Invalid, words: []string{"control character"}, counts: nothing,
+		flags: "-", detail: nil, is: policy.Invalid, words: []string{"control character"}, counts: nothing,
 	}.test(t)
 }
 
@@ -674,7 +676,7 @@ func TestExplain_requestBodyFails(t *testing.T) {
 				return newRequest(t, http.MethodPut, url, io.MultiReader(strings.NewReader("part"), iotest.ErrReader(errBody)))
 			}
 		}),
-		flags: "-", detail: pillion.NoDetail, is: pillion.Invalid, words: []string{errBody.Error()}, counts: nothing,
+		flags: "-", detail: nil, is: policy.Invalid, words: []string{errBody.Error()}, counts: nothing,
 	}.test(t)
 }
 
@@ -715,9 +717,9 @@ func TestExplain_callerGone(t *testing.T) {
 			if !errors.Is(s.err, context.Canceled) {
 				t.Errorf("got %v, want it to be context.Canceled", s.err)
 			}
-			if s.end.Is&^pillion.Discarded != pillion.Cancelled || s.end.Detail != pillion.CallerGone || s.end.Flags != pillion.DC {
+			if s.end.Is&^policy.Discarded != policy.Cancelled || s.end.Detail != envoy.CallerGone || s.end.Flags != envoy.DC {
 				t.Errorf("end: got %b %v %q, want %b %v %q",
-					s.end.Is, s.end.Flags, s.end.Detail, pillion.Cancelled, pillion.DC, pillion.CallerGone)
+					s.end.Is, s.end.Flags, s.end.Detail, policy.Cancelled, envoy.DC, envoy.CallerGone)
 			}
 			if got := g.breaker.Status(); got != nothing {
 				t.Errorf("breaker: got %+v, want nothing counted", got)
@@ -793,13 +795,13 @@ func TestExplain_earlyAnswerAndReset(t *testing.T) {
 		want = oneSuccess
 	case s.status == 0:
 		want = oneFailure
-		if s.end.Detail != pillion.ConnectionTermination || s.end.Is != pillion.Reset {
-			t.Errorf("got %b %q, want %b %q", s.end.Is, s.end.Detail, pillion.Reset, pillion.ConnectionTermination)
+		if s.end.Detail != envoy.ConnectionTermination || s.end.Is != policy.Reset {
+			t.Errorf("got %b %q, want %b %q", s.end.Is, s.end.Detail, policy.Reset, envoy.ConnectionTermination)
 		}
 	default:
 		want = oneFailure
-		if s.end.Detail != pillion.MalformedAnswerAfter {
-			t.Errorf("got %q, want %q", s.end.Detail, pillion.MalformedAnswerAfter)
+		if s.end.Detail != envoy.MalformedResponseAfter {
+			t.Errorf("got %q, want %q", s.end.Detail, envoy.MalformedResponseAfter)
 		}
 	}
 	if got := g.breaker.Status(); got != want {

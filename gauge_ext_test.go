@@ -10,19 +10,21 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // TestSite_gauges pins that a policy finds the gauges of those inside it, and no
 // others.
 func TestSite_gauges(t *testing.T) {
 	offering := func(name string, value uint64) pillion.Policy {
-		return policy(func(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+		return policyFunc(func(s *policy.Builder, next policy.Func) (policy.Func, error) {
 			s.Gauge(name, func() uint64 { return value })
 			return next, nil
 		})
 	}
 	got := map[string]uint64{}
-	showing := policy(func(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+	showing := policyFunc(func(s *policy.Builder, next policy.Func) (policy.Func, error) {
 		s.Gauges(func(name string, read func() uint64) { got[name] = read() })
 		return next, nil
 	})
@@ -35,7 +37,7 @@ func TestSite_gauges(t *testing.T) {
 // TestTransport_connectionReset pins that a connection that ends in the moment in
 // which it is made is one that could not be made, and told as Envoy tells it.
 func TestTransport_connectionReset(t *testing.T) {
-	u := newUpstream(t, pillion.HTTP{LocalReplies: true})
+	u := newUpstream(t, pillion.Options{LocalReplies: true})
 	base := roundTripper(func(*http.Request) (*http.Response, error) {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNRESET)}
 	})
@@ -50,7 +52,7 @@ func TestTransport_connectionReset(t *testing.T) {
 	}
 	defer resp.Body.Close()
 	const want = "upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_Connection_reset_by_peer}"
-	if resp.StatusCode != http.StatusServiceUnavailable || info.Flags() != pillion.UF || info.Detail().String() != want {
+	if resp.StatusCode != http.StatusServiceUnavailable || info.Flags() != envoy.UF || info.Detail().String() != want {
 		t.Errorf("got %d, %v, %v, want 503, UF, %s", resp.StatusCode, info.Flags(), info.Detail(), want)
 	}
 }

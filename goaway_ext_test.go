@@ -18,6 +18,8 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -176,7 +178,7 @@ func TestGoAway_refused(t *testing.T) {
 						}
 					})
 					l := newLedger(t)
-					rt := l.upstream(t, pillion.HTTP{ReplayBuffer: 100}, timeout.Config{Total: patience},
+					rt := l.upstream(t, pillion.Options{ReplayBuffer: 100}, timeout.Config{Total: patience},
 						retry.Config{On: "refused-stream", BaseInterval: time.Millisecond}).Transport(base)
 					resp, err := rt.RoundTrip(order(t, url))
 					if err != nil {
@@ -184,7 +186,7 @@ func TestGoAway_refused(t *testing.T) {
 					}
 					_ = resp.Body.Close()
 					first := l.attempts[0]
-					if !first.Is.Any(pillion.RefusedStream) || first.Detail != pillion.RemoteRefusedStream || first.Flags != pillion.UR || first.unconnected {
+					if !first.Is.Any(policy.RefusedStream) || first.Detail != envoy.RemoteRefusedStream || first.Flags != envoy.UR || first.unconnected {
 						t.Errorf("got %v %v %v, want refused-stream UR remote_refused_stream_reset", first.Is, first.Flags, first.Detail)
 					}
 					if requests.Load() != 2 {
@@ -207,8 +209,8 @@ func TestGoAway_notRetried(t *testing.T) {
 				wantNoLeaks(t)
 				url, base, requests := b.serve(t, func(f *framed) { _ = f.WriteRSTStream(f.stream, http2.ErrCodeRefusedStream) })
 				l := newLedger(t)
-				_, err := l.upstream(t, pillion.HTTP{ReplayBuffer: 100}, retry.Config{On: "connect-failure"}).Transport(base).RoundTrip(order(t, url))
-				if end := l.last(t); err == nil || !end.Is.Any(pillion.RefusedStream) || requests.Load() != 1 {
+				_, err := l.upstream(t, pillion.Options{ReplayBuffer: 100}, retry.Config{On: "connect-failure"}).Transport(base).RoundTrip(order(t, url))
+				if end := l.last(t); err == nil || !end.Is.Any(policy.RefusedStream) || requests.Load() != 1 {
 					t.Errorf("got %v, %v after %d requests, want a refused stream after 1", end.Is, err, requests.Load())
 				}
 				l.wantBalanced(t, 1, 1)
@@ -234,7 +236,7 @@ func TestGoAway_withoutRetry(t *testing.T) {
 				l := newLedger(t)
 				resp, err := l.upstream(t, timeout.Config{Total: patience}).Transport(base).RoundTrip(order(t, url))
 				if name == "POST that is kept" { // net/http cannot have its body again
-					if end := l.last(t); err == nil || !end.Is.Any(pillion.RefusedStream) {
+					if end := l.last(t); err == nil || !end.Is.Any(policy.RefusedStream) {
 						t.Errorf("got %v, %v, want a refused stream", end.Is, err)
 					}
 				} else if err != nil || resp.StatusCode != http.StatusOK || requests.Load() != 2 {
@@ -255,24 +257,24 @@ func TestGoAway_workedOn(t *testing.T) {
 	silenceLog(t)
 	tests := map[string]struct {
 		serve  func(f *framed)
-		is     pillion.Condition
-		detail pillion.Detail
+		is     policy.Condition
+		detail *envoy.Detail
 	}{
 		"GOAWAY and the end": {func(f *framed) {
 			_ = f.WriteGoAway(f.stream, http2.ErrCodeInternal, nil)
 			fin(f.peer)
-		}, pillion.Reset, pillion.ConnectionTermination},
+		}, policy.Reset, envoy.ConnectionTermination},
 		"GOAWAY for a later one and the end": {func(f *framed) {
 			_ = f.WriteGoAway(f.stream+100, http2.ErrCodeNo, nil)
 			fin(f.peer)
-		}, pillion.Reset, pillion.ConnectionTermination},
-		"the end":   {func(f *framed) { fin(f.peer) }, pillion.Reset, pillion.ConnectionTermination},
-		"a reset":   {func(f *framed) { reset(f.peer) }, pillion.Reset, pillion.ConnectionTermination},
-		"CANCEL":    {func(f *framed) { _ = f.WriteRSTStream(f.stream, http2.ErrCodeCancel) }, pillion.Reset, pillion.RemoteReset},
-		"INTERNAL":  {func(f *framed) { _ = f.WriteRSTStream(f.stream, http2.ErrCodeInternal) }, pillion.Reset, pillion.RemoteReset},
-		"ENHANCE":   {func(f *framed) { _ = f.WriteRSTStream(f.stream, http2.ErrCodeEnhanceYourCalm) }, pillion.Reset, pillion.RemoteReset},
-		"HTTP_1_1":  {func(f *framed) { _ = f.WriteRSTStream(f.stream, http2.ErrCodeHTTP11Required) }, pillion.Reset, pillion.RemoteReset},
-		"malformed": {func(f *framed) { f.respond("abc") }, pillion.ProtocolError, pillion.MalformedAnswer},
+		}, policy.Reset, envoy.ConnectionTermination},
+		"the end":   {func(f *framed) { fin(f.peer) }, policy.Reset, envoy.ConnectionTermination},
+		"a reset":   {func(f *framed) { reset(f.peer) }, policy.Reset, envoy.ConnectionTermination},
+		"CANCEL":    {func(f *framed) { _ = f.WriteRSTStream(f.stream, http2.ErrCodeCancel) }, policy.Reset, envoy.RemoteReset},
+		"INTERNAL":  {func(f *framed) { _ = f.WriteRSTStream(f.stream, http2.ErrCodeInternal) }, policy.Reset, envoy.RemoteReset},
+		"ENHANCE":   {func(f *framed) { _ = f.WriteRSTStream(f.stream, http2.ErrCodeEnhanceYourCalm) }, policy.Reset, envoy.RemoteReset},
+		"HTTP_1_1":  {func(f *framed) { _ = f.WriteRSTStream(f.stream, http2.ErrCodeHTTP11Required) }, policy.Reset, envoy.RemoteReset},
+		"malformed": {func(f *framed) { f.respond("abc") }, policy.ProtocolError, envoy.MalformedResponse},
 	}
 	for what, test := range tests {
 		for name, order := range orders() {
@@ -281,7 +283,7 @@ func TestGoAway_workedOn(t *testing.T) {
 					wantNoLeaks(t)
 					url, base, requests := b.serve(t, test.serve)
 					l := newLedger(t)
-					_, err := l.upstream(t, pillion.HTTP{ReplayBuffer: 100}, timeout.Config{Total: patience},
+					_, err := l.upstream(t, pillion.Options{ReplayBuffer: 100}, timeout.Config{Total: patience},
 						retry.Config{On: "refused-stream,connect-failure"}).Transport(base).RoundTrip(order(t, url))
 					end := l.last(t)
 					if err == nil || end.Is != test.is || end.Detail != test.detail || requests.Load() != 1 {
@@ -303,10 +305,10 @@ func TestGoAway_protocolError(t *testing.T) {
 			wantNoLeaks(t)
 			url, base, requests := http2Bases()["h2c"].serve(t, func(f *framed) { _ = f.WriteRSTStream(f.stream, http2.ErrCodeProtocol) })
 			l := newLedger(t)
-			_, err := l.upstream(t, pillion.HTTP{ReplayBuffer: 100}, retry.Config{NumRetries: retry.None}).Transport(base).RoundTrip(order(t, url))
-			want := pillion.RemoteRefusedStream
+			_, err := l.upstream(t, pillion.Options{ReplayBuffer: 100}, retry.Config{NumRetries: retry.None}).Transport(base).RoundTrip(order(t, url))
+			want := envoy.RemoteRefusedStream
 			if name == "POST that is kept" {
-				want = pillion.MalformedAnswer
+				want = envoy.MalformedResponse
 			}
 			if end := l.last(t); err == nil || end.Detail != want || requests.Load() != 1 {
 				t.Errorf("got %v after %d requests, want %v after 1: %v", end.Detail, requests.Load(), want, err)
@@ -405,7 +407,7 @@ func TestGoAway_lateUse(t *testing.T) {
 	}
 	failing = true
 	_, err := rt.RoundTrip(newRequest(t, http.MethodPost, "http://recipes.test/", strings.NewReader("order")))
-	if end := l.last(t); err == nil || end.Is != pillion.Reset || end.unconnected {
+	if end := l.last(t); err == nil || end.Is != policy.Reset || end.unconnected {
 		t.Errorf("got %v, unconnected %v, %v, want a reset", end.Is, end.unconnected, err)
 	}
 	l.wantBalanced(t, 21, 21)

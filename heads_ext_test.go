@@ -9,7 +9,7 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
-	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // TestHeads pins which HTTP/1 responses net/http takes, where Envoy does otherwise: they are
@@ -45,7 +45,7 @@ func TestHeads(t *testing.T) {
 			steps := append(part{request, say(test.text)}, test.then...)
 			resp, err := l.upstream(t).Transport(base).RoundTrip(newRequest(t, http.MethodGet, "http://"+serveScript(t, steps).addr()+"/", nil))
 			if test.code == 0 {
-				if end := l.last(t); err == nil || end.Flags != pillion.UPE {
+				if end := l.last(t); err == nil || end.Flags != envoy.UPE {
 					t.Errorf("got %v, %v, want UPE", end.Flags, err)
 				}
 				return
@@ -88,7 +88,7 @@ func TestHeads_notModified(t *testing.T) {
 			text, err := io.ReadAll(resp.Body)
 			_ = resp.Body.Close()
 			end := l.last(t)
-			if resp.StatusCode != http.StatusNotModified || (err == nil) != body || (end.Flags == pillion.UC) == body {
+			if resp.StatusCode != http.StatusNotModified || (err == nil) != body || (end.Flags == envoy.UC) == body {
 				t.Errorf("got status %d, %q, %v, %v; want a response if it has a body, and UC if not", resp.StatusCode, text, err, end.Flags)
 			}
 		})

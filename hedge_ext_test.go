@@ -15,6 +15,7 @@ import (
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // hedge is a policy that makes a second attempt when the first has brought nothing
@@ -27,20 +28,20 @@ type hedge struct {
 
 // raced is what one of the attempts came to.
 type raced struct {
-	call *pillion.Call
-	o    *pillion.Outcome
+	call *policy.Call
+	o    *policy.Outcome
 }
 
-func (hedge) Role() pillion.Role { return pillion.RoleHedge }
+func (hedge) Role() policy.Role { return policy.RoleHedge }
 
-func (h hedge) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+func (h hedge) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	s.NeedCancel()
 	slot := s.Slot()
-	cancel := func(c *pillion.Call, _ *pillion.Outcome) { c.State(slot).V.(context.CancelFunc)() }
-	return func(ctx context.Context, first *pillion.Call) *pillion.Outcome {
+	cancel := func(c *policy.Call, _ *policy.Outcome) { c.State(slot).V.(context.CancelFunc)() }
+	return func(ctx context.Context, first *policy.Call) *policy.Outcome {
 		second := first.Next() // made before the first one runs
 		came := make(chan raced, 2)
-		start := func(c *pillion.Call) {
+		start := func(c *policy.Call) {
 			own, cancel := context.WithCancel(ctx)
 			c.State(slot).V = cancel
 			h.running.Go(func() { came <- raced{c, next(own, c)} })
@@ -56,7 +57,7 @@ func (h hedge) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 				pending--
 				if r.o.Failure() == nil || ctx.Err() != nil || (hedged && pending == 0) {
 					if pending != 0 {
-						loser := map[bool]*pillion.Call{true: first, false: second}[r.call == second]
+						loser := map[bool]*policy.Call{true: first, false: second}[r.call == second]
 						cancel(loser, nil)
 						h.running.Go(func() { (<-came).o.Discard() })
 					}
@@ -257,14 +258,14 @@ func TestHedge_order(t *testing.T) {
 func TestHedge_endpoint(t *testing.T) {
 	var running sync.WaitGroup
 	u := newUpstream(t,
-		atEnd(func(c *pillion.Call, _ *pillion.Outcome) { _ = c.Endpoint() }),
+		atEnd(func(c *policy.Call, _ *policy.Outcome) { _ = c.Endpoint() }),
 		hedge{time.Microsecond, &running},
-		before(func(c *pillion.Call) {
+		before(func(c *policy.Call) {
 			if c.Attempt() == 1 {
 				time.Sleep(time.Millisecond)
 			}
 		}),
-		pillion.Listener(func(context.Context, pillion.Event) {}),
+		pillion.Listener(func(context.Context, policy.Event) {}),
 	)
 	for range 20 {
 		resp, err := u.Transport(answers(http.StatusOK, "soup")).RoundTrip(get(t.Context(), t))

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/timeout"
 )
 
@@ -64,20 +65,20 @@ func streams(body io.ReadCloser) roundTripper {
 }
 
 // policy is a function as one.
-type policy func(s *pillion.Site, next pillion.Func) (pillion.Func, error)
+type policyFunc func(s *policy.Builder, next policy.Func) (policy.Func, error)
 
-func (p policy) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) { return p(s, next) }
+func (p policyFunc) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) { return p(s, next) }
 
 // around is a policy that is no more than its function, made anew for each upstream.
-func around(f func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome) pillion.Policy {
-	return policy(func(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
-		return func(ctx context.Context, c *pillion.Call) *pillion.Outcome { return f(ctx, c, next) }, nil
+func around(f func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome) pillion.Policy {
+	return policyFunc(func(_ *policy.Builder, next policy.Func) (policy.Func, error) {
+		return func(ctx context.Context, c *policy.Call) *policy.Outcome { return f(ctx, c, next) }, nil
 	})
 }
 
 // atEnd is a policy that hears of ends.
-func atEnd(hook pillion.Hook) pillion.Policy {
-	return around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+func atEnd(hook policy.Hook) pillion.Policy {
+	return around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 		o := next(ctx, c)
 		o.OnEnd(c, hook)
 		return o
@@ -85,8 +86,8 @@ func atEnd(hook pillion.Hook) pillion.Policy {
 }
 
 // before is a policy that does something with a call before it goes on.
-func before(f func(c *pillion.Call)) pillion.Policy {
-	return around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+func before(f func(c *policy.Call)) pillion.Policy {
+	return around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 		f(c)
 		return next(ctx, c)
 	})
@@ -100,7 +101,7 @@ func apart(c timeout.Config) []pillion.Policy {
 }
 
 // needCancel is a policy that asks for a context for each attempt.
-var needCancel = policy(func(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+var needCancel = policyFunc(func(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	s.NeedCancel()
 	return next, nil
 })
@@ -176,7 +177,7 @@ func (b *tape) Close() error {
 }
 
 // scopeOf is the limit that err is about; 0 for another error.
-func scopeOf(err error) pillion.Scope {
+func scopeOf(err error) policy.Scope {
 	if limit, ok := errors.AsType[*pillion.TimeoutError](err); ok {
 		return limit.Scope
 	}

@@ -5,13 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
+	"strconv"
 	"time"
+
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // HTTP configures how an upstream speaks HTTP. It is a [Policy] in form, so that
 // it is given to [New] like all other configuration; its place among the others does
 // not matter. The zero value is what an upstream without it has.
-type HTTP struct {
+type Options struct {
 	// LocalReplies answers with the response that an Envoy sidecar would have given,
 	// where otherwise the round trip returns an error: 503 and "upstream connect error
 	// or disconnect/reset before headers" for a refused call, 504 for a time-out, and so
@@ -67,27 +72,34 @@ const (
 	defaultDrainTime  = 100 * time.Millisecond
 )
 
-// Wrap keeps the configuration for [Upstream.Transport].
-func (h HTTP) Wrap(s *Site, next Func) (Func, error) {
+// optionsKey is what an HTTP claims.
+type optionsKey struct{}
+
+// Wrap has attempts carry what the configuration asks for.
+func (h Options) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	var bad []error
+	if !s.Claim(optionsKey{}) {
+		bad = append(bad, errors.New("pillion: Options: it is given more than once, and only one would hold; write one with all the fields"))
+	}
 	if h.ReplayBuffer < 0 {
-		bad = append(bad, fmt.Errorf("pillion: HTTP.ReplayBuffer: %d is negative", h.ReplayBuffer))
+		bad = append(bad, fmt.Errorf("pillion: Options.ReplayBuffer: %d is negative", h.ReplayBuffer))
 	}
 	if h.DrainBytes < 0 {
-		bad = append(bad, fmt.Errorf("pillion: HTTP.DrainBytes: %d is negative", h.DrainBytes))
+		bad = append(bad, fmt.Errorf("pillion: Options.DrainBytes: %d is negative", h.DrainBytes))
 	}
 	if h.DrainTime < 0 {
-		bad = append(bad, fmt.Errorf("pillion: HTTP.DrainTime: %v is negative", h.DrainTime))
+		bad = append(bad, fmt.Errorf("pillion: Options.DrainTime: %v is negative", h.DrainTime))
 	}
 	if h.DrainTime > 0 && h.DrainTime < time.Millisecond {
-		bad = append(bad, fmt.Errorf("pillion: HTTP.DrainTime: %v is below 1ms; did you forget the unit, as in %d * time.Millisecond?",
+		bad = append(bad, fmt.Errorf("pillion: Options.DrainTime: %v is below 1ms; did you forget the unit, as in %d * time.Millisecond?",
 			h.DrainTime, int64(h.DrainTime)))
 	}
-	s.upstream.http, s.upstream.patientDrain = h.withDefaults(), h.DrainTime > 0
+	s.KeepBodies(h.ReplayBuffer)
+	s.Prepare(h.prepare)
 	return next, errors.Join(bad...)
 }
 
-func (h HTTP) withDefaults() HTTP {
+func (h Options) withDefaults() Options {
 	if h.DrainBytes == 0 {
 		h.DrainBytes = defaultDrainBytes
 	}
@@ -97,10 +109,30 @@ func (h HTTP) withDefaults() HTTP {
 	return h
 }
 
-// addsHeaders reports whether attempts have headers that the caller's request has
-// not.
-func (h HTTP) addsHeaders() bool {
-	return h.Sidecar || h.IncludeRequestAttemptCount || h.IncludeIsTimeoutRetryHeader
+// prepare makes the attempt's header what the configuration says.
+func (h Options) prepare(a *policy.Attempt) {
+	if h.Sidecar {
+		tellSidecar(a)
+	}
+	if a.AnnouncesDeadline() && !h.SuppressEnvoyHeaders {
+		if left, limited := a.TimeLeft(); limited {
+			a.Header().Set(envoy.ExpectedTimeoutHeader, envoy.Milliseconds(left))
+		}
+	}
+	if h.IncludeRequestAttemptCount {
+		a.Header().Set(envoy.AttemptCountHeader, strconv.Itoa(a.Call().Attempt()))
+	}
+	if h.IncludeIsTimeoutRetryHeader && a.Call().Attempt() > 1 {
+		a.Header().Set(envoy.IsTimeoutRetryHeader, strconv.FormatBool(a.AfterTimeout()))
+	}
+}
+
+// tellSidecar turns the sidecar's retries off and passes it the remaining time.
+func tellSidecar(a *policy.Attempt) {
+	a.Header().Set(envoy.MaxRetriesHeader, "0")
+	if left, limited := a.TimeLeft(); limited {
+		a.Header().Set(envoy.TimeoutHeader, envoy.Milliseconds(left))
+	}
 }
 
 // Transport gives a round tripper that makes its calls through base and under
@@ -146,8 +178,10 @@ func (u *Upstream) ownTransport() http.RoundTripper {
 		return http.DefaultTransport
 	}
 	t = t.Clone()
-	for _, change := range u.ownings {
-		t = change(t)
+	for _, p := range slices.Backward(u.chain.Policies()) {
+		if owner, ok := p.(TransportOwner); ok {
+			t = owner.OwnTransport(u.Name(), t)
+		}
 	}
 	return t
 }
@@ -175,7 +209,7 @@ func (t *transport) CloseIdleConnections() {
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	switch {
 	case req == nil:
-		return nil, fmt.Errorf("pillion: %s: nil request", t.upstream.name)
+		return nil, fmt.Errorf("pillion: %s: nil request", t.upstream.Name())
 	case req.Cancel != nil: //nolint:staticcheck // callers still use it
 		return t.cancelable(req)
 	}
@@ -186,7 +220,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 // closed, between attempts too.
 func (t *transport) cancelable(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(req.Context())
-	ended := func(*Call, *Outcome) { cancel(nil) }
+	ended := func(*policy.Call, *policy.Outcome) { cancel(nil) }
 	with := req.WithContext(ctx)
 	closed := with.Cancel //nolint:staticcheck // callers still use it
 	with.Cancel = nil     //nolint:staticcheck // likewise
@@ -214,42 +248,42 @@ func (t *transport) cancelable(req *http.Request) (*http.Response, error) {
 var errCancelClosed = errors.New("pillion: the request's Cancel was closed")
 
 // roundTrip makes one call. ended, if there is one, is called when the call has ended.
-func (t *transport) roundTrip(req *http.Request, ended Hook) (*http.Response, error) {
+func (t *transport) roundTrip(req *http.Request, ended policy.Hook) (*http.Response, error) {
 	x := t.newCall(req)
 	o := x.invoke()
 	if o.Err != nil {
-		resp, err := t.failed(req, o, x.flight.begun())
+		resp, err := t.failed(req, o, x.frame.Attempts())
 		if ended != nil {
-			o.OnEnd(&x.first.call, ended)
+			o.OnEnd(x.frame.First().Call(), ended)
 		}
-		recycle(&x.flight)
+		x.Recycle()
 		return resp, err
 	}
 	if ended != nil {
-		o.OnEnd(&x.first.call, ended)
+		o.OnEnd(x.frame.First().Call(), ended)
 	}
 	resp, _ := o.Value.(*http.Response)
 	if resp == nil {
 		o.Discard()
-		return nil, fmt.Errorf("pillion: %s: a policy gave a %T in place of a response", t.upstream.name, o.Value)
+		return nil, fmt.Errorf("pillion: %s: a policy gave a %T in place of a response", t.upstream.Name(), o.Value)
 	}
-	t.countAttemptsIn(resp, x.flight.begun())
-	if c := o.open; o.Open() && c.awaited() {
-		c.self.(*httpAttempt).hand(resp) //nolint:forcetypeassert // NewCall made it
+	t.countAttemptsIn(resp, x.frame.Attempts())
+	if a := o.Pending(); a != nil {
+		hand(a, resp)
 		return resp, nil
 	}
-	recycle(&x.flight)
+	x.Recycle()
 	return resp, nil
 }
 
 // failed is the result of a call without a response: a local reply if the caller asked for
 // such and is not gone, else the error.
-func (t *transport) failed(req *http.Request, o *Outcome, attempts int) (*http.Response, error) {
+func (t *transport) failed(req *http.Request, o *policy.Outcome, attempts int) (*http.Response, error) {
 	detail := o.Detail
-	if o.Is.Any(Informational) {
-		detail = beforeResponseOf(detail)
+	if o.Is.Any(policy.Informational) {
+		detail = detail.BeforeResponse()
 	}
-	if !t.upstream.http.LocalReplies || detail.LocalStatus() == 0 || req.Context().Err() != nil {
+	if !t.upstream.options.LocalReplies || detail.LocalStatus() == 0 || req.Context().Err() != nil {
 		return nil, o.Err
 	}
 	resp := t.localReply(req, detail, attempts)

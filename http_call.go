@@ -8,75 +8,89 @@ import (
 	"net/http"
 	"strings"
 	"sync/atomic"
+
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // httpCall is one HTTP call: the Exchange, and in the same allocation the
 // storage of the engine and of the first attempt.
 type httpCall struct {
-	flight    flight
+	frame     policy.Frame
+	ctx       context.Context //nolint:containedctx // the caller's, for the length of the call
 	transport *transport
 	req       *http.Request
 	sent      atomic.Bool            // the caller's body was handed to an attempt, or closed
 	replay    *replay                // nil without a replay buffer
-	bodies    []body                 // made, but not used yet
-	guarded   []guardedBody          // likewise
 	sending   atomic.Pointer[source] // the body that an attempt under way sends; nil for none
 	first     httpAttempt
 }
 
-// httpAttempt is what one attempt adds to its Call.
+// httpCall implements all of these. They are found by their methods.
+var _ interface {
+	policy.Exchange
+	policy.Repeater
+	policy.Discarder
+	policy.Successor
+	policy.Storage
+	policy.Blamer
+	policy.ConnectionObserver
+	policy.EarlyObserver
+} = (*httpCall)(nil)
+
+// httpAttempt is what one attempt adds to its Attempt.
 type httpAttempt struct {
-	call   Call
-	header http.Header // the attempt's own; nil while it is the caller's
-	body   *body       // with the call's span
-	resp   *http.Response
-	source *source       // the body that is sent, where it can fail; else nil
-	wire   *wire         // what net/http reports of the attempt; nil if nothing is reported
-	replay *replayReader // and where it is kept
+	of      *policy.Attempt
+	guarded bool        // its context ends with it
+	header  http.Header // the attempt's own; nil while it is the caller's
+	body    *body       // with the attempt's stream; nil for none
+	resp    *http.Response
+	source  *source       // the body that is sent, where it can fail; else nil
+	wire    *wire         // what net/http reports of the attempt; nil if nothing is reported
+	replay  *replayReader // and where it is kept
 }
 
-// newCall gives storage for a call.
+// newCall returns storage for a call.
 func (t *transport) newCall(req *http.Request) *httpCall {
 	u := t.upstream
 	x, ok := u.calls.Get().(*httpCall)
 	if !ok {
 		x = &httpCall{}
-		x.flight = flight{upstream: u, exchange: x, spans: bodySpan, guardedSpans: guardedBodySpan, recycle: recycle}
-		x.first.call = Call{flight: &x.flight, self: &x.first, attempt: 1}
+		x.frame.Init(u.chain, x)
 	}
-	x.transport, x.req, x.flight.ctx = t, req, req.Context()
+	x.transport, x.req, x.ctx = t, req, req.Context()
+	x.first.of = x.frame.First()
+	x.first.of.Attach(&x.first)
 	if hasBody(req) && req.GetBody == nil {
-		x.replay = newReplay(req.Body, req.ContentLength, u.http.ReplayBuffer)
+		x.replay = newReplay(req.Body, req.ContentLength, u.options.ReplayBuffer)
 	}
 	return x
 }
 
-// recycle gives the storage of a call that has ended back, unless it had further
-// attempts, which may still be about. The wire and the caller hold no more than spans.
-func recycle(f *flight) {
-	if f.forked.Load() {
+// Recycle returns the storage of a call that has ended to its pool, unless it had further
+// attempts, which may still be in use. The wire and the caller hold no more than bodies.
+func (x *httpCall) Recycle() {
+	u := x.transport.upstream
+	if !x.frame.Reset() {
 		return
 	}
-	x := f.exchange.(*httpCall) //nolint:forcetypeassert // newCall made it
-	x.req, x.replay = nil, nil
-	x.first.clear()
+	x.req, x.ctx, x.replay = nil, nil, nil
+	x.first = httpAttempt{}
 	if x.sent.Load() {
 		x.sent.Store(false)
 	}
 	if x.sending.Load() != nil {
 		x.sending.Store(nil)
 	}
-	f.clear()
-	x.first.call.clear()
-	f.upstream.calls.Put(x)
+	u.calls.Put(x)
 }
 
 func hasBody(req *http.Request) bool { return req.Body != nil && req.Body != http.NoBody }
 
 // invoke makes the call. The caller's body is closed also when a policy panics.
-func (x *httpCall) invoke() *Outcome {
+func (x *httpCall) invoke() *policy.Outcome {
 	defer x.closeUnsentBody()
-	return x.flight.invoke(&x.first.call)
+	return x.frame.Invoke(x.ctx)
 }
 
 // closeUnsentBody keeps a RoundTripper's promise to close the body, for a call
@@ -88,7 +102,7 @@ func (x *httpCall) closeUnsentBody() {
 	closed := false
 	defer func() {
 		if !closed {
-			x.flight.discardOthers(&x.first.call, nil)
+			x.frame.Abandon()
 		}
 	}()
 	switch {
@@ -101,8 +115,8 @@ func (x *httpCall) closeUnsentBody() {
 }
 
 // Request describes the request.
-func (x *httpCall) Request() Request {
-	r := Request{Protocol: "http", Method: x.method(), Authority: x.req.Host}
+func (x *httpCall) Request() policy.Request {
+	r := policy.Request{Protocol: policy.ProtocolHTTP, Method: x.method(), Authority: x.req.Host}
 	if u := x.req.URL; u != nil {
 		r.Path = u.Path
 		if r.Authority == "" {
@@ -119,21 +133,19 @@ func (x *httpCall) method() string {
 	return x.req.Method
 }
 
-// Unary is false: an answer has a body.
-func (x *httpCall) Unary() bool { return false }
-
 // Try sends the request once.
-func (x *httpCall) Try(ctx context.Context, c *Call, o *Outcome) {
-	a := c.self.(*httpAttempt) //nolint:forcetypeassert // NewCall made it
+func (x *httpCall) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome) {
+	a := attemptOf(c)
+	a.guarded = c.Guarded()
 	c.Prepare()
 	ctx = x.traced(ctx, a)
 	req, err := x.request(ctx, a)
 	if err != nil {
-		o.fail(err, Invalid, NoDetail)
+		o.Blame(err, policy.Invalid, nil)
 		return
 	}
-	if c.endpoint == "" && req.URL != nil && c.flight.watched() {
-		c.SetEndpoint(req.URL.Host)
+	if c.Observed() && req.URL != nil && c.Call().Endpoint() == "" {
+		c.Call().SetEndpoint(req.URL.Host)
 	}
 	resp, err := x.send(ctx, a, req)
 	if err != nil {
@@ -157,11 +169,11 @@ func (x *httpCall) send(ctx context.Context, a *httpAttempt, req *http.Request) 
 	if a.source == nil {
 		return x.transport.base.RoundTrip(req)
 	}
-	a.call.BeginUpload()
+	a.of.BeginUpload()
 	x.watch(ctx, a)
 	returned := false
 	defer func() {
-		if x.unwatch(ctx, a); !returned {
+		if x.unwatch(a); !returned {
 			_ = a.source.Close()
 		}
 	}()
@@ -176,18 +188,18 @@ func (x *httpCall) send(ctx context.Context, a *httpAttempt, req *http.Request) 
 // watch has the body of an attempt report how it goes on, and closes it when the
 // attempt's context ends.
 func (x *httpCall) watch(ctx context.Context, a *httpAttempt) {
-	s, caller := a.source, x.flight.ctx
-	s.call, s.ctx = &a.call, ctx
+	s, caller := a.source, x.ctx
+	s.call, s.ctx = a.of, ctx
 	x.sending.Store(s)
 	s.stop = context.AfterFunc(ctx, func() { s.wake(caller.Err() != nil || tookTooLong(ctx)) })
 }
 
 // unwatch ends the reports. A context of the engine's ends with the attempt: until then it
 // closes what is still being sent.
-func (x *httpCall) unwatch(ctx context.Context, a *httpAttempt) {
+func (x *httpCall) unwatch(a *httpAttempt) {
 	s := a.source
 	s.detach()
-	if _, guarded := ctx.(*guard); !guarded || s.closed.Load() {
+	if !a.guarded || s.closed.Load() {
 		s.stop()
 	}
 }
@@ -199,7 +211,7 @@ func (x *httpCall) reopen(ctx context.Context, a *httpAttempt) (io.ReadCloser, e
 	if err != nil {
 		return nil, err
 	}
-	x.unwatch(ctx, a)
+	x.unwatch(a)
 	watched := a.source
 	if body, err = x.upload(a, body, true); a.source != watched {
 		x.watch(ctx, a)
@@ -224,27 +236,28 @@ var (
 // tookTooLong reports whether ctx was ended by the total limit of its call.
 func tookTooLong(ctx context.Context) bool {
 	limit, ok := errors.AsType[*TimeoutError](context.Cause(ctx))
-	return ok && (limit.Scope == ScopeTotal || limit.Scope == ScopeCaller)
+	return ok && (limit.Scope == policy.ScopeTotal || limit.Scope == policy.ScopeCaller)
 }
 
 // CausedByCaller reports whether a limit that fired waited for the caller: for the next
 // part of the request's body.
-func (x *httpCall) CausedByCaller(Scope) bool {
+func (x *httpCall) CausedByCaller(policy.Scope) bool {
 	s := x.sending.Load()
 	return s != nil && s.silent()
 }
 
 // Unconnected reports whether the attempt surely never had a connection.
-func (x *httpCall) Unconnected(c *Call) bool {
-	a, _ := attemptOf(c)
-	s := a.wire.state()
+func (x *httpCall) Unconnected(c *policy.Attempt) bool {
+	s := attemptOf(c).wire.state()
 	return s.has(wireAsked) && !s.has(wireConnected)
 }
 
-// informational reports whether a 1xx response of the attempt arrived.
-func (x *httpCall) informational(c *Call) bool {
-	a, _ := attemptOf(c)
-	return a.wire.informational()
+// ReceivedEarly reports whether a 1xx response of the attempt arrived.
+func (x *httpCall) ReceivedEarly(c *policy.Attempt) bool { return attemptOf(c).wire.informational() }
+
+// attemptOf returns what belongs to c.
+func attemptOf(c *policy.Attempt) *httpAttempt {
+	return c.Attached().(*httpAttempt) //nolint:forcetypeassert // newCall and NewAttempt attached it
 }
 
 // unusable says how the base broke the contract of RoundTripper, if it did.
@@ -260,16 +273,16 @@ func (x *httpCall) unusable(resp *http.Response) error {
 
 // answered says in o that the answer's head is there. One without a body is over,
 // unless more of a kept request body may still be read for it.
-func (x *httpCall) answered(c *Call, o *Outcome, resp *http.Response) {
-	a := c.self.(*httpAttempt) //nolint:forcetypeassert // NewCall made it
+func (x *httpCall) answered(c *policy.Attempt, o *policy.Outcome, resp *http.Response) {
+	a := attemptOf(c)
 	a.resp, resp.Request = resp, x.req
 	if resp.Body == nil {
 		resp.Body = http.NoBody
 	}
-	o.Value, o.Code, o.Is, o.Detail = resp, resp.StatusCode, HTTPCondition(resp.StatusCode), ViaUpstream
+	o.Value, o.Code, o.Is, o.Detail = resp, resp.StatusCode, policy.HTTPCondition(resp.StatusCode), envoy.ViaUpstream
 	if a.wire != nil {
 		if a.wire.informational() {
-			o.Is |= Informational
+			o.Is |= policy.Informational
 		}
 		a.wire.release()
 	}
@@ -277,7 +290,7 @@ func (x *httpCall) answered(c *Call, o *Outcome, resp *http.Response) {
 		return
 	}
 	if resp.StatusCode == http.StatusSwitchingProtocols || x.req.Method == http.MethodConnect && resp.StatusCode/100 == 2 {
-		o.Is |= Upgraded
+		o.Is |= policy.Upgraded
 	}
 	c.Open()
 }
@@ -350,7 +363,7 @@ func (x *httpCall) request(ctx context.Context, a *httpAttempt) (*http.Request, 
 		return nil, err
 	}
 	req := x.req
-	if !other && a.header == nil && ctx == x.flight.ctx {
+	if !other && a.header == nil && ctx == x.ctx {
 		return req, nil
 	}
 	req = req.WithContext(ctx)
@@ -407,11 +420,6 @@ func (x *httpCall) upload(a *httpAttempt, body io.ReadCloser, copied bool) (io.R
 	return a.source, nil
 }
 
-// clear makes ready for another call what is used again.
-func (a *httpAttempt) clear() {
-	a.header, a.body, a.resp, a.source, a.replay, a.wire = nil, nil, nil, nil, nil, nil
-}
-
 // freeze ends the reading of a body that is kept, by an attempt that has failed or
 // whose answer is not wanted: what it reads from then on would be missing from the next.
 func (a *httpAttempt) freeze() {
@@ -434,22 +442,26 @@ func (x *httpCall) Idempotent() bool {
 	return x.RequestHeader("Idempotency-Key") != nil || x.RequestHeader("X-Idempotency-Key") != nil
 }
 
-// NewCall makes the storage of a further attempt.
-func (x *httpCall) NewCall(from *Call) *Call {
-	a := &httpAttempt{}
-	a.call.self = a
-	if before, _ := attemptOf(from); before.header != nil {
-		a.header = before.header.Clone()
+// NewAttempt returns the storage of the next attempt.
+func (x *httpCall) NewAttempt(from *policy.Attempt) *policy.Attempt {
+	next := &struct {
+		of policy.Attempt
+		a  httpAttempt
+	}{}
+	next.a.of = &next.of
+	next.of.Attach(&next.a)
+	if before := attemptOf(from); before.header != nil {
+		next.a.header = before.header.Clone()
 	}
-	return &a.call
+	return &next.of
 }
 
 // RequestHeader reads the caller's header.
 func (x *httpCall) RequestHeader(name string) []string { return headerValues(x.req.Header, name) }
 
 // Header copies the caller's header for one attempt.
-func (x *httpCall) Header(c *Call) Header {
-	a := c.self.(*httpAttempt) //nolint:forcetypeassert // NewCall made it
+func (x *httpCall) Header(c *policy.Attempt) policy.Header {
+	a := attemptOf(c)
 	if a.header == nil {
 		a.header = copyHeader(x.req.Header)
 	}
@@ -457,7 +469,7 @@ func (x *httpCall) Header(c *Call) Header {
 }
 
 // ResponseHeader reads an answer's header.
-func (x *httpCall) ResponseHeader(o *Outcome, name string) []string {
+func (x *httpCall) ResponseHeader(o *policy.Outcome, name string) []string {
 	resp, ok := o.Value.(*http.Response)
 	if !ok {
 		return nil

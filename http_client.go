@@ -29,17 +29,17 @@ var errBody = fmt.Errorf("pillion: the request has timed out: %w", os.ErrDeadlin
 // request's body, or for the client to read the response. When a limit fires, it ends the
 // waiting with the deadlines of the connection, or of the HTTP/2 stream.
 type client struct {
-	w        http.ResponseWriter // the server's
-	upstream *Upstream
-	request  context.Context //nolint:containedctx // the server's: it ends when the client disconnects
-	body     servedBody
+	w       http.ResponseWriter // the server's
+	request context.Context     //nolint:containedctx // the server's: it ends when the client disconnects
+	body    servedBody
 
 	// These are set before the handler runs, and only if a limit can end its context.
 	limited bool
 	ctx     context.Context //nolint:containedctx // the handler's
 
 	mu        sync.Mutex
-	began     time.Duration // when the limits did, on the upstream's clock; guarded by mu
+	epoch     time.Time     // of the clock
+	began     time.Duration // when the limits did, on that clock, which may be before its epoch; guarded by mu
 	reads     waits         // for the request's body; guarded by mu
 	writes    waits         // for the client to read the response; guarded by mu
 	fired     bool          // a limit has fired; guarded by mu
@@ -56,7 +56,7 @@ type client struct {
 // waits counts operations that wait, and how long at least one did.
 type waits struct {
 	underWay int
-	since    time.Duration // when underWay became positive, on the upstream's clock
+	since    time.Duration // when underWay became positive, on the client's clock
 	total    time.Duration // of all before that
 }
 
@@ -76,13 +76,16 @@ func (w *waits) leave(now time.Duration) {
 // took reports whether the waits before took at least so much time.
 func (w *waits) took(least time.Duration) bool { return w.total > 0 && w.total >= least }
 
-// start begins to watch what the handler waits for until ctx ends, which began at an instant
-// on the upstream's clock.
-func (c *client) start(ctx context.Context, began time.Duration) {
+// start begins to watch what the handler waits for until ctx ends. Its limits have run for so
+// long.
+func (c *client) start(ctx context.Context, elapsed time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.ctx, c.limited, c.began = ctx, true, began
+	c.ctx, c.limited, c.epoch, c.began = ctx, true, time.Now(), -elapsed
 }
+
+// now is the client's clock.
+func (c *client) now() time.Duration { return time.Since(c.epoch) }
 
 // finish ends that: the ResponseWriter is not touched any more.
 func (c *client) finish() {
@@ -127,7 +130,7 @@ func (c *client) fire() {
 // client must not be able to take just so much that the limit fires in the work that follows.
 // mu is held.
 func (c *client) keptWaiting() bool {
-	all := c.upstream.now() - c.began
+	all := c.now() - c.began
 	return c.reads.underWay > 0 || c.writes.underWay > 0 || c.reads.took(all/4) || c.writes.took(all/2)
 }
 
@@ -171,7 +174,7 @@ func (c *client) serverEnds(timeout func(*http.Server) time.Duration) bool {
 	if !ok || timeout(server) <= 0 {
 		return false
 	}
-	return c.limited && timeout(server)-(c.upstream.now()-c.began) < lastWrites
+	return c.limited && timeout(server)-(c.now()-c.began) < lastWrites
 }
 
 func readTimeout(s *http.Server) time.Duration  { return s.ReadTimeout }
@@ -208,7 +211,7 @@ func (c *client) enterWrite() {
 	}
 	c.lock()
 	defer c.mu.Unlock()
-	c.writes.enter(c.upstream.now())
+	c.writes.enter(c.now())
 	if c.fired {
 		c.limitWrites()
 	}
@@ -220,7 +223,7 @@ func (c *client) leaveWrite() {
 	}
 	c.lock()
 	defer c.mu.Unlock()
-	c.writes.leave(c.upstream.now())
+	c.writes.leave(c.now())
 }
 
 // hijack leaves conn to the handler, without deadlines.
@@ -305,7 +308,7 @@ func (b *servedBody) enter() (ok bool) {
 	if c.fired {
 		return false
 	}
-	c.reads.enter(c.upstream.now())
+	c.reads.enter(c.now())
 	return true
 }
 
@@ -315,7 +318,7 @@ func (b *servedBody) leave(err error) error {
 	c.lock()
 	defer c.mu.Unlock()
 	if c.limited {
-		c.reads.leave(c.upstream.now())
+		c.reads.leave(c.now())
 	}
 	switch {
 	case err == nil:
@@ -333,12 +336,12 @@ func (b *servedBody) leave(err error) error {
 func (b *servedBody) Close() error {
 	c := b.client
 	c.lock()
-	c.reads.enter(c.upstream.now())
+	c.reads.enter(c.now())
 	c.mu.Unlock()
 	defer func() {
 		c.lock()
 		defer c.mu.Unlock()
-		c.reads.leave(c.upstream.now())
+		c.reads.leave(c.now())
 		b.done, b.closed = true, true
 	}()
 	return b.ReadCloser.Close()

@@ -24,7 +24,9 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/timeout"
 )
 
@@ -108,7 +110,7 @@ func (g kept) upload(t *testing.T, header ...string) (body *io.PipeWriter, leave
 func (g kept) wantNeutral(t *testing.T) end {
 	t.Helper()
 	told := g.ends.await(t)
-	if !told.Is.Any(pillion.Cancelled) {
+	if !told.Is.Any(policy.Cancelled) {
 		t.Errorf("told: got %d, %v, %v, %v, want it to be the client's doing", told.Code, told.Is, told.Flags, told.err)
 	}
 	g.wantCounts(t, breaker.Status{})
@@ -212,7 +214,7 @@ func TestHandler_slowUpload(t *testing.T) {
 						return // that does not wait in HTTP/2
 					}
 					told := g.wantNeutral(t)
-					if !told.Is.Any(pillion.Timeout) || told.Detail != pillion.ResponseTimeout {
+					if !told.Is.Any(policy.Timeout) || told.Detail != envoy.ResponseTimeout {
 						t.Errorf("told: got %v, %v, want the timeout", told.Is, told.Detail)
 					}
 				})
@@ -258,7 +260,7 @@ func TestHandler_slowUploadBegun(t *testing.T) {
 						t.Errorf("got status %d, want the handler's", got)
 					}
 					told := g.ends.await(t)
-					if told.Code != http.StatusAccepted || told.Is.Any(pillion.Timeout) != told.Is.Any(pillion.Cancelled) {
+					if told.Code != http.StatusAccepted || told.Is.Any(policy.Timeout) != told.Is.Any(policy.Cancelled) {
 						t.Errorf("told: got %d, %v, %v, want 202, neutral if timed out", told.Code, told.Is, told.err)
 					}
 					if got := g.breaker.Status(); got.Timeout != 0 || got.Failure != 0 {
@@ -293,7 +295,7 @@ func TestHandler_unreadUpload(t *testing.T) {
 				if got := wantSoon(t, response, "response"); got != http.StatusGatewayTimeout {
 					t.Errorf("got status %d, want 504", got)
 				}
-				g.ends.want(t, end{Is: pillion.Timeout, Flags: pillion.UT, Detail: pillion.ResponseTimeout})
+				g.ends.want(t, end{Is: policy.Timeout, Flags: envoy.UT, Detail: envoy.ResponseTimeout})
 				g.wantCounts(t, breaker.Status{Timeout: 1})
 			})
 		}
@@ -850,7 +852,7 @@ func TestHandler_leaves(t *testing.T) {
 						_ = wantSoon(t, began, "the handler's beginning")
 						leave()
 						told := g.wantNeutral(t)
-						if told.Flags != pillion.DC || told.Detail != pillion.CallerGone {
+						if told.Flags != envoy.DC || told.Detail != envoy.CallerGone {
 							t.Errorf("told: got %v, %v, want that the client disconnected", told.Flags, told.Detail)
 						}
 					})
@@ -919,7 +921,7 @@ func TestHandler_namedDeadlines(t *testing.T) {
 						t.Errorf("got status %d, want 504", got)
 					}
 					told := g.wantNeutral(t)
-					if !told.Is.Any(pillion.Timeout) || scopeOf(told.err) != pillion.ScopeCaller {
+					if !told.Is.Any(policy.Timeout) || scopeOf(told.err) != policy.ScopeCaller {
 						t.Errorf("told: got %v, %v, want the client's deadline", told.Is, told.err)
 					}
 				})
@@ -1028,7 +1030,7 @@ func TestHandler_brittleDeadlines(t *testing.T) {
 	_, _ = io.WriteString(body, "so")
 	time.Sleep(2 * soon)
 	_ = body.Close()
-	if told := g.ends.await(t); !told.Is.Any(pillion.Timeout) {
+	if told := g.ends.await(t); !told.Is.Any(policy.Timeout) {
 		t.Errorf("told: got %v, %v, want a timeout", told.Is, told.err)
 	}
 }

@@ -11,48 +11,26 @@ import (
 	"net/textproto"
 	"strings"
 	"syscall"
+
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
-// UpstreamError says what the network or the upstream did to a call, around the
-// error that the transport reported. The text names Envoy's response flags and
-// details.
-type UpstreamError struct {
-	Upstream string
-	Flags    Flags
-	Detail   Detail
-	Err      error
-}
-
-func (e *UpstreamError) Error() string {
-	return fmt.Sprintf("pillion: %s: %v %v: %v", e.Upstream, e.Flags, e.Detail, e.Err)
-}
-
-// Unwrap gives what the transport reported.
-func (e *UpstreamError) Unwrap() error { return e.Err }
-
-// Timeout reports whether the transport gave up for lack of time. It is what
-// [net.Error] asks for.
-func (e *UpstreamError) Timeout() bool { return isTimeout(e.Err) }
-
-// Temporary is true: the next call may fare better. It is what [net.Error] asks for.
-func (e *UpstreamError) Temporary() bool { return true }
-
 // Explain finds out what an error of the transport means.
-func (x *httpCall) Explain(c *Call, o *Outcome, err error) {
-	a, _ := attemptOf(c)
-	is, detail, err := x.failure(a, o, err)
-	if detail != NoDetail {
-		err = &UpstreamError{Upstream: x.flight.upstream.name, Flags: detail.Flags(), Detail: detail, Err: sameScheme(err)}
+func (x *httpCall) Explain(c *policy.Attempt, o *policy.Outcome, err error) {
+	is, detail, err := x.failure(attemptOf(c), o, err)
+	if detail != nil {
+		err = &UpstreamError{Upstream: x.transport.upstream.Name(), Flags: detail.Flags(), Detail: detail, Err: sameScheme(err)}
 	}
-	o.blame(err, is, detail)
+	o.Blame(err, is, detail)
 }
 
 // failure classifies why an attempt failed: by its request, by what net/http reported of
 // it, and by the error.
-func (x *httpCall) failure(a *httpAttempt, o *Outcome, err error) (Condition, Detail, error) {
+func (x *httpCall) failure(a *httpAttempt, o *policy.Outcome, err error) (policy.Condition, *envoy.Detail, error) {
 	x.sending.Store(nil)
 	if fault := a.fault(err); fault != nil {
-		return Invalid, NoDetail, fault
+		return policy.Invalid, nil, fault
 	}
 	if o.Code != 0 {
 		is, detail := answerFailure(err, a.resp.ProtoMajor)
@@ -63,13 +41,13 @@ func (x *httpCall) failure(a *httpAttempt, o *Outcome, err error) (Condition, De
 		err = errResent
 	}
 	is, detail := x.wireFailure(seen, early, err)
-	if is == Reset {
+	if is == policy.Reset {
 		if fault := x.faultOfRequest(seen, err); fault != nil {
-			return Invalid, NoDetail, fault
+			return policy.Invalid, nil, fault
 		}
 	}
-	if early && is.Any(NoAnswer) {
-		return earlyFailure(is, detail), afterResponseOf(detail), err
+	if early && is.Any(policy.NoResponse) {
+		return earlyFailure(is, detail), detail.AfterResponse(), err
 	}
 	return is, detail, err
 }
@@ -83,41 +61,41 @@ func (a *httpAttempt) fault(err error) error {
 }
 
 // earlyFailure returns the conditions of a failure behind a 1xx response.
-func earlyFailure(is Condition, detail Detail) Condition {
-	if detail == MalformedAnswer {
-		return Informational | ProtocolError | Reset
+func earlyFailure(is policy.Condition, detail *envoy.Detail) policy.Condition {
+	if detail == envoy.MalformedResponse {
+		return policy.Informational | policy.ProtocolError | policy.Reset
 	}
-	return is | Informational
+	return is | policy.Informational
 }
 
 // wireFailure classifies why no response came. Unknown errors are classified as Reset, or
 // as ConnectFailure where there surely was no connection.
-func (x *httpCall) wireFailure(seen wireState, early bool, err error) (Condition, Detail) {
+func (x *httpCall) wireFailure(seen wireState, early bool, err error) (policy.Condition, *envoy.Detail) {
 	switch {
 	case err == errResent: //nolint:errorlint // nothing wraps it
-		return Reset | RefusedStream, RemoteRefusedStream
+		return policy.Reset | policy.RefusedStream, envoy.RemoteRefusedStream
 	case isCancelled(err):
-		return Cancelled, CallerGone
+		return policy.Cancelled, envoy.CallerGone
 	case seen.unconnected():
 		return noConnection(err)
 	case seen.has(wireConnected) && isTLS(err) && !isTimeout(err):
-		return Reset, ConnectionTermination
+		return policy.Reset, envoy.ConnectionTermination
 	}
 	if is, detail, ok := networkFailure(err); ok {
-		if seen.has(wireWrote) && is.Any(ConnectFailure) { // of a connection to which net/http would have resent the request
-			is = is&^ConnectFailure | Reset
+		if seen.has(wireWrote) && is.Any(policy.ConnectFailure) { // of a connection to which net/http would have resent the request
+			is = is&^policy.ConnectFailure | policy.Reset
 		}
 		return is, detail
 	}
 	switch {
 	case early && errors.Is(err, io.ErrUnexpectedEOF):
-		return Reset, ConnectionTermination
+		return policy.Reset, envoy.ConnectionTermination
 	case isMalformed(err) || (errors.Is(err, io.ErrUnexpectedEOF) && x.transport.speaksHTTP1(x.req)):
-		return ProtocolError, MalformedAnswer
+		return policy.ProtocolError, envoy.MalformedResponse
 	case isInvalid(err):
-		return Invalid, NoDetail
+		return policy.Invalid, nil
 	}
-	return Reset, ConnectionTermination
+	return policy.Reset, envoy.ConnectionTermination
 }
 
 // speaksHTTP1 reports whether req certainly goes out as HTTP/1: then an
@@ -135,7 +113,7 @@ func isCancelled(err error) bool {
 }
 
 // networkFailure recognises the failures that any protocol can meet.
-func networkFailure(err error) (Condition, Detail, bool) {
+func networkFailure(err error) (policy.Condition, *envoy.Detail, bool) {
 	if is, detail, ok := connectFailure(err); ok {
 		return is, detail, true
 	}
@@ -145,66 +123,66 @@ func networkFailure(err error) (Condition, Detail, bool) {
 	switch {
 	case isTimeout(err):
 		// A limit of the transport's own, such as ResponseHeaderTimeout.
-		return Timeout | PerTryTimeout, TryTimeout, true
+		return policy.Timeout | policy.PerTryTimeout, envoy.PerTryTimeout, true
 	case errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE):
-		return Reset, ConnectionTermination, true
+		return policy.Reset, envoy.ConnectionTermination, true
 	}
-	return 0, NoDetail, false
+	return 0, nil, false
 }
 
 // answerFailure classifies why an answer broke off. Envoy finds an HTTP/1 answer
 // that is cut short malformed, and so do we; an HTTP/2 stream is reset.
-func answerFailure(err error, protoMajor int) (Condition, Detail) {
+func answerFailure(err error, protoMajor int) (policy.Condition, *envoy.Detail) {
 	is, detail, ok := streamFailure(err)
 	switch {
-	case ok && detail == MalformedAnswer || hasPrefix(err, "net/http: server replied with more than declared Content-Length"):
-		return ProtocolError | Reset, MalformedAnswerAfter
+	case ok && detail == envoy.MalformedResponse || hasPrefix(err, "net/http: server replied with more than declared Content-Length"):
+		return policy.ProtocolError | policy.Reset, envoy.MalformedResponseAfter
 	case ok:
-		return is, RemoteResetAfter
+		return is, envoy.RemoteResetAfter
 	case isCancelled(err):
-		return Cancelled, CallerGone
+		return policy.Cancelled, envoy.CallerGone
 	case isTimeout(err):
-		return Timeout, ResponseTimeout
+		return policy.Timeout, envoy.ResponseTimeout
 	case protoMajor < 2:
-		return ProtocolError | Reset, MalformedAnswerAfter
+		return policy.ProtocolError | policy.Reset, envoy.MalformedResponseAfter
 	}
-	return Reset, ConnectionTerminationAfter
+	return policy.Reset, envoy.ConnectionTerminationAfter
 }
 
 // noConnection classifies the failure of an attempt that surely had no connection.
-func noConnection(err error) (Condition, Detail) {
+func noConnection(err error) (policy.Condition, *envoy.Detail) {
 	if is, detail, ok := connectFailure(err); ok {
 		return is, detail
 	}
 	if isTimeout(err) {
-		return ConnectFailure | Timeout, ConnectionTimeout
+		return policy.ConnectFailure | policy.Timeout, envoy.ConnectionTimeout
 	}
-	return ConnectFailure, ConnectionFailure
+	return policy.ConnectFailure, envoy.ConnectionFailure
 }
 
 // connectFailure recognises that no connection was made. TLS counts, as in Envoy.
-func connectFailure(err error) (Condition, Detail, bool) {
+func connectFailure(err error) (policy.Condition, *envoy.Detail, bool) {
 	var dns *net.DNSError
 	var op *net.OpError
 	dialling := errors.As(err, &op) && (op.Op == "dial" || op.Op == "proxyconnect" || op.Op == "socks connect")
 	switch {
 	case errors.As(err, &dns):
-		return withTimeout(ConnectFailure, err), DNSFailure, true
+		return withTimeout(policy.ConnectFailure, err), envoy.DNSFailure, true
 	case (dialling || isTLS(err)) && isTimeout(err):
-		return ConnectFailure | Timeout, ConnectionTimeout, true
+		return policy.ConnectFailure | policy.Timeout, envoy.ConnectionTimeout, true
 	case dialling && errors.Is(err, syscall.ECONNREFUSED):
-		return ConnectFailure, ConnectionRefused, true
+		return policy.ConnectFailure, envoy.ConnectionRefused, true
 	case dialling && errors.Is(err, syscall.ECONNRESET):
-		return ConnectFailure, ConnectionReset, true
+		return policy.ConnectFailure, envoy.ConnectionReset, true
 	case dialling || isTLS(err):
-		return withTimeout(ConnectFailure, err), ConnectionFailure, true
+		return withTimeout(policy.ConnectFailure, err), envoy.ConnectionFailure, true
 	}
-	return 0, NoDetail, false
+	return 0, nil, false
 }
 
-func withTimeout(is Condition, err error) Condition {
+func withTimeout(is policy.Condition, err error) policy.Condition {
 	if isTimeout(err) {
-		return is | Timeout
+		return is | policy.Timeout
 	}
 	return is
 }
@@ -212,20 +190,20 @@ func withTimeout(is Condition, err error) Condition {
 // streamFailure recognises an HTTP/2 stream that was reset, by the upstream or
 // because of what it sent. net/http and golang.org/x/net have a type each for it, the
 // one hidden, the other no dependency of ours; the text is the same.
-func streamFailure(err error) (Condition, Detail, bool) {
+func streamFailure(err error) (policy.Condition, *envoy.Detail, bool) {
 	if isUnprocessed(err) {
-		return Reset | RefusedStream, RemoteRefusedStream, true
+		return policy.Reset | policy.RefusedStream, envoy.RemoteRefusedStream, true
 	}
 	text, ok := findText(err, "stream error: stream ID ", "http2: Transport: cannot retry err [stream error: stream ID ")
 	switch {
 	case !ok:
-		return 0, NoDetail, false
+		return 0, nil, false
 	case strings.Contains(text, "; REFUSED_STREAM"):
-		return Reset | RefusedStream, RemoteRefusedStream, true
+		return policy.Reset | policy.RefusedStream, envoy.RemoteRefusedStream, true
 	case strings.Contains(text, "; PROTOCOL_ERROR"):
-		return ProtocolError, MalformedAnswer, true
+		return policy.ProtocolError, envoy.MalformedResponse, true
 	}
-	return Reset, RemoteReset, true
+	return policy.Reset, envoy.RemoteReset, true
 }
 
 // isUnprocessed recognises a GOAWAY that says that the stream was not worked on,

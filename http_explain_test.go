@@ -8,6 +8,9 @@ import (
 	"net/http"
 	"os"
 	"testing"
+
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // TestAnswerFailure holds why answers break off, by protocol.
@@ -16,23 +19,23 @@ func TestAnswerFailure(t *testing.T) {
 		name   string
 		err    error
 		major  int
-		is     Condition
-		detail Detail
+		is     policy.Condition
+		detail *envoy.Detail
 	}{
-		{"HTTP/1, cut short", io.ErrUnexpectedEOF, 1, ProtocolError | Reset, MalformedAnswerAfter},
-		{"HTTP/2, cut short", io.ErrUnexpectedEOF, 2, Reset, ConnectionTerminationAfter},
-		{"HTTP/2, reset", errors.New("stream error: stream ID 1; INTERNAL_ERROR; received from peer"), 2, Reset, RemoteResetAfter},
+		{"HTTP/1, cut short", io.ErrUnexpectedEOF, 1, policy.ProtocolError | policy.Reset, envoy.MalformedResponseAfter},
+		{"HTTP/2, cut short", io.ErrUnexpectedEOF, 2, policy.Reset, envoy.ConnectionTerminationAfter},
+		{"HTTP/2, reset", errors.New("stream error: stream ID 1; INTERNAL_ERROR; received from peer"), 2, policy.Reset, envoy.RemoteResetAfter},
 		{
 			"HTTP/2, refused", errors.New("stream error: stream ID 1; REFUSED_STREAM; received from peer"), 2,
-			Reset | RefusedStream, RemoteResetAfter,
+			policy.Reset | policy.RefusedStream, envoy.RemoteResetAfter,
 		},
-		{"HTTP/2, malformed", errors.New("stream error: stream ID 1; PROTOCOL_ERROR"), 2, ProtocolError | Reset, MalformedAnswerAfter},
+		{"HTTP/2, malformed", errors.New("stream error: stream ID 1; PROTOCOL_ERROR"), 2, policy.ProtocolError | policy.Reset, envoy.MalformedResponseAfter},
 		{
 			"HTTP/2, too long", errors.New("net/http: server replied with more than declared Content-Length; truncated"), 2,
-			ProtocolError | Reset, MalformedAnswerAfter,
+			policy.ProtocolError | policy.Reset, envoy.MalformedResponseAfter,
 		},
-		{"the base was told to stop", fmt.Errorf("read: %w", context.Canceled), 1, Cancelled, CallerGone},
-		{"the base ran out of time", os.ErrDeadlineExceeded, 1, Timeout, ResponseTimeout},
+		{"the base was told to stop", fmt.Errorf("read: %w", context.Canceled), 1, policy.Cancelled, envoy.CallerGone},
+		{"the base ran out of time", os.ErrDeadlineExceeded, 1, policy.Timeout, envoy.ResponseTimeout},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -44,12 +47,12 @@ func TestAnswerFailure(t *testing.T) {
 }
 
 func TestUpstreamError(t *testing.T) {
-	err := &UpstreamError{Upstream: "recipes", Flags: UC, Detail: ConnectionTermination, Err: io.EOF}
+	err := &UpstreamError{Upstream: "recipes", Flags: envoy.UC, Detail: envoy.ConnectionTermination, Err: io.EOF}
 	if got, want := err.Error(), "pillion: recipes: UC upstream_reset_before_response_started{connection_termination}: EOF"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	if !errors.Is(err, io.EOF) || err.Timeout() || !err.Temporary() {
-		t.Errorf("got EOF %v, timeout %v, temporary %v, want true, false, true", errors.Is(err, io.EOF), err.Timeout(), err.Temporary())
+	if !errors.Is(err, io.EOF) || err.Timeout() {
+		t.Errorf("got EOF %v, timeout %v, want true, false", errors.Is(err, io.EOF), err.Timeout())
 	}
 	if slow := (&UpstreamError{Err: os.ErrDeadlineExceeded}); !slow.Timeout() {
 		t.Error("a time-out is none")
@@ -62,16 +65,16 @@ func TestWireFailure(t *testing.T) {
 		name   string
 		base   http.RoundTripper
 		err    error
-		is     Condition
-		detail Detail
+		is     policy.Condition
+		detail *envoy.Detail
 	}{
-		{"unknown", nil, errors.New("broken"), Reset, ConnectionTermination},
-		{"the base was told to stop", nil, context.Canceled, Cancelled, CallerGone},
-		{"the base cancelled", nil, errors.New("net/http: request canceled"), Cancelled, CallerGone},
-		{"unexpected EOF over HTTP/1", &http.Transport{}, io.ErrUnexpectedEOF, ProtocolError, MalformedAnswer},
-		{"unexpected EOF over who knows what", nil, io.ErrUnexpectedEOF, Reset, ConnectionTermination},
-		{"no HTTP at all", nil, errors.New("malformed HTTP response \"SSH\""), ProtocolError, MalformedAnswer},
-		{"invalid", nil, errors.New("net/http: invalid method"), Invalid, NoDetail},
+		{"unknown", nil, errors.New("broken"), policy.Reset, envoy.ConnectionTermination},
+		{"the base was told to stop", nil, context.Canceled, policy.Cancelled, envoy.CallerGone},
+		{"the base cancelled", nil, errors.New("net/http: request canceled"), policy.Cancelled, envoy.CallerGone},
+		{"unexpected EOF over HTTP/1", &http.Transport{}, io.ErrUnexpectedEOF, policy.ProtocolError, envoy.MalformedResponse},
+		{"unexpected EOF over who knows what", nil, io.ErrUnexpectedEOF, policy.Reset, envoy.ConnectionTermination},
+		{"no HTTP at all", nil, errors.New("malformed HTTP response \"SSH\""), policy.ProtocolError, envoy.MalformedResponse},
+		{"invalid", nil, errors.New("net/http: invalid method"), policy.Invalid, nil},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

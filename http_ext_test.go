@@ -15,7 +15,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // TestTransport_attemptHeaders has each attempt change its header: the wire sees the
@@ -27,7 +30,7 @@ func TestTransport_attemptHeaders(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var seen []http.Header
-			u := newUpstream(t, quick(2), before(func(c *pillion.Call) {
+			u := newUpstream(t, quick(2), before(func(c *policy.Call) {
 				h := c.Header()
 				h.Set("X-Attempt", strconv.Itoa(c.Attempt()))
 				h.Del("X-Gone")
@@ -98,25 +101,25 @@ func TestTransport_request(t *testing.T) {
 	tests := []struct {
 		name       string
 		req        *http.Request
-		want       pillion.Request
+		want       policy.Request
 		idempotent bool
 		endpoint   string
 	}{
-		{"GET", build("GET", "recipes.test"), pillion.Request{Protocol: "http", Method: "GET", Authority: "recipes.test", Path: "/soup"}, true, "recipes.test"},
-		{"no method", build("", ""), pillion.Request{Protocol: "http", Method: "GET", Authority: "recipes.test", Path: "/soup"}, true, "recipes.test"},
-		{"POST elsewhere", build("POST", "other.test"), pillion.Request{Protocol: "http", Method: "POST", Authority: "other.test", Path: "/soup"}, false, "recipes.test"},
-		{"no URL", bare, pillion.Request{Protocol: "http", Method: "GET"}, true, ""},
+		{"GET", build("GET", "recipes.test"), policy.Request{Protocol: "http", Method: "GET", Authority: "recipes.test", Path: "/soup"}, true, "recipes.test"},
+		{"no method", build("", ""), policy.Request{Protocol: "http", Method: "GET", Authority: "recipes.test", Path: "/soup"}, true, "recipes.test"},
+		{"POST elsewhere", build("POST", "other.test"), policy.Request{Protocol: "http", Method: "POST", Authority: "other.test", Path: "/soup"}, false, "recipes.test"},
+		{"no URL", bare, policy.Request{Protocol: "http", Method: "GET"}, true, ""},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			u := newUpstream(t, around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+			u := newUpstream(t, around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 				if diff := cmp.Diff(test.want, c.Request()); diff != "" {
 					t.Errorf("Request (-want +got):\n%s", diff)
 				}
 				if got := c.Idempotent(); got != test.idempotent {
 					t.Errorf("Idempotent: got %v, want %v", got, test.idempotent)
 				}
-				if _, ok := c.ResponseHeader(&pillion.Outcome{}, "X-Soup"); ok {
+				if _, ok := c.ResponseHeader(&policy.Outcome{}, "X-Soup"); ok {
 					t.Error("ResponseHeader without a response: got one")
 				}
 				o := next(ctx, c)
@@ -150,7 +153,7 @@ func TestTransport_noURL(t *testing.T) {
 	req := get(t.Context(), t)
 	req.URL = nil
 	ctx, info := pillion.WithInfo(t.Context())
-	_, err := newUpstream(t, quick(1), pillion.HTTP{LocalReplies: true}).Transport(nil).RoundTrip(req.WithContext(ctx))
+	_, err := newUpstream(t, quick(1), pillion.Options{LocalReplies: true}).Transport(nil).RoundTrip(req.WithContext(ctx))
 	if err == nil || !strings.Contains(err.Error(), "nil Request.URL") || info.Attempts() != 1 || info.Flags() != 0 {
 		t.Errorf("got %v after %d attempts, %v, want net/http's error after 1", err, info.Attempts(), info.Flags())
 	}
@@ -158,7 +161,7 @@ func TestTransport_noURL(t *testing.T) {
 
 // TestTransport_bodyIsClosed adds to the seams what no server can bring about.
 func TestTransport_bodyIsClosed(t *testing.T) {
-	panics := around(func(context.Context, *pillion.Call, pillion.Func) *pillion.Outcome { panic(errBroken) })
+	panics := around(func(context.Context, *policy.Call, policy.Func) *policy.Outcome { panic(errBroken) })
 	reads := func(status int) roundTripper {
 		return func(req *http.Request) (*http.Response, error) {
 			_, _ = io.Copy(io.Discard, req.Body)
@@ -187,7 +190,7 @@ func TestTransport_bodyIsClosed(t *testing.T) {
 		{"a policy panics", panics, reads(200), nil, 1, true, nil},
 		{"an error", nil, gives(errBroken), nil, 1, false, errBroken},
 		{"an error, and again", quick(1), gives(errBroken), again, 2, false, errBroken},
-		{"refused", before(func(*pillion.Call) {}), reads(200), again, 1, false, nil},
+		{"refused", before(func(*policy.Call) {}), reads(200), again, 1, false, nil},
 		{"GetBody fails", quick(3), reads(503), func(*tally) func() (io.ReadCloser, error) {
 			return func() (io.ReadCloser, error) { return nil, errBroken }
 		}, 1, false, errBroken},
@@ -203,7 +206,7 @@ func TestTransport_bodyIsClosed(t *testing.T) {
 				if test.getBody != nil {
 					req.GetBody = test.getBody(bodies)
 				}
-				u := newUpstream(t, test.policy, pillion.HTTP{ReplayBuffer: buffer})
+				u := newUpstream(t, test.policy, pillion.Options{ReplayBuffer: buffer})
 				var err error
 				panicked := recovered(func() {
 					var resp *http.Response
@@ -233,12 +236,12 @@ func TestTransport_getBodyFails(t *testing.T) {
 		return nil, errBroken
 	}
 	ctx, info := pillion.WithInfo(t.Context())
-	u := newUpstream(t, quick(5), pillion.HTTP{LocalReplies: true})
+	u := newUpstream(t, quick(5), pillion.Options{LocalReplies: true})
 	resp, err := u.Transport(answers(http.StatusServiceUnavailable, "no")).RoundTrip(req.WithContext(ctx))
 	if resp != nil || !errors.Is(err, errBroken) || asked != 1 {
 		t.Errorf("got %v, %v, asked %d times, want errBroken after one", resp, err, asked)
 	}
-	if info.Attempts() != 2 || info.Flags() != 0 || info.Detail() != pillion.NoDetail {
+	if info.Attempts() != 2 || info.Flags() != 0 || info.Detail() != nil {
 		t.Errorf("got %d attempts, %v, %v, want 2 and nothing against the upstream", info.Attempts(), info.Flags(), info.Detail())
 	}
 }
@@ -248,9 +251,9 @@ func TestTransport_getBodyFails(t *testing.T) {
 func TestTransport_bodyIsGone(t *testing.T) {
 	for buffer, want := range map[int64]string{
 		0: "pillion: the request's body cannot be sent again: it has no GetBody",
-		3: "pillion: the request's body cannot be sent again: it is over HTTP.ReplayBuffer",
+		3: "pillion: the request's body cannot be sent again: it is over Options.ReplayBuffer",
 	} {
-		u := newUpstream(t, pillion.HTTP{ReplayBuffer: buffer}, around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+		u := newUpstream(t, pillion.Options{ReplayBuffer: buffer}, around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 			if !c.Replayable() {
 				t.Error("not replayable before it was sent")
 			}
@@ -347,7 +350,7 @@ func TestTransport_noResponse(t *testing.T) {
 		none:   "pillion: recipes: a policy gave a *http.Response in place of a response",
 	} {
 		bodies := newTally()
-		u := newUpstream(t, around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+		u := newUpstream(t, around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 			o := next(ctx, c)
 			o.Discard()
 			o.Value = value
@@ -364,7 +367,7 @@ func TestTransport_noResponse(t *testing.T) {
 // TestTransport_valueTakenAway is the policy that makes an error of an answer and
 // takes its value away as well: the call ends all the same.
 func TestTransport_valueTakenAway(t *testing.T) {
-	u := newUpstream(t, around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+	u := newUpstream(t, around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 		o := next(ctx, c)
 		o.Value, o.Err = nil, errBroken
 		return o
@@ -530,31 +533,31 @@ func reset503(reason, flags string) reply {
 }
 
 // replies holds every Detail; those without a reply only have their flags.
-func replies() map[pillion.Detail]reply {
+func replies() map[*envoy.Detail]reply {
 	overflow, malformed := reset503("overflow", "UO"), reset503("protocol error", "UPE")
 	overflow.overloaded = true
 	malformed.status = 502
-	return map[pillion.Detail]reply{
-		pillion.NoDetail:                   {flags: "-"},
-		pillion.ViaUpstream:                {flags: "-"},
-		pillion.ConnectionRefused:          reset503("remote connection failure", "UF"),
-		pillion.ConnectionFailure:          reset503("remote connection failure", "UF"),
-		pillion.ConnectionTimeout:          reset503("connection timeout", "UF"),
-		pillion.DNSFailure:                 {503, "DNS resolution failure", "", false, "DF"},
-		pillion.ConnectionTermination:      reset503("connection termination", "UC"),
-		pillion.RemoteReset:                reset503("remote reset", "UR"),
-		pillion.RemoteRefusedStream:        reset503("remote refused stream reset", "UR"),
-		pillion.MalformedAnswer:            malformed,
-		pillion.ConnectionTerminationAfter: {flags: "UC"},
-		pillion.RemoteResetAfter:           {flags: "UR"},
-		pillion.MalformedAnswerAfter:       {flags: "UPE"},
-		pillion.Overflow:                   overflow,
-		pillion.BreakerOpen:                overflow,
-		pillion.ResponseTimeout:            {504, "upstream request timeout", "", false, "UT"},
-		pillion.TryTimeout:                 {504, "upstream request timeout", "", false, "UT"},
-		pillion.TryIdleTimeout:             {504, "upstream request timeout", "", false, "UT"},
-		pillion.CallerGone:                 {flags: "DC"},
-		pillion.NoHealthyUpstream:          {503, "no healthy upstream", "", false, "UH"},
+	return map[*envoy.Detail]reply{
+		nil:                              {flags: "-"},
+		envoy.ViaUpstream:                {flags: "-"},
+		envoy.ConnectionRefused:          reset503("remote connection failure", "UF"),
+		envoy.ConnectionFailure:          reset503("remote connection failure", "UF"),
+		envoy.ConnectionTimeout:          reset503("connection timeout", "UF"),
+		envoy.DNSFailure:                 {503, "DNS resolution failure", "", false, "DF"},
+		envoy.ConnectionTermination:      reset503("connection termination", "UC"),
+		envoy.RemoteReset:                reset503("remote reset", "UR"),
+		envoy.RemoteRefusedStream:        reset503("remote refused stream reset", "UR"),
+		envoy.MalformedResponse:          malformed,
+		envoy.ConnectionTerminationAfter: {flags: "UC"},
+		envoy.RemoteResetAfter:           {flags: "UR"},
+		envoy.MalformedResponseAfter:     {flags: "UPE"},
+		limits.Overflow:                  overflow,
+		breaker.CircuitOpen:              overflow,
+		envoy.ResponseTimeout:            {504, "upstream request timeout", "", false, "UT"},
+		envoy.PerTryTimeout:              {504, "upstream request timeout", "", false, "UT"},
+		envoy.PerTryIdleTimeout:          {504, "upstream request timeout", "", false, "UT"},
+		envoy.CallerGone:                 {flags: "DC"},
+		envoy.NoHealthyUpstream:          {503, "no healthy upstream", "", false, "UH"},
 	}
 }
 
@@ -563,7 +566,7 @@ func TestTransport_localReplies(t *testing.T) {
 		for _, retried := range []bool{false, true} {
 			for _, method := range []string{http.MethodGet, http.MethodHead} {
 				t.Run(fmt.Sprintf("%v, retried %v, %s", detail, retried, method), func(t *testing.T) {
-					refuse := around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+					refuse := around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 						if retried && c.Attempt() == 1 {
 							return next(ctx, c)
 						}
@@ -579,7 +582,7 @@ func TestTransport_localReplies(t *testing.T) {
 					}
 					ctx, info := pillion.WithInfo(t.Context())
 					req = req.WithContext(ctx)
-					resp, err = newUpstream(t, quick(1), refuse, pillion.HTTP{LocalReplies: true}).Transport(base).RoundTrip(req)
+					resp, err = newUpstream(t, quick(1), refuse, pillion.Options{LocalReplies: true}).Transport(base).RoundTrip(req)
 					if got := info.Flags().String(); got != want.flags {
 						t.Errorf("flags: got %s, want %s", got, want.flags)
 					}

@@ -1,68 +1,11 @@
 package pillion
 
 import (
-	"math"
-	"math/big"
 	"net/http"
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 )
-
-// FuzzExpectedTimeout compares with a parser of whole numbers without bounds. Its
-// invariants: digits alone are a number, of milliseconds; 0, and what does not fit into 32
-// bits, is no limit; a limit is positive and survives being written again.
-func FuzzExpectedTimeout(f *testing.F) {
-	for _, value := range []string{"", "0", "1", "15000", "4294967295", "4294967296", "-1", "+1", "1.5", " 1", "1 ", "0x10", "1_000", "007", "９"} {
-		f.Add(value)
-	}
-	f.Fuzz(func(t *testing.T, value string) {
-		want := time.Duration(0)
-		digits := value != "" && strings.Trim(value, "0123456789") == ""
-		if n, ok := new(big.Int).SetString(value, 10); digits && ok && n.IsUint64() && n.Uint64() <= math.MaxUint32 {
-			want = time.Duration(n.Uint64()) * time.Millisecond
-		}
-		got, ok := ExpectedTimeout(value)
-		if ok != (want > 0) || ok && got != want {
-			t.Errorf("%q: got %v, %v, want %v", value, got, ok, want)
-		}
-		if again, _ := ExpectedTimeout(milliseconds(got)); ok && again != got {
-			t.Errorf("%q: got %v, and %v when written again", value, got, again)
-		}
-	})
-}
-
-// FuzzMilliseconds compares with exact arithmetic: rounded up, and never 0.
-func FuzzMilliseconds(f *testing.F) {
-	for _, d := range []int64{0, 1, -1, 999_999, 1_000_000, 1_000_001, math.MaxInt64, math.MaxInt64 - 1, math.MinInt64} {
-		f.Add(d)
-	}
-	f.Fuzz(func(t *testing.T, nanoseconds int64) {
-		want := new(big.Int).Add(big.NewInt(nanoseconds), big.NewInt(999_999))
-		want.Div(want, big.NewInt(1_000_000)) // rounds down, as Euclid does
-		if want.Sign() <= 0 {
-			want.SetInt64(1)
-		}
-		if got := milliseconds(time.Duration(nanoseconds)); got != want.String() {
-			t.Errorf("%d: got %s, want %v", nanoseconds, got, want)
-		}
-	})
-}
-
-// FuzzIsGRPC compares with the rule in words: the media type is application/grpc, alone or
-// with a subtype after a plus sign; not gRPC-Web, and nothing in other letters.
-func FuzzIsGRPC(f *testing.F) {
-	for _, value := range []string{"", "application/grpc", "application/grpc+proto", "application/grpc-web", "application/grpc;x", "Application/grpc", " application/grpc", "application/grpc+"} {
-		f.Add(value)
-	}
-	f.Fuzz(func(t *testing.T, value string) {
-		want := value == "application/grpc" || strings.HasPrefix(value, "application/grpc+")
-		if got := isGRPC(value); got != want {
-			t.Errorf("%q: got %v, want %v", value, got, want)
-		}
-	})
-}
 
 // FuzzValidHost compares with net/http: what is found invalid is not sent to a proxy.
 func FuzzValidHost(f *testing.F) {

@@ -3,37 +3,20 @@ package pillion
 import (
 	"net/http"
 	"strconv"
-	"time"
+
+	"github.com/pillion-go/pillion/envoy"
 )
-
-// patience is how long this attempt will be waited for.
-func (c *Call) patience() (left time.Duration, limited bool) {
-	left, limited = c.Remaining()
-	if try := c.limits.try; try != 0 && (!limited || try < left) {
-		left, limited = try, true
-	}
-	return left, limited
-}
-
-// milliseconds rounds up, and is never 0, which would mean no limit.
-func milliseconds(d time.Duration) string {
-	ms := d / time.Millisecond
-	if d%time.Millisecond > 0 {
-		ms++
-	}
-	return strconv.FormatInt(int64(max(1, ms)), 10)
-}
 
 // countAttemptsIn tells the caller, where it was asked for, how many attempts the
 // response took.
 func (t *transport) countAttemptsIn(resp *http.Response, attempts int) {
-	if !t.upstream.http.IncludeAttemptCountInResponse {
+	if !t.upstream.options.IncludeAttemptCountInResponse {
 		return
 	}
 	if resp.Header == nil {
 		resp.Header = http.Header{}
 	}
-	resp.Header.Set("X-Envoy-Attempt-Count", strconv.Itoa(attempts))
+	resp.Header.Set(envoy.AttemptCountHeader, strconv.Itoa(attempts))
 }
 
 // headerValues returns the values of a header, nil if it is absent. A header without a

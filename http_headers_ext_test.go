@@ -14,6 +14,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/timeout"
 )
 
@@ -59,15 +60,15 @@ func TestHTTP_headers(t *testing.T) {
 		most, until  = "X-Envoy-Max-Retries", "X-Envoy-Upstream-Rq-Timeout-Ms"
 		expected     = "X-Envoy-Expected-Rq-Timeout-Ms"
 	)
-	all := pillion.HTTP{IncludeRequestAttemptCount: true, IncludeAttemptCountInResponse: true, IncludeIsTimeoutRetryHeader: true}
+	all := pillion.Options{IncludeRequestAttemptCount: true, IncludeAttemptCountInResponse: true, IncludeIsTimeoutRetryHeader: true}
 	suppressed := all
 	suppressed.SuppressEnvoyHeaders = true
-	sidecar := pillion.HTTP{Sidecar: true}
-	quietSidecar := pillion.HTTP{Sidecar: true, SuppressEnvoyHeaders: true}
+	sidecar := pillion.Options{Sidecar: true}
+	quietSidecar := pillion.Options{Sidecar: true, SuppressEnvoyHeaders: true}
 	tries := timeout.Config{Total: time.Minute, PerTry: time.Second}
 	tests := []struct {
 		name     string
-		http     pillion.HTTP
+		http     pillion.Options
 		timeout  timeout.Config
 		own      []string // of the caller's request
 		answers  []int
@@ -75,25 +76,25 @@ func TestHTTP_headers(t *testing.T) {
 		received string // x-envoy-attempt-count
 	}{
 		{name: "nothing is asked for", answers: []int{503, 200}, sent: map[string]string{count: "- -", again: "- -", most: "- -", until: "- -"}},
-		{name: "the number", http: pillion.HTTP{IncludeRequestAttemptCount: true}, answers: []int{503, 503, 200}, sent: map[string]string{count: "1 2 3", again: "- - -"}},
+		{name: "the number", http: pillion.Options{IncludeRequestAttemptCount: true}, answers: []int{503, 503, 200}, sent: map[string]string{count: "1 2 3", again: "- - -"}},
 		{
-			name: "the number in place of the caller's", http: pillion.HTTP{IncludeRequestAttemptCount: true}, own: []string{count, "9", again, "7"},
+			name: "the number in place of the caller's", http: pillion.Options{IncludeRequestAttemptCount: true}, own: []string{count, "9", again, "7"},
 			answers: []int{503, 200}, sent: map[string]string{count: "1 2", again: "7 7"},
 		},
-		{name: "the number in the answer", http: pillion.HTTP{IncludeAttemptCountInResponse: true}, answers: []int{503, 200}, sent: map[string]string{count: "- -"}, received: "2"},
-		{name: "the number in the only answer", http: pillion.HTTP{IncludeAttemptCountInResponse: true}, answers: []int{200}, received: "1"},
+		{name: "the number in the answer", http: pillion.Options{IncludeAttemptCountInResponse: true}, answers: []int{503, 200}, sent: map[string]string{count: "- -"}, received: "2"},
+		{name: "the number in the only answer", http: pillion.Options{IncludeAttemptCountInResponse: true}, answers: []int{200}, received: "1"},
 		{
-			name: "after a time-out, or not", http: pillion.HTTP{IncludeIsTimeoutRetryHeader: true}, timeout: tries,
+			name: "after a time-out, or not", http: pillion.Options{IncludeIsTimeoutRetryHeader: true}, timeout: tries,
 			answers: []int{503, 0, 503, 0, 200}, sent: map[string]string{again: "- false true false true", count: "- - - - -"},
 		},
-		{name: "after a refused connection", http: pillion.HTTP{IncludeIsTimeoutRetryHeader: true}, answers: []int{-1, 200}, sent: map[string]string{again: "- false"}},
+		{name: "after a refused connection", http: pillion.Options{IncludeIsTimeoutRetryHeader: true}, answers: []int{-1, 200}, sent: map[string]string{again: "- false"}},
 		{name: "all", http: all, timeout: tries, answers: []int{0, 200}, sent: map[string]string{count: "1 2", again: "- true"}, received: "2"},
 		{
 			name: "suppressing spares what was asked for", http: suppressed, timeout: timeout.Config{Total: time.Minute, PerTry: time.Second, ExpectedHeader: true},
 			answers: []int{0, 200}, sent: map[string]string{count: "1 2", again: "- true", expected: "- -"}, received: "2",
 		},
 		{
-			name: "suppressing leaves the caller's own", http: pillion.HTTP{SuppressEnvoyHeaders: true}, own: []string{count, "9"},
+			name: "suppressing leaves the caller's own", http: pillion.Options{SuppressEnvoyHeaders: true}, own: []string{count, "9"},
 			answers: []int{200}, sent: map[string]string{count: "9"},
 		},
 
@@ -150,19 +151,19 @@ func TestHTTP_localReplyHeaders(t *testing.T) {
 	full := limits.Config{MaxRequests: limits.Zero}
 	tests := []struct {
 		name   string
-		http   pillion.HTTP
+		http   pillion.Options
 		policy pillion.Policy
 		want   http.Header
 	}{
-		{"refused", pillion.HTTP{}, full, http.Header{"X-Envoy-Overloaded": {"true"}}},
-		{"refused, suppressed", pillion.HTTP{SuppressEnvoyHeaders: true, IncludeAttemptCountInResponse: true}, full, http.Header{"X-Envoy-Attempt-Count": {"1"}}},
+		{"refused", pillion.Options{}, full, http.Header{"X-Envoy-Overloaded": {"true"}}},
+		{"refused, suppressed", pillion.Options{SuppressEnvoyHeaders: true, IncludeAttemptCountInResponse: true}, full, http.Header{"X-Envoy-Attempt-Count": {"1"}}},
 		{
 			"refused, with the number",
-			pillion.HTTP{IncludeAttemptCountInResponse: true},
+			pillion.Options{IncludeAttemptCountInResponse: true},
 			full,
 			http.Header{"X-Envoy-Overloaded": {"true"}, "X-Envoy-Attempt-Count": {"1"}},
 		},
-		{"failed, with the number", pillion.HTTP{IncludeAttemptCountInResponse: true}, quick(2), http.Header{"X-Envoy-Attempt-Count": {"3"}}},
+		{"failed, with the number", pillion.Options{IncludeAttemptCountInResponse: true}, quick(2), http.Header{"X-Envoy-Attempt-Count": {"3"}}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -183,7 +184,7 @@ func TestHTTP_localReplyHeaders(t *testing.T) {
 
 // TestHTTP_countInAnswerWithoutHeader has a base whose answer has no header map.
 func TestHTTP_countInAnswerWithoutHeader(t *testing.T) {
-	u := newUpstream(t, pillion.HTTP{IncludeAttemptCountInResponse: true})
+	u := newUpstream(t, pillion.Options{IncludeAttemptCountInResponse: true})
 	resp, err := u.Transport(roundTripper(func(*http.Request) (*http.Response, error) {
 		resp := answer(http.StatusOK, "soup")
 		resp.Header = nil
@@ -202,7 +203,7 @@ func TestHTTP_countInAnswerWithoutHeader(t *testing.T) {
 // whatever case they were named, in every attempt.
 func TestConsumeHeaders(t *testing.T) {
 	obey := func(names ...string) pillion.Policy {
-		return policy(func(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+		return policyFunc(func(s *policy.Builder, next policy.Func) (policy.Func, error) {
 			s.ConsumeHeaders(names...)
 			return next, nil
 		})
@@ -220,7 +221,7 @@ func TestConsumeHeaders(t *testing.T) {
 		{"one that is not there", []pillion.Policy{obey("X-Five")}, own, own},
 		{"of no header", []pillion.Policy{obey("X-One")}, nil, nil},
 		// What a policy inside adds is the attempt's own, and goes for the caller's all the same.
-		{"one that is added too", []pillion.Policy{obey("X-One"), before(func(c *pillion.Call) { c.Header().Set("X-Six", "6") })}, own, http.Header{
+		{"one that is added too", []pillion.Policy{obey("X-One"), before(func(c *policy.Call) { c.Header().Set("X-Six", "6") })}, own, http.Header{
 			"X-Two": {"2", "2"}, "X-Three": {"3"}, "X-Four": nil, "X-Six": {"6"},
 		}},
 	}
@@ -228,7 +229,7 @@ func TestConsumeHeaders(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			server := &notebook{answers: []int{503, 200}}
 			var obeyed string
-			asked := before(func(c *pillion.Call) { obeyed = c.RequestHeader("X-One") })
+			asked := before(func(c *policy.Call) { obeyed = c.RequestHeader("X-One") })
 			u := newUpstream(t, append([]pillion.Policy{quick(1), asked}, test.policies...)...)
 			req := get(t.Context(), t)
 			req.Header = test.header.Clone()
@@ -254,7 +255,7 @@ func TestConsumeHeaders(t *testing.T) {
 // sidecar means none.
 func TestHTTP_sidecarAfterTheEnd(t *testing.T) {
 	server := &notebook{answers: []int{200}}
-	u := newUpstream(t, pillion.HTTP{Sidecar: true}, before(func(c *pillion.Call) { c.LimitTotal(1) }))
+	u := newUpstream(t, pillion.Options{Sidecar: true}, before(func(c *policy.Call) { c.LimitTotal(1) }))
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	resp, err := u.Transport(server).RoundTrip(get(ctx, t))

@@ -5,14 +5,16 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // localReply is the response that Envoy sends where it has none of the upstream.
-func (t *transport) localReply(req *http.Request, d Detail, attempts int) *http.Response {
+func (t *transport) localReply(req *http.Request, d *envoy.Detail, attempts int) *http.Response {
 	status, text := d.LocalReply(attempts > 1)
 	header := http.Header{}
 	proto, major, minor := "HTTP/1.1", 1, 1
-	if isGRPC(req.Header.Get("Content-Type")) {
+	if envoy.IsGRPC(req.Header.Get("Content-Type")) {
 		setGRPCReply(header, status, text)
 		if req.Method == http.MethodHead { // as in Envoy
 			header.Del("Grpc-Message")
@@ -23,8 +25,8 @@ func (t *transport) localReply(req *http.Request, d Detail, attempts int) *http.
 		header.Set("Content-Length", strconv.Itoa(len(text)))
 		header.Set("Content-Type", "text/plain")
 	}
-	if d.Overloaded() && !t.upstream.http.SuppressEnvoyHeaders {
-		header.Set("X-Envoy-Overloaded", "true")
+	if d.Overloaded() && !t.upstream.options.SuppressEnvoyHeaders {
+		header.Set(envoy.OverloadedHeader, "true")
 	}
 	resp := &http.Response{
 		Status:        strconv.Itoa(status) + " " + http.StatusText(status),
@@ -47,6 +49,6 @@ func (t *transport) localReply(req *http.Request, d Detail, attempts int) *http.
 // but a header.
 func setGRPCReply(h http.Header, status int, text string) {
 	h.Set("Content-Type", "application/grpc")
-	h.Set("Grpc-Status", strconv.Itoa(GRPCStatus(status)))
-	h.Set("Grpc-Message", text)
+	h.Set(envoy.GRPCStatusHeader, strconv.Itoa(envoy.GRPCStatus(status)))
+	h.Set(envoy.GRPCMessageHeader, text)
 }

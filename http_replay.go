@@ -14,10 +14,11 @@ import (
 	"sync/atomic"
 
 	"github.com/pillion-go/pillion/internal/report"
+	"github.com/pillion-go/pillion/policy"
 )
 
 var (
-	errOverBuffer = errors.New("pillion: the request's body cannot be sent again: it is over HTTP.ReplayBuffer")
+	errOverBuffer = errors.New("pillion: the request's body cannot be sent again: it is over Options.ReplayBuffer")
 	errCallOver   = errors.New("pillion: the request's body cannot be sent again: the call is over")
 )
 
@@ -52,13 +53,13 @@ type source struct {
 	stop   func() bool     // ends the watch of ctx
 
 	mu      sync.Mutex
-	call    *Call // the attempt, until it has returned; guarded by mu
-	begun   bool  // a Read was called; guarded by mu
-	reading bool  // a Read waits for the caller's body; guarded by mu
-	blocked bool  // and did so when the body was closed; guarded by mu
-	read    int64 // how much was read; guarded by mu
-	ended   bool  // and that was all; guarded by mu
-	err     error // what Read failed with; guarded by mu
+	call    *policy.Attempt // the attempt, until it has returned; guarded by mu
+	begun   bool            // a Read was called; guarded by mu
+	reading bool            // a Read waits for the caller's body; guarded by mu
+	blocked bool            // and did so when the body was closed; guarded by mu
+	read    int64           // how much was read; guarded by mu
+	ended   bool            // and that was all; guarded by mu
+	err     error           // what Read failed with; guarded by mu
 }
 
 // Read remembers what it failed with. A panic of the caller's body would end the process

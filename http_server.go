@@ -9,10 +9,10 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strconv"
-	"strings"
-	"time"
 
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/internal/respwriter"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // Handler returns a handler that serves requests under the upstream's policies, with next;
@@ -55,9 +55,9 @@ func (u *Upstream) Handler(next http.Handler) (http.Handler, error) {
 	case u == nil || u.chain == nil:
 		return nil, errors.New("pillion: Handler: the Upstream is nil or zero: make it with pillion.New")
 	case isNil(next):
-		return nil, fmt.Errorf("upstream %q: pillion: Handler: nil handler", u.name)
-	case u.repeats:
-		return nil, fmt.Errorf("upstream %q: pillion: Handler: a request that is being served cannot be sent again: leave out retry and hedge", u.name)
+		return nil, fmt.Errorf("upstream %q: pillion: Handler: nil handler", u.Name())
+	case u.chain.Repeats():
+		return nil, fmt.Errorf("upstream %q: pillion: Handler: a request that is being served cannot be sent again: leave out retry and hedge", u.Name())
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if w == nil || r == nil {
@@ -73,31 +73,17 @@ func isNil(next http.Handler) bool {
 	return next == nil || ok && f == nil
 }
 
-// PanicError stands for a panic in the outcome of a call that was being served.
-type PanicError struct {
-	Value any    // what was given to panic
-	Stack []byte // of the goroutine that panicked
-}
-
-func (e *PanicError) Error() string { return fmt.Sprintf("pillion: the handler panicked: %v", e.Value) }
-
-// Unwrap returns what was given to panic, if that was an error.
-func (e *PanicError) Unwrap() error {
-	err, _ := e.Value.(error)
-	return err
-}
-
 func (u *Upstream) serve(next http.Handler, w http.ResponseWriter, r *http.Request) {
-	x := &serverCall{next: next, req: r}
-	x.flight = flight{upstream: u, exchange: x, ctx: r.Context()}
-	x.first = Call{flight: &x.flight, attempt: 1}
+	x := &serverCall{next: next, req: r, upstream: u, ctx: r.Context()}
+	x.frame.Init(u.chain, x)
+	x.first = x.frame.First()
 	x.w = respwriter.Make(w, x)
-	x.client.w, x.client.upstream, x.client.request = w, u, r.Context()
+	x.client.w, x.client.request = w, x.ctx
 	x.client.body.wrap(r.Body, &x.client)
-	if d, ok := inboundDeadline(r.Header); ok {
+	if d, ok := envoy.InboundDeadline(r.Header.Get); ok {
 		x.first.LimitClient(d)
 	}
-	o := x.flight.invoke(&x.first)
+	o := x.frame.Invoke(x.ctx)
 	switch {
 	case x.panic != nil:
 		panic(x.panic.Value)
@@ -108,63 +94,20 @@ func (u *Upstream) serve(next http.Handler, w http.ResponseWriter, r *http.Reque
 	}
 }
 
-// inboundDeadline is how long the client said that it waits.
-func inboundDeadline(h http.Header) (time.Duration, bool) {
-	expected, some := ExpectedTimeout(h.Get("X-Envoy-Expected-Rq-Timeout-Ms"))
-	timeout, grpc := parseGRPCTimeout(h.Get("Grpc-Timeout"))
-	if some && (!grpc || expected < timeout) {
-		return expected, true
-	}
-	return timeout, grpc
-}
-
-// longestGRPCTimeout keeps a deadline on the clock, whatever a client says.
-const longestGRPCTimeout = 100 * 365 * 24 * time.Hour
-
-// parseGRPCTimeout reads a number of up to eight digits and its unit.
-func parseGRPCTimeout(value string) (time.Duration, bool) {
-	last := len(value) - 1
-	if last < 1 || last > 8 {
-		return 0, false
-	}
-	unit := grpcUnit(value[last])
-	n, err := strconv.ParseUint(value[:last], 10, 32)
-	if err != nil || unit == 0 {
-		return 0, false
-	}
-	return time.Duration(min(n, uint64(longestGRPCTimeout/unit))) * unit, true //nolint:gosec // neither is negative
-}
-
-func grpcUnit(letter byte) time.Duration {
-	switch letter {
-	case 'H':
-		return time.Hour
-	case 'M':
-		return time.Minute
-	case 'S':
-		return time.Second
-	case 'm':
-		return time.Millisecond
-	case 'u':
-		return time.Microsecond
-	case 'n':
-		return time.Nanosecond
-	}
-	return 0
-}
-
 // serverCall is one request that is being served.
 type serverCall struct {
-	flight flight
-	first  Call
-	next   http.Handler
-	w      respwriter.Writer
-	req    *http.Request
-	header http.Header // the request's as next sees it; nil while it is the server's
-	served bool        // next was called
-	found  http.Header // the response header before that; nil if it was empty
-	panic  *PanicError
-	client client
+	frame    policy.Frame
+	first    *policy.Attempt
+	upstream *Upstream
+	ctx      context.Context //nolint:containedctx // the server's, for the length of the call
+	next     http.Handler
+	w        respwriter.Writer
+	req      *http.Request
+	header   http.Header // the request's as next sees it; nil while it is the server's
+	served   bool        // next was called
+	found    http.Header // the response header before that; nil if it was empty
+	panic    *PanicError
+	client   client
 
 	code   int   // the status of the response
 	late   bool  // its headers were written after a limit had fired
@@ -172,32 +115,35 @@ type serverCall struct {
 	fault  error // what the client had done by then; nil for nothing
 }
 
+// serverCall implements these. They are found by their methods.
+var _ interface {
+	policy.Exchange
+	policy.Blamer
+	policy.LimitObserver
+} = (*serverCall)(nil)
+
 // Request describes the request.
-func (x *serverCall) Request() Request {
-	r := Request{Protocol: "http", Method: x.req.Method, Authority: x.req.Host}
+func (x *serverCall) Request() policy.Request {
+	r := policy.Request{Protocol: policy.ProtocolHTTP, Method: x.req.Method, Authority: x.req.Host}
 	if x.req.URL != nil {
 		r.Path = x.req.URL.Path
 	}
 	return r
 }
 
-// Unary is false: a body comes after the headers, and a limit that ends there is no
-// deadline for it.
-func (x *serverCall) Unary() bool { return false }
-
 // Try has the handler serve the request.
-func (x *serverCall) Try(ctx context.Context, c *Call, o *Outcome) {
-	if x.serve(ctx, o) {
+func (x *serverCall) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome) {
+	if x.serve(ctx, c, o) {
 		x.classify(ctx, c, o)
 	}
-	if fired := c.struck(); fired != 0 && x.client.cut {
-		x.cutOff(ctx, c, o, fired)
+	if x.client.cut {
+		c.TimedOut(o) // the context of the request may have ended as well, after the timeout had fired
 	}
 }
 
 // serve is not ok when the handler panicked.
-func (x *serverCall) serve(ctx context.Context, o *Outcome) (ok bool) {
-	stop := x.watch(ctx)
+func (x *serverCall) serve(ctx context.Context, c *policy.Attempt, o *policy.Outcome) (ok bool) {
+	stop := x.watch(ctx, c)
 	defer func() {
 		stop()
 		x.client.finish()
@@ -217,13 +163,12 @@ func (x *serverCall) serve(ctx context.Context, o *Outcome) (ok bool) {
 
 // watch watches what the handler waits for. The engine calls LimitFired when a limit of the
 // call fires; watch has it called for other ends of ctx, those of middleware and policies.
-func (x *serverCall) watch(ctx context.Context) (stop func() bool) {
-	server := x.flight.ctx
-	_, own := ctx.(*guard)
+func (x *serverCall) watch(ctx context.Context, c *policy.Attempt) (stop func() bool) {
+	server, own := x.ctx, c.Guarded()
 	_, others := server.Deadline()
 	others = others || !own && ctx != server && ctx.Done() != server.Done()
 	if own || others {
-		x.client.start(ctx, x.limitsBegan())
+		x.client.start(ctx, c.LimitElapsed())
 	}
 	if others {
 		return context.AfterFunc(ctx, x.LimitFired)
@@ -231,19 +176,11 @@ func (x *serverCall) watch(ctx context.Context) (stop func() bool) {
 	return func() bool { return false }
 }
 
-// limitsBegan returns when the total limit began, or else now.
-func (x *serverCall) limitsBegan() time.Duration {
-	if l := &x.first.limits; l.deadline != 0 {
-		return l.deadline - l.total
-	}
-	return x.flight.upstream.now()
-}
-
 // request is what next sees: the server's own where nothing differs.
 func (x *serverCall) request(ctx context.Context) *http.Request {
-	x.first.Consume()
+	x.first.ConsumeHeaders()
 	body := x.client.body.ReadCloser != nil
-	if ctx == x.flight.ctx && x.header == nil && !body {
+	if ctx == x.ctx && x.header == nil && !body {
 		return x.req
 	}
 	r := x.req.WithContext(ctx)
@@ -257,80 +194,63 @@ func (x *serverCall) request(ctx context.Context) *http.Request {
 }
 
 // classify makes o the outcome of a handler that returned.
-func (x *serverCall) classify(ctx context.Context, c *Call, o *Outcome) {
+func (x *serverCall) classify(ctx context.Context, c *policy.Attempt, o *policy.Outcome) {
 	inTime := x.w.Begun() && !x.late
 	if err := ctx.Err(); err != nil && !inTime {
 		o.Err = err
 		return
 	}
 	o.Code = x.status()
-	o.Is, o.Detail = HTTPCondition(o.Code), ViaUpstream
+	o.Is, o.Detail = policy.HTTPCondition(o.Code), envoy.ViaUpstream
 	if o.Code == http.StatusSwitchingProtocols {
-		o.Is |= Upgraded
+		o.Is |= policy.Upgraded
 	}
-	theirs := x.fault != nil && o.Is.Any(Failure)
+	theirs := x.fault != nil && o.Is.Any(policy.Failure)
 	switch {
 	case (x.broken || theirs) && x.client.gone():
-		c.leave(x.flight.ctx, o, nil) //nolint:contextcheck // it is the one that the client has ended
+		c.Canceled(o)
 	case theirs:
-		o.blame(fmt.Errorf("pillion: the request's body cannot be read: %w", x.fault), Cancelled, NoDetail)
+		o.Blame(fmt.Errorf("pillion: the request's body cannot be read: %w", x.fault), policy.Cancelled, nil)
 	}
-}
-
-// cutOff makes o the outcome of a handler whose wait for the client a limit ended. That may
-// have ended the context of the request as well, after the limit had fired.
-func (x *serverCall) cutOff(ctx context.Context, c *Call, o *Outcome, fired Scope) {
-	if x.w.Begun() && !x.late {
-		c.timedOut(o, fired, nil)
-	} else {
-		c.expired(context.WithoutCancel(ctx), fired, o.Err)
-	}
-	c.span.mu.Lock()
-	defer c.span.mu.Unlock()
-	c.span.headers = true // the outcome stays
 }
 
 // ended makes o the outcome of a handler that did not return.
-func (x *serverCall) ended(o *Outcome, p any) {
+func (x *serverCall) ended(o *policy.Outcome, p any) {
 	if p == nil {
 		return // it ended its goroutine: nothing that follows runs
 	}
 	x.panic = &PanicError{Value: p, Stack: debug.Stack()}
 	_, tooLarge := errors.AsType[*http.MaxBytesError](x.panic)
 	switch {
-	case x.client.gone(), p == http.ErrAbortHandler && x.flight.ctx.Err() != nil: //nolint:errorlint // as the server compares
+	case x.client.gone(), p == http.ErrAbortHandler && x.ctx.Err() != nil: //nolint:errorlint // as the server compares
 		o.Err = x.panic // a proxy whose client has disconnected ends so
 	case tooLarge, x.client.fault() != nil:
-		o.fail(x.panic, Cancelled, NoDetail)
+		o.Blame(x.panic, policy.Cancelled, nil)
 	case p == http.ErrAbortHandler: //nolint:errorlint // as the server compares
-		o.fail(x.panic, Failed|Reset, NoDetail)
+		o.Blame(x.panic, policy.Failed|policy.Reset, nil)
 	default:
-		o.fail(x.panic, Failed|Status5xx, NoDetail)
+		o.Blame(x.panic, policy.Failed|policy.Status5xx, nil)
 	}
 }
 
 // CausedByCaller reports whether the client caused a limit to fire: it named the deadline
 // itself, or it kept the handler waiting. The deadline of the request's context is the
 // service's own.
-func (x *serverCall) CausedByCaller(scope Scope) bool {
-	named := scope == ScopeCaller && !errors.Is(x.flight.ctx.Err(), context.DeadlineExceeded)
+func (x *serverCall) CausedByCaller(scope policy.Scope) bool {
+	named := scope == policy.ScopeCaller && !errors.Is(x.ctx.Err(), context.DeadlineExceeded)
 	return named || x.client.slow
 }
 
 // Explain has nothing to add: the context's errors are explained by the engine.
-func (x *serverCall) Explain(_ *Call, o *Outcome, err error) { o.blame(err, Failed, NoDetail) }
-
-// Discard has nothing to do: an answer is never open.
-func (x *serverCall) Discard(*Call, *Outcome) {}
-
-// NewCall is never asked for: nothing is sent again.
-func (x *serverCall) NewCall(*Call) *Call { return &Call{} }
+func (x *serverCall) Explain(_ *policy.Attempt, o *policy.Outcome, err error) {
+	o.Blame(err, policy.Failed, nil)
+}
 
 // RequestHeader reads the request's header.
 func (x *serverCall) RequestHeader(name string) []string { return headerValues(x.req.Header, name) }
 
 // Header copies the request's header for the handler.
-func (x *serverCall) Header(*Call) Header {
+func (x *serverCall) Header(*policy.Attempt) policy.Header {
 	if x.header == nil {
 		x.header = copyHeader(x.req.Header)
 	}
@@ -338,19 +258,13 @@ func (x *serverCall) Header(*Call) Header {
 }
 
 // ResponseHeader reads the header of the answer.
-func (x *serverCall) ResponseHeader(_ *Outcome, name string) []string {
+func (x *serverCall) ResponseHeader(_ *policy.Outcome, name string) []string {
 	return x.w.Wrapped().Header().Values(name)
 }
 
-// Idempotent and Replayable are for who sends again.
-func (x *serverCall) Idempotent() bool { return false }
-
-// Replayable is false: a request is served once.
-func (x *serverCall) Replayable() bool { return false }
-
 // reply sends the response that Envoy sends in the upstream's place. It goes to the server's
 // own writer: no limit applies to it any more.
-func (x *serverCall) reply(o *Outcome) {
+func (x *serverCall) reply(o *policy.Outcome) {
 	if x.client.gone() {
 		return
 	}
@@ -362,13 +276,13 @@ func (x *serverCall) reply(o *Outcome) {
 	} else {
 		x.client.endBody()
 	}
-	if o.Detail.Overloaded() && !x.flight.upstream.http.SuppressEnvoyHeaders {
-		h.Set("X-Envoy-Overloaded", "true")
+	if o.Detail.Overloaded() && !x.upstream.options.SuppressEnvoyHeaders {
+		h.Set(envoy.OverloadedHeader, "true")
 	}
-	if isGRPC(x.req.Header.Get("Content-Type")) {
+	if envoy.IsGRPC(x.req.Header.Get("Content-Type")) {
 		h.Set("Content-Type", "application/grpc")
-		h.Set("Grpc-Status", strconv.Itoa(GRPCStatus(status)))
-		h.Set("Grpc-Message", text)
+		h.Set(envoy.GRPCStatusHeader, strconv.Itoa(envoy.GRPCStatus(status)))
+		h.Set(envoy.GRPCMessageHeader, text)
 		w.WriteHeader(http.StatusOK)
 		return
 	}
@@ -379,12 +293,12 @@ func (x *serverCall) reply(o *Outcome) {
 }
 
 // localReply returns the status and the text of a local reply.
-func localReply(o *Outcome) (status int, text string) {
+func localReply(o *policy.Outcome) (status int, text string) {
 	if status, text = o.Detail.LocalReply(false); status != 0 {
 		return status, text
 	}
 	status = http.StatusInternalServerError // of a policy for which Envoy has no word
-	if o.Is.Any(Refused) {
+	if o.Is.Any(policy.Refused) {
 		status = http.StatusServiceUnavailable
 	}
 	return status, http.StatusText(status)
@@ -400,10 +314,4 @@ func (x *serverCall) replyHeader(h http.Header) http.Header {
 		maps.Copy(h, x.found)
 	}
 	return h
-}
-
-// isGRPC goes by Envoy's rule: gRPC-Web is something else.
-func isGRPC(contentType string) bool {
-	rest, ok := strings.CutPrefix(contentType, "application/grpc")
-	return ok && (rest == "" || rest[0] == '+')
 }

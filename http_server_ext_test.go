@@ -27,8 +27,10 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -92,9 +94,9 @@ func (s *service) do(t *testing.T, method string, header ...string) (resp *http.
 // end is what listeners are told at the end of a call.
 type end struct {
 	Code   int
-	Is     pillion.Condition
-	Flags  pillion.Flags
-	Detail pillion.Detail
+	Is     policy.Condition
+	Flags  envoy.Flags
+	Detail *envoy.Detail
 	err    error
 }
 
@@ -105,15 +107,15 @@ type ends struct {
 	attempts int   // under way; guarded by mu
 }
 
-func (e *ends) hear(_ context.Context, event pillion.Event) {
+func (e *ends) hear(_ context.Context, event policy.Event) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	switch event.Kind {
-	case pillion.EventAttempt:
+	case policy.EventAttempt:
 		e.attempts++
-	case pillion.EventAttemptEnd:
+	case policy.EventAttemptEnd:
 		e.attempts--
-	case pillion.EventEnd:
+	case policy.EventEnd:
 		o := event.Outcome
 		e.list = append(e.list, end{o.Code, o.Is, o.Flags, o.Detail, o.Err})
 	default:
@@ -264,17 +266,17 @@ func TestHandler_localReply(t *testing.T) {
 		t.Fatal(err)
 	}
 	open.Record(breaker.Failure)
-	refusal := func(d pillion.Detail) pillion.Policy {
-		return around(func(_ context.Context, c *pillion.Call, _ pillion.Func) *pillion.Outcome {
+	refusal := func(d *envoy.Detail) pillion.Policy {
+		return around(func(_ context.Context, c *policy.Call, _ policy.Func) *policy.Outcome {
 			return c.Refuse(errBroken, d)
 		})
 	}
-	failure := around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+	failure := around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 		o := next(ctx, c)
 		o.Err = errBroken
 		return o
 	})
-	suppress := pillion.HTTP{SuppressEnvoyHeaders: true}
+	suppress := pillion.Options{SuppressEnvoyHeaders: true}
 	text := func(status int, body, overloaded string) localAnswer {
 		return localAnswer{Status: status, Body: body, Type: "text/plain", Length: strconv.Itoa(len(body)), Overloaded: overloaded, Outer: "1"}
 	}
@@ -295,9 +297,9 @@ func TestHandler_localReply(t *testing.T) {
 		{name: "limit, gRPC", content: "application/grpc", policies: []pillion.Policy{full}, want: inGRPC("14", overflow, "true")},
 		{name: "limit, gRPC with a codec", content: "application/grpc+proto", policies: []pillion.Policy{full}, want: inGRPC("14", overflow, "true")},
 		{name: "limit, gRPC-Web", content: "application/grpc-web", policies: []pillion.Policy{full}, want: text(503, overflow, "true")},
-		{name: "no endpoint", policies: []pillion.Policy{refusal(pillion.NoHealthyUpstream)}, want: text(503, "no healthy upstream", "")},
-		{name: "refused without a word", policies: []pillion.Policy{refusal(pillion.NoDetail)}, want: text(503, "Service Unavailable", "")},
-		{name: "refused with an unknown word", policies: []pillion.Policy{refusal(200)}, want: text(503, "Service Unavailable", "")},
+		{name: "no endpoint", policies: []pillion.Policy{refusal(envoy.NoHealthyUpstream)}, want: text(503, "no healthy upstream", "")},
+		{name: "refused without a word", policies: []pillion.Policy{refusal(nil)}, want: text(503, "Service Unavailable", "")},
+		{name: "refused with an unknown word", policies: []pillion.Policy{refusal(envoy.NewDetail(envoy.DetailSpec{Text: "unknown"}))}, want: text(503, "Service Unavailable", "")},
 		{name: "failed by a policy", policies: []pillion.Policy{failure}, want: text(500, "Internal Server Error", "")},
 		{name: "failed by a policy, gRPC", content: "application/grpc", policies: []pillion.Policy{failure}, want: inGRPC("2", "Internal Server Error", "")},
 		{name: "total", policies: []pillion.Policy{timeout.Config{Total: time.Millisecond}}, want: text(504, late, "")},
@@ -403,7 +405,7 @@ func TestHandler_begun(t *testing.T) {
 					if err != nil || resp.StatusCode != test.code || body != test.body {
 						t.Errorf("got %v %q, %v, want %d %q", resp, body, err, test.code, test.body)
 					}
-					s.ends.want(t, end{Code: test.code, Is: pillion.Timeout, Flags: pillion.UT, Detail: pillion.ResponseTimeout})
+					s.ends.want(t, end{Code: test.code, Is: policy.Timeout, Flags: envoy.UT, Detail: envoy.ResponseTimeout})
 				})
 			}
 		})
@@ -428,7 +430,7 @@ func TestHandler_late(t *testing.T) {
 		if w.Code != 200 || w.Body.String() != "cold soup" {
 			t.Errorf("got %d %q, want what the handler wrote", w.Code, w.Body)
 		}
-		told.want(t, end{Is: pillion.Timeout, Flags: pillion.UT, Detail: pillion.ResponseTimeout})
+		told.want(t, end{Is: policy.Timeout, Flags: envoy.UT, Detail: envoy.ResponseTimeout})
 	})
 }
 
@@ -491,7 +493,7 @@ func TestHandler_body(t *testing.T) {
 // limit strikes, which must not upset anything.
 func TestHandler_headAtTheLimit(t *testing.T) {
 	for range 200 {
-		s := newUpstream(t, timeout.Config{Total: time.Minute}, before(func(c *pillion.Call) { c.LimitTry(100 * time.Microsecond) }))
+		s := newUpstream(t, timeout.Config{Total: time.Minute}, before(func(c *policy.Call) { c.LimitTry(100 * time.Microsecond) }))
 		guarded, err := s.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			for began := time.Now(); time.Since(began) < 100*time.Microsecond; {
 				runtime.Gosched()
@@ -505,7 +507,7 @@ func TestHandler_headAtTheLimit(t *testing.T) {
 		w := httptest.NewRecorder()
 		guarded.ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil))
 		good := info.Code() == http.StatusCreated && info.Err() == nil
-		late := info.Code() == 0 && scopeOf(info.Err()) == pillion.ScopeTry
+		late := info.Code() == 0 && scopeOf(info.Err()) == policy.ScopeTry
 		if w.Code != http.StatusCreated || !good && !late {
 			t.Fatalf("got %d, told as %d, %v, want 201, told as that or as late", w.Code, info.Code(), info.Err())
 		}
@@ -515,19 +517,19 @@ func TestHandler_headAtTheLimit(t *testing.T) {
 // TestHandler_panic has panics arrive at the server as they were, after the
 // policies were told.
 func TestHandler_panic(t *testing.T) {
-	const crash = pillion.Failed | pillion.Status5xx
+	const crash = policy.Failed | policy.Status5xx
 	tests := []struct {
 		name  string
 		value any
 		begun bool
-		is    pillion.Condition
+		is    policy.Condition
 	}{
 		{"a text", "burnt", false, crash},
 		{"an error", errBroken, false, crash},
 		{"within the body", errBroken, true, crash},
 		{"what cannot be compared", []int{1}, false, crash},
-		{"ErrAbortHandler", http.ErrAbortHandler, false, pillion.Failed | pillion.Reset},
-		{"ErrAbortHandler within the body", http.ErrAbortHandler, true, pillion.Failed | pillion.Reset},
+		{"ErrAbortHandler", http.ErrAbortHandler, false, policy.Failed | policy.Reset},
+		{"ErrAbortHandler within the body", http.ErrAbortHandler, true, policy.Failed | policy.Reset},
 		{"ErrAbortHandler, wrapped", fmt.Errorf("so: %w", http.ErrAbortHandler), false, crash},
 	}
 	for _, test := range tests {
@@ -598,7 +600,7 @@ func TestHandler_goexit(t *testing.T) {
 			if _, body, err := s.do(t, http.MethodGet); err == nil {
 				t.Errorf("got %q, want a broken connection", body)
 			}
-			s.ends.want(t, end{Is: pillion.Failed | pillion.Status5xx})
+			s.ends.want(t, end{Is: policy.Failed | policy.Status5xx})
 			if resp, _, err := s.do(t, http.MethodGet); err == nil {
 				t.Errorf("the second request: got %v, want a broken connection again", resp)
 			}
@@ -710,7 +712,7 @@ func TestHandler_clientGone(t *testing.T) {
 						leave()
 						_ = resp.Body.Close()
 					}
-					s.ends.want(t, end{Code: test.code, Is: pillion.Cancelled, Flags: pillion.DC, Detail: pillion.CallerGone})
+					s.ends.want(t, end{Code: test.code, Is: policy.Cancelled, Flags: envoy.DC, Detail: envoy.CallerGone})
 					if got := guard.Status(); got != (breaker.Status{}) {
 						t.Errorf("breaker: got %+v, want nothing counted", got)
 					}
@@ -775,7 +777,7 @@ func TestHandler_nilParts(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			for name, policies := range map[string][]pillion.Policy{
-				"served":  {timeout.Config{EnvoyHeaders: true}, before(func(c *pillion.Call) { _ = c.Request(); c.Header().Set("X-Added", "1") })},
+				"served":  {timeout.Config{EnvoyHeaders: true}, before(func(c *policy.Call) { _ = c.Request(); c.Header().Set("X-Added", "1") })},
 				"refused": {limits.Config{MaxRequests: limits.Zero}, pillion.Log(slog.New(slog.DiscardHandler))},
 			} {
 				guarded, err := newUpstream(t, policies...).Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -806,10 +808,10 @@ func (headless) Header() http.Header { return nil }
 // all that the server sends: none of it is there.
 func TestHandler_noSecrets(t *testing.T) {
 	const secret = "hunter2"
-	refusal := around(func(_ context.Context, c *pillion.Call, _ pillion.Func) *pillion.Outcome {
-		return c.Refuse(errors.New(secret), pillion.NoDetail)
+	refusal := around(func(_ context.Context, c *policy.Call, _ policy.Func) *policy.Outcome {
+		return c.Refuse(errors.New(secret), nil)
 	})
-	failure := around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+	failure := around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 		o := next(ctx, c)
 		o.Err = errors.New(secret)
 		return o
@@ -913,7 +915,7 @@ func TestHandler_countsAfterwards(t *testing.T) {
 				}
 			}
 			for i, e := range told.list {
-				if e.Is.Any(pillion.Refused) {
+				if e.Is.Any(policy.Refused) {
 					t.Errorf("%d: got %v, want a free slot", i, e.err)
 				}
 			}
@@ -968,7 +970,7 @@ func (sink) Flush()                      {}
 
 // TestHandler_statuses asks what policies are told of an answer.
 func TestHandler_statuses(t *testing.T) {
-	const failed = pillion.Status5xx
+	const failed = policy.Status5xx
 	tests := []struct {
 		name  string
 		write func(w http.ResponseWriter)
@@ -978,9 +980,9 @@ func TestHandler_statuses(t *testing.T) {
 		{"204", head(204), end{Code: 204}},
 		{"304 with a body", func(w http.ResponseWriter) { head(304)(w); _, _ = io.WriteString(w, "not sent") }, end{Code: 304}},
 		{"404", func(w http.ResponseWriter) { http.Error(w, "none left", http.StatusNotFound) }, end{Code: 404}},
-		{"409", head(409), end{Code: 409, Is: pillion.Retriable4xx}},
+		{"409", head(409), end{Code: 409, Is: policy.Retriable4xx}},
 		{"500", head(500), end{Code: 500, Is: failed}},
-		{"503", head(503), end{Code: 503, Is: failed | pillion.GatewayError}},
+		{"503", head(503), end{Code: 503, Is: failed | policy.GatewayError}},
 		{"799", head(799), end{Code: 799}},
 	}
 	for _, test := range tests {
@@ -991,8 +993,8 @@ func TestHandler_statuses(t *testing.T) {
 					s := serveUnder(t, h2, nil, func(w http.ResponseWriter, _ *http.Request) {
 						w.Header().Set("X-Soup", "leek")
 						test.write(w)
-					}, around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
-						want := pillion.Request{Protocol: "http", Method: "GET", Authority: c.Request().Authority, Path: "/soup"}
+					}, around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
+						want := policy.Request{Protocol: "http", Method: "GET", Authority: c.Request().Authority, Path: "/soup"}
 						if got := c.Request(); got != want || got.Authority == "" {
 							t.Errorf("Request: got %+v, want %+v", got, want)
 						}
@@ -1007,7 +1009,7 @@ func TestHandler_statuses(t *testing.T) {
 					if err != nil || resp.StatusCode != test.want.Code || header != "leek" {
 						t.Errorf("got %v, %v, header %q, want %d with one", resp, err, header, test.want.Code)
 					}
-					test.want.Detail = pillion.ViaUpstream
+					test.want.Detail = envoy.ViaUpstream
 					s.ends.want(t, test.want)
 				})
 			}
@@ -1019,7 +1021,7 @@ func TestHandler_statuses(t *testing.T) {
 // obey some of it: the handler sees what is left, the server's own stays.
 func TestHandler_requestHeader(t *testing.T) {
 	var seen http.Header
-	s := newUpstream(t, timeout.Config{EnvoyHeaders: true}, before(func(c *pillion.Call) { c.Header().Set("X-Added", "1") }))
+	s := newUpstream(t, timeout.Config{EnvoyHeaders: true}, before(func(c *policy.Call) { c.Header().Set("X-Added", "1") }))
 	guarded, err := s.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen = r.Header }))
 	if err != nil {
 		t.Fatal(err)
@@ -1046,8 +1048,8 @@ func TestHandler_timeoutHandler(t *testing.T) {
 	if err != nil || resp.StatusCode != http.StatusServiceUnavailable || body != "too slow" {
 		t.Errorf("got %v %q, %v, want the middleware's 503", resp, body, err)
 	}
-	told := s.ends.want(t, end{Is: pillion.Timeout, Flags: pillion.UT, Detail: pillion.ResponseTimeout})
-	if scopeOf(told.err) != pillion.ScopeCaller {
+	told := s.ends.want(t, end{Is: policy.Timeout, Flags: envoy.UT, Detail: envoy.ResponseTimeout})
+	if scopeOf(told.err) != policy.ScopeCaller {
 		t.Errorf("told: got %v, want the caller's deadline", told.err)
 	}
 }

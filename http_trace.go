@@ -10,6 +10,8 @@ import (
 	"net/textproto"
 	"sync"
 	"sync/atomic"
+
+	"github.com/pillion-go/pillion/policy"
 )
 
 // wire observes one attempt inside net/http: what became of its connection, and whether a
@@ -69,14 +71,14 @@ func (w *wire) informational() bool {
 }
 
 // value returns the trace for the key under which package httptrace looks for it, in a
-// context that is made from parent, by guard if that is not nil.
-func (w *wire) value(parent context.Context, g *guard, key any) any {
+// context that is made from parent, of an attempt with that stream.
+func (w *wire) value(parent context.Context, stream *policy.Stream, key any) any {
 	if key != traceKey || w.transport == nil {
 		return nil
 	}
 	t := w.trace.Load()
 	if t == nil {
-		t = w.begin(parent, g)
+		t = w.begin(parent, stream)
 	}
 	if t == &w.transport.spent {
 		return nil
@@ -86,7 +88,7 @@ func (w *wire) value(parent context.Context, g *guard, key any) any {
 
 // begin makes the trace. Traces are used again only if net/http alone calls them, and
 // only without the hooks of the caller, which package httptrace adds for good.
-func (w *wire) begin(parent context.Context, g *guard) *wireTrace {
+func (w *wire) begin(parent context.Context, stream *policy.Stream) *wireTrace {
 	var t *wireTrace
 	var pool *sync.Pool
 	caller := httptrace.ContextClientTrace(parent) != nil
@@ -97,7 +99,8 @@ func (w *wire) begin(parent context.Context, g *guard) *wireTrace {
 	if t == nil {
 		t = newWireTrace(w.transport.netHTTP)
 	}
-	t.guard, t.h2c, t.limit, t.pool = g, w.transport.h2c, w.transport.headerBytes, pool
+	t.stream, t.h2c, t.limit, t.pool = stream, w.transport.h2c, w.transport.headerBytes, pool
+	t.repeats = w.transport.upstream.chain.Repeats()
 	if caller {
 		_ = httptrace.WithClientTrace(parent, &t.trace) // it adds the caller's hooks to t.trace
 	}
@@ -114,7 +117,7 @@ func (w *wire) release() {
 	if t == nil || t.pool == nil || !wireState(t.state.Load()).has(wireSent) {
 		return
 	}
-	t.guard = nil
+	t.stream = nil
 	t.state.Store(0)
 	if t.early.Load() != 0 {
 		t.early.Store(0)
@@ -122,41 +125,49 @@ func (w *wire) release() {
 	t.pool.Put(t)
 }
 
-// tracedContext is a context with a wire, for attempts that the engine does not guard.
-type tracedContext struct {
+// wireContext is the context of an attempt with a wire.
+type wireContext struct {
 	context.Context //nolint:containedctx // it is one
 	wire            wire
+	stream          *policy.Stream // of the attempt; nil if the engine does not guard it
 }
 
-// Value is that of the wire, or else of the caller's context.
-func (c *tracedContext) Value(key any) any {
-	if v := c.wire.value(c.Context, nil, key); v != nil {
+// Value is that of the wire, or else of the attempt's context.
+func (c *wireContext) Value(key any) any {
+	if v := c.wire.value(c.Context, c.stream, key); v != nil {
 		return v
 	}
 	return c.Context.Value(key)
 }
 
-// traced returns the context of an attempt with a wire in it. Without one from the engine it
-// is worth its price under TLS only, where errors say too little.
+// traced returns the context of an attempt with a wire in it. Without room for it in the
+// attempt's storage it is worth its price under TLS only, where errors say too little.
 func (x *httpCall) traced(ctx context.Context, a *httpAttempt) context.Context {
-	if _, guarded := ctx.(*guard); guarded || x.req.URL == nil || x.req.URL.Scheme != "https" {
+	var c *wireContext
+	switch {
+	case a.guarded:
+		c = &a.body.wire
+		c.stream = &a.body.stream
+	case x.req.URL == nil || x.req.URL.Scheme != "https":
 		return ctx
+	default:
+		c = &wireContext{}
 	}
-	c := &tracedContext{Context: ctx}
-	c.wire.transport = x.transport
+	c.Context, c.wire.transport = ctx, x.transport //nolint:fatcontext // it is not nested: it is used once
 	a.wire = &c.wire
 	return c
 }
 
 // wireTrace is the trace of one attempt at a time.
 type wireTrace struct {
-	trace httptrace.ClientTrace
-	state atomic.Uint32 // a wireState
-	early atomic.Int64  // bytes of the headers of 1xx responses; 0 if none arrived
-	guard *guard        // of the attempt; it, and what follows, is written before net/http sees the trace
-	h2c   bool          // connections without TLS carry HTTP/2
-	limit int64         // of early, in bytes
-	pool  *sync.Pool    // where the trace is used again; nil for nowhere
+	trace   httptrace.ClientTrace
+	state   atomic.Uint32  // a wireState
+	early   atomic.Int64   // bytes of the headers of 1xx responses; 0 if none arrived
+	stream  *policy.Stream // of the attempt; it, and what follows, is written before net/http sees the trace
+	repeats bool           // a policy decides about retries
+	h2c     bool           // connections without TLS carry HTTP/2
+	limit   int64          // of early, in bytes
+	pool    *sync.Pool     // where the trace is used again; nil for nowhere
 }
 
 // newWireTrace makes a trace. Where net/http is wrapped by another round tripper, that may
@@ -194,9 +205,9 @@ func (t *wireTrace) getConn(string) {
 // server reset with PROTOCOL_ERROR is resent too, and cannot be told from a refused one.
 func (t *wireTrace) gotConn(info httptrace.GotConnInfo) {
 	before := t.change(wireWaiting|wireSent|wireResponded|wireAgain, wireConnected)
-	if g := t.guard; before.has(wireAgain) && g != nil && g.upstream.repeats && t.speaksHTTP2(info.Conn) {
+	if before.has(wireAgain) && t.stream != nil && t.repeats && t.speaksHTTP2(info.Conn) {
 		t.change(0, wireResent)
-		g.cancel(errResent)
+		t.stream.Cancel(errResent)
 	}
 }
 

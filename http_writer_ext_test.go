@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/timeout"
 )
 
@@ -278,7 +280,7 @@ func TestHandler_hijack(t *testing.T) {
 				if err != nil || resp.StatusCode != http.StatusTeapot || body != "tea" {
 					t.Errorf("got %v %q, %v, want 418", resp, body, err)
 				}
-				s.ends.want(t, end{Code: http.StatusSwitchingProtocols, Is: pillion.Upgraded, Detail: pillion.ViaUpstream})
+				s.ends.want(t, end{Code: http.StatusSwitchingProtocols, Is: policy.Upgraded, Detail: envoy.ViaUpstream})
 			})
 		}
 	}

@@ -2,33 +2,72 @@ package pillion_test
 
 import (
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 )
 
+const modulePath = "github.com/pillion-go/pillion"
+
+// imported returns the dependencies of a package, tests apart.
+func imported(t *testing.T, pkg string) []string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", pkg).Output()
+	if err != nil {
+		t.Fatalf("go list -deps %s: %v", pkg, err)
+	}
+	deps := strings.Fields(string(out))
+	if !slices.Contains(deps, "runtime") {
+		t.Fatalf("%s: got %q, want its dependencies", pkg, deps)
+	}
+	return deps
+}
+
 // TestImports keeps what every user compiles light: whoever guards HTTP calls must
-// not build gRPC, Prometheus or the X-Ray SDK for it. What brings them has a package of
-// its own.
+// not build gRPC, Prometheus or the X-Ray SDK for it. What brings them has its own package.
 func TestImports(t *testing.T) {
 	heavy := map[string]string{
 		"google.golang.org/grpc": "gRPC belongs to the gRPC adapter alone",
 		"github.com/prometheus/": "Prometheus belongs to metrics alone",
 		"github.com/aws/":        "the X-Ray SDK belongs to tracing alone",
 	}
-	for _, pkg := range []string{".", "./breaker", "./retry", "./timeout", "./limits"} {
-		out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", pkg).Output()
-		if err != nil {
-			t.Fatalf("go list -deps %s: %v", pkg, err)
-		}
-		if !strings.Contains(string(out), "net/http\n") {
-			t.Errorf("%s: got %q, want its dependencies", pkg, out)
-		}
-		for dep := range strings.SplitSeq(string(out), "\n") {
+	for _, pkg := range []string{".", "./policy", "./breaker", "./retry", "./timeout", "./limits"} {
+		for _, dep := range imported(t, pkg) {
 			for prefix, why := range heavy {
 				if strings.HasPrefix(dep, prefix) {
 					t.Errorf("%s imports %s: %s", pkg, dep, why)
 				}
 			}
+		}
+	}
+}
+
+// TestImports_direction pins that imports point one way: from the face to the policies, from
+// those to the engine, and from that to Envoy's vocabulary. Any package may import those below
+// internal.
+func TestImports_direction(t *testing.T) {
+	policies := []string{"breaker", "retry", "timeout", "limits", "metrics", "tracing"}
+	below := map[string][]string{"envoy": {}, "policy": {"envoy"}}
+	for _, pkg := range policies {
+		below[pkg] = []string{"envoy", "policy"}
+	}
+	for pkg, allowed := range below {
+		for _, dep := range imported(t, "./"+pkg) {
+			name, ours := strings.CutPrefix(dep, modulePath)
+			name = strings.TrimPrefix(name, "/")
+			own := name == pkg || strings.HasPrefix(name, pkg+"/") || strings.HasPrefix(name, "internal/")
+			if ours && !own && !slices.Contains(allowed, name) {
+				t.Errorf("%s imports %q, want no more than %q", pkg, dep, allowed)
+			}
+		}
+	}
+}
+
+// TestImports_protocols pins that the engine and Envoy's vocabulary know no protocol.
+func TestImports_protocols(t *testing.T) {
+	for _, pkg := range []string{"./policy", "./envoy"} {
+		if slices.Contains(imported(t, pkg), "net/http") {
+			t.Errorf("%s imports net/http: it belongs to the HTTP adapter", pkg)
 		}
 	}
 }

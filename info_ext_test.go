@@ -12,15 +12,17 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // told is all that an Info says.
 type told struct {
 	Upstream, Endpoint string
 	Attempts, Code     int
-	Flags              pillion.Flags
-	Detail             pillion.Detail
+	Flags              envoy.Flags
+	Detail             *envoy.Detail
 	Err                string
 	Done               bool
 }
@@ -33,7 +35,7 @@ func all8(i *pillion.Info) told {
 func TestWithInfo(t *testing.T) {
 	none := told{Err: "<nil>"}
 	good := told{
-		Upstream: "recipes", Endpoint: "recipes.test", Attempts: 2, Code: 200, Detail: pillion.ViaUpstream, Err: "<nil>",
+		Upstream: "recipes", Endpoint: "recipes.test", Attempts: 2, Code: 200, Detail: envoy.ViaUpstream, Err: "<nil>",
 	}
 	cut := "pillion: recipes: UPE upstream_reset_after_response_started{protocol_error}: unexpected EOF"
 	with := func(t told, change func(*told)) told {
@@ -48,7 +50,7 @@ func TestWithInfo(t *testing.T) {
 	}{
 		{"whole", nil, newTape(t.Context(), io.EOF), good, with(good, func(t *told) { t.Done = true })},
 		{"cut short", nil, newTape(t.Context(), io.ErrUnexpectedEOF), good, with(good, func(t *told) {
-			t.Done, t.Err, t.Flags, t.Detail = true, cut, pillion.UPE, pillion.MalformedAnswerAfter
+			t.Done, t.Err, t.Flags, t.Detail = true, cut, envoy.UPE, envoy.MalformedResponseAfter
 		})},
 		{"no body", nil, http.NoBody, with(good, func(t *told) { t.Done = true }), with(good, func(t *told) { t.Done = true })},
 		{
@@ -56,7 +58,7 @@ func TestWithInfo(t *testing.T) {
 			limits.Config{MaxRequests: limits.Zero},
 			nil, none,
 			told{
-				Upstream: "recipes", Attempts: 1, Flags: pillion.UO, Detail: pillion.Overflow,
+				Upstream: "recipes", Attempts: 1, Flags: envoy.UO, Detail: limits.Overflow,
 				Err: "limits: recipes: max_requests of 0 reached", Done: true,
 			},
 		},
@@ -109,7 +111,7 @@ func TestWithInfo_nested(t *testing.T) {
 		t.Errorf("got %v and %v, want the outer one to be told of its own call", first.Err(), second.Err())
 	}
 	_, _ = pillion.Do(inner, u, works)
-	if second.Err() != nil || second.Detail() != pillion.ViaUpstream {
+	if second.Err() != nil || second.Detail() != envoy.ViaUpstream {
 		t.Errorf("got %v, want the second call's end", second.Err())
 	}
 }
@@ -138,7 +140,7 @@ func TestWithInfo_upstreamOverUpstream(t *testing.T) {
 
 // TestWithInfo_endpoint pins that a policy that picks an address has it told.
 func TestWithInfo_endpoint(t *testing.T) {
-	u := newUpstream(t, quick(1), before(func(c *pillion.Call) {
+	u := newUpstream(t, quick(1), before(func(c *policy.Call) {
 		c.SetEndpoint(fmt.Sprintf("192.0.2.%d:80", c.Attempt()))
 		if got := c.Endpoint(); got != fmt.Sprintf("192.0.2.%d:80", c.Attempt()) {
 			t.Errorf("Endpoint: got %s", got)

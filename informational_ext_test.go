@@ -13,6 +13,8 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -24,40 +26,40 @@ type afterwards struct {
 	http2  func(f *framed) // nil where HTTP/2 has no such thing
 	status int             // of the response; 0 for none
 	local  int             // of the local reply where there is none
-	flags  pillion.Flags
-	detail pillion.Detail
+	flags  envoy.Flags
+	detail *envoy.Detail
 	counts breaker.Status
 }
 
 func afterInformational() []afterwards {
 	const ok, unavailable = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
-	cut := afterwards{local: 503, flags: pillion.UC, detail: pillion.ConnectionTerminationAfter, counts: oneFailure}
+	cut := afterwards{local: 503, flags: envoy.UC, detail: envoy.ConnectionTerminationAfter, counts: oneFailure}
 	cutBy := func(name string, http2 func(f *framed), http1 ...step) afterwards {
 		a := cut
 		a.name, a.http1, a.http2 = name, http1, http2
 		return a
 	}
 	malformed := func(name, text string) afterwards {
-		return afterwards{name: name, http1: []step{say(text), fin}, local: 502, flags: pillion.UPE, detail: pillion.MalformedAnswerAfter, counts: oneFailure}
+		return afterwards{name: name, http1: []step{say(text), fin}, local: 502, flags: envoy.UPE, detail: envoy.MalformedResponseAfter, counts: oneFailure}
 	}
 	return []afterwards{
-		{name: "200", http1: []step{say(ok)}, http2: func(f *framed) { f.respond("200") }, status: 200, detail: pillion.ViaUpstream, counts: oneSuccess},
-		{name: "503", http1: []step{say(unavailable)}, http2: func(f *framed) { f.respond("503") }, status: 503, detail: pillion.ViaUpstream, counts: oneFailure},
+		{name: "200", http1: []step{say(ok)}, http2: func(f *framed) { f.respond("200") }, status: 200, detail: envoy.ViaUpstream, counts: oneSuccess},
+		{name: "503", http1: []step{say(unavailable)}, http2: func(f *framed) { f.respond("503") }, status: 503, detail: envoy.ViaUpstream, counts: oneFailure},
 		cutBy("FIN", func(f *framed) { fin(f.peer) }, fin),
 		cutBy("RST", func(f *framed) { reset(f.peer) }, reset),
 		malformed("nonsense", "220 mail ESMTP\r\n\r\n"),
 		malformed("a bad header", "HTTP/1.1 200 OK\r\nsoup\r\n\r\n"),
 		{
 			name: "RST_STREAM", http2: func(f *framed) { _ = f.WriteRSTStream(f.stream, http2.ErrCodeInternal) },
-			local: 503, flags: pillion.UR, detail: pillion.RemoteResetAfter, counts: oneFailure,
+			local: 503, flags: envoy.UR, detail: envoy.RemoteResetAfter, counts: oneFailure,
 		},
 		{
 			name: "REFUSED_STREAM", http2: func(f *framed) { _ = f.WriteRSTStream(f.stream, http2.ErrCodeRefusedStream) },
-			local: 503, flags: pillion.UR, detail: pillion.RemoteResetAfter, counts: oneFailure,
+			local: 503, flags: envoy.UR, detail: envoy.RemoteResetAfter, counts: oneFailure,
 		},
 		{
 			name: "silence", http1: []step{untilClosed}, http2: func(*framed) {},
-			local: 504, flags: pillion.UT, detail: pillion.TryTimeout, counts: oneTimeout,
+			local: 504, flags: envoy.UT, detail: envoy.PerTryTimeout, counts: oneTimeout,
 		},
 	}
 }
@@ -80,10 +82,10 @@ func TestInformational(t *testing.T) {
 						l := newLedger(t)
 						ctx, info := pillion.WithInfo(bounded(t))
 						limits := timeout.Config{Total: patience}
-						if test.detail == pillion.TryTimeout {
+						if test.detail == envoy.PerTryTimeout {
 							limits.PerTry = short
 						}
-						resp, err := l.upstream(t, pillion.HTTP{LocalReplies: local}, limits,
+						resp, err := l.upstream(t, pillion.Options{LocalReplies: local}, limits,
 							retry.Config{On: "5xx,reset,connect-failure,refused-stream", NumRetries: 2, BaseInterval: time.Millisecond}).Transport(base).
 							RoundTrip(newRequest(t, http.MethodGet, url, nil).WithContext(ctx))
 						status := 0
@@ -106,7 +108,7 @@ func TestInformational(t *testing.T) {
 							t.Errorf("got %v, want %v", info.Detail(), test.detail)
 						}
 						l.wantBalanced(t, 1, 1)
-						for _, kind := range []pillion.EventKind{pillion.EventRetrySuccess, pillion.EventRetryScheduled, pillion.EventRetryLimitExceeded} {
+						for _, kind := range []policy.EventKind{policy.EventRetrySuccess, policy.EventRetryScheduled, policy.EventRetryLimitExceeded} {
 							if n := l.count(kind); n != 0 {
 								t.Errorf("%v: got %d, want none", kind, n)
 							}
@@ -155,7 +157,7 @@ func TestInformational_endless(t *testing.T) {
 			defer base.CloseIdleConnections()
 			l := newLedger(t)
 			_, err := l.upstream(t, policies...).Transport(base).RoundTrip(newRequest(t, http.MethodGet, "http://"+serveScript(t, part{request, sayOn(early)}).addr()+"/", nil))
-			if end := l.last(t); err == nil || !strings.Contains(err.Error(), "headers exceeded") || end.Flags != pillion.UPE {
+			if end := l.last(t); err == nil || !strings.Contains(err.Error(), "headers exceeded") || end.Flags != envoy.UPE {
 				t.Errorf("got %v, %v, want UPE and headers that exceed the limit", end.Flags, err)
 			}
 			l.wantBalanced(t, 1, 1)

@@ -11,6 +11,7 @@ import (
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
 	"github.com/pillion-go/pillion/metrics"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // ledger counts the events of an upstream's calls, beside a breaker and Envoy's gauge.
@@ -19,14 +20,14 @@ type ledger struct {
 	breaker  *breaker.Breaker
 
 	mu       sync.Mutex
-	kinds    map[pillion.EventKind]int // guarded by mu
-	attempts []attemptSeen             // that have ended; guarded by mu
-	changed  chan struct{}             // closed and made anew at each event; guarded by mu
+	kinds    map[policy.EventKind]int // guarded by mu
+	attempts []attemptSeen            // that have ended; guarded by mu
+	changed  chan struct{}            // closed and made anew at each event; guarded by mu
 }
 
 // attemptSeen is what a listener sees of the end of an attempt.
 type attemptSeen struct {
-	pillion.Outcome
+	policy.Outcome
 	unconnected bool
 }
 
@@ -40,7 +41,7 @@ func newLedger(t *testing.T) *ledger {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &ledger{registry: registry, breaker: b, kinds: map[pillion.EventKind]int{}, changed: make(chan struct{})}
+	return &ledger{registry: registry, breaker: b, kinds: map[policy.EventKind]int{}, changed: make(chan struct{})}
 }
 
 // upstream makes an upstream with policies between the ledger's own: metrics and the
@@ -51,18 +52,18 @@ func (l *ledger) upstream(t *testing.T, policies ...pillion.Policy) *pillion.Ups
 	return newUpstream(t, slices.Concat(outside, policies, []pillion.Policy{l.breaker})...)
 }
 
-func (l *ledger) listen(_ context.Context, e pillion.Event) {
+func (l *ledger) listen(_ context.Context, e policy.Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.kinds[e.Kind]++
-	if e.Kind == pillion.EventAttemptEnd {
+	if e.Kind == policy.EventAttemptEnd {
 		l.attempts = append(l.attempts, attemptSeen{*e.Outcome, e.Call.Unconnected()})
 	}
 	close(l.changed)
 	l.changed = make(chan struct{})
 }
 
-func (l *ledger) count(kind pillion.EventKind) int {
+func (l *ledger) count(kind policy.EventKind) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.kinds[kind]
@@ -83,7 +84,7 @@ func (l *ledger) last(t *testing.T) attemptSeen {
 // and none goes on.
 func (l *ledger) wantBalanced(t *testing.T, calls, attempts int) {
 	t.Helper()
-	begun, ended, ends := l.count(pillion.EventAttempt), l.count(pillion.EventAttemptEnd), l.count(pillion.EventEnd)
+	begun, ended, ends := l.count(policy.EventAttempt), l.count(policy.EventAttemptEnd), l.count(policy.EventEnd)
 	if begun != attempts || ended != attempts || ends != calls {
 		t.Errorf("got %d attempts, %d ends of attempts and %d of calls, want %d, %d and %d", begun, ended, ends, attempts, attempts, calls)
 	}
@@ -97,7 +98,7 @@ func (l *ledger) await(t *testing.T, calls int) {
 	t.Helper()
 	for deadline := time.After(patience); ; {
 		l.mu.Lock()
-		ends, changed := l.kinds[pillion.EventEnd], l.changed
+		ends, changed := l.kinds[policy.EventEnd], l.changed
 		l.mu.Unlock()
 		if ends >= calls {
 			return

@@ -14,48 +14,49 @@ import (
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/timeout"
 )
 
 // replacements are what a policy may return in place of a response that it leaves open.
-func replacements() map[string]func(ctx context.Context, c *pillion.Call, o *pillion.Outcome) *pillion.Outcome {
-	type replace = func(ctx context.Context, c *pillion.Call, o *pillion.Outcome) *pillion.Outcome
+func replacements() map[string]func(ctx context.Context, c *policy.Call, o *policy.Outcome) *policy.Outcome {
+	type replace = func(ctx context.Context, c *policy.Call, o *policy.Outcome) *policy.Outcome
 	return map[string]replace{
-		"an error": func(context.Context, *pillion.Call, *pillion.Outcome) *pillion.Outcome {
-			return &pillion.Outcome{Err: errBroken, Is: pillion.Failed}
+		"an error": func(context.Context, *policy.Call, *policy.Outcome) *policy.Outcome {
+			return &policy.Outcome{Err: errBroken, Is: policy.Failed}
 		},
-		"an error with the value": func(_ context.Context, _ *pillion.Call, o *pillion.Outcome) *pillion.Outcome {
-			return &pillion.Outcome{Value: o.Value, Err: errBroken, Is: pillion.Failed}
+		"an error with the value": func(_ context.Context, _ *policy.Call, o *policy.Outcome) *policy.Outcome {
+			return &policy.Outcome{Value: o.Value, Err: errBroken, Is: policy.Failed}
 		},
-		"an error of the outcome": func(_ context.Context, _ *pillion.Call, o *pillion.Outcome) *pillion.Outcome {
-			o.Err, o.Is = errBroken, pillion.Failed
+		"an error of the outcome": func(_ context.Context, _ *policy.Call, o *policy.Outcome) *policy.Outcome {
+			o.Err, o.Is = errBroken, policy.Failed
 			return o
 		},
-		"another response": func(context.Context, *pillion.Call, *pillion.Outcome) *pillion.Outcome {
-			return &pillion.Outcome{Value: answer(http.StatusTeapot, "tea"), Code: http.StatusTeapot}
+		"another response": func(context.Context, *policy.Call, *policy.Outcome) *policy.Outcome {
+			return &policy.Outcome{Value: answer(http.StatusTeapot, "tea"), Code: http.StatusTeapot}
 		},
-		"nothing": func(context.Context, *pillion.Call, *pillion.Outcome) *pillion.Outcome { return &pillion.Outcome{} },
-		"Refuse": func(_ context.Context, c *pillion.Call, _ *pillion.Outcome) *pillion.Outcome {
-			return c.Refuse(errBroken, pillion.Overflow)
+		"nothing": func(context.Context, *policy.Call, *policy.Outcome) *policy.Outcome { return &policy.Outcome{} },
+		"Refuse": func(_ context.Context, c *policy.Call, _ *policy.Outcome) *policy.Outcome {
+			return c.Refuse(errBroken, limits.Overflow)
 		},
-		"Expired": func(_ context.Context, c *pillion.Call, o *pillion.Outcome) *pillion.Outcome { return c.Expired(o) },
-		"Gone": func(ctx context.Context, c *pillion.Call, o *pillion.Outcome) *pillion.Outcome {
+		"Expired": func(_ context.Context, c *policy.Call, o *policy.Outcome) *policy.Outcome { return c.Expired(o) },
+		"Gone": func(ctx context.Context, c *policy.Call, o *policy.Outcome) *policy.Outcome {
 			ctx, cancel := context.WithCancel(ctx)
 			cancel()
 			return c.Gone(ctx, o)
 		},
-		"a second attempt": func(context.Context, *pillion.Call, *pillion.Outcome) *pillion.Outcome { return nil },
+		"a second attempt": func(context.Context, *policy.Call, *policy.Outcome) *policy.Outcome { return nil },
 	}
 }
 
 // replacing is a policy that leaves responses open. It makes a second attempt where replace
 // returns nil, and leaves the first one's response open, too.
-type replacing func(ctx context.Context, c *pillion.Call, o *pillion.Outcome) *pillion.Outcome
+type replacing func(ctx context.Context, c *policy.Call, o *policy.Outcome) *policy.Outcome
 
-func (replacing) Role() pillion.Role { return pillion.RoleRetry }
+func (replacing) Role() policy.Role { return policy.RoleRetry }
 
-func (r replacing) Wrap(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
-	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+func (r replacing) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
+	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
 		o := next(ctx, c)
 		if other := r(ctx, c, o); other != nil {
 			return other
@@ -74,15 +75,15 @@ func TestLeftOpen(t *testing.T) {
 				wantNoLeaks(t)
 				server, conns := serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "soup") })
 				l := newLedger(t)
-				var inner []pillion.Outcome
+				var inner []policy.Outcome
 				policies := []pillion.Policy{pillion.AnyOrder{}}
 				if nested {
-					policies = append(policies, around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
-						return &pillion.Outcome{Err: next(ctx, c).Err}
+					policies = append(policies, around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
+						return &policy.Outcome{Err: next(ctx, c).Err}
 					}))
 				}
 				policies = append(policies, timeout.Config{Total: patience}, replacing(replace), limits.Config{MaxRequests: 2},
-					atEnd(func(_ *pillion.Call, o *pillion.Outcome) { inner = append(inner, *o) }))
+					atEnd(func(_ *policy.Call, o *policy.Outcome) { inner = append(inner, *o) }))
 				u := l.upstream(t, policies...)
 				base := &http.Transport{}
 				defer base.CloseIdleConnections()
@@ -117,16 +118,16 @@ func TestLeftOpen(t *testing.T) {
 // got: the caller can read it, and the call ends with it.
 func TestLeftOpen_sameResponse(t *testing.T) {
 	l := newLedger(t)
-	u := l.upstream(t, around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+	u := l.upstream(t, around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 		o := next(ctx, c)
-		return &pillion.Outcome{Value: o.Value, Code: o.Code, Detail: o.Detail}
+		return &policy.Outcome{Value: o.Value, Code: o.Code, Detail: o.Detail}
 	}), limits.Config{MaxRequests: 1})
 	for n := 1; n <= 2; n++ {
 		resp, err := u.Transport(answers(http.StatusOK, "soup")).RoundTrip(get(t.Context(), t))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if ended := l.count(pillion.EventEnd); ended != n-1 {
+		if ended := l.count(policy.EventEnd); ended != n-1 {
 			t.Errorf("while the body is read: got %d ended calls, want %d", ended, n-1)
 		}
 		if body, err := io.ReadAll(resp.Body); string(body) != "soup" || err != nil {
@@ -139,11 +140,11 @@ func TestLeftOpen_sameResponse(t *testing.T) {
 
 // TestLeftOpen_incomparable has a custom protocol whose values cannot be compared.
 func TestLeftOpen_incomparable(t *testing.T) {
-	u := newUpstream(t, around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
-		return &pillion.Outcome{Value: next(ctx, c).Value}
+	u := newUpstream(t, around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
+		return &policy.Outcome{Value: next(ctx, c).Value}
 	}))
-	x := &letter{open: true, try: func(_ context.Context, o *pillion.Outcome) { o.Value = []byte("dear") }}
-	if o := u.Invoke(t.Context(), x); o.Open() || len(x.dropped) != 1 {
+	x := &letter{open: true, try: func(_ context.Context, o *policy.Outcome) { o.Value = []byte("dear") }}
+	if o := u.Chain().Invoke(t.Context(), x); o.Open() || len(x.dropped) != 1 {
 		t.Errorf("got open %v, %d discarded, want a finished outcome and the attempt discarded", o.Open(), len(x.dropped))
 	}
 }
@@ -165,11 +166,11 @@ func TestLeftOpen_trial(t *testing.T) {
 	for name, b := range map[string]pillion.Policy{"breaker": own, "two-step gobreaker": twoStep} {
 		t.Run(name, func(t *testing.T) {
 			leave := true
-			u := newUpstream(t, around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+			u := newUpstream(t, around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 				if o := next(ctx, c); !leave {
 					return o
 				}
-				return &pillion.Outcome{Err: errBroken}
+				return &policy.Outcome{Err: errBroken}
 			}), b)
 			rt := u.Transport(streams(io.NopCloser(strings.NewReader("soup"))))
 			down := func(context.Context) (int, error) { return 0, errBroken }

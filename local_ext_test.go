@@ -16,7 +16,9 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/timeout"
 )
 
@@ -24,19 +26,19 @@ import (
 // status in a 200 that is nothing but a header.
 func TestLocalReply_grpc(t *testing.T) {
 	const reset = "upstream connect error or disconnect/reset before headers. reset reason: "
-	tests := map[pillion.Detail]struct {
+	tests := map[*envoy.Detail]struct {
 		status     int
 		message    string
 		overloaded bool
 	}{
-		pillion.ConnectionRefused:     {14, reset + "remote connection failure", false},
-		pillion.ConnectionTermination: {14, reset + "connection termination", false},
-		pillion.MalformedAnswer:       {14, reset + "protocol error", false},
-		pillion.ResponseTimeout:       {14, "upstream request timeout", false},
-		pillion.TryTimeout:            {14, "upstream request timeout", false},
-		pillion.NoHealthyUpstream:     {14, "no healthy upstream", false},
-		pillion.Overflow:              {14, reset + "overflow", true},
-		pillion.BreakerOpen:           {14, reset + "overflow", true},
+		envoy.ConnectionRefused:     {14, reset + "remote connection failure", false},
+		envoy.ConnectionTermination: {14, reset + "connection termination", false},
+		envoy.MalformedResponse:     {14, reset + "protocol error", false},
+		envoy.ResponseTimeout:       {14, "upstream request timeout", false},
+		envoy.PerTryTimeout:         {14, "upstream request timeout", false},
+		envoy.NoHealthyUpstream:     {14, "no healthy upstream", false},
+		limits.Overflow:             {14, reset + "overflow", true},
+		breaker.CircuitOpen:         {14, reset + "overflow", true},
 	}
 	for detail, want := range tests {
 		for contentType, grpc := range map[string]bool{
@@ -46,7 +48,7 @@ func TestLocalReply_grpc(t *testing.T) {
 			t.Run(detail.String()+", "+contentType, func(t *testing.T) {
 				req := newRequest(t, http.MethodPost, "http://recipes.test/kitchen.v1.Cook/Get", strings.NewReader("\x00\x00\x00\x00\x00"))
 				req.Header.Set("Content-Type", contentType)
-				resp, err := newUpstream(t, pillion.HTTP{LocalReplies: true}, around(func(_ context.Context, c *pillion.Call, _ pillion.Func) *pillion.Outcome {
+				resp, err := newUpstream(t, pillion.Options{LocalReplies: true}, around(func(_ context.Context, c *policy.Call, _ policy.Func) *policy.Outcome {
 					return c.Refuse(errBroken, detail)
 				})).Transport(nil).RoundTrip(req)
 				if err != nil {
@@ -82,8 +84,8 @@ func TestLocalReply_grpc(t *testing.T) {
 func TestLocalReplies_head(t *testing.T) {
 	req := newRequest(t, http.MethodHead, "http://recipes.test/kitchen.v1.Cook/Get", nil)
 	req.Header.Set("Content-Type", "application/grpc")
-	resp, err := newUpstream(t, pillion.HTTP{LocalReplies: true}, around(func(_ context.Context, c *pillion.Call, _ pillion.Func) *pillion.Outcome {
-		return c.Refuse(errBroken, pillion.Overflow)
+	resp, err := newUpstream(t, pillion.Options{LocalReplies: true}, around(func(_ context.Context, c *policy.Call, _ policy.Func) *policy.Outcome {
+		return c.Refuse(errBroken, limits.Overflow)
 	})).Transport(nil).RoundTrip(req)
 	if err != nil {
 		t.Fatal(err)
@@ -110,7 +112,7 @@ func TestTunnel(t *testing.T) {
 		"no policies": nil,
 		"limits":      {timeout.Config{Total: 4 * short, PerTry: 3 * short, Idle: 2 * short}, limits.Config{MaxRequests: 1}},
 		"all":         {timeout.Config{Total: 4 * short, PerTry: 3 * short, Idle: 2 * short}, quick(1), limits.Config{MaxRequests: 1}},
-		"buffer":      {pillion.HTTP{ReplayBuffer: 2}, timeout.Config{Total: 4 * short}, quick(1), limits.Config{MaxRequests: 1}},
+		"buffer":      {pillion.Options{ReplayBuffer: 2}, timeout.Config{Total: 4 * short}, quick(1), limits.Config{MaxRequests: 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			wantNoLeaks(t)
@@ -158,12 +160,12 @@ func TestTunnel_refused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err = io.ReadAll(resp.Body); scopeOf(err) != pillion.ScopeTotal || resp.StatusCode != http.StatusProxyAuthRequired {
+	if _, err = io.ReadAll(resp.Body); scopeOf(err) != policy.ScopeTotal || resp.StatusCode != http.StatusProxyAuthRequired {
 		t.Errorf("got status %d, %v, want 407 and the total limit", resp.StatusCode, err)
 	}
 	_ = resp.Body.Close()
 	silent := serveScript(t, part{requestHead, untilClosed}).addr()
-	if _, err = rt.RoundTrip(newRequest(t, http.MethodConnect, "http://"+silent, nil)); scopeOf(err) != pillion.ScopeTotal {
+	if _, err = rt.RoundTrip(newRequest(t, http.MethodConnect, "http://"+silent, nil)); scopeOf(err) != policy.ScopeTotal {
 		t.Errorf("got %v, want the total limit", err)
 	}
 	l.wantBalanced(t, 2, 2)
@@ -178,8 +180,8 @@ func TestRequestCancel(t *testing.T) {
 			reached, scheduled := make(chan struct{}), make(chan struct{}, 1)
 			w := test.world(t, reached)
 			l := newLedger(t)
-			hear := pillion.Listener(func(_ context.Context, e pillion.Event) {
-				if e.Kind == pillion.EventRetryScheduled {
+			hear := pillion.Listener(func(_ context.Context, e policy.Event) {
+				if e.Kind == policy.EventRetryScheduled {
 					scheduled <- struct{}{}
 				}
 			})
@@ -249,7 +251,7 @@ func TestRequestCancel_unused(t *testing.T) {
 	})
 	t.Run("a local reply", func(t *testing.T) {
 		wantNoLeaks(t)
-		resp, err := newUpstream(t, pillion.HTTP{LocalReplies: true}).Transport(&http.Transport{}).RoundTrip(with(t, nowhere(t).url))
+		resp, err := newUpstream(t, pillion.Options{LocalReplies: true}).Transport(&http.Transport{}).RoundTrip(with(t, nowhere(t).url))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -282,7 +284,7 @@ func TestDiscardWithin(t *testing.T) {
 	tests := []struct {
 		name   string
 		within time.Duration
-		drain  time.Duration // HTTP.DrainTime
+		drain  time.Duration // Options.DrainTime
 		total  time.Duration
 		want   time.Duration
 	}{
@@ -299,13 +301,13 @@ func TestDiscardWithin(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var took time.Duration
-				u := newUpstream(t, pillion.HTTP{DrainTime: test.drain}, timeout.Config{Total: test.total}, needCancel,
-					around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+				u := newUpstream(t, pillion.Options{DrainTime: test.drain}, timeout.Config{Total: test.total}, needCancel,
+					around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 						o := next(ctx, c)
 						began := time.Now()
 						o.DiscardWithin(test.within)
 						took = time.Since(began)
-						return &pillion.Outcome{Err: errBroken}
+						return &policy.Outcome{Err: errBroken}
 					}))
 				_, err := u.Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
 					return streams(newTape(req.Context(), io.EOF, piece{time.Now().Add(never), "soup"}))(req)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -68,7 +69,7 @@ func TestLongest_http(t *testing.T) {
 			t.Run(name+map[bool]string{true: ", upload"}[upload], func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					limits.ExpectedHeader = true
-					u := newUpstream(t, limits, retry.Config{}, pillion.HTTP{Sidecar: true, ReplayBuffer: 100})
+					u := newUpstream(t, limits, retry.Config{}, pillion.Options{Sidecar: true, ReplayBuffer: 100})
 					time.Sleep(time.Hour)
 					req := get(t.Context(), t)
 					if upload {
@@ -107,7 +108,7 @@ func TestLongest_unary(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				u := newUpstream(t, limits)
 				time.Sleep(time.Hour)
-				o := u.Invoke(t.Context(), &letter{try: func(ctx context.Context, o *pillion.Outcome) {
+				o := u.Chain().Invoke(t.Context(), &letter{try: func(ctx context.Context, o *policy.Outcome) {
 					if d, ok := ctx.Deadline(); ok && d.Before(time.Now().Add(time.Hour)) {
 						t.Errorf("got the deadline %v, want one far away, or none", d)
 					}
@@ -156,15 +157,15 @@ func TestLongest_caller(t *testing.T) {
 // TestLongest_shorterHolds has a long limit and a short one: the short one fires.
 func TestLongest_shorterHolds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		long := before(func(c *pillion.Call) {
+		long := before(func(c *policy.Call) {
 			c.LimitTotal(math.MaxInt64)
 			c.LimitTry(math.MaxInt64)
 			c.LimitIdle(math.MaxInt64)
 		})
-		for want, limits := range map[pillion.Scope]timeout.Config{
-			pillion.ScopeTotal: {Total: time.Second},
-			pillion.ScopeTry:   {Total: timeout.None, PerTry: time.Second},
-			pillion.ScopeIdle:  {Total: timeout.None, Idle: time.Second},
+		for want, limits := range map[policy.Scope]timeout.Config{
+			policy.ScopeTotal: {Total: time.Second},
+			policy.ScopeTry:   {Total: timeout.None, PerTry: time.Second},
+			policy.ScopeIdle:  {Total: timeout.None, Idle: time.Second},
 		} {
 			began := time.Now()
 			_, err := pillion.Do(t.Context(), newUpstream(t, long, limits, long), func(ctx context.Context) (int, error) {

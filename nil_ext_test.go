@@ -11,6 +11,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 )
 
@@ -40,13 +41,11 @@ func TestNil(t *testing.T) {
 		{"RoundTrip", func() error { _, err := u.Transport(nil).RoundTrip(nil); return err }, false, "pillion: recipes: nil request"},
 		{"Transport", does(func() { (*pillion.Upstream)(nil).Transport(nil) }), true, "pillion: Transport of a nil Upstream"},
 		{"WithIdempotent", does(func() { pillion.WithIdempotent(none) }), true, "pillion: WithIdempotent: nil context"},
-		{"Invoke, upstream", does(func() { (*pillion.Upstream)(nil).Invoke(t.Context(), &letter{}) }), true, "pillion: Invoke: nil Upstream"},
-		{"Invoke, context", does(func() { u.Invoke(none, &letter{}) }), true, "pillion: Invoke: nil context"},
-		{"Invoke, exchange", does(func() { u.Invoke(t.Context(), nil) }), true, "pillion: Invoke: nil Exchange"},
-		{"InvokeUnary, upstream", does(func() { (*pillion.Upstream)(nil).InvokeUnary(t.Context(), &letter{}, nil) }), true, "pillion: InvokeUnary: nil Upstream"},
-		{"InvokeUnary, context", does(func() { u.InvokeUnary(none, &letter{}, nil) }), true, "pillion: InvokeUnary: nil context"},
+		{"Invoke, chain", does(func() { (*policy.Chain)(nil).Invoke(t.Context(), &letter{}) }), true, "pillion: Invoke: nil Chain"},
+		{"Invoke, context", does(func() { u.Chain().Invoke(none, &letter{}) }), true, "pillion: Invoke: nil context"},
+		{"Invoke, exchange", does(func() { u.Chain().Invoke(t.Context(), nil) }), true, "pillion: Invoke: nil Exchange"},
 		{"a policy's outcome", does(func() {
-			_, _ = pillion.Do(t.Context(), newUpstream(t, around(func(context.Context, *pillion.Call, pillion.Func) *pillion.Outcome { return nil })), work)
+			_, _ = pillion.Do(t.Context(), newUpstream(t, around(func(context.Context, *policy.Call, policy.Func) *policy.Outcome { return nil })), work)
 		}), true, "pillion: recipes: a policy returned a nil Outcome"},
 	}
 	for _, test := range tests {
@@ -70,7 +69,7 @@ func TestNil(t *testing.T) {
 func TestNil_harmless(t *testing.T) {
 	var listener pillion.Listener
 	var config *retry.Config
-	u := newUpstream(t, nil, listener, pillion.Log(nil), config, (*limits.Config)(nil), (*pillion.HTTP)(nil))
+	u := newUpstream(t, nil, listener, pillion.Log(nil), config, (*limits.Config)(nil), (*pillion.Options)(nil))
 	if resp, err := u.Transport(answers(http.StatusOK, "soup")).RoundTrip(&http.Request{}); err != nil || resp.StatusCode != http.StatusOK {
 		t.Errorf("a request without anything: got %v, %v, want 200", resp, err)
 	} else {
@@ -92,18 +91,18 @@ func TestHTTP_settings(t *testing.T) {
 		want     []string // lines of the error, nil for none
 	}{
 		"none":     {nil, nil},
-		"one":      {[]pillion.Policy{pillion.HTTP{}}, nil},
-		"1ms":      {[]pillion.Policy{pillion.HTTP{DrainTime: 1e6}}, nil},
-		"two":      {[]pillion.Policy{pillion.HTTP{}, pillion.HTTP{LocalReplies: true}}, []string{`upstream "recipes": pillion: HTTP: it is given 2 times, and only one would hold; write one with all the fields`}},
-		"two, nil": {[]pillion.Policy{(*pillion.HTTP)(nil), &pillion.HTTP{}}, []string{`upstream "recipes": pillion: HTTP: it is given 2 times, and only one would hold; write one with all the fields`}},
-		"no unit":  {[]pillion.Policy{pillion.HTTP{DrainTime: 100}}, []string{`upstream "recipes": pillion: HTTP.DrainTime: 100ns is below 1ms; did you forget the unit, as in 100 * time.Millisecond?`}},
+		"one":      {[]pillion.Policy{pillion.Options{}}, nil},
+		"1ms":      {[]pillion.Policy{pillion.Options{DrainTime: 1e6}}, nil},
+		"two":      {[]pillion.Policy{pillion.Options{}, pillion.Options{LocalReplies: true}}, []string{`upstream "recipes": pillion: Options: it is given more than once, and only one would hold; write one with all the fields`}},
+		"two, nil": {[]pillion.Policy{(*pillion.Options)(nil), &pillion.Options{}}, []string{`upstream "recipes": pillion: Options: it is given more than once, and only one would hold; write one with all the fields`}},
+		"no unit":  {[]pillion.Policy{pillion.Options{DrainTime: 100}}, []string{`upstream "recipes": pillion: Options.DrainTime: 100ns is below 1ms; did you forget the unit, as in 100 * time.Millisecond?`}},
 		"all wrong": {
-			[]pillion.Policy{pillion.HTTP{ReplayBuffer: -1, DrainBytes: -2, DrainTime: 5}, retry.Config{On: "5xx"}, pillion.HTTP{}},
+			[]pillion.Policy{pillion.Options{ReplayBuffer: -1, DrainBytes: -2, DrainTime: 5}, retry.Config{On: "5xx"}, pillion.Options{}},
 			[]string{
-				`upstream "recipes": pillion: HTTP: it is given 2 times, and only one would hold; write one with all the fields`,
-				"pillion: HTTP.ReplayBuffer: -1 is negative",
-				"pillion: HTTP.DrainBytes: -2 is negative",
-				"pillion: HTTP.DrainTime: 5ns is below 1ms; did you forget the unit, as in 5 * time.Millisecond?",
+				`upstream "recipes": pillion: Options: it is given more than once, and only one would hold; write one with all the fields`,
+				"pillion: Options.ReplayBuffer: -1 is negative",
+				"pillion: Options.DrainBytes: -2 is negative",
+				"pillion: Options.DrainTime: 5ns is below 1ms; did you forget the unit, as in 5 * time.Millisecond?",
 			},
 		},
 	}

@@ -17,6 +17,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/timeout"
 )
 
@@ -24,7 +26,7 @@ import (
 func numbered(j *journal, n int) []pillion.Policy {
 	var policies []pillion.Policy
 	for i := n; i >= 1; i-- {
-		policies = append(policies, atEnd(func(_ *pillion.Call, _ *pillion.Outcome) { j.add(strconv.Itoa(i)) }))
+		policies = append(policies, atEnd(func(_ *policy.Call, _ *policy.Outcome) { j.add(strconv.Itoa(i)) }))
 	}
 	return policies
 }
@@ -46,70 +48,70 @@ func TestOnEnd_exactlyOnce(t *testing.T) {
 		policy pillion.Policy
 		bytes  error // how the body ends, 100ms after its head
 		end    func(leave context.CancelFunc, body io.ReadCloser)
-		is     pillion.Condition
-		flags  pillion.Flags
-		detail pillion.Detail
+		is     policy.Condition
+		flags  envoy.Flags
+		detail *envoy.Detail
 	}{
-		{"EOF", nil, io.EOF, readAll, 0, 0, pillion.ViaUpstream},
+		{"EOF", nil, io.EOF, readAll, 0, 0, envoy.ViaUpstream},
 		{"EOF, and read on", nil, io.EOF, func(_ context.CancelFunc, body io.ReadCloser) {
 			_, _ = io.ReadAll(body)
 			_, _ = body.Read(make([]byte, 1))
-		}, 0, 0, pillion.ViaUpstream},
+		}, 0, 0, envoy.ViaUpstream},
 		{
 			"error", nil, io.ErrUnexpectedEOF, readAll,
-			pillion.ProtocolError | pillion.Reset, pillion.UPE, pillion.MalformedAnswerAfter,
+			policy.ProtocolError | policy.Reset, envoy.UPE, envoy.MalformedResponseAfter,
 		},
-		{"close", nil, io.EOF, shut, 0, 0, pillion.ViaUpstream},
+		{"close", nil, io.EOF, shut, 0, 0, envoy.ViaUpstream},
 		{"close twice", nil, io.EOF, func(_ context.CancelFunc, body io.ReadCloser) {
 			_ = body.Close()
 			_ = body.Close()
-		}, 0, 0, pillion.ViaUpstream},
+		}, 0, 0, envoy.ViaUpstream},
 		{"close beside a read", nil, io.EOF, func(_ context.CancelFunc, body io.ReadCloser) {
 			var both sync.WaitGroup
 			both.Go(func() { _, _ = io.ReadAll(body) })
 			both.Go(func() { _ = body.Close() })
 			both.Wait()
-		}, 0, 0, pillion.ViaUpstream},
+		}, 0, 0, envoy.ViaUpstream},
 		{"the caller leaves", nil, io.EOF, func(leave context.CancelFunc, _ io.ReadCloser) {
 			leave() // and neither reads nor closes
-		}, pillion.Cancelled, pillion.DC, pillion.CallerGone},
+		}, policy.Cancelled, envoy.DC, envoy.CallerGone},
 		{"the caller leaves, and closes", nil, io.EOF, func(leave context.CancelFunc, body io.ReadCloser) {
 			leave()
 			_ = body.Close()
-		}, pillion.Cancelled, pillion.DC, pillion.CallerGone},
+		}, policy.Cancelled, envoy.DC, envoy.CallerGone},
 		{"the caller leaves, and reads", nil, io.EOF, func(leave context.CancelFunc, body io.ReadCloser) {
 			leave()
 			_, _ = io.ReadAll(body)
-		}, pillion.Cancelled, pillion.DC, pillion.CallerGone},
+		}, policy.Cancelled, envoy.DC, envoy.CallerGone},
 		{
 			"total limit, reading",
 			timeout.Config{Total: 50 * time.Millisecond},
 			io.EOF, readAll,
-			pillion.Timeout, pillion.UT, pillion.ResponseTimeout,
+			policy.Timeout, envoy.UT, envoy.ResponseTimeout,
 		},
 		{"total limit, nobody there", timeout.Config{Total: 50 * time.Millisecond}, io.EOF, func(context.CancelFunc, io.ReadCloser) {
 			time.Sleep(60 * time.Millisecond)
-		}, pillion.Timeout, pillion.UT, pillion.ResponseTimeout},
+		}, policy.Timeout, envoy.UT, envoy.ResponseTimeout},
 		{
 			"idle limit",
 			timeout.Config{Idle: 50 * time.Millisecond},
 			io.EOF, readAll,
-			pillion.Timeout | pillion.PerTryTimeout, pillion.UT, pillion.TryIdleTimeout,
+			policy.Timeout | policy.PerTryTimeout, envoy.UT, envoy.PerTryIdleTimeout,
 		},
-		{"discard", around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+		{"discard", around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 			o := next(ctx, c)
 			o.Discard()
 			return o
-		}), io.EOF, shut, pillion.Discarded, 0, pillion.ViaUpstream},
+		}), io.EOF, shut, policy.Discarded, 0, envoy.ViaUpstream},
 	}
 	for _, test := range tests {
 		for _, hooks := range []int{1, 4, 5, 9} {
 			t.Run(fmt.Sprintf("%s, %d hooks", test.name, hooks), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					var order journal
-					var ended pillion.Outcome
+					var ended policy.Outcome
 					policies := append([]pillion.Policy{test.policy}, numbered(&order, hooks-1)...)
-					policies = append(policies, atEnd(func(_ *pillion.Call, end *pillion.Outcome) {
+					policies = append(policies, atEnd(func(_ *policy.Call, end *policy.Outcome) {
 						ended = *end
 						order.add("0")
 					}))
@@ -131,7 +133,7 @@ func TestOnEnd_exactlyOnce(t *testing.T) {
 					if ended.Is != test.is || ended.Flags != test.flags || ended.Detail != test.detail {
 						t.Errorf("end: got %b %v %v, want %b %v %v", ended.Is, ended.Flags, ended.Detail, test.is, test.flags, test.detail)
 					}
-					if (ended.Err != nil) != test.is.Any(^pillion.Discarded) {
+					if (ended.Err != nil) != test.is.Any(^policy.Discarded) {
 						t.Errorf("end: got error %v with condition %b", ended.Err, ended.Is)
 					}
 					// Whatever comes now comes too late.
@@ -153,11 +155,11 @@ func TestOnEnd_exactlyOnce(t *testing.T) {
 // so those that a hook registers itself.
 func TestOnEnd_finished(t *testing.T) {
 	var order journal
-	u := newUpstream(t, around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+	u := newUpstream(t, around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 		o := next(ctx, c)
-		o.OnEnd(c, func(c *pillion.Call, end *pillion.Outcome) {
+		o.OnEnd(c, func(c *policy.Call, end *policy.Outcome) {
 			order.add("hook")
-			end.OnEnd(c, func(*pillion.Call, *pillion.Outcome) { order.add("hook of a hook") })
+			end.OnEnd(c, func(*policy.Call, *policy.Outcome) { order.add("hook of a hook") })
 			if end.Open() {
 				t.Error("got an open outcome in a hook, want one that has ended")
 			}
@@ -180,10 +182,10 @@ func TestOnEnd_finished(t *testing.T) {
 func TestOnEnd_many(t *testing.T) {
 	const many = 300
 	calls := 0
-	u := newUpstream(t, around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+	u := newUpstream(t, around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 		o := next(ctx, c)
 		for range many {
-			o.OnEnd(c, func(*pillion.Call, *pillion.Outcome) { calls++ })
+			o.OnEnd(c, func(*policy.Call, *policy.Outcome) { calls++ })
 		}
 		return o
 	}))
@@ -207,7 +209,7 @@ func TestOnEnd_panic(t *testing.T) {
 					var order journal
 					var policies []pillion.Policy
 					for i := hooks; i >= 1; i-- {
-						policies = append(policies, atEnd(func(*pillion.Call, *pillion.Outcome) {
+						policies = append(policies, atEnd(func(*policy.Call, *policy.Outcome) {
 							order.add(strconv.Itoa(i))
 							if i <= panics {
 								panic(errBroken)
@@ -251,7 +253,7 @@ func recovered(f func()) (value any) {
 func TestOnEnd_lateReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		goOn := make(chan struct{})
-		u := newUpstream(t, atEnd(func(*pillion.Call, *pillion.Outcome) { <-goOn }))
+		u := newUpstream(t, atEnd(func(*policy.Call, *policy.Outcome) { <-goOn }))
 		ctx, leave := context.WithCancel(t.Context())
 		resp, err := u.Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
 			return streams(newTape(req.Context(), io.EOF, piece{time.Now().Add(time.Hour), "soup"}))(req)
@@ -289,7 +291,7 @@ func TestOnEnd_lateReader(t *testing.T) {
 func TestOnEnd_lateReaderOfAPanic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		goOn := make(chan struct{})
-		u := newUpstream(t, atEnd(func(*pillion.Call, *pillion.Outcome) {
+		u := newUpstream(t, atEnd(func(*policy.Call, *policy.Outcome) {
 			<-goOn
 			panic("hook")
 		}))
@@ -327,7 +329,7 @@ func TestOnEnd_closeInHook(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var body io.ReadCloser
 				calls := 0
-				u := newUpstream(t, atEnd(func(*pillion.Call, *pillion.Outcome) {
+				u := newUpstream(t, atEnd(func(*policy.Call, *policy.Outcome) {
 					calls++
 					_ = body.Close()
 				}))
@@ -352,17 +354,17 @@ func TestCall_slots(t *testing.T) {
 	var seen journal
 	var policies []pillion.Policy
 	for i := range many {
-		policies = append(policies, policy(func(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+		policies = append(policies, policyFunc(func(s *policy.Builder, next policy.Func) (policy.Func, error) {
 			slot := s.Slot()
-			hook := func(c *pillion.Call, _ *pillion.Outcome) {
+			hook := func(c *policy.Call, _ *policy.Outcome) {
 				got := c.State(slot)
 				seen.add(fmt.Sprintf("%d: %d %v", i, got.N, got.V))
 			}
-			return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+			return func(ctx context.Context, c *policy.Call) *policy.Outcome {
 				if got := *c.State(slot); got.N != 0 || got.V != nil {
 					t.Errorf("policy %d, attempt %d: got state %+v at first, want zero", i, c.Attempt(), got)
 				}
-				*c.State(slot) = pillion.State{N: int64(10*i + c.Attempt()), V: fmt.Sprint("v", i)}
+				*c.State(slot) = policy.State{N: int64(10*i + c.Attempt()), V: fmt.Sprint("v", i)}
 				o := next(ctx, c)
 				o.OnEnd(c, hook)
 				return o
@@ -400,17 +402,17 @@ func TestOutcome_openWithError(t *testing.T) {
 	bodies := newTally()
 	ends := 0
 	u := newUpstream(t,
-		atEnd(func(_ *pillion.Call, end *pillion.Outcome) {
+		atEnd(func(_ *policy.Call, end *policy.Outcome) {
 			if ends++; !errors.Is(end.Err, errBroken) {
 				t.Errorf("outer hook: got %v, want errBroken", end.Err)
 			}
 		}),
-		around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+		around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 			o := next(ctx, c)
 			o.Err = errBroken
 			return o
 		}),
-		atEnd(func(*pillion.Call, *pillion.Outcome) { ends++ }))
+		atEnd(func(*policy.Call, *policy.Outcome) { ends++ }))
 	ctx, info := pillion.WithInfo(t.Context())
 	resp, err := u.Transport(streams(newCountedBody(bodies))).RoundTrip(get(ctx, t))
 	if resp != nil || !errors.Is(err, errBroken) {
@@ -425,16 +427,16 @@ func TestOutcome_openWithError(t *testing.T) {
 func TestOutcome_failure(t *testing.T) {
 	tests := []struct {
 		name string
-		o    pillion.Outcome
+		o    policy.Outcome
 		want string
 	}{
-		{"success", pillion.Outcome{Code: 200}, ""},
-		{"not found", pillion.Outcome{Code: 404}, ""},
-		{"409", pillion.Outcome{Code: 409, Is: pillion.Retriable4xx}, ""},
-		{"503", pillion.Outcome{Code: 503, Is: pillion.Status5xx | pillion.GatewayError}, "upstream answered 503"},
-		{"error", pillion.Outcome{Err: errBroken, Is: pillion.Reset}, "broken"},
-		{"cancelled", pillion.Outcome{Err: context.Canceled, Is: pillion.Cancelled}, "context canceled"},
-		{"error within an answer", pillion.Outcome{Code: 503, Err: errBroken, Is: pillion.Status5xx}, "broken"},
+		{"success", policy.Outcome{Code: 200}, ""},
+		{"not found", policy.Outcome{Code: 404}, ""},
+		{"409", policy.Outcome{Code: 409, Is: policy.Retriable4xx}, ""},
+		{"503", policy.Outcome{Code: 503, Is: policy.Status5xx | policy.GatewayError}, "upstream answered 503"},
+		{"error", policy.Outcome{Err: errBroken, Is: policy.Reset}, "broken"},
+		{"cancelled", policy.Outcome{Err: context.Canceled, Is: policy.Cancelled}, "context canceled"},
+		{"error within an answer", policy.Outcome{Code: 503, Err: errBroken, Is: policy.Status5xx}, "broken"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -472,8 +474,8 @@ func (b closable) Close() error {
 // when a reader waits for it at the same time, whoever of the two is first.
 func TestOnEnd_closeUnderAReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var end pillion.Outcome
-		u := newUpstream(t, atEnd(func(_ *pillion.Call, o *pillion.Outcome) { end = *o }))
+		var end policy.Outcome
+		u := newUpstream(t, atEnd(func(_ *policy.Call, o *policy.Outcome) { end = *o }))
 		resp, err := u.Transport(streams(closable{make(chan struct{})})).RoundTrip(get(t.Context(), t))
 		if err != nil {
 			t.Fatal(err)
@@ -492,7 +494,7 @@ func TestOnEnd_closeUnderAReader(t *testing.T) {
 		if err := <-closed; err != nil {
 			t.Errorf("close: %v", err)
 		}
-		if end.Err != nil || end.Is != 0 || end.Detail != pillion.ViaUpstream {
+		if end.Err != nil || end.Is != 0 || end.Detail != envoy.ViaUpstream {
 			t.Errorf("end: got %v, %b, %v, want no failure", end.Err, end.Is, end.Detail)
 		}
 	})

@@ -14,6 +14,7 @@ import (
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -50,8 +51,8 @@ func TestRetryOverflow(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			var atEnd []bool
-			listener := pillion.Listener(func(_ context.Context, e pillion.Event) {
-				if e.Kind == pillion.EventEnd {
+			listener := pillion.Listener(func(_ context.Context, e policy.Event) {
+				if e.Kind == policy.EventEnd {
 					atEnd = append(atEnd, e.Call.RetryOverflow())
 				}
 			})
@@ -94,7 +95,7 @@ func TestRetryOverflow_ofOneCall(t *testing.T) {
 
 // TestNew_twice has policies that must stand once.
 func TestNew_twice(t *testing.T) {
-	const twice = `upstream "recipes": pillion: HTTP: it is given 2 times, and only one would hold; write one with all the fields`
+	const twice = `upstream "recipes": pillion: Options: it is given more than once, and only one would hold; write one with all the fields`
 	const order = `upstream "recipes": pillion: order: `
 	const anyOrder = "; put AnyOrder among the policies if you mean it"
 	tests := []struct {
@@ -102,10 +103,10 @@ func TestNew_twice(t *testing.T) {
 		policies []pillion.Policy
 		want     string
 	}{
-		{"HTTP", []pillion.Policy{pillion.HTTP{}, pillion.HTTP{}}, twice},
-		{"pointers", []pillion.Policy{&pillion.HTTP{}, (*pillion.HTTP)(nil)}, twice},
-		{"HTTP, whatever the order", []pillion.Policy{pillion.HTTP{}, pillion.AnyOrder{}, pillion.HTTP{}}, twice},
-		{"one HTTP", []pillion.Policy{pillion.HTTP{}, nil}, ""},
+		{"HTTP", []pillion.Policy{pillion.Options{}, pillion.Options{}}, twice},
+		{"pointers", []pillion.Policy{&pillion.Options{}, (*pillion.Options)(nil)}, twice},
+		{"HTTP, whatever the order", []pillion.Policy{pillion.Options{}, pillion.AnyOrder{}, pillion.Options{}}, twice},
+		{"one HTTP", []pillion.Policy{pillion.Options{}, nil}, ""},
 		{"limits", []pillion.Policy{limits.Config{}, &limits.Config{}}, order + "limits outside limits would hold two slots for each attempt" + anyOrder},
 		{"retry", []pillion.Policy{retry.Config{}, retry.Retryable{}}, order + "retry outside retry would multiply the attempts" + anyOrder},
 	}
@@ -132,28 +133,28 @@ func (y yielding) Yield() (without pillion.Policy, ok bool) { return y.instead, 
 func TestNew_yields(t *testing.T) {
 	var wrapped []string
 	named := func(name string) pillion.Policy {
-		return policy(func(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
+		return policyFunc(func(_ *policy.Builder, next policy.Func) (policy.Func, error) {
 			wrapped = append(wrapped, name)
 			return next, nil
 		})
 	}
-	byDefault := func(name string, role pillion.Role) pillion.Policy { return yielding{placed{role}, named(name)} }
+	byDefault := func(name string, role policy.Role) pillion.Policy { return yielding{placed{role}, named(name)} }
 	const refused = "error"
 	tests := []struct {
 		name     string
 		policies []pillion.Policy
 		want     []string
 	}{
-		{"alone", []pillion.Policy{byDefault("a", pillion.RoleTotal)}, nil},
-		{"beside another role", []pillion.Policy{byDefault("a", pillion.RoleTotal), placed{pillion.RoleMetrics}}, nil},
-		{"inside", []pillion.Policy{placed{pillion.RoleTotal}, placed{pillion.RoleRetry}, byDefault("a", pillion.RoleTotal)}, []string{"a"}},
-		{"outside", []pillion.Policy{byDefault("a", pillion.RoleTotal), placed{pillion.RoleTotal}}, []string{"a"}},
+		{"alone", []pillion.Policy{byDefault("a", policy.RoleTotal)}, nil},
+		{"beside another role", []pillion.Policy{byDefault("a", policy.RoleTotal), placed{policy.RoleMetrics}}, nil},
+		{"inside", []pillion.Policy{placed{policy.RoleTotal}, placed{policy.RoleRetry}, byDefault("a", policy.RoleTotal)}, []string{"a"}},
+		{"outside", []pillion.Policy{byDefault("a", policy.RoleTotal), placed{policy.RoleTotal}}, []string{"a"}},
 		{
 			"two",
-			[]pillion.Policy{byDefault("a", pillion.RoleTotal), placed{pillion.RoleTotal}, byDefault("b", pillion.RoleTotal)},
+			[]pillion.Policy{byDefault("a", policy.RoleTotal), placed{policy.RoleTotal}, byDefault("b", policy.RoleTotal)},
 			[]string{"b", "a"},
 		},
-		{"two by default", []pillion.Policy{byDefault("a", pillion.RoleTotal), byDefault("b", pillion.RoleTotal)}, []string{refused}},
+		{"two by default", []pillion.Policy{byDefault("a", policy.RoleTotal), byDefault("b", policy.RoleTotal)}, []string{refused}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -180,7 +181,7 @@ func TestNew_totalLimitOfOne(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var left time.Duration
-			u := newUpstream(t, append(policies, before(func(c *pillion.Call) { left, _ = c.Remaining() }))...)
+			u := newUpstream(t, append(policies, before(func(c *policy.Call) { left, _ = c.Remaining() }))...)
 			if _, err := pillion.Do(t.Context(), u, func(context.Context) (int, error) { return 0, nil }); err != nil {
 				t.Fatal(err)
 			}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -49,7 +50,7 @@ func (b hookedBody) with(status int) roundTripper {
 
 // at is a policy that calls f before, or after, attempt n.
 func at(n int, before, after func()) pillion.Policy {
-	return around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+	return around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 		if c.Attempt() == n && before != nil {
 			before()
 		}
@@ -68,7 +69,7 @@ func TestPanic_unwinds(t *testing.T) {
 	over := func(base roundTripper) func(func()) roundTripper { return func(func()) roundTripper { return base } }
 	ok, down := over(answers(http.StatusOK, "soup")), over(answers(http.StatusServiceUnavailable, "no"))
 	soup := strings.NewReader("soup")
-	hook := func(end func()) pillion.Policy { return atEnd(func(*pillion.Call, *pillion.Outcome) { end() }) }
+	hook := func(end func()) pillion.Policy { return atEnd(func(*policy.Call, *policy.Outcome) { end() }) }
 	tests := []struct {
 		name            string
 		outside, inside func(end func()) pillion.Policy // of retry and limits; nil for none
@@ -195,12 +196,12 @@ func TestPanic_hedge(t *testing.T) {
 		l := newLedger(t)
 		bodies := newTally()
 		var running sync.WaitGroup
-		u := l.upstream(t, around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+		u := l.upstream(t, around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 			o := next(ctx, c)
 			if panics {
 				panic(errBroken)
 			}
-			return &pillion.Outcome{Err: errBroken, Is: o.Is | pillion.Failed}
+			return &policy.Outcome{Err: errBroken, Is: o.Is | policy.Failed}
 		}), hedge{time.Millisecond, &running})
 		n := make(chan int, 2)
 		n <- 1
@@ -252,10 +253,10 @@ func TestPanic_inTheBackground(t *testing.T) {
 			l := newLedger(t)
 			policies := []pillion.Policy{limits.Config{MaxRequests: 1}}
 			if in == "hook" {
-				policies = append(policies, atEnd(func(*pillion.Call, *pillion.Outcome) { panic("hook") }))
+				policies = append(policies, atEnd(func(*policy.Call, *policy.Outcome) { panic("hook") }))
 			} else {
-				policies = append(policies, pillion.Listener(func(_ context.Context, e pillion.Event) {
-					if e.Kind == pillion.EventAttemptEnd {
+				policies = append(policies, pillion.Listener(func(_ context.Context, e policy.Event) {
+					if e.Kind == policy.EventAttemptEnd {
 						panic("listener")
 					}
 				}))
@@ -292,10 +293,10 @@ func TestPanic_explain(t *testing.T) {
 	l := newLedger(t)
 	u := l.upstream(t, timeout.Config{Total: time.Hour}, retry.Config{}, limits.Config{MaxRequests: 1})
 	x := &letter{
-		try:     func(_ context.Context, o *pillion.Outcome) { o.Err = errBroken },
-		explain: func(*pillion.Outcome, error) bool { panic("explain") },
+		try:     func(_ context.Context, o *policy.Outcome) { o.Err = errBroken },
+		explain: func(*policy.Outcome, error) bool { panic("explain") },
 	}
-	if got := recovered(func() { u.Invoke(t.Context(), x) }); got != "explain" {
+	if got := recovered(func() { u.Chain().Invoke(t.Context(), x) }); got != "explain" {
 		t.Errorf("got panic %v, want explain", got)
 	}
 	l.wantBalanced(t, 1, 1)

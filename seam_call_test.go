@@ -15,8 +15,10 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/internal/memhttp"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -69,7 +71,7 @@ func TestSeam_requestBodyIsClosed(t *testing.T) {
 		{name: "sent again", url: answers(failFirst(2, 503, "no")), policies: []pillion.Policy{quick(2)}, again: true, bodies: 3},
 		{
 			name: "sent again from the buffer", url: answers(failFirst(2, 503, "no")),
-			policies: []pillion.Policy{quick(2), pillion.HTTP{ReplayBuffer: 100}}, bodies: 1,
+			policies: []pillion.Policy{quick(2), pillion.Options{ReplayBuffer: 100}}, bodies: 1,
 		},
 		{name: "refused by a breaker", url: refusingURL, policies: []pillion.Policy{open}, bodies: 1, word: "circuit open"},
 		{name: "refused by a limit", url: refusingURL, policies: []pillion.Policy{limits.Config{MaxRequests: limits.Zero}}, bodies: 1, word: "max_requests"},
@@ -116,9 +118,9 @@ func refusingURL(t *testing.T) string {
 // answering is a policy that answers in the upstream's place.
 type answering struct{}
 
-func (answering) Wrap(_ *pillion.Site, _ pillion.Func) (pillion.Func, error) {
-	return func(context.Context, *pillion.Call) *pillion.Outcome {
-		return &pillion.Outcome{Value: &http.Response{StatusCode: http.StatusOK, Body: http.NoBody}, Code: http.StatusOK}
+func (answering) Wrap(_ *policy.Builder, _ policy.Func) (policy.Func, error) {
+	return func(context.Context, *policy.Call) *policy.Outcome {
+		return &policy.Outcome{Value: &http.Response{StatusCode: http.StatusOK, Body: http.NoBody}, Code: http.StatusOK}
 	}, nil
 }
 
@@ -314,7 +316,7 @@ func TestSeam_exhausted(t *testing.T) {
 	if resp.StatusCode != http.StatusServiceUnavailable || body != "!!!" {
 		t.Errorf("got %d %q, want the third attempt's 503 and %q", resp.StatusCode, body, "!!!")
 	}
-	if info.Attempts() != 3 || info.Flags() != pillion.URX || info.Err() != nil {
+	if info.Attempts() != 3 || info.Flags() != envoy.URX || info.Err() != nil {
 		t.Errorf("got %d attempts, %v, %v, want 3, URX and no error", info.Attempts(), info.Flags(), info.Err())
 	}
 	client.CloseIdleConnections()
@@ -351,8 +353,8 @@ func TestSeam_callerCancels(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			leave := pillion.Listener(func(_ context.Context, e pillion.Event) {
-				if e.Kind == pillion.EventRetryScheduled {
+			leave := pillion.Listener(func(_ context.Context, e policy.Event) {
+				if e.Kind == policy.EventRetryScheduled {
 					cancel()
 				}
 			})
@@ -368,7 +370,7 @@ func TestSeam_callerCancels(t *testing.T) {
 			if got := requests.Load(); got != 1 {
 				t.Errorf("requests: got %d, want 1", got)
 			}
-			if info.Attempts() != 1 || !info.Flags().Has(pillion.DC) || !info.Done() {
+			if info.Attempts() != 1 || !info.Flags().Has(envoy.DC) || !info.Done() {
 				t.Errorf("got %d attempts, %v, done %v, want 1, DC, true", info.Attempts(), info.Flags(), info.Done())
 			}
 			if s := b.Status(); s.Failure != int64(map[bool]int{true: 1}[test.answer]) || s.Timeout != 0 || s.Success != 0 {

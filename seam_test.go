@@ -229,7 +229,7 @@ func TestSeam_discardedAnswer(t *testing.T) {
 				}
 			})
 			base := &spied{RoundTripper: &http.Transport{}, t: t}
-			client := newClientOver(t, base, quick(1), pillion.HTTP{DrainTime: short})
+			client := newClientOver(t, base, quick(1), pillion.Options{DrainTime: short})
 			resp, _ := send(t, client, newRequest(t, http.MethodGet, server.URL, nil))
 			if resp.StatusCode != http.StatusOK {
 				t.Errorf("status: got %d, want the second attempt's 200", resp.StatusCode)
@@ -256,7 +256,7 @@ func TestSeam_connectionsAreReused(t *testing.T) {
 		}
 		_, _ = io.WriteString(w, body)
 	})
-	client := newClient(t, quick(1), pillion.HTTP{DrainTime: patience}) // a back-off of nothing leaves 1ms otherwise
+	client := newClient(t, quick(1), pillion.Options{DrainTime: patience}) // a back-off of nothing leaves 1ms otherwise
 	for range 20 {
 		if resp, got := send(t, client, newRequest(t, http.MethodGet, server.URL, nil)); resp.StatusCode != http.StatusOK || got != body {
 			t.Fatalf("got %d and %d bytes, want 200 and %d", resp.StatusCode, len(got), len(body))
@@ -365,8 +365,8 @@ func TestSeam_uploadIsStreamed(t *testing.T) {
 		policies []pillion.Policy
 	}{
 		{"no buffer", nil},
-		{"a small buffer", []pillion.Policy{pillion.HTTP{ReplayBuffer: 1 << 10}}},
-		{"a large buffer", []pillion.Policy{pillion.HTTP{ReplayBuffer: 2 * size}}},
+		{"a small buffer", []pillion.Policy{pillion.Options{ReplayBuffer: 1 << 10}}},
+		{"a large buffer", []pillion.Policy{pillion.Options{ReplayBuffer: 2 * size}}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -414,7 +414,7 @@ func TestSeam_uploadToASilentServer(t *testing.T) {
 		}
 		return conn, err
 	}}
-	client := newClientOver(t, base, timeout.Config{Total: 3 * short}, quick(1), pillion.HTTP{ReplayBuffer: size})
+	client := newClientOver(t, base, timeout.Config{Total: 3 * short}, quick(1), pillion.Options{ReplayBuffer: size})
 	_, err := client.Do(newRequest(t, http.MethodPut, "http://"+server.addr()+"/", body))
 	if limit := new(timeout.Error); !errors.As(err, &limit) || limit.Scope != timeout.Total {
 		t.Errorf("got %v, want the total limit", err)

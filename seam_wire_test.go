@@ -213,7 +213,7 @@ func TestSeam_expectContinue(t *testing.T) {
 				req := newRequest(t, http.MethodPut, server.URL, body).WithContext(ctx)
 				req.Header.Set("Expect", "100-continue")
 				client := newClientOver(t, &http.Transport{ExpectContinueTimeout: patience},
-					append(all(), pillion.HTTP{ReplayBuffer: buffer})...)
+					append(all(), pillion.Options{ReplayBuffer: buffer})...)
 				resp, _ := send(t, client, req)
 				wantSoon(t, body.closed, "the close of the request's body")
 				if read := body.asked.Load() != 0; resp.StatusCode != test.status || read != test.wants {

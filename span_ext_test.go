@@ -18,7 +18,9 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -165,19 +167,19 @@ func TestSpan_wire(t *testing.T) {
 			"total limit",
 			timeout.Config{Total: time.Minute},
 			false, time.Hour, context.DeadlineExceeded,
-			func(err error) bool { return scopeOf(err) == pillion.ScopeTotal },
+			func(err error) bool { return scopeOf(err) == policy.ScopeTotal },
 		},
 		{
 			"limit of the try",
 			timeout.Config{PerTry: time.Second},
 			false, time.Hour, context.DeadlineExceeded,
-			func(err error) bool { return scopeOf(err) == pillion.ScopeTry },
+			func(err error) bool { return scopeOf(err) == policy.ScopeTry },
 		},
 		{
 			"idle limit",
 			timeout.Config{Idle: time.Second},
 			false, time.Hour, context.DeadlineExceeded,
-			func(err error) bool { return scopeOf(err) == pillion.ScopeIdle },
+			func(err error) bool { return scopeOf(err) == policy.ScopeIdle },
 		},
 		{
 			"the caller leaves",
@@ -266,7 +268,7 @@ func TestSpan_wireErrIsConstant(t *testing.T) {
 
 // TestSpan_wireErrAfterDone pins that a context has no error before it is done.
 func TestSpan_wireErrAfterDone(t *testing.T) {
-	u := newUpstream(t, before(func(c *pillion.Call) { c.LimitTry(20 * time.Microsecond) }))
+	u := newUpstream(t, before(func(c *policy.Call) { c.LimitTry(20 * time.Microsecond) }))
 	base := u.Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
 		ctx := req.Context()
 		for {
@@ -281,7 +283,7 @@ func TestSpan_wireErrAfterDone(t *testing.T) {
 		}
 	}))
 	for range 300 {
-		if _, err := base.RoundTrip(get(t.Context(), t)); scopeOf(err) != pillion.ScopeTry {
+		if _, err := base.RoundTrip(get(t.Context(), t)); scopeOf(err) != policy.ScopeTry {
 			t.Errorf("got %v, want the limit of the try", err)
 		}
 	}
@@ -306,7 +308,7 @@ func TestSpan_deadlineOnlyShrinks(t *testing.T) {
 								want = d
 							}
 						}
-						u := newUpstream(t, timeout.Config{Total: total}, before(func(c *pillion.Call) {
+						u := newUpstream(t, timeout.Config{Total: total}, before(func(c *policy.Call) {
 							if try != 0 {
 								c.LimitTry(try)
 							}
@@ -353,22 +355,22 @@ func TestSpan_lateAnswer(t *testing.T) {
 				bodies := newTally()
 				ends := 0
 				var sent *http.Request
-				u := newUpstream(t, timeout.Config{Total: time.Second}, atEnd(func(*pillion.Call, *pillion.Outcome) { ends++ }))
+				u := newUpstream(t, timeout.Config{Total: time.Second}, atEnd(func(*policy.Call, *policy.Outcome) { ends++ }))
 				_, err := u.Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
 					sent = req
 					time.Sleep(time.Minute)
 					return test.bring(newCountedBody(bodies))
 				})).RoundTrip(get(t.Context(), t))
 				limit, ok := errors.AsType[*pillion.TimeoutError](err)
-				if !ok || limit.Scope != pillion.ScopeTotal || limit.Limit != time.Second || limit.Upstream != "recipes" ||
-					limit.Err != test.wraps || !limit.Timeout() || !limit.Temporary() { //nolint:errorlint // the very one
+				if !ok || limit.Scope != policy.ScopeTotal || limit.Limit != time.Second || limit.Upstream != "recipes" ||
+					limit.Err != test.wraps || !limit.Timeout() { //nolint:errorlint // the very one
 					t.Errorf("got %#v, want the total limit around %v", err, test.wraps)
 				}
 				if !errors.Is(err, context.DeadlineExceeded) || (test.wraps != nil && !errors.Is(err, test.wraps)) {
 					t.Errorf("got %v, want it to be DeadlineExceeded and what it wraps", err)
 				}
 				bodies.wantNone(t)
-				if scopeOf(context.Cause(sent.Context())) != pillion.ScopeTotal || ends != 1 {
+				if scopeOf(context.Cause(sent.Context())) != policy.ScopeTotal || ends != 1 {
 					t.Errorf("got cause %v and %d ends, want the limit and one", context.Cause(sent.Context()), ends)
 				}
 			})
@@ -383,8 +385,8 @@ func TestSpan_tooLateToBegin(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			var events journal
 			u := newUpstream(t, timeout.Config{Total: time.Second},
-				before(func(*pillion.Call) { time.Sleep(2 * time.Second) }),
-				pillion.Listener(func(_ context.Context, e pillion.Event) { events.add(e.Kind.String()) }))
+				before(func(*policy.Call) { time.Sleep(2 * time.Second) }),
+				pillion.Listener(func(_ context.Context, e policy.Event) { events.add(e.Kind.String()) }))
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second/2)
 			if !callerToo {
 				ctx, cancel = context.WithCancel(t.Context())
@@ -394,7 +396,7 @@ func TestSpan_tooLateToBegin(t *testing.T) {
 				t.Error("an attempt was made")
 				return nil, errBroken
 			})).RoundTrip(get(ctx, t))
-			want := map[bool]pillion.Scope{false: pillion.ScopeTotal, true: pillion.ScopeCaller}[callerToo]
+			want := map[bool]policy.Scope{false: policy.ScopeTotal, true: policy.ScopeCaller}[callerToo]
 			if scopeOf(err) != want {
 				t.Errorf("got %v, want the limit of scope %v", err, want)
 			}
@@ -409,7 +411,7 @@ func TestSpan_tooLateToBegin(t *testing.T) {
 // whose limit strikes just when their answer comes. No patient call may be hit.
 func TestSpan_timersAreNotShared(t *testing.T) {
 	const callers, each = 4, 400
-	u := newUpstream(t, before(func(c *pillion.Call) {
+	u := newUpstream(t, before(func(c *policy.Call) {
 		if c.RequestHeader("X-Patient") == "" {
 			c.LimitTry(30 * time.Microsecond)
 		} else {
@@ -441,7 +443,7 @@ func TestSpan_timersAreNotShared(t *testing.T) {
 					answered.Add(1)
 					_, err = io.ReadAll(resp.Body)
 					_ = resp.Body.Close()
-				} else if !patient && scopeOf(err) == pillion.ScopeTry {
+				} else if !patient && scopeOf(err) == policy.ScopeTry {
 					struck.Add(1)
 					err = nil
 				}
@@ -462,24 +464,28 @@ func TestSpan_timersAreNotShared(t *testing.T) {
 func TestCall_limits(t *testing.T) {
 	tests := []struct {
 		name    string
-		limit   func(c *pillion.Call)
+		limit   func(c *policy.Call)
 		caller  time.Duration
 		left    time.Duration
 		limited bool
-		scope   pillion.Scope
+		scope   policy.Scope
 		limits  time.Duration
 	}{
-		{"none", func(*pillion.Call) {}, 0, 0, false, 0, 0},
-		{"caller", func(*pillion.Call) {}, time.Second, time.Second, true, pillion.ScopeCaller, 0},
-		{"total", func(c *pillion.Call) { c.LimitTotal(time.Minute) }, 0, time.Minute, true, pillion.ScopeTotal, time.Minute},
-		{"total within the caller's", func(c *pillion.Call) { c.LimitTotal(time.Minute) }, time.Hour, time.Minute, true, pillion.ScopeTotal, time.Minute},
-		{"total beyond the caller's", func(c *pillion.Call) { c.LimitTotal(time.Minute) }, time.Second, time.Second, true, pillion.ScopeCaller, 0},
-		{"totals", func(c *pillion.Call) { c.LimitTotal(time.Hour); c.LimitTotal(time.Second); c.LimitTotal(time.Minute) }, 0, time.Second, true, pillion.ScopeTotal, time.Second},
-		{"tries", func(c *pillion.Call) { c.LimitTry(time.Hour); c.LimitTry(time.Second); c.LimitTry(time.Minute) }, 0, 0, false, pillion.ScopeTry, time.Second},
-		{"idles", func(c *pillion.Call) { c.LimitIdle(time.Hour); c.LimitIdle(time.Second); c.LimitIdle(time.Minute) }, 0, 0, false, pillion.ScopeIdle, time.Second},
-		{"idle within the try", func(c *pillion.Call) { c.LimitTry(time.Minute); c.LimitIdle(time.Second) }, time.Hour, time.Hour, true, pillion.ScopeIdle, time.Second},
-		{"try within the total", func(c *pillion.Call) { c.LimitTotal(time.Minute); c.LimitTry(time.Second) }, 0, time.Minute, true, pillion.ScopeTry, time.Second},
-		{"lifted", func(c *pillion.Call) { c.LimitTotal(time.Minute); c.LimitTry(time.Second); c.LiftLimits() }, 0, 0, false, 0, 0},
+		{"none", func(*policy.Call) {}, 0, 0, false, 0, 0},
+		{"caller", func(*policy.Call) {}, time.Second, time.Second, true, policy.ScopeCaller, 0},
+		{"total", func(c *policy.Call) { c.LimitTotal(time.Minute) }, 0, time.Minute, true, policy.ScopeTotal, time.Minute},
+		{"total within the caller's", func(c *policy.Call) { c.LimitTotal(time.Minute) }, time.Hour, time.Minute, true, policy.ScopeTotal, time.Minute},
+		{"total beyond the caller's", func(c *policy.Call) { c.LimitTotal(time.Minute) }, time.Second, time.Second, true, policy.ScopeCaller, 0},
+		{"totals", func(c *policy.Call) { c.LimitTotal(time.Hour); c.LimitTotal(time.Second); c.LimitTotal(time.Minute) }, 0, time.Second, true, policy.ScopeTotal, time.Second},
+		{"tries", func(c *policy.Call) { c.LimitTry(time.Hour); c.LimitTry(time.Second); c.LimitTry(time.Minute) }, 0, 0, false, policy.ScopeTry, time.Second},
+		{"idles", func(c *policy.Call) { c.LimitIdle(time.Hour); c.LimitIdle(time.Second); c.LimitIdle(time.Minute) }, 0, 0, false, policy.ScopeIdle, time.Second},
+		{"idle within the try", func(c *policy.Call) { c.LimitTry(time.Minute); c.LimitIdle(time.Second) }, time.Hour, time.Hour, true, policy.ScopeIdle, time.Second},
+		{"try within the total", func(c *policy.Call) { c.LimitTotal(time.Minute); c.LimitTry(time.Second) }, 0, time.Minute, true, policy.ScopeTry, time.Second},
+		{"lifted", func(c *policy.Call) {
+			c.LimitTotal(time.Minute)
+			c.LimitTry(time.Second)
+			(*policy.Attempt)(c).LiftLimits()
+		}, 0, 0, false, 0, 0},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -489,7 +495,7 @@ func TestCall_limits(t *testing.T) {
 					ctx, cancel = context.WithTimeout(t.Context(), test.caller)
 				}
 				defer cancel()
-				u := newUpstream(t, before(test.limit), before(func(c *pillion.Call) {
+				u := newUpstream(t, before(test.limit), before(func(c *policy.Call) {
 					if left, limited := c.Remaining(); left != test.left || limited != test.limited {
 						t.Errorf("Remaining: got %v, %v, want %v, %v", left, limited, test.left, test.limited)
 					}
@@ -517,51 +523,51 @@ func TestCall_limits(t *testing.T) {
 // TestCall_endsWithoutAttempt holds what a policy can say of a call that ended while
 // none was under way.
 func TestCall_endsWithoutAttempt(t *testing.T) {
-	broken := &pillion.Outcome{Err: errBroken}
-	total := func(c *pillion.Call) { c.LimitTotal(time.Minute) }
-	none := func(*pillion.Call) {}
+	broken := &policy.Outcome{Err: errBroken}
+	total := func(c *policy.Call) { c.LimitTotal(time.Minute) }
+	none := func(*policy.Call) {}
 	tests := []struct {
 		name  string
-		limit func(c *pillion.Call)
+		limit func(c *policy.Call)
 		leave time.Duration // 0 for no deadline of the caller's, -1 for leaving at once
-		end   func(ctx context.Context, c *pillion.Call) *pillion.Outcome
+		end   func(ctx context.Context, c *policy.Call) *policy.Outcome
 		want  string
-		is    pillion.Condition
-		flags pillion.Flags
+		is    policy.Condition
+		flags envoy.Flags
 	}{
 		{
-			"expired", total, 0, func(_ context.Context, c *pillion.Call) *pillion.Outcome { return c.Expired(&pillion.Outcome{}) },
-			"timeout: recipes: total limit of 1m0s reached", pillion.Timeout, pillion.UT,
+			"expired", total, 0, func(_ context.Context, c *policy.Call) *policy.Outcome { return c.Expired(&policy.Outcome{}) },
+			"timeout: recipes: total limit of 1m0s reached", policy.Timeout, envoy.UT,
 		},
 		{
-			"expired after a failure", total, 0, func(_ context.Context, c *pillion.Call) *pillion.Outcome { return c.Expired(broken) },
-			"timeout: recipes: total limit of 1m0s reached: broken", pillion.Timeout, pillion.UT,
+			"expired after a failure", total, 0, func(_ context.Context, c *policy.Call) *policy.Outcome { return c.Expired(broken) },
+			"timeout: recipes: total limit of 1m0s reached: broken", policy.Timeout, envoy.UT,
 		},
 		{
 			"expired by the caller", none, time.Second,
-			func(_ context.Context, c *pillion.Call) *pillion.Outcome { return c.Expired(broken) },
-			"timeout: recipes: caller deadline passed: broken", pillion.Timeout, pillion.UT,
+			func(_ context.Context, c *policy.Call) *policy.Outcome { return c.Expired(broken) },
+			"timeout: recipes: caller deadline passed: broken", policy.Timeout, envoy.UT,
 		},
 		{
-			"gone", total, -1, func(ctx context.Context, c *pillion.Call) *pillion.Outcome { return c.Gone(ctx, &pillion.Outcome{}) },
-			"context canceled", pillion.Cancelled, pillion.DC,
+			"gone", total, -1, func(ctx context.Context, c *policy.Call) *policy.Outcome { return c.Gone(ctx, &policy.Outcome{}) },
+			"context canceled", policy.Cancelled, envoy.DC,
 		},
 		{
-			"gone after a failure", total, -1, func(ctx context.Context, c *pillion.Call) *pillion.Outcome { return c.Gone(ctx, broken) },
-			"context canceled: broken", pillion.Cancelled, pillion.DC,
+			"gone after a failure", total, -1, func(ctx context.Context, c *policy.Call) *policy.Outcome { return c.Gone(ctx, broken) },
+			"context canceled: broken", policy.Cancelled, envoy.DC,
 		},
 		{
-			"gone after its echo", total, -1, func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
-				return c.Gone(ctx, &pillion.Outcome{Err: fmt.Errorf("dialling: %w", context.Canceled)})
+			"gone after its echo", total, -1, func(ctx context.Context, c *policy.Call) *policy.Outcome {
+				return c.Gone(ctx, &policy.Outcome{Err: fmt.Errorf("dialling: %w", context.Canceled)})
 			},
-			"dialling: context canceled", pillion.Cancelled, pillion.DC,
+			"dialling: context canceled", policy.Cancelled, envoy.DC,
 		},
 		{
-			"gone by a deadline", total, time.Second, func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+			"gone by a deadline", total, time.Second, func(ctx context.Context, c *policy.Call) *policy.Outcome {
 				time.Sleep(2 * time.Second)
-				return c.Gone(ctx, &pillion.Outcome{Err: context.DeadlineExceeded})
+				return c.Gone(ctx, &policy.Outcome{Err: context.DeadlineExceeded})
 			},
-			"timeout: recipes: caller deadline passed", pillion.Timeout, pillion.UT,
+			"timeout: recipes: caller deadline passed", policy.Timeout, envoy.UT,
 		},
 	}
 	for _, test := range tests {
@@ -575,10 +581,10 @@ func TestCall_endsWithoutAttempt(t *testing.T) {
 				if test.leave < 0 {
 					cancel()
 				}
-				u := newUpstream(t, before(test.limit), around(func(ctx context.Context, c *pillion.Call, _ pillion.Func) *pillion.Outcome {
+				u := newUpstream(t, before(test.limit), around(func(ctx context.Context, c *policy.Call, _ policy.Func) *policy.Outcome {
 					return test.end(ctx, c)
 				}))
-				o := u.Invoke(ctx, &letter{})
+				o := u.Chain().Invoke(ctx, &letter{})
 				if o.Err == nil || o.Err.Error() != test.want || o.Is != test.is || o.Flags != test.flags {
 					t.Errorf("got %v, %b, %v, want %s, %b, %v", o.Err, o.Is, o.Flags, test.want, test.is, test.flags)
 				}
@@ -600,7 +606,7 @@ func TestSpan_retriesShareTheTotal(t *testing.T) {
 			<-req.Context().Done()
 			return nil, req.Context().Err()
 		})).RoundTrip(get(t.Context(), t))
-		if scopeOf(err) != pillion.ScopeTotal || time.Since(began) != 5*time.Second {
+		if scopeOf(err) != policy.ScopeTotal || time.Since(began) != 5*time.Second {
 			t.Errorf("got %v after %v, want the total limit of 5s", err, time.Since(began))
 		}
 		if diff := cmp.Diff([]time.Duration{0, 2 * time.Second, 4 * time.Second}, starts); diff != "" {

@@ -16,6 +16,8 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -27,8 +29,8 @@ type secured struct {
 	client func(base *http.Transport)
 	raw    bool // the steps are played below TLS, without a handshake
 	steps  func(posts *atomic.Int64) []step
-	posts  int64          // how many requests the server works on
-	detail pillion.Detail // of a failure to connect, if it is not the usual one
+	posts  int64         // how many requests the server works on
+	detail *envoy.Detail // of a failure to connect, if it is not the usual one
 }
 
 // always plays the same steps.
@@ -85,7 +87,7 @@ func handshakes(t *testing.T) []secured {
 		{name: "plain HTTP", raw: true, steps: always(firstByte, say(badRequest))},
 		{name: "another protocol", raw: true, steps: always(say("220 mail ESMTP\r\n"))},
 		{
-			name: "silence", raw: true, steps: always(), detail: pillion.ConnectionTimeout,
+			name: "silence", raw: true, steps: always(), detail: envoy.ConnectionTimeout,
 			client: func(base *http.Transport) { base.TLSHandshakeTimeout = short },
 		},
 		{name: "the server's refusal", steps: always(request), tls: func(config *tls.Config) {
@@ -183,11 +185,11 @@ func TestTLS_handshake(t *testing.T) {
 					if err == nil {
 						t.Fatal("got a response")
 					}
-					detail := pillion.ConnectionFailure
-					if test.detail != 0 {
+					detail := envoy.ConnectionFailure
+					if test.detail != nil {
 						detail = test.detail
 					}
-					if end := l.last(t); !end.Is.Any(pillion.ConnectFailure) || end.Detail != detail || end.Flags != pillion.UF || !end.unconnected {
+					if end := l.last(t); !end.Is.Any(policy.ConnectFailure) || end.Detail != detail || end.Flags != envoy.UF || !end.unconnected {
 						t.Errorf("got %v %v %v, unconnected %v, want connect-failure UF %v, true: %v", end.Is, end.Flags, end.Detail, end.unconnected, detail, err)
 					}
 					if info.Attempts() != attempts {
@@ -215,7 +217,7 @@ func TestTLS_brokenLater(t *testing.T) {
 					if err == nil {
 						t.Fatal("got a response")
 					}
-					if end := l.last(t); end.Is != pillion.Reset || end.Detail != pillion.ConnectionTermination || end.Flags != pillion.UC || end.unconnected {
+					if end := l.last(t); end.Is != policy.Reset || end.Detail != envoy.ConnectionTermination || end.Flags != envoy.UC || end.unconnected {
 						t.Errorf("got %v %v %v, unconnected %v, want reset UC connection_termination, false: %v", end.Is, end.Flags, end.Detail, end.unconnected, err)
 					}
 					if got := posts.Load(); got != test.posts {
@@ -253,7 +255,7 @@ func TestTLS_http2(t *testing.T) {
 					base.ForceAttemptHTTP2 = true
 					l := newLedger(t)
 					_, err := l.upstream(t, policies...).Transport(wrap(base)).RoundTrip(newRequest(t, http.MethodPost, url, strings.NewReader("pay 10")))
-					if end := l.last(t); err == nil || end.Is != pillion.Reset || end.Detail != pillion.ConnectionTermination || end.unconnected {
+					if end := l.last(t); err == nil || end.Is != policy.Reset || end.Detail != envoy.ConnectionTermination || end.unconnected {
 						t.Errorf("got %v %v, unconnected %v, want reset connection_termination, false: %v", end.Is, end.Detail, end.unconnected, err)
 					}
 					l.wantBalanced(t, 1, 1)
@@ -290,7 +292,7 @@ func TestTLS_proxy(t *testing.T) {
 				l := newLedger(t)
 				attempts := map[bool]int{true: 3, false: 1}[strings.HasPrefix(upstream, "retries")]
 				_, err := l.upstream(t, policies...).Transport(base).RoundTrip(newRequest(t, http.MethodPost, "https://recipes.test/", strings.NewReader("pay 10")))
-				if end := l.last(t); err == nil || !end.Is.Any(pillion.ConnectFailure) || end.Flags != pillion.UF || !end.unconnected {
+				if end := l.last(t); err == nil || !end.Is.Any(policy.ConnectFailure) || end.Flags != envoy.UF || !end.unconnected {
 					t.Errorf("got %v %v, unconnected %v, want connect-failure UF, true: %v", end.Is, end.Flags, end.unconnected, err)
 				}
 				l.wantBalanced(t, 1, attempts)
@@ -310,7 +312,7 @@ func TestTLS_proxyPlain(t *testing.T) {
 				defer base.CloseIdleConnections()
 				l := newLedger(t)
 				_, err := l.upstream(t, policies...).Transport(base).RoundTrip(newRequest(t, http.MethodPost, "http://recipes.test/", strings.NewReader("pay 10")))
-				if end := l.last(t); err == nil || end.Is != pillion.Reset || end.Flags != pillion.UC || end.unconnected {
+				if end := l.last(t); err == nil || end.Is != policy.Reset || end.Flags != envoy.UC || end.unconnected {
 					t.Errorf("got %v %v, unconnected %v, want reset UC, false: %v", end.Is, end.Flags, end.unconnected, err)
 				}
 				l.wantBalanced(t, 1, 1)
@@ -346,7 +348,7 @@ func TestTLS_callersTrace(t *testing.T) {
 			})
 			l := newLedger(t)
 			_, err := l.upstream(t, policies...).Transport(base).RoundTrip(newRequest(t, http.MethodPost, url, strings.NewReader("pay 10")).WithContext(ctx))
-			if end := l.last(t); err == nil || end.Is != pillion.Reset || posts.Load() != 1 {
+			if end := l.last(t); err == nil || end.Is != policy.Reset || posts.Load() != 1 {
 				t.Errorf("got %v after %d requests, want reset after 1: %v", end.Is, posts.Load(), err)
 			}
 			mu.Lock()
@@ -377,7 +379,7 @@ func TestTLS_resent(t *testing.T) {
 				req := newRequest(t, http.MethodPost, url, strings.NewReader("pay 10"))
 				req.Header.Set("Idempotency-Key", "1") // or net/http does not resend it
 				_, err := rt.RoundTrip(req)
-				if end := l.last(t); err == nil || end.Is.Any(pillion.ConnectFailure) || !end.Is.Any(pillion.Reset) || end.unconnected {
+				if end := l.last(t); err == nil || end.Is.Any(policy.ConnectFailure) || !end.Is.Any(policy.Reset) || end.unconnected {
 					t.Errorf("got %v, unconnected %v, %v, want a reset", end.Is, end.unconnected, err)
 				}
 				l.wantBalanced(t, 2, 2)

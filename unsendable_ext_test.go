@@ -15,6 +15,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -148,7 +149,7 @@ func TestUnsendable(t *testing.T) {
 			for how, policies := range map[string][]pillion.Policy{
 				"retries":          {retry.Config{On: "5xx,reset,connect-failure,refused-stream", NumRetries: 2, BaseInterval: time.Millisecond}},
 				"retries, limits":  {timeout.Config{Total: patience}, retry.Config{On: "5xx", NumRetries: 2, BaseInterval: time.Millisecond}},
-				"retries, buffer":  {pillion.HTTP{ReplayBuffer: 1 << 10}, retry.Config{On: "5xx", NumRetries: 2, BaseInterval: time.Millisecond}},
+				"retries, buffer":  {pillion.Options{ReplayBuffer: 1 << 10}, retry.Config{On: "5xx", NumRetries: 2, BaseInterval: time.Millisecond}},
 				"without policies": nil,
 			} {
 				if test.unkept && how == "retries, buffer" {
@@ -169,7 +170,7 @@ func TestUnsendable(t *testing.T) {
 						_ = resp.Body.Close()
 						t.Fatalf("got status %d, want an error", resp.StatusCode)
 					}
-					if end := l.last(t); end.Is != pillion.Invalid || end.Flags != 0 || end.Detail != pillion.NoDetail || !strings.Contains(err.Error(), test.word) {
+					if end := l.last(t); end.Is != policy.Invalid || end.Flags != 0 || end.Detail != nil || !strings.Contains(err.Error(), test.word) {
 						t.Errorf("got %v %v %v, want invalid and no flags: %v, want %q", end.Is, end.Flags, end.Detail, err, test.word)
 					}
 					l.wantBalanced(t, 2, 2)
@@ -204,7 +205,7 @@ func TestUnsendable_hostOfASocket(t *testing.T) {
 	req := newRequest(t, http.MethodGet, "http://"+serveScript(t, part{request, fin}).addr(), nil)
 	req.Host = "/var/run/docker.sock"
 	_, err := l.upstream(t, retry.Config{NumRetries: retry.None}).Transport(base).RoundTrip(req)
-	if end := l.last(t); err == nil || end.Is != pillion.Reset {
+	if end := l.last(t); err == nil || end.Is != policy.Reset {
 		t.Errorf("got %v, %v, want reset", end.Is, err)
 	}
 	l.wantCounted(t, breaker.Status{Failure: 1})
@@ -243,7 +244,7 @@ func TestUnsendable_secondBody(t *testing.T) {
 			req := newRequest(t, http.MethodPut, server.URL, &callersBody{Reader: strings.NewReader("order")})
 			req.ContentLength, req.GetBody = int64(len("order")), getBody
 			_, err := l.upstream(t, timeout.Config{Total: patience}, quick(3)).Transport(base).RoundTrip(req)
-			if end := l.last(t); err == nil || end.Is != pillion.Invalid {
+			if end := l.last(t); err == nil || end.Is != policy.Invalid {
 				t.Errorf("got %v, %v, want invalid", end.Is, err)
 			}
 			l.wantBalanced(t, 1, 2)
@@ -273,7 +274,7 @@ func TestUnsendable_keptBody(t *testing.T) {
 	for name, onClose := range map[string]func() error{"fails": func() error { return errBody }, "panics": func() error { panic(errBody) }} {
 		t.Run(name, func(t *testing.T) {
 			l := newLedger(t)
-			rt := l.upstream(t, pillion.HTTP{ReplayBuffer: 100}, timeout.Config{Total: patience}, quick(1)).Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
+			rt := l.upstream(t, pillion.Options{ReplayBuffer: 100}, timeout.Config{Total: patience}, quick(1)).Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
 				_, _ = io.Copy(io.Discard, req.Body)
 				_ = req.Body.Close()
 				return answer(http.StatusOK, "soup"), nil
@@ -304,7 +305,7 @@ func TestUnsendable_misreported(t *testing.T) {
 		"its own sins": nil,
 	}
 	for name, change := range tests {
-		for how, policies := range map[string][]pillion.Policy{"": nil, ", retries": {quick(2)}, ", buffer": {pillion.HTTP{ReplayBuffer: 100}, quick(2)}} {
+		for how, policies := range map[string][]pillion.Policy{"": nil, ", retries": {quick(2)}, ", buffer": {pillion.Options{ReplayBuffer: 100}, quick(2)}} {
 			if name == "a bad Close" && how == ", buffer" {
 				continue // which closes the body when the call is over
 			}
@@ -312,11 +313,11 @@ func TestUnsendable_misreported(t *testing.T) {
 				l := newLedger(t)
 				body := &callersBody{Reader: strings.NewReader("order")}
 				req := newRequest(t, http.MethodPost, "http://recipes.test/", body)
-				want := pillion.Invalid
+				want := policy.Invalid
 				if change != nil {
 					change(body, req)
 				} else {
-					want = pillion.Reset
+					want = policy.Reset
 				}
 				_, err := l.upstream(t, policies...).Transport(closed).RoundTrip(req)
 				if end := l.last(t); end.Is != want || !errors.Is(err, errClosedHere) {
@@ -348,7 +349,7 @@ func TestUnsendable_closedBody(t *testing.T) {
 				<-read
 				return nil, errClosedHere
 			})).RoundTrip(req)
-			if end := l.last(t); end.Is != pillion.Reset {
+			if end := l.last(t); end.Is != policy.Reset {
 				t.Errorf("got %v, %v, want reset", end.Is, err)
 			}
 			l.wantCounted(t, breaker.Status{Failure: 1})
@@ -367,10 +368,10 @@ func TestUnsendable_beforeAConnection(t *testing.T) {
 	tests := map[string]struct {
 		base *http.Transport
 		url  string
-		want pillion.Condition
+		want policy.Condition
 	}{
-		"a proxy function that fails": {&http.Transport{Proxy: func(*http.Request) (*url.URL, error) { return nil, errBroken }}, "http://recipes.test/", pillion.Invalid},
-		"a registered protocol":       {registered, "memo://recipes.test/", pillion.Reset},
+		"a proxy function that fails": {&http.Transport{Proxy: func(*http.Request) (*url.URL, error) { return nil, errBroken }}, "http://recipes.test/", policy.Invalid},
+		"a registered protocol":       {registered, "memo://recipes.test/", policy.Reset},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -104,30 +105,30 @@ func TestUpload_limits(t *testing.T) {
 		caller time.Duration // the caller's deadline, 0 for none
 		pauses []time.Duration
 		server takes
-		scope  pillion.Scope // of the limit that fires, 0 for none
+		scope  policy.Scope  // of the limit that fires, 0 for none
 		after  time.Duration // of the call's end
 		counts breaker.Status
 	}{
 		{"slow, but on its way", timeout.Config{Total: 3 * s, PerTry: 2 * s}, 0, seconds(20), takes{}, 0, 20 * s, oneSuccess},
 		{"slow, under an idle limit", timeout.Config{Total: 3 * s, Idle: 2 * s}, 0, seconds(20), takes{}, 0, 20 * s, oneSuccess},
 		{"slow to respond", timeout.Config{Total: 3 * s}, 0, seconds(20), takes{respond: 2 * s}, 0, 22 * s, oneSuccess},
-		{"a response too late for the attempt", timeout.Config{Total: 9 * s, PerTry: 2 * s}, 0, seconds(20), takes{respond: -1}, pillion.ScopeTry, 22 * s, oneTimeout},
-		{"a response too late for silence", timeout.Config{Total: 9 * s, Idle: 2 * s}, 0, seconds(20), takes{respond: -1}, pillion.ScopeIdle, 22 * s, oneTimeout},
-		{"a response too late for the call", timeout.Config{Total: 3 * s}, 0, seconds(20), takes{respond: -1}, pillion.ScopeTotal, 23 * s, oneTimeout},
-		{"the caller pauses", timeout.Config{Total: 3 * s}, 0, append(seconds(5), 4*s), takes{}, pillion.ScopeTotal, 8 * s, nothing},
+		{"a response too late for the attempt", timeout.Config{Total: 9 * s, PerTry: 2 * s}, 0, seconds(20), takes{respond: -1}, policy.ScopeTry, 22 * s, oneTimeout},
+		{"a response too late for silence", timeout.Config{Total: 9 * s, Idle: 2 * s}, 0, seconds(20), takes{respond: -1}, policy.ScopeIdle, 22 * s, oneTimeout},
+		{"a response too late for the call", timeout.Config{Total: 3 * s}, 0, seconds(20), takes{respond: -1}, policy.ScopeTotal, 23 * s, oneTimeout},
+		{"the caller pauses", timeout.Config{Total: 3 * s}, 0, append(seconds(5), 4*s), takes{}, policy.ScopeTotal, 8 * s, nothing},
 		{"the caller pauses for longer than an attempt", timeout.Config{Total: 9 * s, PerTry: 2 * s}, 0, append(seconds(5), 4*s), takes{}, 0, 9 * s, oneSuccess},
-		{"the caller sends nothing", timeout.Config{Total: 3 * s}, 0, []time.Duration{9 * s}, takes{}, pillion.ScopeTotal, 3 * s, nothing},
+		{"the caller sends nothing", timeout.Config{Total: 3 * s}, 0, []time.Duration{9 * s}, takes{}, policy.ScopeTotal, 3 * s, nothing},
 		{"the upstream reads slowly", timeout.Config{Total: 3 * s, PerTry: s}, 0, seconds(5), takes{each: 3 * s / 2}, 0, 25 * s / 2, oneSuccess},
-		{"the upstream does not read on", timeout.Config{Total: 3 * s}, 0, seconds(5), takes{each: -1}, pillion.ScopeTotal, 4 * s, oneTimeout},
-		{"no connection in time for the attempt", timeout.Config{Total: 9 * s, PerTry: 2 * s}, 0, seconds(5), takes{connect: -1}, pillion.ScopeTry, 2 * s, oneTimeout},
-		{"no connection in time for silence", timeout.Config{Total: 9 * s, Idle: 2 * s}, 0, seconds(5), takes{connect: -1}, pillion.ScopeIdle, 2 * s, oneTimeout},
-		{"no connection in time for the call", timeout.Config{Total: 3 * s}, 0, seconds(5), takes{connect: -1}, pillion.ScopeTotal, 3 * s, oneTimeout},
-		{"the caller's deadline, while it pauses", timeout.Config{Total: 9 * s}, 7 * s, append(seconds(5), 4*s), takes{}, pillion.ScopeCaller, 7 * s, nothing},
-		{"the caller's deadline, while the upstream does not read", timeout.Config{Total: 9 * s}, 7 * s, seconds(5), takes{each: -1}, pillion.ScopeCaller, 7 * s, oneTimeout},
-		{"the caller's deadline alone", timeout.Config{Total: timeout.None}, 13 * s / 2, seconds(9), takes{}, pillion.ScopeCaller, 13 * s / 2, nothing},
+		{"the upstream does not read on", timeout.Config{Total: 3 * s}, 0, seconds(5), takes{each: -1}, policy.ScopeTotal, 4 * s, oneTimeout},
+		{"no connection in time for the attempt", timeout.Config{Total: 9 * s, PerTry: 2 * s}, 0, seconds(5), takes{connect: -1}, policy.ScopeTry, 2 * s, oneTimeout},
+		{"no connection in time for silence", timeout.Config{Total: 9 * s, Idle: 2 * s}, 0, seconds(5), takes{connect: -1}, policy.ScopeIdle, 2 * s, oneTimeout},
+		{"no connection in time for the call", timeout.Config{Total: 3 * s}, 0, seconds(5), takes{connect: -1}, policy.ScopeTotal, 3 * s, oneTimeout},
+		{"the caller's deadline, while it pauses", timeout.Config{Total: 9 * s}, 7 * s, append(seconds(5), 4*s), takes{}, policy.ScopeCaller, 7 * s, nothing},
+		{"the caller's deadline, while the upstream does not read", timeout.Config{Total: 9 * s}, 7 * s, seconds(5), takes{each: -1}, policy.ScopeCaller, 7 * s, oneTimeout},
+		{"the caller's deadline alone", timeout.Config{Total: timeout.None}, 13 * s / 2, seconds(9), takes{}, policy.ScopeCaller, 13 * s / 2, nothing},
 	}
 	for _, test := range tests {
-		for how, policies := range map[string][]pillion.Policy{"": nil, ", retries": {retry.Config{NumRetries: retry.None}}, ", buffer": {pillion.HTTP{ReplayBuffer: 100}, retry.Config{NumRetries: retry.None}}} {
+		for how, policies := range map[string][]pillion.Policy{"": nil, ", retries": {retry.Config{NumRetries: retry.None}}, ", buffer": {pillion.Options{ReplayBuffer: 100}, retry.Config{NumRetries: retry.None}}} {
 			t.Run(test.name+how, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					l := newLedger(t)
@@ -152,8 +153,8 @@ func TestUpload_limits(t *testing.T) {
 					}
 					l.wantBalanced(t, 1, 1)
 					counts := test.counts
-					if test.scope == pillion.ScopeTry || test.scope == pillion.ScopeIdle {
-						if end := l.last(t); !end.Is.Any(pillion.PerTryTimeout) {
+					if test.scope == policy.ScopeTry || test.scope == policy.ScopeIdle {
+						if end := l.last(t); !end.Is.Any(policy.PerTryTimeout) {
 							t.Errorf("got %v, want per-try-timeout", end.Is)
 						}
 					}
@@ -177,7 +178,7 @@ func TestUpload_totalMoves(t *testing.T) {
 	for _, kept := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
 			n := 0
-			u := newUpstream(t, pillion.HTTP{ReplayBuffer: 100}, timeout.Config{Total: 3 * s}, retry.Config{On: "reset", BaseInterval: time.Millisecond})
+			u := newUpstream(t, pillion.Options{ReplayBuffer: 100}, timeout.Config{Total: 3 * s}, retry.Config{On: "reset", BaseInterval: time.Millisecond})
 			req := newRequest(t, http.MethodPut, "http://recipes.test/", newPaced(seconds(9)...))
 			if !kept {
 				req.GetBody = func() (io.ReadCloser, error) { return newPaced(seconds(9)...), nil }
@@ -195,7 +196,7 @@ func TestUpload_totalMoves(t *testing.T) {
 			switch {
 			case kept && (err != nil || took != 9*s):
 				t.Errorf("a buffer: got %v after %v, want 200 after 9s", err, took)
-			case !kept && (scopeOf(err) != pillion.ScopeTotal || took != 8*s):
+			case !kept && (scopeOf(err) != policy.ScopeTotal || took != 8*s):
 				t.Errorf("a copy: got %v after %v, want the total limit after 8s", err, took)
 			}
 			if err == nil {
@@ -235,7 +236,7 @@ func TestUpload_deadline(t *testing.T) {
 func TestUpload_discardedTooSlowly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := 0
-		u := newUpstream(t, pillion.HTTP{ReplayBuffer: 100, DrainTime: time.Second}, timeout.Config{Total: time.Minute}, quick(1))
+		u := newUpstream(t, pillion.Options{ReplayBuffer: 100, DrainTime: time.Second}, timeout.Config{Total: time.Minute}, quick(1))
 		resp, err := u.Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
 			if n++; n == 2 {
 				return takes{}.RoundTrip(req)
@@ -341,7 +342,7 @@ func TestUpload_woken(t *testing.T) {
 							}()
 						}
 						ended := make(chan error, 1)
-						rt := l.upstream(t, limit, pillion.HTTP{ReplayBuffer: buffer}, retry.Config{On: "reset"}).Transport(base)
+						rt := l.upstream(t, limit, pillion.Options{ReplayBuffer: buffer}, retry.Config{On: "reset"}).Transport(base)
 						go func() {
 							_, err := rt.RoundTrip(newRequest(t, http.MethodPut, url, body).WithContext(ctx))
 							ended <- err
@@ -397,7 +398,7 @@ func TestUpload_brokenMidway(t *testing.T) {
 		}
 		_ = pw.Close()
 	}()
-	resp, err := l.upstream(t, pillion.HTTP{ReplayBuffer: 1 << 10}, timeout.Config{Total: patience}, retry.Config{On: "reset"}).Transport(base).
+	resp, err := l.upstream(t, pillion.Options{ReplayBuffer: 1 << 10}, timeout.Config{Total: patience}, retry.Config{On: "reset"}).Transport(base).
 		RoundTrip(newRequest(t, http.MethodPut, "http://"+server.addr()+"/", pr))
 	if err != nil {
 		t.Fatal(err)
@@ -421,7 +422,7 @@ func TestUpload_earlyResponse(t *testing.T) {
 		w.WriteHeader(http.StatusTeapot)
 	}) {
 		for how, policies := range map[string][]pillion.Policy{
-			"without policies": nil, "limits": {timeout.Config{Total: patience, PerTry: patience / 2}}, "buffer": {pillion.HTTP{ReplayBuffer: 1 << 10}, quick(1)},
+			"without policies": nil, "limits": {timeout.Config{Total: patience, PerTry: patience / 2}}, "buffer": {pillion.Options{ReplayBuffer: 1 << 10}, quick(1)},
 		} {
 			t.Run(version+", "+how, func(t *testing.T) {
 				url, base := world()
@@ -454,14 +455,14 @@ func TestUpload_resent(t *testing.T) {
 	tests := []struct {
 		name string
 		body func() io.ReadCloser
-		is   pillion.Condition
+		is   policy.Condition
 		word string
 	}{
 		{"whole", func() io.ReadCloser { return &callersBody{Reader: strings.NewReader("order")} }, 0, ""},
-		{"it fails", func() io.ReadCloser { return &callersBody{Reader: errorReader(errBody)} }, pillion.Invalid, errBody.Error()},
-		{"it panics", func() io.ReadCloser { return &callersBody{Reader: &panicReader{}} }, pillion.Invalid, "the body's Read"},
-		{"it is too short", func() io.ReadCloser { return &callersBody{Reader: strings.NewReader("or")} }, pillion.Invalid, "ContentLength=5 with Body length 2"},
-		{"it blocks", func() io.ReadCloser { return newStuckBody(nil) }, pillion.Timeout | pillion.Cancelled, "total limit"},
+		{"it fails", func() io.ReadCloser { return &callersBody{Reader: errorReader(errBody)} }, policy.Invalid, errBody.Error()},
+		{"it panics", func() io.ReadCloser { return &callersBody{Reader: &panicReader{}} }, policy.Invalid, "the body's Read"},
+		{"it is too short", func() io.ReadCloser { return &callersBody{Reader: strings.NewReader("or")} }, policy.Invalid, "ContentLength=5 with Body length 2"},
+		{"it blocks", func() io.ReadCloser { return newStuckBody(nil) }, policy.Timeout | policy.Cancelled, "total limit"},
 	}
 	silenceDefaultLogger(t)
 	for _, test := range tests {
@@ -505,7 +506,7 @@ func TestUpload_expectContinue(t *testing.T) {
 	req := newRequest(t, http.MethodPut, "http://"+server.addr()+"/", body)
 	req.Header.Set("Expect", "100-continue")
 	_, err := l.upstream(t, timeout.Config{Total: patience, PerTry: short}).Transport(base).RoundTrip(req)
-	if scopeOf(err) != pillion.ScopeTry || body.given.Load() {
+	if scopeOf(err) != policy.ScopeTry || body.given.Load() {
 		t.Errorf("got %v, body read %v, want the limit of the attempt, and a body that is not read", err, body.given.Load())
 	}
 	wantSoon(t, body.closed, "the close of the body")

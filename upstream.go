@@ -2,13 +2,11 @@ package pillion
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net/http"
-	"reflect"
 	"slices"
 	"sync"
-	"time"
+
+	"github.com/pillion-go/pillion/policy"
 )
 
 // Upstream is a service that is called: its name, and the policies that its calls
@@ -18,29 +16,19 @@ import (
 //
 // In a testing/synctest bubble, use an Upstream that was made in that bubble.
 type Upstream struct {
-	name         string
-	chain        Func
-	epoch        time.Time
-	listeners    []Listener
-	gauges       []gauge
-	claims       map[any]struct{}
-	retries      retryLimiter
-	slots        int
-	repeats      bool
-	hedges       bool // attempts may run concurrently
-	cancellable  bool
-	announce     bool
-	awaitsHead   bool     // a policy acts on the head of a stream's answer
-	consumed     []string // request headers that are not sent on
-	headers      bool     // attempts have headers of their own
-	http         HTTP
-	patientDrain bool      // HTTP.DrainTime was set: it holds also before a short back-off
-	timers       sync.Pool // of *timer
+	chain        *policy.Chain
+	options      Options
+	patientDrain bool      // Options.DrainTime was set: it holds also before a short back-off
 	calls        sync.Pool // of *httpCall
 	traces       sync.Pool // of *wireTrace
-	storage      sync.Pool // of *storage
 	base         func() http.RoundTripper
-	ownings      []func(*http.Transport) *http.Transport // what policies make of base
+}
+
+// TransportOwner is a [Policy] that may replace the transport that [Upstream.Transport] makes if
+// it is given none. OwnTransport is called once, before the first request, with the upstream's
+// name; inner policies come before outer ones.
+type TransportOwner interface {
+	OwnTransport(upstream string, t *http.Transport) *http.Transport
 }
 
 // New makes an upstream. The policies are given from the outside in: the first
@@ -48,85 +36,64 @@ type Upstream struct {
 // to a configuration stands for its defaults. The error joins all that is wrong: each
 // bad field of each configuration, and each order of two policies that makes no sense.
 func New(name string, policies ...Policy) (*Upstream, error) {
-	u := &Upstream{name: name, epoch: time.Now(), http: HTTP{}.withDefaults()}
+	if !slices.ContainsFunc(policies, isOptions) {
+		policies = append(slices.Clip(policies), Options{})
+	}
+	chain, err := policy.NewChain(name, policies...)
+	if err != nil {
+		return nil, err
+	}
+	u := &Upstream{chain: chain}
+	for _, p := range chain.Policies() {
+		if h, ok := optionsOf(p); ok {
+			u.options, u.patientDrain = h.withDefaults(), h.DrainTime > 0
+		}
+	}
 	u.base = sync.OnceValue(u.ownTransport)
-	policies = present(policies)
-	yield(policies)
-	errs := checkOrder(policies)
-	if name == "" {
-		errs = append(errs, errors.New("pillion: New: the upstream's name is empty"))
-	}
-	chain, bad := u.wrap(policies)
-	if err := errors.Join(append(errs, bad...)...); err != nil {
-		return nil, fmt.Errorf("upstream %q: %w", name, err)
-	}
-	u.chain = chain
-	u.headers = u.announce || len(u.consumed) > 0 || u.http.addsHeaders()
 	return u, nil
 }
 
-// wrap builds the chain from the inside out, and gives what is wrong with the
-// policies in the order in which they were given.
-func (u *Upstream) wrap(policies []Policy) (next Func, bad []error) {
-	next = u.send
-	for _, p := range slices.Backward(policies) {
-		if roleOf(p).repeats() && !u.repeats {
-			next, u.repeats = countAttempts(next), true
-		}
-		wrapped, err := p.Wrap(&Site{upstream: u}, next)
-		if wrapped == nil && err == nil {
-			err = fmt.Errorf("pillion: %T.Wrap gave neither a Func nor an error", p)
-		}
-		if err != nil {
-			bad = append(bad, err)
-			continue
-		}
-		if next = wrapped; roleOf(p) == RoleHedge {
-			next, u.hedges = rememberWinner(wrapped), true
-		}
-	}
-	slices.Reverse(bad)
-	return next, bad
+func isOptions(p Policy) bool {
+	_, ok := optionsOf(p)
+	return ok
 }
 
-// countAttempts stands right inside the policy that makes attempts.
-func countAttempts(next Func) Func {
-	return func(ctx context.Context, c *Call) *Outcome {
-		c.flight.attempts.Add(1)
-		return next(ctx, c)
-	}
-}
-
-// rememberWinner stands right outside a policy that runs attempts concurrently.
-func rememberWinner(next Func) Func {
-	return func(ctx context.Context, c *Call) *Outcome {
-		o := next(ctx, c)
-		if o != nil {
-			c.flight.winner = o.open
+// optionsOf returns the HTTP that p is.
+func optionsOf(p Policy) (h Options, ok bool) {
+	switch p := p.(type) {
+	case Options:
+		return p, true
+	case *Options:
+		if p == nil {
+			return Options{}, true
 		}
-		return o
+		return *p, true
 	}
-}
-
-// present leaves out nil policies, and puts the zero configuration in the place
-// of a nil pointer to one.
-func present(policies []Policy) []Policy {
-	var found []Policy
-	for _, p := range policies {
-		if v := reflect.ValueOf(p); v.Kind() == reflect.Pointer && v.IsNil() {
-			if zero, ok := reflect.TypeAssert[Policy](reflect.Zero(v.Type().Elem())); ok {
-				p = zero
-			}
-		}
-		if p != nil {
-			found = append(found, p)
-		}
-	}
-	return found
+	return Options{}, false
 }
 
 // Name is the upstream's name.
-func (u *Upstream) Name() string { return u.name }
+func (u *Upstream) Name() string { return u.chain.Name() }
 
-// now is the upstream's monotonic clock.
-func (u *Upstream) now() time.Duration { return time.Since(u.epoch) }
+// Chain is the policies of the upstream, for adapters.
+func (u *Upstream) Chain() *policy.Chain { return u.chain }
+
+// HTTP is the configuration that the upstream was given, defaults filled in.
+func (u *Upstream) Options() Options { return u.options }
+
+// Target says where a call wants to go, for a [Resolver]: the request, and its
+// header.
+type Target struct {
+	policy.Request
+	Header func(name string) string // the value of a request header, "" for none; never nil
+}
+
+// Resolver finds the upstream that a call belongs to. An [*Upstream] is one that
+// resolves to itself; a mesh goes by routes. It must be safe for concurrent use. An
+// error means that there is none, and is the call's result.
+type Resolver interface {
+	Resolve(ctx context.Context, t Target) (*Upstream, error)
+}
+
+// Resolve returns u, whatever the target.
+func (u *Upstream) Resolve(context.Context, Target) (*Upstream, error) { return u, nil }

@@ -15,20 +15,21 @@ import (
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
 
 // placed is a policy that does nothing, in a role.
-type placed struct{ role pillion.Role }
+type placed struct{ role policy.Role }
 
-func (p placed) Role() pillion.Role { return p.role }
+func (p placed) Role() policy.Role { return p.role }
 
-func (placed) Wrap(_ *pillion.Site, next pillion.Func) (pillion.Func, error) { return next, nil }
+func (placed) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) { return next, nil }
 
 // bad is a policy whose configuration is wrong.
 func bad(what string) pillion.Policy {
-	return policy(func(*pillion.Site, pillion.Func) (pillion.Func, error) { return nil, errors.New(what) })
+	return policyFunc(func(*policy.Builder, policy.Func) (policy.Func, error) { return nil, errors.New(what) })
 }
 
 // lines are those of an error that joins others.
@@ -56,7 +57,7 @@ func TestNew_reportsAll(t *testing.T) {
 		},
 		{
 			"order, name and fields", "",
-			[]pillion.Policy{placed{pillion.RoleBreaker}, bad("one"), placed{pillion.RoleRetry}, bad("two")},
+			[]pillion.Policy{placed{policy.RoleBreaker}, bad("one"), placed{policy.RoleRetry}, bad("two")},
 			[]string{`upstream "": ` + order, "pillion: New: the upstream's name is empty", "one", "two"},
 		},
 		{
@@ -64,21 +65,21 @@ func TestNew_reportsAll(t *testing.T) {
 			[]pillion.Policy{
 				timeout.Config{Total: -2, PerTry: -3},
 				limits.Config{MaxRequests: -2},
-				pillion.HTTP{ReplayBuffer: -1, DrainBytes: -2, DrainTime: -3},
+				pillion.Options{ReplayBuffer: -1, DrainBytes: -2, DrainTime: -3},
 			},
 			[]string{
 				`upstream "recipes": timeout: Config.Total: -2ns is negative`,
 				"timeout: Config.PerTry: -3ns is negative",
 				"limits: Config.MaxRequests: -2 is negative",
-				"pillion: HTTP.ReplayBuffer: -1 is negative",
-				"pillion: HTTP.DrainBytes: -2 is negative",
-				"pillion: HTTP.DrainTime: -3ns is negative",
+				"pillion: Options.ReplayBuffer: -1 is negative",
+				"pillion: Options.DrainBytes: -2 is negative",
+				"pillion: Options.DrainTime: -3ns is negative",
 			},
 		},
 		{
 			"a policy that wraps nothing", "recipes",
-			[]pillion.Policy{policy(func(*pillion.Site, pillion.Func) (pillion.Func, error) { return nil, nil })},
-			[]string{`upstream "recipes": pillion: pillion_test.policy.Wrap gave neither a Func nor an error`},
+			[]pillion.Policy{policyFunc(func(*policy.Builder, policy.Func) (policy.Func, error) { return nil, nil })},
+			[]string{`upstream "recipes": pillion: pillion_test.policyFunc.Wrap gave neither a Func nor an error`},
 		},
 		{
 			"a breaker that nobody made", "recipes",
@@ -100,7 +101,7 @@ func TestNew_reportsAll(t *testing.T) {
 }
 
 func TestNew_errorsCanBeMatched(t *testing.T) {
-	broken := policy(func(*pillion.Site, pillion.Func) (pillion.Func, error) { return nil, errBroken })
+	broken := policyFunc(func(*policy.Builder, policy.Func) (policy.Func, error) { return nil, errBroken })
 	if _, err := pillion.New("recipes", bad("one"), broken); !errors.Is(err, errBroken) {
 		t.Errorf("got %v, want it to be errBroken too", err)
 	}
@@ -109,9 +110,9 @@ func TestNew_errorsCanBeMatched(t *testing.T) {
 // TestNew_order holds each pair of roles. It says once more, pair by pair, what
 // the rules come to.
 func TestNew_order(t *testing.T) {
-	roles := []pillion.Role{
-		pillion.RoleNone, pillion.RoleMetrics, pillion.RoleTracing, pillion.RoleTotal,
-		pillion.RoleRetry, pillion.RoleHedge, pillion.RoleLimits, pillion.RoleBreaker,
+	roles := []policy.Role{
+		policy.RoleNone, policy.RoleMetrics, policy.RoleTracing, policy.RoleTotal,
+		policy.RoleRetry, policy.RoleHedge, policy.RoleLimits, policy.RoleBreaker,
 	}
 	const (
 		multiply = "would multiply the attempts"
@@ -120,32 +121,32 @@ func TestNew_order(t *testing.T) {
 		mistakes = "would see attempts and take them for calls"
 		each     = "would limit each attempt, not the call"
 	)
-	refused := map[[2]pillion.Role]string{
-		{pillion.RoleTotal, pillion.RoleTotal}:   "would set the limits twice",
-		{pillion.RoleLimits, pillion.RoleLimits}: "would hold two slots for each attempt",
-		{pillion.RoleRetry, pillion.RoleRetry}:   multiply,
-		{pillion.RoleHedge, pillion.RoleHedge}:   multiply,
-		{pillion.RoleHedge, pillion.RoleRetry}:   multiply,
-		{pillion.RoleLimits, pillion.RoleRetry}:  holds,
-		{pillion.RoleLimits, pillion.RoleHedge}:  holds,
-		{pillion.RoleBreaker, pillion.RoleRetry}: hides,
-		{pillion.RoleBreaker, pillion.RoleHedge}: hides,
-		{pillion.RoleRetry, pillion.RoleTotal}:   each,
-		{pillion.RoleHedge, pillion.RoleTotal}:   each,
-		{pillion.RoleRetry, pillion.RoleMetrics}: mistakes,
-		{pillion.RoleRetry, pillion.RoleTracing}: mistakes,
-		{pillion.RoleHedge, pillion.RoleMetrics}: mistakes,
-		{pillion.RoleHedge, pillion.RoleTracing}: mistakes,
+	refused := map[[2]policy.Role]string{
+		{policy.RoleTotal, policy.RoleTotal}:   "would set the limits twice",
+		{policy.RoleLimits, policy.RoleLimits}: "would hold two slots for each attempt",
+		{policy.RoleRetry, policy.RoleRetry}:   multiply,
+		{policy.RoleHedge, policy.RoleHedge}:   multiply,
+		{policy.RoleHedge, policy.RoleRetry}:   multiply,
+		{policy.RoleLimits, policy.RoleRetry}:  holds,
+		{policy.RoleLimits, policy.RoleHedge}:  holds,
+		{policy.RoleBreaker, policy.RoleRetry}: hides,
+		{policy.RoleBreaker, policy.RoleHedge}: hides,
+		{policy.RoleRetry, policy.RoleTotal}:   each,
+		{policy.RoleHedge, policy.RoleTotal}:   each,
+		{policy.RoleRetry, policy.RoleMetrics}: mistakes,
+		{policy.RoleRetry, policy.RoleTracing}: mistakes,
+		{policy.RoleHedge, policy.RoleMetrics}: mistakes,
+		{policy.RoleHedge, policy.RoleTracing}: mistakes,
 	}
 	for _, outer := range roles {
 		for _, inner := range roles {
 			t.Run(fmt.Sprintf("%v outside %v", outer, inner), func(t *testing.T) {
 				var want []string
-				if why := refused[[2]pillion.Role{outer, inner}]; why != "" {
+				if why := refused[[2]policy.Role{outer, inner}]; why != "" {
 					want = []string{fmt.Sprintf(
 						"upstream \"recipes\": pillion: order: %v outside %v %s; put AnyOrder among the policies if you mean it", outer, inner, why)}
 				}
-				between := placed{pillion.RoleNone} // what stands between is no excuse
+				between := placed{policy.RoleNone} // what stands between is no excuse
 				_, err := pillion.New("recipes", placed{outer}, between, placed{inner})
 				if diff := cmp.Diff(want, lines(err)); diff != "" {
 					t.Errorf("error (-want +got):\n%s", diff)
@@ -165,7 +166,7 @@ func TestNew_order(t *testing.T) {
 
 func TestNew_eachSenselessPair(t *testing.T) {
 	_, err := pillion.New("recipes",
-		placed{pillion.RoleLimits}, placed{pillion.RoleBreaker}, placed{pillion.RoleRetry}, placed{pillion.RoleTotal})
+		placed{policy.RoleLimits}, placed{policy.RoleBreaker}, placed{policy.RoleRetry}, placed{policy.RoleTotal})
 	if got := lines(err); len(got) != 3 {
 		t.Errorf("got %q, want the three pairs that make no sense", got)
 	}
@@ -180,7 +181,7 @@ func TestNew_anyOrderAllowsNoBadField(t *testing.T) {
 
 func TestNew_name(t *testing.T) {
 	var seen string
-	u, err := pillion.New("recipes", policy(func(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+	u, err := pillion.New("recipes", policyFunc(func(s *policy.Builder, next policy.Func) (policy.Func, error) {
 		seen = s.Upstream()
 		return next, nil
 	}))
@@ -202,10 +203,10 @@ func TestNew_nil(t *testing.T) {
 		tries    *retry.Config
 		places   *limits.Config
 		guard    *breaker.Config
-		http1    *pillion.HTTP
+		http1    *pillion.Options
 	)
 	u := newUpstream(t, none, listener, seconds, tries, places, guard, http1, pillion.Log(nil),
-		around(func(ctx context.Context, c *pillion.Call, next pillion.Func) *pillion.Outcome {
+		around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 			if left, limited := c.Remaining(); !limited || left > timeout.DefaultTotal || left < timeout.DefaultTotal-patience {
 				t.Errorf("time left: got %v, %v, want about the default of %v", left, limited, timeout.DefaultTotal)
 			}
@@ -229,9 +230,9 @@ func TestNew_pointers(t *testing.T) {
 func TestUpstream_wrapsOnce(t *testing.T) {
 	var wrapped, called journal
 	named := func(name string) pillion.Policy {
-		return policy(func(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
+		return policyFunc(func(_ *policy.Builder, next policy.Func) (policy.Func, error) {
 			wrapped.add(name)
-			return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+			return func(ctx context.Context, c *policy.Call) *policy.Outcome {
 				called.add(name)
 				return next(ctx, c)
 			}, nil
@@ -268,7 +269,7 @@ func TestUpstream_oneForAllProtocols(t *testing.T) {
 	if _, err := pillion.Do(t.Context(), u, nothing); !errors.Is(err, limits.ErrFull) {
 		t.Errorf("a function beside an open answer: got %v, want ErrFull", err)
 	}
-	if o := u.Invoke(t.Context(), &letter{}); !errors.Is(o.Err, limits.ErrFull) {
+	if o := u.Chain().Invoke(t.Context(), &letter{}); !errors.Is(o.Err, limits.ErrFull) {
 		t.Errorf("a letter beside an open answer: got %v, want ErrFull", o.Err)
 	}
 	_ = resp.Body.Close()
@@ -276,14 +277,14 @@ func TestUpstream_oneForAllProtocols(t *testing.T) {
 		t.Errorf("a function after it: got %v, want no error", err)
 	}
 	stream := &letter{open: true}
-	o := u.Invoke(t.Context(), stream)
+	o := u.Chain().Invoke(t.Context(), stream)
 	if o.Err != nil || !o.Open() {
 		t.Fatalf("a letter after it: got %v, open %v, want it open", o.Err, o.Open())
 	}
 	if _, err := client.Do(get(t.Context(), t)); !errors.Is(err, limits.ErrFull) {
 		t.Errorf("HTTP beside an open letter: got %v, want ErrFull", err)
 	}
-	_ = stream.call.End(nil)
+	_ = stream.call.Stream().End(nil)
 	if got := b.Status(); got.Success != 3 || got.Failure != 0 {
 		t.Errorf("breaker: got %+v, want three successes", got)
 	}
@@ -302,10 +303,10 @@ func TestUpstream_oneForAllProtocols(t *testing.T) {
 		})
 		calls.Go(func() {
 			x := &letter{open: true}
-			if o := crowd.Invoke(t.Context(), x); o.Err != nil {
+			if o := crowd.Chain().Invoke(t.Context(), x); o.Err != nil {
 				t.Errorf("letter: %v", o.Err)
 			}
-			if err := x.call.End(nil); err != nil {
+			if err := x.call.Stream().End(nil); err != nil {
 				t.Errorf("end of a letter: %v", err)
 			}
 		})

@@ -5,14 +5,14 @@ import (
 	"errors"
 	"sync/atomic"
 
-	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // Breaker is a circuit breaker. As a policy it can be given to several upstreams,
 // which then share its state and its counters. It is safe for concurrent use.
 type Breaker struct {
 	engine   engine
-	classify func(*pillion.Outcome) Result
+	classify func(*policy.Outcome) Result
 }
 
 // New makes a breaker with Expeditor's rules. The error joins all that is wrong
@@ -98,10 +98,10 @@ func (t *Ticket) Done(r Result, err error) {
 }
 
 // Role is that of a policy that judges each try.
-func (*Breaker) Role() pillion.Role { return pillion.RoleBreaker }
+func (*Breaker) Role() policy.Role { return policy.RoleBreaker }
 
 // Wrap puts the breaker in an upstream.
-func (b *Breaker) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+func (b *Breaker) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	if b == nil || b.engine == nil {
 		return nil, errUnmade
 	}
@@ -109,12 +109,12 @@ func (b *Breaker) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error)
 		return whole.wrap(b, next), nil
 	}
 	slot := s.Slot()
-	atEnd := func(c *pillion.Call, end *pillion.Outcome) {
+	atEnd := func(c *policy.Call, end *policy.Outcome) {
 		state := c.State(slot)
 		settle, _ := state.V.(func(error))
 		b.judge(ticket{verdict(state.N), settle}, end) //nolint:gosec // guard put it there
 	}
-	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
 		return b.guard(ctx, c, next, c.State(slot), atEnd)
 	}, nil
 }
@@ -122,11 +122,11 @@ func (b *Breaker) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error)
 // guard makes one attempt, if the circuit admits it: the response is judged by its headers
 // if they are bad, else by atEnd, which finds the ticket in state.
 func (b *Breaker) guard(
-	ctx context.Context, c *pillion.Call, next pillion.Func, state *pillion.State, atEnd pillion.Hook,
-) *pillion.Outcome {
+	ctx context.Context, c *policy.Call, next policy.Func, state *policy.State, atEnd policy.Hook,
+) *policy.Outcome {
 	t, refusal := b.engine.admit(true)
 	if refusal != nil {
-		return c.Refuse(refusal, pillion.BreakerOpen)
+		return c.Refuse(refusal, CircuitOpen)
 	}
 	state.N = int64(t.verdict)
 	if t.settle != nil {
@@ -141,7 +141,7 @@ func (b *Breaker) guard(
 	o := next(ctx, c)
 	r := b.classify(o)
 	judged = true
-	if o.Open() && !r.failing() && !o.Is.Any(pillion.Upgraded) {
+	if o.Open() && !r.failing() && !o.Is.Any(policy.Upgraded) {
 		o.OnEnd(c, atEnd)
 		return o
 	}
@@ -153,7 +153,7 @@ var errPanicked = errors.New("breaker: the call panicked")
 
 // judge counts how an admitted call ended. If Classify panics the call counts as a failure,
 // so that no trial stays without a result.
-func (b *Breaker) judge(t ticket, end *pillion.Outcome) {
+func (b *Breaker) judge(t ticket, end *policy.Outcome) {
 	judged := false
 	defer func() {
 		if !judged {
@@ -165,7 +165,7 @@ func (b *Breaker) judge(t ticket, end *pillion.Outcome) {
 	b.done(t, r, end)
 }
 
-func (b *Breaker) done(t ticket, r Result, o *pillion.Outcome) {
+func (b *Breaker) done(t ticket, r Result, o *policy.Outcome) {
 	b.engine.done(t, r, Failed{Code: o.Code, Err: o.Err})
 }
 

@@ -6,7 +6,7 @@ import (
 	"math"
 	"time"
 
-	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // Zero is a threshold or a sleep of zero, where zero means the default.
@@ -57,7 +57,7 @@ type Config struct {
 	// unless they are a Failure or a Timeout, the outcome again at its end. It must be safe for
 	// concurrent use. If it panics the call counts as a failure, and the panic goes on to the caller.
 	// Nil means [Classify].
-	Classify func(*pillion.Outcome) Result `json:"-"`
+	Classify func(*policy.Outcome) Result `json:"-"`
 
 	// OnStateChange is called when the circuit opens and closes: outside all locks, in order,
 	// never concurrently, in the goroutine of a call that the breaker guards. It may use the
@@ -67,10 +67,10 @@ type Config struct {
 }
 
 // Role is that of a policy that judges each try.
-func (Config) Role() pillion.Role { return pillion.RoleBreaker }
+func (Config) Role() policy.Role { return policy.RoleBreaker }
 
 // Wrap makes the breaker of one upstream.
-func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+func (c Config) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	if c.Name == "" {
 		c.Name = s.Upstream()
 	}

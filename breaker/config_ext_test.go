@@ -12,6 +12,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/policy"
 )
 
 func TestConfig_errors(t *testing.T) {
@@ -103,10 +104,10 @@ func TestConfig_defaults(t *testing.T) {
 		"group":              breaker.GroupConfig{},
 		"group, nil pointer": (*breaker.GroupConfig)(nil),
 	}
-	for name, policy := range policies {
+	for name, p := range policies {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				u := newUpstream(t, policy)
+				u := newUpstream(t, p)
 				call := func(base roundTrip) bool { return errors.Is(get(t, u, base), breaker.ErrOpen) }
 				for range 20 {
 					call(broken(errBoom))
@@ -189,8 +190,8 @@ func TestNotMade(t *testing.T) {
 		"breaker: a *Breaker was not made by New or FromGobreaker": {(*breaker.Breaker)(nil), &breaker.Breaker{}},
 		"breaker: a *Group was not made by NewGroup":               {(*breaker.Group)(nil), &breaker.Group{}},
 	} {
-		for i, policy := range policies {
-			if _, err := pillion.New("recipes", policy); err == nil || !strings.Contains(err.Error(), want) {
+		for i, p := range policies {
+			if _, err := pillion.New("recipes", p); err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("policy %d: got error %v, want one with %q", i, err, want)
 			}
 		}
@@ -203,12 +204,12 @@ func TestOrder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, policy := range []pillion.Placed{b, breaker.Config{}, group, breaker.GroupConfig{}} {
-		if _, err := pillion.New("recipes", policy, repeater{}); err == nil {
-			t.Errorf("%T outside a retry: got no error, want one", policy)
+	for _, p := range []policy.Placed{b, breaker.Config{}, group, breaker.GroupConfig{}} {
+		if _, err := pillion.New("recipes", p, repeater{}); err == nil {
+			t.Errorf("%T outside a retry: got no error, want one", p)
 		}
-		if _, err := pillion.New("recipes", repeater{}, policy); err != nil {
-			t.Errorf("%T inside a retry: got error %v, want none", policy, err)
+		if _, err := pillion.New("recipes", repeater{}, p); err != nil {
+			t.Errorf("%T inside a retry: got error %v, want none", p, err)
 		}
 	}
 }
@@ -216,4 +217,4 @@ func TestOrder(t *testing.T) {
 // repeater stands for a retry policy.
 type repeater struct{ pillion.AnyOrder }
 
-func (repeater) Role() pillion.Role { return pillion.RoleRetry }
+func (repeater) Role() policy.Role { return policy.RoleRetry }

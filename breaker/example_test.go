@@ -11,6 +11,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // fetch gets a URL, and shows how that went.
@@ -230,7 +231,7 @@ func ExampleOpenError() {
 
 // A Classify of one's own can leave most outcomes to the default.
 func ExampleClassify() {
-	b, err := breaker.New(breaker.Config{Classify: func(o *pillion.Outcome) breaker.Result {
+	b, err := breaker.New(breaker.Config{Classify: func(o *policy.Outcome) breaker.Result {
 		if o.Code == http.StatusTooManyRequests {
 			return breaker.Rejection // full, and neither well nor ill
 		}
@@ -290,7 +291,7 @@ func ExampleGroupConfig() {
 func ExampleNewGroup() {
 	group, err := breaker.NewGroup(breaker.GroupConfig{
 		Breaker: breaker.Config{Name: "recipes"},
-		Key:     func(c *pillion.Call) string { return c.Request().Method },
+		Key:     func(c *policy.Call) string { return c.Request().Method },
 	})
 	if err != nil {
 		fmt.Println(err)

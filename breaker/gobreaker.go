@@ -9,7 +9,7 @@ import (
 
 	"github.com/sony/gobreaker/v2"
 
-	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // FromGobreaker makes a Breaker whose engine is the caller's own gobreaker, plain
@@ -17,7 +17,7 @@ import (
 // must be written: FromGobreaker[*http.Response](cb). nil is an error.
 //
 // Each attempt is a request of the gobreaker. An answer that Classify calls a
-// Failure or a Timeout reaches it as an error, a 503 as a [*pillion.StatusError]. A
+// Failure or a Timeout reaches it as an error, a 503 as a [*policy.StatusError]. A
 // plain gobreaker judges an answer by its head, since it offers nothing else; a two-step
 // one by its end, unless the head is bad. A plain one cannot be asked by hand: its Admit
 // always refuses. A refused call is an [*OpenError] that unwraps to gobreaker's error; its
@@ -118,7 +118,7 @@ func engineError(r Result, f Failed) error {
 	case f.Err != nil:
 		return &verdictError{r, f.Err}
 	}
-	return &verdictError{r, &pillion.StatusError{Code: f.Code}}
+	return &verdictError{r, &policy.StatusError{Code: f.Code}}
 }
 
 // tally keeps Expeditor's counters beside a gobreaker.
@@ -187,7 +187,7 @@ func (e *twoStep[T]) state() State { return fromGobreaker(e.cb.State()) }
 
 // runner is an engine that cannot judge an attempt later than when it returns.
 type runner interface {
-	wrap(b *Breaker, next pillion.Func) pillion.Func
+	wrap(b *Breaker, next policy.Func) policy.Func
 }
 
 // plain is the engine of a plain gobreaker.
@@ -207,9 +207,9 @@ func (e *plain[T]) done(ticket, Result, Failed) {}
 
 func (e *plain[T]) state() State { return fromGobreaker(e.cb.State()) }
 
-func (e *plain[T]) wrap(b *Breaker, next pillion.Func) pillion.Func {
-	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
-		var o *pillion.Outcome
+func (e *plain[T]) wrap(b *Breaker, next policy.Func) policy.Func {
+	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
+		var o *policy.Outcome
 		ran, exited := false, true
 		defer func() {
 			if ran && exited {
@@ -227,7 +227,7 @@ func (e *plain[T]) wrap(b *Breaker, next pillion.Func) pillion.Func {
 			return none, engineError(r, Failed{Code: o.Code, Err: o.Err})
 		})
 		if !ran {
-			return c.Refuse(e.refusal(e.cb.Name(), err, true), pillion.BreakerOpen)
+			return c.Refuse(e.refusal(e.cb.Name(), err, true), CircuitOpen)
 		}
 		return o
 	}

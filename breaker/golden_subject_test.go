@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // realSubjects are the ways in which a program uses a Breaker.
@@ -132,7 +133,7 @@ type toldError struct{ result Result }
 
 func (e *toldError) Error() string { return e.result.String() }
 
-func classifyTold(o *pillion.Outcome) Result {
+func classifyTold(o *policy.Outcome) Result {
 	if told, ok := errors.AsType[*toldError](o.Err); ok {
 		return told.result
 	}

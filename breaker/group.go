@@ -10,7 +10,7 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // DefaultMaxKeys is the bound of a GroupConfig that names none.
@@ -27,7 +27,7 @@ type GroupConfig struct {
 	// Key finds the key of a call. It must be safe for concurrent use, and have few values: a
 	// route, not a URL. A key longer than 256 bytes is cut, with a hash of the whole at its end.
 	// Nil means [ByAuthority].
-	Key func(*pillion.Call) string `json:"-"`
+	Key func(*policy.Call) string `json:"-"`
 
 	// MaxKeys bounds how many breakers there are. Beyond it one is forgotten: one without a
 	// failure in its period if there is one, else a closed one, the least recently used first.
@@ -38,13 +38,13 @@ type GroupConfig struct {
 }
 
 // ByAuthority is the host and port that a call asks for.
-func ByAuthority(c *pillion.Call) string { return c.Request().Authority }
+func ByAuthority(c *policy.Call) string { return c.Request().Authority }
 
 // Role is that of a policy that judges each try.
-func (GroupConfig) Role() pillion.Role { return pillion.RoleBreaker }
+func (GroupConfig) Role() policy.Role { return policy.RoleBreaker }
 
 // Wrap makes the group of one upstream.
-func (c GroupConfig) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+func (c GroupConfig) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	if c.Breaker.Name == "" {
 		c.Breaker.Name = s.Upstream()
 	}
@@ -66,7 +66,7 @@ func (c GroupConfig) check() error {
 // Group is a set of breakers by key. It is safe for concurrent use.
 type Group struct {
 	cfg    Config
-	key    func(*pillion.Call) string
+	key    func(*policy.Call) string
 	shared *Breaker // of the keys that find no room
 	seed   maphash.Seed
 
@@ -158,20 +158,20 @@ func (g *Group) list() []member {
 }
 
 // Role is that of a policy that judges each try.
-func (*Group) Role() pillion.Role { return pillion.RoleBreaker }
+func (*Group) Role() policy.Role { return policy.RoleBreaker }
 
 // Wrap puts the group in an upstream.
-func (g *Group) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+func (g *Group) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	if g == nil || g.members == nil {
 		return nil, errUnmadeGroup
 	}
 	slot := s.Slot()
-	atEnd := func(c *pillion.Call, end *pillion.Outcome) {
+	atEnd := func(c *policy.Call, end *policy.Outcome) {
 		state := c.State(slot)
 		b := state.V.(*Breaker)                         //nolint:forcetypeassert // put there below
 		b.judge(ticket{verdict: verdict(state.N)}, end) //nolint:gosec // guard put it there
 	}
-	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
 		b, state := g.Get(g.key(c)), c.State(slot)
 		state.V = b
 		return b.guard(ctx, c, next, state, atEnd)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // TestGroup_openIsForgotten has an open breaker make room when a trial would be admitted and
@@ -104,7 +105,7 @@ func TestGroup_longKeys(t *testing.T) {
 // long, and whose failures have long texts.
 func TestGroup_memory(t *testing.T) {
 	const most, size = 200, 100 << 10
-	path := func(c *pillion.Call) string { return c.Request().Path }
+	path := func(c *policy.Call) string { return c.Request().Path }
 	tests := map[string]struct {
 		cfg  breaker.GroupConfig
 		host func(i int) string
@@ -113,7 +114,7 @@ func TestGroup_memory(t *testing.T) {
 			return strconv.Itoa(i) + strings.Repeat("h", size)
 		}},
 		"long paths":     {breaker.GroupConfig{MaxKeys: most, Key: path}, func(int) string { return "recipes" }},
-		"parts of a URL": {breaker.GroupConfig{MaxKeys: most, Key: func(c *pillion.Call) string { return c.Request().Path[:10] }}, func(int) string { return "recipes" }},
+		"parts of a URL": {breaker.GroupConfig{MaxKeys: most, Key: func(c *policy.Call) string { return c.Request().Path[:10] }}, func(int) string { return "recipes" }},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -149,7 +150,7 @@ func heapInUse() uint64 {
 // counted, for the breaker and for a group, and the breaker be whole.
 func TestClassify_panicsAtTheEnd(t *testing.T) {
 	judged := 0
-	classify := func(*pillion.Outcome) breaker.Result {
+	classify := func(*policy.Outcome) breaker.Result {
 		if judged++; judged%2 == 0 {
 			panic(errBoom)
 		}

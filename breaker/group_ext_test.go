@@ -14,6 +14,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/policy"
 )
 
 func newGroup(t *testing.T, cfg breaker.GroupConfig) *breaker.Group {
@@ -57,9 +58,9 @@ func wantKeys(t *testing.T, g *breaker.Group, want ...string) {
 }
 
 func TestGroup_keysAreApart(t *testing.T) {
-	path := func(c *pillion.Call) string { return c.Request().Path }
+	path := func(c *policy.Call) string { return c.Request().Path }
 	tests := map[string]struct {
-		key        func(*pillion.Call) string
+		key        func(*policy.Call) string
 		bad, other string // URLs
 		want       []string
 		same       string // a URL of bad's key
@@ -282,7 +283,7 @@ func TestGroup_concurrent(t *testing.T) {
 	var told sync.Map
 	g := newGroup(t, breaker.GroupConfig{
 		Breaker: breaker.Config{NonBreakCount: 5, OnStateChange: func(c breaker.Change) { told.Store(c.Name, true) }},
-		Key:     func(c *pillion.Call) string { return c.RequestHeader("Key") },
+		Key:     func(c *policy.Call) string { return c.RequestHeader("Key") },
 		MaxKeys: most,
 	})
 	u := newUpstream(t, g)

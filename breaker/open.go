@@ -5,10 +5,21 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // ErrOpen matches every [*OpenError].
 var ErrOpen = errors.New("breaker: circuit open")
+
+// CircuitOpen is the detail of a call that an open breaker refused. Envoy has no such breaker:
+// the local reply is that of its limits.
+//
+//nolint:gochecknoglobals // a constant, which Go has none of this type
+var CircuitOpen = envoy.NewDetail(envoy.DetailSpec{
+	Text: "circuit_breaker_open", Flags: envoy.UO, Status: 503,
+	Body: "overflow", Reset: true, Overloaded: true, Counter: "upstream_rq_breaker_open",
+})
 
 // OpenError says that a circuit refused a call, until when it will, and why it
 // opened. One is made for each opening, and shared by the calls that are refused: treat

@@ -18,6 +18,7 @@ import (
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -260,10 +261,10 @@ func TestPolicy_trial(t *testing.T) {
 // refuseAfter is a policy that refuses every call after a while.
 type refuseAfter time.Duration
 
-func (d refuseAfter) Wrap(*pillion.Site, pillion.Func) (pillion.Func, error) {
-	return func(_ context.Context, c *pillion.Call) *pillion.Outcome {
+func (d refuseAfter) Wrap(*policy.Builder, policy.Func) (policy.Func, error) {
+	return func(_ context.Context, c *policy.Call) *policy.Outcome {
 		time.Sleep(time.Duration(d))
-		return c.Refuse(errBoom, pillion.Overflow)
+		return c.Refuse(errBoom, limits.Overflow)
 	}, nil
 }
 
@@ -321,7 +322,7 @@ func TestPolicy_panicPassesThrough(t *testing.T) {
 // and, unless that was bad, for the end.
 func TestPolicy_classify(t *testing.T) {
 	var asked atomic.Int32
-	b := newBreaker(t, breaker.Config{Classify: func(o *pillion.Outcome) breaker.Result {
+	b := newBreaker(t, breaker.Config{Classify: func(o *policy.Outcome) breaker.Result {
 		asked.Add(1)
 		if o.Code == http.StatusTooManyRequests {
 			return breaker.Failure
@@ -355,7 +356,7 @@ func TestPolicy_classify(t *testing.T) {
 }
 
 func TestPolicy_classifyPanics(t *testing.T) {
-	b := newBreaker(t, breaker.Config{Classify: func(*pillion.Outcome) breaker.Result { panic(errBoom) }})
+	b := newBreaker(t, breaker.Config{Classify: func(*policy.Outcome) breaker.Result { panic(errBoom) }})
 	func() {
 		defer func() {
 			if got := recover(); got != any(errBoom) {
@@ -448,26 +449,26 @@ func TestPolicy_manySlots(t *testing.T) {
 
 func TestClassify(t *testing.T) {
 	tests := map[string]struct {
-		outcome pillion.Outcome
+		outcome policy.Outcome
 		want    breaker.Result
 	}{
-		"success":                      {pillion.Outcome{}, breaker.Success},
-		"discarded":                    {pillion.Outcome{Is: pillion.Discarded}, breaker.Success},
-		"5xx":                          {pillion.Outcome{Is: pillion.Status5xx}, breaker.Failure},
-		"5xx, discarded":               {pillion.Outcome{Is: pillion.Status5xx | pillion.Discarded}, breaker.Failure},
-		"409":                          {pillion.Outcome{Is: pillion.Retriable4xx}, breaker.Success},
-		"reset":                        {pillion.Outcome{Is: pillion.Reset}, breaker.Failure},
-		"refused stream":               {pillion.Outcome{Is: pillion.Reset | pillion.RefusedStream}, breaker.Failure},
-		"no connection":                {pillion.Outcome{Is: pillion.ConnectFailure}, breaker.Failure},
-		"no connection in time":        {pillion.Outcome{Is: pillion.ConnectFailure | pillion.Timeout}, breaker.Timeout},
-		"no protocol":                  {pillion.Outcome{Is: pillion.ProtocolError}, breaker.Failure},
-		"failed":                       {pillion.Outcome{Is: pillion.Failed}, breaker.Failure},
-		"timeout":                      {pillion.Outcome{Is: pillion.Timeout}, breaker.Timeout},
-		"cancelled":                    {pillion.Outcome{Is: pillion.Cancelled}, breaker.Ignored},
-		"cancelled while it timed out": {pillion.Outcome{Is: pillion.Cancelled | pillion.Timeout}, breaker.Ignored},
-		"bad request to send":          {pillion.Outcome{Is: pillion.Invalid}, breaker.Ignored},
-		"full":                         {pillion.Outcome{Is: pillion.Refused, Detail: pillion.Overflow}, breaker.Rejection},
-		"refused by a breaker":         {pillion.Outcome{Is: pillion.Refused, Detail: pillion.BreakerOpen}, breaker.Break},
+		"success":                      {policy.Outcome{}, breaker.Success},
+		"discarded":                    {policy.Outcome{Is: policy.Discarded}, breaker.Success},
+		"5xx":                          {policy.Outcome{Is: policy.Status5xx}, breaker.Failure},
+		"5xx, discarded":               {policy.Outcome{Is: policy.Status5xx | policy.Discarded}, breaker.Failure},
+		"409":                          {policy.Outcome{Is: policy.Retriable4xx}, breaker.Success},
+		"reset":                        {policy.Outcome{Is: policy.Reset}, breaker.Failure},
+		"refused stream":               {policy.Outcome{Is: policy.Reset | policy.RefusedStream}, breaker.Failure},
+		"no connection":                {policy.Outcome{Is: policy.ConnectFailure}, breaker.Failure},
+		"no connection in time":        {policy.Outcome{Is: policy.ConnectFailure | policy.Timeout}, breaker.Timeout},
+		"no protocol":                  {policy.Outcome{Is: policy.ProtocolError}, breaker.Failure},
+		"failed":                       {policy.Outcome{Is: policy.Failed}, breaker.Failure},
+		"timeout":                      {policy.Outcome{Is: policy.Timeout}, breaker.Timeout},
+		"cancelled":                    {policy.Outcome{Is: policy.Cancelled}, breaker.Ignored},
+		"cancelled while it timed out": {policy.Outcome{Is: policy.Cancelled | policy.Timeout}, breaker.Ignored},
+		"bad request to send":          {policy.Outcome{Is: policy.Invalid}, breaker.Ignored},
+		"full":                         {policy.Outcome{Is: policy.Refused, Detail: limits.Overflow}, breaker.Rejection},
+		"refused by a breaker":         {policy.Outcome{Is: policy.Refused, Detail: breaker.CircuitOpen}, breaker.Break},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

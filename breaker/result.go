@@ -1,6 +1,8 @@
 package breaker
 
-import "github.com/pillion-go/pillion"
+import (
+	"github.com/pillion-go/pillion/policy"
+)
 
 // Result says how a guarded call ended. The first six are Expeditor's counters.
 type Result uint8
@@ -34,20 +36,20 @@ func (r Result) failing() bool { return r == Failure || r == Timeout }
 //   - a time-out is a Timeout, whoever set the limit
 //   - a 5xx answer, a connection that failed or broke, and a function's error are a Failure
 //   - all else is a Success, a 404 or 429 too
-func Classify(o *pillion.Outcome) Result {
+func Classify(o *policy.Outcome) Result {
 	switch {
-	case o.Is == 0 || o.Is == pillion.Discarded:
+	case o.Is == 0 || o.Is == policy.Discarded:
 		return Success
-	case o.Is.Any(pillion.Cancelled | pillion.Invalid):
+	case o.Is.Any(policy.Cancelled | policy.Invalid):
 		return Ignored
-	case o.Is.Any(pillion.Refused):
-		if o.Detail == pillion.BreakerOpen {
+	case o.Is.Any(policy.Refused):
+		if o.Detail == CircuitOpen {
 			return Break
 		}
 		return Rejection
-	case o.Is.Any(pillion.Timeout):
+	case o.Is.Any(policy.Timeout):
 		return Timeout
-	case o.Is.Any(pillion.Failure):
+	case o.Is.Any(policy.Failure):
 		return Failure
 	}
 	return Success

@@ -15,7 +15,9 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/timeout"
 )
 
@@ -36,7 +38,7 @@ func TestOpenBodies(t *testing.T) {
 		read     func(ctx context.Context) (int, error) // nil blocks until ctx ends
 		end      func(resp *http.Response, cancel func()) error
 		wantErr  func(err error) bool
-		flags    pillion.Flags
+		flags    envoy.Flags
 		counted  breaker.Status
 	}{
 		{
@@ -57,28 +59,28 @@ func TestOpenBodies(t *testing.T) {
 			read:    func(context.Context) (int, error) { return 0, syscall.ECONNRESET },
 			end:     reading,
 			wantErr: func(err error) bool { return errors.As(err, &upstream) && errors.Is(err, syscall.ECONNRESET) },
-			flags:   pillion.UPE, // as in Envoy: an HTTP/1 response that is cut is malformed
+			flags:   envoy.UPE, // as in Envoy: an HTTP/1 response that is cut is malformed
 			counted: breaker.Status{Failure: 1},
 		},
 		{
 			row:     "the total or idle timeout fires",
 			end:     reading,
 			wantErr: func(err error) bool { return firedBy(err, timeout.Total) },
-			flags:   pillion.UT,
+			flags:   envoy.UT,
 			counted: breaker.Status{Timeout: 1},
 		},
 		{
 			row:     "the context of the request is canceled",
 			end:     func(resp *http.Response, cancel func()) error { cancel(); return reading(resp, nil) },
 			wantErr: func(err error) bool { return errors.Is(err, context.Canceled) && errors.Is(err, errHungUp) },
-			flags:   pillion.DC,
+			flags:   envoy.DC,
 		},
 		{
 			row:      "the deadline of that context passes",
 			deadline: time.Millisecond,
 			end:      reading,
 			wantErr:  func(err error) bool { return firedBy(err, timeout.Caller) },
-			flags:    pillion.UT,
+			flags:    envoy.UT,
 			counted:  breaker.Status{Timeout: 1},
 		},
 		{
@@ -86,7 +88,7 @@ func TestOpenBodies(t *testing.T) {
 			read:    func(context.Context) (int, error) { panic("Read") },
 			end:     recovering,
 			wantErr: func(err error) bool { return err != nil && err.Error() == "Read" },
-			flags:   pillion.UPE,
+			flags:   envoy.UPE,
 			counted: breaker.Status{Failure: 1},
 		},
 	}
@@ -143,7 +145,7 @@ func recovering(resp *http.Response, _ func()) (err error) {
 }
 
 // firedBy reports whether err is that of a timeout of the scope.
-func firedBy(err error, scope pillion.Scope) bool {
+func firedBy(err error, scope policy.Scope) bool {
 	limit, ok := errors.AsType[*timeout.Error](err)
 	return ok && limit.Scope == scope && errors.Is(err, context.DeadlineExceeded)
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/pillion-go/pillion/breaker"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -74,8 +75,8 @@ func Example_tooManyRequests() {
 			On:                   "default,idempotent,retriable-status-codes",
 			RetriableStatusCodes: []int{http.StatusTooManyRequests},
 		},
-		pillion.Listener(func(_ context.Context, e pillion.Event) {
-			if e.Kind == pillion.EventRetryScheduled {
+		pillion.Listener(func(_ context.Context, e policy.Event) {
+			if e.Kind == policy.EventRetryScheduled {
 				fmt.Println("status", e.Outcome.Code, "asks for a wait:", e.BackOff.RateLimited)
 			}
 		}),
@@ -166,7 +167,7 @@ func Example_database() {
 	defer func() { _ = db.Close() }()
 	menu, err := pillion.New("menu",
 		timeout.Config{Total: time.Second},
-		retry.Config{On: "default,idempotent", When: func(o *pillion.Outcome) bool { return errors.Is(o.Err, errDeadlock) }},
+		retry.Config{On: "default,idempotent", When: func(o *policy.Outcome) bool { return errors.Is(o.Err, errDeadlock) }},
 		limits.Config{MaxRequests: 20},
 		breaker.Config{},
 	)
@@ -185,7 +186,7 @@ func Example_database() {
 
 func Example_reverseProxy() {
 	recipes, err := pillion.New("recipes",
-		pillion.HTTP{LocalReplies: true, ReplayBuffer: 64 << 10},
+		pillion.Options{LocalReplies: true, ReplayBuffer: 64 << 10},
 		timeout.Config{Total: 5 * time.Second},
 		retry.Config{},
 		breaker.Config{Threshold: breaker.Zero, NonBreakCount: 1}, // opens after any result

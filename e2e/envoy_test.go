@@ -233,7 +233,7 @@ func (s *scenario) throughLibrary(t *testing.T) told {
 	if s.base != nil {
 		s.base(base)
 	}
-	u, err := pillion.New("upstream", append(s.policies, pillion.HTTP{LocalReplies: true})...)
+	u, err := pillion.New("upstream", append(s.policies, pillion.Options{LocalReplies: true})...)
 	if err != nil {
 		t.Fatal(err)
 	}

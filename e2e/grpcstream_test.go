@@ -24,8 +24,10 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/pilliongrpc"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -89,10 +91,10 @@ func streamUpstream(t *testing.T, policies ...pillion.Policy) (u *pillion.Upstre
 	if err != nil {
 		t.Fatal(err)
 	}
-	events = &eventLog{ends: make(chan pillion.Outcome, 1000)}
+	events = &eventLog{ends: make(chan policy.Outcome, 1000)}
 	policies = append(policies, b, pillion.Listener(events.hear))
-	if !slices.ContainsFunc(policies, func(p pillion.Policy) bool { _, ok := p.(pillion.HTTP); return ok }) {
-		policies = append(policies, pillion.HTTP{ReplayBuffer: 1 << 20})
+	if !slices.ContainsFunc(policies, func(p pillion.Policy) bool { _, ok := p.(pillion.Options); return ok }) {
+		policies = append(policies, pillion.Options{ReplayBuffer: 1 << 20})
 	}
 	u, err = pillion.New("upstream", policies...)
 	if err != nil {
@@ -103,21 +105,21 @@ func streamUpstream(t *testing.T, policies ...pillion.Policy) (u *pillion.Upstre
 
 // eventLog counts events.
 type eventLog struct {
-	ends chan pillion.Outcome // of calls
+	ends chan policy.Outcome // of calls
 	mu   sync.Mutex
-	seen [pillion.EventEnd + 1]int // guarded by mu
+	seen [policy.EventEnd + 1]int // guarded by mu
 }
 
-func (l *eventLog) hear(_ context.Context, e pillion.Event) {
+func (l *eventLog) hear(_ context.Context, e policy.Event) {
 	l.mu.Lock()
 	l.seen[e.Kind]++
 	l.mu.Unlock()
-	if e.Kind == pillion.EventEnd {
+	if e.Kind == policy.EventEnd {
 		l.ends <- *e.Outcome
 	}
 }
 
-func (l *eventLog) count(kind pillion.EventKind) int {
+func (l *eventLog) count(kind policy.EventKind) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.seen[kind]
@@ -229,10 +231,10 @@ func TestGRPCStream_interop(t *testing.T) {
 			wantSoon(t, events.ends, "the end of the call")
 		}
 	}
-	if got := events.count(pillion.EventEnd); got != calls {
+	if got := events.count(policy.EventEnd); got != calls {
 		t.Errorf("calls that ended: got %d, want %d", got, calls)
 	}
-	attempts, ended, retried := events.count(pillion.EventAttempt), events.count(pillion.EventAttemptEnd), events.count(pillion.EventRetry)
+	attempts, ended, retried := events.count(policy.EventAttempt), events.count(policy.EventAttemptEnd), events.count(policy.EventRetry)
 	if attempts != ended || attempts != calls+retried || retried < calls/4 {
 		t.Errorf("attempts: got %d begun, %d ended, %d of them retries of %d calls; want as many ends, and a third failed",
 			attempts, ended, retried, calls)
@@ -298,7 +300,7 @@ func TestGRPCStream_retriesUsedUp(t *testing.T) {
 	if got := s.Trailer().Get("why"); !slices.Equal(got, []string{"busy"}) {
 		t.Errorf("trailer: got %v, want the last attempt's", s.Trailer())
 	}
-	if info.Attempts() != 3 || info.Flags() != pillion.URX || info.Code() != int(codes.Unavailable) {
+	if info.Attempts() != 3 || info.Flags() != envoy.URX || info.Code() != int(codes.Unavailable) {
 		t.Errorf("got %d attempts, %v, code %d, want 3, URX, 14", info.Attempts(), info.Flags(), info.Code())
 	}
 	if got, want := b.Status(), (breaker.Status{Failure: 3}); got != want {
@@ -310,7 +312,7 @@ func TestGRPCStream_retriesUsedUp(t *testing.T) {
 // made once, and its failure is the result.
 func TestGRPCStream_overTheBuffer(t *testing.T) {
 	wantNoLeaks(t)
-	u, _, events := streamUpstream(t, again(3), limits.Config{}, pillion.HTTP{ReplayBuffer: 20})
+	u, _, events := streamUpstream(t, again(3), limits.Config{}, pillion.Options{ReplayBuffer: 20})
 	service := &bidi{serve: func(_ int64, s testgrpc.TestService_FullDuplexCallServer) error {
 		for range 2 {
 			if _, err := s.Recv(); err != nil {
@@ -326,7 +328,7 @@ func TestGRPCStream_overTheBuffer(t *testing.T) {
 	if got := service.n.Load(); got != 1 {
 		t.Errorf("streams that the server saw: got %d, want 1", got)
 	}
-	if got := events.count(pillion.EventRetryAbandoned); got != 1 {
+	if got := events.count(policy.EventRetryAbandoned); got != 1 {
 		t.Errorf("retries abandoned: got %d, want 1", got)
 	}
 }
@@ -346,7 +348,7 @@ func TestGRPCStream_answered(t *testing.T) {
 	wantText(t, s, "hello")
 	_ = wantEnd(t, s, codes.Unavailable)
 	end := wantSoon(t, events.ends, "the end of the call")
-	if status.Code(end.Err) != codes.Unavailable || !end.Is.Any(pillion.GRPCUnavailable) {
+	if status.Code(end.Err) != codes.Unavailable || !end.Is.Any(policy.GRPCUnavailable) {
 		t.Errorf("end: got %v, condition %b, want Unavailable", end.Err, end.Is)
 	}
 	if got, want := b.Status(), (breaker.Status{Failure: 1}); got != want || service.n.Load() != 1 {
@@ -385,8 +387,8 @@ func TestGRPCStream_place(t *testing.T) {
 	wantText(t, s, "TWO")
 	refused()
 	cancel()
-	if end := wantSoon(t, events.ends, "the end of the stream that nobody reads"); end.Is != pillion.Cancelled || end.Flags != pillion.DC {
-		t.Errorf("end: got %b %v, want %b DC", end.Is, end.Flags, pillion.Cancelled)
+	if end := wantSoon(t, events.ends, "the end of the stream that nobody reads"); end.Is != policy.Cancelled || end.Flags != envoy.DC {
+		t.Errorf("end: got %b %v, want %b DC", end.Is, end.Flags, policy.Cancelled)
 	}
 	_ = wantEnd(t, s, codes.Canceled)
 
@@ -496,7 +498,7 @@ func TestGRPCStream_limits(t *testing.T) {
 func TestGRPCStream_bothWays(t *testing.T) {
 	wantNoLeaks(t)
 	const messages = 200
-	u, _, events := streamUpstream(t, again(2), limits.Config{MaxRequests: 1}, pillion.HTTP{ReplayBuffer: 15 << 10})
+	u, _, events := streamUpstream(t, again(2), limits.Config{MaxRequests: 1}, pillion.Options{ReplayBuffer: 15 << 10})
 	text := strings.Repeat("x", 10<<10)
 	service := &bidi{serve: func(n int64, s testgrpc.TestService_FullDuplexCallServer) error {
 		if n == 1 {
@@ -555,7 +557,7 @@ func TestGRPCStream_discard(t *testing.T) {
 	_ = wantEnd(t, s, codes.OK)
 	wantSoon(t, left, "the end of the first stream at the server")
 	wantSoon(t, events.ends, "the end of the call")
-	if got := events.count(pillion.EventAttemptEnd); got != 2 {
+	if got := events.count(policy.EventAttemptEnd); got != 2 {
 		t.Errorf("attempts that ended: got %d, want 2", got)
 	}
 	if got := b.Status(); got.Failure != 0 || got.Timeout != 0 {

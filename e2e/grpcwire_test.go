@@ -11,9 +11,10 @@ import (
 	testgrpc "google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/grpc/status"
 
-	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/pilliongrpc"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 )
 
@@ -39,18 +40,18 @@ func TestGRPCWire(t *testing.T) {
 		name     string
 		act      func(s *stream)
 		on       string
-		detail   pillion.Detail
-		flags    pillion.Flags
+		detail   *envoy.Detail
+		flags    envoy.Flags
 		requests int64 // at the server, for 2 attempts
 	}{
-		{"NO_ERROR", rst(http2.ErrCodeNo), "reset", pillion.RemoteReset, pillion.UR, 2},
-		{"PROTOCOL_ERROR", rst(http2.ErrCodeProtocol), "reset", pillion.MalformedAnswer, pillion.UPE, 2},
-		{"INTERNAL_ERROR", rst(http2.ErrCodeInternal), "reset", pillion.RemoteReset, pillion.UR, 2},
-		{"CANCEL", rst(http2.ErrCodeCancel), "reset", pillion.RemoteReset, pillion.UR, 2},
-		{"ENHANCE_YOUR_CALM", rst(http2.ErrCodeEnhanceYourCalm), "reset", pillion.RemoteReset, pillion.UR, 2},
-		{"INADEQUATE_SECURITY", rst(http2.ErrCodeInadequateSecurity), "reset", pillion.RemoteReset, pillion.UR, 2},
-		{"REFUSED_STREAM", rst(http2.ErrCodeRefusedStream), "refused-stream", pillion.RemoteRefusedStream, pillion.UR, 4},
-		{"GOAWAY, and the stream was worked on", worked, "reset", pillion.ConnectionTermination, pillion.UC, 2},
+		{"NO_ERROR", rst(http2.ErrCodeNo), "reset", envoy.RemoteReset, envoy.UR, 2},
+		{"PROTOCOL_ERROR", rst(http2.ErrCodeProtocol), "reset", envoy.MalformedResponse, envoy.UPE, 2},
+		{"INTERNAL_ERROR", rst(http2.ErrCodeInternal), "reset", envoy.RemoteReset, envoy.UR, 2},
+		{"CANCEL", rst(http2.ErrCodeCancel), "reset", envoy.RemoteReset, envoy.UR, 2},
+		{"ENHANCE_YOUR_CALM", rst(http2.ErrCodeEnhanceYourCalm), "reset", envoy.RemoteReset, envoy.UR, 2},
+		{"INADEQUATE_SECURITY", rst(http2.ErrCodeInadequateSecurity), "reset", envoy.RemoteReset, envoy.UR, 2},
+		{"REFUSED_STREAM", rst(http2.ErrCodeRefusedStream), "refused-stream", envoy.RemoteRefusedStream, envoy.UR, 4},
+		{"GOAWAY, and the stream was worked on", worked, "reset", envoy.ConnectionTermination, envoy.UC, 2},
 	}
 	for _, test := range tests {
 		for _, streaming := range []bool{false, true} {
@@ -74,10 +75,10 @@ func TestGRPCWire(t *testing.T) {
 					_, err = c.EmptyCall(t.Context(), &testgrpc.Empty{})
 				}
 				end := wantSoon(t, events.ends, "the end of the call")
-				if status.Code(err) != codes.Unavailable || end.Detail != test.detail || end.Flags != test.flags|pillion.URX {
-					t.Errorf("got %v, %v %v, want Unavailable, %v %v", err, end.Flags, end.Detail, test.flags|pillion.URX, test.detail)
+				if status.Code(err) != codes.Unavailable || end.Detail != test.detail || end.Flags != test.flags|envoy.URX {
+					t.Errorf("got %v, %v %v, want Unavailable, %v %v", err, end.Flags, end.Detail, test.flags|envoy.URX, test.detail)
 				}
-				if got := events.count(pillion.EventAttempt); got != 2 || script.requests.Load() != test.requests {
+				if got := events.count(policy.EventAttempt); got != 2 || script.requests.Load() != test.requests {
 					t.Errorf("got %d attempts and %d requests, want 2 and %d", got, script.requests.Load(), test.requests)
 				}
 			})
@@ -122,29 +123,29 @@ func TestGRPCWire_malformed(t *testing.T) {
 		name     string
 		act      func(s *stream)
 		code     codes.Code
-		detail   pillion.Detail
-		flags    pillion.Flags
+		detail   *envoy.Detail
+		flags    envoy.Flags
 		attempts int
 	}{
-		{"grpc-status: abc", func(s *stream) { s.trailersOnly("abc") }, codes.Unavailable, pillion.MalformedAnswer, pillion.UPE, 2},
+		{"grpc-status: abc", func(s *stream) { s.trailersOnly("abc") }, codes.Unavailable, envoy.MalformedResponse, envoy.UPE, 2},
 		{"a header name in capitals", func(s *stream) {
 			s.answer(true, ":status", "200", "content-type", "application/grpc", "X-Capital", "1", "grpc-status", "0")
-		}, codes.Unavailable, pillion.MalformedAnswer, pillion.UPE, 2},
-		{"no content-type", func(s *stream) { s.answer(true, ":status", "200", "grpc-status", "0") }, codes.Unknown, pillion.ViaUpstream, 0, 1},
-		{"NO_ERROR behind the header", behind(rst(http2.ErrCodeNo)), codes.Internal, pillion.RemoteResetAfter, pillion.UR, 1},
-		{"PROTOCOL_ERROR behind the header", behind(rst(http2.ErrCodeProtocol)), codes.Internal, pillion.MalformedAnswerAfter, pillion.UPE, 1},
-		{"CANCEL behind the header", behind(rst(http2.ErrCodeCancel)), codes.Canceled, pillion.RemoteResetAfter, pillion.UR, 1},
-		{"a second header", behind(head), codes.Internal, pillion.MalformedAnswerAfter, pillion.UPE, 1},
-		{"no trailers", behind(data(true, "")), codes.Internal, pillion.MalformedAnswerAfter, pillion.UPE, 1},
-		{"a cut message and no trailers", behind(data(true, "\x00\x00\x00\x00\x05hi")), codes.Internal, pillion.MalformedAnswerAfter, pillion.UPE, 1},
+		}, codes.Unavailable, envoy.MalformedResponse, envoy.UPE, 2},
+		{"no content-type", func(s *stream) { s.answer(true, ":status", "200", "grpc-status", "0") }, codes.Unknown, envoy.ViaUpstream, 0, 1},
+		{"NO_ERROR behind the header", behind(rst(http2.ErrCodeNo)), codes.Internal, envoy.RemoteResetAfter, envoy.UR, 1},
+		{"PROTOCOL_ERROR behind the header", behind(rst(http2.ErrCodeProtocol)), codes.Internal, envoy.MalformedResponseAfter, envoy.UPE, 1},
+		{"CANCEL behind the header", behind(rst(http2.ErrCodeCancel)), codes.Canceled, envoy.RemoteResetAfter, envoy.UR, 1},
+		{"a second header", behind(head), codes.Internal, envoy.MalformedResponseAfter, envoy.UPE, 1},
+		{"no trailers", behind(data(true, "")), codes.Internal, envoy.MalformedResponseAfter, envoy.UPE, 1},
+		{"a cut message and no trailers", behind(data(true, "\x00\x00\x00\x00\x05hi")), codes.Internal, envoy.MalformedResponseAfter, envoy.UPE, 1},
 		{"a cut message and trailers", behind(func(s *stream) {
 			data(false, "\x00\x00\x00\x00\x05hi")(s)
 			s.answer(true, "grpc-status", "0")
-		}), codes.Internal, pillion.ViaUpstream, 0, 1},
+		}), codes.Internal, envoy.ViaUpstream, 0, 1},
 		{"a message that cannot be read, and trailers", behind(func(s *stream) {
 			data(false, "\x00\x00\x00\x00\x01\xff")(s)
 			s.answer(true, "grpc-status", "0")
-		}), codes.Internal, pillion.ViaUpstream, 0, 1},
+		}), codes.Internal, envoy.ViaUpstream, 0, 1},
 	}
 	for _, test := range tests {
 		for _, streaming := range []bool{false, true} {
@@ -170,12 +171,12 @@ func TestGRPCWire_malformed(t *testing.T) {
 				end := wantSoon(t, events.ends, "the end of the call")
 				flags := test.flags
 				if test.attempts > 1 {
-					flags |= pillion.URX
+					flags |= envoy.URX
 				}
 				if status.Code(err) != test.code || end.Detail != test.detail || end.Flags != flags {
 					t.Errorf("got %v, %v %v, want %v, %v %v", err, end.Flags, end.Detail, test.code, flags, test.detail)
 				}
-				if got := events.count(pillion.EventAttempt); got != test.attempts {
+				if got := events.count(policy.EventAttempt); got != test.attempts {
 					t.Errorf("got %d attempts, want %d", got, test.attempts)
 				}
 			})

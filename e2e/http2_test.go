@@ -16,7 +16,9 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -37,7 +39,7 @@ func unencryptedHTTP2(base *http.Transport) {
 type guarded struct {
 	client  *http.Client
 	breaker *breaker.Breaker
-	ends    chan pillion.Outcome // of all calls
+	ends    chan policy.Outcome // of all calls
 }
 
 func newGuarded(t *testing.T, base http.RoundTripper, retries retry.Config, more ...pillion.Policy) *guarded {
@@ -46,15 +48,15 @@ func newGuarded(t *testing.T, base http.RoundTripper, retries retry.Config, more
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &guarded{breaker: b, ends: make(chan pillion.Outcome, 8)}
+	g := &guarded{breaker: b, ends: make(chan policy.Outcome, 8)}
 	retries.Rand = func() float64 { return 0 }
 	policies := []pillion.Policy{
 		timeout.Config{Total: 2 * time.Hour, PerTry: time.Hour},
 		retries,
 		limits.Config{MaxRequests: 1},
 		b,
-		pillion.Listener(func(_ context.Context, e pillion.Event) {
-			if e.Kind == pillion.EventEnd {
+		pillion.Listener(func(_ context.Context, e policy.Event) {
+			if e.Kind == policy.EventEnd {
 				g.ends <- *e.Outcome
 			}
 		}),
@@ -74,7 +76,7 @@ type seen struct {
 	body   string
 	err    error // of the round trip, or of the body
 	info   *pillion.Info
-	end    pillion.Outcome
+	end    policy.Outcome
 }
 
 // call makes one call, and reads its answer to the end.
@@ -112,8 +114,8 @@ type h2failure struct {
 	base    func(*http.Transport) // nil changes nothing
 	head    int
 	flags   string
-	detail  pillion.Detail
-	is      pillion.Condition
+	detail  *envoy.Detail
+	is      policy.Condition
 	words   string
 	timeout bool   // counts as a time-out and not as a failure
 	unlike  string // why Envoy tells something else, where that cannot be helped
@@ -123,19 +125,19 @@ func h2Failures() []h2failure {
 	return []h2failure{
 		{
 			name: "RST_STREAM(INTERNAL_ERROR)", act: func(s *stream) { s.rst(http2.ErrCodeInternal) },
-			flags: "URX,UR", detail: pillion.RemoteReset, is: pillion.Reset, words: "INTERNAL_ERROR",
+			flags: "URX,UR", detail: envoy.RemoteReset, is: policy.Reset, words: "INTERNAL_ERROR",
 		},
 		{
 			name: "RST_STREAM(NO_ERROR)", act: func(s *stream) { s.rst(http2.ErrCodeNo) },
-			flags: "URX,UR", detail: pillion.RemoteReset, is: pillion.Reset, words: "NO_ERROR",
+			flags: "URX,UR", detail: envoy.RemoteReset, is: policy.Reset, words: "NO_ERROR",
 		},
 		{
 			name: "RST_STREAM(CANCEL)", act: func(s *stream) { s.rst(http2.ErrCodeCancel) },
-			flags: "URX,UR", detail: pillion.RemoteReset, is: pillion.Reset, words: "CANCEL",
+			flags: "URX,UR", detail: envoy.RemoteReset, is: policy.Reset, words: "CANCEL",
 		},
 		{
 			name: "RST_STREAM(ENHANCE_YOUR_CALM)", act: func(s *stream) { s.rst(http2.ErrCodeEnhanceYourCalm) },
-			flags: "URX,UR", detail: pillion.RemoteReset, is: pillion.Reset, words: "ENHANCE_YOUR_CALM",
+			flags: "URX,UR", detail: envoy.RemoteReset, is: policy.Reset, words: "ENHANCE_YOUR_CALM",
 		},
 		{
 			name: "RST_STREAM in the middle of the body",
@@ -145,15 +147,15 @@ func h2Failures() []h2failure {
 				s.rst(http2.ErrCodeInternal)
 			},
 			head:  http.StatusOK,
-			flags: "UR", detail: pillion.RemoteResetAfter, is: pillion.Reset, words: "INTERNAL_ERROR",
+			flags: "UR", detail: envoy.RemoteResetAfter, is: policy.Reset, words: "INTERNAL_ERROR",
 		},
 		{
 			name: "the connection is closed before the answer", act: func(s *stream) { fin(s.Conn) },
-			flags: "URX,UC", detail: pillion.ConnectionTermination, is: pillion.Reset, words: "EOF",
+			flags: "URX,UC", detail: envoy.ConnectionTermination, is: policy.Reset, words: "EOF",
 		},
 		{
 			name: "the connection is reset before the answer", act: func(s *stream) { reset(s.Conn) },
-			flags: "URX,UC", detail: pillion.ConnectionTermination, is: pillion.Reset,
+			flags: "URX,UC", detail: envoy.ConnectionTermination, is: policy.Reset,
 		},
 		{
 			name: "the connection is closed in the middle of the body",
@@ -163,7 +165,7 @@ func h2Failures() []h2failure {
 				fin(s.Conn)
 			},
 			head:  http.StatusOK,
-			flags: "UC", detail: pillion.ConnectionTerminationAfter, is: pillion.Reset, words: "EOF",
+			flags: "UC", detail: envoy.ConnectionTerminationAfter, is: policy.Reset, words: "EOF",
 		},
 		{
 			name: "GOAWAY for this stream, which is closed with its connection",
@@ -171,7 +173,7 @@ func h2Failures() []h2failure {
 				_ = s.framer.WriteGoAway(s.id, http2.ErrCodeInternal, []byte("out of order"))
 				fin(s.Conn)
 			},
-			flags: "URX,UC", detail: pillion.ConnectionTermination, is: pillion.Reset, words: "GOAWAY",
+			flags: "URX,UC", detail: envoy.ConnectionTermination, is: policy.Reset, words: "GOAWAY",
 		},
 		{
 			name: "a lost connection that is found out by a ping",
@@ -179,23 +181,23 @@ func h2Failures() []h2failure {
 			base: func(b *http.Transport) {
 				b.HTTP2 = &http.HTTP2Config{SendPingTimeout: short, PingTimeout: short}
 			},
-			flags: "URX,UC", detail: pillion.ConnectionTermination, is: pillion.Reset, words: "connection lost",
+			flags: "URX,UC", detail: envoy.ConnectionTermination, is: policy.Reset, words: "connection lost",
 		},
 		{
 			name: "the transport's own limit on the head", act: func(*stream) {},
 			base:  func(b *http.Transport) { b.ResponseHeaderTimeout = short },
-			flags: "URX,UT", detail: pillion.TryTimeout, is: pillion.Timeout | pillion.PerTryTimeout, words: "timeout awaiting", timeout: true,
+			flags: "URX,UT", detail: envoy.PerTryTimeout, is: policy.Timeout | policy.PerTryTimeout, words: "timeout awaiting", timeout: true,
 		},
 		{
 			name: "DATA on stream 0", act: func(s *stream) { _ = s.framer.WriteRawFrame(http2.FrameData, 0, 0, []byte("data")) },
-			flags: "URX,UPE", detail: pillion.MalformedAnswer, is: pillion.ProtocolError, words: "PROTOCOL_ERROR",
+			flags: "URX,UPE", detail: envoy.MalformedResponse, is: policy.ProtocolError, words: "PROTOCOL_ERROR",
 		},
 		{
 			name: "a head that cannot be decompressed",
 			act: func(s *stream) {
 				_ = s.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: s.id, BlockFragment: []byte{0xff, 0xff, 0xff}, EndHeaders: true})
 			},
-			flags: "URX,UPE", detail: pillion.MalformedAnswer, is: pillion.ProtocolError, words: "COMPRESSION_ERROR",
+			flags: "URX,UPE", detail: envoy.MalformedResponse, is: policy.ProtocolError, words: "COMPRESSION_ERROR",
 		},
 		{
 			name: "a head larger than the client takes",
@@ -203,15 +205,15 @@ func h2Failures() []h2failure {
 				s.answer(true, ":status", "200", "x-filler", strings.Repeat("x", 8<<10))
 			},
 			base:  func(b *http.Transport) { b.MaxResponseHeaderBytes = 4 << 10 },
-			flags: "URX,UPE", detail: pillion.MalformedAnswer, is: pillion.ProtocolError,
+			flags: "URX,UPE", detail: envoy.MalformedResponse, is: policy.ProtocolError,
 		},
 		{
 			name: "a head without a status", act: func(s *stream) { s.answer(true, "server", "test") },
-			flags: "URX,UPE", detail: pillion.MalformedAnswer, is: pillion.ProtocolError, words: "missing status",
+			flags: "URX,UPE", detail: envoy.MalformedResponse, is: policy.ProtocolError, words: "missing status",
 		},
 		{
 			name: "DATA before the head", act: func(s *stream) { _ = s.framer.WriteData(s.id, true, []byte("data")) },
-			flags: "URX,UPE", detail: pillion.MalformedAnswer, is: pillion.ProtocolError, words: "PROTOCOL_ERROR",
+			flags: "URX,UPE", detail: envoy.MalformedResponse, is: policy.ProtocolError, words: "PROTOCOL_ERROR",
 		},
 		{
 			name: "a body longer than its length",
@@ -220,7 +222,7 @@ func h2Failures() []h2failure {
 				_ = s.framer.WriteData(s.id, true, []byte("too long"))
 			},
 			head:  http.StatusOK,
-			flags: "UPE", detail: pillion.MalformedAnswerAfter, is: pillion.ProtocolError | pillion.Reset, words: "more than declared Content-Length",
+			flags: "UPE", detail: envoy.MalformedResponseAfter, is: policy.ProtocolError | policy.Reset, words: "more than declared Content-Length",
 		},
 		{
 			name: "a body shorter than its length",
@@ -229,12 +231,12 @@ func h2Failures() []h2failure {
 				_ = s.framer.WriteData(s.id, true, []byte("short"))
 			},
 			head:  http.StatusOK,
-			flags: "UC", detail: pillion.ConnectionTerminationAfter, is: pillion.Reset, words: "EOF",
+			flags: "UC", detail: envoy.ConnectionTerminationAfter, is: policy.Reset, words: "EOF",
 			unlike: "Envoy says UPE; net/http gives the same error as for a connection that was closed",
 		},
 		{
 			name: "HTTP/1 to an HTTP/2 client", act: func(s *stream) { _, _ = io.WriteString(s.Conn, "HTTP/1.1 400 Bad Request\r\n\r\n") },
-			flags: "URX,UPE", detail: pillion.MalformedAnswer, is: pillion.ProtocolError, words: "HTTP/1.1",
+			flags: "URX,UPE", detail: envoy.MalformedResponse, is: policy.ProtocolError, words: "HTTP/1.1",
 		},
 	}
 }
@@ -324,19 +326,19 @@ func TestHTTP2_refusedStream(t *testing.T) {
 		status   int
 		attempts int
 		flags    string
-		detail   pillion.Detail
-		is       pillion.Condition
+		detail   *envoy.Detail
+		is       policy.Condition
 	}{
 		{
 			"not retried", "", 1000, 0, 1,
-			"URX,UR", pillion.RemoteRefusedStream, pillion.Reset | pillion.RefusedStream,
+			"URX,UR", envoy.RemoteRefusedStream, policy.Reset | policy.RefusedStream,
 		},
 		{
 			"used up", "refused-stream", 1000, 0, 2,
-			"URX,UR", pillion.RemoteRefusedStream, pillion.Reset | pillion.RefusedStream,
+			"URX,UR", envoy.RemoteRefusedStream, policy.Reset | policy.RefusedStream,
 		},
-		{"retried by refused-stream", "refused-stream", 1, http.StatusOK, 2, "-", pillion.ViaUpstream, 0},
-		{"retried by reset", "reset", 1, http.StatusOK, 2, "-", pillion.ViaUpstream, 0},
+		{"retried by refused-stream", "refused-stream", 1, http.StatusOK, 2, "-", envoy.ViaUpstream, 0},
+		{"retried by reset", "reset", 1, http.StatusOK, 2, "-", envoy.ViaUpstream, 0},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -400,13 +402,13 @@ func TestHTTP2_refusedUpload(t *testing.T) {
 					s.ok("ok")
 				})
 			})
-			g := newGuarded(t, h2c(), retry.Config{On: "refused-stream"}, pillion.HTTP{ReplayBuffer: test.buffer})
+			g := newGuarded(t, h2c(), retry.Config{On: "refused-stream"}, pillion.Options{ReplayBuffer: test.buffer})
 			s := g.call(t, http.MethodPut, "http://"+server.addr()+"/", unrepeatable("order"))
 			if s.status != test.status {
 				t.Errorf("got %d, %v, want %d", s.status, s.err, test.status)
 			}
-			if want := pillion.Reset | pillion.RefusedStream; test.status == 0 && (s.end.Is != want || s.end.Flags != pillion.UR) {
-				t.Errorf("got %b %v %q, want %b UR %q", s.end.Is, s.end.Flags, s.end.Detail, want, pillion.RemoteRefusedStream)
+			if want := policy.Reset | policy.RefusedStream; test.status == 0 && (s.end.Is != want || s.end.Flags != envoy.UR) {
+				t.Errorf("got %b %v %q, want %b UR %q", s.end.Is, s.end.Flags, s.end.Detail, want, envoy.RemoteRefusedStream)
 			}
 		})
 	}
@@ -529,8 +531,8 @@ func TestHTTP2_invalid(t *testing.T) {
 			if s.err == nil || !strings.Contains(s.err.Error(), test.words) {
 				t.Errorf("got %d, %v, want an error with %q", s.status, s.err, test.words)
 			}
-			if s.end.Is != pillion.Invalid || s.end.Flags != 0 {
-				t.Errorf("got %b %v, want %b and no flags", s.end.Is, s.end.Flags, pillion.Invalid)
+			if s.end.Is != policy.Invalid || s.end.Flags != 0 {
+				t.Errorf("got %b %v, want %b and no flags", s.end.Is, s.end.Flags, policy.Invalid)
 			}
 			if got := g.breaker.Status(); got != (breaker.Status{}) {
 				t.Errorf("breaker: got %+v, want nothing counted", got)
@@ -569,7 +571,7 @@ func TestHTTP2_otherTransport(t *testing.T) {
 	}
 	g := newGuarded(t, base, retry.Config{NumRetries: retry.None})
 	s := g.call(t, http.MethodGet, "http://"+server.addr()+"/", nil)
-	if s.end.Flags.String() != "URX,UR" || s.end.Detail != pillion.RemoteReset {
-		t.Errorf("got %v %q, %v, want URX,UR %q", s.end.Flags, s.end.Detail, s.err, pillion.RemoteReset)
+	if s.end.Flags.String() != "URX,UR" || s.end.Detail != envoy.RemoteReset {
+		t.Errorf("got %v %q, %v, want URX,UR %q", s.end.Flags, s.end.Detail, s.err, envoy.RemoteReset)
 	}
 }

@@ -32,6 +32,7 @@ import (
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/pilliongrpc"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 	"github.com/pillion-go/pillion/tracing"
@@ -55,7 +56,7 @@ func sideOf(t *testing.T, name string, tracer *tracing.Tracer, log *eventLog, cl
 	} else {
 		policies = append(policies, tracing.Server{Tracer: tracer})
 	}
-	policies = append(policies, limits.Config{}, breaker.Config{Threshold: breaker.Never}, pillion.HTTP{ReplayBuffer: 1 << 20})
+	policies = append(policies, limits.Config{}, breaker.Config{Threshold: breaker.Never}, pillion.Options{ReplayBuffer: 1 << 20})
 	if log != nil {
 		policies = append(policies, pillion.Listener(log.hear))
 	}
@@ -150,7 +151,7 @@ func testInterop(t *testing.T, secure, failing bool) {
 		t.Fatal(err)
 	}
 	defer tracer.Close(context.Background())
-	log := &eventLog{ends: make(chan pillion.Outcome, 1000)}
+	log := &eventLog{ends: make(chan policy.Outcome, 1000)}
 	client, registry := sideOf(t, "client", tracer, log, true)
 	server, served := sideOf(t, "server", tracer, nil, false)
 	third := &thirds{seen: map[string]int{}}
@@ -180,7 +181,7 @@ func testInterop(t *testing.T, secure, failing bool) {
 	cluster := registry.Cluster("client")
 	retries := cluster.Counter("upstream_rq_retry").Value()
 	t.Logf("%d functions, %d calls, %d attempts, %d retries, %d failed on purpose", n,
-		log.count(pillion.EventEnd), log.count(pillion.EventAttempt), retries, third.n.Load())
+		log.count(policy.EventEnd), log.count(policy.EventAttempt), retries, third.n.Load())
 	if n != 16 || retries != uint64(third.n.Load()) || (retries != 0) != failing {
 		t.Errorf("got %d functions and %d retries, want 16, and as many retries as were failed: %d", n, retries, third.n.Load())
 	}

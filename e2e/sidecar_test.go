@@ -33,10 +33,10 @@ func TestSidecar_tries(t *testing.T) {
 		upstream int64 // what the upstream sees
 	}{
 		{"both retry", true, []pillion.Policy{ours}, 3, 9},
-		{"ours alone", true, []pillion.Policy{ours, pillion.HTTP{Sidecar: true}}, 3, 3},
+		{"ours alone", true, []pillion.Policy{ours, pillion.Options{Sidecar: true}}, 3, 3},
 		{"the sidecar's alone", true, nil, 1, 3},
-		{"nobody retries", true, []pillion.Policy{pillion.HTTP{Sidecar: true}}, 1, 1},
-		{"a sidecar that trusts nobody", false, []pillion.Policy{ours, pillion.HTTP{Sidecar: true}}, 3, 9},
+		{"nobody retries", true, []pillion.Policy{pillion.Options{Sidecar: true}}, 1, 1},
+		{"a sidecar that trusts nobody", false, []pillion.Policy{ours, pillion.Options{Sidecar: true}}, 3, 9},
 	}
 	scenarios := failing(t)
 	sidecars := map[bool]*sidecar{}
@@ -116,7 +116,7 @@ func TestSidecar_deadline(t *testing.T) {
 			base := &http.Transport{}
 			defer base.CloseIdleConnections()
 			patient := &patientBase{base: callID{base, test.name}}
-			u, err := pillion.New("upstream", test.limits, pillion.HTTP{Sidecar: true})
+			u, err := pillion.New("upstream", test.limits, pillion.Options{Sidecar: true})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -12,7 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 )
 
@@ -68,9 +68,9 @@ type census struct {
 	now, most *atomic.Int64
 }
 
-func (p census) Wrap(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
-	leave := func(*pillion.Call, *pillion.Outcome) { p.now.Add(-1) }
-	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+func (p census) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
+	leave := func(*policy.Call, *policy.Outcome) { p.now.Add(-1) }
+	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
 		raise(p.most, p.now.Add(1))
 		returned := false
 		defer func() {

@@ -1,10 +1,12 @@
 package limits
 
-import "github.com/pillion-go/pillion"
+import (
+	"github.com/pillion-go/pillion/policy"
+)
 
 // offer offers Envoy's gauges of a circuit breaker: rq_open and rq_retry_open are 1
 // while all slots are taken, the remaining ones are how many are free.
-func (l *limiter) offer(s *pillion.Site, c Config) {
+func (l *limiter) offer(s *policy.Builder, c Config) {
 	const prefix = "circuit_breakers.default."
 	s.Gauge(prefix+"rq_open", func() uint64 { return flag(l.max > 0 && l.requests.Load() >= l.max) })
 	s.Gauge(prefix+"rq_retry_open", func() uint64 { return flag(l.retriesOpen()) })

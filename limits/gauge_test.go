@@ -7,12 +7,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // gauges is a policy that finds the gauges of those inside it.
 type gauges map[string]func() uint64
 
-func (g gauges) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+func (g gauges) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	s.Gauges(func(name string, read func() uint64) { g[name] = read })
 	return next, nil
 }
@@ -28,8 +29,8 @@ func (g gauges) read() map[string]uint64 {
 // retrying is a policy that takes each call for a retry.
 type retrying struct{}
 
-func (retrying) Wrap(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
-	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+func (retrying) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
+	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
 		if release, ok := c.AcquireRetry(); ok {
 			defer release()
 		}

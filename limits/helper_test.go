@@ -11,6 +11,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/policy"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -31,7 +32,7 @@ func answer(code int, body io.Reader) roundTripper {
 }
 
 // upstream makes an upstream that is called recipes.
-func upstream(t *testing.T, policies ...pillion.Policy) *pillion.Upstream {
+func upstream(t *testing.T, policies ...policy.Policy) *pillion.Upstream {
 	t.Helper()
 	u, err := pillion.New("recipes", policies...)
 	if err != nil {

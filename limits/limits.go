@@ -26,7 +26,8 @@ import (
 	"strings"
 	"sync/atomic"
 
-	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // Zero is a limit of zero: nothing is let through.
@@ -43,6 +44,15 @@ const (
 
 // ErrFull matches every [*FullError].
 var ErrFull = errors.New("limits: full")
+
+// Overflow is the detail of a call that a limit refused. Mirrors Envoy's
+// upstream_reset_before_response_started{overflow}.
+//
+//nolint:gochecknoglobals // a constant, which Go has none of this type
+var Overflow = envoy.NewDetail(envoy.DetailSpec{
+	Text: "upstream_reset_before_response_started{overflow}", Flags: envoy.UO, Status: http.StatusServiceUnavailable,
+	Body: "overflow", Reset: true, Overloaded: true, Counter: "upstream_rq_active_overflow",
+})
 
 // FullError says which limit refused a call.
 type FullError struct {
@@ -107,10 +117,10 @@ type RetryBudget struct {
 }
 
 // Role is that of a policy that holds a slot for each attempt.
-func (Config) Role() pillion.Role { return pillion.RoleLimits }
+func (Config) Role() policy.Role { return policy.RoleLimits }
 
 // Wrap makes the counters of one upstream.
-func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+func (c Config) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
@@ -121,8 +131,8 @@ func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 		return call, nil
 	}
 	slot := s.Slot() // N is what a retry's budget adds to the requests for the attempt before it
-	s.LimitRetries(func(failed *pillion.Call) bool { return l.acquireRetry(failed.State(slot).N) }, l.releaseRetry)
-	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+	s.LimitRetries(func(failed *policy.Call) bool { return l.acquireRetry(failed.State(slot).N) }, l.releaseRetry)
+	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
 		o := call(ctx, c)
 		c.State(slot).N = l.addition(c, o)
 		return o
@@ -130,11 +140,11 @@ func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 }
 
 // guard holds a slot for each attempt.
-func (l *limiter) guard(next pillion.Func) pillion.Func {
-	release := func(*pillion.Call, *pillion.Outcome) { l.requests.Add(-1) }
-	return func(ctx context.Context, call *pillion.Call) *pillion.Outcome {
+func (l *limiter) guard(next policy.Func) policy.Func {
+	release := func(*policy.Call, *policy.Outcome) { l.requests.Add(-1) }
+	return func(ctx context.Context, call *policy.Call) *policy.Outcome {
 		if !l.acquire() {
-			return call.Refuse(l.full, pillion.Overflow)
+			return call.Refuse(l.full, Overflow)
 		}
 		held := true
 		defer func() {
@@ -266,7 +276,7 @@ func take(taken *atomic.Int64, places int64) bool {
 // addition is how many requests Envoy counts in addition to those that hold a slot, when
 // it asks its budget about a retry after o. The attempt that failed is one of them, unless it
 // was a stream that has ended.
-func (l *limiter) addition(c *pillion.Call, o *pillion.Outcome) int64 {
+func (l *limiter) addition(c *policy.Call, o *policy.Outcome) int64 {
 	counted := int64(1)
 	if l.isEndedStream(c, o) {
 		counted = 0
@@ -280,23 +290,23 @@ func (l *limiter) addition(c *pillion.Call, o *pillion.Outcome) int64 {
 // isEndedStream reports whether an attempt was a stream of HTTP/2 or later that has ended.
 // net/http hands out a body also where the response has none. Without a response, a reset of the
 // stream proves it; otherwise the protocol is that of the response before.
-func (l *limiter) isEndedStream(c *pillion.Call, o *pillion.Outcome) bool {
+func (l *limiter) isEndedStream(c *policy.Call, o *policy.Outcome) bool {
 	resp, ok := o.Value.(*http.Response)
 	switch {
-	case o.Is.Any(pillion.ConnectFailure | pillion.Invalid | pillion.Refused):
+	case o.Is.Any(policy.ConnectFailure | policy.Invalid | policy.Refused):
 		return false
 	case ok:
 		if stream := resp.ProtoMajor >= 2; stream != l.streams.Load() {
 			l.streams.Store(stream)
 		}
 		return resp.ProtoMajor >= 2 && (!o.Open() || resp.ContentLength == 0 || c.Request().Method == http.MethodHead)
-	case o.Detail == pillion.RemoteReset || o.Detail == pillion.RemoteRefusedStream || isStreamError(o.Err):
+	case o.Detail == envoy.RemoteReset || o.Detail == envoy.RemoteRefusedStream || isStreamError(o.Err):
 		return true
 	}
 	switch c.Request().Protocol {
-	case "grpc":
+	case policy.ProtocolGRPC:
 		return !o.Open()
-	case "http":
+	case policy.ProtocolHTTP:
 		return l.streams.Load()
 	}
 	return false

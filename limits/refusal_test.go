@@ -12,13 +12,15 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // TestRefusal looks at a refusal from all sides.
 func TestRefusal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var events []pillion.EventKind
-		u := upstream(t, Config{MaxRequests: 1}, pillion.Listener(func(_ context.Context, e pillion.Event) {
+		var events []policy.EventKind
+		u := upstream(t, Config{MaxRequests: 1}, policy.Listener(func(_ context.Context, e policy.Event) {
 			events = append(events, e.Kind)
 		}))
 		defer open(t.Context(), t, u).Body.Close()
@@ -48,14 +50,14 @@ func TestRefusal(t *testing.T) {
 		if got, want := refused.Error(), "limits: recipes: max_requests of 1 reached; is the body of every response closed?"; got != want {
 			t.Errorf("got text %q, want %q", got, want)
 		}
-		if info.Flags() != pillion.UO || info.Detail() != pillion.Overflow || info.Attempts() != 1 || !info.Done() {
+		if info.Flags() != envoy.UO || info.Detail() != Overflow || info.Attempts() != 1 || !info.Done() {
 			t.Errorf("got flags %v, details %v, %d attempts, done: %v, want UO, overflow, 1, true",
 				info.Flags(), info.Detail(), info.Attempts(), info.Done())
 		}
 		if !body.closed {
 			t.Error("the body of the refused request is not closed")
 		}
-		if want := []pillion.EventKind{pillion.EventRefused, pillion.EventEnd}; !slices.Equal(events, want) {
+		if want := []policy.EventKind{policy.EventRefused, policy.EventEnd}; !slices.Equal(events, want) {
 			t.Errorf("got events %v, want %v", events, want)
 		}
 	})
@@ -84,8 +86,8 @@ func TestFullErrorIs(t *testing.T) {
 // measured counts the allocations of what stands inside of it.
 type measured struct{ allocs *float64 }
 
-func (p measured) Wrap(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
-	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+func (p measured) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
+	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
 		*p.allocs = testing.AllocsPerRun(100, func() { next(ctx, c) })
 		return next(ctx, c)
 	}, nil
@@ -94,9 +96,9 @@ func (p measured) Wrap(_ *pillion.Site, next pillion.Func) (pillion.Func, error)
 // good gives the same outcome again and again, and sends nothing.
 type good struct{}
 
-func (good) Wrap(*pillion.Site, pillion.Func) (pillion.Func, error) {
-	o := &pillion.Outcome{Code: 200, Detail: pillion.ViaUpstream}
-	return func(context.Context, *pillion.Call) *pillion.Outcome { return o }, nil
+func (good) Wrap(*policy.Builder, policy.Func) (policy.Func, error) {
+	o := &policy.Outcome{Code: 200, Detail: envoy.ViaUpstream}
+	return func(context.Context, *policy.Call) *policy.Outcome { return o }, nil
 }
 
 // TestCostsNothing measures a refusal, which runs under overload, and its

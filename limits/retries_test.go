@@ -13,14 +13,15 @@ import (
 	"testing/synctest"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 )
 
 // acquiring takes as many slots for retries as it gets, up to ten.
 type acquiring struct{ got *int }
 
-func (a acquiring) Wrap(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
-	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+func (a acquiring) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
+	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
 		for range 10 {
 			if release, ok := c.AcquireRetry(); ok {
 				*a.got++

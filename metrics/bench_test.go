@@ -14,6 +14,7 @@ import (
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -37,9 +38,9 @@ func BenchmarkCall(b *testing.B) {
 
 func benchmarkCall(b *testing.B, body string, counted, parallel bool) {
 	b.Helper()
-	policies := []pillion.Policy{timeout.Config{PerTry: time.Second}, retry.Config{}, limits.Config{}, breaker.Config{}}
+	policies := []policy.Policy{timeout.Config{PerTry: time.Second}, retry.Config{}, limits.Config{}, breaker.Config{}}
 	if counted {
-		policies = append([]pillion.Policy{Config{Registry: registry(b, Settings{})}}, policies...)
+		policies = append([]policy.Policy{Config{Registry: registry(b, Settings{})}}, policies...)
 	}
 	u, err := pillion.New("recipes", policies...)
 	if err != nil {

@@ -3,10 +3,12 @@ package metrics
 import (
 	"errors"
 	"fmt"
+	"net/http"
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // Config counts an upstream's calls and attempts. It is a policy, to stand outside
@@ -47,10 +49,10 @@ type Config struct {
 }
 
 // Role is that of a policy that counts.
-func (Config) Role() pillion.Role { return pillion.RoleMetrics }
+func (Config) Role() policy.Role { return policy.RoleMetrics }
 
 // Wrap has the upstream's calls counted.
-func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+func (c Config) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	cluster := clusterOf(s, c.Registry, c.StatName)
 	if !s.Claim(countedCalls{cluster}) {
 		return nil, errTwice("Config", cluster)
@@ -69,25 +71,33 @@ func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 		r.tries = s.Slot()
 	}
 	if c.CallerStatNames {
-		s.ConsumeHeaders(altStatName)
+		s.ConsumeHeaders(envoy.AltStatNameHeader)
 	}
-	s.OwnTransport(cluster.CountTransport)
 	s.AwaitHead() // of streams too: a response is counted at its header
 	s.Listen(r.listen)
 	return r.call, nil
 }
 
+// OwnTransport has the connections of the upstream's own transport counted.
+func (c Config) OwnTransport(upstream string, t *http.Transport) *http.Transport {
+	return cluster(c.Registry, c.StatName, upstream).CountTransport(t)
+}
+
 // showGauges shows the gauges that the policies inside offer.
-func showGauges(s *pillion.Site, cluster *Cluster) error {
+func showGauges(s *policy.Builder, cluster *Cluster) error {
 	var bad []error
 	s.Gauges(func(name string, read func() uint64) { bad = append(bad, cluster.offer(name, read)) })
 	return errors.Join(bad...)
 }
 
 // clusterOf finds the cluster that a policy counts in.
-func clusterOf(s *pillion.Site, registry *Registry, name string) *Cluster {
+func clusterOf(s *policy.Builder, registry *Registry, name string) *Cluster {
+	return cluster(registry, name, s.Upstream())
+}
+
+func cluster(registry *Registry, name, upstream string) *Cluster {
 	if name == "" {
-		name = s.Upstream()
+		name = upstream
 	}
 	return registry.Cluster(name)
 }

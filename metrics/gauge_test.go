@@ -11,6 +11,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // TestLimitsGauges shows what the limits inside offer, while a place is taken and
@@ -36,7 +37,7 @@ type offering struct {
 	read func() uint64
 }
 
-func (o offering) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+func (o offering) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	s.Gauge(o.name, o.read)
 	return next, nil
 }

@@ -2,14 +2,14 @@ package metrics
 
 import (
 	"context"
-	"errors"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // GRPC counts an upstream's gRPC calls by method and status, under
@@ -19,11 +19,11 @@ import (
 // that their callers get, and ignores other protocols. Mirrors Envoy's filter grpc_stats,
 // with stats_for_all_methods and enable_upstream_stats.
 //
-//	recipes, err := pillion.New("recipes", metrics.Config{}, metrics.GRPC{}, breaker.Config{})
+//	recipes, err := pillion.New("recipes", Config{}, GRPC{}, breaker.Config{})
 //
 // A response that breaks off after its header has no status: only its messages are counted,
 // as in Envoy. Timeouts count as DEADLINE_EXCEEDED, or as UNAVAILABLE where
-// callers get Envoy's status, with [pillion.HTTP] LocalReplies.
+// callers get Envoy's status, with [pillion.Options] LocalReplies.
 //
 // In Prometheus the service and the method are the labels envoy_grpc_bridge_service and
 // envoy_grpc_bridge_method. Envoy cuts names at each dot: of /kitchen.v1.Cook/Get the service
@@ -57,10 +57,10 @@ const DefaultMaxMethods = 1000
 const maxName = 256
 
 // Role is that of a policy that counts.
-func (GRPC) Role() pillion.Role { return pillion.RoleMetrics }
+func (GRPC) Role() policy.Role { return policy.RoleMetrics }
 
 // Wrap has the upstream's gRPC calls counted.
-func (g GRPC) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+func (g GRPC) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	cluster := clusterOf(s, g.Registry, g.StatName)
 	if !s.Claim(countedMethods{cluster}) {
 		return nil, errTwice("GRPC", cluster)
@@ -70,8 +70,8 @@ func (g GRPC) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 	}
 	m := &methods{cluster: cluster, most: g.MaxMethods, replace: g.ReplaceDots, epoch: time.Now(), slot: s.Slot()}
 	end := m.end
-	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
-		if c.Request().Protocol != "grpc" {
+	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
+		if c.Request().Protocol != policy.ProtocolGRPC {
 			return next(ctx, c)
 		}
 		c.State(m.slot).N = int64(time.Since(m.epoch))
@@ -91,7 +91,7 @@ type methods struct {
 	most    int
 	replace bool // of dots in services
 	epoch   time.Time
-	slot    pillion.Slot
+	slot    policy.Slot
 	known   sync.Map // of *method, by the full method
 	some    atomic.Int64
 	rest    sync.Once
@@ -111,7 +111,7 @@ type method struct {
 }
 
 // end counts a call that has ended.
-func (m *methods) end(c *pillion.Call, end *pillion.Outcome) {
+func (m *methods) end(c *policy.Call, end *policy.Outcome) {
 	of := m.of(c.Request().Path)
 	sent, received := c.Messages()
 	of.requests.Add(sent)
@@ -119,19 +119,19 @@ func (m *methods) end(c *pillion.Call, end *pillion.Outcome) {
 	if hasNoStatus(end) {
 		return
 	}
-	of.count(grpcCode(c, end))
-	if end.Detail == pillion.ViaUpstream {
+	of.count(c.GRPCStatus(end))
+	if end.Detail == envoy.ViaUpstream {
 		of.time.Record(milliseconds(time.Since(m.epoch) - time.Duration(c.State(m.slot).N)))
 	}
 }
 
 // hasNoStatus reports whether a response was plain HTTP, or ended after its header without
 // a status.
-func hasNoStatus(end *pillion.Outcome) bool {
+func hasNoStatus(end *policy.Outcome) bool {
 	switch end.Detail {
-	case pillion.ViaUpstream:
+	case envoy.ViaUpstream:
 		return end.Code >= 100
-	case pillion.ConnectionTerminationAfter, pillion.RemoteResetAfter, pillion.MalformedAnswerAfter:
+	case envoy.ConnectionTerminationAfter, envoy.RemoteResetAfter, envoy.MalformedResponseAfter:
 		return true
 	default:
 		return false
@@ -140,6 +140,9 @@ func hasNoStatus(end *pillion.Outcome) bool {
 
 // count counts a status.
 func (m *method) count(code int) {
+	if code < 0 || code >= len(m.status) {
+		code = 2 // UNKNOWN
+	}
 	m.statusOf(code).Inc()
 	if code == 0 {
 		m.success.Inc()
@@ -147,38 +150,6 @@ func (m *method) count(code int) {
 		m.failure.Inc()
 	}
 	m.total.Inc()
-}
-
-// grpcCode is the status that the caller gets, as far as it is known here. Where the
-// upstream sent none it is Envoy's; without [pillion.HTTP] LocalReplies it is gRPC's for
-// timeouts, and it always is for canceled calls and deadlines of the caller's.
-func grpcCode(c *pillion.Call, end *pillion.Outcome) int {
-	local := end.Detail.LocalStatus()
-	switch {
-	case end.Err == nil:
-		return 0
-	case end.Detail == pillion.ViaUpstream && end.Code > 0 && end.Code < 17:
-		return end.Code
-	case end.Is.Any(pillion.Cancelled):
-		return 1
-	case local != 0 && c.LocalReplies() && !callersDeadline(end.Err):
-		return pillion.GRPCStatus(local)
-	case end.Is.Any(pillion.Timeout) && !end.Is.Any(pillion.ConnectFailure):
-		return 4
-	case local != 0:
-		return pillion.GRPCStatus(local)
-	case end.Is.Any(pillion.Refused | pillion.Reset):
-		return 14
-	case end.Is.Any(pillion.ProtocolError):
-		return 13
-	}
-	return 2
-}
-
-// callersDeadline reports whether the caller's own deadline ended a call.
-func callersDeadline(err error) bool {
-	limit, ok := errors.AsType[*pillion.TimeoutError](err)
-	return ok && limit.Scope == pillion.ScopeCaller
 }
 
 // of finds the statistics of a method.

@@ -11,42 +11,46 @@ import (
 	"testing"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // rpc is a gRPC call with the outcome that set makes.
 type rpc struct {
 	path string
-	set  func(o *pillion.Outcome)
+	set  func(o *policy.Outcome)
 }
+
+// replied is a gRPC call whose caller gets Envoy's status for a timeout.
+type replied struct{ rpc }
+
+func (replied) GRPCStatus(o *policy.Outcome) int { return o.GRPCStatus(true) }
 
 // canary is a gRPC call whose response says that it is a canary's.
 type canary struct{ rpc }
 
-func (canary) ResponseHeader(_ *pillion.Outcome, name string) []string {
+func (canary) ResponseHeader(_ *policy.Outcome, name string) []string {
 	if name == "x-envoy-upstream-canary" { // as metadata has it
 		return []string{"true"}
 	}
 	return nil
 }
 
-func (r rpc) Request() pillion.Request { return pillion.Request{Protocol: "grpc", Path: r.path} }
-func (rpc) Unary() bool                { return true }
-func (r rpc) Try(_ context.Context, _ *pillion.Call, o *pillion.Outcome) {
+func (r rpc) Request() policy.Request { return policy.Request{Protocol: "grpc", Path: r.path} }
+func (r rpc) Try(_ context.Context, _ *policy.Attempt, o *policy.Outcome) {
 	r.set(o)
 	if o.Err != nil && o.Is == 0 {
-		o.Is = pillion.Invalid
+		o.Is = policy.Invalid
 	}
 }
-func (rpc) Explain(*pillion.Call, *pillion.Outcome, error)   {}
-func (rpc) Discard(*pillion.Call, *pillion.Outcome)          {}
-func (rpc) NewCall(*pillion.Call) *pillion.Call              { return &pillion.Call{} }
-func (rpc) RequestHeader(string) []string                    { return nil }
-func (rpc) Header(*pillion.Call) pillion.Header              { return nil }
-func (rpc) ResponseHeader(*pillion.Outcome, string) []string { return nil }
-func (rpc) Idempotent() bool                                 { return false }
-func (rpc) Replayable() bool                                 { return false }
-func (rpc) Messages() (sent, received uint64)                { return 2, 3 }
+func (rpc) Explain(*policy.Attempt, *policy.Outcome, error) {}
+func (rpc) RequestHeader(string) []string                   { return nil }
+func (rpc) Header(*policy.Attempt) policy.Header            { return nil }
+func (rpc) ResponseHeader(*policy.Outcome, string) []string { return nil }
+func (rpc) Messages() (sent, received uint64)               { return 2, 3 }
 
 // countRPC makes calls under g, and other policies that stand among them.
 func countRPC(t *testing.T, g metrics.GRPC, calls ...any) *metrics.Cluster {
@@ -67,8 +71,8 @@ func countRPC(t *testing.T, g metrics.GRPC, calls ...any) *metrics.Cluster {
 		t.Fatal(err)
 	}
 	for _, c := range calls {
-		if c, ok := c.(rpc); ok {
-			u.Invoke(t.Context(), c)
+		if c, ok := c.(policy.Exchange); ok {
+			u.Chain().Invoke(t.Context(), c)
 		}
 	}
 	_, _ = pillion.Do(t.Context(), u, func(context.Context) (int, error) { return 0, nil }) // is not counted
@@ -78,45 +82,45 @@ func countRPC(t *testing.T, g metrics.GRPC, calls ...any) *metrics.Cluster {
 var errBad = errors.New("bad")
 
 // answer is a response of the upstream with a status.
-func answer(code int) func(*pillion.Outcome) {
-	return func(o *pillion.Outcome) {
-		if o.Detail, o.Code = pillion.ViaUpstream, code; code != 0 {
+func answer(code int) func(*policy.Outcome) {
+	return func(o *policy.Outcome) {
+		if o.Detail, o.Code = envoy.ViaUpstream, code; code != 0 {
 			o.Err = errBad
 		}
 	}
 }
 
 // local is the end of a call that the upstream sent no status for.
-func local(is pillion.Condition, d pillion.Detail) func(*pillion.Outcome) {
-	return func(o *pillion.Outcome) { o.Err, o.Is, o.Detail = errBad, is, d }
+func local(is policy.Condition, d *envoy.Detail) func(*policy.Outcome) {
+	return func(o *policy.Outcome) { o.Err, o.Is, o.Detail = errBad, is, d }
 }
 
 // TestGRPC counts a call by its method and status.
 func TestGRPC(t *testing.T) {
 	tests := []struct {
-		set  func(*pillion.Outcome)
+		set  func(*policy.Outcome)
 		want int // -1 for no status
 	}{
 		{answer(0), 0},
 		{answer(5), 5},
 		{answer(16), 16},
 		{answer(99), 2},
-		{local(pillion.Cancelled, pillion.CallerGone), 1},
-		{local(pillion.Timeout, pillion.ResponseTimeout), 4},
-		{local(pillion.Timeout|pillion.PerTryTimeout, pillion.TryTimeout), 4},
-		{local(pillion.ConnectFailure|pillion.Timeout, pillion.ConnectionTimeout), 14},
-		{local(pillion.Refused, pillion.Overflow), 14},
-		{local(pillion.Reset, pillion.RemoteReset), 14},
-		{local(pillion.ProtocolError, pillion.MalformedAnswer), 14},
-		{local(pillion.Reset, pillion.NoDetail), 14},
-		{local(pillion.ProtocolError, pillion.NoDetail), 13},
+		{local(policy.Cancelled, envoy.CallerGone), 1},
+		{local(policy.Timeout, envoy.ResponseTimeout), 4},
+		{local(policy.Timeout|policy.PerTryTimeout, envoy.PerTryTimeout), 4},
+		{local(policy.ConnectFailure|policy.Timeout, envoy.ConnectionTimeout), 14},
+		{local(policy.Refused, limits.Overflow), 14},
+		{local(policy.Reset, envoy.RemoteReset), 14},
+		{local(policy.ProtocolError, envoy.MalformedResponse), 14},
+		{local(policy.Reset, nil), 14},
+		{local(policy.ProtocolError, nil), 13},
 		{answer(http.StatusServiceUnavailable), -1}, // plain HTTP
 		{answer(http.StatusOK), -1},
-		{local(pillion.Reset, pillion.RemoteResetAfter), -1},
-		{local(pillion.Failed, pillion.RemoteResetAfter), -1},
-		{local(pillion.Failed, pillion.ConnectionTerminationAfter), -1},
-		{local(pillion.ProtocolError, pillion.MalformedAnswerAfter), -1},
-		{local(pillion.Failed, pillion.NoDetail), 2},
+		{local(policy.Reset, envoy.RemoteResetAfter), -1},
+		{local(policy.Failed, envoy.RemoteResetAfter), -1},
+		{local(policy.Failed, envoy.ConnectionTerminationAfter), -1},
+		{local(policy.ProtocolError, envoy.MalformedResponseAfter), -1},
+		{local(policy.Failed, nil), 2},
 	}
 	for _, test := range tests {
 		wantStatus(t, countRPC(t, metrics.GRPC{}, rpc{"/pkg.Svc/Method", test.set}), test.want)
@@ -146,27 +150,27 @@ func wantStatus(t *testing.T, c *metrics.Cluster, code int) {
 	}
 }
 
-// TestGRPC_localReplies counts the status that callers get with LocalReplies, which is
-// Envoy's for timeouts too, but not for deadlines of the caller's own.
+// TestGRPC_localReplies counts the status that the adapter decides: here Envoy's for timeouts
+// too, but not for deadlines of the caller's own.
 func TestGRPC_localReplies(t *testing.T) {
-	timedOut := func(scope pillion.Scope) func(*pillion.Outcome) {
-		return func(o *pillion.Outcome) {
-			o.Err, o.Is, o.Detail = &pillion.TimeoutError{Scope: scope}, pillion.Timeout, scope.Detail()
+	timedOut := func(scope policy.Scope) func(*policy.Outcome) {
+		return func(o *policy.Outcome) {
+			o.Err, o.Is, o.Detail = &pillion.TimeoutError{Scope: scope}, policy.Timeout, scope.Detail()
 		}
 	}
 	for _, test := range []struct {
-		set  func(*pillion.Outcome)
+		set  func(*policy.Outcome)
 		want int
 	}{
-		{timedOut(pillion.ScopeTotal), 14},
-		{timedOut(pillion.ScopeTry), 14},
-		{timedOut(pillion.ScopeIdle), 14},
-		{timedOut(pillion.ScopeCaller), 4},
-		{local(pillion.Cancelled, pillion.CallerGone), 1},
-		{local(pillion.Refused, pillion.BreakerOpen), 14},
+		{timedOut(policy.ScopeTotal), 14},
+		{timedOut(policy.ScopeTry), 14},
+		{timedOut(policy.ScopeIdle), 14},
+		{timedOut(policy.ScopeCaller), 4},
+		{local(policy.Cancelled, envoy.CallerGone), 1},
+		{local(policy.Refused, breaker.CircuitOpen), 14},
 		{answer(4), 4},
 	} {
-		c := countRPC(t, metrics.GRPC{}, rpc{"/pkg.Svc/Method", test.set}, pillion.HTTP{LocalReplies: true})
+		c := countRPC(t, metrics.GRPC{}, replied{rpc{"/pkg.Svc/Method", test.set}})
 		wantStatus(t, c, test.want)
 	}
 }
@@ -243,7 +247,7 @@ func TestGRPC_labels(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			u.Invoke(t.Context(), rpc{tc.path, answer(0)})
+			u.Chain().Invoke(t.Context(), rpc{tc.path, answer(0)})
 			w := httptest.NewRecorder()
 			metrics.Handler(registry).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/stats/prometheus?filter=0$", http.NoBody))
 			if !strings.Contains(w.Body.String(), "\n"+tc.want+" 1\n") {
@@ -263,9 +267,9 @@ func TestGRPC_canary(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u.Invoke(t.Context(), canary{rpc{"/pkg.Svc/Method", answer(0)}})
-	u.Invoke(t.Context(), canary{rpc{"/pkg.Svc/Method", answer(14)}})
-	u.Invoke(t.Context(), rpc{"/pkg.Svc/Method", answer(0)})
+	u.Chain().Invoke(t.Context(), canary{rpc{"/pkg.Svc/Method", answer(0)}})
+	u.Chain().Invoke(t.Context(), canary{rpc{"/pkg.Svc/Method", answer(14)}})
+	u.Chain().Invoke(t.Context(), rpc{"/pkg.Svc/Method", answer(0)})
 	w := httptest.NewRecorder()
 	metrics.Handler(registry).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/stats/prometheus", http.NoBody))
 	for _, want := range []string{

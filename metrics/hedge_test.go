@@ -6,20 +6,21 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/timeout"
 )
 
 // both is a policy that makes two attempts concurrently, and takes the first result.
 type both struct{}
 
-func (both) Role() pillion.Role { return pillion.RoleHedge }
+func (both) Role() policy.Role { return policy.RoleHedge }
 
-func (both) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+func (both) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	s.NeedCancel()
-	return func(ctx context.Context, first *pillion.Call) *pillion.Outcome {
+	return func(ctx context.Context, first *policy.Call) *policy.Outcome {
 		second := first.Next()
-		came := make(chan *pillion.Outcome, 2)
-		for _, c := range []*pillion.Call{first, second} {
+		came := make(chan *policy.Outcome, 2)
+		for _, c := range []*policy.Call{first, second} {
 			go func() { came <- next(ctx, c) }()
 		}
 		return <-came

@@ -17,11 +17,12 @@ import (
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
 
-func upstream(t *testing.T, policies ...pillion.Policy) *pillion.Upstream {
+func upstream(t *testing.T, policies ...policy.Policy) *pillion.Upstream {
 	t.Helper()
 	u, err := pillion.New("recipes", policies...)
 	if err != nil {
@@ -70,13 +71,13 @@ func TestRefusals(t *testing.T) {
 	open.Record(breaker.Failure)
 	full := limits.Config{MaxRequests: limits.Zero}
 	for name, tc := range map[string]struct {
-		policies func(Config) []pillion.Policy
+		policies func(Config) []policy.Policy
 		want     string
 	}{
-		"limits inside":   {func(c Config) []pillion.Policy { return []pillion.Policy{c, full} }, "upstream_rq_active_overflow"},
-		"limits outside":  {func(c Config) []pillion.Policy { return []pillion.Policy{full, c} }, "upstream_rq_active_overflow"},
-		"breaker inside":  {func(c Config) []pillion.Policy { return []pillion.Policy{c, open} }, "upstream_rq_breaker_open"},
-		"breaker outside": {func(c Config) []pillion.Policy { return []pillion.Policy{open, c} }, "upstream_rq_breaker_open"},
+		"limits inside":   {func(c Config) []policy.Policy { return []policy.Policy{c, full} }, "upstream_rq_active_overflow"},
+		"limits outside":  {func(c Config) []policy.Policy { return []policy.Policy{full, c} }, "upstream_rq_active_overflow"},
+		"breaker inside":  {func(c Config) []policy.Policy { return []policy.Policy{c, open} }, "upstream_rq_breaker_open"},
+		"breaker outside": {func(c Config) []policy.Policy { return []policy.Policy{open, c} }, "upstream_rq_breaker_open"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := registry(t, Settings{})
@@ -190,7 +191,7 @@ func TestAllocations(t *testing.T) {
 		t.Skip("the race detector allocates")
 	}
 	r := registry(t, Settings{})
-	policies := func(first ...pillion.Policy) []pillion.Policy {
+	policies := func(first ...policy.Policy) []policy.Policy {
 		return append(first, timeout.Config{PerTry: time.Second}, retry.Config{}, limits.Config{}, breaker.Config{})
 	}
 	measure := func(u *pillion.Upstream) float64 {

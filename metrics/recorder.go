@@ -10,13 +10,14 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // recorder counts one upstream's calls. It resolves all that it counts on once.
 type recorder struct {
-	slot  pillion.Slot
-	next  pillion.Func
+	slot  policy.Slot
+	next  policy.Func
 	epoch time.Time // of the clock; taken when the upstream is made, as its own is
 
 	cluster         *Cluster
@@ -34,12 +35,11 @@ type recorder struct {
 	retryOverflow   *Counter
 	retrySuccess    *Counter
 	abandoned       *Counter
-	noneHealthy     func() *Counter
-	breakerOpen     func() *Counter
+	refusals        sync.Map // of *Counter, by the name in a refusal's detail; made at their first use
 	received, reset *Counter // streams that the upstream reset, and that were reset here
 
 	major             atomic.Int32 // of the HTTP version of the last response
-	tries             pillion.Slot // of when an attempt began; only where tryBudget is set
+	tries             policy.Slot  // of when an attempt began; only where tryBudget is set
 	budget, tryBudget *Histogram   // nil where they are not asked for
 }
 
@@ -47,9 +47,6 @@ func newRecorder(c *Cluster, cfg Config) *recorder {
 	origin := Internal
 	if cfg.External {
 		origin = External
-	}
-	rare := func(name string) func() *Counter {
-		return sync.OnceValue(func() *Counter { return c.Counter(name) })
 	}
 	r := &recorder{
 		epoch: time.Now(), cluster: c,
@@ -61,7 +58,7 @@ func newRecorder(c *Cluster, cfg Config) *recorder {
 		timeout:       c.Counter("upstream_rq_timeout"),
 		perTry:        c.Counter("upstream_rq_per_try_timeout"),
 		idle:          c.Counter("upstream_rq_per_try_idle_timeout"),
-		overflow:      c.Counter("upstream_rq_active_overflow"),
+		overflow:      c.Counter(overflowCounter),
 		retry:         c.Counter("upstream_rq_retry"),
 		exponential:   c.Counter("upstream_rq_retry_backoff_exponential"),
 		rateLimited:   c.Counter("upstream_rq_retry_backoff_ratelimited"),
@@ -69,8 +66,6 @@ func newRecorder(c *Cluster, cfg Config) *recorder {
 		retryOverflow: c.Counter("upstream_rq_retry_overflow"),
 		retrySuccess:  c.Counter("upstream_rq_retry_success"),
 		abandoned:     c.Counter("retry_or_shadow_abandoned"),
-		noneHealthy:   rare("upstream_cx_none_healthy"),
-		breakerOpen:   rare("upstream_rq_breaker_open"),
 		received:      c.Counter("upstream_rq_rx_reset"),
 		reset:         c.Counter("upstream_rq_tx_reset"),
 	}
@@ -105,7 +100,7 @@ const (
 )
 
 // call notes when a call began, and counts its response as soon as the header is there.
-func (r *recorder) call(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+func (r *recorder) call(ctx context.Context, c *policy.Call) *policy.Outcome {
 	c.State(r.slot).N = r.now()<<flagBits | seen
 	o := r.next(ctx, c)
 	r.answered(c, o)
@@ -114,7 +109,7 @@ func (r *recorder) call(ctx context.Context, c *pillion.Call) *pillion.Outcome {
 
 // answered counts the response that the caller gets: the upstream's, or the one that Envoy
 // would send in its place.
-func (r *recorder) answered(c *pillion.Call, o *pillion.Outcome) {
+func (r *recorder) answered(c *policy.Call, o *policy.Outcome) {
 	code, ok := status(o)
 	if !ok {
 		code = localStatus(o)
@@ -126,7 +121,7 @@ func (r *recorder) answered(c *pillion.Call, o *pillion.Outcome) {
 
 // count counts a response in all of its categories. It returns what the call's state must
 // remember, which it does not touch: beside a hedge, attempts end while the call does.
-func (r *recorder) count(c *pillion.Call, o *pillion.Outcome, code int) (flags int64) {
+func (r *recorder) count(c *policy.Call, o *policy.Outcome, code int) (flags int64) {
 	r.answers.Count(code)
 	if isCanary(c, o) {
 		r.canary().Count(code)
@@ -142,16 +137,16 @@ func (r *recorder) count(c *pillion.Call, o *pillion.Outcome, code int) (flags i
 // comes in a 200, whatever its status; a function that succeeds is a 200 too, and one that
 // fails a 500. Other than a gRPC status, an HTTP status below 100 counts as it is, which is
 // unknown.
-func status(o *pillion.Outcome) (code int, ok bool) {
+func status(o *policy.Outcome) (code int, ok bool) {
 	switch {
 	case o.Code >= 100:
 		return o.Code, true
-	case o.Detail == pillion.ViaUpstream:
+	case o.Detail == envoy.ViaUpstream:
 		if _, ok := o.Value.(*http.Response); ok {
 			return o.Code, true
 		}
 		return http.StatusOK, true
-	case o.Is.Any(pillion.Failed):
+	case o.Is.Any(policy.Failed):
 		return http.StatusInternalServerError, true
 	}
 	return 0, false
@@ -160,7 +155,7 @@ func status(o *pillion.Outcome) (code int, ok bool) {
 // localStatus is the status that Envoy counts for a call without a response. A call that
 // ran into its total limit is counted with each attempt that was under way, not here: during
 // a back-off there was none.
-func localStatus(o *pillion.Outcome) int {
+func localStatus(o *policy.Outcome) int {
 	if cutOff(o) {
 		return 0
 	}
@@ -168,16 +163,16 @@ func localStatus(o *pillion.Outcome) int {
 }
 
 // cutOff reports whether the timeout of the whole call fired.
-func cutOff(o *pillion.Outcome) bool { return o.Detail == pillion.ResponseTimeout }
+func cutOff(o *policy.Outcome) bool { return o.Detail == envoy.ResponseTimeout }
 
 // isCanary reports whether a response says that it is a canary's. Each call asks, so that
 // HTTP's header is read directly.
-func isCanary(c *pillion.Call, o *pillion.Outcome) bool {
+func isCanary(c *policy.Call, o *policy.Outcome) bool {
 	if resp, ok := o.Value.(*http.Response); ok {
-		values := resp.Header[canaryHeader]
+		values := resp.Header[envoy.CanaryHeader]
 		return len(values) != 0 && values[0] == "true"
 	}
-	name := canaryHeader
+	name := envoy.CanaryHeader
 	if o.Code < 100 {
 		name = canaryKey
 	}
@@ -185,49 +180,45 @@ func isCanary(c *pillion.Call, o *pillion.Outcome) bool {
 	return value == "true"
 }
 
-// The response header in which an upstream calls itself a canary, as HTTP's header and
-// gRPC's metadata spell it.
-const (
-	canaryHeader = "X-Envoy-Upstream-Canary"
-	canaryKey    = "x-envoy-upstream-canary"
-)
+// canaryKey is [envoy.CanaryHeader] as gRPC's metadata spells it.
+const canaryKey = "x-envoy-upstream-canary"
 
 // listen counts what happens to attempts, and the end of the call.
-func (r *recorder) listen(_ context.Context, e pillion.Event) {
+func (r *recorder) listen(_ context.Context, e policy.Event) {
 	switch e.Kind {
-	case pillion.EventAttempt:
+	case policy.EventAttempt:
 		r.beginAttempt(e.Call)
-	case pillion.EventAttemptEnd:
+	case policy.EventAttemptEnd:
 		r.endAttempt(e.Call, e.Outcome)
-	case pillion.EventEnd:
+	case policy.EventEnd:
 		r.ended(e.Call, e.Outcome)
-	case pillion.EventRefused:
+	case policy.EventRefused:
 		r.refused(e.Outcome)
-	case pillion.EventRetryScheduled:
+	case policy.EventRetryScheduled:
 		if code, ok := status(e.Outcome); ok {
 			r.again.Count(code)
 		}
-	case pillion.EventRetry:
+	case policy.EventRetry:
 		r.retry.Inc()
 		if e.BackOff.RateLimited {
 			r.rateLimited.Inc()
 		} else {
 			r.exponential.Inc()
 		}
-	case pillion.EventRetryLimitExceeded:
+	case policy.EventRetryLimitExceeded:
 		r.limitExceeded.Inc()
-	case pillion.EventRetryOverflow:
+	case policy.EventRetryOverflow:
 		r.retryOverflow.Inc()
-	case pillion.EventRetryAbandoned:
+	case policy.EventRetryAbandoned:
 		r.abandoned.Inc()
-	case pillion.EventRetrySuccess:
+	case policy.EventRetrySuccess:
 		r.retrySuccess.Inc()
 	default: // Envoy counts nothing else
 	}
 }
 
 // beginAttempt counts an attempt as active.
-func (r *recorder) beginAttempt(c *pillion.Call) {
+func (r *recorder) beginAttempt(c *policy.Call) {
 	r.active.Add(1)
 	if r.tryBudget != nil {
 		c.State(r.tries).N = r.now()
@@ -235,7 +226,7 @@ func (r *recorder) beginAttempt(c *pillion.Call) {
 }
 
 // endAttempt counts an attempt that has ended.
-func (r *recorder) endAttempt(c *pillion.Call, end *pillion.Outcome) {
+func (r *recorder) endAttempt(c *policy.Call, end *policy.Outcome) {
 	r.active.Add(-1)
 	if hadConnection(c, end) {
 		r.sent.Inc()
@@ -252,43 +243,43 @@ func (r *recorder) endAttempt(c *pillion.Call, end *pillion.Outcome) {
 
 // unanswered reports whether the total limit ended an attempt before its response. Envoy counts
 // such an attempt in the budget of the call alone.
-func unanswered(end *pillion.Outcome) bool {
+func unanswered(end *policy.Outcome) bool {
 	_, ok := status(end)
-	return end.Detail == pillion.ResponseTimeout && !ok
+	return end.Detail == envoy.ResponseTimeout && !ok
 }
 
 // hadConnection reports whether an attempt got a connection. It is the condition of
 // upstream_rq_total, and of all that befalls connections.
-func hadConnection(c *pillion.Call, end *pillion.Outcome) bool {
-	return !end.Is.Any(pillion.ConnectFailure|pillion.Invalid) && !c.Unconnected()
+func hadConnection(c *policy.Call, end *policy.Outcome) bool {
+	return !end.Is.Any(policy.ConnectFailure|policy.Invalid) && !c.Unconnected()
 }
 
 // timedOut counts the timeout that ended an attempt, if any.
-func (r *recorder) timedOut(c *pillion.Call, end *pillion.Outcome) {
+func (r *recorder) timedOut(c *policy.Call, end *policy.Outcome) {
 	switch end.Detail {
-	case pillion.ResponseTimeout:
+	case envoy.ResponseTimeout:
 		r.timeout.Inc()
 		if _, ok := status(end); !ok {
 			r.count(c, end, end.Detail.LocalStatus())
 		}
-	case pillion.TryIdleTimeout:
+	case envoy.PerTryIdleTimeout:
 		r.idle.Inc()
-	case pillion.TryTimeout:
+	case envoy.PerTryTimeout:
 		r.perTry.Inc()
 	default: // none fired
 	}
 }
 
 // brokeOff counts what an attempt that ended early did to its stream or connection.
-func (r *recorder) brokeOff(c *pillion.Call, end *pillion.Outcome) {
+func (r *recorder) brokeOff(c *policy.Call, end *policy.Outcome) {
 	switch end.Detail {
-	case pillion.RemoteReset, pillion.RemoteResetAfter:
+	case envoy.RemoteReset, envoy.RemoteResetAfter:
 		r.received.Inc()
-	case pillion.ConnectionTermination, pillion.ConnectionTerminationAfter:
+	case envoy.ConnectionTermination, envoy.ConnectionTerminationAfter:
 		r.cut(c, end, true)
-	case pillion.MalformedAnswer, pillion.MalformedAnswerAfter:
+	case envoy.MalformedResponse, envoy.MalformedResponseAfter:
 		r.cut(c, end, endedThere(end.Err))
-	case pillion.ResponseTimeout, pillion.TryTimeout, pillion.TryIdleTimeout, pillion.CallerGone:
+	case envoy.ResponseTimeout, envoy.PerTryTimeout, envoy.PerTryIdleTimeout, envoy.CallerGone:
 		r.cut(c, end, false)
 	default: // it ended on its own, or never began
 	}
@@ -301,29 +292,29 @@ func endedThere(err error) bool {
 
 // cut counts an attempt that was cut off by the upstream or on this side. Over HTTP/1 that
 // ends the connection, over HTTP/2 this side resets the stream.
-func (r *recorder) cut(c *pillion.Call, end *pillion.Outcome, byUpstream bool) {
+func (r *recorder) cut(c *policy.Call, end *policy.Outcome, byUpstream bool) {
 	s := r.cluster.dialed()
 	switch major := r.version(c, end); {
 	case major == 2 && !byUpstream:
 		r.reset.Inc()
 	case major == 1 && s != nil:
-		s.cut(byUpstream, end.Is.Any(pillion.ProtocolError))
+		s.cut(byUpstream, end.Is.Any(policy.ProtocolError))
 	}
 }
 
 // version is the major version of HTTP that an attempt spoke, 0 where that is not known or
 // where there was no connection. Without a response it is that of the last one, or of all
 // connections that were counted.
-func (r *recorder) version(c *pillion.Call, end *pillion.Outcome) int {
+func (r *recorder) version(c *policy.Call, end *policy.Outcome) int {
 	resp, ok := end.Value.(*http.Response)
 	switch protocol := c.Request().Protocol; {
 	case ok:
 		return resp.ProtoMajor
 	case !hadConnection(c, end):
 		return 0
-	case protocol == "grpc" && c.Endpoint() != "": // gRPC names the peer only where there was one
+	case protocol == policy.ProtocolGRPC && c.Endpoint() != "": // gRPC names the peer only where there was one
 		return 2
-	case protocol != "http":
+	case protocol != policy.ProtocolHTTP:
 		return 0
 	}
 	if major := r.major.Load(); major != 0 {
@@ -332,25 +323,33 @@ func (r *recorder) version(c *pillion.Call, end *pillion.Outcome) int {
 	return r.cluster.dialed().version()
 }
 
-func (r *recorder) refused(o *pillion.Outcome) {
-	switch o.Detail {
-	case pillion.Overflow:
+// refused counts a refusal, in the statistic that its detail names.
+func (r *recorder) refused(o *policy.Outcome) {
+	name := o.Detail.Counter()
+	switch name {
+	case "":
+		return // Envoy does not know it
+	case overflowCounter:
 		r.overflow.Inc()
 		if r.tryBudget != nil { // to Envoy it was an attempt, which took no time
 			r.tryBudget.Record(0)
 		}
-	case pillion.BreakerOpen:
-		r.breakerOpen().Inc()
-	case pillion.NoHealthyUpstream:
-		r.noneHealthy().Inc()
-	default: // of a kind that Envoy does not know
+		return
 	}
+	c, ok := r.refusals.Load(name)
+	if !ok {
+		c, _ = r.refusals.LoadOrStore(name, r.cluster.Counter(name))
+	}
+	c.(*Counter).Inc() //nolint:forcetypeassert // nothing else is stored
 }
+
+// overflowCounter counts calls that a limit of the library refused.
+const overflowCounter = "upstream_rq_active_overflow"
 
 // ended records how long a completed call took. A call that was refused outside of this
 // policy never came to it; it is counted here. One that panicked is in no count of
 // responses, and so in none of their times.
-func (r *recorder) ended(c *pillion.Call, end *pillion.Outcome) {
+func (r *recorder) ended(c *policy.Call, end *policy.Outcome) {
 	state := c.State(r.slot).N
 	if state == 0 {
 		r.answered(c, end)
@@ -367,7 +366,7 @@ func (r *recorder) ended(c *pillion.Call, end *pillion.Outcome) {
 }
 
 // completed records the time of a call in all of its categories.
-func (r *recorder) completed(c *pillion.Call, state int64, ms uint64) {
+func (r *recorder) completed(c *policy.Call, state int64, ms uint64) {
 	r.answers.Time(ms)
 	if state&byCanary != 0 {
 		r.canary().Time(ms)
@@ -378,9 +377,9 @@ func (r *recorder) completed(c *pillion.Call, state int64, ms uint64) {
 }
 
 // isTimeout reports whether a timeout of the library's ended a call.
-func isTimeout(end *pillion.Outcome) bool {
+func isTimeout(end *policy.Outcome) bool {
 	switch end.Detail {
-	case pillion.ResponseTimeout, pillion.TryTimeout, pillion.TryIdleTimeout:
+	case envoy.ResponseTimeout, envoy.PerTryTimeout, envoy.PerTryIdleTimeout:
 		return true
 	default:
 		return false
@@ -389,21 +388,21 @@ func isTimeout(end *pillion.Outcome) bool {
 
 // isComplete reports whether a call brought a response to its end. An error can be a whole
 // response itself: a function's, or a status that a gRPC upstream sent.
-func isComplete(c *pillion.Call, end *pillion.Outcome) bool {
+func isComplete(c *policy.Call, end *policy.Outcome) bool {
 	if _, ok := status(end); !ok {
 		return false
 	}
 	switch {
 	case end.Err == nil:
 		return true
-	case c.Request().Protocol == "grpc":
-		return end.Detail == pillion.ViaUpstream
+	case c.Request().Protocol == policy.ProtocolGRPC:
+		return end.Detail == envoy.ViaUpstream
 	}
-	return end.Is.Any(pillion.Failed)
+	return end.Is.Any(policy.Failed)
 }
 
 // share is how many per cent of its total limit a call took, 0 without one.
-func share(c *pillion.Call, took time.Duration) uint64 {
+func share(c *policy.Call, took time.Duration) uint64 {
 	left, limited := c.Remaining()
 	if !limited {
 		return 0
@@ -420,9 +419,6 @@ func percent(took, limit time.Duration) uint64 {
 	return uint64(max(0, 100*took.Truncate(time.Millisecond)/limit))
 }
 
-// altStatName is the request header in which a caller names a category.
-const altStatName = "X-Envoy-Upstream-Alt-Stat-Name"
-
 // maxNames is how many names the callers of one upstream can make.
 const maxNames = 100
 
@@ -436,11 +432,11 @@ type namedAnswers struct {
 }
 
 // byName finds the category that the caller named, if it may and did.
-func (r *recorder) byName(c *pillion.Call) *Answers {
+func (r *recorder) byName(c *policy.Call) *Answers {
 	if r.named == nil {
 		return nil
 	}
-	name := c.RequestHeader(altStatName)
+	name := c.RequestHeader(envoy.AltStatNameHeader)
 	if name == "" || len(name) > maxName {
 		return nil
 	}

@@ -18,7 +18,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -155,27 +157,27 @@ func TestTimeoutBudget(t *testing.T) {
 	again := retry.Config{On: "5xx", NumRetries: 1, BaseInterval: second, MaxInterval: second}
 	for _, tc := range []struct {
 		name     string
-		policies []pillion.Policy
+		policies []policy.Policy
 		steps    []step
 		tries    []uint64 // lowest values of the bins
 		call     []uint64
 	}{
-		{"one attempt", []pillion.Policy{perTry(20 * second)}, []step{{status: 200, delay: 5 * second}}, []uint64{25}, []uint64{5}},
-		{"a retry", []pillion.Policy{perTry(20 * second), again}, []step{{status: 503, delay: 5 * second}, ok}, []uint64{0, 25}, nil},
-		{"no limits", []pillion.Policy{timeout.Config{Total: timeout.None}}, []step{{status: 200, delay: 5 * second}}, []uint64{0}, []uint64{0}},
-		{"no limit of an attempt", []pillion.Policy{timeout.Config{Total: 100 * second}}, []step{{status: 200, delay: 5 * second}}, []uint64{0}, []uint64{5}},
-		{"a limit of attempts beyond the total", []pillion.Policy{timeout.Config{Total: 100 * second}, timeout.Config{Total: timeout.None, PerTry: 200 * second}}, []step{{status: 200, delay: 5 * second}}, []uint64{0}, []uint64{5}},
-		{"the total ends", []pillion.Policy{timeout.Config{Total: 10 * second}}, []step{hang}, nil, []uint64{100}},
-		{"the limit of an attempt ends", []pillion.Policy{perTry(20 * second)}, []step{hang}, []uint64{100}, []uint64{20}},
-		{"silence", []pillion.Policy{timeout.Config{Total: 100 * second, PerTry: 50 * second, Idle: 30 * second}}, []step{hang}, []uint64{60}, []uint64{30}},
-		{"within the body", []pillion.Policy{timeout.Config{Total: 10 * second, PerTry: 5 * second}}, []step{{status: 200, body: "x", slow: time.Hour}}, []uint64{200}, []uint64{100}},
-		{"a reset", []pillion.Policy{perTry(20 * second)}, []step{{err: reset.err, delay: 5 * second}}, []uint64{25}, nil},
-		{"refused by limits", []pillion.Policy{perTry(20 * second), limits.Config{MaxRequests: limits.Zero}}, []step{ok}, []uint64{0}, nil},
+		{"one attempt", []policy.Policy{perTry(20 * second)}, []step{{status: 200, delay: 5 * second}}, []uint64{25}, []uint64{5}},
+		{"a retry", []policy.Policy{perTry(20 * second), again}, []step{{status: 503, delay: 5 * second}, ok}, []uint64{0, 25}, nil},
+		{"no limits", []policy.Policy{timeout.Config{Total: timeout.None}}, []step{{status: 200, delay: 5 * second}}, []uint64{0}, []uint64{0}},
+		{"no limit of an attempt", []policy.Policy{timeout.Config{Total: 100 * second}}, []step{{status: 200, delay: 5 * second}}, []uint64{0}, []uint64{5}},
+		{"a limit of attempts beyond the total", []policy.Policy{timeout.Config{Total: 100 * second}, timeout.Config{Total: timeout.None, PerTry: 200 * second}}, []step{{status: 200, delay: 5 * second}}, []uint64{0}, []uint64{5}},
+		{"the total ends", []policy.Policy{timeout.Config{Total: 10 * second}}, []step{hang}, nil, []uint64{100}},
+		{"the limit of an attempt ends", []policy.Policy{perTry(20 * second)}, []step{hang}, []uint64{100}, []uint64{20}},
+		{"silence", []policy.Policy{timeout.Config{Total: 100 * second, PerTry: 50 * second, Idle: 30 * second}}, []step{hang}, []uint64{60}, []uint64{30}},
+		{"within the body", []policy.Policy{timeout.Config{Total: 10 * second, PerTry: 5 * second}}, []step{{status: 200, body: "x", slow: time.Hour}}, []uint64{200}, []uint64{100}},
+		{"a reset", []policy.Policy{perTry(20 * second)}, []step{{err: reset.err, delay: 5 * second}}, []uint64{25}, nil},
+		{"refused by limits", []policy.Policy{perTry(20 * second), limits.Config{MaxRequests: limits.Zero}}, []step{ok}, []uint64{0}, nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := registry(t, Settings{})
-				u := upstream(t, append([]pillion.Policy{Config{Registry: r, TimeoutBudget: true}}, tc.policies...)...)
+				u := upstream(t, append([]policy.Policy{Config{Registry: r, TimeoutBudget: true}}, tc.policies...)...)
 				send(t, u.Transport(&script{steps: tc.steps}))
 				synctest.Wait()
 				c := r.Cluster("recipes")
@@ -284,7 +286,7 @@ func TestCallerNames_long(t *testing.T) {
 	r := registry(t, Settings{})
 	rt := upstream(t, Config{Registry: r, CallerStatNames: true}).Transport(stub(""))
 	for _, n := range []int{1, maxName, maxName + 1, 1 << 20} {
-		send(t, rt, altStatName, strings.Repeat("x", n))
+		send(t, rt, envoy.AltStatNameHeader, strings.Repeat("x", n))
 	}
 	names := 0
 	for name := range nonzero(r.Cluster("recipes")) {
@@ -303,7 +305,7 @@ func TestCallerNames_long(t *testing.T) {
 // TestTwice refuses to count one upstream twice in a cluster.
 func TestTwice(t *testing.T) {
 	r := registry(t, Settings{})
-	for name, policies := range map[string][]pillion.Policy{
+	for name, policies := range map[string][]policy.Policy{
 		"the same twice":      {Config{Registry: r}, Config{Registry: r}},
 		"one name":            {Config{Registry: r, StatName: "x"}, Config{Registry: r, StatName: "x", External: true}},
 		"the upstream's name": {Config{Registry: r, StatName: "recipes"}, limits.Config{}, Config{Registry: r}},

@@ -21,6 +21,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -115,7 +116,7 @@ func (b *slowBody) Close() error { return nil }
 
 // scenario is a recorded one in the words of this test.
 type scenario struct {
-	policies []pillion.Policy
+	policies []policy.Policy
 	cfg      Config
 	steps    []step
 	calls    int // 1 unless it says more
@@ -143,7 +144,7 @@ func scenarios() map[string]scenario {
 		return steps
 	}
 	then := func(steps []step, last ...step) []step { return append(steps, last...) }
-	r := func(c retry.Config) []pillion.Policy { return []pillion.Policy{inAll(0), c} }
+	r := func(c retry.Config) []policy.Policy { return []policy.Policy{inAll(0), c} }
 	return map[string]scenario{
 		"basic-200":       {steps: []step{ok}},
 		"basic-post-body": {steps: []step{ok}, method: http.MethodPost, payload: "hello"},
@@ -164,11 +165,11 @@ func scenarios() map[string]scenario {
 		"retry-limit-then-4xx":     {policies: r(quick("5xx", 2)), steps: codes(503, 404)},
 		"retry-num-retries-zero":   {policies: r(quick("5xx", retry.None)), steps: status503(1)},
 		"retry-none-without-policy": {
-			policies: []pillion.Policy{inAll(0)}, steps: status503(1),
+			policies: []policy.Policy{inAll(0)}, steps: status503(1),
 		},
 		"retry-connect-failure-refused": {policies: r(quick("connect-failure", 2)), steps: []step{refuse}},
 		"retry-body-over-buffer": {
-			policies: append(r(quick("5xx", 2)), pillion.HTTP{ReplayBuffer: 3}), steps: then(status503(1), ok),
+			policies: append(r(quick("5xx", 2)), pillion.Options{ReplayBuffer: 3}), steps: then(status503(1), ok),
 			method: http.MethodPost, payload: "too much",
 		},
 		"backoff-ratelimited-retry-after": {
@@ -186,32 +187,32 @@ func scenarios() map[string]scenario {
 		"fin-no-retry":               {steps: []step{fin}},
 		"connect-refused-no-retry":   {steps: []step{refuse}},
 		"connect-timeout-no-retry":   {steps: []step{dialTimeout}},
-		"timeout-global":             {policies: []pillion.Policy{inAll(300 * time.Millisecond)}, steps: []step{hang}},
-		"timeout-after-headers":      {policies: []pillion.Policy{inAll(300 * time.Millisecond)}, steps: []step{{status: 200, body: "x", slow: time.Hour}}},
-		"timeout-client-disconnects": {policies: []pillion.Policy{inAll(3 * time.Second)}, steps: []step{hang}, caller: 150 * time.Millisecond},
+		"timeout-global":             {policies: []policy.Policy{inAll(300 * time.Millisecond)}, steps: []step{hang}},
+		"timeout-after-headers":      {policies: []policy.Policy{inAll(300 * time.Millisecond)}, steps: []step{{status: 200, body: "x", slow: time.Hour}}},
+		"timeout-client-disconnects": {policies: []policy.Policy{inAll(3 * time.Second)}, steps: []step{hang}, caller: 150 * time.Millisecond},
 		"timeout-global-cuts-retries": {
-			policies: []pillion.Policy{perTry(500*time.Millisecond, 150*time.Millisecond), quick("5xx", 5)},
+			policies: []policy.Policy{perTry(500*time.Millisecond, 150*time.Millisecond), quick("5xx", 5)},
 			steps:    []step{hang},
 		},
 		"timeout-per-try-retry": {
-			policies: []pillion.Policy{perTry(0, 150*time.Millisecond), quick("5xx", 1)}, steps: []step{hang, ok},
+			policies: []policy.Policy{perTry(0, 150*time.Millisecond), quick("5xx", 1)}, steps: []step{hang, ok},
 		},
 		"timeout-per-try-exhausted": {
-			policies: []pillion.Policy{perTry(0, 150*time.Millisecond), quick("5xx", 2)}, steps: []step{hang},
+			policies: []policy.Policy{perTry(0, 150*time.Millisecond), quick("5xx", 2)}, steps: []step{hang},
 		},
 		"timeout-per-try-idle": {
-			policies: []pillion.Policy{timeout.Config{Idle: 150 * time.Millisecond}, quick("5xx", 1)}, steps: []step{hang, ok},
+			policies: []policy.Policy{timeout.Config{Idle: 150 * time.Millisecond}, quick("5xx", 1)}, steps: []step{hang, ok},
 		},
 		"timeout-request-slow-upstream-ok": {
-			policies: []pillion.Policy{perTry(0, 150*time.Millisecond)}, steps: []step{hang},
+			policies: []policy.Policy{perTry(0, 150*time.Millisecond)}, steps: []step{hang},
 		},
 		"cb-max-requests": {
-			policies: []pillion.Policy{limits.Config{MaxRequests: 1}},
+			policies: []policy.Policy{limits.Config{MaxRequests: 1}},
 			steps:    []step{{status: 200, body: "ok", delay: 300 * time.Millisecond}}, calls: 2, apart: 100 * time.Millisecond,
 		},
-		"cb-max-requests-zero": {policies: []pillion.Policy{limits.Config{MaxRequests: limits.Zero}}, steps: []step{ok}},
+		"cb-max-requests-zero": {policies: []policy.Policy{limits.Config{MaxRequests: limits.Zero}}, steps: []step{ok}},
 		"cb-max-retries-zero": {
-			policies: []pillion.Policy{quick("5xx", 1), limits.Config{MaxRetries: limits.Zero}}, steps: then(status503(1), ok),
+			policies: []policy.Policy{quick("5xx", 1), limits.Config{MaxRetries: limits.Zero}}, steps: then(status503(1), ok),
 		},
 	}
 }
@@ -254,7 +255,7 @@ func TestScenarios(t *testing.T) {
 func play(t *testing.T, sc scenario) map[string]uint64 {
 	t.Helper()
 	sc.cfg.Registry = registry(t, Settings{})
-	u, err := pillion.New("upstream", append([]pillion.Policy{sc.cfg}, sc.policies...)...)
+	u, err := pillion.New("upstream", append([]policy.Policy{sc.cfg}, sc.policies...)...)
 	if err != nil {
 		t.Fatal(err)
 	}

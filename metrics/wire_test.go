@@ -113,7 +113,7 @@ func TestWire_discarded(t *testing.T) {
 	}))
 	defer server.Close()
 	r := registry(t, Settings{})
-	u := upstream(t, Config{Registry: r}, pillion.HTTP{}, retry.Config{On: "5xx", NumRetries: 1, BaseInterval: time.Millisecond})
+	u := upstream(t, Config{Registry: r}, pillion.Options{}, retry.Config{On: "5xx", NumRetries: 1, BaseInterval: time.Millisecond})
 	fetch(t, u.Transport(nil), server.URL)
 	found := nonzero(r.Cluster("recipes"))
 	for name, want := range map[string]uint64{

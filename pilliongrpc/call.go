@@ -18,6 +18,8 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // client is what unary calls and streams have in common: the caller's side.
@@ -26,6 +28,8 @@ type client struct {
 	cc      *grpc.ClientConn
 	method  string
 	targets targets
+
+	upstream *pillion.Upstream
 
 	sent     atomic.Uint64 // the caller's messages
 	received atomic.Uint64
@@ -84,8 +88,8 @@ func (a *attempt) begun() bool { return a.has(seenHeaders) || a.response().heade
 func (a *attempt) unconnected() bool { return a.has(seenBegin) && !a.has(seenSent) }
 
 // Request describes the call.
-func (x *client) Request() pillion.Request {
-	return pillion.Request{Protocol: "grpc", Method: x.method, Authority: authority(x.cc), Path: x.method}
+func (x *client) Request() policy.Request {
+	return policy.Request{Protocol: policy.ProtocolGRPC, Method: x.method, Authority: authority(x.cc), Path: x.method}
 }
 
 // authority is what the caller dialled, without the resolver's scheme: what would
@@ -113,7 +117,7 @@ func (x *client) RequestHeader(name string) []string {
 }
 
 // headerOf copies the caller's metadata for one attempt.
-func (x *client) headerOf(a *attempt) pillion.Header {
+func (x *client) headerOf(a *attempt) policy.Header {
 	if a.md == nil {
 		if a.md, _ = metadata.FromOutgoingContext(x.ctx); a.md == nil { // a copy
 			a.md = metadata.MD{}
@@ -140,6 +144,15 @@ func (a *attempt) after(before *attempt) {
 	a.redial = before.notConnected
 }
 
+// GRPCStatus is the code that the caller gets.
+func (x *client) GRPCStatus(o *policy.Outcome) int {
+	if o.Err == nil {
+		return int(codes.OK)
+	}
+	code, _ := resultCode(x.upstream, o)
+	return int(code)
+}
+
 // Idempotent goes by what the service says of its method, idempotency_level in its
 // definition, or by the metadata with which callers vouch for it.
 func (x *client) Idempotent() bool {
@@ -159,7 +172,8 @@ func (x *client) Idempotent() bool {
 func (x *client) Messages() (sent, received uint64) { return x.sent.Load(), x.received.Load() }
 
 // setEndpoint records where the attempt went, which gRPC knows only afterwards.
-func (a *attempt) setEndpoint(c *pillion.Call) {
+func (a *attempt) setEndpoint(of *policy.Attempt) {
+	c := of.Call()
 	if c.Endpoint() != "" {
 		return
 	}
@@ -173,8 +187,8 @@ func (a *attempt) setEndpoint(c *pillion.Call) {
 // countAttempts adds the number of attempts to the response, if the configuration asks
 // for it.
 func (r response) countAttempts(u *pillion.Upstream, attempts int) {
-	if md := r.head(); md != nil && u.HTTP().IncludeAttemptCountInResponse {
-		md.Set("x-envoy-attempt-count", strconv.Itoa(attempts))
+	if md := r.head(); md != nil && u.Options().IncludeAttemptCountInResponse {
+		md.Set(envoy.AttemptCountHeader, strconv.Itoa(attempts))
 	}
 }
 
@@ -205,7 +219,7 @@ func waitFor(done <-chan struct{}, most time.Duration) {
 	}
 }
 
-// header is metadata as a [pillion.Header].
+// header is metadata as a [policy.Header].
 type header metadata.MD
 
 func (h header) Get(name string) string { return first(metadata.MD(h).Get(name)) }

@@ -19,8 +19,10 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/pilliongrpc"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/timeout"
 )
 
@@ -47,10 +49,10 @@ func TestRefused(t *testing.T) {
 					u, log := upstream(t, policies...)
 					s := &service{}
 					err := kind.call(t.Context(), client(t, s, u))
-					if !errors.Is(err, test.want) || status.Code(err) != codes.Unavailable || s.n.Load() != 0 || log.count(pillion.EventRefused) != 1 {
-						t.Errorf("got %v after %d calls and %d refusals, want %v as Unavailable", err, s.n.Load(), log.count(pillion.EventRefused), test.want)
+					if !errors.Is(err, test.want) || status.Code(err) != codes.Unavailable || s.n.Load() != 0 || log.count(policy.EventRefused) != 1 {
+						t.Errorf("got %v after %d calls and %d refusals, want %v as Unavailable", err, s.n.Load(), log.count(policy.EventRefused), test.want)
 					}
-					wantFlags(t, err, pillion.UO)
+					wantFlags(t, err, envoy.UO)
 				})
 			}
 		}
@@ -64,7 +66,7 @@ func TestTime(t *testing.T) {
 		limits   timeout.Config
 		caller   time.Duration
 		code     codes.Code
-		scope    pillion.Scope
+		scope    policy.Scope
 		took     time.Duration
 		attempts int
 	}{
@@ -98,10 +100,10 @@ func TestTime(t *testing.T) {
 						t.Errorf("got %v, want %v by %v", err, test.code, test.scope)
 					}
 					<-log.ends
-					if info.Attempts() != test.attempts || !info.Flags().Has(pillion.UT) {
+					if info.Attempts() != test.attempts || !info.Flags().Has(envoy.UT) {
 						t.Errorf("got %d attempts, %v, want %d, UT", info.Attempts(), info.Flags(), test.attempts)
 					}
-					wantFlags(t, err, pillion.UT)
+					wantFlags(t, err, envoy.UT)
 				})
 			})
 		}
@@ -129,8 +131,8 @@ func TestUploadOutlivesTheTry(t *testing.T) {
 		if _, err := s.CloseAndRecv(); err != nil {
 			t.Errorf("got %v, want no limit to have struck", err)
 		}
-		if end := <-log.ends; end.Err != nil || log.count(pillion.EventAttempt) != 1 {
-			t.Errorf("got %v after %d attempts, want none after 1", end.Err, log.count(pillion.EventAttempt))
+		if end := <-log.ends; end.Err != nil || log.count(policy.EventAttempt) != 1 {
+			t.Errorf("got %v after %d attempts, want none after 1", end.Err, log.count(policy.EventAttempt))
 		}
 	})
 }
@@ -198,10 +200,10 @@ func TestTargets(t *testing.T) {
 // hedge runs two attempts beside each other, and takes the second's answer.
 type hedge struct{ discarded *sync.WaitGroup }
 
-func (hedge) Role() pillion.Role { return pillion.RoleHedge }
+func (hedge) Role() policy.Role { return policy.RoleHedge }
 
-func (h hedge) Wrap(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
-	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+func (h hedge) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
+	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
 		second := c.Next()
 		h.discarded.Go(func() { next(ctx, c).Discard() })
 		return next(ctx, second)
@@ -263,7 +265,7 @@ func TestAbandoned(t *testing.T) {
 			<-log.ends
 			cancel()
 			for range n {
-				if end := <-log.ends; end.Is != pillion.Cancelled || end.Flags != pillion.DC {
+				if end := <-log.ends; end.Is != policy.Cancelled || end.Flags != envoy.DC {
 					t.Fatalf("got %v %v, want Cancelled, DC", end.Is, end.Flags)
 				}
 			}
@@ -286,7 +288,7 @@ func TestHeaders(t *testing.T) {
 	for _, kind := range kinds {
 		t.Run(kind.name, func(t *testing.T) {
 			u, err := pillion.New("recipes", timeout.Config{EnvoyHeaders: true}, again("unavailable", 1),
-				pillion.HTTP{IncludeRequestAttemptCount: true, ReplayBuffer: 1 << 20})
+				pillion.Options{IncludeRequestAttemptCount: true, ReplayBuffer: 1 << 20})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -367,7 +369,7 @@ func TestLocalReplies(t *testing.T) {
 	for _, kind := range kinds {
 		t.Run(kind.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				u, err := pillion.New("recipes", timeout.Config{Total: time.Second}, again("reset", 1), pillion.HTTP{LocalReplies: true})
+				u, err := pillion.New("recipes", timeout.Config{Total: time.Second}, again("reset", 1), pillion.Options{LocalReplies: true})
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -12,8 +13,11 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
+	"github.com/pillion-go/pillion/policy"
+	"github.com/pillion-go/pillion/timeout"
 )
 
 // words are Envoy's retry conditions, with the code that each of gRPC's retries.
@@ -58,10 +62,10 @@ func TestCodes(t *testing.T) {
 						if info.Attempts() != want {
 							t.Errorf("%s, %v after %q: got %d attempts, want %d", kind.name, code, after, info.Attempts(), want)
 						}
-						if end.Code != int(code) || end.Detail != pillion.ViaUpstream {
+						if end.Code != int(code) || end.Detail != envoy.ViaUpstream {
 							t.Errorf("%s, %v after %q: got code %d, %v, want %d, via_upstream", kind.name, code, after, end.Code, end.Detail, code)
 						}
-						if flags := end.Flags; (want == 2) != flags.Has(pillion.URX) {
+						if flags := end.Flags; (want == 2) != flags.Has(envoy.URX) {
 							t.Errorf("%s, %v after %q: got flags %v", kind.name, code, after, flags)
 						}
 						calls++
@@ -111,6 +115,54 @@ func TestPushback(t *testing.T) {
 					t.Errorf("got %d attempts and %v, want %d", info.Attempts(), err, want)
 				}
 			})
+		}
+	}
+}
+
+// TestCounted pins that the statistics count the status that the caller gets, for timeouts with
+// and without Envoy's local replies, and for refusals.
+func TestCounted(t *testing.T) {
+	full := limits.Config{MaxRequests: limits.Zero}
+	for name, policies := range map[string][]pillion.Policy{
+		"total timeout":                {timeout.Config{Total: 20 * time.Millisecond}},
+		"total timeout, local replies": {timeout.Config{Total: 20 * time.Millisecond}, pillion.Options{LocalReplies: true}},
+		"refused":                      {full},
+		"refused, local replies":       {full, pillion.Options{LocalReplies: true}},
+	} {
+		for _, after := range []string{"", "header"} {
+			for _, kind := range kinds {
+				t.Run(name+" "+after+" "+kind.name, func(t *testing.T) {
+					registry, _ := metrics.NewRegistry(metrics.Settings{})
+					ended := make(chan struct{}, 1)
+					end := pillion.Listener(func(_ context.Context, e policy.Event) {
+						if e.Kind == policy.EventEnd {
+							ended <- struct{}{}
+						}
+					})
+					u, bad := pillion.New("recipes", append([]pillion.Policy{metrics.GRPC{Registry: registry}, end}, policies...)...)
+					if bad != nil {
+						t.Fatal(bad)
+					}
+					err := kind.call(t.Context(), client(t, &service{serve: func(ctx context.Context, _ int64, s stream) error {
+						if after != "" {
+							if err := s.head(metadata.Pairs("some", "thing")); err != nil {
+								return err
+							}
+						}
+						<-ctx.Done()
+						return ctx.Err()
+					}}, u))
+					<-ended
+					code := status.Code(err)
+					got := uint64(0)
+					for _, method := range []string{"UnaryCall", "StreamingOutputCall", "StreamingInputCall", "FullDuplexCall"} {
+						got += registry.Cluster("recipes").Counter(fmt.Sprintf("grpc.grpc.testing.TestService.%s.%d", method, code)).Value()
+					}
+					if code == codes.OK || got != 1 {
+						t.Errorf("got %v, counted %d times, want once", err, got)
+					}
+				})
+			}
 		}
 	}
 }

@@ -18,7 +18,9 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/pilliongrpc"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 )
 
@@ -68,10 +70,10 @@ func TestRedial(t *testing.T) {
 				a, began := &away{}, time.Now()
 				err := kind.call(t.Context(), a.client(t, &service{}, u))
 				end := <-log.ends
-				if status.Code(err) != codes.Unavailable || end.Detail != pillion.ConnectionRefused {
+				if status.Code(err) != codes.Unavailable || end.Detail != envoy.ConnectionRefused {
 					t.Errorf("got %v, %v, want Unavailable, refused", err, end.Detail)
 				}
-				if attempts, dials := log.count(pillion.EventAttempt), a.dials.Load(); attempts != 5 || dials != 5 {
+				if attempts, dials := log.count(policy.EventAttempt), a.dials.Load(); attempts != 5 || dials != 5 {
 					t.Errorf("got %d attempts and %d dials, want 5 of both", attempts, dials)
 				}
 				if took := time.Since(began); took > time.Second {
@@ -88,8 +90,8 @@ func TestRedial_back(t *testing.T) {
 		t.Run(kind.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var a away
-				u, log := upstream(t, retry.Config{On: "connect-failure", NumRetries: 4}, pillion.Listener(func(_ context.Context, e pillion.Event) {
-					if e.Kind == pillion.EventRetryScheduled && e.Call.Attempt() == 2 {
+				u, log := upstream(t, retry.Config{On: "connect-failure", NumRetries: 4}, pillion.Listener(func(_ context.Context, e policy.Event) {
+					if e.Kind == policy.EventRetryScheduled && e.Call.Attempt() == 2 {
 						a.back.Store(true)
 					}
 				}))
@@ -98,7 +100,7 @@ func TestRedial_back(t *testing.T) {
 					t.Errorf("got %v, want the server's response", err)
 				}
 				<-log.ends
-				if got := log.count(pillion.EventAttempt); got != 3 {
+				if got := log.count(policy.EventAttempt); got != 3 {
 					t.Errorf("got %d attempts, want 3: the server was back after the second", got)
 				}
 			})

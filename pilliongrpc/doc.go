@@ -30,7 +30,7 @@
 // (idempotency_level), or whose caller sends idempotency-key. A server that asks for a wait in
 // grpc-retry-pushback-ms gets it, and one that asks for no retry gets none.
 //
-// A stream whose client sends messages is retried while those fit in [pillion.HTTP]
+// A stream whose client sends messages is retried while those fit in [pillion.Options]
 // ReplayBuffer, which is nothing by default; see [Stream].
 //
 // # What the caller gets
@@ -45,7 +45,7 @@
 //	the caller was canceled              CANCELLED            DC
 //
 // These are the codes of Envoy's local replies, but for limits on time, for which Envoy has
-// UNAVAILABLE; with [pillion.HTTP] LocalReplies it is so here, in Envoy's words.
+// UNAVAILABLE; with [pillion.Options] LocalReplies it is so here, in Envoy's words.
 //
 // # Deadlines
 //

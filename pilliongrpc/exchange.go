@@ -12,25 +12,35 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/internal/report"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // exchange is a streamCall as the engine sees it; both have a method Header.
 type exchange streamCall
 
-// Unary is false: a response goes on after its headers.
-func (x *exchange) Unary() bool { return false }
+// exchange implements these. They are found by their methods.
+var _ interface {
+	policy.Exchange
+	policy.Repeater
+	policy.Discarder
+	policy.Successor
+	policy.MessageCounter
+	policy.GRPCCoder
+	policy.ConnectionObserver
+} = (*exchange)(nil)
 
 // Try opens a stream and waits for the response headers.
-func (x *exchange) Try(ctx context.Context, c *pillion.Call, o *pillion.Outcome) {
+func (x *exchange) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome) {
 	a := x.attempt(c)
 	if a.beside {
-		o.Err, o.Is = errBeside, pillion.Invalid
+		o.Err, o.Is = errBeside, policy.Invalid
 		return
 	}
 	defer a.over.Store(true)
 	c.Prepare()
-	a.of, a.ctx, a.number, a.watched = c, ctx, c.Attempt(), c.Watched()
+	a.of, a.ctx, a.number, a.watched = c, ctx, c.Call().Attempt(), c.Observed()
 	o.Value = a
 	x.hold(c)
 	open, err := x.try(a) //nolint:contextcheck // a has it
@@ -40,7 +50,7 @@ func (x *exchange) Try(ctx context.Context, c *pillion.Call, o *pillion.Outcome)
 	}
 	if open {
 		a.response().countAttempts(x.upstream, a.number)
-		o.Detail = pillion.ViaUpstream
+		o.Detail = envoy.ViaUpstream
 		c.Open()
 		return
 	}
@@ -48,11 +58,11 @@ func (x *exchange) Try(ctx context.Context, c *pillion.Call, o *pillion.Outcome)
 	a.response().countAttempts(x.upstream, a.number)
 	switch bad := (*streamCall)(x).sendError(); {
 	case bad != nil: // SendMsg may have returned before that was known
-		o.Err, o.Is = bad, pillion.Invalid
+		o.Err, o.Is = bad, policy.Invalid
 	case err != nil:
 		o.Err = ended(ctx, err)
 	default:
-		a.end, o.Detail = io.EOF, pillion.ViaUpstream
+		a.end, o.Detail = io.EOF, envoy.ViaUpstream
 	}
 }
 
@@ -84,7 +94,7 @@ func (x *exchange) try(a *streamAttempt) (open bool, err error) {
 		return false, errNoStream
 	}
 	a.stream = stream
-	if !x.upstream.AwaitsHead() {
+	if !x.upstream.Chain().AwaitsHead() {
 		x.stream = stream // nothing is sent yet
 		return true, nil
 	}
@@ -164,7 +174,7 @@ func (x *streamCall) sendError() error {
 }
 
 // hold suspends the limits of one try while a client goes on sending.
-func (x *exchange) hold(c *pillion.Call) {
+func (x *exchange) hold(c *policy.Attempt) {
 	if !x.desc.ClientStreams {
 		return
 	}
@@ -193,51 +203,61 @@ func (x *exchange) drop() {
 }
 
 // Explain takes a status for what it is, whether it came before or after the response headers.
-func (x *exchange) Explain(c *pillion.Call, o *pillion.Outcome, err error) {
+func (x *exchange) Explain(c *policy.Attempt, o *policy.Outcome, err error) {
 	a := &x.attempt(c).attempt
-	explain(c, a, o, err)
-	if a.begun() && o.Detail == pillion.ViaUpstream {
-		o.Is |= pillion.GRPCCondition(o.Code) // at the end of a stream no condition retries it
+	explain(x.upstream, a, o, err)
+	if a.begun() && o.Detail == envoy.ViaUpstream {
+		o.Is |= policy.GRPCCondition(o.Code) // at the end of a stream no condition retries it
 	}
 }
 
+// GRPCStatus is the code that the caller gets: of an open stream, where it ends.
+func (x *exchange) GRPCStatus(o *policy.Outcome) int {
+	if (*streamCall)(x).isOpen() {
+		return int(status.Code(ofError(x.upstream, o.Err)))
+	}
+	return x.client.GRPCStatus(o)
+}
+
 // Discard ends a stream that has no use any more.
-func (x *exchange) Discard(c *pillion.Call, _ *pillion.Outcome) {
+func (x *exchange) Discard(c *policy.Attempt, _ *policy.Outcome) {
 	x.attempt(c).cancel()
 	x.leave()
 	c.Drop()
 }
 
 // Unconnected reports whether the attempt surely never had a connection.
-func (x *exchange) Unconnected(c *pillion.Call) bool { return x.attempt(c).unconnected() }
+func (x *exchange) Unconnected(c *policy.Attempt) bool { return x.attempt(c).unconnected() }
 
 // attempt finds what belongs to c.
-func (x *exchange) attempt(c *pillion.Call) *streamAttempt {
+func (x *exchange) attempt(c *policy.Attempt) *streamAttempt {
 	if a, ok := c.Attached().(*streamAttempt); ok {
 		return a
 	}
 	return &x.first
 }
 
-// NewCall makes the storage of a further attempt.
-func (x *exchange) NewCall(from *pillion.Call) *pillion.Call {
+// NewAttempt returns the storage of the next attempt.
+func (x *exchange) NewAttempt(from *policy.Attempt) *policy.Attempt {
 	before := x.attempt(from)
 	x.retried.Store(true)
 	next := &struct {
-		call    pillion.Call
+		of      policy.Attempt
 		attempt streamAttempt
 	}{}
 	next.attempt.beside = !before.over.Load()
 	next.attempt.after(&before.attempt)
-	next.call.Attach(&next.attempt)
-	return &next.call
+	next.of.Attach(&next.attempt)
+	return &next.of
 }
 
 // Header returns the attempt's own metadata.
-func (x *exchange) Header(c *pillion.Call) pillion.Header { return x.headerOf(&x.attempt(c).attempt) }
+func (x *exchange) Header(c *policy.Attempt) policy.Header {
+	return x.headerOf(&x.attempt(c).attempt)
+}
 
 // ResponseHeader reads the metadata that came first.
-func (x *exchange) ResponseHeader(o *pillion.Outcome, name string) []string {
+func (x *exchange) ResponseHeader(o *policy.Outcome, name string) []string {
 	a, _ := o.Value.(*streamAttempt)
 	if a == nil {
 		return nil
@@ -251,5 +271,5 @@ func (x *exchange) Replayable() bool { return !x.over.Load() }
 // newPanicError stands for a panic in a goroutine of a stream.
 func newPanicError(u *pillion.Upstream, value any) error {
 	err := &pillion.PanicError{Value: value, Stack: debug.Stack()}
-	return newError(u, codes.Internal, fmt.Errorf("pilliongrpc: %w", err), 0, pillion.NoDetail, false)
+	return newError(u, codes.Internal, fmt.Errorf("pilliongrpc: %w", err), 0, nil, false)
 }

@@ -9,26 +9,28 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // meaning is what an error of an attempt means.
 type meaning struct {
-	is     pillion.Condition
-	detail pillion.Detail
+	is     policy.Condition
+	detail *envoy.Detail
 	code   int // of the upstream's response, 0 if there was none
 }
 
 // explain says in o what err means: a status that the upstream sent is its response, one that
 // gRPC's client made stands for what the network did.
-func explain(c *pillion.Call, a *attempt, o *pillion.Outcome, err error) {
+func explain(u *pillion.Upstream, a *attempt, o *policy.Outcome, err error) {
 	s, _ := status.FromError(err)
 	m := a.meaning(s)
-	a.notConnected = m.is.Any(pillion.ConnectFailure)
+	a.notConnected = m.is.Any(policy.ConnectFailure)
 	if f := m.detail.Flags(); f != 0 {
-		err = &pillion.UpstreamError{Upstream: c.Upstream(), Flags: f, Detail: m.detail, Err: err}
+		err = &pillion.UpstreamError{Upstream: u.Name(), Flags: f, Detail: m.detail, Err: err}
 		o.Flags |= f
 	}
-	if a.begun() && m.code == 0 && m.is.Any(pillion.NoAnswer) {
+	if a.begun() && m.code == 0 && m.is.Any(policy.NoResponse) {
 		m.code = http.StatusOK // the headers were those of a response
 	}
 	o.Err, o.Code, o.Detail = err, m.code, m.detail
@@ -47,9 +49,9 @@ func (a *attempt) meaning(s *status.Status) meaning {
 		}
 	}
 	code := known(s.Code())
-	m := meaning{is: failure(code), detail: pillion.ViaUpstream, code: int(code)}
+	m := meaning{is: failure(code), detail: envoy.ViaUpstream, code: int(code)}
 	if !a.begun() && !isMissingMessage(s) {
-		m.is |= pillion.GRPCCondition(m.code)
+		m.is |= policy.GRPCCondition(m.code)
 	}
 	return m
 }
@@ -76,15 +78,15 @@ func (a *attempt) cutOff(code codes.Code) (meaning, bool) {
 	case !a.has(seenBegin) || a.begun() || code == codes.Canceled || code == codes.DeadlineExceeded:
 		return meaning{}, false
 	case a.has(seenSent) && code == codes.Unavailable:
-		return meaning{is: pillion.Reset, detail: pillion.ConnectionTermination}, true
+		return meaning{is: policy.Reset, detail: envoy.ConnectionTermination}, true
 	case a.has(seenSent) && (code == codes.Internal || code == codes.Unknown):
-		return meaning{is: pillion.ProtocolError, detail: pillion.MalformedAnswer}, true
+		return meaning{is: policy.ProtocolError, detail: envoy.MalformedResponse}, true
 	case a.has(seenSent):
 		return meaning{}, false
 	case code == codes.Unavailable:
-		return meaning{is: pillion.ConnectFailure, detail: pillion.ConnectionFailure}, true
+		return meaning{is: policy.ConnectFailure, detail: envoy.ConnectionFailure}, true
 	}
-	return meaning{is: pillion.Invalid}, true
+	return meaning{is: policy.Invalid}, true
 }
 
 // isMissingMessage recognizes what gRPC's client makes of an OK without a message, the one
@@ -96,10 +98,10 @@ func isMissingMessage(s *status.Status) bool {
 
 // failure returns how a code counts against the upstream: the codes that stand for a 5xx do,
 // as in Envoy's outlier detection.
-func failure(code codes.Code) pillion.Condition {
+func failure(code codes.Code) policy.Condition {
 	switch code {
 	case codes.Unknown, codes.DeadlineExceeded, codes.Unimplemented, codes.Internal, codes.Unavailable, codes.DataLoss:
-		return pillion.Failed
+		return policy.Failed
 	default:
 		return 0
 	}
@@ -127,7 +129,7 @@ func (a *attempt) madeHere(s *status.Status) (meaning, bool) {
 			return m, true
 		}
 		if hasPrefix(text, "grpc: the client connection is closing", "the provided transport is no longer valid", "grpc: the SubConn is closing") {
-			return meaning{is: pillion.Invalid}, true
+			return meaning{is: policy.Invalid}, true
 		}
 	default: // never made up
 	}
@@ -144,11 +146,11 @@ func (a *attempt) unavailable(text string) (meaning, bool) {
 	}
 	switch {
 	case hasPrefix(text, "name resolver error", "dns:") || strings.Contains(text, "produced zero addresses") || strings.Contains(text, "no such host"):
-		return meaning{is: pillion.ConnectFailure, detail: pillion.DNSFailure}, true
+		return meaning{is: policy.ConnectFailure, detail: envoy.DNSFailure}, true
 	case strings.Contains(text, "rror while dialing") || strings.Contains(text, "authentication handshake failed"):
 		return notConnected(text), true
 	case hasPrefix(text, "no children to pick from", "SubConn state is not Ready"):
-		return meaning{is: pillion.ConnectFailure, detail: pillion.NoHealthyUpstream}, true
+		return meaning{is: policy.ConnectFailure, detail: envoy.NoHealthyUpstream}, true
 	case hasPrefix(text, "error reading", "closing transport due to", "transport is closing", "the stream is rejected because server is draining",
 		"the connection is draining", "connection error: desc =", "last connection error: ", "keepalive ping failed", "received goaway",
 		"closing connection since", "transport: "):
@@ -159,15 +161,15 @@ func (a *attempt) unavailable(text string) (meaning, bool) {
 
 // notConnected says why there is no connection.
 func notConnected(text string) meaning {
-	m := meaning{is: pillion.ConnectFailure, detail: pillion.ConnectionFailure}
+	m := meaning{is: policy.ConnectFailure, detail: envoy.ConnectionFailure}
 	switch {
 	case strings.Contains(text, "connection refused"):
-		m.detail = pillion.ConnectionRefused
+		m.detail = envoy.ConnectionRefused
 	case strings.Contains(text, "connection reset by peer"):
-		m.detail = pillion.ConnectionReset
+		m.detail = envoy.ConnectionReset
 	case strings.Contains(text, "i/o timeout") || strings.Contains(text, "deadline exceeded"):
-		m.detail = pillion.ConnectionTimeout
-		m.is |= pillion.Timeout
+		m.detail = envoy.ConnectionTimeout
+		m.is |= policy.Timeout
 	}
 	return m
 }
@@ -176,11 +178,11 @@ func notConnected(text string) meaning {
 func (a *attempt) broken(text string) meaning {
 	switch {
 	case a.begun():
-		return meaning{is: pillion.Reset, detail: pillion.ConnectionTerminationAfter}
+		return meaning{is: policy.Reset, detail: envoy.ConnectionTerminationAfter}
 	case !a.has(seenSent) && a.peer.Addr == nil && hasPrefix(text, "connection error: desc =", "last connection error: ") && strings.Contains(text, "error reading server preface"):
-		return meaning{is: pillion.ConnectFailure, detail: pillion.ConnectionFailure}
+		return meaning{is: policy.ConnectFailure, detail: envoy.ConnectionFailure}
 	}
-	return meaning{is: pillion.Reset, detail: pillion.ConnectionTermination}
+	return meaning{is: policy.Reset, detail: envoy.ConnectionTermination}
 }
 
 // reset recognizes RST_STREAM. The code PROTOCOL_ERROR says of the server that it did not
@@ -193,19 +195,19 @@ func (a *attempt) reset(text string) (meaning, bool) {
 	case code == "PROTOCOL_ERROR":
 		return a.protocolError(), true
 	case a.begun():
-		return meaning{is: pillion.Reset, detail: pillion.RemoteResetAfter}, true
+		return meaning{is: policy.Reset, detail: envoy.RemoteResetAfter}, true
 	case code == "REFUSED_STREAM":
-		return meaning{is: pillion.Reset | pillion.RefusedStream, detail: pillion.RemoteRefusedStream}, true
+		return meaning{is: policy.Reset | policy.RefusedStream, detail: envoy.RemoteRefusedStream}, true
 	}
-	return meaning{is: pillion.Reset, detail: pillion.RemoteReset}, true
+	return meaning{is: policy.Reset, detail: envoy.RemoteReset}, true
 }
 
 // protocolError is a response, or the rest of one, that was not the protocol.
 func (a *attempt) protocolError() meaning {
 	if a.begun() {
-		return meaning{is: pillion.ProtocolError, detail: pillion.MalformedAnswerAfter}
+		return meaning{is: policy.ProtocolError, detail: envoy.MalformedResponseAfter}
 	}
-	return meaning{is: pillion.ProtocolError, detail: pillion.MalformedAnswer}
+	return meaning{is: policy.ProtocolError, detail: envoy.MalformedResponse}
 }
 
 // malformed recognizes responses that were not gRPC, and requests that cannot be sent.
@@ -221,7 +223,7 @@ func (a *attempt) malformed(text string) (meaning, bool) {
 	case hasPrefix(text, "grpc: error while marshaling", "grpc: error while compressing", "header key ", "header list size to send",
 		"grpc: Compressor is not installed", "no codec registered", "SendMsg called after CloseSend", "transport: per-RPC creds failed",
 		"malformed method name"):
-		return meaning{is: pillion.Invalid}, true
+		return meaning{is: policy.Invalid}, true
 	}
 	return meaning{}, false
 }
@@ -235,15 +237,15 @@ func (a *attempt) answeredHTTP(text string) (meaning, bool) {
 	number, _, _ := strings.Cut(rest, " ")
 	code, err := strconv.Atoi(number)
 	if err != nil || code < 100 {
-		return meaning{is: pillion.ProtocolError, detail: pillion.MalformedAnswer}, true
+		return meaning{is: policy.ProtocolError, detail: envoy.MalformedResponse}, true
 	}
-	return meaning{is: pillion.HTTPCondition(code), detail: pillion.ViaUpstream, code: code}, true
+	return meaning{is: policy.HTTPCondition(code), detail: envoy.ViaUpstream, code: code}, true
 }
 
 // tooLarge recognizes a message over the client's own limit on what it sends.
 func tooLarge(text string) (meaning, bool) {
 	ok := hasPrefix(text, "trying to send message larger than max", "grpc: message too large")
-	return meaning{is: pillion.Invalid}, ok
+	return meaning{is: policy.Invalid}, ok
 }
 
 func hasPrefix(text string, prefixes ...string) bool {

@@ -8,7 +8,8 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
-	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // FuzzMeaning holds any status against all that can have been seen on the wire:
@@ -39,16 +40,16 @@ func FuzzMeaning(f *testing.F) {
 		}
 		m := a.meaning(s)
 		proved := a.has(seenTrailers) || trailer || details && code != 0
-		if proved && (m.detail != pillion.ViaUpstream || m.code != int(s.Code()) || m.is.Any(pillion.NoAnswer|pillion.Invalid)) {
+		if proved && (m.detail != envoy.ViaUpstream || m.code != int(s.Code()) || m.is.Any(policy.NoResponse|policy.Invalid)) {
 			t.Errorf("%v %q: got %v, %v, code %d of a status that the server sent", s.Code(), text, m.detail, m.is, m.code)
 		}
-		if a.begun() && m.detail == pillion.ViaUpstream && m.is.Any(pillion.GRPCCancelled|pillion.GRPCDeadlineExceeded|pillion.GRPCResourceExhausted|pillion.GRPCInternal|pillion.GRPCUnavailable) {
+		if a.begun() && m.detail == envoy.ViaUpstream && m.is.Any(policy.GRPCCancelled|policy.GRPCDeadlineExceeded|policy.GRPCResourceExhausted|policy.GRPCInternal|policy.GRPCUnavailable) {
 			t.Errorf("%v %q: got %v behind response headers", s.Code(), text, m.is)
 		}
-		if m.code < 0 || m.code != 0 && m.detail != pillion.ViaUpstream {
+		if m.code < 0 || m.code != 0 && m.detail != envoy.ViaUpstream {
 			t.Errorf("%v %q: got code %d, %v", s.Code(), text, m.code, m.detail)
 		}
-		if f := m.detail.Flags(); f != 0 && !m.is.Any(pillion.NoAnswer) {
+		if f := m.detail.Flags(); f != 0 && !m.is.Any(policy.NoResponse) {
 			t.Errorf("%v %q: got flags %v with %v", s.Code(), text, f, m.is)
 		}
 	})

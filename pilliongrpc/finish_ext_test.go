@@ -25,6 +25,7 @@ import (
 	"github.com/pillion-go/pillion/breaker"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/pilliongrpc"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/timeout"
 )
 
@@ -237,8 +238,8 @@ func (w writer) Write(p []byte) (int, error) { return w(p) }
 type thrower struct{ value any }
 
 // Wrap panics in every call.
-func (p thrower) Wrap(*pillion.Site, pillion.Func) (pillion.Func, error) {
-	return func(context.Context, *pillion.Call) *pillion.Outcome { panic(p.value) }, nil
+func (p thrower) Wrap(*policy.Builder, policy.Func) (policy.Func, error) {
+	return func(context.Context, *policy.Call) *policy.Outcome { panic(p.value) }, nil
 }
 
 // thrown is a panic as an error.
@@ -305,8 +306,8 @@ func TestOnFinish_panics(t *testing.T) {
 type exiter struct{}
 
 // Wrap ends the goroutine of every call.
-func (exiter) Wrap(*pillion.Site, pillion.Func) (pillion.Func, error) {
-	return func(context.Context, *pillion.Call) *pillion.Outcome {
+func (exiter) Wrap(*policy.Builder, policy.Func) (policy.Func, error) {
+	return func(context.Context, *policy.Call) *policy.Outcome {
 		runtime.Goexit()
 		return nil
 	}, nil

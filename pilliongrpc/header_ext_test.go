@@ -11,10 +11,11 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
-	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/timeout"
 )
 
@@ -28,14 +29,14 @@ func TestHeaderEndsTheTry(t *testing.T) {
 		head   time.Duration // when the headers come
 		rest   time.Duration // and when the rest
 		took   time.Duration
-		detail pillion.Detail // of a limit; via_upstream for none
-		scope  pillion.Scope
+		detail *envoy.Detail // of a limit; via_upstream for none
+		scope  policy.Scope
 	}{
-		{"later than the limit of one attempt", timeout.Config{Total: timeout.None, PerTry: time.Second}, 500 * time.Millisecond, time.Hour, time.Hour, pillion.ViaUpstream, 0},
-		{"headers just in time", timeout.Config{Total: timeout.None, PerTry: time.Second}, 999 * time.Millisecond, 2 * time.Second, 2 * time.Second, pillion.ViaUpstream, 0},
-		{"silence behind the headers", timeout.Config{Total: timeout.None, PerTry: time.Second, Idle: 2 * time.Second}, 500 * time.Millisecond, time.Hour, 2500 * time.Millisecond, pillion.TryIdleTimeout, timeout.Idle},
-		{"shorter silence", timeout.Config{Total: timeout.None, Idle: 2 * time.Second}, 1500 * time.Millisecond, 3 * time.Second, 3 * time.Second, pillion.ViaUpstream, 0},
-		{"the total limit behind the headers", timeout.Config{Total: 3 * time.Second, PerTry: time.Second, Idle: 2900 * time.Millisecond}, 500 * time.Millisecond, time.Hour, 3 * time.Second, pillion.ResponseTimeout, timeout.Total},
+		{"later than the limit of one attempt", timeout.Config{Total: timeout.None, PerTry: time.Second}, 500 * time.Millisecond, time.Hour, time.Hour, envoy.ViaUpstream, 0},
+		{"headers just in time", timeout.Config{Total: timeout.None, PerTry: time.Second}, 999 * time.Millisecond, 2 * time.Second, 2 * time.Second, envoy.ViaUpstream, 0},
+		{"silence behind the headers", timeout.Config{Total: timeout.None, PerTry: time.Second, Idle: 2 * time.Second}, 500 * time.Millisecond, time.Hour, 2500 * time.Millisecond, envoy.PerTryIdleTimeout, timeout.Idle},
+		{"shorter silence", timeout.Config{Total: timeout.None, Idle: 2 * time.Second}, 1500 * time.Millisecond, 3 * time.Second, 3 * time.Second, envoy.ViaUpstream, 0},
+		{"the total limit behind the headers", timeout.Config{Total: 3 * time.Second, PerTry: time.Second, Idle: 2900 * time.Millisecond}, 500 * time.Millisecond, time.Hour, 3 * time.Second, envoy.ResponseTimeout, timeout.Total},
 	}
 	for _, test := range tests {
 		for _, kind := range kinds {
@@ -63,14 +64,14 @@ func TestHeaderEndsTheTry(t *testing.T) {
 					began := time.Now()
 					err = kind.call(t.Context(), c)
 					end := <-log.ends
-					if took := time.Since(began); took != test.took || log.count(pillion.EventAttempt) != 1 {
-						t.Errorf("took %v and %d attempts, want %v and 1", took, log.count(pillion.EventAttempt), test.took)
+					if took := time.Since(began); took != test.took || log.count(policy.EventAttempt) != 1 {
+						t.Errorf("took %v and %d attempts, want %v and 1", took, log.count(policy.EventAttempt), test.took)
 					}
 					if end.Detail != test.detail || (err == nil) != (test.scope == 0) {
 						t.Errorf("got %v, %v, want %v", err, end.Detail, test.detail)
 					}
 					var limit *timeout.Error
-					if test.scope != 0 && (status.Code(err) != codes.DeadlineExceeded || !errors.As(err, &limit) || limit.Scope != test.scope || !end.Flags.Has(pillion.UT)) {
+					if test.scope != 0 && (status.Code(err) != codes.DeadlineExceeded || !errors.As(err, &limit) || limit.Scope != test.scope || !end.Flags.Has(envoy.UT)) {
 						t.Errorf("got %v, flags %v, want DeadlineExceeded by %v, UT", err, end.Flags, test.scope)
 					}
 					if got := registry.Cluster("recipes").Counter("upstream_rq_per_try_timeout").Value(); got != 0 {
@@ -104,7 +105,7 @@ func TestHeaderRace(t *testing.T) {
 	for i := range 300 {
 		err := kinds[i%len(kinds)].call(t.Context(), c)
 		end := <-log.ends
-		if fired := end.Detail == pillion.TryTimeout; fired != (status.Code(err) == codes.DeadlineExceeded) || (err == nil) != (end.Detail == pillion.ViaUpstream) {
+		if fired := end.Detail == envoy.PerTryTimeout; fired != (status.Code(err) == codes.DeadlineExceeded) || (err == nil) != (end.Detail == envoy.ViaUpstream) {
 			t.Fatalf("got %v, %v, flags %v", err, end.Detail, end.Flags)
 		}
 	}

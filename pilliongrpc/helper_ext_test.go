@@ -22,6 +22,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/pilliongrpc"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 )
 
@@ -159,8 +160,8 @@ func connect(t *testing.T, s testgrpc.TestServiceServer, dial []grpc.DialOption,
 // upstream makes an upstream, and the log of its events.
 func upstream(t *testing.T, policies ...pillion.Policy) (*pillion.Upstream, *events) {
 	t.Helper()
-	log := &events{ends: make(chan pillion.Outcome, 2000)}
-	u, err := pillion.New("recipes", append(policies, pillion.Listener(log.hear), pillion.HTTP{ReplayBuffer: 1 << 20})...)
+	log := &events{ends: make(chan policy.Outcome, 2000)}
+	u, err := pillion.New("recipes", append(policies, pillion.Listener(log.hear), pillion.Options{ReplayBuffer: 1 << 20})...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,20 +170,20 @@ func upstream(t *testing.T, policies ...pillion.Policy) (*pillion.Upstream, *eve
 
 // events counts what happens to calls.
 type events struct {
-	ends chan pillion.Outcome
-	seen [pillion.EventEnd + 1]atomic.Int64
+	ends chan policy.Outcome
+	seen [policy.EventEnd + 1]atomic.Int64
 }
 
-func (l *events) hear(_ context.Context, e pillion.Event) {
+func (l *events) hear(_ context.Context, e policy.Event) {
 	l.seen[e.Kind].Add(1)
-	if e.Kind == pillion.EventEnd {
+	if e.Kind == policy.EventEnd {
 		end := *e.Outcome
 		end.Value = nil
 		l.ends <- end
 	}
 }
 
-func (l *events) count(kind pillion.EventKind) int64 { return l.seen[kind].Load() }
+func (l *events) count(kind policy.EventKind) int64 { return l.seen[kind].Load() }
 
 // again is a retry policy without waits.
 func again(on string, retries int) retry.Config {
@@ -211,14 +212,14 @@ func answering(ctx context.Context, _ int64, s stream) error {
 var errUnavailable = status.Error(codes.Unavailable, "not now")
 
 // wantEnd waits for the end of a call.
-func wantEnd(t *testing.T, log *events) pillion.Outcome {
+func wantEnd(t *testing.T, log *events) policy.Outcome {
 	t.Helper()
 	select {
 	case end := <-log.ends:
 		return end
 	case <-time.After(10 * time.Second):
 		t.Fatal("the call does not end")
-		return pillion.Outcome{}
+		return policy.Outcome{}
 	}
 }
 

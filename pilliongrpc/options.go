@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // DialOptions returns the options that put a connection's calls and streams under the
@@ -68,7 +69,7 @@ func finder(r pillion.Resolver) find {
 
 // resolve asks r. An error without a status becomes Unavailable, with the text that text makes
 // of it: the library does not know where the call should go.
-func resolve(ctx context.Context, r pillion.Resolver, request pillion.Request,
+func resolve(ctx context.Context, r pillion.Resolver, request policy.Request,
 	header func(name string) []string, text func(error) string,
 ) (*pillion.Upstream, error) {
 	u, err := r.Resolve(ctx, pillion.Target{Request: request, Header: func(name string) string { return first(header(name)) }})

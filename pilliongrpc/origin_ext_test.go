@@ -16,8 +16,9 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/pilliongrpc"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // clientTexts are texts that gRPC's client gives its own statuses, and that a server may use as
@@ -65,7 +66,7 @@ func TestOrigin(t *testing.T) {
 				if own, ok := errors.AsType[*pilliongrpc.Error](err); ok {
 					t.Errorf("%s, %v %q, %+v: got %#v, want the server's status alone", kind.name, code, text, of, own)
 				}
-				if end.Code != int(code) || end.Detail != pillion.ViaUpstream || end.Flags != 0 {
+				if end.Code != int(code) || end.Detail != envoy.ViaUpstream || end.Flags != 0 {
 					t.Errorf("%s, %v %q, %+v: got code %d, %v, flags %v, want a response", kind.name, code, text, of, end.Code, end.Detail, end.Flags)
 				}
 			}
@@ -85,7 +86,7 @@ func TestOrigin_alone(t *testing.T) {
 			ctx := metadata.AppendToOutgoingContext(t.Context(), "code", "14", "text", text, "after", of.after, "details", of.details, "trailer", of.trailer)
 			for _, kind := range kinds {
 				err := kind.call(ctx, testgrpc.NewTestServiceClient(conn))
-				if end := <-log.ends; end.Detail != pillion.ViaUpstream || status.Convert(err).Message() != text {
+				if end := <-log.ends; end.Detail != envoy.ViaUpstream || status.Convert(err).Message() != text {
 					t.Errorf("%s, %+v: got %v and %v, want the server's %q", kind.name, of, end.Detail, err, text)
 				}
 			}
@@ -101,7 +102,7 @@ func TestOrigin_unknownCode(t *testing.T) {
 		c := client(t, &service{serve: func(context.Context, int64, stream) error { return status.Error(code, "") }}, u)
 		for _, kind := range kinds {
 			err := kind.call(t.Context(), c)
-			if end := <-log.ends; end.Code != int(codes.Unknown) || end.Detail != pillion.ViaUpstream || status.Code(err) != code {
+			if end := <-log.ends; end.Code != int(codes.Unknown) || end.Detail != envoy.ViaUpstream || status.Code(err) != code {
 				t.Errorf("%s, %d: got code %d, %v and %v", kind.name, code, end.Code, end.Detail, err)
 			}
 		}
@@ -138,11 +139,11 @@ func TestOrigin_made(t *testing.T) {
 	tests := []struct {
 		name    string
 		serve   func(l *conns, w http.ResponseWriter, r *http.Request)
-		detail  pillion.Detail
+		detail  *envoy.Detail
 		retried bool
 	}{
-		{"a reset stream", func(*conns, http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, pillion.MalformedAnswer, true},
-		{"a connection that is cut", func(l *conns, _ http.ResponseWriter, _ *http.Request) { l.cut() }, pillion.ConnectionTermination, true},
+		{"a reset stream", func(*conns, http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, envoy.MalformedResponse, true},
+		{"a connection that is cut", func(l *conns, _ http.ResponseWriter, _ *http.Request) { l.cut() }, envoy.ConnectionTermination, true},
 	}
 	reword := func(err error) error {
 		if err == nil {
@@ -160,8 +161,8 @@ func TestOrigin_made(t *testing.T) {
 			u, log := upstream(t, again("reset", 1))
 			err := kinds[0].call(t.Context(), plainHTTP(t, u, test.serve, inside...))
 			end := <-log.ends
-			if end.Detail != test.detail || (log.count(pillion.EventRetry) == 1) != test.retried {
-				t.Errorf("got %v, %v, %d retries, want %v", err, end.Detail, log.count(pillion.EventRetry), test.detail)
+			if end.Detail != test.detail || (log.count(policy.EventRetry) == 1) != test.retried {
+				t.Errorf("got %v, %v, %d retries, want %v", err, end.Detail, log.count(policy.EventRetry), test.detail)
 			}
 		})
 	}
@@ -194,10 +195,10 @@ func TestOrigin_missingMessage(t *testing.T) {
 				})
 				err := kinds[kind].call(t.Context(), c)
 				end := <-log.ends
-				if status.Code(err) != codes.Internal || end.Detail != pillion.ViaUpstream || end.Flags != 0 {
+				if status.Code(err) != codes.Internal || end.Detail != envoy.ViaUpstream || end.Flags != 0 {
 					t.Errorf("got %v, %v, flags %v, want Internal of a response", err, end.Detail, end.Flags)
 				}
-				if got := log.count(pillion.EventAttempt); got != 1 {
+				if got := log.count(policy.EventAttempt); got != 1 {
 					t.Errorf("got %d attempts, want 1", got)
 				}
 			})

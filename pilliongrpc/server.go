@@ -13,7 +13,9 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/internal/report"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // UnaryServer returns an interceptor that serves unary calls under the policies of the
@@ -87,7 +89,7 @@ func serverFinder(r pillion.Resolver) (serverFind, error) {
 }
 
 func servable(u *pillion.Upstream) error {
-	if u.Repeats() {
+	if u.Chain().Repeats() {
 		return fmt.Errorf("upstream %q: pilliongrpc: a request that is being served cannot be sent again: leave out retry and hedge", u.Name())
 	}
 	return nil
@@ -101,10 +103,12 @@ type server struct {
 	sent     atomic.Uint64
 	received atomic.Uint64
 	panicked bool
+	upstream *pillion.Upstream
+	frame    policy.Frame
 }
 
 // serve serves x, which s is a part of.
-func (s *server) serve(find serverFind, x pillion.Exchange) (err error) {
+func (s *server) serve(find serverFind, x policy.Exchange) (err error) {
 	defer func() {
 		if p := recover(); p != nil { // of a policy: gRPC would end the process
 			report.Panic("a policy of a served call", p)
@@ -115,43 +119,48 @@ func (s *server) serve(find serverFind, x pillion.Exchange) (err error) {
 	if err != nil {
 		return err
 	}
-	ctx := s.ctx
-	if limit, ok := pillion.ExpectedTimeout(first(s.RequestHeader("x-envoy-expected-rq-timeout-ms"))); ok {
-		limited, cancel := context.WithTimeout(ctx, limit)
-		defer cancel()
-		ctx = limited
+	s.upstream = u
+	s.frame.Init(u.Chain(), x)
+	if limit, ok := envoy.ExpectedTimeout(first(s.RequestHeader(envoy.ExpectedTimeoutHeader))); ok {
+		s.frame.First().LimitClient(limit)
 	}
-	u.InvokeUnary(ctx, x, func(o *pillion.Outcome) { err = s.settle(u, o) }) // a stream, too, is over when the handler returns
-	return err
+	return s.settle(u, s.frame.Invoke(s.ctx)) // a stream, too, is over when the handler returns
 }
 
 // settle returns what the client gets.
-func (s *server) settle(u *pillion.Upstream, o *pillion.Outcome) error {
+func (s *server) settle(u *pillion.Upstream, o *policy.Outcome) error {
+	if !s.panicked && o.Err != nil && o.Detail != envoy.ViaUpstream {
+		s.tellOverloaded(u, o)
+	}
+	return s.result(o)
+}
+
+// result returns the error of the call.
+func (s *server) result(o *policy.Outcome) error {
 	switch {
 	case s.panicked:
 		return errPanicked
 	case o.Err == nil:
 		return nil
-	case o.Detail == pillion.ViaUpstream: // the handler's own
+	case o.Detail == envoy.ViaUpstream: // the handler's own
 		return o.Err
 	}
-	s.tellOverloaded(u, o)
-	return serverError(u, o)
+	return serverError(s.upstream, o)
 }
 
 var errPanicked = status.Error(codes.Internal, "the handler panicked")
 
 // tellOverloaded marks a refusal as Envoy does.
-func (s *server) tellOverloaded(u *pillion.Upstream, o *pillion.Outcome) {
-	if o.Detail.Overloaded() && !u.HTTP().SuppressEnvoyHeaders {
+func (s *server) tellOverloaded(u *pillion.Upstream, o *policy.Outcome) {
+	if o.Detail.Overloaded() && !u.Options().SuppressEnvoyHeaders {
 		// An error means that there is no stream any more to say it on.
-		_ = grpc.SetTrailer(s.ctx, metadata.Pairs("x-envoy-overloaded", "true"))
+		_ = grpc.SetTrailer(s.ctx, metadata.Pairs(envoy.OverloadedHeader, "true"))
 	}
 }
 
 // incoming is ctx with the metadata that the handler is to see.
-func (s *server) incoming(ctx context.Context, c *pillion.Call) context.Context {
-	c.Consume()
+func (s *server) incoming(ctx context.Context, c *policy.Attempt) context.Context {
+	c.ConsumeHeaders()
 	if s.md == nil {
 		return ctx
 	}
@@ -159,24 +168,24 @@ func (s *server) incoming(ctx context.Context, c *pillion.Call) context.Context 
 }
 
 // returned says in o what came of a handler that did not panic.
-func returned(ctx context.Context, o *pillion.Outcome, err error) {
+func returned(ctx context.Context, o *policy.Outcome, err error) {
 	if err != nil {
 		o.Err = ended(ctx, err)
 		return
 	}
-	o.Detail = pillion.ViaUpstream
+	o.Detail = envoy.ViaUpstream
 }
 
 // threw says in o that the handler panicked.
-func (s *server) threw(o *pillion.Outcome, p *pillion.PanicError) {
+func (s *server) threw(o *policy.Outcome, p *pillion.PanicError) {
 	s.panicked = true
-	o.Err, o.Is = p, pillion.Failed
-	o.Code, o.Detail = int(codes.Internal), pillion.ViaUpstream
+	o.Err, o.Is = p, policy.Failed
+	o.Code, o.Detail = int(codes.Internal), envoy.ViaUpstream
 }
 
 // Request describes the call.
-func (s *server) Request() pillion.Request {
-	return pillion.Request{Protocol: "grpc", Method: s.method, Authority: first(s.RequestHeader(":authority")), Path: s.method}
+func (s *server) Request() policy.Request {
+	return policy.Request{Protocol: policy.ProtocolGRPC, Method: s.method, Authority: first(s.RequestHeader(":authority")), Path: s.method}
 }
 
 // RequestHeader reads the client's metadata.
@@ -185,7 +194,7 @@ func (s *server) RequestHeader(name string) []string {
 }
 
 // Header copies the client's metadata for the handler.
-func (s *server) Header(*pillion.Call) pillion.Header {
+func (s *server) Header(*policy.Attempt) policy.Header {
 	if s.md == nil {
 		if s.md, _ = metadata.FromIncomingContext(s.ctx); s.md == nil { // a copy
 			s.md = metadata.MD{}
@@ -198,9 +207,9 @@ func (s *server) Header(*pillion.Call) pillion.Header {
 func (s *server) Messages() (sent, received uint64) { return s.sent.Load(), s.received.Load() }
 
 // Explain takes the handler's status for the response that it is.
-func (s *server) Explain(_ *pillion.Call, o *pillion.Outcome, err error) {
+func (s *server) Explain(_ *policy.Attempt, o *policy.Outcome, err error) {
 	code := codeOf(err)
-	o.Err, o.Code, o.Detail = err, int(code), pillion.ViaUpstream
+	o.Err, o.Code, o.Detail = err, int(code), envoy.ViaUpstream
 	if code != codes.Unimplemented { // the client called what is not there
 		o.Is |= failure(code)
 	}
@@ -208,7 +217,7 @@ func (s *server) Explain(_ *pillion.Call, o *pillion.Outcome, err error) {
 
 // CausedByCaller reports whether a limit that fired is the client's doing: it named the
 // deadline itself.
-func (s *server) CausedByCaller(scope pillion.Scope) bool { return scope == pillion.ScopeCaller }
+func (s *server) CausedByCaller(scope policy.Scope) bool { return scope == policy.ScopeCaller }
 
 // codeOf is the code that gRPC sends for a handler's error.
 func codeOf(err error) codes.Code {
@@ -218,20 +227,16 @@ func codeOf(err error) codes.Code {
 	return status.FromContextError(err).Code()
 }
 
-// Discard has nothing to do: a response is never open.
-func (s *server) Discard(*pillion.Call, *pillion.Outcome) {}
-
-// NewCall is never asked for: nothing is sent again.
-func (s *server) NewCall(*pillion.Call) *pillion.Call { return &pillion.Call{} }
-
 // ResponseHeader is empty: what a handler has set cannot be read.
-func (s *server) ResponseHeader(*pillion.Outcome, string) []string { return nil }
+func (s *server) ResponseHeader(*policy.Outcome, string) []string { return nil }
 
-// Idempotent is false: a server does not retry.
-func (s *server) Idempotent() bool { return false }
-
-// Replayable is false: a request is served once.
-func (s *server) Replayable() bool { return false }
+// GRPCStatus is the code that the client gets.
+func (s *server) GRPCStatus(o *policy.Outcome) int {
+	if err := s.result(o); err != nil {
+		return int(codeOf(err))
+	}
+	return int(codes.OK)
+}
 
 // unaryServer is a unary call that is served.
 type unaryServer struct {
@@ -241,11 +246,20 @@ type unaryServer struct {
 	handler grpc.UnaryHandler
 }
 
+// unaryServer implements these. They are found by their methods.
+var _ interface {
+	policy.Exchange
+	policy.Unary
+	policy.Blamer
+	policy.MessageCounter
+	policy.GRPCCoder
+} = (*unaryServer)(nil)
+
 // Unary is true: a response comes whole.
 func (x *unaryServer) Unary() bool { return true }
 
 // Try has the handler serve the call.
-func (x *unaryServer) Try(ctx context.Context, c *pillion.Call, o *pillion.Outcome) {
+func (x *unaryServer) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome) {
 	done := false
 	defer func() {
 		if done {

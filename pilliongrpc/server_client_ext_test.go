@@ -24,6 +24,7 @@ import (
 	"github.com/pillion-go/pillion/breaker"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/pilliongrpc"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/timeout"
 )
 
@@ -223,7 +224,7 @@ func TestServerClientIsNoFailure(t *testing.T) {
 			}}, test.limits)
 			for range 4 {
 				test.do(t, x)
-				if end, ok := x.end(t, test.unseen); ok && end.Is.Any(pillion.Failure) && !end.Is.Any(pillion.Cancelled) {
+				if end, ok := x.end(t, test.unseen); ok && end.Is.Any(policy.Failure) && !end.Is.Any(policy.Cancelled) {
 					t.Errorf("got %v, %v, want no failure", end.Is, end.Err)
 				}
 			}
@@ -240,7 +241,7 @@ func TestServerClientIsNoFailure(t *testing.T) {
 }
 
 // end waits for the end of a call, which may be unseen.
-func (x *served) end(t *testing.T, unseen bool) (end pillion.Outcome, ok bool) {
+func (x *served) end(t *testing.T, unseen bool) (end policy.Outcome, ok bool) {
 	t.Helper()
 	if !unseen {
 		return wantEnd(t, x.log), true
@@ -267,7 +268,7 @@ func TestServerFailures(t *testing.T) {
 			t.Run(name+"/"+kind.name, func(t *testing.T) {
 				x := serveBadly(t, &service{serve: serve}, timeout.Config{Total: 20 * time.Millisecond})
 				_ = kind.call(t.Context(), x)
-				if end := wantEnd(t, x.log); !end.Is.Any(pillion.Failure) || end.Is.Any(pillion.Cancelled) {
+				if end := wantEnd(t, x.log); !end.Is.Any(policy.Failure) || end.Is.Any(policy.Cancelled) {
 					t.Errorf("got %v, %v, want a failure", end.Is, end.Err)
 				}
 			})
@@ -317,15 +318,15 @@ func TestServerTellsNoSecrets(t *testing.T) {
 				<-ctx.Done()
 				return errors.New(secret)
 			},
-			[]pillion.Policy{timeout.Config{Total: 10 * time.Millisecond}, pillion.HTTP{LocalReplies: true}},
+			[]pillion.Policy{timeout.Config{Total: 10 * time.Millisecond}, pillion.Options{LocalReplies: true}},
 			nil, codes.Unavailable, "upstream request timeout",
 		},
 		{"a full service", nil, nil, func(pillion.Target) (*pillion.Upstream, error) { return full, nil }, codes.Unavailable, "upstream connect error or disconnect/reset before headers. reset reason: overflow"},
 		{"no route", nil, nil, func(pillion.Target) (*pillion.Upstream, error) { return nil, errors.New(secret) }, codes.Unavailable, "no upstream"},
 		{"a policy's error", nil, []pillion.Policy{refuser{errors.New(secret), 0}}, nil, codes.Unknown, "Internal Server Error"},
-		{"a policy's refusal", nil, []pillion.Policy{refuser{errors.New(secret), pillion.Refused}}, nil, codes.Unavailable, "Service Unavailable"},
+		{"a policy's refusal", nil, []pillion.Policy{refuser{errors.New(secret), policy.Refused}}, nil, codes.Unavailable, "Service Unavailable"},
 		{"a policy's error around a status", nil, []pillion.Policy{refuser{fmt.Errorf("no: %w", status.Error(codes.NotFound, secret)), 0}}, nil, codes.Unknown, "Internal Server Error"},
-		{"a policy's status", nil, []pillion.Policy{refuser{status.Error(codes.PermissionDenied, "not you"), pillion.Refused}}, nil, codes.PermissionDenied, "not you"},
+		{"a policy's status", nil, []pillion.Policy{refuser{status.Error(codes.PermissionDenied, "not you"), policy.Refused}}, nil, codes.PermissionDenied, "not you"},
 	}
 	for _, test := range tests {
 		for _, kind := range kinds {
@@ -359,16 +360,16 @@ func TestServerTellsNoSecrets(t *testing.T) {
 // refuser is a policy with an error of its own.
 type refuser struct {
 	err error
-	is  pillion.Condition
+	is  policy.Condition
 }
 
 // Wrap returns the error for every call.
-func (p refuser) Wrap(*pillion.Site, pillion.Func) (pillion.Func, error) {
-	return func(_ context.Context, c *pillion.Call) *pillion.Outcome {
+func (p refuser) Wrap(*policy.Builder, policy.Func) (policy.Func, error) {
+	return func(_ context.Context, c *policy.Call) *policy.Outcome {
 		if p.is != 0 {
-			return c.Refuse(p.err, pillion.NoDetail)
+			return c.Refuse(p.err, nil)
 		}
-		return &pillion.Outcome{Err: p.err}
+		return &policy.Outcome{Err: p.err}
 	}, nil
 }
 

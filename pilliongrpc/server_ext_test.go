@@ -16,9 +16,11 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/pilliongrpc"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -165,7 +167,7 @@ func TestServerDeadlines(t *testing.T) {
 						}
 						err := kind.call(ctx, c)
 						end := <-log.ends
-						if heeds && (status.Code(err) != codes.DeadlineExceeded || !end.Flags.Has(pillion.UT)) {
+						if heeds && (status.Code(err) != codes.DeadlineExceeded || !end.Flags.Has(envoy.UT)) {
 							t.Errorf("got %v, %v, want DeadlineExceeded, UT", err, end.Flags)
 						}
 					})
@@ -215,7 +217,7 @@ func TestServerClientLeaves(t *testing.T) {
 			if err := kind.call(ctx, c); status.Code(err) != codes.Canceled {
 				t.Errorf("got %v, want Canceled", err)
 			}
-			if end := <-log.ends; end.Is != pillion.Cancelled {
+			if end := <-log.ends; end.Is != policy.Cancelled {
 				t.Errorf("got %v, want Cancelled", end.Is)
 			}
 			if got := b.Status(); got != (breaker.Status{}) {

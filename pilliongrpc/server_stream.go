@@ -15,7 +15,9 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/internal/report"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // StreamServer returns an interceptor that serves streams under the policies of the upstream
@@ -59,12 +61,17 @@ type streamServer struct {
 	exited  bool        // the handler ended its goroutine
 }
 
-// Unary is false: a response has headers, and goes on.
-func (x *streamServer) Unary() bool { return false }
+// streamServer implements these. They are found by their methods.
+var _ interface {
+	policy.Exchange
+	policy.Blamer
+	policy.MessageCounter
+	policy.GRPCCoder
+} = (*streamServer)(nil)
 
 // Try has the handler serve the stream. If a limit of ours can end it, the handler runs in its
 // own goroutine: only the return of the interceptor ends the stream under it.
-func (x *streamServer) Try(ctx context.Context, c *pillion.Call, o *pillion.Outcome) {
+func (x *streamServer) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome) {
 	s := &servedStream{ServerStream: x.stream, of: x, call: c, limited: ctx.Done() != x.ctx.Done(), began: time.Now()}
 	s.ctx = x.incoming(ctx, c)
 	defer s.detach()
@@ -101,14 +108,14 @@ func (x *streamServer) wait(ctx context.Context, s *servedStream, done <-chan re
 }
 
 // settle says in o what came of the handler.
-func (x *streamServer) settle(ctx context.Context, o *pillion.Outcome, r result) {
+func (x *streamServer) settle(ctx context.Context, o *policy.Outcome, r result) {
 	switch {
 	case r.panic != nil:
 		x.threw(o, r.panic)
 	case !r.returned:
 		x.exited = true
-		o.Err, o.Is = errExited, pillion.Failed
-		o.Code, o.Detail = int(codes.Internal), pillion.ViaUpstream
+		o.Err, o.Is = errExited, policy.Failed
+		o.Code, o.Detail = int(codes.Internal), envoy.ViaUpstream
 	default:
 		returned(ctx, o, r.err)
 	}
@@ -118,16 +125,16 @@ var errExited = status.Error(codes.Internal, "the handler ended its goroutine")
 
 // Explain takes the handler's status for the response that it is. What the client caused by its
 // messages, or by sending none, is no failure.
-func (x *streamServer) Explain(c *pillion.Call, o *pillion.Outcome, err error) {
+func (x *streamServer) Explain(c *policy.Attempt, o *policy.Outcome, err error) {
 	x.server.Explain(c, o, err)
 	if x.bad.Load() || x.drained.Load() && errors.Is(err, io.EOF) {
-		o.Is &^= pillion.Failed
+		o.Is &^= policy.Failed
 	}
 }
 
 // CausedByCaller reports whether a limit that fired is the client's doing: it named the deadline
 // itself, or the handler waited for it.
-func (x *streamServer) CausedByCaller(scope pillion.Scope) bool {
+func (x *streamServer) CausedByCaller(scope policy.Scope) bool {
 	return x.stalled || x.server.CausedByCaller(scope)
 }
 
@@ -151,9 +158,9 @@ type servedStream struct {
 	over    atomic.Bool  // a limit has fired
 
 	mu   sync.Mutex
-	call *pillion.Call // nil when the stream has ended; guarded by mu
-	left bool          // the handler was left behind; guarded by mu
-	done bool          // the handler has returned; guarded by mu
+	call *policy.Attempt // nil when the stream has ended; guarded by mu
+	left bool            // the handler was left behind; guarded by mu
+	done bool            // the handler has returned; guarded by mu
 }
 
 // serve runs the handler in this goroutine.

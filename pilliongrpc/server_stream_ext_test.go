@@ -19,9 +19,11 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/pilliongrpc"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/timeout"
 )
 
@@ -55,7 +57,7 @@ func TestServerLimitEndsStream(t *testing.T) {
 		limits timeout.Config
 		header string
 		before bool // the limit ends with the header
-		scope  pillion.Scope
+		scope  policy.Scope
 	}{
 		"total":    {limits: timeout.Config{Total: time.Second}, scope: timeout.Total},
 		"per try":  {limits: timeout.Config{Total: timeout.None, PerTry: time.Second}, before: true, scope: timeout.PerTry},
@@ -90,7 +92,7 @@ func TestServerLimitEndsStream(t *testing.T) {
 					}
 					over := <-log.ends
 					var fired *timeout.Error
-					if took := time.Since(began); took != time.Second || !errors.As(over.Err, &fired) || fired.Scope != end.scope || !over.Is.Any(pillion.Cancelled) {
+					if took := time.Since(began); took != time.Second || !errors.As(over.Err, &fired) || fired.Scope != end.scope || !over.Is.Any(policy.Cancelled) {
 						t.Errorf("ended after %v with %v, %v, want %v after 1s, the client's doing", took, over.Is, over.Err, end.scope)
 					}
 					if err := kinds[0].call(t.Context(), c); err != nil {
@@ -140,7 +142,7 @@ func TestServerLimitWaits(t *testing.T) {
 		if _, err := s.Recv(); status.Code(err) != codes.DeadlineExceeded {
 			t.Errorf("the client got %v, want DeadlineExceeded", err)
 		}
-		if end := <-log.ends; time.Since(began) != time.Hour || end.Is.Any(pillion.Cancelled) || !end.Is.Any(pillion.Timeout) {
+		if end := <-log.ends; time.Since(began) != time.Hour || end.Is.Any(policy.Cancelled) || !end.Is.Any(policy.Timeout) {
 			t.Errorf("ended after %v with %v, want a timeout of the service's after 1h", time.Since(began), end.Is)
 		}
 	})
@@ -242,7 +244,7 @@ func TestServerExit(t *testing.T) {
 				if wantReturn := kind == "stream" && limit.Total == 0; returned != wantReturn || returned && status.Code(err) != codes.Internal {
 					t.Errorf("got %v, returned %v, want %v", err, returned, wantReturn)
 				}
-				if end := <-log.ends; !end.Is.Any(pillion.Failed) {
+				if end := <-log.ends; !end.Is.Any(policy.Failed) {
 					t.Errorf("got %v, want a failure", end.Is)
 				}
 				if got := registry.Cluster("recipes").Gauge("upstream_rq_active").Value(); got != 0 {
@@ -288,8 +290,8 @@ func TestServerLateHeader(t *testing.T) {
 // perTry limits each attempt to less than a timeout.Config accepts.
 type perTry time.Duration
 
-func (p perTry) Wrap(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
-	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+func (p perTry) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
+	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
 		c.LimitTry(time.Duration(p))
 		return next(ctx, c)
 	}, nil
@@ -314,7 +316,7 @@ func TestServerHeaderRace(t *testing.T) {
 			return s.Context().Err()
 		})
 		end := <-log.ends
-		if fired != (end.Detail == pillion.TryTimeout) || fired != end.Flags.Has(pillion.UT) || fired != (status.Code(err) == codes.DeadlineExceeded) {
+		if fired != (end.Detail == envoy.PerTryTimeout) || fired != end.Flags.Has(envoy.UT) || fired != (status.Code(err) == codes.DeadlineExceeded) {
 			t.Fatalf("got %v, %v, flags %v, want a limit: %v", err, end.Detail, end.Flags, fired)
 		}
 	}
@@ -364,7 +366,7 @@ func TestServerStreamsUnderLoad(t *testing.T) {
 type gauges map[string]func() uint64
 
 // Wrap finds them.
-func (g gauges) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+func (g gauges) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	s.Gauges(func(name string, read func() uint64) { g[name] = read })
 	return next, nil
 }

@@ -12,6 +12,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // Domain is the domain of the [errdetails.ErrorInfo] in statuses that the library
@@ -27,8 +29,8 @@ const Domain = "pillion"
 // A status that the upstream gave is passed on as it came, and is no Error.
 type Error struct {
 	Upstream string
-	Flags    pillion.Flags
-	Detail   pillion.Detail
+	Flags    envoy.Flags
+	Detail   *envoy.Detail
 	Err      error // what happened
 	status   *status.Status
 }
@@ -51,28 +53,30 @@ func (e *Error) GRPCStatus() *status.Status {
 // Timeout reports whether a limit fired. It is what [net.Error] asks for.
 func (e *Error) Timeout() bool { return errors.Is(e.Err, context.DeadlineExceeded) }
 
-// Temporary is true: the next call may fare better. It is what [net.Error] asks for.
-func (e *Error) Temporary() bool { return true }
-
 // callError is what the caller of a call that came to o gets.
-func callError(u *pillion.Upstream, o *pillion.Outcome, retried bool) error {
+func callError(u *pillion.Upstream, o *policy.Outcome, retried bool) error {
 	if o.Err == nil {
 		return nil
 	}
-	return withStatus(u, o.Err, o.Is, o.Flags, o.Detail, retried)
+	code, sent := resultCode(u, o)
+	if sent {
+		return o.Err
+	}
+	return newError(u, code, o.Err, o.Flags, o.Detail, retried)
 }
 
-// withStatus adds a status to err, unless the upstream sent one, which is shown as it is.
-func withStatus(u *pillion.Upstream, err error, is pillion.Condition, flags pillion.Flags, detail pillion.Detail, retried bool) error {
-	if detail == pillion.ViaUpstream || detail == pillion.NoDetail {
-		if is.Any(pillion.Refused) {
-			return newError(u, codes.Unavailable, err, flags, detail, retried)
+// resultCode returns the status code of an outcome with an error. It is sent if it is that of the
+// error itself: the upstream sent it, and it is shown as it is.
+func resultCode(u *pillion.Upstream, o *policy.Outcome) (code codes.Code, sent bool) {
+	if o.Detail == envoy.ViaUpstream || o.Detail == nil {
+		if o.Is.Any(policy.Refused) {
+			return codes.Unavailable, false
 		}
-		if _, ok := status.FromError(err); ok {
-			return err
+		if s, ok := status.FromError(o.Err); ok {
+			return s.Code(), true
 		}
 	}
-	return newError(u, localCode(u, err, is, detail), err, flags, detail, retried)
+	return localCode(u, o), false
 }
 
 // ofError is shown for an error that ended an open stream, of which nothing else is
@@ -84,32 +88,32 @@ func ofError(u *pillion.Upstream, err error) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &limit):
-		return newError(u, codes.DeadlineExceeded, err, pillion.UT, limit.Scope.Detail(), false)
+		return newError(u, codes.DeadlineExceeded, err, envoy.UT, limit.Scope.Detail(), false)
 	case errors.As(err, &broken):
 		return newError(u, ownCode(broken.Err), err, broken.Flags, broken.Detail, false)
 	case errors.Is(err, context.Canceled):
-		return newError(u, codes.Canceled, err, pillion.DC, pillion.CallerGone, false)
+		return newError(u, codes.Canceled, err, envoy.DC, envoy.CallerGone, false)
 	case errors.Is(err, context.DeadlineExceeded) && ownCode(err) == codes.OK: // the engine does not watch the stream
-		limit = &pillion.TimeoutError{Upstream: u.Name(), Scope: pillion.ScopeCaller}
-		return newError(u, codes.DeadlineExceeded, limit, pillion.UT, pillion.ResponseTimeout, false)
+		limit = &pillion.TimeoutError{Upstream: u.Name(), Scope: policy.ScopeCaller}
+		return newError(u, codes.DeadlineExceeded, limit, envoy.UT, envoy.ResponseTimeout, false)
 	}
-	return withStatus(u, err, 0, 0, pillion.NoDetail, false)
+	return callError(u, &policy.Outcome{Err: err}, false)
 }
 
 // serverError is what the client of a server gets for a call without a status of its handler:
 // the code of the cause, and the text of Envoy's local reply. The text of the cause is for
 // policies and interceptors only: it may quote the errors of other clients' calls.
-func serverError(u *pillion.Upstream, o *pillion.Outcome) error {
+func serverError(u *pillion.Upstream, o *policy.Outcome) error {
 	if _, ok := o.Err.(interface{ GRPCStatus() *status.Status }); ok { // what an error wraps is not meant for the client
 		return o.Err // a policy's own
 	}
-	code := localCode(u, o.Err, o.Is, o.Detail)
+	code := localCode(u, o)
 	_, text := o.Detail.LocalReply(false)
 	switch {
 	case text != "":
 	case code == codes.Canceled:
 		text = "the client canceled the call"
-	case o.Is.Any(pillion.Refused):
+	case o.Is.Any(policy.Refused):
 		code, text = codes.Unavailable, http.StatusText(http.StatusServiceUnavailable)
 	default:
 		code, text = codes.Unknown, http.StatusText(http.StatusInternalServerError)
@@ -118,30 +122,14 @@ func serverError(u *pillion.Upstream, o *pillion.Outcome) error {
 }
 
 // localCode is the status code of a call without a response: Envoy's, but for limits
-// on time, which gRPC has a code of its own for. With [pillion.HTTP] LocalReplies it is
+// on time, for which gRPC has its own code. With [pillion.Options] LocalReplies it is
 // Envoy's there, too.
-func localCode(u *pillion.Upstream, err error, is pillion.Condition, detail pillion.Detail) codes.Code {
-	own := ownCode(err)
-	switch {
-	case is.Any(pillion.Cancelled) && !is.Any(pillion.Timeout):
-		return codes.Canceled
-	case u.HTTP().LocalReplies && detail.LocalStatus() != 0 && !callersDeadline(err):
-		return codes.Code(pillion.GRPCStatus(detail.LocalStatus())) //nolint:gosec // a code
-	case is.Any(pillion.Timeout) && !is.Any(pillion.ConnectFailure):
-		return codes.DeadlineExceeded
-	case is.Any(pillion.Invalid) && own != codes.OK:
-		return own
-	case detail.LocalStatus() != 0:
-		return codes.Code(pillion.GRPCStatus(detail.LocalStatus())) //nolint:gosec // a code
-	case own != codes.OK:
+func localCode(u *pillion.Upstream, o *policy.Outcome) codes.Code {
+	own := ownCode(o.Err)
+	if own != codes.OK && !o.Is.Any(policy.Cancelled|policy.Timeout) && (o.Is.Any(policy.Invalid) || o.Detail.LocalStatus() == 0) {
 		return own
 	}
-	return codes.Unknown
-}
-
-func callersDeadline(err error) bool {
-	limit, ok := errors.AsType[*pillion.TimeoutError](err)
-	return ok && limit.Scope == pillion.ScopeCaller
+	return codes.Code(o.GRPCStatus(u.Options().LocalReplies)) //nolint:gosec // a code
 }
 
 // ownCode is the status code that err has itself, OK for none.
@@ -153,13 +141,13 @@ func ownCode(err error) codes.Code {
 }
 
 // newError adds a status to err.
-func newError(u *pillion.Upstream, code codes.Code, err error, flags pillion.Flags, detail pillion.Detail, retried bool) *Error {
+func newError(u *pillion.Upstream, code codes.Code, err error, flags envoy.Flags, detail *envoy.Detail, retried bool) *Error {
 	s := newStatus(u, code, text(u, err, detail, retried), flags, detail)
 	return &Error{Upstream: u.Name(), Flags: flags, Detail: detail, Err: err, status: s}
 }
 
 // newStatus makes a status whose ErrorInfo has the response flags.
-func newStatus(u *pillion.Upstream, code codes.Code, text string, flags pillion.Flags, detail pillion.Detail) *status.Status {
+func newStatus(u *pillion.Upstream, code codes.Code, text string, flags envoy.Flags, detail *envoy.Detail) *status.Status {
 	s := status.New(code, text)
 	with, err := s.WithDetails(&errdetails.ErrorInfo{
 		Reason: reason(flags), Domain: Domain,
@@ -174,8 +162,8 @@ func newStatus(u *pillion.Upstream, code codes.Code, text string, flags pillion.
 }
 
 // text is what the status says: Envoy's words, where they are asked for.
-func text(u *pillion.Upstream, err error, detail pillion.Detail, retried bool) string {
-	if status, local := detail.LocalReply(retried); u.HTTP().LocalReplies && status != 0 {
+func text(u *pillion.Upstream, err error, detail *envoy.Detail, retried bool) string {
+	if status, local := detail.LocalReply(retried); u.Options().LocalReplies && status != 0 {
 		return local
 	}
 	if broken, ok := errors.AsType[*pillion.UpstreamError](err); ok {
@@ -188,8 +176,8 @@ func text(u *pillion.Upstream, err error, detail pillion.Detail, retried bool) s
 
 // reason is the long name of the flag that says most, as ErrorInfo wants it written:
 // UPSTREAM_OVERFLOW.
-func reason(flags pillion.Flags) string {
-	flags &^= pillion.URX // that it was retried is not why it failed
+func reason(flags envoy.Flags) string {
+	flags &^= envoy.URX // that it was retried is not why it failed
 	if flags == 0 {
 		return "UPSTREAM_REQUEST_FAILED"
 	}
@@ -205,7 +193,7 @@ func reason(flags pillion.Flags) string {
 }
 
 // noReply is the error of a policy that returned neither an error nor a response of ours.
-func noReply(u *pillion.Upstream, o *pillion.Outcome) error {
+func noReply(u *pillion.Upstream, o *policy.Outcome) error {
 	err := fmt.Errorf("pillion: %s: a policy gave a %T in place of a reply", u.Name(), o.Value)
 	return newError(u, codes.Internal, err, o.Flags, o.Detail, false)
 }

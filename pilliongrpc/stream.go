@@ -15,6 +15,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/internal/report"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // Stream returns an interceptor that puts streams under the policies of the upstreams that r
@@ -26,7 +27,7 @@ import (
 // begin where the caller has closed the sending; the total one holds to the end.
 //
 // It is retried only while the server has sent nothing but trailers. The one message of a stream
-// that only the server continues is kept for that; of others as many as fit in [pillion.HTTP]
+// that only the server continues is kept for that; of others as many as fit in [pillion.Options]
 // ReplayBuffer, as they were when they were sent. With more than that, or with messages that are
 // not protobuf's, there is one attempt. Meanwhile, and if statistics or a limit of one attempt
 // wait for the response headers, the policies run in a goroutine of the stream's own: RecvMsg
@@ -64,7 +65,7 @@ func Stream(r pillion.Resolver) grpc.StreamClientInterceptor {
 // RecvMsg and Header wait for the result. The end of the stream ends the call.
 type streamCall struct {
 	client
-	upstream *pillion.Upstream
+	frame    policy.Frame
 	desc     *grpc.StreamDesc
 	streamer grpc.Streamer
 	buffer   int64
@@ -80,8 +81,8 @@ type streamCall struct {
 	closed  bool              // CloseSend was called; guarded by sending
 
 	arming sync.Mutex
-	trying *pillion.Call // the attempt whose limits wait for the sending to be closed; guarded by arming
-	whole  bool          // the sending was closed; guarded by arming
+	trying *policy.Attempt // the attempt whose limits wait for the sending to be closed; guarded by arming
+	whole  bool            // the sending was closed; guarded by arming
 
 	done     chan struct{} // closed when the policies have come to a result
 	result   *streamAttempt
@@ -97,7 +98,8 @@ type streamCall struct {
 // streamAttempt is an attempt with its stream.
 type streamAttempt struct {
 	attempt
-	of     *pillion.Call
+	of     *policy.Attempt // until the policies have come to a result
+	open   *policy.Stream  // from the response headers on; nil if its end matters to no policy
 	ctx    context.Context //nolint:containedctx // what the engine ends the attempt by
 	cancel context.CancelFunc
 	stream grpc.ClientStream
@@ -125,8 +127,8 @@ func (x *streamCall) find(find find) (err error) {
 // begin runs the policies, in the caller's goroutine if none of them acts on the response
 // headers.
 func (x *streamCall) begin() (grpc.ClientStream, error) {
-	if x.upstream.AwaitsHead() {
-		x.buffer = x.upstream.HTTP().ReplayBuffer
+	if x.upstream.Chain().AwaitsHead() {
+		x.buffer = x.upstream.Options().ReplayBuffer
 		go func() {
 			defer reported()
 			x.run()
@@ -149,9 +151,16 @@ func (x *streamCall) run() {
 	defer x.noticeEnd()
 	defer x.publish()
 	defer x.decided()
-	o := x.upstream.Invoke(x.ctx, (*exchange)(x))
+	x.frame.Init(x.upstream.Chain(), (*exchange)(x))
+	o := x.frame.Invoke(x.ctx)
 	x.result, _ = o.Value.(*streamAttempt)
 	x.err = callError(x.upstream, o, x.retried.Load())
+	if a := o.Pending(); a != nil {
+		if x.result != nil {
+			x.result.open = a.Stream()
+		}
+		a.Watch()
+	}
 	if x.err == nil && x.result == nil {
 		x.err = noReply(x.upstream, o)
 	}
@@ -336,14 +345,14 @@ func (x *streamCall) Header() (metadata.MD, error) {
 		return nil, x.err
 	}
 	a := x.result
-	if x.upstream.AwaitsHead() || a.late.Load() != nil {
+	if x.upstream.Chain().AwaitsHead() || a.late.Load() != nil {
 		return clone(a.response().header), nil
 	}
 	x.busy.Add(1) // Try has not waited for them
 	defer x.leave()
-	a.of.Await()
+	a.open.Await()
 	md, err := a.stream.Header()
-	a.of.Received()
+	a.open.Received()
 	response{header: md}.countAttempts(x.upstream, a.number)
 	return md, err
 }
@@ -360,9 +369,9 @@ func (x *streamCall) RecvMsg(m any) error {
 	}
 	x.busy.Add(1)
 	defer x.leave()
-	a.of.Await()
+	a.open.Await()
 	err := a.stream.RecvMsg(m)
-	a.of.Received()
+	a.open.Received()
 	switch {
 	case errors.Is(err, io.EOF):
 		_ = x.conclude(a, nil) // the status was OK
@@ -391,7 +400,7 @@ func (x *streamCall) conclude(a *streamAttempt, err error) (shown error) {
 	} else if err != nil {
 		err = ended(a.ctx, err)
 	}
-	shown = ofError(x.upstream, x.withCause(a.of.End(err)))
+	shown = ofError(x.upstream, x.withCause(a.open.End(err)))
 	return shown
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/pilliongrpc"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/timeout"
 )
 
@@ -290,7 +291,7 @@ func TestAttemptCountInResponse(t *testing.T) {
 		for _, kind := range kinds {
 			for _, headers := range []bool{false, true} {
 				t.Run(fmt.Sprint(include, "/", kind.name, "/", headers), func(t *testing.T) {
-					u, err := pillion.New("recipes", again("unavailable", 2), pillion.HTTP{
+					u, err := pillion.New("recipes", again("unavailable", 2), pillion.Options{
 						IncludeAttemptCountInResponse: include, SuppressEnvoyHeaders: headers, ReplayBuffer: 1 << 20,
 					})
 					if err != nil {
@@ -387,7 +388,7 @@ func TestSlotOfClosedConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = conn.Close()
-	if end := wantEnd(t, log); end.Is.Any(pillion.Failure) {
+	if end := wantEnd(t, log); end.Is.Any(policy.Failure) {
 		t.Errorf("got %v, want no failure of the upstream's", end.Is)
 	}
 	c := client(t, &service{serve: func(context.Context, int64, stream) error { return nil }}, u)

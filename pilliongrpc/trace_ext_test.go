@@ -19,6 +19,7 @@ import (
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/pilliongrpc"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 	"github.com/pillion-go/pillion/tracing"
@@ -158,7 +159,7 @@ func TestIdempotent(t *testing.T) {
 			}
 			_ = kind.call(ctx, c)
 			<-log.ends
-			if got := log.count(pillion.EventAttempt); got != int64(want) {
+			if got := log.count(policy.EventAttempt); got != int64(want) {
 				t.Errorf("%s with key %q: got %d attempts, want %d", kind.name, key, got, want)
 			}
 		}

@@ -10,6 +10,8 @@ import (
 	"google.golang.org/grpc/peer"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // Unary returns an interceptor that puts unary calls under the policies of the upstreams
@@ -39,14 +41,25 @@ func Unary(r pillion.Resolver) grpc.UnaryClientInterceptor {
 // unaryCall is one unary call: the Exchange, with the storage of its first attempt.
 type unaryCall struct {
 	client
-	upstream *pillion.Upstream
-	req      any
-	reply    any
-	invoker  grpc.UnaryInvoker
-	beside   atomic.Bool // attempts run concurrently
-	began    atomic.Bool // the first attempt did
-	first    unaryAttempt
+	frame   policy.Frame
+	req     any
+	reply   any
+	invoker grpc.UnaryInvoker
+	beside  atomic.Bool // attempts run concurrently
+	began   atomic.Bool // the first attempt did
+	first   unaryAttempt
 }
+
+// unaryCall implements these, and not Unary: a response has headers, with which the limit on one
+// attempt ends. The server must not be told of it, for it would end a response that has begun.
+var _ interface {
+	policy.Exchange
+	policy.Repeater
+	policy.Successor
+	policy.MessageCounter
+	policy.GRPCCoder
+	policy.ConnectionObserver
+} = (*unaryCall)(nil)
 
 // unaryAttempt is an attempt with its reply.
 type unaryAttempt struct {
@@ -66,12 +79,13 @@ func (x *unaryCall) call(find find) (err error) {
 	}
 	x.upstream = u
 	x.sent.Store(1)
-	u.InvokeUnary(x.ctx, x, func(o *pillion.Outcome) { err = x.settle(u, o) })
+	x.frame.Init(u.Chain(), x)
+	err = x.settle(u, x.frame.Invoke(x.ctx))
 	return err
 }
 
 // settle returns to the caller what the call brought.
-func (x *unaryCall) settle(u *pillion.Upstream, o *pillion.Outcome) error {
+func (x *unaryCall) settle(u *pillion.Upstream, o *policy.Outcome) error {
 	a, _ := o.Value.(*unaryAttempt)
 	if a != nil {
 		r := a.response()
@@ -88,15 +102,11 @@ func (x *unaryCall) settle(u *pillion.Upstream, o *pillion.Outcome) error {
 	return err
 }
 
-// Unary is false: a response has headers, with which the limit on one attempt ends. The
-// server must not be told of it, for it would end a response that has begun.
-func (x *unaryCall) Unary() bool { return false }
-
 // Try sends the request once.
-func (x *unaryCall) Try(ctx context.Context, c *pillion.Call, o *pillion.Outcome) {
+func (x *unaryCall) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome) {
 	a := x.attempt(c)
 	c.Prepare()
-	a.number, a.watched, a.reply = c.Attempt(), c.Watched(), x.replyFor()
+	a.number, a.watched, a.reply = c.Call().Attempt(), c.Observed(), x.replyFor()
 	err := x.invoke(ctx, a, c)
 	a.over.Store(true)
 	if a.watched {
@@ -104,7 +114,7 @@ func (x *unaryCall) Try(ctx context.Context, c *pillion.Call, o *pillion.Outcome
 	}
 	o.Value = a
 	if err == nil {
-		o.Detail = pillion.ViaUpstream
+		o.Detail = envoy.ViaUpstream
 		x.received.Store(1)
 		return
 	}
@@ -115,7 +125,7 @@ func (x *unaryCall) Try(ctx context.Context, c *pillion.Call, o *pillion.Outcome
 }
 
 // invoke makes the call of an attempt. The limit on its time ends with the response headers.
-func (x *unaryCall) invoke(ctx context.Context, a *unaryAttempt, c *pillion.Call) error {
+func (x *unaryCall) invoke(ctx context.Context, a *unaryAttempt, c *policy.Attempt) error {
 	if a.redial {
 		x.redial(ctx)
 	}
@@ -135,38 +145,40 @@ func (x *unaryCall) replyFor() any {
 }
 
 // Unconnected reports whether the attempt surely never had a connection.
-func (x *unaryCall) Unconnected(c *pillion.Call) bool { return x.attempt(c).unconnected() }
+func (x *unaryCall) Unconnected(c *policy.Attempt) bool { return x.attempt(c).unconnected() }
 
 // attempt finds what belongs to c.
-func (x *unaryCall) attempt(c *pillion.Call) *unaryAttempt {
+func (x *unaryCall) attempt(c *policy.Attempt) *unaryAttempt {
 	if a, ok := c.Attached().(*unaryAttempt); ok {
 		return a
 	}
 	return &x.first
 }
 
-// NewCall makes the storage of a further attempt. One that is made while the one
+// NewAttempt returns the storage of the next attempt. One that is made while the one
 // before it has not come back, or not even begun, runs concurrently with it.
-func (x *unaryCall) NewCall(from *pillion.Call) *pillion.Call {
+func (x *unaryCall) NewAttempt(from *policy.Attempt) *policy.Attempt {
 	before := x.attempt(from)
 	if !before.over.Load() {
 		x.beside.Store(true)
 	}
 	x.retried.Store(true)
 	next := &struct {
-		call    pillion.Call
+		of      policy.Attempt
 		attempt unaryAttempt
 	}{}
 	next.attempt.after(&before.attempt)
-	next.call.Attach(&next.attempt)
-	return &next.call
+	next.of.Attach(&next.attempt)
+	return &next.of
 }
 
 // Header returns the attempt's own metadata.
-func (x *unaryCall) Header(c *pillion.Call) pillion.Header { return x.headerOf(&x.attempt(c).attempt) }
+func (x *unaryCall) Header(c *policy.Attempt) policy.Header {
+	return x.headerOf(&x.attempt(c).attempt)
+}
 
 // ResponseHeader reads the metadata that came first.
-func (x *unaryCall) ResponseHeader(o *pillion.Outcome, name string) []string {
+func (x *unaryCall) ResponseHeader(o *policy.Outcome, name string) []string {
 	a, _ := o.Value.(*unaryAttempt)
 	if a == nil {
 		return nil
@@ -176,16 +188,13 @@ func (x *unaryCall) ResponseHeader(o *pillion.Outcome, name string) []string {
 
 // Explain says what a status means. A response that broke off after its headers must not be
 // asked for again.
-func (x *unaryCall) Explain(c *pillion.Call, o *pillion.Outcome, err error) {
+func (x *unaryCall) Explain(c *policy.Attempt, o *policy.Outcome, err error) {
 	a := &x.attempt(c).attempt
-	explain(c, a, o, err)
-	if a.begun() && o.Is.Any(pillion.NoAnswer) {
-		o.Is = pillion.Failed
+	explain(x.upstream, a, o, err)
+	if a.begun() && o.Is.Any(policy.NoResponse) {
+		o.Is = policy.Failed
 	}
 }
-
-// Discard has nothing to do: a response is never open.
-func (x *unaryCall) Discard(*pillion.Call, *pillion.Outcome) {}
 
 // Replayable is true: the request is a message that the caller holds.
 func (x *unaryCall) Replayable() bool { return true }

@@ -14,13 +14,14 @@ import (
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/pilliongrpc"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // exiting is a policy that ends its goroutine.
 type exiting struct{}
 
-func (exiting) Wrap(*pillion.Site, pillion.Func) (pillion.Func, error) {
-	return func(context.Context, *pillion.Call) *pillion.Outcome {
+func (exiting) Wrap(*policy.Builder, policy.Func) (policy.Func, error) {
+	return func(context.Context, *policy.Call) *policy.Outcome {
 		runtime.Goexit()
 		return nil
 	}, nil
@@ -43,8 +44,8 @@ func TestStream_policyExits(t *testing.T) {
 // TestStream_hookPanics has a listener panic at the end of a stream that the caller does not
 // receive from: grpc.OnFinish is called, once.
 func TestStream_hookPanics(t *testing.T) {
-	u, log := upstream(t, pillion.Listener(func(_ context.Context, e pillion.Event) {
-		if e.Kind == pillion.EventEnd {
+	u, log := upstream(t, pillion.Listener(func(_ context.Context, e policy.Event) {
+		if e.Kind == policy.EventEnd {
 			panic("soup")
 		}
 	}))
@@ -69,10 +70,10 @@ func TestStream_hookPanics(t *testing.T) {
 // TestServer_policyPanics has a policy of a service panic, beside a call and at its end: the
 // client gets a status, the slot is free, and the process goes on.
 func TestServer_policyPanics(t *testing.T) {
-	for _, at := range []pillion.EventKind{pillion.EventAttempt, pillion.EventAttemptEnd, pillion.EventEnd} {
+	for _, at := range []policy.EventKind{policy.EventAttempt, policy.EventAttemptEnd, policy.EventEnd} {
 		t.Run(at.String(), func(t *testing.T) {
 			rude := true
-			front, err := pillion.New("front", limits.Config{MaxRequests: 1}, pillion.Listener(func(_ context.Context, e pillion.Event) {
+			front, err := pillion.New("front", limits.Config{MaxRequests: 1}, pillion.Listener(func(_ context.Context, e policy.Event) {
 				if rude && e.Kind == at {
 					panic("soup")
 				}

@@ -8,7 +8,7 @@ import (
 
 	"google.golang.org/grpc/stats"
 
-	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // wire is a [stats.Handler] that reports to each attempt what happens to it on the wire.
@@ -70,7 +70,7 @@ type sight struct {
 	finish  atomic.Pointer[streamFinish] // how gRPC ended the stream; nil before, and for unary calls
 
 	mu   sync.Mutex
-	call *pillion.Call // told of response headers while Try runs; guarded by mu
+	call *policy.Attempt // told of response headers while Try runs; guarded by mu
 }
 
 // streamFinish is the error with which gRPC ended a stream.
@@ -100,7 +100,7 @@ func (s *sight) see(event stats.RPCStats) {
 func (s *sight) has(bits seen) bool { return seen(s.bits.Load())&bits == bits }
 
 // follow has c told of response headers, until unfollow.
-func (s *sight) follow(c *pillion.Call) {
+func (s *sight) follow(c *policy.Attempt) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.call = c

@@ -22,9 +22,11 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/pilliongrpc"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // conns remembers the connections that a listener accepted, to cut them off.
@@ -114,8 +116,8 @@ func TestWire(t *testing.T) {
 		name   string
 		serve  func(l *conns, w http.ResponseWriter, r *http.Request)
 		code   codes.Code
-		flags  pillion.Flags
-		detail pillion.Detail
+		flags  envoy.Flags
+		detail *envoy.Detail
 		answer int    // in the statistics
 		word   string // that retries it; "" for none
 		memory bool   // not over a socket
@@ -123,7 +125,7 @@ func TestWire(t *testing.T) {
 		{
 			name:  "a stream reset before the head",
 			serve: func(*conns, http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
-			code:  codes.Unavailable, flags: pillion.UR, detail: pillion.RemoteReset, answer: 503, word: "reset",
+			code:  codes.Unavailable, flags: envoy.UR, detail: envoy.RemoteReset, answer: 503, word: "reset",
 		},
 		{
 			name: "a stream reset within the answer",
@@ -131,12 +133,12 @@ func TestWire(t *testing.T) {
 				grpcHead(w)
 				panic(http.ErrAbortHandler)
 			},
-			code: codes.Internal, flags: pillion.UR, detail: pillion.RemoteResetAfter, answer: 200,
+			code: codes.Internal, flags: envoy.UR, detail: envoy.RemoteResetAfter, answer: 200,
 		},
 		{
 			name:  "a connection reset before the head",
 			serve: func(l *conns, _ http.ResponseWriter, _ *http.Request) { l.cut() },
-			code:  codes.Unavailable, flags: pillion.UC, detail: pillion.ConnectionTermination, answer: 503, word: "reset",
+			code:  codes.Unavailable, flags: envoy.UC, detail: envoy.ConnectionTermination, answer: 503, word: "reset",
 		},
 		{
 			name: "a connection closed within the answer",
@@ -145,22 +147,22 @@ func TestWire(t *testing.T) {
 				<-l.heads // a reset takes back what was not read yet
 				l.cut()
 			},
-			code: codes.Unavailable, flags: pillion.UC, detail: pillion.ConnectionTerminationAfter, answer: 200,
+			code: codes.Unavailable, flags: envoy.UC, detail: envoy.ConnectionTerminationAfter, answer: 200,
 		},
 		{
 			name:  "an answer in plain HTTP",
 			serve: func(_ *conns, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) },
-			code:  codes.Unavailable, detail: pillion.ViaUpstream, answer: 503, word: "5xx",
+			code:  codes.Unavailable, detail: envoy.ViaUpstream, answer: 503, word: "5xx",
 		},
 		{
 			name:  "a 404 in plain HTTP",
 			serve: func(_ *conns, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotFound) },
-			code:  codes.Unimplemented, detail: pillion.ViaUpstream, answer: 404,
+			code:  codes.Unimplemented, detail: envoy.ViaUpstream, answer: 404,
 		},
 		{
 			name:  "an answer without trailers",
 			serve: func(_ *conns, w http.ResponseWriter, _ *http.Request) { grpcHead(w) },
-			code:  codes.Internal, flags: pillion.UPE, detail: pillion.MalformedAnswerAfter, answer: 200,
+			code:  codes.Internal, flags: envoy.UPE, detail: envoy.MalformedResponseAfter, answer: 200,
 		},
 	}
 	for _, test := range tests {
@@ -183,7 +185,7 @@ func TestWire(t *testing.T) {
 				}
 				flags := test.flags
 				if want == 2 {
-					flags |= pillion.URX
+					flags |= envoy.URX
 				}
 				if status.Code(got) != test.code || info.Attempts() != want || end.Detail != test.detail || end.Flags != flags {
 					t.Errorf("got %v\nafter %d attempts, %v %v, want %v after %d, %v %v",
@@ -224,7 +226,7 @@ func (page) Header() http.Header { return http.Header{} }
 func (page) WriteHeader(int)     {}
 
 // wantFlags wants flags in the status's details, and in the error itself.
-func wantFlags(t *testing.T, err error, flags pillion.Flags) {
+func wantFlags(t *testing.T, err error, flags envoy.Flags) {
 	t.Helper()
 	var own *pilliongrpc.Error
 	if !errors.As(err, &own) || !own.Flags.Has(flags) {
@@ -257,14 +259,14 @@ func TestConnect(t *testing.T) {
 	tests := []struct {
 		name, target string
 		dial         func(context.Context, string) (net.Conn, error)
-		flags        pillion.Flags
-		detail       pillion.Detail
+		flags        envoy.Flags
+		detail       *envoy.Detail
 	}{
-		{"nobody listens", "passthrough:///" + closed.Addr().String(), nil, pillion.UF, pillion.ConnectionRefused},
-		{"an unknown name", "dns:///no-such-host.invalid:1", nil, pillion.DF, pillion.DNSFailure},
+		{"nobody listens", "passthrough:///" + closed.Addr().String(), nil, envoy.UF, envoy.ConnectionRefused},
+		{"an unknown name", "dns:///no-such-host.invalid:1", nil, envoy.DF, envoy.DNSFailure},
 		{"no route", "passthrough:///x", func(context.Context, string) (net.Conn, error) {
 			return nil, errors.New("no route to host")
-		}, pillion.UF, pillion.ConnectionFailure},
+		}, envoy.UF, envoy.ConnectionFailure},
 	}
 	for _, test := range tests {
 		for _, kind := range kinds {
@@ -283,7 +285,7 @@ func TestConnect(t *testing.T) {
 				ctx, info := pillion.WithInfo(t.Context())
 				got := kind.call(ctx, testgrpc.NewTestServiceClient(conn))
 				end := <-log.ends
-				if status.Code(got) != codes.Unavailable || end.Flags != test.flags|pillion.URX || end.Detail != test.detail || info.Attempts() != 2 {
+				if status.Code(got) != codes.Unavailable || end.Flags != test.flags|envoy.URX || end.Detail != test.detail || info.Attempts() != 2 {
 					t.Errorf("got %v, %v %v after %d attempts, want Unavailable, %v %v after 2", got, end.Flags, end.Detail, info.Attempts(), test.flags, test.detail)
 				}
 				wantFlags(t, got, test.flags)
@@ -363,7 +365,7 @@ func TestBadRequests(t *testing.T) {
 				t.Errorf("got %v, want %v", got, test.code)
 			}
 			<-log.ends
-			if got := log.count(pillion.EventRetry); got != 0 {
+			if got := log.count(policy.EventRetry); got != 0 {
 				t.Errorf("got %d retries, want none", got)
 			}
 			if got := b.Status(); test.code != codes.Unimplemented && got.Failure+got.Timeout != 0 {

@@ -11,11 +11,12 @@ import (
 	"github.com/cenkalti/backoff/v4"
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // ready gives the policy that cfg is made into.
-func ready(t *testing.T, cfg Config) *policy {
+func ready(t *testing.T, cfg Config) *envoyRule {
 	t.Helper()
 	p, err := cfg.compile()
 	if err != nil {
@@ -155,7 +156,7 @@ func TestWaits(t *testing.T) {
 		},
 		{
 			"Retry-After of a 429 that When decides about",
-			Config{When: func(o *pillion.Outcome) bool { return o.Code == 429 }, Rand: always(0)},
+			Config{When: func(o *policy.Outcome) bool { return o.Code == 429 }, Rand: always(0)},
 			status(429, "Retry-After", "2"),
 			at(0, 2*time.Second),
 		},
@@ -324,7 +325,7 @@ func TestBackOffSource(t *testing.T) {
 					if diff := cmp.Diff(tc.want, w.times()); diff != "" {
 						t.Errorf("attempts (-want +got):\n%s", diff)
 					}
-					if !r.flags.Has(pillion.URX) {
+					if !r.flags.Has(envoy.URX) {
 						t.Errorf("got flags %v, want URX", r.flags)
 					}
 				}
@@ -362,7 +363,7 @@ func TestPermanent(t *testing.T) {
 	permanent := backoff.Permanent(errBroken)
 	for _, tc := range []struct {
 		name    string
-		policy  pillion.Policy
+		policy  policy.Policy
 		answers []answer
 		want    int
 	}{

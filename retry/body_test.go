@@ -12,6 +12,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // stream is a request body that cannot be had again.
@@ -30,7 +33,7 @@ func TestRequestBodies(t *testing.T) {
 	const text = "a body"
 	for _, tc := range []struct {
 		name      string
-		http      pillion.HTTP
+		http      pillion.Options
 		body      func() io.Reader
 		length    int64 // 0 for unknown
 		first     answer
@@ -55,46 +58,46 @@ func TestRequestBodies(t *testing.T) {
 			first: status(200), sent: []string{text},
 		},
 		{
-			name: "stream within the buffer", http: pillion.HTTP{ReplayBuffer: int64(len(text))},
+			name: "stream within the buffer", http: pillion.Options{ReplayBuffer: int64(len(text))},
 			body: func() io.Reader { return &stream{Reader: strings.NewReader(text)} }, first: status(503),
 			sent: []string{text, text, text},
 		},
 		{
-			name: "stream over the buffer", http: pillion.HTTP{ReplayBuffer: int64(len(text)) - 1},
+			name: "stream over the buffer", http: pillion.Options{ReplayBuffer: int64(len(text)) - 1},
 			body: func() io.Reader { return &stream{Reader: strings.NewReader(text)} }, first: status(503),
 			sent: []string{text}, abandoned: true,
 		},
 		{
-			name: "stream that is known to be over the buffer", http: pillion.HTTP{ReplayBuffer: int64(len(text)) - 1},
+			name: "stream that is known to be over the buffer", http: pillion.Options{ReplayBuffer: int64(len(text)) - 1},
 			body: func() io.Reader { return &stream{Reader: strings.NewReader(text)} }, length: int64(len(text)), first: status(503),
 			sent: []string{text}, abandoned: true,
 		},
 		{
-			name: "stream within the buffer, good answer", http: pillion.HTTP{ReplayBuffer: int64(len(text))},
+			name: "stream within the buffer, good answer", http: pillion.Options{ReplayBuffer: int64(len(text))},
 			body: func() io.Reader { return &stream{Reader: strings.NewReader(text)} }, first: status(200), sent: []string{text},
 		},
 		// As in Envoy it counts whatever the response: no retry was possible from then on.
 		{
-			name: "stream over the buffer, good answer", http: pillion.HTTP{ReplayBuffer: int64(len(text)) - 1},
+			name: "stream over the buffer, good answer", http: pillion.Options{ReplayBuffer: int64(len(text)) - 1},
 			body: func() io.Reader { return &stream{Reader: strings.NewReader(text)} }, first: status(200),
 			sent: []string{text}, abandoned: true,
 		},
 		{
-			name: "stream that is known to be over the buffer, good answer", http: pillion.HTTP{ReplayBuffer: int64(len(text)) - 1},
+			name: "stream that is known to be over the buffer, good answer", http: pillion.Options{ReplayBuffer: int64(len(text)) - 1},
 			body: func() io.Reader { return &stream{Reader: strings.NewReader(text)} }, length: int64(len(text)), first: status(200),
 			sent: []string{text}, abandoned: true,
 		},
 		{
-			name: "stream over the buffer, failure that is not retried", http: pillion.HTTP{ReplayBuffer: int64(len(text)) - 1},
+			name: "stream over the buffer, failure that is not retried", http: pillion.Options{ReplayBuffer: int64(len(text)) - 1},
 			body: func() io.Reader { return &stream{Reader: strings.NewReader(text)} }, first: status(404),
 			sent: []string{text}, abandoned: true,
 		},
 		{
-			name: "with GetBody, over the buffer, good answer", http: pillion.HTTP{ReplayBuffer: 1},
+			name: "with GetBody, over the buffer, good answer", http: pillion.Options{ReplayBuffer: 1},
 			body: func() io.Reader { return strings.NewReader(text) }, first: status(200), sent: []string{text},
 		},
 		{
-			name: "with GetBody, over the buffer", http: pillion.HTTP{ReplayBuffer: 1},
+			name: "with GetBody, over the buffer", http: pillion.Options{ReplayBuffer: 1},
 			body: func() io.Reader { return strings.NewReader(text) }, first: status(503),
 			sent: []string{text, text, text},
 		},
@@ -108,15 +111,15 @@ func TestRequestBodies(t *testing.T) {
 					req.ContentLength = tc.length
 				}
 				w := answers(tc.first)
-				u := upstream(t, Config{On: "5xx,connect-failure", NumRetries: 2}, tc.http, pillion.Listener(d.listen))
+				u := upstream(t, Config{On: "5xx,connect-failure", NumRetries: 2}, tc.http, policy.Listener(d.listen))
 				r := call(t, u, w, req)
 				if diff := cmp.Diff(tc.sent, w.bodies()); diff != "" {
 					t.Errorf("bodies sent (-want +got):\n%s", diff)
 				}
-				if got := d.has(pillion.EventRetryAbandoned); got != tc.abandoned {
+				if got := d.has(policy.EventRetryAbandoned); got != tc.abandoned {
 					t.Errorf("got events %q, want abandoned: %v", d.lines(), tc.abandoned)
 				}
-				if got, want := r.flags.Has(pillion.URX), len(tc.sent) == 3; got != want {
+				if got, want := r.flags.Has(envoy.URX), len(tc.sent) == 3; got != want {
 					t.Errorf("got flags %v, want URX: %v", r.flags, want)
 				}
 				if r.code == 503 && r.body != "answer 503" {
@@ -133,7 +136,7 @@ func TestRequestBodies(t *testing.T) {
 // TestAbandonedOnce counts how often it is said of a call that it cannot be retried.
 func TestAbandonedOnce(t *testing.T) {
 	const text = "a body"
-	small := pillion.HTTP{ReplayBuffer: 3}
+	small := pillion.Options{ReplayBuffer: 3}
 	// half reads no more than the buffer holds in the first attempt.
 	half := func(read int64) answer {
 		return func(req *http.Request) (*http.Response, error) {
@@ -147,7 +150,7 @@ func TestAbandonedOnce(t *testing.T) {
 	}
 	for _, tc := range []struct {
 		name    string
-		policy  pillion.Policy
+		policy  policy.Policy
 		answers []answer
 		want    int
 	}{
@@ -168,10 +171,10 @@ func TestAbandonedOnce(t *testing.T) {
 					defer req.Body.Close()
 					return tc.answers[min(sent, len(tc.answers))-1](req)
 				})
-				call(t, upstream(t, tc.policy, small, pillion.Listener(d.listen)), base, post(t.Context(), &stream{Reader: strings.NewReader(text)}))
+				call(t, upstream(t, tc.policy, small, policy.Listener(d.listen)), base, post(t.Context(), &stream{Reader: strings.NewReader(text)}))
 				got := 0
 				for _, kind := range d.kinds {
-					if kind == pillion.EventRetryAbandoned {
+					if kind == policy.EventRetryAbandoned {
 						got++
 					}
 				}
@@ -199,7 +202,7 @@ func TestReplayOfAHalfReadBody(t *testing.T) {
 		got = append(got, string(text))
 		return status(500 + len(got))(req)
 	})
-	u := upstream(t, Config{On: "5xx", NumRetries: 2, Rand: always(0)}, pillion.HTTP{ReplayBuffer: 100})
+	u := upstream(t, Config{On: "5xx", NumRetries: 2, Rand: always(0)}, pillion.Options{ReplayBuffer: 100})
 	call(t, u, base, post(t.Context(), &stream{Reader: strings.NewReader("a body")}))
 	if diff := cmp.Diff([]string{"a b", "a body", "a body"}, got); diff != "" {
 		t.Errorf("bodies read (-want +got):\n%s", diff)
@@ -213,10 +216,10 @@ func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { ret
 // refuseFirst refuses the first attempt of each call.
 type refuseFirst struct{}
 
-func (refuseFirst) Wrap(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
-	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+func (refuseFirst) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
+	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
 		if c.Attempt() == 1 {
-			return c.Refuse(errBroken, pillion.BreakerOpen)
+			return c.Refuse(errBroken, breaker.CircuitOpen)
 		}
 		return next(ctx, c)
 	}, nil

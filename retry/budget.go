@@ -30,7 +30,7 @@ const (
 // A call counts as soon as one of its attempts has returned that no policy inside refused. A
 // retry after a refused attempt takes nothing of the budget: nothing was sent. A retry over the
 // budget is not made; the result is the last attempt's, with flag UO,
-// [pillion.EventRetryOverflow] and [pillion.Info.RetryOverflow].
+// [policy.EventRetryOverflow] and [pillion.Info.RetryOverflow].
 //
 // Each upstream counts for itself. The window moves in tenths, and up to 15 calls are counted
 // late. Mirrors RetryBudget of Finagle and linkerd.

@@ -14,7 +14,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 )
 
 func TestBudgetErrors(t *testing.T) {
@@ -51,7 +53,7 @@ func TestBudgetErrors(t *testing.T) {
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			for field, p := range map[string]pillion.Policy{
+			for field, p := range map[string]policy.Policy{
 				"retry: Config.Budget.":    Config{Budget: &tc.budget},
 				"retry: Retryable.Budget.": Retryable{Budget: &tc.budget},
 			} {
@@ -83,7 +85,7 @@ func TestBudgetBesideLimits(t *testing.T) {
 		{"set, beside RetryBudget", &Budget{Percent: 30}, limits.Config{RetryBudget: &limits.RetryBudget{}}, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			for name, p := range map[string]pillion.Policy{"Config": Config{Budget: tc.budget}, "Retryable": Retryable{Budget: tc.budget}} {
+			for name, p := range map[string]policy.Policy{"Config": Config{Budget: tc.budget}, "Retryable": Retryable{Budget: tc.budget}} {
 				_, err := pillion.New("recipes", p, tc.limits)
 				want := "retry: " + name + ".Budget: no effect beside MaxRetries or RetryBudget of limits; leave one of them out"
 				if (err == nil) != tc.want || (err != nil && !strings.HasSuffix(err.Error(), want)) {
@@ -101,7 +103,7 @@ func retries(t *testing.T, u *pillion.Upstream, n int) (retried int) {
 	for range n {
 		r := call(t, u, answers(status(503)), get(t.Context()))
 		retried += r.attempts - 1
-		if r.code != 503 || r.flags.Has(pillion.UO) != (r.attempts == 1) {
+		if r.code != 503 || r.flags.Has(envoy.UO) != (r.attempts == 1) {
 			t.Fatalf("got %d after %d attempts with flags %v, want 503, and UO without a retry alone", r.code, r.attempts, r.flags)
 		}
 	}
@@ -198,7 +200,7 @@ func TestBudgetOfRefusedAttempts(t *testing.T) {
 		for range 50 {
 			// The first attempt is refused, the second one fails and is what the call adds, the third
 			// one is its retry.
-			if r := call(t, u, answers(status(503)), get(t.Context())); r.attempts != 3 || !r.flags.Has(pillion.URX) {
+			if r := call(t, u, answers(status(503)), get(t.Context())); r.attempts != 3 || !r.flags.Has(envoy.URX) {
 				t.Fatalf("got %d attempts with flags %v, want 3 and URX", r.attempts, r.flags)
 			}
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/timeout"
 )
 
@@ -77,7 +78,7 @@ func TestIdempotentFunctions(t *testing.T) {
 		{"default, connection refused", Config{}, errRefusedDial, 2},
 		{"default, any other failure", Config{}, errBroken, 1},
 		{"default and 5xx, any failure", Config{On: "default,idempotent,5xx"}, errBroken, 2},
-		{"When", Config{When: func(o *pillion.Outcome) bool { return errors.Is(o.Err, errBroken) }}, errBroken, 2},
+		{"When", Config{When: func(o *policy.Outcome) bool { return errors.Is(o.Err, errBroken) }}, errBroken, 2},
 		{"success", Config{}, nil, 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -103,13 +104,13 @@ func TestIdempotentFunctions(t *testing.T) {
 
 // TestWhen has the program decide beside the words.
 func TestWhen(t *testing.T) {
-	teapot := func(o *pillion.Outcome) bool { return o.Code == http.StatusTeapot }
-	stale := func(o *pillion.Outcome) bool {
+	teapot := func(o *policy.Outcome) bool { return o.Code == http.StatusTeapot }
+	stale := func(o *policy.Outcome) bool {
 		resp, ok := o.Value.(*http.Response)
 		return ok && resp.Header.Get("X-Cache") == "stale"
 	}
-	broken := func(o *pillion.Outcome) bool { return errors.Is(o.Err, syscall.EPROTO) }
-	always := func(*pillion.Outcome) bool { return true }
+	broken := func(o *policy.Outcome) bool { return errors.Is(o.Err, syscall.EPROTO) }
+	always := func(*policy.Outcome) bool { return true }
 	for _, tc := range []struct {
 		name   string
 		cfg    Config
@@ -162,8 +163,8 @@ func TestWhen_isNotAsked(t *testing.T) {
 		t.Run(o.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				asked := 0
-				cfg := Config{On: "idempotent", When: func(*pillion.Outcome) bool { asked++; return true }}
-				policies := []pillion.Policy{o.outside, cfg}
+				cfg := Config{On: "idempotent", When: func(*policy.Outcome) bool { asked++; return true }}
+				policies := []policy.Policy{o.outside, cfg}
 				if o.inside != nil {
 					policies = append(policies, o.inside(t))
 				}
@@ -189,10 +190,10 @@ func TestWhen_ofAnyProtocol(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked := 0
 		ctx, info := pillion.WithInfo(t.Context())
-		upstream(t, Config{NumRetries: 3, When: func(o *pillion.Outcome) bool {
+		upstream(t, Config{NumRetries: 3, When: func(o *policy.Outcome) bool {
 			asked++
 			return o.Code == 7 && asked < 3
-		}}).Invoke(ctx, &answered{code: 7})
+		}}).Chain().Invoke(ctx, &answered{code: 7})
 		if info.Attempts() != 3 || asked != 3 {
 			t.Errorf("got %d attempts and %d questions, want 3 of each", info.Attempts(), asked)
 		}
@@ -205,9 +206,9 @@ func TestPanics(t *testing.T) {
 	boom := func() { panic("boom") }
 	for _, tc := range []struct {
 		name   string
-		policy pillion.Policy
+		policy policy.Policy
 	}{
-		{"When", Config{On: "idempotent", When: func(*pillion.Outcome) bool { boom(); return true }}},
+		{"When", Config{On: "idempotent", When: func(*policy.Outcome) bool { boom(); return true }}},
 		{"Rand", Config{Rand: func() float64 { boom(); return 0 }}},
 		{"BackOff", Config{BackOff: func() backoff.BackOff { boom(); return nil }}},
 		{"Reset", Config{BackOff: func() backoff.BackOff { return panicking{reset: true} }}},

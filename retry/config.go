@@ -12,7 +12,7 @@ import (
 
 	"github.com/cenkalti/backoff/v4"
 
-	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // None stands for a number of zero where zero means the default: of retries, and in a
@@ -54,7 +54,7 @@ type Config struct {
 	// error, but must not read the body. It is not called for calls that were canceled, refused,
 	// invalid, or out of time. The idempotency guard and RetriableRequestHeaders hold for it, too.
 	// It must be safe for concurrent use.
-	When func(o *pillion.Outcome) bool `json:"-"`
+	When func(o *policy.Outcome) bool `json:"-"`
 
 	// NumRetries is how often a call is retried at most. Zero means 1, None never; any
 	// other negative value is an error. Mirrors num_retries.
@@ -123,10 +123,10 @@ type Config struct {
 }
 
 // Role is that of a policy that retries calls.
-func (Config) Role() pillion.Role { return pillion.RoleRetry }
+func (Config) Role() policy.Role { return policy.RoleRetry }
 
 // Wrap makes the attempts of each call.
-func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+func (c Config) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	p, err := c.compile()
 	if err = errors.Join(err, checkBudget("Config", c.Budget, s)); err != nil {
 		return nil, err
@@ -136,7 +136,7 @@ func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 		return l.call, nil
 	}
 	s.ConsumeHeaders(envoyHeaders...)
-	return func(ctx context.Context, call *pillion.Call) *pillion.Outcome {
+	return func(ctx context.Context, call *policy.Call) *policy.Outcome {
 		asked := *l
 		asked.rule = p.heeding(call)
 		return asked.call(ctx, call)
@@ -144,7 +144,7 @@ func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 }
 
 // checkBudget reports what is wrong with the budget of a policy.
-func checkBudget(policy string, b *Budget, s *pillion.Site) error {
+func checkBudget(policy string, b *Budget, s *policy.Builder) error {
 	if b != nil && !b.Disabled && s.LimitsRetries() {
 		return fmt.Errorf("retry: %s.Budget: no effect beside MaxRetries or RetryBudget of limits; leave one of them out", policy)
 	}
@@ -152,7 +152,7 @@ func checkBudget(policy string, b *Budget, s *pillion.Site) error {
 }
 
 // compile checks the configuration and makes it quick to use.
-func (c Config) compile() (*policy, error) {
+func (c Config) compile() (*envoyRule, error) {
 	on, err := parseStrict(c.On)
 	bad := []error{err, c.checkNumbers(), c.checkConditions(on), c.checkLists(on), c.checkWaits()}
 	headers, err := compileHeaders("RetriableHeaders", c.RetriableHeaders)
@@ -169,7 +169,7 @@ func (c Config) compile() (*policy, error) {
 	if c.standard() {
 		on = conditions{is: byDefault, idempotent: true}
 	}
-	return &policy{
+	return &envoyRule{
 		on: on, when: c.When, refused: c.RetryRefused, most: c.NumRetries,
 		statusCodes: slices.Clone(c.RetriableStatusCodes), headers: headers, requestHeaders: requestHeaders,
 		base: c.BaseInterval, max: c.MaxInterval, source: c.BackOff, random: c.Rand,

@@ -11,10 +11,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // lines gives what New says is wrong, without the lead.
-func lines(t *testing.T, p pillion.Policy) []string {
+func lines(t *testing.T, p policy.Policy) []string {
 	t.Helper()
 	_, err := pillion.New("recipes", p)
 	if err == nil {
@@ -29,7 +30,7 @@ const theWords = "; the words are default, idempotent, 5xx, cancelled, connect-f
 	"retriable-status-codes, unavailable, separated by commas"
 
 func TestConfigErrors(t *testing.T) {
-	when := func(*pillion.Outcome) bool { return false }
+	when := func(*policy.Outcome) bool { return false }
 	source := func() backoff.BackOff { return &backoff.ZeroBackOff{} }
 	for _, tc := range []struct {
 		name string
@@ -208,7 +209,7 @@ func TestConfigErrors(t *testing.T) {
 // TestOrder has New refuse a retry where it makes no sense, both kinds of it.
 func TestOrder(t *testing.T) {
 	want := "pillion: order: retry outside retry would multiply the attempts; put AnyOrder among the policies if you mean it"
-	for _, p := range []pillion.Policy{Config{}, Retryable{}} {
+	for _, p := range []policy.Policy{Config{}, Retryable{}} {
 		_, err := pillion.New("recipes", p, Config{})
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%T outside Config: got %v, want %s", p, err, want)

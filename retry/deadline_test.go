@@ -12,8 +12,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/timeout"
 )
 
@@ -34,7 +35,7 @@ func TestDeadline(t *testing.T) {
 		sent    []time.Duration
 		code    int
 		elapsed time.Duration
-		scope   pillion.Scope // of the error; 0 for another one
+		scope   policy.Scope // of the error; 0 for another one
 		is      error
 		fits    bool // every wait does
 	}{
@@ -94,9 +95,9 @@ func TestDeadline(t *testing.T) {
 					cfg.Rand = always(0)
 				}
 				var d diary
-				r := call(t, upstream(t, tc.limit, cfg, pillion.Listener(d.listen)), w, get(ctx))
-				if got := d.has(pillion.EventRetryTooLate); got == tc.fits {
-					t.Errorf("got events %q, want one %q: %v", d.lines(), pillion.EventRetryTooLate, !tc.fits)
+				r := call(t, upstream(t, tc.limit, cfg, policy.Listener(d.listen)), w, get(ctx))
+				if got := d.has(policy.EventRetryTooLate); got == tc.fits {
+					t.Errorf("got events %q, want one %q: %v", d.lines(), policy.EventRetryTooLate, !tc.fits)
 				}
 				if diff := cmp.Diff(tc.sent, w.times()); diff != "" {
 					t.Errorf("attempts sent (-want +got):\n%s", diff)
@@ -114,7 +115,7 @@ func TestDeadline(t *testing.T) {
 				if got := errors.As(r.err, &limit); got != (tc.scope != 0) || (got && limit.Scope != tc.scope) {
 					t.Errorf("got error %v, want scope %v", r.err, tc.scope)
 				}
-				if tc.scope != 0 && (!errors.Is(r.err, context.DeadlineExceeded) || !r.flags.Has(pillion.UT)) {
+				if tc.scope != 0 && (!errors.Is(r.err, context.DeadlineExceeded) || !r.flags.Has(envoy.UT)) {
 					t.Errorf("got error %v, flags %v, want DeadlineExceeded and UT", r.err, r.flags)
 				}
 			})
@@ -146,10 +147,10 @@ func TestTooLateDiscards(t *testing.T) {
 // erring makes an error of each response.
 type erring struct{}
 
-func (erring) Wrap(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
-	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+func (erring) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
+	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
 		o := next(ctx, c)
-		o.Err, o.Is = errBroken, o.Is|pillion.Failed
+		o.Err, o.Is = errBroken, o.Is|policy.Failed
 		return o
 	}, nil
 }
@@ -173,17 +174,17 @@ func TestCallerLeaves(t *testing.T) {
 				w := answers(tc.answer)
 				var d diary
 				u := upstream(t, Config{NumRetries: 9, BaseInterval: time.Minute, Rand: always(0.5)}, limits.Config{MaxRetries: 1},
-					pillion.Listener(d.listen))
+					policy.Listener(d.listen))
 				r := call(t, u, w, get(ctx))
 				if !errors.Is(r.err, context.Canceled) || (tc.last != nil && !errors.Is(r.err, tc.last)) {
 					t.Errorf("got %v, want it to wrap context.Canceled and %v", r.err, tc.last)
 				}
-				if r.elapsed != stay || w.attempts() != 1 || r.flags != pillion.DC || w.open != 0 {
+				if r.elapsed != stay || w.attempts() != 1 || r.flags != envoy.DC || w.open != 0 {
 					t.Errorf("got %v, %d attempts, flags %v, %d bodies open, want %v, 1, DC, 0",
 						r.elapsed, w.attempts(), r.flags, w.open, stay)
 				}
-				for _, kind := range []pillion.EventKind{
-					pillion.EventRetry, pillion.EventRetryLimitExceeded, pillion.EventRetrySuccess,
+				for _, kind := range []policy.EventKind{
+					policy.EventRetry, policy.EventRetryLimitExceeded, policy.EventRetrySuccess,
 				} {
 					if d.has(kind) {
 						t.Errorf("got events %q, want no %v", d.lines(), kind)

@@ -65,7 +65,7 @@ func TestDiscardIsBounded(t *testing.T) {
 	}
 	for _, tc := range []struct {
 		name    string
-		http    pillion.HTTP
+		http    pillion.Options
 		wait    time.Duration
 		body    func(http.ResponseWriter, *http.Request)
 		elapsed time.Duration
@@ -91,22 +91,22 @@ func TestDiscardIsBounded(t *testing.T) {
 			},
 		},
 		{
-			name: "longer than DrainBytes", http: pillion.HTTP{DrainBytes: 50}, read: 50, dials: 2,
+			name: "longer than DrainBytes", http: pillion.Options{DrainBytes: 50}, read: 50, dials: 2,
 			body: func(w http.ResponseWriter, _ *http.Request) { fail(w, 100) },
 		},
 		{name: "stalled", body: stalled, elapsed: time.Millisecond, read: 10, dials: 2},
 		{name: "stalled in a short back-off", wait: 20 * time.Millisecond, body: stalled, elapsed: 20 * time.Millisecond, read: 10, dials: 2},
 		{
-			name: "stalled, with a DrainTime", http: pillion.HTTP{DrainTime: 200 * time.Millisecond}, body: stalled,
+			name: "stalled, with a DrainTime", http: pillion.Options{DrainTime: 200 * time.Millisecond}, body: stalled,
 			elapsed: 200 * time.Millisecond, read: 10, dials: 2,
 		},
 		{name: "stalled in a long back-off", wait: time.Second, body: stalled, elapsed: time.Second, read: 10, dials: 2},
 		{
-			name: "stalled longer than DrainTime", http: pillion.HTTP{DrainTime: 3 * time.Millisecond}, body: stalled,
+			name: "stalled longer than DrainTime", http: pillion.Options{DrainTime: 3 * time.Millisecond}, body: stalled,
 			elapsed: 3 * time.Millisecond, read: 10, dials: 2,
 		},
 		{
-			name: "slow, but within DrainTime", http: pillion.HTTP{DrainTime: 100 * time.Millisecond},
+			name: "slow, but within DrainTime", http: pillion.Options{DrainTime: 100 * time.Millisecond},
 			elapsed: 90 * time.Millisecond, read: 9, dials: 1,
 			body: func(w http.ResponseWriter, _ *http.Request) {
 				fail(w, 8)
@@ -192,7 +192,7 @@ func TestDiscardHeedsTheDeadline(t *testing.T) {
 				ctx, cancel := tc.caller(t.Context())
 				defer cancel()
 				w := answers(server.RoundTrip)
-				r := call(t, upstream(t, timeout.Config{Total: tc.total}, Config{Rand: always(0)}, pillion.HTTP{DrainTime: time.Minute}), w, get(ctx))
+				r := call(t, upstream(t, timeout.Config{Total: tc.total}, Config{Rand: always(0)}, pillion.Options{DrainTime: time.Minute}), w, get(ctx))
 				if !errors.Is(r.err, tc.is) || r.elapsed != limit {
 					t.Errorf("got %v after %v, want %v after %v", r.err, r.elapsed, tc.is, limit)
 				}

@@ -25,7 +25,7 @@
 //		On:                   "default,idempotent,retriable-status-codes",
 //		RetriableStatusCodes: []int{http.StatusTooManyRequests},
 //	}
-//	retry.Config{When: func(o *pillion.Outcome) bool { return errors.Is(o.Err, io.ErrUnexpectedEOF) }}
+//	Config{When: func(o *policy.Outcome) bool { return errors.Is(o.Err, io.ErrUnexpectedEOF) }}
 //
 // Nothing is retried once a response has been handed to the caller. When the retries are used
 // up the last response is returned as it is, with its body, and the flag URX; a discarded
@@ -46,7 +46,7 @@
 //
 // # Request bodies
 //
-// A request body is sent again by way of the request's GetBody, or of [pillion.HTTP]
+// A request body is sent again by way of the request's GetBody, or of [pillion.Options]
 // ReplayBuffer; a request with neither is not retried once its body was handed to the transport,
 // which closes it even where no connection can be made. An error in
 // [github.com/cenkalti/backoff/v4.Permanent] is never retried, and is returned without it.

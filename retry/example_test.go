@@ -13,6 +13,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 )
 
@@ -141,8 +142,8 @@ func ExampleResetHeader() {
 			MaxResetInterval: time.Minute,
 			Rand:             func() float64 { return 0.5 }, // chance is no good in an example
 		},
-		pillion.Listener(func(_ context.Context, e pillion.Event) {
-			if e.Kind == pillion.EventRetryScheduled {
+		pillion.Listener(func(_ context.Context, e policy.Event) {
+			if e.Kind == policy.EventRetryScheduled {
 				fmt.Println(e.BackOff.Wait, e.BackOff.RateLimited)
 			}
 		}))

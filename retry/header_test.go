@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // TestHeaderMatcher tries all kinds of matchers on one header.
@@ -241,7 +243,7 @@ func TestHeaderLookups(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var x answered
 				x.code = tc.code
-				upstream(t, tc.cfg).Invoke(t.Context(), &x)
+				upstream(t, tc.cfg).Chain().Invoke(t.Context(), &x)
 				if got := strings.Join(x.asked, " "); got != tc.want {
 					t.Errorf("got lookups of %q, want %q", got, tc.want)
 				}
@@ -257,25 +259,23 @@ type answered struct {
 	asked []string
 }
 
-func (x *answered) Request() pillion.Request { return pillion.Request{Protocol: "test"} }
-func (x *answered) Unary() bool              { return true }
+func (x *answered) Request() policy.Request { return policy.Request{Protocol: "test"} }
+func (x *answered) Unary() bool             { return true }
 
-func (x *answered) Try(_ context.Context, _ *pillion.Call, o *pillion.Outcome) {
-	o.Code, o.Detail = x.code, pillion.ViaUpstream
+func (x *answered) Try(_ context.Context, _ *policy.Attempt, o *policy.Outcome) {
+	o.Code, o.Detail = x.code, envoy.ViaUpstream
 	if x.code == 503 {
-		o.Is = pillion.Status5xx | pillion.GatewayError
+		o.Is = policy.Status5xx | policy.GatewayError
 	}
 }
 
-func (x *answered) Explain(*pillion.Call, *pillion.Outcome, error) {}
-func (x *answered) Discard(*pillion.Call, *pillion.Outcome)        {}
-func (x *answered) NewCall(*pillion.Call) *pillion.Call            { return &pillion.Call{} }
-func (x *answered) RequestHeader(string) []string                  { return nil }
-func (x *answered) Header(*pillion.Call) pillion.Header            { return http.Header{} }
-func (x *answered) Idempotent() bool                               { return true }
-func (x *answered) Replayable() bool                               { return true }
+func (x *answered) Explain(*policy.Attempt, *policy.Outcome, error) {}
+func (x *answered) RequestHeader(string) []string                   { return nil }
+func (x *answered) Header(*policy.Attempt) policy.Header            { return http.Header{} }
+func (x *answered) Idempotent() bool                                { return true }
+func (x *answered) Replayable() bool                                { return true }
 
-func (x *answered) ResponseHeader(_ *pillion.Outcome, name string) []string {
+func (x *answered) ResponseHeader(_ *policy.Outcome, name string) []string {
 	x.asked = append(x.asked, name)
 	return nil
 }

@@ -7,24 +7,20 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
-// The headers in which a caller asks for retries.
-const (
-	onHeader          = "X-Envoy-Retry-On"
-	grpcOnHeader      = "X-Envoy-Retry-Grpc-On"
-	maxRetriesHeader  = "X-Envoy-Max-Retries"
-	statusCodesHeader = "X-Envoy-Retriable-Status-Codes"
-	headerNamesHeader = "X-Envoy-Retriable-Header-Names"
-)
-
+// envoyHeaders are the headers in which a caller asks for retries.
+//
 //nolint:gochecknoglobals // a list that nothing writes
-var envoyHeaders = []string{onHeader, grpcOnHeader, maxRetriesHeader, statusCodesHeader, headerNamesHeader}
+var envoyHeaders = []string{
+	envoy.RetryOnHeader, envoy.RetryGRPCOnHeader, envoy.MaxRetriesHeader, envoy.RetriableStatusHeader, envoy.RetriableHeadersHeader,
+}
 
 // heeding is p with what the caller's headers ask for, or p itself where they ask for
 // nothing. As in Envoy the lines of a list are one list, and a number in several lines is none.
-func (p *policy) heeding(c *pillion.Call) *policy {
+func (p *envoyRule) heeding(c *policy.Call) *envoyRule {
 	var asked [5][]string
 	some := false
 	for i, name := range envoyHeaders {
@@ -70,7 +66,7 @@ func elements(lists []string) iter.Seq[string] {
 
 // addConditions adds the conditions that the header may hold: gRPC's are for their own
 // header, and all others for the other. Those that Envoy does not have are for a Config alone.
-func (p *policy) addConditions(lists []string, grpc bool) {
+func (p *envoyRule) addConditions(lists []string, grpc bool) {
 	for word := range elements(lists) {
 		if is, envoys := words[word]; envoys && is.Any(byGRPC) == grpc {
 			more, _ := parse(word)
@@ -79,7 +75,7 @@ func (p *policy) addConditions(lists []string, grpc bool) {
 	}
 }
 
-func (p *policy) addStatusCodes(lists []string) {
+func (p *envoyRule) addStatusCodes(lists []string) {
 	for word := range elements(lists) {
 		if code, err := strconv.Atoi(word); err == nil {
 			p.statusCodes = append(slices.Clip(p.statusCodes), code)
@@ -87,7 +83,7 @@ func (p *policy) addStatusCodes(lists []string) {
 	}
 }
 
-func (p *policy) addHeaders(lists []string) {
+func (p *envoyRule) addHeaders(lists []string) {
 	for name := range elements(lists) {
 		if m, err := (HeaderMatcher{Name: name}).compile(); err == nil {
 			p.headers = append(slices.Clip(p.headers), m)

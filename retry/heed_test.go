@@ -12,7 +12,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/timeout"
 )
 
@@ -21,7 +22,7 @@ func TestEnvoyHeaders(t *testing.T) {
 	const (
 		on, grpcOn, most = "X-Envoy-Retry-On", "X-Envoy-Retry-Grpc-On", "X-Envoy-Max-Retries"
 		codes, names     = "X-Envoy-Retriable-Status-Codes", "X-Envoy-Retriable-Header-Names"
-		urx              = pillion.URX
+		urx              = envoy.URX
 	)
 	none := Config{EnvoyHeaders: true}
 	two := Config{On: "5xx", NumRetries: 2, EnvoyHeaders: true}
@@ -32,7 +33,7 @@ func TestEnvoyHeaders(t *testing.T) {
 		header []string
 		wire   *wire // nil answers 503
 		want   int   // attempts
-		flags  pillion.Flags
+		flags  envoy.Flags
 	}{
 		{name: "no header, no policy", cfg: none, want: 1},
 		{name: "no header, the policy's", cfg: two, want: 3, flags: urx},
@@ -164,7 +165,7 @@ func TestEnvoyHeaders_consumed(t *testing.T) {
 	for i, name := range envoyHeaders {
 		full[name] = []string{[]string{"5xx", "unavailable", "junk", "418", "X-Again"}[i], "junk"}
 	}
-	full.Set(maxRetriesHeader, "2")
+	full.Set(envoy.MaxRetriesHeader, "2")
 	for _, tc := range []struct {
 		name   string
 		cfg    Config
@@ -247,14 +248,14 @@ func FuzzEnvoyHeaders(f *testing.F) {
 				header[envoyHeaders[i]] = []string{value, value}
 			}
 		}
-		var heard *policy
-		probe := probing(func(c *pillion.Call) *pillion.Outcome {
+		var heard *envoyRule
+		probe := probing(func(c *policy.Call) *policy.Outcome {
 			heard = base.heeding(c)
-			o := &pillion.Outcome{Code: code, Detail: pillion.ViaUpstream}
+			o := &policy.Outcome{Code: code, Detail: envoy.ViaUpstream}
 			_ = heard.again(c, o)
 			return o
 		})
-		upstream(t, probe).Invoke(t.Context(), &asking{header: header})
+		upstream(t, probe).Chain().Invoke(t.Context(), &asking{header: header})
 		want := uint64(7)
 		if value := strings.TrimSpace(most); digits.MatchString(value) && !twice {
 			if n, _ := new(big.Int).SetString(strings.TrimPrefix(value, "+"), 10); n.BitLen() <= 64 {
@@ -271,8 +272,8 @@ func FuzzEnvoyHeaders(f *testing.F) {
 }
 
 // probing is a policy that makes outcomes itself.
-type probing func(*pillion.Call) *pillion.Outcome
+type probing func(*policy.Call) *policy.Outcome
 
-func (p probing) Wrap(*pillion.Site, pillion.Func) (pillion.Func, error) {
-	return func(_ context.Context, c *pillion.Call) *pillion.Outcome { return p(c) }, nil
+func (p probing) Wrap(*policy.Builder, policy.Func) (policy.Func, error) {
+	return func(_ context.Context, c *policy.Call) *policy.Outcome { return p(c) }, nil
 }

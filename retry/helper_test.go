@@ -16,6 +16,8 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -172,7 +174,7 @@ func later(d time.Duration, next answer) answer {
 }
 
 // upstream makes an upstream that is called recipes.
-func upstream(t *testing.T, policies ...pillion.Policy) *pillion.Upstream {
+func upstream(t *testing.T, policies ...policy.Policy) *pillion.Upstream {
 	t.Helper()
 	u, err := pillion.New("recipes", policies...)
 	if err != nil {
@@ -187,8 +189,8 @@ type result struct {
 	body     string
 	err      error
 	attempts int
-	flags    pillion.Flags
-	detail   pillion.Detail
+	flags    envoy.Flags
+	detail   *envoy.Detail
 	elapsed  time.Duration
 }
 
@@ -238,14 +240,14 @@ func post(ctx context.Context, body io.Reader) *http.Request {
 // diary is a Listener that writes down what happens.
 type diary struct {
 	mu     sync.Mutex
-	events []string            // guarded by mu
-	kinds  []pillion.EventKind // guarded by mu
+	events []string           // guarded by mu
+	kinds  []policy.EventKind // guarded by mu
 }
 
 // listen writes down the event, the number of its attempt, and its back-off.
-func (d *diary) listen(_ context.Context, e pillion.Event) {
+func (d *diary) listen(_ context.Context, e policy.Event) {
 	line := fmt.Sprintf("%d %v", e.Call.Attempt(), e.Kind)
-	if e.Kind == pillion.EventRetryScheduled || e.Kind == pillion.EventRetry {
+	if e.Kind == policy.EventRetryScheduled || e.Kind == policy.EventRetry {
 		line += fmt.Sprintf(" %v", e.BackOff.Wait)
 		if e.BackOff.RateLimited {
 			line += " as asked for"
@@ -264,7 +266,7 @@ func (d *diary) lines() []string {
 }
 
 // has reports whether an event of the kind was written down.
-func (d *diary) has(kind pillion.EventKind) bool {
+func (d *diary) has(kind policy.EventKind) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return slices.Contains(d.kinds, kind)

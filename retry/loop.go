@@ -8,41 +8,41 @@ import (
 
 	"github.com/cenkalti/backoff/v4"
 
-	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // rule decides about retries.
 type rule interface {
 	// again reports whether o asks for another attempt.
-	again(c *pillion.Call, o *pillion.Outcome) bool
+	again(c *policy.Call, o *policy.Outcome) bool
 	// concerns reports whether any outcome of the call could ask for one.
-	concerns(c *pillion.Call) bool
+	concerns(c *policy.Call) bool
 	// begin is called once for a call that may be retried. It returns the number of retries at
 	// most, and how the waits before them are found.
-	begin(c *pillion.Call) (most int, wait waiter)
+	begin(c *policy.Call) (most int, wait waiter)
 	// waited is called when the wait before retry n, from 1, is over.
-	waited(n int, o *pillion.Outcome)
+	waited(n int, o *policy.Outcome)
 }
 
 // waiter returns the wait before retry n, from 1, after o. It is not ok when there
 // is to be no such retry.
-type waiter func(n int, o *pillion.Outcome) (b pillion.BackOff, ok bool)
+type waiter func(n int, o *policy.Outcome) (b policy.BackOff, ok bool)
 
 // loop makes attempts until rule is content.
 type loop struct {
 	rule   rule
-	next   pillion.Func
-	site   *pillion.Site
+	next   policy.Func
 	budget *budget // nil for none
 }
 
-func newLoop(s *pillion.Site, r rule, b *Budget, next pillion.Func) *loop {
+func newLoop(s *policy.Builder, r rule, b *Budget, next policy.Func) *loop {
 	s.NeedCancel() // to discard responses without waiting for a slow rest of them
-	return &loop{rule: r, next: next, site: s, budget: b.start()}
+	return &loop{rule: r, next: next, budget: b.start()}
 }
 
 // call makes the first attempt, and further ones where need be.
-func (l *loop) call(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+func (l *loop) call(ctx context.Context, c *policy.Call) *policy.Outcome {
 	o := l.next(ctx, c)
 	l.deposit(o)
 	if l.again(c, o) {
@@ -57,21 +57,21 @@ func (l *loop) call(ctx context.Context, c *pillion.Call) *pillion.Outcome {
 }
 
 // deposit counts a call in the budget, unless o says that it was refused.
-func (l *loop) deposit(o *pillion.Outcome) {
-	if l.budget != nil && !o.Is.Any(pillion.Refused) {
+func (l *loop) deposit(o *policy.Outcome) {
+	if l.budget != nil && !o.Is.Any(policy.Refused) {
 		l.budget.deposit()
 	}
 }
 
-func (l *loop) again(c *pillion.Call, o *pillion.Outcome) bool {
-	return !isPermanent(o.Err) && !o.Is.Any(pillion.Informational) && l.rule.again(c, o)
+func (l *loop) again(c *policy.Call, o *policy.Outcome) bool {
+	return !isPermanent(o.Err) && !o.Is.Any(policy.Informational) && l.rule.again(c, o)
 }
 
 // retry makes further attempts until the rule is content with one, or nothing
 // more may be done.
-func (l *loop) retry(ctx context.Context, c *pillion.Call, o *pillion.Outcome) *pillion.Outcome {
+func (l *loop) retry(ctx context.Context, c *policy.Call, o *policy.Outcome) *policy.Outcome {
 	most, wait := l.rule.begin(c)
-	var failed *pillion.Outcome // of the last attempt that was not refused
+	var failed *policy.Outcome // of the last attempt that was not refused
 	for n := 1; ; n++ {
 		pause, ok := l.pause(c, o, n, most, wait)
 		if !ok {
@@ -82,11 +82,11 @@ func (l *loop) retry(ctx context.Context, c *pillion.Call, o *pillion.Outcome) *
 		}
 		release, ok := l.acquire(c, o)
 		if !ok {
-			o.Flags |= pillion.UO
-			c.Emit(pillion.EventRetryOverflow, o)
+			o.Flags |= envoy.UO
+			c.Emit(policy.EventRetryOverflow, o)
 			return o
 		}
-		if !o.Is.Any(pillion.Refused) {
+		if !o.Is.Any(policy.Refused) {
 			failed = o
 		}
 		if c, o, ok = l.attempt(ctx, c, o, n, pause, release); !ok {
@@ -105,8 +105,8 @@ func (l *loop) retry(ctx context.Context, c *pillion.Call, o *pillion.Outcome) *
 // acquire reports whether there may be one more retry. A limit of concurrent retries
 // takes the place of the budget. Of the budget a retry takes nothing if the attempt before it
 // was refused, and so sent nothing.
-func (l *loop) acquire(c *pillion.Call, o *pillion.Outcome) (release func(), ok bool) {
-	if l.budget != nil && !l.site.LimitsRetries() && !o.Is.Any(pillion.Refused) && !l.budget.withdraw() {
+func (l *loop) acquire(c *policy.Call, o *policy.Outcome) (release func(), ok bool) {
+	if l.budget != nil && !c.RetriesLimited() && !o.Is.Any(policy.Refused) && !l.budget.withdraw() {
 		return nil, false
 	}
 	return c.AcquireRetry()
@@ -114,70 +114,70 @@ func (l *loop) acquire(c *pillion.Call, o *pillion.Outcome) (release func(), ok 
 
 // checkBody emits EventRetryAbandoned for a call that needs no retry, but could not have
 // one: its body has outgrown the replay buffer. Envoy counts that, too.
-func (l *loop) checkBody(c *pillion.Call, o *pillion.Outcome) {
-	if !c.Replayable() && l.site.ReplayBuffer() > 0 && l.rule.concerns(c) {
-		c.Emit(pillion.EventRetryAbandoned, o)
+func (l *loop) checkBody(c *policy.Call, o *policy.Outcome) {
+	if c.Outgrown() && l.rule.concerns(c) {
+		c.Emit(policy.EventRetryAbandoned, o)
 	}
 }
 
 // settled is the result of a call that needs no further retry: failed is why it
 // needed the last one. A response after a 1xx response is no success of the retry, as in Envoy.
-func settled(c *pillion.Call, o, failed *pillion.Outcome) *pillion.Outcome {
+func settled(c *policy.Call, o, failed *policy.Outcome) *policy.Outcome {
 	switch {
-	case o.Is.Any(pillion.Refused):
+	case o.Is.Any(policy.Refused):
 		if failed != nil {
 			o.Err = fmt.Errorf("%w; before that: %w", o.Err, failed.Failure())
 		}
-	case !cutShort(o) && !o.Is.Any(pillion.Informational):
-		c.Emit(pillion.EventRetrySuccess, o)
+	case !cutShort(o) && !o.Is.Any(policy.Informational):
+		c.Emit(policy.EventRetrySuccess, o)
 	}
 	return o
 }
 
 // pause finds the wait before retry n. It is not ok when the retries are used up,
 // or the request cannot be had again.
-func (l *loop) pause(c *pillion.Call, o *pillion.Outcome, n, most int, wait waiter) (pillion.BackOff, bool) {
+func (l *loop) pause(c *policy.Call, o *policy.Outcome, n, most int, wait waiter) (policy.BackOff, bool) {
 	if n > most || !c.Replayable() {
-		return pillion.BackOff{}, false
+		return policy.BackOff{}, false
 	}
 	return wait(n, o)
 }
 
 // exhausted is the result of a call that would be retried, but cannot be.
-func exhausted(c *pillion.Call, o *pillion.Outcome) *pillion.Outcome {
+func exhausted(c *policy.Call, o *policy.Outcome) *policy.Outcome {
 	if !c.Replayable() {
-		c.Emit(pillion.EventRetryAbandoned, o)
+		c.Emit(policy.EventRetryAbandoned, o)
 		return o
 	}
-	o.Flags |= pillion.URX
-	c.Emit(pillion.EventRetryLimitExceeded, o)
+	o.Flags |= envoy.URX
+	c.Emit(policy.EventRetryLimitExceeded, o)
 	return o
 }
 
 // attempt waits, and makes a further attempt in place of the outcome o. It is not
 // ok when the caller left during the wait.
-func (l *loop) attempt(ctx context.Context, c *pillion.Call, o *pillion.Outcome, n int,
-	pause pillion.BackOff, release func(),
-) (again *pillion.Call, next *pillion.Outcome, ok bool) {
+func (l *loop) attempt(ctx context.Context, c *policy.Call, o *policy.Outcome, n int,
+	pause policy.BackOff, release func(),
+) (again *policy.Call, next *policy.Outcome, ok bool) {
 	defer release()
-	c.EmitBackOff(pillion.EventRetryScheduled, o, pause)
+	c.EmitBackOff(policy.EventRetryScheduled, o, pause)
 	if !discardAndWait(ctx, o, pause.Wait) {
 		return c, c.Gone(ctx, o), false
 	}
 	l.rule.waited(n, o)
-	c.EmitBackOff(pillion.EventRetry, o, pause)
+	c.EmitBackOff(policy.EventRetry, o, pause)
 	again = c.Next()
 	return again, l.next(ctx, again), true
 }
 
 // cutShort reports whether the call did not come to a result of the upstream's:
 // its caller left, or its time was over.
-func cutShort(o *pillion.Outcome) bool {
-	return o.Is.Any(pillion.Cancelled) || (o.Is.Any(pillion.Timeout) && !o.Is.Any(pillion.PerTryTimeout))
+func cutShort(o *policy.Outcome) bool {
+	return o.Is.Any(policy.Cancelled) || (o.Is.Any(policy.Timeout) && !o.Is.Any(policy.PerTryTimeout))
 }
 
 // discardAndWait uses the wait to discard the answer. It is false when ctx ended.
-func discardAndWait(ctx context.Context, o *pillion.Outcome, wait time.Duration) bool {
+func discardAndWait(ctx context.Context, o *policy.Outcome, wait time.Duration) bool {
 	if o.Open() {
 		began := time.Now()
 		o.DiscardWithin(max(wait, time.Millisecond))
@@ -199,8 +199,8 @@ func discardAndWait(ctx context.Context, o *pillion.Outcome, wait time.Duration)
 // tooLate is the result of a call whose next wait does not fit in the time that
 // is left: the last answer, at once. Where there is none and the time is over, that is
 // the error.
-func tooLate(c *pillion.Call, o *pillion.Outcome, left time.Duration) *pillion.Outcome {
-	c.Emit(pillion.EventRetryTooLate, o)
+func tooLate(c *policy.Call, o *policy.Outcome, left time.Duration) *policy.Outcome {
+	c.Emit(policy.EventRetryTooLate, o)
 	if o.Err != nil && left <= 0 {
 		o.Discard() // a policy inside may have made an error of a response
 		return c.Expired(o)

@@ -15,6 +15,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // TestEligible asks which calls are retried at all.
@@ -93,7 +95,7 @@ func TestEligible(t *testing.T) {
 					t.Errorf("got %d attempts, %d of them sent, want %d", r.attempts, w.attempts(), tc.want)
 				}
 				// A call that the policy does not concern itself with has not used up its retries.
-				if got, want := r.flags.Has(pillion.URX), tc.want == 2; got != want {
+				if got, want := r.flags.Has(envoy.URX), tc.want == 2; got != want {
 					t.Errorf("got URX %v, want %v", got, want)
 				}
 			})
@@ -109,37 +111,37 @@ func TestNumRetries(t *testing.T) {
 		answers []answer
 		want    int
 		code    int
-		flags   pillion.Flags
-		heard   pillion.EventKind
+		flags   envoy.Flags
+		heard   policy.EventKind
 	}{
-		{"default", 0, []answer{status(503)}, 2, 503, pillion.URX, pillion.EventRetryLimitExceeded},
-		{"none", None, []answer{status(503)}, 1, 503, pillion.URX, pillion.EventRetryLimitExceeded},
-		{"three", 3, []answer{status(503)}, 4, 503, pillion.URX, pillion.EventRetryLimitExceeded},
-		{"good at once", 3, []answer{status(200)}, 1, 200, 0, pillion.EventEnd},
-		{"good at last", 3, []answer{status(503), status(502), status(504), status(200)}, 4, 200, 0, pillion.EventRetrySuccess},
+		{"default", 0, []answer{status(503)}, 2, 503, envoy.URX, policy.EventRetryLimitExceeded},
+		{"none", None, []answer{status(503)}, 1, 503, envoy.URX, policy.EventRetryLimitExceeded},
+		{"three", 3, []answer{status(503)}, 4, 503, envoy.URX, policy.EventRetryLimitExceeded},
+		{"good at once", 3, []answer{status(200)}, 1, 200, 0, policy.EventEnd},
+		{"good at last", 3, []answer{status(503), status(502), status(504), status(200)}, 4, 200, 0, policy.EventRetrySuccess},
 		// As in Envoy, a result that needs no retry is a success of the retry, whatever it is.
-		{"not found in the end", 3, []answer{status(503), status(404)}, 2, 404, 0, pillion.EventRetrySuccess},
+		{"not found in the end", 3, []answer{status(503), status(404)}, 2, 404, 0, policy.EventRetrySuccess},
 		// After a 1xx response nothing is retried, and so no retry succeeds.
-		{"good at last, after a 1xx response", 3, []answer{status(503), informational(status(200))}, 2, 200, 0, pillion.EventEnd},
-		{"not implemented in the end", 3, []answer{status(503), status(501)}, 2, 501, 0, pillion.EventRetrySuccess},
+		{"good at last, after a 1xx response", 3, []answer{status(503), informational(status(200))}, 2, 200, 0, policy.EventEnd},
+		{"not implemented in the end", 3, []answer{status(503), status(501)}, 2, 501, 0, policy.EventRetrySuccess},
 		{
 			"failure that is not retried in the end", 3,
 			[]answer{status(503), failure(backoff.Permanent(errBroken))},
 			2, 0,
-			pillion.UC, pillion.EventRetrySuccess,
+			envoy.UC, policy.EventRetrySuccess,
 		},
 		{
 			"failure in the end", 1,
 			[]answer{status(503), failure(syscall.ECONNRESET)},
 			2, 0,
-			pillion.URX | pillion.UC, pillion.EventRetryLimitExceeded,
+			envoy.URX | envoy.UC, policy.EventRetryLimitExceeded,
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var d diary
 				w := answers(tc.answers...)
-				u := upstream(t, Config{On: "gateway-error", NumRetries: tc.retries}, pillion.Listener(d.listen))
+				u := upstream(t, Config{On: "gateway-error", NumRetries: tc.retries}, policy.Listener(d.listen))
 				r := call(t, u, w, get(t.Context()))
 				if r.attempts != tc.want || w.attempts() != tc.want || r.code != tc.code || r.flags != tc.flags {
 					t.Errorf("got %d attempts (%d sent), status %d, flags %v, want %d, %d, %v",
@@ -148,8 +150,8 @@ func TestNumRetries(t *testing.T) {
 				if !d.has(tc.heard) {
 					t.Errorf("got events %q, want one %q", d.lines(), tc.heard)
 				}
-				if tc.heard != pillion.EventRetrySuccess && d.has(pillion.EventRetrySuccess) {
-					t.Errorf("got events %q, want no %q", d.lines(), pillion.EventRetrySuccess)
+				if tc.heard != policy.EventRetrySuccess && d.has(policy.EventRetrySuccess) {
+					t.Errorf("got events %q, want no %q", d.lines(), policy.EventRetrySuccess)
 				}
 				if w.open != 0 {
 					t.Errorf("got %d of %d bodies of answers open, want all closed", w.open, w.served)
@@ -217,34 +219,34 @@ func TestDo(t *testing.T) {
 }
 
 // canned gives the same outcome again and again.
-type canned struct{ outcome pillion.Outcome }
+type canned struct{ outcome policy.Outcome }
 
-func (p canned) Wrap(*pillion.Site, pillion.Func) (pillion.Func, error) {
+func (p canned) Wrap(*policy.Builder, policy.Func) (policy.Func, error) {
 	o := p.outcome
-	return func(context.Context, *pillion.Call) *pillion.Outcome { return &o }, nil
+	return func(context.Context, *policy.Call) *policy.Outcome { return &o }, nil
 }
 
 // TestNeverRetried has outcomes that are no failure of the upstream's, whatever
 // else they are.
 func TestNeverRetried(t *testing.T) {
-	const all = pillion.Failure | pillion.Retriable4xx
+	const all = policy.Failure | policy.Retriable4xx
 	for _, tc := range []struct {
 		name   string
-		is     pillion.Condition
-		policy pillion.Policy
+		is     policy.Condition
+		policy policy.Policy
 		want   int
 	}{
 		{"failure", all, Config{On: "5xx", Rand: always(0)}, 2},
 		{"failure, Retryable", all, Retryable{Sleep: NoSleep}, 2},
-		{"caller left", all | pillion.Cancelled, Config{On: "5xx"}, 1},
-		{"caller left, Retryable", all | pillion.Cancelled, Retryable{}, 1},
-		{"invalid", all | pillion.Invalid, Config{On: "5xx"}, 1},
-		{"invalid, Retryable", all | pillion.Invalid, Retryable{}, 1},
-		{"refused", all | pillion.Refused, Config{On: "5xx"}, 1},
+		{"caller left", all | policy.Cancelled, Config{On: "5xx"}, 1},
+		{"caller left, Retryable", all | policy.Cancelled, Retryable{}, 1},
+		{"invalid", all | policy.Invalid, Config{On: "5xx"}, 1},
+		{"invalid, Retryable", all | policy.Invalid, Retryable{}, 1},
+		{"refused", all | policy.Refused, Config{On: "5xx"}, 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			ctx, info := pillion.WithInfo(t.Context())
-			upstream(t, tc.policy, canned{pillion.Outcome{Err: errBroken, Is: tc.is}}).Invoke(ctx, &answered{})
+			upstream(t, tc.policy, canned{policy.Outcome{Err: errBroken, Is: tc.is}}).Chain().Invoke(ctx, &answered{})
 			if got := info.Attempts(); got != tc.want {
 				t.Errorf("got %d attempts, want %d", got, tc.want)
 			}
@@ -255,8 +257,8 @@ func TestNeverRetried(t *testing.T) {
 // measured counts the allocations of what stands inside of it.
 type measured struct{ allocs *float64 }
 
-func (p measured) Wrap(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
-	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+func (p measured) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
+	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
 		*p.allocs = testing.AllocsPerRun(100, func() { next(ctx, c) })
 		return next(ctx, c)
 	}, nil
@@ -264,15 +266,15 @@ func (p measured) Wrap(_ *pillion.Site, next pillion.Func) (pillion.Func, error)
 
 // TestNoRetryCostsNothing measures calls that are not retried.
 func TestNoRetryCostsNothing(t *testing.T) {
-	for _, p := range []pillion.Policy{
+	for _, p := range []policy.Policy{
 		Config{}, Config{On: "5xx,retriable-status-codes", RetriableStatusCodes: []int{429}}, Retryable{},
 	} {
-		for _, o := range []pillion.Outcome{
-			{Code: 200, Detail: pillion.ViaUpstream},
-			{Err: errBroken, Is: pillion.Cancelled, Detail: pillion.CallerGone},
+		for _, o := range []policy.Outcome{
+			{Code: 200, Detail: envoy.ViaUpstream},
+			{Err: errBroken, Is: policy.Cancelled, Detail: envoy.CallerGone},
 		} {
 			var allocs float64
-			upstream(t, measured{&allocs}, p, canned{o}).Invoke(t.Context(), &answered{})
+			upstream(t, measured{&allocs}, p, canned{o}).Chain().Invoke(t.Context(), &answered{})
 			if allocs != 0 {
 				t.Errorf("%T, outcome %v: got %v allocations, want 0", p, o.Detail, allocs)
 			}
@@ -285,7 +287,7 @@ func TestEvents(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
 		answers []answer
-		inside  func(*testing.T) pillion.Policy
+		inside  func(*testing.T) policy.Policy
 		want    []string
 	}{
 		{
@@ -328,8 +330,8 @@ func TestEvents(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var d diary
-				policies := []pillion.Policy{
-					pillion.Listener(d.listen),
+				policies := []policy.Policy{
+					policy.Listener(d.listen),
 					Config{NumRetries: 2, BaseInterval: 10 * time.Millisecond, Rand: always(0.5), RetryRefused: true},
 				}
 				if tc.inside != nil {

@@ -13,15 +13,15 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/timeout"
 )
 
 // service are the policies that a program begins with.
-func service() []pillion.Policy {
-	return []pillion.Policy{
+func service() []policy.Policy {
+	return []policy.Policy{
 		timeout.Config{Total: 2 * time.Second, PerTry: 300 * time.Millisecond},
 		Config{NumRetries: 2},
 		limits.Config{MaxRequests: 200},
@@ -124,7 +124,7 @@ func (l *load) check(t *testing.T, most float64) {
 func TestFailuresHereAndThere(t *testing.T) {
 	for _, tc := range []struct {
 		name     string
-		policies []pillion.Policy
+		policies []policy.Policy
 		nth      int64
 		good     int64 // of 1000 calls, at least
 	}{
@@ -157,7 +157,7 @@ func TestFailuresHereAndThere_server(t *testing.T) {
 	defer server.Close()
 	base := &http.Transport{MaxIdleConnsPerHost: 50}
 	defer base.CloseIdleConnections()
-	policies := append([]pillion.Policy{timeout.Config{Total: time.Minute}}, service()[1:]...) // whatever the machine is doing
+	policies := append([]policy.Policy{timeout.Config{Total: time.Minute}}, service()[1:]...) // whatever the machine is doing
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	l.run(ctx, upstream(t, policies...).Transport(base), server.URL, func(n int64) bool { return n <= 1000 })
@@ -172,13 +172,13 @@ func TestFailuresHereAndThere_server(t *testing.T) {
 func TestOutage(t *testing.T) {
 	for _, tc := range []struct {
 		name     string
-		policies []pillion.Policy
+		policies []policy.Policy
 		pause    time.Duration
 	}{
 		{"all policies", service(), 100 * time.Millisecond}, // a refusal by the breaker takes no time
 		{"without a breaker", service()[:3], 0},
 		{"without a breaker, fewer calls", service()[:3], 50 * time.Millisecond},
-		{"many retries of each call", []pillion.Policy{Config{On: "idempotent,5xx", NumRetries: 9}}, 0},
+		{"many retries of each call", []policy.Policy{Config{On: "idempotent,5xx", NumRetries: 9}}, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

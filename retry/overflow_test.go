@@ -13,17 +13,19 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // TestRefused has policies inside refuse attempts.
 func TestRefused(t *testing.T) {
-	full := func(*testing.T) pillion.Policy { return limits.Config{MaxRequests: limits.Zero} }
+	full := func(*testing.T) policy.Policy { return limits.Config{MaxRequests: limits.Zero} }
 	for _, tc := range []struct {
 		name   string
 		cfg    Config
 		method string
-		inside func(*testing.T) pillion.Policy
+		inside func(*testing.T) policy.Policy
 		is     error
 		want   int
 	}{
@@ -48,7 +50,7 @@ func TestRefused(t *testing.T) {
 					t.Errorf("got %d attempts, %d of them sent, and %v, want %d, 0 and %v",
 						r.attempts, w.attempts(), r.err, tc.want, tc.is)
 				}
-				if !r.flags.Has(pillion.UO) {
+				if !r.flags.Has(envoy.UO) {
 					t.Errorf("got flags %v, want UO", r.flags)
 				}
 			})
@@ -87,9 +89,9 @@ func TestOverflow(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var d diary
 				w := answers(status(503))
-				u := upstream(t, Config{NumRetries: 2}, tc.limits, pillion.Listener(d.listen))
+				u := upstream(t, Config{NumRetries: 2}, tc.limits, policy.Listener(d.listen))
 				r := call(t, u, w, get(t.Context()))
-				if r.code != 503 || r.body != "answer 503" || r.flags != pillion.UO || r.detail != pillion.ViaUpstream || r.err != nil {
+				if r.code != 503 || r.body != "answer 503" || r.flags != envoy.UO || r.detail != envoy.ViaUpstream || r.err != nil {
 					t.Errorf("got %d %q, flags %v, detail %v, error %v, want the upstream's 503 with UO",
 						r.code, r.body, r.flags, r.detail, r.err)
 				}
@@ -106,7 +108,7 @@ func TestOverflow(t *testing.T) {
 func TestOverflowKeepsTheError(t *testing.T) {
 	u := upstream(t, Config{}, limits.Config{MaxRetries: limits.Zero})
 	r := call(t, u, answers(failure(errRefusedDial)), get(t.Context()))
-	if !errors.Is(r.err, syscall.ECONNREFUSED) || r.flags != pillion.UF|pillion.UO || r.attempts != 1 {
+	if !errors.Is(r.err, syscall.ECONNREFUSED) || r.flags != envoy.UF|envoy.UO || r.attempts != 1 {
 		t.Errorf("got %v with %v after %d attempts, want ECONNREFUSED with UF,UO after 1", r.err, r.flags, r.attempts)
 	}
 }
@@ -116,7 +118,7 @@ func TestOverflowKeepsTheError(t *testing.T) {
 func TestRetryPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := upstream(t, Config{BaseInterval: time.Second, Rand: always(0.5)}, limits.Config{MaxRetries: 1})
-		probe := func(when string, want pillion.Flags) {
+		probe := func(when string, want envoy.Flags) {
 			t.Helper()
 			ctx, cancel := context.WithTimeout(t.Context(), 600*time.Millisecond)
 			defer cancel()
@@ -137,9 +139,9 @@ func TestRetryPlace(t *testing.T) {
 			close(head)
 		}()
 		time.Sleep(100 * time.Millisecond)
-		probe("in the back-off", pillion.UO)
+		probe("in the back-off", envoy.UO)
 		time.Sleep(500 * time.Millisecond)
-		probe("in the attempt", pillion.UO)
+		probe("in the attempt", envoy.UO)
 		<-head
 		probe("after the head", 0)
 		<-done

@@ -8,13 +8,14 @@ import (
 
 	"github.com/cenkalti/backoff/v4"
 
-	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
-// policy is a Config that is ready for use: Envoy's rules.
-type policy struct {
+// envoyRule is a Config that is ready for use: Envoy's rules.
+type envoyRule struct {
 	on             conditions
-	when           func(*pillion.Outcome) bool // nil for none
+	when           func(*policy.Outcome) bool // nil for none
 	refused        bool
 	most           int
 	statusCodes    []int
@@ -28,11 +29,11 @@ type policy struct {
 }
 
 // again applies the conditions.
-func (p *policy) again(c *pillion.Call, o *pillion.Outcome) bool {
+func (p *envoyRule) again(c *policy.Call, o *policy.Outcome) bool {
 	switch {
-	case o.Is.Any(pillion.Cancelled | pillion.Invalid):
+	case o.Is.Any(policy.Cancelled | policy.Invalid):
 		return false
-	case o.Is.Any(pillion.Refused):
+	case o.Is.Any(policy.Refused):
 		return p.refused && p.eligible(c)
 	case !p.byWords(c, o) && !p.byWhen(o):
 		return false
@@ -45,25 +46,25 @@ func (p *policy) again(c *pillion.Call, o *pillion.Outcome) bool {
 
 // byWords applies the words. A response with x-envoy-ratelimited is a matter of
 // envoy-ratelimited alone.
-func (p *policy) byWords(c *pillion.Call, o *pillion.Outcome) bool {
+func (p *envoyRule) byWords(c *policy.Call, o *policy.Outcome) bool {
 	matches := p.matches(c, o)
 	if !matches && !p.on.rateLimited {
 		return false
 	}
-	if c.ResponseHeaderValues(o, "X-Envoy-Ratelimited") != nil {
+	if c.ResponseHeaderValues(o, envoy.RateLimitedHeader) != nil {
 		return p.on.rateLimited
 	}
 	return matches
 }
 
 // byWhen asks the program, unless the time of the call is over.
-func (p *policy) byWhen(o *pillion.Outcome) bool { return p.when != nil && !timeOver(o) && p.when(o) }
+func (p *envoyRule) byWhen(o *policy.Outcome) bool { return p.when != nil && !timeOver(o) && p.when(o) }
 
 // pushback is what a gRPC server asks of those who would try again: a wait, which
 // takes the place of every other, or that they stop, which is also what a value means that
 // cannot be read. Mirrors grpc-retry-pushback-ms of gRPC's proposal A6.
-func pushback(c *pillion.Call, o *pillion.Outcome) (wait time.Duration, asked, stop bool) {
-	if o.Detail != pillion.ViaUpstream || c.Request().Protocol != "grpc" {
+func pushback(c *policy.Call, o *policy.Outcome) (wait time.Duration, asked, stop bool) {
+	if o.Detail != envoy.ViaUpstream || c.Request().Protocol != policy.ProtocolGRPC {
 		return 0, false, false
 	}
 	values := c.ResponseHeaderValues(o, "grpc-retry-pushback-ms")
@@ -75,7 +76,7 @@ func pushback(c *pillion.Call, o *pillion.Outcome) (wait time.Duration, asked, s
 }
 
 // matches reports whether o meets one of the conditions.
-func (p *policy) matches(c *pillion.Call, o *pillion.Outcome) bool {
+func (p *envoyRule) matches(c *policy.Call, o *policy.Outcome) bool {
 	return o.Is.Any(p.on.is) ||
 		(p.on.statusCodes && slices.Contains(p.statusCodes, o.Code)) ||
 		(p.on.headers && hasHead(c, o) && anyMatches(p.headers, func(name string) []string {
@@ -85,31 +86,31 @@ func (p *policy) matches(c *pillion.Call, o *pillion.Outcome) bool {
 }
 
 // grpcStatus reads the gRPC status of an HTTP response that has nothing but headers.
-func grpcStatus(c *pillion.Call, o *pillion.Outcome) pillion.Condition {
+func grpcStatus(c *policy.Call, o *policy.Outcome) policy.Condition {
 	if !hasHead(c, o) {
 		return 0
 	}
-	values := c.ResponseHeaderValues(o, "Grpc-Status")
+	values := c.ResponseHeaderValues(o, envoy.GRPCStatusHeader)
 	if len(values) != 1 {
 		return 0
 	}
 	code, _ := strconv.Atoi(values[0]) // what is no number is no status either
-	return pillion.GRPCCondition(code)
+	return policy.GRPCCondition(code)
 }
 
 // hasHead reports whether there are response headers. An inverted matcher must not find
 // its header missing where there was no response, or where a function was called.
-func hasHead(c *pillion.Call, o *pillion.Outcome) bool {
-	return o.Detail == pillion.ViaUpstream && c.Request().Protocol != "func"
+func hasHead(c *policy.Call, o *policy.Outcome) bool {
+	return o.Detail == envoy.ViaUpstream && c.Request().Protocol != policy.ProtocolFunc
 }
 
 // concerns reports whether any outcome of the call could be retried.
-func (p *policy) concerns(c *pillion.Call) bool {
+func (p *envoyRule) concerns(c *policy.Call) bool {
 	return (p.on.some() || p.when != nil) && p.eligible(c)
 }
 
 // eligible reports whether the call may be retried at all.
-func (p *policy) eligible(c *pillion.Call) bool {
+func (p *envoyRule) eligible(c *policy.Call) bool {
 	if p.on.idempotent && !c.Idempotent() {
 		return false
 	}
@@ -117,7 +118,7 @@ func (p *policy) eligible(c *pillion.Call) bool {
 }
 
 // begin finds the source of the call's waits.
-func (p *policy) begin(c *pillion.Call) (most int, wait waiter) {
+func (p *envoyRule) begin(c *policy.Call) (most int, wait waiter) {
 	next := p.exponential
 	if source := p.newSource(); source != nil {
 		source.Reset()
@@ -126,19 +127,19 @@ func (p *policy) begin(c *pillion.Call) (most int, wait waiter) {
 			return d, d != backoff.Stop
 		}
 	}
-	return p.most, func(n int, o *pillion.Outcome) (pillion.BackOff, bool) {
+	return p.most, func(n int, o *policy.Outcome) (policy.BackOff, bool) {
 		if d, ok, _ := pushback(c, o); ok {
-			return pillion.BackOff{Wait: d, RateLimited: true}, true
+			return policy.BackOff{Wait: d, RateLimited: true}, true
 		}
 		if d, ok := p.asked(c, o); ok {
-			return pillion.BackOff{Wait: d, RateLimited: true}, true
+			return policy.BackOff{Wait: d, RateLimited: true}, true
 		}
 		d, ok := next(n)
-		return pillion.BackOff{Wait: d}, ok
+		return policy.BackOff{Wait: d}, ok
 	}
 }
 
-func (p *policy) newSource() backoff.BackOff {
+func (p *envoyRule) newSource() backoff.BackOff {
 	if p.source == nil {
 		return nil
 	}
@@ -146,7 +147,7 @@ func (p *policy) newSource() backoff.BackOff {
 }
 
 // exponential is Envoy's jittered back-off before retry n.
-func (p *policy) exponential(n int) (wait time.Duration, ok bool) {
+func (p *envoyRule) exponential(n int) (wait time.Duration, ok bool) {
 	ceiling := p.max
 	if shift := n - 1; p.base <= p.max>>shift { // and so the product does not overflow
 		ceiling = p.base << shift
@@ -155,7 +156,7 @@ func (p *policy) exponential(n int) (wait time.Duration, ok bool) {
 }
 
 // asked is the wait that an answer asks for.
-func (p *policy) asked(c *pillion.Call, o *pillion.Outcome) (wait time.Duration, ok bool) {
+func (p *envoyRule) asked(c *policy.Call, o *policy.Outcome) (wait time.Duration, ok bool) {
 	for _, h := range p.reset {
 		value, there := c.ResponseHeader(o, h.Name)
 		if !there {
@@ -170,9 +171,9 @@ func (p *policy) asked(c *pillion.Call, o *pillion.Outcome) (wait time.Duration,
 
 // spread adds up to a half to a wait that was asked for, so that callers who were
 // asked for the same do not come back at once.
-func (p *policy) spread(wait time.Duration) time.Duration {
+func (p *envoyRule) spread(wait time.Duration) time.Duration {
 	extra := time.Duration(float64(wait/2) * p.random())
 	return wait + min(extra, math.MaxInt64-wait)
 }
 
-func (p *policy) waited(int, *pillion.Outcome) {}
+func (p *envoyRule) waited(int, *policy.Outcome) {}

@@ -5,7 +5,8 @@ import (
 	"errors"
 	"testing"
 
-	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // closing lets so many attempts through, and refuses the rest.
@@ -13,10 +14,10 @@ type closing struct{ after int }
 
 var errClosed = errors.New("closed")
 
-func (p closing) Wrap(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
-	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+func (p closing) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
+	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
 		if c.Attempt() > p.after {
-			return c.Refuse(errClosed, pillion.BreakerOpen)
+			return c.Refuse(errClosed, breaker.CircuitOpen)
 		}
 		return next(ctx, c)
 	}, nil
@@ -42,11 +43,11 @@ func TestRefusedRetry(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			var d diary
 			tc.cfg.Rand = always(0)
-			r := call(t, upstream(t, tc.cfg, closing{tc.after}, pillion.Listener(d.listen)), answers(tc.answers...), get(t.Context()))
+			r := call(t, upstream(t, tc.cfg, closing{tc.after}, policy.Listener(d.listen)), answers(tc.answers...), get(t.Context()))
 			if !errors.Is(r.err, errClosed) || (tc.is != nil && !errors.Is(r.err, tc.is)) || (tc.text != "" && r.err.Error() != tc.text) {
 				t.Errorf("got error %v, want it to wrap %v and %v, and to read %q", r.err, errClosed, tc.is, tc.text)
 			}
-			if d.has(pillion.EventRetrySuccess) {
+			if d.has(policy.EventRetrySuccess) {
 				t.Errorf("got events %q, want no success", d.lines())
 			}
 		})

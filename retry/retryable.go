@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // Infinite is a number of tries without end.
@@ -29,9 +29,9 @@ const (
 // for those who port code from it. It is a policy, to stand where a [Config] would.
 //
 // All failures are retried, those of calls that may do harm when sent twice too,
-// and refusals by a breaker; Not: []retry.Match{retry.Is(breaker.ErrOpen)} leaves those
+// and refusals by a breaker; Not: []Match{Is(breaker.ErrOpen)} leaves those
 // alone. An HTTP answer is a failure if its status is 5xx; for On, Not and Matching it is a
-// [*pillion.StatusError]. A caller who left, and the end of the call's time, end the retries.
+// [*policy.StatusError]. A caller who left, and the end of the call's time, end the retries.
 type Retryable struct {
 	// Tries is how often the call is sent in all. Zero means 2, 1 never retries, Infinite
 	// goes on until the total limit or the caller ends it; any other negative value is an
@@ -98,7 +98,7 @@ func As[E error]() Match {
 // to 599.
 func Status(codes ...int) Match {
 	return func(err error) bool {
-		status, ok := errors.AsType[*pillion.StatusError](err)
+		status, ok := errors.AsType[*policy.StatusError](err)
 		return ok && slices.Contains(codes, status.Code)
 	}
 }
@@ -113,10 +113,10 @@ type Substring string
 func (s Substring) MatchString(text string) bool { return strings.Contains(text, string(s)) }
 
 // Role is that of a policy that sends calls again.
-func (Retryable) Role() pillion.Role { return pillion.RoleRetry }
+func (Retryable) Role() policy.Role { return policy.RoleRetry }
 
 // Wrap makes the tries of each call.
-func (r Retryable) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+func (r Retryable) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	if err := errors.Join(r.check(), checkBudget("Retryable", r.Budget, s)); err != nil {
 		return nil, err
 	}
@@ -125,7 +125,7 @@ func (r Retryable) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error
 	if r.Ensure == nil {
 		return l.call, nil
 	}
-	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
 		defer func() { r.Ensure(c.Attempts() - 1) }()
 		return l.call(ctx, c)
 	}, nil
@@ -172,9 +172,9 @@ func (r Retryable) withDefaults() Retryable {
 	return r
 }
 
-func (r *Retryable) again(_ *pillion.Call, o *pillion.Outcome) bool {
+func (r *Retryable) again(_ *policy.Call, o *policy.Outcome) bool {
 	err := o.Failure()
-	if err == nil || o.Is.Any(pillion.Cancelled|pillion.Invalid) || timeOver(o) {
+	if err == nil || o.Is.Any(policy.Cancelled|policy.Invalid) || timeOver(o) {
 		return false
 	}
 	among := func(list []Match) bool { return slices.ContainsFunc(list, func(m Match) bool { return m(err) }) }
@@ -185,21 +185,21 @@ func (r *Retryable) again(_ *pillion.Call, o *pillion.Outcome) bool {
 }
 
 // concerns is true: whether a call may be sent twice is not asked.
-func (r *Retryable) concerns(*pillion.Call) bool { return true }
+func (r *Retryable) concerns(*policy.Call) bool { return true }
 
 // timeOver reports whether the time of the whole call ran out, and not that of an
 // attempt: then there is none for another.
-func timeOver(o *pillion.Outcome) bool {
-	return o.Is.Any(pillion.Timeout) && !o.Is.Any(pillion.NoAnswer)
+func timeOver(o *policy.Outcome) bool {
+	return o.Is.Any(policy.Timeout) && !o.Is.Any(policy.NoResponse)
 }
 
-func (r *Retryable) begin(*pillion.Call) (most int, wait waiter) {
-	return r.Tries - 1, func(n int, _ *pillion.Outcome) (pillion.BackOff, bool) {
-		return pillion.BackOff{Wait: r.SleepFunc(n - 1)}, true
+func (r *Retryable) begin(*policy.Call) (most int, wait waiter) {
+	return r.Tries - 1, func(n int, _ *policy.Outcome) (policy.BackOff, bool) {
+		return policy.BackOff{Wait: r.SleepFunc(n - 1)}, true
 	}
 }
 
-func (r *Retryable) waited(n int, o *pillion.Outcome) {
+func (r *Retryable) waited(n int, o *policy.Outcome) {
 	err := o.Failure()
 	if r.ExceptionCB != nil {
 		r.ExceptionCB(err)

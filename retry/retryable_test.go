@@ -16,7 +16,9 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/timeout"
 )
 
@@ -67,19 +69,19 @@ func TestRetryableTries(t *testing.T) {
 		answers []answer
 		want    []time.Duration
 		code    int
-		flags   pillion.Flags
+		flags   envoy.Flags
 	}{
-		{"default", Retryable{}, []answer{status(500)}, at(0, time.Second), 500, pillion.URX},
+		{"default", Retryable{}, []answer{status(500)}, at(0, time.Second), 500, envoy.URX},
 		{"good at once", Retryable{Tries: 9}, []answer{status(200)}, at(0), 200, 0},
 		{"good at last", Retryable{Tries: 9}, []answer{status(500), status(404)}, at(0, time.Second), 404, 0},
-		{"one", Retryable{Tries: 1}, []answer{status(500)}, at(0), 500, pillion.URX},
+		{"one", Retryable{Tries: 1}, []answer{status(500)}, at(0), 500, envoy.URX},
 		{
 			"four",
 			Retryable{Tries: 4, Sleep: 100 * time.Millisecond},
 			[]answer{status(500)},
-			at(0, 100*time.Millisecond, 200*time.Millisecond, 300*time.Millisecond), 500, pillion.URX,
+			at(0, 100*time.Millisecond, 200*time.Millisecond, 300*time.Millisecond), 500, envoy.URX,
 		},
-		{"no sleep", Retryable{Tries: 3, Sleep: NoSleep}, []answer{status(500)}, at(0, 0, 0), 500, pillion.URX},
+		{"no sleep", Retryable{Tries: 3, Sleep: NoSleep}, []answer{status(500)}, at(0, 0, 0), 500, envoy.URX},
 		{
 			"infinite",
 			Retryable{Tries: Infinite, Sleep: time.Hour},
@@ -92,13 +94,13 @@ func TestRetryableTries(t *testing.T) {
 				Tries: 4, SleepFunc: func(retry int) time.Duration { return time.Duration(retry) * time.Second },
 			},
 			[]answer{status(500)},
-			at(0, 0, time.Second, 3*time.Second), 500, pillion.URX,
+			at(0, 0, time.Second, 3*time.Second), 500, envoy.URX,
 		},
 		{
 			"sleep as a function, of less than nothing",
 			Retryable{SleepFunc: func(int) time.Duration { return -time.Second }},
 			[]answer{status(500)},
-			at(0, 0), 500, pillion.URX,
+			at(0, 0), 500, envoy.URX,
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -133,7 +135,7 @@ func TestRetryableInfinite(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				u := upstream(t, timeout.Config{Total: 1100 * time.Millisecond}, Retryable{Tries: Infinite, Sleep: 200 * time.Millisecond})
 				r := call(t, u, answers(tc.answer), get(t.Context()))
-				if r.attempts != tc.want || fmt.Sprint(r.err) != tc.err || r.flags.Has(pillion.URX) {
+				if r.attempts != tc.want || fmt.Sprint(r.err) != tc.err || r.flags.Has(envoy.URX) {
 					t.Errorf("got %d tries, flags %v and %v, want %d, no URX and %v", r.attempts, r.flags, r.err, tc.want, tc.err)
 				}
 			})
@@ -150,7 +152,7 @@ func TestRetryableDeadlineOfTheCaller(t *testing.T) {
 		ensured := -1
 		u := upstream(t, Retryable{Tries: 1, Ensure: func(retries int) { ensured = retries }})
 		r := call(t, u, answers(silence), get(ctx))
-		if want := "timeout: recipes: caller deadline passed"; fmt.Sprint(r.err) != want || r.flags != pillion.UT || ensured != 0 {
+		if want := "timeout: recipes: caller deadline passed"; fmt.Sprint(r.err) != want || r.flags != envoy.UT || ensured != 0 {
 			t.Errorf("got %v with flags %v and %d retries ensured, want %s with UT and 0", r.err, r.flags, ensured, want)
 		}
 	})
@@ -197,12 +199,12 @@ func TestRetryableTimeIsOver(t *testing.T) {
 
 // TestRetryableWhat asks what is retried.
 func TestRetryableWhat(t *testing.T) {
-	full := func(*testing.T) pillion.Policy { return limits.Config{MaxRequests: limits.Zero} }
+	full := func(*testing.T) policy.Policy { return limits.Config{MaxRequests: limits.Zero} }
 	for _, tc := range []struct {
 		name   string
 		r      Retryable
 		answer answer
-		inside func(*testing.T) pillion.Policy
+		inside func(*testing.T) policy.Policy
 		method string
 		want   int
 	}{
@@ -226,8 +228,8 @@ func TestRetryableWhat(t *testing.T) {
 		{name: "on a status", r: Retryable{On: []Match{Status(500, 503)}}, answer: status(503), want: 2},
 		{name: "on a status, failure", r: Retryable{On: []Match{Status(500, 503)}}, answer: failure(errBroken), want: 1},
 		{name: "on a status that is no failure", r: Retryable{On: []Match{Status(404)}}, answer: status(404), want: 1},
-		{name: "on a type", r: Retryable{On: []Match{As[*pillion.UpstreamError]()}}, answer: failure(errBroken), want: 2},
-		{name: "on another type", r: Retryable{On: []Match{As[*pillion.UpstreamError]()}}, answer: status(500), want: 1},
+		{name: "on a type", r: Retryable{On: []Match{As[*policy.UpstreamError]()}}, answer: failure(errBroken), want: 2},
+		{name: "on another type", r: Retryable{On: []Match{As[*policy.UpstreamError]()}}, answer: status(500), want: 1},
 		{name: "not wins", r: Retryable{On: []Match{Is(errBroken)}, Not: []Match{Is(errBroken)}}, answer: failure(errBroken), want: 1},
 		{name: "not, other", r: Retryable{Not: []Match{Status(500)}}, answer: status(501), want: 2},
 		{name: "matching a substring", r: Retryable{Matching: []Pattern{Substring("roke")}}, answer: failure(errBroken), want: 2},
@@ -245,7 +247,7 @@ func TestRetryableWhat(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				policies := []pillion.Policy{tc.r}
+				policies := []policy.Policy{tc.r}
 				if tc.inside != nil {
 					policies = append(policies, tc.inside(t))
 				}

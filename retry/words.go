@@ -3,29 +3,29 @@ package retry
 import (
 	"strings"
 
-	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // words are Envoy's retry conditions: the outcomes that each retries. Those with
 // none need more than the kind of the outcome.
 //
 //nolint:gochecknoglobals // a table that nothing writes
-var words = map[string]pillion.Condition{
-	"5xx":                    pillion.Status5xx | pillion.NoAnswer,
-	"gateway-error":          pillion.GatewayError | pillion.NoAnswer,
-	"reset":                  pillion.NoAnswer,
-	"reset-before-request":   pillion.ConnectFailure,
-	"connect-failure":        pillion.ConnectFailure,
-	"retriable-4xx":          pillion.Retriable4xx,
-	"refused-stream":         pillion.RefusedStream,
+var words = map[string]policy.Condition{
+	"5xx":                    policy.Status5xx | policy.NoResponse,
+	"gateway-error":          policy.GatewayError | policy.NoResponse,
+	"reset":                  policy.NoResponse,
+	"reset-before-request":   policy.ConnectFailure,
+	"connect-failure":        policy.ConnectFailure,
+	"retriable-4xx":          policy.Retriable4xx,
+	"refused-stream":         policy.RefusedStream,
 	"retriable-status-codes": 0,
 	"retriable-headers":      0,
 	"envoy-ratelimited":      0,
-	"cancelled":              pillion.GRPCCancelled,
-	"deadline-exceeded":      pillion.GRPCDeadlineExceeded,
-	"resource-exhausted":     pillion.GRPCResourceExhausted,
-	"internal":               pillion.GRPCInternal,
-	"unavailable":            pillion.GRPCUnavailable,
+	"cancelled":              policy.GRPCCancelled,
+	"deadline-exceeded":      policy.GRPCDeadlineExceeded,
+	"resource-exhausted":     policy.GRPCResourceExhausted,
+	"internal":               policy.GRPCInternal,
+	"unavailable":            policy.GRPCUnavailable,
 }
 
 // The words that a Config has beside Envoy's.
@@ -36,11 +36,11 @@ const (
 
 // byDefault is what is retried where no word says otherwise: connect-failure,
 // refused-stream, reset, 502 to 504, and the per-try timeout.
-const byDefault = pillion.GatewayError | pillion.NoAnswer
+const byDefault = policy.GatewayError | policy.NoResponse
 
 // conditions is what a list of words says.
 type conditions struct {
-	is          pillion.Condition
+	is          policy.Condition
 	statusCodes bool // retriable-status-codes
 	headers     bool // retriable-headers
 	rateLimited bool // envoy-ratelimited
@@ -66,8 +66,8 @@ func (c conditions) some() bool {
 
 // byGRPC holds what gRPC's words retry. Over HTTP the header Grpc-Status says so; a gRPC
 // adapter knows by itself.
-const byGRPC = pillion.GRPCCancelled | pillion.GRPCDeadlineExceeded | pillion.GRPCResourceExhausted |
-	pillion.GRPCInternal | pillion.GRPCUnavailable
+const byGRPC = policy.GRPCCancelled | policy.GRPCDeadlineExceeded | policy.GRPCResourceExhausted |
+	policy.GRPCInternal | policy.GRPCUnavailable
 
 // parse reads words that are separated by commas. What it does not know is in unknown.
 func parse(on string) (c conditions, unknown []string) {

@@ -17,9 +17,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/timeout"
 )
 
@@ -30,7 +31,7 @@ func dialError(err error) error { return &net.OpError{Op: "dial", Net: "tcp", Er
 var errRefusedDial = dialError(os.NewSyscallError("connect", syscall.ECONNREFUSED))
 
 // openBreaker is a breaker that refuses calls.
-func openBreaker(t *testing.T) pillion.Policy {
+func openBreaker(t *testing.T) policy.Policy {
 	t.Helper()
 	b, err := breaker.New(breaker.Config{NonBreakCount: 1, Sleep: time.Hour})
 	if err != nil {
@@ -55,8 +56,8 @@ func leaving(ctx context.Context) (context.Context, context.CancelFunc) {
 type outcome struct {
 	name    string
 	answer  answer
-	outside timeout.Config                    // outside of retry
-	inside  func(t *testing.T) pillion.Policy // inside of retry
+	outside timeout.Config                   // outside of retry
+	inside  func(t *testing.T) policy.Policy // inside of retry
 	caller  func(context.Context) (context.Context, context.CancelFunc)
 	method  string
 	words   string
@@ -121,7 +122,7 @@ var outcomes = []outcome{
 		return nil, syscall.ECONNRESET
 	}, caller: leaving, words: "-"},
 	{name: "refused by a breaker", answer: status(503), inside: openBreaker, words: "-"},
-	{name: "refused by a limit", answer: status(503), inside: func(*testing.T) pillion.Policy {
+	{name: "refused by a limit", answer: status(503), inside: func(*testing.T) policy.Policy {
 		return limits.Config{MaxRequests: limits.Zero}
 	}, words: "-"},
 	{name: "invalid request", answer: (&http.Transport{}).RoundTrip, method: "NO METHOD", words: "-"},
@@ -167,7 +168,7 @@ func retriedBy(t *testing.T, o outcome, word string) bool {
 	case "retriable-headers":
 		cfg.RetriableHeaders = []HeaderMatcher{{Name: "X-Again"}}
 	}
-	policies := []pillion.Policy{o.outside, cfg}
+	policies := []policy.Policy{o.outside, cfg}
 	if o.inside != nil {
 		policies = append(policies, o.inside(t))
 	}
@@ -186,7 +187,7 @@ func retriedBy(t *testing.T, o outcome, word string) bool {
 	if w.open != 0 {
 		t.Errorf("got %d bodies of answers open, want 0", w.open)
 	}
-	if again := r.flags.Has(pillion.URX); again != (r.attempts == 2) {
+	if again := r.flags.Has(envoy.URX); again != (r.attempts == 2) {
 		t.Errorf("got flags %v after %d attempts", r.flags, r.attempts)
 	}
 	return r.attempts == 2

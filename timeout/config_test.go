@@ -8,23 +8,24 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 )
 
 func TestConfigErrors(t *testing.T) {
 	for _, tc := range []struct {
 		name     string
-		policies []pillion.Policy
+		policies []policy.Policy
 		want     []string
 	}{
-		{"zero", []pillion.Policy{Config{}}, nil},
-		{"none", []pillion.Policy{Config{Total: None, PerTry: None, Idle: None}}, nil},
-		{"Total", []pillion.Policy{Config{Total: -2}}, []string{"timeout: Config.Total: -2ns is negative"}},
-		{"PerTry", []pillion.Policy{Config{PerTry: -time.Second}}, []string{"timeout: Config.PerTry: -1s is negative"}},
-		{"Idle", []pillion.Policy{Config{Idle: -3}}, []string{"timeout: Config.Idle: -3ns is negative"}},
+		{"zero", []policy.Policy{Config{}}, nil},
+		{"none", []policy.Policy{Config{Total: None, PerTry: None, Idle: None}}, nil},
+		{"Total", []policy.Policy{Config{Total: -2}}, []string{"timeout: Config.Total: -2ns is negative"}},
+		{"PerTry", []policy.Policy{Config{PerTry: -time.Second}}, []string{"timeout: Config.PerTry: -1s is negative"}},
+		{"Idle", []policy.Policy{Config{Idle: -3}}, []string{"timeout: Config.Idle: -3ns is negative"}},
 		{
 			"all at once",
-			[]pillion.Policy{Config{Total: -2, PerTry: -3, Idle: -4}},
+			[]policy.Policy{Config{Total: -2, PerTry: -3, Idle: -4}},
 			[]string{
 				"timeout: Config.Total: -2ns is negative",
 				"timeout: Config.PerTry: -3ns is negative",
@@ -33,30 +34,30 @@ func TestConfigErrors(t *testing.T) {
 		},
 		{
 			"twice",
-			[]pillion.Policy{Config{}, Config{}},
+			[]policy.Policy{Config{}, Config{}},
 			[]string{"pillion: order: total timeout outside total timeout would set the limits twice; " +
 				"put AnyOrder among the policies if you mean it"},
 		},
 		{
 			"inside of retry",
-			[]pillion.Policy{retry.Config{}, Config{}},
+			[]policy.Policy{retry.Config{}, Config{}},
 			[]string{"pillion: order: retry outside total timeout would limit each attempt, not the call; " +
 				"put AnyOrder among the policies if you mean it"},
 		},
-		{"twice, and meant", []pillion.Policy{Config{}, Config{}, pillion.AnyOrder{}}, nil},
+		{"twice, and meant", []policy.Policy{Config{}, Config{}, policy.AnyOrder{}}, nil},
 		{
 			"units forgotten",
-			[]pillion.Policy{Config{Total: 2000, PerTry: 300, Idle: 1}},
+			[]policy.Policy{Config{Total: 2000, PerTry: 300, Idle: 1}},
 			[]string{
 				"timeout: Config.Total: 2µs is below 1ms; did you forget the unit?",
 				"timeout: Config.PerTry: 300ns is below 1ms; did you forget the unit?",
 				"timeout: Config.Idle: 1ns is below 1ms; did you forget the unit?",
 			},
 		},
-		{"shortest", []pillion.Policy{Config{Total: 2 * ms, PerTry: ms, Idle: ms}}, nil},
+		{"shortest", []policy.Policy{Config{Total: 2 * ms, PerTry: ms, Idle: ms}}, nil},
 		{
 			"not below Total",
-			[]pillion.Policy{Config{Total: time.Second, PerTry: time.Second, Idle: time.Minute}},
+			[]policy.Policy{Config{Total: time.Second, PerTry: time.Second, Idle: time.Minute}},
 			[]string{
 				"timeout: Config.PerTry: 1s is not below Total, which is 1s; write less, or leave it out",
 				"timeout: Config.Idle: 1m0s is not below Total, which is 1s; write less, or leave it out",
@@ -64,35 +65,35 @@ func TestConfigErrors(t *testing.T) {
 		},
 		{
 			"not below the default of Total",
-			[]pillion.Policy{Config{PerTry: 15 * time.Second, Idle: 15*time.Second - 1}},
+			[]policy.Policy{Config{PerTry: 15 * time.Second, Idle: 15*time.Second - 1}},
 			[]string{"timeout: Config.PerTry: 15s is not below Total, which is 15s by default; write less, or leave it out"},
 		},
-		{"no Total to be below of", []pillion.Policy{Config{Total: None, PerTry: time.Hour, Idle: time.Hour}}, nil},
-		{"callers may lengthen Total", []pillion.Policy{Config{Total: time.Second, PerTry: time.Minute, EnvoyHeaders: true}}, nil},
+		{"no Total to be below of", []policy.Policy{Config{Total: None, PerTry: time.Hour, Idle: time.Hour}}, nil},
+		{"callers may lengthen Total", []policy.Policy{Config{Total: time.Second, PerTry: time.Minute, EnvoyHeaders: true}}, nil},
 		{
 			"one limits the call, one the attempts",
-			[]pillion.Policy{Config{Total: time.Second}, retry.Config{}, Config{Total: None, PerTry: 100 * ms}},
+			[]policy.Policy{Config{Total: time.Second}, retry.Config{}, Config{Total: None, PerTry: 100 * ms}},
 			nil,
 		},
-		{"limits of attempts alone, inside of retry", []pillion.Policy{retry.Config{}, Config{Total: None, PerTry: time.Second}}, nil},
-		{"limits of attempts alone, twice", []pillion.Policy{Config{Total: None, PerTry: time.Second}, Config{Total: None, Idle: time.Second}}, nil},
-		{"no limit, inside of retry", []pillion.Policy{retry.Config{}, &Config{Total: None}}, nil},
-		{"one sets Total, and one does not", []pillion.Policy{Config{Total: time.Minute}, Config{PerTry: 20 * time.Second}}, nil},
-		{"one does not, and one sets Total", []pillion.Policy{&Config{PerTry: 20 * time.Second}, &Config{Total: time.Minute}}, nil},
+		{"limits of attempts alone, inside of retry", []policy.Policy{retry.Config{}, Config{Total: None, PerTry: time.Second}}, nil},
+		{"limits of attempts alone, twice", []policy.Policy{Config{Total: None, PerTry: time.Second}, Config{Total: None, Idle: time.Second}}, nil},
+		{"no limit, inside of retry", []policy.Policy{retry.Config{}, &Config{Total: None}}, nil},
+		{"one sets Total, and one does not", []policy.Policy{Config{Total: time.Minute}, Config{PerTry: 20 * time.Second}}, nil},
+		{"one does not, and one sets Total", []policy.Policy{&Config{PerTry: 20 * time.Second}, &Config{Total: time.Minute}}, nil},
 		{
 			"one sets Total outside of retry, and one does not inside",
-			[]pillion.Policy{Config{Total: time.Minute}, retry.Config{}, Config{PerTry: time.Second}},
+			[]policy.Policy{Config{Total: time.Minute}, retry.Config{}, Config{PerTry: time.Second}},
 			nil,
 		},
 		{
 			"both set Total",
-			[]pillion.Policy{Config{Total: time.Minute}, Config{Total: time.Second}},
+			[]policy.Policy{Config{Total: time.Minute}, Config{Total: time.Second}},
 			[]string{"pillion: order: total timeout outside total timeout would set the limits twice; " +
 				"put AnyOrder among the policies if you mean it"},
 		},
 		{
 			"a caller may set Total",
-			[]pillion.Policy{retry.Config{}, Config{Total: None, EnvoyHeaders: true}},
+			[]policy.Policy{retry.Config{}, Config{Total: None, EnvoyHeaders: true}},
 			[]string{"pillion: order: retry outside total timeout would limit each attempt, not the call; " +
 				"put AnyOrder among the policies if you mean it"},
 		},

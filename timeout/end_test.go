@@ -12,6 +12,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/internal/memhttp"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // rendezvous has a reader and the hooks that run at the same time meet: the read
@@ -54,8 +55,8 @@ func TestReaderComesAfterTheEnd(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var hooked, ended, nothing atomic.Bool
-				u := upstream(t, tc.cfg, pillion.Listener(func(_ context.Context, e pillion.Event) {
-					if e.Kind == pillion.EventAttemptEnd {
+				u := upstream(t, tc.cfg, policy.Listener(func(_ context.Context, e policy.Event) {
+					if e.Kind == policy.EventAttemptEnd {
 						hooked.Store(true)
 						spin(&ended)
 						spin(&nothing)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // TestErrorThroughAClient looks at a time-out as the user of an http.Client sees it.
@@ -57,7 +58,7 @@ func TestErrorThroughAClient(t *testing.T) {
 				var limit *Error
 				var network net.Error
 				switch {
-				case !errors.As(err, &wrapped) || !wrapped.Timeout() || !wrapped.Temporary():
+				case !errors.As(err, &wrapped) || !wrapped.Timeout():
 					t.Errorf("got %#v, want an url.Error that is a time-out", err)
 				case !errors.As(err, &limit) || *limit != tc.want:
 					t.Errorf("got %+v, want %+v", limit, tc.want)
@@ -177,7 +178,7 @@ func TestContextOfTheWork(t *testing.T) {
 		cfg    Config
 		caller time.Duration
 		want   time.Duration // 0 for no deadline
-		scope  pillion.Scope
+		scope  policy.Scope
 	}{
 		{"total", Config{Total: 100 * ms, PerTry: 200 * ms}, 300 * ms, 100 * ms, Total},
 		{"per try", Config{Total: 200 * ms, PerTry: 100 * ms}, 300 * ms, 100 * ms, PerTry},

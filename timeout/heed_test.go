@@ -12,7 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 )
 
@@ -26,7 +26,7 @@ func TestEnvoyHeaders(t *testing.T) {
 		cfg      Config
 		header   []string
 		head     time.Duration // of the server's answers; 0 for never
-		scope    pillion.Scope // of the limit that struck; 0 for an answer
+		scope    policy.Scope  // of the limit that struck; 0 for an answer
 		elapsed  time.Duration
 		attempts int
 	}{

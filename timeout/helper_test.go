@@ -12,6 +12,8 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -94,7 +96,7 @@ type roundTripper func(*http.Request) (*http.Response, error)
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
 // upstream makes an upstream that is called recipes.
-func upstream(t *testing.T, policies ...pillion.Policy) *pillion.Upstream {
+func upstream(t *testing.T, policies ...policy.Policy) *pillion.Upstream {
 	t.Helper()
 	u, err := pillion.New("recipes", policies...)
 	if err != nil {
@@ -104,10 +106,10 @@ func upstream(t *testing.T, policies ...pillion.Policy) *pillion.Upstream {
 }
 
 // apart is cfg in two policies. One Config must have limits that can all fire.
-func apart(cfg Config) []pillion.Policy {
+func apart(cfg Config) []policy.Policy {
 	attempt := cfg
 	attempt.Total, cfg.PerTry, cfg.Idle = None, 0, 0
-	return []pillion.Policy{cfg, attempt}
+	return []policy.Policy{cfg, attempt}
 }
 
 // get is a request.
@@ -125,8 +127,8 @@ type result struct {
 	read     int // bytes of its body
 	err      error
 	attempts int
-	flags    pillion.Flags
-	detail   pillion.Detail
+	flags    envoy.Flags
+	detail   *envoy.Detail
 	elapsed  time.Duration
 }
 
@@ -167,7 +169,7 @@ func drain(body io.Reader, pause time.Duration) (read int, err error) {
 }
 
 // scopeOf is the limit that err is about, and how long it is; 0 for another error.
-func scopeOf(err error) (pillion.Scope, time.Duration) {
+func scopeOf(err error) (policy.Scope, time.Duration) {
 	var limit *Error
 	if !errors.As(err, &limit) {
 		return 0, 0

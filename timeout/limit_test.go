@@ -9,8 +9,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/internal/memhttp"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 )
 
@@ -30,7 +31,7 @@ func TestLimits(t *testing.T) {
 		caller  time.Duration // 0 for no deadline
 		server  server
 		pause   time.Duration // of the caller, before each read
-		scope   pillion.Scope // 0 for a good end
+		scope   policy.Scope  // 0 for a good end
 		limit   time.Duration
 		elapsed time.Duration
 		code    int
@@ -138,22 +139,22 @@ func TestFlags(t *testing.T) {
 		cfg    Config
 		caller time.Duration
 		server server
-		detail pillion.Detail
+		detail *envoy.Detail
 	}{
-		{"total, head", Config{Total: 10 * ms}, never, head, pillion.ResponseTimeout},
-		{"total, body", Config{Total: 10 * ms}, never, body, pillion.ResponseTimeout},
-		{"per try", Config{PerTry: 10 * ms}, never, head, pillion.TryTimeout},
-		{"idle, head", Config{Idle: 10 * ms}, never, head, pillion.TryIdleTimeout},
-		{"idle, body", Config{Idle: 10 * ms}, never, body, pillion.TryIdleTimeout},
-		{"caller, head", Config{}, 10 * ms, head, pillion.ResponseTimeout},
-		{"caller, body", Config{}, 10 * ms, body, pillion.ResponseTimeout},
+		{"total, head", Config{Total: 10 * ms}, never, head, envoy.ResponseTimeout},
+		{"total, body", Config{Total: 10 * ms}, never, body, envoy.ResponseTimeout},
+		{"per try", Config{PerTry: 10 * ms}, never, head, envoy.PerTryTimeout},
+		{"idle, head", Config{Idle: 10 * ms}, never, head, envoy.PerTryIdleTimeout},
+		{"idle, body", Config{Idle: 10 * ms}, never, body, envoy.PerTryIdleTimeout},
+		{"caller, head", Config{}, 10 * ms, head, envoy.ResponseTimeout},
+		{"caller, body", Config{}, 10 * ms, body, envoy.ResponseTimeout},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), tc.caller)
 				defer cancel()
 				r := call(t, upstream(t, tc.cfg), tc.server, get(ctx), 0)
-				if r.flags != pillion.UT || r.detail != tc.detail {
+				if r.flags != envoy.UT || r.detail != tc.detail {
 					t.Errorf("got %v %v, want UT %v", r.flags, r.detail, tc.detail)
 				}
 			})
@@ -172,7 +173,7 @@ func TestCallerLeaves(t *testing.T) {
 				if scope, _ := scopeOf(r.err); scope != 0 || !errors.Is(r.err, context.Canceled) || r.elapsed != 100*ms {
 					t.Errorf("got %v after %v, want context.Canceled after 100ms", r.err, r.elapsed)
 				}
-				if r.flags != pillion.DC {
+				if r.flags != envoy.DC {
 					t.Errorf("got flags %v, want DC", r.flags)
 				}
 			})
@@ -187,7 +188,7 @@ func TestRetries(t *testing.T) {
 		name     string
 		cfg      Config
 		servers  []http.RoundTripper
-		scope    pillion.Scope
+		scope    policy.Scope
 		elapsed  time.Duration
 		attempts int
 		code     int
@@ -241,7 +242,7 @@ func TestOverHTTP(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
 		cfg     Config
-		scope   pillion.Scope
+		scope   policy.Scope
 		elapsed time.Duration
 		read    int
 	}{

@@ -8,7 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // plan is a call drawn by lot. Its times are told apart by their last digit, so
@@ -40,8 +40,8 @@ func draw(chance *rand.Rand) plan {
 }
 
 // expect is how p must end, by the plainest of reckonings.
-func (p plan) expect() (scope pillion.Scope, elapsed time.Duration) {
-	first := func(limits map[pillion.Scope]time.Duration) (scope pillion.Scope, at time.Duration) {
+func (p plan) expect() (scope policy.Scope, elapsed time.Duration) {
+	first := func(limits map[policy.Scope]time.Duration) (scope policy.Scope, at time.Duration) {
 		for s, d := range limits {
 			if scope == 0 || d < at {
 				scope, at = s, d
@@ -49,8 +49,8 @@ func (p plan) expect() (scope pillion.Scope, elapsed time.Duration) {
 		}
 		return scope, at
 	}
-	whole := map[pillion.Scope]time.Duration{Total: p.cfg.Total, Caller: p.caller}
-	scope, at := first(map[pillion.Scope]time.Duration{
+	whole := map[policy.Scope]time.Duration{Total: p.cfg.Total, Caller: p.caller}
+	scope, at := first(map[policy.Scope]time.Duration{
 		Total: p.cfg.Total, Caller: p.caller, PerTry: p.cfg.PerTry, Idle: p.cfg.Idle,
 	})
 	if at < p.server.head {
@@ -66,7 +66,7 @@ func (p plan) expect() (scope pillion.Scope, elapsed time.Duration) {
 			break
 		}
 		arrival += p.server.gaps[i]
-		scope, at := first(map[pillion.Scope]time.Duration{Total: p.cfg.Total, Caller: p.caller, Idle: now + p.cfg.Idle})
+		scope, at := first(map[policy.Scope]time.Duration{Total: p.cfg.Total, Caller: p.caller, Idle: now + p.cfg.Idle})
 		if at < arrival {
 			return scope, at
 		}

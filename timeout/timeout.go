@@ -29,7 +29,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // None says that there is no limit, where zero means a default.
@@ -40,14 +41,14 @@ const DefaultTotal = 15 * time.Second
 
 // Error says which limit struck. It unwraps to [context.DeadlineExceeded] and has
 // Timeout() true.
-type Error = pillion.TimeoutError
+type Error = policy.TimeoutError
 
 // The limits that an [Error] can name as its Scope.
 const (
-	Total  = pillion.ScopeTotal
-	PerTry = pillion.ScopeTry
-	Idle   = pillion.ScopeIdle
-	Caller = pillion.ScopeCaller
+	Total  = policy.ScopeTotal
+	PerTry = policy.ScopeTry
+	Idle   = policy.ScopeIdle
+	Caller = policy.ScopeCaller
 )
 
 // Config says how long a call may take. It is a policy, to stand outside retry. One that
@@ -86,16 +87,16 @@ type Config struct {
 }
 
 // Role is that of a limit of the whole call, if there is one.
-func (c Config) Role() pillion.Role {
+func (c Config) Role() policy.Role {
 	if c.Total == None && !c.EnvoyHeaders {
-		return pillion.RoleNone
+		return policy.RoleNone
 	}
-	return pillion.RoleTotal
+	return policy.RoleTotal
 }
 
 // Yield returns c without a limit of the whole call. It is ok where c has that limit by
 // default alone.
-func (c Config) Yield() (without pillion.Policy, ok bool) {
+func (c Config) Yield() (without policy.Policy, ok bool) {
 	ok = c.Total == 0 && !c.EnvoyHeaders
 	if ok {
 		c.Total = None
@@ -104,7 +105,7 @@ func (c Config) Yield() (without pillion.Policy, ok bool) {
 }
 
 // Wrap sets the limits in each call.
-func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+func (c Config) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
@@ -118,13 +119,13 @@ func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 		s.AwaitHead()
 	}
 	if !c.EnvoyHeaders {
-		return func(ctx context.Context, call *pillion.Call) *pillion.Outcome {
+		return func(ctx context.Context, call *policy.Call) *policy.Outcome {
 			c.limit(call)
 			return next(ctx, call)
 		}, nil
 	}
 	s.ConsumeHeaders(totalHeader, perTryHeader)
-	return func(ctx context.Context, call *pillion.Call) *pillion.Outcome {
+	return func(ctx context.Context, call *policy.Call) *policy.Outcome {
 		c.heeding(call).limit(call)
 		return next(ctx, call)
 	}, nil
@@ -132,11 +133,11 @@ func (c Config) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 
 // The headers in which a caller sets its own limits.
 const (
-	totalHeader  = "X-Envoy-Upstream-Rq-Timeout-Ms"
-	perTryHeader = "X-Envoy-Upstream-Rq-Per-Try-Timeout-Ms"
+	totalHeader  = envoy.TimeoutHeader
+	perTryHeader = envoy.PerTryTimeoutHeader
 )
 
-func (c *Config) limit(call *pillion.Call) {
+func (c *Config) limit(call *policy.Call) {
 	if c.Total > 0 {
 		call.LimitTotal(c.Total)
 	}
@@ -149,7 +150,7 @@ func (c *Config) limit(call *pillion.Call) {
 }
 
 // heeding is c with what the caller's headers say.
-func (c Config) heeding(call *pillion.Call) *Config {
+func (c Config) heeding(call *policy.Call) *Config {
 	if d, ok := milliseconds(call.RequestHeaderValues(totalHeader)); ok {
 		c.Total = d
 	}

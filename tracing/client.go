@@ -8,7 +8,8 @@ import (
 
 	"github.com/aws/aws-xray-sdk-go/v2/xray"
 
-	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // NameHeader is a request header that names the subsegment of its call, where [Client]
@@ -79,10 +80,10 @@ type Attempts struct {
 
 // Role has Client refused inside of retry and hedge, where it would take attempts
 // for calls.
-func (Client) Role() pillion.Role { return pillion.RoleTracing }
+func (Client) Role() policy.Role { return policy.RoleTracing }
 
 // Wrap records the calls.
-func (c Client) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+func (c Client) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	if err := c.Tracer.check("Client.Tracer"); err != nil {
 		return nil, err
 	}
@@ -90,7 +91,7 @@ func (c Client) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 }
 
 // Wrap records the attempts.
-func (a Attempts) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+func (a Attempts) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	if err := a.Tracer.check("Attempts.Tracer"); err != nil {
 		return nil, err
 	}
@@ -99,7 +100,7 @@ func (a Attempts) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error)
 	}), nil
 }
 
-func wrap(s *pillion.Site, p *client) pillion.Func {
+func wrap(s *policy.Builder, p *client) policy.Func {
 	if p.tracer.off {
 		return p.next
 	}
@@ -119,14 +120,14 @@ type client struct {
 	callerNames bool
 	traced      bool
 	attempts    bool
-	next        pillion.Func
-	slot        pillion.Slot
-	hook        pillion.Hook
+	next        policy.Func
+	slot        policy.Slot
+	hook        policy.Hook
 	scheme      atomic.Pointer[string] // of the URLs that responses came from, for calls without a response
 }
 
 // call records one call, or one attempt.
-func (p *client) call(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+func (p *client) call(ctx context.Context, c *policy.Call) *policy.Outcome {
 	if Disabled(ctx) {
 		return p.next(ctx, c)
 	}
@@ -158,7 +159,7 @@ func (p *client) call(ctx context.Context, c *pillion.Call) *pillion.Outcome {
 }
 
 // nameOf returns the name of a call's subsegment.
-func (p *client) nameOf(c *pillion.Call) string {
+func (p *client) nameOf(c *policy.Call) string {
 	if p.callerNames {
 		if name := c.RequestHeader(NameHeader); name != "" {
 			return name
@@ -169,7 +170,7 @@ func (p *client) nameOf(c *pillion.Call) string {
 
 // unsampled makes a call in a trace that is not recorded: it carries the trace, and
 // an id of its own as parent, but nobody will ask for more.
-func (p *client) unsampled(ctx context.Context, c *pillion.Call, parent *xray.Segment) *pillion.Outcome {
+func (p *client) unsampled(ctx context.Context, c *policy.Call, parent *xray.Segment) *policy.Outcome {
 	takeName(ctx, "")
 	seg := Segment{x: parent, d: nearest(ctx, parent)}
 	h := seg.Downstream()
@@ -212,7 +213,7 @@ func (d *document) isAttempt(parent *xray.Segment, n int) {
 }
 
 // setHeader has the attempt carry the trace.
-func (p *client) setHeader(c *pillion.Call, value string, h Header) {
+func (p *client) setHeader(c *policy.Call, value string, h Header) {
 	header := c.Header()
 	if plain, ok := header.(http.Header); ok { // the names are canonical
 		plain[HeaderName] = []string{value}
@@ -233,10 +234,10 @@ func (p *client) setHeader(c *pillion.Call, value string, h Header) {
 }
 
 // recordHead records request and response headers.
-func (p *client) recordHead(d *document, c *pillion.Call, o *pillion.Outcome) {
+func (p *client) recordHead(d *document, c *policy.Call, o *policy.Outcome) {
 	resp, _ := o.Value.(*http.Response)
 	r := c.Request()
-	if r.Protocol == "func" {
+	if r.Protocol == policy.ProtocolFunc {
 		return
 	}
 	request := bound(xray.RequestData{
@@ -247,7 +248,7 @@ func (p *client) recordHead(d *document, c *pillion.Call, o *pillion.Outcome) {
 		d.more.http.Request = &d.more.request
 		x.HTTP = &d.more.http
 	})
-	if r.Protocol != "http" || o.Code == 0 {
+	if r.Protocol != policy.ProtocolHTTP || o.Code == 0 {
 		return
 	}
 	size := int64(-1)
@@ -263,7 +264,7 @@ func (p *client) recordHead(d *document, c *pillion.Call, o *pillion.Outcome) {
 
 // url returns the request's URL, without query. If there is no response, the scheme is
 // that of earlier ones.
-func (p *client) url(r pillion.Request, resp *http.Response) string {
+func (p *client) url(r policy.Request, resp *http.Response) string {
 	if resp != nil && resp.Request != nil && resp.Request.URL != nil {
 		u := resp.Request.URL
 		if known := p.scheme.Load(); known == nil || *known != u.Scheme {
@@ -282,7 +283,7 @@ func (p *client) url(r pillion.Request, resp *http.Response) string {
 }
 
 // end ends the subsegment with the call, or with the attempt.
-func (p *client) end(c *pillion.Call, end *pillion.Outcome) {
+func (p *client) end(c *policy.Call, end *policy.Outcome) {
 	d, ok := c.State(p.slot).V.(*document)
 	if !ok {
 		return
@@ -292,12 +293,12 @@ func (p *client) end(c *pillion.Call, end *pillion.Outcome) {
 }
 
 // recordEnd notes what went wrong, and what the policies did about it.
-func (p *client) recordEnd(d *document, c *pillion.Call, end *pillion.Outcome) {
+func (p *client) recordEnd(d *document, c *policy.Call, end *policy.Outcome) {
 	switch {
-	case end.Err == nil, end.Is.Any(pillion.Cancelled):
-	case end.Detail == pillion.ViaUpstream && c.Request().Protocol == "grpc":
+	case end.Err == nil, end.Is.Any(policy.Cancelled):
+	case end.Detail == envoy.ViaUpstream && c.Request().Protocol == policy.ProtocolGRPC:
 		d.setGRPC(end)
-	case end.Is.Any(pillion.Invalid):
+	case end.Is.Any(policy.Invalid):
 		d.recordError(end.Err, true)
 	default:
 		d.SetError(end.Err)
@@ -305,13 +306,13 @@ func (p *client) recordEnd(d *document, c *pillion.Call, end *pillion.Outcome) {
 	if end.Flags != 0 {
 		d.Annotate("response_flags", end.Flags.String())
 	}
-	if end.Is.Any(pillion.Refused) {
+	if end.Is.Any(policy.Refused) {
 		d.Annotate("refused", true)
 	}
 	if n := c.Attempts(); n > 1 && !p.attempts {
 		d.Annotate("attempts", n)
 	}
-	if end.Detail != pillion.NoDetail && end.Detail != pillion.ViaUpstream {
+	if end.Detail != nil && end.Detail != envoy.ViaUpstream {
 		d.AddMetadataTo(markName, "response_code_details", end.Detail.String())
 	}
 	if endpoint := c.Endpoint(); endpoint != "" && endpoint != c.Request().Authority {

@@ -17,6 +17,7 @@ import (
 	"github.com/pillion-go/pillion/breaker"
 	"github.com/pillion-go/pillion/internal/memhttp"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -84,7 +85,7 @@ func (failing) Read([]byte) (int, error) { return 0, errBroken }
 func TestRetries(t *testing.T) {
 	for _, attempts := range []bool{false, true} {
 		tracer, sent := newTestTracer(t, Config{})
-		policies := []pillion.Policy{Client{Tracer: tracer, CallerNames: true}, retry.Config{On: "5xx", NumRetries: 2, Rand: func() float64 { return 0 }}}
+		policies := []policy.Policy{Client{Tracer: tracer, CallerNames: true}, retry.Config{On: "5xx", NumRetries: 2, Rand: func() float64 { return 0 }}}
 		if attempts {
 			policies = append(policies, Attempts{Tracer: tracer, Traced: true})
 		}
@@ -148,7 +149,7 @@ func TestOutcomes(t *testing.T) {
 	open.Record(breaker.Failure)
 	for _, tc := range []struct {
 		name     string
-		policies []pillion.Policy
+		policies []policy.Policy
 		base     http.RoundTripper
 		caller   time.Duration
 		url      string
@@ -156,11 +157,11 @@ func TestOutcomes(t *testing.T) {
 		notes    map[string]any
 		detail   string
 	}{
-		{"total limit", []pillion.Policy{timeout.Config{Total: time.Second}}, waits, never, "http://recipes/", "fault", map[string]any{"response_flags": "UT"}, "response_timeout"},
+		{"total limit", []policy.Policy{timeout.Config{Total: time.Second}}, waits, never, "http://recipes/", "fault", map[string]any{"response_flags": "UT"}, "response_timeout"},
 		{"caller's deadline", nil, waits, time.Second, "http://recipes/", "fault", map[string]any{"response_flags": "UT"}, "response_timeout"},
 		{"caller leaves", nil, waits, 0, "http://recipes/", "", map[string]any{"response_flags": "DC"}, "downstream_remote_disconnect"},
-		{"breaker", []pillion.Policy{open}, waits, never, "http://recipes/", "fault", map[string]any{"response_flags": "UO", "refused": true}, "circuit_breaker_open"},
-		{"limit", []pillion.Policy{limits.Config{MaxRequests: limits.Zero}}, waits, never, "http://recipes/", "fault", map[string]any{"response_flags": "UO", "refused": true}, "upstream_reset_before_response_started{overflow}"},
+		{"breaker", []policy.Policy{open}, waits, never, "http://recipes/", "fault", map[string]any{"response_flags": "UO", "refused": true}, "circuit_breaker_open"},
+		{"limit", []policy.Policy{limits.Config{MaxRequests: limits.Zero}}, waits, never, "http://recipes/", "fault", map[string]any{"response_flags": "UO", "refused": true}, "upstream_reset_before_response_started{overflow}"},
 		{"429", nil, answer(429, ""), never, "http://recipes/", "throttle", nil, ""},
 		{"404", nil, answer(404, ""), never, "http://recipes/", "error", nil, ""},
 		{"unsendable", nil, &http.Transport{}, never, "ftp://recipes/", "error", nil, ""},
@@ -169,7 +170,7 @@ func TestOutcomes(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				tracer, sent := newTestTracer(t, Config{})
 				ctx, seg := tracer.Trace(t.Context(), "")
-				u := upstream(t, append([]pillion.Policy{Client{Tracer: tracer}}, tc.policies...)...)
+				u := upstream(t, append([]policy.Policy{Client{Tracer: tracer}}, tc.policies...)...)
 				inner, cancel := context.WithCancel(ctx)
 				if tc.caller > 0 {
 					inner, cancel = context.WithTimeout(ctx, tc.caller)
@@ -301,7 +302,7 @@ func TestUntraced(t *testing.T) {
 // TestPlaces has the policies refused where they would tell lies.
 func TestPlaces(t *testing.T) {
 	tracer, _ := newTestTracer(t, Config{})
-	for name, policies := range map[string][]pillion.Policy{
+	for name, policies := range map[string][]policy.Policy{
 		"Client inside retry":     {retry.Config{}, Client{Tracer: tracer}},
 		"Client without tracer":   {Client{}},
 		"Attempts without tracer": {Attempts{}},
@@ -315,7 +316,7 @@ func TestPlaces(t *testing.T) {
 // TestAllocations holds what a call in a trace may allocate, its segment included,
 // beyond the call without: nothing per policy and nothing per field.
 func TestAllocations(t *testing.T) {
-	count := func(rate float64, policies func(*Tracer) []pillion.Policy) float64 {
+	count := func(rate float64, policies func(*Tracer) []policy.Policy) float64 {
 		tracer, err := newTracer(Config{Name: "x", SamplingRate: rate, Daemon: NoDaemon}, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -331,8 +332,8 @@ func TestAllocations(t *testing.T) {
 			seg.End(nil)
 		})
 	}
-	none := func(*Tracer) []pillion.Policy { return nil }
-	client := func(t *Tracer) []pillion.Policy { return []pillion.Policy{Client{Tracer: t}} }
+	none := func(*Tracer) []policy.Policy { return nil }
+	client := func(t *Tracer) []policy.Policy { return []policy.Policy{Client{Tracer: t}} }
 	for _, tc := range []struct {
 		name string
 		rate float64

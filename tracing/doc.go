@@ -15,7 +15,7 @@
 //	}
 //	defer tracer.Close(context.Background())
 //
-//	recipes, err := pillion.New("recipes", tracing.Client{Tracer: tracer}, breaker.Config{})
+//	recipes, err := pillion.New("recipes", Client{Tracer: tracer}, breaker.Config{})
 //	if err != nil {
 //		log.Fatal(err)
 //	}

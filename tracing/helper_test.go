@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // logs collects what is logged to slog.Default until the test ends.
@@ -193,7 +194,7 @@ func answer(status int, body string) roundTripper {
 	}
 }
 
-func upstream(t *testing.T, policies ...pillion.Policy) *pillion.Upstream {
+func upstream(t *testing.T, policies ...policy.Policy) *pillion.Upstream {
 	t.Helper()
 	u, err := pillion.New("recipes", policies...)
 	if err != nil {

@@ -3,7 +3,8 @@ package tracing
 import (
 	"context"
 
-	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // Server is a policy that records each call that an upstream serves as a segment, where
@@ -11,7 +12,7 @@ import (
 // pilliongrpc.ServerOptions; HTTP has [Tracer.Handler]. It stands outside of limits and
 // breaker, so that what they refuse is recorded too.
 //
-//	front, err := pillion.New("front", tracing.Server{Tracer: tracer}, limits.Config{})
+//	front, err := pillion.New("front", Server{Tracer: tracer}, limits.Config{})
 //
 // The segment goes on with the trace of x-amzn-trace-id in the request's metadata, or
 // begins one; it is in the handler's context. It has POST and the method's URL. A status
@@ -27,10 +28,10 @@ type Server struct {
 }
 
 // Role is that of a policy that records.
-func (Server) Role() pillion.Role { return pillion.RoleTracing }
+func (Server) Role() policy.Role { return policy.RoleTracing }
 
 // Wrap records the calls that are served.
-func (s Server) Wrap(site *pillion.Site, next pillion.Func) (pillion.Func, error) {
+func (s Server) Wrap(site *policy.Builder, next policy.Func) (policy.Func, error) {
 	if err := s.Tracer.check("Server.Tracer"); err != nil {
 		return nil, err
 	}
@@ -38,12 +39,12 @@ func (s Server) Wrap(site *pillion.Site, next pillion.Func) (pillion.Func, error
 		return next, nil
 	}
 	slot := site.Slot()
-	end := func(c *pillion.Call, end *pillion.Outcome) {
+	end := func(c *policy.Call, end *policy.Outcome) {
 		if seg, ok := c.State(slot).V.(*Segment); ok {
 			seg.served(c, end)
 		}
 	}
-	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
 		ctx, seg := s.Tracer.Continue(ctx, s.Name, s.inbound(c))
 		r := c.Request()
 		seg.SetRequest(Request{Method: "POST", URL: urlOf("http", r.Authority, r.Path), UserAgent: c.RequestHeader("User-Agent")})
@@ -58,7 +59,7 @@ func (s Server) Wrap(site *pillion.Site, next pillion.Func) (pillion.Func, error
 }
 
 // inbound reads which trace the call belongs to.
-func (s Server) inbound(c *pillion.Call) Header {
+func (s Server) inbound(c *policy.Call) Header {
 	h := ParseHeader(c.RequestHeader(HeaderName))
 	if s.Tracer.w3c && h.Root == "" {
 		if w3c, ok := ParseTraceParent(c.RequestHeader(TraceParentName), c.RequestHeader(TraceStateName)); ok {
@@ -70,10 +71,10 @@ func (s Server) inbound(c *pillion.Call) Header {
 }
 
 // served ends the segment with the call.
-func (s *Segment) served(c *pillion.Call, end *pillion.Outcome) {
+func (s *Segment) served(c *policy.Call, end *policy.Outcome) {
 	switch {
-	case end.Err == nil, end.Is.Any(pillion.Cancelled):
-	case end.Detail == pillion.ViaUpstream && c.Request().Protocol == "grpc":
+	case end.Err == nil, end.Is.Any(policy.Cancelled):
+	case end.Detail == envoy.ViaUpstream && c.Request().Protocol == policy.ProtocolGRPC:
 		s.setGRPC(end)
 	default:
 		s.SetError(end.Err)
@@ -81,18 +82,18 @@ func (s *Segment) served(c *pillion.Call, end *pillion.Outcome) {
 	if end.Flags != 0 {
 		s.Annotate("response_flags", end.Flags.String())
 	}
-	if end.Is.Any(pillion.Refused) {
+	if end.Is.Any(policy.Refused) {
 		s.Annotate("refused", true)
 	}
 	s.finish()
 }
 
 // setGRPC judges a gRPC status, as the X-Ray SDK's interceptors do.
-func (s *Segment) setGRPC(end *pillion.Outcome) {
+func (s *Segment) setGRPC(end *policy.Outcome) {
 	s.Annotate("grpc_status", end.Code)
-	if end.Is.Any(pillion.Failed) {
+	if end.Is.Any(policy.Failed) {
 		s.SetError(end.Err)
 		return
 	}
-	s.SetFlags(true, end.Is.Any(pillion.GRPCResourceExhausted) || end.Code == 8, false)
+	s.SetFlags(true, end.Is.Any(policy.GRPCResourceExhausted) || end.Code == 8, false)
 }

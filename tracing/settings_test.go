@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-xray-sdk-go/v2/xray"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/policy"
 )
 
 type (
@@ -191,7 +192,7 @@ func TestNil(t *testing.T) {
 	}
 }
 
-func newError(p pillion.Policy) error {
+func newError(p policy.Policy) error {
 	_, err := pillion.New("recipes", p)
 	return err
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 )
 
@@ -100,7 +101,7 @@ func TestUnwinding(t *testing.T) {
 	}
 }
 
-func call(t *testing.T, tracer *Tracer, base http.RoundTripper, policies ...pillion.Policy) {
+func call(t *testing.T, tracer *Tracer, base http.RoundTripper, policies ...policy.Policy) {
 	t.Helper()
 	ctx, _ := tracer.Trace(t.Context(), "")
 	_, _ = read(t, upstream(t, policies...).Transport(base), get(ctx, "http://recipes/"))

@@ -40,7 +40,7 @@ type settings struct {
 // route is the policies for a part of the paths.
 type route struct {
 	prefix  string
-	http    pillion.HTTP
+	http    pillion.Options
 	timeout timeout.Config
 	retry   *retry.Config // nil for none
 }
@@ -400,9 +400,9 @@ func (f *fragments) limit(r envoyRoute, d duration) time.Duration {
 }
 
 // http maps what belongs to all routes alike.
-func (f *fragments) http() pillion.HTTP {
+func (f *fragments) http() pillion.Options {
 	vh := f.virtualHost
-	h := pillion.HTTP{
+	h := pillion.Options{
 		LocalReplies:                  true,
 		IncludeRequestAttemptCount:    vh.IncludeRequestAttemptCount,
 		IncludeAttemptCountInResponse: vh.IncludeAttemptCountInResponse,

@@ -60,7 +60,7 @@ func TestConfigure(t *testing.T) {
 		},
 		metrics: metrics.Config{CallerStatNames: true, TimeoutBudget: true},
 		routes: []route{{
-			http: pillion.HTTP{
+			http: pillion.Options{
 				LocalReplies: true, IncludeRequestAttemptCount: true, IncludeAttemptCountInResponse: true,
 				IncludeIsTimeoutRetryHeader: true, SuppressEnvoyHeaders: true, ReplayBuffer: 1024,
 			},

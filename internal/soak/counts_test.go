@@ -7,8 +7,8 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/metrics"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // statistics reads a page of the round's registry.
@@ -46,10 +46,10 @@ func (r *round) totals(u *guarded) func() []string {
 		t := *r.ledger.of(u.Name())
 		r.ledger.mu.Unlock()
 		for name, want := range map[string]uint64{
-			"upstream_rq_retry":                t.kinds[pillion.EventRetry],
-			"upstream_rq_retry_success":        t.kinds[pillion.EventRetrySuccess],
-			"upstream_rq_retry_limit_exceeded": t.kinds[pillion.EventRetryLimitExceeded],
-			"upstream_rq_retry_overflow":       t.kinds[pillion.EventRetryOverflow],
+			"upstream_rq_retry":                t.kinds[policy.EventRetry],
+			"upstream_rq_retry_success":        t.kinds[policy.EventRetrySuccess],
+			"upstream_rq_retry_limit_exceeded": t.kinds[policy.EventRetryLimitExceeded],
+			"upstream_rq_retry_overflow":       t.kinds[policy.EventRetryOverflow],
 			"upstream_rq_active_overflow":      t.overflow,
 			"upstream_rq_breaker_open":         t.broke,
 		} {
@@ -57,7 +57,7 @@ func (r *round) totals(u *guarded) func() []string {
 				wrong = append(wrong, fmt.Sprintf("%s%s: %d, want %d", prefix, name, got, want))
 			}
 		}
-		if got, most := page[prefix+"upstream_rq_total"], t.kinds[pillion.EventAttempt]; got > most {
+		if got, most := page[prefix+"upstream_rq_total"], t.kinds[policy.EventAttempt]; got > most {
 			wrong = append(wrong, fmt.Sprintf("%supstream_rq_total: %d, but only %d attempts", prefix, got, most))
 		}
 		return append(wrong, connections(page, prefix)...)

@@ -10,7 +10,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // ledger keeps what happened to the calls of a round.
@@ -29,7 +31,7 @@ type ledger struct {
 
 // tally counts the events of one upstream.
 type tally struct {
-	kinds           [pillion.EventEnd + 1]uint64
+	kinds           [policy.EventEnd + 1]uint64
 	overflow, broke uint64 // refused by limits and by breakers
 	grpc            uint64 // calls of gRPC that ended
 }
@@ -40,10 +42,10 @@ type record struct {
 	n      uint64
 
 	mu       sync.Mutex
-	log      []string                  // guarded by mu
-	kinds    [pillion.EventEnd + 1]int // guarded by mu
-	open     map[string]int            // bodies in use, by kind; guarded by mu
-	returned bool                      // guarded by mu
+	log      []string                 // guarded by mu
+	kinds    [policy.EventEnd + 1]int // guarded by mu
+	open     map[string]int           // bodies in use, by kind; guarded by mu
+	returned bool                     // guarded by mu
 }
 
 func newLedger(seed uint64) *ledger {
@@ -96,7 +98,7 @@ func (l *ledger) count(kind string, n int) {
 }
 
 // listen is a listener of all upstreams.
-func (l *ledger) listen(ctx context.Context, e pillion.Event) {
+func (l *ledger) listen(ctx context.Context, e policy.Event) {
 	r := recordOf(ctx)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -121,15 +123,15 @@ func (l *ledger) of(upstream string) *tally {
 	return t
 }
 
-func (t *tally) count(e pillion.Event) {
+func (t *tally) count(e policy.Event) {
 	t.kinds[e.Kind]++
 	switch {
-	case e.Kind == pillion.EventEnd && e.Call.Request().Protocol == "grpc":
+	case e.Kind == policy.EventEnd && e.Call.Request().Protocol == "grpc":
 		t.grpc++
-	case e.Kind != pillion.EventRefused:
-	case e.Outcome.Detail == pillion.Overflow:
+	case e.Kind != policy.EventRefused:
+	case e.Outcome.Detail == limits.Overflow:
 		t.overflow++
-	case e.Outcome.Detail == pillion.BreakerOpen:
+	case e.Outcome.Detail == breaker.CircuitOpen:
 		t.broke++
 	}
 }
@@ -184,7 +186,7 @@ func (r *record) returns(format string, args ...any) {
 func (r *record) wrong() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	ends, attempts, attemptEnds := r.kinds[pillion.EventEnd], r.kinds[pillion.EventAttempt], r.kinds[pillion.EventAttemptEnd]
+	ends, attempts, attemptEnds := r.kinds[policy.EventEnd], r.kinds[policy.EventAttempt], r.kinds[policy.EventAttemptEnd]
 	switch {
 	case !r.returned:
 		return "it has not returned"

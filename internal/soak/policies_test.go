@@ -18,8 +18,10 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 	"github.com/pillion-go/pillion/tracing"
@@ -73,7 +75,7 @@ func (r *round) outer(g *guarded, of side) (policies []pillion.Policy) {
 	if of == server {
 		maybe(2, tracing.Server{Tracer: r.tracer})
 		maybe(4, r.timeouts())
-		return append(policies, pillion.HTTP{SuppressEnvoyHeaders: r.once(2)})
+		return append(policies, pillion.Options{SuppressEnvoyHeaders: r.once(2)})
 	}
 	maybe(3, tracing.Client{Tracer: r.tracer})
 	maybe(4, r.timeouts())
@@ -90,7 +92,7 @@ func (r *round) outer(g *guarded, of side) (policies []pillion.Policy) {
 		policies = append(policies, r.retries())
 	}
 	maybe(3, tracing.Attempts{Tracer: r.tracer})
-	return append(policies, pillion.HTTP{
+	return append(policies, pillion.Options{
 		LocalReplies:                r.once(3),
 		Sidecar:                     r.once(6),
 		IncludeRequestAttemptCount:  true, // what a server does depends on it
@@ -218,7 +220,7 @@ func describe(policies []pillion.Policy) string {
 var classified atomic.Uint64
 
 // rudeClassify is a classifier that panics one time in a hundred.
-func rudeClassify(o *pillion.Outcome) breaker.Result {
+func rudeClassify(o *policy.Outcome) breaker.Result {
 	if classified.Add(1)%100 == 0 {
 		panic("a classifier")
 	}
@@ -226,7 +228,7 @@ func rudeClassify(o *pillion.Outcome) breaker.Result {
 }
 
 // rudeListener is a listener that panics at one event in a hundred.
-func (l *ledger) rudeListener(ctx context.Context, e pillion.Event) {
+func (l *ledger) rudeListener(ctx context.Context, e policy.Event) {
 	if r := recordOf(ctx); r != nil && newDice(l.seed, r.n, uint64(e.Kind), uint64(e.Call.Attempt())).once(100) {
 		r.note("a listener panics at %v", e.Kind)
 		panic("a listener")
@@ -239,8 +241,8 @@ type meddler struct{ ledger *ledger }
 
 var errMeddled = errors.New("soak: a policy made an error of the response")
 
-func (m meddler) Wrap(_ *pillion.Site, next pillion.Func) (pillion.Func, error) {
-	return func(ctx context.Context, c *pillion.Call) *pillion.Outcome {
+func (m meddler) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
+	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
 		r := recordOf(ctx)
 		if r == nil {
 			return next(ctx, c)
@@ -255,7 +257,7 @@ func (m meddler) Wrap(_ *pillion.Site, next pillion.Func) (pillion.Func, error) 
 		case 1:
 			runtime.Goexit()
 		case 2:
-			return c.Refuse(errMeddled, pillion.NoHealthyUpstream)
+			return c.Refuse(errMeddled, envoy.NoHealthyUpstream)
 		}
 		o := next(ctx, c)
 		switch what {
@@ -264,12 +266,12 @@ func (m meddler) Wrap(_ *pillion.Site, next pillion.Func) (pillion.Func, error) 
 		case 4:
 			runtime.Goexit()
 		case 5:
-			return &pillion.Outcome{Err: errMeddled, Is: pillion.Failed | pillion.Status5xx}
+			return &policy.Outcome{Err: errMeddled, Is: policy.Failed | policy.Status5xx}
 		case 6:
-			o.Err, o.Is = errMeddled, pillion.Failed|pillion.Status5xx
+			o.Err, o.Is = errMeddled, policy.Failed|policy.Status5xx
 			time.Sleep(20 * time.Millisecond)
 		case 7:
-			o.OnEnd(c, func(*pillion.Call, *pillion.Outcome) { panic("a hook") })
+			o.OnEnd(c, func(*policy.Call, *policy.Outcome) { panic("a hook") })
 		}
 		return o
 	}, nil
@@ -282,14 +284,14 @@ type hedge struct {
 	running *sync.WaitGroup
 }
 
-func (hedge) Role() pillion.Role { return pillion.RoleHedge }
+func (hedge) Role() policy.Role { return policy.RoleHedge }
 
-func (h hedge) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
+func (h hedge) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	s.NeedCancel()
 	slot := s.Slot()
-	end := func(c *pillion.Call, _ *pillion.Outcome) { c.State(slot).V.(context.CancelFunc)() }
-	return func(ctx context.Context, first *pillion.Call) *pillion.Outcome {
-		race := &race{calls: []*pillion.Call{first, first.Next()}, came: make(chan arrival, 2)}
+	end := func(c *policy.Call, _ *policy.Outcome) { c.State(slot).V.(context.CancelFunc)() }
+	return func(ctx context.Context, first *policy.Call) *policy.Outcome {
+		race := &race{calls: []*policy.Call{first, first.Next()}, came: make(chan arrival, 2)}
 		start := func(i int) {
 			own, cancel := context.WithCancel(ctx)
 			race.calls[i].State(slot).V = cancel
@@ -314,19 +316,19 @@ func (h hedge) Wrap(s *pillion.Site, next pillion.Func) (pillion.Func, error) {
 
 // race is two attempts that run concurrently.
 type race struct {
-	calls []*pillion.Call
+	calls []*policy.Call
 	came  chan arrival
 }
 
 // arrival is the result of attempt n of a race.
 type arrival struct {
 	n int
-	o *pillion.Outcome
+	o *policy.Outcome
 }
 
 // run makes attempt n. One that panics or ends its goroutine has failed.
-func (r *race) run(ctx context.Context, n int, next pillion.Func) {
-	o := &pillion.Outcome{Err: errMeddled, Is: pillion.Failed}
+func (r *race) run(ctx context.Context, n int, next policy.Func) {
+	o := &policy.Outcome{Err: errMeddled, Is: policy.Failed}
 	defer func() {
 		_ = recover()
 		r.came <- arrival{n, o}

@@ -1,4 +1,4 @@
-package pillion
+package policy
 
 import (
 	"context"
@@ -8,18 +8,18 @@ import (
 
 // send is the innermost Func: it arms the limits, has the exchange make one
 // attempt, and settles what became of it.
-func (u *Upstream) send(ctx context.Context, c *Call) *Outcome {
+func (ch *Chain) send(ctx context.Context, c *Call) *Outcome {
 	if c.attempt > 1 {
-		c.flight.sent.Store(c)
+		c.frame.sent.Store(c)
 	}
 	sent, ok := c.arm(ctx)
 	if !ok {
 		return c.expired(ctx, c.limits.totalScope(), nil)
 	}
-	if len(u.listeners) != 0 {
+	if len(ch.listeners) != 0 {
 		return c.tryWatched(ctx, sent)
 	}
-	c.flight.exchange.Try(sent, c, &c.outcome)
+	c.frame.exchange.Try(sent, (*Attempt)(c), &c.outcome)
 	return c.settle(ctx)
 }
 
@@ -33,7 +33,7 @@ func (c *Call) tryWatched(ctx, sent context.Context) *Outcome {
 		}
 	}()
 	c.Emit(EventAttempt, &c.outcome)
-	c.flight.exchange.Try(sent, c, &c.outcome)
+	c.frame.exchange.Try(sent, (*Attempt)(c), &c.outcome)
 	o := c.settle(ctx)
 	returned = true
 	o.OnEnd(c, attemptEnd)
@@ -53,36 +53,33 @@ var errUnwound = errors.New("pillion: the call panicked or ended its goroutine")
 // one: a caller whose own deadline comes first needs none. It is not ok when the
 // time is over before the attempt began.
 func (c *Call) arm(ctx context.Context) (sent context.Context, ok bool) {
-	u := c.flight.upstream
 	scope, limit, until := c.bound(ctx)
 	if limit < 0 {
 		return nil, false
 	}
-	if scope == 0 && c.limits.idle == 0 && !u.cancellable {
+	if scope == 0 && c.limits.idle == 0 && !c.frame.chain.cancellable {
 		return ctx, true
 	}
-	s := c.openGuarded()
-	g := s.guard
-	g.ctx, g.cancel = context.WithCancelCause(ctx)
-	g.until = until
+	s := c.openStream()
+	s.limited = true
+	s.ctx, s.cancel = context.WithCancelCause(ctx)
+	s.until = until
 	if scope != 0 {
-		g.scope = scope
-		g.timer = u.timer(s)
-		g.timer.Reset(limit)
+		s.start(scope, limit)
 	}
-	return g, true
+	return (*attemptContext)(s), true
 }
 
-// bound finds the limit that strikes first while the attempt waits for its
-// answer, and the deadline to tell the wire: the total one, and for an exchange without
-// a body the one of the try too. A total limit that is over is a limit of less than
-// nothing.
+// bound returns the limit that fires first while the attempt waits for its response headers,
+// and the deadline to propagate: the earlier one of the total limit and the limit of the attempt
+// if the exchange is unary, and the total limit otherwise. A negative limit means that the total
+// one has passed.
 func (c *Call) bound(ctx context.Context) (scope Scope, limit, until time.Duration) {
 	l := &c.limits
 	if *l == (limits{}) {
 		return 0, 0, 0
 	}
-	now := c.flight.upstream.now()
+	now := c.frame.chain.now()
 	if deadline := c.deadline(); deadline != 0 {
 		scope, limit, until = l.totalScope(), deadline-now, deadline
 		if limit <= 0 {
@@ -90,13 +87,13 @@ func (c *Call) bound(ctx context.Context) (scope Scope, limit, until time.Durati
 		}
 	}
 	if caller, ok := ctx.Deadline(); ok {
-		if left := caller.Sub(c.flight.upstream.epoch) - now; scope == 0 || left < limit {
+		if left := caller.Sub(c.frame.chain.epoch) - now; scope == 0 || left < limit {
 			// That deadline does all that the total limit would.
 			scope, limit, until = 0, max(left, 1), 0
 		}
 	}
 	scope, limit = l.tighter(scope, limit)
-	if (scope == ScopeTry || scope == ScopeIdle) && c.flight.exchange.Unary() {
+	if (scope == ScopeTry || scope == ScopeIdle) && c.unary() {
 		until = after(now, limit)
 	}
 	if until == never {
@@ -105,7 +102,12 @@ func (c *Call) bound(ctx context.Context) (scope Scope, limit, until time.Durati
 	return scope, limit, until
 }
 
-// tighter gives the limits of one try where they strike before another one.
+func (c *Call) unary() bool {
+	x, ok := c.frame.exchange.(Unary)
+	return ok && x.Unary()
+}
+
+// tighter returns the limits of one attempt if they fire before another one.
 func (l *limits) tighter(scope Scope, limit time.Duration) (Scope, time.Duration) {
 	if l.try != 0 && (limit == 0 || l.try < limit) {
 		scope, limit = ScopeTry, l.try
@@ -121,22 +123,22 @@ func (l *limits) silence(scope Scope, limit time.Duration) (Scope, time.Duration
 	return scope, limit
 }
 
-// settle turns what Try brought into the attempt's outcome: a limit that struck
-// or a caller that left comes before whatever error the wire made of it. The context
-// of an open outcome lives on until its end.
+// settle turns what Try brought into the attempt's outcome: a timeout that fired, or a canceled
+// caller, takes precedence over the error that the wire made of it. The context of an open
+// response lives on until its end.
 func (c *Call) settle(ctx context.Context) *Outcome {
-	o, s := &c.outcome, c.span
+	o, s := &c.outcome, c.stream
 	if s != nil {
 		if scope := s.disarm(c); scope != 0 {
-			s.guard.release(c.timeoutError(scope, nil))
+			s.release(c.timeoutError(scope, nil))
 			if s.headers {
 				return c.cutShort(ctx, o, scope)
 			}
 			o.Discard() // immediately: its context has ended
 			return c.expired(ctx, scope, o.Err)
 		}
-		if c.tail.phase == phaseTry {
-			s.guard.release(nil)
+		if c.state == stateTrying {
+			s.release(nil)
 		}
 	}
 	switch {
@@ -144,25 +146,25 @@ func (c *Call) settle(ctx context.Context) *Outcome {
 	case ctx.Err() != nil:
 		c.leave(ctx, o, o.Err)
 	default:
-		c.flight.exchange.Explain(c, o, o.Err)
+		c.frame.exchange.Explain((*Attempt)(c), o, o.Err)
 	}
 	return o
 }
 
 // early returns Informational if a 1xx response of this attempt arrived.
 func (c *Call) early() Condition {
-	if x, ok := c.flight.exchange.(interface{ informational(c *Call) bool }); ok && x.informational(c) {
+	if x, ok := c.frame.exchange.(EarlyObserver); ok && x.ReceivedEarly((*Attempt)(c)) {
 		return Informational
 	}
 	return 0
 }
 
-// cutShort adds to a response whose headers were in time that a limit fired later: no
-// limit of one attempt, since the response had begun. If the caller has gone as well, that is
+// cutShort adds to a response whose headers were in time that a timeout fired later: no
+// limit of one attempt, since the response had begun. If the caller was canceled as well, that is
 // what ended it; a response that was sent to it stays as it is.
 func (c *Call) cutShort(ctx context.Context, o *Outcome, scope Scope) *Outcome {
 	switch {
-	case c.flight.ctx.Err() == nil:
+	case c.frame.ctx.Err() == nil:
 		c.timedOut(o, scope, nil)
 		o.Is &^= PerTryTimeout
 	case o.Err != nil && o.Is == 0:
@@ -171,10 +173,26 @@ func (c *Call) cutShort(ctx context.Context, o *Outcome, scope Scope) *Outcome {
 	return o
 }
 
-// disarm stops the timer of c's attempt when the response's headers are there. It returns
-// the limit's scope if the timer was faster: then the attempt has timed out, whatever came.
-func (s *span) disarm(c *Call) Scope {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.guard.disarm(c)
+// rearm has the attempt's timer fire for another limit, if it has not fired yet: for what choose
+// makes of the total one. The caller's own deadline needs no timer.
+func (c *Call) rearm(choose func(scope Scope, left time.Duration) (Scope, time.Duration)) (inTime bool) {
+	s := c.stream
+	if s == nil || !s.limited {
+		return true
+	}
+	scope := s.rearm(c, choose)
+	if scope != 0 {
+		s.cancel(c.timeoutError(scope, nil))
+	}
+	return scope == 0
+}
+
+// ownDeadline is when the total timeout fires, 0 without one, or if the caller's own deadline
+// comes first and does all that it would.
+func (c *Call) ownDeadline() time.Duration {
+	limit := c.deadline()
+	if caller, ok := c.frame.ctx.Deadline(); ok && limit != 0 && caller.Sub(c.frame.chain.epoch) < limit {
+		return 0
+	}
+	return limit
 }

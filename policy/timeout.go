@@ -1,10 +1,11 @@
-package pillion
+package policy
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
+
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // Scope says which limit ended a call or an attempt.
@@ -36,56 +37,20 @@ func (s Scope) String() string {
 }
 
 // Detail is what Envoy says of a call that the limit ended.
-func (s Scope) Detail() Detail {
+func (s Scope) Detail() *envoy.Detail {
 	switch s {
 	case ScopeTry:
-		return TryTimeout
+		return envoy.PerTryTimeout
 	case ScopeIdle:
-		return TryIdleTimeout
+		return envoy.PerTryIdleTimeout
 	default: // of the whole call
-		return ResponseTimeout
+		return envoy.ResponseTimeout
 	}
-}
-
-// TimeoutError says which limit ended a call or an attempt. It is the timeout
-// package's Error. It unwraps to [context.DeadlineExceeded], and to Err.
-type TimeoutError struct {
-	Upstream string
-	Scope    Scope
-	Limit    time.Duration // 0 for the deadline of the caller's context
-	Err      error         // what the attempt had failed with before its time was over; mostly nil
-}
-
-func (e *TimeoutError) Error() string {
-	text := "timeout: " + e.Upstream + ": " + e.Scope.String()
-	if e.Scope == ScopeCaller {
-		text += " deadline passed"
-	} else {
-		text += " limit of " + e.Limit.String() + " reached"
-	}
-	if e.Err != nil {
-		text += ": " + e.Err.Error()
-	}
-	return text
-}
-
-// Timeout is true: it is what [net.Error] asks for.
-func (e *TimeoutError) Timeout() bool { return true }
-
-// Temporary is true: the next call may be faster. It is what [net.Error] asks for.
-func (e *TimeoutError) Temporary() bool { return true }
-
-// Unwrap gives context.DeadlineExceeded and Err.
-func (e *TimeoutError) Unwrap() []error {
-	if e.Err == nil {
-		return []error{context.DeadlineExceeded}
-	}
-	return []error{context.DeadlineExceeded, e.Err}
 }
 
 // timeoutError makes the error of a limit that struck; err is what else went wrong.
 func (c *Call) timeoutError(scope Scope, err error) *TimeoutError {
-	e := &TimeoutError{Upstream: c.flight.upstream.name, Scope: scope, Err: err}
+	e := &TimeoutError{Upstream: c.frame.chain.name, Scope: scope, Err: err}
 	switch scope {
 	case ScopeTotal:
 		e.Limit = c.limits.total
@@ -109,10 +74,10 @@ func (c *Call) timedOut(o *Outcome, scope Scope, err error) *Outcome {
 	if scope == ScopeTry || scope == ScopeIdle {
 		is |= PerTryTimeout
 	}
-	if x, ok := c.flight.exchange.(interface{ CausedByCaller(scope Scope) bool }); ok && x.CausedByCaller(scope) {
+	if x, ok := c.frame.exchange.(Blamer); ok && x.CausedByCaller(scope) {
 		is |= Cancelled
 	}
-	o.blame(c.timeoutError(scope, err), is, scope.Detail())
+	o.Blame(c.timeoutError(scope, err), is, scope.Detail())
 	return o
 }
 
@@ -121,7 +86,7 @@ func (c *Call) timedOut(o *Outcome, scope Scope, err error) *Outcome {
 // what the last attempt failed with.
 func (c *Call) Expired(last *Outcome) *Outcome {
 	scope := c.limits.totalScope()
-	if c.limits.deadline == 0 || c.flight.ctx.Err() != nil {
+	if c.limits.deadline == 0 || c.frame.ctx.Err() != nil {
 		scope = ScopeCaller
 	}
 	return c.timedOut(&Outcome{}, scope, last.Err)
@@ -137,7 +102,7 @@ func (c *Call) Gone(ctx context.Context, last *Outcome) *Outcome {
 
 // leave adds to o that the caller left.
 func (c *Call) leave(ctx context.Context, o *Outcome, err error) {
-	if c.flight.ctx.Err() == nil { // a policy of one's own ended its attempt
+	if c.frame.ctx.Err() == nil { // a policy of one's own ended its attempt
 		c.left(ctx, o, err)
 		return
 	}
@@ -148,29 +113,38 @@ func (c *Call) leave(ctx context.Context, o *Outcome, err error) {
 		c.timedOut(o, ScopeCaller, err)
 		return
 	}
-	o.blame(goneError(ctx, err), Cancelled, CallerGone)
+	o.Blame(goneError(ctx, err), Cancelled, envoy.CallerGone)
 }
 
 // left adds to o that the context that a policy gave the attempt has ended.
 func (c *Call) left(ctx context.Context, o *Outcome, err error) {
-	is, detail := Cancelled, CallerGone
+	is, detail := Cancelled, envoy.CallerGone
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		is, detail = Timeout|PerTryTimeout, TryTimeout
+		is, detail = Timeout|PerTryTimeout, envoy.PerTryTimeout
 	}
-	o.blame(goneError(ctx, err), is, detail)
+	o.Blame(goneError(ctx, err), is, detail)
 }
 
-// expired makes the attempt's outcome that of a limit that ended it, unless the
-// caller left first. err is what the wire made of it.
+// expired makes the attempt's outcome that of a timeout that ended it, unless the
+// caller was canceled first. err is what the wire made of it.
 func (c *Call) expired(ctx context.Context, scope Scope, err error) *Outcome {
 	o := &c.outcome
+	if ctx.Err() == nil {
+		return c.overdue(o, scope, err)
+	}
 	*o = Outcome{}
 	if isEcho(err) {
 		err = nil
 	}
-	if ctx.Err() != nil {
-		c.leave(ctx, o, err)
-		return o
+	c.leave(ctx, o, err)
+	return o
+}
+
+// overdue makes o that of an attempt that a timeout ended before its response headers.
+func (c *Call) overdue(o *Outcome, scope Scope, err error) *Outcome {
+	*o = Outcome{}
+	if isEcho(err) {
+		err = nil
 	}
 	o.Is = c.early()
 	return c.timedOut(o, scope, err)

@@ -1,8 +1,10 @@
-package pillion
+package policy
 
 import (
-	"fmt"
+	"errors"
 	"time"
+
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // Outcome is what an attempt, or a whole call, came to. It belongs to the
@@ -11,13 +13,13 @@ import (
 // or a stream that is still running, is open until its end, when the hooks run that
 // were registered with [Outcome.OnEnd].
 type Outcome struct {
-	Value  any       // *http.Response, a gRPC reply, or a function's result; nil with most errors
-	Err    error     // why there is no value, or, at the end, why it broke off
-	Code   int       // HTTP status or gRPC code; 0 where there is none
-	Is     Condition // what kind of result it is, in words that hold for every protocol
-	Flags  Flags     // Envoy's response flags
-	Detail Detail    // Envoy's response code details
-	open   *Call     // the attempt whose end is still to come; nil when finished
+	Value  any           // *http.Response, a gRPC reply, or a function's result; nil with most errors
+	Err    error         // why there is no value, or, at the end, why it broke off
+	Code   int           // HTTP status or gRPC code; 0 where there is none
+	Is     Condition     // what kind of result it is, in words that hold for every protocol
+	Flags  envoy.Flags   // Envoy's response flags
+	Detail *envoy.Detail // Envoy's response code details
+	open   *Call         // the attempt whose end is still to come; nil when finished
 }
 
 // Hook hears the end of an attempt or call. end says what it came to in the end:
@@ -28,7 +30,9 @@ type Outcome struct {
 type Hook func(c *Call, end *Outcome)
 
 // Open reports whether the outcome's end is still to come.
-func (o *Outcome) Open() bool { return o.open != nil && o.open.tail.phase == phaseOpen }
+func (o *Outcome) Open() bool {
+	return o.open != nil && (o.open.state == stateOpen || o.open.state == stateWatched)
+}
 
 // OnEnd has hook called with c exactly once, when the outcome ends: at the end
 // of its body or stream, on its error, when it is closed early or discarded, when its
@@ -45,20 +49,20 @@ func (o *Outcome) OnEnd(c *Call, hook Hook) {
 		hook(c, o)
 		return
 	}
-	o.open.tail.add(c, hook)
+	o.open.hooks.add(c, hook)
 }
 
 // Discard ends an open outcome that nobody will use: a small rest of its body is
 // read so that the connection can be used again, a large or slow one is cut off. It may
-// take as long as [HTTP] DrainTime. A finished outcome has nothing to discard.
+// take as long as [pillion.Options] DrainTime. A finished outcome has nothing to discard.
 func (o *Outcome) Discard() { o.DiscardWithin(0) }
 
 // DiscardWithin is [Outcome.Discard] that takes no longer than d, if d is positive and
-// [HTTP] DrainTime is not set.
+// [pillion.Options] DrainTime is not set.
 func (o *Outcome) DiscardWithin(d time.Duration) {
-	if o.Open() {
+	if o.Open() && o.open.state == stateOpen {
 		o.open.drain = d
-		o.open.flight.exchange.Discard(o.open, o)
+		o.open.discard(o)
 	}
 }
 
@@ -74,26 +78,49 @@ func (o *Outcome) Failure() error {
 	return nil
 }
 
-// fail makes o that of an attempt that brought no response.
-func (o *Outcome) fail(err error, is Condition, detail Detail) {
-	*o = Outcome{}
-	o.blame(err, is, detail)
+// GRPCStatus is the gRPC status code that o comes to: the upstream's if it sent one; else that of
+// Envoy's local reply, but for timeouts, for which gRPC has its own code. envoys asks for Envoy's
+// code there too; a deadline of the caller's own stays one.
+func (o *Outcome) GRPCStatus(envoys bool) int {
+	local := o.Detail.LocalStatus()
+	timedOut := o.Is.Any(Timeout) && !o.Is.Any(ConnectFailure)
+	switch {
+	case o.Err == nil:
+		return 0
+	case o.Detail == envoy.ViaUpstream && o.Code > 0 && o.Code < 17:
+		return o.Code
+	case o.Is.Any(Cancelled) && !o.Is.Any(Timeout):
+		return 1
+	case timedOut && (!envoys || local == 0 || o.callersDeadline()):
+		return 4
+	case local != 0:
+		return envoy.GRPCStatus(local)
+	case o.Is.Any(Refused | Reset):
+		return 14
+	case o.Is.Any(ProtocolError):
+		return 13
+	}
+	return 2
 }
 
-// blame adds what went wrong to o.
-func (o *Outcome) blame(err error, is Condition, detail Detail) {
+func (o *Outcome) callersDeadline() bool {
+	limit, ok := errors.AsType[*TimeoutError](o.Err)
+	return ok && limit.Scope == ScopeCaller
+}
+
+// fail makes o that of an attempt that brought no response.
+func (o *Outcome) fail(err error, is Condition, detail *envoy.Detail) {
+	*o = Outcome{}
+	o.Blame(err, is, detail)
+}
+
+// Blame adds what went wrong to o: err and detail take the place of those of o, conditions and
+// flags come beside them.
+func (o *Outcome) Blame(err error, is Condition, detail *envoy.Detail) {
 	o.Err = err
 	o.Is |= is
 	o.Flags |= detail.Flags()
-	if detail != NoDetail {
+	if detail != nil {
 		o.Detail = detail
 	}
 }
-
-// StatusError stands for an answer whose status counts against the upstream,
-// where an error is asked for.
-type StatusError struct {
-	Code int // HTTP status or gRPC code
-}
-
-func (e *StatusError) Error() string { return fmt.Sprintf("upstream answered %d", e.Code) }

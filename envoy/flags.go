@@ -1,4 +1,4 @@
-package pillion
+package envoy
 
 import (
 	"fmt"

@@ -1,4 +1,4 @@
-package pillion
+package policy
 
 import "strings"
 
@@ -36,10 +36,10 @@ const (
 // NoAnswer holds the conditions under which an attempt brought no answer at
 // all through the upstream's or the network's doing. Envoy calls all of them a
 // reset when it decides about a retry.
-const NoAnswer = Reset | ConnectFailure | RefusedStream | ProtocolError | PerTryTimeout
+const NoResponse = Reset | ConnectFailure | RefusedStream | ProtocolError | PerTryTimeout
 
 // Failure holds the conditions that count against an upstream.
-const Failure = Status5xx | NoAnswer | Timeout | Failed
+const Failure = Status5xx | NoResponse | Timeout | Failed
 
 // Any reports whether any of the given conditions holds.
 func (c Condition) Any(conditions Condition) bool { return c&conditions != 0 }

@@ -1,9 +1,9 @@
-package pillion
+package policy
 
 import (
 	"context"
 	"fmt"
-	"net/http"
+	"net/textproto"
 	"slices"
 )
 
@@ -18,7 +18,7 @@ type Policy interface {
 	// Wrap puts the policy around next. It is called once for each upstream, inner
 	// policies before outer ones, and reports all that is wrong with the policy's
 	// configuration. What each call needs is prepared here: state slots, hooks.
-	Wrap(s *Site, next Func) (Func, error)
+	Wrap(s *Builder, next Func) (Func, error)
 }
 
 // Role tells New what a policy does to calls, so that an order that makes no
@@ -90,7 +90,7 @@ func yielded(p Policy) (without Policy, ok bool) {
 type AnyOrder struct{}
 
 // Wrap returns next.
-func (AnyOrder) Wrap(_ *Site, next Func) (Func, error) { return next, nil }
+func (AnyOrder) Wrap(_ *Builder, next Func) (Func, error) { return next, nil }
 
 // misplaced says why inside must not stand anywhere inside outside, "" if it may.
 func misplaced(outside, inside Role) string {
@@ -120,10 +120,10 @@ func misplaced(outside, inside Role) string {
 // checkOrder reports each pair of policies that stands in an order that makes
 // no sense.
 func checkOrder(policies []Policy) []error {
-	bad := checkHTTP(policies)
 	if slices.ContainsFunc(policies, isAnyOrder) {
-		return bad
+		return nil
 	}
+	var bad []error
 	for i, p := range policies {
 		for _, q := range policies[i+1:] {
 			outer, inner := roleOf(p), roleOf(q)
@@ -144,21 +144,6 @@ func isAnyOrder(p Policy) bool {
 	return false
 }
 
-// checkHTTP reports an HTTP that another one would replace.
-func checkHTTP(policies []Policy) []error {
-	n := 0
-	for _, p := range policies {
-		switch p.(type) {
-		case HTTP, *HTTP:
-			n++
-		}
-	}
-	if n < 2 {
-		return nil
-	}
-	return []error{fmt.Errorf("pillion: HTTP: it is given %d times, and only one would hold; write one with all the fields", n)}
-}
-
 func roleOf(p Policy) Role {
 	if placed, ok := p.(Placed); ok {
 		return placed.Role()
@@ -167,74 +152,78 @@ func roleOf(p Policy) Role {
 }
 
 // Site is where a policy is being put.
-type Site struct {
-	upstream *Upstream
+type Builder struct {
+	chain *Chain
 }
 
 // Upstream is the name of the upstream.
-func (s *Site) Upstream() string { return s.upstream.name }
+func (s *Builder) Upstream() string { return s.chain.name }
 
 // Slot gives the policy a place for its own state in every Call.
-func (s *Site) Slot() Slot {
-	s.upstream.slots++
-	return Slot(s.upstream.slots - 1)
+func (s *Builder) Slot() Slot {
+	s.chain.slots++
+	return Slot(s.chain.slots - 1)
 }
 
 // Listen has listener hear what happens to the upstream's calls.
-func (s *Site) Listen(listener Listener) {
-	s.upstream.listeners = append(s.upstream.listeners, listener)
+func (s *Builder) Listen(listener Listener) {
+	s.chain.listeners = append(s.chain.listeners, listener)
 }
 
 // LimitRetries registers a limit of concurrent retries: acquire is called before each
 // retry, with the attempt that failed, and release when the retry's response headers arrive. The
 // last policy to register limits, in place of a retry policy's own budget.
-func (s *Site) LimitRetries(acquire func(failed *Call) bool, release func()) {
-	s.upstream.retries = retryLimiter{acquire, release}
+func (s *Builder) LimitRetries(acquire func(failed *Call) bool, release func()) {
+	s.chain.retries = retryLimiter{acquire, release}
 }
 
-// LimitsRetries reports whether a policy limits concurrent retries ([Site.LimitRetries]). In
-// Wrap it knows of policies inside alone; later it knows of all.
-func (s *Site) LimitsRetries() bool { return s.upstream.retries.acquire != nil }
+// LimitsRetries reports whether a policy inside this one limits concurrent retries
+// ([Builder.LimitRetries]). For a call, [Call.RetriesLimited] knows of all policies.
+func (s *Builder) LimitsRetries() bool { return s.chain.retries.acquire != nil }
 
-// ReplayBuffer is how many bytes of a request body without GetBody are kept for a retry
-// ([HTTP] ReplayBuffer). It is known once [New] has returned.
-func (s *Site) ReplayBuffer() int64 { return s.upstream.http.ReplayBuffer }
+// KeepBodies says that adapters keep so many bytes of a request body that cannot be had again, for
+// a retry.
+func (s *Builder) KeepBodies(bytes int64) { s.chain.keeps = bytes }
 
-// OwnTransport has change make what it will of the transport that belongs to the
-// upstream, before its first use: that of [Upstream.Transport] with a nil base.
-func (s *Site) OwnTransport(change func(*http.Transport) *http.Transport) {
-	s.upstream.ownings = append(s.upstream.ownings, change)
+// Prepare has prepare called before each attempt of a client goes to the wire, to add to its
+// request header what the next hop is told.
+func (s *Builder) Prepare(prepare func(a *Attempt)) {
+	s.chain.preparers = append(s.chain.preparers, prepare)
 }
 
 // Claim reports whether key is new to the upstream. It is false where a policy inside this
 // one has claimed the same key, so that a policy can refuse to stand twice. The key is
 // comparable, and of a type of the policy's own package.
-func (s *Site) Claim(key any) bool {
-	u := s.upstream
-	if _, taken := u.claims[key]; taken {
+func (s *Builder) Claim(key any) bool {
+	ch := s.chain
+	if _, taken := ch.claims[key]; taken {
 		return false
 	}
-	if u.claims == nil {
-		u.claims = map[any]struct{}{}
+	if ch.claims == nil {
+		ch.claims = map[any]struct{}{}
 	}
-	u.claims[key] = struct{}{}
+	ch.claims[key] = struct{}{}
 	return true
 }
 
 // Gauge offers a number for statistics, such as how many places are left: name is
 // Envoy's, after "cluster.<name>.". It is read whenever somebody looks, so read must be
 // fast and safe for concurrent use.
-func (s *Site) Gauge(name string, read func() uint64) {
-	s.upstream.gauges = append(s.upstream.gauges, gauge{name, read})
+func (s *Builder) Gauge(name string, read func() uint64) {
+	s.chain.gauges = append(s.chain.gauges, gauge{name, read})
 }
 
 // Gauges hands the gauges of the policies inside this one to show, which is how a
 // policy that shows statistics finds them.
-func (s *Site) Gauges(show func(name string, read func() uint64)) {
-	for _, g := range s.upstream.gauges {
+func (s *Builder) Gauges(show func(name string, read func() uint64)) {
+	for _, g := range s.chain.gauges {
 		show(g.name, g.read)
 	}
 }
+
+// AwaitHead asks that response headers be waited for also of a stream: the policy acts on them.
+// Policies that send calls again need not ask.
+func (s *Builder) AwaitHead() { s.chain.awaitsHead = true }
 
 // gauge is a number that a policy offers.
 type gauge struct {
@@ -244,16 +233,16 @@ type gauge struct {
 
 // NeedCancel asks that each attempt have a context of its own, so that its answer
 // can be discarded without waiting for a slow rest of it.
-func (s *Site) NeedCancel() { s.upstream.cancellable = true }
+func (s *Builder) NeedCancel() { s.chain.cancellable = true }
 
 // AnnounceDeadline has each attempt tell the server how long it will be waited
 // for, in x-envoy-expected-rq-timeout-ms.
-func (s *Site) AnnounceDeadline() { s.upstream.announce = true }
+func (s *Builder) AnnounceDeadline() { s.chain.announce = true }
 
 // ConsumeHeaders keeps request headers that a policy obeys from the upstream.
-func (s *Site) ConsumeHeaders(names ...string) {
+func (s *Builder) ConsumeHeaders(names ...string) {
 	for _, name := range names {
-		s.upstream.consumed = append(s.upstream.consumed, http.CanonicalHeaderKey(name))
+		s.chain.consumed = append(s.chain.consumed, textproto.CanonicalMIMEHeaderKey(name))
 	}
 }
 

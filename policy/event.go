@@ -1,9 +1,8 @@
-package pillion
+package policy
 
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"time"
 )
 
@@ -64,13 +63,13 @@ type BackOff struct {
 }
 
 // Listener hears what happens to an upstream's calls, each attempt and each end.
-// It is a [Policy]: give it to [New], anywhere among the others. It is called in the
+// It is a [Policy]: give it to [pillion.New], anywhere among the others. It is called in the
 // goroutine in which the thing happened, with the caller's context, and outside all
 // locks; it must be safe for concurrent use, and fast.
 type Listener func(ctx context.Context, e Event)
 
 // Wrap registers the listener.
-func (l Listener) Wrap(s *Site, next Func) (Func, error) {
+func (l Listener) Wrap(s *Builder, next Func) (Func, error) {
 	if l != nil {
 		s.Listen(l)
 	}
@@ -81,22 +80,22 @@ func (l Listener) Wrap(s *Site, next Func) (Func, error) {
 // with what outcome.
 func (c *Call) Emit(kind EventKind, o *Outcome) {
 	if kind == EventRetryOverflow {
-		c.flight.overflowed.Store(true)
+		c.frame.overflowed.Store(true)
 	}
-	if len(c.flight.upstream.listeners) != 0 {
+	if len(c.frame.chain.listeners) != 0 {
 		c.EmitBackOff(kind, o, BackOff{})
 	}
 }
 
 // EmitBackOff is Emit for an event that has to do with a back-off.
 func (c *Call) EmitBackOff(kind EventKind, o *Outcome, b BackOff) {
-	c.flight.emit(0, Event{Kind: kind, Call: c, Outcome: o, BackOff: b})
+	c.frame.emit(0, Event{Kind: kind, Call: c, Outcome: o, BackOff: b})
 }
 
 // emit calls the listeners from number i on. When one panics the others still hear of the
 // event, and then the panic goes on.
-func (f *flight) emit(i int, e Event) {
-	listeners := f.upstream.listeners
+func (f *Frame) emit(i int, e Event) {
+	listeners := f.chain.listeners
 	defer func() {
 		if i < len(listeners) {
 			f.emit(i, e)
@@ -112,57 +111,4 @@ func (f *flight) emit(i int, e Event) {
 // RetryOverflow reports whether the call needed a retry that was not made, because the
 // budget or a limit of retries was used up: [EventRetryOverflow]. The flag UO alone does not
 // tell that from a call that was refused.
-func (c *Call) RetryOverflow() bool { return c.flight.overflowed.Load() }
-
-// Log is a Listener that writes to logger: the end of each call at Info, or at
-// Warn when it failed, and all else that happens to it at Debug. A nil logger is
-// silent.
-func Log(logger *slog.Logger) Listener {
-	if logger == nil {
-		return nil
-	}
-	return func(ctx context.Context, e Event) {
-		level := slog.LevelDebug
-		if e.Kind == EventEnd {
-			level = slog.LevelInfo
-			if e.Outcome.Is.Any(Failure | Refused) {
-				level = slog.LevelWarn
-			}
-		}
-		if logger.Enabled(ctx, level) {
-			logger.LogAttrs(ctx, level, "call "+e.Kind.String(), e.attrs()...)
-		}
-	}
-}
-
-// attrs describes the event in the words of Envoy's access log.
-func (e Event) attrs() []slog.Attr {
-	r := e.Call.Request()
-	attrs := []slog.Attr{
-		slog.String("upstream_cluster", e.Call.Upstream()),
-		slog.String("method", r.Method),
-		slog.String("path", r.Path),
-	}
-	if e.Kind == EventEnd {
-		attrs = append(attrs, slog.Int("upstream_request_attempt_count", e.Call.Attempts()))
-	} else {
-		attrs = append(attrs, slog.Int("attempt", e.Call.Attempt()))
-	}
-	if e.Kind == EventRetryScheduled || e.Kind == EventRetry {
-		attrs = append(attrs, slog.Duration("back_off", e.BackOff.Wait))
-	}
-	if e.Kind == EventAttempt {
-		return attrs
-	}
-	attrs = append(attrs,
-		slog.Int("response_code", e.Outcome.Code),
-		slog.String("response_flags", e.Outcome.Flags.String()),
-		slog.String("response_code_details", e.Outcome.Detail.String()))
-	if e.Call.RetryOverflow() {
-		attrs = append(attrs, slog.Bool("retry_overflow", true))
-	}
-	if e.Outcome.Err != nil {
-		attrs = append(attrs, slog.Any("error", e.Outcome.Err))
-	}
-	return attrs
-}
+func (c *Call) RetryOverflow() bool { return c.frame.overflowed.Load() }

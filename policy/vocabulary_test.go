@@ -1,66 +1,13 @@
-package pillion
+package policy
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
 )
-
-// TestDetails pins that every Detail has an entry, with a text of its own.
-func TestDetails(t *testing.T) {
-	if got := len(details); got != int(NoHealthyUpstream)+1 {
-		t.Errorf("got %d details, want %d", got, int(NoHealthyUpstream)+1)
-	}
-	seen := map[string]Detail{}
-	for i, d := range details {
-		other, twice := seen[d.text]
-		if twice {
-			t.Errorf("Detail %d and %d have the same text %q", other, i, d.text)
-		}
-		seen[d.text] = Detail(i)
-		if (d.text == "") != (Detail(i) == NoDetail) || strings.ContainsAny(d.text, " \n") {
-			t.Errorf("Detail %d: got text %q, want one without spaces", i, d.text)
-		}
-		if (d.status != 0) != (d.body != "") || (d.status != 0 && d.flags == 0) || (d.reset && d.status == 0) {
-			t.Errorf("%s: got %+v, want a local reply with a body and flags, or none", d.text, d)
-		}
-		if got := Detail(i); got.String() != d.text || got.Flags() != d.flags || got.LocalStatus() != d.status {
-			t.Errorf("%s: its methods do not give what the table has", d.text)
-		}
-	}
-}
-
-func TestFlags(t *testing.T) {
-	tests := []struct {
-		flags       Flags
-		short, long string
-	}{
-		{0, "-", "-"},
-		{UO, "UO", "UpstreamOverflow"},
-		{URX | UF, "URX,UF", "UpstreamRetryLimitExceeded,UpstreamConnectionFailure"},
-		{DF | UH | DC, "UH,DC,DF", "NoHealthyUpstream,DownstreamConnectionTermination,DnsResolutionFailed"},
-		{
-			1<<17 - 1, "URX,UO,UH,UT,UR,UF,UC,NR,DI,FI,RL,DC,SI,UMSDR,UPE,NC,DF",
-			"UpstreamRetryLimitExceeded,UpstreamOverflow,NoHealthyUpstream,UpstreamRequestTimeout,UpstreamRemoteReset," +
-				"UpstreamConnectionFailure,UpstreamConnectionTermination,NoRouteFound," +
-				"DelayInjected,FaultInjected,RateLimited,DownstreamConnectionTermination,StreamIdleTimeout," +
-				"UpstreamMaxStreamDurationReached,UpstreamProtocolError,NoClusterFound,DnsResolutionFailed",
-		},
-	}
-	for _, test := range tests {
-		if test.flags.String() != test.short || test.flags.Long() != test.long {
-			t.Errorf("%b: got %s, %s, want %s, %s", test.flags, test.flags, test.flags.Long(), test.short, test.long)
-		}
-	}
-	if f := UO | UF; !f.Has(UO) || !f.Has(UO|UF) || f.Has(UO|UC) || !f.Has(0) {
-		t.Errorf("%v: Has is wrong", f)
-	}
-	if len(flagNames) != 17 || DF != 1<<16 {
-		t.Errorf("got %d names, and DF is %b", len(flagNames), DF)
-	}
-}
 
 func TestStatusCondition(t *testing.T) {
 	for status := range 1000 {
@@ -162,19 +109,17 @@ func TestStrings(t *testing.T) {
 		t.Errorf("got %d names of events, want %d", got, int(EventEnd)+1)
 	}
 	for i := range 256 {
-		for _, s := range []fmt.Stringer{Role(i), Scope(i), EventKind(i), Detail(i), Flags(i << 20)} {
+		for _, s := range []fmt.Stringer{Role(i), Scope(i), EventKind(i)} {
 			text := s.String()
 			if known := strings.Contains(text, "("); i == 255 && reflect.TypeOf(s) != reflect.TypeFor[Scope]() && !known {
 				t.Errorf("%T(255): got %q, want its number", s, text)
 			}
 		}
-		_, _ = Detail(i).Flags(), Detail(i).LocalStatus()
-		_, _ = Detail(i).localBody(true), Flags(i<<20).Long()
 	}
 }
 
 func TestTimeoutError(t *testing.T) {
-	if got := (&TimeoutError{Upstream: "recipes", Scope: ScopeTry, Limit: time.Second, Err: errSource}).Error(); got !=
+	if got := (&TimeoutError{Upstream: "recipes", Scope: ScopeTry, Limit: time.Second, Err: errors.New("source broke")}).Error(); got !=
 		"timeout: recipes: per-try limit of 1s reached: source broke" {
 		t.Errorf("got %q", got)
 	}

@@ -1,84 +1,35 @@
-package pillion
+package policy
 
 import (
 	"context"
 	"math"
-	"sync"
-	"sync/atomic"
 	"time"
+
+	"github.com/pillion-go/pillion/envoy"
 )
 
-// Call is one attempt of a call, as policies see it. The attempts of a call share
-// what is said of the request; limits, header, state and outcome are each attempt's
-// own. A policy outside retry holds the first attempt's Call.
+// Call carries one request through the policies. Retry and hedge derive a further Call for each
+// further attempt ([Call.Next]); policies outside them hold the first. The attempts of a call
+// share what is said of the request; limits, header, state and outcome are each attempt's own.
 //
 // A Call belongs to the goroutine that runs its attempt; it must not be kept after
-// the end hooks ran. Open, End, Await, Received, Drop and LiftLimits are for adapters, all
-// else is for policies.
+// the end hooks ran. Adapters see it as an [Attempt].
 type Call struct {
-	flight       *flight
+	frame        *Frame
 	self         any // the adapter's own storage around this Call
 	attempt      int
 	from         *Call         // the attempt that this one was made from; nil for the first
-	afterTimeout bool          // the attempt before ran into its time-out
 	drain        time.Duration // how long discarding the response may take; 0 for the default
 	endpoint     string
 	limits       limits
 	outcome      Outcome
-	tail         tail
-	span         *span    // what outlives the attempt; nil where nothing does
+	hooks        hooks
+	state        uint32   // until stateWatched: see the table in lifecycle.go
+	afterTimeout bool     // the attempt before ran into its timeout
+	stream       *Stream  // what outlives the attempt; nil where nothing does
 	states       [3]State // of the first slots; most chains need no more
 	more         *[]State
 }
-
-// flight is what the attempts of one call share. After its start it is read, or
-// written atomically: attempts may run beside each other.
-type flight struct {
-	upstream            *Upstream
-	exchange            Exchange
-	ctx                 context.Context //nolint:containedctx // the caller's, for the length of the call
-	attempts            atomic.Int32
-	forked              atomic.Bool          // there is more than one Call
-	overflowed          atomic.Bool          // a retry was not made because of a budget or a limit
-	latest              atomic.Pointer[Call] // the attempt that last named its endpoint
-	naming              sync.Mutex           // guards the endpoints of attempts that run concurrently
-	observer            *Info
-	progress            atomic.Int64         // on the upstream's clock: when the first attempt last sent a part of a slow request; 0 for never
-	sent                atomic.Pointer[Call] // the last attempt that went to the wire, if it is not the first
-	winner              *Call                // whose response a hedging policy returned; nil for none
-	spans, guardedSpans func(*Call) *span    // where the adapter has room for one; nil for none
-	recycle             func(*flight)        // called when nothing of the call is in use any more; nil for none
-}
-
-// begun is how many attempts have begun. Where no policy repeats calls nobody
-// counts, and it is the one.
-func (f *flight) begun() int {
-	if !f.upstream.repeats {
-		return 1
-	}
-	return int(f.attempts.Load())
-}
-
-// clear makes ready for another call what an adapter uses again.
-func (f *flight) clear() {
-	f.ctx = nil
-	if f.progress.Load() != 0 {
-		f.progress.Store(0)
-	}
-	if f.upstream.repeats {
-		f.attempts.Store(0)
-	}
-	if f.overflowed.Load() {
-		f.overflowed.Store(false)
-	}
-	if f.watched() {
-		f.observer = nil
-		f.latest.Store(nil)
-	}
-}
-
-// watched reports whether anybody can ask where the call went.
-func (f *flight) watched() bool { return f.observer != nil || len(f.upstream.listeners) != 0 }
 
 // limits holds how long an attempt may take; zero is no limit.
 type limits struct {
@@ -96,7 +47,7 @@ const never time.Duration = math.MaxInt64
 func after(now, d time.Duration) time.Duration { return now + min(d, never-now) }
 
 // Slot is a place for a policy's own state in every Call of an upstream.
-// [Site.Slot] gives it out.
+// [Builder.Slot] gives it out.
 type Slot int
 
 // State is what a policy keeps in a Call between the start of an attempt and its
@@ -112,26 +63,17 @@ func (c *Call) State(slot Slot) *State {
 		return &c.states[slot]
 	}
 	if c.more == nil {
-		more := make([]State, c.flight.upstream.slots-len(c.states))
+		more := make([]State, c.frame.chain.slots-len(c.states))
 		c.more = &more
 	}
 	return &(*c.more)[int(slot)-len(c.states)]
 }
 
-// clear makes ready for another call what an adapter uses again. Hooks that ran
-// may stay where they are: they are the upstream's.
-func (c *Call) clear() {
-	c.endpoint, c.limits, c.outcome = "", limits{}, Outcome{}
-	c.tail.phase, c.tail.count, c.tail.more = phaseTry, 0, nil
-	c.drain = 0
-	c.span, c.states, c.more = nil, [len(c.states)]State{}, nil
-}
-
 // Upstream is the name of the upstream that the call goes to.
-func (c *Call) Upstream() string { return c.flight.upstream.name }
+func (c *Call) Upstream() string { return c.frame.chain.name }
 
 // Request describes the call, whatever its protocol.
-func (c *Call) Request() Request { return c.flight.exchange.Request() }
+func (c *Call) Request() Request { return c.frame.exchange.Request() }
 
 // Unconnected reports whether this attempt surely ended without a connection to the
 // upstream, whatever ended it: a failure, a limit or the caller. It may be asked at
@@ -142,51 +84,59 @@ func (c *Call) Unconnected() bool {
 	if c.outcome.Is.Any(ConnectFailure) {
 		return true
 	}
-	x, ok := c.flight.exchange.(interface{ Unconnected(c *Call) bool })
-	return ok && x.Unconnected(c)
+	x, ok := c.frame.exchange.(ConnectionObserver)
+	return ok && x.Unconnected((*Attempt)(c))
 }
 
 // Context is the caller's context.
-func (c *Call) Context() context.Context { return c.flight.ctx }
+func (c *Call) Context() context.Context { return c.frame.ctx }
 
 // Attempt is the number of this attempt, from 1.
 func (c *Call) Attempt() int { return c.attempt }
 
 // Attempts is how many attempts of the call have begun, refused ones included.
-func (c *Call) Attempts() int { return c.flight.begun() }
+func (c *Call) Attempts() int { return c.frame.Attempts() }
 
 // Endpoint is the address that this attempt goes to, as far as it is known: a
-// policy that picks one said so, or somebody listens or asks with [WithInfo].
+// policy that picks one said so, or somebody listens or asks with [pillion.WithInfo].
 func (c *Call) Endpoint() string {
-	if !c.flight.upstream.hedges {
+	if !c.frame.chain.hedges {
 		return c.endpoint
 	}
-	c.flight.naming.Lock()
-	defer c.flight.naming.Unlock()
+	c.frame.naming.Lock()
+	defer c.frame.naming.Unlock()
 	return c.endpoint
 }
 
 // SetEndpoint is for whoever picks the address that this attempt goes to, before
 // it is sent.
 func (c *Call) SetEndpoint(address string) {
-	if c.flight.upstream.hedges { // a policy outside may read it while another attempt has won
-		c.flight.naming.Lock()
-		defer c.flight.naming.Unlock()
+	if c.frame.chain.hedges { // a policy outside may read it while another attempt has won
+		c.frame.naming.Lock()
+		defer c.frame.naming.Unlock()
 	}
 	c.endpoint = address
-	c.flight.latest.Store(c)
+	c.frame.latest.Store(c)
 }
 
 // Idempotent reports whether the call may be sent twice without harm: its method
 // is idempotent (RFC 9110, section 9.2.2), or the caller vouches for it with an
-// Idempotency-Key or [WithIdempotent].
+// Idempotency-Key or [pillion.WithIdempotent].
 func (c *Call) Idempotent() bool {
-	return c.flight.exchange.Idempotent() || c.flight.ctx.Value(idempotentKey{}) != nil
+	x, ok := c.frame.exchange.(Repeater)
+	return ok && x.Idempotent() || c.frame.ctx.Value(idempotentKey{}) != nil
 }
 
 // Replayable reports whether the request can be sent once more: it has no body,
 // or one that can be had again.
-func (c *Call) Replayable() bool { return c.flight.exchange.Replayable() }
+func (c *Call) Replayable() bool {
+	x, ok := c.frame.exchange.(Repeater)
+	return ok && x.Replayable()
+}
+
+// Outgrown reports whether the request's body was to be kept for a retry, but is larger than
+// what is kept.
+func (c *Call) Outgrown() bool { return c.frame.chain.keeps > 0 && !c.Replayable() }
 
 // RequestHeader returns the first value of a header of the caller's request, "" if it is
 // absent.
@@ -199,12 +149,12 @@ func (c *Call) RequestHeader(name string) string {
 // each line in which it came: nil if it is absent, empty if it is present without a value.
 // They must not be changed.
 func (c *Call) RequestHeaderValues(name string) []string {
-	return c.flight.exchange.RequestHeader(name)
+	return c.frame.exchange.RequestHeader(name)
 }
 
 // Header is this attempt's own request header, for changing: the caller's is
 // copied when it is first asked for, and never touched.
-func (c *Call) Header() Header { return c.flight.exchange.Header(c) }
+func (c *Call) Header() Header { return c.frame.exchange.Header((*Attempt)(c)) }
 
 // ResponseHeader returns the first value of a header of o's response, and whether it is
 // present.
@@ -215,7 +165,7 @@ func (c *Call) ResponseHeader(o *Outcome, name string) (value string, ok bool) {
 // ResponseHeaderValues returns the values of a header of o's response, one for each line
 // in which it came; nil if it is absent. They must not be changed.
 func (c *Call) ResponseHeaderValues(o *Outcome, name string) []string {
-	return c.flight.exchange.ResponseHeader(o, name)
+	return c.frame.exchange.ResponseHeader(o, name)
 }
 
 func firstOf(values []string) (value string, ok bool) {
@@ -230,14 +180,8 @@ func firstOf(values []string) (value string, ok bool) {
 // the shortest holds; one of 292 years, as math.MaxInt64 nanoseconds are, is no limit.
 func (c *Call) LimitTotal(d time.Duration) { c.limitTotal(d, false) }
 
-// LimitClient limits a call that is served, as [Call.LimitTotal] does, to the time that
-// its client named. Where that limit fires, the scope is [ScopeCaller], and the call does not
-// count as a failure: a client must not be able to make the server look broken. It is for
-// adapters.
-func (c *Call) LimitClient(d time.Duration) { c.limitTotal(d, true) }
-
 func (c *Call) limitTotal(d time.Duration, client bool) {
-	deadline := after(c.flight.upstream.now(), d)
+	deadline := after(c.frame.chain.now(), d)
 	if deadline != never && (c.limits.deadline == 0 || deadline < c.limits.deadline) {
 		c.limits.deadline, c.limits.total, c.limits.client = deadline, d, client
 	}
@@ -272,9 +216,9 @@ func shorter(limit, d time.Duration) time.Duration {
 // time is over.
 func (c *Call) Remaining() (left time.Duration, limited bool) {
 	if deadline := c.deadline(); deadline != 0 {
-		left, limited = deadline-c.flight.upstream.now(), true
+		left, limited = deadline-c.frame.chain.now(), true
 	}
-	if d, ok := c.flight.ctx.Deadline(); ok {
+	if d, ok := c.frame.ctx.Deadline(); ok {
 		if until := time.Until(d); !limited || until < left {
 			left, limited = until, true
 		}
@@ -292,15 +236,11 @@ func (c *Call) TryLimit() time.Duration {
 	return 0
 }
 
-// LocalReplies reports whether callers get Envoy's response in the place of one that the
-// upstream did not send: [HTTP] LocalReplies.
-func (c *Call) LocalReplies() bool { return c.flight.upstream.http.LocalReplies }
-
 // Refuse is the outcome of an attempt that a policy does not let through. It
 // costs no allocation beyond err.
-func (c *Call) Refuse(err error, detail Detail) *Outcome {
+func (c *Call) Refuse(err error, detail *envoy.Detail) *Outcome {
 	o := &c.outcome
-	if c.flight.hedged() || c.tail.phase != phaseTry { // the attempt has been made, or is being made
+	if c.frame.hedged() || c.state != stateTrying { // the attempt has been made, or is being made
 		o = &Outcome{}
 	}
 	o.fail(err, Refused, detail)
@@ -312,18 +252,55 @@ func (c *Call) Refuse(err error, detail Detail) *Outcome {
 // one, and with its request header. Attempts may run one after the other or beside each other; in the latter case
 // each is made before the one that it is made from runs.
 func (c *Call) Next() *Call {
-	c.flight.forked.Store(true)
-	next := c.flight.exchange.NewCall(c)
-	next.flight, next.attempt, next.from, next.limits = c.flight, c.attempt+1, c, c.limits
+	c.frame.forked.Store(true)
+	next := c.successor()
+	next.frame, next.attempt, next.from, next.limits = c.frame, c.attempt+1, c, c.limits
 	next.afterTimeout = c.outcome.Is.Any(PerTryTimeout)
 	return next
 }
+
+func (c *Call) successor() *Call {
+	if x, ok := c.frame.exchange.(Successor); ok {
+		return (*Call)(x.NewAttempt((*Attempt)(c)))
+	}
+	return &Call{}
+}
+
+// discard discards the open response of the attempt, which will not be read.
+func (c *Call) discard(o *Outcome) {
+	if x, ok := c.frame.exchange.(Discarder); ok {
+		x.Discard((*Attempt)(c), o)
+	} else {
+		(*Attempt)(c).Drop()
+	}
+}
+
+// Messages is how many messages the caller has sent and received so far, for protocols that know
+// of messages.
+func (c *Call) Messages() (sent, received uint64) {
+	if x, ok := c.frame.exchange.(MessageCounter); ok {
+		return x.Messages()
+	}
+	return 0, 0
+}
+
+// GRPCStatus is the gRPC status code that the caller gets for o. The adapter decides it; of other
+// protocols than gRPC it is what Envoy would reply.
+func (c *Call) GRPCStatus(o *Outcome) int {
+	if x, ok := c.frame.exchange.(GRPCCoder); ok {
+		return x.GRPCStatus(o)
+	}
+	return o.GRPCStatus(false)
+}
+
+// RetriesLimited reports whether a policy limits concurrent retries ([Builder.LimitRetries]).
+func (c *Call) RetriesLimited() bool { return c.frame.chain.retries.acquire != nil }
 
 // AcquireRetry asks for leave to send the call once more, and holds its place
 // among the upstream's concurrent retries until release is called, back-off
 // included. Without a policy that limits retries there is always leave.
 func (c *Call) AcquireRetry() (release func(), ok bool) {
-	limiter := c.flight.upstream.retries
+	limiter := c.frame.chain.retries
 	if limiter.acquire == nil {
 		return func() {}, true
 	}

@@ -1,0 +1,61 @@
+package pillion
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/pillion-go/pillion/policy"
+)
+
+// Log is a Listener that writes to logger: the end of each call at Info, or at
+// Warn when it failed, and all else that happens to it at Debug. A nil logger is
+// silent.
+func Log(logger *slog.Logger) Listener {
+	if logger == nil {
+		return nil
+	}
+	return func(ctx context.Context, e policy.Event) {
+		level := slog.LevelDebug
+		if e.Kind == policy.EventEnd {
+			level = slog.LevelInfo
+			if e.Outcome.Is.Any(policy.Failure | policy.Refused) {
+				level = slog.LevelWarn
+			}
+		}
+		if logger.Enabled(ctx, level) {
+			logger.LogAttrs(ctx, level, "call "+e.Kind.String(), attributes(e)...)
+		}
+	}
+}
+
+// attributes describes the event in the words of Envoy's access log.
+func attributes(e policy.Event) []slog.Attr {
+	r := e.Call.Request()
+	attrs := []slog.Attr{
+		slog.String("upstream_cluster", e.Call.Upstream()),
+		slog.String("method", r.Method),
+		slog.String("path", r.Path),
+	}
+	if e.Kind == policy.EventEnd {
+		attrs = append(attrs, slog.Int("upstream_request_attempt_count", e.Call.Attempts()))
+	} else {
+		attrs = append(attrs, slog.Int("attempt", e.Call.Attempt()))
+	}
+	if e.Kind == policy.EventRetryScheduled || e.Kind == policy.EventRetry {
+		attrs = append(attrs, slog.Duration("back_off", e.BackOff.Wait))
+	}
+	if e.Kind == policy.EventAttempt {
+		return attrs
+	}
+	attrs = append(attrs,
+		slog.Int("response_code", e.Outcome.Code),
+		slog.String("response_flags", e.Outcome.Flags.String()),
+		slog.String("response_code_details", e.Outcome.Detail.String()))
+	if e.Call.RetryOverflow() {
+		attrs = append(attrs, slog.Bool("retry_overflow", true))
+	}
+	if e.Outcome.Err != nil {
+		attrs = append(attrs, slog.Any("error", e.Outcome.Err))
+	}
+	return attrs
+}

@@ -1,0 +1,564 @@
+package policy
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pillion-go/pillion/internal/report"
+)
+
+// The states of an attempt. It only ever moves down this table.
+//
+//	state     meaning                                     moved on by
+//	trying    it runs, or is over without an open         its goroutine: Attempt.Open; never if there
+//	          response                                    is no open response
+//	open      the response's headers are there, and       its goroutine: Attempt.Watch hands the response
+//	          policies look at them                       to the caller, Attempt.Drop ends it
+//	watched   the caller has the response                 the first of: its reader (Stream.End, Close),
+//	                                                      a timeout, the end of the caller's context
+//	ending    the hooks run                               the goroutine that ended it
+//	awaited   likewise, and another goroutine waits       likewise
+//	ended     the hooks have run                          nothing
+//
+// Until Watch the state is that of the Call, which one goroutine uses at a time. From then on it
+// is that of the Stream, which may outlive the Call: what ends the attempt takes the Call away
+// from it, so that the Call, which is large, can be used again.
+//
+// A timeout that fires before Watch ends the attempt's context and no more: Try returns, and
+// settle blames the limit. One that fires after Watch ends the attempt.
+const (
+	stateTrying uint32 = iota
+	stateOpen
+	stateWatched
+	stateEnding
+	stateAwaited
+	stateEnded
+)
+
+// Stream is the part of an attempt that may outlive it. An adapter holds it for as long as the
+// caller holds the response, and may embed it in its own storage: see [Storage]. All ends of a
+// response come to the attempt through it: the first ends it, and later ones wait for that. All
+// methods are safe for concurrent use, from [Attempt.Watch] on, and do nothing on a nil Stream.
+type Stream struct {
+	chain *Chain
+	state atomic.Uint32
+	mu    sync.Mutex
+	call  *Call // nil once the attempt was ended; guarded by mu from Watch on
+	err   error // what those are told who come too late; written before stateEnded
+
+	done     chan struct{} // made for those who wait for stateEnded; guarded by mu
+	unwatch  func() bool   // ends the watch of the caller's context; guarded by mu
+	hasWatch bool          // there is such a watch; written before others can come
+	headers  bool          // sent by a server or received by a client, in time, or the outcome is final; guarded by mu
+	limited  bool          // what follows is in use; written before others can come
+
+	ctx      context.Context         //nolint:containedctx // the attempt's own, without the deadline
+	cancel   context.CancelCauseFunc // of ctx
+	until    time.Duration           // on the chain's clock: the deadline to propagate; 0 for that of ctx
+	deadline time.Duration           // likewise: when the body must be over; 0 for no limit
+	idle     time.Duration           // the limit on each read of the body
+	readBy   atomic.Int64            // while the body is read under that limit: when the read must be over
+	struck   atomic.Int32            // the Scope whose timeout fired; 0 for none
+	total    Scope                   // of deadline
+	scope    Scope                   // the limit that timer is armed for; guarded by mu
+	timer    *timer                  // armed for scope, or for the body; guarded by mu
+}
+
+var errEnded = errors.New("pillion: the attempt has ended")
+
+// openStream returns the Stream of the attempt, made when it is first asked for.
+func (c *Call) openStream() *Stream {
+	if c.stream == nil {
+		if storage := c.frame.storage; storage != nil {
+			c.stream = storage.NewStream((*Attempt)(c))
+		} else {
+			c.stream = &Stream{}
+		}
+		c.stream.call, c.stream.chain = c, c.frame.chain
+	}
+	return c.stream
+}
+
+// attemptContext is the context of an attempt that something limits, as the wire sees it.
+type attemptContext Stream
+
+// Deadline is when the attempt will be cut off.
+func (g *attemptContext) Deadline() (time.Time, bool) {
+	if g.until == 0 {
+		return g.ctx.Deadline()
+	}
+	return g.chain.epoch.Add(g.until), true
+}
+
+// Done is closed when the attempt has ended, or must end.
+func (g *attemptContext) Done() <-chan struct{} { return g.ctx.Done() }
+
+// Err returns DeadlineExceeded if one of the library's limits ended the context, else the error
+// of the context that it was made from.
+func (g *attemptContext) Err() error {
+	err := g.ctx.Err()
+	if err == nil {
+		return nil
+	}
+	if _, struck := errors.AsType[*TimeoutError](context.Cause(g.ctx)); struck {
+		return context.DeadlineExceeded
+	}
+	return err
+}
+
+// Value is that of the context that it was made from.
+func (g *attemptContext) Value(key any) any { return g.ctx.Value(key) }
+
+// Pending returns the attempt whose open response the caller will read, if its end matters to a
+// policy; else nil, and then there is nothing to watch.
+func (o *Outcome) Pending() *Attempt {
+	if !o.Open() || o.open.hooks.count == 0 && o.open.stream == nil {
+		return nil
+	}
+	return (*Attempt)(o.open)
+}
+
+// Watch hands the open response to the caller, now that the policies are done with its headers.
+// From then on the attempt is ended through its [Stream] alone: by its reader, by a limit, or by
+// the end of the caller's context, for callers that then neither read on nor close. The Attempt
+// must not be used any more.
+func (a *Attempt) Watch() {
+	c := a.Call()
+	s, caller := c.openStream(), c.frame.ctx
+	deadline := c.ownDeadline()
+	limited := s.limited && (deadline != 0 || c.limits.idle != 0)
+	watched := c.hooks.count != 0 && caller.Done() != nil
+	c.state = stateWatched
+	if c.upgraded() || !limited && !watched {
+		s.state.Store(stateWatched)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state.Store(stateWatched)
+	if limited {
+		s.deadline, s.total, s.idle = deadline, c.limits.totalScope(), c.limits.idle
+		_, wait := s.due()
+		s.start(0, wait)
+	}
+	if s.hasWatch = watched; watched {
+		s.unwatch = context.AfterFunc(caller, func() { s.cut(context.Cause(caller)) })
+	}
+}
+
+// upgraded reports whether the connection behind the response is the caller's now: neither limits
+// nor the context of the request that led to it end it.
+func (c *Call) upgraded() bool { return c.outcome.Is.Any(Upgraded) }
+
+// End ends the attempt, and runs its hooks: with a nil error because all of the response was
+// received; else because it broke off. It returns the error to show the caller; a timeout or
+// cancellation takes precedence over err. Later calls wait for the first call's hooks and return
+// its error, or err after a clean end. So a hook must not call it.
+func (s *Stream) End(err error) error {
+	if s == nil {
+		return err
+	}
+	if c := s.take(); c != nil {
+		return s.conclude(c, err)
+	}
+	s.waitForEnd()
+	if s.err != nil {
+		return s.err
+	}
+	return err
+}
+
+// Close ends the attempt of a caller that reads no further, and calls closing, whose error it
+// returns. That is no failure, unless the caller was canceled before, or a timeout had fired; nor
+// is what a concurrent Read makes of it. It does not wait for hooks that already run: a hook may
+// be what closes.
+func (s *Stream) Close(closing func() error) error {
+	if s.claim() {
+		defer s.closed() // also when closing panics
+	}
+	return closing()
+}
+
+// Unwound ends the attempt of a reader that panicked, or that ended its goroutine.
+func (s *Stream) Unwound() { _ = s.End(errUnwound) }
+
+// closed ends an attempt whose response was closed.
+func (s *Stream) closed() {
+	c := s.detach()
+	var why error
+	if !c.upgraded() {
+		if why = context.Cause(c.frame.ctx); why == nil && s.struck.Load() != 0 {
+			why = context.DeadlineExceeded
+		}
+	}
+	_ = s.conclude(c, why)
+}
+
+// Cancel ends the attempt's context, if it has its own, with cause.
+func (s *Stream) Cancel(cause error) {
+	if s != nil && s.limited {
+		s.cancel(cause)
+	}
+}
+
+// Await says that the caller waits for the next part of the response: the limit on silence runs
+// until Received.
+func (s *Stream) Await() {
+	if s != nil && s.idle != 0 {
+		s.readBy.Store(int64(after(s.chain.now(), s.idle)))
+	}
+}
+
+// Received says that the next part of the response arrived, or will not arrive.
+func (s *Stream) Received() {
+	if s != nil && s.idle != 0 {
+		s.readBy.Store(0)
+	}
+}
+
+// cut ends the attempt in a goroutine of the runtime, without waiting for hooks that
+// already run.
+func (s *Stream) cut(err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			report.Panic("a hook or listener at the end of a call", p)
+		}
+	}()
+	if c := s.take(); c != nil {
+		_ = s.conclude(c, err)
+	}
+}
+
+// claim is true for the first that comes to end the attempt.
+func (s *Stream) claim() bool {
+	return s != nil && s.state.Load() == stateWatched && s.state.CompareAndSwap(stateWatched, stateEnding)
+}
+
+// take returns the attempt to the first that comes to end it, and nil to all others.
+func (s *Stream) take() *Call {
+	if !s.claim() {
+		return nil
+	}
+	return s.detach()
+}
+
+// detach takes the attempt away from what limits and watches it.
+func (s *Stream) detach() *Call {
+	if !s.limited && !s.hasWatch {
+		return s.call
+	}
+	s.mu.Lock()
+	c := s.call
+	s.call = nil
+	s.stop()
+	unwatch := s.unwatch
+	s.mu.Unlock()
+	if unwatch != nil {
+		unwatch()
+	}
+	s.release(nil)
+	return c
+}
+
+// conclude runs the hooks of an attempt that was taken, with err if there is one, and lets those
+// go on that wait for them.
+func (s *Stream) conclude(c *Call, err error) (shown error) {
+	defer func() { // also when a hook panics
+		s.err = shown
+		if s.state.Swap(stateEnded) == stateAwaited {
+			close(s.done)
+		}
+	}()
+	var change func(*Call, *Outcome)
+	if err != nil {
+		change = func(c *Call, end *Outcome) { c.broken(end, err) }
+	}
+	storage := c.frame.storage
+	shown = c.conclude(change).Err
+	if storage != nil {
+		storage.Recycle()
+	}
+	return shown
+}
+
+// waitForEnd returns when the hooks have run. Before Watch there is nothing to wait for.
+func (s *Stream) waitForEnd() {
+	if state := s.state.Load(); state == stateEnded || state < stateEnding {
+		return
+	}
+	s.mu.Lock()
+	if s.done == nil {
+		s.done = make(chan struct{})
+		s.state.CompareAndSwap(stateEnding, stateAwaited)
+	}
+	s.mu.Unlock()
+	if s.state.Load() == stateAwaited {
+		<-s.done
+	}
+}
+
+// broken classifies why an open response broke off.
+func (c *Call) broken(end *Outcome, err error) {
+	struck := c.struck()
+	switch {
+	case c.upgraded():
+		c.frame.exchange.Explain((*Attempt)(c), end, err)
+	case struck != 0:
+		c.timedOut(end, struck, nil)
+	case c.frame.ctx.Err() != nil:
+		c.leave(c.frame.ctx, end, err)
+	default:
+		c.frame.exchange.Explain((*Attempt)(c), end, err)
+	}
+}
+
+// struck returns the limit whose timeout ended the attempt, 0 for none.
+func (c *Call) struck() Scope {
+	if c.stream == nil {
+		return 0
+	}
+	return c.stream.hasStruck()
+}
+
+// hooks are what waits for the end of one attempt.
+type hooks struct {
+	count uint32
+	first [4]waiter
+	more  *[]waiter
+}
+
+// waiter is a hook and the Call of the policy that registered it.
+type waiter struct {
+	call *Call
+	hook Hook
+}
+
+// add registers a hook for the end of this attempt, to be called with of.
+func (h *hooks) add(of *Call, hook Hook) {
+	switch {
+	case int(h.count) < len(h.first):
+		h.first[h.count] = waiter{of, hook}
+	case h.more == nil:
+		h.more = &[]waiter{{of, hook}}
+	default:
+		*h.more = append(*h.more, waiter{of, hook})
+	}
+	h.count++
+}
+
+// at returns hook i.
+func (h *hooks) at(i uint32) waiter {
+	if int(i) < len(h.first) {
+		return h.first[i]
+	}
+	return (*h.more)[int(i)-len(h.first)]
+}
+
+// conclude runs the hooks of an open attempt on a copy of the outcome updated by change; the
+// original may still be in use.
+func (c *Call) conclude(change func(c *Call, end *Outcome)) *Outcome {
+	if c.state != stateOpen && c.state != stateWatched {
+		return &c.outcome
+	}
+	c.state = stateEnded
+	end := &c.outcome
+	if change != nil {
+		changed := c.outcome
+		change(c, &changed)
+		end = &changed
+	}
+	c.runHooks(0, end)
+	return end
+}
+
+// runHooks calls the hooks from number i on, one after the other. When one
+// panics the others still run, and then the panic goes on.
+func (c *Call) runHooks(i uint32, end *Outcome) {
+	defer func() {
+		if i < c.hooks.count {
+			c.runHooks(i, end)
+		}
+	}()
+	for i < c.hooks.count {
+		w := c.hooks.at(i)
+		i++
+		w.hook(w.call, end)
+	}
+}
+
+// timer is a pooled timer that fires for a Stream. It goes back to its pool only
+// when it was stopped in time, so that its function can never hit a later call.
+//
+// The pool is the chain's and not the package's: a timer made in one synctest
+// bubble must not be used in another.
+type timer struct {
+	timer  *time.Timer
+	pool   *sync.Pool
+	stream *Stream
+}
+
+// timer returns a stopped timer for s.
+func (ch *Chain) timer(s *Stream) *timer {
+	t, ok := ch.timers.Get().(*timer)
+	if !ok {
+		t = &timer{pool: &ch.timers}
+		t.timer = time.AfterFunc(time.Hour, func() { t.stream.strike(t) })
+		t.timer.Stop()
+	}
+	t.stream = s
+	return t
+}
+
+// stop returns the timer to its pool. It is false when the timer's function has run or is
+// about to: then the timer is left to the garbage collector.
+func (t *timer) stop() bool {
+	if !t.timer.Stop() {
+		return false
+	}
+	t.stream = nil
+	t.pool.Put(t)
+	return true
+}
+
+// start has a timer fire for scope after d. The caller holds mu, or nothing else can come yet.
+func (s *Stream) start(scope Scope, d time.Duration) {
+	s.scope, s.timer = scope, s.chain.timer(s)
+	s.timer.timer.Reset(d)
+}
+
+// stop ends the timer's run. It is false when the timer's function has run, or is about to. The
+// caller holds mu, or nothing else can come yet.
+func (s *Stream) stop() bool {
+	if s.timer == nil {
+		return true
+	}
+	t := s.timer
+	s.timer = nil
+	return t.stop()
+}
+
+// strike is the function of timer t.
+func (s *Stream) strike(t *timer) {
+	s.mu.Lock()
+	c := s.call
+	if c == nil || s.timer != t || s.struck.Load() != 0 {
+		s.mu.Unlock() // stopped, settled, or armed anew in the meantime
+		return
+	}
+	watched := s.state.Load() >= stateWatched
+	scope, wait := s.scope, time.Duration(0)
+	if watched {
+		scope, wait = s.due()
+	} else if scope == c.limits.totalScope() {
+		wait = c.deadline() - s.chain.now() // an upload may have moved it
+	}
+	if wait > 0 {
+		t.timer.Reset(wait)
+		s.mu.Unlock()
+		return
+	}
+	s.struck.Store(int32(scope))
+	limit := c.timeoutError(scope, nil)
+	exchange := c.frame.exchange
+	s.mu.Unlock()
+	s.cancel(limit)
+	if watched {
+		s.cut(limit)
+	} else if x, ok := exchange.(LimitObserver); ok {
+		x.LimitFired() // it may wait for something that does not honor the context
+	}
+}
+
+// due returns which limit the body has reached, or how long until one can be reached. Between
+// reads no limit on silence runs: a slow caller is not the upstream's silence.
+func (s *Stream) due() (scope Scope, wait time.Duration) {
+	now := s.chain.now()
+	if s.deadline != 0 {
+		if wait = s.deadline - now; wait <= 0 {
+			return s.total, 0
+		}
+	}
+	if s.idle != 0 {
+		quiet := s.idle
+		if by := time.Duration(s.readBy.Load()); by != 0 {
+			if quiet = by - now; quiet <= 0 {
+				return ScopeIdle, 0
+			}
+		}
+		if wait == 0 || quiet < wait {
+			wait = quiet
+		}
+	}
+	return 0, wait
+}
+
+// hasStruck returns the limit whose timeout ended the attempt, 0 for none.
+func (s *Stream) hasStruck() Scope { return Scope(s.struck.Load()) } //nolint:gosec // only Scopes are stored
+
+// disarm stops the timer of c's attempt when the response headers are there. It returns the limit
+// if the timer was faster: then the attempt has timed out, whatever came.
+func (s *Stream) disarm(c *Call) Scope {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.disarmed(c)
+}
+
+// disarmed is disarm while the caller holds mu. A timer that is about to fire has, unless an
+// upload has moved its limit.
+func (s *Stream) disarmed(c *Call) Scope {
+	if !s.stop() && (s.scope != c.limits.totalScope() || c.deadline() <= s.chain.now()) {
+		s.struck.CompareAndSwap(0, int32(s.scope))
+	}
+	return s.hasStruck()
+}
+
+// rearm has the timer fire for the limit that choose makes of the total one. It returns the limit
+// that has fired, 0 for none.
+func (s *Stream) rearm(c *Call, choose func(scope Scope, left time.Duration) (Scope, time.Duration)) (struck Scope) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var scope Scope
+	var left time.Duration
+	if deadline := c.ownDeadline(); deadline != 0 {
+		scope, left = c.limits.totalScope(), max(deadline-s.chain.now(), 1)
+	}
+	scope, left = choose(scope, left)
+	if s.state.Load() >= stateWatched || (scope != 0 && scope == c.limits.totalScope() && scope == s.scope && s.timer != nil) {
+		return s.hasStruck() // the total limit does not move
+	}
+	if struck = s.disarmed(c); struck != 0 {
+		return struck
+	}
+	if s.scope = scope; scope != 0 {
+		s.start(scope, left)
+	}
+	return 0
+}
+
+// keep has settle leave the outcome as Try reports it.
+func (s *Stream) keep() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.headers = true
+}
+
+// kept reports whether the response headers were in time.
+func (s *Stream) kept() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.headers
+}
+
+// release frees the attempt's context.
+func (s *Stream) release(cause error) {
+	if !s.limited {
+		return
+	}
+	if cause == nil {
+		cause = errEnded
+	}
+	s.cancel(cause)
+}
