@@ -140,7 +140,7 @@ func TestRun_text(t *testing.T) {
 	want := `N calls, N per second, to a misbehaving server on this machine,
 first through a bare http.Client, then through pillion: about N s in all.
 
-The bare client has a timeout of N. The client with pillion has these policies:
+The bare client has a timeout of N. pillion has these policies:
 
  timeout N for a call, N for each attempt
  retry at most N retries for a call, within the default budget

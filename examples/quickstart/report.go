@@ -22,7 +22,7 @@ func printPlan(w io.Writer, l load, p policies) error {
 		{fmt.Sprintf("%d calls, %g per second, to %s,", l.calls, l.rate, target)},
 		{fmt.Sprintf("first through a bare http.Client, then through pillion: about %.0f s in all.", seconds)},
 		{},
-		{"The bare client has a timeout of " + bareTimeout.String() + ". The client with pillion has these policies:"},
+		{"The bare client has a timeout of " + bareTimeout.String() + ". pillion has these policies:"},
 		{},
 	}
 	return page.Table(w, append(append(rows, p.rows()...), page.Row{}))
