@@ -250,7 +250,7 @@ func TestAddedTo(t *testing.T) {
 }
 
 // TestWithinNoise has some rounds in which the path was faster than the bare client. The
-// limits are those of the binomial distribution.
+// limits are those of the exact test too.
 func TestWithinNoise(t *testing.T) {
 	for _, test := range []struct {
 		rounds, faster int
