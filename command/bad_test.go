@@ -303,7 +303,7 @@ func TestParseRetry(t *testing.T) {
 	}
 	_, err = ParseRetry(map[string]any{"bogus": 1, "tires": 2, "tries": 0})
 	if want := "command: invalid: retry option \"bogus\" is unknown\ncommand: invalid: retry option \"tires\" is unknown\n" +
-		"command: invalid: retry option tries: 0 is none"; err == nil || err.Error() != want {
+		"command: invalid: retry option tries: 0 is not valid"; err == nil || err.Error() != want {
 		t.Errorf("got %v, want all that is wrong:\n%s", err, want)
 	}
 }

@@ -527,7 +527,7 @@ func TestErrorTexts(t *testing.T) {
 		"command: panic: boom":                &PanicError{Value: errBoom},
 		"command: a command waits for itself": &CycleError{1},
 		"command: a cycle of 3 commands that wait for each other":                       &CycleError{3},
-		"command: invalid: the default service belongs to all, and cannot be shut down": DefaultService().Shutdown(t.Context()),
+		"command: invalid: Shutdown: the default service cannot be shut down: the whole process shares it": DefaultService().Shutdown(t.Context()),
 	} {
 		if err.Error() != want {
 			t.Errorf("got %q, want %q", err, want)

@@ -207,7 +207,7 @@ func (*stubJob) bind() error                                         { return ni
 func (*stubJob) attempt(context.Context) error                       { return nil }
 func (*stubJob) rescue(_ context.Context, cause error) (bool, error) { return false, cause }
 func (*stubJob) verdict() error                                      { return nil }
-func (*stubJob) tell()                                               {}
+func (*stubJob) runHooks()                                               {}
 
 // TestSlot_cancelAndStart cancels commands at any point, and starts the next when the first has
 // ended. Its work returns as soon as it is canceled, so that the next is accepted once that
