@@ -16,8 +16,8 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// The examples of the gem's README come first, in its order, then those of its
-// methods and options. docs/expeditor.md sets each beside its Ruby.
+// The examples of the gem's README come first, in its order, then those of its methods and
+// options. docs/expeditor.md shows each beside its Ruby form.
 
 func ExampleCommand_Start() {
 	ctx := context.Background()
