@@ -80,7 +80,7 @@ func parse(args []string, errOut io.Writer) (options, error) {
 	flags := flag.NewFlagSet("quickstart", flag.ContinueOnError)
 	flags.SetOutput(errOut)
 	flags.StringVar(&o.url, "url", "", "call this `URL` in place of the built-in server")
-	flags.IntVar(&o.calls, "calls", 4000, "make this many calls with each client")
+	flags.IntVar(&o.calls, "calls", 2500, "make this many calls with each client")
 	flags.Float64Var(&o.rate, "rate", 500, "start this many calls per second")
 	flags.BoolVar(&o.asJSON, "json", false, "print one JSON object for each client")
 	flags.BoolVar(&o.serve, "serve", false, "serve the statistics on a loopback port until interrupted")
