@@ -91,8 +91,9 @@ func (h highlight) find(tables []table) (ours, rival result, err error) {
 		if t.group.name != h.group {
 			continue
 		}
-		ours, okOurs := t.results[h.ours]
-		rival, okRival := t.results[h.rival]
+		var okOurs, okRival bool
+		ours, okOurs = t.results[h.ours]
+		rival, okRival = t.results[h.rival]
 		if okOurs && okRival {
 			return ours, rival, nil
 		}

@@ -256,8 +256,17 @@ func TestWithinNoise(t *testing.T) {
 		rounds, faster int
 		want           bool
 	}{
-		{1, 0, true}, {5, 0, true}, {6, 0, false}, {6, 1, true}, {12, 2, false}, {12, 3, true},
-		{21, 5, false}, {21, 6, true}, {120, 48, false}, {120, 49, true}, {120, 120, true},
+		{1, 0, true},
+		{5, 0, true},
+		{6, 0, false},
+		{6, 1, true},
+		{12, 2, false},
+		{12, 3, true},
+		{21, 5, false},
+		{21, 6, true},
+		{120, 48, false},
+		{120, 49, true},
+		{120, 120, true},
 	} {
 		differences := slices.Concat(slices.Repeat([]float64{3}, test.rounds-test.faster), slices.Repeat([]float64{-1}, test.faster))
 		if got := withinNoise(differences); got != test.want {
@@ -290,10 +299,14 @@ func TestPrint(t *testing.T) {
 	for _, protocol := range protocols {
 		r.Rows = append(r.Rows,
 			row{Protocol: protocol, Callers: 1, Path: "bare", P50: 99.94, P90: 99.95, P99: 99_999.4, CPU: 99_999.5},
-			row{Protocol: protocol, Callers: 1, Path: "library", P50: 40, P90: 60.25, P99: 4_000_000, CPU: 1, Failed: 3,
-				Added: added{2.34, -5, 99_999, 99_999_999, noise{P90: true}}},
-			row{Protocol: protocol, Callers: 1, Path: "sidecar", P50: 1, P90: 1, P99: 1, CPU: 1,
-				Added: added{215.5, 0, -1, 0, noise{P90: true, P99: true, CPU: true}}},
+			row{
+				Protocol: protocol, Callers: 1, Path: "library", P50: 40, P90: 60.25, P99: 4_000_000, CPU: 1, Failed: 3,
+				Added: added{2.34, -5, 99_999, 99_999_999, noise{P90: true}},
+			},
+			row{
+				Protocol: protocol, Callers: 1, Path: "sidecar", P50: 1, P90: 1, P99: 1, CPU: 1,
+				Added: added{215.5, 0, -1, 0, noise{P90: true, P99: true, CPU: true}},
+			},
 		)
 	}
 	r.Mixed = []mixedRow{{Path: "sidecar", Calls: 3000, Succeeded: 0.8, P50: 1234.5, P90: 99_999_999, P99: 99_999_999, CPU: 999_999}}

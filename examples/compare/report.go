@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 
 	"github.com/pillion-go/pillion/examples/internal/page"
 )
@@ -128,7 +129,7 @@ func (r *report) printLoops(w io.Writer) error {
 
 func printRows(w io.Writer, title, protocol string, rows []row) error {
 	lines := []page.Row{{"callers", "path", "p50", "p90", "p99", "CPU", "added p50", "p90", "p99", "CPU"}}
-	failed := ""
+	var failed strings.Builder
 	for _, r := range rows {
 		if r.Protocol != protocol {
 			continue
@@ -140,10 +141,10 @@ func printRows(w io.Writer, title, protocol string, rows []row) error {
 		}
 		lines = append(lines, cells)
 		if r.Failed != 0 {
-			failed += fmt.Sprintf("\n%d calls failed: %d callers, %s", r.Failed, r.Callers, r.Path)
+			fmt.Fprintf(&failed, "\n%d calls failed: %d callers, %s", r.Failed, r.Callers, r.Path)
 		}
 	}
-	return table(w, title+failed, lines)
+	return table(w, title+failed.String(), lines)
 }
 
 // number writes microseconds in at most six columns.

@@ -46,17 +46,17 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 		return err
 	}
 	p := defaultPolicies()
-	if err := printPlan(out, l, p); err != nil {
+	if err = printPlan(out, l, p); err != nil {
 		return err
 	}
 	results, stats, err := compare(ctx, l, p)
 	if err != nil {
 		return err
 	}
-	if err := ctx.Err(); err != nil {
+	if err = ctx.Err(); err != nil {
 		return fmt.Errorf("grpc: interrupted: %w", err)
 	}
-	if err := printResults(out, results); err != nil {
+	if err = printResults(out, results); err != nil {
 		return err
 	}
 	return printStats(out, stats)
