@@ -50,8 +50,9 @@ func ms(d time.Duration) milliseconds { return milliseconds(d.Seconds() * 1000) 
 type load struct {
 	url    string
 	calls  int
-	rate   float64 // calls per second
-	server *server // nil if url is another server
+	rate   float64           // calls per second
+	server *server           // nil if url is another server
+	base   http.RoundTripper // of both clients; nil means the default
 }
 
 // outcome is what one call came to.

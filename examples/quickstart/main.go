@@ -141,8 +141,8 @@ func compare(ctx context.Context, l load, p policies, stats *metrics.Registry, e
 	if err != nil {
 		return nil, err
 	}
-	bare := &http.Client{Transport: &http.Transport{}, Timeout: bareTimeout}
-	guarded := &http.Client{Transport: recipes.Transport(nil)}
+	bare := &http.Client{Transport: l.base, Timeout: bareTimeout}
+	guarded := &http.Client{Transport: recipes.Transport(l.base)}
 
 	first := l.run(ctx, bare, progress(errOut, "bare client", l.calls))
 	second := l.run(ctx, guarded, progress(errOut, "pillion", l.calls))

@@ -94,14 +94,17 @@ const phaseHeader = "Quickstart-Phase"
 
 func newServer() *server {
 	s := &server{}
-	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		n := s.requests.Add(1)
-		i, err := strconv.Atoi(r.Header.Get(phaseHeader))
-		if err != nil || i < 0 || i >= len(phases) {
-			http.Error(w, phaseHeader+" is missing", http.StatusBadRequest)
-			return
-		}
-		phases[i].respond(n, w, r)
-	}))
+	s.Server = httptest.NewServer(http.HandlerFunc(s.serve))
 	return s
+}
+
+// serve responds as the phase of the request says.
+func (s *server) serve(w http.ResponseWriter, r *http.Request) {
+	n := s.requests.Add(1)
+	i, err := strconv.Atoi(r.Header.Get(phaseHeader))
+	if err != nil || i < 0 || i >= len(phases) {
+		http.Error(w, phaseHeader+" is missing", http.StatusBadRequest)
+		return
+	}
+	phases[i].respond(n, w, r)
 }
