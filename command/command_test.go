@@ -253,7 +253,7 @@ func TestGivenBreakers(t *testing.T) {
 			t.Errorf("got %v, want gobreaker to refuse", err)
 		}
 	}
-	wantStatus(t, a, breaker.Status{Failure: 2, Break: 3}) // the second that is cancelled is refused
+	wantStatus(t, a, breaker.Status{Failure: 2, Break: 3}) // the second one that is canceled is refused
 }
 
 func TestDefaultService(t *testing.T) {

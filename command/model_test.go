@@ -20,7 +20,7 @@ import (
 type plan struct {
 	services []planService
 	commands []planCommand // each depends on earlier ones alone
-	starts   []int         // which are started, in this order, at once
+	starts   []int         // which are started, in this order, at the same time
 }
 
 type planService struct {

@@ -287,8 +287,8 @@ func TestWriter_sameEffect(t *testing.T) {
 		random := rand.New(rand.NewPCG(seed, 1))
 		twins := servers()
 		for i, bare := range servers() {
-			wrapped, told := twins[i], &watch{}
-			w := Make(wrapped.w, told)
+			wrapped, observed := twins[i], &watch{}
+			w := Make(wrapped.w, observed)
 			shaped := w.Shaped()
 			var did []string
 			for range 1 + random.IntN(6) {
@@ -306,11 +306,11 @@ func TestWriter_sameEffect(t *testing.T) {
 			if w.Status() != status || w.Begun() != (status != 0 || hijacked) {
 				t.Errorf("%s: %q: got status %d, begun %v, want %d", bare.name, did, w.Status(), w.Begun(), status)
 			}
-			if status != 0 && (len(told.statuses) == 0 || told.statuses[len(told.statuses)-1] != status) {
-				t.Errorf("%s: %q: the watcher received %v, want %d", bare.name, did, told.statuses, status)
+			if status != 0 && (len(observed.statuses) == 0 || observed.statuses[len(observed.statuses)-1] != status) {
+				t.Errorf("%s: %q: the watcher received %v, want %d", bare.name, did, observed.statuses, status)
 			}
-			if told.entered != 0 || told.most > 1 {
-				t.Errorf("%s: %q: got %d operations under way, at most %d, want none and 1", bare.name, did, told.entered, told.most)
+			if observed.entered != 0 || observed.most > 1 {
+				t.Errorf("%s: %q: got %d operations under way, at most %d, want none and 1", bare.name, did, observed.entered, observed.most)
 			}
 		}
 	}
@@ -355,14 +355,14 @@ func TestWriter_status(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			told := &watch{}
-			w := Make(&stub{header: http.Header{}}, told)
+			observed := &watch{}
+			w := Make(&stub{header: http.Header{}}, observed)
 			test.do(w.Shaped())
-			if w.Status() != test.status || told.entered != 0 {
-				t.Errorf("got status %d, %d operations under way, want %d, none", w.Status(), told.entered, test.status)
+			if w.Status() != test.status || observed.entered != 0 {
+				t.Errorf("got status %d, %d operations under way, want %d, none", w.Status(), observed.entered, test.status)
 			}
-			if want := test.status != 0; (len(told.statuses) == 1) != want {
-				t.Errorf("the watcher received %v, want one status: %v", told.statuses, want)
+			if want := test.status != 0; (len(observed.statuses) == 1) != want {
+				t.Errorf("the watcher received %v, want one status: %v", observed.statuses, want)
 			}
 		})
 	}
@@ -426,16 +426,16 @@ func TestReadFrom(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			told := &watch{}
+			observed := &watch{}
 			sink := &fileSink{stub: &stub{header: http.Header{}}}
-			w := Make(sink, told)
+			w := Make(sink, observed)
 			n, err := w.Shaped().(io.ReaderFrom).ReadFrom(test.src)
-			if n != test.n || told.written != test.n || (err != nil) != test.fail || sink.file != test.file {
-				t.Errorf("got %d bytes, told %d, %v, a file %v, want %d, an error %v, a file %v",
-					n, told.written, err, sink.file, test.n, test.fail, test.file)
+			if n != test.n || observed.written != test.n || (err != nil) != test.fail || sink.file != test.file {
+				t.Errorf("got %d bytes, observed %d, %v, a file %v, want %d, an error %v, a file %v",
+					n, observed.written, err, sink.file, test.n, test.fail, test.file)
 			}
-			if told.err != nil || told.entered != 0 || w.Begun() != (test.n > 0) {
-				t.Errorf("told of %v, %d under way, begun %v", told.err, told.entered, w.Begun())
+			if observed.err != nil || observed.entered != 0 || w.Begun() != (test.n > 0) {
+				t.Errorf("observed of %v, %d under way, begun %v", observed.err, observed.entered, w.Begun())
 			}
 		})
 	}
@@ -443,8 +443,8 @@ func TestReadFrom(t *testing.T) {
 
 // TestAllocations bounds the allocations of a Writer: one for the handler's writer.
 func TestAllocations(t *testing.T) {
-	told := &watch{}
-	w := Make(&stub{}, told)
+	observed := &watch{}
+	w := Make(&stub{}, observed)
 	if got := testing.AllocsPerRun(100, func() { _ = w.Shaped() }); got > 1 {
 		t.Errorf("got %v allocations, want at most 1", got)
 	}

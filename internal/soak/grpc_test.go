@@ -305,7 +305,7 @@ var recipes = []struct {
 	{"exits", func(*order) error { runtime.Goexit(); return nil }},
 	{"waits for the end", func(o *order) error { return o.wait() }},
 	{"a header, then waits for the end", func(o *order) error { _ = o.head(metadata.Pairs("a", "b")); return o.wait() }},
-	{"does not heed the end", func(o *order) error { time.Sleep(o.upTo(100 * time.Millisecond)); return nil }},
+	{"ignores the end", func(o *order) error { time.Sleep(o.upTo(100 * time.Millisecond)); return nil }},
 	{"slow", func(o *order) error { time.Sleep(o.upTo(50 * time.Millisecond)); return o.stream(10) }},
 	{"endless", func(o *order) error { return o.stream(1 << 20) }},
 	{"receives", func(o *order) error { return o.recv() }},

@@ -288,7 +288,7 @@ var h2acts = []struct {
 		s.data(true, 4)
 	}},
 	{"RST_STREAM", func(s *h2stream, d dice) { s.rst(d) }},
-	{"RST_STREAM behind the head", func(s *h2stream, d dice) { s.respond("200"); s.rst(d) }},
+	{"RST_STREAM after the headers", func(s *h2stream, d dice) { s.respond("200"); s.rst(d) }},
 	{"RST_STREAM in the body", func(s *h2stream, d dice) { s.respond("200"); s.data(false, 100); s.rst(d) }},
 	{"RST_STREAM behind the response", func(s *h2stream, d dice) { s.respond("200"); s.data(true, 100); s.rst(d) }},
 	{"refused", func(s *h2stream, _ dice) {

@@ -206,7 +206,7 @@ var handlers = []struct {
 	{"waits for the end", func(h *handling) { h.wait() }},
 	{"reads, and waits for the end", func(h *handling) { _, _ = io.Copy(io.Discard, h.r.Body); h.wait() }},
 	{"waits, then responds", func(h *handling) { h.wait(); _ = h.write(100) }},
-	{"does not heed the end", func(h *handling) { time.Sleep(h.upTo(100 * time.Millisecond)); _ = h.write(100) }},
+	{"ignores the end", func(h *handling) { time.Sleep(h.upTo(100 * time.Millisecond)); _ = h.write(100) }},
 	{"panics", func(*handling) { panic("a handler") }},
 	{"panics with an error", func(*handling) { panic(io.ErrUnexpectedEOF) }},
 	{"aborts", func(*handling) { panic(http.ErrAbortHandler) }},
