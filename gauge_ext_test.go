@@ -19,13 +19,13 @@ import (
 func TestSite_gauges(t *testing.T) {
 	offering := func(name string, value uint64) pillion.Policy {
 		return policyFunc(func(s *policy.Builder, next policy.Func) (policy.Func, error) {
-			s.Gauge(name, func() uint64 { return value })
+			s.Stat(policy.Stat{Kind: policy.Gauge, Name: name, Read: func() uint64 { return value }})
 			return next, nil
 		})
 	}
 	got := map[string]uint64{}
 	showing := policyFunc(func(s *policy.Builder, next policy.Func) (policy.Func, error) {
-		s.Gauges(func(name string, read func() uint64) { got[name] = read() })
+		s.Stats(func(s policy.Stat) { got[s.Name] = s.Read() })
 		return next, nil
 	})
 	newUpstream(t, offering("outside", 1), showing, offering("inside", 2), offering("innermost", 3))
