@@ -14,23 +14,23 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// TestSite_gauges pins that a policy finds the gauges of those inside it, and no
-// others.
-func TestSite_gauges(t *testing.T) {
+// TestBuilder_stats pins that a policy finds the statistics of all policies of the upstream,
+// those outside it as well.
+func TestBuilder_stats(t *testing.T) {
 	offering := func(name string, value uint64) pillion.Policy {
 		return policyFunc(func(s *policy.Builder, next policy.Func) (policy.Func, error) {
-			s.Gauge(name, func() uint64 { return value })
+			s.Stat(policy.Stat{Kind: policy.Gauge, Name: name, Read: func() uint64 { return value }})
 			return next, nil
 		})
 	}
 	got := map[string]uint64{}
 	showing := policyFunc(func(s *policy.Builder, next policy.Func) (policy.Func, error) {
-		s.Gauges(func(name string, read func() uint64) { got[name] = read() })
+		s.Stats(func(s policy.Stat) { got[s.Name] = s.Read() })
 		return next, nil
 	})
 	newUpstream(t, offering("outside", 1), showing, offering("inside", 2), offering("innermost", 3))
-	if diff := cmp.Diff(map[string]uint64{"inside": 2, "innermost": 3}, got); diff != "" {
-		t.Errorf("gauges (-want +got):\n%s", diff)
+	if diff := cmp.Diff(map[string]uint64{"outside": 1, "inside": 2, "innermost": 3}, got); diff != "" {
+		t.Errorf("statistics (-want +got):\n%s", diff)
 	}
 }
 

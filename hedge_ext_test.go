@@ -32,10 +32,10 @@ type raced struct {
 	o    *policy.Outcome
 }
 
-func (hedge) Role() policy.Role { return policy.RoleHedge }
+func (hedge) Place() policy.Place { return policy.Place{Rank: policy.Hedges} }
 
 func (h hedge) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
-	s.NeedCancel()
+	s.Require(policy.Needs{Cancel: true})
 	slot := s.Slot()
 	cancel := func(c *policy.Call, _ *policy.Outcome) { c.State(slot).V.(context.CancelFunc)() }
 	return func(ctx context.Context, first *policy.Call) *policy.Outcome {

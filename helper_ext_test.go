@@ -102,7 +102,7 @@ func apart(c timeout.Config) []pillion.Policy {
 
 // needCancel is a policy that asks for a context for each attempt.
 var needCancel = policyFunc(func(s *policy.Builder, next policy.Func) (policy.Func, error) {
-	s.NeedCancel()
+	s.Require(policy.Needs{Cancel: true})
 	return next, nil
 })
 

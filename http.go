@@ -94,7 +94,7 @@ func (h Options) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) 
 		bad = append(bad, fmt.Errorf("pillion: Options.DrainTime: %v is below 1ms; did you forget the unit, as in %d * time.Millisecond?",
 			h.DrainTime, int64(h.DrainTime)))
 	}
-	s.KeepBodies(h.ReplayBuffer)
+	s.Require(policy.Needs{KeepBodies: h.ReplayBuffer})
 	s.Prepare(h.prepare)
 	return next, errors.Join(bad...)
 }

@@ -204,7 +204,7 @@ func TestHTTP_countInAnswerWithoutHeader(t *testing.T) {
 func TestConsumeHeaders(t *testing.T) {
 	obey := func(names ...string) pillion.Policy {
 		return policyFunc(func(s *policy.Builder, next policy.Func) (policy.Func, error) {
-			s.ConsumeHeaders(names...)
+			s.Require(policy.Needs{Consume: names})
 			return next, nil
 		})
 	}

@@ -53,7 +53,7 @@ func replacements() map[string]func(ctx context.Context, c *policy.Call, o *poli
 // returns nil, and leaves the first one's response open, too.
 type replacing func(ctx context.Context, c *policy.Call, o *policy.Outcome) *policy.Outcome
 
-func (replacing) Role() policy.Role { return policy.RoleRetry }
+func (replacing) Place() policy.Place { return policy.Place{Rank: policy.Retries} }
 
 func (r replacing) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
 	return func(ctx context.Context, c *policy.Call) *policy.Outcome {

@@ -120,7 +120,7 @@ func TestNew_twice(t *testing.T) {
 	}
 }
 
-// yielding has its role by default.
+// yielding has its place by default.
 type yielding struct {
 	placed
 	instead pillion.Policy
@@ -128,7 +128,7 @@ type yielding struct {
 
 func (y yielding) Yield() (without pillion.Policy, ok bool) { return y.instead, true }
 
-// TestNew_yields has New leave out a role that a policy has by default, if another one has
+// TestNew_yields has New leave out a place that a policy has by default, if another one has
 // it otherwise.
 func TestNew_yields(t *testing.T) {
 	var wrapped []string
@@ -138,23 +138,23 @@ func TestNew_yields(t *testing.T) {
 			return next, nil
 		})
 	}
-	byDefault := func(name string, role policy.Role) pillion.Policy { return yielding{placed{role}, named(name)} }
+	byDefault := func(name string, place policy.Place) pillion.Policy { return yielding{placed{place}, named(name)} }
 	const refused = "error"
 	tests := []struct {
 		name     string
 		policies []pillion.Policy
 		want     []string
 	}{
-		{"alone", []pillion.Policy{byDefault("a", policy.RoleTotal)}, nil},
-		{"beside another role", []pillion.Policy{byDefault("a", policy.RoleTotal), placed{policy.RoleMetrics}}, nil},
-		{"inside", []pillion.Policy{placed{policy.RoleTotal}, placed{policy.RoleRetry}, byDefault("a", policy.RoleTotal)}, []string{"a"}},
-		{"outside", []pillion.Policy{byDefault("a", policy.RoleTotal), placed{policy.RoleTotal}}, []string{"a"}},
+		{"alone", []pillion.Policy{byDefault("a", totalPlace)}, nil},
+		{"beside another place", []pillion.Policy{byDefault("a", totalPlace), placed{metricsPlace}}, nil},
+		{"inside", []pillion.Policy{placed{totalPlace}, placed{retryPlace}, byDefault("a", totalPlace)}, []string{"a"}},
+		{"outside", []pillion.Policy{byDefault("a", totalPlace), placed{totalPlace}}, []string{"a"}},
 		{
 			"two",
-			[]pillion.Policy{byDefault("a", policy.RoleTotal), placed{policy.RoleTotal}, byDefault("b", policy.RoleTotal)},
+			[]pillion.Policy{byDefault("a", totalPlace), placed{totalPlace}, byDefault("b", totalPlace)},
 			[]string{"b", "a"},
 		},
-		{"two by default", []pillion.Policy{byDefault("a", policy.RoleTotal), byDefault("b", policy.RoleTotal)}, []string{refused}},
+		{"two by default", []pillion.Policy{byDefault("a", totalPlace), byDefault("b", totalPlace)}, []string{refused}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

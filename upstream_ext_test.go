@@ -15,15 +15,29 @@ import (
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
+	"github.com/pillion-go/pillion/tracing"
 )
 
-// placed is a policy that does nothing, in a role.
-type placed struct{ role policy.Role }
+// The places of the policies.
+var (
+	anyPlace     = policy.Place{}
+	metricsPlace = metrics.Config{}.Place()
+	tracingPlace = tracing.Client{}.Place()
+	totalPlace   = timeout.Config{}.Place()
+	retryPlace   = retry.Config{}.Place()
+	hedgePlace   = policy.Place{Rank: policy.Hedges}
+	limitsPlace  = limits.Config{}.Place()
+	breakerPlace = breaker.Config{}.Place()
+)
 
-func (p placed) Role() policy.Role { return p.role }
+// placed is a policy that does nothing, in a place.
+type placed struct{ place policy.Place }
+
+func (p placed) Place() policy.Place { return p.place }
 
 func (placed) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) { return next, nil }
 
@@ -57,7 +71,7 @@ func TestNew_reportsAll(t *testing.T) {
 		},
 		{
 			"order, name and fields", "",
-			[]pillion.Policy{placed{policy.RoleBreaker}, bad("one"), placed{policy.RoleRetry}, bad("two")},
+			[]pillion.Policy{placed{breakerPlace}, bad("one"), placed{retryPlace}, bad("two")},
 			[]string{`upstream "": ` + order, "pillion: New: the upstream's name is empty", "one", "two"},
 		},
 		{
@@ -107,12 +121,12 @@ func TestNew_errorsCanBeMatched(t *testing.T) {
 	}
 }
 
-// TestNew_order holds each pair of roles. It says once more, pair by pair, what
+// TestNew_order holds each pair of places. It says once more, pair by pair, what
 // the rules come to.
 func TestNew_order(t *testing.T) {
-	roles := []policy.Role{
-		policy.RoleNone, policy.RoleMetrics, policy.RoleTracing, policy.RoleTotal,
-		policy.RoleRetry, policy.RoleHedge, policy.RoleLimits, policy.RoleBreaker,
+	places := []policy.Place{
+		anyPlace, metricsPlace, tracingPlace, totalPlace,
+		retryPlace, hedgePlace, limitsPlace, breakerPlace,
 	}
 	const (
 		multiply = "would multiply the attempts"
@@ -121,32 +135,32 @@ func TestNew_order(t *testing.T) {
 		mistakes = "would see attempts and take them for calls"
 		each     = "would limit each attempt, not the call"
 	)
-	refused := map[[2]policy.Role]string{
-		{policy.RoleTotal, policy.RoleTotal}:   "would set the limits twice",
-		{policy.RoleLimits, policy.RoleLimits}: "would hold two slots for each attempt",
-		{policy.RoleRetry, policy.RoleRetry}:   multiply,
-		{policy.RoleHedge, policy.RoleHedge}:   multiply,
-		{policy.RoleHedge, policy.RoleRetry}:   multiply,
-		{policy.RoleLimits, policy.RoleRetry}:  holds,
-		{policy.RoleLimits, policy.RoleHedge}:  holds,
-		{policy.RoleBreaker, policy.RoleRetry}: hides,
-		{policy.RoleBreaker, policy.RoleHedge}: hides,
-		{policy.RoleRetry, policy.RoleTotal}:   each,
-		{policy.RoleHedge, policy.RoleTotal}:   each,
-		{policy.RoleRetry, policy.RoleMetrics}: mistakes,
-		{policy.RoleRetry, policy.RoleTracing}: mistakes,
-		{policy.RoleHedge, policy.RoleMetrics}: mistakes,
-		{policy.RoleHedge, policy.RoleTracing}: mistakes,
+	refused := map[[2]policy.Place]string{
+		{totalPlace, totalPlace}:   "would set the limits twice",
+		{limitsPlace, limitsPlace}: "would hold two slots for each attempt",
+		{retryPlace, retryPlace}:   multiply,
+		{hedgePlace, hedgePlace}:   multiply,
+		{hedgePlace, retryPlace}:   multiply,
+		{limitsPlace, retryPlace}:  holds,
+		{limitsPlace, hedgePlace}:  holds,
+		{breakerPlace, retryPlace}: hides,
+		{breakerPlace, hedgePlace}: hides,
+		{retryPlace, totalPlace}:   each,
+		{hedgePlace, totalPlace}:   each,
+		{retryPlace, metricsPlace}: mistakes,
+		{retryPlace, tracingPlace}: mistakes,
+		{hedgePlace, metricsPlace}: mistakes,
+		{hedgePlace, tracingPlace}: mistakes,
 	}
-	for _, outer := range roles {
-		for _, inner := range roles {
-			t.Run(fmt.Sprintf("%v outside %v", outer, inner), func(t *testing.T) {
+	for _, outer := range places {
+		for _, inner := range places {
+			t.Run(nameOf(outer)+" outside "+nameOf(inner), func(t *testing.T) {
 				var want []string
-				if why := refused[[2]policy.Role{outer, inner}]; why != "" {
+				if why := refused[[2]policy.Place{outer, inner}]; why != "" {
 					want = []string{fmt.Sprintf(
-						"upstream \"recipes\": pillion: order: %v outside %v %s; put AnyOrder among the policies if you mean it", outer, inner, why)}
+						"upstream \"recipes\": pillion: order: %v outside %v %s; put AnyOrder among the policies if you mean it", nameOf(outer), nameOf(inner), why)}
 				}
-				between := placed{policy.RoleNone} // what stands between is no excuse
+				between := placed{anyPlace} // what stands between is no excuse
 				_, err := pillion.New("recipes", placed{outer}, between, placed{inner})
 				if diff := cmp.Diff(want, lines(err)); diff != "" {
 					t.Errorf("error (-want +got):\n%s", diff)
@@ -164,9 +178,17 @@ func TestNew_order(t *testing.T) {
 	}
 }
 
+// nameOf is the name of a place in errors.
+func nameOf(p policy.Place) string {
+	if p.Name == "" {
+		return p.Rank.String()
+	}
+	return p.Name
+}
+
 func TestNew_eachSenselessPair(t *testing.T) {
 	_, err := pillion.New("recipes",
-		placed{policy.RoleLimits}, placed{policy.RoleBreaker}, placed{policy.RoleRetry}, placed{policy.RoleTotal})
+		placed{limitsPlace}, placed{breakerPlace}, placed{retryPlace}, placed{totalPlace})
 	if got := lines(err); len(got) != 3 {
 		t.Errorf("got %q, want the three pairs that make no sense", got)
 	}

@@ -97,8 +97,13 @@ func (t *Ticket) Done(r Result, err error) {
 	}
 }
 
-// Role is that of a policy that judges each try.
-func (*Breaker) Role() policy.Role { return policy.RoleBreaker }
+// Place is inside of what retries or hedges.
+func (*Breaker) Place() policy.Place { return place() }
+
+// place is that of a policy that judges each attempt.
+func place() policy.Place {
+	return policy.Place{Rank: policy.PerAttempt, Name: "breaker", Why: "would hide failed attempts from the breaker"}
+}
 
 // Wrap puts the breaker in an upstream.
 func (b *Breaker) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {

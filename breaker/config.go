@@ -66,8 +66,8 @@ type Config struct {
 	OnStateChange func(Change) `json:"-"`
 }
 
-// Role is that of a policy that judges each try.
-func (Config) Role() policy.Role { return policy.RoleBreaker }
+// Place is inside of what retries or hedges.
+func (Config) Place() policy.Place { return place() }
 
 // Wrap makes the breaker of one upstream.
 func (c Config) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {

@@ -204,7 +204,7 @@ func TestOrder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, p := range []policy.Placed{b, breaker.Config{}, group, breaker.GroupConfig{}} {
+	for _, p := range []policy.Placer{b, breaker.Config{}, group, breaker.GroupConfig{}} {
 		if _, err := pillion.New("recipes", p, repeater{}); err == nil {
 			t.Errorf("%T outside a retry: got no error, want one", p)
 		}
@@ -217,4 +217,4 @@ func TestOrder(t *testing.T) {
 // repeater stands for a retry policy.
 type repeater struct{ pillion.AnyOrder }
 
-func (repeater) Role() policy.Role { return policy.RoleRetry }
+func (repeater) Place() policy.Place { return policy.Place{Rank: policy.Retries} }

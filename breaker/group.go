@@ -40,8 +40,8 @@ type GroupConfig struct {
 // ByAuthority is the host and port that a call asks for.
 func ByAuthority(c *policy.Call) string { return c.Request().Authority }
 
-// Role is that of a policy that judges each try.
-func (GroupConfig) Role() policy.Role { return policy.RoleBreaker }
+// Place is inside of what retries or hedges.
+func (GroupConfig) Place() policy.Place { return place() }
 
 // Wrap makes the group of one upstream.
 func (c GroupConfig) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
@@ -157,8 +157,8 @@ func (g *Group) list() []member {
 	return g.members.list()
 }
 
-// Role is that of a policy that judges each try.
-func (*Group) Role() policy.Role { return policy.RoleBreaker }
+// Place is inside of what retries or hedges.
+func (*Group) Place() policy.Place { return place() }
 
 // Wrap puts the group in an upstream.
 func (g *Group) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {

@@ -133,7 +133,7 @@ func TestMaxRetries(t *testing.T) {
 		{"less than a percent of many", budget(0.5, Zero), 200, 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			l := tc.cfg.limiter("recipes")
+			l := tc.cfg.limiter()
 			l.requests.Store(tc.active)
 			got := 0
 			for got < 10000 && l.acquireRetry(0) {
@@ -166,7 +166,7 @@ func TestConfigIsOneUpstreams(t *testing.T) {
 // TestConfigIsCopied changes a budget after the upstream was made.
 func TestConfigIsCopied(t *testing.T) {
 	b := &RetryBudget{MinRetryConcurrency: 1}
-	l := Config{RetryBudget: b}.limiter("recipes")
+	l := Config{RetryBudget: b}.limiter()
 	b.MinRetryConcurrency, b.BudgetPercent = 5, 100
 	l.requests.Store(4)
 	if !l.acquireRetry(0) || l.acquireRetry(0) {

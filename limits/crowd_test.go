@@ -22,7 +22,7 @@ import (
 // here.
 func TestNeverFullBesideAFreePlace(t *testing.T) {
 	for range 1000 {
-		l := Config{MaxRequests: 1}.limiter("recipes")
+		l := Config{MaxRequests: 1}.limiter()
 		l.acquire()
 		var crowd sync.WaitGroup
 		var stop atomic.Bool
@@ -152,7 +152,7 @@ func crowd(t *testing.T) {
 
 // TestCrowdOfRetries has 64 goroutines take places for retries at once.
 func TestCrowdOfRetries(t *testing.T) {
-	l := Config{MaxRetries: 3}.limiter("recipes")
+	l := Config{MaxRetries: 3}.limiter()
 	var now atomic.Int64
 	var crowd sync.WaitGroup
 	for range 64 {

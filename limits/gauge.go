@@ -1,28 +1,26 @@
 package limits
 
-import (
-	"github.com/pillion-go/pillion/policy"
-)
+import "github.com/pillion-go/pillion/policy"
 
 // offer offers Envoy's gauges of a circuit breaker: rq_open and rq_retry_open are 1
 // while all slots are taken, the remaining ones are how many are free.
 func (l *limiter) offer(s *policy.Builder, c Config) {
 	const prefix = "circuit_breakers.default."
-	s.Gauge(prefix+"rq_open", func() uint64 { return flag(l.max > 0 && l.requests.Load() >= l.max) })
-	s.Gauge(prefix+"rq_retry_open", func() uint64 { return flag(l.retriesOpen()) })
+	s.Stat(policy.Stat{Kind: policy.Gauge, Name: prefix + "rq_open", Read: func() uint64 { return flag(l.max > 0 && l.requests.Load() >= l.max) }})
+	s.Stat(policy.Stat{Kind: policy.Gauge, Name: prefix + "rq_retry_open", Read: func() uint64 { return flag(l.retriesOpen()) }})
 	if !c.TrackRemaining {
 		return
 	}
-	s.Gauge(prefix+"remaining_rq", func() uint64 { return remaining(l.max, l.requests.Load()) })
+	s.Stat(policy.Stat{Kind: policy.Gauge, Name: prefix + "remaining_rq", Read: func() uint64 { return remaining(l.max, l.requests.Load()) }})
 	if !c.limitsRetries() {
 		return
 	}
-	s.Gauge(prefix+"remaining_retries", func() uint64 {
+	s.Stat(policy.Stat{Kind: policy.Gauge, Name: prefix + "remaining_retries", Read: func() uint64 {
 		if c.RetryBudget != nil {
 			return 0
 		}
 		return remaining(l.most, l.retries.Load())
-	})
+	}})
 }
 
 func flag(set bool) uint64 {

@@ -14,7 +14,7 @@ import (
 type gauges map[string]func() uint64
 
 func (g gauges) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
-	s.Gauges(func(name string, read func() uint64) { g[name] = read })
+	s.Stats(func(s policy.Stat) { g[s.Name] = s.Read })
 	return next, nil
 }
 

@@ -73,7 +73,8 @@ func (e *FullError) Error() string {
 func (e *FullError) Is(target error) bool { return target == ErrFull }
 
 // Config says how much may be under way at a time. It is a policy, to stand inside
-// retry; each upstream that it is given to counts for itself. It mirrors
+// retry; each upstream that it is given to counts for itself: see [New] for one that several share.
+// It mirrors
 // circuit_breakers.thresholds of Envoy's Cluster, priority DEFAULT.
 type Config struct {
 	// MaxRequests is how many attempts may be under way at a time, bodies included. Zero means
@@ -116,19 +117,56 @@ type RetryBudget struct {
 	MinRetryConcurrency int `json:"min_retry_concurrency,omitempty"`
 }
 
-// Role is that of a policy that holds a slot for each attempt.
-func (Config) Role() policy.Role { return policy.RoleLimits }
+// Place is inside of what retries or hedges.
+func (Config) Place() policy.Place {
+	return policy.Place{
+		Rank: policy.PerAttempt, Name: "limits", Once: "would hold two slots for each attempt",
+		Why: "would hold its place during back-offs, and need a second one for nothing",
+	}
+}
 
 // Wrap makes the counters of one upstream.
-func (c Config) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
-	if err := c.check(); err != nil {
+func (c Config) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
+	l, err := New(c)
+	if err != nil {
 		return nil, err
 	}
-	l := c.limiter(s.Upstream())
+	return l.Wrap(b, next)
+}
+
+// Limits is a Config with its counters. As a policy it can be given to several upstreams, such as
+// several routes to one service, which then share its slots. It is safe for concurrent use.
+type Limits struct {
+	cfg     Config
+	limiter *limiter
+}
+
+// New makes limits. The error joins all that is wrong with cfg.
+func New(cfg Config) (*Limits, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	return &Limits{cfg, cfg.limiter()}, nil
+}
+
+var errUnmade = errors.New("limits: a *Limits was not made by New")
+
+// Place is that of a [Config].
+func (*Limits) Place() policy.Place { return Config{}.Place() }
+
+// Wrap puts the limits in an upstream.
+func (l *Limits) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
+	if l == nil || l.limiter == nil {
+		return nil, errUnmade
+	}
+	return l.limiter.wrap(b, l.cfg, next), nil
+}
+
+func (l *limiter) wrap(s *policy.Builder, c Config, next policy.Func) policy.Func {
 	l.offer(s, c)
-	call := l.guard(next)
+	call := l.guard(s.Upstream(), next)
 	if !c.limitsRetries() {
-		return call, nil
+		return call
 	}
 	slot := s.Slot() // N is what a retry's budget adds to the requests for the attempt before it
 	s.LimitRetries(func(failed *policy.Call) bool { return l.acquireRetry(failed.State(slot).N) }, l.releaseRetry)
@@ -136,15 +174,16 @@ func (c Config) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 		o := call(ctx, c)
 		c.State(slot).N = l.addition(c, o)
 		return o
-	}, nil
+	}
 }
 
 // guard holds a slot for each attempt.
-func (l *limiter) guard(next policy.Func) policy.Func {
+func (l *limiter) guard(upstream string, next policy.Func) policy.Func {
+	full := &FullError{Upstream: upstream, Limit: "max_requests", Max: int(l.max)} // made once: refusing must be cheap
 	release := func(*policy.Call, *policy.Outcome) { l.requests.Add(-1) }
 	return func(ctx context.Context, call *policy.Call) *policy.Outcome {
 		if !l.acquire() {
-			return call.Refuse(l.full, Overflow)
+			return call.Refuse(full, Overflow)
 		}
 		held := true
 		defer func() {
@@ -195,7 +234,7 @@ func (b *RetryBudget) checkPercent() error {
 	return nil
 }
 
-// limiter counts what is under way at one upstream.
+// limiter counts what is under way.
 type limiter struct {
 	requests   atomic.Int64
 	retries    atomic.Int64
@@ -204,16 +243,13 @@ type limiter struct {
 	retried    atomic.Bool // a budget allowed what MaxRetries forbids
 	streams    atomic.Bool // the last response that was looked at came over HTTP/2 or later
 	maxRetries func(requests int64) int64
-	full       error // made once: refusing must be cheap
 }
 
-func (c Config) limiter(upstream string) *limiter {
-	most := orDefault(c.MaxRequests, DefaultMaxRequests)
+func (c Config) limiter() *limiter {
 	return &limiter{
-		max:        int64(most),
+		max:        int64(orDefault(c.MaxRequests, DefaultMaxRequests)),
 		most:       int64(orDefault(c.MaxRetries, DefaultMaxRetries)),
 		maxRetries: c.retryLimit(),
-		full:       &FullError{Upstream: upstream, Limit: "max_requests", Max: most},
 	}
 }
 

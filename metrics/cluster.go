@@ -2,9 +2,11 @@ package metrics
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/pillion-go/pillion/internal/report"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // Cluster counts for one cluster, in Envoy's word for a service that is called.
@@ -63,7 +65,7 @@ func (r row) used() (used bool) {
 // read reads a number. It is not ok where the function of a gauge panics: there is nothing
 // to show then.
 func (r row) read() (n uint64, ok bool) {
-	if r.kind == counterKind { // it has no function
+	if _, asks := r.num.(readCounter); r.kind == counterKind && !asks { // it has no function
 		return r.num.Value(), true
 	}
 	defer r.unread(func() { n, ok = 0, false })
@@ -73,7 +75,7 @@ func (r row) read() (n uint64, ok bool) {
 // unread is deferred by those that read a number. It reports a panic, and calls then.
 func (r row) unread(then func()) {
 	if p := recover(); p != nil {
-		report.Panic("the function of the gauge "+r.name, p)
+		report.Panic(fmt.Sprintf("the function of the %v %s", r.kind, r.name), p)
 		then()
 	}
 }
@@ -115,26 +117,35 @@ func (c *Cluster) Gauge(name string) *Gauge {
 // first, as an upstream that is made anew takes that of the old one. A nil function, and a
 // name of another statistic, panic.
 func (c *Cluster) ReadGauge(name string, read func() uint64) {
-	if err := c.offer(name, read); err != nil {
+	if err := c.offer(policy.Stat{Kind: policy.Gauge, Name: name, Read: read}); err != nil {
 		panic(err.Error())
 	}
 }
 
-// offer is ReadGauge with an error in place of a panic.
-func (c *Cluster) offer(name string, read func() uint64) error {
-	name = clean(name)
-	if read == nil {
-		return fmt.Errorf("metrics: the gauge %s%s has no function", c.prefix, name)
+// offer shows a statistic that a policy offers. A gauge takes the place of another one of that
+// name; a counter is added to it.
+func (c *Cluster) offer(s policy.Stat) error {
+	name, kind := clean(s.Name), gaugeKind
+	if s.Kind == policy.Counter {
+		kind = counterKind
+	}
+	if s.Read == nil {
+		return fmt.Errorf("metrics: the %v %s%s has no function", kind, c.prefix, name)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if r, ok := c.rows[name]; ok {
-		if _, mine := r.num.(readGauge); !mine {
-			return fmt.Errorf("metrics: %s%s is a %v already", c.prefix, name, r.kind)
-		}
-		delete(c.rows, name)
+	r, there := c.rows[name]
+	_, gauge := r.num.(readGauge)
+	counters, counter := r.num.(readCounter)
+	if there && (r.kind != kind || !gauge && !counter) {
+		return fmt.Errorf("metrics: %s%s is a %v already", c.prefix, name, r.kind)
 	}
-	c.put(name, row{kind: gaugeKind, num: readGauge(read)})
+	delete(c.rows, name)
+	if kind == counterKind {
+		c.put(name, row{kind: kind, num: append(slices.Clip(counters), s.Read)})
+	} else {
+		c.put(name, row{kind: kind, num: readGauge(s.Read)})
+	}
 	return nil
 }
 

@@ -48,8 +48,8 @@ type Config struct {
 	Registerer prometheus.Registerer `json:"-"`
 }
 
-// Role is that of a policy that counts.
-func (Config) Role() policy.Role { return policy.RoleMetrics }
+// Place is outside of what retries or hedges.
+func (Config) Place() policy.Place { return place() }
 
 // Wrap has the upstream's calls counted.
 func (c Config) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
@@ -63,7 +63,7 @@ func (c Config) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 		}
 	}
 	r := newRecorder(cluster, c)
-	if err := showGauges(s, cluster); err != nil {
+	if err := showStats(s, cluster); err != nil {
 		return nil, err
 	}
 	r.slot, r.next = s.Slot(), next
@@ -71,11 +71,16 @@ func (c Config) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 		r.tries = s.Slot()
 	}
 	if c.CallerStatNames {
-		s.ConsumeHeaders(envoy.AltStatNameHeader)
+		s.Require(policy.Needs{Consume: []string{envoy.AltStatNameHeader}})
 	}
-	s.AwaitHead() // of streams too: a response is counted at its header
+	s.Require(policy.Needs{Headers: true}) // a response is counted at its header
 	s.Listen(r.listen)
 	return r.call, nil
+}
+
+// place is that of a policy that counts calls.
+func place() policy.Place {
+	return policy.Place{Rank: policy.PerCall, Name: "metrics", Why: "would see attempts and take them for calls"}
 }
 
 // OwnTransport has the connections of the upstream's own transport counted.
@@ -83,10 +88,11 @@ func (c Config) OwnTransport(upstream string, t *http.Transport) *http.Transport
 	return cluster(c.Registry, c.StatName, upstream).CountTransport(t)
 }
 
-// showGauges shows the gauges that the policies inside offer.
-func showGauges(s *policy.Builder, cluster *Cluster) error {
+// showStats shows the statistics that the other policies offer. It returns what is wrong with
+// those of the policies inside.
+func showStats(b *policy.Builder, cluster *Cluster) error {
 	var bad []error
-	s.Gauges(func(name string, read func() uint64) { bad = append(bad, cluster.offer(name, read)) })
+	b.Stats(func(s policy.Stat) { bad = append(bad, cluster.offer(s)) })
 	return errors.Join(bad...)
 }
 

@@ -55,3 +55,16 @@ type readGauge func() uint64
 func (g readGauge) Value() uint64 { return g() }
 
 func (g readGauge) used() bool { return g() != 0 }
+
+// readCounter are functions whose values are added up when they are shown.
+type readCounter []func() uint64
+
+// Value asks the functions.
+func (c readCounter) Value() (sum uint64) {
+	for _, read := range c {
+		sum += read()
+	}
+	return sum
+}
+
+func (c readCounter) used() bool { return c.Value() != 0 }

@@ -38,7 +38,7 @@ type offering struct {
 }
 
 func (o offering) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
-	s.Gauge(o.name, o.read)
+	s.Stat(policy.Stat{Kind: policy.Gauge, Name: o.name, Read: o.read})
 	return next, nil
 }
 

@@ -56,8 +56,8 @@ const DefaultMaxMethods = 1000
 // statistics of its own.
 const maxName = 256
 
-// Role is that of a policy that counts.
-func (GRPC) Role() policy.Role { return policy.RoleMetrics }
+// Place is outside of what retries or hedges.
+func (GRPC) Place() policy.Place { return place() }
 
 // Wrap has the upstream's gRPC calls counted.
 func (g GRPC) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {

@@ -13,10 +13,10 @@ import (
 // both is a policy that makes two attempts concurrently, and takes the first result.
 type both struct{}
 
-func (both) Role() policy.Role { return policy.RoleHedge }
+func (both) Place() policy.Place { return policy.Place{Rank: policy.Hedges} }
 
 func (both) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
-	s.NeedCancel()
+	s.Require(policy.Needs{Cancel: true})
 	return func(ctx context.Context, first *policy.Call) *policy.Outcome {
 		second := first.Next()
 		came := make(chan *policy.Outcome, 2)

@@ -200,7 +200,7 @@ func TestTargets(t *testing.T) {
 // hedge runs two attempts beside each other, and takes the second's answer.
 type hedge struct{ discarded *sync.WaitGroup }
 
-func (hedge) Role() policy.Role { return policy.RoleHedge }
+func (hedge) Place() policy.Place { return policy.Place{Rank: policy.Hedges} }
 
 func (h hedge) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
 	return func(ctx context.Context, c *policy.Call) *policy.Outcome {

@@ -367,7 +367,7 @@ type gauges map[string]func() uint64
 
 // Wrap finds them.
 func (g gauges) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
-	s.Gauges(func(name string, read func() uint64) { g[name] = read })
+	s.Stats(func(s policy.Stat) { g[s.Name] = s.Read })
 	return next, nil
 }
 

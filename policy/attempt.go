@@ -28,7 +28,7 @@ func (a *Attempt) Guarded() bool { return a.stream != nil && a.stream.limited }
 func (a *Attempt) AfterTimeout() bool { return a.afterTimeout }
 
 // AnnouncesDeadline reports whether a policy asked that the server be told how long it is waited
-// for: [Builder.AnnounceDeadline].
+// for: [Needs] AnnounceDeadline.
 func (a *Attempt) AnnouncesDeadline() bool { return a.frame.chain.announce }
 
 // TimeLeft is how long this attempt is waited for, and whether there is any limit.
@@ -41,7 +41,7 @@ func (a *Attempt) TimeLeft() (left time.Duration, limited bool) {
 }
 
 // Prepare makes the attempt's request header what policies and configuration ask for: without
-// what policies honor ([Builder.ConsumeHeaders]), and with what they add ([Builder.Prepare]). It is for
+// what policies honor ([Needs] Consume), and with what they add ([Builder.Prepare]). It is for
 // the Try of a client.
 func (a *Attempt) Prepare() {
 	a.ConsumeHeaders()

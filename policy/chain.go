@@ -19,7 +19,8 @@ type Chain struct {
 	policies    []Policy
 	listeners   []Listener
 	preparers   []func(*Attempt)
-	gauges      []gauge
+	stats       []Stat
+	shows       []func(Stat) // of policies that show statistics
 	claims      map[any]struct{}
 	retries     retryLimiter
 	keeps       int64 // how many bytes of a request body adapters keep for a retry
@@ -75,7 +76,7 @@ func (c *Chain) now() time.Duration { return time.Since(c.epoch) }
 func (c *Chain) wrap(policies []Policy) (next Func, bad []error) {
 	next = c.send
 	for _, p := range slices.Backward(policies) {
-		if roleOf(p).repeats() && !c.repeats {
+		if placeOf(p).Rank.repeats() && !c.repeats {
 			next, c.repeats = countAttempts(next), true
 		}
 		wrapped, err := p.Wrap(&Builder{chain: c}, next)
@@ -86,7 +87,7 @@ func (c *Chain) wrap(policies []Policy) (next Func, bad []error) {
 			bad = append(bad, err)
 			continue
 		}
-		if next = wrapped; roleOf(p) == RoleHedge {
+		if next = wrapped; placeOf(p).Rank == Hedges {
 			next, c.hedges = rememberWinner(wrapped), true
 		}
 	}

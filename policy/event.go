@@ -69,9 +69,9 @@ type BackOff struct {
 type Listener func(ctx context.Context, e Event)
 
 // Wrap registers the listener.
-func (l Listener) Wrap(s *Builder, next Func) (Func, error) {
+func (l Listener) Wrap(b *Builder, next Func) (Func, error) {
 	if l != nil {
-		s.Listen(l)
+		b.Listen(l)
 	}
 	return next, nil
 }

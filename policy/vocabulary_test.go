@@ -84,9 +84,9 @@ func TestStrings(t *testing.T) {
 		words string
 	}{
 		{
-			"Role",
-			[]fmt.Stringer{RoleNone, RoleMetrics, RoleTracing, RoleTotal, RoleRetry, RoleHedge, RoleLimits, RoleBreaker},
-			"none metrics tracing total+timeout retry hedge limits breaker",
+			"Rank",
+			[]fmt.Stringer{AnyPlace, PerCall, Retries, Hedges, PerAttempt},
+			"any+place per+call retry hedge per+attempt",
 		},
 		{"Scope", []fmt.Stringer{Scope(0), ScopeTotal, ScopeTry, ScopeIdle, ScopeCaller, scopeDiscard}, "none total per-try idle caller none"},
 		{
@@ -109,7 +109,7 @@ func TestStrings(t *testing.T) {
 		t.Errorf("got %d names of events, want %d", got, int(EventEnd)+1)
 	}
 	for i := range 256 {
-		for _, s := range []fmt.Stringer{Role(i), Scope(i), EventKind(i)} {
+		for _, s := range []fmt.Stringer{Rank(i), Scope(i), EventKind(i)} {
 			text := s.String()
 			if known := strings.Contains(text, "("); i == 255 && reflect.TypeOf(s) != reflect.TypeFor[Scope]() && !known {
 				t.Errorf("%T(255): got %q, want its number", s, text)

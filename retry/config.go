@@ -122,8 +122,8 @@ type Config struct {
 	Rand func() float64 `json:"-"`
 }
 
-// Role is that of a policy that retries calls.
-func (Config) Role() policy.Role { return policy.RoleRetry }
+// Place is outside of what sees attempts, and inside of what sees calls.
+func (Config) Place() policy.Place { return policy.Place{Rank: policy.Retries} }
 
 // Wrap makes the attempts of each call.
 func (c Config) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
@@ -135,7 +135,7 @@ func (c Config) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	if !c.EnvoyHeaders {
 		return l.call, nil
 	}
-	s.ConsumeHeaders(envoyHeaders...)
+	s.Require(policy.Needs{Consume: envoyHeaders})
 	return func(ctx context.Context, call *policy.Call) *policy.Outcome {
 		asked := *l
 		asked.rule = p.heeding(call)

@@ -37,7 +37,7 @@ type loop struct {
 }
 
 func newLoop(s *policy.Builder, r rule, b *Budget, next policy.Func) *loop {
-	s.NeedCancel() // to discard responses without waiting for a slow rest of them
+	s.Require(policy.Needs{Cancel: true}) // to discard responses without waiting for a slow rest of them
 	return &loop{rule: r, next: next, budget: b.start()}
 }
 

@@ -112,8 +112,8 @@ type Substring string
 // MatchString reports whether text contains s.
 func (s Substring) MatchString(text string) bool { return strings.Contains(text, string(s)) }
 
-// Role is that of a policy that sends calls again.
-func (Retryable) Role() policy.Role { return policy.RoleRetry }
+// Place is outside of what sees attempts, and inside of what sees calls.
+func (Retryable) Place() policy.Place { return policy.Place{Rank: policy.Retries} }
 
 // Wrap makes the tries of each call.
 func (r Retryable) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {

@@ -86,12 +86,15 @@ type Config struct {
 	EnvoyHeaders bool `json:"envoy_headers,omitempty"`
 }
 
-// Role is that of a limit of the whole call, if there is one.
-func (c Config) Role() policy.Role {
+// Place is outside of what retries or hedges, if there is a limit of the whole call.
+func (c Config) Place() policy.Place {
 	if c.Total == None && !c.EnvoyHeaders {
-		return policy.RoleNone
+		return policy.Place{}
 	}
-	return policy.RoleTotal
+	return policy.Place{
+		Rank: policy.PerCall, Name: "total timeout",
+		Why: "would limit each attempt, not the call", Once: "would set the limits twice",
+	}
 }
 
 // Yield returns c without a limit of the whole call. It is ok where c has that limit by
@@ -105,26 +108,21 @@ func (c Config) Yield() (without policy.Policy, ok bool) {
 }
 
 // Wrap sets the limits in each call.
-func (c Config) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
+func (c Config) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
 	if c.Total == 0 {
 		c.Total = DefaultTotal
 	}
-	if c.ExpectedHeader {
-		s.AnnounceDeadline()
-	}
-	if c.PerTry > 0 || c.EnvoyHeaders {
-		s.AwaitHead()
-	}
+	b.Require(policy.Needs{AnnounceDeadline: c.ExpectedHeader, Headers: c.PerTry > 0 || c.EnvoyHeaders})
 	if !c.EnvoyHeaders {
 		return func(ctx context.Context, call *policy.Call) *policy.Outcome {
 			c.limit(call)
 			return next(ctx, call)
 		}, nil
 	}
-	s.ConsumeHeaders(totalHeader, perTryHeader)
+	b.Require(policy.Needs{Consume: []string{totalHeader, perTryHeader}})
 	return func(ctx context.Context, call *policy.Call) *policy.Outcome {
 		c.heeding(call).limit(call)
 		return next(ctx, call)

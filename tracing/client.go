@@ -78,9 +78,8 @@ type Attempts struct {
 	Traced bool `json:"traced,omitempty"`
 }
 
-// Role has Client refused inside of retry and hedge, where it would take attempts
-// for calls.
-func (Client) Role() policy.Role { return policy.RoleTracing }
+// Place is outside of what retries or hedges, where attempts would be taken for calls.
+func (Client) Place() policy.Place { return place() }
 
 // Wrap records the calls.
 func (c Client) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
@@ -100,6 +99,11 @@ func (a Attempts) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error)
 	}), nil
 }
 
+// place is that of a policy that records calls.
+func place() policy.Place {
+	return policy.Place{Rank: policy.PerCall, Name: "tracing", Why: "would see attempts and take them for calls"}
+}
+
 func wrap(s *policy.Builder, p *client) policy.Func {
 	if p.tracer.off {
 		return p.next
@@ -107,7 +111,7 @@ func wrap(s *policy.Builder, p *client) policy.Func {
 	if p.name == "" {
 		p.name = s.Upstream()
 	}
-	s.ConsumeHeaders(NameHeader)
+	s.Require(policy.Needs{Consume: []string{NameHeader}})
 	p.slot = s.Slot()
 	p.hook = p.end
 	return p.call

@@ -27,8 +27,8 @@ type Server struct {
 	Name string `json:"name,omitempty"`
 }
 
-// Role is that of a policy that records.
-func (Server) Role() policy.Role { return policy.RoleTracing }
+// Place is outside of what retries or hedges, where attempts would be taken for calls.
+func (Server) Place() policy.Place { return place() }
 
 // Wrap records the calls that are served.
 func (s Server) Wrap(site *policy.Builder, next policy.Func) (policy.Func, error) {

@@ -284,10 +284,10 @@ type hedge struct {
 	running *sync.WaitGroup
 }
 
-func (hedge) Role() policy.Role { return policy.RoleHedge }
+func (hedge) Place() policy.Place { return policy.Place{Rank: policy.Hedges} }
 
 func (h hedge) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
-	s.NeedCancel()
+	s.Require(policy.Needs{Cancel: true})
 	slot := s.Slot()
 	end := func(c *policy.Call, _ *policy.Outcome) { c.State(slot).V.(context.CancelFunc)() }
 	return func(ctx context.Context, first *policy.Call) *policy.Outcome {

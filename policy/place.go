@@ -1,0 +1,140 @@
+package policy
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Rank is where a policy stands, from the outside in.
+type Rank uint8
+
+// The ranks. A policy that calls next more than once for a call, with [Call.Next], must have the
+// rank Retries or Hedges, or its attempts are not counted.
+const (
+	AnyPlace   Rank = iota // it may stand anywhere
+	PerCall                // it sees calls: outside of what retries and hedges
+	Retries                // it retries calls
+	Hedges                 // it retries calls before the first attempt has ended
+	PerAttempt             // it sees attempts: inside of what retries and hedges
+)
+
+// String names the rank in a word or two.
+func (r Rank) String() string {
+	names := [...]string{"any place", "per call", "retry", "hedge", "per attempt"}
+	if int(r) >= len(names) {
+		return fmt.Sprintf("Rank(%d)", uint8(r))
+	}
+	return names[r]
+}
+
+// repeats reports whether policies of this rank send calls again.
+func (r Rank) repeats() bool { return r == Retries || r == Hedges }
+
+// Place is where a policy stands among the others. The zero Place is any.
+type Place struct {
+	// Rank orders the policy and those that retry or hedge.
+	Rank Rank
+
+	// Name names the policy in errors, in a word or two. Empty means the name of the rank.
+	Name string
+
+	// Why says what the policy would do on the other side of one that retries or hedges, such as
+	// "would hide failed attempts from the breaker".
+	Why string
+
+	// Once says what two policies of this Name would do in one upstream, such as "would set the
+	// limits twice". Empty means that there may be several.
+	Once string
+}
+
+func (p Place) name() string {
+	if p.Name == "" {
+		return p.Rank.String()
+	}
+	return p.Name
+}
+
+// Placer is a [Policy] whose place among the others matters.
+type Placer interface {
+	Policy
+	Place() Place
+}
+
+func placeOf(p Policy) Place {
+	if placer, ok := p.(Placer); ok {
+		return placer.Place()
+	}
+	return Place{}
+}
+
+// misplaced says why inside must not stand anywhere inside outside, "" if it may. Of two policies
+// of which one retries or hedges, the outer must not rank higher.
+func misplaced(outside, inside Place) string {
+	switch {
+	case outside.Rank.repeats() && (outside.Rank == inside.Rank || outside.Rank > inside.Rank && inside.Rank.repeats()):
+		return "would multiply the attempts"
+	case outside.Once != "" && outside.name() == inside.name():
+		return outside.Once
+	case outside.Rank == AnyPlace || inside.Rank == AnyPlace || outside.Rank <= inside.Rank:
+		return ""
+	case outside.Rank.repeats():
+		return or(inside.Why, "would see attempts and take them for calls")
+	case inside.Rank.repeats():
+		return or(outside.Why, "would see no more than the last attempt of each call")
+	}
+	return ""
+}
+
+func or(why, standard string) string {
+	if why == "" {
+		return standard
+	}
+	return why
+}
+
+// checkOrder reports each pair of policies that stands in an order that makes
+// no sense.
+func checkOrder(policies []Policy) []error {
+	if slices.ContainsFunc(policies, isAnyOrder) {
+		return nil
+	}
+	var bad []error
+	for i, p := range policies {
+		for _, q := range policies[i+1:] {
+			outer, inner := placeOf(p), placeOf(q)
+			if why := misplaced(outer, inner); why != "" {
+				bad = append(bad, fmt.Errorf("pillion: order: %v outside %v %s; put AnyOrder among the policies if you mean it",
+					outer.name(), inner.name(), why))
+			}
+		}
+	}
+	return bad
+}
+
+func isAnyOrder(p Policy) bool {
+	switch p.(type) {
+	case AnyOrder, *AnyOrder:
+		return true
+	}
+	return false
+}
+
+// yield replaces policies whose place is a default, if another one has that place.
+func yield(policies []Policy) {
+	for i, p := range policies {
+		without, ok := yielded(p)
+		if ok && slices.ContainsFunc(policies, func(q Policy) bool {
+			_, byDefault := yielded(q)
+			return placeOf(q).name() == placeOf(p).name() && !byDefault
+		}) {
+			policies[i] = without
+		}
+	}
+}
+
+func yielded(p Policy) (without Policy, ok bool) {
+	if y, is := p.(Yielding); is {
+		return y.Yield()
+	}
+	return nil, false
+}
