@@ -102,7 +102,7 @@ const tolerable = 25 * time.Millisecond
 // their time: that was another scenario.
 func punctual(t *testing.T, c *Case, start StartFunc) (played *Played, err error) {
 	t.Helper()
-	for range 4 {
+	for range 12 {
 		played, err = c.Play(t.Context(), start)
 		if err != nil || played.Late < tolerable {
 			break
