@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// FindEnvoy gives the path of a real Envoy: the one that PILLION_ENVOY names, or
-// envoy on PATH; "" if there is none.
+// FindEnvoy returns the path of a real Envoy: the one that PILLION_ENVOY names, or envoy on
+// PATH. It returns "" if there is none.
 func FindEnvoy() string {
 	if binary := os.Getenv("PILLION_ENVOY"); binary != "" {
 		return binary
@@ -32,7 +32,7 @@ func FindEnvoy() string {
 
 // sidecar is a running Envoy as a Side.
 type sidecar struct {
-	dir    string // of its files
+	dir    string // the directory of its files
 	cmd    *exec.Cmd
 	output bytes.Buffer
 	ended  chan struct{}
@@ -41,7 +41,7 @@ type sidecar struct {
 	admin  string // host and port of the admin page
 }
 
-// StartEnvoy gives a StartFunc that starts an Envoy of its own for a scenario.
+// StartEnvoy returns a StartFunc that starts a separate Envoy for each scenario.
 func StartEnvoy(binary string) StartFunc {
 	return func(ctx context.Context, s *Scenario, addresses Addresses) (Side, error) {
 		dir, err := os.MkdirTemp("", "parity")
@@ -73,7 +73,7 @@ func (e *sidecar) start(ctx context.Context, binary string, s *Scenario, address
 	if err := os.WriteFile(e.file("envoy.json"), text, 0o600); err != nil {
 		return err
 	}
-	e.cmd = exec.CommandContext(ctx, binary, "-c", e.file("envoy.json"), "--use-dynamic-base-id", "--concurrency", "1", //nolint:gosec // the caller says which
+	e.cmd = exec.CommandContext(ctx, binary, "-c", e.file("envoy.json"), "--use-dynamic-base-id", "--concurrency", "1", //nolint:gosec // the caller chooses the binary
 		"--admin-address-path", e.file("admin"), "--file-flush-interval-msec", "10", "--log-level", "warning")
 	e.cmd.Stdout, e.cmd.Stderr = &e.output, &e.output
 	if err := e.cmd.Start(); err != nil {
@@ -81,7 +81,7 @@ func (e *sidecar) start(ctx context.Context, binary string, s *Scenario, address
 	}
 	go func() {
 		defer close(e.ended)
-		_ = e.cmd.Wait() // it is killed in the end
+		_ = e.cmd.Wait() // Close kills it
 	}()
 	return e.await(ctx)
 }
@@ -90,10 +90,10 @@ func (e *sidecar) file(name string) string { return filepath.Join(e.dir, name) }
 
 // await waits for the listener.
 func (e *sidecar) await(ctx context.Context) error {
-	for deadline := time.Now().Add(2 * patience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * waitLimit); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		select {
 		case <-e.ended:
-			return fmt.Errorf("envoy ended at once: %s", e.output.String())
+			return fmt.Errorf("envoy ended immediately: %s", e.output.String())
 		default:
 		}
 		address, err := os.ReadFile(e.file("admin"))
@@ -133,7 +133,7 @@ func (e *sidecar) page(ctx context.Context, target string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close() //nolint:errcheck // it was read
+	defer resp.Body.Close() //nolint:errcheck // the body was read
 	return io.ReadAll(resp.Body)
 }
 
@@ -147,11 +147,11 @@ func (e *sidecar) Send(req *http.Request) (*http.Response, error) {
 
 // Log reads the access log.
 func (e *sidecar) Log(_ context.Context, answers []Answer) ([]Logged, error) {
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(waitLimit); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if lines, err := e.lines(); err != nil || len(lines) < len(answers) {
 			continue
 		}
-		time.Sleep(20 * time.Millisecond) // a call that is redirected inside has a second line
+		time.Sleep(20 * time.Millisecond) // a call with an internal redirect has a second line
 		lines, err := e.lines()
 		if err != nil {
 			return nil, err
@@ -165,7 +165,7 @@ func (e *sidecar) Log(_ context.Context, answers []Answer) ([]Logged, error) {
 	return nil, errors.New("the access log is not complete")
 }
 
-// lines gives the lines of each case that has any.
+// lines returns the log lines of each case that has any.
 func (e *sidecar) lines() (map[string][]Logged, error) {
 	text, err := os.ReadFile(e.file("access.log"))
 	if err != nil {
@@ -188,25 +188,25 @@ func (e *sidecar) Stats(ctx context.Context) (numbers, histograms map[string]uin
 	if err != nil {
 		return nil, nil, err
 	}
-	time.Sleep(flush) // histograms come later
+	time.Sleep(flush) // histograms are updated later
 	prometheus, err := e.page(ctx, "/stats/prometheus")
 	return readNumbers(string(text)), readCounts(string(prometheus)), err
 }
 
-// flush is how long it may take until histograms show what was recorded.
+// flush is the maximum time until histograms contain what was recorded.
 const flush = 150 * time.Millisecond
 
-// Close kills it, and removes its files.
+// Close kills Envoy, and removes its files.
 func (e *sidecar) Close() {
 	e.client.CloseIdleConnections()
 	if e.cmd != nil && e.cmd.Process != nil {
-		_ = e.cmd.Process.Kill() // it may have ended
+		_ = e.cmd.Process.Kill() // it may have ended already
 		<-e.ended
 	}
 	_ = os.RemoveAll(e.dir) // a temporary directory
 }
 
-// The base that a scenario's fragments are merged into.
+// The base configuration into which a scenario's fragments are merged.
 const (
 	baseConfig = `{
 		"admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}},
@@ -243,7 +243,7 @@ const (
 // object is a JSON object.
 type object = map[string]any
 
-// parse reads JSON that is part of this file, or of a scenario that was read.
+// parse parses JSON of this file, or of a scenario that was read.
 func parse[T any](text string) T {
 	var v T
 	if text == "" {
@@ -255,7 +255,7 @@ func parse[T any](text string) T {
 	return v
 }
 
-// merge puts all of more into base, object by object.
+// merge adds the fields of more to base, recursively.
 func merge(base, more object) object {
 	if base == nil {
 		base = object{}
@@ -272,7 +272,7 @@ func merge(base, more object) object {
 	return base
 }
 
-// config is Envoy's configuration for a scenario.
+// config returns Envoy's configuration for a scenario.
 func (e *sidecar) config(s *Scenario, addresses Addresses) (object, error) {
 	cluster, err := envoyClusterConfig(s, addresses)
 	config := parse[object](baseConfig)
@@ -293,13 +293,13 @@ func (e *sidecar) config(s *Scenario, addresses Addresses) (object, error) {
 
 func fragment(s *Scenario, name string) object { return parse[object](string(s.Envoy[name])) }
 
-// manager is the HTTP connection manager of a scenario.
+// manager returns the HTTP connection manager of a scenario.
 func (e *sidecar) manager(s *Scenario) object {
 	manager := parse[object](baseManager)
 	if string(s.Envoy["external"]) != "true" {
 		merge(manager, parse[object](internalAddresses))
 	}
-	log := manager["access_log"].([]any)[0].(object)["typed_config"].(object) //nolint:forcetypeassert // it is above
+	log := manager["access_log"].([]any)[0].(object)["typed_config"].(object) //nolint:forcetypeassert // it is defined above
 	log["path"] = e.file("access.log")
 	routes := append(parse[[]any](string(s.Envoy["routes"])), defaultRoute(s))
 	host := merge(object{"name": "svc", "domains": []any{"*"}, "routes": routes}, fragment(s, "virtual_host"))
@@ -310,7 +310,7 @@ func (e *sidecar) manager(s *Scenario) object {
 	return merge(manager, fragment(s, "hcm"))
 }
 
-// defaultRoute is the route of all paths that have no other.
+// defaultRoute returns the route for all other paths.
 func defaultRoute(s *Scenario) object {
 	route := merge(object{"match": object{"prefix": "/"}}, fragment(s, "route_entry"))
 	if route["redirect"] == nil && route["direct_response"] == nil {
@@ -323,7 +323,7 @@ func socketAddress(host string, port int) object {
 	return object{"socket_address": object{"address": host, "port_value": port}}
 }
 
-// envoyClusterConfig is the cluster with the scenario's hosts.
+// envoyClusterConfig returns the cluster with the scenario's hosts.
 func envoyClusterConfig(s *Scenario, addresses Addresses) (object, error) {
 	priorities := parse[map[string]int](string(s.Envoy["priorities"]))
 	metadata := parse[object](string(s.Envoy["host_metadata"]))
@@ -351,12 +351,12 @@ func envoyClusterConfig(s *Scenario, addresses Addresses) (object, error) {
 	return merge(cluster, fragment(s, "cluster")), nil
 }
 
-// addEndpoint adds a host to the others of its priority.
+// addEndpoint adds a host to the hosts of its priority.
 func addEndpoint(groups []any, priority int, endpoint object) []any {
 	for _, g := range groups {
-		group := g.(object) //nolint:forcetypeassert // it is made below
+		group := g.(object) //nolint:forcetypeassert // created below
 		if group["priority"] == priority {
-			group["lb_endpoints"] = append(group["lb_endpoints"].([]any), endpoint) //nolint:forcetypeassert // likewise
+			group["lb_endpoints"] = append(group["lb_endpoints"].([]any), endpoint) //nolint:forcetypeassert // created below
 			return groups
 		}
 	}
