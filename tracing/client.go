@@ -30,9 +30,9 @@ const NameHeader = "X-Aws-Xray-Name"
 // CallerNames, that of the request's X-Aws-Xray-Name; otherwise Name; otherwise the name of
 // the upstream. It records the method and the URL of the request, without the query, and
 // the status and the length of the response. Flags and cause follow the status as in
-// [Tracer.Handler]. An error is a fault with its cause, except that an invalid request is
-// an error, and a canceled call is neither. A panic and [runtime.Goexit] are faults. The
-// subsegment ends when the response's body ends.
+// [Tracer.Handler]. A call that fails is a fault with its cause; an invalid request is
+// flagged as an error instead, and a canceled call has no flags. A panic and
+// [runtime.Goexit] are faults. The subsegment ends when the response's body ends.
 //
 // Annotations record what the other policies did, so that it can be searched: attempts, the
 // number of attempts if there were several; response_flags, in Envoy's letters; refused,
