@@ -14,9 +14,8 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// TestSite_gauges pins that a policy finds the gauges of those inside it, and no
-// others.
-func TestSite_gauges(t *testing.T) {
+// TestBuilder_stats pins that a policy finds the statistics of all others, inside and outside.
+func TestBuilder_stats(t *testing.T) {
 	offering := func(name string, value uint64) pillion.Policy {
 		return policyFunc(func(s *policy.Builder, next policy.Func) (policy.Func, error) {
 			s.Stat(policy.Stat{Kind: policy.Gauge, Name: name, Read: func() uint64 { return value }})
@@ -29,8 +28,8 @@ func TestSite_gauges(t *testing.T) {
 		return next, nil
 	})
 	newUpstream(t, offering("outside", 1), showing, offering("inside", 2), offering("innermost", 3))
-	if diff := cmp.Diff(map[string]uint64{"inside": 2, "innermost": 3}, got); diff != "" {
-		t.Errorf("gauges (-want +got):\n%s", diff)
+	if diff := cmp.Diff(map[string]uint64{"outside": 1, "inside": 2, "innermost": 3}, got); diff != "" {
+		t.Errorf("statistics (-want +got):\n%s", diff)
 	}
 }
 

@@ -74,6 +74,7 @@ func TestOnEnd_exactlyOnce(t *testing.T) {
 		}, 0, 0, envoy.ViaUpstream},
 		{"the caller leaves", nil, io.EOF, func(leave context.CancelFunc, _ io.ReadCloser) {
 			leave() // and neither reads nor closes
+			time.Sleep(100 * time.Millisecond)
 		}, policy.Cancelled, envoy.DC, envoy.CallerGone},
 		{"the caller leaves, and closes", nil, io.EOF, func(leave context.CancelFunc, body io.ReadCloser) {
 			leave()

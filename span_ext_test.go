@@ -50,8 +50,8 @@ func (f *family) AfterFunc(func()) (stop func() bool) {
 }
 
 // TestSpan_contexts pins what a call costs the caller's context: one context for
-// each attempt at most, one watch for the body, and nothing where there is no need;
-// none of it outlives the call.
+// each attempt at most, and nothing for the body or where there is no need; none of it
+// outlives the call.
 func TestSpan_contexts(t *testing.T) {
 	every := timeout.Config{Total: time.Hour, PerTry: time.Minute, Idle: time.Minute}
 	tests := []struct {
@@ -62,12 +62,12 @@ func TestSpan_contexts(t *testing.T) {
 		ever     int64
 	}{
 		{"no policies", nil, 0, 0, 0},
-		{"a hook", []pillion.Policy{limits.Config{}}, 0, 0, 1},
+		{"a hook", []pillion.Policy{limits.Config{}}, 0, 0, 0},
 		{"a total limit", []pillion.Policy{timeout.Config{Total: time.Hour}}, 0, 1, 1},
 		{"all limits", []pillion.Policy{every}, 0, 1, 1},
 		{"two attempts", []pillion.Policy{quick(1)}, 0, 1, 2},
 		{"two attempts under all limits", []pillion.Policy{every, quick(1)}, 0, 1, 2},
-		{"all policies", []pillion.Policy{every, quick(1), limits.Config{}, breaker.Config{}}, 0, 1, 3},
+		{"all policies", []pillion.Policy{every, quick(1), limits.Config{}, breaker.Config{}}, 0, 1, 2},
 		{"the caller's deadline is first", []pillion.Policy{timeout.Config{Total: time.Hour, PerTry: time.Minute}}, time.Second, 0, 0},
 		{"the caller's deadline is before the total", []pillion.Policy{timeout.Config{Total: time.Hour, PerTry: time.Minute}}, 2 * time.Minute, 1, 1},
 	}

@@ -185,6 +185,7 @@ func scrapeGroup() group {
 func metricsBounds() []bound {
 	return []bound{
 		{"metrics, added to all policies, stub with a body", "pillion", "the same, until the end of the body", 1, 0},
+		{"metrics, added to all policies, stub with a body", "pillion", "promhttp", 1, 0},
 		{"metrics, added to all policies, stub with http.NoBody", "pillion", "three handles of client_golang", 1.5, 0},
 	}
 }

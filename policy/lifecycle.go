@@ -50,8 +50,7 @@ type Stream struct {
 	err   error // what those are told who come too late; written before stateEnded
 
 	done     chan struct{} // made for those who wait for stateEnded; guarded by mu
-	unwatch  func() bool   // ends the watch of the caller's context; guarded by mu
-	hasWatch bool          // there is such a watch; written before others can come
+	link     link          // in the chain's sweep
 	headers  bool          // sent by a server or received by a client, in time, or the outcome is final; guarded by mu
 	limited  bool          // what follows is in use; written before others can come
 
@@ -123,8 +122,8 @@ func (o *Outcome) Pending() *Attempt {
 
 // Watch hands the open response to the caller, now that the policies are done with its headers.
 // From then on the attempt is ended through its [Stream] alone: by its reader, by a limit, or by
-// the end of the caller's context, for callers that then neither read on nor close. The Attempt
-// must not be used any more.
+// the end of the caller's context, for callers that then neither read on nor close, which is
+// noticed up to 100ms late. The Attempt must not be used any more.
 func (a *Attempt) Watch() {
 	c := a.Call()
 	s, caller := c.openStream(), c.frame.ctx
@@ -144,8 +143,8 @@ func (a *Attempt) Watch() {
 		_, wait := s.due()
 		s.start(0, wait)
 	}
-	if s.hasWatch = watched; watched {
-		s.unwatch = context.AfterFunc(caller, func() { s.cut(context.Cause(caller)) }) //nolint:contextcheck // a report of a panic has no context
+	if watched {
+		s.chain.watch(s, caller)
 	}
 }
 
@@ -247,17 +246,16 @@ func (s *Stream) take() *Call {
 
 // detach takes the attempt away from what limits and watches it.
 func (s *Stream) detach() *Call {
-	if !s.limited && !s.hasWatch {
+	if !s.limited && s.link.caller == nil {
 		return s.call
 	}
 	s.mu.Lock()
 	c := s.call
 	s.call = nil
 	s.stop()
-	unwatch := s.unwatch
 	s.mu.Unlock()
-	if unwatch != nil {
-		unwatch()
+	if s.link.caller != nil {
+		s.chain.unwatch(s)
 	}
 	s.release(nil)
 	return c
@@ -458,6 +456,11 @@ func (s *Stream) strike(t *timer) {
 	if wait > 0 {
 		t.timer.Reset(wait)
 		s.mu.Unlock()
+		return
+	}
+	if caller := c.frame.ctx; watched && caller.Err() != nil {
+		s.mu.Unlock()
+		s.cut(context.Cause(caller)) // it was faster than the limit, and was not noticed yet
 		return
 	}
 	s.struck.Store(int32(scope))
