@@ -49,10 +49,10 @@ type Stream struct {
 	call  *Call // nil once the attempt was ended; guarded by mu from Watch on
 	err   error // what those are told who come too late; written before stateEnded
 
-	done     chan struct{} // made for those who wait for stateEnded; guarded by mu
-	link     link          // in the chain's sweep
-	headers  bool          // sent by a server or received by a client, in time, or the outcome is final; guarded by mu
-	limited  bool          // what follows is in use; written before others can come
+	done    chan struct{} // made for those who wait for stateEnded; guarded by mu
+	link    link          // in the chain's sweep
+	headers bool          // sent by a server or received by a client, in time, or the outcome is final; guarded by mu
+	limited bool          // what follows is in use; written before others can come
 
 	ctx      context.Context         //nolint:containedctx // the attempt's own, without the deadline
 	cancel   context.CancelCauseFunc // of ctx

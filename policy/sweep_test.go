@@ -54,8 +54,8 @@ func (h hooked) Wrap(_ *Builder, next Func) (Func, error) {
 // leaves all others alone. Its timer runs while there are open responses.
 func TestSweep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var causes []error
-		c, open := watched(t, func(end *Outcome) { causes = append(causes, end.Err) })
+		causes := make(chan error, 8)
+		c, open := watched(t, func(end *Outcome) { causes <- end.Err })
 		ctx, leave := context.WithCancelCause(t.Context())
 		errLeft := errors.New("left")
 		left, stays := open(ctx), open(t.Context())
@@ -63,27 +63,44 @@ func TestSweep(t *testing.T) {
 		leave(errLeft)
 		time.Sleep(89 * time.Millisecond)
 		if len(causes) != 0 {
-			t.Fatalf("before the tick: got %v", causes)
+			t.Fatalf("before the tick: got %d ends, want none", len(causes))
 		}
 		time.Sleep(2 * time.Millisecond)
 		synctest.Wait()
-		if len(causes) != 1 || !errors.Is(causes[0], errLeft) || !errors.Is(causes[0], context.Canceled) {
-			t.Errorf("after the tick: got %v, want the cause", causes)
+		if err := <-causes; !errors.Is(err, errLeft) || !errors.Is(err, context.Canceled) {
+			t.Errorf("after the tick: got %v, want the cause", err)
 		}
 		if err := left.End(nil); !errors.Is(err, errLeft) {
 			t.Errorf("a late end: got %v, want the cause", err)
 		}
-		if err := stays.End(nil); err != nil || len(causes) != 2 || causes[1] != nil {
-			t.Errorf("the other one: got %v and %v", err, causes)
+		if err := stays.End(nil); err != nil || len(causes) != 1 || <-causes != nil {
+			t.Errorf("the other one: got %v, want one good end", err)
 		}
-		if c.sweep.first != nil {
-			t.Error("the sweep is not empty")
+		if n, _ := c.sweep.state(); n != 0 {
+			t.Errorf("got %d in the sweep, want none", n)
 		}
 		time.Sleep(time.Second)
-		if c.sweep.armed {
+		if _, armed := c.sweep.state(); armed {
 			t.Error("the timer runs on, without an open response")
 		}
 	})
+}
+
+// state returns how many Streams the sweep looks at, and whether its timer runs.
+func (w *sweep) state() (n int, armed bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for s := w.first; s != nil; s = s.link.next {
+		n++
+	}
+	return n, w.armed
+}
+
+// ownWatch reports whether s has its own watch.
+func (s *Stream) ownWatch() bool {
+	s.chain.sweep.mu.Lock()
+	defer s.chain.sweep.mu.Unlock()
+	return s.link.stop != nil
 }
 
 // TestSweep_model opens and ends responses at random, and compares the sweep with a list.
@@ -91,8 +108,8 @@ func TestSweep_model(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for seed := range uint64(100) {
 			r := rand.New(rand.NewPCG(seed, 2))
-			ends := 0
-			c, open := watched(t, func(*Outcome) { ends++ })
+			var ended atomic.Int64
+			c, open := watched(t, func(*Outcome) { ended.Add(1) })
 			type call struct {
 				stream *Stream
 				leave  context.CancelFunc
@@ -121,15 +138,13 @@ func TestSweep_model(t *testing.T) {
 					}
 					x.leave()
 				}
-				inside := 0
-				for s := c.sweep.first; s != nil; s = s.link.next {
-					inside++
-				}
+				inside, _ := c.sweep.state()
 				for _, x := range model {
-					if x.stream.link.stop != nil { // it has its own watch
+					if x.stream.ownWatch() {
 						inside++
 					}
 				}
+				ends := int(ended.Load())
 				if inside != len(model) || ends != opened-len(model) {
 					t.Fatalf("seed %d: got %d open and %d ends, want %d and %d", seed, inside, ends, len(model), opened-len(model))
 				}
@@ -139,7 +154,7 @@ func TestSweep_model(t *testing.T) {
 			}
 			time.Sleep(sweepInterval)
 			synctest.Wait()
-			if ends != opened {
+			if ends := int(ended.Load()); ends != opened {
 				t.Fatalf("seed %d: got %d ends, want %d", seed, ends, opened)
 			}
 		}
@@ -150,22 +165,22 @@ func TestSweep_model(t *testing.T) {
 // noticed immediately, and the timer rests.
 func TestSweep_long(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var ends []error
-		c, open := watched(t, func(end *Outcome) { ends = append(ends, end.Err) })
+		ends := make(chan error, 8)
+		c, open := watched(t, func(end *Outcome) { ends <- end.Err })
 		ctx, leave := context.WithCancel(t.Context())
 		s, other := open(ctx), open(t.Context())
 		time.Sleep(sweeps*sweepInterval + time.Millisecond)
 		synctest.Wait()
-		if c.sweep.first != nil || c.sweep.armed || s.link.stop == nil {
-			t.Errorf("got a first of %p, armed %v, want the sweep to be empty", c.sweep.first, c.sweep.armed)
+		if n, armed := c.sweep.state(); n != 0 || armed || !s.ownWatch() {
+			t.Errorf("got %d in the sweep, armed %v, want none", n, armed)
 		}
 		leave()
 		synctest.Wait()
-		if len(ends) != 1 || !errors.Is(ends[0], context.Canceled) {
-			t.Errorf("got %v, want one end immediately", ends)
+		if err := <-ends; !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v, want that it was canceled", err)
 		}
-		if err := other.End(nil); err != nil || len(ends) != 2 {
-			t.Errorf("the other one: got %v and %d ends, want 2", err, len(ends))
+		if err := other.End(nil); err != nil || len(ends) != 1 {
+			t.Errorf("the other one: got %v and %d ends, want one", err, len(ends))
 		}
 	})
 }
@@ -173,8 +188,8 @@ func TestSweep_long(t *testing.T) {
 // TestSweep_panic goes on after a caller's context that panics.
 func TestSweep_panic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ends := 0
-		_, open := watched(t, func(*Outcome) { ends++ })
+		var ends atomic.Int64
+		_, open := watched(t, func(*Outcome) { ends.Add(1) })
 		ctx, leave := context.WithCancel(t.Context())
 		open(ctx)
 		broken := &brittle{Context: ctx}
@@ -186,8 +201,8 @@ func TestSweep_panic(t *testing.T) {
 		broken.panics.Store(false)
 		time.Sleep(sweepInterval)
 		synctest.Wait()
-		if ends != 2 {
-			t.Errorf("got %d ends, want 2", ends)
+		if n := ends.Load(); n != 2 {
+			t.Errorf("got %d ends, want 2", n)
 		}
 	})
 }
