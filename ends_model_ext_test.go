@@ -139,7 +139,7 @@ func (s story) firstEnd() ending {
 
 func (s story) upstream(t *testing.T, order *journal, end chan<- policy.Outcome) *pillion.Upstream {
 	t.Helper()
-	policies := []pillion.Policy{timeout.Config{Total: timeout.None, Idle: s.idle}}
+	policies := []pillion.Policy{timeout.Config{Total: timeout.Unlimited, Idle: s.idle}}
 	if s.total != 0 {
 		policies = append(policies, timeout.Config{Total: s.total})
 	}
@@ -195,7 +195,7 @@ func (s story) play(t *testing.T, u *pillion.Upstream, made time.Time, end <-cha
 		}
 	}()
 	o := <-end
-	got = ending{at: time.Since(began), is: o.Is, detail: o.Detail, scope: scopeOf(o.Err)}
+	got = ending{at: time.Since(began), is: o.Conditions, detail: o.Detail, scope: scopeOf(o.Err)}
 	synctest.Wait()
 	if sent.Context() != ctx && sent.Context().Err() == nil {
 		t.Error("the attempt's context lives on after its end")

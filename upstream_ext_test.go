@@ -281,7 +281,7 @@ func TestUpstream_oneForAllProtocols(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u := newUpstream(t, timeout.Config{Total: patience}, retry.Config{NumRetries: retry.None}, limits.Config{MaxRequests: 1}, b)
+	u := newUpstream(t, timeout.Config{Total: patience}, retry.Config{NumRetries: retry.Never}, limits.Config{MaxRequests: 1}, b)
 	client := &http.Client{Transport: u.Transport(answers(http.StatusOK, "soup"))}
 	resp, err := client.Do(get(t.Context(), t))
 	if err != nil {

@@ -154,7 +154,7 @@ func scrapeGroup() group {
 		for _, code := range []int{200, 404, 503} {
 			get(context.Background(), u.Transport(stub{code, body}), "http://bench/")()
 		}
-		c.Answers(metrics.Retry).Count(503)
+		c.Responses(metrics.Retry).Count(503)
 	}
 	scrape := func(url string) func() {
 		h := metrics.Handler(r)

@@ -94,15 +94,15 @@ func (c *Command[T]) StartWithRetry(ctx context.Context, r retry.Retryable) erro
 	return c.start(ctx, &retrying{options: r}, false)
 }
 
-// StartHere does all in the calling goroutine before it returns: the wait for
+// Run does all in the calling goroutine before it returns: the wait for
 // dependencies, the work, the counting, the fallback and the hooks. It uses no pool, so it
 // works after a shutdown, and starts no goroutine, so that the limit acts through the
 // context alone: work that does not heed it is waited for. What the work fails with is for
 // Get. Mirrors Expeditor::Command#start(current_thread: true).
-func (c *Command[T]) StartHere(ctx context.Context) error { return c.start(ctx, nil, true) }
+func (c *Command[T]) Run(ctx context.Context) error { return c.start(ctx, nil, true) }
 
-// StartHereWithRetry is StartHere with retries: see StartWithRetry.
-func (c *Command[T]) StartHereWithRetry(ctx context.Context, r retry.Retryable) error {
+// RunWithRetry is Run with retries: see StartWithRetry.
+func (c *Command[T]) RunWithRetry(ctx context.Context, r retry.Retryable) error {
 	return c.start(ctx, &retrying{options: r}, true)
 }
 

@@ -10,7 +10,7 @@ import (
 // fallback if one ran, even if fallbacks are switched off.
 //
 // Hooks run after the counting, all kinds in the order in which they were added, in
-// the goroutine that ended the command: a worker, the one that called StartHere or whose
+// the goroutine that ended the command: a worker, the one that called Run or whose
 // Start was rejected, or that of a timer. The command's slot in the pool is free by then:
 // what was queued before waits for a worker's hooks, what is started meanwhile does not. Get
 // and Wait may return before the hooks have run. A hook added to a command that has ended

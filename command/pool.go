@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// NoQueue is a MaxQueue of zero, where zero means that the queue has no end.
-const NoQueue = -1
+// Zero is a MaxQueue of zero: nothing waits. The zero value means that the queue has no end.
+const Zero = -1
 
 // Overflow says what a full pool does with a command.
 type Overflow uint8
@@ -54,7 +54,7 @@ type PoolConfig struct {
 	MaxThreads int `json:"max_threads,omitempty"`
 
 	// MaxQueue is how many more can wait for a worker, or for what they depend on. Zero
-	// means no bound, as in Ruby, NoQueue none; any other negative value is an error, as is one
+	// means no bound, as in Ruby, the constant Zero no queue; any other negative value is an error, as is one
 	// without MaxThreads. Mirrors max_queue.
 	MaxQueue int `json:"max_queue,omitempty"`
 
@@ -69,8 +69,8 @@ func (cfg PoolConfig) check() error {
 		bad.say("PoolConfig.MaxThreads: %d is negative: write 1 or more, or 0 for no bound", cfg.MaxThreads)
 	}
 	switch {
-	case cfg.MaxQueue < 0 && cfg.MaxQueue != NoQueue:
-		bad.say("PoolConfig.MaxQueue: %d is negative: write 1 or more, 0 for no bound, or command.NoQueue", cfg.MaxQueue)
+	case cfg.MaxQueue < 0 && cfg.MaxQueue != Zero:
+		bad.say("PoolConfig.MaxQueue: %d is negative: write 1 or more, 0 for no bound, or command.Zero", cfg.MaxQueue)
 	case cfg.MaxQueue != 0 && cfg.MaxThreads == 0:
 		bad.say("PoolConfig.MaxQueue: %d has no effect on a pool without MaxThreads: write MaxThreads too", cfg.MaxQueue)
 	}

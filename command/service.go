@@ -190,11 +190,11 @@ func (s *Service) Shutdown(ctx context.Context) error {
 	return s.pool.Shutdown(ctx)
 }
 
-// RunIfAllowed runs f if the service's breaker admits it, and returns what f returns;
+// Allow runs f if the service's breaker admits it, and returns what f returns;
 // else the error is a [*CircuitBreakError]. It counts nothing, not even the refusal, but a
 // trial that succeeds closes the circuit. A panic of f passes through. A nil service or
 // function is an error that matches [ErrInvalid]. Mirrors Expeditor::Service#run_if_allowed.
-func RunIfAllowed[T any](s *Service, f func() (T, error)) (T, error) {
+func Allow[T any](s *Service, f func() (T, error)) (T, error) {
 	if err := checkRun(s, f == nil); err != nil {
 		var none T
 		return none, err
@@ -219,13 +219,13 @@ func RunIfAllowed[T any](s *Service, f func() (T, error)) (T, error) {
 	return v, err
 }
 
-// checkRun finds what is wrong with the arguments of RunIfAllowed.
+// checkRun finds what is wrong with the arguments of Allow.
 func checkRun(s *Service, noFunction bool) error {
 	switch {
 	case !s.made():
-		return invalid("RunIfAllowed: the service is nil, or was not made by NewService: pass one that was")
+		return invalid("Allow: the service is nil, or was not made by NewService: pass one that was")
 	case noFunction:
-		return invalid("RunIfAllowed: the function is nil: pass one")
+		return invalid("Allow: the function is nil: pass one")
 	}
 	return nil
 }

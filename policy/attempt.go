@@ -83,7 +83,7 @@ func (a *Attempt) Drop() {
 	a.Call().conclude(discarded)
 }
 
-func discarded(_ *Call, end *Outcome) { end.Is |= Discarded }
+func discarded(_ *Call, end *Outcome) { end.Conditions |= Discarded }
 
 // Upgraded reports whether the response is one whose connection belongs to the caller.
 func (a *Attempt) Upgraded() bool { return a.Call().upgraded() }
@@ -145,17 +145,17 @@ func (a *Attempt) LiftLimits() {
 // LiftTry suspends the limits of one attempt, on its time and on silence, while the total one
 // goes on: a stream's request is still being sent, which is not the upstream's silence. It may be
 // called by any goroutine until Try returns. It is not in time if a timeout has fired.
-func (a *Attempt) LiftTry() (inTime bool) {
+func (a *Attempt) LiftPerTry() (inTime bool) {
 	return a.Call().rearm(func(scope Scope, left time.Duration) (Scope, time.Duration) { return scope, left })
 }
 
-// ArmTry starts the limits of one attempt, after [Attempt.LiftTry]. It may be called by any
+// ArmTry starts the limits of one attempt, after [Attempt.LiftPerTry]. It may be called by any
 // goroutine until Try returns.
-func (a *Attempt) ArmTry() { a.Call().rearm(a.limits.tighter) }
+func (a *Attempt) ArmPerTry() { a.Call().rearm(a.limits.tighter) }
 
-// HeadersSent is [Attempt.LiftTry] for a server whose response headers are out: the outcome that
+// HeadersSent is [Attempt.LiftPerTry] for a server whose response headers are out: the outcome that
 // Try reports stays, and a timeout that fires later is added to it.
-func (a *Attempt) HeadersSent() (inTime bool) { return a.headersInTime(a.LiftTry()) }
+func (a *Attempt) HeadersSent() (inTime bool) { return a.headersInTime(a.LiftPerTry()) }
 
 // HeadersReceived says that the response headers are there, while Try still waits for the rest.
 // The limit on the time of one attempt ends, and the limit on silence starts again. A timeout that

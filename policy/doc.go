@@ -25,7 +25,7 @@
 //	}
 //
 // The slot and the hook are made once, so that a call costs no allocation; a closure would
-// work too. Outside retry a policy sees calls, inside it attempts. At the end Outcome.Is tells
+// work too. Outside retry a policy sees calls, inside it attempts. At the end Outcome.Conditions tells
 // in this order what became of it: [policy.Refused], [policy.Cancelled], [policy.Timeout], [policy.Failure], else a
 // success; [policy.Discarded] marks an answer that was thrown away for another attempt. If next panics no
 // hook was registered: what must be given back needs a defer as well.

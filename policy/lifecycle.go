@@ -150,7 +150,7 @@ func (a *Attempt) Watch() {
 
 // upgraded reports whether the connection behind the response is the caller's now: neither limits
 // nor the context of the request that led to it end it.
-func (c *Call) upgraded() bool { return c.outcome.Is.Any(Upgraded) }
+func (c *Call) upgraded() bool { return c.outcome.Has(Upgraded) }
 
 // End ends the attempt, and runs its hooks: with a nil error because all of the response was
 // received; else because it broke off. It returns the error to show the caller; a timeout or
@@ -303,13 +303,13 @@ func (c *Call) broken(end *Outcome, err error) {
 	struck := c.struck()
 	switch {
 	case c.upgraded():
-		c.frame.exchange.Explain((*Attempt)(c), end, err)
+		c.frame.exchange.Classify((*Attempt)(c), end, err)
 	case struck != 0:
 		c.timedOut(end, struck, nil)
 	case c.frame.ctx.Err() != nil:
 		c.leave(c.frame.ctx, end, err)
 	default:
-		c.frame.exchange.Explain((*Attempt)(c), end, err)
+		c.frame.exchange.Classify((*Attempt)(c), end, err)
 	}
 }
 

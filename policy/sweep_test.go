@@ -19,7 +19,7 @@ func (streamed) RequestHeader(string) []string                 { return nil }
 func (streamed) ResponseHeader(*Outcome, string) []string      { return nil }
 func (streamed) Header(*Attempt) Header                        { return nil }
 func (streamed) Try(_ context.Context, a *Attempt, o *Outcome) { o.Value = "open"; a.Open() }
-func (streamed) Explain(_ *Attempt, o *Outcome, err error)     { o.Blame(err, Failed, nil) }
+func (streamed) Classify(_ *Attempt, o *Outcome, err error)    { o.Blame(err, Failed, nil) }
 
 // watched makes a chain that calls ended for each end, and a function that opens a response.
 func watched(t *testing.T, ended func(*Outcome)) (*Chain, func(ctx context.Context) *Stream) {

@@ -68,7 +68,7 @@ type Config struct {
 	Disabled bool `json:"disabled,omitempty"`
 
 	// SamplingRate is the share of traces beginning here that is recorded, up to 1. Zero
-	// means 1, NeverSample none; any other value outside of 0 to 1 is an error. A decision
+	// means 1, Never none; any other value outside of 0 to 1 is an error. A decision
 	// that comes with a request holds, unless IgnoreSampled is set. Mirrors the gem's
 	// config.sampling_rate.
 	SamplingRate float64 `json:"sampling_rate,omitempty"`

@@ -168,12 +168,12 @@ func (e *emitter) take(x *xray.Segment) {
 	}
 	e.mu.Unlock()
 	if wake {
-		e.rouse()
+		e.notify()
 	}
 }
 
 // rouse wakes the sender.
-func (e *emitter) rouse() {
+func (e *emitter) notify() {
 	select {
 	case e.wake <- struct{}{}:
 	default:
@@ -214,7 +214,7 @@ func freezeMap(values map[string]any) {
 // run sends what comes, until the emitter is closed.
 func (e *emitter) run() {
 	defer close(e.done)
-	defer e.hangUp()
+	defer e.closeConn()
 	pause := time.NewTimer(linger)
 	defer pause.Stop()
 	var batch []*xray.Segment
@@ -296,7 +296,7 @@ func (e *emitter) packet(p []byte) {
 	default:
 		e.lose(err)
 		if !errors.Is(err, syscall.ECONNREFUSED) {
-			e.hangUp()
+			e.closeConn()
 			e.broken, e.retryAt = err, time.Now().Add(patience)
 		}
 	}
@@ -328,7 +328,7 @@ func (e *emitter) open() bool {
 	return true
 }
 
-func (e *emitter) hangUp() {
+func (e *emitter) closeConn() {
 	if e.conn != nil {
 		e.unwatch()
 		_ = e.conn.Close() // nothing waits in it
@@ -402,7 +402,7 @@ func (e *emitter) flush(ctx context.Context) error {
 	e.flushing = append(e.flushing, flushed)
 	e.idle = false
 	e.mu.Unlock()
-	e.rouse()
+	e.notify()
 	return e.await(ctx, flushed)
 }
 
@@ -420,7 +420,7 @@ func (e *emitter) close(ctx context.Context) error {
 	first := !e.closed
 	e.closed, e.idle = true, false
 	e.mu.Unlock()
-	e.rouse()
+	e.notify()
 	err := e.await(ctx, e.done)
 	e.abort() // what still waits is dropped: that takes no time
 	<-e.done

@@ -70,7 +70,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 var errUsage = errors.New("grpc: usage: see -h")
 
 // compare runs the load through a bare connection and then through the library.
-func compare(ctx context.Context, l load) ([]result, *metrics.Cluster, error) {
+func compare(ctx context.Context, l load) ([]result, *metrics.ClusterStats, error) {
 	s, err := startServer() //nolint:contextcheck // calls bring their own
 	if err != nil {
 		return nil, nil, err
@@ -105,7 +105,7 @@ func compare(ctx context.Context, l load) ([]result, *metrics.Cluster, error) {
 }
 
 // printTable shows the paths side by side, and what the library counted.
-func printTable(w io.Writer, results []result, stats *metrics.Cluster) error {
+func printTable(w io.Writer, results []result, stats *metrics.ClusterStats) error {
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', tabwriter.AlignRight)
 	row := func(name string, cell func(result) string) {
 		_, _ = fmt.Fprintf(t, "%s\t", name) // the error comes out of Flush
