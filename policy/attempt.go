@@ -5,6 +5,10 @@ import "time"
 // Attempt is a [Call] as adapters see it: what they are told of the attempt, and what they
 // report of it. Unless a method says otherwise, it is called by the goroutine that runs the
 // attempt, until [Exchange] Try has returned.
+//
+// An adapter that breaks the contract panics where it does, before any state is touched: one that
+// opens a response twice, watches one that is not open, or uses a Frame or an Attempt for two calls.
+// A Stream may be ended any number of times.
 type Attempt Call
 
 // Call is the attempt as policies see it.
@@ -67,6 +71,9 @@ func (a *Attempt) Header() Header { return a.frame.exchange.Header(a) }
 // Open marks an attempt whose response has begun but not ended: its body or stream goes on until
 // its [Stream] ends, or until Drop.
 func (a *Attempt) Open() {
+	if a.state != stateTrying {
+		panic("policy: Attempt.Open: it was called before, or the attempt has ended")
+	}
 	a.state = stateOpen
 	a.outcome.open = a.Call()
 }

@@ -261,7 +261,11 @@ func (c *Call) Next() *Call {
 
 func (c *Call) successor() *Call {
 	if x, ok := c.frame.exchange.(Successor); ok {
-		return (*Call)(x.NewAttempt((*Attempt)(c)))
+		next := (*Call)(x.NewAttempt((*Attempt)(c)))
+		if next == nil || next.frame != nil {
+			panic("policy: Successor.NewAttempt returned nil, or an Attempt that was used before")
+		}
+		return next
 	}
 	return &Call{}
 }

@@ -72,7 +72,9 @@ var errEnded = errors.New("pillion: the attempt has ended")
 func (c *Call) openStream() *Stream {
 	if c.stream == nil {
 		if storage := c.frame.storage; storage != nil {
-			c.stream = storage.NewStream((*Attempt)(c))
+			if c.stream = storage.NewStream((*Attempt)(c)); c.stream == nil || c.stream.chain != nil {
+				panic("policy: Storage.NewStream returned nil, or a Stream that was used before")
+			}
 		} else {
 			c.stream = &Stream{}
 		}
@@ -125,6 +127,9 @@ func (o *Outcome) Pending() *Attempt {
 // the end of the caller's context, for callers that then neither read on nor close, which is
 // noticed up to 100ms late. The Attempt must not be used any more.
 func (a *Attempt) Watch() {
+	if a.state != stateOpen {
+		panic("policy: Attempt.Watch: the response is not open, or the caller has it already")
+	}
 	c := a.Call()
 	s, caller := c.openStream(), c.frame.ctx
 	deadline := c.ownDeadline()

@@ -48,11 +48,14 @@ func (o *Outcome) Open() bool {
 //	o.OnEnd(c, release) // release was made in Wrap
 //	return o
 func (o *Outcome) OnEnd(c *Call, hook Hook) {
-	if !o.Open() {
+	switch {
+	case !o.Open():
 		hook(c, o)
-		return
+	case o.open.state == stateWatched:
+		panic("policy: Outcome.OnEnd: the caller has the response: register hooks before the policy returns")
+	default:
+		o.open.hooks.add(c, hook)
 	}
-	o.open.hooks.add(c, hook)
 }
 
 // Discard ends an open outcome that nobody will use: a small rest of its body is
