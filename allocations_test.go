@@ -46,32 +46,35 @@ func TestAllocations(t *testing.T) {
 		{"all policies", every, false, 4, 4},
 		{"all policies, body", every, true, 4, 4},
 	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			u := newUpstream(t, test.policies...)
-			resp := &http.Response{StatusCode: http.StatusOK, ProtoMajor: 1}
-			base := u.Transport(roundTripper(func(*http.Request) (*http.Response, error) {
-				if resp.Body = http.NoBody; test.open {
-					resp.Body = blank{}
+	cancellable, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	for caller, ctx := range map[string]context.Context{"background": context.Background(), "cancellable": cancellable} {
+		for _, test := range tests {
+			t.Run(test.name+", "+caller, func(t *testing.T) {
+				u := newUpstream(t, test.policies...)
+				resp := &http.Response{StatusCode: http.StatusOK, ProtoMajor: 1}
+				base := u.Transport(roundTripper(func(*http.Request) (*http.Response, error) {
+					if resp.Body = http.NoBody; test.open {
+						resp.Body = blank{}
+					}
+					return resp, nil
+				}))
+				req := get(ctx, t)
+				got := testing.AllocsPerRun(500, func() {
+					if resp, err := base.RoundTrip(req); err == nil {
+						_, _ = resp.Body.Read(nil)
+						_ = resp.Body.Close()
+					}
+				})
+				if got > test.http {
+					t.Errorf("round trip: got %v allocations, want at most %v", got, test.http)
 				}
-				return resp, nil
-			}))
-			ctx := context.Background() // a test's own can be cancelled, and would be watched
-			req := get(ctx, t)
-			got := testing.AllocsPerRun(500, func() {
-				if resp, err := base.RoundTrip(req); err == nil {
-					_, _ = resp.Body.Read(nil)
-					_ = resp.Body.Close()
+				work := func(context.Context) (struct{}, error) { return struct{}{}, nil }
+				got = testing.AllocsPerRun(500, func() { _, _ = pillion.Do(ctx, u, work) })
+				if got > test.do {
+					t.Errorf("Do: got %v allocations, want at most %v", got, test.do)
 				}
 			})
-			if got > test.http {
-				t.Errorf("round trip: got %v allocations, want at most %v", got, test.http)
-			}
-			work := func(context.Context) (struct{}, error) { return struct{}{}, nil }
-			got = testing.AllocsPerRun(500, func() { _, _ = pillion.Do(ctx, u, work) })
-			if got > test.do {
-				t.Errorf("Do: got %v allocations, want at most %v", got, test.do)
-			}
-		})
+		}
 	}
 }

@@ -41,7 +41,7 @@ func phases() []phase {
 	}
 	const unavailable = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 9\r\n"
 	after := retry.Config{On: "5xx", ResetHeaders: []retry.ResetHeader{{Name: "Retry-After", Format: retry.Seconds}}}
-	none := retry.Config{NumRetries: retry.None}
+	none := retry.Config{NumRetries: retry.Never}
 	return []phase{
 		{name: "dialing", retry: none, world: func(_ *testing.T, reached chan<- struct{}) *world {
 			w := newWorld("http://upstream.test/")

@@ -55,9 +55,9 @@ func TestCall_limitsRead(t *testing.T) {
 							c.LimitTotal(tc.total)
 						}
 						if tc.try != 0 {
-							c.LimitTry(tc.try)
+							c.LimitPerTry(tc.try)
 						}
-						if got := c.TryLimit(); got != tc.want {
+						if got := c.PerTryLimit(); got != tc.want {
 							t.Errorf("TryLimit: got %v, want %v", got, tc.want)
 						}
 						return next(ctx, c)

@@ -87,9 +87,9 @@ func (x *funcCall[T]) Try(ctx context.Context, _ *policy.Attempt, o *policy.Outc
 	}
 }
 
-// Explain understands what the network's errors mean, and passes all errors on
+// Classify understands what the network's errors mean, and passes all errors on
 // as they are.
-func (x *funcCall[T]) Explain(_ *policy.Attempt, o *policy.Outcome, err error) {
+func (x *funcCall[T]) Classify(_ *policy.Attempt, o *policy.Outcome, err error) {
 	is, detail := functionFailure(err)
 	o.Blame(err, is, detail)
 }

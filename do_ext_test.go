@@ -62,8 +62,8 @@ func TestDo_errors(t *testing.T) {
 			if got != "rest" || err != test.err { //nolint:errorlint // the very one
 				t.Errorf("got %q, %v, want what the function gave: %v", got, err, test.err)
 			}
-			if end.Is != test.is || end.Detail != test.detail || end.Flags != test.detail.Flags() {
-				t.Errorf("end: got %b, %v, %v, want %b, %v", end.Is, end.Flags, end.Detail, test.is, test.detail)
+			if end.Conditions != test.is || end.Detail != test.detail || end.Flags != test.detail.Flags() {
+				t.Errorf("end: got %b, %v, %v, want %b, %v", end.Conditions, end.Flags, end.Detail, test.is, test.detail)
 			}
 		})
 	}

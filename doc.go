@@ -40,6 +40,12 @@
 // One timeout.Config outside retry sets the timeouts of the whole call and of each attempt.
 // [New] returns an error for an order that makes no sense; [AnyOrder] allows it.
 //
+// # Zero values
+//
+// The zero value of each field means its default. A constant of its package says what else it may
+// be: Zero means really zero, Unlimited no limit, and Never that it does not happen, as in
+// breaker.Never, retry.Zero and timeout.Unlimited. Any other negative value is an error.
+//
 // # What happened to a call
 //
 // A refusal is a typed error: [errors.As] finds *breaker.OpenError or *limits.FullError. A

@@ -67,8 +67,46 @@ type ending struct {
 	scope  policy.Scope
 }
 
-// model says what must become of it: the first end of all that there would be.
+// model says what must become of it: the first end of all that there would be. The end of a
+// caller that does not read is noticed by the next read, by Close, when the total limit fires, or
+// at the next tick, which comes 50 ms after each tenth of a second; after ten ticks it is noticed
+// immediately.
 func (s story) model() ending {
+	first := s.firstEnd()
+	if first.at != s.leaves && first.at != s.deadline || first.at > 950*time.Millisecond {
+		return first
+	}
+	left := first.at
+	first.at = (left+50*time.Millisecond)/(100*time.Millisecond)*(100*time.Millisecond) + 50*time.Millisecond
+	if first.at <= left {
+		first.at += 100 * time.Millisecond
+	}
+	for _, at := range []time.Duration{s.nextRead(left), s.closes, s.total} {
+		if at >= left {
+			first.at = min(first.at, at)
+		}
+	}
+	return first
+}
+
+// nextRead is when the reader notices that the caller left: immediately if it reads.
+func (s story) nextRead(left time.Duration) time.Duration {
+	var now time.Duration
+	for i, pause := range s.pauses {
+		now += pause
+		if now >= left {
+			return now
+		}
+		if i < len(s.arrivals) {
+			if now = max(now, s.arrivals[i]); now > left {
+				return left
+			}
+		}
+	}
+	return never
+}
+
+func (s story) firstEnd() ending {
 	var now time.Duration
 	first := ending{at: never}
 	earlier := func(e ending) {
@@ -101,7 +139,7 @@ func (s story) model() ending {
 
 func (s story) upstream(t *testing.T, order *journal, end chan<- policy.Outcome) *pillion.Upstream {
 	t.Helper()
-	policies := []pillion.Policy{timeout.Config{Total: timeout.None, Idle: s.idle}}
+	policies := []pillion.Policy{timeout.Config{Total: timeout.Unlimited, Idle: s.idle}}
 	if s.total != 0 {
 		policies = append(policies, timeout.Config{Total: s.total})
 	}
@@ -113,8 +151,10 @@ func (s story) upstream(t *testing.T, order *journal, end chan<- policy.Outcome)
 }
 
 // play lets the story happen, and gives its end and what the reader was told.
-func (s story) play(t *testing.T, u *pillion.Upstream, end <-chan policy.Outcome) (got ending, told error) {
+func (s story) play(t *testing.T, u *pillion.Upstream, made time.Time, end <-chan policy.Outcome) (got ending, told error) {
 	t.Helper()
+	const tick = 100 * time.Millisecond
+	time.Sleep(tick + tick/2 - time.Since(made)%tick) // ticks are apart from all ends
 	began := time.Now()
 	ctx, leave := context.WithCancel(t.Context())
 	defer leave()
@@ -155,7 +195,7 @@ func (s story) play(t *testing.T, u *pillion.Upstream, end <-chan policy.Outcome
 		}
 	}()
 	o := <-end
-	got = ending{at: time.Since(began), is: o.Is, detail: o.Detail, scope: scopeOf(o.Err)}
+	got = ending{at: time.Since(began), is: o.Conditions, detail: o.Detail, scope: scopeOf(o.Err)}
 	synctest.Wait()
 	if sent.Context() != ctx && sent.Context().Err() == nil {
 		t.Error("the attempt's context lives on after its end")
@@ -176,9 +216,10 @@ func TestEnds_model(t *testing.T) {
 			want := s.model()
 			var order journal
 			end := make(chan policy.Outcome, 8)
+			made := time.Now()
 			u := s.upstream(t, &order, end)
 			for range 3 {
-				got, told := s.play(t, u, end)
+				got, told := s.play(t, u, made, end)
 				got.at = max(got.at, 1)
 				if got != want {
 					t.Errorf("seed %d: got %+v, want %+v\n%+v", seed, got, want, s)

@@ -25,7 +25,7 @@ import (
 func (j *journal) listen() pillion.Listener {
 	return func(_ context.Context, e policy.Event) {
 		line := fmt.Sprintf("%v %d: %d %v %v", e.Kind, e.Call.Attempt(), e.Outcome.Code, e.Outcome.Flags, e.Outcome.Detail)
-		if e.Outcome.Is.Any(policy.Discarded) {
+		if e.Outcome.Has(policy.Discarded) {
 			line += ", discarded"
 		}
 		if e.BackOff != (policy.BackOff{}) {

@@ -317,9 +317,9 @@ func (p *pigeon) Try(_ context.Context, c *policy.Attempt, o *policy.Outcome) {
 	o.Value, o.Detail = strings.ToUpper(p.message), envoy.ViaUpstream
 }
 
-// Explain says what an error means: here, that the message may not have arrived.
-func (p *pigeon) Explain(_ *policy.Attempt, o *policy.Outcome, err error) {
-	o.Err, o.Is, o.Flags, o.Detail = err, policy.Reset, envoy.UC, envoy.ConnectionTermination
+// Classify says what an error means: here, that the message may not have arrived.
+func (p *pigeon) Classify(_ *policy.Attempt, o *policy.Outcome, err error) {
+	o.Err, o.Conditions, o.Flags, o.Detail = err, policy.Reset, envoy.UC, envoy.ConnectionTermination
 }
 
 func (p *pigeon) Unary() bool                                     { return true }

@@ -47,11 +47,11 @@ func (x *letter) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome) 
 	}
 }
 
-func (x *letter) Explain(_ *policy.Attempt, o *policy.Outcome, err error) {
+func (x *letter) Classify(_ *policy.Attempt, o *policy.Outcome, err error) {
 	if x.explain != nil && x.explain(o, err) {
 		return
 	}
-	o.Err, o.Is, o.Flags, o.Detail = err, policy.Reset, envoy.UR, envoy.RemoteReset
+	o.Err, o.Conditions, o.Flags, o.Detail = err, policy.Reset, envoy.UR, envoy.RemoteReset
 }
 
 func (x *letter) Discard(c *policy.Attempt, _ *policy.Outcome) {
@@ -123,10 +123,10 @@ func TestInvoke_unaryDeadline(t *testing.T) {
 		{"unary, idle", false, timeout.Config{Total: time.Minute, PerTry: 3 * time.Second, Idle: 2 * time.Second}, never, 2 * time.Second},
 		{"unary, total", false, timeout.Config{Total: time.Minute, PerTry: time.Hour}, never, time.Minute},
 		{"unary, caller", false, timeout.Config{Total: time.Minute, PerTry: time.Hour}, time.Second, time.Second},
-		{"unary, try within the caller's", false, timeout.Config{Total: timeout.None, PerTry: time.Second}, time.Minute, time.Second},
+		{"unary, try within the caller's", false, timeout.Config{Total: timeout.Unlimited, PerTry: time.Second}, time.Minute, time.Second},
 		{"open, try", true, timeout.Config{Total: time.Minute, PerTry: time.Second}, never, time.Minute},
 		{"open, caller", true, timeout.Config{Total: time.Minute, PerTry: time.Second}, 2 * time.Second, 2 * time.Second},
-		{"open, try alone", true, timeout.Config{Total: timeout.None, PerTry: time.Second}, never, never},
+		{"open, try alone", true, timeout.Config{Total: timeout.Unlimited, PerTry: time.Second}, never, never},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -171,8 +171,8 @@ func TestInvoke_open(t *testing.T) {
 				policies := []pillion.Policy{needCancel}
 				if hooked {
 					policies = append(policies, atEnd(func(_ *policy.Call, end *policy.Outcome) {
-						if ends++; end.Is != test.is {
-							t.Errorf("hook: got condition %b, want %b", end.Is, test.is)
+						if ends++; end.Conditions != test.is {
+							t.Errorf("hook: got condition %b, want %b", end.Conditions, test.is)
 						}
 					}))
 				}
@@ -215,12 +215,12 @@ func TestInvoke_retry(t *testing.T) {
 	x := &letter{open: true}
 	x.try = func(_ context.Context, o *policy.Outcome) {
 		if attempts++; attempts < 3 {
-			o.Is = policy.RefusedStream
+			o.Conditions = policy.RefusedStream
 		}
 	}
 	var conditions []policy.Condition
 	u := newUpstream(t, quick(2),
-		atEnd(func(_ *policy.Call, end *policy.Outcome) { conditions = append(conditions, end.Is) }),
+		atEnd(func(_ *policy.Call, end *policy.Outcome) { conditions = append(conditions, end.Conditions) }),
 		before(func(c *policy.Call) { c.Header().Set("X-Attempt", "yes") }))
 	o := u.Chain().Invoke(t.Context(), x)
 	if o.Err != nil || !o.Open() || attempts != 3 || len(x.header) != 3 {
@@ -249,8 +249,8 @@ func TestInvoke_drop(t *testing.T) {
 			return o
 		}),
 		atEnd(func(_ *policy.Call, end *policy.Outcome) {
-			if ends++; end.Is != policy.Discarded {
-				t.Errorf("hook: got condition %b, want Discarded", end.Is)
+			if ends++; end.Conditions != policy.Discarded {
+				t.Errorf("hook: got condition %b, want Discarded", end.Conditions)
 			}
 		}))
 	if o := u.Chain().Invoke(t.Context(), x); o.Open() || ends != 1 || !slices.Equal(x.dropped, []int{1}) {
@@ -263,7 +263,7 @@ func TestInvoke_idle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, info := pillion.WithInfo(t.Context())
 		x := &letter{open: true}
-		newUpstream(t, timeout.Config{Total: timeout.None, Idle: time.Second}).Chain().Invoke(ctx, x)
+		newUpstream(t, timeout.Config{Total: timeout.Unlimited, Idle: time.Second}).Chain().Invoke(ctx, x)
 		time.Sleep(time.Minute) // nobody waits
 		x.call.Stream().Await()
 		time.Sleep(900 * time.Millisecond)
@@ -286,22 +286,22 @@ func TestInvoke_idle(t *testing.T) {
 	})
 }
 
-// TestInvoke_explained pins that Explain is asked only where Try left a bare error.
+// TestInvoke_explained pins that Classify is asked only where Try left a bare error.
 func TestInvoke_explained(t *testing.T) {
 	for _, explained := range []bool{false, true} {
 		asked := 0
 		x := &letter{
 			try: func(_ context.Context, o *policy.Outcome) {
 				if o.Err = errBroken; explained {
-					o.Is, o.Detail = policy.GRPCUnavailable, envoy.RemoteRefusedStream
+					o.Conditions, o.Detail = policy.GRPCUnavailable, envoy.RemoteRefusedStream
 				}
 			},
 			explain: func(*policy.Outcome, error) bool { asked++; return false },
 		}
 		o := newUpstream(t).Chain().Invoke(t.Context(), x)
 		want := map[bool]policy.Condition{false: policy.Reset, true: policy.GRPCUnavailable}[explained]
-		if o.Is != want || !errors.Is(o.Err, errBroken) || (asked == 0) != explained {
-			t.Errorf("explained by Try %v: got %b, %v, asked %d times, want %b", explained, o.Is, o.Err, asked, want)
+		if o.Conditions != want || !errors.Is(o.Err, errBroken) || (asked == 0) != explained {
+			t.Errorf("explained by Try %v: got %b, %v, asked %d times, want %b", explained, o.Conditions, o.Err, asked, want)
 		}
 	}
 }

@@ -14,8 +14,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// TestBuilder_stats pins that a policy finds the statistics of all policies of the upstream,
-// those outside it as well.
+// TestBuilder_stats pins that a policy finds the statistics of all others, inside and outside.
 func TestBuilder_stats(t *testing.T) {
 	offering := func(name string, value uint64) pillion.Policy {
 		return policyFunc(func(s *policy.Builder, next policy.Func) (policy.Func, error) {

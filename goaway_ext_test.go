@@ -186,8 +186,8 @@ func TestGoAway_refused(t *testing.T) {
 					}
 					_ = resp.Body.Close()
 					first := l.attempts[0]
-					if !first.Is.Any(policy.RefusedStream) || first.Detail != envoy.RemoteRefusedStream || first.Flags != envoy.UR || first.unconnected {
-						t.Errorf("got %v %v %v, want refused-stream UR remote_refused_stream_reset", first.Is, first.Flags, first.Detail)
+					if !first.Has(policy.RefusedStream) || first.Detail != envoy.RemoteRefusedStream || first.Flags != envoy.UR || first.unconnected {
+						t.Errorf("got %v %v %v, want refused-stream UR remote_refused_stream_reset", first.Conditions, first.Flags, first.Detail)
 					}
 					if requests.Load() != 2 {
 						t.Errorf("got %d requests, want 2", requests.Load())
@@ -210,8 +210,8 @@ func TestGoAway_notRetried(t *testing.T) {
 				url, base, requests := b.serve(t, func(f *framed) { _ = f.WriteRSTStream(f.stream, http2.ErrCodeRefusedStream) })
 				l := newLedger(t)
 				_, err := l.upstream(t, pillion.Options{ReplayBuffer: 100}, retry.Config{On: "connect-failure"}).Transport(base).RoundTrip(order(t, url))
-				if end := l.last(t); err == nil || !end.Is.Any(policy.RefusedStream) || requests.Load() != 1 {
-					t.Errorf("got %v, %v after %d requests, want a refused stream after 1", end.Is, err, requests.Load())
+				if end := l.last(t); err == nil || !end.Has(policy.RefusedStream) || requests.Load() != 1 {
+					t.Errorf("got %v, %v after %d requests, want a refused stream after 1", end.Conditions, err, requests.Load())
 				}
 				l.wantBalanced(t, 1, 1)
 			})
@@ -236,8 +236,8 @@ func TestGoAway_withoutRetry(t *testing.T) {
 				l := newLedger(t)
 				resp, err := l.upstream(t, timeout.Config{Total: patience}).Transport(base).RoundTrip(order(t, url))
 				if name == "POST that is kept" { // net/http cannot have its body again
-					if end := l.last(t); err == nil || !end.Is.Any(policy.RefusedStream) {
-						t.Errorf("got %v, %v, want a refused stream", end.Is, err)
+					if end := l.last(t); err == nil || !end.Has(policy.RefusedStream) {
+						t.Errorf("got %v, %v, want a refused stream", end.Conditions, err)
 					}
 				} else if err != nil || resp.StatusCode != http.StatusOK || requests.Load() != 2 {
 					t.Errorf("got %v, %v after %d requests, want 200 after 2", resp, err, requests.Load())
@@ -286,8 +286,8 @@ func TestGoAway_workedOn(t *testing.T) {
 					_, err := l.upstream(t, pillion.Options{ReplayBuffer: 100}, timeout.Config{Total: patience},
 						retry.Config{On: "refused-stream,connect-failure"}).Transport(base).RoundTrip(order(t, url))
 					end := l.last(t)
-					if err == nil || end.Is != test.is || end.Detail != test.detail || requests.Load() != 1 {
-						t.Errorf("got %v %v after %d requests, want %v %v after 1: %v", end.Is, end.Detail, requests.Load(), test.is, test.detail, err)
+					if err == nil || end.Conditions != test.is || end.Detail != test.detail || requests.Load() != 1 {
+						t.Errorf("got %v %v after %d requests, want %v %v after 1: %v", end.Conditions, end.Detail, requests.Load(), test.is, test.detail, err)
 					}
 					l.wantBalanced(t, 1, 1)
 				})
@@ -305,7 +305,7 @@ func TestGoAway_protocolError(t *testing.T) {
 			wantNoLeaks(t)
 			url, base, requests := http2Bases()["h2c"].serve(t, func(f *framed) { _ = f.WriteRSTStream(f.stream, http2.ErrCodeProtocol) })
 			l := newLedger(t)
-			_, err := l.upstream(t, pillion.Options{ReplayBuffer: 100}, retry.Config{NumRetries: retry.None}).Transport(base).RoundTrip(order(t, url))
+			_, err := l.upstream(t, pillion.Options{ReplayBuffer: 100}, retry.Config{NumRetries: retry.Never}).Transport(base).RoundTrip(order(t, url))
 			want := envoy.RemoteRefusedStream
 			if name == "POST that is kept" {
 				want = envoy.MalformedResponse
@@ -407,8 +407,8 @@ func TestGoAway_lateUse(t *testing.T) {
 	}
 	failing = true
 	_, err := rt.RoundTrip(newRequest(t, http.MethodPost, "http://recipes.test/", strings.NewReader("order")))
-	if end := l.last(t); err == nil || end.Is != policy.Reset || end.unconnected {
-		t.Errorf("got %v, unconnected %v, %v, want a reset", end.Is, end.unconnected, err)
+	if end := l.last(t); err == nil || end.Conditions != policy.Reset || end.unconnected {
+		t.Errorf("got %v, unconnected %v, %v, want a reset", end.Conditions, end.unconnected, err)
 	}
 	l.wantBalanced(t, 21, 21)
 	for i, trace := range traces[:20] {

@@ -96,7 +96,7 @@ func before(f func(c *policy.Call)) pillion.Policy {
 // apart is c in two policies. One Config must have limits that can all fire.
 func apart(c timeout.Config) []pillion.Policy {
 	attempt := c
-	attempt.Total, c.PerTry, c.Idle = timeout.None, 0, 0
+	attempt.Total, c.PerTry, c.Idle = timeout.Unlimited, 0, 0
 	return []pillion.Policy{c, attempt}
 }
 

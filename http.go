@@ -280,7 +280,7 @@ func (t *transport) roundTrip(req *http.Request, ended policy.Hook) (*http.Respo
 // such and is not gone, else the error.
 func (t *transport) failed(req *http.Request, o *policy.Outcome, attempts int) (*http.Response, error) {
 	detail := o.Detail
-	if o.Is.Any(policy.Informational) {
+	if o.Has(policy.Informational) {
 		detail = detail.BeforeResponse()
 	}
 	if !t.upstream.options.LocalReplies || detail.LocalStatus() == 0 || req.Context().Err() != nil {

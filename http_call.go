@@ -279,10 +279,10 @@ func (x *httpCall) answered(c *policy.Attempt, o *policy.Outcome, resp *http.Res
 	if resp.Body == nil {
 		resp.Body = http.NoBody
 	}
-	o.Value, o.Code, o.Is, o.Detail = resp, resp.StatusCode, policy.HTTPCondition(resp.StatusCode), envoy.ViaUpstream
+	o.Value, o.Code, o.Conditions, o.Detail = resp, resp.StatusCode, policy.HTTPCondition(resp.StatusCode), envoy.ViaUpstream
 	if a.wire != nil {
 		if a.wire.informational() {
-			o.Is |= policy.Informational
+			o.Conditions |= policy.Informational
 		}
 		a.wire.release()
 	}
@@ -290,7 +290,7 @@ func (x *httpCall) answered(c *policy.Attempt, o *policy.Outcome, resp *http.Res
 		return
 	}
 	if resp.StatusCode == http.StatusSwitchingProtocols || x.req.Method == http.MethodConnect && resp.StatusCode/100 == 2 {
-		o.Is |= policy.Upgraded
+		o.Conditions |= policy.Upgraded
 	}
 	c.Open()
 }

@@ -955,7 +955,7 @@ func TestHandler_outerDeadline(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			for _, limit := range []time.Duration{timeout.None, time.Minute} {
+			for _, limit := range []time.Duration{timeout.Unlimited, time.Minute} {
 				g := guard(t, false, outer, test.handler, timeout.Config{Total: limit})
 				body, _, response := g.upload(t)
 				_, _ = io.WriteString(body, "so")

@@ -98,7 +98,7 @@ func TestHTTP_headers(t *testing.T) {
 			answers: []int{200}, sent: map[string]string{count: "9"},
 		},
 
-		{name: "to a sidecar", http: sidecar, timeout: timeout.Config{Total: timeout.None}, answers: []int{503, 200}, sent: map[string]string{most: "0 0", until: "- -"}},
+		{name: "to a sidecar", http: sidecar, timeout: timeout.Config{Total: timeout.Unlimited}, answers: []int{503, 200}, sent: map[string]string{most: "0 0", until: "- -"}},
 		{name: "to a sidecar, with a try's limit", http: sidecar, timeout: tries, answers: []int{503, 200}, sent: map[string]string{most: "0 0", until: "1000 1000"}},
 		{
 			name: "to a sidecar, with what is left", http: sidecar, timeout: timeout.Config{Total: 1500 * time.Millisecond, PerTry: time.Second},

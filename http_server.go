@@ -201,11 +201,11 @@ func (x *serverCall) classify(ctx context.Context, c *policy.Attempt, o *policy.
 		return
 	}
 	o.Code = x.status()
-	o.Is, o.Detail = policy.HTTPCondition(o.Code), envoy.ViaUpstream
+	o.Conditions, o.Detail = policy.HTTPCondition(o.Code), envoy.ViaUpstream
 	if o.Code == http.StatusSwitchingProtocols {
-		o.Is |= policy.Upgraded
+		o.Conditions |= policy.Upgraded
 	}
-	theirs := x.fault != nil && o.Is.Any(policy.Failure)
+	theirs := x.fault != nil && o.Has(policy.Failure)
 	switch {
 	case (x.broken || theirs) && x.client.gone():
 		c.Canceled(o)
@@ -241,8 +241,8 @@ func (x *serverCall) CausedByCaller(scope policy.Scope) bool {
 	return named || x.client.slow
 }
 
-// Explain has nothing to add: the context's errors are explained by the engine.
-func (x *serverCall) Explain(_ *policy.Attempt, o *policy.Outcome, err error) {
+// Classify has nothing to add: the context's errors are explained by the engine.
+func (x *serverCall) Classify(_ *policy.Attempt, o *policy.Outcome, err error) {
 	o.Blame(err, policy.Failed, nil)
 }
 
@@ -298,7 +298,7 @@ func localReply(o *policy.Outcome) (status int, text string) {
 		return status, text
 	}
 	status = http.StatusInternalServerError // of a policy for which Envoy has no word
-	if o.Is.Any(policy.Refused) {
+	if o.Has(policy.Refused) {
 		status = http.StatusServiceUnavailable
 	}
 	return status, http.StatusText(status)

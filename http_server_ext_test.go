@@ -117,7 +117,7 @@ func (e *ends) hear(_ context.Context, event policy.Event) {
 		e.attempts--
 	case policy.EventEnd:
 		o := event.Outcome
-		e.list = append(e.list, end{o.Code, o.Is, o.Flags, o.Detail, o.Err})
+		e.list = append(e.list, end{o.Code, o.Conditions, o.Flags, o.Detail, o.Err})
 	default:
 	}
 }
@@ -444,8 +444,8 @@ func TestHandler_body(t *testing.T) {
 		caller time.Duration // the deadline of the request's context; 0 for none
 		want   time.Duration // when the body was cut; 0 for never
 	}{
-		{"per try", timeout.Config{Total: timeout.None, PerTry: 2 * sec}, 0, 0},
-		{"idle", timeout.Config{Total: timeout.None, Idle: 2 * sec}, 0, 0},
+		{"per try", timeout.Config{Total: timeout.Unlimited, PerTry: 2 * sec}, 0, 0},
+		{"idle", timeout.Config{Total: timeout.Unlimited, Idle: 2 * sec}, 0, 0},
 		{"total", timeout.Config{Total: 5 * sec}, 0, 5 * sec},
 		{"per try and total", timeout.Config{Total: 5 * sec, PerTry: 2 * sec}, 0, 5 * sec},
 		{"idle and total", timeout.Config{Total: 5 * sec, Idle: 2 * sec}, 0, 5 * sec},
@@ -493,7 +493,7 @@ func TestHandler_body(t *testing.T) {
 // limit strikes, which must not upset anything.
 func TestHandler_headAtTheLimit(t *testing.T) {
 	for range 200 {
-		s := newUpstream(t, timeout.Config{Total: time.Minute}, before(func(c *policy.Call) { c.LimitTry(100 * time.Microsecond) }))
+		s := newUpstream(t, timeout.Config{Total: time.Minute}, before(func(c *policy.Call) { c.LimitPerTry(100 * time.Microsecond) }))
 		guarded, err := s.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			for began := time.Now(); time.Since(began) < 100*time.Microsecond; {
 				runtime.Gosched()
@@ -507,7 +507,7 @@ func TestHandler_headAtTheLimit(t *testing.T) {
 		w := httptest.NewRecorder()
 		guarded.ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil))
 		good := info.Code() == http.StatusCreated && info.Err() == nil
-		late := info.Code() == 0 && scopeOf(info.Err()) == policy.ScopeTry
+		late := info.Code() == 0 && scopeOf(info.Err()) == policy.ScopePerTry
 		if w.Code != http.StatusCreated || !good && !late {
 			t.Fatalf("got %d, told as %d, %v, want 201, told as that or as late", w.Code, info.Code(), info.Err())
 		}
@@ -739,7 +739,7 @@ func TestHandler_errors(t *testing.T) {
 		{"nil handler", nil, nil, `upstream "recipes": pillion: Handler: nil handler`},
 		{"nil function", http.HandlerFunc(nil), nil, `upstream "recipes": pillion: Handler: nil handler`},
 		{"retry", ok, retry.Config{}, "cannot be sent again: leave out retry and hedge"},
-		{"retry that never does", ok, retry.Config{NumRetries: retry.None}, "cannot be sent again"},
+		{"retry that never does", ok, retry.Config{NumRetries: retry.Never}, "cannot be sent again"},
 		{"retryable", ok, retry.Retryable{}, "cannot be sent again"},
 	}
 	for _, test := range tests {

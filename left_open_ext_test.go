@@ -23,13 +23,13 @@ func replacements() map[string]func(ctx context.Context, c *policy.Call, o *poli
 	type replace = func(ctx context.Context, c *policy.Call, o *policy.Outcome) *policy.Outcome
 	return map[string]replace{
 		"an error": func(context.Context, *policy.Call, *policy.Outcome) *policy.Outcome {
-			return &policy.Outcome{Err: errBroken, Is: policy.Failed}
+			return &policy.Outcome{Err: errBroken, Conditions: policy.Failed}
 		},
 		"an error with the value": func(_ context.Context, _ *policy.Call, o *policy.Outcome) *policy.Outcome {
-			return &policy.Outcome{Value: o.Value, Err: errBroken, Is: policy.Failed}
+			return &policy.Outcome{Value: o.Value, Err: errBroken, Conditions: policy.Failed}
 		},
 		"an error of the outcome": func(_ context.Context, _ *policy.Call, o *policy.Outcome) *policy.Outcome {
-			o.Err, o.Is = errBroken, policy.Failed
+			o.Err, o.Conditions = errBroken, policy.Failed
 			return o
 		},
 		"another response": func(context.Context, *policy.Call, *policy.Outcome) *policy.Outcome {

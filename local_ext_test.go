@@ -335,13 +335,13 @@ func TestUnconnected(t *testing.T) {
 		want  bool
 	}{
 		{"refused", nowhere, timeout.Config{Total: patience}, false, true},
-		{"refused, no limits", nowhere, timeout.Config{Total: timeout.None}, false, true},
+		{"refused, no limits", nowhere, timeout.Config{Total: timeout.Unlimited}, false, true},
 		{"the total limit, dialing", stuck, timeout.Config{Total: short}, false, true},
 		{"the limit of the attempt, dialing", stuck, timeout.Config{Total: patience, PerTry: short}, false, true},
 		{"the limit of silence, dialing", stuck, timeout.Config{Total: patience, Idle: short}, false, true},
 		{"the caller leaves, dialing", stuck, timeout.Config{Total: patience}, true, true},
 		{"the total limit, in the handshake", with(plays(firstByte, untilClosed), secure), timeout.Config{Total: short}, false, true},
-		{"the caller leaves, in the handshake", with(plays(firstByte, untilClosed), secure), timeout.Config{Total: timeout.None}, true, true},
+		{"the caller leaves, in the handshake", with(plays(firstByte, untilClosed), secure), timeout.Config{Total: timeout.Unlimited}, true, true},
 		{"the total limit, waiting", plays(request, untilClosed), timeout.Config{Total: 3 * short}, false, false},
 		{"the caller leaves, waiting", plays(request, untilClosed), timeout.Config{Total: patience}, true, false},
 		{"closed", plays(request, fin), timeout.Config{Total: patience}, false, false},

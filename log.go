@@ -18,7 +18,7 @@ func Log(logger *slog.Logger) Listener {
 		level := slog.LevelDebug
 		if e.Kind == policy.EventEnd {
 			level = slog.LevelInfo
-			if e.Outcome.Is.Any(policy.Failure | policy.Refused) {
+			if e.Outcome.Has(policy.Failure | policy.Refused) {
 				level = slog.LevelWarn
 			}
 		}

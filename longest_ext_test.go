@@ -23,9 +23,9 @@ func longest() map[string]timeout.Config {
 	return map[string]timeout.Config{
 		"total":              {Total: most},
 		"total, a bit less":  {Total: most - 1},
-		"per try":            {Total: timeout.None, PerTry: most},
-		"idle":               {Total: timeout.None, Idle: most},
-		"idle, a bit less":   {Total: timeout.None, Idle: most - 1},
+		"per try":            {Total: timeout.Unlimited, PerTry: most},
+		"idle":               {Total: timeout.Unlimited, Idle: most},
+		"idle, a bit less":   {Total: timeout.Unlimited, Idle: most - 1},
 		"all":                {Total: most, PerTry: most - 1, Idle: most - 2},
 		"all, a bit less":    {Total: most - 1, PerTry: most - 2, Idle: most - 3},
 		"all, decades":       {Total: decades, PerTry: decades - 1, Idle: decades - 2},
@@ -134,7 +134,7 @@ func TestLongest_caller(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				ctx, cancel := context.WithDeadline(t.Context(), deadline)
 				defer cancel()
-				for _, limits := range []timeout.Config{{Total: math.MaxInt64}, {Total: time.Hour, PerTry: time.Minute}, {Total: timeout.None, Idle: math.MaxInt64}} {
+				for _, limits := range []timeout.Config{{Total: math.MaxInt64}, {Total: time.Hour, PerTry: time.Minute}, {Total: timeout.Unlimited, Idle: math.MaxInt64}} {
 					limits.ExpectedHeader = true
 					resp, err := newUpstream(t, limits, retry.Config{}).Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
 						time.Sleep(time.Second)
@@ -159,13 +159,13 @@ func TestLongest_shorterHolds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		long := before(func(c *policy.Call) {
 			c.LimitTotal(math.MaxInt64)
-			c.LimitTry(math.MaxInt64)
+			c.LimitPerTry(math.MaxInt64)
 			c.LimitIdle(math.MaxInt64)
 		})
 		for want, limits := range map[policy.Scope]timeout.Config{
-			policy.ScopeTotal: {Total: time.Second},
-			policy.ScopeTry:   {Total: timeout.None, PerTry: time.Second},
-			policy.ScopeIdle:  {Total: timeout.None, Idle: time.Second},
+			policy.ScopeTotal:  {Total: time.Second},
+			policy.ScopePerTry: {Total: timeout.Unlimited, PerTry: time.Second},
+			policy.ScopeIdle:   {Total: timeout.Unlimited, Idle: time.Second},
 		} {
 			began := time.Now()
 			_, err := pillion.Do(t.Context(), newUpstream(t, long, limits, long), func(ctx context.Context) (int, error) {

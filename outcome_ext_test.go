@@ -74,6 +74,7 @@ func TestOnEnd_exactlyOnce(t *testing.T) {
 		}, 0, 0, envoy.ViaUpstream},
 		{"the caller leaves", nil, io.EOF, func(leave context.CancelFunc, _ io.ReadCloser) {
 			leave() // and neither reads nor closes
+			time.Sleep(100 * time.Millisecond)
 		}, policy.Cancelled, envoy.DC, envoy.CallerGone},
 		{"the caller leaves, and closes", nil, io.EOF, func(leave context.CancelFunc, body io.ReadCloser) {
 			leave()
@@ -130,11 +131,11 @@ func TestOnEnd_exactlyOnce(t *testing.T) {
 					if diff := cmp.Diff(want, order.all()); diff != "" {
 						t.Errorf("hooks, inner before outer (-want +got):\n%s", diff)
 					}
-					if ended.Is != test.is || ended.Flags != test.flags || ended.Detail != test.detail {
-						t.Errorf("end: got %b %v %v, want %b %v %v", ended.Is, ended.Flags, ended.Detail, test.is, test.flags, test.detail)
+					if ended.Conditions != test.is || ended.Flags != test.flags || ended.Detail != test.detail {
+						t.Errorf("end: got %b %v %v, want %b %v %v", ended.Conditions, ended.Flags, ended.Detail, test.is, test.flags, test.detail)
 					}
 					if (ended.Err != nil) != test.is.Any(^policy.Discarded) {
-						t.Errorf("end: got error %v with condition %b", ended.Err, ended.Is)
+						t.Errorf("end: got error %v with condition %b", ended.Err, ended.Conditions)
 					}
 					// Whatever comes now comes too late.
 					_, _ = resp.Body.Read(make([]byte, 1))
@@ -432,11 +433,11 @@ func TestOutcome_failure(t *testing.T) {
 	}{
 		{"success", policy.Outcome{Code: 200}, ""},
 		{"not found", policy.Outcome{Code: 404}, ""},
-		{"409", policy.Outcome{Code: 409, Is: policy.Retriable4xx}, ""},
-		{"503", policy.Outcome{Code: 503, Is: policy.Status5xx | policy.GatewayError}, "upstream answered 503"},
-		{"error", policy.Outcome{Err: errBroken, Is: policy.Reset}, "broken"},
-		{"cancelled", policy.Outcome{Err: context.Canceled, Is: policy.Cancelled}, "context canceled"},
-		{"error within an answer", policy.Outcome{Code: 503, Err: errBroken, Is: policy.Status5xx}, "broken"},
+		{"409", policy.Outcome{Code: 409, Conditions: policy.Retriable4xx}, ""},
+		{"503", policy.Outcome{Code: 503, Conditions: policy.Status5xx | policy.GatewayError}, "upstream answered 503"},
+		{"error", policy.Outcome{Err: errBroken, Conditions: policy.Reset}, "broken"},
+		{"cancelled", policy.Outcome{Err: context.Canceled, Conditions: policy.Cancelled}, "context canceled"},
+		{"error within an answer", policy.Outcome{Code: 503, Err: errBroken, Conditions: policy.Status5xx}, "broken"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -494,8 +495,8 @@ func TestOnEnd_closeUnderAReader(t *testing.T) {
 		if err := <-closed; err != nil {
 			t.Errorf("close: %v", err)
 		}
-		if end.Err != nil || end.Is != 0 || end.Detail != envoy.ViaUpstream {
-			t.Errorf("end: got %v, %b, %v, want no failure", end.Err, end.Is, end.Detail)
+		if end.Err != nil || end.Conditions != 0 || end.Detail != envoy.ViaUpstream {
+			t.Errorf("end: got %v, %b, %v, want no failure", end.Err, end.Conditions, end.Detail)
 		}
 	})
 }

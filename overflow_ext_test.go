@@ -28,7 +28,7 @@ func TestRetryOverflow(t *testing.T) {
 	}
 	open.Record(breaker.Failure)
 	noRetries := limits.Config{MaxRetries: limits.Zero}
-	noBudget := retry.Config{Budget: &retry.Budget{Percent: retry.None, MinPerSecond: retry.None}}
+	noBudget := retry.Config{Budget: &retry.Budget{Percent: retry.Zero, MinPerSecond: retry.Zero}}
 	tests := []struct {
 		name     string
 		policies []pillion.Policy

@@ -201,7 +201,7 @@ func TestPanic_hedge(t *testing.T) {
 			if panics {
 				panic(errBroken)
 			}
-			return &policy.Outcome{Err: errBroken, Is: o.Is | policy.Failed}
+			return &policy.Outcome{Err: errBroken, Conditions: o.Conditions | policy.Failed}
 		}), hedge{time.Millisecond, &running})
 		n := make(chan int, 2)
 		n <- 1

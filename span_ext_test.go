@@ -50,8 +50,8 @@ func (f *family) AfterFunc(func()) (stop func() bool) {
 }
 
 // TestSpan_contexts pins what a call costs the caller's context: one context for
-// each attempt at most, one watch for the body, and nothing where there is no need;
-// none of it outlives the call.
+// each attempt at most, and nothing for the body or where there is no need; none of it
+// outlives the call.
 func TestSpan_contexts(t *testing.T) {
 	every := timeout.Config{Total: time.Hour, PerTry: time.Minute, Idle: time.Minute}
 	tests := []struct {
@@ -62,12 +62,12 @@ func TestSpan_contexts(t *testing.T) {
 		ever     int64
 	}{
 		{"no policies", nil, 0, 0, 0},
-		{"a hook", []pillion.Policy{limits.Config{}}, 0, 0, 1},
+		{"a hook", []pillion.Policy{limits.Config{}}, 0, 0, 0},
 		{"a total limit", []pillion.Policy{timeout.Config{Total: time.Hour}}, 0, 1, 1},
 		{"all limits", []pillion.Policy{every}, 0, 1, 1},
 		{"two attempts", []pillion.Policy{quick(1)}, 0, 1, 2},
 		{"two attempts under all limits", []pillion.Policy{every, quick(1)}, 0, 1, 2},
-		{"all policies", []pillion.Policy{every, quick(1), limits.Config{}, breaker.Config{}}, 0, 1, 3},
+		{"all policies", []pillion.Policy{every, quick(1), limits.Config{}, breaker.Config{}}, 0, 1, 2},
 		{"the caller's deadline is first", []pillion.Policy{timeout.Config{Total: time.Hour, PerTry: time.Minute}}, time.Second, 0, 0},
 		{"the caller's deadline is before the total", []pillion.Policy{timeout.Config{Total: time.Hour, PerTry: time.Minute}}, 2 * time.Minute, 1, 1},
 	}
@@ -173,7 +173,7 @@ func TestSpan_wire(t *testing.T) {
 			"limit of the try",
 			timeout.Config{PerTry: time.Second},
 			false, time.Hour, context.DeadlineExceeded,
-			func(err error) bool { return scopeOf(err) == policy.ScopeTry },
+			func(err error) bool { return scopeOf(err) == policy.ScopePerTry },
 		},
 		{
 			"idle limit",
@@ -268,7 +268,7 @@ func TestSpan_wireErrIsConstant(t *testing.T) {
 
 // TestSpan_wireErrAfterDone pins that a context has no error before it is done.
 func TestSpan_wireErrAfterDone(t *testing.T) {
-	u := newUpstream(t, before(func(c *policy.Call) { c.LimitTry(20 * time.Microsecond) }))
+	u := newUpstream(t, before(func(c *policy.Call) { c.LimitPerTry(20 * time.Microsecond) }))
 	base := u.Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
 		ctx := req.Context()
 		for {
@@ -283,7 +283,7 @@ func TestSpan_wireErrAfterDone(t *testing.T) {
 		}
 	}))
 	for range 300 {
-		if _, err := base.RoundTrip(get(t.Context(), t)); scopeOf(err) != policy.ScopeTry {
+		if _, err := base.RoundTrip(get(t.Context(), t)); scopeOf(err) != policy.ScopePerTry {
 			t.Errorf("got %v, want the limit of the try", err)
 		}
 	}
@@ -292,7 +292,7 @@ func TestSpan_wireErrAfterDone(t *testing.T) {
 // TestSpan_deadlineOnlyShrinks tells a wire the earlier of all deadlines.
 func TestSpan_deadlineOnlyShrinks(t *testing.T) {
 	for _, caller := range []time.Duration{0, time.Millisecond, time.Second, time.Minute, time.Hour} {
-		for _, total := range []time.Duration{timeout.None, time.Millisecond, time.Second, time.Minute} {
+		for _, total := range []time.Duration{timeout.Unlimited, time.Millisecond, time.Second, time.Minute} {
 			for _, try := range []time.Duration{0, time.Microsecond, time.Hour} {
 				t.Run(fmt.Sprintf("caller %v, total %v, try %v", caller, total, try), func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
@@ -310,7 +310,7 @@ func TestSpan_deadlineOnlyShrinks(t *testing.T) {
 						}
 						u := newUpstream(t, timeout.Config{Total: total}, before(func(c *policy.Call) {
 							if try != 0 {
-								c.LimitTry(try)
+								c.LimitPerTry(try)
 							}
 						}))
 						resp, err := u.Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
@@ -413,7 +413,7 @@ func TestSpan_timersAreNotShared(t *testing.T) {
 	const callers, each = 4, 400
 	u := newUpstream(t, before(func(c *policy.Call) {
 		if c.RequestHeader("X-Patient") == "" {
-			c.LimitTry(30 * time.Microsecond)
+			c.LimitPerTry(30 * time.Microsecond)
 		} else {
 			c.LimitTotal(time.Hour)
 			c.LimitIdle(time.Hour)
@@ -443,7 +443,7 @@ func TestSpan_timersAreNotShared(t *testing.T) {
 					answered.Add(1)
 					_, err = io.ReadAll(resp.Body)
 					_ = resp.Body.Close()
-				} else if !patient && scopeOf(err) == policy.ScopeTry {
+				} else if !patient && scopeOf(err) == policy.ScopePerTry {
 					struck.Add(1)
 					err = nil
 				}
@@ -477,13 +477,13 @@ func TestCall_limits(t *testing.T) {
 		{"total within the caller's", func(c *policy.Call) { c.LimitTotal(time.Minute) }, time.Hour, time.Minute, true, policy.ScopeTotal, time.Minute},
 		{"total beyond the caller's", func(c *policy.Call) { c.LimitTotal(time.Minute) }, time.Second, time.Second, true, policy.ScopeCaller, 0},
 		{"totals", func(c *policy.Call) { c.LimitTotal(time.Hour); c.LimitTotal(time.Second); c.LimitTotal(time.Minute) }, 0, time.Second, true, policy.ScopeTotal, time.Second},
-		{"tries", func(c *policy.Call) { c.LimitTry(time.Hour); c.LimitTry(time.Second); c.LimitTry(time.Minute) }, 0, 0, false, policy.ScopeTry, time.Second},
+		{"tries", func(c *policy.Call) { c.LimitPerTry(time.Hour); c.LimitPerTry(time.Second); c.LimitPerTry(time.Minute) }, 0, 0, false, policy.ScopePerTry, time.Second},
 		{"idles", func(c *policy.Call) { c.LimitIdle(time.Hour); c.LimitIdle(time.Second); c.LimitIdle(time.Minute) }, 0, 0, false, policy.ScopeIdle, time.Second},
-		{"idle within the try", func(c *policy.Call) { c.LimitTry(time.Minute); c.LimitIdle(time.Second) }, time.Hour, time.Hour, true, policy.ScopeIdle, time.Second},
-		{"try within the total", func(c *policy.Call) { c.LimitTotal(time.Minute); c.LimitTry(time.Second) }, 0, time.Minute, true, policy.ScopeTry, time.Second},
+		{"idle within the try", func(c *policy.Call) { c.LimitPerTry(time.Minute); c.LimitIdle(time.Second) }, time.Hour, time.Hour, true, policy.ScopeIdle, time.Second},
+		{"try within the total", func(c *policy.Call) { c.LimitTotal(time.Minute); c.LimitPerTry(time.Second) }, 0, time.Minute, true, policy.ScopePerTry, time.Second},
 		{"lifted", func(c *policy.Call) {
 			c.LimitTotal(time.Minute)
-			c.LimitTry(time.Second)
+			c.LimitPerTry(time.Second)
 			(*policy.Attempt)(c).LiftLimits()
 		}, 0, 0, false, 0, 0},
 	}
@@ -585,8 +585,8 @@ func TestCall_endsWithoutAttempt(t *testing.T) {
 					return test.end(ctx, c)
 				}))
 				o := u.Chain().Invoke(ctx, &letter{})
-				if o.Err == nil || o.Err.Error() != test.want || o.Is != test.is || o.Flags != test.flags {
-					t.Errorf("got %v, %b, %v, want %s, %b, %v", o.Err, o.Is, o.Flags, test.want, test.is, test.flags)
+				if o.Err == nil || o.Err.Error() != test.want || o.Conditions != test.is || o.Flags != test.flags {
+					t.Errorf("got %v, %b, %v, want %s, %b, %v", o.Err, o.Conditions, o.Flags, test.want, test.is, test.flags)
 				}
 			})
 		})

@@ -189,8 +189,8 @@ func TestTLS_handshake(t *testing.T) {
 					if test.detail != nil {
 						detail = test.detail
 					}
-					if end := l.last(t); !end.Is.Any(policy.ConnectFailure) || end.Detail != detail || end.Flags != envoy.UF || !end.unconnected {
-						t.Errorf("got %v %v %v, unconnected %v, want connect-failure UF %v, true: %v", end.Is, end.Flags, end.Detail, end.unconnected, detail, err)
+					if end := l.last(t); !end.Has(policy.ConnectFailure) || end.Detail != detail || end.Flags != envoy.UF || !end.unconnected {
+						t.Errorf("got %v %v %v, unconnected %v, want connect-failure UF %v, true: %v", end.Conditions, end.Flags, end.Detail, end.unconnected, detail, err)
 					}
 					if info.Attempts() != attempts {
 						t.Errorf("got %d attempts, want %d", info.Attempts(), attempts)
@@ -217,8 +217,8 @@ func TestTLS_brokenLater(t *testing.T) {
 					if err == nil {
 						t.Fatal("got a response")
 					}
-					if end := l.last(t); end.Is != policy.Reset || end.Detail != envoy.ConnectionTermination || end.Flags != envoy.UC || end.unconnected {
-						t.Errorf("got %v %v %v, unconnected %v, want reset UC connection_termination, false: %v", end.Is, end.Flags, end.Detail, end.unconnected, err)
+					if end := l.last(t); end.Conditions != policy.Reset || end.Detail != envoy.ConnectionTermination || end.Flags != envoy.UC || end.unconnected {
+						t.Errorf("got %v %v %v, unconnected %v, want reset UC connection_termination, false: %v", end.Conditions, end.Flags, end.Detail, end.unconnected, err)
 					}
 					if got := posts.Load(); got != test.posts {
 						t.Errorf("the server worked on the POST %d times, want %d", got, test.posts)
@@ -255,8 +255,8 @@ func TestTLS_http2(t *testing.T) {
 					base.ForceAttemptHTTP2 = true
 					l := newLedger(t)
 					_, err := l.upstream(t, policies...).Transport(wrap(base)).RoundTrip(newRequest(t, http.MethodPost, url, strings.NewReader("pay 10")))
-					if end := l.last(t); err == nil || end.Is != policy.Reset || end.Detail != envoy.ConnectionTermination || end.unconnected {
-						t.Errorf("got %v %v, unconnected %v, want reset connection_termination, false: %v", end.Is, end.Detail, end.unconnected, err)
+					if end := l.last(t); err == nil || end.Conditions != policy.Reset || end.Detail != envoy.ConnectionTermination || end.unconnected {
+						t.Errorf("got %v %v, unconnected %v, want reset connection_termination, false: %v", end.Conditions, end.Detail, end.unconnected, err)
 					}
 					l.wantBalanced(t, 1, 1)
 				})
@@ -292,8 +292,8 @@ func TestTLS_proxy(t *testing.T) {
 				l := newLedger(t)
 				attempts := map[bool]int{true: 3, false: 1}[strings.HasPrefix(upstream, "retries")]
 				_, err := l.upstream(t, policies...).Transport(base).RoundTrip(newRequest(t, http.MethodPost, "https://recipes.test/", strings.NewReader("pay 10")))
-				if end := l.last(t); err == nil || !end.Is.Any(policy.ConnectFailure) || end.Flags != envoy.UF || !end.unconnected {
-					t.Errorf("got %v %v, unconnected %v, want connect-failure UF, true: %v", end.Is, end.Flags, end.unconnected, err)
+				if end := l.last(t); err == nil || !end.Has(policy.ConnectFailure) || end.Flags != envoy.UF || !end.unconnected {
+					t.Errorf("got %v %v, unconnected %v, want connect-failure UF, true: %v", end.Conditions, end.Flags, end.unconnected, err)
 				}
 				l.wantBalanced(t, 1, attempts)
 			})
@@ -312,8 +312,8 @@ func TestTLS_proxyPlain(t *testing.T) {
 				defer base.CloseIdleConnections()
 				l := newLedger(t)
 				_, err := l.upstream(t, policies...).Transport(base).RoundTrip(newRequest(t, http.MethodPost, "http://recipes.test/", strings.NewReader("pay 10")))
-				if end := l.last(t); err == nil || end.Is != policy.Reset || end.Flags != envoy.UC || end.unconnected {
-					t.Errorf("got %v %v, unconnected %v, want reset UC, false: %v", end.Is, end.Flags, end.unconnected, err)
+				if end := l.last(t); err == nil || end.Conditions != policy.Reset || end.Flags != envoy.UC || end.unconnected {
+					t.Errorf("got %v %v, unconnected %v, want reset UC, false: %v", end.Conditions, end.Flags, end.unconnected, err)
 				}
 				l.wantBalanced(t, 1, 1)
 			})
@@ -348,8 +348,8 @@ func TestTLS_callersTrace(t *testing.T) {
 			})
 			l := newLedger(t)
 			_, err := l.upstream(t, policies...).Transport(base).RoundTrip(newRequest(t, http.MethodPost, url, strings.NewReader("pay 10")).WithContext(ctx))
-			if end := l.last(t); err == nil || end.Is != policy.Reset || posts.Load() != 1 {
-				t.Errorf("got %v after %d requests, want reset after 1: %v", end.Is, posts.Load(), err)
+			if end := l.last(t); err == nil || end.Conditions != policy.Reset || posts.Load() != 1 {
+				t.Errorf("got %v after %d requests, want reset after 1: %v", end.Conditions, posts.Load(), err)
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -379,8 +379,8 @@ func TestTLS_resent(t *testing.T) {
 				req := newRequest(t, http.MethodPost, url, strings.NewReader("pay 10"))
 				req.Header.Set("Idempotency-Key", "1") // or net/http does not resend it
 				_, err := rt.RoundTrip(req)
-				if end := l.last(t); err == nil || end.Is.Any(policy.ConnectFailure) || !end.Is.Any(policy.Reset) || end.unconnected {
-					t.Errorf("got %v, unconnected %v, %v, want a reset", end.Is, end.unconnected, err)
+				if end := l.last(t); err == nil || end.Has(policy.ConnectFailure) || !end.Has(policy.Reset) || end.unconnected {
+					t.Errorf("got %v, unconnected %v, %v, want a reset", end.Conditions, end.unconnected, err)
 				}
 				l.wantBalanced(t, 2, 2)
 			})

@@ -170,8 +170,8 @@ func TestUnsendable(t *testing.T) {
 						_ = resp.Body.Close()
 						t.Fatalf("got status %d, want an error", resp.StatusCode)
 					}
-					if end := l.last(t); end.Is != policy.Invalid || end.Flags != 0 || end.Detail != nil || !strings.Contains(err.Error(), test.word) {
-						t.Errorf("got %v %v %v, want invalid and no flags: %v, want %q", end.Is, end.Flags, end.Detail, err, test.word)
+					if end := l.last(t); end.Conditions != policy.Invalid || end.Flags != 0 || end.Detail != nil || !strings.Contains(err.Error(), test.word) {
+						t.Errorf("got %v %v %v, want invalid and no flags: %v, want %q", end.Conditions, end.Flags, end.Detail, err, test.word)
 					}
 					l.wantBalanced(t, 2, 2)
 					l.wantCounted(t, breaker.Status{Success: 1})
@@ -204,9 +204,9 @@ func TestUnsendable_hostOfASocket(t *testing.T) {
 	l := newLedger(t)
 	req := newRequest(t, http.MethodGet, "http://"+serveScript(t, part{request, fin}).addr(), nil)
 	req.Host = "/var/run/docker.sock"
-	_, err := l.upstream(t, retry.Config{NumRetries: retry.None}).Transport(base).RoundTrip(req)
-	if end := l.last(t); err == nil || end.Is != policy.Reset {
-		t.Errorf("got %v, %v, want reset", end.Is, err)
+	_, err := l.upstream(t, retry.Config{NumRetries: retry.Never}).Transport(base).RoundTrip(req)
+	if end := l.last(t); err == nil || end.Conditions != policy.Reset {
+		t.Errorf("got %v, %v, want reset", end.Conditions, err)
 	}
 	l.wantCounted(t, breaker.Status{Failure: 1})
 }
@@ -244,8 +244,8 @@ func TestUnsendable_secondBody(t *testing.T) {
 			req := newRequest(t, http.MethodPut, server.URL, &callersBody{Reader: strings.NewReader("order")})
 			req.ContentLength, req.GetBody = int64(len("order")), getBody
 			_, err := l.upstream(t, timeout.Config{Total: patience}, quick(3)).Transport(base).RoundTrip(req)
-			if end := l.last(t); err == nil || end.Is != policy.Invalid {
-				t.Errorf("got %v, %v, want invalid", end.Is, err)
+			if end := l.last(t); err == nil || end.Conditions != policy.Invalid {
+				t.Errorf("got %v, %v, want invalid", end.Conditions, err)
 			}
 			l.wantBalanced(t, 1, 2)
 			l.wantCounted(t, breaker.Status{Failure: 1})
@@ -320,8 +320,8 @@ func TestUnsendable_misreported(t *testing.T) {
 					want = policy.Reset
 				}
 				_, err := l.upstream(t, policies...).Transport(closed).RoundTrip(req)
-				if end := l.last(t); end.Is != want || !errors.Is(err, errClosedHere) {
-					t.Errorf("got %v, %v, want %v and what was reported", end.Is, err, want)
+				if end := l.last(t); end.Conditions != want || !errors.Is(err, errClosedHere) {
+					t.Errorf("got %v, %v, want %v and what was reported", end.Conditions, err, want)
 				}
 			})
 		}
@@ -349,8 +349,8 @@ func TestUnsendable_closedBody(t *testing.T) {
 				<-read
 				return nil, errClosedHere
 			})).RoundTrip(req)
-			if end := l.last(t); end.Is != policy.Reset {
-				t.Errorf("got %v, %v, want reset", end.Is, err)
+			if end := l.last(t); end.Conditions != policy.Reset {
+				t.Errorf("got %v, %v, want reset", end.Conditions, err)
 			}
 			l.wantCounted(t, breaker.Status{Failure: 1})
 		})
@@ -376,9 +376,9 @@ func TestUnsendable_beforeAConnection(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			l := newLedger(t)
-			_, err := l.upstream(t, timeout.Config{Total: patience}, retry.Config{NumRetries: retry.None}).Transport(test.base).RoundTrip(newRequest(t, http.MethodGet, test.url, nil))
-			if end := l.last(t); end.Is != test.want || !errors.Is(err, errBroken) {
-				t.Errorf("got %v, %v, want %v", end.Is, err, test.want)
+			_, err := l.upstream(t, timeout.Config{Total: patience}, retry.Config{NumRetries: retry.Never}).Transport(test.base).RoundTrip(newRequest(t, http.MethodGet, test.url, nil))
+			if end := l.last(t); end.Conditions != test.want || !errors.Is(err, errBroken) {
+				t.Errorf("got %v, %v, want %v", end.Conditions, err, test.want)
 			}
 		})
 	}

@@ -112,7 +112,7 @@ func TestUpload_limits(t *testing.T) {
 		{"slow, but on its way", timeout.Config{Total: 3 * s, PerTry: 2 * s}, 0, seconds(20), takes{}, 0, 20 * s, oneSuccess},
 		{"slow, under an idle limit", timeout.Config{Total: 3 * s, Idle: 2 * s}, 0, seconds(20), takes{}, 0, 20 * s, oneSuccess},
 		{"slow to respond", timeout.Config{Total: 3 * s}, 0, seconds(20), takes{respond: 2 * s}, 0, 22 * s, oneSuccess},
-		{"a response too late for the attempt", timeout.Config{Total: 9 * s, PerTry: 2 * s}, 0, seconds(20), takes{respond: -1}, policy.ScopeTry, 22 * s, oneTimeout},
+		{"a response too late for the attempt", timeout.Config{Total: 9 * s, PerTry: 2 * s}, 0, seconds(20), takes{respond: -1}, policy.ScopePerTry, 22 * s, oneTimeout},
 		{"a response too late for silence", timeout.Config{Total: 9 * s, Idle: 2 * s}, 0, seconds(20), takes{respond: -1}, policy.ScopeIdle, 22 * s, oneTimeout},
 		{"a response too late for the call", timeout.Config{Total: 3 * s}, 0, seconds(20), takes{respond: -1}, policy.ScopeTotal, 23 * s, oneTimeout},
 		{"the caller pauses", timeout.Config{Total: 3 * s}, 0, append(seconds(5), 4*s), takes{}, policy.ScopeTotal, 8 * s, nothing},
@@ -120,15 +120,15 @@ func TestUpload_limits(t *testing.T) {
 		{"the caller sends nothing", timeout.Config{Total: 3 * s}, 0, []time.Duration{9 * s}, takes{}, policy.ScopeTotal, 3 * s, nothing},
 		{"the upstream reads slowly", timeout.Config{Total: 3 * s, PerTry: s}, 0, seconds(5), takes{each: 3 * s / 2}, 0, 25 * s / 2, oneSuccess},
 		{"the upstream does not read on", timeout.Config{Total: 3 * s}, 0, seconds(5), takes{each: -1}, policy.ScopeTotal, 4 * s, oneTimeout},
-		{"no connection in time for the attempt", timeout.Config{Total: 9 * s, PerTry: 2 * s}, 0, seconds(5), takes{connect: -1}, policy.ScopeTry, 2 * s, oneTimeout},
+		{"no connection in time for the attempt", timeout.Config{Total: 9 * s, PerTry: 2 * s}, 0, seconds(5), takes{connect: -1}, policy.ScopePerTry, 2 * s, oneTimeout},
 		{"no connection in time for silence", timeout.Config{Total: 9 * s, Idle: 2 * s}, 0, seconds(5), takes{connect: -1}, policy.ScopeIdle, 2 * s, oneTimeout},
 		{"no connection in time for the call", timeout.Config{Total: 3 * s}, 0, seconds(5), takes{connect: -1}, policy.ScopeTotal, 3 * s, oneTimeout},
 		{"the caller's deadline, while it pauses", timeout.Config{Total: 9 * s}, 7 * s, append(seconds(5), 4*s), takes{}, policy.ScopeCaller, 7 * s, nothing},
 		{"the caller's deadline, while the upstream does not read", timeout.Config{Total: 9 * s}, 7 * s, seconds(5), takes{each: -1}, policy.ScopeCaller, 7 * s, oneTimeout},
-		{"the caller's deadline alone", timeout.Config{Total: timeout.None}, 13 * s / 2, seconds(9), takes{}, policy.ScopeCaller, 13 * s / 2, nothing},
+		{"the caller's deadline alone", timeout.Config{Total: timeout.Unlimited}, 13 * s / 2, seconds(9), takes{}, policy.ScopeCaller, 13 * s / 2, nothing},
 	}
 	for _, test := range tests {
-		for how, policies := range map[string][]pillion.Policy{"": nil, ", retries": {retry.Config{NumRetries: retry.None}}, ", buffer": {pillion.Options{ReplayBuffer: 100}, retry.Config{NumRetries: retry.None}}} {
+		for how, policies := range map[string][]pillion.Policy{"": nil, ", retries": {retry.Config{NumRetries: retry.Never}}, ", buffer": {pillion.Options{ReplayBuffer: 100}, retry.Config{NumRetries: retry.Never}}} {
 			t.Run(test.name+how, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					l := newLedger(t)
@@ -153,9 +153,9 @@ func TestUpload_limits(t *testing.T) {
 					}
 					l.wantBalanced(t, 1, 1)
 					counts := test.counts
-					if test.scope == policy.ScopeTry || test.scope == policy.ScopeIdle {
-						if end := l.last(t); !end.Is.Any(policy.PerTryTimeout) {
-							t.Errorf("got %v, want per-try-timeout", end.Is)
+					if test.scope == policy.ScopePerTry || test.scope == policy.ScopeIdle {
+						if end := l.last(t); !end.Has(policy.PerTryTimeout) {
+							t.Errorf("got %v, want per-try-timeout", end.Conditions)
 						}
 					}
 					l.wantCounted(t, counts)
@@ -486,8 +486,8 @@ func TestUpload_resent(t *testing.T) {
 			if err == nil {
 				_ = resp.Body.Close()
 			}
-			if end := l.last(t); !reopened || end.Is != test.is || test.word != "" && !strings.Contains(err.Error(), test.word) {
-				t.Errorf("got %v, %v, resent %v, want %v and %q", end.Is, err, reopened, test.is, test.word)
+			if end := l.last(t); !reopened || end.Conditions != test.is || test.word != "" && !strings.Contains(err.Error(), test.word) {
+				t.Errorf("got %v, %v, resent %v, want %v and %q", end.Conditions, err, reopened, test.is, test.word)
 			}
 			l.wantBalanced(t, 2, 2)
 		})
@@ -506,7 +506,7 @@ func TestUpload_expectContinue(t *testing.T) {
 	req := newRequest(t, http.MethodPut, "http://"+server.addr()+"/", body)
 	req.Header.Set("Expect", "100-continue")
 	_, err := l.upstream(t, timeout.Config{Total: patience, PerTry: short}).Transport(base).RoundTrip(req)
-	if scopeOf(err) != policy.ScopeTry || body.given.Load() {
+	if scopeOf(err) != policy.ScopePerTry || body.given.Load() {
 		t.Errorf("got %v, body read %v, want the limit of the attempt, and a body that is not read", err, body.given.Load())
 	}
 	wantSoon(t, body.closed, "the close of the body")

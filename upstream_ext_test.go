@@ -133,6 +133,7 @@ func TestNew_order(t *testing.T) {
 		hides    = "would hide failed attempts from the breaker"
 		holds    = "would hold its place during back-offs, and need a second one for nothing"
 		mistakes = "would see attempts and take them for calls"
+		records  = "would record attempts as calls"
 		each     = "would limit each attempt, not the call"
 	)
 	refused := map[[2]policy.Place]string{
@@ -148,9 +149,9 @@ func TestNew_order(t *testing.T) {
 		{retryPlace, totalPlace}:   each,
 		{hedgePlace, totalPlace}:   each,
 		{retryPlace, metricsPlace}: mistakes,
-		{retryPlace, tracingPlace}: mistakes,
+		{retryPlace, tracingPlace}: records,
 		{hedgePlace, metricsPlace}: mistakes,
-		{hedgePlace, tracingPlace}: mistakes,
+		{hedgePlace, tracingPlace}: records,
 	}
 	for _, outer := range places {
 		for _, inner := range places {
@@ -281,7 +282,7 @@ func TestUpstream_oneForAllProtocols(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u := newUpstream(t, timeout.Config{Total: patience}, retry.Config{NumRetries: retry.None}, limits.Config{MaxRequests: 1}, b)
+	u := newUpstream(t, timeout.Config{Total: patience}, retry.Config{NumRetries: retry.Never}, limits.Config{MaxRequests: 1}, b)
 	client := &http.Client{Transport: u.Transport(answers(http.StatusOK, "soup"))}
 	resp, err := client.Do(get(t.Context(), t))
 	if err != nil {

@@ -146,7 +146,7 @@ func (b *Breaker) guard(
 	o := next(ctx, c)
 	r := b.classify(o)
 	judged = true
-	if o.Open() && !r.failing() && !o.Is.Any(policy.Upgraded) {
+	if o.Open() && !r.failing() && !o.Has(policy.Upgraded) {
 		o.OnEnd(c, atEnd)
 		return o
 	}

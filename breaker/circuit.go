@@ -57,7 +57,7 @@ type circuit struct {
 	onChange func(Change)
 	shorten  bool // long texts of failures: they may hold the key, which a stranger chose
 
-	harmless atomic.Bool // what core.harmless said last: calls may pass without lock and clock
+	cannotTrip atomic.Bool // what core.cannotTrip said last: calls may pass without lock and clock
 
 	mu       sync.Mutex
 	core     core       // guarded by mu
@@ -71,7 +71,7 @@ type circuit struct {
 func newCircuit(cfg Config) *circuit {
 	c := &circuit{name: cfg.Name, epoch: time.Now(), onChange: cfg.OnStateChange}
 	c.core = newCore(cfg.Threshold, int64(cfg.NonBreakCount), cfg.Sleep, cfg.Period, 0)
-	c.harmless.Store(c.core.harmless())
+	c.cannotTrip.Store(c.core.cannotTrip())
 	return c
 }
 
@@ -79,7 +79,7 @@ func newCircuit(cfg Config) *circuit {
 func (c *circuit) now() time.Duration { return time.Since(c.epoch) }
 
 func (c *circuit) admit(count bool) (ticket, *OpenError) {
-	if c.harmless.Load() {
+	if c.cannotTrip.Load() {
 		return ticket{verdict: normal}, nil
 	}
 	now := c.now()
@@ -203,8 +203,8 @@ func (c *circuit) lastFailures() []Failed {
 // unlock ends a change of the core: it keeps what is derived from it, releases
 // mu, and tells of a change of state. was is whether the circuit was open before.
 func (c *circuit) unlock(now time.Duration, was bool) {
-	if h := c.core.harmless(); h != c.harmless.Load() {
-		c.harmless.Store(h)
+	if h := c.core.cannotTrip(); h != c.cannotTrip.Load() {
+		c.cannotTrip.Store(h)
 	}
 	if was == c.core.open {
 		c.mu.Unlock()

@@ -11,10 +11,10 @@ import (
 func TestCircuit_shortcutComesBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCircuit(Config{}.withDefaults())
-		want := func(harmless bool) {
+		want := func(cannotTrip bool) {
 			t.Helper()
-			if got := c.harmless.Load(); got != harmless {
-				t.Errorf("got harmless %t, want %t", got, harmless)
+			if got := c.cannotTrip.Load(); got != cannotTrip {
+				t.Errorf("got cannotTrip %t, want %t", got, cannotTrip)
 			}
 		}
 		fail := func() {
@@ -49,10 +49,10 @@ func TestCircuit_shortcut(t *testing.T) {
 				now := quick.now()
 				switch n := s.IntN(100); {
 				case n < 60:
-					if quick.harmless.Load() {
+					if quick.cannotTrip.Load() {
 						shortcuts++
 					}
-					thorough.harmless.Store(false)
+					thorough.cannotTrip.Store(false)
 					got, _ := quick.admit(true)
 					same, _ := thorough.admit(true)
 					want := slow.admit(now)

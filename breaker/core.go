@@ -52,10 +52,10 @@ func (c *core) tripping() bool {
 	return volume >= c.volume && float64(c.window.failing())/float64(volume) >= c.threshold
 }
 
-// harmless reports that no passage of time can make the window trip: what has
+// cannotTrip reports that no passage of time can make the window trip: what has
 // been counted holds too few failures, even if all successes left first. Then a call
 // may pass without a look at the clock.
-func (c *core) harmless() bool {
+func (c *core) cannotTrip() bool {
 	return !c.open && c.threshold > 0 && float64(c.window.failing())/float64(c.volume) < c.threshold
 }
 

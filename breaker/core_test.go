@@ -134,10 +134,10 @@ func TestCore_random(t *testing.T) {
 	}
 }
 
-// TestCore_harmless looks ahead: while a core is harmless a call at any later
+// TestCore_harmless looks ahead: while a core is cannotTrip a call at any later
 // instant must be let through, as long as nothing else is counted.
 func TestCore_harmless(t *testing.T) {
-	harmless := 0
+	cannotTrip := 0
 	for seed := range uint64(200) {
 		s := newSchedule(seed)
 		now := time.Duration(0)
@@ -147,20 +147,20 @@ func TestCore_harmless(t *testing.T) {
 			if v := c.admit(now); v != refused {
 				c.done(v, s.result(i), now)
 			}
-			if !c.harmless() {
+			if !c.cannotTrip() {
 				continue
 			}
-			harmless++
+			cannotTrip++
 			later, at := c, now
 			for range 5 {
 				at += s.step(at, c.window.start, c.since)
 				if got := later.admit(at); got != normal {
-					t.Fatalf("seed %d, %+v, event %d: harmless at %v: got verdict %d at %v, want %d", seed, s.cfg, i, now, got, at, normal)
+					t.Fatalf("seed %d, %+v, event %d: cannotTrip at %v: got verdict %d at %v, want %d", seed, s.cfg, i, now, got, at, normal)
 				}
 			}
 		}
 	}
-	if harmless < 1000 {
-		t.Errorf("got a harmless core %d times, want at least 1000", harmless)
+	if cannotTrip < 1000 {
+		t.Errorf("got a cannotTrip core %d times, want at least 1000", cannotTrip)
 	}
 }

@@ -94,13 +94,13 @@ func (s *members) makeRoom() bool {
 	return true
 }
 
-// victim returns the member to forget: one that is harmless, else a closed one, else nil.
+// victim returns the member to forget: one that is cannotTrip, else a closed one, else nil.
 func (s *members) victim() *member {
 	if m := s.firstOver(); m != nil {
 		return m
 	}
 	for m := last(s.recent); m != nil; m = last(s.recent) {
-		if s.harmless(m) {
+		if s.cannotTrip(m) {
 			return m
 		}
 		s.setAside(m)
@@ -120,7 +120,7 @@ func (s *members) victim() *member {
 func (s *members) firstOver() *member {
 	for len(s.aside) > 0 && s.aside[0].over <= time.Since(s.epoch) {
 		m := s.aside[0]
-		if s.harmless(m) {
+		if s.cannotTrip(m) {
 			return m
 		}
 		heap.Fix(&s.aside, m.index)
@@ -128,15 +128,15 @@ func (s *members) firstOver() *member {
 	return nil
 }
 
-// harmless reports whether nothing is lost with m but successes: it holds no failure, and
+// cannotTrip reports whether nothing is lost with m but successes: it holds no failure, and
 // is closed or would admit a trial. It sets when that will be.
-func (s *members) harmless(m *member) bool {
+func (s *members) cannotTrip(m *member) bool {
 	left := m.circuit.left()
 	m.over = sum(time.Since(s.epoch), max(left, 0))
 	return left <= 0
 }
 
-// setAside moves a recent member that is not harmless.
+// setAside moves a recent member that is not cannotTrip.
 func (s *members) setAside(m *member) {
 	s.remove(m)
 	heap.Push(&s.aside, m)

@@ -197,7 +197,7 @@ func TestOpenError_forEver(t *testing.T) {
 // TestAllocations pins what calls through a breaker cost: nothing.
 func TestAllocations(t *testing.T) {
 	clean, failing, closed := newBreaker(t, breaker.Config{}), newBreaker(t, breaker.Config{}), newBreaker(t, breaker.Config{NonBreakCount: 1})
-	for range 11 { // not harmless any more: calls look at the clock
+	for range 11 { // not cannotTrip any more: calls look at the clock
 		failing.Record(breaker.Failure)
 	}
 	open(t, closed, 1)

@@ -38,18 +38,18 @@ func (r Result) failing() bool { return r == Failure || r == Timeout }
 //   - all else is a Success, a 404 or 429 too
 func Classify(o *policy.Outcome) Result {
 	switch {
-	case o.Is == 0 || o.Is == policy.Discarded:
+	case o.Conditions == 0 || o.Conditions == policy.Discarded:
 		return Success
-	case o.Is.Any(policy.Cancelled | policy.Invalid):
+	case o.Has(policy.Cancelled | policy.Invalid):
 		return Ignored
-	case o.Is.Any(policy.Refused):
+	case o.Has(policy.Refused):
 		if o.Detail == CircuitOpen {
 			return Break
 		}
 		return Rejection
-	case o.Is.Any(policy.Timeout):
+	case o.Has(policy.Timeout):
 		return Timeout
-	case o.Is.Any(policy.Failure):
+	case o.Has(policy.Failure):
 		return Failure
 	}
 	return Success

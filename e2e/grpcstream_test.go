@@ -48,7 +48,7 @@ func (b *bidi) FullDuplexCall(s testgrpc.TestService_FullDuplexCallServer) error
 func streamClient(t *testing.T, service testgrpc.TestServiceServer, u *pillion.Upstream) testgrpc.TestServiceClient {
 	t.Helper()
 	l := bufconn.Listen(1 << 20)
-	conn := serveGRPC(t, l, service, pilliongrpc.Stream(u), nil,
+	conn := serveGRPC(t, l, service, pilliongrpc.StreamClientInterceptor(u), nil,
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }))
 	return testgrpc.NewTestServiceClient(conn)
 }
@@ -209,7 +209,7 @@ func shout(s testgrpc.TestService_FullDuplexCallServer) error {
 // functions end the process when they fail.
 func TestGRPCStream_interop(t *testing.T) {
 	wantNoLeaks(t)
-	u, b, events := streamUpstream(t, timeout.Config{Total: timeout.None, PerTry: waitLimit}, again(3), limits.Config{MaxRequests: 1})
+	u, b, events := streamUpstream(t, timeout.Config{Total: timeout.Unlimited, PerTry: waitLimit}, again(3), limits.Config{MaxRequests: 1})
 	var streams atomic.Int64
 	fail := func(srv any, s grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 		if streams.Add(1)%3 == 0 {
@@ -217,7 +217,7 @@ func TestGRPCStream_interop(t *testing.T) {
 		}
 		return handler(srv, s)
 	}
-	c := testgrpc.NewTestServiceClient(serveGRPC(t, listen(t), interop.NewTestServer(), pilliongrpc.Stream(u), fail))
+	c := testgrpc.NewTestServiceClient(serveGRPC(t, listen(t), interop.NewTestServer(), pilliongrpc.StreamClientInterceptor(u), fail))
 	const rounds = 30
 	calls := 0
 	for range rounds {
@@ -349,8 +349,8 @@ func TestGRPCStream_responded(t *testing.T) {
 	wantText(t, s, "hello")
 	_ = wantEnd(t, s, codes.Unavailable)
 	end := wantSoon(t, events.ends, "the end of the call")
-	if status.Code(end.Err) != codes.Unavailable || !end.Is.Any(policy.GRPCUnavailable) {
-		t.Errorf("end: got %v, condition %b, want Unavailable", end.Err, end.Is)
+	if status.Code(end.Err) != codes.Unavailable || !end.Has(policy.GRPCUnavailable) {
+		t.Errorf("end: got %v, condition %b, want Unavailable", end.Err, end.Conditions)
 	}
 	if got, want := b.Status(), (breaker.Status{Failure: 1}); got != want || service.n.Load() != 1 {
 		t.Errorf("breaker: got %+v after %d streams, want %+v after 1", got, service.n.Load(), want)
@@ -389,8 +389,8 @@ func TestGRPCStream_slot(t *testing.T) {
 	wantText(t, s, "TWO")
 	refused()
 	cancel()
-	if end := wantSoon(t, events.ends, "the end of the stream that is not read"); end.Is != policy.Cancelled || end.Flags != envoy.DC {
-		t.Errorf("end: got %b %v, want %b DC", end.Is, end.Flags, policy.Cancelled)
+	if end := wantSoon(t, events.ends, "the end of the stream that is not read"); end.Conditions != policy.Cancelled || end.Flags != envoy.DC {
+		t.Errorf("end: got %b %v, want %b DC", end.Conditions, end.Flags, policy.Cancelled)
 	}
 	_ = wantEnd(t, s, codes.Canceled)
 
@@ -425,7 +425,7 @@ func TestGRPCStream_limits(t *testing.T) {
 		streams int64
 	}{
 		{
-			name: "a long stream with a timeout per attempt", limits: timeout.Config{Total: timeout.None, PerTry: time.Second},
+			name: "a long stream with a timeout per attempt", limits: timeout.Config{Total: timeout.Unlimited, PerTry: time.Second},
 			serve: func(_ int64, s testgrpc.TestService_FullDuplexCallServer) error {
 				if _, ok := s.Context().Deadline(); ok {
 					t.Error("the server received a deadline, want none")
@@ -439,7 +439,7 @@ func TestGRPCStream_limits(t *testing.T) {
 			first: "late", code: codes.OK, took: time.Hour, streams: 1,
 		},
 		{
-			name: "a header later than the timeout per attempt", limits: timeout.Config{Total: timeout.None, PerTry: time.Second},
+			name: "a header later than the timeout per attempt", limits: timeout.Config{Total: timeout.Unlimited, PerTry: time.Second},
 			serve: func(n int64, s testgrpc.TestService_FullDuplexCallServer) error {
 				if n == 1 {
 					return silent(s)

@@ -252,13 +252,13 @@ func TestHTTP2_failures(t *testing.T) {
 			if test.base != nil {
 				test.base(base)
 			}
-			g := newGuarded(t, base, retry.Config{NumRetries: retry.None})
+			g := newGuarded(t, base, retry.Config{NumRetries: retry.Never})
 			s := g.call(t, http.MethodGet, "http://"+server.addr()+"/", nil)
 			if s.status != test.head || s.err == nil || !strings.Contains(s.err.Error(), test.words) {
 				t.Errorf("got status %d, %v, want %d and an error with %q", s.status, s.err, test.head, test.words)
 			}
-			if got := s.end.Flags.String(); got != test.flags || s.end.Detail != test.detail || s.end.Is != test.is {
-				t.Errorf("got %b %s %q, want %b %s %q", s.end.Is, got, s.end.Detail, test.is, test.flags, test.detail)
+			if got := s.end.Flags.String(); got != test.flags || s.end.Detail != test.detail || s.end.Conditions != test.is {
+				t.Errorf("got %b %s %q, want %b %s %q", s.end.Conditions, got, s.end.Detail, test.is, test.flags, test.detail)
 			}
 			want := breaker.Status{Failure: 1}
 			if test.timeout {
@@ -361,7 +361,7 @@ func TestHTTP2_refusedStream(t *testing.T) {
 				}
 				retries := retry.Config{On: test.on, BaseInterval: time.Millisecond}
 				if test.on == "" {
-					retries.NumRetries = retry.None
+					retries.NumRetries = retry.Never
 				}
 				g := newGuarded(t, base, retries)
 				s := g.call(t, http.MethodGet, "http://upstream.test/", nil)
@@ -369,8 +369,8 @@ func TestHTTP2_refusedStream(t *testing.T) {
 				if s.status != test.status || s.info.Attempts() != test.attempts {
 					t.Errorf("got %d, %v after %d attempts, want %d after %d", s.status, s.err, s.info.Attempts(), test.status, test.attempts)
 				}
-				if got := s.end.Flags.String(); got != test.flags || s.end.Detail != test.detail || s.end.Is != test.is {
-					t.Errorf("got %b %s %q, want %b %s %q", s.end.Is, got, s.end.Detail, test.is, test.flags, test.detail)
+				if got := s.end.Flags.String(); got != test.flags || s.end.Detail != test.detail || s.end.Conditions != test.is {
+					t.Errorf("got %b %s %q, want %b %s %q", s.end.Conditions, got, s.end.Detail, test.is, test.flags, test.detail)
 				}
 			})
 		})
@@ -407,8 +407,8 @@ func TestHTTP2_refusedUpload(t *testing.T) {
 			if s.status != test.status {
 				t.Errorf("got %d, %v, want %d", s.status, s.err, test.status)
 			}
-			if want := policy.Reset | policy.RefusedStream; test.status == 0 && (s.end.Is != want || s.end.Flags != envoy.UR) {
-				t.Errorf("got %b %v %q, want %b UR %q", s.end.Is, s.end.Flags, s.end.Detail, want, envoy.RemoteRefusedStream)
+			if want := policy.Reset | policy.RefusedStream; test.status == 0 && (s.end.Conditions != want || s.end.Flags != envoy.UR) {
+				t.Errorf("got %b %v %q, want %b UR %q", s.end.Conditions, s.end.Flags, s.end.Detail, want, envoy.RemoteRefusedStream)
 			}
 		})
 	}
@@ -425,7 +425,7 @@ func TestHTTP2_goAway(t *testing.T) {
 		requests int64
 	}{
 		{"retried", retry.Config{On: "refused-stream"}, http.StatusOK, "ok", 2},
-		{"never retried", retry.Config{NumRetries: retry.None}, 0, "", 1},
+		{"never retried", retry.Config{NumRetries: retry.Never}, 0, "", 1},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -466,11 +466,11 @@ func TestHTTP2_earlyResponse(t *testing.T) {
 			s.rst(http2.ErrCodeNo)
 		})
 	})
-	g := newGuarded(t, h2c(), retry.Config{NumRetries: retry.None})
+	g := newGuarded(t, h2c(), retry.Config{NumRetries: retry.Never})
 	body := &endlessBody{}
 	s := g.call(t, http.MethodPut, "http://"+server.addr()+"/", body)
-	if s.err != nil || s.status != http.StatusRequestEntityTooLarge || s.body != "too much" || s.end.Is != 0 {
-		t.Errorf("got %d %q, %v, condition %b, want 413 %q", s.status, s.body, s.err, s.end.Is, "too much")
+	if s.err != nil || s.status != http.StatusRequestEntityTooLarge || s.body != "too much" || s.end.Conditions != 0 {
+		t.Errorf("got %d %q, %v, condition %b, want 413 %q", s.status, s.body, s.err, s.end.Conditions, "too much")
 	}
 	if got, want := g.breaker.Status(), (breaker.Status{Success: 1}); got != want {
 		t.Errorf("breaker: got %+v, want %+v", got, want)
@@ -527,13 +527,13 @@ func TestHTTP2_invalid(t *testing.T) {
 			server := serveScript(t, func(_ *scripted, conn net.Conn) {
 				script.play(conn, func(s *stream) { s.ok("ok") })
 			})
-			g := newGuarded(t, withHeader{h2c(), test.header, test.value}, retry.Config{NumRetries: retry.None})
+			g := newGuarded(t, withHeader{h2c(), test.header, test.value}, retry.Config{NumRetries: retry.Never})
 			s := g.call(t, http.MethodGet, "http://"+server.addr()+"/", nil)
 			if s.err == nil || !strings.Contains(s.err.Error(), test.words) {
 				t.Errorf("got %d, %v, want an error with %q", s.status, s.err, test.words)
 			}
-			if s.end.Is != policy.Invalid || s.end.Flags != 0 {
-				t.Errorf("got %b %v, want %b and no flags", s.end.Is, s.end.Flags, policy.Invalid)
+			if s.end.Conditions != policy.Invalid || s.end.Flags != 0 {
+				t.Errorf("got %b %v, want %b and no flags", s.end.Conditions, s.end.Flags, policy.Invalid)
 			}
 			if got := g.breaker.Status(); got != (breaker.Status{}) {
 				t.Errorf("breaker: got %+v, want nothing counted", got)
@@ -570,7 +570,7 @@ func TestHTTP2_otherTransport(t *testing.T) {
 			return d.DialContext(ctx, network, address)
 		},
 	}
-	g := newGuarded(t, base, retry.Config{NumRetries: retry.None})
+	g := newGuarded(t, base, retry.Config{NumRetries: retry.Never})
 	s := g.call(t, http.MethodGet, "http://"+server.addr()+"/", nil)
 	if s.end.Flags.String() != "URX,UR" || s.end.Detail != envoy.RemoteReset {
 		t.Errorf("got %v %q, %v, want URX,UR %q", s.end.Flags, s.end.Detail, s.err, envoy.RemoteReset)

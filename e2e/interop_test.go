@@ -185,7 +185,7 @@ func testInterop(t *testing.T, secure, failing bool) {
 	if n != 16 || retries != uint64(third.n.Load()) || (retries != 0) != failing {
 		t.Errorf("got %d functions and %d retries, want 16, and as many retries as injected failures: %d", n, retries, third.n.Load())
 	}
-	for name, c := range map[string]*metrics.Cluster{"client": cluster, "server": served.Cluster("server")} {
+	for name, c := range map[string]*metrics.ClusterStats{"client": cluster, "server": served.Cluster("server")} {
 		for deadline := time.Now().Add(waitLimit); c.Gauge("upstream_rq_active").Value() != 0; time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("%s: %d calls are active, want none", name, c.Gauge("upstream_rq_active").Value())

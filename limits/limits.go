@@ -281,12 +281,12 @@ func orDefault(value, standard int) int {
 	return value
 }
 
-func (l *limiter) acquire() bool { return take(&l.requests, l.max) }
+func (l *limiter) acquire() bool { return tryAcquire(&l.requests, l.max) }
 
 // acquireRetry takes a slot for a retry, where so many more requests than those that hold
 // a slot are under way.
 func (l *limiter) acquireRetry(more int64) bool {
-	ok := take(&l.retries, l.maxRetries(l.requests.Load()+more))
+	ok := tryAcquire(&l.retries, l.maxRetries(l.requests.Load()+more))
 	if ok && l.most == 0 {
 		l.retried.Store(true)
 	}
@@ -297,7 +297,7 @@ func (l *limiter) releaseRetry() { l.retries.Add(-1) }
 
 // take takes one of so many slots, if one is free. It uses compare-and-swap, so that a
 // refused caller never occupies a slot: another one would be refused beside a free slot.
-func take(taken *atomic.Int64, places int64) bool {
+func tryAcquire(taken *atomic.Int64, places int64) bool {
 	for {
 		n := taken.Load()
 		if n >= places {
@@ -329,7 +329,7 @@ func (l *limiter) addition(c *policy.Call, o *policy.Outcome) int64 {
 func (l *limiter) isEndedStream(c *policy.Call, o *policy.Outcome) bool {
 	resp, ok := o.Value.(*http.Response)
 	switch {
-	case o.Is.Any(policy.ConnectFailure | policy.Invalid | policy.Refused):
+	case o.Has(policy.ConnectFailure | policy.Invalid | policy.Refused):
 		return false
 	case ok:
 		if stream := resp.ProtoMajor >= 2; stream != l.streams.Load() {

@@ -88,7 +88,7 @@ func (s stub) RoundTrip(req *http.Request) (*http.Response, error) {
 // Prometheus.
 func BenchmarkCount(b *testing.B) {
 	c := registry(b, Settings{}).Cluster("recipes")
-	counter, gauge, answers := c.Counter("upstream_rq_total"), c.Gauge("upstream_rq_active"), c.Answers(Internal)
+	counter, gauge, answers := c.Counter("upstream_rq_total"), c.Gauge("upstream_rq_active"), c.Responses(Internal)
 	theirs := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "upstream_rq_time", Help: "the same", Buckets: bounds[:]})
 	for _, bc := range []struct {
 		name string

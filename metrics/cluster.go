@@ -15,16 +15,16 @@ import (
 // those after "cluster.<name>." in Envoy's list, such as upstream_rq_retry. All methods
 // are safe for concurrent use. One that is asked for a name that exists as a statistic of
 // another type panics, since that is a mistake in the program.
-type Cluster struct {
+type ClusterStats struct {
 	name     string
 	prefix   string // "cluster.recipes."
 	registry *Registry
 
 	mu       sync.RWMutex
-	rows     map[string]row      // by name after prefix; guarded by mu
-	answers  map[string]*Answers // by category; guarded by mu
-	conns    *conns              // nil until something dials; guarded by mu
-	detached bool                // removed from its registry: counted on, shown no more
+	rows     map[string]row               // by name after prefix; guarded by mu
+	answers  map[string]*ResponseCounters // by category; guarded by mu
+	conns    *conns                       // nil until something dials; guarded by mu
+	detached bool                         // removed from its registry: counted on, shown no more
 }
 
 // kind is the type of a statistic.
@@ -80,19 +80,19 @@ func (r row) unread(then func()) {
 	}
 }
 
-func newCluster(r *Registry, name string) *Cluster {
-	return &Cluster{
+func newCluster(r *Registry, name string) *ClusterStats {
+	return &ClusterStats{
 		name: name, prefix: "cluster." + name + ".", registry: r,
-		rows: map[string]row{}, answers: map[string]*Answers{},
+		rows: map[string]row{}, answers: map[string]*ResponseCounters{},
 	}
 }
 
 // Name is the name as it is shown, which for an odd one is not the name that was
 // asked for.
-func (c *Cluster) Name() string { return c.name }
+func (c *ClusterStats) Name() string { return c.name }
 
 // Counter gives the counter of that name.
-func (c *Cluster) Counter(name string) *Counter {
+func (c *ClusterStats) Counter(name string) *Counter {
 	r := c.row(name, counterKind, func() row { return row{num: &Counter{}} })
 	n, ok := r.num.(*Counter)
 	if !ok {
@@ -102,7 +102,7 @@ func (c *Cluster) Counter(name string) *Counter {
 }
 
 // Gauge gives the gauge of that name.
-func (c *Cluster) Gauge(name string) *Gauge {
+func (c *ClusterStats) Gauge(name string) *Gauge {
 	r := c.row(name, gaugeKind, func() row { return row{num: &Gauge{}} })
 	g, ok := r.num.(*Gauge)
 	if !ok {
@@ -116,7 +116,7 @@ func (c *Cluster) Gauge(name string) *Gauge {
 // is logged to [log/slog.Default]. A second function for one name takes the place of the
 // first, as an upstream that is made anew takes that of the old one. A nil function, and a
 // name of another statistic, panic.
-func (c *Cluster) ReadGauge(name string, read func() uint64) {
+func (c *ClusterStats) ReadGauge(name string, read func() uint64) {
 	if err := c.offer(policy.Stat{Kind: policy.Gauge, Name: name, Read: read}); err != nil {
 		panic(err.Error())
 	}
@@ -124,7 +124,7 @@ func (c *Cluster) ReadGauge(name string, read func() uint64) {
 
 // offer shows a statistic that a policy offers. A gauge takes the place of another one of that
 // name; a counter is added to it.
-func (c *Cluster) offer(s policy.Stat) error {
+func (c *ClusterStats) offer(s policy.Stat) error {
 	name, kind := clean(s.Name), gaugeKind
 	if s.Kind == policy.Counter {
 		kind = counterKind
@@ -150,14 +150,14 @@ func (c *Cluster) offer(s policy.Stat) error {
 }
 
 // Histogram gives the histogram of that name.
-func (c *Cluster) Histogram(name string) *Histogram {
+func (c *ClusterStats) Histogram(name string) *Histogram {
 	return c.row(name, histogramKind, func() row { return row{bins: histograms{{}}} }).bins[0]
 }
 
 // Answers gives the counters of a category of answers, such as [Internal] or
 // [Retry]. Their rows appear with the first answer, upstream_rq_completed of the
 // cluster's total at once.
-func (c *Cluster) Answers(category string) *Answers {
+func (c *ClusterStats) Responses(category string) *ResponseCounters {
 	category = clean(category)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -165,11 +165,11 @@ func (c *Cluster) Answers(category string) *Answers {
 }
 
 // category finds or makes a category. The caller holds mu.
-func (c *Cluster) category(name string) *Answers {
+func (c *ClusterStats) category(name string) *ResponseCounters {
 	if a := c.answers[name]; a != nil {
 		return a
 	}
-	a := &Answers{cluster: c, name: name + "."}
+	a := &ResponseCounters{cluster: c, name: name + "."}
 	a.time.reveal = a.showTime
 	if name == "" {
 		a.name = ""
@@ -184,7 +184,7 @@ func (c *Cluster) category(name string) *Answers {
 }
 
 // widen makes the rows of a sum that got another part. The caller holds mu.
-func (c *Cluster) widen(whole *Answers) {
+func (c *ClusterStats) widen(whole *ResponseCounters) {
 	for name, r := range c.rows {
 		if s, ok := r.num.(codeSum); ok && len(s.parts) != 0 && s.parts[0] == whole {
 			delete(c.rows, name)
@@ -201,9 +201,11 @@ func (c *Cluster) widen(whole *Answers) {
 }
 
 // partsOf is a sum's own answers, and those of its parts.
-func (c *Cluster) partsOf(a *Answers) []*Answers { return append([]*Answers{a}, a.parts...) }
+func (c *ClusterStats) partsOf(a *ResponseCounters) []*ResponseCounters {
+	return append([]*ResponseCounters{a}, a.parts...)
+}
 
-func (c *Cluster) timesOf(a *Answers) histograms {
+func (c *ClusterStats) timesOf(a *ResponseCounters) histograms {
 	all := histograms{&a.time}
 	for _, part := range a.parts {
 		all = append(all, &part.time)
@@ -212,12 +214,12 @@ func (c *Cluster) timesOf(a *Answers) histograms {
 }
 
 // showCode makes the row of a code. The caller holds mu.
-func (c *Cluster) showCode(a *Answers, what int) {
+func (c *ClusterStats) showCode(a *ResponseCounters, what int) {
 	c.put(a.name+codeName(what), row{num: codeSum{c.partsOf(a), what}})
 }
 
 // row finds the row of that name, or makes it.
-func (c *Cluster) row(name string, k kind, create func() row) row {
+func (c *ClusterStats) row(name string, k kind, create func() row) row {
 	name = clean(name)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -234,7 +236,7 @@ func (c *Cluster) row(name string, k kind, create func() row) row {
 }
 
 // put makes a row, if there is none of that name. The caller holds mu.
-func (c *Cluster) put(name string, r row) {
+func (c *ClusterStats) put(name string, r row) {
 	if _, ok := c.rows[name]; ok {
 		return
 	}

@@ -12,7 +12,7 @@ import (
 )
 
 // rowsOf gives the names and values of a cluster's counters and gauges.
-func rowsOf(c *Cluster) map[string]uint64 {
+func rowsOf(c *ClusterStats) map[string]uint64 {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	found := map[string]uint64{}
@@ -28,15 +28,15 @@ func rowsOf(c *Cluster) map[string]uint64 {
 // else is their sum.
 func TestAnswers(t *testing.T) {
 	c := registry(t, Settings{}).Cluster("recipes")
-	c.Answers(Internal).Count(200)
-	c.Answers(External).Count(204)
-	c.Answers(External).Count(503)
-	c.Answers(Retry).Count(503)
-	c.Answers(Canary).Count(200)
-	c.Answers("alt.internal").Count(404)
-	c.Answers(Internal).Count(101)
+	c.Responses(Internal).Count(200)
+	c.Responses(External).Count(204)
+	c.Responses(External).Count(503)
+	c.Responses(Retry).Count(503)
+	c.Responses(Canary).Count(200)
+	c.Responses("alt.internal").Count(404)
+	c.Responses(Internal).Count(101)
 	for _, odd := range []int{0, 99, 600, 999, -1, 1 << 40} {
-		c.Answers(Internal).Count(odd)
+		c.Responses(Internal).Count(odd)
 	}
 	want := map[string]uint64{
 		"internal.upstream_rq_200": 1, "internal.upstream_rq_2xx": 1, "internal.upstream_rq_101": 1,
@@ -65,7 +65,7 @@ func TestAnswersModel(t *testing.T) {
 		for n := range 200 {
 			category := categories[(n*7+i*n/3)%len(categories)]
 			code := 100 + (n*37+i*11)%700
-			c.Answers(category).Count(code)
+			c.Responses(category).Count(code)
 			add(want, category+".", code)
 			if whole, ok := wholeOf(category); ok && whole != "" {
 				add(want, whole+".", code)
@@ -91,12 +91,12 @@ func add(want map[string]uint64, prefix string, code int) {
 
 // TestOtherType asks for names as what they are not.
 func TestOtherType(t *testing.T) {
-	for name, ask := range map[string]func(c *Cluster){
-		"a counter as a gauge":         func(c *Cluster) { c.Counter("x"); c.Gauge("x") },
-		"a gauge as a histogram":       func(c *Cluster) { c.Gauge("x"); c.Histogram("x") },
-		"a sum as a counter":           func(c *Cluster) { c.Answers(Internal); c.Counter("upstream_rq_completed") },
-		"a function as a gauge":        func(c *Cluster) { c.ReadGauge("x", func() uint64 { return 1 }); c.Gauge("x") },
-		"a gauge from a function, too": func(c *Cluster) { c.Gauge("x"); c.ReadGauge("x", func() uint64 { return 1 }) },
+	for name, ask := range map[string]func(c *ClusterStats){
+		"a counter as a gauge":         func(c *ClusterStats) { c.Counter("x"); c.Gauge("x") },
+		"a gauge as a histogram":       func(c *ClusterStats) { c.Gauge("x"); c.Histogram("x") },
+		"a sum as a counter":           func(c *ClusterStats) { c.Responses(Internal); c.Counter("upstream_rq_completed") },
+		"a function as a gauge":        func(c *ClusterStats) { c.ReadGauge("x", func() uint64 { return 1 }); c.Gauge("x") },
+		"a gauge from a function, too": func(c *ClusterStats) { c.Gauge("x"); c.ReadGauge("x", func() uint64 { return 1 }) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer func() {
@@ -207,8 +207,8 @@ func TestSettings(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := registry(t, tc.s)
-			r.Cluster("a.b.c").Answers(Retry).Count(200)
-			r.Cluster("a.b.c").Answers(Internal).Count(200)
+			r.Cluster("a.b.c").Responses(Retry).Count(200)
+			r.Cluster("a.b.c").Responses(Internal).Count(200)
 			text := page(t, r, "/stats/prometheus?filter=c.upstream_rq_200")
 			validPrometheus(t, text)
 			if _, got, _ := strings.Cut(strings.TrimSpace(text), "\n"); got != tc.want {
@@ -312,8 +312,8 @@ func TestBusyRegistry(t *testing.T) {
 		all.Go(func() {
 			for j := range 200 {
 				c := r.Cluster(fmt.Sprint("cluster-", j%20))
-				c.Answers([]string{Internal, External, Retry}[i%3]).Count(100 + j%500)
-				c.Answers(Internal).Time(uint64(j))
+				c.Responses([]string{Internal, External, Retry}[i%3]).Count(100 + j%500)
+				c.Responses(Internal).Time(uint64(j))
 				c.Counter(fmt.Sprint("x", j%7)).Inc()
 				switch {
 				case j%50 == 0 && i == 0:

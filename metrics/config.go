@@ -85,23 +85,23 @@ func place() policy.Place {
 
 // OwnTransport has the connections of the upstream's own transport counted.
 func (c Config) OwnTransport(upstream string, t *http.Transport) *http.Transport {
-	return cluster(c.Registry, c.StatName, upstream).CountTransport(t)
+	return cluster(c.Registry, c.StatName, upstream).InstrumentTransport(t)
 }
 
 // showStats shows the statistics that the other policies offer. It returns what is wrong with
 // those of the policies inside.
-func showStats(b *policy.Builder, cluster *Cluster) error {
+func showStats(b *policy.Builder, cluster *ClusterStats) error {
 	var bad []error
 	b.Stats(func(s policy.Stat) { bad = append(bad, cluster.offer(s)) })
 	return errors.Join(bad...)
 }
 
 // clusterOf finds the cluster that a policy counts in.
-func clusterOf(s *policy.Builder, registry *Registry, name string) *Cluster {
+func clusterOf(s *policy.Builder, registry *Registry, name string) *ClusterStats {
 	return cluster(registry, name, s.Upstream())
 }
 
-func cluster(registry *Registry, name, upstream string) *Cluster {
+func cluster(registry *Registry, name, upstream string) *ClusterStats {
 	if name == "" {
 		name = upstream
 	}
@@ -109,10 +109,10 @@ func cluster(registry *Registry, name, upstream string) *Cluster {
 }
 
 // countedCalls is what a Config claims: an upstream is counted once in a cluster.
-type countedCalls struct{ cluster *Cluster }
+type countedCalls struct{ cluster *ClusterStats }
 
 // errTwice is the error of a policy whose like counts the same already.
-func errTwice(policy string, c *Cluster) error {
+func errTwice(policy string, c *ClusterStats) error {
 	return fmt.Errorf("metrics: %[1]s.StatName: another metrics.%[1]s of this upstream counts in the cluster %[2]q, and each call would count twice; "+
 		"remove one of the two, or set another StatName or Registry", policy, c.Name())
 }

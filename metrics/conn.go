@@ -30,7 +30,7 @@ type conns struct {
 
 // connections makes the rows of connections, when something dials: where nobody
 // sees connections they are absent, not zero.
-func (c *Cluster) connections() *conns {
+func (c *ClusterStats) connections() *conns {
 	if found := c.dialed(); found != nil {
 		return found
 	}
@@ -60,7 +60,7 @@ func (c *Cluster) connections() *conns {
 }
 
 // dialed returns the statistics of connections, nil while nothing dials.
-func (c *Cluster) dialed() *conns {
+func (c *ClusterStats) dialed() *conns {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return c.conns
@@ -78,12 +78,12 @@ func (s *conns) version() int {
 	return 2
 }
 
-// CountDial returns a function that dials as dial does, and counts the connections under
+// InstrumentDial returns a function that dials as dial does, and counts the connections under
 // upstream_cx_*: also their bytes and their end. Nil stands for [net.Dialer] with its
 // defaults. It is for connections other than an [http.Transport]'s, for which there is
-// [Cluster.CountTransport]. The connections have what those of dial have beyond net.Conn, such
+// [ClusterStats.InstrumentTransport]. The connections have what those of dial have beyond net.Conn, such
 // as CloseWrite, SyscallConn and ConnectionState; their NetConn returns the connection below.
-func (c *Cluster) CountDial(dial DialFunc) DialFunc {
+func (c *ClusterStats) InstrumentDial(dial DialFunc) DialFunc {
 	if dial == nil {
 		dial = (&net.Dialer{}).DialContext
 	}
@@ -231,7 +231,7 @@ func (s *conns) speak(first []byte) {
 }
 
 // shaken counts the protocol of a connection by its TLS handshake.
-func (s *conns) shaken(state tls.ConnectionState) {
+func (s *conns) countTLS(state tls.ConnectionState) {
 	if state.NegotiatedProtocol == "h2" {
 		s.http2.Inc()
 		return
@@ -239,15 +239,15 @@ func (s *conns) shaken(state tls.ConnectionState) {
 	s.http1.Inc()
 }
 
-// CountTransport gives a clone of base whose connections are counted under
+// InstrumentTransport gives a clone of base whose connections are counted under
 // upstream_cx_*. Nil stands for [http.DefaultTransport]. The clone belongs to this
 // cluster: give it to no other.
 //
-//	recipes.Transport(metrics.Default().Cluster("recipes").CountTransport(nil))
+//	recipes.Transport(metrics.Default().Cluster("recipes").InstrumentTransport(nil))
 //
 // A base that makes its TLS connections itself, with DialTLSContext, has those
 // uncounted.
-func (c *Cluster) CountTransport(base *http.Transport) *http.Transport {
+func (c *ClusterStats) InstrumentTransport(base *http.Transport) *http.Transport {
 	if base == nil {
 		own, ok := http.DefaultTransport.(*http.Transport)
 		if !ok { // a program has put something else in its place
@@ -259,7 +259,7 @@ func (c *Cluster) CountTransport(base *http.Transport) *http.Transport {
 	if _, ok := base.TLSNextProto["h2"]; ok { // Clone had base make up its mind
 		t.ForceAttemptHTTP2 = true // which net/http no longer does by itself beside a dialer
 	}
-	t.DialContext = c.CountDial(dialerOf(t))
+	t.DialContext = c.InstrumentDial(dialerOf(t))
 	t.Dial = nil //nolint:staticcheck // it is in DialContext now
 	c.watchTLS(t)
 	c.neverHappens(t)
@@ -269,7 +269,7 @@ func (c *Cluster) CountTransport(base *http.Transport) *http.Transport {
 // neverHappens makes the rows of what a transport of net/http does not do to its
 // connections, so that they are 0 as in an Envoy that is not configured to. A limit on their
 // number would be waited for unseen.
-func (c *Cluster) neverHappens(t *http.Transport) {
+func (c *ClusterStats) neverHappens(t *http.Transport) {
 	for _, name := range neverConnections {
 		c.Counter(name)
 	}
@@ -297,7 +297,7 @@ func dialerOf(t *http.Transport) DialFunc {
 }
 
 // watchTLS has each handshake of t's tell its protocol.
-func (c *Cluster) watchTLS(t *http.Transport) {
+func (c *ClusterStats) watchTLS(t *http.Transport) {
 	s := c.connections()
 	cfg := t.TLSClientConfig
 	if cfg == nil {
@@ -305,7 +305,7 @@ func (c *Cluster) watchTLS(t *http.Transport) {
 	}
 	verify := cfg.VerifyConnection
 	cfg.VerifyConnection = func(state tls.ConnectionState) error {
-		s.shaken(state)
+		s.countTLS(state)
 		if verify != nil {
 			return verify(state)
 		}

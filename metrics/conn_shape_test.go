@@ -32,10 +32,10 @@ func (r raw) SyscallConn() (syscall.RawConn, error) {
 }
 
 // counting makes a counted connection of c, and its cluster.
-func countingConn(t *testing.T, c net.Conn) (net.Conn, *Cluster) {
+func countingConn(t *testing.T, c net.Conn) (net.Conn, *ClusterStats) {
 	t.Helper()
 	cluster := registry(t, Settings{}).Cluster("recipes")
-	counted, err := cluster.CountDial(func(context.Context, string, string) (net.Conn, error) { return c, nil })(t.Context(), "tcp", "x:80")
+	counted, err := cluster.InstrumentDial(func(context.Context, string, string) (net.Conn, error) { return c, nil })(t.Context(), "tcp", "x:80")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +124,7 @@ func TestConn_sockets(t *testing.T) {
 		},
 	} {
 		c := registry(t, Settings{}).Cluster("recipes")
-		conn, err := c.CountDial(dial)(t.Context(), "", "")
+		conn, err := c.InstrumentDial(dial)(t.Context(), "", "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -260,10 +260,10 @@ func TestUpgradeKeepsHalfClose(t *testing.T) {
 	}
 }
 
-// TestCountDial_breaks keeps the statistics right where a dialer breaks its contract.
-func TestCountDial_breaks(t *testing.T) {
+// TestInstrumentDial_breaks keeps the statistics right where a dialer breaks its contract.
+func TestInstrumentDial_breaks(t *testing.T) {
 	c := registry(t, Settings{}).Cluster("recipes")
-	nothing := c.CountDial(func(context.Context, string, string) (net.Conn, error) { return nil, nil })
+	nothing := c.InstrumentDial(func(context.Context, string, string) (net.Conn, error) { return nil, nil })
 	if conn, err := nothing(t.Context(), "tcp", "x:80"); conn != nil || !errors.Is(err, errDial) {
 		t.Errorf("nothing: got %v, %v; want %v", conn, err, errDial)
 	}
@@ -273,7 +273,7 @@ func TestCountDial_breaks(t *testing.T) {
 				t.Errorf("got the panic %v, want soup", got)
 			}
 		}()
-		_, _ = c.CountDial(func(context.Context, string, string) (net.Conn, error) { panic("soup") })(t.Context(), "tcp", "x:80")
+		_, _ = c.InstrumentDial(func(context.Context, string, string) (net.Conn, error) { panic("soup") })(t.Context(), "tcp", "x:80")
 	}()
 	found := nonzero(c)
 	for name, want := range map[string]uint64{"upstream_cx_total": 2, "upstream_cx_connect_fail": 2, "upstream_cx_destroy": 2, "upstream_cx_active": 0} {
@@ -283,7 +283,7 @@ func TestCountDial_breaks(t *testing.T) {
 	}
 	server := httptest.NewServer(http.NotFoundHandler())
 	defer server.Close()
-	conn, err := c.CountDial(nil)(t.Context(), "tcp", server.Listener.Addr().String())
+	conn, err := c.InstrumentDial(nil)(t.Context(), "tcp", server.Listener.Addr().String())
 	if err != nil {
 		t.Fatalf("a nil dialer: %v", err)
 	}
@@ -295,7 +295,7 @@ func TestCountDial_breaks(t *testing.T) {
 func TestNeverRows(t *testing.T) {
 	for limit, want := range map[int]bool{0: true, 5: false} {
 		r := registry(t, Settings{})
-		r.Cluster("recipes").CountTransport(&http.Transport{MaxConnsPerHost: limit})
+		r.Cluster("recipes").InstrumentTransport(&http.Transport{MaxConnsPerHost: limit})
 		text := page(t, r, "/stats")
 		for _, name := range neverConnections {
 			if !strings.Contains(text, "cluster.recipes."+name+": 0\n") {

@@ -45,8 +45,8 @@ func talkOver(t *testing.T, far chan net.Conn) talk {
 	}
 }
 
-// TestCountDial plays the lives of connections, with what Envoy counts for each.
-func TestCountDial(t *testing.T) {
+// TestInstrumentDial plays the lives of connections, with what Envoy counts for each.
+func TestInstrumentDial(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		dial DialFunc // nil for a pipe
@@ -135,7 +135,7 @@ func TestCountDial(t *testing.T) {
 					dial = tc.dial
 				}
 				c := registry(t, Settings{}).Cluster("recipes")
-				conn, err := c.CountDial(dial)(t.Context(), "tcp", "x:80")
+				conn, err := c.InstrumentDial(dial)(t.Context(), "tcp", "x:80")
 				if (err != nil) != (tc.dial != nil) {
 					t.Fatal(err)
 				}
@@ -165,9 +165,9 @@ func TestNoConnections(t *testing.T) {
 	}
 }
 
-// TestCountTransport speaks all protocols through counted transports, over real
+// TestInstrumentTransport speaks all protocols through counted transports, over real
 // sockets, and finds that they are still what they were.
-func TestCountTransport(t *testing.T) {
+func TestInstrumentTransport(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
 		tls   bool
@@ -220,7 +220,7 @@ func TestCountTransport(t *testing.T) {
 				t.Fatal(err)
 			}
 			trusting, _ := server.Client().Transport.(*http.Transport)
-			transport := r.Cluster("recipes").CountTransport(tc.base(trusting))
+			transport := r.Cluster("recipes").InstrumentTransport(tc.base(trusting))
 			client := &http.Client{Transport: u.Transport(transport)}
 			for range 3 {
 				resp, err := client.Post(server.URL, "text/plain", strings.NewReader("soup"))
@@ -252,15 +252,15 @@ func TestCountTransport(t *testing.T) {
 	}
 }
 
-// TestCountTransportVerifies keeps the check that a base makes of connections.
-func TestCountTransportVerifies(t *testing.T) {
+// TestInstrumentTransportVerifies keeps the check that a base makes of connections.
+func TestInstrumentTransportVerifies(t *testing.T) {
 	server := httptest.NewUnstartedServer(http.NotFoundHandler())
 	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
 	server.StartTLS()
 	defer server.Close()
 	base, _ := server.Client().Transport.(*http.Transport)
 	base.TLSClientConfig.VerifyConnection = func(tls.ConnectionState) error { return errors.New("not this one") }
-	transport := registry(t, Settings{}).Cluster("recipes").CountTransport(base)
+	transport := registry(t, Settings{}).Cluster("recipes").InstrumentTransport(base)
 	defer transport.CloseIdleConnections()
 	resp, err := (&http.Client{Transport: transport}).Get(server.URL)
 	if err == nil {
@@ -274,7 +274,7 @@ func TestCountTransportVerifies(t *testing.T) {
 // TestOldDial keeps a dialer that a base has in its old field.
 func TestOldDial(t *testing.T) {
 	base := &http.Transport{Dial: func(string, string) (net.Conn, error) { return nil, errors.New("my own") }} //nolint:staticcheck // it exists
-	transport := registry(t, Settings{}).Cluster("recipes").CountTransport(base)
+	transport := registry(t, Settings{}).Cluster("recipes").InstrumentTransport(base)
 	resp, err := (&http.Client{Transport: transport}).Get("http://recipes/")
 	if err == nil {
 		resp.Body.Close()
@@ -288,7 +288,7 @@ func TestOldDial(t *testing.T) {
 func TestSendFile(t *testing.T) {
 	dial, far := pipe()
 	c := registry(t, Settings{}).Cluster("recipes")
-	conn, err := c.CountDial(dial)(t.Context(), "tcp", "x:80")
+	conn, err := c.InstrumentDial(dial)(t.Context(), "tcp", "x:80")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,7 @@
 // Envoy's admin page does, so that one dashboard serves services with a sidecar and
 // services with this library.
 //
-// [Config] is a policy. It counts the calls and attempts of an upstream in a [Cluster] of
+// [Config] is a policy. It counts the calls and attempts of an upstream in a [ClusterStats] of
 // a [Registry]; [Handler] shows a registry at /stats, and [Collector] gives it to
 // Prometheus's client library:
 //
@@ -33,8 +33,8 @@
 // upstream_rq_total alone.
 //
 // What the library cannot see is absent, not zero. upstream_cx_* is there for the transport
-// that belongs to the upstream (a nil base), one of [Cluster.CountTransport], or a dialer of
-// [Cluster.CountDial]. What a library never does, such as upstream_rq_maintenance_mode, is 0.
+// that belongs to the upstream (a nil base), one of [ClusterStats.InstrumentTransport], or a dialer of
+// [ClusterStats.InstrumentDial]. What a library never does, such as upstream_rq_maintenance_mode, is 0.
 // docs/envoy.md lists both, and what differs from Envoy.
 //
 // # Names
@@ -54,6 +54,6 @@
 //
 // # Counting other things
 //
-// Adapters count through the same [Cluster] as the policy does: [Cluster.Counter],
-// [Cluster.Gauge], [Cluster.ReadGauge], [Cluster.Histogram], [Cluster.Answers].
+// Adapters count through the same [ClusterStats] as the policy does: [ClusterStats.Counter],
+// [ClusterStats.Gauge], [ClusterStats.ReadGauge], [ClusterStats.Histogram], [ClusterStats.Responses].
 package metrics

@@ -105,7 +105,7 @@ func ExampleHandler() {
 // program measures otherwise.
 func ExampleCollector() {
 	registry := own()
-	registry.Cluster("recipes").Answers(metrics.Internal).Count(http.StatusNotFound)
+	registry.Cluster("recipes").Responses(metrics.Internal).Count(http.StatusNotFound)
 	prom := prometheus.NewRegistry()
 	prom.MustRegister(metrics.Collector(registry))
 	families, err := prom.Gather()
@@ -139,11 +139,11 @@ func ExampleNewRegistry() {
 }
 
 // An adapter of one's own counts through a cluster.
-func ExampleCluster() {
+func ExampleClusterStats() {
 	registry := own()
 	c := registry.Cluster("queue")
-	c.Answers(metrics.Internal).Count(http.StatusOK)
-	c.Answers(metrics.Internal).Time(44)
+	c.Responses(metrics.Internal).Count(http.StatusOK)
+	c.Responses(metrics.Internal).Time(44)
 	c.Gauge("upstream_rq_active").Add(1)
 	c.ReadGauge("circuit_breakers.default.remaining_rq", func() uint64 { return 1023 })
 	c.Histogram("upstream_rq_body_size").Record(1500)
@@ -157,11 +157,11 @@ func ExampleCluster() {
 }
 
 // Connections are counted where the transport is the library's.
-func ExampleCluster_CountTransport() {
+func ExampleClusterStats_InstrumentTransport() {
 	server := httptest.NewServer(http.NotFoundHandler())
 	defer server.Close()
 	registry := own()
-	transport := registry.Cluster("recipes").CountTransport(&http.Transport{})
+	transport := registry.Cluster("recipes").InstrumentTransport(&http.Transport{})
 	client := &http.Client{Transport: transport}
 	for range 3 {
 		resp, err := client.Head(server.URL)
@@ -183,9 +183,9 @@ func ExampleCluster_CountTransport() {
 }
 
 // A dialer of any protocol's can be counted.
-func ExampleCluster_CountDial() {
+func ExampleClusterStats_InstrumentDial() {
 	registry := own()
-	dial := registry.Cluster("database").CountDial(func(context.Context, string, string) (net.Conn, error) {
+	dial := registry.Cluster("database").InstrumentDial(func(context.Context, string, string) (net.Conn, error) {
 		return nil, errors.New("nobody listens")
 	})
 	_, err := dial(context.Background(), "tcp", "database:5432")
@@ -200,9 +200,9 @@ func ExampleCluster_CountDial() {
 }
 
 // Categories beside Envoy's own are alternative stat names.
-func ExampleCluster_Answers() {
+func ExampleClusterStats_Responses() {
 	registry := own()
-	registry.Cluster("recipes").Answers("mobile.internal").Count(http.StatusOK)
+	registry.Cluster("recipes").Responses("mobile.internal").Count(http.StatusOK)
 	get(metrics.Handler(registry), "/stats?filter=mobile.*_200")
 	// Output:
 	// cluster.recipes.mobile.internal.upstream_rq_200: 1

@@ -119,8 +119,8 @@ func TestGauge_offers(t *testing.T) {
 		"metrics: cluster.recipes.upstream_rq_time is a histogram already": {"upstream_rq_time", zero},
 	} {
 		r := registry(t, Settings{})
-		r.Cluster("recipes").Answers(Internal).Count(200)
-		r.Cluster("recipes").Answers(Internal).Time(1)
+		r.Cluster("recipes").Responses(Internal).Count(200)
+		r.Cluster("recipes").Responses(Internal).Time(1)
 		_, err := pillion.New("recipes", Config{Registry: r}, o)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q in it", err, want)

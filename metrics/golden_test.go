@@ -44,7 +44,7 @@ func feed(t *testing.T, r *Registry, text string, gauges map[string]bool, sample
 		case err != nil && last == "upstream_rq_time":
 			if before != "" && !isSum(before) {
 				for _, v := range samples(name, value) {
-					c.Answers(before).Time(v)
+					c.Responses(before).Time(v)
 				}
 			}
 		case err != nil:
@@ -56,11 +56,11 @@ func feed(t *testing.T, r *Registry, text string, gauges map[string]bool, sample
 			c.ReadGauge(stat, func() uint64 { return n })
 		case codePattern.MatchString(last):
 			if before != "" && !isSum(before) {
-				feedCode(c.Answers(before), last, n)
+				feedCode(c.Responses(before), last, n)
 			}
 		case last == "upstream_rq_completed":
 			if before == "" {
-				c.Answers(Internal)
+				c.Responses(Internal)
 			}
 		default:
 			c.Counter(stat).Add(n)
@@ -73,7 +73,7 @@ var codePattern = regexp.MustCompile(`^upstream_rq_(\d\d\d|\dxx|unknown)$`)
 // isSum reports whether a category is the sum of others: alt of alt.internal.
 func isSum(category string) bool { return category == "alt" }
 
-func feedCode(a *Answers, name string, n uint64) {
+func feedCode(a *ResponseCounters, name string, n uint64) {
 	code, err := strconv.Atoi(strings.TrimPrefix(name, "upstream_rq_"))
 	if err != nil {
 		code = 999

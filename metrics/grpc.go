@@ -83,11 +83,11 @@ func (g GRPC) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 
 // countedMethods is what a GRPC claims: its cluster's methods are counted once in an
 // upstream.
-type countedMethods struct{ cluster *Cluster }
+type countedMethods struct{ cluster *ClusterStats }
 
 // methods are the statistics of one upstream's methods.
 type methods struct {
-	cluster *Cluster
+	cluster *ClusterStats
 	most    int
 	replace bool // of dots in services
 	epoch   time.Time
@@ -100,7 +100,7 @@ type methods struct {
 
 // method counts one method's calls.
 type method struct {
-	cluster           *Cluster
+	cluster           *ClusterStats
 	prefix            string // grpc.<service>.<method>.
 	status            [17]atomic.Pointer[Counter]
 	success           *Counter
@@ -191,7 +191,7 @@ func serviceAndMethod(path string) (service, method string, ok bool) {
 	return words[0], words[1], true
 }
 
-func newMethod(c *Cluster, prefix string) *method {
+func newMethod(c *ClusterStats, prefix string) *method {
 	return &method{
 		cluster: c, prefix: prefix,
 		success: c.Counter(prefix + "success"), failure: c.Counter(prefix + "failure"), total: c.Counter(prefix + "total"),

@@ -42,18 +42,18 @@ func (canary) ResponseHeader(_ *policy.Outcome, name string) []string {
 func (r rpc) Request() policy.Request { return policy.Request{Protocol: "grpc", Path: r.path} }
 func (r rpc) Try(_ context.Context, _ *policy.Attempt, o *policy.Outcome) {
 	r.set(o)
-	if o.Err != nil && o.Is == 0 {
-		o.Is = policy.Invalid
+	if o.Err != nil && o.Conditions == 0 {
+		o.Conditions = policy.Invalid
 	}
 }
-func (rpc) Explain(*policy.Attempt, *policy.Outcome, error) {}
-func (rpc) RequestHeader(string) []string                   { return nil }
-func (rpc) Header(*policy.Attempt) policy.Header            { return nil }
-func (rpc) ResponseHeader(*policy.Outcome, string) []string { return nil }
-func (rpc) Messages() (sent, received uint64)               { return 2, 3 }
+func (rpc) Classify(*policy.Attempt, *policy.Outcome, error) {}
+func (rpc) RequestHeader(string) []string                    { return nil }
+func (rpc) Header(*policy.Attempt) policy.Header             { return nil }
+func (rpc) ResponseHeader(*policy.Outcome, string) []string  { return nil }
+func (rpc) Messages() (sent, received uint64)                { return 2, 3 }
 
 // countRPC makes calls under g, and other policies that stand among them.
-func countRPC(t *testing.T, g metrics.GRPC, calls ...any) *metrics.Cluster {
+func countRPC(t *testing.T, g metrics.GRPC, calls ...any) *metrics.ClusterStats {
 	t.Helper()
 	registry, err := metrics.NewRegistry(metrics.Settings{})
 	if err != nil {
@@ -92,7 +92,7 @@ func answer(code int) func(*policy.Outcome) {
 
 // local is the end of a call that the upstream sent no status for.
 func local(is policy.Condition, d *envoy.Detail) func(*policy.Outcome) {
-	return func(o *policy.Outcome) { o.Err, o.Is, o.Detail = errBad, is, d }
+	return func(o *policy.Outcome) { o.Err, o.Conditions, o.Detail = errBad, is, d }
 }
 
 // TestGRPC counts a call by its method and status.
@@ -128,7 +128,7 @@ func TestGRPC(t *testing.T) {
 }
 
 // wantStatus looks for one call of /pkg.Svc/Method.
-func wantStatus(t *testing.T, c *metrics.Cluster, code int) {
+func wantStatus(t *testing.T, c *metrics.ClusterStats, code int) {
 	t.Helper()
 	want := map[string]uint64{"request_message_count": 2, "response_message_count": 3}
 	if code >= 0 {
@@ -155,7 +155,7 @@ func wantStatus(t *testing.T, c *metrics.Cluster, code int) {
 func TestGRPC_localReplies(t *testing.T) {
 	timedOut := func(scope policy.Scope) func(*policy.Outcome) {
 		return func(o *policy.Outcome) {
-			o.Err, o.Is, o.Detail = &pillion.TimeoutError{Scope: scope}, policy.Timeout, scope.Detail()
+			o.Err, o.Conditions, o.Detail = &pillion.TimeoutError{Scope: scope}, policy.Timeout, scope.Detail()
 		}
 	}
 	for _, test := range []struct {
@@ -163,7 +163,7 @@ func TestGRPC_localReplies(t *testing.T) {
 		want int
 	}{
 		{timedOut(policy.ScopeTotal), 14},
-		{timedOut(policy.ScopeTry), 14},
+		{timedOut(policy.ScopePerTry), 14},
 		{timedOut(policy.ScopeIdle), 14},
 		{timedOut(policy.ScopeCaller), 4},
 		{local(policy.Cancelled, envoy.CallerGone), 1},

@@ -218,7 +218,7 @@ func TestAllocations(t *testing.T) {
 		t.Errorf("got %v allocations with metrics, %v without", with, without)
 	}
 	c := r.Cluster("recipes")
-	n, g, h, a := c.Counter("a"), c.Gauge("b"), c.Histogram("c"), c.Answers(Internal)
+	n, g, h, a := c.Counter("a"), c.Gauge("b"), c.Histogram("c"), c.Responses(Internal)
 	if got := testing.AllocsPerRun(100, func() {
 		n.Inc()
 		g.Add(1)

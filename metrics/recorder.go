@@ -20,10 +20,10 @@ type recorder struct {
 	next  policy.Func
 	epoch time.Time // of the clock; taken when the upstream is made, as its own is
 
-	cluster         *Cluster
-	answers, again  *Answers
-	canary          func() *Answers
-	named           *namedAnswers // nil where callers may not name any
+	cluster         *ClusterStats
+	answers, again  *ResponseCounters
+	canary          func() *ResponseCounters
+	named           *namedCounters // nil where callers may not name any
 	active          *Gauge
 	sent            *Counter
 	timeout, perTry *Counter
@@ -43,16 +43,16 @@ type recorder struct {
 	budget, tryBudget *Histogram   // nil where they are not asked for
 }
 
-func newRecorder(c *Cluster, cfg Config) *recorder {
+func newRecorder(c *ClusterStats, cfg Config) *recorder {
 	origin := Internal
 	if cfg.External {
 		origin = External
 	}
 	r := &recorder{
 		epoch: time.Now(), cluster: c,
-		answers:       c.Answers(origin),
-		again:         c.Answers(Retry),
-		canary:        sync.OnceValue(func() *Answers { return c.Answers(Canary) }),
+		answers:       c.Responses(origin),
+		again:         c.Responses(Retry),
+		canary:        sync.OnceValue(func() *ResponseCounters { return c.Responses(Canary) }),
 		active:        c.Gauge("upstream_rq_active"),
 		sent:          c.Counter("upstream_rq_total"),
 		timeout:       c.Counter("upstream_rq_timeout"),
@@ -73,7 +73,7 @@ func newRecorder(c *Cluster, cfg Config) *recorder {
 		c.Counter(name)
 	}
 	if cfg.CallerStatNames {
-		r.named = &namedAnswers{cluster: c, origin: origin, known: map[string]*Answers{}}
+		r.named = &namedCounters{cluster: c, origin: origin, known: map[string]*ResponseCounters{}}
 	}
 	if cfg.TimeoutBudget {
 		r.budget = c.Histogram("upstream_rq_timeout_budget_percent_used")
@@ -146,7 +146,7 @@ func status(o *policy.Outcome) (code int, ok bool) {
 			return o.Code, true
 		}
 		return http.StatusOK, true
-	case o.Is.Any(policy.Failed):
+	case o.Has(policy.Failed):
 		return http.StatusInternalServerError, true
 	}
 	return 0, false
@@ -232,7 +232,7 @@ func (r *recorder) endAttempt(c *policy.Call, end *policy.Outcome) {
 		r.sent.Inc()
 	}
 	if r.tryBudget != nil && !unanswered(end) {
-		r.tryBudget.Record(percent(time.Duration(r.now()-c.State(r.tries).N), c.TryLimit()))
+		r.tryBudget.Record(percent(time.Duration(r.now()-c.State(r.tries).N), c.PerTryLimit()))
 	}
 	if resp, ok := end.Value.(*http.Response); ok && r.major.Load() != int32(resp.ProtoMajor) { //nolint:gosec // 1 or 2
 		r.major.Store(int32(resp.ProtoMajor)) //nolint:gosec // 1 or 2
@@ -251,7 +251,7 @@ func unanswered(end *policy.Outcome) bool {
 // hadConnection reports whether an attempt got a connection. It is the condition of
 // upstream_rq_total, and of all that befalls connections.
 func hadConnection(c *policy.Call, end *policy.Outcome) bool {
-	return !end.Is.Any(policy.ConnectFailure|policy.Invalid) && !c.Unconnected()
+	return !end.Has(policy.ConnectFailure|policy.Invalid) && !c.Unconnected()
 }
 
 // timedOut counts the timeout that ended an attempt, if any.
@@ -298,7 +298,7 @@ func (r *recorder) cut(c *policy.Call, end *policy.Outcome, byUpstream bool) {
 	case major == 2 && !byUpstream:
 		r.reset.Inc()
 	case major == 1 && s != nil:
-		s.cut(byUpstream, end.Is.Any(policy.ProtocolError))
+		s.cut(byUpstream, end.Has(policy.ProtocolError))
 	}
 }
 
@@ -398,7 +398,7 @@ func isComplete(c *policy.Call, end *policy.Outcome) bool {
 	case c.Request().Protocol == policy.ProtocolGRPC:
 		return end.Detail == envoy.ViaUpstream
 	}
-	return end.Is.Any(policy.Failed)
+	return end.Has(policy.Failed)
 }
 
 // share is how many per cent of its total limit a call took, 0 without one.
@@ -423,16 +423,16 @@ func percent(took, limit time.Duration) uint64 {
 const maxNames = 100
 
 // namedAnswers counts under names that callers give.
-type namedAnswers struct {
-	cluster *Cluster
+type namedCounters struct {
+	cluster *ClusterStats
 	origin  string
 
 	mu    sync.RWMutex
-	known map[string]*Answers // guarded by mu
+	known map[string]*ResponseCounters // guarded by mu
 }
 
 // byName finds the category that the caller named, if it may and did.
-func (r *recorder) byName(c *policy.Call) *Answers {
+func (r *recorder) byName(c *policy.Call) *ResponseCounters {
 	if r.named == nil {
 		return nil
 	}
@@ -443,7 +443,7 @@ func (r *recorder) byName(c *policy.Call) *Answers {
 	return r.named.get(name)
 }
 
-func (n *namedAnswers) get(name string) *Answers {
+func (n *namedCounters) get(name string) *ResponseCounters {
 	n.mu.RLock()
 	a, ok := n.known[name]
 	full := len(n.known) >= maxNames
@@ -454,7 +454,7 @@ func (n *namedAnswers) get(name string) *Answers {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if a, ok = n.known[name]; !ok && len(n.known) < maxNames {
-		a = n.cluster.Answers(name + "." + n.origin)
+		a = n.cluster.Responses(name + "." + n.origin)
 		n.known[name] = a
 	}
 	return a

@@ -164,9 +164,9 @@ func TestTimeoutBudget(t *testing.T) {
 	}{
 		{"one attempt", []policy.Policy{perTry(20 * second)}, []step{{status: 200, delay: 5 * second}}, []uint64{25}, []uint64{5}},
 		{"a retry", []policy.Policy{perTry(20 * second), again}, []step{{status: 503, delay: 5 * second}, ok}, []uint64{0, 25}, nil},
-		{"no limits", []policy.Policy{timeout.Config{Total: timeout.None}}, []step{{status: 200, delay: 5 * second}}, []uint64{0}, []uint64{0}},
+		{"no limits", []policy.Policy{timeout.Config{Total: timeout.Unlimited}}, []step{{status: 200, delay: 5 * second}}, []uint64{0}, []uint64{0}},
 		{"no limit of an attempt", []policy.Policy{timeout.Config{Total: 100 * second}}, []step{{status: 200, delay: 5 * second}}, []uint64{0}, []uint64{5}},
-		{"a limit of attempts beyond the total", []policy.Policy{timeout.Config{Total: 100 * second}, timeout.Config{Total: timeout.None, PerTry: 200 * second}}, []step{{status: 200, delay: 5 * second}}, []uint64{0}, []uint64{5}},
+		{"a limit of attempts beyond the total", []policy.Policy{timeout.Config{Total: 100 * second}, timeout.Config{Total: timeout.Unlimited, PerTry: 200 * second}}, []step{{status: 200, delay: 5 * second}}, []uint64{0}, []uint64{5}},
 		{"the total ends", []policy.Policy{timeout.Config{Total: 10 * second}}, []step{hang}, nil, []uint64{100}},
 		{"the limit of an attempt ends", []policy.Policy{perTry(20 * second)}, []step{hang}, []uint64{100}, []uint64{20}},
 		{"silence", []policy.Policy{timeout.Config{Total: 100 * second, PerTry: 50 * second, Idle: 30 * second}}, []step{hang}, []uint64{60}, []uint64{30}},

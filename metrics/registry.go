@@ -19,7 +19,7 @@ type Registry struct {
 	shape atomic.Uint64
 
 	mu       sync.RWMutex
-	clusters map[string]*Cluster // by the name as it is shown; guarded by mu
+	clusters map[string]*ClusterStats // by the name as it is shown; guarded by mu
 
 	planning sync.Mutex // held while a page is laid out
 	plan     atomic.Pointer[plan]
@@ -122,7 +122,7 @@ func newTag(t Tag) (tag, error) {
 // Cluster returns the cluster of that name, made at its first use. Names that are shown
 // alike are one cluster, as in Envoy: a colon is shown as an underscore, and so is what would
 // break a line of text.
-func (r *Registry) Cluster(name string) *Cluster {
+func (r *Registry) Cluster(name string) *ClusterStats {
 	r = r.orDefault()
 	name = clusterName(name)
 	r.mu.RLock()
@@ -136,7 +136,7 @@ func (r *Registry) Cluster(name string) *Cluster {
 	if c = r.clusters[name]; c == nil {
 		c = newCluster(r, name)
 		if r.clusters == nil {
-			r.clusters = map[string]*Cluster{}
+			r.clusters = map[string]*ClusterStats{}
 		}
 		r.clusters[name] = c
 		r.shape.Add(1)

@@ -163,7 +163,7 @@ func scenarios() map[string]scenario {
 		"retry-5xx-includes-reset": {policies: r(quick("5xx", 1)), steps: []step{reset, ok}},
 		"retry-reset-exhausted":    {policies: r(quick("reset", 2)), steps: []step{reset}},
 		"retry-limit-then-4xx":     {policies: r(quick("5xx", 2)), steps: codes(503, 404)},
-		"retry-num-retries-zero":   {policies: r(quick("5xx", retry.None)), steps: status503(1)},
+		"retry-num-retries-zero":   {policies: r(quick("5xx", retry.Never)), steps: status503(1)},
 		"retry-none-without-policy": {
 			policies: []policy.Policy{inAll(0)}, steps: status503(1),
 		},
@@ -312,7 +312,7 @@ func (sc *scenario) call(ctx context.Context, rt http.RoundTripper) {
 	_ = resp.Body.Close()
 }
 
-func nonzero(c *Cluster) map[string]uint64 {
+func nonzero(c *ClusterStats) map[string]uint64 {
 	found := map[string]uint64{}
 	c.mu.RLock()
 	defer c.mu.RUnlock()

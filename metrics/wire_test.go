@@ -66,7 +66,7 @@ func TestWire(t *testing.T) {
 			r := registry(t, Settings{})
 			u := upstream(t, Config{Registry: r}, timeout.Config{Total: 300 * time.Millisecond})
 			base := &http.Transport{Protocols: server.Config.Protocols}
-			counted := r.Cluster("recipes").CountTransport(base)
+			counted := r.Cluster("recipes").InstrumentTransport(base)
 			defer counted.CloseIdleConnections()
 			fetch(t, u.Transport(counted), server.URL)
 			got := map[string]uint64{}

@@ -70,9 +70,9 @@ func TestTime(t *testing.T) {
 		took     time.Duration
 		attempts int
 	}{
-		{"per try", timeout.Config{Total: timeout.None, PerTry: time.Second}, 0, codes.DeadlineExceeded, timeout.PerTry, 3 * time.Second, 3},
+		{"per try", timeout.Config{Total: timeout.Unlimited, PerTry: time.Second}, 0, codes.DeadlineExceeded, timeout.PerTry, 3 * time.Second, 3},
 		{"total", timeout.Config{Total: 1500 * time.Millisecond, PerTry: time.Second}, 0, codes.DeadlineExceeded, timeout.Total, 1500 * time.Millisecond, 2},
-		{"idle", timeout.Config{Total: timeout.None, Idle: time.Second}, 0, codes.DeadlineExceeded, timeout.Idle, 3 * time.Second, 3},
+		{"idle", timeout.Config{Total: timeout.Unlimited, Idle: time.Second}, 0, codes.DeadlineExceeded, timeout.Idle, 3 * time.Second, 3},
 		{"the caller's deadline", timeout.Config{Total: time.Minute}, 2 * time.Second, codes.DeadlineExceeded, timeout.Caller, 2 * time.Second, 1},
 	}
 	for _, test := range tests {
@@ -114,7 +114,7 @@ func TestTime(t *testing.T) {
 // where the sending ends.
 func TestUploadOutlivesTheTry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		u, log := upstream(t, timeout.Config{Total: timeout.None, PerTry: time.Second}, again("reset", 2), limits.Config{MaxRequests: 1})
+		u, log := upstream(t, timeout.Config{Total: timeout.Unlimited, PerTry: time.Second}, again("reset", 2), limits.Config{MaxRequests: 1})
 		c := client(t, &service{serve: func(_ context.Context, _ int64, s stream) error {
 			return drain(s.recv)
 		}}, u)
@@ -265,8 +265,8 @@ func TestAbandoned(t *testing.T) {
 			<-log.ends
 			cancel()
 			for range n {
-				if end := <-log.ends; end.Is != policy.Cancelled || end.Flags != envoy.DC {
-					t.Fatalf("got %v %v, want Cancelled, DC", end.Is, end.Flags)
+				if end := <-log.ends; end.Conditions != policy.Cancelled || end.Flags != envoy.DC {
+					t.Fatalf("got %v %v, want Cancelled, DC", end.Conditions, end.Flags)
 				}
 			}
 			ctx, cancel = context.WithCancel(t.Context())
@@ -344,8 +344,8 @@ func TestResolver(t *testing.T) {
 	}
 	for name, construct := range map[string]func(){
 		"nil":          func() { pilliongrpc.DialOptions(nil) },
-		"nil upstream": func() { pilliongrpc.Unary((*pillion.Upstream)(nil)) },
-		"stream":       func() { pilliongrpc.Stream(nil) },
+		"nil upstream": func() { pilliongrpc.UnaryClientInterceptor((*pillion.Upstream)(nil)) },
+		"stream":       func() { pilliongrpc.StreamClientInterceptor(nil) },
 	} {
 		func() {
 			defer func() {

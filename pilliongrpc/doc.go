@@ -31,7 +31,7 @@
 // grpc-retry-pushback-ms gets it, and one that asks for no retry gets none.
 //
 // A stream whose client sends messages is retried while those fit in [pillion.Options]
-// ReplayBuffer, which is nothing by default; see [Stream].
+// ReplayBuffer, which is nothing by default; see [StreamClientInterceptor].
 //
 // # What the caller gets
 //
@@ -58,7 +58,7 @@
 //
 // [ServerOptions] sheds load before handlers are called and ends what takes too long. What a
 // client causes is no failure of the service, and no client gets the text of another one's error;
-// see [UnaryServer] and [StreamServer].
+// see [UnaryServerInterceptor] and [StreamServerInterceptor].
 //
 // docs/grpc.md lists each difference from Envoy, with its reason and its test.
 package pilliongrpc

@@ -35,7 +35,7 @@ var _ interface {
 func (x *exchange) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome) {
 	a := x.attempt(c)
 	if a.beside {
-		o.Err, o.Is = errBeside, policy.Invalid
+		o.Err, o.Conditions = errBeside, policy.Invalid
 		return
 	}
 	defer a.over.Store(true)
@@ -58,7 +58,7 @@ func (x *exchange) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome
 	a.response().countAttempts(x.upstream, a.number)
 	switch bad := (*streamCall)(x).sendError(); {
 	case bad != nil: // SendMsg may have returned before that was known
-		o.Err, o.Is = bad, policy.Invalid
+		o.Err, o.Conditions = bad, policy.Invalid
 	case err != nil:
 		o.Err = ended(ctx, err)
 	default:
@@ -181,7 +181,7 @@ func (x *exchange) hold(c *policy.Attempt) {
 	x.arming.Lock()
 	defer x.arming.Unlock()
 	if x.trying = c; !x.whole {
-		c.LiftTry()
+		c.LiftPerTry()
 	}
 }
 
@@ -190,7 +190,7 @@ func (x *streamCall) arm() {
 	x.arming.Lock()
 	defer x.arming.Unlock()
 	if x.trying != nil && !x.whole {
-		x.trying.ArmTry()
+		x.trying.ArmPerTry()
 	}
 	x.whole = true
 }
@@ -202,12 +202,12 @@ func (x *exchange) drop() {
 	x.trying = nil
 }
 
-// Explain takes a status for what it is, whether it came before or after the response headers.
-func (x *exchange) Explain(c *policy.Attempt, o *policy.Outcome, err error) {
+// Classify takes a status for what it is, whether it came before or after the response headers.
+func (x *exchange) Classify(c *policy.Attempt, o *policy.Outcome, err error) {
 	a := &x.attempt(c).attempt
-	explain(x.upstream, a, o, err)
+	classify(x.upstream, a, o, err)
 	if a.begun() && o.Detail == envoy.ViaUpstream {
-		o.Is |= policy.GRPCCondition(o.Code) // at the end of a stream no condition retries it
+		o.Conditions |= policy.GRPCCondition(o.Code) // at the end of a stream no condition retries it
 	}
 }
 

@@ -84,10 +84,10 @@ func TestOnFinish_abandoned(t *testing.T) {
 		end    func(cancel context.CancelFunc, conn *grpc.ClientConn)
 		code   codes.Code
 	}{
-		{"canceled", timeout.Config{Total: timeout.None}, func(cancel context.CancelFunc, _ *grpc.ClientConn) { cancel() }, codes.Canceled},
-		{"the caller's deadline", timeout.Config{Total: timeout.None}, func(context.CancelFunc, *grpc.ClientConn) { time.Sleep(time.Hour) }, codes.DeadlineExceeded},
+		{"canceled", timeout.Config{Total: timeout.Unlimited}, func(cancel context.CancelFunc, _ *grpc.ClientConn) { cancel() }, codes.Canceled},
+		{"the caller's deadline", timeout.Config{Total: timeout.Unlimited}, func(context.CancelFunc, *grpc.ClientConn) { time.Sleep(time.Hour) }, codes.DeadlineExceeded},
 		{"the total limit", timeout.Config{Total: time.Second}, func(context.CancelFunc, *grpc.ClientConn) { time.Sleep(time.Second) }, codes.DeadlineExceeded},
-		{"the connection is closed", timeout.Config{Total: timeout.None}, func(_ context.CancelFunc, conn *grpc.ClientConn) { _ = conn.Close() }, codes.Canceled},
+		{"the connection is closed", timeout.Config{Total: timeout.Unlimited}, func(_ context.CancelFunc, conn *grpc.ClientConn) { _ = conn.Close() }, codes.Canceled},
 	}
 	for _, test := range tests {
 		for name, policies := range openings() {

@@ -32,10 +32,10 @@ func TestHeaderEndsTheTry(t *testing.T) {
 		detail *envoy.Detail // of a limit; via_upstream for none
 		scope  policy.Scope
 	}{
-		{"later than the limit of one attempt", timeout.Config{Total: timeout.None, PerTry: time.Second}, 500 * time.Millisecond, time.Hour, time.Hour, envoy.ViaUpstream, 0},
-		{"headers just in time", timeout.Config{Total: timeout.None, PerTry: time.Second}, 999 * time.Millisecond, 2 * time.Second, 2 * time.Second, envoy.ViaUpstream, 0},
-		{"silence behind the headers", timeout.Config{Total: timeout.None, PerTry: time.Second, Idle: 2 * time.Second}, 500 * time.Millisecond, time.Hour, 2500 * time.Millisecond, envoy.PerTryIdleTimeout, timeout.Idle},
-		{"shorter silence", timeout.Config{Total: timeout.None, Idle: 2 * time.Second}, 1500 * time.Millisecond, 3 * time.Second, 3 * time.Second, envoy.ViaUpstream, 0},
+		{"later than the limit of one attempt", timeout.Config{Total: timeout.Unlimited, PerTry: time.Second}, 500 * time.Millisecond, time.Hour, time.Hour, envoy.ViaUpstream, 0},
+		{"headers just in time", timeout.Config{Total: timeout.Unlimited, PerTry: time.Second}, 999 * time.Millisecond, 2 * time.Second, 2 * time.Second, envoy.ViaUpstream, 0},
+		{"silence behind the headers", timeout.Config{Total: timeout.Unlimited, PerTry: time.Second, Idle: 2 * time.Second}, 500 * time.Millisecond, time.Hour, 2500 * time.Millisecond, envoy.PerTryIdleTimeout, timeout.Idle},
+		{"shorter silence", timeout.Config{Total: timeout.Unlimited, Idle: 2 * time.Second}, 1500 * time.Millisecond, 3 * time.Second, 3 * time.Second, envoy.ViaUpstream, 0},
 		{"the total limit behind the headers", timeout.Config{Total: 3 * time.Second, PerTry: time.Second, Idle: 2900 * time.Millisecond}, 500 * time.Millisecond, time.Hour, 3 * time.Second, envoy.ResponseTimeout, timeout.Total},
 	}
 	for _, test := range tests {
@@ -95,7 +95,7 @@ func TestHeaderEndsTheTry(t *testing.T) {
 // TestHeaderRace has response headers arrive in the instant in which the limit of one attempt
 // fires: either the call is retried or it is not, and the attempts are told apart.
 func TestHeaderRace(t *testing.T) {
-	u, log := upstream(t, timeout.Config{Total: timeout.None, PerTry: time.Millisecond}, again("reset", 1), limits.Config{MaxRequests: 1})
+	u, log := upstream(t, timeout.Config{Total: timeout.Unlimited, PerTry: time.Millisecond}, again("reset", 1), limits.Config{MaxRequests: 1})
 	c := client(t, &service{serve: func(ctx context.Context, _ int64, s stream) error {
 		time.Sleep(time.Millisecond)
 		_ = s.head(nil)

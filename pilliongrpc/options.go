@@ -17,7 +17,7 @@ import (
 //
 //	conn, err := grpc.NewClient(addr, append(pilliongrpc.DialOptions(recipes), creds)...)
 //
-// They are the interceptors of [Unary] and [Stream], chained, so that others compose with
+// They are the interceptors of [UnaryClientInterceptor] and [StreamClientInterceptor], chained, so that others compose with
 // them: those given before see a call once, those given after see every attempt. A
 // [stats.Handler] lets them see response headers and trailers on the wire. Last, they turn off
 // the retries that a service configuration asks gRPC for ([grpc.WithDisableRetry]), which would
@@ -25,8 +25,8 @@ import (
 // certainly was not worked on: a transparent retry.
 func DialOptions(r pillion.Resolver) []grpc.DialOption {
 	return []grpc.DialOption{
-		grpc.WithChainUnaryInterceptor(Unary(r)),
-		grpc.WithChainStreamInterceptor(Stream(r)),
+		grpc.WithChainUnaryInterceptor(UnaryClientInterceptor(r)),
+		grpc.WithChainStreamInterceptor(StreamClientInterceptor(r)),
 		grpc.WithStatsHandler(wire{}),
 		grpc.WithDisableRetry(),
 	}
@@ -34,16 +34,16 @@ func DialOptions(r pillion.Resolver) []grpc.DialOption {
 
 // ServerOptions returns the options that put the calls and streams that a server serves
 // under the policies of the upstream that r finds, whose name is then that of the service
-// itself. The errors are those of [UnaryServer], for a nil r too.
+// itself. The errors are those of [UnaryServerInterceptor], for a nil r too.
 //
 //	options, err := pilliongrpc.ServerOptions(front)
 //	server := grpc.NewServer(options...)
 func ServerOptions(r pillion.Resolver) ([]grpc.ServerOption, error) {
-	unary, err := UnaryServer(r)
+	unary, err := UnaryServerInterceptor(r)
 	if err != nil {
 		return nil, err
 	}
-	stream, err := StreamServer(r)
+	stream, err := StreamServerInterceptor(r)
 	if err != nil {
 		return nil, err
 	}

@@ -79,7 +79,7 @@ func TestOrigin(t *testing.T) {
 func TestOrigin_alone(t *testing.T) {
 	u, log := upstream(t)
 	conn := connect(t, &service{serve: sendAsAsked}, []grpc.DialOption{
-		grpc.WithUnaryInterceptor(pilliongrpc.Unary(u)), grpc.WithStreamInterceptor(pilliongrpc.Stream(u)),
+		grpc.WithUnaryInterceptor(pilliongrpc.UnaryClientInterceptor(u)), grpc.WithStreamInterceptor(pilliongrpc.StreamClientInterceptor(u)),
 	})
 	for _, text := range clientTexts {
 		for _, of := range []struct{ after, details, trailer string }{{"", "", ""}, {"header", "details", ""}, {"header", "", "x"}} {

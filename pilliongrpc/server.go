@@ -36,7 +36,7 @@ import (
 // text of Envoy's local reply, which says nothing of the service or of other clients; for a
 // panic INTERNAL, without its value. Interceptors before this one find the cause with errors.As,
 // and policies get a panic as a [*pillion.PanicError].
-func UnaryServer(r pillion.Resolver) (grpc.UnaryServerInterceptor, error) {
+func UnaryServerInterceptor(r pillion.Resolver) (grpc.UnaryServerInterceptor, error) {
 	find, err := serverFinder(r)
 	if err != nil {
 		return nil, err
@@ -179,7 +179,7 @@ func returned(ctx context.Context, o *policy.Outcome, err error) {
 // threw says in o that the handler panicked.
 func (s *server) threw(o *policy.Outcome, p *pillion.PanicError) {
 	s.panicked = true
-	o.Err, o.Is = p, policy.Failed
+	o.Err, o.Conditions = p, policy.Failed
 	o.Code, o.Detail = int(codes.Internal), envoy.ViaUpstream
 }
 
@@ -206,12 +206,12 @@ func (s *server) Header(*policy.Attempt) policy.Header {
 // Messages counts the client's messages and the handler's.
 func (s *server) Messages() (sent, received uint64) { return s.sent.Load(), s.received.Load() }
 
-// Explain takes the handler's status for the response that it is.
-func (s *server) Explain(_ *policy.Attempt, o *policy.Outcome, err error) {
+// Classify takes the handler's status for the response that it is.
+func (s *server) Classify(_ *policy.Attempt, o *policy.Outcome, err error) {
 	code := codeOf(err)
 	o.Err, o.Code, o.Detail = err, int(code), envoy.ViaUpstream
 	if code != codes.Unimplemented { // the client called what is not there
-		o.Is |= failure(code)
+		o.Conditions |= failure(code)
 	}
 }
 

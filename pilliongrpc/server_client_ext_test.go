@@ -191,8 +191,8 @@ func TestServerClientIsNoFailure(t *testing.T) {
 		{"a client that sends nothing", receiving, short, silence, false},
 		{"and a handler that says so", hidden(receiving), short, silence, false},
 		{"a client that reads nothing", sending, short, silence, false},
-		{"a slow client, under a limit of one attempt", receiving, timeout.Config{Total: timeout.None, PerTry: 20 * time.Millisecond}, silence, false},
-		{"a slow client, under a limit on silence", receiving, timeout.Config{Total: timeout.None, Idle: 20 * time.Millisecond}, silence, false},
+		{"a slow client, under a limit of one attempt", receiving, timeout.Config{Total: timeout.Unlimited, PerTry: 20 * time.Millisecond}, silence, false},
+		{"a slow client, under a limit on silence", receiving, timeout.Config{Total: timeout.Unlimited, Idle: 20 * time.Millisecond}, silence, false},
 		{"a method that is not implemented", waiting, long, func(t *testing.T, x *served) {
 			t.Helper()
 			_, _ = x.UnimplementedCall(t.Context(), &testgrpc.Empty{})
@@ -224,8 +224,8 @@ func TestServerClientIsNoFailure(t *testing.T) {
 			}}, test.limits)
 			for range 4 {
 				test.do(t, x)
-				if end, ok := x.end(t, test.unseen); ok && end.Is.Any(policy.Failure) && !end.Is.Any(policy.Cancelled) {
-					t.Errorf("got %v, %v, want no failure", end.Is, end.Err)
+				if end, ok := x.end(t, test.unseen); ok && end.Has(policy.Failure) && !end.Has(policy.Cancelled) {
+					t.Errorf("got %v, %v, want no failure", end.Conditions, end.Err)
 				}
 			}
 			if got := x.breaker.Status(); got.Failure+got.Timeout != 0 {
@@ -268,8 +268,8 @@ func TestServerFailures(t *testing.T) {
 			t.Run(name+"/"+kind.name, func(t *testing.T) {
 				x := serveBadly(t, &service{serve: serve}, timeout.Config{Total: 20 * time.Millisecond})
 				_ = kind.call(t.Context(), x)
-				if end := wantEnd(t, x.log); !end.Is.Any(policy.Failure) || end.Is.Any(policy.Cancelled) {
-					t.Errorf("got %v, %v, want a failure", end.Is, end.Err)
+				if end := wantEnd(t, x.log); !end.Has(policy.Failure) || end.Has(policy.Cancelled) {
+					t.Errorf("got %v, %v, want a failure", end.Conditions, end.Err)
 				}
 			})
 		}

@@ -55,7 +55,7 @@ func TestServerRefuses(t *testing.T) {
 		if _, err = pilliongrpc.ServerOptions(r); err == nil {
 			t.Errorf("%v: got no error", r)
 		}
-		if _, err = pilliongrpc.StreamServer(r); err == nil {
+		if _, err = pilliongrpc.StreamServerInterceptor(r); err == nil {
 			t.Errorf("%v: got no error of StreamServer", r)
 		}
 	}
@@ -180,7 +180,7 @@ func TestServerDeadlines(t *testing.T) {
 // TestServerStreamOutlivesTheTry serves for long behind a first message.
 func TestServerStreamOutlivesTheTry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		u, log := upstream(t, timeout.Config{Total: timeout.None, PerTry: time.Second, Idle: time.Second})
+		u, log := upstream(t, timeout.Config{Total: timeout.Unlimited, PerTry: time.Second, Idle: time.Second})
 		c := client(t, &service{serve: func(ctx context.Context, _ int64, s stream) error {
 			if err := s.send(); err != nil {
 				return err
@@ -217,8 +217,8 @@ func TestServerClientLeaves(t *testing.T) {
 			if err := kind.call(ctx, c); status.Code(err) != codes.Canceled {
 				t.Errorf("got %v, want Canceled", err)
 			}
-			if end := <-log.ends; end.Is != policy.Cancelled {
-				t.Errorf("got %v, want Cancelled", end.Is)
+			if end := <-log.ends; end.Conditions != policy.Cancelled {
+				t.Errorf("got %v, want Cancelled", end.Conditions)
 			}
 			if got := b.Status(); got != (breaker.Status{}) {
 				t.Errorf("breaker: got %+v, want nothing", got)

@@ -21,7 +21,7 @@ import (
 )
 
 // StreamServer returns an interceptor that serves streams under the policies of the upstream
-// that r finds, as [UnaryServer] does calls. Limits of one attempt, and on silence, hold until the
+// that r finds, as [UnaryServerInterceptor] does calls. Limits of one attempt, and on silence, hold until the
 // first message or header is sent; a total one to the end.
 //
 // A limit also ends a stream whose handler waits in RecvMsg or SendMsg, where it is the client
@@ -29,7 +29,7 @@ import (
 // RecvMsg and SendMsg fail. A handler that does anything else is waited for. The stream is no
 // failure if its handler was in RecvMsg or SendMsg then, or for most of its time, nor is one that
 // ends for a message of the client's that cannot be received.
-func StreamServer(r pillion.Resolver) (grpc.StreamServerInterceptor, error) {
+func StreamServerInterceptor(r pillion.Resolver) (grpc.StreamServerInterceptor, error) {
 	find, err := serverFinder(r)
 	if err != nil {
 		return nil, err
@@ -114,7 +114,7 @@ func (x *streamServer) settle(ctx context.Context, o *policy.Outcome, r result) 
 		x.threw(o, r.panic)
 	case !r.returned:
 		x.exited = true
-		o.Err, o.Is = errExited, policy.Failed
+		o.Err, o.Conditions = errExited, policy.Failed
 		o.Code, o.Detail = int(codes.Internal), envoy.ViaUpstream
 	default:
 		returned(ctx, o, r.err)
@@ -123,12 +123,12 @@ func (x *streamServer) settle(ctx context.Context, o *policy.Outcome, r result) 
 
 var errExited = status.Error(codes.Internal, "the handler ended its goroutine")
 
-// Explain takes the handler's status for the response that it is. What the client caused by its
+// Classify takes the handler's status for the response that it is. What the client caused by its
 // messages, or by sending none, is no failure.
-func (x *streamServer) Explain(c *policy.Attempt, o *policy.Outcome, err error) {
-	x.server.Explain(c, o, err)
+func (x *streamServer) Classify(c *policy.Attempt, o *policy.Outcome, err error) {
+	x.server.Classify(c, o, err)
 	if x.bad.Load() || x.drained.Load() && errors.Is(err, io.EOF) {
-		o.Is &^= policy.Failed
+		o.Conditions &^= policy.Failed
 	}
 }
 
@@ -285,6 +285,6 @@ func (s *servedStream) begin() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.call != nil {
-		s.call.LiftTry()
+		s.call.LiftPerTry()
 	}
 }

@@ -60,8 +60,8 @@ func TestServerLimitEndsStream(t *testing.T) {
 		scope  policy.Scope
 	}{
 		"total":    {limits: timeout.Config{Total: time.Second}, scope: timeout.Total},
-		"per try":  {limits: timeout.Config{Total: timeout.None, PerTry: time.Second}, before: true, scope: timeout.PerTry},
-		"idle":     {limits: timeout.Config{Total: timeout.None, Idle: time.Second}, before: true, scope: timeout.Idle},
+		"per try":  {limits: timeout.Config{Total: timeout.Unlimited, PerTry: time.Second}, before: true, scope: timeout.PerTry},
+		"idle":     {limits: timeout.Config{Total: timeout.Unlimited, Idle: time.Second}, before: true, scope: timeout.Idle},
 		"client's": {limits: timeout.Config{Total: time.Hour}, header: "1000", scope: timeout.Caller},
 	}
 	for name, handler := range handlers {
@@ -92,8 +92,8 @@ func TestServerLimitEndsStream(t *testing.T) {
 					}
 					over := <-log.ends
 					var fired *timeout.Error
-					if took := time.Since(began); took != time.Second || !errors.As(over.Err, &fired) || fired.Scope != end.scope || !over.Is.Any(policy.Cancelled) {
-						t.Errorf("ended after %v with %v, %v, want %v after 1s, the client's doing", took, over.Is, over.Err, end.scope)
+					if took := time.Since(began); took != time.Second || !errors.As(over.Err, &fired) || fired.Scope != end.scope || !over.Has(policy.Cancelled) {
+						t.Errorf("ended after %v with %v, %v, want %v after 1s, the client's doing", took, over.Conditions, over.Err, end.scope)
 					}
 					if err := kinds[0].call(t.Context(), c); err != nil {
 						t.Errorf("the next call: got %v, want the slot free", err)
@@ -142,8 +142,8 @@ func TestServerLimitWaits(t *testing.T) {
 		if _, err := s.Recv(); status.Code(err) != codes.DeadlineExceeded {
 			t.Errorf("the client got %v, want DeadlineExceeded", err)
 		}
-		if end := <-log.ends; time.Since(began) != time.Hour || end.Is.Any(policy.Cancelled) || !end.Is.Any(policy.Timeout) {
-			t.Errorf("ended after %v with %v, want a timeout of the service's after 1h", time.Since(began), end.Is)
+		if end := <-log.ends; time.Since(began) != time.Hour || end.Has(policy.Cancelled) || !end.Has(policy.Timeout) {
+			t.Errorf("ended after %v with %v, want a timeout of the service's after 1h", time.Since(began), end.Conditions)
 		}
 	})
 }
@@ -154,7 +154,7 @@ func TestServerLeftHandlerPanics(t *testing.T) {
 	reports := reported(t)
 	synctest.Test(t, func(t *testing.T) {
 		u, log := upstream(t, timeout.Config{Total: time.Second}, limits.Config{MaxRequests: 1})
-		intercept, err := pilliongrpc.StreamServer(u)
+		intercept, err := pilliongrpc.StreamServerInterceptor(u)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -215,16 +215,16 @@ func TestServerPanics_limited(t *testing.T) {
 // are right after it.
 func TestServerExit(t *testing.T) {
 	exit := func() error { runtime.Goexit(); return nil }
-	for _, limit := range []timeout.Config{{Total: timeout.None}, {}} {
+	for _, limit := range []timeout.Config{{Total: timeout.Unlimited}, {}} {
 		for _, kind := range []string{"unary", "stream"} {
 			t.Run(fmt.Sprint(kind, " ", limit.Total), func(t *testing.T) {
 				registry, _ := metrics.NewRegistry(metrics.Settings{})
 				u, log := upstream(t, metrics.Config{Registry: registry}, limit, limits.Config{MaxRequests: 1})
-				unary, err := pilliongrpc.UnaryServer(u)
+				unary, err := pilliongrpc.UnaryServerInterceptor(u)
 				if err != nil {
 					t.Fatal(err)
 				}
-				stream, err := pilliongrpc.StreamServer(u)
+				stream, err := pilliongrpc.StreamServerInterceptor(u)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -244,8 +244,8 @@ func TestServerExit(t *testing.T) {
 				if wantReturn := kind == "stream" && limit.Total == 0; returned != wantReturn || returned && status.Code(err) != codes.Internal {
 					t.Errorf("got %v, returned %v, want %v", err, returned, wantReturn)
 				}
-				if end := <-log.ends; !end.Is.Any(policy.Failed) {
-					t.Errorf("got %v, want a failure", end.Is)
+				if end := <-log.ends; !end.Has(policy.Failed) {
+					t.Errorf("got %v, want a failure", end.Conditions)
 				}
 				if got := registry.Cluster("recipes").Gauge("upstream_rq_active").Value(); got != 0 {
 					t.Errorf("upstream_rq_active: got %d, want 0", got)
@@ -262,8 +262,8 @@ func TestServerExit(t *testing.T) {
 // its call serves another stream by then, whose limits must not be lifted. The race detector finds
 // it if the call is touched.
 func TestServerLateHeader(t *testing.T) {
-	u, log := upstream(t, timeout.Config{Total: timeout.None, PerTry: time.Minute})
-	intercept, err := pilliongrpc.StreamServer(u)
+	u, log := upstream(t, timeout.Config{Total: timeout.Unlimited, PerTry: time.Minute})
+	intercept, err := pilliongrpc.StreamServerInterceptor(u)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -292,7 +292,7 @@ type perTry time.Duration
 
 func (p perTry) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
 	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
-		c.LimitTry(time.Duration(p))
+		c.LimitPerTry(time.Duration(p))
 		return next(ctx, c)
 	}, nil
 }
@@ -301,7 +301,7 @@ func (p perTry) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
 // attempt fires: what ended the stream is told right, and a limit that fired is not lost.
 func TestServerHeaderRace(t *testing.T) {
 	u, log := upstream(t, perTry(100*time.Microsecond), limits.Config{MaxRequests: 1})
-	intercept, err := pilliongrpc.StreamServer(u)
+	intercept, err := pilliongrpc.StreamServerInterceptor(u)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -374,11 +374,11 @@ func (g gauges) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 // TestNilServer leaves out what gRPC's server never leaves out.
 func TestNilServer(t *testing.T) {
 	u := bare(t)
-	unary, err := pilliongrpc.UnaryServer(u)
+	unary, err := pilliongrpc.UnaryServerInterceptor(u)
 	if err != nil {
 		t.Fatal(err)
 	}
-	stream, err := pilliongrpc.StreamServer(u)
+	stream, err := pilliongrpc.StreamServerInterceptor(u)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -69,7 +69,7 @@ func callError(u *pillion.Upstream, o *policy.Outcome, retried bool) error {
 // error itself: the upstream sent it, and it is shown as it is.
 func resultCode(u *pillion.Upstream, o *policy.Outcome) (code codes.Code, sent bool) {
 	if o.Detail == envoy.ViaUpstream || o.Detail == nil {
-		if o.Is.Any(policy.Refused) {
+		if o.Has(policy.Refused) {
 			return codes.Unavailable, false
 		}
 		if s, ok := status.FromError(o.Err); ok {
@@ -113,7 +113,7 @@ func serverError(u *pillion.Upstream, o *policy.Outcome) error {
 	case text != "":
 	case code == codes.Canceled:
 		text = "the client canceled the call"
-	case o.Is.Any(policy.Refused):
+	case o.Has(policy.Refused):
 		code, text = codes.Unavailable, http.StatusText(http.StatusServiceUnavailable)
 	default:
 		code, text = codes.Unknown, http.StatusText(http.StatusInternalServerError)
@@ -126,7 +126,7 @@ func serverError(u *pillion.Upstream, o *policy.Outcome) error {
 // Envoy's there, too.
 func localCode(u *pillion.Upstream, o *policy.Outcome) codes.Code {
 	own := ownCode(o.Err)
-	if own != codes.OK && !o.Is.Any(policy.Cancelled|policy.Timeout) && (o.Is.Any(policy.Invalid) || o.Detail.LocalStatus() == 0) {
+	if own != codes.OK && !o.Has(policy.Cancelled|policy.Timeout) && (o.Has(policy.Invalid) || o.Detail.LocalStatus() == 0) {
 		return own
 	}
 	return codes.Code(o.GRPCStatus(u.Options().LocalReplies)) //nolint:gosec // a code

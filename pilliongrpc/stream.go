@@ -19,7 +19,7 @@ import (
 )
 
 // Stream returns an interceptor that puts streams under the policies of the upstreams that r
-// finds. It panics if r is nil. Use it through [DialOptions]; see [Unary].
+// finds. It panics if r is nil. Use it through [DialOptions]; see [UnaryClientInterceptor].
 //
 // A stream is one call: it holds its slot in limits, and is judged by breakers, from its
 // beginning to its end, which is what RecvMsg returns, or the end of its context or its
@@ -38,7 +38,7 @@ import (
 // [grpc.OnFinish] called, once, when the call has ended, whether or not the caller reads. A
 // panic of such a function goes on to the caller if it is in RecvMsg, SendMsg or Header, and is
 // reported to [log/slog] otherwise.
-func Stream(r pillion.Resolver) grpc.StreamClientInterceptor {
+func StreamClientInterceptor(r pillion.Resolver) grpc.StreamClientInterceptor {
 	found := finder(r)
 	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string,
 		streamer grpc.Streamer, options ...grpc.CallOption,

@@ -224,7 +224,7 @@ func wantCause(t *testing.T, err error) {
 // TestNil leaves out what gRPC never leaves out: each is one clear error.
 func TestNil(t *testing.T) {
 	u := bare(t)
-	unary, stream := pilliongrpc.Unary(u), pilliongrpc.Stream(u)
+	unary, stream := pilliongrpc.UnaryClientInterceptor(u), pilliongrpc.StreamClientInterceptor(u)
 	const method = "/pkg.Svc/Method"
 	ctx, desc := t.Context(), &grpc.StreamDesc{}
 	invoke := func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error { return nil }
@@ -388,8 +388,8 @@ func TestSlotOfClosedConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = conn.Close()
-	if end := wantEnd(t, log); end.Is.Any(policy.Failure) {
-		t.Errorf("got %v, want no failure of the upstream's", end.Is)
+	if end := wantEnd(t, log); end.Has(policy.Failure) {
+		t.Errorf("got %v, want no failure of the upstream's", end.Conditions)
 	}
 	c := client(t, &service{serve: func(context.Context, int64, stream) error { return nil }}, u)
 	if err := kinds[0].call(t.Context(), c); err != nil {

@@ -138,7 +138,7 @@ func TestAllocations(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	intercept := pilliongrpc.Unary(u)
+	intercept := pilliongrpc.UnaryClientInterceptor(u)
 	ctx, reply := context.Background(), &struct{ int }{}
 	invoke := func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error { return nil }
 	runtime.GC()

@@ -24,7 +24,7 @@ import (
 // and the like) are written once, from the attempt whose response the caller gets, and the
 // functions of [grpc.OnFinish] are called once. Concurrent attempts have their own reply, too.
 // Interceptors that come after this one see every attempt, those before it see the call.
-func Unary(r pillion.Resolver) grpc.UnaryClientInterceptor {
+func UnaryClientInterceptor(r pillion.Resolver) grpc.UnaryClientInterceptor {
 	found := finder(r)
 	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn,
 		invoker grpc.UnaryInvoker, options ...grpc.CallOption,
@@ -186,13 +186,13 @@ func (x *unaryCall) ResponseHeader(o *policy.Outcome, name string) []string {
 	return a.response().head().Get(name)
 }
 
-// Explain says what a status means. A response that broke off after its headers must not be
+// Classify says what a status means. A response that broke off after its headers must not be
 // asked for again.
-func (x *unaryCall) Explain(c *policy.Attempt, o *policy.Outcome, err error) {
+func (x *unaryCall) Classify(c *policy.Attempt, o *policy.Outcome, err error) {
 	a := &x.attempt(c).attempt
-	explain(x.upstream, a, o, err)
-	if a.begun() && o.Is.Any(policy.NoResponse) {
-		o.Is = policy.Failed
+	classify(x.upstream, a, o, err)
+	if a.begun() && o.Has(policy.NoResponse) {
+		o.Conditions = policy.Failed
 	}
 }
 

@@ -5,6 +5,10 @@ import "time"
 // Attempt is a [Call] as adapters see it: what they are told of the attempt, and what they
 // report of it. Unless a method says otherwise, it is called by the goroutine that runs the
 // attempt, until [Exchange] Try has returned.
+//
+// An adapter that breaks the contract panics where it does, before any state is touched: one that
+// opens a response twice, watches one that is not open, or uses a Frame or an Attempt for two calls.
+// A Stream may be ended any number of times.
 type Attempt Call
 
 // Call is the attempt as policies see it.
@@ -67,6 +71,9 @@ func (a *Attempt) Header() Header { return a.frame.exchange.Header(a) }
 // Open marks an attempt whose response has begun but not ended: its body or stream goes on until
 // its [Stream] ends, or until Drop.
 func (a *Attempt) Open() {
+	if a.state != stateTrying {
+		panic("policy: Attempt.Open: it was called before, or the attempt has ended")
+	}
 	a.state = stateOpen
 	a.outcome.open = a.Call()
 }
@@ -83,7 +90,7 @@ func (a *Attempt) Drop() {
 	a.Call().conclude(discarded)
 }
 
-func discarded(_ *Call, end *Outcome) { end.Is |= Discarded }
+func discarded(_ *Call, end *Outcome) { end.Conditions |= Discarded }
 
 // Upgraded reports whether the response is one whose connection belongs to the caller.
 func (a *Attempt) Upgraded() bool { return a.Call().upgraded() }
@@ -145,17 +152,17 @@ func (a *Attempt) LiftLimits() {
 // LiftTry suspends the limits of one attempt, on its time and on silence, while the total one
 // goes on: a stream's request is still being sent, which is not the upstream's silence. It may be
 // called by any goroutine until Try returns. It is not in time if a timeout has fired.
-func (a *Attempt) LiftTry() (inTime bool) {
+func (a *Attempt) LiftPerTry() (inTime bool) {
 	return a.Call().rearm(func(scope Scope, left time.Duration) (Scope, time.Duration) { return scope, left })
 }
 
-// ArmTry starts the limits of one attempt, after [Attempt.LiftTry]. It may be called by any
+// ArmTry starts the limits of one attempt, after [Attempt.LiftPerTry]. It may be called by any
 // goroutine until Try returns.
-func (a *Attempt) ArmTry() { a.Call().rearm(a.limits.tighter) }
+func (a *Attempt) ArmPerTry() { a.Call().rearm(a.limits.tighter) }
 
-// HeadersSent is [Attempt.LiftTry] for a server whose response headers are out: the outcome that
+// HeadersSent is [Attempt.LiftPerTry] for a server whose response headers are out: the outcome that
 // Try reports stays, and a timeout that fires later is added to it.
-func (a *Attempt) HeadersSent() (inTime bool) { return a.headersInTime(a.LiftTry()) }
+func (a *Attempt) HeadersSent() (inTime bool) { return a.headersInTime(a.LiftPerTry()) }
 
 // HeadersReceived says that the response headers are there, while Try still waits for the rest.
 // The limit on the time of one attempt ends, and the limit on silence starts again. A timeout that

@@ -81,7 +81,7 @@ func (c *Call) Request() Request { return c.frame.exchange.Request() }
 // for HTTP, over a round tripper that does not use net/http, and for plain http where neither
 // a limit on time nor a retry policy makes a context for the attempt.
 func (c *Call) Unconnected() bool {
-	if c.outcome.Is.Any(ConnectFailure) {
+	if c.outcome.Has(ConnectFailure) {
 		return true
 	}
 	x, ok := c.frame.exchange.(ConnectionObserver)
@@ -197,7 +197,7 @@ func (l *limits) totalScope() Scope {
 
 // LimitTry lets this attempt and those made from it take no longer than d each,
 // until the answer's head. Of several limits the shortest holds.
-func (c *Call) LimitTry(d time.Duration) { c.limits.try = shorter(c.limits.try, d) }
+func (c *Call) LimitPerTry(d time.Duration) { c.limits.try = shorter(c.limits.try, d) }
 
 // LimitIdle lets this attempt and those made from it wait no longer than d for
 // the answer's head, nor for any next part of its body. Of several limits the
@@ -229,7 +229,7 @@ func (c *Call) Remaining() (left time.Duration, limited bool) {
 // TryLimit is how long each attempt may take until its response headers. It is 0 without
 // such a limit, and where the total limit is not longer, which is when Envoy ignores
 // per_try_timeout.
-func (c *Call) TryLimit() time.Duration {
+func (c *Call) PerTryLimit() time.Duration {
 	if l := &c.limits; l.total == 0 || l.try < l.total {
 		return l.try
 	}
@@ -255,13 +255,17 @@ func (c *Call) Next() *Call {
 	c.frame.forked.Store(true)
 	next := c.successor()
 	next.frame, next.attempt, next.from, next.limits = c.frame, c.attempt+1, c, c.limits
-	next.afterTimeout = c.outcome.Is.Any(PerTryTimeout)
+	next.afterTimeout = c.outcome.Has(PerTryTimeout)
 	return next
 }
 
 func (c *Call) successor() *Call {
 	if x, ok := c.frame.exchange.(Successor); ok {
-		return (*Call)(x.NewAttempt((*Attempt)(c)))
+		next := (*Call)(x.NewAttempt((*Attempt)(c)))
+		if next == nil || next.frame != nil {
+			panic("policy: Successor.NewAttempt returned nil, or an Attempt that was used before")
+		}
+		return next
 	}
 	return &Call{}
 }

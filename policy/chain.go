@@ -32,6 +32,7 @@ type Chain struct {
 	awaitsHead  bool      // a policy acts on the response headers of a stream
 	consumed    []string  // request headers that are not sent on
 	timers      sync.Pool // of *timer
+	sweep       sweep
 }
 
 // NewChain makes a chain for the upstream of that name. The policies are given from the outside

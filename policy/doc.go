@@ -26,7 +26,7 @@
 //
 // The slot and the hook are made once, so that a call costs no allocation. Outside retry a
 // policy sees calls, inside it attempts. [Outcome.OnEnd] calls the hook when the response's body
-// has ended. Test Outcome.Is then in this order: [Refused], [Cancelled], [Timeout], [Failure];
+// has ended. Test Outcome.Conditions then in this order: [Refused], [Cancelled], [Timeout], [Failure];
 // all else is a success. [Discarded] marks a response that was discarded for another attempt. If
 // next panics, no hook was registered: what must be released needs a defer as well.
 //

@@ -48,12 +48,12 @@ type Exchange interface {
 	Header(a *Attempt) Header
 	// Try makes one attempt, returns when its response headers are there, and reports the
 	// result in o. It marks a response that goes on with [Attempt.Open]; its [Stream] ends it.
-	// It leaves an error as it came: Explain classifies it, unless Try set Is.
+	// It leaves an error as it came: Classify classifies it, unless Try set Is.
 	Try(ctx context.Context, a *Attempt, o *Outcome)
-	// Explain adds to o what err means: Err, Is, Flags and Detail, for an attempt without a
+	// Classify adds to o what err means: Err, Is, Flags and Detail, for an attempt without a
 	// response, or a response that broke off. It is not called for a timeout that fired, or a
 	// caller that was canceled.
-	Explain(a *Attempt, o *Outcome, err error)
+	Classify(a *Attempt, o *Outcome, err error)
 }
 
 // Unary is an [Exchange] that says whether responses come whole, so that the limit of one

@@ -107,6 +107,9 @@ func (c *Chain) mustHave(ctx context.Context, x Exchange) {
 // Invoke makes the call, once. The outcome lies in f. If it is [Outcome.Pending], the adapter
 // takes what it needs of it, and then calls [Attempt.Watch].
 func (f *Frame) Invoke(ctx context.Context) *Outcome {
+	if f.chain == nil || f.ctx != nil {
+		panic("policy: Frame.Invoke: the Frame is in use, or was not made ready: call Init first, or Reset")
+	}
 	f.ctx, f.observer = ctx, observerIn(ctx) //nolint:fatcontext // it is not nested: the storage is used again
 	returned := false
 	defer func() {

@@ -49,11 +49,10 @@ type Stream struct {
 	call  *Call // nil once the attempt was ended; guarded by mu from Watch on
 	err   error // what those are told who come too late; written before stateEnded
 
-	done     chan struct{} // made for those who wait for stateEnded; guarded by mu
-	unwatch  func() bool   // ends the watch of the caller's context; guarded by mu
-	hasWatch bool          // there is such a watch; written before others can come
-	headers  bool          // sent by a server or received by a client, in time, or the outcome is final; guarded by mu
-	limited  bool          // what follows is in use; written before others can come
+	done    chan struct{} // made for those who wait for stateEnded; guarded by mu
+	link    link          // in the chain's sweep
+	headers bool          // sent by a server or received by a client, in time, or the outcome is final; guarded by mu
+	limited bool          // what follows is in use; written before others can come
 
 	ctx      context.Context         //nolint:containedctx // the attempt's own, without the deadline
 	cancel   context.CancelCauseFunc // of ctx
@@ -73,7 +72,9 @@ var errEnded = errors.New("pillion: the attempt has ended")
 func (c *Call) openStream() *Stream {
 	if c.stream == nil {
 		if storage := c.frame.storage; storage != nil {
-			c.stream = storage.NewStream((*Attempt)(c))
+			if c.stream = storage.NewStream((*Attempt)(c)); c.stream == nil || c.stream.chain != nil {
+				panic("policy: Storage.NewStream returned nil, or a Stream that was used before")
+			}
 		} else {
 			c.stream = &Stream{}
 		}
@@ -123,9 +124,12 @@ func (o *Outcome) Pending() *Attempt {
 
 // Watch hands the open response to the caller, now that the policies are done with its headers.
 // From then on the attempt is ended through its [Stream] alone: by its reader, by a limit, or by
-// the end of the caller's context, for callers that then neither read on nor close. The Attempt
-// must not be used any more.
+// the end of the caller's context, for callers that then neither read on nor close, which is
+// noticed up to 100ms late. The Attempt must not be used any more.
 func (a *Attempt) Watch() {
+	if a.state != stateOpen {
+		panic("policy: Attempt.Watch: the response is not open, or the caller has it already")
+	}
 	c := a.Call()
 	s, caller := c.openStream(), c.frame.ctx
 	deadline := c.ownDeadline()
@@ -144,14 +148,14 @@ func (a *Attempt) Watch() {
 		_, wait := s.due()
 		s.start(0, wait)
 	}
-	if s.hasWatch = watched; watched {
-		s.unwatch = context.AfterFunc(caller, func() { s.cut(context.Cause(caller)) })
+	if watched {
+		s.chain.watch(s, caller)
 	}
 }
 
 // upgraded reports whether the connection behind the response is the caller's now: neither limits
 // nor the context of the request that led to it end it.
-func (c *Call) upgraded() bool { return c.outcome.Is.Any(Upgraded) }
+func (c *Call) upgraded() bool { return c.outcome.Has(Upgraded) }
 
 // End ends the attempt, and runs its hooks: with a nil error because all of the response was
 // received; else because it broke off. It returns the error to show the caller; a timeout or
@@ -247,17 +251,16 @@ func (s *Stream) take() *Call {
 
 // detach takes the attempt away from what limits and watches it.
 func (s *Stream) detach() *Call {
-	if !s.limited && !s.hasWatch {
+	if !s.limited && s.link.caller == nil {
 		return s.call
 	}
 	s.mu.Lock()
 	c := s.call
 	s.call = nil
 	s.stop()
-	unwatch := s.unwatch
 	s.mu.Unlock()
-	if unwatch != nil {
-		unwatch()
+	if s.link.caller != nil {
+		s.chain.unwatch(s)
 	}
 	s.release(nil)
 	return c
@@ -305,13 +308,13 @@ func (c *Call) broken(end *Outcome, err error) {
 	struck := c.struck()
 	switch {
 	case c.upgraded():
-		c.frame.exchange.Explain((*Attempt)(c), end, err)
+		c.frame.exchange.Classify((*Attempt)(c), end, err)
 	case struck != 0:
 		c.timedOut(end, struck, nil)
 	case c.frame.ctx.Err() != nil:
 		c.leave(c.frame.ctx, end, err)
 	default:
-		c.frame.exchange.Explain((*Attempt)(c), end, err)
+		c.frame.exchange.Classify((*Attempt)(c), end, err)
 	}
 }
 
@@ -458,6 +461,11 @@ func (s *Stream) strike(t *timer) {
 	if wait > 0 {
 		t.timer.Reset(wait)
 		s.mu.Unlock()
+		return
+	}
+	if caller := c.frame.ctx; watched && caller.Err() != nil {
+		s.mu.Unlock()
+		s.cut(context.Cause(caller)) // it was faster than the limit, and was not noticed yet
 		return
 	}
 	s.struck.Store(int32(scope))

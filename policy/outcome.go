@@ -13,13 +13,13 @@ import (
 // or a stream that is still running, is open until its end, when the hooks run that
 // were registered with [Outcome.OnEnd].
 type Outcome struct {
-	Value  any           // *http.Response, a gRPC reply, or a function's result; nil with most errors
-	Err    error         // why there is no value, or, at the end, why it broke off
-	Code   int           // HTTP status or gRPC code; 0 where there is none
-	Is     Condition     // what kind of result it is, in words that hold for every protocol
-	Flags  envoy.Flags   // Envoy's response flags
-	Detail *envoy.Detail // Envoy's response code details
-	open   *Call         // the attempt whose end is still to come; nil when finished
+	Value      any           // *http.Response, a gRPC reply, or a function's result; nil with most errors
+	Err        error         // why there is no value, or, at the end, why it broke off
+	Code       int           // HTTP status or gRPC code; 0 where there is none
+	Conditions Condition     // what kind of result it is, in words that hold for every protocol
+	Flags      envoy.Flags   // Envoy's response flags
+	Detail     *envoy.Detail // Envoy's response code details
+	open       *Call         // the attempt whose end is still to come; nil when finished
 }
 
 // Hook hears the end of an attempt or call. end says what it came to in the end:
@@ -28,6 +28,9 @@ type Outcome struct {
 // until it returns. It must not read the answer's body, which waits for the hooks. It may
 // run in a goroutine of the runtime's, where a panic ends the program.
 type Hook func(c *Call, end *Outcome)
+
+// Has reports whether any of the given conditions holds.
+func (o *Outcome) Has(conditions Condition) bool { return o.Conditions.Any(conditions) }
 
 // Open reports whether the outcome's end is still to come.
 func (o *Outcome) Open() bool {
@@ -45,11 +48,14 @@ func (o *Outcome) Open() bool {
 //	o.OnEnd(c, release) // release was made in Wrap
 //	return o
 func (o *Outcome) OnEnd(c *Call, hook Hook) {
-	if !o.Open() {
+	switch {
+	case !o.Open():
 		hook(c, o)
-		return
+	case o.open.state == stateWatched:
+		panic("policy: Outcome.OnEnd: the caller has the response: register hooks before the policy returns")
+	default:
+		o.open.hooks.add(c, hook)
 	}
-	o.open.hooks.add(c, hook)
 }
 
 // Discard ends an open outcome that nobody will use: a small rest of its body is
@@ -72,7 +78,7 @@ func (o *Outcome) Failure() error {
 	switch {
 	case o.Err != nil:
 		return o.Err
-	case o.Is.Any(Failure):
+	case o.Has(Failure):
 		return &StatusError{Code: o.Code}
 	}
 	return nil
@@ -83,21 +89,21 @@ func (o *Outcome) Failure() error {
 // code there too; a deadline of the caller's own stays one.
 func (o *Outcome) GRPCStatus(envoys bool) int {
 	local := o.Detail.LocalStatus()
-	timedOut := o.Is.Any(Timeout) && !o.Is.Any(ConnectFailure)
+	timedOut := o.Has(Timeout) && !o.Has(ConnectFailure)
 	switch {
 	case o.Err == nil:
 		return 0
 	case o.Detail == envoy.ViaUpstream && o.Code > 0 && o.Code < 17:
 		return o.Code
-	case o.Is.Any(Cancelled) && !o.Is.Any(Timeout):
+	case o.Has(Cancelled) && !o.Has(Timeout):
 		return 1
 	case timedOut && (!envoys || local == 0 || o.callersDeadline()):
 		return 4
 	case local != 0:
 		return envoy.GRPCStatus(local)
-	case o.Is.Any(Refused | Reset):
+	case o.Has(Refused | Reset):
 		return 14
-	case o.Is.Any(ProtocolError):
+	case o.Has(ProtocolError):
 		return 13
 	}
 	return 2
@@ -118,7 +124,7 @@ func (o *Outcome) fail(err error, is Condition, detail *envoy.Detail) {
 // flags come beside them.
 func (o *Outcome) Blame(err error, is Condition, detail *envoy.Detail) {
 	o.Err = err
-	o.Is |= is
+	o.Conditions |= is
 	o.Flags |= detail.Flags()
 	if detail != nil {
 		o.Detail = detail

@@ -43,7 +43,7 @@ func (c *Call) tryWatched(ctx, sent context.Context) *Outcome {
 func attemptEnd(c *Call, end *Outcome) { c.Emit(EventAttemptEnd, end) }
 
 // unwound is the outcome of a call or attempt that did not return.
-func unwound() *Outcome { return &Outcome{Err: errUnwound, Is: Failed | Status5xx} }
+func unwound() *Outcome { return &Outcome{Err: errUnwound, Conditions: Failed | Status5xx} }
 
 // errUnwound is all that is known of a call that did not return: a panic itself goes on
 // to the caller.
@@ -93,7 +93,7 @@ func (c *Call) bound(ctx context.Context) (scope Scope, limit, until time.Durati
 		}
 	}
 	scope, limit = l.tighter(scope, limit)
-	if (scope == ScopeTry || scope == ScopeIdle) && c.unary() {
+	if (scope == ScopePerTry || scope == ScopeIdle) && c.unary() {
 		until = after(now, limit)
 	}
 	if until == never {
@@ -110,7 +110,7 @@ func (c *Call) unary() bool {
 // tighter returns the limits of one attempt if they fire before another one.
 func (l *limits) tighter(scope Scope, limit time.Duration) (Scope, time.Duration) {
 	if l.try != 0 && (limit == 0 || l.try < limit) {
-		scope, limit = ScopeTry, l.try
+		scope, limit = ScopePerTry, l.try
 	}
 	return l.silence(scope, limit)
 }
@@ -142,11 +142,11 @@ func (c *Call) settle(ctx context.Context) *Outcome {
 		}
 	}
 	switch {
-	case o.Err == nil || o.Is != 0:
+	case o.Err == nil || o.Conditions != 0:
 	case ctx.Err() != nil:
 		c.leave(ctx, o, o.Err)
 	default:
-		c.frame.exchange.Explain((*Attempt)(c), o, o.Err)
+		c.frame.exchange.Classify((*Attempt)(c), o, o.Err)
 	}
 	return o
 }
@@ -166,8 +166,8 @@ func (c *Call) cutShort(ctx context.Context, o *Outcome, scope Scope) *Outcome {
 	switch {
 	case c.frame.ctx.Err() == nil:
 		c.timedOut(o, scope, nil)
-		o.Is &^= PerTryTimeout
-	case o.Err != nil && o.Is == 0:
+		o.Conditions &^= PerTryTimeout
+	case o.Err != nil && o.Conditions == 0:
 		c.leave(ctx, o, o.Err)
 	}
 	return o

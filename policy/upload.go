@@ -17,7 +17,7 @@ func (a *Attempt) BeginUpload() {
 // Uploading reports that the wire asks for the first part of the body, so that there is a
 // connection for it: the limits of one attempt pause. It may be called by any goroutine, after
 // [Attempt.BeginUpload] and until Try returns.
-func (a *Attempt) Uploading() { a.LiftTry() }
+func (a *Attempt) Uploading() { a.LiftPerTry() }
 
 // Uploaded reports that the wire was handed the next part of the body, or that it has the
 // whole of it: then the limits of one attempt begin anew. The total limit begins anew where
@@ -29,7 +29,7 @@ func (a *Attempt) Uploaded(live, whole bool) {
 		a.frame.progress.Store(int64(a.frame.chain.now()))
 	}
 	if whole {
-		a.ArmTry()
+		a.ArmPerTry()
 	}
 }
 

@@ -88,7 +88,7 @@ func TestStrings(t *testing.T) {
 			[]fmt.Stringer{AnyPlace, PerCall, Retries, Hedges, PerAttempt},
 			"any+place per+call retry hedge per+attempt",
 		},
-		{"Scope", []fmt.Stringer{Scope(0), ScopeTotal, ScopeTry, ScopeIdle, ScopeCaller, scopeDiscard}, "none total per-try idle caller none"},
+		{"Scope", []fmt.Stringer{Scope(0), ScopeTotal, ScopePerTry, ScopeIdle, ScopeCaller, scopeDiscard}, "none total per-try idle caller none"},
 		{
 			"EventKind",
 			[]fmt.Stringer{
@@ -119,7 +119,7 @@ func TestStrings(t *testing.T) {
 }
 
 func TestTimeoutError(t *testing.T) {
-	if got := (&TimeoutError{Upstream: "recipes", Scope: ScopeTry, Limit: time.Second, Err: errors.New("source broke")}).Error(); got !=
+	if got := (&TimeoutError{Upstream: "recipes", Scope: ScopePerTry, Limit: time.Second, Err: errors.New("source broke")}).Error(); got !=
 		"timeout: recipes: per-try limit of 1s reached: source broke" {
 		t.Errorf("got %q", got)
 	}

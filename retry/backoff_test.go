@@ -374,7 +374,7 @@ func TestPermanent(t *testing.T) {
 			[]answer{status(503), failure(permanent)},
 			2,
 		},
-		{"Retryable", Retryable{Tries: 5, Sleep: NoSleep}, []answer{failure(permanent)}, 1},
+		{"Retryable", Retryable{Tries: 5, Sleep: Zero}, []answer{failure(permanent)}, 1},
 		{"not retried anyway", Config{On: "retriable-4xx"}, []answer{failure(permanent)}, 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

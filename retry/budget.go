@@ -35,12 +35,12 @@ const (
 // Each upstream counts for itself. The window moves in tenths, and up to 15 calls are counted
 // late. Mirrors RetryBudget of Finagle and linkerd.
 type Budget struct {
-	// Percent is the share of the calls, in percent. Zero means 20, None no share; any other
+	// Percent is the share of the calls, in percent. The zero value means 20, Zero no share; any other
 	// value below 1 is an error. Mirrors percentCanRetry, which is a ratio.
 	Percent float64 `json:"percent,omitempty"`
 
 	// MinPerSecond is how many retries for each second of Window are allowed whatever the
-	// number of calls. Zero means 10, None none; any other negative value is an error.
+	// number of calls. The zero value means 10, Zero none; any other negative value is an error.
 	// Mirrors minRetriesPerSec.
 	MinPerSecond int `json:"min_per_second,omitempty"`
 
@@ -67,11 +67,11 @@ func (b *Budget) check(field string) error {
 	switch {
 	case b.Percent > 0 && b.Percent < 1:
 		say("Percent", "%v is below 1; write %v for %v percent", b.Percent, 100*b.Percent, 100*b.Percent)
-	case b.Percent != None && !(b.Percent >= 0 && b.Percent <= math.MaxFloat64):
-		say("Percent", "%v is no percentage; write one from 1 up, or None for no share", b.Percent)
+	case b.Percent != Zero && !(b.Percent >= 0 && b.Percent <= math.MaxFloat64):
+		say("Percent", "%v is no percentage; write one from 1 up, or Zero for no share", b.Percent)
 	}
-	if b.MinPerSecond < 0 && b.MinPerSecond != None {
-		say("MinPerSecond", "%d is negative; write None for none", b.MinPerSecond)
+	if b.MinPerSecond < 0 && b.MinPerSecond != Zero {
+		say("MinPerSecond", "%d is negative; write Zero for none", b.MinPerSecond)
 	}
 	if b.Window != 0 && b.Window < minBudgetWindow {
 		say("Window", "%v is below %v; did you forget the unit?", b.Window, minBudgetWindow)
@@ -95,12 +95,12 @@ func (b *Budget) start() *budget {
 	}}
 }
 
-// orStandard is value, where 0 stands for the standard and None for 0.
+// orStandard is value, where 0 stands for the standard and Zero for 0.
 func orStandard(value, standard float64) float64 {
 	switch value {
 	case 0:
 		return standard
-	case None:
+	case Zero:
 		return 0
 	}
 	return value

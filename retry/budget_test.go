@@ -26,15 +26,15 @@ func TestBudgetErrors(t *testing.T) {
 		want   []string
 	}{
 		{"zero", Budget{}, nil},
-		{"none of all", Budget{Percent: None, MinPerSecond: None}, nil},
+		{"none of all", Budget{Percent: Zero, MinPerSecond: Zero}, nil},
 		{"disabled", Budget{Disabled: true}, nil},
 		{"more than all", Budget{Percent: 300, MinPerSecond: 1e6, Window: time.Hour}, nil},
 		{"least", Budget{Percent: 1, MinPerSecond: 1, Window: time.Second}, nil},
 		{"ratio", Budget{Percent: 0.2}, []string{"Percent: 0.2 is below 1; write 20 for 20 percent"}},
-		{"negative", Budget{Percent: -20}, []string{"Percent: -20 is no percentage; write one from 1 up, or None for no share"}},
-		{"no number", Budget{Percent: math.NaN()}, []string{"Percent: NaN is no percentage; write one from 1 up, or None for no share"}},
-		{"no end", Budget{Percent: math.Inf(1)}, []string{"Percent: +Inf is no percentage; write one from 1 up, or None for no share"}},
-		{"MinPerSecond", Budget{MinPerSecond: -2}, []string{"MinPerSecond: -2 is negative; write None for none"}},
+		{"negative", Budget{Percent: -20}, []string{"Percent: -20 is no percentage; write one from 1 up, or Zero for no share"}},
+		{"no number", Budget{Percent: math.NaN()}, []string{"Percent: NaN is no percentage; write one from 1 up, or Zero for no share"}},
+		{"no end", Budget{Percent: math.Inf(1)}, []string{"Percent: +Inf is no percentage; write one from 1 up, or Zero for no share"}},
+		{"MinPerSecond", Budget{MinPerSecond: -2}, []string{"MinPerSecond: -2 is negative; write Zero for none"}},
 		{"unit forgotten", Budget{Window: 10}, []string{"Window: 10ns is below 1s; did you forget the unit?"}},
 		{"negative window", Budget{Window: -time.Second}, []string{"Window: -1s is below 1s; did you forget the unit?"}},
 		{
@@ -47,7 +47,7 @@ func TestBudgetErrors(t *testing.T) {
 			Budget{Percent: 0.5, MinPerSecond: -9, Window: 1},
 			[]string{
 				"Percent: 0.5 is below 1; write 50 for 50 percent",
-				"MinPerSecond: -9 is negative; write None for none",
+				"MinPerSecond: -9 is negative; write Zero for none",
 				"Window: 1ns is below 1s; did you forget the unit?",
 			},
 		},
@@ -122,9 +122,9 @@ func TestBudget(t *testing.T) {
 		{"default", nil, limits.Config{}, 300, 200, 300},
 		{"zero", &Budget{}, limits.Config{}, 300, 200, 300},
 		{"other values", &Budget{Percent: 50, MinPerSecond: 3, Window: 20 * time.Second}, limits.Config{}, 560, 500, 560},
-		{"no share", &Budget{Percent: None}, limits.Config{}, 100, 0, 100},
-		{"no minimum", &Budget{MinPerSecond: None}, limits.Config{}, 200, 200, 200},
-		{"nothing", &Budget{Percent: None, MinPerSecond: None}, limits.Config{}, 0, 0, 0},
+		{"no share", &Budget{Percent: Zero}, limits.Config{}, 100, 0, 100},
+		{"no minimum", &Budget{MinPerSecond: Zero}, limits.Config{}, 200, 200, 200},
+		{"nothing", &Budget{Percent: Zero, MinPerSecond: Zero}, limits.Config{}, 0, 0, 0},
 		{"disabled", &Budget{Disabled: true}, limits.Config{}, 1000, 1000, 1000},
 		{"limits alone", nil, limits.Config{MaxRetries: 3}, 1000, 1000, 1000},
 		{"a retry budget of limits alone", nil, limits.Config{RetryBudget: &limits.RetryBudget{}}, 1000, 1000, 1000},
@@ -146,10 +146,10 @@ func TestBudget(t *testing.T) {
 // TestBudgetOfRetryable is that of a Config.
 func TestBudgetOfRetryable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		if got := retries(t, upstream(t, Retryable{Sleep: NoSleep}), 1000); got != 300 {
+		if got := retries(t, upstream(t, Retryable{Sleep: Zero}), 1000); got != 300 {
 			t.Errorf("got %d retries, want 300", got)
 		}
-		u := upstream(t, Retryable{Sleep: NoSleep, Budget: &Budget{Disabled: true}})
+		u := upstream(t, Retryable{Sleep: Zero, Budget: &Budget{Disabled: true}})
 		if got := retries(t, u, 1000); got != 1000 {
 			t.Errorf("disabled: got %d retries, want 1000", got)
 		}
@@ -159,7 +159,7 @@ func TestBudgetOfRetryable(t *testing.T) {
 // TestBudgetIsOneUpstreams gives one Config to two upstreams: each counts for itself.
 func TestBudgetIsOneUpstreams(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cfg := Config{Budget: &Budget{Percent: None, MinPerSecond: 1}, Rand: always(0)}
+		cfg := Config{Budget: &Budget{Percent: Zero, MinPerSecond: 1}, Rand: always(0)}
 		first, second := upstream(t, cfg), upstream(t, cfg)
 		cfg.Budget.MinPerSecond = 5 // the upstreams have been made
 		for _, u := range []*pillion.Upstream{first, second} {
@@ -195,7 +195,7 @@ func TestBudgetTakesNoBackOff(t *testing.T) {
 // add to the budget, nor do their retries take of it.
 func TestBudgetOfRefusedAttempts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		u := upstream(t, Config{RetryRefused: true, NumRetries: 2, Rand: always(0), Budget: &Budget{Percent: 100, MinPerSecond: None}},
+		u := upstream(t, Config{RetryRefused: true, NumRetries: 2, Rand: always(0), Budget: &Budget{Percent: 100, MinPerSecond: Zero}},
 			refuseFirst{})
 		for range 50 {
 			// The first attempt is refused, the second one fails and is what the call adds, the third
@@ -204,7 +204,7 @@ func TestBudgetOfRefusedAttempts(t *testing.T) {
 				t.Fatalf("got %d attempts with flags %v, want 3 and URX", r.attempts, r.flags)
 			}
 		}
-		refused := upstream(t, Config{RetryRefused: true, NumRetries: 5, Rand: always(0), Budget: &Budget{Percent: 100, MinPerSecond: None}},
+		refused := upstream(t, Config{RetryRefused: true, NumRetries: 5, Rand: always(0), Budget: &Budget{Percent: 100, MinPerSecond: Zero}},
 			closing{0})
 		for range 50 {
 			if r := call(t, refused, answers(status(200)), get(t.Context())); r.attempts != 6 {
@@ -398,7 +398,7 @@ func BenchmarkBudget(b *testing.B) {
 // TestBudgetOfFunctions has a function fail under a budget.
 func TestBudgetOfFunctions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		u := upstream(t, Config{On: "5xx", Budget: &Budget{Percent: None, MinPerSecond: 1}, Rand: always(0)})
+		u := upstream(t, Config{On: "5xx", Budget: &Budget{Percent: Zero, MinPerSecond: 1}, Rand: always(0)})
 		runs := 0
 		for range 100 {
 			_, _ = pillion.Do(t.Context(), u, func(context.Context) (int, error) {

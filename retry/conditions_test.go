@@ -217,8 +217,8 @@ func TestPanics(t *testing.T) {
 		{"Not", Retryable{Not: []Match{func(error) bool { boom(); return true }}}},
 		{"Matching", Retryable{Matching: []Pattern{panicking{}}}},
 		{"SleepFunc", Retryable{SleepFunc: func(int) time.Duration { boom(); return 0 }}},
-		{"ExceptionCB", Retryable{Sleep: NoSleep, ExceptionCB: func(error) { boom() }}},
-		{"LogMethod", Retryable{Sleep: NoSleep, LogMethod: func(int, error) { boom() }}},
+		{"ExceptionCB", Retryable{Sleep: Zero, ExceptionCB: func(error) { boom() }}},
+		{"LogMethod", Retryable{Sleep: Zero, LogMethod: func(int, error) { boom() }}},
 		{"Ensure", Retryable{Tries: 1, Ensure: func(int) { boom() }}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -15,9 +15,12 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// None stands for a number of zero where zero means the default: of retries, and in a
-// [Budget].
-const None = -1
+// Never is a number of retries of zero: nothing is retried.
+const Never = -1
+
+// Zero is a number or a time of zero, where the zero value means a default: in a [Budget], and as
+// the Sleep of a [Retryable].
+const Zero = -1
 
 // The values of a Config that names none, as in Envoy.
 const (
@@ -56,7 +59,8 @@ type Config struct {
 	// It must be safe for concurrent use.
 	When func(o *policy.Outcome) bool `json:"-"`
 
-	// NumRetries is how often a call is retried at most. Zero means 1, None never; any
+	// NumRetries is how often a call is retried at most. The zero value means 1, Never
+	// that nothing is retried; any
 	// other negative value is an error. Mirrors num_retries.
 	NumRetries int `json:"num_retries,omitempty"`
 
@@ -138,7 +142,7 @@ func (c Config) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	s.Require(policy.Needs{Consume: envoyHeaders})
 	return func(ctx context.Context, call *policy.Call) *policy.Outcome {
 		asked := *l
-		asked.rule = p.heeding(call)
+		asked.rule = p.honoring(call)
 		return asked.call(ctx, call)
 	}, nil
 }
@@ -185,7 +189,7 @@ func (c Config) checkNumbers() error {
 	say := func(field string, value any, why string) {
 		bad = append(bad, fmt.Errorf("retry: Config.%s: %v %s", field, value, why))
 	}
-	if c.NumRetries < 0 && c.NumRetries != None {
+	if c.NumRetries < 0 && c.NumRetries != Never {
 		say("NumRetries", c.NumRetries, "is negative")
 	}
 	for _, f := range []struct {
@@ -274,7 +278,7 @@ func (c Config) withDefaults() Config {
 	switch c.NumRetries {
 	case 0:
 		c.NumRetries = DefaultNumRetries
-	case None:
+	case Never:
 		c.NumRetries = 0
 	}
 	c.BaseInterval = orDefault(c.BaseInterval, DefaultBaseInterval)

@@ -38,7 +38,7 @@ func TestConfigErrors(t *testing.T) {
 		want []string
 	}{
 		{"zero", Config{}, nil},
-		{"none", Config{NumRetries: None}, nil},
+		{"none", Config{NumRetries: Never}, nil},
 		{"spaces and empty words", Config{On: " 5xx , reset,, connect-failure "}, nil},
 		{"header word in other case", Config{On: "5XX"}, []string{`retry: Config.On: "5XX" is no retry condition (did you mean 5xx?)` + theWords}},
 		{

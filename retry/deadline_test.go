@@ -25,7 +25,7 @@ func TestDeadline(t *testing.T) {
 		return context.WithTimeout(ctx, limit)
 	}
 	total := timeout.Config{Total: limit}
-	unlimited := timeout.Config{Total: timeout.None}
+	unlimited := timeout.Config{Total: timeout.Unlimited}
 	for _, tc := range []struct {
 		name    string
 		limit   timeout.Config
@@ -150,7 +150,7 @@ type erring struct{}
 func (erring) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
 	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
 		o := next(ctx, c)
-		o.Err, o.Is = errBroken, o.Is|policy.Failed
+		o.Err, o.Conditions = errBroken, o.Conditions|policy.Failed
 		return o
 	}, nil
 }

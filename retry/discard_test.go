@@ -167,13 +167,13 @@ func TestDiscardHeedsTheDeadline(t *testing.T) {
 			caller: func(ctx context.Context) (context.Context, context.CancelFunc) { return context.WithCancel(ctx) },
 		},
 		{
-			name: "deadline of the caller", total: timeout.None, is: context.DeadlineExceeded,
+			name: "deadline of the caller", total: timeout.Unlimited, is: context.DeadlineExceeded,
 			caller: func(ctx context.Context) (context.Context, context.CancelFunc) {
 				return context.WithTimeout(ctx, limit)
 			},
 		},
 		{
-			name: "caller leaves", total: timeout.None, is: context.Canceled,
+			name: "caller leaves", total: timeout.Unlimited, is: context.Canceled,
 			caller: func(ctx context.Context) (context.Context, context.CancelFunc) {
 				ctx, cancel := context.WithCancel(ctx)
 				time.AfterFunc(limit, cancel)

@@ -199,7 +199,7 @@ func ExampleRetryable_on() {
 	database, err := pillion.New("database",
 		retry.Retryable{
 			Tries: 5,
-			Sleep: retry.NoSleep,
+			Sleep: retry.Zero,
 			On:    []retry.Match{retry.Is(errBusy), retry.Status(502, 503)},
 			Not:   []retry.Match{retry.Is(breaker.ErrOpen)},
 		},
@@ -243,7 +243,7 @@ func ExampleStatus() {
 // A failure can be known by its text.
 func ExampleSubstring() {
 	recipes, err := pillion.New("recipes", retry.Retryable{
-		Sleep:    retry.NoSleep,
+		Sleep:    retry.Zero,
 		Matching: []retry.Pattern{retry.Substring("answered 503"), retry.Substring("busy")},
 	})
 	if err != nil {

@@ -235,7 +235,7 @@ func TestHeaderLookups(t *testing.T) {
 	}{
 		{"good answer", Config{On: "5xx"}, 200, ""},
 		{"good answer, default", Config{}, 200, ""},
-		{"retriable answer", Config{On: "5xx", NumRetries: None}, 503, "X-Envoy-Ratelimited"},
+		{"retriable answer", Config{On: "5xx", NumRetries: Never}, 503, "X-Envoy-Ratelimited"},
 		{"retriable answer, default", Config{}, 503, "X-Envoy-Ratelimited Retry-After X-Envoy-Ratelimited"},
 		{"envoy-ratelimited must look", Config{On: "envoy-ratelimited"}, 200, "X-Envoy-Ratelimited"},
 	} {
@@ -265,15 +265,15 @@ func (x *answered) Unary() bool             { return true }
 func (x *answered) Try(_ context.Context, _ *policy.Attempt, o *policy.Outcome) {
 	o.Code, o.Detail = x.code, envoy.ViaUpstream
 	if x.code == 503 {
-		o.Is = policy.Status5xx | policy.GatewayError
+		o.Conditions = policy.Status5xx | policy.GatewayError
 	}
 }
 
-func (x *answered) Explain(*policy.Attempt, *policy.Outcome, error) {}
-func (x *answered) RequestHeader(string) []string                   { return nil }
-func (x *answered) Header(*policy.Attempt) policy.Header            { return http.Header{} }
-func (x *answered) Idempotent() bool                                { return true }
-func (x *answered) Replayable() bool                                { return true }
+func (x *answered) Classify(*policy.Attempt, *policy.Outcome, error) {}
+func (x *answered) RequestHeader(string) []string                    { return nil }
+func (x *answered) Header(*policy.Attempt) policy.Header             { return http.Header{} }
+func (x *answered) Idempotent() bool                                 { return true }
+func (x *answered) Replayable() bool                                 { return true }
 
 func (x *answered) ResponseHeader(_ *policy.Outcome, name string) []string {
 	x.asked = append(x.asked, name)

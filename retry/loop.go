@@ -58,13 +58,13 @@ func (l *loop) call(ctx context.Context, c *policy.Call) *policy.Outcome {
 
 // deposit counts a call in the budget, unless o says that it was refused.
 func (l *loop) deposit(o *policy.Outcome) {
-	if l.budget != nil && !o.Is.Any(policy.Refused) {
+	if l.budget != nil && !o.Has(policy.Refused) {
 		l.budget.deposit()
 	}
 }
 
 func (l *loop) again(c *policy.Call, o *policy.Outcome) bool {
-	return !isPermanent(o.Err) && !o.Is.Any(policy.Informational) && l.rule.again(c, o)
+	return !isPermanent(o.Err) && !o.Has(policy.Informational) && l.rule.again(c, o)
 }
 
 // retry makes further attempts until the rule is content with one, or nothing
@@ -86,7 +86,7 @@ func (l *loop) retry(ctx context.Context, c *policy.Call, o *policy.Outcome) *po
 			c.Emit(policy.EventRetryOverflow, o)
 			return o
 		}
-		if !o.Is.Any(policy.Refused) {
+		if !o.Has(policy.Refused) {
 			failed = o
 		}
 		if c, o, ok = l.attempt(ctx, c, o, n, pause, release); !ok {
@@ -106,7 +106,7 @@ func (l *loop) retry(ctx context.Context, c *policy.Call, o *policy.Outcome) *po
 // takes the place of the budget. Of the budget a retry takes nothing if the attempt before it
 // was refused, and so sent nothing.
 func (l *loop) acquire(c *policy.Call, o *policy.Outcome) (release func(), ok bool) {
-	if l.budget != nil && !c.RetriesLimited() && !o.Is.Any(policy.Refused) && !l.budget.withdraw() {
+	if l.budget != nil && !c.RetriesLimited() && !o.Has(policy.Refused) && !l.budget.withdraw() {
 		return nil, false
 	}
 	return c.AcquireRetry()
@@ -124,11 +124,11 @@ func (l *loop) checkBody(c *policy.Call, o *policy.Outcome) {
 // needed the last one. A response after a 1xx response is no success of the retry, as in Envoy.
 func settled(c *policy.Call, o, failed *policy.Outcome) *policy.Outcome {
 	switch {
-	case o.Is.Any(policy.Refused):
+	case o.Has(policy.Refused):
 		if failed != nil {
 			o.Err = fmt.Errorf("%w; before that: %w", o.Err, failed.Failure())
 		}
-	case !cutShort(o) && !o.Is.Any(policy.Informational):
+	case !cutShort(o) && !o.Has(policy.Informational):
 		c.Emit(policy.EventRetrySuccess, o)
 	}
 	return o
@@ -173,7 +173,7 @@ func (l *loop) attempt(ctx context.Context, c *policy.Call, o *policy.Outcome, n
 // cutShort reports whether the call did not come to a result of the upstream's:
 // its caller left, or its time was over.
 func cutShort(o *policy.Outcome) bool {
-	return o.Is.Any(policy.Cancelled) || (o.Is.Any(policy.Timeout) && !o.Is.Any(policy.PerTryTimeout))
+	return o.Has(policy.Cancelled) || (o.Has(policy.Timeout) && !o.Has(policy.PerTryTimeout))
 }
 
 // discardAndWait uses the wait to discard the answer. It is false when ctx ended.

@@ -115,7 +115,7 @@ func TestNumRetries(t *testing.T) {
 		heard   policy.EventKind
 	}{
 		{"default", 0, []answer{status(503)}, 2, 503, envoy.URX, policy.EventRetryLimitExceeded},
-		{"none", None, []answer{status(503)}, 1, 503, envoy.URX, policy.EventRetryLimitExceeded},
+		{"none", Never, []answer{status(503)}, 1, 503, envoy.URX, policy.EventRetryLimitExceeded},
 		{"three", 3, []answer{status(503)}, 4, 503, envoy.URX, policy.EventRetryLimitExceeded},
 		{"good at once", 3, []answer{status(200)}, 1, 200, 0, policy.EventEnd},
 		{"good at last", 3, []answer{status(503), status(502), status(504), status(200)}, 4, 200, 0, policy.EventRetrySuccess},
@@ -237,7 +237,7 @@ func TestNeverRetried(t *testing.T) {
 		want   int
 	}{
 		{"failure", all, Config{On: "5xx", Rand: always(0)}, 2},
-		{"failure, Retryable", all, Retryable{Sleep: NoSleep}, 2},
+		{"failure, Retryable", all, Retryable{Sleep: Zero}, 2},
 		{"caller left", all | policy.Cancelled, Config{On: "5xx"}, 1},
 		{"caller left, Retryable", all | policy.Cancelled, Retryable{}, 1},
 		{"invalid", all | policy.Invalid, Config{On: "5xx"}, 1},
@@ -246,7 +246,7 @@ func TestNeverRetried(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			ctx, info := pillion.WithInfo(t.Context())
-			upstream(t, tc.policy, canned{policy.Outcome{Err: errBroken, Is: tc.is}}).Chain().Invoke(ctx, &answered{})
+			upstream(t, tc.policy, canned{policy.Outcome{Err: errBroken, Conditions: tc.is}}).Chain().Invoke(ctx, &answered{})
 			if got := info.Attempts(); got != tc.want {
 				t.Errorf("got %d attempts, want %d", got, tc.want)
 			}
@@ -271,7 +271,7 @@ func TestNoRetryCostsNothing(t *testing.T) {
 	} {
 		for _, o := range []policy.Outcome{
 			{Code: 200, Detail: envoy.ViaUpstream},
-			{Err: errBroken, Is: policy.Cancelled, Detail: envoy.CallerGone},
+			{Err: errBroken, Conditions: policy.Cancelled, Detail: envoy.CallerGone},
 		} {
 			var allocs float64
 			upstream(t, measured{&allocs}, p, canned{o}).Chain().Invoke(t.Context(), &answered{})

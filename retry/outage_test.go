@@ -199,7 +199,7 @@ func TestOutage_retryable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := load{}
 		end := time.Now().Add(time.Minute)
-		u := upstream(t, Retryable{Tries: 5, Sleep: NoSleep})
+		u := upstream(t, Retryable{Tries: 5, Sleep: Zero})
 		l.run(t.Context(), u.Transport(l.wire(1)), "http://recipes/", func(int64) bool { return time.Now().Before(end) })
 		l.check(t, 1.25)
 	})

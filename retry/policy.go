@@ -31,9 +31,9 @@ type envoyRule struct {
 // again applies the conditions.
 func (p *envoyRule) again(c *policy.Call, o *policy.Outcome) bool {
 	switch {
-	case o.Is.Any(policy.Cancelled | policy.Invalid):
+	case o.Has(policy.Cancelled | policy.Invalid):
 		return false
-	case o.Is.Any(policy.Refused):
+	case o.Has(policy.Refused):
 		return p.refused && p.eligible(c)
 	case !p.byWords(c, o) && !p.byWhen(o):
 		return false
@@ -77,7 +77,7 @@ func pushback(c *policy.Call, o *policy.Outcome) (wait time.Duration, asked, sto
 
 // matches reports whether o meets one of the conditions.
 func (p *envoyRule) matches(c *policy.Call, o *policy.Outcome) bool {
-	return o.Is.Any(p.on.is) ||
+	return o.Has(p.on.is) ||
 		(p.on.statusCodes && slices.Contains(p.statusCodes, o.Code)) ||
 		(p.on.headers && hasHead(c, o) && anyMatches(p.headers, func(name string) []string {
 			return c.ResponseHeaderValues(o, name)

@@ -13,11 +13,8 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Infinite is a number of tries without end.
-const Infinite = -1
-
-// NoSleep is a sleep of zero, where zero means the default.
-const NoSleep time.Duration = -1
+// Unlimited is a number of tries without end.
+const Unlimited = -1
 
 // The values of a Retryable that names none, as in the gem.
 const (
@@ -33,13 +30,13 @@ const (
 // alone. An HTTP answer is a failure if its status is 5xx; for On, Not and Matching it is a
 // [*policy.StatusError]. A caller who left, and the end of the call's time, end the retries.
 type Retryable struct {
-	// Tries is how often the call is sent in all. Zero means 2, 1 never retries, Infinite
+	// Tries is how often the call is sent in all. The zero value means 2, 1 never retries, Unlimited
 	// goes on until the total limit or the caller ends it; any other negative value is an
 	// error. The gem's 0, which does not run the work at all, has no counterpart.
 	// Mirrors tries.
 	Tries int `json:"tries,omitempty"`
 
-	// Sleep is the wait between tries. Zero means 1s, NoSleep none; any other value below 1ms
+	// Sleep is the wait between tries. The zero value means 1s, Zero no wait; any other value below 1ms
 	// is an error. Mirrors sleep as a number.
 	Sleep time.Duration `json:"sleep,omitempty"`
 
@@ -133,10 +130,10 @@ func (r Retryable) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error
 
 func (r Retryable) check() error {
 	var bad []error
-	if r.Tries < 0 && r.Tries != Infinite {
+	if r.Tries < 0 && r.Tries != Unlimited {
 		bad = append(bad, fmt.Errorf("retry: Retryable.Tries: %d is negative", r.Tries))
 	}
-	if why := checkInterval(r.Sleep); why != "" && r.Sleep != NoSleep {
+	if why := checkInterval(r.Sleep); why != "" && r.Sleep != Zero {
 		bad = append(bad, fmt.Errorf("retry: Retryable.Sleep: %v %s", r.Sleep, why))
 	}
 	if r.Sleep != 0 && r.SleepFunc != nil {
@@ -161,11 +158,11 @@ func (r Retryable) withDefaults() Retryable {
 	switch r.Tries {
 	case 0:
 		r.Tries = DefaultTries
-	case Infinite:
+	case Unlimited:
 		r.Tries = math.MaxInt
 	}
 	if r.SleepFunc == nil {
-		sleep := max(orDefault(r.Sleep, DefaultSleep), 0) // for NoSleep
+		sleep := max(orDefault(r.Sleep, DefaultSleep), 0) // for Zero
 		r.SleepFunc = func(int) time.Duration { return sleep }
 	}
 	r.On, r.Not, r.Matching = slices.Clone(r.On), slices.Clone(r.Not), slices.Clone(r.Matching)
@@ -174,7 +171,7 @@ func (r Retryable) withDefaults() Retryable {
 
 func (r *Retryable) again(_ *policy.Call, o *policy.Outcome) bool {
 	err := o.Failure()
-	if err == nil || o.Is.Any(policy.Cancelled|policy.Invalid) || timeOver(o) {
+	if err == nil || o.Has(policy.Cancelled|policy.Invalid) || timeOver(o) {
 		return false
 	}
 	among := func(list []Match) bool { return slices.ContainsFunc(list, func(m Match) bool { return m(err) }) }
@@ -190,7 +187,7 @@ func (r *Retryable) concerns(*policy.Call) bool { return true }
 // timeOver reports whether the time of the whole call ran out, and not that of an
 // attempt: then there is none for another.
 func timeOver(o *policy.Outcome) bool {
-	return o.Is.Any(policy.Timeout) && !o.Is.Any(policy.NoResponse)
+	return o.Has(policy.Timeout) && !o.Has(policy.NoResponse)
 }
 
 func (r *Retryable) begin(*policy.Call) (most int, wait waiter) {

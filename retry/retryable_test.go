@@ -29,7 +29,7 @@ func TestRetryableErrors(t *testing.T) {
 		want []string
 	}{
 		{"zero", Retryable{}, nil},
-		{"infinite, no sleep", Retryable{Tries: Infinite, Sleep: NoSleep}, nil},
+		{"infinite, no sleep", Retryable{Tries: Unlimited, Sleep: Zero}, nil},
 		{"Tries", Retryable{Tries: -2}, []string{"retry: Retryable.Tries: -2 is negative"}},
 		{"Sleep", Retryable{Sleep: -2}, []string{"retry: Retryable.Sleep: -2ns is negative"}},
 		{
@@ -81,10 +81,10 @@ func TestRetryableTries(t *testing.T) {
 			[]answer{status(500)},
 			at(0, 100*time.Millisecond, 200*time.Millisecond, 300*time.Millisecond), 500, envoy.URX,
 		},
-		{"no sleep", Retryable{Tries: 3, Sleep: NoSleep}, []answer{status(500)}, at(0, 0, 0), 500, envoy.URX},
+		{"no sleep", Retryable{Tries: 3, Sleep: Zero}, []answer{status(500)}, at(0, 0, 0), 500, envoy.URX},
 		{
 			"infinite",
-			Retryable{Tries: Infinite, Sleep: time.Hour},
+			Retryable{Tries: Unlimited, Sleep: time.Hour},
 			[]answer{status(500), failure(errBroken), status(502), status(503), status(200)},
 			at(0, time.Hour, 2*time.Hour, 3*time.Hour, 4*time.Hour), 200, 0,
 		},
@@ -133,7 +133,7 @@ func TestRetryableInfinite(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				u := upstream(t, timeout.Config{Total: 1100 * time.Millisecond}, Retryable{Tries: Infinite, Sleep: 200 * time.Millisecond})
+				u := upstream(t, timeout.Config{Total: 1100 * time.Millisecond}, Retryable{Tries: Unlimited, Sleep: 200 * time.Millisecond})
 				r := call(t, u, answers(tc.answer), get(t.Context()))
 				if r.attempts != tc.want || fmt.Sprint(r.err) != tc.err || r.flags.Has(envoy.URX) {
 					t.Errorf("got %d tries, flags %v and %v, want %d, no URX and %v", r.attempts, r.flags, r.err, tc.want, tc.err)
@@ -357,7 +357,7 @@ func TestRetryableCallbacks(t *testing.T) {
 // TestRetryableEnsureAfterPanic has the work panic in a retry.
 func TestRetryableEnsureAfterPanic(t *testing.T) {
 	var ensured []int
-	u := upstream(t, Retryable{Tries: 5, Sleep: NoSleep, Ensure: func(retries int) { ensured = append(ensured, retries) }})
+	u := upstream(t, Retryable{Tries: 5, Sleep: Zero, Ensure: func(retries int) { ensured = append(ensured, retries) }})
 	for _, at := range []int{1, 3} {
 		runs := 0
 		func() {
@@ -382,7 +382,7 @@ func TestRetryableEnsureAfterPanic(t *testing.T) {
 // TestRetryableDo retries a plain function, whatever its error.
 func TestRetryableDo(t *testing.T) {
 	runs := 0
-	got, err := pillion.Do(t.Context(), upstream(t, Retryable{Sleep: NoSleep}), func(context.Context) (string, error) {
+	got, err := pillion.Do(t.Context(), upstream(t, Retryable{Sleep: Zero}), func(context.Context) (string, error) {
 		if runs++; runs == 1 {
 			return "", errBroken
 		}
@@ -396,7 +396,7 @@ func TestRetryableDo(t *testing.T) {
 // TestRetryableIsCopied changes what a Retryable was made of, after the upstream was made.
 func TestRetryableIsCopied(t *testing.T) {
 	on, not, matching := []Match{Is(errBroken)}, []Match{Status(500)}, []Pattern{Substring("broken")}
-	u := upstream(t, Retryable{On: on, Not: not, Matching: matching, Sleep: NoSleep})
+	u := upstream(t, Retryable{On: on, Not: not, Matching: matching, Sleep: Zero})
 	on[0], not[0], matching[0] = Status(500), Is(errBroken), Substring("answered")
 	if r := call(t, u, answers(failure(errBroken)), get(t.Context())); r.attempts != 2 {
 		t.Errorf("got %d tries, want 2", r.attempts)

@@ -19,7 +19,7 @@ func TestConfigErrors(t *testing.T) {
 		want     []string
 	}{
 		{"zero", []policy.Policy{Config{}}, nil},
-		{"none", []policy.Policy{Config{Total: None, PerTry: None, Idle: None}}, nil},
+		{"none", []policy.Policy{Config{Total: Unlimited, PerTry: Unlimited, Idle: Unlimited}}, nil},
 		{"Total", []policy.Policy{Config{Total: -2}}, []string{"timeout: Config.Total: -2ns is negative"}},
 		{"PerTry", []policy.Policy{Config{PerTry: -time.Second}}, []string{"timeout: Config.PerTry: -1s is negative"}},
 		{"Idle", []policy.Policy{Config{Idle: -3}}, []string{"timeout: Config.Idle: -3ns is negative"}},
@@ -68,16 +68,16 @@ func TestConfigErrors(t *testing.T) {
 			[]policy.Policy{Config{PerTry: 15 * time.Second, Idle: 15*time.Second - 1}},
 			[]string{"timeout: Config.PerTry: 15s is not below Total, which is 15s by default; write less, or leave it out"},
 		},
-		{"no Total to be below of", []policy.Policy{Config{Total: None, PerTry: time.Hour, Idle: time.Hour}}, nil},
+		{"no Total to be below of", []policy.Policy{Config{Total: Unlimited, PerTry: time.Hour, Idle: time.Hour}}, nil},
 		{"callers may lengthen Total", []policy.Policy{Config{Total: time.Second, PerTry: time.Minute, EnvoyHeaders: true}}, nil},
 		{
 			"one limits the call, one the attempts",
-			[]policy.Policy{Config{Total: time.Second}, retry.Config{}, Config{Total: None, PerTry: 100 * ms}},
+			[]policy.Policy{Config{Total: time.Second}, retry.Config{}, Config{Total: Unlimited, PerTry: 100 * ms}},
 			nil,
 		},
-		{"limits of attempts alone, inside of retry", []policy.Policy{retry.Config{}, Config{Total: None, PerTry: time.Second}}, nil},
-		{"limits of attempts alone, twice", []policy.Policy{Config{Total: None, PerTry: time.Second}, Config{Total: None, Idle: time.Second}}, nil},
-		{"no limit, inside of retry", []policy.Policy{retry.Config{}, &Config{Total: None}}, nil},
+		{"limits of attempts alone, inside of retry", []policy.Policy{retry.Config{}, Config{Total: Unlimited, PerTry: time.Second}}, nil},
+		{"limits of attempts alone, twice", []policy.Policy{Config{Total: Unlimited, PerTry: time.Second}, Config{Total: Unlimited, Idle: time.Second}}, nil},
+		{"no limit, inside of retry", []policy.Policy{retry.Config{}, &Config{Total: Unlimited}}, nil},
 		{"one sets Total, and one does not", []policy.Policy{Config{Total: time.Minute}, Config{PerTry: 20 * time.Second}}, nil},
 		{"one does not, and one sets Total", []policy.Policy{&Config{PerTry: 20 * time.Second}, &Config{Total: time.Minute}}, nil},
 		{
@@ -93,7 +93,7 @@ func TestConfigErrors(t *testing.T) {
 		},
 		{
 			"a caller may set Total",
-			[]policy.Policy{retry.Config{}, Config{Total: None, EnvoyHeaders: true}},
+			[]policy.Policy{retry.Config{}, Config{Total: Unlimited, EnvoyHeaders: true}},
 			[]string{"pillion: order: retry outside total timeout would limit each attempt, not the call; " +
 				"put AnyOrder among the policies if you mean it"},
 		},

@@ -184,7 +184,7 @@ func TestContextOfTheWork(t *testing.T) {
 		{"per try", Config{Total: 200 * ms, PerTry: 100 * ms}, 300 * ms, 100 * ms, PerTry},
 		{"idle", Config{Total: 200 * ms, Idle: 100 * ms}, 300 * ms, 100 * ms, Idle},
 		{"caller", Config{Total: 200 * ms, PerTry: 150 * ms}, 100 * ms, 100 * ms, Caller},
-		{"none", Config{Total: None}, 0, 0, 0},
+		{"none", Config{Total: Unlimited}, 0, 0, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

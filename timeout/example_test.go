@@ -82,7 +82,7 @@ func ExampleConfig() {
 
 // PerTry ends with the answer's head: a body may take longer.
 func ExampleConfig_body() {
-	recipes, err := pillion.New("recipes", timeout.Config{Total: timeout.None, PerTry: 10 * time.Millisecond})
+	recipes, err := pillion.New("recipes", timeout.Config{Total: timeout.Unlimited, PerTry: 10 * time.Millisecond})
 	if err != nil {
 		fmt.Println(err)
 		return

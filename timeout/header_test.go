@@ -31,7 +31,7 @@ func TestExpectedHeader(t *testing.T) {
 			want: []string{"600", "400"},
 		},
 		{
-			name: "what is left of the caller's deadline", cfg: Config{Total: None}, caller: time.Second, head: 100 * ms,
+			name: "what is left of the caller's deadline", cfg: Config{Total: Unlimited}, caller: time.Second, head: 100 * ms,
 			want: []string{"1000", "400"},
 		},
 		{
@@ -42,8 +42,8 @@ func TestExpectedHeader(t *testing.T) {
 			name: "Total before the caller's deadline", cfg: Config{Total: time.Second}, caller: 2 * time.Second, head: 100 * ms,
 			want: []string{"1000", "400"},
 		},
-		{name: "no limit", cfg: Config{Total: None}, want: []string{none, none, none}},
-		{name: "Idle says nothing of the whole", cfg: Config{Total: None, Idle: time.Second}, want: []string{none, none, none}},
+		{name: "no limit", cfg: Config{Total: Unlimited}, want: []string{none, none, none}},
+		{name: "Idle says nothing of the whole", cfg: Config{Total: Unlimited, Idle: time.Second}, want: []string{none, none, none}},
 		{name: "rounded up", cfg: Config{PerTry: 1500 * time.Microsecond}, want: []string{"2", "2", "2"}},
 		{name: "never 0", cfg: Config{Total: 500*ms + 1}, want: []string{"501", "1"}},
 		{name: "not rounded", cfg: Config{PerTry: 2 * ms}, want: []string{"2", "2", "2"}},

@@ -108,7 +108,7 @@ func upstream(t *testing.T, policies ...policy.Policy) *pillion.Upstream {
 // apart is cfg in two policies. One Config must have limits that can all fire.
 func apart(cfg Config) []policy.Policy {
 	attempt := cfg
-	attempt.Total, cfg.PerTry, cfg.Idle = None, 0, 0
+	attempt.Total, cfg.PerTry, cfg.Idle = Unlimited, 0, 0
 	return []policy.Policy{cfg, attempt}
 }
 

@@ -44,7 +44,7 @@ func TestLimits(t *testing.T) {
 		{name: "deadline of the caller", caller: 100 * ms, server: silent, scope: Caller, elapsed: 100 * ms},
 		{name: "in time", cfg: Config{Total: 100 * ms}, server: server{head: 99 * ms}, elapsed: 99 * ms, code: 200},
 		{
-			name: "no limit", cfg: Config{Total: None, PerTry: None, Idle: None},
+			name: "no limit", cfg: Config{Total: Unlimited, PerTry: Unlimited, Idle: Unlimited},
 			server: server{head: never, gaps: steady(2, never)}, elapsed: 3 * never, code: 200, read: 2,
 		},
 		{
@@ -68,7 +68,7 @@ func TestLimits(t *testing.T) {
 			server: silent, scope: Total, limit: 100 * ms, elapsed: 100 * ms,
 		},
 		{
-			name: "PerTry ends at the head", cfg: Config{Total: None, PerTry: 100 * ms},
+			name: "PerTry ends at the head", cfg: Config{Total: Unlimited, PerTry: 100 * ms},
 			server: server{head: 99 * ms, gaps: steady(5, time.Second)}, elapsed: 5099 * ms, code: 200, read: 5,
 		},
 		{

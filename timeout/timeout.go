@@ -33,8 +33,8 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// None says that there is no limit, where zero means a default.
-const None time.Duration = -1
+// Unlimited says that there is no limit, where the zero value means a default.
+const Unlimited time.Duration = -1
 
 // DefaultTotal is the total limit of a Config that names none, as in Envoy.
 const DefaultTotal = 15 * time.Second
@@ -46,30 +46,30 @@ type Error = policy.TimeoutError
 // The limits that an [Error] can name as its Scope.
 const (
 	Total  = policy.ScopeTotal
-	PerTry = policy.ScopeTry
+	PerTry = policy.ScopePerTry
 	Idle   = policy.ScopeIdle
 	Caller = policy.ScopeCaller
 )
 
 // Config says how long a call may take. It is a policy, to stand outside retry. One that
-// limits no whole call (Total is None, and EnvoyHeaders is not set) may stand anywhere, also
+// limits no whole call (Total is Unlimited, and EnvoyHeaders is not set) may stand anywhere, also
 // inside retry and beside another one. So may one whose Total is zero beside one that sets
 // Total: then it has no default.
 type Config struct {
 	// Total is how long the call may take with all its attempts, back-offs and the reading
 	// of the body. An upgraded connection (101) is no longer under it. Zero means 15s,
-	// None no limit; any other value below 1ms is an error.
+	// Unlimited no limit; any other value below 1ms is an error.
 	// Mirrors timeout of Envoy's RouteAction.
 	Total time.Duration `json:"total,omitempty"`
 
-	// PerTry is how long each attempt may take until its response headers. Zero and None mean
+	// PerTry is how long each attempt may take until its response headers. Zero and Unlimited mean
 	// no limit; any other value below 1ms is an error, and so is one that is not below Total,
 	// unless EnvoyHeaders lets callers change that. Mirrors per_try_timeout of Envoy's RetryPolicy.
 	PerTry time.Duration `json:"per_try,omitempty"`
 
 	// Idle is how long an attempt may wait for its response headers, and each read of the body
 	// for its next bytes. The time that a caller takes between reads does not count. Zero and
-	// None mean no limit; the errors are those of PerTry.
+	// Unlimited mean no limit; the errors are those of PerTry.
 	// Mirrors per_try_idle_timeout of Envoy's RetryPolicy.
 	Idle time.Duration `json:"idle,omitempty"`
 
@@ -88,7 +88,7 @@ type Config struct {
 
 // Place is outside of what retries or hedges, if there is a limit of the whole call.
 func (c Config) Place() policy.Place {
-	if c.Total == None && !c.EnvoyHeaders {
+	if c.Total == Unlimited && !c.EnvoyHeaders {
 		return policy.Place{}
 	}
 	return policy.Place{
@@ -102,7 +102,7 @@ func (c Config) Place() policy.Place {
 func (c Config) Yield() (without policy.Policy, ok bool) {
 	ok = c.Total == 0 && !c.EnvoyHeaders
 	if ok {
-		c.Total = None
+		c.Total = Unlimited
 	}
 	return c, ok
 }
@@ -124,7 +124,7 @@ func (c Config) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 	}
 	b.Require(policy.Needs{Consume: []string{totalHeader, perTryHeader}})
 	return func(ctx context.Context, call *policy.Call) *policy.Outcome {
-		c.heeding(call).limit(call)
+		c.honoring(call).limit(call)
 		return next(ctx, call)
 	}, nil
 }
@@ -140,7 +140,7 @@ func (c *Config) limit(call *policy.Call) {
 		call.LimitTotal(c.Total)
 	}
 	if c.PerTry > 0 {
-		call.LimitTry(c.PerTry)
+		call.LimitPerTry(c.PerTry)
 	}
 	if c.Idle > 0 {
 		call.LimitIdle(c.Idle)
@@ -148,7 +148,7 @@ func (c *Config) limit(call *policy.Call) {
 }
 
 // heeding is c with what the caller's headers say.
-func (c Config) heeding(call *policy.Call) *Config {
+func (c Config) honoring(call *policy.Call) *Config {
 	if d, ok := milliseconds(call.RequestHeaderValues(totalHeader)); ok {
 		c.Total = d
 	}
@@ -180,7 +180,7 @@ func (c Config) check() error {
 	}{{"Total", c.Total}, {"PerTry", c.PerTry}, {"Idle", c.Idle}} {
 		why := ""
 		switch {
-		case f.value < 0 && f.value != None:
+		case f.value < 0 && f.value != Unlimited:
 			why = "is negative"
 		case f.value > 0 && f.value < time.Millisecond:
 			why = "is below 1ms; did you forget the unit?"

@@ -15,7 +15,7 @@ func BenchmarkCall(b *testing.B) {
 		name   string
 		rate   float64
 		daemon string
-	}{{"sampled", 1, "127.0.0.1:9"}, {"unsampled", NeverSample, NoDaemon}} {
+	}{{"sampled", 1, "127.0.0.1:9"}, {"unsampled", Never, NoDaemon}} {
 		b.Run(bc.name, func(b *testing.B) {
 			tracer, err := newTracer(Config{Name: "x", SamplingRate: bc.rate, QueueSize: 100000},
 				func(context.Context, string) (io.WriteCloser, error) { return discard{}, nil })

@@ -3,6 +3,7 @@ package tracing
 import (
 	"net/http"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/aws/aws-xray-sdk-go/v2/xray"
@@ -84,4 +85,13 @@ func boundSegment(x *xray.Segment) {
 	if x.SQL != nil {
 		x.SQL.URL, x.SQL.SanitizedQuery = cutBytes(x.SQL.URL, maxPacket), cutBytes(x.SQL.SanitizedQuery, maxPacket)
 	}
+}
+
+// nameRune reports whether X-Ray allows r in a name.
+func nameRune(r rune) bool {
+	switch r {
+	case ' ', '\t', '\n', '\r', '_', '.', ':', '/', '%', '&', '#', '=', '+', '-', '@':
+		return true
+	}
+	return unicode.IsLetter(r) || unicode.IsNumber(r)
 }

@@ -301,10 +301,10 @@ func (p *client) end(c *policy.Call, end *policy.Outcome) {
 // recordEnd records errors, and what the policies did about them.
 func (p *client) recordEnd(d *document, c *policy.Call, end *policy.Outcome) {
 	switch {
-	case end.Err == nil, end.Is.Any(policy.Cancelled):
+	case end.Err == nil, end.Has(policy.Cancelled):
 	case end.Detail == envoy.ViaUpstream && c.Request().Protocol == policy.ProtocolGRPC:
 		d.setGRPC(end)
-	case end.Is.Any(policy.Invalid):
+	case end.Has(policy.Invalid):
 		d.recordError(end.Err, true)
 	default:
 		d.SetError(end.Err)
@@ -312,7 +312,7 @@ func (p *client) recordEnd(d *document, c *policy.Call, end *policy.Outcome) {
 	if end.Flags != 0 {
 		d.Annotate("response_flags", end.Flags.String())
 	}
-	if end.Is.Any(policy.Refused) {
+	if end.Has(policy.Refused) {
 		d.Annotate("refused", true)
 	}
 	if n := c.Attempts(); n > 1 && !p.attempts {

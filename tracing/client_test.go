@@ -341,7 +341,7 @@ func TestAllocations(t *testing.T) {
 		name string
 		rate float64
 		most float64
-	}{{"sampled", 1, 10}, {"not sampled", NeverSample, 5}} {
+	}{{"sampled", 1, 10}, {"not sampled", Never, 5}} {
 		if added := count(tc.rate, client) - count(tc.rate, none); added > tc.most {
 			t.Errorf("%s: got %v allocations added by the policy, want at most %v", tc.name, added, tc.most)
 		}

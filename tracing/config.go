@@ -71,7 +71,7 @@ type Config struct {
 	Disabled bool `json:"disabled,omitempty"`
 
 	// SamplingRate is the share of the traces that begin here which is recorded, from 0 to
-	// 1. Zero means 1, and NeverSample means none; any other value is an error. A decision
+	// 1. Zero means 1, and Never means none; any other value is an error. A decision
 	// in the header of a request takes precedence, unless IgnoreSampled is set. Mirrors the
 	// gem's config.sampling_rate.
 	SamplingRate float64 `json:"sampling_rate,omitempty"`

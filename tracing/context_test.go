@@ -66,7 +66,7 @@ func TestDisabledSDK(t *testing.T) {
 
 // TestRealIDs checks that a trace that is not sampled has real ids and sends nothing.
 func TestRealIDs(t *testing.T) {
-	tracer, sent := newTestTracer(t, Config{SamplingRate: NeverSample})
+	tracer, sent := newTestTracer(t, Config{SamplingRate: Never})
 	ctx, seg := tracer.Trace(t.Context(), "")
 	_, sub := StartRemote(ctx, "sub")
 	sub.Annotate("k", 1)
@@ -166,13 +166,13 @@ func TestSampling(t *testing.T) {
 		want   bool
 		rule   string
 	}{
-		{"yes, by a rule", NeverSample, func(r *sampling.Request) *sampling.Decision {
+		{"yes, by a rule", Never, func(r *sampling.Request) *sampling.Decision {
 			return &sampling.Decision{Sample: r.URL == "/menu" && r.Host == "front" && r.Method == http.MethodGet && r.ServiceName == "test-app", Rule: &rule}
 		}, "", true, "soups"},
 		{"no", 1, func(*sampling.Request) *sampling.Decision { return &sampling.Decision{} }, "", false, ""},
 		{"incoming wins", 1, func(*sampling.Request) *sampling.Decision { return &sampling.Decision{} }, "Sampled=1", true, ""},
 		{"incoming no wins", 1, nil, "Sampled=0", false, ""},
-		{"no decision", NeverSample, func(*sampling.Request) *sampling.Decision { return nil }, "", false, ""},
+		{"no decision", Never, func(*sampling.Request) *sampling.Decision { return nil }, "", false, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			cfg := Config{SamplingRate: tc.rate}
@@ -225,7 +225,7 @@ func TestConfigErrors(t *testing.T) {
 	})
 	want := []string{
 		"tracing: Config.Name: it is empty: write the service's name",
-		"tracing: Config.SamplingRate: 1.5 is not between 0 and 1: write 0.05 for 5%, NeverSample for none",
+		"tracing: Config.SamplingRate: 1.5 is not between 0 and 1: write 0.05 for 5%, Never for none",
 		`tracing: Config.Daemon: "nowhere" is not host:port: write it like 127.0.0.1:2000`,
 		"tracing: Config.ExcludedPatterns: error parsing regexp: missing closing ): `(`: write a regular expression that package regexp accepts",
 		`tracing: Config.TrustedProxies: "10.0.0.0/99" is neither an address nor a network: write it like 10.0.0.1 or 10.0.0.0/8`,
@@ -268,7 +268,7 @@ func TestFromEnv(t *testing.T) {
 		"AWS_XRAY_SDK_DISABLED": "TRUE",
 	})
 	want := Config{
-		Name: "sdk", Daemon: "sdk:2", SamplingRate: NeverSample, ExcludedPaths: []string{"/a", "/b"}, ContextMissing: MissingReported, Disabled: true,
+		Name: "sdk", Daemon: "sdk:2", SamplingRate: Never, ExcludedPaths: []string{"/a", "/b"}, ContextMissing: MissingReported, Disabled: true,
 	}
 	if diff := cmp.Diff(mustJSON(want), mustJSON(got)); diff != "" || err != nil {
 		t.Errorf("got %v (-want +got):\n%s", err, diff)

@@ -214,7 +214,7 @@ func freezeMap(values map[string]any) {
 // run sends documents until the emitter is closed.
 func (e *emitter) run() {
 	defer close(e.done)
-	defer e.hangUp()
+	defer e.closeConn()
 	pause := time.NewTimer(linger)
 	defer pause.Stop()
 	var batch []*xray.Segment
@@ -296,7 +296,7 @@ func (e *emitter) packet(p []byte) {
 	default:
 		e.lose(err)
 		if !errors.Is(err, syscall.ECONNREFUSED) {
-			e.hangUp()
+			e.closeConn()
 			e.broken, e.retryAt = err, time.Now().Add(retryInterval)
 		}
 	}
@@ -329,7 +329,7 @@ func (e *emitter) open() bool {
 	return true
 }
 
-func (e *emitter) hangUp() {
+func (e *emitter) closeConn() {
 	if e.conn != nil {
 		e.unwatch()
 		_ = e.conn.Close() // nothing is buffered in it

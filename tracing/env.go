@@ -90,7 +90,7 @@ func setRate(c *Config, value string) error {
 		return fmt.Errorf("%q is not a number from 0 to 1: write 0.05 for 5%%", value)
 	}
 	if c.SamplingRate = rate; rate == 0 {
-		c.SamplingRate = NeverSample
+		c.SamplingRate = Never
 	}
 	return nil
 }

@@ -111,7 +111,7 @@ func ExampleNew() {
 	fmt.Println(err)
 	// Output:
 	// tracing: Config.Name: it is empty: write the service's name
-	// tracing: Config.SamplingRate: 2 is not between 0 and 1: write 0.05 for 5%, NeverSample for none
+	// tracing: Config.SamplingRate: 2 is not between 0 and 1: write 0.05 for 5%, Never for none
 	// tracing: Config.Daemon: "nowhere" is not host:port: write it like 127.0.0.1:2000
 }
 

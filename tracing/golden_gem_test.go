@@ -485,8 +485,8 @@ func (g *gem) sampling() map[string]any {
 	return map[string]any{"fraction_within_0_02_of_rate": math.Abs(p-rate) <= 0.02, "all": p == 1, "none": p == 0}
 }
 
-// legalRate reports whether a rate is legal in this package, where -1 is NeverSample.
-func legalRate(rate float64) bool { return rate == NeverSample || (rate >= 0 && rate <= 1) }
+// legalRate reports whether a rate is legal in this package, where -1 is Never.
+func legalRate(rate float64) bool { return rate == Never || (rate >= 0 && rate <= 1) }
 
 // samplingShare is the probability with which a case is sampled.
 func (g *gem) samplingShare() float64 {

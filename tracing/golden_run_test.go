@@ -107,7 +107,7 @@ func goldenConfig(c *goldenCase) Config {
 	cfg.Version = text(value(c.Config["version"]))
 	if rate, ok := c.Config["sampling_rate"]; ok {
 		if cfg.SamplingRate = number(value(rate)); cfg.SamplingRate == 0 {
-			cfg.SamplingRate = NeverSample
+			cfg.SamplingRate = Never
 		}
 	}
 	cfg.RecordCaller = c.Config["record_caller"] == true
@@ -162,7 +162,7 @@ func runHeader(t *testing.T, c *goldenCase) map[string]any {
 		pairs[f.Key] = f.Value
 	}
 	out["pairs"] = pairs
-	for rate, key := range map[float64]string{NeverSample: "at_rate_0", 1: "at_rate_1"} {
+	for rate, key := range map[float64]string{Never: "at_rate_0", 1: "at_rate_1"} {
 		tracer, _ := newTestTracer(t, Config{SamplingRate: rate})
 		_, seg := tracer.Continue(t.Context(), "", parsed)
 		h := seg.Header()
@@ -248,7 +248,7 @@ func runSampling(t *testing.T, c *goldenCase) map[string]any {
 	rate := number(value(c.Input["rate"]))
 	want := rate
 	if rate == 0 {
-		rate = NeverSample
+		rate = Never
 	}
 	tracer, err := newTracer(Config{Name: "x", SamplingRate: rate, Daemon: NoDaemon}, nil)
 	if err != nil {

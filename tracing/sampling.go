@@ -9,8 +9,8 @@ import (
 	"github.com/aws/aws-xray-sdk-go/v2/strategy/sampling"
 )
 
-// NeverSample is a sampling rate of zero. It is needed because zero means the default.
-const NeverSample = -1
+// Never is a sampling rate of zero. It is needed because zero means the default.
+const Never = -1
 
 // request is the part of a request that sampling rules use. It is empty for traces that do
 // not begin with a request.
@@ -38,10 +38,10 @@ func checkRate(rate float64) (float64, error) {
 	switch {
 	case rate == 0:
 		return 1, nil
-	case rate == NeverSample:
+	case rate == Never:
 		return 0, nil
 	case math.IsNaN(rate) || rate < 0 || rate > 1:
-		return 0, fmt.Errorf("%v is not between 0 and 1: write 0.05 for 5%%, NeverSample for none", rate)
+		return 0, fmt.Errorf("%v is not between 0 and 1: write 0.05 for 5%%, Never for none", rate)
 	}
 	return rate, nil
 }

@@ -74,7 +74,7 @@ func (s Server) inbound(c *policy.Call) Header {
 // served ends the segment at the end of the call.
 func (s *Segment) served(c *policy.Call, end *policy.Outcome) {
 	switch {
-	case end.Err == nil, end.Is.Any(policy.Cancelled):
+	case end.Err == nil, end.Has(policy.Cancelled):
 	case end.Detail == envoy.ViaUpstream && c.Request().Protocol == policy.ProtocolGRPC:
 		s.setGRPC(end)
 	default:
@@ -83,7 +83,7 @@ func (s *Segment) served(c *policy.Call, end *policy.Outcome) {
 	if end.Flags != 0 {
 		s.Annotate("response_flags", end.Flags.String())
 	}
-	if end.Is.Any(policy.Refused) {
+	if end.Has(policy.Refused) {
 		s.Annotate("refused", true)
 	}
 	s.finish()
@@ -92,9 +92,9 @@ func (s *Segment) served(c *policy.Call, end *policy.Outcome) {
 // setGRPC sets flags by a gRPC status, as the X-Ray SDK's interceptors do.
 func (s *Segment) setGRPC(end *policy.Outcome) {
 	s.Annotate("grpc_status", end.Code)
-	if end.Is.Any(policy.Failed) {
+	if end.Has(policy.Failed) {
 		s.SetError(end.Err)
 		return
 	}
-	s.SetFlags(true, end.Is.Any(policy.GRPCResourceExhausted) || end.Code == 8, false)
+	s.SetFlags(true, end.Has(policy.GRPCResourceExhausted) || end.Code == 8, false)
 }

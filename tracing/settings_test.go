@@ -69,7 +69,7 @@ func TestSettings(t *testing.T) {
 		want []string
 	}{
 		{"rate over 1", Config{SamplingRate: 5}, []string{"Config.SamplingRate: 5 ", "write 0.05"}},
-		{"negative rate", Config{SamplingRate: -0.5}, []string{"Config.SamplingRate: -0.5 ", "NeverSample"}},
+		{"negative rate", Config{SamplingRate: -0.5}, []string{"Config.SamplingRate: -0.5 ", "Never"}},
 		{"no number", Config{SamplingRate: math.NaN()}, []string{"Config.SamplingRate: NaN "}},
 		{"infinite rate", Config{SamplingRate: math.Inf(1)}, []string{"Config.SamplingRate: +Inf "}},
 		{"nil strategy", Config{Sampling: noStrategy}, []string{"Config.Sampling: it is a nil *sampling.LocalizedStrategy"}},

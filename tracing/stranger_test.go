@@ -68,9 +68,9 @@ func TestIgnoreSampled(t *testing.T) {
 		header http.Header
 		said   bool
 	}{
-		{"Sampled=1", NeverSample, http.Header{HeaderName: {"Root=" + someRoot + ";Sampled=1"}}, true},
+		{"Sampled=1", Never, http.Header{HeaderName: {"Root=" + someRoot + ";Sampled=1"}}, true},
 		{"Sampled=0", 1, http.Header{HeaderName: {"Root=" + someRoot + ";Sampled=0"}}, false},
-		{"traceparent 01", NeverSample, http.Header{TraceParentName: {traceparent + "1"}}, true},
+		{"traceparent 01", Never, http.Header{TraceParentName: {traceparent + "1"}}, true},
 		{"traceparent 00", 1, http.Header{TraceParentName: {traceparent + "0"}}, false},
 	} {
 		for _, ignore := range []bool{false, true} {
@@ -92,7 +92,7 @@ func TestIgnoreSampled(t *testing.T) {
 			})
 		}
 	}
-	tracer, _ := newTestTracer(t, Config{SamplingRate: NeverSample, IgnoreSampled: true})
+	tracer, _ := newTestTracer(t, Config{SamplingRate: Never, IgnoreSampled: true})
 	if _, seg := tracer.Continue(t.Context(), "", Header{Sampled: Sampled}); !seg.Sampled() {
 		t.Error("Continue ignored the decision in its header")
 	}

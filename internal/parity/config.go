@@ -420,7 +420,7 @@ func (f *fragments) http() pillion.Options {
 // unlimited converts a timeout to the form in which 0 stands for the default.
 func unlimited(d duration) time.Duration {
 	if d == 0 {
-		return timeout.None
+		return timeout.Unlimited
 	}
 	return time.Duration(d)
 }
@@ -450,7 +450,7 @@ func (p *envoyRetryPolicy) retries(runtime envoyRuntime, callers bool) (*retry.C
 	}
 	if p.NumRetries != nil {
 		if c.NumRetries = *p.NumRetries; c.NumRetries == 0 {
-			c.NumRetries = retry.None
+			c.NumRetries = retry.Never
 		}
 	}
 	for _, h := range p.RateLimitedRetryBackOff.ResetHeaders {

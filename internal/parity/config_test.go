@@ -64,9 +64,9 @@ func TestConfigure(t *testing.T) {
 				LocalReplies: true, IncludeRequestAttemptCount: true, IncludeAttemptCountInResponse: true,
 				IncludeIsTimeoutRetryHeader: true, SuppressEnvoyHeaders: true, ReplayBuffer: 1024,
 			},
-			timeout: timeout.Config{Total: timeout.None, PerTry: 100 * time.Millisecond, Idle: time.Second, EnvoyHeaders: true},
+			timeout: timeout.Config{Total: timeout.Unlimited, PerTry: 100 * time.Millisecond, Idle: time.Second, EnvoyHeaders: true},
 			retry: &retry.Config{
-				On: "5xx,retriable-headers", NumRetries: retry.None, BaseInterval: 5 * time.Millisecond, MaxInterval: 10 * time.Millisecond,
+				On: "5xx,retriable-headers", NumRetries: retry.Never, BaseInterval: 5 * time.Millisecond, MaxInterval: 10 * time.Millisecond,
 				RetriableStatusCodes:    []int{404},
 				RetriableHeaders:        []retry.HeaderMatcher{{Name: "x-again", Exact: "yes", Invert: true}},
 				RetriableRequestHeaders: []retry.HeaderMatcher{{Name: "x-idempotent"}},

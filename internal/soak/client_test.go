@@ -65,7 +65,7 @@ func newClients(r *round) *clients {
 	r.setup = append(r.setup, fmt.Sprintf("servers: %v", c.urls))
 	h1, h2 := r.transport(false), r.transport(true)
 	for _, u := range c.upstreams {
-		counting := r.registry.Cluster(u.Name()).CountTransport(r.transport(false))
+		counting := r.registry.Cluster(u.Name()).InstrumentTransport(r.transport(false))
 		for _, base := range []http.RoundTripper{h1, h2, nil, counting, rudeBase{r, h1}, rudeBase{r, h2}} {
 			_, rude := base.(rudeBase)
 			c.trippers = append(c.trippers, through{u.Transport(base), rude})
@@ -409,7 +409,7 @@ func work(ctx context.Context, what int, pause time.Duration) (int, error) {
 func (c *clients) commands() {
 	var cfg command.PoolConfig
 	if !c.once(4) {
-		cfg.MaxThreads, cfg.MaxQueue = 1+c.IntN(8), pick(c.dice, command.NoQueue, 0, 4)
+		cfg.MaxThreads, cfg.MaxQueue = 1+c.IntN(8), pick(c.dice, command.Zero, 0, 4)
 	}
 	if cfg.MaxQueue != 0 {
 		cfg.Overflow = pick(c.dice, command.Abort, command.CallerRuns, command.Discard)
@@ -451,7 +451,7 @@ func (c *clients) command(n uint64, d dice) {
 	if d.once(4) {
 		_ = third.StartWithRetry(ctx, retry.Retryable{Tries: 3, Sleep: time.Millisecond})
 	} else if d.once(4) {
-		_ = third.StartHere(ctx)
+		_ = third.Run(ctx)
 	} else {
 		_ = third.Start(ctx)
 	}

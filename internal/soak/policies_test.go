@@ -85,7 +85,7 @@ func (r *round) outer(g *guarded, of side) (policies []pillion.Policy) {
 	case what == 0:
 	case what == 1:
 		policies = append(policies, retry.Retryable{
-			Tries: r.IntN(4), Sleep: pick(r.dice, retry.NoSleep, 5*time.Millisecond),
+			Tries: r.IntN(4), Sleep: pick(r.dice, retry.Zero, 5*time.Millisecond),
 			ExceptionCB: func(error) {}, Ensure: func(int) {},
 		})
 	default:
@@ -131,10 +131,10 @@ func (r *round) inner(g *guarded) (policies []pillion.Policy) {
 func (r *round) timeouts() timeout.Config {
 	total := r.between(5*time.Millisecond, 300*time.Millisecond)
 	shorter := func() time.Duration {
-		return pick(r.dice, 0, timeout.None, r.between(time.Millisecond, total), r.between(time.Millisecond, min(total, 50*time.Millisecond)))
+		return pick(r.dice, 0, timeout.Unlimited, r.between(time.Millisecond, total), r.between(time.Millisecond, min(total, 50*time.Millisecond)))
 	}
 	return timeout.Config{
-		Total: pick(r.dice, 0, timeout.None, math.MaxInt64, total, total, total), PerTry: shorter(), Idle: shorter(),
+		Total: pick(r.dice, 0, timeout.Unlimited, math.MaxInt64, total, total, total), PerTry: shorter(), Idle: shorter(),
 		ExpectedHeader: r.once(2), EnvoyHeaders: r.once(2),
 	}
 }
@@ -266,9 +266,9 @@ func (m meddler) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) 
 		case 4:
 			runtime.Goexit()
 		case 5:
-			return &policy.Outcome{Err: errMeddled, Is: policy.Failed | policy.Status5xx}
+			return &policy.Outcome{Err: errMeddled, Conditions: policy.Failed | policy.Status5xx}
 		case 6:
-			o.Err, o.Is = errMeddled, policy.Failed|policy.Status5xx
+			o.Err, o.Conditions = errMeddled, policy.Failed|policy.Status5xx
 			time.Sleep(20 * time.Millisecond)
 		case 7:
 			o.OnEnd(c, func(*policy.Call, *policy.Outcome) { panic("a hook") })
@@ -328,7 +328,7 @@ type arrival struct {
 
 // run makes attempt n. An attempt that panics or ends its goroutine has failed.
 func (r *race) run(ctx context.Context, n int, next policy.Func) {
-	o := &policy.Outcome{Err: errMeddled, Is: policy.Failed}
+	o := &policy.Outcome{Err: errMeddled, Conditions: policy.Failed}
 	defer func() {
 		_ = recover()
 		r.came <- arrival{n, o}

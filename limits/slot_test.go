@@ -63,7 +63,7 @@ func TestPlace(t *testing.T) {
 		},
 		{
 			name: "caller leaves, body abandoned", base: func() roundTripper { return body(soup()) },
-			end: func(c *call) { c.leave() },
+			end: func(c *call) { c.leave(); time.Sleep(100 * time.Millisecond) }, // it is noticed so late
 		},
 		{
 			name: "total limit, body abandoned", outer: timeout.Config{Total: limit},

@@ -20,7 +20,7 @@ var envoyHeaders = []string{
 
 // heeding is p with what the caller's headers ask for, or p itself where they ask for
 // nothing. As in Envoy the lines of a list are one list, and a number in several lines is none.
-func (p *envoyRule) heeding(c *policy.Call) *envoyRule {
+func (p *envoyRule) honoring(c *policy.Call) *envoyRule {
 	var asked [5][]string
 	some := false
 	for i, name := range envoyHeaders {

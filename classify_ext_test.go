@@ -202,8 +202,8 @@ func (f failure) check(t *testing.T, s seen) {
 	if got := s.info.Detail(); got != f.detail {
 		t.Errorf("detail: got %q, want %q", got, f.detail)
 	}
-	if s.end.Is != f.is {
-		t.Errorf("condition: got %b, want %b", s.end.Is, f.is)
+	if s.end.Conditions != f.is {
+		t.Errorf("condition: got %b, want %b", s.end.Conditions, f.is)
 	}
 	if !s.info.Done() || s.info.Attempts() != 1 {
 		t.Errorf("got done %v after %d attempts, want true after 1", s.info.Done(), s.info.Attempts())
@@ -246,7 +246,7 @@ func newGuarded(t *testing.T, w *world) *guarded {
 		t.Fatal(err)
 	}
 	g := &guarded{breaker: b, ends: make(chan policy.Outcome, 8)}
-	u, err := pillion.New("upstream", append(apart(w.limits), retry.Config{NumRetries: retry.None}, limits.Config{MaxRequests: 1}, b,
+	u, err := pillion.New("upstream", append(apart(w.limits), retry.Config{NumRetries: retry.Never}, limits.Config{MaxRequests: 1}, b,
 		pillion.Listener(func(_ context.Context, e policy.Event) {
 			if e.Kind == policy.EventEnd {
 				g.ends <- *e.Outcome
@@ -717,9 +717,9 @@ func TestExplain_callerGone(t *testing.T) {
 			if !errors.Is(s.err, context.Canceled) {
 				t.Errorf("got %v, want it to be context.Canceled", s.err)
 			}
-			if s.end.Is&^policy.Discarded != policy.Cancelled || s.end.Detail != envoy.CallerGone || s.end.Flags != envoy.DC {
+			if s.end.Conditions&^policy.Discarded != policy.Cancelled || s.end.Detail != envoy.CallerGone || s.end.Flags != envoy.DC {
 				t.Errorf("end: got %b %v %q, want %b %v %q",
-					s.end.Is, s.end.Flags, s.end.Detail, policy.Cancelled, envoy.DC, envoy.CallerGone)
+					s.end.Conditions, s.end.Flags, s.end.Detail, policy.Cancelled, envoy.DC, envoy.CallerGone)
 			}
 			if got := g.breaker.Status(); got != nothing {
 				t.Errorf("breaker: got %+v, want nothing counted", got)
@@ -795,8 +795,8 @@ func TestExplain_earlyAnswerAndReset(t *testing.T) {
 		want = oneSuccess
 	case s.status == 0:
 		want = oneFailure
-		if s.end.Detail != envoy.ConnectionTermination || s.end.Is != policy.Reset {
-			t.Errorf("got %b %q, want %b %q", s.end.Is, s.end.Detail, policy.Reset, envoy.ConnectionTermination)
+		if s.end.Detail != envoy.ConnectionTermination || s.end.Conditions != policy.Reset {
+			t.Errorf("got %b %q, want %b %q", s.end.Conditions, s.end.Detail, policy.Reset, envoy.ConnectionTermination)
 		}
 	default:
 		want = oneFailure

@@ -20,9 +20,9 @@ type meaning struct {
 	code   int // of the upstream's response, 0 if there was none
 }
 
-// explain says in o what err means: a status that the upstream sent is its response, one that
+// classify says in o what err means: a status that the upstream sent is its response, one that
 // gRPC's client made stands for what the network did.
-func explain(u *pillion.Upstream, a *attempt, o *policy.Outcome, err error) {
+func classify(u *pillion.Upstream, a *attempt, o *policy.Outcome, err error) {
 	s, _ := status.FromError(err)
 	m := a.meaning(s)
 	a.notConnected = m.is.Any(policy.ConnectFailure)
@@ -34,7 +34,7 @@ func explain(u *pillion.Upstream, a *attempt, o *policy.Outcome, err error) {
 		m.code = http.StatusOK // the headers were those of a response
 	}
 	o.Err, o.Code, o.Detail = err, m.code, m.detail
-	o.Is |= m.is
+	o.Conditions |= m.is
 }
 
 // meaning returns what a status means: it distinguishes what the upstream sent from what gRPC's

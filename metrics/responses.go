@@ -20,11 +20,11 @@ const (
 // upstream_rq_2xx, upstream_rq_completed, and upstream_rq_time. Codes are counted, the
 // rest is summed when it is read. Its methods are safe for concurrent use, and count
 // with one atomic addition.
-type Answers struct {
-	cluster *Cluster
+type ResponseCounters struct {
+	cluster *ClusterStats
 	name    string // "internal.", with its dot; "" for the cluster's own sum
-	whole   *Answers
-	parts   []*Answers // of the sum that whole is; guarded by the cluster's mu
+	whole   *ResponseCounters
+	parts   []*ResponseCounters // of the sum that whole is; guarded by the cluster's mu
 	blocks  [5]atomic.Pointer[block]
 	unknown atomic.Uint64 // codes that are none of HTTP's
 	time    Histogram
@@ -40,7 +40,7 @@ const (
 )
 
 // Count counts an answer. A code outside 100 to 599 is unknown, as it is to Envoy.
-func (a *Answers) Count(code int) {
+func (a *ResponseCounters) Count(code int) {
 	if code < 100 || code > 599 {
 		if a.unknown.Add(1) == 1 {
 			a.show(unknownCode)
@@ -61,10 +61,10 @@ func (a *Answers) Count(code int) {
 }
 
 // Time records how long a completed call took, in milliseconds.
-func (a *Answers) Time(ms uint64) { a.time.Record(ms) }
+func (a *ResponseCounters) Time(ms uint64) { a.time.Record(ms) }
 
 // show lets the rows of a code that was not met before appear.
-func (a *Answers) show(code int) {
+func (a *ResponseCounters) show(code int) {
 	c := a.cluster
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -78,7 +78,7 @@ func (a *Answers) show(code int) {
 }
 
 // showTime lets upstream_rq_time appear.
-func (a *Answers) showTime() {
+func (a *ResponseCounters) showTime() {
 	a.timed.Do(func() {
 		c := a.cluster
 		c.mu.Lock()
@@ -91,7 +91,7 @@ func (a *Answers) showTime() {
 
 // value gives a count: of a code, of a class (1 to 5), or of all. The caller needs
 // no lock: parts are only written before the rows that read them are made.
-func (a *Answers) value(what int) uint64 {
+func (a *ResponseCounters) value(what int) uint64 {
 	switch {
 	case what == unknownCode:
 		return a.unknown.Load()
@@ -110,7 +110,7 @@ func (a *Answers) value(what int) uint64 {
 	return 0
 }
 
-func (a *Answers) classSum(class int) uint64 {
+func (a *ResponseCounters) classSum(class int) uint64 {
 	b := a.blocks[class].Load()
 	if b == nil {
 		return 0
@@ -124,7 +124,7 @@ func (a *Answers) classSum(class int) uint64 {
 
 // codeSum is a row of codes: the sum over the parts.
 type codeSum struct {
-	parts []*Answers
+	parts []*ResponseCounters
 	what  int
 }
 

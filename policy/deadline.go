@@ -14,7 +14,7 @@ type Scope uint8
 // The limits on time.
 const (
 	ScopeTotal   Scope = iota + 1 // of the call with all its attempts, back-offs and the body
-	ScopeTry                      // of one attempt, until the answer's head
+	ScopePerTry                   // of one attempt, until the answer's head
 	ScopeIdle                     // of the silence before the head or within the body
 	ScopeCaller                   // the deadline that the caller's context came with
 	scopeDiscard                  // of draining an answer that nobody wants
@@ -25,7 +25,7 @@ func (s Scope) String() string {
 	switch s {
 	case ScopeTotal:
 		return "total"
-	case ScopeTry:
+	case ScopePerTry:
 		return "per-try"
 	case ScopeIdle:
 		return "idle"
@@ -39,7 +39,7 @@ func (s Scope) String() string {
 // Detail is what Envoy says of a call that the limit ended.
 func (s Scope) Detail() *envoy.Detail {
 	switch s {
-	case ScopeTry:
+	case ScopePerTry:
 		return envoy.PerTryTimeout
 	case ScopeIdle:
 		return envoy.PerTryIdleTimeout
@@ -58,7 +58,7 @@ func (c *Call) timeoutError(scope Scope, err error) *TimeoutError {
 		if c.limits.client {
 			e.Limit = c.limits.total
 		}
-	case ScopeTry:
+	case ScopePerTry:
 		e.Limit = c.limits.try
 	case ScopeIdle:
 		e.Limit = c.limits.idle
@@ -71,7 +71,7 @@ func (c *Call) timeoutError(scope Scope, err error) *TimeoutError {
 // neutral as well.
 func (c *Call) timedOut(o *Outcome, scope Scope, err error) *Outcome {
 	is := Timeout
-	if scope == ScopeTry || scope == ScopeIdle {
+	if scope == ScopePerTry || scope == ScopeIdle {
 		is |= PerTryTimeout
 	}
 	if x, ok := c.frame.exchange.(Blamer); ok && x.CausedByCaller(scope) {
@@ -146,7 +146,7 @@ func (c *Call) overdue(o *Outcome, scope Scope, err error) *Outcome {
 	if isEcho(err) {
 		err = nil
 	}
-	o.Is = c.early()
+	o.Conditions = c.early()
 	return c.timedOut(o, scope, err)
 }
 

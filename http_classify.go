@@ -16,8 +16,8 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Explain finds out what an error of the transport means.
-func (x *httpCall) Explain(c *policy.Attempt, o *policy.Outcome, err error) {
+// Classify finds out what an error of the transport means.
+func (x *httpCall) Classify(c *policy.Attempt, o *policy.Outcome, err error) {
 	is, detail, err := x.failure(attemptOf(c), o, err)
 	if detail != nil {
 		err = &UpstreamError{Upstream: x.transport.upstream.Name(), Flags: detail.Flags(), Detail: detail, Err: sameScheme(err)}

@@ -34,7 +34,7 @@ func TestEnvoyHeaders(t *testing.T) {
 		{name: "total shortens", cfg: Config{Total: time.Second}, header: []string{total, "300"}, scope: Total, elapsed: 300 * ms, attempts: 1},
 		{name: "total lengthens", cfg: Config{Total: time.Second}, header: []string{total, "3000"}, head: 2 * time.Second, elapsed: 2 * time.Second, attempts: 1},
 		{name: "total over the default", header: []string{total, "20000"}, scope: Total, elapsed: 20 * time.Second, attempts: 1},
-		{name: "total where there was none", cfg: Config{Total: None}, header: []string{total, "300"}, scope: Total, elapsed: 300 * ms, attempts: 1},
+		{name: "total where there was none", cfg: Config{Total: Unlimited}, header: []string{total, "300"}, scope: Total, elapsed: 300 * ms, attempts: 1},
 		{name: "total 0 is none", cfg: Config{Total: time.Second}, header: []string{total, "0"}, head: time.Hour, elapsed: time.Hour, attempts: 1},
 		{name: "total, junk", cfg: Config{Total: time.Second}, header: []string{total, "xyz"}, scope: Total, elapsed: time.Second, attempts: 1},
 		{name: "total, negative", cfg: Config{Total: time.Second}, header: []string{total, "-1"}, scope: Total, elapsed: time.Second, attempts: 1},
@@ -64,7 +64,7 @@ func TestEnvoyHeaders(t *testing.T) {
 			scope: Total, elapsed: time.Second, attempts: 1,
 		},
 		{
-			name: "per try, more than a Duration holds", cfg: Config{Total: None, PerTry: 200 * ms}, header: []string{perTry, "9223372036855"},
+			name: "per try, more than a Duration holds", cfg: Config{Total: Unlimited, PerTry: 200 * ms}, header: []string{perTry, "9223372036855"},
 			head: time.Hour, elapsed: time.Hour, attempts: 1,
 		},
 		{name: "both 0", cfg: Config{PerTry: ms}, header: []string{total, "0", perTry, "0"}, head: time.Hour, elapsed: time.Hour, attempts: 1},

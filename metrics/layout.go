@@ -73,26 +73,26 @@ func (r *Registry) entries(t *tagger) []entry {
 	return all
 }
 
-func (c *Cluster) size() int {
+func (c *ClusterStats) size() int {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return len(c.rows)
 }
 
 // sorted gives the clusters as they are now.
-func (r *Registry) sorted() []*Cluster {
+func (r *Registry) sorted() []*ClusterStats {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	all := make([]*Cluster, 0, len(r.clusters))
+	all := make([]*ClusterStats, 0, len(r.clusters))
 	for _, c := range r.clusters {
 		all = append(all, c)
 	}
-	slices.SortFunc(all, func(a, b *Cluster) int { return strings.Compare(a.prefix, b.prefix) })
+	slices.SortFunc(all, func(a, b *ClusterStats) int { return strings.Compare(a.prefix, b.prefix) })
 	return all
 }
 
 // entries appends the statistics of a cluster, sorted by name.
-func (c *Cluster) entries(t *tagger, numbers, histograms []entry) (n, h []entry) {
+func (c *ClusterStats) entries(t *tagger, numbers, histograms []entry) (n, h []entry) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	from, hfrom := len(numbers), len(histograms)

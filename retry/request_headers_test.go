@@ -56,7 +56,7 @@ func TestEnvoyHeaders(t *testing.T) {
 		{name: "max-retries raises", cfg: two, header: []string{most, "4"}, want: 5, flags: urx},
 		{name: "max-retries lowers", cfg: two, header: []string{most, "1"}, want: 2, flags: urx},
 		{name: "max-retries 0", cfg: two, header: []string{most, "0"}, want: 1, flags: urx},
-		{name: "max-retries over None", cfg: Config{On: "5xx", NumRetries: None, EnvoyHeaders: true}, header: []string{most, "1"}, want: 2, flags: urx},
+		{name: "max-retries over Never", cfg: Config{On: "5xx", NumRetries: Never, EnvoyHeaders: true}, header: []string{most, "1"}, want: 2, flags: urx},
 		{name: "max-retries, junk", cfg: two, header: []string{most, "abc"}, want: 3, flags: urx},
 		{name: "max-retries, negative", cfg: two, header: []string{most, "-1"}, want: 3, flags: urx},
 		{name: "max-retries, a fraction", cfg: two, header: []string{most, "1.5"}, want: 3, flags: urx},
@@ -250,7 +250,7 @@ func FuzzEnvoyHeaders(f *testing.F) {
 		}
 		var heard *envoyRule
 		probe := probing(func(c *policy.Call) *policy.Outcome {
-			heard = base.heeding(c)
+			heard = base.honoring(c)
 			o := &policy.Outcome{Code: code, Detail: envoy.ViaUpstream}
 			_ = heard.again(c, o)
 			return o

@@ -1,0 +1,85 @@
+package policytest
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
+)
+
+// Adapter returns a policy that checks the adapter whose calls go through it. It is given to New as
+// the last policy, in the adapter's tests. It reports to t:
+//
+//   - an attempt whose outcome says neither why there is no response nor that the upstream sent one;
+//   - an error without a condition or a detail;
+//   - a request header that differs from one call of a method to the next, or that changes when an
+//     attempt's own header does;
+//   - at the end of the test, a response that has never ended.
+//
+// It is safe for concurrent use.
+func Adapter(t testing.TB) policy.Policy {
+	t.Helper()
+	a := &adapter{TB: t}
+	t.Cleanup(func() {
+		if n := a.open.Load(); n != 0 {
+			t.Errorf("policytest: %d responses have not ended, want none: does every way out call Stream.End?", n)
+		}
+	})
+	return a
+}
+
+type adapter struct {
+	testing.TB
+	open atomic.Int64
+}
+
+// probe is a header that no request has.
+const probe = "X-Policytest-Probe"
+
+// Wrap checks each attempt.
+func (a *adapter) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
+	ended := func(*policy.Call, *policy.Outcome) { a.open.Add(-1) }
+	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
+		a.checkRequest(c)
+		o := next(ctx, c)
+		a.checkOutcome(c, o)
+		if o.Open() {
+			a.open.Add(1)
+			o.OnEnd(c, ended)
+		}
+		return o
+	}, nil
+}
+
+// checkRequest checks what the adapter says of the request.
+func (a *adapter) checkRequest(c *policy.Call) {
+	first := c.Request()
+	if first.Protocol == "" {
+		a.Errorf("policytest: Request names no protocol")
+	}
+	if h := c.Header(); h != nil {
+		h.Set(probe, "1")
+		h.Del(probe)
+	}
+	if c.RequestHeaderValues(probe) != nil {
+		a.Errorf("policytest: an attempt's header is the caller's: Header must copy it")
+	}
+	if again := c.Request(); again != first {
+		a.Errorf("policytest: Request returned %+v, and then %+v", first, again)
+	}
+}
+
+// checkOutcome checks the outcome of an attempt.
+func (a *adapter) checkOutcome(c *policy.Call, o *policy.Outcome) {
+	switch {
+	case o.Err == nil && o.Detail == nil:
+		a.Errorf("policytest: Try reported neither an error nor a detail: set envoy.ViaUpstream for a response")
+	case o.Err != nil && o.Conditions == 0 && o.Detail == nil:
+		a.Errorf("policytest: %v has neither a condition nor a detail: Classify must say what it means", o.Err)
+	case o.Open() && o.Detail != envoy.ViaUpstream:
+		a.Errorf("policytest: an open response has the detail %q, want via_upstream", o.Detail)
+	}
+	_ = c.ResponseHeaderValues(o, probe) // it must not panic, whatever the outcome
+}

@@ -1,0 +1,303 @@
+package policytest_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/metrics"
+	"github.com/pillion-go/pillion/policy"
+	"github.com/pillion-go/pillion/policytest"
+	"github.com/pillion-go/pillion/retry"
+	"github.com/pillion-go/pillion/timeout"
+)
+
+// recorder records the errors of a check.
+type recorder struct {
+	testing.TB
+
+	mu       sync.Mutex
+	errors   []string // guarded by mu
+	cleanups []func()
+}
+
+func (r *recorder) Helper() {}
+
+func (r *recorder) Cleanup(f func()) { r.cleanups = append(r.cleanups, f) }
+
+func (r *recorder) Errorf(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.errors = append(r.errors, fmt.Sprintf(format, args...))
+}
+
+// found reports whether an error contains text.
+func (r *recorder) found(text string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.ContainsFunc(r.errors, func(e string) bool { return strings.Contains(e, text) })
+}
+
+// policyFunc is a policy that is a function.
+type policyFunc func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome
+
+func (p policyFunc) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
+	return func(ctx context.Context, c *policy.Call) *policy.Outcome { return p(ctx, c, next) }, nil
+}
+
+// repeating is a policyFunc that may call next more than once.
+type repeating struct{ policyFunc }
+
+func (repeating) Place() policy.Place { return policy.Place{Rank: policy.Retries} }
+
+// TestPolicy_ours finds nothing wrong with the policies of the module.
+func TestPolicy_ours(t *testing.T) {
+	registry, err := metrics.NewRegistry(metrics.Settings{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, create := range map[string]func() policy.Policy{
+		"breaker": func() policy.Policy { return breaker.Config{} },
+		"limits":  func() policy.Policy { return limits.Config{MaxRetries: 1} },
+		"timeout": func() policy.Policy { return timeout.Config{} },
+		"retry": func() policy.Policy {
+			return retry.Config{On: "5xx,reset,connect-failure", BaseInterval: time.Millisecond}
+		},
+		"metrics":  func() policy.Policy { return metrics.Config{Registry: registry} },
+		"listener": func() policy.Policy { return policy.Listener(func(context.Context, policy.Event) {}) },
+		"nothing":  func() policy.Policy { return policy.AnyOrder{} },
+	} {
+		t.Run(name, func(t *testing.T) { policytest.Policy(t, create) })
+	}
+}
+
+// TestPolicy_bad finds each breach of the contract.
+func TestPolicy_bad(t *testing.T) {
+	var kept *policy.Call
+	var mu sync.Mutex
+	for name, test := range map[string]struct {
+		policy policy.Policy
+		want   string
+	}{
+		"no outcome": {policyFunc(func(context.Context, *policy.Call, policy.Func) *policy.Outcome { return nil }), "returned a nil Outcome"},
+		"panic":      {policyFunc(func(context.Context, *policy.Call, policy.Func) *policy.Outcome { panic("boom") }), "panicked: boom"},
+		"twice with one Call": {repeating{func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
+			next(ctx, c).Discard()
+			return next(ctx, c)
+		}}, "twice with one Call"},
+		"without the rank": {policyFunc(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
+			second := c.Next()
+			next(ctx, c).Discard()
+			return next(ctx, second)
+		}), "the rank Retries or Hedges"},
+		"made up": {policyFunc(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
+			next(ctx, c)
+			return &policy.Outcome{Value: "mine", Detail: envoy.ViaUpstream}
+		}), "while a response is open"},
+		"kept too long": {policyFunc(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
+			mu.Lock()
+			defer mu.Unlock()
+			if kept != nil {
+				_ = kept.Request()
+			}
+			kept = c
+			return next(ctx, c)
+		}), "used a Call after the end"},
+		"bad configuration": {limits.Config{MaxRequests: -7}, "MaxRequests: -7"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := &recorder{TB: t}
+			policytest.Policy(r, func() policy.Policy { return test.policy })
+			if !r.found(test.want) {
+				t.Errorf("got %q, want one with %q", r.errors, test.want)
+			}
+		})
+	}
+}
+
+// TestPolicy_hook finds a hook that waits for its own end.
+func TestPolicy_hook(t *testing.T) {
+	r := &recorder{TB: t}
+	release := make(chan struct{})
+	defer close(release)
+	policytest.Policy(r, func() policy.Policy {
+		return policyFunc(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
+			o := next(ctx, c)
+			if o.Open() && c.Request().Path == "/" {
+				o.OnEnd(c, func(*policy.Call, *policy.Outcome) { <-release })
+			}
+			return o
+		})
+	})
+	if !r.found("a hook does not return") {
+		t.Errorf("got %q, want that a hook does not return", r.errors)
+	}
+}
+
+var errLost = errors.New("lost")
+
+// letter is an Exchange with the faults that a test gives it.
+type letter struct {
+	protocol policy.Protocol
+	try      func(a *policy.Attempt, o *policy.Outcome)
+	header   header
+	mean     func(o *policy.Outcome, err error)
+	frame    policy.Frame
+}
+
+type header map[string]string
+
+func (h header) Get(name string) string { return h[name] }
+func (h header) Set(name, value string) { h[name] = value }
+func (h header) Del(string)             {}
+
+func (x *letter) Request() policy.Request { return policy.Request{Protocol: x.protocol} }
+
+func (x *letter) RequestHeader(name string) []string {
+	if v, ok := x.header[name]; ok {
+		return []string{v}
+	}
+	return nil
+}
+
+func (x *letter) ResponseHeader(*policy.Outcome, string) []string { return nil }
+
+func (x *letter) Header(*policy.Attempt) policy.Header {
+	if x.header == nil {
+		return header{}
+	}
+	return x.header
+}
+
+func (x *letter) Try(_ context.Context, a *policy.Attempt, o *policy.Outcome) { x.try(a, o) }
+
+func (x *letter) Classify(_ *policy.Attempt, o *policy.Outcome, err error) {
+	if x.mean != nil {
+		x.mean(o, err)
+	}
+}
+
+// TestAdapter finds each breach of the contract.
+func TestAdapter(t *testing.T) {
+	good := func(_ *policy.Attempt, o *policy.Outcome) { o.Value, o.Detail = "dear", envoy.ViaUpstream }
+	for name, test := range map[string]struct {
+		x    *letter
+		want string // "" for nothing
+	}{
+		"good":        {&letter{protocol: "post", try: good}, ""},
+		"no protocol": {&letter{try: good}, "no protocol"},
+		"no detail":   {&letter{protocol: "post", try: func(*policy.Attempt, *policy.Outcome) {}}, "neither an error nor a detail"},
+		"no meaning":  {&letter{protocol: "post", try: func(_ *policy.Attempt, o *policy.Outcome) { o.Err = errLost }}, "Classify must say"},
+		"a meaning": {&letter{
+			protocol: "post", try: func(_ *policy.Attempt, o *policy.Outcome) { o.Err = errLost },
+			mean: func(o *policy.Outcome, err error) { o.Blame(err, policy.Reset, envoy.RemoteReset) },
+		}, ""},
+		"the caller's header": {&letter{protocol: "post", try: good, header: header{}}, "Header must copy it"},
+		"never ended": {&letter{protocol: "post", try: func(a *policy.Attempt, o *policy.Outcome) {
+			o.Detail = envoy.ViaUpstream
+			a.Open()
+		}}, "1 responses have not ended"},
+		"open, without a detail": {&letter{protocol: "post", try: func(a *policy.Attempt, o *policy.Outcome) {
+			o.Detail = envoy.RemoteReset
+			a.Open()
+		}}, "want via_upstream"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := &recorder{TB: t}
+			chain, err := policy.NewChain("loft", policytest.Adapter(r))
+			if err != nil {
+				t.Fatal(err)
+			}
+			chain.Invoke(t.Context(), test.x)
+			for _, f := range r.cleanups {
+				f()
+			}
+			if (len(r.errors) == 0) != (test.want == "") || !r.found(test.want) && test.want != "" {
+				t.Errorf("got %q, want one with %q", r.errors, test.want)
+			}
+		})
+	}
+}
+
+// TestGuards pins that an adapter that breaks the contract panics with what it did.
+func TestGuards(t *testing.T) {
+	chain, err := policy.NewChain("loft")
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := func(a *policy.Attempt, o *policy.Outcome) {
+		o.Detail = envoy.ViaUpstream
+		a.Open()
+	}
+	for name, test := range map[string]struct {
+		does func()
+		want string
+	}{
+		"a Frame that is not ready": {func() { (&policy.Frame{}).Invoke(t.Context()) }, "Frame.Invoke"},
+		"a Frame for two calls": {func() {
+			x := &letter{protocol: "post", try: func(*policy.Attempt, *policy.Outcome) {}}
+			x.frame.Init(chain, x)
+			x.frame.Invoke(t.Context())
+			x.frame.Invoke(t.Context())
+		}, "Frame.Invoke"},
+		"Open twice": {func() {
+			chain.Invoke(t.Context(), &letter{protocol: "post", try: func(a *policy.Attempt, o *policy.Outcome) {
+				open(a, o)
+				a.Open()
+			}})
+		}, "Attempt.Open"},
+		"Watch of nothing": {func() {
+			x := &letter{protocol: "post", try: func(*policy.Attempt, *policy.Outcome) {}}
+			x.frame.Init(chain, x)
+			x.frame.Invoke(t.Context())
+			x.frame.First().Watch()
+		}, "Attempt.Watch"},
+		"OnEnd too late": {func() {
+			x := &letter{protocol: "post", try: open}
+			x.frame.Init(chain, x)
+			o := x.frame.Invoke(t.Context())
+			x.frame.First().Watch()
+			o.OnEnd(x.frame.First().Call(), func(*policy.Call, *policy.Outcome) {})
+		}, "Outcome.OnEnd"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			defer func() {
+				if text, ok := recover().(string); !ok || !strings.Contains(text, test.want) {
+					t.Errorf("got a panic with %q, want one with %s", text, test.want)
+				}
+			}()
+			test.does()
+		})
+	}
+}
+
+// A policy's own test runs it through calls of all kinds.
+func ExamplePolicy() {
+	t := &testing.T{} // the one of the test
+	policytest.Policy(t, func() policy.Policy { return limits.Config{MaxRequests: 100} })
+	fmt.Println("failed:", t.Failed())
+	// Output: failed: false
+}
+
+// An adapter's tests put the check below the other policies.
+func ExampleAdapter() {
+	t := &testing.T{} // the one of the test
+	chain, err := policy.NewChain("loft", retry.Config{}, policytest.Adapter(t))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	o := chain.Invoke(context.Background(), &letter{protocol: "post", try: func(_ *policy.Attempt, o *policy.Outcome) {
+		o.Value, o.Detail = "dear", envoy.ViaUpstream
+	}})
+	fmt.Println(o.Value, "failed:", t.Failed())
+	// Output: dear failed: false
+}
