@@ -22,6 +22,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/internal/race"
 	"github.com/pillion-go/pillion/retry"
 )
 
@@ -487,7 +488,7 @@ func cmpOr(a, b int) int {
 
 // TestAllocations pins what a command costs. The race detector adds some of its own.
 func TestAllocations(t *testing.T) {
-	if raceEnabled {
+	if race.Enabled {
 		t.Skip("allocations are not those of a real program under the race detector")
 	}
 	s, ctx := service(t, ServiceConfig{}), context.Background()

@@ -10,6 +10,8 @@ import (
 	"testing/synctest"
 
 	gocmp "github.com/google/go-cmp/cmp"
+
+	"github.com/pillion-go/pillion/internal/race"
 )
 
 // TestRules_randomTraces proves the rules on traces that nobody recorded: the model of the
@@ -17,7 +19,7 @@ import (
 // that. What they do may not depend on which of several threads goes first.
 func TestRules_randomTraces(t *testing.T) {
 	traces := 250
-	if raceEnabled { // the model is one thread, and slow there
+	if race.Enabled { // the model is one thread, and slow there
 		traces = 40
 	}
 	open, different := 0, 0
