@@ -76,9 +76,9 @@ func (h hedge) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	}, nil
 }
 
-// race is a server whose requests are told apart by their number, and a client
+// contest is a server whose requests are told apart by their number, and a client
 // that hedges.
-type race struct {
+type contest struct {
 	client  *http.Client
 	url     string
 	conns   *tally
@@ -86,7 +86,7 @@ type race struct {
 	breaker *breaker.Breaker
 }
 
-func newRace(t *testing.T, delay time.Duration, handler func(n int64, w http.ResponseWriter, r *http.Request)) *race {
+func newContest(t *testing.T, delay time.Duration, handler func(n int64, w http.ResponseWriter, r *http.Request)) *contest {
 	t.Helper()
 	wantNoLeaks(t)
 	var requests atomic.Int64
@@ -100,13 +100,13 @@ func newRace(t *testing.T, delay time.Duration, handler func(n int64, w http.Res
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &race{url: server.URL, conns: conns, breaker: b}
+	r := &contest{url: server.URL, conns: conns, breaker: b}
 	r.client = newClient(t, hedge{delay, &r.running}, limits.Config{}, b)
 	return r
 }
 
 // call makes one call and reads its answer.
-func (r *race) call(ctx context.Context, t *testing.T) (status int, body string, info *pillion.Info, err error) {
+func (r *contest) call(ctx context.Context, t *testing.T) (status int, body string, info *pillion.Info, err error) {
 	t.Helper()
 	ctx, info = pillion.WithInfo(ctx)
 	req := newRequest(t, http.MethodPut, r.url, strings.NewReader("order")).WithContext(ctx)
@@ -120,7 +120,7 @@ func (r *race) call(ctx context.Context, t *testing.T) (status int, body string,
 }
 
 // end waits until nothing is left of all calls.
-func (r *race) end(t *testing.T) {
+func (r *contest) end(t *testing.T) {
 	t.Helper()
 	r.running.Wait()
 	r.client.CloseIdleConnections()
@@ -166,7 +166,7 @@ func TestHedge(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			r := newRace(t, test.delay, test.handler)
+			r := newContest(t, test.delay, test.handler)
 			status, body, info, err := r.call(bounded(t), t)
 			if err != nil || status != test.status || body != test.body {
 				t.Errorf("got %d, %d bytes, %v, want %d, %d bytes", status, len(body), err, test.status, len(test.body))
@@ -186,7 +186,7 @@ func TestHedge(t *testing.T) {
 // winner's: it is discarded, whoever it is.
 func TestHedge_loserAnswers(t *testing.T) {
 	both := make(chan struct{})
-	r := newRace(t, time.Millisecond, func(n int64, w http.ResponseWriter, r *http.Request) {
+	r := newContest(t, time.Millisecond, func(n int64, w http.ResponseWriter, r *http.Request) {
 		if n == 2 {
 			close(both)
 		}
@@ -205,7 +205,7 @@ func TestHedge_loserAnswers(t *testing.T) {
 // TestHedge_callerLeaves has the caller leave while both attempts are under way.
 func TestHedge_callerLeaves(t *testing.T) {
 	ctx, leave := context.WithCancel(bounded(t))
-	r := newRace(t, time.Millisecond, func(n int64, _ http.ResponseWriter, r *http.Request) {
+	r := newContest(t, time.Millisecond, func(n int64, _ http.ResponseWriter, r *http.Request) {
 		if n == 2 {
 			leave()
 		}
@@ -223,7 +223,7 @@ func TestHedge_callerLeaves(t *testing.T) {
 
 // TestHedge_crowd has many hedged calls at once, half of whose first attempts hang.
 func TestHedge_crowd(t *testing.T) {
-	r := newRace(t, time.Millisecond, func(n int64, w http.ResponseWriter, r *http.Request) {
+	r := newContest(t, time.Millisecond, func(n int64, w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("X-Hang") != "" && n%2 == 0 {
 			untilGone(r)
 			return

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/internal/race"
 )
 
 func TestOpenError(t *testing.T) {
@@ -237,7 +238,7 @@ func TestAllocations(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			if tt.upstream && raceEnabled {
+			if tt.upstream && race.Enabled {
 				t.Skip("the race detector makes pools forget")
 			}
 			if got := testing.AllocsPerRun(200, tt.call); got != 0 {

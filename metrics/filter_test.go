@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/pillion-go/pillion/internal/race"
 )
 
 // costly are filters that take seconds over a hundred clusters, each within the bounds on
@@ -29,7 +31,7 @@ var costly = []string{
 func TestFilter_costs(t *testing.T) {
 	r := crowd(t, 300)
 	patterns := costly
-	if raceEnabled { // which takes many times as long
+	if race.Enabled { // which takes many times as long
 		patterns = costly[:2]
 	}
 	paths := []string{"/stats?", "/stats?format=json&", "/stats/prometheus?", "/stats?usedonly&type=Counters&"}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/internal/race"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/pilliongrpc"
@@ -142,7 +143,7 @@ func TestAllocations(t *testing.T) {
 	ctx, reply := context.Background(), &struct{ int }{}
 	invoke := func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error { return nil }
 	runtime.GC()
-	if got := testing.AllocsPerRun(1000, func() { _ = intercept(ctx, "/pkg.Svc/Method", reply, reply, nil, invoke) }); got > 6 && !raceEnabled {
+	if got := testing.AllocsPerRun(1000, func() { _ = intercept(ctx, "/pkg.Svc/Method", reply, reply, nil, invoke) }); got > 6 && !race.Enabled {
 		t.Errorf("got %v allocations, want 6 at most", got)
 	}
 }
