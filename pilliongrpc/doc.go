@@ -22,7 +22,7 @@
 //
 // # What is retried
 //
-// retry's gRPC words, cancelled, deadline-exceeded, internal, resource-exhausted and
+// retry's gRPC words, canceled, deadline-exceeded, internal, resource-exhausted and
 // unavailable, hold for a status that the server sent in trailers alone: before any header,
 // so that the caller has seen nothing. What the network did has the words of HTTP: reset,
 // connect-failure and refused-stream, as in Envoy; and a response in plain HTTP has 5xx and

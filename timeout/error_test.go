@@ -15,7 +15,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// TestErrorThroughAClient looks at a time-out as the user of an http.Client sees it.
+// TestErrorThroughAClient looks at a timeout as the user of an http.Client sees it.
 func TestErrorThroughAClient(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
@@ -59,7 +59,7 @@ func TestErrorThroughAClient(t *testing.T) {
 				var network net.Error
 				switch {
 				case !errors.As(err, &wrapped) || !wrapped.Timeout():
-					t.Errorf("got %#v, want an url.Error that is a time-out", err)
+					t.Errorf("got %#v, want an url.Error that is a timeout", err)
 				case !errors.As(err, &limit) || *limit != tc.want:
 					t.Errorf("got %+v, want %+v", limit, tc.want)
 				case limit.Error() != tc.text:
@@ -67,7 +67,7 @@ func TestErrorThroughAClient(t *testing.T) {
 				case !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled):
 					t.Errorf("got %v, want it to be DeadlineExceeded and not Canceled", err)
 				case !errors.As(err, &network) || !network.Timeout():
-					t.Errorf("got %v, want a net.Error that is a time-out", err)
+					t.Errorf("got %v, want a net.Error that is a timeout", err)
 				}
 				if got, want := err.Error(), `Get "http://recipes/1": `+tc.text; got != want {
 					t.Errorf("got text %q, want %q", got, want)
@@ -84,7 +84,7 @@ func TestClientTimeout(t *testing.T) {
 		_, err := client.Do(get(t.Context()))
 		var network net.Error
 		if !errors.As(err, &network) || !network.Timeout() || !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("got %v, want a time-out", err)
+			t.Errorf("got %v, want a timeout", err)
 		}
 	})
 }
@@ -164,7 +164,7 @@ func TestFunctionInTime(t *testing.T) {
 					t.Errorf("got %q and %v, want value and %v", got, err, want)
 				}
 				if scope, _ := scopeOf(err); scope != 0 {
-					t.Errorf("got %v, want no time-out", err)
+					t.Errorf("got %v, want no timeout", err)
 				}
 			})
 		})

@@ -162,7 +162,7 @@ func TestFlags(t *testing.T) {
 	}
 }
 
-// TestCallerLeaves has the caller cancel: that is no time-out.
+// TestCallerLeaves has the caller cancel: that is no timeout.
 func TestCallerLeaves(t *testing.T) {
 	for name, s := range map[string]server{"before the head": {head: never}, "within the body": {gaps: []time.Duration{never}}} {
 		t.Run(name, func(t *testing.T) {
