@@ -15,7 +15,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// TestErrorThroughAClient looks at a timeout as the user of an http.Client sees it.
+// TestErrorThroughAClient checks the error of a timeout that http.Client returns.
 func TestErrorThroughAClient(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
@@ -77,7 +77,7 @@ func TestErrorThroughAClient(t *testing.T) {
 	}
 }
 
-// TestClientTimeout has the Timeout of an http.Client be the caller's deadline.
+// TestClientTimeout uses the Timeout of an http.Client as the caller's deadline.
 func TestClientTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client := &http.Client{Transport: upstream(t, Config{}).Transport(server{head: never}), Timeout: time.Second}
@@ -89,7 +89,7 @@ func TestClientTimeout(t *testing.T) {
 	})
 }
 
-// TestFunctions has plain functions reach a limit.
+// TestFunctions uses functions that reach a timeout.
 func TestFunctions(t *testing.T) {
 	const limit = 100 * ms
 	for _, tc := range []struct {
@@ -100,22 +100,22 @@ func TestFunctions(t *testing.T) {
 		text    string
 	}{
 		{
-			"heeds its context", func(ctx context.Context) (string, error) { return "", wait(ctx, never) }, limit,
+			"honors its context", func(ctx context.Context) (string, error) { return "", wait(ctx, never) }, limit,
 			nil, "timeout: recipes: per-try limit of 100ms reached",
 		},
 		{
-			"says more about it",
+			"wraps the context's error",
 			func(ctx context.Context) (string, error) { return "", fmt.Errorf("query: %w", wait(ctx, never)) }, limit,
 			context.DeadlineExceeded, "timeout: recipes: per-try limit of 100ms reached: query: context deadline exceeded",
 		},
 		{
-			"gives the cause", func(ctx context.Context) (string, error) {
+			"returns the cause", func(ctx context.Context) (string, error) {
 				<-ctx.Done()
 				return "", context.Cause(ctx)
 			}, limit, nil, "timeout: recipes: per-try limit of 100ms reached",
 		},
 		{
-			"fails in its own words", func(ctx context.Context) (string, error) {
+			"returns another error", func(ctx context.Context) (string, error) {
 				<-ctx.Done()
 				return "", errBroken
 			}, limit, errBroken, "timeout: recipes: per-try limit of 100ms reached: broken",
@@ -140,8 +140,8 @@ func TestFunctions(t *testing.T) {
 				if got != "" || time.Since(began) != tc.elapsed {
 					t.Errorf("got %q after %v, want nothing after %v", got, time.Since(began), tc.elapsed)
 				}
-				var struck *Error
-				if !errors.As(err, &struck) || struck.Scope != PerTry || err.Error() != tc.text {
+				var fired *Error
+				if !errors.As(err, &fired) || fired.Scope != PerTry || err.Error() != tc.text {
 					t.Errorf("got %v, want %s", err, tc.text)
 				}
 				if !errors.Is(err, context.DeadlineExceeded) || (tc.cause != nil && !errors.Is(err, tc.cause)) {
@@ -152,7 +152,7 @@ func TestFunctions(t *testing.T) {
 	}
 }
 
-// TestFunctionInTime has functions succeed or fail before the limit.
+// TestFunctionInTime uses functions that succeed or fail before the timeout.
 func TestFunctionInTime(t *testing.T) {
 	for _, want := range []error{nil, errBroken} {
 		t.Run(fmt.Sprint(want), func(t *testing.T) {
@@ -171,7 +171,7 @@ func TestFunctionInTime(t *testing.T) {
 	}
 }
 
-// TestContextOfTheWork looks at what work is told of its limits.
+// TestContextOfTheWork checks the deadline of a function's context.
 func TestContextOfTheWork(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
