@@ -343,6 +343,7 @@ func (l *limiter) isEndedStream(c *policy.Call, o *policy.Outcome) bool {
 		return !o.Open()
 	case policy.ProtocolHTTP:
 		return l.streams.Load()
+	case policy.ProtocolFunc:
 	}
 	return false
 }
