@@ -69,7 +69,8 @@ func GobreakerSettings(cfg Config) (gobreaker.Settings, error) {
 		return gobreaker.Settings{}, err
 	}
 	cfg = cfg.withDefaults()
-	// Rounded up, or gobreaker would add an eleventh bucket. At most half of the longest Duration, because gobreaker adds a bucket to it.
+	// Rounded up, or gobreaker would add an eleventh bucket. At most half of the longest Duration,
+	// because gobreaker adds a bucket to it.
 	bucket := (min(cfg.Period, math.MaxInt64/2) + buckets - 1) / buckets
 	return gobreaker.Settings{
 		Name:         cfg.Name,

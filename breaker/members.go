@@ -40,7 +40,8 @@ func newMembers(most int) *members {
 	}
 }
 
-// find returns the member of key and marks it as the most recently used. It returns nil if there is none.
+// find returns the member of key and marks it as the most recently used. It returns nil if there is
+// none.
 func (s *members) find(key string) *member {
 	m := s.byKey[key]
 	if m == nil {

@@ -123,7 +123,8 @@ func TestAdmitsByHand(t *testing.T) {
 	}
 }
 
-// TestNotMade_byHand checks that a Breaker not made by a constructor refuses calls and does nothing else.
+// TestNotMade_byHand checks that a Breaker not made by a constructor refuses calls and does nothing
+// else.
 func TestNotMade_byHand(t *testing.T) {
 	for name, b := range map[string]*breaker.Breaker{"nil": nil, "zero": {}} {
 		_, err := b.Admit()

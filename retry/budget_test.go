@@ -197,8 +197,8 @@ func TestBudgetOfRefusedAttempts(t *testing.T) {
 		u := upstream(t, Config{RetryRefused: true, NumRetries: 2, Rand: always(0), Budget: &Budget{Percent: 100, MinPerSecond: None}},
 			refuseFirst{})
 		for range 50 {
-			// The first attempt is refused. The second one fails and is counted as the call. The third
-			// one is its retry.
+			// The first attempt is refused. The second one fails and is counted as the call. The
+			// third one is its retry.
 			if r := call(t, u, answers(status(503)), get(t.Context())); r.attempts != 3 || !r.flags.Has(envoy.URX) {
 				t.Fatalf("got %d attempts with flags %v, want 3 and URX", r.attempts, r.flags)
 			}

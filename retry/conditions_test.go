@@ -224,7 +224,8 @@ func TestPanics(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := answers(status(503))
-				// The calls take less than a minute, unless they wait for a slot that was never freed.
+				// The calls take less than a minute, unless they wait for a slot that was never
+				// freed.
 				u := upstream(t, timeout.Config{Total: time.Minute}, tc.policy, limits.Config{MaxRequests: 1, MaxRetries: 1})
 				for i := range 3 {
 					func() {

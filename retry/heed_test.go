@@ -17,7 +17,8 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// TestEnvoyHeaders sends the request headers that ask for retries. The expectations were observed with Envoy 1.40.
+// TestEnvoyHeaders sends the request headers that ask for retries. The expectations were observed
+// with Envoy 1.40.
 func TestEnvoyHeaders(t *testing.T) {
 	const (
 		on, grpcOn, most = "X-Envoy-Retry-On", "X-Envoy-Retry-Grpc-On", "X-Envoy-Max-Retries"

@@ -85,7 +85,8 @@ func TestLimitsAsReckoned(t *testing.T) {
 			callers.Go(func() {
 				for i := 0; i < 250 && !t.Failed(); i++ {
 					p := draw(chance)
-					// Each upstream has its own timeouts and its own pool of timers: a few calls for each.
+					// Each upstream has its own timeouts and its own pool of timers: a few calls for
+					// each.
 					u := upstream(t, apart(p.cfg)...)
 					for range 3 {
 						ctx, cancel := context.WithTimeout(t.Context(), p.caller)

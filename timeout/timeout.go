@@ -82,7 +82,8 @@ type Config struct {
 	EnvoyHeaders bool `json:"envoy_headers,omitempty"`
 }
 
-// Place returns a place outside retry and hedge policies if c has a timeout of the whole call, else any place.
+// Place returns a place outside retry and hedge policies if c has a timeout of the whole call, else
+// any place.
 func (c Config) Place() policy.Place {
 	if c.Total == None && !c.EnvoyHeaders {
 		return policy.Place{}
