@@ -124,26 +124,26 @@ func (c *Cluster) ReadGauge(name string, read func() uint64) {
 // offer adds a statistic of a policy. A gauge replaces an earlier gauge of that name; a counter is
 // added to an earlier one.
 func (c *Cluster) offer(s policy.Stat) error {
-	name, kind := clean(s.Name), gaugeKind
+	name, k := clean(s.Name), gaugeKind
 	if s.Kind == policy.Counter {
-		kind = counterKind
+		k = counterKind
 	}
 	if s.Read == nil {
-		return fmt.Errorf("metrics: the %v %s%s has no function", kind, c.prefix, name)
+		return fmt.Errorf("metrics: the %v %s%s has no function", k, c.prefix, name)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r, there := c.rows[name]
 	_, gauge := r.num.(readGauge)
 	counters, counter := r.num.(readCounter)
-	if there && (r.kind != kind || !gauge && !counter) {
+	if there && (r.kind != k || !gauge && !counter) {
 		return fmt.Errorf("metrics: %s%s already is a %v", c.prefix, name, r.kind)
 	}
 	delete(c.rows, name)
-	if kind == counterKind {
-		c.put(name, row{kind: kind, num: append(slices.Clip(counters), s.Read)})
+	if k == counterKind {
+		c.put(name, row{kind: k, num: append(slices.Clip(counters), s.Read)})
 	} else {
-		c.put(name, row{kind: kind, num: readGauge(s.Read)})
+		c.put(name, row{kind: k, num: readGauge(s.Read)})
 	}
 	return nil
 }

@@ -264,8 +264,8 @@ func TestSettingsErrors(t *testing.T) {
 		`metrics: Settings.Tags[2]: "neither" needs either a value or a regex`,
 		`metrics: Settings.Tags[3]: "no.group": the regex "x" has no group`,
 		"metrics: Settings.Tags[4]: \"broken\": error parsing regexp: missing closing ): `(`",
-		`metrics: Settings.Tags[5]: Prometheus reserves the name "le"; write another`,
-		`metrics: Settings.Tags[6]: Prometheus reserves the name "__name"; write another`,
+		`metrics: Settings.Tags[5]: the name "le" is reserved by Prometheus; write another`,
+		`metrics: Settings.Tags[6]: the name "__name" is reserved by Prometheus; write another`,
 		`metrics: Settings.Tags[8]: "a_b" is a duplicate; remove one of the two`,
 	}
 	if diff := cmp.Diff(want, strings.Split(err.Error(), "\n")); diff != "" {

@@ -101,7 +101,7 @@ func newTag(t Tag) (tag, error) {
 	case t.Name == "":
 		return made, errors.New("the name is empty")
 	case reserved(made.label):
-		return made, fmt.Errorf("Prometheus reserves the name %q; write another", t.Name)
+		return made, fmt.Errorf("the name %q is reserved by Prometheus; write another", t.Name)
 	case (t.Value == "") == (t.Regex == ""):
 		return made, fmt.Errorf("%q needs either a value or a regex", t.Name)
 	case t.Regex == "":
