@@ -137,7 +137,7 @@ func TestWaits(t *testing.T) {
 			"Retry-After, spread", Config{Rand: always(0.5)}, status(503, "Retry-After", "2"), at(0, 2500*ms),
 		},
 		{
-			"Retry-After with words",
+			"Retry-After with conditions",
 			Config{On: "5xx", Rand: always(0)},
 			status(503, "Retry-After", "2"),
 			at(0, 2*time.Second),
@@ -164,13 +164,13 @@ func TestWaits(t *testing.T) {
 			"Retry-After, a fraction", Config{Rand: always(0)}, status(503, "Retry-After", "1.5"), at(0, 2*time.Second),
 		},
 		{
-			"no reset headers with words",
+			"no reset headers with conditions",
 			Config{On: "5xx", ResetHeaders: []ResetHeader{}, Rand: always(0.5)},
 			status(503, "Retry-After", "2"),
 			at(0, 12500*time.Microsecond),
 		},
 		{
-			"Retry-After named with words",
+			"Retry-After named with conditions",
 			Config{On: "5xx", ResetHeaders: []ResetHeader{{Name: "Retry-After"}}, Rand: always(0)},
 			status(503, "Retry-After", "2"),
 			at(0, 2*time.Second),
