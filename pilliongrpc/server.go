@@ -47,7 +47,7 @@ func UnaryServer(r pillion.Resolver) (grpc.UnaryServerInterceptor, error) {
 		}
 		x := &unaryServer{server: server{ctx: ctx, method: info.FullMethod}, req: req, handler: handler}
 		x.sent.Store(1)
-		if err := x.serve(find, x); err != nil { //nolint:contextcheck // x holds the context
+		if err := x.serve(find, x); err != nil {
 			return nil, err
 		}
 		return x.reply, nil
