@@ -36,7 +36,7 @@ func TestDiscardedAnswersKeepTheirConnection(t *testing.T) {
 	}
 	server.Start()
 	defer server.Close()
-	u := upstream(t, Config{Rand: always(0)})
+	u := upstream(t, Config{Rand: always(0)}, pillion.Options{DrainTime: time.Minute}) // however busy the machine
 	base := &http.Transport{}
 	defer base.CloseIdleConnections()
 	for range 20 {
