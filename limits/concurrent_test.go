@@ -134,7 +134,7 @@ func crowd(t *testing.T) {
 		})
 	}
 	callers.Wait()
-	time.Sleep(100 * time.Millisecond) // canceled calls end in is noticed so late
+	time.Sleep(100 * time.Millisecond) // a canceled call frees its slot after a delay
 	synctest.Wait()
 	if got := most.Load(); got > slots {
 		t.Errorf("got %d concurrent attempts, want at most %d", got, slots)

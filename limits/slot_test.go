@@ -62,7 +62,7 @@ func TestSlot(t *testing.T) {
 		},
 		{
 			name: "canceled, body left open", base: func() roundTripper { return body(soup()) },
-			end: func(c *call) { c.leave(); time.Sleep(100 * time.Millisecond) }, // it is noticed so late
+			end: func(c *call) { c.leave(); time.Sleep(100 * time.Millisecond) }, // the slot is freed after a delay
 		},
 		{
 			name: "total timeout, body left open", outer: timeout.Config{Total: limit},

@@ -9,7 +9,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Cluster holds the statistics of one cluster, which is Envoy's term for an upstream service.
+// ClusterStats holds the statistics of one cluster, which is Envoy's term for an upstream service.
 // [Registry.Cluster] makes it. A statistic is made when a method first requests it, and is never
 // removed: request it once and keep the handle. Names are those after "cluster.<name>." in Envoy's
 // list, such as upstream_rq_retry. All methods are safe for concurrent use. A method panics if the
@@ -153,7 +153,7 @@ func (c *ClusterStats) Histogram(name string) *Histogram {
 	return c.row(name, histogramKind, func() row { return row{bins: histograms{{}}} }).bins[0]
 }
 
-// Answers returns the counters of a category of responses, such as [Internal] or [Retry]. Its
+// Responses returns the counters of a category of responses, such as [Internal] or [Retry]. Its
 // statistics appear with the first response, except upstream_rq_completed of the cluster's total,
 // which appears immediately.
 func (c *ClusterStats) Responses(category string) *ResponseCounters {

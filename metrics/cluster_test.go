@@ -54,8 +54,8 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// TestAnswersModel compares Answers with maps, with random orders of categories.
-func TestAnswersModel(t *testing.T) {
+// TestResponsesModel compares ResponseCounters with maps, with random orders of categories.
+func TestResponsesModel(t *testing.T) {
 	categories := []string{Internal, External, Retry, "alt.internal", "alt.external", Canary, "x.y.internal"}
 	for i := range 50 {
 		c := registry(t, Settings{}).Cluster("recipes")

@@ -154,7 +154,7 @@ func ExampleClusterStats() {
 	// cluster.queue.upstream_rq_body_size: P0(nan,1550) P25(nan,1550) P50(nan,1550) P75(nan,1550) P90(nan,1550) P95(nan,1550) P99(nan,1550) P99.5(nan,1550) P99.9(nan,1550) P100(nan,1550)
 }
 
-// CountTransport counts the connections of a transport.
+// InstrumentTransport counts the connections of a transport.
 func ExampleClusterStats_InstrumentTransport() {
 	server := httptest.NewServer(http.NotFoundHandler())
 	defer server.Close()
@@ -180,7 +180,7 @@ func ExampleClusterStats_InstrumentTransport() {
 	// cluster.recipes.upstream_cx_total: 1
 }
 
-// CountDial counts the connections of any protocol.
+// InstrumentDial counts the connections of any protocol.
 func ExampleClusterStats_InstrumentDial() {
 	registry := own()
 	dial := registry.Cluster("database").InstrumentDial(func(context.Context, string, string) (net.Conn, error) {

@@ -422,7 +422,7 @@ func percent(took, limit time.Duration) uint64 {
 // maxNames is the maximum number of names that the callers of an upstream can make.
 const maxNames = 100
 
-// namedAnswers counts responses under names from request headers.
+// namedCounters counts responses under names from request headers.
 type namedCounters struct {
 	cluster *ClusterStats
 	origin  string

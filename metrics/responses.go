@@ -16,7 +16,7 @@ const (
 	Retry    = "retry"    // responses discarded for a retry
 )
 
-// Answers counts the responses of one category: upstream_rq_200, upstream_rq_2xx,
+// ResponseCounters counts the responses of one category: upstream_rq_200, upstream_rq_2xx,
 // upstream_rq_completed, and upstream_rq_time. It counts codes; classes and totals are summed on
 // reading. Its methods are safe for concurrent use and count with one atomic addition.
 type ResponseCounters struct {

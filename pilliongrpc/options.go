@@ -17,11 +17,12 @@ import (
 //
 //	conn, err := grpc.NewClient(addr, append(pilliongrpc.DialOptions(recipes), creds)...)
 //
-// The options chain the interceptors of [UnaryClientInterceptor] and [StreamClientInterceptor]. Interceptors before them see each
-// call once, interceptors after them see each attempt. A [stats.Handler] observes response headers
-// and trailers on the wire. [grpc.WithDisableRetry] turns off the retries of a service
-// configuration, which would multiply with those of the policies. gRPC still makes transparent
-// retries of requests that the server certainly did not process; policies do not see them.
+// The options chain the interceptors of [UnaryClientInterceptor] and [StreamClientInterceptor].
+// Interceptors before them see each call once, interceptors after them see each attempt. A
+// [stats.Handler] observes response headers and trailers on the wire. [grpc.WithDisableRetry] turns
+// off the retries of a service configuration, which would multiply with those of the policies. gRPC
+// still makes transparent retries of requests that the server certainly did not process; policies do
+// not see them.
 func DialOptions(r pillion.Resolver) []grpc.DialOption {
 	return []grpc.DialOption{
 		grpc.WithChainUnaryInterceptor(UnaryClientInterceptor(r)),

@@ -21,8 +21,8 @@ import (
 )
 
 // StreamServer returns an interceptor that applies the policies of the upstream that r finds to
-// streams of a server, as [UnaryServerInterceptor] does to calls. The per-try and idle timeouts apply until the
-// first message or header is sent, the total timeout to the end.
+// streams of a server, as [UnaryServerInterceptor] does to calls. The per-try and idle timeouts
+// apply until the first message or header is sent, the total timeout to the end.
 //
 // If a timeout fires while the handler is in RecvMsg or SendMsg, the client is slow: the stream ends
 // immediately, and RecvMsg and SendMsg return an error. For this the handler runs in a separate

@@ -35,13 +35,13 @@ const (
 // Each upstream counts separately. The window moves in tenths, and up to 15 calls are counted
 // late. Mirrors RetryBudget of Finagle and linkerd.
 type Budget struct {
-	// Percent is the share of the calls, in percent. The zero value means 20; Zero means no share; any
-	// other value below 1 is an error. Mirrors percentCanRetry, which is a ratio.
+	// Percent is the share of the calls, in percent. The zero value means 20; Zero means no share;
+	// any other value below 1 is an error. Mirrors percentCanRetry, which is a ratio.
 	Percent float64 `json:"percent,omitempty"`
 
 	// MinPerSecond is the number of retries per second of Window that are allowed in addition
-	// to Percent. The zero value means 10; Zero means 0; any other negative value is an error. Mirrors
-	// minRetriesPerSec.
+	// to Percent. The zero value means 10; Zero means 0; any other negative value is an error.
+	// Mirrors minRetriesPerSec.
 	MinPerSecond int `json:"min_per_second,omitempty"`
 
 	// Window is the period over which calls and retries are counted. Zero means 10s; less than
@@ -95,7 +95,7 @@ func (b *Budget) start() *budget {
 	}}
 }
 
-// orStandard returns value, or standard if value is 0, or 0 if value is None.
+// orStandard returns value, or standard if value is 0, or 0 if value is Zero.
 func orStandard(value, standard float64) float64 {
 	switch value {
 	case 0:

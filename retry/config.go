@@ -59,8 +59,7 @@ type Config struct {
 	// concurrent use.
 	When func(o *policy.Outcome) bool `json:"-"`
 
-	// NumRetries is the maximum number of retries of a call. The zero value means 1; Never
-	// that means no
+	// NumRetries is the maximum number of retries of a call. The zero value means 1; Never means no
 	// retries; any other negative value is an error. Mirrors num_retries.
 	NumRetries int `json:"num_retries,omitempty"`
 

@@ -30,14 +30,14 @@ const (
 // failure if its status is 5xx; On, Not and Matching receive it as a [*policy.StatusError]. The
 // retries end when the call is canceled or out of time.
 type Retryable struct {
-	// Tries is the maximum number of attempts, including the first. The zero value means 2; 1 means no
-	// retries; Unlimited retries until the total timeout or the caller ends the call; any other
+	// Tries is the maximum number of attempts, including the first. The zero value means 2; 1 means
+	// no retries; Unlimited retries until the total timeout or the caller ends the call; any other
 	// negative value is an error. The gem's 0, which does not run the work, has no counterpart.
 	// Mirrors tries.
 	Tries int `json:"tries,omitempty"`
 
-	// Sleep is the wait between attempts. The zero value means 1s; Zero means no wait; any other value
-	// below 1ms is an error. Mirrors sleep as a number.
+	// Sleep is the wait between attempts. The zero value means 1s; Zero means no wait; any other
+	// value below 1ms is an error. Mirrors sleep as a number.
 	Sleep time.Duration `json:"sleep,omitempty"`
 
 	// SleepFunc, if set, returns the wait after a failed attempt: retry is 0 after the first

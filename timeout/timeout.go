@@ -30,7 +30,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Unlimited means no timeout, where the zero can mean a default.
+// Unlimited means no timeout, where zero can mean a default.
 const Unlimited time.Duration = -1
 
 // DefaultTotal is the default of Total, as in Envoy.
