@@ -85,7 +85,7 @@ func (p *envoyRule) addStatusCodes(lists []string) {
 
 func (p *envoyRule) addHeaders(lists []string) {
 	for name := range elements(lists) {
-		if m, err := (HeaderMatcher{Name: name}).compile(); err == nil {
+		if m, err := (HeaderMatcher{Name: name}).Compile(); err == nil {
 			p.headers = append(slices.Clip(p.headers), m)
 		}
 	}
