@@ -154,9 +154,9 @@ func status(o *policy.Outcome) (code int, ok bool) {
 
 // localStatus is the status that Envoy counts for a call without a response. A call that
 // ran into its total limit is counted with each attempt that was under way, not here: during
-// a back-off there was none.
+// a back-off there was none. A call that a filter of Envoy's refuses never comes to a cluster.
 func localStatus(o *policy.Outcome) int {
-	if cutOff(o) {
+	if cutOff(o) || o.Detail.Unrouted() {
 		return 0
 	}
 	return o.Detail.LocalStatus()

@@ -19,8 +19,9 @@ type Chain struct {
 	policies    []Policy
 	listeners   []Listener
 	preparers   []func(*Attempt)
-	stats       []Stat
-	shows       []func(Stat) // of policies that show statistics
+	offering    sync.Mutex
+	stats       []Stat       // guarded by offering
+	shows       []func(Stat) // of policies that show statistics; guarded by offering
 	claims      map[any]struct{}
 	retries     retryLimiter
 	keeps       int64 // how many bytes of a request body adapters keep for a retry

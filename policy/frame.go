@@ -43,9 +43,13 @@ func (f *Frame) Init(chain *Chain, x Exchange) {
 func (f *Frame) First() *Attempt { return (*Attempt)(&f.first) }
 
 // Attempts is how many attempts have begun. Where no policy repeats calls they are not counted:
-// it is one.
+// it is one, or none if the call was refused before it came to the upstream's route.
 func (f *Frame) Attempts() int {
-	if !f.chain.repeats {
+	switch {
+	case f.chain.repeats:
+	case f.first.outcome.Detail.Unrouted():
+		return 0
+	default:
 		return 1
 	}
 	return int(f.attempts.Load())
