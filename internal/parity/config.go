@@ -29,7 +29,7 @@ func notYet(format string, args ...any) error {
 
 // settings is the configuration of the library that stands for Envoy's.
 type settings struct {
-	grpcStats      bool // count calls by gRPC method
+	filters        filters
 	connectTimeout time.Duration
 	limits         *limits.Config // nil if several routes would share them
 	metrics        metrics.Config
@@ -129,7 +129,7 @@ type (
 
 // fragments is the whole configuration.
 type fragments struct {
-	grpcStats   bool // the filter grpc_stats is present
+	filters     filters
 	cluster     envoyCluster
 	route       envoyRouteAction
 	routes      []envoyRoute
@@ -174,7 +174,6 @@ var parts = map[string]string{
 	"max_pending_requests":             "a connection pool",
 	"typed_extension_protocol_options": "a connection pool",
 	"hedge_policy":                     "hedging",
-	"http_filters":                     "filters: faults, rate limits, gRPC statistics",
 	"internal_redirect_policy":         "internal redirects",
 	"idle_timeout":                     "stream idle timeouts",
 	"max_stream_duration":              "stream durations",
@@ -189,9 +188,6 @@ var parts = map[string]string{
 	"priority HIGH":                    "priorities",
 
 	"x-envoy-hedge-on-per-try-timeout":         "hedging",
-	"x-envoy-fault-abort-request":              "filters: faults, rate limits, gRPC statistics",
-	"x-envoy-fault-delay-request":              "filters: faults, rate limits, gRPC statistics",
-	"x-envoy-downstream-service-cluster":       "filters: faults, rate limits, gRPC statistics",
 	"x-envoy-upstream-rq-timeout-alt-response": "other responses to timeouts",
 
 	"upstream.maintenance_mode.upstream": "maintenance mode",
@@ -222,7 +218,7 @@ func configure(s *Scenario) (*settings, error) {
 	if t := f.cluster.ConnectTimeout; t != nil {
 		c.connectTimeout = time.Duration(*t)
 	}
-	c.grpcStats = f.grpcStats
+	c.filters = f.filters
 	c.metrics = metrics.Config{External: f.external, CallerStatNames: !f.external, TimeoutBudget: f.cluster.TrackClusterStats.TimeoutBudgets}
 	if c.limits, err = f.cluster.limits(); err != nil {
 		return nil, err
@@ -279,7 +275,7 @@ var honored = []string{
 // honors.
 func supportedHeaders(headers map[string]string) error {
 	for name := range headers {
-		if strings.HasPrefix(name, "x-envoy-") && !slices.Contains(honored, name) {
+		if strings.HasPrefix(name, "x-envoy-") && !slices.Contains(honored, name) && !isFaultHeader(name) {
 			return missingField("", name)
 		}
 	}
@@ -292,13 +288,9 @@ func readFragments(sections map[string]json.RawMessage) (*fragments, error) {
 	f := &fragments{route: envoyRouteAction{Cluster: clusterName}}
 	into := map[string]any{
 		"cluster": &f.cluster, "route": &f.route, "routes": &f.routes, "virtual_host": &f.virtualHost,
-		"router": &f.router, "runtime": &f.runtime, "external": &f.external,
+		"router": &f.router, "runtime": &f.runtime, "external": &f.external, "http_filters": &f.filters,
 	}
 	for _, section := range slices.Sorted(maps.Keys(sections)) {
-		if section == "http_filters" && onlyGRPCStats(sections[section]) {
-			f.grpcStats = true
-			continue
-		}
 		target, ok := into[section]
 		if !ok {
 			return nil, missingField("", section)
