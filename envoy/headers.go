@@ -25,6 +25,7 @@ const (
 	GRPCMessageHeader       = "Grpc-Message"
 	GRPCStatusHeader        = "Grpc-Status"
 	GRPCTimeoutHeader       = "Grpc-Timeout"
+	HedgeHeader             = "X-Envoy-Hedge-On-Per-Try-Timeout"
 	IsTimeoutRetryHeader    = "X-Envoy-Is-Timeout-Retry"
 	MaxRetriesHeader        = "X-Envoy-Max-Retries"
 	OverloadedHeader        = "X-Envoy-Overloaded"

@@ -33,7 +33,7 @@ type client struct {
 
 	sent     atomic.Uint64 // the caller's messages
 	received atomic.Uint64
-	retried  atomic.Bool // there was a next attempt
+	retried  atomic.Bool // there was an attempt after the first
 }
 
 // attempt is what one attempt adds to its Call: its own request metadata, and its own
@@ -42,8 +42,8 @@ type client struct {
 type attempt struct {
 	sight
 	number       int         // of the attempt, from 1
-	notConnected bool        // it got no connection
-	redial       bool        // the attempt before it got no connection
+	notConnected atomic.Bool // it got no connection
+	before       *attempt    // the one that it was made from; nil for the first
 	md           metadata.MD // the request's; nil while it is the caller's
 	header       metadata.MD // the response's; nil if it had nothing but trailers
 	trailer      metadata.MD
@@ -136,12 +136,23 @@ func (a *attempt) outgoing(ctx context.Context) context.Context {
 	return &a.sent
 }
 
+// redials reports whether the attempt before this one got no connection.
+func (a *attempt) redials() bool { return a.before != nil && a.before.notConnected.Load() }
+
+// begin takes down that an attempt begins.
+func (x *client) begin(a *attempt, c *policy.Attempt) {
+	a.number, a.watched = c.Call().Attempt(), c.Observed()
+	if a.number > 1 {
+		x.retried.Store(true)
+	}
+}
+
 // after makes a the attempt that follows before: it starts with the same request metadata.
 func (a *attempt) after(before *attempt) {
 	if before.md != nil {
 		a.md = before.md.Copy()
 	}
-	a.redial = before.notConnected
+	a.before = before
 }
 
 // GRPCStatus is the code that the caller gets.

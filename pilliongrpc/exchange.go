@@ -29,6 +29,7 @@ var _ interface {
 	policy.MessageCounter
 	policy.GRPCCoder
 	policy.ConnectionObserver
+	policy.Sequential
 } = (*exchange)(nil)
 
 // Try opens a stream and waits for the response headers.
@@ -40,7 +41,8 @@ func (x *exchange) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome
 	}
 	defer a.over.Store(true)
 	c.Prepare()
-	a.of, a.ctx, a.number, a.watched = c, ctx, c.Call().Attempt(), c.Observed()
+	x.begin(&a.attempt, c)
+	a.of, a.ctx = c, ctx
 	o.Value = a
 	x.hold(c)
 	open, err := x.try(a) //nolint:contextcheck // a has it
@@ -81,7 +83,7 @@ var errBeside = errors.New("pilliongrpc: a stream has one attempt at a time: it 
 // try opens a stream and, if a policy acts on them, waits for its response headers. It is
 // open when there are any. If it is not, and there is no error, it has ended well.
 func (x *exchange) try(a *streamAttempt) (open bool, err error) {
-	if a.redial {
+	if a.redials() {
 		x.redial(a.ctx)
 	}
 	var ctx context.Context
@@ -202,6 +204,9 @@ func (x *exchange) drop() {
 	x.trying = nil
 }
 
+// Sequential is true: a stream has one attempt at a time.
+func (x *exchange) Sequential() bool { return true }
+
 // Classify takes a status for what it is, whether it came before or after the response headers.
 func (x *exchange) Classify(c *policy.Attempt, o *policy.Outcome, err error) {
 	a := &x.attempt(c).attempt
@@ -240,7 +245,6 @@ func (x *exchange) attempt(c *policy.Attempt) *streamAttempt {
 // NewAttempt returns the storage of the next attempt.
 func (x *exchange) NewAttempt(from *policy.Attempt) *policy.Attempt {
 	before := x.attempt(from)
-	x.retried.Store(true)
 	next := &struct {
 		of      policy.Attempt
 		attempt streamAttempt

@@ -89,9 +89,11 @@ func (c *Chain) wrap(policies []Policy) (next Func, bad []error) {
 			bad = append(bad, err)
 			continue
 		}
-		if next = wrapped; placeOf(p).Rank == Hedges {
-			next, c.hedges = rememberWinner(wrapped), true
+		rank := placeOf(p).Rank
+		if next = wrapped; rank.repeats() {
+			next = rememberWinner(wrapped)
 		}
+		c.hedges = c.hedges || rank == Hedges
 	}
 	slices.Reverse(bad)
 	return next, bad
@@ -105,7 +107,7 @@ func countAttempts(next Func) Func {
 	}
 }
 
-// rememberWinner stands right outside a policy that runs attempts concurrently.
+// rememberWinner stands right outside a policy that may run attempts concurrently.
 func rememberWinner(next Func) Func {
 	return func(ctx context.Context, c *Call) *Outcome {
 		o := next(ctx, c)

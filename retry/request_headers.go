@@ -16,6 +16,7 @@ import (
 //nolint:gochecknoglobals // a list that nothing writes
 var envoyHeaders = []string{
 	envoy.RetryOnHeader, envoy.RetryGRPCOnHeader, envoy.MaxRetriesHeader, envoy.RetriableStatusHeader, envoy.RetriableHeadersHeader,
+	envoy.HedgeHeader,
 }
 
 // heeding is p with what the caller's headers ask for, or p itself where they ask for
@@ -23,7 +24,7 @@ var envoyHeaders = []string{
 func (p *envoyRule) honoring(c *policy.Call) *envoyRule {
 	var asked [5][]string
 	some := false
-	for i, name := range envoyHeaders {
+	for i, name := range envoyHeaders[:len(asked)] {
 		asked[i] = c.RequestHeaderValues(name)
 		some = some || len(asked[i]) > 0
 	}
@@ -39,6 +40,21 @@ func (p *envoyRule) honoring(c *policy.Call) *envoyRule {
 	q.addStatusCodes(asked[3])
 	q.addHeaders(asked[4])
 	return &q
+}
+
+// hedging reports whether the attempts of a call are hedged, which a header may say.
+func (l *loop) hedging(c *policy.Call) bool {
+	values := c.RequestHeaderValues(envoy.HedgeHeader)
+	if len(values) != 1 {
+		return l.hedges
+	}
+	switch values[0] {
+	case "true":
+		return true
+	case "false":
+		return false
+	}
+	return l.hedges
 }
 
 // number reads a header that holds one number, as Envoy does: of 64 bits, with blanks

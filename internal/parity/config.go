@@ -73,6 +73,9 @@ type (
 		Cluster     string            `json:"cluster"`
 		Timeout     *duration         `json:"timeout"`
 		RetryPolicy *envoyRetryPolicy `json:"retry_policy"`
+		HedgePolicy struct {
+			HedgeOnPerTryTimeout bool `json:"hedge_on_per_try_timeout"`
+		} `json:"hedge_policy"`
 	}
 	envoyRoute struct {
 		Match struct {
@@ -173,7 +176,6 @@ var parts = map[string]string{
 	"max_connections":                  "a connection pool",
 	"max_pending_requests":             "a connection pool",
 	"typed_extension_protocol_options": "a connection pool",
-	"hedge_policy":                     "hedging",
 	"internal_redirect_policy":         "internal redirects",
 	"idle_timeout":                     "stream idle timeouts",
 	"max_stream_duration":              "stream durations",
@@ -187,7 +189,6 @@ var parts = map[string]string{
 	"priority":                         "priorities",
 	"priority HIGH":                    "priorities",
 
-	"x-envoy-hedge-on-per-try-timeout":         "hedging",
 	"x-envoy-upstream-rq-timeout-alt-response": "other responses to timeouts",
 
 	"upstream.maintenance_mode.upstream": "maintenance mode",
@@ -269,6 +270,7 @@ func supported(s *Scenario) error {
 var honored = []string{
 	"x-envoy-retry-on", "x-envoy-retry-grpc-on", "x-envoy-max-retries", "x-envoy-retriable-status-codes", "x-envoy-retriable-header-names",
 	"x-envoy-upstream-rq-timeout-ms", "x-envoy-upstream-rq-per-try-timeout-ms", "x-envoy-upstream-alt-stat-name",
+	"x-envoy-hedge-on-per-try-timeout",
 }
 
 // supportedHeaders returns an error if a caller sends a header of Envoy that no policy
@@ -375,7 +377,9 @@ func (f *fragments) makeRoute(r envoyRoute) (made route, err error) {
 		return made, nil
 	}
 	made.timeout.PerTry, made.timeout.Idle = f.limit(r, policy.PerTryTimeout), f.limit(r, policy.PerTryIdleTimeout)
-	made.retry, err = policy.retries(f.runtime, !f.external)
+	if made.retry, err = policy.retries(f.runtime, !f.external); made.retry != nil {
+		made.retry.HedgeOnPerTryTimeout = r.Route.HedgePolicy.HedgeOnPerTryTimeout
+	}
 	return made, err
 }
 
