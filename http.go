@@ -277,13 +277,14 @@ func (t *transport) roundTrip(req *http.Request, ended policy.Hook) (*http.Respo
 }
 
 // failed is the result of a call without a response: a local reply if the caller asked for
-// such and is not gone, else the error.
+// such, or a policy for this one, and the caller is not gone; else the error.
 func (t *transport) failed(req *http.Request, o *policy.Outcome, attempts int) (*http.Response, error) {
 	detail := o.Detail
 	if o.Has(policy.Informational) {
 		detail = detail.BeforeResponse()
 	}
-	if !t.upstream.options.LocalReplies || detail.LocalStatus() == 0 || req.Context().Err() != nil {
+	replies := t.upstream.options.LocalReplies || detail.Injected()
+	if !replies || detail.LocalStatus() == 0 || req.Context().Err() != nil {
 		return nil, o.Err
 	}
 	resp := t.localReply(req, detail, attempts)

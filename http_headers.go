@@ -10,7 +10,7 @@ import (
 // countAttemptsIn tells the caller, where it was asked for, how many attempts the
 // response took.
 func (t *transport) countAttemptsIn(resp *http.Response, attempts int) {
-	if !t.upstream.options.IncludeAttemptCountInResponse {
+	if attempts == 0 || !t.upstream.options.IncludeAttemptCountInResponse {
 		return
 	}
 	if resp.Header == nil {

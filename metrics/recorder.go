@@ -153,9 +153,9 @@ func status(o *policy.Outcome) (code int, ok bool) {
 
 // localStatus returns the status that Envoy counts for a call without a response. It returns 0 for
 // a call whose total timeout fired: that is counted with the active attempt, if any, because
-// during a back-off there is none.
+// during a back-off there is none. A call that a filter of Envoy's refuses never comes to a cluster.
 func localStatus(o *policy.Outcome) int {
-	if cutOff(o) {
+	if cutOff(o) || o.Detail.Unrouted() {
 		return 0
 	}
 	return o.Detail.LocalStatus()

@@ -33,7 +33,7 @@ type client struct {
 
 	sent     atomic.Uint64 // the caller's messages
 	received atomic.Uint64
-	retried  atomic.Bool // there was a next attempt
+	retried  atomic.Bool // there was an attempt after the first
 }
 
 // attempt is the state of an attempt beyond its Call: separate request metadata, and separate
@@ -42,8 +42,8 @@ type client struct {
 type attempt struct {
 	sight
 	number       int         // counts from 1
-	notConnected bool        // it got no connection
-	redial       bool        // the previous attempt got no connection
+	notConnected atomic.Bool // it got no connection
+	before       *attempt    // the one that it was made from; nil for the first
 	md           metadata.MD // of the request; nil while it is the caller's
 	header       metadata.MD // of the response; nil if it was trailers-only
 	trailer      metadata.MD
@@ -136,12 +136,23 @@ func (a *attempt) outgoing(ctx context.Context) context.Context {
 	return &a.sent
 }
 
+// redials reports whether the attempt before this one got no connection.
+func (a *attempt) redials() bool { return a.before != nil && a.before.notConnected.Load() }
+
+// begin takes down that an attempt begins.
+func (x *client) begin(a *attempt, c *policy.Attempt) {
+	a.number, a.watched = c.Call().Attempt(), c.Observed()
+	if a.number > 1 {
+		x.retried.Store(true)
+	}
+}
+
 // after initializes a as the attempt that follows before, with the same request metadata.
 func (a *attempt) after(before *attempt) {
 	if before.md != nil {
 		a.md = before.md.Copy()
 	}
-	a.redial = before.notConnected
+	a.before = before
 }
 
 // GRPCStatus returns the code that the caller receives.

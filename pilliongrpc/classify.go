@@ -25,7 +25,7 @@ type meaning struct {
 func classify(u *pillion.Upstream, a *attempt, o *policy.Outcome, err error) {
 	s, _ := status.FromError(err)
 	m := a.meaning(s)
-	a.notConnected = m.is.Any(policy.ConnectFailure)
+	a.notConnected.Store(m.is.Any(policy.ConnectFailure))
 	if f := m.detail.Flags(); f != 0 {
 		err = &pillion.UpstreamError{Upstream: u.Name(), Flags: f, Detail: m.detail, Err: err}
 		o.Flags |= f

@@ -30,6 +30,7 @@ var _ interface {
 	policy.MessageCounter
 	policy.GRPCCoder
 	policy.ConnectionObserver
+	policy.Sequential
 } = (*exchange)(nil)
 
 // Try opens a stream and waits for the response headers.
@@ -41,7 +42,8 @@ func (x *exchange) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome
 	}
 	defer a.over.Store(true)
 	c.Prepare()
-	a.of, a.ctx, a.number, a.watched = c, ctx, c.Call().Attempt(), c.Observed()
+	x.begin(&a.attempt, c)
+	a.of, a.ctx = c, ctx
 	o.Value = a
 	x.hold(c)
 	open, err := x.try(a) //nolint:contextcheck // a holds the context
@@ -82,7 +84,7 @@ var errBeside = errors.New("pilliongrpc: a stream cannot be hedged: it has one a
 // try opens a stream and, if a policy acts on response headers, waits for them. open reports
 // whether they arrived. If they did not and err is nil, the stream has ended with status OK.
 func (x *exchange) try(a *streamAttempt) (open bool, err error) {
-	if a.redial {
+	if a.redials() {
 		x.redial(a.ctx)
 	}
 	var ctx context.Context
@@ -203,6 +205,9 @@ func (x *exchange) drop() {
 	x.trying = nil
 }
 
+// Sequential is true: a stream has one attempt at a time.
+func (x *exchange) Sequential() bool { return true }
+
 // Classify classifies a status, before or after the response headers.
 func (x *exchange) Classify(c *policy.Attempt, o *policy.Outcome, err error) {
 	a := &x.attempt(c).attempt
@@ -241,7 +246,6 @@ func (x *exchange) attempt(c *policy.Attempt) *streamAttempt {
 // NewAttempt returns the storage of the next attempt.
 func (x *exchange) NewAttempt(from *policy.Attempt) *policy.Attempt {
 	before := x.attempt(from)
-	x.retried.Store(true)
 	next := &struct {
 		of      policy.Attempt
 		attempt streamAttempt

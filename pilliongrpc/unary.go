@@ -107,7 +107,8 @@ func (x *unaryCall) settle(u *pillion.Upstream, o *policy.Outcome) error {
 func (x *unaryCall) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome) {
 	a := x.attempt(c)
 	c.Prepare()
-	a.number, a.watched, a.reply = c.Call().Attempt(), c.Observed(), x.replyFor()
+	x.begin(&a.attempt, c)
+	a.reply = x.replyFor()
 	err := x.invoke(ctx, a, c)
 	a.over.Store(true)
 	if a.watched {
@@ -127,7 +128,7 @@ func (x *unaryCall) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcom
 
 // invoke makes the call of an attempt. The per-try timeout ends with the response headers.
 func (x *unaryCall) invoke(ctx context.Context, a *unaryAttempt, c *policy.Attempt) error {
-	if a.redial {
+	if a.redials() {
 		x.redial(ctx)
 	}
 	a.follow(c)
@@ -163,7 +164,6 @@ func (x *unaryCall) NewAttempt(from *policy.Attempt) *policy.Attempt {
 	if !before.over.Load() {
 		x.beside.Store(true)
 	}
-	x.retried.Store(true)
 	next := &struct {
 		of      policy.Attempt
 		attempt unaryAttempt

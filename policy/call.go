@@ -24,10 +24,11 @@ type Call struct {
 	limits       limits
 	outcome      Outcome
 	hooks        hooks
-	state        uint32   // until stateWatched: see the table in lifecycle.go
-	afterTimeout bool     // the attempt before ran into its timeout
-	stream       *Stream  // what outlives the attempt; nil where nothing does
-	states       [3]State // of the first slots; most chains need no more
+	state        uint32      // until stateWatched: see the table in lifecycle.go
+	afterTimeout bool        // the attempt before ran into its timeout
+	stream       *Stream     // what outlives the attempt; nil where nothing does
+	outlasts     func(*Call) // called in place of ending the attempt by its limit; nil for none
+	states       [3]State    // of the first slots; most chains need no more
 	more         *[]State
 }
 
@@ -100,7 +101,7 @@ func (c *Call) Attempts() int { return c.frame.Attempts() }
 // Endpoint is the address that this attempt goes to, as far as it is known: a
 // policy that picks one said so, or somebody listens or asks with [pillion.WithInfo].
 func (c *Call) Endpoint() string {
-	if !c.frame.chain.hedges {
+	if !c.frame.mayRace() {
 		return c.endpoint
 	}
 	c.frame.naming.Lock()
@@ -111,7 +112,7 @@ func (c *Call) Endpoint() string {
 // SetEndpoint is for whoever picks the address that this attempt goes to, before
 // it is sent.
 func (c *Call) SetEndpoint(address string) {
-	if c.frame.chain.hedges { // a policy outside may read it while another attempt has won
+	if c.frame.mayRace() { // a policy outside may read it while another attempt has won
 		c.frame.naming.Lock()
 		defer c.frame.naming.Unlock()
 	}
@@ -255,6 +256,7 @@ func (c *Call) Next() *Call {
 	c.frame.forked.Store(true)
 	next := c.successor()
 	next.frame, next.attempt, next.from, next.limits = c.frame, c.attempt+1, c, c.limits
+	next.outlasts = c.outlasts
 	next.afterTimeout = c.outcome.Has(PerTryTimeout)
 	return next
 }

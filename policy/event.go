@@ -21,6 +21,8 @@ const (
 	EventRetryAbandoned                      // the call cannot be retried, because its body cannot be sent again
 	EventRetryTooLate                        // the call needs a retry, but the back-off does not fit in the time left
 	EventRetrySuccess                        // a call that was retried came to a result that needs no further retry, whatever it is
+	EventDelayed                             // a policy holds the call up on purpose, for so long as the back-off says
+	EventOverdue                             // the limit of an attempt is over, and it goes on: a retry may run beside it
 	EventEnd                                 // the call, its body included, has ended
 )
 
@@ -36,6 +38,8 @@ var eventNames = [...]string{
 	EventRetryAbandoned:     "retry abandoned",
 	EventRetryTooLate:       "retry too late",
 	EventRetrySuccess:       "retry success",
+	EventDelayed:            "delayed",
+	EventOverdue:            "overdue",
 	EventEnd:                "end",
 }
 
@@ -53,7 +57,7 @@ type Event struct {
 	Kind    EventKind
 	Call    *Call    // the attempt, or the first one for what concerns the whole call
 	Outcome *Outcome // what it happened with; empty at EventAttempt
-	BackOff BackOff  // at EventRetryScheduled and EventRetry
+	BackOff BackOff  // at EventRetryScheduled, EventRetry and EventDelayed
 }
 
 // BackOff is a wait before a further attempt.

@@ -23,6 +23,7 @@ type Frame struct {
 	observer   Observer
 	attempts   atomic.Int32
 	forked     atomic.Bool          // there is more than one Call
+	concurrent atomic.Bool          // and they may run concurrently, whatever the policies' ranks
 	overflowed atomic.Bool          // a retry was not made because of a budget or a limit
 	latest     atomic.Pointer[Call] // the attempt that last named its endpoint
 	sent       atomic.Pointer[Call] // the last attempt that went to the wire, if it is not the first
@@ -43,9 +44,13 @@ func (f *Frame) Init(chain *Chain, x Exchange) {
 func (f *Frame) First() *Attempt { return (*Attempt)(&f.first) }
 
 // Attempts is how many attempts have begun. Where no policy repeats calls they are not counted:
-// it is one.
+// it is one, or none if the call was refused before it came to the upstream's route.
 func (f *Frame) Attempts() int {
-	if !f.chain.repeats {
+	switch {
+	case f.chain.repeats:
+	case f.first.outcome.Detail.Unrouted():
+		return 0
+	default:
 		return 1
 	}
 	return int(f.attempts.Load())
@@ -170,7 +175,10 @@ func sameValue(v, w any) bool {
 }
 
 // hedged reports whether attempts may run concurrently.
-func (f *Frame) hedged() bool { return f.chain.hedges && f.forked.Load() }
+func (f *Frame) hedged() bool { return f.mayRace() && f.forked.Load() }
+
+// mayRace is hedged for a call that has one attempt so far.
+func (f *Frame) mayRace() bool { return f.chain.hedges || f.concurrent.Load() }
 
 // last returns the last attempt that went to the wire.
 func (f *Frame) last() *Call {

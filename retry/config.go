@@ -113,10 +113,20 @@ type Config struct {
 	// them.
 	RetryRefused bool `json:"retry_refused,omitempty"`
 
+	// HedgeOnPerTryTimeout has an attempt go on when the limit of one attempt is over: in place of
+	// ending it, a retry runs beside it. The first response that needs no retry is the result, and
+	// the other attempts are canceled. Such a retry is made whatever On says, but for calls that On
+	// or RetriableRequestHeaders exclude; NumRetries, the back-off and the budget hold for it. Where
+	// the retries are used up, attempts are waited for without a limit of their own, and the call has
+	// the flag URX. Each call costs a goroutine for each attempt. Streams of gRPC are not hedged.
+	// Mirrors hedge_on_per_try_timeout of Envoy's HedgePolicy.
+	HedgeOnPerTryTimeout bool `json:"hedge_on_per_try_timeout,omitempty"`
+
 	// EnvoyHeaders lets a caller ask for retries in request headers, as Envoy does for internal
 	// requests: x-envoy-retry-on and x-envoy-retry-grpc-on add Envoy's conditions to On,
 	// x-envoy-max-retries replaces NumRetries, x-envoy-retriable-status-codes and
-	// x-envoy-retriable-header-names add to the lists. Invalid values are ignored, and the
+	// x-envoy-retriable-header-names add to the lists, x-envoy-hedge-on-per-try-timeout (true or
+	// false) takes the place of HedgeOnPerTryTimeout. Invalid values are ignored, and the
 	// headers are not forwarded. If On is empty, only the headers' conditions apply. Set it only
 	// for trusted requests.
 	EnvoyHeaders bool `json:"envoy_headers,omitempty"`
@@ -136,13 +146,14 @@ func (c Config) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 		return nil, err
 	}
 	l := newLoop(s, p, c.Budget, next)
+	l.hedges = c.HedgeOnPerTryTimeout
 	if !c.EnvoyHeaders {
 		return l.call, nil
 	}
 	s.Require(policy.Needs{Consume: envoyHeaders})
 	return func(ctx context.Context, call *policy.Call) *policy.Outcome {
 		asked := *l
-		asked.rule = p.honoring(call)
+		asked.rule, asked.hedges = p.honoring(call), l.hedging(call)
 		return asked.call(ctx, call)
 	}, nil
 }

@@ -92,11 +92,11 @@ func TestHeaderMatcher_lines(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			tc.matcher.Name = "X-Verdict"
-			m, err := tc.matcher.compile()
+			m, err := tc.matcher.Compile()
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := m.matches(tc.lines); got != tc.want {
+			if got := m.Matches(tc.lines); got != tc.want {
 				t.Errorf("%+v on %q: got %v, want %v", tc.matcher, tc.lines, got, tc.want)
 			}
 		})
@@ -146,7 +146,7 @@ func FuzzHeaderMatcher(f *testing.F) {
 	f.Add("X A", "", "", "", "", "", "", "")
 	f.Fuzz(func(t *testing.T, name, exact, prefix, suffix, contains, regex, first, second string) {
 		h := HeaderMatcher{Name: name, Exact: exact, Prefix: prefix, Suffix: suffix, Contains: contains, Regex: regex}
-		m, err := h.compile()
+		m, err := h.Compile()
 		if err != nil {
 			if strings.Contains(err.Error(), "\n") {
 				t.Errorf("%+v: got %q, want an error of one line", h, err)
@@ -154,22 +154,22 @@ func FuzzHeaderMatcher(f *testing.F) {
 			return
 		}
 		h.Invert = true
-		inverted, err := h.compile()
+		inverted, err := h.Compile()
 		if err != nil {
 			t.Fatalf("%+v: got %v when inverted", h, err)
 		}
 		for _, lines := range [][]string{{}, {first}, {second}, {first, second}} {
-			if m.matches(lines) == inverted.matches(lines) {
+			if m.Matches(lines) == inverted.Matches(lines) {
 				t.Errorf("%+v on %q: Invert makes no difference", h, lines)
 			}
 		}
-		if (m.matches([]string{first}) || m.matches([]string{second})) && !m.matches([]string{first, second}) {
+		if (m.Matches([]string{first}) || m.Matches([]string{second})) && !m.Matches([]string{first, second}) {
 			t.Errorf("%+v: one of %q and %q matches, but not both", h, first, second)
 		}
-		if m.matches(nil) || inverted.matches(nil) != (m.test == nil) {
+		if m.Matches(nil) || inverted.Matches(nil) != (exact+prefix+suffix+contains+regex == "") {
 			t.Errorf("%+v: want a missing header to match only an inverted matcher with nothing but a name", h)
 		}
-		if exact != "" && m.matches([]string{first}) != (first == exact) {
+		if exact != "" && m.Matches([]string{first}) != (first == exact) {
 			t.Errorf("%+v on %q: got %v", h, first, first != exact)
 		}
 	})

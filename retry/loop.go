@@ -34,6 +34,7 @@ type loop struct {
 	rule   rule
 	next   policy.Func
 	budget *budget // nil if none
+	hedges bool    // attempts go on when their limit is over
 }
 
 func newLoop(s *policy.Builder, r rule, b *Budget, next policy.Func) *loop {
@@ -43,16 +44,26 @@ func newLoop(s *policy.Builder, r rule, b *Budget, next policy.Func) *loop {
 
 // call makes the first attempt, and retries it if needed.
 func (l *loop) call(ctx context.Context, c *policy.Call) *policy.Outcome {
-	o := l.next(ctx, c)
-	l.deposit(o)
-	if l.again(c, o) {
-		o = l.retry(ctx, c, o)
+	var o *policy.Outcome
+	if l.hedges && c.Concurrent() && l.rule.concerns(c) {
+		o = l.hedge(ctx, c)
 	} else {
-		l.checkBody(c, o)
+		o = l.attempts(ctx, c)
 	}
 	if o.Err != nil {
 		o.Err = bare(o.Err)
 	}
+	return o
+}
+
+// attempts makes the attempts one after the other.
+func (l *loop) attempts(ctx context.Context, c *policy.Call) *policy.Outcome {
+	o := l.next(ctx, c)
+	l.deposit(o)
+	if l.again(c, o) {
+		return l.retry(ctx, c, o)
+	}
+	l.checkBody(c, o)
 	return o
 }
 

@@ -19,8 +19,8 @@ type envoyRule struct {
 	refused        bool
 	most           int
 	statusCodes    []int
-	headers        []matcher
-	requestHeaders []matcher
+	headers        []envoy.Matcher
+	requestHeaders []envoy.Matcher
 	base, max      time.Duration
 	source         func() backoff.BackOff
 	reset          []ResetHeader

@@ -16,6 +16,7 @@ import (
 //nolint:gochecknoglobals // read-only list
 var envoyHeaders = []string{
 	envoy.RetryOnHeader, envoy.RetryGRPCOnHeader, envoy.MaxRetriesHeader, envoy.RetriableStatusHeader, envoy.RetriableHeadersHeader,
+	envoy.HedgeHeader,
 }
 
 // honoring returns p extended by the caller's headers, or p if the caller sent none. As in Envoy
@@ -23,7 +24,7 @@ var envoyHeaders = []string{
 func (p *envoyRule) honoring(c *policy.Call) *envoyRule {
 	var asked [5][]string
 	some := false
-	for i, name := range envoyHeaders {
+	for i, name := range envoyHeaders[:len(asked)] {
 		asked[i] = c.RequestHeaderValues(name)
 		some = some || len(asked[i]) > 0
 	}
@@ -39,6 +40,21 @@ func (p *envoyRule) honoring(c *policy.Call) *envoyRule {
 	q.addStatusCodes(asked[3])
 	q.addHeaders(asked[4])
 	return &q
+}
+
+// hedging reports whether the attempts of a call are hedged, which a header may say.
+func (l *loop) hedging(c *policy.Call) bool {
+	values := c.RequestHeaderValues(envoy.HedgeHeader)
+	if len(values) != 1 {
+		return l.hedges
+	}
+	switch values[0] {
+	case "true":
+		return true
+	case "false":
+		return false
+	}
+	return l.hedges
 }
 
 // number parses a header that holds one number, as Envoy does: 64 bits, with optional blanks
@@ -85,7 +101,7 @@ func (p *envoyRule) addStatusCodes(lists []string) {
 
 func (p *envoyRule) addHeaders(lists []string) {
 	for name := range elements(lists) {
-		if m, err := (HeaderMatcher{Name: name}).compile(); err == nil {
+		if m, err := (HeaderMatcher{Name: name}).Compile(); err == nil {
 			p.headers = append(slices.Clip(p.headers), m)
 		}
 	}

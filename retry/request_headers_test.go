@@ -164,7 +164,7 @@ func TestEnvoyHeaders(t *testing.T) {
 func TestEnvoyHeaders_consumed(t *testing.T) {
 	full := http.Header{"X-Own": {"1", "2"}}
 	for i, name := range envoyHeaders {
-		full[name] = []string{[]string{"5xx", "unavailable", "junk", "418", "X-Again"}[i], "junk"}
+		full[name] = []string{[]string{"5xx", "unavailable", "junk", "418", "X-Again", "true"}[i], "junk"}
 	}
 	full.Set(envoy.MaxRetriesHeader, "2")
 	for _, tc := range []struct {
