@@ -19,7 +19,7 @@ import (
 //   - it returns no Outcome, or panics by itself;
 //   - it returns an Outcome with neither a Value nor an error, or with an error without a
 //     [policy.Condition], which other policies take for a success: [policy.Call.Refuse] and
-//     [policy.Outcome.Blame] set one;
+//     [policy.Outcome.Blame] set one; or refuses without an [envoy.Detail];
 //   - it returns an Outcome that it made up, while the response of an attempt is open: the response
 //     must be discarded first;
 //   - it calls next twice with one Call, in place of [policy.Call.Next]; or more than once for a
@@ -291,6 +291,8 @@ func (w *watcher) checkResult(o *policy.Outcome) {
 		w.bad("it returned an error without a Condition, which counts as a success: use Call.Refuse or Outcome.Blame")
 	case o.Err == nil && o.Value == nil:
 		w.bad("it returned an Outcome with neither a Value nor an error")
+	case o.Has(policy.Refused) && o.Detail == nil:
+		w.bad("it refused without a Detail: the call has no response flag and is in no statistic")
 	}
 }
 

@@ -127,6 +127,9 @@ func TestPolicy_bad(t *testing.T) {
 		"a refusal without an error": {policyFunc(func(_ context.Context, c *policy.Call, _ policy.Func) *policy.Outcome {
 			return c.Refuse(nil, limits.Overflow)
 		}), "neither a Value nor an error"},
+		"a refusal without a detail": {policyFunc(func(_ context.Context, c *policy.Call, _ policy.Func) *policy.Outcome {
+			return c.Refuse(errLost, nil)
+		}), "refused without a Detail"},
 		"another context": {policyFunc(func(_ context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 			return next(context.Background(), c)
 		}), "a context that is not derived from its own"},
