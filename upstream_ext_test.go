@@ -93,7 +93,7 @@ func TestNew_reportsAll(t *testing.T) {
 		{
 			"a policy that wraps nothing", "recipes",
 			[]pillion.Policy{policyFunc(func(*policy.Builder, policy.Func) (policy.Func, error) { return nil, nil })},
-			[]string{`upstream "recipes": pillion: pillion_test.policyFunc.Wrap gave neither a Func nor an error`},
+			[]string{`upstream "recipes": pillion: pillion_test.policyFunc.Wrap returned neither a Func nor an error`},
 		},
 		{
 			"a breaker that nobody made", "recipes",
