@@ -39,7 +39,7 @@ func TestAnswerFailure(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			if is, detail := answerFailure(test.err, test.major); is != test.is || detail != test.detail {
+			if is, detail := responseFailure(test.err, test.major); is != test.is || detail != test.detail {
 				t.Errorf("got %b, %v, want %b, %v", is, detail, test.is, test.detail)
 			}
 		})

@@ -251,7 +251,7 @@ func TestTransport_getBodyFails(t *testing.T) {
 func TestTransport_bodyIsGone(t *testing.T) {
 	for buffer, want := range map[int64]string{
 		0: "pillion: the request's body cannot be sent again: it has no GetBody",
-		3: "pillion: the request's body cannot be sent again: it is over Options.ReplayBuffer",
+		3: "pillion: the request's body cannot be sent again: it exceeds Options.ReplayBuffer",
 	} {
 		u := newUpstream(t, pillion.Options{ReplayBuffer: buffer}, around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 			if !c.Replayable() {
@@ -345,9 +345,9 @@ func TestTransport_answerAndError(t *testing.T) {
 func TestTransport_noResponse(t *testing.T) {
 	var none *http.Response
 	for value, want := range map[any]string{
-		nil:    "pillion: recipes: a policy gave a <nil> in place of a response",
-		"soup": "pillion: recipes: a policy gave a string in place of a response",
-		none:   "pillion: recipes: a policy gave a *http.Response in place of a response",
+		nil:    "pillion: recipes: a policy returned a <nil> in place of a response",
+		"soup": "pillion: recipes: a policy returned a string in place of a response",
+		none:   "pillion: recipes: a policy returned a *http.Response in place of a response",
 	} {
 		bodies := newTally()
 		u := newUpstream(t, around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {

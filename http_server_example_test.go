@@ -76,5 +76,5 @@ func ExampleUpstream_Handler_retry() {
 	}
 	_, err = kitchen.Handler(http.NotFoundHandler())
 	fmt.Println(err)
-	// Output: upstream "kitchen": pillion: Handler: a request that is being served cannot be sent again: leave out retry and hedge
+	// Output: upstream "kitchen": pillion: Handler: a server cannot retry or hedge a request; leave out retry and hedge
 }

@@ -738,9 +738,9 @@ func TestHandler_errors(t *testing.T) {
 	}{
 		{"nil handler", nil, nil, `upstream "recipes": pillion: Handler: nil handler`},
 		{"nil function", http.HandlerFunc(nil), nil, `upstream "recipes": pillion: Handler: nil handler`},
-		{"retry", ok, retry.Config{}, "cannot be sent again: leave out retry and hedge"},
-		{"retry that never does", ok, retry.Config{NumRetries: retry.Never}, "cannot be sent again"},
-		{"retryable", ok, retry.Retryable{}, "cannot be sent again"},
+		{"retry", ok, retry.Config{}, "a server cannot retry or hedge a request; leave out retry and hedge"},
+		{"retry that never does", ok, retry.Config{NumRetries: retry.Never}, "cannot retry or hedge"},
+		{"retryable", ok, retry.Retryable{}, "cannot retry or hedge"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

@@ -95,7 +95,7 @@ func TestRetryOverflow_ofOneCall(t *testing.T) {
 
 // TestNew_twice has policies that must stand once.
 func TestNew_twice(t *testing.T) {
-	const twice = `upstream "recipes": pillion: Options: it is given more than once, and only one would hold; write one with all the fields`
+	const twice = `upstream "recipes": pillion: Options: it is given more than once; write one with all the fields`
 	const order = `upstream "recipes": pillion: order: `
 	const anyOrder = "; put AnyOrder among the policies if you mean it"
 	tests := []struct {
