@@ -108,7 +108,7 @@ func (a *Attempt) DiscardWithin(d time.Duration) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.struck.Load() != 0 {
+	if s.fired.Load() != 0 {
 		return false
 	}
 	if l := a.Call().deadline(); l != 0 {
@@ -180,7 +180,7 @@ func (a *Attempt) headersInTime(inTime bool) bool {
 }
 
 // Fired returns the limit whose timeout has fired, 0 if none.
-func (a *Attempt) Fired() Scope { return a.Call().struck() }
+func (a *Attempt) Fired() Scope { return a.Call().fired() }
 
 // TimedOut makes o the outcome of an attempt that a timeout has ended. It adds the timeout to a
 // response whose headers were in time, and replaces any other outcome. That outcome stays even if

@@ -61,7 +61,7 @@ type Stream struct {
 	deadline time.Duration           // on the chain's clock: when the body must have ended; 0 for no limit
 	idle     time.Duration           // the limit on each read of the body
 	readBy   atomic.Int64            // while a read under that limit runs: when it must have returned
-	struck   atomic.Int32            // the Scope whose timeout fired; 0 for none
+	fired    atomic.Int32            // the Scope whose timeout fired; 0 for none
 	total    Scope                   // the scope of deadline
 	scope    Scope                   // the limit that timer is armed for; guarded by mu
 	timer    *timer                  // armed for scope, or for the body; guarded by mu
@@ -105,7 +105,7 @@ func (g *attemptContext) Err() error {
 	if err == nil {
 		return nil
 	}
-	if _, struck := errors.AsType[*TimeoutError](context.Cause(g.ctx)); struck {
+	if _, fired := errors.AsType[*TimeoutError](context.Cause(g.ctx)); fired {
 		return context.DeadlineExceeded
 	}
 	return err
@@ -195,7 +195,7 @@ func (s *Stream) closed() {
 	c := s.detach()
 	var why error
 	if !c.upgraded() {
-		if why = context.Cause(c.frame.ctx); why == nil && s.struck.Load() != 0 {
+		if why = context.Cause(c.frame.ctx); why == nil && s.fired.Load() != 0 {
 			why = context.DeadlineExceeded
 		}
 	}
@@ -306,12 +306,12 @@ func (s *Stream) waitForEnd() {
 
 // broken classifies why an open response broke off.
 func (c *Call) broken(end *Outcome, err error) {
-	struck := c.struck()
+	fired := c.fired()
 	switch {
 	case c.upgraded():
 		c.frame.exchange.Classify((*Attempt)(c), end, err)
-	case struck != 0:
-		c.timedOut(end, struck, nil)
+	case fired != 0:
+		c.timedOut(end, fired, nil)
 	case c.frame.ctx.Err() != nil:
 		c.leave(c.frame.ctx, end, err)
 	default:
@@ -319,12 +319,12 @@ func (c *Call) broken(end *Outcome, err error) {
 	}
 }
 
-// struck returns the limit whose timeout ended the attempt, 0 for none.
-func (c *Call) struck() Scope {
+// fired returns the limit whose timeout ended the attempt, 0 for none.
+func (c *Call) fired() Scope {
 	if c.stream == nil {
 		return 0
 	}
-	return c.stream.hasStruck()
+	return c.stream.firedScope()
 }
 
 // hooks are the hooks of one attempt.
@@ -409,7 +409,7 @@ func (ch *Chain) timer(s *Stream) *timer {
 	t, ok := ch.timers.Get().(*timer)
 	if !ok {
 		t = &timer{pool: &ch.timers}
-		t.timer = time.AfterFunc(time.Hour, func() { t.stream.strike(t) })
+		t.timer = time.AfterFunc(time.Hour, func() { t.stream.fire(t) })
 		t.timer.Stop()
 	}
 	t.stream = s
@@ -445,11 +445,11 @@ func (s *Stream) stop() bool {
 	return t.stop()
 }
 
-// strike is the function of timer t.
-func (s *Stream) strike(t *timer) {
+// fire is the function of timer t.
+func (s *Stream) fire(t *timer) {
 	s.mu.Lock()
 	c := s.call
-	if c == nil || s.timer != t || s.struck.Load() != 0 {
+	if c == nil || s.timer != t || s.fired.Load() != 0 {
 		s.mu.Unlock() // it was stopped, settled or armed again in the meantime
 		return
 	}
@@ -470,7 +470,7 @@ func (s *Stream) strike(t *timer) {
 		s.cut(context.Cause(caller)) // the caller's context ended first, and was not noticed yet
 		return
 	}
-	s.struck.Store(int32(scope))
+	s.fired.Store(int32(scope))
 	limit := c.timeoutError(scope, nil)
 	exchange := c.frame.exchange
 	s.mu.Unlock()
@@ -505,8 +505,8 @@ func (s *Stream) due() (scope Scope, wait time.Duration) {
 	return 0, wait
 }
 
-// hasStruck returns the limit whose timeout ended the attempt, 0 for none.
-func (s *Stream) hasStruck() Scope { return Scope(s.struck.Load()) } //nolint:gosec // only Scopes are stored
+// firedScope returns the limit whose timeout ended the attempt, 0 for none.
+func (s *Stream) firedScope() Scope { return Scope(s.fired.Load()) } //nolint:gosec // only Scopes are stored
 
 // disarm stops the timer of c's attempt when the response headers have arrived. It returns the
 // limit if the timer was faster: then the attempt has timed out, whatever arrived.
@@ -520,14 +520,14 @@ func (s *Stream) disarm(c *Call) Scope {
 // unless an upload has moved its limit.
 func (s *Stream) disarmed(c *Call) Scope {
 	if !s.stop() && (s.scope != c.limits.totalScope() || c.deadline() <= s.chain.now()) {
-		s.struck.CompareAndSwap(0, int32(s.scope))
+		s.fired.CompareAndSwap(0, int32(s.scope))
 	}
-	return s.hasStruck()
+	return s.firedScope()
 }
 
 // rearm sets the timer to the limit that choose returns for the total limit. It returns the limit
 // that has fired, 0 if none.
-func (s *Stream) rearm(c *Call, choose func(scope Scope, left time.Duration) (Scope, time.Duration)) (struck Scope) {
+func (s *Stream) rearm(c *Call, choose func(scope Scope, left time.Duration) (Scope, time.Duration)) (fired Scope) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var scope Scope
@@ -537,10 +537,10 @@ func (s *Stream) rearm(c *Call, choose func(scope Scope, left time.Duration) (Sc
 	}
 	scope, left = choose(scope, left)
 	if s.state.Load() >= stateWatched || (scope != 0 && scope == c.limits.totalScope() && scope == s.scope && s.timer != nil) {
-		return s.hasStruck() // the total limit does not move
+		return s.firedScope() // the total limit does not move
 	}
-	if struck = s.disarmed(c); struck != 0 {
-		return struck
+	if fired = s.disarmed(c); fired != 0 {
+		return fired
 	}
 	if s.scope = scope; scope != 0 {
 		s.start(scope, left)
