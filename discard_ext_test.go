@@ -16,7 +16,7 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// thorny is a body that panics when it is closed for the first time.
+// thorny is a body whose first Close panics.
 type thorny struct {
 	io.Reader
 	closed bool
@@ -30,15 +30,15 @@ func (b *thorny) Close() error {
 	return nil
 }
 
-// TestDiscard_panics has the body of a response panic that is discarded, for a retry or since
-// it came after its time: its attempt ends, and the panic goes on to the caller.
+// TestDiscard_panics discards a response whose body panics, before a retry or because a timeout had
+// fired: its attempt ends, and the panic goes on to the caller.
 func TestDiscard_panics(t *testing.T) {
 	tests := map[string]struct {
 		policy pillion.Policy
 		takes  time.Duration
 	}{
-		"for a retry":    {policy: retry.Config{On: "5xx", NumRetries: 1}},
-		"after its time": {policy: timeout.Config{PerTry: time.Second}, takes: 2 * time.Second},
+		"for a retry":     {policy: retry.Config{On: "5xx", NumRetries: 1}},
+		"after a timeout": {policy: timeout.Config{PerTry: time.Second}, takes: 2 * time.Second},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -21,7 +21,7 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// listen takes down events: what, of which attempt, with what, after which wait.
+// listen records events: kind, attempt, outcome and wait.
 func (j *journal) listen() pillion.Listener {
 	return func(_ context.Context, e policy.Event) {
 		line := fmt.Sprintf("%v %d: %d %v %v", e.Kind, e.Call.Attempt(), e.Outcome.Code, e.Outcome.Flags, e.Outcome.Detail)
@@ -35,7 +35,7 @@ func (j *journal) listen() pillion.Listener {
 	}
 }
 
-// TestListener_sequence holds all that is heard of a call, in its order.
+// TestListener_sequence pins the events of a call, in their order.
 func TestListener_sequence(t *testing.T) {
 	tries := retry.Config{
 		NumRetries: 1, Rand: func() float64 { return 0.5 }, BaseInterval: 20 * time.Millisecond, MaxInterval: 20 * time.Millisecond,
@@ -75,7 +75,7 @@ func TestListener_sequence(t *testing.T) {
 			"attempt end 2: 503 URX via_upstream",
 			"end 1: 503 URX via_upstream",
 		}},
-		{"no leave to retry", []pillion.Policy{tries, limits.Config{MaxRetries: limits.Zero}}, []int{503}, false, []string{
+		{"retry limit", []pillion.Policy{tries, limits.Config{MaxRetries: limits.Zero}}, []int{503}, false, []string{
 			"attempt 1: 0 - ",
 			"retry overflow 1: 503 UO via_upstream",
 			"head",
@@ -103,7 +103,7 @@ func TestListener_sequence(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var heard journal
-				// The listener's place does not matter.
+				// The listener's position does not matter.
 				u := newUpstream(t, append(test.policies, heard.listen(), pillion.Listener(nil))...)
 				attempts := 0
 				req := get(t.Context(), t)
@@ -131,8 +131,8 @@ func TestListener_sequence(t *testing.T) {
 	}
 }
 
-// TestListener_context pins that listeners are called with the caller's context,
-// each of them, and in the order of their registration from the inside out.
+// TestListener_context pins that each listener is called with the caller's context, in the order of
+// registration, from the inside out.
 func TestListener_context(t *testing.T) {
 	type key struct{}
 	var heard journal
@@ -153,7 +153,7 @@ func TestListener_context(t *testing.T) {
 	}
 }
 
-// logged gives what a logger writes of one call, without the time.
+// logged returns what a logger writes about one call, without the time.
 func logged(t *testing.T, level slog.Level, policies []pillion.Policy, base http.RoundTripper, ctx context.Context) []string { //nolint:revive // the context is a test's case
 	t.Helper()
 	var out bytes.Buffer
@@ -196,7 +196,7 @@ func TestLog(t *testing.T) {
 			`level=DEBUG msg="call attempt end" ` + call + "attempt=1 " + good,
 			`level=INFO msg="call end" ` + call + "upstream_request_attempt_count=1 " + good,
 		}},
-		{"good, and nobody asks", slog.LevelWarn, nil, answers(200, "soup"), nil, []string{""}},
+		{"good, level disabled", slog.LevelWarn, nil, answers(200, "soup"), nil, []string{""}},
 		{"failed", slog.LevelInfo, []pillion.Policy{quick(1)}, answers(503, "no"), nil, []string{
 			`level=WARN msg="call end" ` + call +
 				"upstream_request_attempt_count=2 response_code=503 response_flags=URX response_code_details=via_upstream",
@@ -216,7 +216,7 @@ func TestLog(t *testing.T) {
 				"upstream_request_attempt_count=1 response_code=0 response_flags=UO response_code_details=upstream_reset_before_response_started{overflow}" +
 				` error="limits: recipes: max_requests of 0 reached"`,
 		}},
-		{"the caller left", slog.LevelInfo, nil, heeding, gone, []string{
+		{"canceled caller", slog.LevelInfo, nil, heeding, gone, []string{
 			`level=INFO msg="call end" ` + call +
 				`upstream_request_attempt_count=1 response_code=0 response_flags=DC response_code_details=downstream_remote_disconnect error="context canceled"`,
 		}},
@@ -234,7 +234,7 @@ func TestLog(t *testing.T) {
 	}
 }
 
-// TestLog_nil pins that without a logger nobody listens at all.
+// TestLog_nil pins that there is no listener without a logger.
 func TestLog_nil(t *testing.T) {
 	if pillion.Log(nil) != nil {
 		t.Error("got a listener, want none")
