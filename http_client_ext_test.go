@@ -72,8 +72,8 @@ func write(t *testing.T, conn net.Conn, text string) {
 	}
 }
 
-// upload starts a request with a body that what is written to body becomes. It ends with leave,
-// or the test. response gets the status, 0 for none.
+// upload starts a request. Its body is what the test writes to body. It ends with leave, or with
+// the test. response receives the status, 0 for none.
 func (g kept) upload(t *testing.T, header ...string) (body *io.PipeWriter, leave context.CancelFunc, response <-chan int) {
 	t.Helper()
 	ctx, leave := context.WithCancel(t.Context())
@@ -105,8 +105,8 @@ func (g kept) upload(t *testing.T, header ...string) (body *io.PipeWriter, leave
 	return body, leave, status
 }
 
-// wantNeutral fails the test unless the one call that was served counts neither for nor
-// against the service, and has given its slot back.
+// wantNeutral fails the test unless the one call that was served counts neither for nor against the
+// service, and has freed its slot.
 func (g kept) wantNeutral(t *testing.T) end {
 	t.Helper()
 	told := g.ends.await(t)
@@ -117,7 +117,7 @@ func (g kept) wantNeutral(t *testing.T) end {
 	return told
 }
 
-// wantCounts fails the test unless the breaker has counted this, and the slot is free.
+// wantCounts fails the test unless the breaker has these counts, and the slot is free.
 func (g kept) wantCounts(t *testing.T, want breaker.Status) {
 	t.Helper()
 	if got := g.breaker.Status(); got != want {

@@ -15,8 +15,8 @@ import (
 	"github.com/pillion-go/pillion/retry"
 )
 
-// TestNil hands nil to each function that a program calls: an error, or a panic where there
-// is no way to return one, says what is missing.
+// TestNil passes nil to each function that a program calls: an error names what is missing, or a
+// panic if the function returns no error.
 func TestNil(t *testing.T) {
 	u := newUpstream(t)
 	work := func(context.Context) (int, error) { return 1, nil }
@@ -65,7 +65,7 @@ func TestNil(t *testing.T) {
 	}
 }
 
-// TestNil_harmless hands nil where it means the default, or nothing.
+// TestNil_harmless passes nil where it means the default, or nothing.
 func TestNil_harmless(t *testing.T) {
 	var listener pillion.Listener
 	var config *retry.Config
@@ -84,8 +84,8 @@ func TestNil_harmless(t *testing.T) {
 	}
 }
 
-// TestHTTP_settings holds settings against sense.
-func TestHTTP_settings(t *testing.T) {
+// TestOptions_settings pins the errors of bad settings.
+func TestOptions_settings(t *testing.T) {
 	tests := map[string]struct {
 		policies []pillion.Policy
 		want     []string // lines of the error, nil for none
