@@ -43,8 +43,8 @@ func TestDiscard_panics(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var heard [policy.EventEnd + 1]int
-				u := newUpstream(t, pillion.Listener(func(_ context.Context, e policy.Event) { heard[e.Kind]++ }),
+				var events [policy.EventEnd + 1]int
+				u := newUpstream(t, pillion.Listener(func(_ context.Context, e policy.Event) { events[e.Kind]++ }),
 					test.policy, limits.Config{MaxRequests: 1})
 				body := &thorny{Reader: strings.NewReader("soup")}
 				base := roundTripper(func(*http.Request) (*http.Response, error) {
@@ -61,9 +61,9 @@ func TestDiscard_panics(t *testing.T) {
 					}()
 					_, _ = u.Transport(base).RoundTrip(get(t.Context(), t))
 				}()
-				if heard[policy.EventAttempt] != 1 || heard[policy.EventAttemptEnd] != 1 || heard[policy.EventEnd] != 1 {
+				if events[policy.EventAttempt] != 1 || events[policy.EventAttemptEnd] != 1 || events[policy.EventEnd] != 1 {
 					t.Errorf("got %d attempts, %d attempt ends and %d ends, want one of each",
-						heard[policy.EventAttempt], heard[policy.EventAttemptEnd], heard[policy.EventEnd])
+						events[policy.EventAttempt], events[policy.EventAttemptEnd], events[policy.EventEnd])
 				}
 				if _, err := pillion.Do(t.Context(), u, func(context.Context) (int, error) { return 0, nil }); err != nil {
 					t.Errorf("the next call: got %v, want its slot free", err)

@@ -102,9 +102,9 @@ func TestListener_sequence(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var heard journal
+				var events journal
 				// The listener's position does not matter.
-				u := newUpstream(t, append(test.policies, heard.listen(), pillion.Listener(nil))...)
+				u := newUpstream(t, append(test.policies, events.listen(), pillion.Listener(nil))...)
 				attempts := 0
 				req := get(t.Context(), t)
 				if test.post {
@@ -119,11 +119,11 @@ func TestListener_sequence(t *testing.T) {
 					return answer(status, "soup"), nil
 				})).RoundTrip(req)
 				if err == nil {
-					heard.add("head")
+					events.add("head")
 					_, _ = io.ReadAll(resp.Body)
 					_ = resp.Body.Close()
 				}
-				if diff := cmp.Diff(test.want, heard.all()); diff != "" {
+				if diff := cmp.Diff(test.want, events.all()); diff != "" {
 					t.Errorf("(-want +got):\n%s", diff)
 				}
 			})
@@ -135,11 +135,11 @@ func TestListener_sequence(t *testing.T) {
 // registration, from the inside out.
 func TestListener_context(t *testing.T) {
 	type key struct{}
-	var heard journal
+	var events journal
 	named := func(name string) pillion.Listener {
 		return func(ctx context.Context, e policy.Event) {
 			if e.Kind == policy.EventEnd {
-				heard.add(fmt.Sprint(name, " ", ctx.Value(key{})))
+				events.add(fmt.Sprint(name, " ", ctx.Value(key{})))
 			}
 		}
 	}
@@ -148,7 +148,7 @@ func TestListener_context(t *testing.T) {
 	if _, err := pillion.Do(ctx, u, func(context.Context) (int, error) { return 0, nil }); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"inner mine", "outer mine"}, heard.all()); diff != "" {
+	if diff := cmp.Diff([]string{"inner mine", "outer mine"}, events.all()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -179,7 +179,7 @@ func TestLog(t *testing.T) {
 	const good = "response_code=200 response_flags=- response_code_details=via_upstream"
 	gone, leave := context.WithCancel(t.Context())
 	leave()
-	heeding := roundTripper(func(req *http.Request) (*http.Response, error) { return nil, req.Context().Err() })
+	honoring := roundTripper(func(req *http.Request) (*http.Response, error) { return nil, req.Context().Err() })
 	tests := []struct {
 		name     string
 		level    slog.Level
@@ -216,7 +216,7 @@ func TestLog(t *testing.T) {
 				"upstream_request_attempt_count=1 response_code=0 response_flags=UO response_code_details=upstream_reset_before_response_started{overflow}" +
 				` error="limits: recipes: max_requests of 0 reached"`,
 		}},
-		{"canceled caller", slog.LevelInfo, nil, heeding, gone, []string{
+		{"canceled caller", slog.LevelInfo, nil, honoring, gone, []string{
 			`level=INFO msg="call end" ` + call +
 				`upstream_request_attempt_count=1 response_code=0 response_flags=DC response_code_details=downstream_remote_disconnect error="context canceled"`,
 		}},

@@ -169,7 +169,7 @@ func TestTransport_bodyIsClosed(t *testing.T) {
 			return answer(status, ""), nil
 		}
 	}
-	gives := func(err error) roundTripper {
+	fails := func(err error) roundTripper {
 		return func(req *http.Request) (*http.Response, error) {
 			_ = req.Body.Close()
 			return nil, err
@@ -188,8 +188,8 @@ func TestTransport_bodyIsClosed(t *testing.T) {
 		err     error
 	}{
 		{"a policy panics", panics, reads(200), nil, 1, true, nil},
-		{"an error", nil, gives(errBroken), nil, 1, false, errBroken},
-		{"an error, retried", quick(1), gives(errBroken), again, 2, false, errBroken},
+		{"an error", nil, fails(errBroken), nil, 1, false, errBroken},
+		{"an error, retried", quick(1), fails(errBroken), again, 2, false, errBroken},
 		{"refused", before(func(*policy.Call) {}), reads(200), again, 1, false, nil},
 		{"GetBody fails", quick(3), reads(503), func(*tally) func() (io.ReadCloser, error) {
 			return func() (io.ReadCloser, error) { return nil, errBroken }
@@ -285,7 +285,7 @@ func TestTransport_badBase(t *testing.T) {
 			return resp, nil
 		}
 	}
-	nobody := func(length int64) roundTripper {
+	nilBody := func(length int64) roundTripper {
 		return answerWith(func(resp *http.Response) { resp.Body, resp.ContentLength = nil, length })
 	}
 	tests := []struct {
@@ -298,10 +298,10 @@ func TestTransport_badBase(t *testing.T) {
 			"nothing at all", http.MethodGet, roundTripper(func(*http.Request) (*http.Response, error) { return nil, nil }),
 			"pillion_test.roundTripper returned neither a response nor an error",
 		},
-		{"nil body", http.MethodGet, nobody(4), "pillion_test.roundTripper returned a response with content length 4 but a nil body"},
-		{"nil body of no length", http.MethodGet, nobody(0), ""},
-		{"nil body of unknown length", http.MethodGet, nobody(-1), ""},
-		{"nil body of a HEAD", http.MethodHead, nobody(4), ""},
+		{"nil body", http.MethodGet, nilBody(4), "pillion_test.roundTripper returned a response with content length 4 but a nil body"},
+		{"nil body of no length", http.MethodGet, nilBody(0), ""},
+		{"nil body of unknown length", http.MethodGet, nilBody(-1), ""},
+		{"nil body of a HEAD", http.MethodHead, nilBody(4), ""},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
