@@ -14,13 +14,13 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// blank is a body that is empty and costs nothing.
+// blank is an empty body that allocates nothing.
 type blank struct{}
 
 func (blank) Read([]byte) (int, error) { return 0, io.EOF }
 func (blank) Close() error             { return nil }
 
-// TestAllocations pins what a call may allocate, beyond what its base does.
+// TestAllocations pins what a call may allocate, in addition to its base.
 func TestAllocations(t *testing.T) {
 	if race.Enabled {
 		t.Skip("the race detector allocates")
@@ -34,7 +34,7 @@ func TestAllocations(t *testing.T) {
 	tests := []struct {
 		name     string
 		policies []pillion.Policy
-		open     bool    // the answer has a body
+		open     bool    // the response has a body
 		http, do float64 // at most
 	}{
 		{"no policies", nil, false, 0, 1},

@@ -26,10 +26,10 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// short is a limit that a test lets strike.
+// short is a limit that fires in a test.
 const short = 40 * time.Millisecond
 
-// world is what a call of a failure test goes out to.
+// world is the environment of a call in a failure test.
 type world struct {
 	url     string
 	base    *http.Transport
@@ -38,7 +38,7 @@ type world struct {
 	request func(t *testing.T, url string) *http.Request // nil means a GET
 }
 
-// newWorld has limits that only strike in a test that hangs.
+// newWorld returns a world with limits that only fire if a test hangs.
 func newWorld(url string) *world {
 	return &world{
 		url:    url,
@@ -47,13 +47,13 @@ func newWorld(url string) *world {
 	}
 }
 
-// nowhere is a world in which nobody listens.
+// nowhere is a world without a server.
 func nowhere(t *testing.T) *world {
 	t.Helper()
 	return newWorld("http://" + refusing(t) + "/")
 }
 
-// plays is a world whose server plays these steps on each connection.
+// plays returns a world whose server plays these steps on each connection.
 func plays(steps ...step) func(*testing.T) *world {
 	return func(t *testing.T) *world {
 		t.Helper()
@@ -71,7 +71,7 @@ func with(build func(*testing.T) *world, change func(*world)) func(*testing.T) *
 	}
 }
 
-// dials is a world in which connections are made by dial.
+// dials returns a world in which dial makes the connections.
 func dials(dial func(ctx context.Context, network, address string) (net.Conn, error)) func(*testing.T) *world {
 	return func(*testing.T) *world {
 		w := newWorld("http://upstream.test/")
@@ -80,7 +80,7 @@ func dials(dial func(ctx context.Context, network, address string) (net.Conn, er
 	}
 }
 
-// overTLS is a world like that of plays, under TLS.
+// overTLS is plays with TLS.
 func overTLS(certificate tls.Certificate, steps ...step) func(*testing.T) *world {
 	return func(t *testing.T) *world {
 		t.Helper()
@@ -89,15 +89,15 @@ func overTLS(certificate tls.Certificate, steps ...step) func(*testing.T) *world
 	}
 }
 
-// trusting has the client of a world believe every certificate.
+// trusting makes the client of a world accept every certificate.
 func trusting(w *world) {
 	w.base.TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
 }
 
-// secure has the client of a world speak TLS.
+// secure makes the client of a world use TLS.
 func secure(w *world) { w.url = strings.Replace(w.url, "http:", "https:", 1) }
 
-// uploading has a world send a body that has no end.
+// uploading makes the client of a world send a body without an end.
 func uploading(w *world) {
 	w.request = func(t *testing.T, url string) *http.Request {
 		t.Helper()
@@ -126,7 +126,7 @@ func (b *endlessBody) Read(p []byte) (int, error) {
 	case <-b.closed:
 		return 0, http.ErrBodyReadAfterClose
 	default:
-		return len(p), nil // as much as there is room for, so that the sockets fill soon
+		return len(p), nil // as much as fits, so that the sockets fill soon
 	}
 }
 
@@ -135,15 +135,15 @@ func (b *endlessBody) Close() error {
 	return nil
 }
 
-// failure is a way in which a call can fail, and what must be said of it.
+// failure is a way in which a call can fail, and how it must be reported.
 type failure struct {
 	name   string
 	world  func(*testing.T) *world
-	head   int    // the status of the answer's head, 0 for none
-	flags  string // URX too, where the answer would be retried
+	head   int    // the status of the response headers, 0 for none
+	flags  string // including URX if the response would be retried
 	detail *envoy.Detail
 	is     policy.Condition
-	words  []string       // that the error's text has
+	words  []string       // in the error's text
 	counts breaker.Status // after one such call
 }
 
@@ -155,7 +155,7 @@ var (
 	nothing    = breaker.Status{}
 )
 
-// by is the same failure for another reason, which the error's text tells too.
+// by returns the same failure for another reason, whose text is in the error too.
 func (f failure) by(name string, world func(*testing.T) *world, words ...string) failure {
 	f.name, f.world = name, world
 	f.words = slices.Concat(f.words, words)
@@ -167,7 +167,7 @@ func (f failure) test(t *testing.T) {
 	wantNoLeaks(t)
 	w := f.world(t)
 	g := newGuarded(t, w)
-	for range 2 { // the second finds what the first left behind: slots, connections
+	for range 2 { // the second call uses what the first left behind: slots, connections
 		s := g.call(t, w)
 		f.check(t, s)
 	}
@@ -183,7 +183,7 @@ func (f failure) test(t *testing.T) {
 func (f failure) check(t *testing.T, s seen) {
 	t.Helper()
 	if s.status != f.head {
-		t.Errorf("status of the answer: got %d, want %d", s.status, f.head)
+		t.Errorf("status of the response: got %d, want %d", s.status, f.head)
 	}
 	if s.err == nil {
 		t.Fatalf("got status %d and no error, want one with %q", s.status, f.words)
@@ -194,7 +194,7 @@ func (f failure) check(t *testing.T, s seen) {
 		}
 	}
 	if errors.Is(s.err, limits.ErrFull) {
-		t.Error("got ErrFull, want the first call to have given its place back")
+		t.Error("got ErrFull, want the slot of the first call to be free")
 	}
 	if got := s.info.Flags().String(); got != f.flags {
 		t.Errorf("flags: got %q, want %q", got, f.flags)
@@ -211,7 +211,7 @@ func (f failure) check(t *testing.T, s seen) {
 	f.checkType(t, s.err)
 }
 
-// checkType wants the type that goes with the flags, through http.Client's own.
+// checkType checks that the error has the type of its flags, inside http.Client's own.
 func (f failure) checkType(t *testing.T, err error) {
 	t.Helper()
 	var (
@@ -231,8 +231,7 @@ func (f failure) checkType(t *testing.T, err error) {
 	}
 }
 
-// guarded is an upstream with all that can stand around a call but further
-// attempts.
+// guarded is an upstream with all policies but those that make further attempts.
 type guarded struct {
 	client  *http.Client
 	breaker *breaker.Breaker
@@ -260,16 +259,16 @@ func newGuarded(t *testing.T, w *world) *guarded {
 	return g
 }
 
-// seen is what came of a call.
+// seen is the result of a call.
 type seen struct {
 	status int
 	body   string
-	err    error // of the round trip, or of the body
+	err    error // the error of the round trip or of the body
 	info   *pillion.Info
 	end    policy.Outcome
 }
 
-// call makes one call, and reads its answer to the end.
+// call makes one call, and reads its response to the end.
 func (g *guarded) call(t *testing.T, w *world) (s seen) {
 	t.Helper()
 	var req *http.Request
@@ -316,12 +315,12 @@ func newRequest(t *testing.T, method, url string, body io.Reader) *http.Request 
 	return req
 }
 
-// TestExplain_noConnection holds what goes wrong before there is a connection.
-func TestExplain_noConnection(t *testing.T) {
+// TestClassify_noConnection pins failures before there is a connection.
+func TestClassify_noConnection(t *testing.T) {
 	certificate := testCertificate(t)
 	tests := []failure{
 		{
-			name:  "nobody listens",
+			name:  "no server",
 			world: nowhere,
 			flags: "URX,UF", detail: envoy.ConnectionRefused, is: policy.ConnectFailure,
 			words: []string{"UF", "remote_connection_failure", "connection refused"}, counts: oneFailure,
@@ -353,7 +352,7 @@ func TestExplain_noConnection(t *testing.T) {
 			words: []string{"DF", "dns_resolution_failure", "i/o timeout"}, counts: oneTimeout,
 		},
 		{
-			name: "connect time-out of the dialer",
+			name: "connect timeout of the dialer",
 			world: func(t *testing.T) *world {
 				t.Helper()
 				w := newWorld("http://" + serveScript(t, part{}).addr() + "/")
@@ -394,7 +393,7 @@ func TestExplain_noConnection(t *testing.T) {
 			words: []string{"UF", "remote_connection_failure", "first record does not look like a TLS handshake"}, counts: oneFailure,
 		},
 		{
-			name:  "a certificate that nobody vouches for",
+			name:  "an untrusted certificate",
 			world: overTLS(certificate, request, fin),
 			flags: "URX,UF", detail: envoy.ConnectionFailure, is: policy.ConnectFailure,
 			words: []string{"UF", "remote_connection_failure", "certificate"}, counts: oneFailure,
@@ -424,27 +423,26 @@ func TestExplain_noConnection(t *testing.T) {
 	}
 }
 
-// TestExplain_noAnswer holds what goes wrong between the connection and the
-// answer's head.
-func TestExplain_noAnswer(t *testing.T) {
+// TestClassify_noResponse pins failures between the connection and the response headers.
+func TestClassify_noResponse(t *testing.T) {
 	certificate := testCertificate(t)
 	terminated := failure{
 		flags: "URX,UC", detail: envoy.ConnectionTermination, is: policy.Reset,
 		words: []string{"UC", "connection_termination"}, counts: oneFailure,
 	}
-	abandoned := terminated // the request cannot be had again, and Envoy sets no URX then
+	abandoned := terminated // the request cannot be sent again, and Envoy sets no URX then
 	abandoned.flags = "UC"
 	malformed := failure{
 		flags: "URX,UPE", detail: envoy.MalformedResponse, is: policy.ProtocolError,
 		words: []string{"UPE", "protocol_error"}, counts: oneFailure,
 	}
-	informed := malformed // behind a 1xx response nothing is retried
+	informed := malformed // nothing is retried after a 1xx response
 	informed.flags, informed.detail = "UPE", envoy.MalformedResponseAfter
 	informed.is |= policy.Reset | policy.Informational
 	tests := []failure{
 		terminated.by("reset before the whole request", plays(firstByte, reset)),
 		terminated.by("reset after the request", plays(request, reset), "connection reset"),
-		terminated.by("closed at once", plays(fin)),
+		terminated.by("closed immediately", plays(fin)),
 		terminated.by("closed after the request", plays(request, fin), "EOF"),
 		terminated.by("closed under TLS", with(overTLS(certificate, request, fin), trusting), "EOF"),
 		abandoned.by("reset in the middle of an upload", with(plays(requestHead, reset), uploading)),
@@ -469,7 +467,7 @@ func TestExplain_noAnswer(t *testing.T) {
 			plays(request, sayOn("HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n")),
 			func(w *world) { w.base.MaxResponseHeaderBytes = 4 << 10 }), "response headers exceeded 4096 bytes"),
 		{
-			name: "a header slower than the per-try limit",
+			name: "response headers slower than the per-try limit",
 			world: with(plays(request, say("HTTP/1.1 200 OK\r\nServer: te")), func(w *world) {
 				w.limits.PerTry = short
 			}),
@@ -519,9 +517,9 @@ func TestExplain_noAnswer(t *testing.T) {
 	}
 }
 
-// TestExplain_brokenAnswer holds what goes wrong after the answer's head. Envoy
-// calls an HTTP/1 answer that is cut short malformed.
-func TestExplain_brokenAnswer(t *testing.T) {
+// TestClassify_brokenResponse pins failures after the response headers. Envoy classifies an HTTP/1
+// response that is cut short as malformed.
+func TestClassify_brokenResponse(t *testing.T) {
 	const (
 		sized   = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"
 		chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -564,9 +562,9 @@ func TestExplain_brokenAnswer(t *testing.T) {
 	}
 }
 
-// TestExplain_handshake holds failures between the dial and the request, which are, as in
-// Envoy, a connection that was not made (UF).
-func TestExplain_handshake(t *testing.T) {
+// TestClassify_handshake pins failures between the dial and the request. As in Envoy, they are a
+// connection that was not made (UF).
+func TestClassify_handshake(t *testing.T) {
 	tests := []failure{
 		{
 			name: "the transport's own limit on the TLS handshake",
@@ -607,8 +605,8 @@ func TestExplain_handshake(t *testing.T) {
 	}
 }
 
-// TestExplain_invalid sends what cannot be sent: the upstream has no part in it.
-func TestExplain_invalid(t *testing.T) {
+// TestClassify_invalid pins requests that cannot be sent: they do not count against the upstream.
+func TestClassify_invalid(t *testing.T) {
 	get := func(change func(*http.Request)) func(*testing.T, string) *http.Request {
 		return func(t *testing.T, url string) *http.Request {
 			t.Helper()
@@ -630,7 +628,7 @@ func TestExplain_invalid(t *testing.T) {
 		request func(*testing.T, string) *http.Request
 		word    string
 	}{
-		{"a scheme that nobody speaks", get(func(r *http.Request) { r.URL.Scheme = "gopher" }), "unsupported protocol scheme"},
+		{"an unsupported scheme", get(func(r *http.Request) { r.URL.Scheme = "gopher" }), "unsupported protocol scheme"},
 		{"no host", get(func(r *http.Request) { r.URL.Host, r.Host = "", "" }), "no Host"},
 		{"a header name with a space", get(func(r *http.Request) { r.Header["A B"] = []string{"c"} }), "invalid header field name"},
 		{"a header value with a line break", get(func(r *http.Request) { r.Header["A"] = []string{"b\nc"} }), "invalid header field value"},
@@ -643,16 +641,16 @@ func TestExplain_invalid(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			failure{
-				world: with(plays(request), func(w *world) { w.request = test.request }), // an answer could come first
+				world: with(plays(request), func(w *world) { w.request = test.request }), // a response could arrive first
 				flags: "-", detail: nil, is: policy.Invalid, words: []string{test.word}, counts: nothing,
 			}.test(t)
 		})
 	}
 }
 
-// TestExplain_controlCharacter pins a request that net/http refuses to write,
-// after it has made a connection for it.
-func TestExplain_controlCharacter(t *testing.T) {
+// TestClassify_controlCharacter pins a request that net/http refuses to write after it has made a
+// connection for it.
+func TestClassify_controlCharacter(t *testing.T) {
 	failure{
 		world: with(plays(request), func(w *world) {
 			w.request = func(t *testing.T, url string) *http.Request {
@@ -666,9 +664,9 @@ func TestExplain_controlCharacter(t *testing.T) {
 	}.test(t)
 }
 
-// TestExplain_requestBodyFails pins whose fault it is when the caller's own
-// body cannot be read: not the upstream's, and no reason to open its breaker.
-func TestExplain_requestBodyFails(t *testing.T) {
+// TestClassify_requestBodyFails pins that a caller's body that cannot be read is not the upstream's
+// fault, and does not open its breaker.
+func TestClassify_requestBodyFails(t *testing.T) {
 	failure{
 		world: with(plays(request), func(w *world) {
 			w.request = func(t *testing.T, url string) *http.Request {
@@ -682,8 +680,8 @@ func TestExplain_requestBodyFails(t *testing.T) {
 
 var errBody = errors.New("the disk is gone")
 
-// TestExplain_callerGone has the caller leave: no failure of the upstream.
-func TestExplain_callerGone(t *testing.T) {
+// TestClassify_callerGone cancels the caller: that is no failure of the upstream.
+func TestClassify_callerGone(t *testing.T) {
 	tests := []struct {
 		name string
 		say  string
@@ -710,7 +708,7 @@ func TestExplain_callerGone(t *testing.T) {
 				return newRequest(t, http.MethodGet, url, nil).WithContext(ctx)
 			}
 			s := g.call(t, w)
-			// A head that came just before its caller left may still have been seen.
+			// Response headers that arrived just before the cancellation may have been reported.
 			if s.status != 0 && s.status != test.head {
 				t.Errorf("status: got %d, want %d", s.status, test.head)
 			}
@@ -728,16 +726,16 @@ func TestExplain_callerGone(t *testing.T) {
 	}
 }
 
-// TestExplain_unsolicited has the server send an answer that nobody asked for,
-// after a good one. It must not be taken for the answer of the next call.
-func TestExplain_unsolicited(t *testing.T) {
+// TestClassify_unsolicited sends a response without a request after a good one: it must not become
+// the response of the next call.
+func TestClassify_unsolicited(t *testing.T) {
 	wantNoLeaks(t)
 	silenceLog(t)
 	dropped := make(chan struct{})
-	const answer = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"
+	const response = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"
 	server := serveScript(t,
-		part{request, say(answer + "mine"), say(answer + "evil"), untilClosed, tell(dropped)},
-		part{request, say(answer + "next")})
+		part{request, say(response + "mine"), say(response + "evil"), untilClosed, tell(dropped)},
+		part{request, say(response + "next")})
 	w := newWorld("http://" + server.addr() + "/")
 	g := newGuarded(t, w)
 	for i, want := range []string{"mine", "next"} {
@@ -755,13 +753,13 @@ func TestExplain_unsolicited(t *testing.T) {
 	}
 }
 
-// TestExplain_earlyAnswer has the server answer while the request is still sent,
-// and close: the answer is the result, and the upload ends.
-func TestExplain_earlyAnswer(t *testing.T) {
+// TestClassify_earlyResponse responds while the request is still being sent, and closes the
+// connection: the response is the result, and the upload ends.
+func TestClassify_earlyResponse(t *testing.T) {
 	wantNoLeaks(t)
 	read := make(chan struct{})
-	const answer = "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 8\r\n\r\ntoo much"
-	w := plays(requestHead, say(answer), hold(read), fin)(t)
+	const response = "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 8\r\n\r\ntoo much"
+	w := plays(requestHead, say(response), hold(read), fin)(t)
 	body := newEndlessBody()
 	w.request = func(t *testing.T, url string) *http.Request {
 		t.Helper()
@@ -779,13 +777,13 @@ func TestExplain_earlyAnswer(t *testing.T) {
 	}
 }
 
-// TestExplain_earlyAnswerAndReset has the server answer while the request is
-// still sent, and reset the connection. net/http shows the answer or the reset,
-// whichever it sees first; either must be told as it is.
-func TestExplain_earlyAnswerAndReset(t *testing.T) {
+// TestClassify_earlyResponseAndReset responds while the request is still being sent, and resets the
+// connection. net/http returns the response or the reset, whichever it sees first; either must be
+// reported correctly.
+func TestClassify_earlyResponseAndReset(t *testing.T) {
 	wantNoLeaks(t)
-	const answer = "HTTP/1.1 413 Content Too Large\r\nContent-Length: 8\r\n\r\ntoo much"
-	w := plays(requestHead, say(answer), reset)(t)
+	const response = "HTTP/1.1 413 Content Too Large\r\nContent-Length: 8\r\n\r\ntoo much"
+	w := plays(requestHead, say(response), reset)(t)
 	uploading(w)
 	g := newGuarded(t, w)
 	s := g.call(t, w)
@@ -809,8 +807,7 @@ func TestExplain_earlyAnswerAndReset(t *testing.T) {
 	}
 }
 
-// silenceLog keeps net/http's remarks about a misbehaving server out of the
-// test's output.
+// silenceLog hides net/http's messages about a misbehaving server from the test's output.
 func silenceLog(t *testing.T) {
 	t.Helper()
 	out := log.Writer()

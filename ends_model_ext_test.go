@@ -19,9 +19,8 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// story is one call whose answer is there at once, and all that may end it. No two
-// ends ever come at the same instant: what a tenth of a second leaves over tells them
-// apart.
+// story is one call whose response begins immediately, and everything that may end it. No two ends
+// are at the same instant: each kind has its own offset within a tenth of a second.
 type story struct {
 	arrivals []time.Duration // of the body's pieces, in tenths
 	pauses   []time.Duration // of the reader before each piece and before the end, in tenths
@@ -32,7 +31,7 @@ type story struct {
 	deadline time.Duration   // …83 ms: the caller's own
 	idle     time.Duration   // …11 ms
 	hooks    int
-	cancel   bool // a policy wants a context for each attempt
+	cancel   bool // a policy needs a context for each attempt
 }
 
 func newStory(r *rand.Rand) story {
@@ -67,10 +66,10 @@ type ending struct {
 	scope  policy.Scope
 }
 
-// model says what must become of it: the first end of all that there would be. The end of a
-// caller that does not read is noticed by the next read, by Close, when the total limit fires, or
-// at the next tick, which comes 50 ms after each tenth of a second; after ten ticks it is noticed
-// immediately.
+// model returns how and when the call must end: by the earliest of all ends. The end of the context
+// of a caller that does not read is noticed by the next read, by Close, when the total timeout
+// fires, or at the next tick, which comes 50 ms after each tenth of a second; after ten ticks it is
+// noticed immediately.
 func (s story) model() ending {
 	first := s.firstEnd()
 	if first.at != s.leaves && first.at != s.deadline || first.at > 950*time.Millisecond {
@@ -89,7 +88,7 @@ func (s story) model() ending {
 	return first
 }
 
-// nextRead is when the reader notices that the caller left: immediately if it reads.
+// nextRead returns when the reader notices that the caller was canceled: immediately if it reads.
 func (s story) nextRead(left time.Duration) time.Duration {
 	var now time.Duration
 	for i, pause := range s.pauses {
@@ -150,7 +149,7 @@ func (s story) upstream(t *testing.T, order *journal, end chan<- policy.Outcome)
 	return newUpstream(t, append(policies, atEnd(func(_ *policy.Call, o *policy.Outcome) { end <- *o }))...)
 }
 
-// play lets the story happen, and gives its end and what the reader was told.
+// play plays the story, and returns its end and the reader's error.
 func (s story) play(t *testing.T, u *pillion.Upstream, made time.Time, end <-chan policy.Outcome) (got ending, told error) {
 	t.Helper()
 	const tick = 100 * time.Millisecond
@@ -198,17 +197,16 @@ func (s story) play(t *testing.T, u *pillion.Upstream, made time.Time, end <-cha
 	got = ending{at: time.Since(began), is: o.Conditions, detail: o.Detail, scope: scopeOf(o.Err)}
 	synctest.Wait()
 	if sent.Context() != ctx && sent.Context().Err() == nil {
-		t.Error("the attempt's context lives on after its end")
+		t.Error("the attempt's context has not ended with the attempt")
 	}
 	told = <-readerEnds
 	_ = resp.Body.Close()
 	return got, told
 }
 
-// TestEnds_model has bodies, readers, callers and limits race in all ways, and
-// compares what policies and readers are told with a model that only looks for the
-// earliest end. Each story is told three times over the same upstream, whose timers and
-// calls are used again.
+// TestEnds_model combines bodies, readers, callers and limits at random, and compares the end that
+// policies and readers receive with a model that only looks for the earliest end. Each story is
+// played three times over the same upstream, whose timers and calls are reused.
 func TestEnds_model(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for seed := range uint64(500) {
@@ -253,11 +251,11 @@ func (s story) checkReader(t *testing.T, want ending, told error) {
 	case want.is.Any(policy.Reset):
 		_, wrapped := errors.AsType[*pillion.UpstreamError](told)
 		ok = wrapped && errors.Is(told, io.ErrUnexpectedEOF)
-	case want.at == s.closes: // whoever reads a closed body gets some error
+	case want.at == s.closes: // reading a closed body returns some error
 	default:
 		ok = told == io.EOF //nolint:errorlint // readers return it bare
 	}
 	if !ok {
-		t.Errorf("the reader was told %v, want what goes with %s\n%+v", told, fmt.Sprintf("%+v", want), s)
+		t.Errorf("the reader got %v, want the error of %s\n%+v", told, fmt.Sprintf("%+v", want), s)
 	}
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Classify finds out what an error of the transport means.
+// Classify classifies an error of the transport.
 func (x *httpCall) Classify(c *policy.Attempt, o *policy.Outcome, err error) {
 	is, detail, err := x.failure(attemptOf(c), o, err)
 	if detail != nil {
@@ -25,15 +25,15 @@ func (x *httpCall) Classify(c *policy.Attempt, o *policy.Outcome, err error) {
 	o.Blame(err, is, detail)
 }
 
-// failure classifies why an attempt failed: by its request, by what net/http reported of
-// it, and by the error.
+// failure classifies why an attempt failed: by its request, by what net/http reported of it, and by
+// the error.
 func (x *httpCall) failure(a *httpAttempt, o *policy.Outcome, err error) (policy.Condition, *envoy.Detail, error) {
 	x.sending.Store(nil)
 	if fault := a.fault(err); fault != nil {
 		return policy.Invalid, nil, fault
 	}
 	if o.Code != 0 {
-		is, detail := answerFailure(err, a.resp.ProtoMajor)
+		is, detail := responseFailure(err, a.resp.ProtoMajor)
 		return is, detail, err
 	}
 	seen, early := a.wire.state(), a.wire.informational()
@@ -52,7 +52,7 @@ func (x *httpCall) failure(a *httpAttempt, o *policy.Outcome, err error) (policy
 	return is, detail, err
 }
 
-// fault returns why the attempt's body is the reason of err, nil if it is not.
+// fault returns an error if the attempt's body caused err, else nil.
 func (a *httpAttempt) fault(err error) error {
 	if a.source == nil {
 		return nil
@@ -60,7 +60,7 @@ func (a *httpAttempt) fault(err error) error {
 	return a.source.fault(err)
 }
 
-// earlyFailure returns the conditions of a failure behind a 1xx response.
+// earlyFailure returns the conditions of a failure after a 1xx response.
 func earlyFailure(is policy.Condition, detail *envoy.Detail) policy.Condition {
 	if detail == envoy.MalformedResponse {
 		return policy.Informational | policy.ProtocolError | policy.Reset
@@ -68,8 +68,8 @@ func earlyFailure(is policy.Condition, detail *envoy.Detail) policy.Condition {
 	return is | policy.Informational
 }
 
-// wireFailure classifies why no response came. Unknown errors are classified as Reset, or
-// as ConnectFailure where there surely was no connection.
+// wireFailure classifies why there was no response. Unknown errors are classified as Reset, or as
+// ConnectFailure if there certainly was no connection.
 func (x *httpCall) wireFailure(seen wireState, early bool, err error) (policy.Condition, *envoy.Detail) {
 	switch {
 	case err == errResent: //nolint:errorlint // nothing wraps it
@@ -98,21 +98,20 @@ func (x *httpCall) wireFailure(seen wireState, early bool, err error) (policy.Co
 	return policy.Reset, envoy.ConnectionTermination
 }
 
-// speaksHTTP1 reports whether req certainly goes out as HTTP/1: then an
-// unexpected EOF is a head that was cut short, while in HTTP/2 it is how net/http tells
-// of any connection that was closed.
+// speaksHTTP1 reports whether req certainly goes out as HTTP/1. Then an unexpected EOF means that
+// the response headers were cut short; for HTTP/2, net/http returns it for any closed connection.
 func (t *transport) speaksHTTP1(req *http.Request) bool {
 	base, ok := t.base.(*http.Transport)
 	return ok && req.URL != nil && req.URL.Scheme == "http" && (base.Protocols == nil || !base.Protocols.UnencryptedHTTP2())
 }
 
-// isCancelled recognises a base that was told to stop, by something other than
-// the caller's context.
+// isCancelled reports whether something other than the caller's context canceled the base's round
+// trip.
 func isCancelled(err error) bool {
 	return errors.Is(err, context.Canceled) || hasPrefix(err, "net/http: request canceled")
 }
 
-// networkFailure recognises the failures that any protocol can meet.
+// networkFailure recognizes the failures that any protocol can have.
 func networkFailure(err error) (policy.Condition, *envoy.Detail, bool) {
 	if is, detail, ok := connectFailure(err); ok {
 		return is, detail, true
@@ -122,7 +121,7 @@ func networkFailure(err error) (policy.Condition, *envoy.Detail, bool) {
 	}
 	switch {
 	case isTimeout(err):
-		// A limit of the transport's own, such as ResponseHeaderTimeout.
+		// A timeout of the transport itself, such as ResponseHeaderTimeout.
 		return policy.Timeout | policy.PerTryTimeout, envoy.PerTryTimeout, true
 	case errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE):
 		return policy.Reset, envoy.ConnectionTermination, true
@@ -130,9 +129,9 @@ func networkFailure(err error) (policy.Condition, *envoy.Detail, bool) {
 	return 0, nil, false
 }
 
-// answerFailure classifies why an answer broke off. Envoy finds an HTTP/1 answer
-// that is cut short malformed, and so do we; an HTTP/2 stream is reset.
-func answerFailure(err error, protoMajor int) (policy.Condition, *envoy.Detail) {
+// responseFailure classifies why a response broke off. Like Envoy, it classifies an HTTP/1 response
+// that is cut short as malformed; an HTTP/2 stream is reset.
+func responseFailure(err error, protoMajor int) (policy.Condition, *envoy.Detail) {
 	is, detail, ok := streamFailure(err)
 	switch {
 	case ok && detail == envoy.MalformedResponse || hasPrefix(err, "net/http: server replied with more than declared Content-Length"):
@@ -149,7 +148,7 @@ func answerFailure(err error, protoMajor int) (policy.Condition, *envoy.Detail) 
 	return policy.Reset, envoy.ConnectionTerminationAfter
 }
 
-// noConnection classifies the failure of an attempt that surely had no connection.
+// noConnection classifies the failure of an attempt that certainly had no connection.
 func noConnection(err error) (policy.Condition, *envoy.Detail) {
 	if is, detail, ok := connectFailure(err); ok {
 		return is, detail
@@ -160,21 +159,22 @@ func noConnection(err error) (policy.Condition, *envoy.Detail) {
 	return policy.ConnectFailure, envoy.ConnectionFailure
 }
 
-// connectFailure recognises that no connection was made. TLS counts, as in Envoy.
+// connectFailure recognizes that no connection was made. A failed TLS handshake counts, as in
+// Envoy.
 func connectFailure(err error) (policy.Condition, *envoy.Detail, bool) {
 	var dns *net.DNSError
 	var op *net.OpError
-	dialling := errors.As(err, &op) && (op.Op == "dial" || op.Op == "proxyconnect" || op.Op == "socks connect")
+	dialing := errors.As(err, &op) && (op.Op == "dial" || op.Op == "proxyconnect" || op.Op == "socks connect")
 	switch {
 	case errors.As(err, &dns):
 		return withTimeout(policy.ConnectFailure, err), envoy.DNSFailure, true
-	case (dialling || isTLS(err)) && isTimeout(err):
+	case (dialing || isTLS(err)) && isTimeout(err):
 		return policy.ConnectFailure | policy.Timeout, envoy.ConnectionTimeout, true
-	case dialling && errors.Is(err, syscall.ECONNREFUSED):
+	case dialing && errors.Is(err, syscall.ECONNREFUSED):
 		return policy.ConnectFailure, envoy.ConnectionRefused, true
-	case dialling && errors.Is(err, syscall.ECONNRESET):
+	case dialing && errors.Is(err, syscall.ECONNRESET):
 		return policy.ConnectFailure, envoy.ConnectionReset, true
-	case dialling || isTLS(err):
+	case dialing || isTLS(err):
 		return withTimeout(policy.ConnectFailure, err), envoy.ConnectionFailure, true
 	}
 	return 0, nil, false
@@ -187,9 +187,9 @@ func withTimeout(is policy.Condition, err error) policy.Condition {
 	return is
 }
 
-// streamFailure recognises an HTTP/2 stream that was reset, by the upstream or
-// because of what it sent. net/http and golang.org/x/net have a type each for it, the
-// one hidden, the other no dependency of ours; the text is the same.
+// streamFailure recognizes an HTTP/2 stream that was reset, by the upstream or because of what the
+// upstream sent. net/http and golang.org/x/net have an error type each for it; the first is not
+// exported, the second is no dependency. Their texts are the same.
 func streamFailure(err error) (policy.Condition, *envoy.Detail, bool) {
 	if isUnprocessed(err) {
 		return policy.Reset | policy.RefusedStream, envoy.RemoteRefusedStream, true
@@ -206,8 +206,8 @@ func streamFailure(err error) (policy.Condition, *envoy.Detail, bool) {
 	return policy.Reset, envoy.RemoteReset, true
 }
 
-// isUnprocessed recognises a GOAWAY that says that the stream was not worked on,
-// whatever its error code.
+// isUnprocessed recognizes a GOAWAY that reports that the stream was not processed, whatever its
+// error code.
 func isUnprocessed(err error) bool {
 	return hasPrefix(err, "http2: Transport received Server's graceful shutdown GOAWAY", "http2: Transport received GOAWAY from server",
 		"http2: Transport: cannot retry err [http2: Transport received Server's graceful shutdown GOAWAY")
@@ -228,8 +228,8 @@ func isTLS(err error) bool {
 		hasPrefix(err, "tls: ", "remote error: tls: ", "x509: ", "net/http: TLS handshake timeout")
 }
 
-// isMalformed recognises an answer that is no HTTP. net/http has no types for
-// most of these errors; the texts are those of Go 1.26.
+// isMalformed recognizes a response that is not HTTP. net/http has no types for most of these
+// errors; the texts are those of Go 1.26.
 func isMalformed(err error) bool {
 	var protocol textproto.ProtocolError
 	return errors.As(err, &protocol) ||
@@ -239,7 +239,7 @@ func isMalformed(err error) bool {
 			"connection error: FRAME_SIZE_ERROR", "http2: failed reading the frame payload", "connection error: COMPRESSION_ERROR")
 }
 
-// isInvalid recognises a request that cannot be sent.
+// isInvalid recognizes a request that cannot be sent.
 func isInvalid(err error) bool {
 	return hasPrefix(err, "http: nil Request", "net/http: invalid", "net/http: can't write", "http2: invalid", "unsupported protocol scheme", "http2: unsupported scheme", "idna: ",
 		"http: no Host in request", "http: Request.ContentLength=", "http: ContentLength=", "http: invalid Host header", "invalid Trailer key",
@@ -247,15 +247,14 @@ func isInvalid(err error) bool {
 		"http2: request body larger than", "net/http: extended connect not supported", "http: Request.RequestURI")
 }
 
-// hasPrefix reports whether the text of err, or of an error inside it, starts
-// with one of the prefixes.
+// hasPrefix reports whether the text of err, or of an error inside it, starts with one of the
+// prefixes.
 func hasPrefix(err error, prefixes ...string) bool {
 	_, ok := findText(err, prefixes...)
 	return ok
 }
 
-// findText gives the text of err, or of an error inside it, that starts with one
-// of the prefixes.
+// findText returns the text of err, or of an error inside it, that starts with one of the prefixes.
 func findText(err error, prefixes ...string) (text string, ok bool) {
 	for ; err != nil; err = errors.Unwrap(err) {
 		text = err.Error()
@@ -268,8 +267,8 @@ func findText(err error, prefixes ...string) (text string, ok bool) {
 	return "", false
 }
 
-// sameScheme says, as [http.Client] does, that an HTTPS request met an HTTP
-// server: the client can no longer see it through an UpstreamError.
+// sameScheme adds to err, as [http.Client] does, that an HTTPS request reached an HTTP server: the
+// client cannot detect that through an UpstreamError.
 func sameScheme(err error) error {
 	var record tls.RecordHeaderError
 	if errors.As(err, &record) && string(record.RecordHeader[:]) == "HTTP/" {

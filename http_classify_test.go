@@ -13,8 +13,8 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// TestAnswerFailure holds why answers break off, by protocol.
-func TestAnswerFailure(t *testing.T) {
+// TestResponseFailure pins how a response that breaks off is classified, by protocol.
+func TestResponseFailure(t *testing.T) {
 	tests := []struct {
 		name   string
 		err    error
@@ -34,12 +34,12 @@ func TestAnswerFailure(t *testing.T) {
 			"HTTP/2, too long", errors.New("net/http: server replied with more than declared Content-Length; truncated"), 2,
 			policy.ProtocolError | policy.Reset, envoy.MalformedResponseAfter,
 		},
-		{"the base was told to stop", fmt.Errorf("read: %w", context.Canceled), 1, policy.Cancelled, envoy.CallerGone},
+		{"the base was canceled", fmt.Errorf("read: %w", context.Canceled), 1, policy.Cancelled, envoy.CallerGone},
 		{"the base ran out of time", os.ErrDeadlineExceeded, 1, policy.Timeout, envoy.ResponseTimeout},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			if is, detail := answerFailure(test.err, test.major); is != test.is || detail != test.detail {
+			if is, detail := responseFailure(test.err, test.major); is != test.is || detail != test.detail {
 				t.Errorf("got %b, %v, want %b, %v", is, detail, test.is, test.detail)
 			}
 		})
@@ -55,11 +55,11 @@ func TestUpstreamError(t *testing.T) {
 		t.Errorf("got EOF %v, timeout %v, want true, false", errors.Is(err, io.EOF), err.Timeout())
 	}
 	if slow := (&UpstreamError{Err: os.ErrDeadlineExceeded}); !slow.Timeout() {
-		t.Error("a time-out is none")
+		t.Error("got no timeout, want one")
 	}
 }
 
-// TestWireFailure holds what only a round tripper that is no http.Transport reports.
+// TestWireFailure pins errors that only a round tripper other than http.Transport returns.
 func TestWireFailure(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -69,10 +69,10 @@ func TestWireFailure(t *testing.T) {
 		detail *envoy.Detail
 	}{
 		{"unknown", nil, errors.New("broken"), policy.Reset, envoy.ConnectionTermination},
-		{"the base was told to stop", nil, context.Canceled, policy.Cancelled, envoy.CallerGone},
+		{"the base was canceled", nil, context.Canceled, policy.Cancelled, envoy.CallerGone},
 		{"the base cancelled", nil, errors.New("net/http: request canceled"), policy.Cancelled, envoy.CallerGone},
 		{"unexpected EOF over HTTP/1", &http.Transport{}, io.ErrUnexpectedEOF, policy.ProtocolError, envoy.MalformedResponse},
-		{"unexpected EOF over who knows what", nil, io.ErrUnexpectedEOF, policy.Reset, envoy.ConnectionTermination},
+		{"unexpected EOF over an unknown protocol", nil, io.ErrUnexpectedEOF, policy.Reset, envoy.ConnectionTermination},
 		{"no HTTP at all", nil, errors.New("malformed HTTP response \"SSH\""), policy.ProtocolError, envoy.MalformedResponse},
 		{"invalid", nil, errors.New("net/http: invalid method"), policy.Invalid, nil},
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/pillion-go/pillion/envoy"
 )
 
-// localReply is the response that Envoy sends where it has none of the upstream.
+// localReply returns the response that Envoy sends if it has none from the upstream.
 func (t *transport) localReply(req *http.Request, d *envoy.Detail, attempts int) *http.Response {
 	status, text := d.LocalReply(attempts > 1)
 	header := http.Header{}
@@ -20,7 +20,7 @@ func (t *transport) localReply(req *http.Request, d *envoy.Detail, attempts int)
 			header.Del("Grpc-Message")
 		}
 		status, text = http.StatusOK, ""
-		proto, major, minor = "HTTP/2.0", 2, 0 // gRPC clients insist
+		proto, major, minor = "HTTP/2.0", 2, 0 // gRPC clients require it
 	} else {
 		header.Set("Content-Length", strconv.Itoa(len(text)))
 		header.Set("Content-Type", "text/plain")
@@ -45,8 +45,7 @@ func (t *transport) localReply(req *http.Request, d *envoy.Detail, attempts int)
 	return resp
 }
 
-// setGRPCReply puts a local reply into the header of a gRPC response, which is nothing
-// but a header.
+// setGRPCReply sets the headers of a gRPC local reply, which has headers only.
 func setGRPCReply(h http.Header, code int, text string) {
 	h.Set("Content-Type", "application/grpc")
 	h.Set(envoy.GRPCStatusHeader, strconv.Itoa(code))

@@ -23,7 +23,7 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// countedBody is a body that is counted until it is closed.
+// countedBody is a body that counts as open until it is closed.
 type countedBody struct {
 	io.Reader
 	bodies *tally
@@ -40,9 +40,9 @@ func (b *countedBody) Close() error {
 	return nil
 }
 
-// TestSeam_requestBodyIsClosed pins the promise of every RoundTripper: it closes
-// the request's body, also where it fails, and so each copy that it asked for.
-func TestSeam_requestBodyIsClosed(t *testing.T) {
+// TestIntegration_requestBodyIsClosed pins that the request's body is always closed, as a RoundTripper
+// must, even after a failure, and each copy from GetBody too.
+func TestIntegration_requestBodyIsClosed(t *testing.T) {
 	open, err := breaker.New(breaker.Config{NonBreakCount: 1})
 	if err != nil {
 		t.Fatal(err)
@@ -62,12 +62,12 @@ func TestSeam_requestBodyIsClosed(t *testing.T) {
 		url      func(*testing.T) string
 		policies []pillion.Policy
 		ctx      context.Context // nil means the test's
-		again    bool            // the body can be had again
+		again    bool            // the body can be read again
 		bodies   int
-		word     string // of the error
+		word     string // a part of the error
 	}{
 		{name: "answered", url: answers(failFirst(0, 0, "ok")), bodies: 1},
-		{name: "answered before it was read", url: answers(func(http.ResponseWriter, *http.Request) {}), bodies: 1},
+		{name: "a response before it was read", url: answers(func(http.ResponseWriter, *http.Request) {}), bodies: 1},
 		{name: "sent again", url: answers(failFirst(2, 503, "no")), policies: []pillion.Policy{quick(2)}, again: true, bodies: 3},
 		{
 			name: "sent again from the buffer", url: answers(failFirst(2, 503, "no")),
@@ -75,9 +75,9 @@ func TestSeam_requestBodyIsClosed(t *testing.T) {
 		},
 		{name: "refused by a breaker", url: refusingURL, policies: []pillion.Policy{open}, bodies: 1, word: "circuit open"},
 		{name: "refused by a limit", url: refusingURL, policies: []pillion.Policy{limits.Config{MaxRequests: limits.Zero}}, bodies: 1, word: "max_requests"},
-		{name: "answered by a policy", url: refusingURL, policies: []pillion.Policy{answering{}}, bodies: 1},
+		{name: "a response of a policy", url: refusingURL, policies: []pillion.Policy{answering{}}, bodies: 1},
 		{name: "no connection", url: refusingURL, policies: []pillion.Policy{quick(2)}, again: true, bodies: 3, word: "connection refused"},
-		{name: "the caller has left", url: refusingURL, ctx: gone, bodies: 1, word: "canceled"},
+		{name: "a canceled caller", url: refusingURL, ctx: gone, bodies: 1, word: "canceled"},
 		{
 			name: "too late", policies: []pillion.Policy{timeout.Config{Total: short}}, bodies: 1, word: "total limit",
 			url: answers(func(_ http.ResponseWriter, r *http.Request) {
@@ -115,7 +115,7 @@ func refusingURL(t *testing.T) string {
 	return "http://" + refusing(t) + "/"
 }
 
-// answering is a policy that answers in the upstream's place.
+// answering is a policy that makes a response in the upstream's place.
 type answering struct{}
 
 func (answering) Wrap(_ *policy.Builder, _ policy.Func) (policy.Func, error) {
@@ -124,14 +124,14 @@ func (answering) Wrap(_ *policy.Builder, _ policy.Func) (policy.Func, error) {
 	}, nil
 }
 
-// TestSeam_requestIsUnchanged pins headers and bodies that show up in the
-// caller's own request, where the next call, or one beside it, sends them too.
-func TestSeam_requestIsUnchanged(t *testing.T) {
+// TestIntegration_requestIsUnchanged pins that headers and bodies of attempts do not appear in the
+// caller's own request, where the next or a concurrent call would send them too.
+func TestIntegration_requestIsUnchanged(t *testing.T) {
 	wantNoLeaks(t)
 	var requests atomic.Int64
 	server, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("X-Envoy-Expected-Rq-Timeout-Ms") == "" {
-			t.Errorf("request header: got %v, want the expected time-out in it", r.Header)
+			t.Errorf("request header: got %v, want the expected timeout in it", r.Header)
 		}
 		if requests.Add(1)%3 != 0 {
 			w.WriteHeader(http.StatusServiceUnavailable)
@@ -153,7 +153,7 @@ func TestSeam_requestIsUnchanged(t *testing.T) {
 	before := *req
 	before.URL, before.Header = new(*req.URL), req.Header.Clone()
 
-	// The race detector sees who writes while this reads.
+	// The race detector reports a write during this read.
 	done := make(chan struct{})
 	var reading sync.WaitGroup
 	reading.Go(func() {
@@ -190,9 +190,9 @@ func TestSeam_requestIsUnchanged(t *testing.T) {
 	}
 }
 
-// TestSeam_retryAfter pins the server that says when to come back and is not
-// heard: seconds and HTTP dates, with a little random time on top as Envoy adds it.
-func TestSeam_retryAfter(t *testing.T) {
+// TestIntegration_retryAfter pins that Retry-After is honored, in seconds and as an HTTP date, with a
+// short random time added as in Envoy.
+func TestIntegration_retryAfter(t *testing.T) {
 	tests := []struct {
 		name  string
 		value func(now time.Time) string
@@ -237,8 +237,8 @@ func TestSeam_retryAfter(t *testing.T) {
 	}
 }
 
-// TestSeam_retryAfterInRealTime is the same on a real clock and a real socket.
-func TestSeam_retryAfterInRealTime(t *testing.T) {
+// TestIntegration_retryAfterInRealTime is TestIntegration_retryAfter on a real clock and a real socket.
+func TestIntegration_retryAfterInRealTime(t *testing.T) {
 	wantNoLeaks(t)
 	var arrived []time.Time
 	server, conns := serve(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -255,9 +255,9 @@ func TestSeam_retryAfterInRealTime(t *testing.T) {
 	conns.wantEver(t, 1, 1)
 }
 
-// TestSeam_retryAfterTooLong pins the wait that the caller's deadline cannot
-// hold: waiting for the deadline, and then losing the answer that there was.
-func TestSeam_retryAfterTooLong(t *testing.T) {
+// TestIntegration_retryAfterTooLong pins that a wait longer than the caller's deadline does not begin: the
+// call returns the response that it has.
+func TestIntegration_retryAfterTooLong(t *testing.T) {
 	const deadline = 300 * time.Millisecond
 	tests := []struct {
 		name   string
@@ -287,7 +287,7 @@ func TestSeam_retryAfterTooLong(t *testing.T) {
 			server, _ := serve(t, handler)
 			check(t, newClient(t, test.policy, quick(2)), server.URL)
 		})
-		t.Run(test.name+", at once", func(t *testing.T) {
+		t.Run(test.name+", immediately", func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				server := memhttp.Serve(http.HandlerFunc(handler))
 				defer server.Close()
@@ -301,9 +301,9 @@ func TestSeam_retryAfterTooLong(t *testing.T) {
 	}
 }
 
-// TestSeam_exhausted pins the answer that is lost when retries are used up: it
-// is the result, with its body, as if there had been no retries.
-func TestSeam_exhausted(t *testing.T) {
+// TestIntegration_exhausted pins that the last response is not lost when retries are used up: it is the
+// result, with its body, as without retries.
+func TestIntegration_exhausted(t *testing.T) {
 	wantNoLeaks(t)
 	var requests atomic.Int64
 	server, conns := serve(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -323,12 +323,12 @@ func TestSeam_exhausted(t *testing.T) {
 	conns.wantNone(t)
 }
 
-// TestSeam_callerCancels pins the caller who leaves, and whose call goes on: no
-// further attempt is made, and the error says what happened.
-func TestSeam_callerCancels(t *testing.T) {
+// TestIntegration_callerCancels pins that the call of a canceled caller ends: no further attempt is made,
+// and the error contains the reason.
+func TestIntegration_callerCancels(t *testing.T) {
 	tests := []struct {
 		name   string
-		answer bool // the caller leaves during the back-off after it
+		answer bool // cancel during the back-off after this response
 		policy retry.Config
 	}{
 		{"during an attempt", false, quick(2)},
@@ -382,9 +382,9 @@ func TestSeam_callerCancels(t *testing.T) {
 	}
 }
 
-// TestSeam_walkingAway pins the breaker that opens because callers were
-// impatient: 200 of them leave, and the next hundred find everything well.
-func TestSeam_walkingAway(t *testing.T) {
+// TestIntegration_walkingAway pins that canceled callers do not open the breaker: after 200 of them the
+// next hundred calls succeed.
+func TestIntegration_walkingAway(t *testing.T) {
 	wantNoLeaks(t)
 	const leavers, others = 200, 100
 	var well atomic.Bool
@@ -429,9 +429,9 @@ func TestSeam_walkingAway(t *testing.T) {
 	}
 }
 
-// TestSeam_slowBody pins the limit of one try, or the end of RoundTrip, that cuts
-// a body which is still being read: the limit ends with the answer's head.
-func TestSeam_slowBody(t *testing.T) {
+// TestIntegration_slowBody pins that neither the per-try limit nor the end of RoundTrip cuts a body that
+// is still being read: the limit ends with the response headers.
+func TestIntegration_slowBody(t *testing.T) {
 	wantNoLeaks(t)
 	server, conns := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, "slow ")
@@ -450,9 +450,9 @@ func TestSeam_slowBody(t *testing.T) {
 	conns.wantEver(t, 1, 1)
 }
 
-// TestSeam_serialCaller pins the place that is given back too late: a caller who
-// makes one call after the other never meets a limit of one.
-func TestSeam_serialCaller(t *testing.T) {
+// TestIntegration_serialCaller pins that a slot is freed in time: sequential calls never exceed a limit of
+// one.
+func TestIntegration_serialCaller(t *testing.T) {
 	wantNoLeaks(t)
 	server, conns := serve(t, failFirst(0, 0, "ok"))
 	client := newClient(t, quick(1), limits.Config{MaxRequests: 1})

@@ -20,21 +20,21 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// The seams are where retry, time-outs and breakers meet net/http: bodies,
-// connections, contexts. Each test names the hole that it keeps shut; all of them have
-// been found open in libraries of this kind.
+// These tests cover where retry, timeouts and breakers meet net/http: bodies, connections,
+// contexts. Each test names the defect that it prevents; all of them have occurred in libraries of
+// this kind.
 
-// quick is a retry policy whose back-offs cost nothing.
+// quick is a retry policy with back-offs of almost nothing.
 func quick(retries int) retry.Config {
 	return retry.Config{NumRetries: retries, Rand: func() float64 { return 0 }}
 }
 
-// tally counts things that are opened and must be closed: connections, bodies.
+// tally counts what is opened and must be closed: connections, bodies.
 type tally struct {
 	mu      sync.Mutex
 	ever    int           // guarded by mu
 	open    int           // guarded by mu
-	changed chan struct{} // closed and made anew at each change; guarded by mu
+	changed chan struct{} // closed and replaced at each change; guarded by mu
 }
 
 func newTally() *tally { return &tally{changed: make(chan struct{})} }
@@ -52,7 +52,7 @@ func (c *tally) add(ever, open int) {
 	c.changed = make(chan struct{})
 }
 
-// wantEver fails the test if there were fewer or more.
+// wantEver fails the test if fewer or more than that were ever opened.
 func (c *tally) wantEver(t *testing.T, least, most int) {
 	t.Helper()
 	c.mu.Lock()
@@ -62,7 +62,7 @@ func (c *tally) wantEver(t *testing.T, least, most int) {
 	}
 }
 
-// wantNone waits until none is open any more.
+// wantNone waits until none is open.
 func (c *tally) wantNone(t *testing.T) {
 	t.Helper()
 	for deadline := time.After(patience); ; {
@@ -106,8 +106,7 @@ func countConnections(server *httptest.Server) *tally {
 	return conns
 }
 
-// newClient is a client whose transport stands under policies, with connections
-// of its own.
+// newClient returns a client whose transport is under policies, with its own connections.
 func newClient(t *testing.T, policies ...pillion.Policy) *http.Client {
 	t.Helper()
 	return newClientOver(t, &http.Transport{}, policies...)
@@ -124,7 +123,7 @@ func newClientOver(t *testing.T, base http.RoundTripper, policies ...pillion.Pol
 	return client
 }
 
-// send makes a call and reads its answer to the end.
+// send makes a call and reads its response to the end.
 func send(t *testing.T, client *http.Client, req *http.Request) (*http.Response, string) {
 	t.Helper()
 	resp, err := client.Do(req)
@@ -141,7 +140,7 @@ func send(t *testing.T, client *http.Client, req *http.Request) (*http.Response,
 	return resp, string(body)
 }
 
-// failFirst answers the first n requests with status, and all others with 200.
+// failFirst responds to the first n requests with status, and to all others with 200.
 func failFirst(n int64, status int, body string) http.HandlerFunc {
 	var requests atomic.Int64
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -153,7 +152,7 @@ func failFirst(n int64, status int, body string) http.HandlerFunc {
 	}
 }
 
-// spied is a round tripper that watches the bodies of its answers.
+// spied is a round tripper that watches the bodies of its responses.
 type spied struct {
 	http.RoundTripper
 	t      *testing.T
@@ -167,7 +166,7 @@ type spiedBody struct {
 	closed  atomic.Bool
 }
 
-// RoundTrip wants the answers before to be done with.
+// RoundTrip fails the test if an earlier response is still open.
 func (s *spied) RoundTrip(req *http.Request) (*http.Response, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -199,10 +198,10 @@ func (b *spiedBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// TestSeam_discardedAnswer pins the leak of discarded answers: a body that nobody
-// closes holds its connection for ever, one that is not drained costs it, and one that is
-// drained without bound holds up the retry.
-func TestSeam_discardedAnswer(t *testing.T) {
+// TestIntegration_discardedResponse pins that discarded responses do not leak: a body that is never closed
+// holds its connection forever, one that is not drained costs its connection, and one that is
+// drained without a bound delays the retry.
+func TestIntegration_discardedResponse(t *testing.T) {
 	tests := []struct {
 		name    string
 		size    int
@@ -244,9 +243,9 @@ func TestSeam_discardedAnswer(t *testing.T) {
 	}
 }
 
-// TestSeam_connectionsAreReused pins what leaks of bodies come to in numbers: a
-// connection lost with each retry.
-func TestSeam_connectionsAreReused(t *testing.T) {
+// TestIntegration_connectionsAreReused counts what leaks of bodies would cost: a connection for each
+// retry.
+func TestIntegration_connectionsAreReused(t *testing.T) {
 	wantNoLeaks(t)
 	var requests atomic.Int64
 	body := strings.Repeat("x", 8<<10)
@@ -256,7 +255,7 @@ func TestSeam_connectionsAreReused(t *testing.T) {
 		}
 		_, _ = io.WriteString(w, body)
 	})
-	client := newClient(t, quick(1), pillion.Options{DrainTime: patience}) // a back-off of nothing leaves 1ms otherwise
+	client := newClient(t, quick(1), pillion.Options{DrainTime: patience}) // otherwise a back-off of 0 leaves 1ms
 	for range 20 {
 		if resp, got := send(t, client, newRequest(t, http.MethodGet, server.URL, nil)); resp.StatusCode != http.StatusOK || got != body {
 			t.Fatalf("got %d and %d bytes, want 200 and %d", resp.StatusCode, len(got), len(body))
@@ -270,9 +269,9 @@ func TestSeam_connectionsAreReused(t *testing.T) {
 	conns.wantNone(t)
 }
 
-// TestSeam_onlyIdempotent pins the order that was placed twice: by default a POST
-// is sent again only if its caller vouches for it, or if it never reached anybody.
-func TestSeam_onlyIdempotent(t *testing.T) {
+// TestIntegration_onlyIdempotent pins that no order is placed twice: by default a POST is retried only if
+// its caller marks it as idempotent, or if it never reached the upstream.
+func TestIntegration_onlyIdempotent(t *testing.T) {
 	tests := []struct {
 		name     string
 		method   string
@@ -315,7 +314,7 @@ func TestSeam_onlyIdempotent(t *testing.T) {
 	}
 }
 
-// upload is a body that gives a first piece, and the rest only when it may.
+// upload is a body that returns a first piece, and the rest only after a signal.
 type upload struct {
 	size   int64
 	first  int64
@@ -353,9 +352,9 @@ func (u *upload) Close() error {
 	return nil
 }
 
-// TestSeam_uploadIsStreamed pins the upload that is held in memory before its
-// first byte is sent: here its rest only comes once the server has the request.
-func TestSeam_uploadIsStreamed(t *testing.T) {
+// TestIntegration_uploadIsStreamed pins that an upload is not held in memory before its first byte is
+// sent: here its rest only comes after the server has the request.
+func TestIntegration_uploadIsStreamed(t *testing.T) {
 	const (
 		size  = 8 << 20
 		first = 64 << 10
@@ -382,7 +381,7 @@ func TestSeam_uploadIsStreamed(t *testing.T) {
 				}
 			})
 			client := newClient(t, append(test.policies, retry.Config{On: "5xx"}, limits.Config{}, breaker.Config{})...)
-			ctx, cancel := context.WithTimeout(bounded(t), patience) // in place of a deadlock
+			ctx, cancel := context.WithTimeout(bounded(t), patience) // instead of a deadlock
 			defer cancel()
 			send(t, client, newRequest(t, http.MethodPut, server.URL, body).WithContext(ctx))
 			if got := wantSoon(t, asked, "the request"); got > first {
@@ -393,9 +392,9 @@ func TestSeam_uploadIsStreamed(t *testing.T) {
 	}
 }
 
-// TestSeam_uploadToASilentServer pins the same from the other side: from a caller
-// whose server does not read, no more is taken than fits into the sockets' buffers.
-func TestSeam_uploadToASilentServer(t *testing.T) {
+// TestIntegration_uploadToASilentServer pins that a caller whose server does not read loses at most as
+// many bytes as fit into the buffers of the sockets.
+func TestIntegration_uploadToASilentServer(t *testing.T) {
 	wantNoLeaks(t)
 	const size = 8 << 20
 	may := make(chan struct{})

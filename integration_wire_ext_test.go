@@ -19,8 +19,8 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// upgrade is a handler that turns connections into ones that give back each line
-// in capitals. It closes ended when the client has closed one.
+// upgrade is a handler that turns connections into ones that return each line in capitals. It
+// closes ended when the client has closed one.
 func upgrade(t *testing.T, ended chan<- struct{}) http.HandlerFunc {
 	t.Helper()
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -46,10 +46,9 @@ func upgrade(t *testing.T, ended chan<- struct{}) http.HandlerFunc {
 	}
 }
 
-// TestSeam_upgrade pins the answer 101 whose body can only be read, or is cut by
-// a limit that was meant for an answer: it must stay a connection, for as long as the
-// caller likes.
-func TestSeam_upgrade(t *testing.T) {
+// TestIntegration_upgrade pins that a 101 response stays a connection that can be read and written, for as
+// long as the caller likes: no limit of a response cuts it.
+func TestIntegration_upgrade(t *testing.T) {
 	const total = 3 * short
 	tests := []struct {
 		name     string
@@ -70,7 +69,7 @@ func TestSeam_upgrade(t *testing.T) {
 			ended := make(chan struct{}, 2)
 			server, _ := serve(t, upgrade(t, ended))
 			client := newClient(t, test.policies...)
-			for range 2 { // the second finds its place given back
+			for range 2 { // the second needs the slot of the first
 				shout(t, client, server.URL, total)
 				wantSoon(t, ended, "the end of the upgraded connection")
 			}
@@ -96,7 +95,7 @@ func shout(t *testing.T, client *http.Client, url string, while time.Duration) {
 	lines := bufio.NewReader(conn)
 	for i := range 2 {
 		if i == 1 {
-			time.Sleep(2 * while) // all limits must have run out: that is the test
+			time.Sleep(2 * while) // all limits must have passed: that is the test
 		}
 		if _, err := io.WriteString(conn, "hello\n"); err != nil {
 			t.Fatalf("write %d: %v", i+1, err)
@@ -113,7 +112,7 @@ func shout(t *testing.T, client *http.Client, url string, while time.Duration) {
 	}
 }
 
-// all is every policy, so set that none of them acts.
+// all returns every policy, with settings under which none of them acts.
 func all() []pillion.Policy {
 	return []pillion.Policy{
 		timeout.Config{Total: 2 * patience, PerTry: patience, Idle: patience},
@@ -123,9 +122,9 @@ func all() []pillion.Policy {
 	}
 }
 
-// TestSeam_trailers pins trailers, of answers and of requests, that a wrapper
-// around the body loses.
-func TestSeam_trailers(t *testing.T) {
+// TestIntegration_trailers pins that a wrapper around the body does not lose trailers, of responses and of
+// requests.
+func TestIntegration_trailers(t *testing.T) {
 	wantNoLeaks(t)
 	server, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
@@ -142,11 +141,11 @@ func TestSeam_trailers(t *testing.T) {
 	req.Body = io.NopCloser(io.MultiReader(strings.NewReader("order"), atEOF(func() { req.Trailer.Set("X-Sum", "5") })))
 	resp, body := send(t, newClient(t, all()...), req)
 	if body != "done" || resp.Trailer.Get("X-Sum") != "4" || resp.Trailer.Get("X-Late") != "yes" {
-		t.Errorf("answer: got %q, trailer %v, want %q and both trailers", body, resp.Trailer, "done")
+		t.Errorf("response: got %q, trailer %v, want %q and both trailers", body, resp.Trailer, "done")
 	}
 }
 
-// atEOF is an empty reader that calls itself first.
+// atEOF is an empty reader that calls a function first.
 type atEOF func()
 
 func (f atEOF) Read([]byte) (int, error) {
@@ -154,9 +153,8 @@ func (f atEOF) Read([]byte) (int, error) {
 	return 0, io.EOF
 }
 
-// TestSeam_interimAnswer pins 103 Early Hints, which are for the caller's trace
-// and no answer.
-func TestSeam_interimAnswer(t *testing.T) {
+// TestIntegration_interimResponse pins that 103 Early Hints reach the caller's trace and are no response.
+func TestIntegration_interimResponse(t *testing.T) {
 	wantNoLeaks(t)
 	server, _ := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Link", "</style.css>")
@@ -182,14 +180,13 @@ func TestSeam_interimAnswer(t *testing.T) {
 	}
 }
 
-// TestSeam_expectContinue pins the body that is read before the server has asked
-// for it.
-func TestSeam_expectContinue(t *testing.T) {
+// TestIntegration_expectContinue pins that the body is not read before the server has asked for it.
+func TestIntegration_expectContinue(t *testing.T) {
 	tests := []struct {
 		name      string
 		handler   http.HandlerFunc
 		status    int
-		wants     bool // the body
+		wants     bool // the server wants the body
 		continues int64
 	}{
 		{"wanted", func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }, http.StatusOK, true, 1},
@@ -227,9 +224,9 @@ func TestSeam_expectContinue(t *testing.T) {
 	}
 }
 
-// TestSeam_http2 pins that all of it holds for HTTP/2 over TLS too: retries with
-// a body, trailers, one connection for all.
-func TestSeam_http2(t *testing.T) {
+// TestIntegration_http2 pins all of this over HTTP/2 with TLS: retries with a body, trailers, one
+// connection for all.
+func TestIntegration_http2(t *testing.T) {
 	wantNoLeaks(t)
 	var requests atomic.Int64
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -285,8 +282,8 @@ func TestSeam_http2(t *testing.T) {
 	conns.wantNone(t)
 }
 
-// TestSeam_http2Cancel pins the stream that goes on when its caller has left.
-func TestSeam_http2Cancel(t *testing.T) {
+// TestIntegration_http2Cancel pins that the stream ends when its caller is canceled.
+func TestIntegration_http2Cancel(t *testing.T) {
 	wantNoLeaks(t)
 	arrived, left := make(chan struct{}), make(chan struct{})
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -307,14 +304,13 @@ func TestSeam_http2Cancel(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantSoon(t, arrived, "the request")
-	cancel() // and the body is neither read nor closed
+	cancel() // the body is neither read nor closed
 	wantSoon(t, left, "the end of the stream at the server")
 	_ = resp.Body.Close()
 }
 
-// TestSeam_trace pins the trace hooks of the caller's context, which must see
-// each attempt.
-func TestSeam_trace(t *testing.T) {
+// TestIntegration_trace pins that the trace hooks of the caller's context run for each attempt.
+func TestIntegration_trace(t *testing.T) {
 	wantNoLeaks(t)
 	server, _ := serve(t, failFirst(1, http.StatusServiceUnavailable, "body"))
 	var got, reused, wrote, first atomic.Int64
@@ -330,14 +326,14 @@ func TestSeam_trace(t *testing.T) {
 	})
 	send(t, newClient(t, all()...), newRequest(t, http.MethodGet, server.URL, nil).WithContext(ctx))
 	if got.Load() != 2 || reused.Load() != 1 || wrote.Load() != 2 || first.Load() != 2 {
-		t.Errorf("got %d connections, %d of them reused, %d requests written, %d answers begun, want 2, 1, 2, 2",
+		t.Errorf("got %d connections, %d of them reused, %d requests written, %d responses begun, want 2, 1, 2, 2",
 			got.Load(), reused.Load(), wrote.Load(), first.Load())
 	}
 }
 
-// TestSeam_closeIdleConnections pins the client whose connections nobody can
-// close, because a wrapper hides how; and a base that has no such method.
-func TestSeam_closeIdleConnections(t *testing.T) {
+// TestIntegration_closeIdleConnections pins that a program can close the idle connections through the
+// wrapper, and that a base without such a method is fine.
+func TestIntegration_closeIdleConnections(t *testing.T) {
 	wantNoLeaks(t)
 	server, conns := serve(t, failFirst(0, 0, "ok"))
 	client := newClient(t, all()...)
@@ -346,10 +342,10 @@ func TestSeam_closeIdleConnections(t *testing.T) {
 	conns.wantNone(t)
 
 	over := newClientOver(t, bare{}, all()...)
-	over.CloseIdleConnections() // nothing to do, and no harm
+	over.CloseIdleConnections() // it does nothing
 }
 
-// bare is a round tripper that is nothing else.
+// bare is a round tripper without other methods.
 type bare struct{}
 
 func (bare) RoundTrip(*http.Request) (*http.Response, error) { return nil, http.ErrNotSupported }

@@ -7,9 +7,8 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Log is a Listener that writes to logger: the end of each call at Info, or at
-// Warn when it failed, and all else that happens to it at Debug. A nil logger is
-// silent.
+// Log returns a Listener that writes to logger: the end of each call at level Info, or at Warn if
+// the call failed or was refused, and all other events at Debug. A nil logger is silent.
 func Log(logger *slog.Logger) Listener {
 	if logger == nil {
 		return nil
@@ -28,7 +27,7 @@ func Log(logger *slog.Logger) Listener {
 	}
 }
 
-// attributes describes the event in the words of Envoy's access log.
+// attributes describes the event with the field names of Envoy's access log.
 func attributes(e policy.Event) []slog.Attr {
 	r := e.Call.Request()
 	attrs := []slog.Attr{

@@ -18,22 +18,22 @@ import (
 	"go.uber.org/goleak"
 )
 
-// patience is how long a test waits for what must happen; it is a safety net and
-// no part of what is tested.
+// patience is how long a test waits for something that must happen. It is a safety net, no test
+// depends on its value.
 const patience = 10 * time.Second
 
-// part is what a scripted server does on one connection, step by step. After the
-// last step it reads until the client has closed the connection.
+// part is what a scripted server does on one connection, step by step. After the last step it reads
+// until the client has closed the connection.
 type part []step
 
-// step is one thing that a scripted server does.
+// step is one step of a scripted server.
 type step func(p *peer)
 
 // peer is the server's side of one connection.
 type peer struct {
 	net.Conn
 	read *bufio.Reader
-	raw  *net.TCPConn // below TLS, if there is any
+	raw  *net.TCPConn // below TLS, if there is TLS
 }
 
 // scripted is a TCP server that plays a part on each connection.
@@ -46,15 +46,15 @@ type scripted struct {
 	running  sync.WaitGroup
 }
 
-// serveScript starts a server that plays parts on its connections, in their
-// order, and the last of them on all that come after. The test fails if at its end a
-// connection is left that the client never closed.
+// serveScript starts a server that plays parts on its connections, in their order, and the last of
+// them on all later connections. The test fails if its client has left a connection open at the
+// end.
 func serveScript(t *testing.T, parts ...part) *scripted {
 	t.Helper()
 	return serveScriptTLS(t, nil, parts...)
 }
 
-// serveScriptTLS is serveScript under TLS, where there is a configuration for it.
+// serveScriptTLS is serveScript with TLS if config is not nil.
 func serveScriptTLS(t *testing.T, config *tls.Config, parts ...part) *scripted {
 	t.Helper()
 	s := &scripted{t: t, listener: listen(t), tls: config, parts: parts}
@@ -108,7 +108,7 @@ func (s *scripted) close() {
 	s.running.Wait()
 }
 
-// addr is where the server listens.
+// addr returns the address of the server.
 func (s *scripted) addr() string { return s.listener.Addr().String() }
 
 // firstByte waits for the first byte of a request.
@@ -117,7 +117,7 @@ func firstByte(p *peer) { _, _ = p.read.ReadByte() }
 // untilClosed reads until the client has closed the connection.
 func untilClosed(p *peer) { _, _ = io.Copy(io.Discard, p.read) }
 
-// request reads a whole request.
+// request reads a complete request.
 func request(p *peer) {
 	if r, err := http.ReadRequest(p.read); err == nil {
 		_, _ = io.Copy(io.Discard, r.Body)
@@ -130,12 +130,12 @@ func requestHead(p *peer) { _, _ = http.ReadRequest(p.read) }
 // neither reads nor writes for longer than any limit of the tests.
 func neither(*peer) { time.Sleep(25 * short) }
 
-// say writes text as it stands.
+// say writes text unchanged.
 func say(text string) step {
 	return func(p *peer) { _, _ = io.WriteString(p, text) }
 }
 
-// sayOn writes text again and again, until the client has enough of it.
+// sayOn writes text repeatedly, until the client closes the connection.
 func sayOn(text string) step {
 	return func(p *peer) {
 		for {
@@ -170,8 +170,8 @@ func tell(done chan<- struct{}) step {
 	return func(*peer) { close(done) }
 }
 
-// refusing is an address at which nobody listens. A connection from there keeps
-// others from taking it.
+// refusing returns an address that refuses connections. A connection from that address keeps other
+// programs from using it.
 func refusing(t *testing.T) string {
 	t.Helper()
 	l := listen(t)
@@ -196,7 +196,7 @@ func wantSoon[T any](t *testing.T, done <-chan T, what string) (value T) {
 	return value
 }
 
-// bounded is the test's context for a call: it ends also when a call takes longer than any
+// bounded returns the test's context for a call. It also ends if a call takes longer than any
 // should. It has no deadline, which policies would see.
 func bounded(t *testing.T) context.Context {
 	t.Helper()
@@ -211,15 +211,15 @@ func bounded(t *testing.T) context.Context {
 
 var errTooLong = errors.New("the test's call takes too long")
 
-// wantNoLeaks has the test fail at its end, after all cleanups that are
-// registered later, if a goroutine runs that did not run before.
+// wantNoLeaks fails the test at its end, after all cleanups that are registered later, if a
+// goroutine runs that did not run before.
 func wantNoLeaks(t *testing.T) {
 	t.Helper()
 	old := goleak.IgnoreCurrent()
 	t.Cleanup(func() { goleak.VerifyNone(t, old) })
 }
 
-// silenceDefaultLogger keeps reports of panics out of the test's output.
+// silenceDefaultLogger hides reports of panics from the test's output.
 func silenceDefaultLogger(t *testing.T) {
 	t.Helper()
 	before := slog.Default()

@@ -8,19 +8,19 @@ import (
 	"github.com/pillion-go/pillion/envoy"
 )
 
-// Scope says which limit ended a call or an attempt.
+// Scope identifies the limit that ended a call or an attempt.
 type Scope uint8
 
 // The limits on time.
 const (
-	ScopeTotal   Scope = iota + 1 // of the call with all its attempts, back-offs and the body
-	ScopePerTry                   // of one attempt, until the answer's head
-	ScopeIdle                     // of the silence before the head or within the body
-	ScopeCaller                   // the deadline that the caller's context came with
-	scopeDiscard                  // of draining an answer that nobody wants
+	ScopeTotal   Scope = iota + 1 // the call, with all its attempts, back-offs and the body
+	ScopePerTry                   // one attempt, until its response headers
+	ScopeIdle                     // silence before the response headers or within the body
+	ScopeCaller                   // the deadline of the caller's context
+	scopeDiscard                  // draining a discarded response
 )
 
-// String names the scope: total, per-try, idle or caller.
+// String returns the name of the scope: total, per-try, idle or caller.
 func (s Scope) String() string {
 	switch s {
 	case ScopeTotal:
@@ -36,19 +36,19 @@ func (s Scope) String() string {
 	}
 }
 
-// Detail is what Envoy says of a call that the limit ended.
+// Detail returns Envoy's detail of a call that this limit ended.
 func (s Scope) Detail() *envoy.Detail {
 	switch s {
 	case ScopePerTry:
 		return envoy.PerTryTimeout
 	case ScopeIdle:
 		return envoy.PerTryIdleTimeout
-	default: // of the whole call
+	default: // the whole call
 		return envoy.ResponseTimeout
 	}
 }
 
-// timeoutError makes the error of a limit that struck; err is what else went wrong.
+// timeoutError returns the error of a timeout that fired; err is what else went wrong.
 func (c *Call) timeoutError(scope Scope, err error) *TimeoutError {
 	e := &TimeoutError{Upstream: c.frame.chain.name, Scope: scope, Err: err}
 	switch scope {
@@ -62,13 +62,13 @@ func (c *Call) timeoutError(scope Scope, err error) *TimeoutError {
 		e.Limit = c.limits.try
 	case ScopeIdle:
 		e.Limit = c.limits.idle
-	default: // the limit is not ours
+	default: // the limit is not one of the library
 	}
 	return e
 }
 
-// timedOut adds to o that a limit struck. Where the caller caused it, the outcome is
-// neutral as well.
+// timedOut adds to o that a timeout fired. If the caller caused it, the outcome counts as canceled
+// as well, and so not as a failure.
 func (c *Call) timedOut(o *Outcome, scope Scope, err error) *Outcome {
 	is := Timeout
 	if scope == ScopePerTry || scope == ScopeIdle {
@@ -81,9 +81,8 @@ func (c *Call) timedOut(o *Outcome, scope Scope, err error) *Outcome {
 	return o
 }
 
-// Expired is the outcome of a call whose time ran out while no attempt was under
-// way: by its total limit or by the caller's deadline, whichever it has. It wraps
-// what the last attempt failed with.
+// Expired returns the outcome of a call whose total limit or caller's deadline passed while no
+// attempt was running. It wraps the error of the last attempt.
 func (c *Call) Expired(last *Outcome) *Outcome {
 	scope := c.limits.totalScope()
 	if c.limits.deadline == 0 || c.frame.ctx.Err() != nil {
@@ -92,17 +91,17 @@ func (c *Call) Expired(last *Outcome) *Outcome {
 	return c.timedOut(&Outcome{}, scope, last.Err)
 }
 
-// Gone is the outcome of a call whose caller left, or whose context's deadline
-// passed, while no attempt was under way. It wraps what the last attempt failed with.
+// Gone returns the outcome of a call whose caller was canceled, or whose context's deadline passed,
+// while no attempt was running. It wraps the error of the last attempt.
 func (c *Call) Gone(ctx context.Context, last *Outcome) *Outcome {
 	o := &Outcome{}
 	c.leave(ctx, o, last.Err)
 	return o
 }
 
-// leave adds to o that the caller left.
+// leave adds to o that the caller was canceled.
 func (c *Call) leave(ctx context.Context, o *Outcome, err error) {
-	if c.frame.ctx.Err() == nil { // a policy of one's own ended its attempt
+	if c.frame.ctx.Err() == nil { // a custom policy ended the attempt
 		c.left(ctx, o, err)
 		return
 	}
@@ -116,7 +115,7 @@ func (c *Call) leave(ctx context.Context, o *Outcome, err error) {
 	o.Blame(goneError(ctx, err), Cancelled, envoy.CallerGone)
 }
 
-// left adds to o that the context that a policy gave the attempt has ended.
+// left adds to o that a policy ended the context that it had made for the attempt.
 func (c *Call) left(ctx context.Context, o *Outcome, err error) {
 	is, detail := Cancelled, envoy.CallerGone
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
@@ -125,8 +124,8 @@ func (c *Call) left(ctx context.Context, o *Outcome, err error) {
 	o.Blame(goneError(ctx, err), is, detail)
 }
 
-// expired makes the attempt's outcome that of a timeout that ended it, unless the
-// caller was canceled first. err is what the wire made of it.
+// expired makes the attempt's outcome that of a timeout, unless the caller was canceled first. err
+// is the error that the wire returned because of it.
 func (c *Call) expired(ctx context.Context, scope Scope, err error) *Outcome {
 	o := &c.outcome
 	if ctx.Err() == nil {
@@ -140,7 +139,7 @@ func (c *Call) expired(ctx context.Context, scope Scope, err error) *Outcome {
 	return o
 }
 
-// overdue makes o that of an attempt that a timeout ended before its response headers.
+// overdue makes o the outcome of an attempt that a timeout ended before its response headers.
 func (c *Call) overdue(o *Outcome, scope Scope, err error) *Outcome {
 	*o = Outcome{}
 	if isEcho(err) {
@@ -150,15 +149,15 @@ func (c *Call) overdue(o *Outcome, scope Scope, err error) *Outcome {
 	return c.timedOut(o, scope, err)
 }
 
-// isEcho reports whether err says nothing but that the attempt's context has ended.
+// isEcho reports whether err only reflects that the attempt's context has ended.
 func isEcho(err error) bool {
 	var limit *TimeoutError
 	return err == context.Canceled || err == context.DeadlineExceeded || //nolint:errorlint // a wrapped one says more
 		errors.As(err, &limit)
 }
 
-// goneError returns the error of a context that has ended: it matches the context's own
-// error and its cause, and keeps what else went wrong.
+// goneError returns the error of a context that has ended. It matches the context's error and its
+// cause, and wraps err if that adds anything.
 func goneError(ctx context.Context, err error) error {
 	gone := ctx.Err()
 	if cause := context.Cause(ctx); !errors.Is(gone, cause) {

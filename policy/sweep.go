@@ -8,34 +8,34 @@ import (
 	"github.com/pillion-go/pillion/internal/report"
 )
 
-// sweepInterval is how late the end of a caller's context may be noticed, if the caller then
-// neither reads on nor closes the response.
+// sweepInterval bounds how late the end of a caller's context is noticed, if the caller then
+// neither reads nor closes the response.
 const sweepInterval = 100 * time.Millisecond
 
-// sweeps is how often the sweep looks at a response before a watch of its own takes over, which
-// costs allocations, but neither time while nothing happens, nor a delay.
+// sweeps is how often the sweep checks a response before the response gets its own watch. A watch
+// costs allocations, but no time while nothing happens, and it notices the end without delay.
 const sweeps = 10
 
-// sweep looks at the callers of a chain's open responses, and ends the attempts of those whose
-// context has ended. All responses share one timer, which runs while there are new ones. Most
-// responses end before they are looked at: a watch for each would cost them more than all else that
-// the engine does for a call.
+// sweep checks the callers of a chain's open responses, and ends the attempts whose caller's
+// context has ended. All responses share one timer, which runs while there are new responses. Most
+// responses end before the first check: a watch for each would cost them more than the rest of the
+// engine does for a call.
 type sweep struct {
 	mu    sync.Mutex
-	first *Stream     // guarded by mu, like the links of the Streams
-	timer *time.Timer // nil until it is needed; guarded by mu
+	first *Stream     // guarded by mu, as the links of the Streams are
+	timer *time.Timer // nil before its first use; guarded by mu
 	armed bool        // guarded by mu
 }
 
-// link is the place of a Stream in a sweep.
+// link is the list entry of a Stream in a sweep.
 type link struct {
-	caller         context.Context //nolint:containedctx // what is looked at; nil for a Stream that nothing watches
+	caller         context.Context //nolint:containedctx // the context to check; nil for a Stream that nothing watches
 	previous, next *Stream
-	seen           int         // how often it was looked at
-	stop           func() bool // ends its own watch; nil while the sweep looks
+	seen           int         // how often the sweep has checked it
+	stop           func() bool // ends the Stream's own watch; nil while the sweep checks it
 }
 
-// watch has the end of the caller's context end the attempt of s.
+// watch makes the end of the caller's context end the attempt of s.
 func (ch *Chain) watch(s *Stream, caller context.Context) {
 	w := &ch.sweep
 	w.mu.Lock()
@@ -50,8 +50,8 @@ func (ch *Chain) watch(s *Stream, caller context.Context) {
 	}
 }
 
-// armSweep has the timer fire at the next tenth of a second of the chain's clock. The caller holds
-// the sweep's mu.
+// armSweep sets the timer to the next tenth of a second of the chain's clock. The caller holds the
+// sweep's mu.
 func (ch *Chain) armSweep() {
 	w := &ch.sweep
 	wait := sweepInterval - ch.now()%sweepInterval
@@ -74,7 +74,7 @@ func (ch *Chain) unwatch(s *Stream) {
 	}
 }
 
-// remove takes s out of the list. The caller holds mu.
+// remove removes s from the list. The caller holds mu.
 func (w *sweep) remove(s *Stream) {
 	l := &s.link
 	if l.next != nil {
@@ -88,18 +88,18 @@ func (w *sweep) remove(s *Stream) {
 	l.previous, l.next = nil, nil
 }
 
-// tick ends the attempts of callers that are gone. It is the function of the timer.
+// tick ends the attempts whose caller's context has ended. It is the function of the timer.
 func (ch *Chain) tick() {
 	for _, s := range ch.gone() {
 		s.left()
 	}
 }
 
-// left ends the attempt of a caller whose context has ended.
+// left ends the attempt because the caller's context has ended.
 func (s *Stream) left() { s.cut(context.Cause(s.link.caller)) }
 
-// gone returns the Streams whose caller's context has ended, and arms the timer again if there are
-// any left.
+// gone returns the Streams whose caller's context has ended, and arms the timer again if any others
+// remain.
 func (ch *Chain) gone() (gone []*Stream) {
 	w := &ch.sweep
 	w.mu.Lock()

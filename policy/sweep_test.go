@@ -21,7 +21,7 @@ func (streamed) Header(*Attempt) Header                        { return nil }
 func (streamed) Try(_ context.Context, a *Attempt, o *Outcome) { o.Value = "open"; a.Open() }
 func (streamed) Classify(_ *Attempt, o *Outcome, err error)    { o.Blame(err, Failed, nil) }
 
-// watched makes a chain that calls ended for each end, and a function that opens a response.
+// watched returns a chain that calls ended at each end, and a function that opens a response.
 func watched(t *testing.T, ended func(*Outcome)) (*Chain, func(ctx context.Context) *Stream) {
 	t.Helper()
 	hook := func(_ *Call, end *Outcome) { ended(end) }
@@ -50,8 +50,8 @@ func (h hooked) Wrap(_ *Builder, next Func) (Func, error) {
 	}, nil
 }
 
-// TestSweep ends the responses of callers that were canceled, at the next tenth of a second, and
-// leaves all others alone. Its timer runs while there are open responses.
+// TestSweep pins that the sweep ends the responses of canceled callers at the next tenth of a
+// second, and no others. Its timer runs only while there are open responses.
 func TestSweep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		causes := make(chan error, 8)
@@ -74,19 +74,19 @@ func TestSweep(t *testing.T) {
 			t.Errorf("a late end: got %v, want the cause", err)
 		}
 		if err := stays.End(nil); err != nil || len(causes) != 1 || <-causes != nil {
-			t.Errorf("the other one: got %v, want one good end", err)
+			t.Errorf("the other response: got %v, want one clean end", err)
 		}
 		if n, _ := c.sweep.state(); n != 0 {
 			t.Errorf("got %d in the sweep, want none", n)
 		}
 		time.Sleep(time.Second)
 		if _, armed := c.sweep.state(); armed {
-			t.Error("the timer runs on, without an open response")
+			t.Error("the timer still runs, without an open response")
 		}
 	})
 }
 
-// state returns how many Streams the sweep looks at, and whether its timer runs.
+// state returns how many Streams the sweep checks, and whether its timer runs.
 func (w *sweep) state() (n int, armed bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -161,8 +161,8 @@ func TestSweep_model(t *testing.T) {
 	})
 }
 
-// TestSweep_long gives a response that stays open its own watch: the end of its caller is then
-// noticed immediately, and the timer rests.
+// TestSweep_long pins that a response that stays open gets its own watch: the end of its caller's
+// context is then noticed immediately, and the timer stops.
 func TestSweep_long(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ends := make(chan error, 8)
@@ -177,15 +177,15 @@ func TestSweep_long(t *testing.T) {
 		leave()
 		synctest.Wait()
 		if err := <-ends; !errors.Is(err, context.Canceled) {
-			t.Errorf("got %v, want that it was canceled", err)
+			t.Errorf("got %v, want context.Canceled", err)
 		}
 		if err := other.End(nil); err != nil || len(ends) != 1 {
-			t.Errorf("the other one: got %v and %d ends, want one", err, len(ends))
+			t.Errorf("the other response: got %v and %d ends, want one", err, len(ends))
 		}
 	})
 }
 
-// TestSweep_panic goes on after a caller's context that panics.
+// TestSweep_panic pins that the sweep goes on after a panic of a caller's context.
 func TestSweep_panic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var ends atomic.Int64

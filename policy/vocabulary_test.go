@@ -38,7 +38,7 @@ func TestGRPCCondition(t *testing.T) {
 	}
 }
 
-// TestConditions pins which results count against an upstream, and which do not.
+// TestConditions pins which conditions count against an upstream.
 func TestConditions(t *testing.T) {
 	against := []Condition{Status5xx, Reset, ConnectFailure, RefusedStream, ProtocolError, Timeout, PerTryTimeout, Failed}
 	for i := range 32 {
@@ -75,13 +75,13 @@ func TestConditionString(t *testing.T) {
 	}
 }
 
-// TestStrings pins that what has names has one for each value, and that a value
-// that does not exist prints too, and does not panic.
+// TestStrings pins the name of each value, and that an unknown value prints its number without a
+// panic.
 func TestStrings(t *testing.T) {
 	tests := []struct {
 		name  string
 		known []fmt.Stringer
-		words string
+		names string
 	}{
 		{
 			"Rank",
@@ -99,8 +99,8 @@ func TestStrings(t *testing.T) {
 		},
 	}
 	for _, test := range tests {
-		for i, word := range strings.Fields(test.words) {
-			if got, want := test.known[i].String(), strings.ReplaceAll(word, "+", " "); got != want {
+		for i, name := range strings.Fields(test.names) {
+			if got, want := test.known[i].String(), strings.ReplaceAll(name, "+", " "); got != want {
 				t.Errorf("%s %d: got %q, want %q", test.name, test.known[i], got, want)
 			}
 		}

@@ -9,14 +9,13 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Adapter returns a policy that checks the adapter whose calls go through it. It is given to New as
-// the last policy, in the adapter's tests. It reports to t:
+// Adapter returns a policy that checks the adapter whose calls go through it. Pass it to New as the
+// last policy, in the adapter's tests. It reports to t:
 //
-//   - an attempt whose outcome says neither why there is no response nor that the upstream sent one;
-//   - an error without a condition or a detail;
-//   - a request header that differs from one call of a method to the next, or that changes when an
-//     attempt's own header does;
-//   - at the end of the test, a response that has never ended.
+//   - an attempt whose outcome has neither an error nor a detail;
+//   - an error with neither a condition nor a detail;
+//   - a Request that differs between two calls of the method, or a request header of the caller that changes with the attempt's own;
+//   - at the end of the test, a response that has not ended.
 //
 // It is safe for concurrent use.
 func Adapter(t testing.TB) policy.Policy {
@@ -24,7 +23,7 @@ func Adapter(t testing.TB) policy.Policy {
 	a := &adapter{TB: t}
 	t.Cleanup(func() {
 		if n := a.open.Load(); n != 0 {
-			t.Errorf("policytest: %d responses have not ended, want none: does every way out call Stream.End?", n)
+			t.Errorf("policytest: %d responses have not ended, want 0; call Stream.End on every path", n)
 		}
 	})
 	return a
@@ -53,18 +52,18 @@ func (a *adapter) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error)
 	}, nil
 }
 
-// checkRequest checks what the adapter says of the request.
+// checkRequest checks how the adapter describes the request.
 func (a *adapter) checkRequest(c *policy.Call) {
 	first := c.Request()
 	if first.Protocol == "" {
-		a.Errorf("policytest: Request names no protocol")
+		a.Errorf("policytest: Request returned no protocol")
 	}
 	if h := c.Header(); h != nil {
 		h.Set(probe, "1")
 		h.Del(probe)
 	}
 	if c.RequestHeaderValues(probe) != nil {
-		a.Errorf("policytest: an attempt's header is the caller's: Header must copy it")
+		a.Errorf("policytest: an attempt's header is the caller's; Header must copy it")
 	}
 	if again := c.Request(); again != first {
 		a.Errorf("policytest: Request returned %+v, and then %+v", first, again)
@@ -75,9 +74,9 @@ func (a *adapter) checkRequest(c *policy.Call) {
 func (a *adapter) checkOutcome(c *policy.Call, o *policy.Outcome) {
 	switch {
 	case o.Err == nil && o.Detail == nil:
-		a.Errorf("policytest: Try reported neither an error nor a detail: set envoy.ViaUpstream for a response")
+		a.Errorf("policytest: Try reported neither an error nor a detail; set envoy.ViaUpstream for a response")
 	case o.Err != nil && o.Conditions == 0 && o.Detail == nil:
-		a.Errorf("policytest: %v has neither a condition nor a detail: Classify must say what it means", o.Err)
+		a.Errorf("policytest: %v has neither a condition nor a detail; Classify must set one", o.Err)
 	case o.Open() && o.Detail != envoy.ViaUpstream:
 		a.Errorf("policytest: an open response has the detail %q, want via_upstream", o.Detail)
 	}

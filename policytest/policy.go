@@ -13,25 +13,26 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Policy makes upstreams of what create returns, runs calls of all kinds through them, and reports
-// to t what the policy does against the contract:
+// Policy makes upstreams with the policy that create returns, runs calls of all kinds through them,
+// and reports to t each breach of the contract:
 //
-//   - it returns no Outcome, or panics by itself;
+//   - the policy returns a nil Outcome, or panics;
 //   - it returns an Outcome with neither a Value nor an error, or with an error without a
 //     [policy.Condition], which other policies take for a success: [policy.Call.Refuse] and
-//     [policy.Outcome.Blame] set one; or refuses without an [envoy.Detail];
-//   - it returns an Outcome that it made up, while the response of an attempt is open: the response
-//     must be discarded first;
-//   - it calls next twice with one Call, in place of [policy.Call.Next]; or more than once for a
-//     call, without the rank to do so; or after it has returned; or with a context that is not
-//     derived from its own, so that neither timeouts nor the caller can end the attempt;
+//     [policy.Outcome.Blame] set one; or it refuses without an [envoy.Detail];
+//   - it returns a new Outcome while the response of an attempt is open: it must discard the
+//     response first;
+//   - it calls next twice with one Call, instead of using [policy.Call.Next]; it calls next more than
+//     once for a call without the rank to do so; it calls next after it has returned; or it calls next
+//     with a context that is not derived from its own, so that neither timeouts nor the caller can
+//     end the attempt;
 //   - it uses a Call after the end of the call;
-//   - one of its hooks does not return, as one that ends the response for whose end it waits.
+//   - one of its hooks does not return, for example because it ends the response that waits for it.
 //
-// Each of these is reported once, with the first kind of call that shows it. In one of the calls the
-// attempt panics: a policy that calls next in a goroutine of its own must recover there.
+// Each breach is reported once, with the first kind of call that shows it. In one of the calls the
+// attempt panics: a policy that calls next in its own goroutine must recover there.
 //
-// create is called once for each upstream. Policy takes less than a second if nothing is wrong, and
+// Policy calls create once for each upstream. It takes less than a second if nothing is wrong, and
 // waits five seconds for a hook.
 func Policy(t testing.TB, create func() policy.Policy) {
 	t.Helper()
@@ -65,11 +66,11 @@ func (f *findings) report(call, problem string) {
 // hookTime is how long a hook may take.
 const hookTime = 5 * time.Second
 
-// scenario is what becomes of a call.
+// scenario describes what happens to a call.
 type scenario struct {
 	name string
 	try  func(n int, o *policy.Outcome) (open, panics bool) // attempt n, from 1
-	end  func(s *policy.Stream, leave context.CancelFunc)   // of an open response
+	end  func(s *policy.Stream, leave context.CancelFunc)   // ends an open response
 }
 
 func succeed(int, *policy.Outcome) (open, panics bool) { return false, false }
@@ -90,7 +91,7 @@ var (
 )
 
 func scenarios() []scenario {
-	answer := func(open bool, codes ...int) func(n int, o *policy.Outcome) (open, panics bool) {
+	respond := func(open bool, codes ...int) func(n int, o *policy.Outcome) (open, panics bool) {
 		return func(n int, o *policy.Outcome) (bool, bool) {
 			o.Code = codes[min(n, len(codes))-1]
 			o.Conditions = policy.HTTPCondition(o.Code)
@@ -104,11 +105,11 @@ func scenarios() []scenario {
 		{"a reset", fail(policy.Reset, envoy.RemoteReset), nil},
 		{"a timeout", fail(policy.Timeout|policy.PerTryTimeout, envoy.PerTryTimeout), nil},
 		{"a request that cannot be sent", fail(policy.Invalid, nil), nil},
-		{"a refusal further inside", fail(policy.Refused, envoy.NoHealthyUpstream), nil},
-		{"a status 503", answer(false, 503), nil},
-		{"a status 503, and then 200", answer(false, 503, 200), nil},
+		{"a refusal by an inner policy", fail(policy.Refused, envoy.NoHealthyUpstream), nil},
+		{"a status 503", respond(false, 503), nil},
+		{"a status 503, and then 200", respond(false, 503, 200), nil},
 		{"a response that is read", stream, func(s *policy.Stream, _ context.CancelFunc) { _ = s.End(nil) }},
-		{"a response 503 that is read, and then 200", answer(true, 503, 200), func(s *policy.Stream, _ context.CancelFunc) { _ = s.End(nil) }},
+		{"a response 503 that is read, and then 200", respond(true, 503, 200), func(s *policy.Stream, _ context.CancelFunc) { _ = s.End(nil) }},
 		{"a response that is closed", stream, func(s *policy.Stream, _ context.CancelFunc) { _ = s.Close(func() error { return nil }) }},
 		{"a response that breaks off", stream, func(s *policy.Stream, _ context.CancelFunc) { _ = s.End(errBroken) }},
 		{"a caller that is canceled", stream, func(_ *policy.Stream, leave context.CancelFunc) { leave() }},
@@ -121,7 +122,7 @@ func scenarios() []scenario {
 	}
 }
 
-// run runs one call of a scenario. It is not ok if no other one makes sense.
+// run runs one call of a scenario. It is not ok if further scenarios make no sense.
 func run(f *findings, s scenario, p policy.Policy) (ok bool) {
 	w := &watcher{findings: f, name: s.name, rank: rankOf(p)}
 	chain, err := policy.NewChain("policytest", outside{w}, p, inside{w})
@@ -167,7 +168,7 @@ type finder interface {
 
 type watcherKey struct{}
 
-// watchers finds them in the context.
+// watchers finds the watcher in the context.
 type watchers struct{}
 
 func (*watchers) of(ctx context.Context) *watcher { return find(ctx) }
@@ -188,13 +189,13 @@ type watcher struct {
 	delay time.Duration
 
 	tries    atomic.Int32
-	panicked atomic.Bool  // the scenario did
-	returned atomic.Bool  // the policy did
+	panicked atomic.Bool  // the scenario panicked
+	returned atomic.Bool  // the policy returned
 	over     atomic.Bool  // the call has ended
-	outer    atomic.Int32 // how often the hook outside of the policy ran
+	outer    atomic.Int32 // how often the hook outside the policy ran
 
 	mu    sync.Mutex
-	calls map[*policy.Call]bool // those that next was called with; guarded by mu
+	calls map[*policy.Call]bool // the Calls that next was called with; guarded by mu
 	opens []*policy.Outcome     // guarded by mu
 	ended chan struct{}
 }
@@ -232,7 +233,7 @@ func (w *watcher) call(chain *policy.Chain, s scenario) (ok bool) {
 	select {
 	case <-done:
 	case <-late.C:
-		w.bad("a hook does not return: does it read, close or end the response?")
+		w.bad("a hook does not return; it must not read, close or end the response")
 		return false
 	}
 	w.over.Store(true)
@@ -242,7 +243,8 @@ func (w *watcher) call(chain *policy.Chain, s scenario) (ok bool) {
 	return true
 }
 
-// invoke returns the stream of an open response. It is not ok if the call panicked.
+// invoke makes the call, and returns the stream of an open response. It is not ok if the call
+// panicked.
 func (w *watcher) invoke(ctx context.Context, x *exchange) (stream *policy.Stream, ok bool) {
 	defer func() {
 		p := recover()
@@ -258,7 +260,7 @@ func (w *watcher) invoke(ctx context.Context, x *exchange) (stream *policy.Strea
 	return stream, true
 }
 
-// outside stands around the policy.
+// outside is outside the policy.
 type outside struct{ finder }
 
 // Wrap checks what the policy returns.
@@ -296,8 +298,8 @@ func (w *watcher) checkResult(o *policy.Outcome) {
 	}
 }
 
-// checkOpen reports an Outcome that was made up while a response is open. A policy that hedges may
-// discard the others later.
+// checkOpen reports a new Outcome while a response is open. A policy that hedges may discard the
+// other responses later.
 func (w *watcher) checkOpen(o *policy.Outcome) {
 	if w.rank == policy.Hedges {
 		return
@@ -306,15 +308,15 @@ func (w *watcher) checkOpen(o *policy.Outcome) {
 	defer w.mu.Unlock()
 	for _, open := range w.opens {
 		if open.Open() && open != o && !o.Open() {
-			w.bad("it returned an Outcome that it made, while a response is open: discard that first")
+			w.bad("it returned a new Outcome while a response is open; discard that first")
 		}
 	}
 }
 
-// inside stands inside of the policy.
+// inside is inside the policy.
 type inside struct{ finder }
 
-// Wrap checks how the policy calls what is inside.
+// Wrap checks how the policy calls next.
 func (p inside) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
 	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
 		w := p.of(c.Context())
@@ -341,9 +343,9 @@ func (w *watcher) entered(c *policy.Call) {
 	case w.returned.Load() && w.rank != policy.Hedges:
 		w.bad("it called next after it had returned")
 	case w.calls[c]:
-		w.bad("it called next twice with one Call: derive the next one with Call.Next")
+		w.bad("it called next twice with one Call; derive the second with Call.Next")
 	case len(w.calls) > 0 && !repeats:
-		w.bad("it called next more than once: give it a Place with the rank Retries or Hedges")
+		w.bad("it called next more than once; give it a Place with the rank Retries or Hedges")
 	}
 	w.calls[c] = true
 }
@@ -355,14 +357,14 @@ type exchange struct {
 	scenario scenario
 }
 
-// exchange implements these. They are found by their methods.
+// The engine finds these interfaces by their methods.
 var _ interface {
 	policy.Exchange
 	policy.Repeater
 	policy.Discarder
 } = (*exchange)(nil)
 
-// alive reports the use of a Call after its end.
+// alive reports an error if a Call is used after the end of the call.
 func (x *exchange) alive() {
 	if x.of.over.Load() {
 		x.of.bad("it used a Call after the end of the call")
@@ -375,7 +377,7 @@ func (x *exchange) Request() policy.Request {
 	return policy.Request{Protocol: "policytest", Method: "GET", Authority: "policytest.invalid:80", Path: "/"}
 }
 
-// Try does what the scenario says.
+// Try makes the attempt of the scenario.
 func (x *exchange) Try(_ context.Context, a *policy.Attempt, o *policy.Outcome) {
 	n := int(x.of.tries.Add(1))
 	o.Value, o.Detail = n, envoy.ViaUpstream
@@ -391,39 +393,39 @@ func (x *exchange) Try(_ context.Context, a *policy.Attempt, o *policy.Outcome) 
 	}
 }
 
-// Classify explains a response that breaks off.
+// Classify classifies a response that breaks off.
 func (x *exchange) Classify(_ *policy.Attempt, o *policy.Outcome, err error) {
 	o.Blame(err, policy.Reset, envoy.RemoteResetAfter)
 }
 
-// Discard ends a response that will not be read.
+// Discard ends a response that is not going to be read.
 func (x *exchange) Discard(a *policy.Attempt, _ *policy.Outcome) { a.Drop() }
 
-// RequestHeader finds none.
+// RequestHeader returns nil.
 func (x *exchange) RequestHeader(string) []string {
 	x.alive()
 	return nil
 }
 
-// Header returns one that goes nowhere.
+// Header returns a header that discards everything.
 func (x *exchange) Header(*policy.Attempt) policy.Header {
 	x.alive()
 	return nowhere{}
 }
 
-// ResponseHeader finds none.
+// ResponseHeader returns nil.
 func (x *exchange) ResponseHeader(*policy.Outcome, string) []string {
 	x.alive()
 	return nil
 }
 
-// Idempotent is true.
+// Idempotent returns true.
 func (x *exchange) Idempotent() bool {
 	x.alive()
 	return true
 }
 
-// Replayable is true.
+// Replayable returns true.
 func (x *exchange) Replayable() bool {
 	x.alive()
 	return true

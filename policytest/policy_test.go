@@ -69,7 +69,7 @@ type repeating struct{ policyFunc }
 
 func (repeating) Place() policy.Place { return policy.Place{Rank: policy.Retries} }
 
-// TestPolicy_ours finds nothing wrong with the policies of the module.
+// TestPolicy_ours pins that the policies of the module keep the contract.
 func TestPolicy_ours(t *testing.T) {
 	registry, err := metrics.NewRegistry(metrics.Settings{})
 	if err != nil {
@@ -90,7 +90,7 @@ func TestPolicy_ours(t *testing.T) {
 	}
 }
 
-// TestPolicy_bad finds each breach of the contract.
+// TestPolicy_bad pins that Policy reports each breach of the contract.
 func TestPolicy_bad(t *testing.T) {
 	var kept *policy.Call
 	var mu sync.Mutex
@@ -109,7 +109,7 @@ func TestPolicy_bad(t *testing.T) {
 			next(ctx, c).Discard()
 			return next(ctx, second)
 		}), "the rank Retries or Hedges"},
-		"made up": {policyFunc(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
+		"a new outcome": {policyFunc(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 			next(ctx, c)
 			return &policy.Outcome{Value: "mine", Detail: envoy.ViaUpstream}
 		}), "while a response is open"},
@@ -173,7 +173,7 @@ func TestPolicy_good(t *testing.T) {
 
 type key struct{}
 
-// TestPolicy_hook finds a hook that waits for its own end.
+// TestPolicy_hook pins that Policy reports a hook that does not return.
 func TestPolicy_hook(t *testing.T) {
 	r := &recorder{TB: t}
 	release := make(chan struct{})
@@ -188,13 +188,13 @@ func TestPolicy_hook(t *testing.T) {
 		})
 	})
 	if !r.found("a hook does not return") {
-		t.Errorf("got %q, want that a hook does not return", r.errors)
+		t.Errorf("got %q, want one with \"a hook does not return\"", r.errors)
 	}
 }
 
 var errLost = errors.New("lost")
 
-// letter is an Exchange with the faults that a test gives it.
+// letter is an Exchange with the faults that a test sets.
 type letter struct {
 	protocol policy.Protocol
 	try      func(a *policy.Attempt, o *policy.Outcome)
@@ -235,7 +235,7 @@ func (x *letter) Classify(_ *policy.Attempt, o *policy.Outcome, err error) {
 	}
 }
 
-// TestAdapter finds each breach of the contract.
+// TestAdapter pins that Adapter reports each breach of the contract.
 func TestAdapter(t *testing.T) {
 	good := func(_ *policy.Attempt, o *policy.Outcome) { o.Value, o.Detail = "dear", envoy.ViaUpstream }
 	for name, test := range map[string]struct {
@@ -245,7 +245,7 @@ func TestAdapter(t *testing.T) {
 		"good":        {&letter{protocol: "post", try: good}, ""},
 		"no protocol": {&letter{try: good}, "no protocol"},
 		"no detail":   {&letter{protocol: "post", try: func(*policy.Attempt, *policy.Outcome) {}}, "neither an error nor a detail"},
-		"no meaning":  {&letter{protocol: "post", try: func(_ *policy.Attempt, o *policy.Outcome) { o.Err = errLost }}, "Classify must say"},
+		"no meaning":  {&letter{protocol: "post", try: func(_ *policy.Attempt, o *policy.Outcome) { o.Err = errLost }}, "Classify must set one"},
 		"a meaning": {&letter{
 			protocol: "post", try: func(_ *policy.Attempt, o *policy.Outcome) { o.Err = errLost },
 			mean: func(o *policy.Outcome, err error) { o.Blame(err, policy.Reset, envoy.RemoteReset) },
@@ -277,7 +277,7 @@ func TestAdapter(t *testing.T) {
 	}
 }
 
-// TestGuards pins that an adapter that breaks the contract panics with what it did.
+// TestGuards pins that an adapter that breaks the contract panics, with the name of the method.
 func TestGuards(t *testing.T) {
 	chain, err := policy.NewChain("loft")
 	if err != nil {
@@ -304,7 +304,7 @@ func TestGuards(t *testing.T) {
 				a.Open()
 			}})
 		}, "Attempt.Open"},
-		"Watch of nothing": {func() {
+		"Watch without a response": {func() {
 			x := &letter{protocol: "post", try: func(*policy.Attempt, *policy.Outcome) {}}
 			x.frame.Init(chain, x)
 			x.frame.Invoke(t.Context())
@@ -329,17 +329,17 @@ func TestGuards(t *testing.T) {
 	}
 }
 
-// A policy's own test runs it through calls of all kinds.
+// The test of a policy runs it through calls of all kinds.
 func ExamplePolicy() {
-	t := &testing.T{} // the one of the test
+	t := &testing.T{} // the T of the test
 	policytest.Policy(t, func() policy.Policy { return limits.Config{MaxRequests: 100} })
 	fmt.Println("failed:", t.Failed())
 	// Output: failed: false
 }
 
-// An adapter's tests put the check below the other policies.
+// The tests of an adapter add the check inside the other policies.
 func ExampleAdapter() {
-	t := &testing.T{} // the one of the test
+	t := &testing.T{} // the T of the test
 	chain, err := policy.NewChain("loft", retry.Config{}, policytest.Adapter(t))
 	if err != nil {
 		fmt.Println(err)

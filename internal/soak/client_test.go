@@ -21,8 +21,8 @@ import (
 	"github.com/pillion-go/pillion/retry"
 )
 
-// TestClient has misbehaving callers and servers. The calls go through two upstreams over
-// shared transports, as requests, as functions and within commands.
+// TestClient runs misbehaving callers and servers. The calls go through two upstreams over shared
+// transports, as requests, as functions and within commands.
 func TestClient(t *testing.T) {
 	soak(t, func(r *round) {
 		c := newClients(r)
@@ -36,7 +36,7 @@ func TestClient(t *testing.T) {
 	})
 }
 
-// clients are what the callers of a round share.
+// clients is the state that the callers of a round share.
 type clients struct {
 	*round
 	upstreams []*guarded
@@ -99,8 +99,8 @@ func (r *round) transport(h2c bool) *http.Transport {
 	return t
 }
 
-// rudeBase is a round tripper below the policies that sometimes misbehaves. It counts the
-// response bodies that are open.
+// rudeBase is a round tripper inside the policies that sometimes misbehaves. It counts the open
+// response bodies.
 type rudeBase struct {
 	round *round
 	inner http.RoundTripper
@@ -125,7 +125,7 @@ func (b rudeBase) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, nil
 	}
 	own := *req
-	own.GetBody = nil // net/http does not close each body that it gets by GetBody
+	own.GetBody = nil // net/http does not close each body that GetBody returns
 	resp, err := b.inner.RoundTrip(&own)
 	if err != nil {
 		return nil, err
@@ -237,7 +237,7 @@ func (c *clients) request(n uint64, d dice) {
 	c.consume(resp, d, rec, cancel)
 }
 
-// within returns ctx, perhaps in a segment and with an Info that another goroutine reads.
+// within returns ctx, sometimes in a segment and with an Info that another goroutine reads.
 func (r *round) within(ctx context.Context, d dice) (context.Context, func()) {
 	end := func() {}
 	if d.once(2) {
@@ -257,8 +257,8 @@ func (r *round) within(ctx context.Context, d dice) (context.Context, func()) {
 	return ctx, end
 }
 
-// body adds a request body to two of three requests. Bodies of GetBody are counted only if
-// net/http does not call it.
+// body adds a request body to two of three requests. The bodies of GetBody are counted only if
+// net/http does not call GetBody.
 func (c *clients) body(req *http.Request, d dice, rec *record, counted bool) {
 	size := pick(d, 1, 100, 5000, 300<<10)
 	switch d.IntN(6) {

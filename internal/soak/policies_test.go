@@ -35,7 +35,7 @@ const (
 	server side = true
 )
 
-// guarded is an upstream with what is known of its policies.
+// guarded is an upstream with facts about its policies.
 type guarded struct {
 	*pillion.Upstream
 	slots    int  // MaxRequests of limits.Config, 0 without limits
@@ -203,7 +203,7 @@ func (r *round) gobreaker(c breaker.Config) pillion.Policy {
 	return b
 }
 
-// describe prints policies, and what can be printed of their settings.
+// describe prints policies, and their settings if they can be printed.
 func describe(policies []pillion.Policy) string {
 	var text []string
 	for _, p := range policies {
@@ -235,11 +235,11 @@ func (l *ledger) rudeListener(ctx context.Context, e policy.Event) {
 	}
 }
 
-// meddler is the policy of a careless program: it reslots outcomes, refuses calls, panics,
-// and ends goroutines.
+// meddler is the policy of a careless program: it replaces outcomes, refuses calls, panics, and
+// ends goroutines.
 type meddler struct{ ledger *ledger }
 
-var errMeddled = errors.New("soak: a policy made an error of the response")
+var errMeddled = errors.New("soak: a policy replaced the response by an error")
 
 func (m meddler) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
 	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
