@@ -13,7 +13,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// HTTP configures how an upstream speaks HTTP. It is a [Policy] in form, so that
+// Options configures how an upstream speaks HTTP. It is a [Policy] in form, so that
 // it is given to [New] like all other configuration; its place among the others does
 // not matter. The zero value is what an upstream without it has.
 type Options struct {

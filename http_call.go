@@ -172,9 +172,9 @@ func (x *httpCall) send(ctx context.Context, a *httpAttempt, req *http.Request) 
 	a.of.BeginUpload()
 	x.watch(ctx, a)
 	returned := false
-	defer func() {
+	defer func() { //nolint:contextcheck // a report of a panic has no context
 		if x.unwatch(a); !returned {
-			_ = a.source.Close() //nolint:contextcheck // a report of a panic has no context
+			_ = a.source.Close()
 		}
 	}()
 	resp, err := x.transport.base.RoundTrip(req)

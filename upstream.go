@@ -78,7 +78,7 @@ func (u *Upstream) Name() string { return u.chain.Name() }
 // Chain is the policies of the upstream, for adapters.
 func (u *Upstream) Chain() *policy.Chain { return u.chain }
 
-// HTTP is the configuration that the upstream was given, defaults filled in.
+// Options is the configuration that the upstream was given, defaults filled in.
 func (u *Upstream) Options() Options { return u.options }
 
 // Target says where a call wants to go, for a [Resolver]: the request, and its

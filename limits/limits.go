@@ -344,8 +344,9 @@ func (l *limiter) isEndedStream(c *policy.Call, o *policy.Outcome) bool {
 		return !o.Open()
 	case policy.ProtocolHTTP:
 		return l.streams.Load()
+	default: // it has no streams
+		return false
 	}
-	return false
 }
 
 // isStreamError recognizes an error of net/http about one stream of HTTP/2, such as a reset

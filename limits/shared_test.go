@@ -19,8 +19,7 @@ func TestNew_shared(t *testing.T) {
 	}
 	first, second := upstream(t, shared), upstream(t, shared)
 	refused := func(context.Context) (int, error) {
-		_, err := pillion.Do(t.Context(), second, func(context.Context) (int, error) { return 0, nil })
-		return 0, err
+		return pillion.Do(t.Context(), second, func(context.Context) (int, error) { return 0, nil })
 	}
 	_, err = pillion.Do(t.Context(), first, refused)
 	full, ok := errors.AsType[*FullError](err)

@@ -9,7 +9,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Cluster counts for one cluster, in Envoy's word for a service that is called.
+// ClusterStats counts for one cluster, in Envoy's word for a service that is called.
 // It is made by [Registry.Cluster]. Its statistics are made when they are first asked for,
 // and stay; ask once and keep the handle, which is all that counting needs. Names are
 // those after "cluster.<name>." in Envoy's list, such as upstream_rq_retry. All methods
@@ -125,26 +125,26 @@ func (c *ClusterStats) ReadGauge(name string, read func() uint64) {
 // offer shows a statistic that a policy offers. A gauge takes the place of another one of that
 // name; a counter is added to it.
 func (c *ClusterStats) offer(s policy.Stat) error {
-	name, kind := clean(s.Name), gaugeKind
+	name, k := clean(s.Name), gaugeKind
 	if s.Kind == policy.Counter {
-		kind = counterKind
+		k = counterKind
 	}
 	if s.Read == nil {
-		return fmt.Errorf("metrics: the %v %s%s has no function", kind, c.prefix, name)
+		return fmt.Errorf("metrics: the %v %s%s has no function", k, c.prefix, name)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r, there := c.rows[name]
 	_, gauge := r.num.(readGauge)
 	counters, counter := r.num.(readCounter)
-	if there && (r.kind != kind || !gauge && !counter) {
+	if there && (r.kind != k || !gauge && !counter) {
 		return fmt.Errorf("metrics: %s%s is a %v already", c.prefix, name, r.kind)
 	}
 	delete(c.rows, name)
-	if kind == counterKind {
-		c.put(name, row{kind: kind, num: append(slices.Clip(counters), s.Read)})
+	if k == counterKind {
+		c.put(name, row{kind: k, num: append(slices.Clip(counters), s.Read)})
 	} else {
-		c.put(name, row{kind: kind, num: readGauge(s.Read)})
+		c.put(name, row{kind: k, num: readGauge(s.Read)})
 	}
 	return nil
 }
@@ -154,7 +154,7 @@ func (c *ClusterStats) Histogram(name string) *Histogram {
 	return c.row(name, histogramKind, func() row { return row{bins: histograms{{}}} }).bins[0]
 }
 
-// Answers gives the counters of a category of answers, such as [Internal] or
+// Responses returns the counters of a category of responses, such as [Internal] or
 // [Retry]. Their rows appear with the first answer, upstream_rq_completed of the
 // cluster's total at once.
 func (c *ClusterStats) Responses(category string) *ResponseCounters {

@@ -16,7 +16,7 @@ const (
 	Retry    = "retry"    // thrown away for a retry
 )
 
-// Answers counts answers of one category by their code: upstream_rq_200,
+// ResponseCounters counts answers of one category by their code: upstream_rq_200,
 // upstream_rq_2xx, upstream_rq_completed, and upstream_rq_time. Codes are counted, the
 // rest is summed when it is read. Its methods are safe for concurrent use, and count
 // with one atomic addition.

@@ -41,7 +41,7 @@ func (x *exchange) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome
 	c.Prepare()
 	a.of, a.ctx, a.number, a.watched = c, ctx, c.Call().Attempt(), c.Observed()
 	o.Value = a
-	x.hold(c)
+	x.hold(c)             //nolint:contextcheck // a report of a panic has no context
 	open, err := x.try(a) //nolint:contextcheck // a has it
 	x.drop()
 	if a.watched {

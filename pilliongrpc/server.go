@@ -18,7 +18,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// UnaryServer returns an interceptor that serves unary calls under the policies of the
+// UnaryServerInterceptor returns an interceptor that serves unary calls under the policies of the
 // upstream that r finds. It is an error if r is nil, and if the policies retry or hedge, which a
 // server cannot.
 //

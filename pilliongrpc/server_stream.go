@@ -20,7 +20,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// StreamServer returns an interceptor that serves streams under the policies of the upstream
+// StreamServerInterceptor returns an interceptor that serves streams under the policies of the upstream
 // that r finds, as [UnaryServerInterceptor] does calls. Limits of one attempt, and on silence, hold until the
 // first message or header is sent; a total one to the end.
 //
@@ -76,11 +76,11 @@ func (x *streamServer) Try(ctx context.Context, c *policy.Attempt, o *policy.Out
 	s.ctx = x.incoming(ctx, c)
 	defer s.detach()
 	if !s.limited {
-		x.settle(ctx, o, s.serve())
+		x.settle(ctx, o, s.serve()) //nolint:contextcheck // a report of a panic has no context
 		return
 	}
 	done := make(chan result, 1)
-	go s.serveBeside(done)
+	go s.serveBeside(done) //nolint:contextcheck // a report of a panic has no context
 	r, ok := x.wait(ctx, s, done)
 	if !ok {
 		o.Err = ctx.Err()

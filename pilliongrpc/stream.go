@@ -18,7 +18,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Stream returns an interceptor that puts streams under the policies of the upstreams that r
+// StreamClientInterceptor returns an interceptor that puts streams under the policies of the upstreams that r
 // finds. It panics if r is nil. Use it through [DialOptions]; see [UnaryClientInterceptor].
 //
 // A stream is one call: it holds its slot in limits, and is judged by breakers, from its
@@ -51,7 +51,7 @@ func StreamClientInterceptor(r pillion.Resolver) grpc.StreamClientInterceptor {
 		if err := x.find(found); err != nil {
 			return nil, err
 		}
-		return x.begin()
+		return x.begin() //nolint:contextcheck // a report of a panic has no context
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Unary returns an interceptor that puts unary calls under the policies of the upstreams
+// UnaryClientInterceptor returns an interceptor that puts unary calls under the policies of the upstreams
 // that r finds. It panics if r is nil. Use it through [DialOptions], which also lets it see
 // response headers and trailers on the wire. Without them the limits of one attempt hold until the
 // whole response, and the text of a status decides whether the server sent it, unless its

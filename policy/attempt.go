@@ -149,14 +149,14 @@ func (a *Attempt) LiftLimits() {
 	s.stop()
 }
 
-// LiftTry suspends the limits of one attempt, on its time and on silence, while the total one
+// LiftPerTry suspends the limits of one attempt, on its time and on silence, while the total one
 // goes on: a stream's request is still being sent, which is not the upstream's silence. It may be
 // called by any goroutine until Try returns. It is not in time if a timeout has fired.
 func (a *Attempt) LiftPerTry() (inTime bool) {
 	return a.Call().rearm(func(scope Scope, left time.Duration) (Scope, time.Duration) { return scope, left })
 }
 
-// ArmTry starts the limits of one attempt, after [Attempt.LiftPerTry]. It may be called by any
+// ArmPerTry starts the limits of one attempt, after [Attempt.LiftPerTry]. It may be called by any
 // goroutine until Try returns.
 func (a *Attempt) ArmPerTry() { a.Call().rearm(a.limits.tighter) }
 

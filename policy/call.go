@@ -195,7 +195,7 @@ func (l *limits) totalScope() Scope {
 	return ScopeTotal
 }
 
-// LimitTry lets this attempt and those made from it take no longer than d each,
+// LimitPerTry lets this attempt and those made from it take no longer than d each,
 // until the answer's head. Of several limits the shortest holds.
 func (c *Call) LimitPerTry(d time.Duration) { c.limits.try = shorter(c.limits.try, d) }
 
@@ -226,7 +226,7 @@ func (c *Call) Remaining() (left time.Duration, limited bool) {
 	return left, limited
 }
 
-// TryLimit is how long each attempt may take until its response headers. It is 0 without
+// PerTryLimit is how long each attempt may take until its response headers. It is 0 without
 // such a limit, and where the total limit is not longer, which is when Envoy ignores
 // per_try_timeout.
 func (c *Call) PerTryLimit() time.Duration {

@@ -75,7 +75,7 @@ func (c *Chain) now() time.Duration { return time.Since(c.epoch) }
 // wrap builds the chain from the inside out, and gives what is wrong with the
 // policies in the order in which they were given.
 func (c *Chain) wrap(policies []Policy) (next Func, bad []error) {
-	next = c.send
+	next = send
 	for _, p := range slices.Backward(policies) {
 		if placeOf(p).Rank.repeats() && !c.repeats {
 			next, c.repeats = countAttempts(next), true

@@ -33,7 +33,7 @@ const (
 	Informational                               // a 1xx response came before; as in Envoy, nothing is retried after it
 )
 
-// NoAnswer holds the conditions under which an attempt brought no answer at
+// NoResponse holds the conditions under which an attempt brought no answer at
 // all through the upstream's or the network's doing. Envoy calls all of them a
 // reset when it decides about a retry.
 const NoResponse = Reset | ConnectFailure | RefusedStream | ProtocolError | PerTryTimeout

@@ -110,7 +110,7 @@ func (f *Frame) Invoke(ctx context.Context) *Outcome {
 	if f.chain == nil || f.ctx != nil {
 		panic("policy: Frame.Invoke: the Frame is in use, or was not made ready: call Init first, or Reset")
 	}
-	f.ctx, f.observer = ctx, observerIn(ctx) //nolint:fatcontext // it is not nested: the storage is used again
+	f.ctx, f.observer = ctx, observerIn(ctx)
 	returned := false
 	defer func() {
 		if !returned {

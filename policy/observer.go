@@ -46,7 +46,7 @@ func (f *Frame) observe(o *Outcome, done bool) {
 
 type idempotentKey struct{}
 
-// withIdempotent returns a context whose calls may be sent more than once without harm, whatever
+// WithIdempotent returns a context whose calls may be sent more than once without harm, whatever
 // their protocol and method.
 func WithIdempotent(ctx context.Context) context.Context {
 	return context.WithValue(ctx, idempotentKey{}, true)

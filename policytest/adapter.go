@@ -10,7 +10,7 @@ import (
 )
 
 // Adapter returns a policy that checks the adapter whose calls go through it. It is given to New as
-// the last policy, in the adapter's tests. It reports to t:
+// the last policy, in the adapter's tests. It reports to tb:
 //
 //   - an attempt whose outcome says neither why there is no response nor that the upstream sent one;
 //   - an error without a condition or a detail;
@@ -19,12 +19,12 @@ import (
 //   - at the end of the test, a response that has never ended.
 //
 // It is safe for concurrent use.
-func Adapter(t testing.TB) policy.Policy {
-	t.Helper()
-	a := &adapter{TB: t}
-	t.Cleanup(func() {
+func Adapter(tb testing.TB) policy.Policy {
+	tb.Helper()
+	a := &adapter{TB: tb}
+	tb.Cleanup(func() {
 		if n := a.open.Load(); n != 0 {
-			t.Errorf("policytest: %d responses have not ended, want none: does every way out call Stream.End?", n)
+			tb.Errorf("policytest: %d responses have not ended, want none: does every way out call Stream.End?", n)
 		}
 	})
 	return a

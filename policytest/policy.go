@@ -14,7 +14,7 @@ import (
 )
 
 // Policy makes upstreams of what create returns, runs calls of all kinds through them, and reports
-// to t what the policy does against the contract:
+// to tb what the policy does against the contract:
 //
 //   - it returns no Outcome, or panics by itself;
 //   - it returns an Outcome that it made up, while the response of an attempt is open: the response
@@ -26,14 +26,14 @@ import (
 //
 // create is called once for each upstream. Policy takes less than a second if nothing is wrong, and
 // waits five seconds for a hook.
-func Policy(t testing.TB, create func() policy.Policy) {
-	t.Helper()
+func Policy(tb testing.TB, create func() policy.Policy) {
+	tb.Helper()
 	for _, s := range scenarios() {
-		if !run(t, s, create()) {
+		if !run(tb, s, create()) {
 			return
 		}
 	}
-	together(t, create())
+	together(tb, create())
 }
 
 // hookTime is how long a hook may take.
@@ -95,31 +95,31 @@ func scenarios() []scenario {
 }
 
 // run runs one call of a scenario. It is not ok if no other one makes sense.
-func run(t testing.TB, s scenario, p policy.Policy) (ok bool) {
-	t.Helper()
-	w := &watcher{TB: t, name: s.name, rank: rankOf(p)}
+func run(tb testing.TB, s scenario, p policy.Policy) (ok bool) {
+	tb.Helper()
+	w := &watcher{TB: tb, name: s.name, rank: rankOf(p)}
 	chain, err := policy.NewChain("policytest", outside{w}, p, inside{w})
 	if err != nil {
-		t.Errorf("policytest: New: %v", err)
+		tb.Errorf("policytest: New: %v", err)
 		return false
 	}
 	return w.call(chain, s)
 }
 
 // together runs calls concurrently through one upstream.
-func together(t testing.TB, p policy.Policy) {
-	t.Helper()
+func together(tb testing.TB, p policy.Policy) {
+	tb.Helper()
 	var w watchers
 	chain, err := policy.NewChain("policytest", outside{&w}, p, inside{&w})
 	if err != nil {
-		t.Errorf("policytest: New: %v", err)
+		tb.Errorf("policytest: New: %v", err)
 		return
 	}
 	var all sync.WaitGroup
 	for i, s := range scenarios() {
 		for range 4 {
 			all.Go(func() {
-				one := &watcher{TB: t, name: s.name + ", among others", rank: rankOf(p)}
+				one := &watcher{TB: tb, name: s.name + ", among others", rank: rankOf(p)}
 				one.delay = time.Duration(i) * 100 * time.Microsecond
 				one.call(chain, s)
 			})
@@ -227,7 +227,7 @@ func (w *watcher) invoke(ctx context.Context, x *exchange) (stream *policy.Strea
 	o := x.frame.Invoke(ctx)
 	if a := o.Pending(); a != nil {
 		stream = a.Stream()
-		a.Watch()
+		a.Watch() //nolint:contextcheck // it watches the context of the call
 	}
 	return stream, true
 }
@@ -278,7 +278,7 @@ type inside struct{ finder }
 // Wrap checks how the policy calls what is inside.
 func (p inside) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
 	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
-		w := p.of(c.Context())
+		w := p.of(c.Context()) //nolint:contextcheck // it is made of the one of the call
 		w.entered(c)
 		o := next(ctx, c)
 		if o.Open() {
