@@ -191,7 +191,7 @@ func (x *httpCall) watch(ctx context.Context, a *httpAttempt) {
 	s, caller := a.source, x.ctx
 	s.call, s.ctx = a.of, ctx
 	x.sending.Store(s)
-	s.stop = context.AfterFunc(ctx, func() { s.wake(caller.Err() != nil || tookTooLong(ctx)) }) //nolint:contextcheck // a report of a panic has no context
+	s.stop = context.AfterFunc(ctx, func() { s.wake(caller.Err() != nil || tookTooLong(ctx)) })
 }
 
 // unwatch ends the reports. A context of the engine's ends with the attempt: until then it

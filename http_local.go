@@ -16,6 +16,9 @@ func (t *transport) localReply(req *http.Request, d *envoy.Detail, attempts int)
 	proto, major, minor := "HTTP/1.1", 1, 1
 	if envoy.IsGRPC(req.Header.Get("Content-Type")) {
 		setGRPCReply(header, status, text)
+		if req.Method == http.MethodHead { // as in Envoy
+			header.Del("Grpc-Message")
+		}
 		status, text = http.StatusOK, ""
 		proto, major, minor = "HTTP/2.0", 2, 0 // gRPC clients insist
 	} else {

@@ -80,6 +80,22 @@ func TestLocalReply_grpc(t *testing.T) {
 	}
 }
 
+// TestLocalReplies_head leaves out grpc-message where there is no room for a text, as Envoy does.
+func TestLocalReplies_head(t *testing.T) {
+	req := newRequest(t, http.MethodHead, "http://recipes.test/kitchen.v1.Cook/Get", nil)
+	req.Header.Set("Content-Type", "application/grpc")
+	resp, err := newUpstream(t, pillion.Options{LocalReplies: true}, around(func(_ context.Context, c *policy.Call, _ policy.Func) *policy.Outcome {
+		return c.Refuse(errBroken, limits.Overflow)
+	})).Transport(nil).RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if got, there := resp.Header["Grpc-Message"]; there || resp.Header.Get("Grpc-Status") != "14" {
+		t.Errorf("got status %q, message %q, want 14 and none", resp.Header.Get("Grpc-Status"), got)
+	}
+}
+
 // tunnel is a proxy that connects a client with itself: it sends back what it receives.
 func tunnel(p *peer) {
 	if _, err := http.ReadRequest(p.read); err != nil {

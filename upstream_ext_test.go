@@ -131,8 +131,9 @@ func TestNew_order(t *testing.T) {
 	const (
 		multiply = "would multiply the attempts"
 		hides    = "would hide failed attempts from the breaker"
-		holds    = "would hold its place during back-offs, and need a second one for nothing"
+		holds    = "would hold its slot during back-offs, and need a second one without use"
 		mistakes = "would see attempts and take them for calls"
+		records  = "would record attempts as calls"
 		each     = "would limit each attempt, not the call"
 	)
 	refused := map[[2]policy.Place]string{
@@ -148,9 +149,9 @@ func TestNew_order(t *testing.T) {
 		{retryPlace, totalPlace}:   each,
 		{hedgePlace, totalPlace}:   each,
 		{retryPlace, metricsPlace}: mistakes,
-		{retryPlace, tracingPlace}: mistakes,
+		{retryPlace, tracingPlace}: records,
 		{hedgePlace, metricsPlace}: mistakes,
-		{hedgePlace, tracingPlace}: mistakes,
+		{hedgePlace, tracingPlace}: records,
 	}
 	for _, outer := range places {
 		for _, inner := range places {

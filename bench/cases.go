@@ -21,7 +21,7 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// stub answers at once, with a body of its own or with none.
+// stub responds immediately, with a body or without.
 type stub struct {
 	status int
 	body   string
@@ -46,7 +46,7 @@ func upstream(policies ...pillion.Policy) *pillion.Upstream {
 	return u
 }
 
-// all is every policy of the library, as the table of the README has it.
+// all returns the policies that the tables call all policies.
 func all(header bool) []pillion.Policy {
 	return []pillion.Policy{
 		timeout.Config{Total: time.Second, PerTry: 300 * time.Millisecond, ExpectedHeader: header},
@@ -56,7 +56,7 @@ func all(header bool) []pillion.Policy {
 	}
 }
 
-// get makes one call and reads its answer.
+// get returns a function that makes one call and reads its response.
 func get(ctx context.Context, rt http.RoundTripper, url string) func() {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -78,7 +78,7 @@ func get(ctx context.Context, rt http.RoundTripper, url string) func() {
 	}
 }
 
-// refused makes one call that must be refused.
+// refused returns a function that makes one call, which must be refused.
 func refused(rt http.RoundTripper) func() {
 	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://bench/", nil)
 	if err != nil {
@@ -91,7 +91,7 @@ func refused(rt http.RoundTripper) func() {
 	}
 }
 
-// groups are all measurements. The loopback server lives as long as the program.
+// groups returns all measurements. The loopback server runs until the program ends.
 func groups() []group {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, body)
@@ -108,7 +108,7 @@ func groups() []group {
 	}, slices.Concat(commandGroups(), metricsGroups(), tracingGroups(), grpcGroups())...)
 }
 
-const body = "a body of some length, as a small answer has it"
+const body = "a body of some length, like a small response has"
 
 func coreGroup() group {
 	clean, err := breaker.New(breaker.Config{})
@@ -173,20 +173,20 @@ func breakerGroup(where string, base http.RoundTripper) group {
 	}, false}
 }
 
-// keep holds the cancel functions of contexts that live as long as the program.
+// keep holds the cancel functions of contexts that last until the program ends.
 var keep []context.CancelFunc
 
 func allGroup(where string, base http.RoundTripper, url string) group {
 	ctx := context.Background()
 	cancellable, cancel := context.WithCancel(ctx)
 	keep = append(keep, cancel)
-	return group{"retry, breaker, limits and time-outs, " + where, []candidate{
+	return group{"retry, breaker, limits and timeouts, " + where, []candidate{
 		{"bare", get(ctx, base, url)},
 		{"pillion", get(ctx, upstream(all(false)...).Transport(base), url)},
 		{"pillion, cancellable caller", get(cancellable, upstream(all(false)...).Transport(base), url)},
 		{"pillion, with the timeout header", get(ctx, upstream(all(true)...).Transport(base), url)},
 		{"named packages by hand", get(ctx, &byHand{newGobreaker(false), semaphore.NewWeighted(1024), base}, url)},
 		{"failsafe-go", get(ctx, failsafeAll(base), url)},
-		{"failsafe-go, with a total time-out too", get(ctx, failsafeTotal(base), url)},
+		{"failsafe-go, with a total timeout too", get(ctx, failsafeTotal(base), url)},
 	}, where == "loopback"}
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/pillion-go/pillion/retry"
 )
 
-// work is what commands do here: nothing that takes time, but nothing that the
-// compiler can leave out.
+// work is the work of the commands. It takes almost no time, but the compiler cannot
+// remove it.
 func work(ctx context.Context) (int, error) { return 42, ctx.Err() }
 
 func noValue(context.Context, error) (int, error) { return 0, nil }
@@ -26,15 +26,15 @@ func service(cfg command.ServiceConfig) *command.Service {
 	return s
 }
 
-// expect ends the program if a command did not do its work.
+// expect ends the program if a command failed.
 func expect(v int, err error) {
 	if v != 42 || err != nil {
-		log.Fatalf("a command gave %d and %v", v, err)
+		log.Fatalf("a command returned %d and %v", v, err)
 	}
 }
 
-// commandHereGroup is a whole command, made, started and read in the calling
-// goroutine, beside hystrix-go's, which has no retries.
+// commandHereGroup measures a command that is made, started and read in the calling
+// goroutine, beside one of hystrix-go, which has no retries.
 func commandHereGroup() group {
 	ctx := context.Background()
 	cancellable, cancel := context.WithCancel(ctx)
@@ -53,11 +53,11 @@ func commandHereGroup() group {
 			expect(c.Get(ctx))
 		}
 	}
-	return group{"command in the calling goroutine: time-out, retry, breaker, fallback", []candidate{
+	return group{"command in the calling goroutine: timeout, retry, breaker, fallback", []candidate{
 		{"the work alone", func() { expect(work(ctx)) }},
 		{"pillion", here(ctx)},
 		{"pillion, cancellable caller", here(cancellable)},
-		{"hystrix-go Do: time-out, breaker, fallback", func() {
+		{"hystrix-go Do: timeout, breaker, fallback", func() {
 			var v int
 			err := hystrix.Do("bench", func() (err error) { v, err = work(ctx); return err }, func(err error) error { return err })
 			expect(v, err)
@@ -65,8 +65,8 @@ func commandHereGroup() group {
 	}, false}
 }
 
-// commandPoolGroup is a command on a pool, started and waited for, beside a
-// goroutine that nothing guards.
+// commandPoolGroup measures a command on a pool, started and waited for, beside a
+// goroutine that no policy guards.
 func commandPoolGroup() group {
 	ctx := context.Background()
 	onPool := func(cfg command.Config) func() {
@@ -88,18 +88,18 @@ func commandPoolGroup() group {
 		}},
 		{"pillion", onPool(command.Config{Service: unbounded})},
 		{"pillion, bounded pool", onPool(command.Config{Service: bounded})},
-		{"pillion, with a time-out", onPool(command.Config{Service: unbounded, Timeout: time.Second})},
+		{"pillion, with a timeout", onPool(command.Config{Service: unbounded, Timeout: time.Second})},
 	}, false}
 }
 
 func commandGroups() []group { return []group{commandHereGroup(), commandPoolGroup()} }
 
-// commandBounds are what commands promise. hystrix-go works in two goroutines of
-// its own; in the calling goroutine there is no need for one.
+// commandBounds are what commands promise. hystrix-go starts two goroutines; a command
+// in the calling goroutine starts none.
 func commandBounds() []bound {
 	return []bound{
-		{"command in the calling goroutine", "pillion", "hystrix-go Do: time-out, breaker, fallback", 0.25, 8},
+		{"command in the calling goroutine", "pillion", "hystrix-go Do: timeout, breaker, fallback", 0.25, 8},
 		{"command on the pool", "pillion", "errgroup goroutine, unguarded", 2.5, 8},
-		{"command on the pool", "pillion, with a time-out", "errgroup goroutine, unguarded", 4, 12},
+		{"command on the pool", "pillion, with a timeout", "errgroup goroutine, unguarded", 4, 12},
 	}
 }

@@ -33,13 +33,13 @@ const (
 	grpcLoopback = "gRPC unary call over loopback, all policies"
 )
 
-// grpcGroups measure the unary client interceptor: over a stub, where nothing else is
-// measured, and in a call over loopback.
+// grpcGroups measure the unary client interceptor: over a stub, which takes no time,
+// and in a call over loopback.
 func grpcGroups() []group {
 	return []group{grpcStubGroup(), grpcLoopbackGroup()}
 }
 
-// grpcPolicies is what the table of the README calls all policies, with counting.
+// grpcPolicies returns what the gRPC tables call all policies, metrics included.
 func grpcPolicies(more ...pillion.Policy) []pillion.Policy {
 	return append([]pillion.Policy{
 		metrics.Config{Registry: registry()},
@@ -50,7 +50,7 @@ func grpcPolicies(more ...pillion.Policy) []pillion.Policy {
 	}, more...)
 }
 
-// grpcCall calls through an interceptor.
+// grpcCall returns a function that makes a call through an interceptor.
 func grpcCall(intercept grpc.UnaryClientInterceptor) func() {
 	ctx := context.Background()
 	req, reply := &healthpb.HealthCheckRequest{}, &healthpb.HealthCheckResponse{}
@@ -66,7 +66,7 @@ func grpcCall(intercept grpc.UnaryClientInterceptor) func() {
 }
 
 // failsafeGRPC is failsafe-go's retry, breaker, bulkhead and timeout, as its users
-// write it.
+// combine them.
 func failsafeGRPC(outside ...failsafe.Policy[any]) grpc.UnaryClientInterceptor {
 	return failsafegrpc.NewUnaryClientInterceptor(append(outside,
 		retrypolicy.NewBuilder[any]().
@@ -85,7 +85,7 @@ func grpcStubGroup() group {
 		{"pillion, with gRPC's own statistics", grpcCall(pilliongrpc.UnaryClientInterceptor(upstream(
 			append([]pillion.Policy{metrics.GRPC{Registry: registry()}}, grpcPolicies()...)...)))},
 		{"failsafegrpc, uncounted", grpcCall(failsafeGRPC())},
-		{"failsafegrpc, uncounted, with a total time-out too", grpcCall(failsafeGRPC(fstimeout.New[any](time.Second)))},
+		{"failsafegrpc, uncounted, with a total timeout too", grpcCall(failsafeGRPC(fstimeout.New[any](time.Second)))},
 	}, true}
 }
 
@@ -104,7 +104,7 @@ func grpcLoopbackGroup() group {
 	}, false}
 }
 
-// grpcOver calls over a connection.
+// grpcOver returns a function that makes a call over a connection.
 func grpcOver(address string, options ...grpc.DialOption) func() {
 	conn, err := grpc.NewClient("passthrough:///"+address, append(options, grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 	if err != nil {
@@ -118,11 +118,11 @@ func grpcOver(address string, options ...grpc.DialOption) func() {
 	}
 }
 
-// grpcBounds hold the interceptor against the only rival: with the same policies, but
-// that it counts nothing, and with fewer.
+// grpcBounds compare the interceptor with its only rival, which has no metrics: with
+// the same policies otherwise, and with fewer.
 func grpcBounds() []bound {
 	return []bound{
-		{grpcStub, "pillion", "failsafegrpc, uncounted, with a total time-out too", 0.45, 8},
+		{grpcStub, "pillion", "failsafegrpc, uncounted, with a total timeout too", 0.45, 8},
 		{grpcStub, "pillion", "failsafegrpc, uncounted", 0.65, 8},
 	}
 }

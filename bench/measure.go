@@ -1,34 +1,37 @@
 package main
 
 import (
+	"math"
 	"math/rand/v2"
 	"runtime"
 	"slices"
 	"time"
 )
 
-// candidate is one way to do a group's work. The first of a group is the bare
-// work, which the others add to.
+// candidate is one way to do a group's work. The first of a group is the bare work, to
+// which the others add.
 type candidate struct {
 	name string
 	op   func()
 }
 
-// group is a set of candidates that are measured beside each other.
+// group is a set of candidates that are measured together.
 type group struct {
 	name       string
 	candidates []candidate
-	fine       bool // many short rounds: for work that is slow and noisy itself
+	fine       bool // many short rounds: for small differences of slow and noisy work
 }
 
-// result is what a candidate cost: medians over the rounds.
+// result is the cost of a candidate's operation: medians over the rounds. What is added
+// is the difference from the bare work in the same round.
 type result struct {
-	ns, added      float64 // per operation; added is paired with the bare work of the same round
+	ns, added      float64
+	noise          bool // added may as well be 0 or less
 	allocs, addedA float64
 }
 
-// measure runs all candidates of a group in each round, in a new order each
-// time, since the machine's speed drifts.
+// measure runs all candidates of a group in each round. The order is random, since the
+// machine's speed drifts.
 func measure(g group, rounds int, slice time.Duration) map[string]result {
 	if g.fine {
 		rounds, slice = rounds*20, slice/10
@@ -51,15 +54,16 @@ func measure(g group, rounds int, slice time.Duration) map[string]result {
 	}
 	results := map[string]result{}
 	for i, c := range g.candidates {
+		added := differences(ns[i], ns[0])
 		results[c.name] = result{
-			ns: median(ns[i]), added: median(differences(ns[i], ns[0])),
+			ns: median(ns[i]), added: median(added), noise: withinNoise(added),
 			allocs: median(allocs[i]), addedA: median(differences(allocs[i], allocs[0])),
 		}
 	}
 	return results
 }
 
-// calibrate finds how many operations fill a slice of time.
+// calibrate returns how many operations fill a slice of time.
 func calibrate(op func(), slice time.Duration) int {
 	for n := 1; ; n *= 2 {
 		start := time.Now()
@@ -95,4 +99,18 @@ func differences(values, bare []float64) []float64 {
 		d[i] = values[i] - bare[i]
 	}
 	return d
+}
+
+// withinNoise reports that the median of the differences is not above 0 with a
+// confidence of 97.5 %. It is the sign test, which assumes nothing of their distribution, by
+// the normal approximation.
+func withinNoise(differences []float64) bool {
+	above := 0
+	for _, d := range differences {
+		if d > 0 {
+			above++
+		}
+	}
+	n := float64(len(differences))
+	return float64(above) < n/2+0.5+1.96*math.Sqrt(n)/2
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/pillion-go/pillion/metrics"
 )
 
-// metricsGroups are what counting costs, and what reading does.
+// metricsGroups measure counting and reading.
 func metricsGroups() []group {
 	return []group{
 		countGroup("stub with a body", stub{200, body}),
@@ -27,8 +27,8 @@ func metricsGroups() []group {
 	}
 }
 
-// handles are three handles of Prometheus's client library, resolved beforehand,
-// in a round tripper: the least that anybody writes by hand.
+// handles is a round tripper with three handles of Prometheus's client library, which
+// are resolved beforehand: the least that a careful user writes by hand.
 type handles struct {
 	base     http.RoundTripper
 	inFlight prometheus.Gauge
@@ -45,7 +45,7 @@ func newHandles(base http.RoundTripper) handles {
 	}
 }
 
-// RoundTrip counts until the head, as such wrappers do.
+// RoundTrip counts until the response headers, as such wrappers do.
 func (h handles) RoundTrip(req *http.Request) (*http.Response, error) {
 	h.inFlight.Inc()
 	defer h.inFlight.Dec()
@@ -58,11 +58,11 @@ func (h handles) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// toTheEnd counts as handles does, but as the library does: a call lasts until the
-// end of its answer's body.
+// toTheEnd counts like handles, but until the end of the response's body, as the
+// library does.
 type toTheEnd handles
 
-// RoundTrip counts until the body's end.
+// RoundTrip counts until the end of the body.
 func (h toTheEnd) RoundTrip(req *http.Request) (*http.Response, error) {
 	h.inFlight.Inc()
 	began := time.Now()
@@ -83,7 +83,7 @@ func (h toTheEnd) end(began time.Time) {
 	h.duration.Observe(time.Since(began).Seconds())
 }
 
-// countedBody ends with its first error, or when it is closed.
+// countedBody ends the call at its first error, or when it is closed.
 type countedBody struct {
 	io.ReadCloser
 	began   time.Time
@@ -104,7 +104,7 @@ func (b *countedBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// instrumented is what promhttp makes of the same.
+// instrumented does the same with promhttp.
 func instrumented(base http.RoundTripper) http.RoundTripper {
 	labels := []string{"code", "method"}
 	return promhttp.InstrumentRoundTripperInFlight(prometheus.NewGauge(prometheus.GaugeOpts{Name: "in_flight"}),
@@ -112,7 +112,7 @@ func instrumented(base http.RoundTripper) http.RoundTripper {
 			promhttp.InstrumentRoundTripperDuration(prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "seconds"}, labels), base)))
 }
 
-// registry makes a registry of its own for each candidate.
+// registry makes a registry. Each candidate has its own.
 func registry() *metrics.Registry {
 	r, err := metrics.NewRegistry(metrics.Settings{})
 	if err != nil {
@@ -121,8 +121,8 @@ func registry() *metrics.Registry {
 	return r
 }
 
-// countGroup adds counting to all other policies, which is where it stands. The
-// rivals are added to the same.
+// countGroup adds metrics to all other policies. The rivals are added to the same
+// policies.
 func countGroup(where string, base http.RoundTripper) group {
 	ctx := context.Background()
 	const url = "http://bench/"
@@ -136,7 +136,7 @@ func countGroup(where string, base http.RoundTripper) group {
 	}, true} // fine: the difference is small
 }
 
-// scraped writes a page to nowhere.
+// scraped is a response writer that discards the page.
 type scraped struct {
 	header http.Header
 	io.Writer
@@ -145,7 +145,7 @@ type scraped struct {
 func (s scraped) Header() http.Header { return s.header }
 func (s scraped) WriteHeader(int)     {}
 
-// scrapeGroup reads the pages of a thousand clusters that have been called.
+// scrapeGroup measures the pages of a thousand clusters.
 func scrapeGroup() group {
 	r := registry()
 	for i := range 1000 {
@@ -179,9 +179,9 @@ func scrapeGroup() group {
 	}, false}
 }
 
-// metricsBounds say that counting costs no more than the least that is written by
-// hand for the same work, and allocates nothing. Without a body that end is the head's,
-// and what the engine tells its listeners is not yet paid for.
+// metricsBounds say that metrics cost no more than what is written by hand for the same
+// work, and allocate nothing. Without a body the work by hand ends with the response headers
+// and does not include the engine's events.
 func metricsBounds() []bound {
 	return []bound{
 		{"metrics, added to all policies, stub with a body", "pillion", "the same, until the end of the body", 1, 0},
@@ -190,10 +190,10 @@ func metricsBounds() []bound {
 	}
 }
 
-// scrapeLimit is how long a page of a thousand clusters may take.
+// scrapeLimit is the bound of a page of a thousand clusters.
 const scrapeLimit = 50 * time.Millisecond
 
-// checkScrapes holds every page against it.
+// checkScrapes compares each page with it.
 func checkScrapes(tables []table) (bad []error) {
 	for _, t := range tables {
 		if !strings.HasPrefix(t.group.name, "a scrape of") {

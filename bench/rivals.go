@@ -19,7 +19,7 @@ import (
 
 var errStatus = errors.New("bad status")
 
-// newGobreaker is gobreaker with a rolling window like ours.
+// newGobreaker is gobreaker with a rolling window like pillion's.
 func newGobreaker(tripped bool) *gobreaker.CircuitBreaker[*http.Response] {
 	cb := gobreaker.NewCircuitBreaker[*http.Response](settings(tripped))
 	if tripped {
@@ -38,7 +38,7 @@ func settings(tripped bool) gobreaker.Settings {
 	}
 }
 
-// gobreakerTransport is gobreaker in a RoundTripper, as its users write it.
+// gobreakerTransport is gobreaker in a round tripper, as its users write it.
 type gobreakerTransport struct {
 	cb   *gobreaker.CircuitBreaker[*http.Response]
 	base http.RoundTripper
@@ -65,8 +65,8 @@ func failsafeBreaker() circuitbreaker.CircuitBreaker[*http.Response] {
 		Build()
 }
 
-// twoStepTransport is gobreaker's two-step form, told of the end of the body as
-// pillion's breaker is.
+// twoStepTransport is gobreaker's two-step form. It judges at the end of the body, as
+// pillion's breaker does.
 type twoStepTransport struct {
 	cb   *gobreaker.TwoStepCircuitBreaker[*http.Response]
 	base http.RoundTripper
@@ -95,7 +95,7 @@ func (t twoStepTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// judgedBody tells done once how the body ended.
+// judgedBody calls done once, at the end of the body.
 type judgedBody struct {
 	io.ReadCloser
 	once sync.Once
@@ -125,8 +125,8 @@ func (b *judgedBody) end(err error) {
 	})
 }
 
-// failsafeTotal is failsafeAll within a limit on the whole call, which pillion's
-// row has too.
+// failsafeTotal is failsafeAll with a timeout of the whole call, which pillion's row has
+// too.
 func failsafeTotal(base http.RoundTripper) http.RoundTripper {
 	return failsafehttp.NewRoundTripper(failsafeAll(base), timeout.New[*http.Response](time.Second))
 }
@@ -141,9 +141,8 @@ func failsafeAll(base http.RoundTripper) http.RoundTripper {
 	)
 }
 
-// byHand composes the named packages, as a careful user would: gobreaker,
-// backoff, a semaphore, and one context with a deadline that is cancelled when the
-// body is closed.
+// byHand combines named packages, as a careful user would: gobreaker, backoff, a
+// semaphore, and one context with a deadline, which is canceled when the body is closed.
 type byHand struct {
 	cb   *gobreaker.CircuitBreaker[*http.Response]
 	sem  *semaphore.Weighted
@@ -155,9 +154,9 @@ var errFull = errors.New("full")
 func (t *byHand) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithTimeout(req.Context(), time.Second)
 	wait := backoff.NewExponentialBackOff(backoff.WithInitialInterval(25*time.Millisecond), backoff.WithMaxElapsedTime(0))
-	for try := 0; ; try++ {
+	for attempt := 0; ; attempt++ {
 		resp, err := t.try(req.WithContext(ctx))
-		if (err == nil && resp.StatusCode < 502) || try == 1 {
+		if (err == nil && resp.StatusCode < 502) || attempt == 1 {
 			if err != nil {
 				cancel()
 				return nil, err
@@ -185,7 +184,7 @@ func (t *byHand) try(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// heldBody gives everything back when the caller is done.
+// heldBody releases the slot and the context when the caller closes the body.
 type heldBody struct {
 	io.ReadCloser
 	sem    *semaphore.Weighted

@@ -17,9 +17,9 @@ import (
 	"github.com/pillion-go/pillion/tracing"
 )
 
-// tracingGroups measure a segment with one call in it: ours, the X-Ray SDK's, and
-// OpenTelemetry's span. All send over UDP to a socket on loopback that nobody falls behind
-// on, but for OpenTelemetry, whose batches go nowhere.
+// tracingGroups measure a segment with one call in it: pillion's, the X-Ray SDK's, and
+// a span of OpenTelemetry. The first two send over UDP to a socket on loopback; OpenTelemetry's
+// batches are discarded.
 func tracingGroups() []group {
 	daemon := drain()
 	return []group{
@@ -28,13 +28,13 @@ func tracingGroups() []group {
 	}
 }
 
-// drain is a daemon that reads and forgets.
+// drain starts a daemon that discards what it reads.
 func drain() *net.UDPAddr {
 	conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		log.Fatal(err)
 	}
-	_ = conn.SetReadBuffer(4 << 20) // less, where the system does not allow it
+	_ = conn.SetReadBuffer(4 << 20) // less if the system does not allow it
 	go func() {
 		buf := make([]byte, 1<<16)
 		for {
@@ -66,10 +66,10 @@ func newTracer(daemon *net.UDPAddr, rate float64) *tracing.Tracer {
 	return t
 }
 
-// tracers are asked at the end what they dropped.
+// tracers are all tracers; at the end checkDrops reads what they dropped.
 var tracers []*tracing.Tracer
 
-// checkDrops reports a tracer that dropped documents: then they were not paid for.
+// checkDrops reports a tracer that dropped documents: its time does not include them.
 func checkDrops() error {
 	for _, t := range tracers {
 		if s := t.Stats(); s.Dropped() > s.Sent/100 {
@@ -98,8 +98,8 @@ func traced(t *tracing.Tracer, rt http.RoundTripper) func() {
 	}
 }
 
-// call makes one call within ctx. The request is the candidate's own: the SDK writes
-// into its header.
+// call makes one call within ctx. No two candidates may share a request: the SDK writes
+// to its header.
 func call(ctx context.Context, rt http.RoundTripper, req *http.Request) {
 	resp, err := rt.RoundTrip(req.WithContext(ctx))
 	if err != nil {
@@ -112,8 +112,8 @@ func call(ctx context.Context, rt http.RoundTripper, req *http.Request) {
 	_ = resp.Body.Close()
 }
 
-// bareCall is the call that the candidates trace, with the context's copy of the
-// request, which each of them needs.
+// bareCall is the call that the candidates trace. It copies the request with a context,
+// as each of them must.
 func bareCall(base http.RoundTripper) func() {
 	req := newRequest()
 	return func() { call(context.Background(), base, req) }
@@ -168,7 +168,7 @@ func otelSpan(rate float64, base http.RoundTripper) func() {
 	}
 }
 
-// tracingBounds are what the library promises of tracing.
+// tracingBounds are what package tracing promises.
 func tracingBounds() []bound {
 	return []bound{
 		{"tracing, sampled", "pillion", "X-Ray SDK", 1.0 / 3, 23},

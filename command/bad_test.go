@@ -25,7 +25,7 @@ func failing(err error) func(context.Context) (int, error) {
 
 var errBoom = errors.New("boom")
 
-// service makes a service that no test shares.
+// service makes a service for one test.
 func service(t *testing.T, cfg ServiceConfig) *Service {
 	t.Helper()
 	s, err := NewService(cfg)
@@ -35,7 +35,7 @@ func service(t *testing.T, cfg ServiceConfig) *Service {
 	return s
 }
 
-// boundedService has a pool with so many threads, and so much room in the queue.
+// boundedService makes a service with a bounded pool.
 func boundedService(t *testing.T, threads, queue int, overflow Overflow) *Service {
 	t.Helper()
 	pool, err := NewPool(PoolConfig{MaxThreads: threads, MaxQueue: queue, Overflow: overflow})
@@ -45,7 +45,7 @@ func boundedService(t *testing.T, threads, queue int, overflow Overflow) *Servic
 	return service(t, ServiceConfig{Executor: pool})
 }
 
-// must fails the test if err is one.
+// must fails the test if err is not nil.
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
@@ -61,8 +61,8 @@ func wantStatus(t *testing.T, s *Service, want breaker.Status) {
 	}
 }
 
-// TestBadCommands has commands that cannot work fail when they are started, on the
-// pool and here, with an error that says why, counted as a failure.
+// TestBadCommands starts commands with invalid arguments, on the pool and in the calling
+// goroutine: they fail with an error that says why, and are counted as failures.
 func TestBadCommands(t *testing.T) {
 	one := func(context.Context, int) (int, error) { return 1, nil }
 	var none *Command[int]
@@ -81,7 +81,7 @@ func TestBadCommands(t *testing.T) {
 		"nil among many":     {func(cfg Config) *Command[int] { return NewAll(cfg, []*Command[int]{Const(1), nil}, sum) }, "dependency 2 is nil"},
 		"zero dependency":    {func(cfg Config) *Command[int] { return Chain(cfg, &Command[int]{}, one) }, "not made by New"},
 		"negative limit":     {func(cfg Config) *Command[int] { cfg.Timeout = -time.Second; return New(cfg, value(1)) }, "Config.Timeout: -1s is negative"},
-		"all that is wrong":  {func(cfg Config) *Command[int] { cfg.Timeout = -1; return New[int](cfg, nil) }, "nil function: pass a function\ncommand: Config.Timeout"},
+		"several errors":     {func(cfg Config) *Command[int] { cfg.Timeout = -1; return New[int](cfg, nil) }, "nil function: pass a function\ncommand: Config.Timeout"},
 		"negative, chained":  {func(cfg Config) *Command[int] { cfg.Timeout = -1; return Chain(cfg, Const(1), one) }, "Config.Timeout: -1ns"},
 		"the dependency bad": {func(cfg Config) *Command[int] { return Chain(Config{}, New[int](cfg, nil), one) }, "nil function"},
 	}
@@ -148,11 +148,12 @@ func TestNilFunctions(t *testing.T) {
 	}
 	must(t, c.Run(t.Context()))
 	if v, err := c.Get(t.Context()); v != 1 || err != nil {
-		t.Errorf("got %d and %v, want the command to be whole", v, err)
+		t.Errorf("got %d and %v, want the command to work", v, err)
 	}
 }
 
-// TestSecondStart has a second start say so, in all orders, and do nothing.
+// TestSecondStart starts a command twice, in all orders: the second start returns an error and
+// does nothing.
 func TestSecondStart(t *testing.T) {
 	for first, start := range starts {
 		t.Run(first, func(t *testing.T) {
@@ -180,8 +181,8 @@ func TestSecondStart(t *testing.T) {
 	}
 }
 
-// TestStartAfterShutdown has what is started after a shutdown be rejected, and what
-// is started in the calling goroutine still run.
+// TestStartAfterShutdown starts commands after a shutdown: they are rejected on the pool, and
+// run in the calling goroutine.
 func TestStartAfterShutdown(t *testing.T) {
 	s := service(t, ServiceConfig{Name: "recipes"})
 	must(t, s.Shutdown(t.Context()))
@@ -201,7 +202,7 @@ func TestStartAfterShutdown(t *testing.T) {
 	}
 	wantStatus(t, s, breaker.Status{Success: 1, Rejection: 1})
 	if err := DefaultService().Shutdown(t.Context()); !errors.Is(err, ErrInvalid) {
-		t.Errorf("the default service: got %v, want a refusal", err)
+		t.Errorf("the default service: got %v, want an error", err)
 	}
 }
 
@@ -233,7 +234,7 @@ func TestBadServices(t *testing.T) {
 	}
 }
 
-// TestBadRetryOptions has them fail the command, as in the gem, and not the start.
+// TestBadRetryOptions has invalid options: the command fails, as in the gem, not the start.
 func TestBadRetryOptions(t *testing.T) {
 	for want, r := range map[string]retry.Retryable{
 		"Retryable.Tries: -2 is negative":  {Tries: -2},
@@ -303,12 +304,13 @@ func TestParseRetry(t *testing.T) {
 	}
 	_, err = ParseRetry(map[string]any{"bogus": 1, "tires": 2, "tries": 0})
 	if want := "command: invalid: retry option \"bogus\" is unknown\ncommand: invalid: retry option \"tires\" is unknown\n" +
-		"command: invalid: retry option tries: 0 is none"; err == nil || err.Error() != want {
-		t.Errorf("got %v, want all that is wrong:\n%s", err, want)
+		"command: invalid: retry option tries: 0 is not valid"; err == nil || err.Error() != want {
+		t.Errorf("got %v, want all errors:\n%s", err, want)
 	}
 }
 
-// FuzzParseRetry has ParseRetry refuse what StartWithRetry would, and never panic.
+// FuzzParseRetry checks that ParseRetry never panics, and returns only options that
+// StartWithRetry accepts.
 func FuzzParseRetry(f *testing.F) {
 	f.Add("tries", int64(3), 0.5, "x")
 	f.Add("sleep", int64(-1), math.Inf(1), "infinite")
@@ -317,7 +319,7 @@ func FuzzParseRetry(f *testing.F) {
 		for _, v := range []any{n, int(n), x, text, []string{text}, []any{text, n}, nil, time.Duration(n)} {
 			r, err := ParseRetry(map[string]any{name: v, "tries": int(n)})
 			if err == nil && checkRetry(&r) != nil {
-				t.Errorf("%s: %v: got %+v, which is refused later: %v", name, v, r, checkRetry(&r))
+				t.Errorf("%s: %v: got %+v, which StartWithRetry does not accept: %v", name, v, r, checkRetry(&r))
 			}
 			if err == nil && (waitOf(&r, 0) < 0 && r.Sleep != retry.Zero || tries(&r) < 1) {
 				t.Errorf("%s: %v: got %+v", name, v, r)
@@ -326,7 +328,7 @@ func FuzzParseRetry(f *testing.F) {
 	})
 }
 
-// TestCycles has commands that would wait for each other be found out.
+// TestCycles makes commands that would wait for each other.
 func TestCycles(t *testing.T) {
 	a, b, c := New(Config{}, value(1)), New(Config{}, value("2")), New(Config{}, value(3.0))
 	must(t, a.After(b))
@@ -350,7 +352,7 @@ func TestCycles(t *testing.T) {
 	}
 }
 
-// TestCyclesOfGets has work be told that waits for what waits for it.
+// TestCyclesOfGets has work that waits for a command that waits for it.
 func TestCyclesOfGets(t *testing.T) {
 	for where, start := range starts {
 		t.Run(where, func(t *testing.T) {
@@ -390,7 +392,7 @@ func TestCyclesOfGets(t *testing.T) {
 			_, errA := a.Get(t.Context())
 			_, errB := b.Get(t.Context())
 			if !errors.Is(errA, ErrInvalid) || !errors.Is(errB, ErrInvalid) {
-				t.Errorf("got %v and %v, want a cycle for one, which the other passes on", errA, errB)
+				t.Errorf("got %v and %v, want a cycle from one, as the result of the other too", errA, errB)
 			}
 		})
 	})
@@ -408,8 +410,8 @@ func TestCyclesOfGets(t *testing.T) {
 	})
 }
 
-// TestPanics has a panic of any function that is handed in leave the command, its
-// counters and its pool whole.
+// TestPanics has each function of the caller panic: the command ends, and its counters and
+// its pool stay correct.
 func TestPanics(t *testing.T) {
 	for name, boom := range map[string]func(){
 		"panic":       func() { panic(errBoom) },
@@ -471,7 +473,7 @@ func TestPanics(t *testing.T) {
 				wantStatus(t, s, breaker.Status{Failure: 1})
 			}
 			if v, err := Start(t.Context(), cfg, value(5)).Get(t.Context()); v != 5 || err != nil {
-				t.Errorf("got %d and %v, want the pool to be whole", v, err)
+				t.Errorf("got %d and %v, want a pool that works", v, err)
 			}
 			must(t, s.Shutdown(t.Context()))
 		})
@@ -480,7 +482,7 @@ func TestPanics(t *testing.T) {
 
 func crash(p *int) { *p++ }
 
-// waitIdle waits until the only worker is free again, for Get may return before.
+// waitIdle waits until the only worker is free: Get may return before.
 func waitIdle(t *testing.T, s *Service) {
 	t.Helper()
 	for {
@@ -499,14 +501,14 @@ func wantPanic(t *testing.T, what string, err error, name string) {
 		return
 	}
 	if name == "panic" && !errors.Is(err, errBoom) {
-		t.Errorf("%s: got %v, want it to wrap what was panicked with", what, err)
+		t.Errorf("%s: got %v, want it to wrap the value of the panic", what, err)
 	}
 	if name == "Goexit" && p.Value != Goexit {
 		t.Errorf("%s: got %v, want Goexit", what, p.Value)
 	}
 }
 
-// TestPanicHere has a panic in the calling goroutine become the command's error.
+// TestPanicHere panics in the calling goroutine: the panic becomes the command's error.
 func TestPanicHere(t *testing.T) {
 	s := service(t, ServiceConfig{})
 	c := New(Config{Service: s}, func(context.Context) (int, error) { panic(errBoom) })
@@ -519,7 +521,7 @@ func TestPanicHere(t *testing.T) {
 	wantStatus(t, s, breaker.Status{Failure: 1})
 }
 
-// TestPanicOfOnStateChange has the counting go on when who is told of it panics.
+// TestPanicOfOnStateChange has OnStateChange panic: counting continues.
 func TestPanicOfOnStateChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told *PanicError

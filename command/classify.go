@@ -6,16 +6,16 @@ import (
 	"github.com/pillion-go/pillion/breaker"
 )
 
-// Classify is how a service without a Classify of its own counts what an attempt
-// ended with. Where the error came from plays no part, only what it is. The first error
-// from the outside that says what it is decides:
+// Classify returns how an attempt that ended with err is counted, if the [ServiceConfig]
+// has no other function. Only the kind of the error matters, not where it came from. If
+// errors are wrapped, the outermost one of a known kind decides:
 //   - nil is a Success
 //   - a [*DependencyError] is a Dependency, a [*RejectedError] a Rejection, a
 //     [*CircuitBreakError] of any breaker a Break, a [*PanicError] a Failure
-//   - [context.DeadlineExceeded] and errors whose Timeout method says so are a Timeout,
-//     whoever set the limit
-//   - [context.Canceled] is Ignored: somebody walked away
-//   - all else is a Failure
+//   - [context.DeadlineExceeded] and errors whose Timeout method returns true are a Timeout,
+//     whichever limit it was
+//   - [context.Canceled] is Ignored: a caller canceled
+//   - any other error is a Failure
 //
 // Mirrors the table of errors in lib/expeditor/command.rb, metrics.
 func Classify(err error) breaker.Result {
@@ -28,13 +28,13 @@ func Classify(err error) breaker.Result {
 	return breaker.Failure
 }
 
-// classify walks the tree of err from the outside, for a class in Ruby is that of
-// the outermost error alone, but in Go all wrap.
+// classify walks the tree of err from the outside. Ruby looks at the class of the outermost
+// error alone, but Go programs wrap errors.
 func classify(err error) (breaker.Result, bool) {
 	if r, ok := classOf(err); ok {
 		return r, true
 	}
-	switch wrapper := err.(type) { //nolint:errorlint // it is the tree itself that is walked
+	switch wrapper := err.(type) { //nolint:errorlint // this walks the tree itself
 	case interface{ Unwrap() error }:
 		if inner := wrapper.Unwrap(); inner != nil {
 			return classify(inner)
@@ -49,7 +49,7 @@ func classify(err error) (breaker.Result, bool) {
 	return 0, false
 }
 
-// classOf knows err itself, whatever it wraps.
+// classOf classifies err itself, without what it wraps.
 func classOf(err error) (breaker.Result, bool) {
 	switch e := err.(type) { //nolint:errorlint // see classify
 	case *DependencyError:

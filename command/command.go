@@ -7,65 +7,65 @@ import (
 	"github.com/pillion-go/pillion/retry"
 )
 
-// Config describes a command. The zero value is a command on the default service,
-// with no limit. It mirrors the options of Expeditor::Command.new.
+// Config describes a command. The zero value is a command of the default service
+// without a timeout. It mirrors the options of Expeditor::Command.new.
 type Config struct {
 	// Service has the pool, the breaker and the counters. Nil means [DefaultService].
 	Service *Service `json:"-"`
 
-	// Timeout limits all attempts together, and the waits between them; not the wait in the
-	// pool's queue or for dependencies, the fallback, or the hooks. The work's context ends
-	// with it; the command's slot in the pool is free when the work has returned. Zero means no
-	// limit; negative is an error, as is less than a millisecond. Mirrors timeout.
+	// Timeout limits all attempts together, with the waits between them. It does not limit
+	// the waits in the pool's queue and for dependencies, the fallback or the hooks. When it fires
+	// the work's context ends; the command's slot in the pool is free when the work returns. Zero
+	// means no timeout; negative values and values below 1ms are errors. Mirrors timeout.
 	Timeout time.Duration `json:"timeout,omitempty"`
 
 	// HookPanic receives the panic of a hook, in the hook's goroutine. Nil means the
-	// service's HookPanic.
+	// HookPanic of the service.
 	HookPanic func(*PanicError) `json:"-"`
 }
 
-// Command runs a function once, under its service's breaker, and keeps what became
-// of it. It is safe for concurrent use. Make it with [New] and its like: the zero value
-// fails when it is started. Mirrors Expeditor::Command.
+// Command runs a function once, under the breaker of its service, and keeps the result.
+// It is safe for concurrent use. It must be made by [New] or another constructor: Start
+// returns an error for the zero value. Mirrors Expeditor::Command.
 type Command[T any] struct {
 	core
 
 	run      func(context.Context) (T, error)
-	gather   func() (func(context.Context) (T, error), error) // makes run of what the dependencies gave
+	gather   func() (func(context.Context) (T, error), error) // makes run from the values of the dependencies
 	fallback func(context.Context, error) (T, error)          // guarded by mu until the start
 	hooks    []func(T, error)                                 // guarded by mu
 
-	value   T // of the work, if it did not fail
-	rescued T // of the fallback
+	value   T // of the work, if it succeeded
+	rescued T // of the fallback, if it succeeded
 }
 
-// New makes a command that will do work. It is not started yet.
+// New makes a command that does work. It does not start it.
 //
-// work's context is that of the start, within the limit: it ends when the limit is
-// reached, when the caller of the start cancels, and may end when work has returned. What
-// is read lazily, a response's body say, must be read in work.
+// The context of work is derived from that of the start. It ends when the timeout fires and
+// when the context of the start ends. It may also end when work returns, so that work must
+// read what is read lazily, such as the body of a response.
 //
-// What is wrong with the arguments, such as a nil function or a negative timeout, is what
-// the command fails with when it is started: an error that matches [ErrInvalid].
+// If an argument is invalid, such as a nil function or a negative timeout, the command fails
+// when it is started, with an error that matches [ErrInvalid].
 func New[T any](cfg Config, work func(ctx context.Context) (T, error)) *Command[T] {
 	c := &Command[T]{run: work}
 	c.make(c, cfg, work == nil)
 	return c
 }
 
-// Start makes a command and starts it. With a nil ctx the command fails with an error that
+// Start makes a command and starts it. If ctx is nil the command fails with an error that
 // matches [ErrInvalid]. Mirrors Expeditor::Command.start.
 func Start[T any](ctx context.Context, cfg Config, work func(ctx context.Context) (T, error)) *Command[T] {
 	c := New(cfg, work)
-	if err := c.Start(ctx); err != nil { // it is the first, so that ctx is nil
+	if err := c.Start(ctx); err != nil { // it is the first start, so ctx is nil
 		c.bad = err
-		_ = c.Start(context.Background()) //nolint:contextcheck // there is none
+		_ = c.Start(context.Background()) //nolint:contextcheck // ctx is nil
 	}
 	return c
 }
 
-// Const makes a command that has ended with value, on the default service. Mirrors
-// Expeditor::Command.const.
+// Const makes a command of the default service that has ended already, with value.
+// Mirrors Expeditor::Command.const.
 func Const[T any](value T) *Command[T] {
 	c := &Command[T]{value: value}
 	c.make(c, Config{}, false)
@@ -73,35 +73,36 @@ func Const[T any](value T) *Command[T] {
 	return c
 }
 
-// Start starts what the command depends on, and then the command, on its service's
-// pool. It does not wait, unless the pool is full and its overflow policy is [CallerRuns].
-// A pool that has no slot does not fail Start: the rejection is the command's result.
+// Start starts the dependencies of the command, and then the command, on the pool of its
+// service. It does not wait, unless the pool is full and its overflow policy is [CallerRuns].
+// If the pool has no free slot, Start returns nil, and the rejection is the command's result.
 //
-// ctx runs through the work, its retries, its fallback, and the dependencies that
-// this start starts. When it is cancelled the command ends at once with its error, counted
-// nowhere and without a fallback, even if the work goes on for a while.
+// ctx is used for the work, its retries, its fallback, and the dependencies that Start
+// starts. When ctx is canceled the command ends immediately with the context's error, even if
+// the work continues for a while. The command is then not counted, and its fallback does not
+// run.
 //
-// A second start does nothing and returns [ErrAlreadyStarted]. A nil ctx is an error that
-// matches [ErrInvalid], and starts nothing. Mirrors Expeditor::Command#start.
+// A second start does nothing and returns [ErrAlreadyStarted]. If ctx is nil, Start starts
+// nothing and returns an error that matches [ErrInvalid]. Mirrors Expeditor::Command#start.
 func (c *Command[T]) Start(ctx context.Context) error { return c.start(ctx, nil, false) }
 
-// StartWithRetry is Start, with the attempts that r asks for, in the words of
-// Ruby's retryable. Each attempt passes the breaker and is counted by itself: a failed one
-// when the next begins, after the wait. Refusals by the breaker are retried too, unless
-// r.Not has them. Panics are not, unless r.On matches them. A bad option fails the
-// command, not the start. Mirrors Expeditor::Command#start_with_retry.
+// StartWithRetry is [Command.Start] with retries. r has the options of Ruby's retryable.
+// Each attempt asks the breaker and is counted; a failed attempt is counted when the next
+// one begins, after the wait. A refusal by the breaker is retried too, unless r.Not matches
+// it. A panic is retried only if r.On matches it. If an option is invalid, StartWithRetry
+// returns nil and the command fails. Mirrors Expeditor::Command#start_with_retry.
 func (c *Command[T]) StartWithRetry(ctx context.Context, r retry.Retryable) error {
 	return c.start(ctx, &retrying{options: r}, false)
 }
 
-// Run does all in the calling goroutine before it returns: the wait for
-// dependencies, the work, the counting, the fallback and the hooks. It uses no pool, so it
-// works after a shutdown, and starts no goroutine, so that the limit acts through the
-// context alone: work that does not heed it is waited for. What the work fails with is for
-// Get. Mirrors Expeditor::Command#start(current_thread: true).
+// Run runs the command in the calling goroutine and returns when it has ended: after
+// the wait for dependencies, the work, the fallback and the hooks. It uses no pool, so that it
+// works after a shutdown. It starts no goroutine, so that the timeout acts through the context
+// alone: Run waits for work that ignores its context. It returns nil if the work
+// fails: Get returns the error. Mirrors Expeditor::Command#start(current_thread: true).
 func (c *Command[T]) Run(ctx context.Context) error { return c.start(ctx, nil, true) }
 
-// RunWithRetry is Run with retries: see StartWithRetry.
+// RunWithRetry is [Command.Run] with retries: see [Command.StartWithRetry].
 func (c *Command[T]) RunWithRetry(ctx context.Context, r retry.Retryable) error {
 	return c.start(ctx, &retrying{options: r}, true)
 }
@@ -110,13 +111,13 @@ func (c *Command[T]) RunWithRetry(ctx context.Context, r retry.Retryable) error 
 // Expeditor::Command#started?.
 func (c *Command[T]) Started() bool { return c.phase.Load() != made }
 
-// Get waits for the final outcome and gives it: the value of the work or of the
-// fallback, or the error. It can be repeated, and gives the same each time, unless
-// [Service.SetFallbackEnabled] is called between.
+// Get waits until the command has ended. It returns the value of the work or of the
+// fallback, or the error. Every call returns the same, unless
+// [Service.SetFallbackEnabled] is called in between.
 //
-// When ctx ends first its error is returned; the command goes on. A Get within the
-// work of a command that this one waits for, given the work's context, is a [*CycleError].
-// Before the start it is [ErrNotStarted]. Mirrors Expeditor::Command#get.
+// If ctx ends first, Get returns the cause of that, and the command continues. Before the
+// start it returns [ErrNotStarted]. If ctx is the context of some work for which this
+// command waits, it returns a [*CycleError]. Mirrors Expeditor::Command#get.
 func (c *Command[T]) Get(ctx context.Context) (T, error) {
 	if err := c.wait(ctx); err != nil {
 		var none T
@@ -125,16 +126,20 @@ func (c *Command[T]) Get(ctx context.Context) (T, error) {
 	return c.outcome()
 }
 
-// Wait waits for the final outcome. Its error is about the waiting, as that of Get
-// is, and nil for a command that failed. Mirrors Expeditor::Command#wait.
+// Wait waits until the command has ended. It returns nil if the command failed; its errors
+// are those that [Command.Get] returns when it cannot wait. Mirrors
+// Expeditor::Command#wait.
 func (c *Command[T]) Wait(ctx context.Context) error { return c.wait(ctx) }
 
-// SetFallback has f give a value in place of the error that the work, the breaker,
-// the limit, a dependency or the pool gave. It touches no counter, has no limit, and is
-// not retried; its context is that of the start. If f fails too, its error is the
-// command's. The last one set wins. The fallback of a command that was cancelled does not
-// run. After the start it is [ErrAlreadyStarted]; nil is an error that matches
-// [ErrInvalid]. Mirrors Expeditor::Command#set_fallback.
+// SetFallback sets the fallback: if the command fails, f returns a value in place of the
+// error, which may come from the work, the breaker, the timeout, a dependency or the pool.
+// If f fails too, its error is the command's result. The context of f is that of the start. f
+// has no timeout, is not counted and is not retried. It does not run if the caller cancels the
+// command.
+//
+// SetFallback replaces an earlier fallback. After the start it returns [ErrAlreadyStarted]. If
+// f is nil it returns an error that matches [ErrInvalid]. Mirrors
+// Expeditor::Command#set_fallback.
 func (c *Command[T]) SetFallback(f func(ctx context.Context, err error) (T, error)) error {
 	if f == nil {
 		return invalid("SetFallback: the function is nil")
@@ -148,7 +153,7 @@ func (c *Command[T]) SetFallback(f func(ctx context.Context, err error) (T, erro
 	return nil
 }
 
-// outcome is what Get gives of a command that has ended.
+// outcome is what Get returns for a command that has ended.
 func (c *Command[T]) outcome() (T, error) {
 	var none T
 	switch {
@@ -162,14 +167,14 @@ func (c *Command[T]) outcome() (T, error) {
 	return c.rescued, nil
 }
 
-// verdict is the error of outcome, for those that depend on the command.
+// verdict is the error of outcome, for the commands that depend on this one.
 func (c *Command[T]) verdict() error {
 	_, err := c.outcome()
 	return err
 }
 
-// attempt runs the work once. Its value is looked at only if the command ends
-// with this attempt's success, since a late one may still be running then.
+// attempt runs the work once. The value is read only if the command ends with the success
+// of this attempt: otherwise the work may still be running.
 func (c *Command[T]) attempt(ctx context.Context) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -180,7 +185,7 @@ func (c *Command[T]) attempt(ctx context.Context) (err error) {
 	return err
 }
 
-// bind makes the work of what the dependencies gave.
+// bind makes the work from the values of the dependencies.
 func (c *Command[T]) bind() (err error) {
 	if c.gather != nil {
 		c.run, err = c.gather()
@@ -188,7 +193,7 @@ func (c *Command[T]) bind() (err error) {
 	return err
 }
 
-// work is what a worker does.
+// work runs the command in a worker.
 func (c *Command[T]) work() {
 	c.worked = true
 	c.execute(true)

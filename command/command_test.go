@@ -45,11 +45,11 @@ func TestClassify(t *testing.T) {
 		"a refusal":                       {open, breaker.Break},
 		"a refusal, through an http call": {&url.Error{Err: open}, breaker.Break},
 		"any refusal":                     {breaker.ErrOpen, breaker.Break},
-		"a dependency's time-out":         {&DependencyError{context.DeadlineExceeded}, breaker.Dependency},
+		"a dependency's timeout":          {&DependencyError{context.DeadlineExceeded}, breaker.Dependency},
 		"a dependency's, wrapped":         {fmt.Errorf("x: %w", &DependencyError{open}), breaker.Dependency},
 		"a panic with a deadline":         {&PanicError{Value: context.DeadlineExceeded}, breaker.Failure},
 		"joined, the first decides":       {errors.Join(errBoom, open, context.Canceled), breaker.Break},
-		"joined, none says":               {errors.Join(errBoom, errBoom), breaker.Failure},
+		"joined, none is known":           {errors.Join(errBoom, errBoom), breaker.Failure},
 	} {
 		if got := Classify(tt.err); got != tt.want {
 			t.Errorf("%s: got %v, want %v", name, got, tt.want)
@@ -57,7 +57,7 @@ func TestClassify(t *testing.T) {
 	}
 }
 
-// TestOwnClassify has a service count as it is told.
+// TestOwnClassify has a service with its own Classify.
 func TestOwnClassify(t *testing.T) {
 	s := service(t, ServiceConfig{Classify: func(err error) breaker.Result {
 		if errors.Is(err, errBoom) {
@@ -69,16 +69,16 @@ func TestOwnClassify(t *testing.T) {
 	must(t, c.Run(t.Context()))
 	wantStatus(t, s, breaker.Status{Success: 1})
 	if _, err := c.Get(t.Context()); !errors.Is(err, errBoom) {
-		t.Errorf("got %v, want the error all the same", err)
+		t.Errorf("got %v, want the error too", err)
 	}
 }
 
-// TestHookPanics has a hook that panics skip those after it, and be reported to the
-// command's HookPanic, else to the service's.
+// TestHookPanics has a hook that panics: the hooks after it do not run, and the panic is
+// reported to the command's HookPanic, or else to the service's.
 func TestHookPanics(t *testing.T) {
-	var told []string
+	var reported []string
 	report := func(who string) func(*PanicError) {
-		return func(p *PanicError) { told = append(told, fmt.Sprint(who, ": ", p.Value)) }
+		return func(p *PanicError) { reported = append(reported, fmt.Sprint(who, ": ", p.Value)) }
 	}
 	s := service(t, ServiceConfig{HookPanic: report("service")})
 	for _, cfg := range []Config{
@@ -95,16 +95,16 @@ func TestHookPanics(t *testing.T) {
 			t.Errorf("got %d and %v, want the value", v, err)
 		}
 		wantPanic(t, "late hook", c.OnComplete(func(int, error) { panic(errBoom) }), "panic")
-		must(t, c.OnSuccess(func(v int) { told = append(told, strconv.Itoa(v)) }))
+		must(t, c.OnSuccess(func(v int) { reported = append(reported, strconv.Itoa(v)) }))
 	}
 	want := []string{"service: boom", "service: boom", "1", "command: boom", "command: boom", "1", "1", "1"}
-	if !slices.Equal(told, want) {
-		t.Errorf("got %q, want %q", told, want)
+	if !slices.Equal(reported, want) {
+		t.Errorf("got %q, want %q", reported, want)
 	}
 	wantStatus(t, s, breaker.Status{Success: 3})
 }
 
-// TestDependencyTypes has the work be given what dependencies of all types gave.
+// TestDependencyTypes passes the values of dependencies of different types to the work.
 func TestDependencyTypes(t *testing.T) {
 	i, s, f := New(Config{}, value(1)), New(Config{}, value("two")), New(Config{}, value(3.5))
 	three := New3(Config{}, i, s, f, func(_ context.Context, i int, s string, f float64) (string, error) {
@@ -126,7 +126,7 @@ func TestDependencyTypes(t *testing.T) {
 	}
 }
 
-// TestDependencyFails has it fail the command for every number and every place.
+// TestDependencyFails has one dependency fail, for each number and each position.
 func TestDependencyFails(t *testing.T) {
 	ok, bad := func() *Command[int] { return New(Config{}, value(1)) }, func() *Command[int] { return New(Config{}, failing(errBoom)) }
 	slow := func() *Command[int] {
@@ -165,7 +165,7 @@ func TestDependencyFails(t *testing.T) {
 					var dependency *DependencyError
 					_, err := c.Get(t.Context())
 					if !errors.As(err, &dependency) || !errors.Is(err, errBoom) || err.Error() != "boom" || time.Since(epoch) != 0 {
-						t.Errorf("got %v after %v, want the dependency's error at once", err, time.Since(epoch))
+						t.Errorf("got %v after %v, want the dependency's error immediately", err, time.Since(epoch))
 					}
 					synctest.Wait()
 					wantStatus(t, s, breaker.Status{Dependency: 1})
@@ -176,8 +176,8 @@ func TestDependencyFails(t *testing.T) {
 	}
 }
 
-// TestDependencySwitchedOff has a dependency's fallback not count where its service
-// has fallbacks switched off.
+// TestDependencySwitchedOff has a dependency whose service has fallbacks disabled: its
+// fallback is not used.
 func TestDependencySwitchedOff(t *testing.T) {
 	s := service(t, ServiceConfig{})
 	d := New(Config{Service: s}, failing(errBoom))
@@ -190,8 +190,8 @@ func TestDependencySwitchedOff(t *testing.T) {
 	}
 }
 
-// TestOneBreakerForAll has a service guard commands and an HTTP upstream at once, on
-// the same counters.
+// TestOneBreakerForAll has a breaker guard commands and an HTTP upstream, with the same
+// counters.
 func TestOneBreakerForAll(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusServiceUnavailable)
@@ -234,7 +234,7 @@ func TestOneBreakerForAll(t *testing.T) {
 	must(t, s.Shutdown(t.Context()))
 }
 
-// TestGivenBreakers has services share a breaker, also one with a gobreaker's engine.
+// TestGivenBreakers has services that share a breaker, also one with gobreaker as engine.
 func TestGivenBreakers(t *testing.T) {
 	two, err := breaker.FromGobreaker[int](gobreaker.NewTwoStepCircuitBreaker[int](gobreaker.Settings{
 		ReadyToTrip: func(c gobreaker.Counts) bool { return c.TotalFailures >= 2 }, IsExcluded: breaker.Excluded,
@@ -254,13 +254,13 @@ func TestGivenBreakers(t *testing.T) {
 			t.Errorf("got %v, want gobreaker to refuse", err)
 		}
 	}
-	wantStatus(t, a, breaker.Status{Failure: 2, Break: 3}) // the second that is cancelled is refused
+	wantStatus(t, a, breaker.Status{Failure: 2, Break: 3}) // the second one that is canceled is refused
 }
 
 func TestDefaultService(t *testing.T) {
 	s := DefaultService()
 	if s != DefaultService() || s.Breaker() != nil || s.Executor() == nil || !s.FallbackEnabled() {
-		t.Error("the default service is not as it should be")
+		t.Error("got an unexpected default service")
 	}
 	s.Record(breaker.Failure)
 	s.ResetStatus()
@@ -277,8 +277,8 @@ func TestDefaultService(t *testing.T) {
 	must(t, Start(t.Context(), Config{}, value(1)).Wait(t.Context()))
 }
 
-// TestRunIfAllowedPanics has the panic pass, and the next call not suffer.
-func TestRunIfAllowedPanics(t *testing.T) {
+// TestAllowPanics has the function panic: the panic goes on, and the next call works.
+func TestAllowPanics(t *testing.T) {
 	s := service(t, ServiceConfig{})
 	func() {
 		defer func() {
@@ -305,13 +305,13 @@ func TestOverflowText(t *testing.T) {
 		t.Error("got no error for a policy that is unknown")
 	}
 	if _, err := json.Marshal(Overflow(7)); err == nil {
-		t.Error("got no error for a policy that is none")
+		t.Error("got no error for the text of an unknown policy")
 	}
 }
 
-// TestSixtyFourGoroutines has many start and read commands that depend on each
-// other, on bounded pools, with limits, retries and cancellations, while others look and
-// reset. All must end, and all that was counted must be what the commands say.
+// TestSixtyFourGoroutines starts and reads commands that depend on each other, on bounded
+// pools, with timeouts, retries and cancellations, while other goroutines read and reset the
+// counters. All must end, and the counters must agree with the results.
 func TestSixtyFourGoroutines(t *testing.T) {
 	const goroutines, each = 64, 50
 	s := boundedService(t, 8, 0, Abort)
@@ -374,8 +374,7 @@ func mustBreaker(t *testing.T, cfg breaker.Config) *breaker.Breaker {
 	return b
 }
 
-// TestCancelStorm has cancellations hit commands at every point: each must end, and
-// leave its place.
+// TestCancelStorm cancels commands at random points: each must end and release its slot.
 func TestCancelStorm(t *testing.T) {
 	s := boundedService(t, 4, 16, Abort)
 	var group sync.WaitGroup
@@ -405,11 +404,11 @@ func TestCancelStorm(t *testing.T) {
 	group.Wait()
 	must(t, s.Shutdown(t.Context()))
 	if running, waiting := s.Executor().Load(); running+waiting != 0 {
-		t.Errorf("got %d running and %d waiting, want nobody", running, waiting)
+		t.Errorf("got %d running and %d waiting, want none", running, waiting)
 	}
 }
 
-// FuzzPool compares the pool's places with a plain count of them.
+// FuzzPool compares the pool's slots with a simple count.
 func FuzzPool(f *testing.F) {
 	f.Add(uint8(1), uint8(1), []byte{0, 0, 1, 2, 3, 0, 1})
 	f.Add(uint8(2), uint8(0), []byte{0, 4, 0, 4, 5, 1, 0, 6})
@@ -459,7 +458,7 @@ func fuzzPool(t *testing.T, threads, queue int, ops []byte) {
 			synctest.Wait()
 			if op%4 != 1 {
 				if f.c.phase.Load() != ended {
-					t.Fatal("a cancelled command has not ended")
+					t.Fatal("a canceled command has not ended")
 				}
 				close(f.finish) // its worker may be in the work still
 				synctest.Wait()
@@ -486,7 +485,7 @@ func cmpOr(a, b int) int {
 	return b
 }
 
-// TestAllocations pins what a command costs. The race detector adds some of its own.
+// TestAllocations bounds the allocations of a command. The race detector adds some.
 func TestAllocations(t *testing.T) {
 	if race.Enabled {
 		t.Skip("allocations are not those of a real program under the race detector")
@@ -527,15 +526,15 @@ func TestErrorTexts(t *testing.T) {
 		"boom":                                &DependencyError{errBoom},
 		"command: panic: boom":                &PanicError{Value: errBoom},
 		"command: a command waits for itself": &CycleError{1},
-		"command: a cycle of 3 commands that wait for each other":                       &CycleError{3},
-		"command: invalid: the default service belongs to all, and cannot be shut down": DefaultService().Shutdown(t.Context()),
+		"command: a cycle of 3 commands that wait for each other":                                          &CycleError{3},
+		"command: invalid: Shutdown: the default service cannot be shut down: the whole process shares it": DefaultService().Shutdown(t.Context()),
 	} {
 		if err.Error() != want {
 			t.Errorf("got %q, want %q", err, want)
 		}
 	}
 	if !errors.Is(late, errBoom) || !errors.Is(late, context.DeadlineExceeded) {
-		t.Errorf("got %v, want it to match what the work said and the deadline", late)
+		t.Errorf("got %v, want it to match the error of the work and the deadline", late)
 	}
 	if s := service(t, ServiceConfig{Name: "recipes"}); s.Name() != "recipes" {
 		t.Errorf("got %q, want the name", s.Name())

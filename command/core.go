@@ -11,17 +11,18 @@ import (
 
 // The phases of a command.
 const (
-	made    uint32 = iota // it can still be changed
-	started               // it is under way
+	made    uint32 = iota // it can be changed
+	started               // it cannot
 	ended                 // the final outcome is known
 )
 
-// core is what of a command has nothing to do with its result's type: how it is
-// started, how its work is run, and how it ends.
+// core is the part of a command that does not depend on the type of its result: how it is
+// started, how its work runs, and how it ends.
 //
-// A command is settled before it ends: then what the work came to is decided and
-// counted, once, by whoever is first: who ran it, the timer of its limit, or the caller's
-// cancellation. The one that settled it runs the fallback and the hooks.
+// A command is settled before it ends: its result is decided and counted, once. Three
+// goroutines can settle it: the one that runs the work, the timer of the timeout, and the one
+// that sees the caller cancel. The first one settles the command, and runs the fallback and
+// the hooks.
 type core struct {
 	entry // its job is the command itself
 	ctx   runContext
@@ -29,47 +30,47 @@ type core struct {
 	service   *Service
 	timeout   time.Duration
 	hookPanic func(*PanicError)
-	bad       error         // what is wrong with how it was made
-	links     *links        // nil if it waits for none
+	bad       error         // the error in its arguments
+	links     *links        // nil if it waits for no command
 	retrying  *retrying     // nil without retries
-	limit     *TimeoutError // what the work's context ends with at the limit; nil without one
+	limit     *TimeoutError // the cause of the work's context when the timeout fires; nil without a timeout
 	unwatch   func() bool   // stops watching the caller's context; may be nil
 
 	phase    atomic.Uint32
 	settled  atomic.Bool    // set under mu
-	worked   bool           // a worker has it; read by the worker alone
+	worked   bool           // it has a worker; read by the worker alone
 	begun    bool           // the work may be running; guarded by mu
 	fellBack bool           // the fallback ran; read when ended
-	admitted bool           // there is a ticket; guarded by mu
-	ticket   breaker.Ticket // of an attempt that is to be counted yet; guarded by mu
+	admitted bool           // ticket is set; guarded by mu
+	ticket   breaker.Ticket // of an attempt that is not counted yet; guarded by mu
 
 	mu   sync.Mutex
-	done sync.WaitGroup // of the end
-	end  chan struct{}  // closed at the end; nil while nobody needs it; guarded by mu
+	done sync.WaitGroup // done at the end
+	end  chan struct{}  // closed at the end; nil until it is needed; guarded by mu
 	then []func()       // called at the end; guarded by mu
 
 	failed error // of the work; read when ended
 	err    error // of the final outcome; read when ended
 }
 
-// links are the commands that one waits for.
+// links are the commands for which a command waits.
 type links struct {
 	deps      []*core // guarded by waits and mu until the start
 	blockedOn []*core // by a Get within the work; guarded by waits
-	broken    error   // what the first dependency failed with that did; guarded by mu
+	broken    error   // of the first dependency that failed; guarded by mu
 }
 
-// job is the part of a command that knows the result's type.
+// job is the part of a command that depends on the type of its result.
 type job interface {
 	bind() error
 	attempt(ctx context.Context) error
 	rescue(ctx context.Context, cause error) (ran bool, err error)
 	verdict() error
-	tell()
+	runHooks()
 	work()
 }
 
-// make fills in what all commands have.
+// make sets the fields that all commands have.
 func (c *core) make(j job, cfg Config, noWork bool, deps ...*core) {
 	c.job = j
 	c.service, c.timeout, c.hookPanic = cfg.Service, cfg.Timeout, cfg.HookPanic
@@ -82,7 +83,7 @@ func (c *core) make(j job, cfg Config, noWork bool, deps ...*core) {
 	}
 }
 
-// check finds what is wrong with how the command was made.
+// check checks the arguments of the constructor.
 func (c *core) check(noWork bool, deps []*core) {
 	var bad problems
 	if noWork {
@@ -106,7 +107,7 @@ func (c *core) check(noWork bool, deps []*core) {
 	c.bad = bad.err()
 }
 
-// dependencies are what the command waits for before its work.
+// dependencies are the commands for which this one waits before its work.
 func (c *core) dependencies() []*core {
 	if c.links == nil {
 		return nil
@@ -114,16 +115,16 @@ func (c *core) dependencies() []*core {
 	return c.links.deps
 }
 
-// runContext is the context of a start, that knows which command it is for. It is
-// part of the command, to spare an allocation.
+// runContext is the context of a start, which knows its command. It is part of the command,
+// to avoid an allocation.
 type runContext struct {
-	context.Context //nolint:containedctx // it is one
+	context.Context //nolint:containedctx // it is a context
 	of              *core
 }
 
 type runKey struct{}
 
-// Value gives the command, beside what the caller's context has.
+// Value returns the command for runKey, and the values of the caller's context.
 func (r *runContext) Value(key any) any {
 	if key == (runKey{}) {
 		return r.of
@@ -131,7 +132,7 @@ func (r *runContext) Value(key any) any {
 	return r.Context.Value(key)
 }
 
-// runningIn is the command whose work ctx was given to, if any.
+// runningIn returns the command whose work has ctx, if any.
 func runningIn(ctx context.Context) *core {
 	c, _ := ctx.Value(runKey{}).(*core)
 	return c
@@ -141,7 +142,7 @@ func runningIn(ctx context.Context) *core {
 func (c *core) start(ctx context.Context, r *retrying, here bool) error {
 	switch {
 	case c.job == nil:
-		return invalid("the command was not made by New: make it so")
+		return invalid("Start: the command was not made by New: make it with New")
 	case ctx == nil:
 		return invalid("Start: %s", nilContext)
 	}
@@ -165,7 +166,7 @@ func (c *core) start(ctx context.Context, r *retrying, here bool) error {
 	return nil
 }
 
-// startHere waits for the dependencies and does the work, in the calling goroutine.
+// startHere waits for the dependencies and runs the work, in the calling goroutine.
 func (c *core) startHere(ctx context.Context, watched bool) {
 	if deps := c.dependencies(); len(deps) > 0 && ctx.Err() == nil {
 		startAll(ctx, deps)
@@ -177,16 +178,16 @@ func (c *core) startHere(ctx context.Context, watched bool) {
 	c.execute(watched) //nolint:contextcheck // the context is in c.ctx
 }
 
-// startPooled has the pool do the work, when the dependencies have ended.
+// startPooled makes the pool run the work when the dependencies have ended.
 func (c *core) startPooled(ctx context.Context) {
 	if ctx.Err() != nil {
-		c.cancelled() //nolint:contextcheck // the context is in c.ctx
+		c.canceled() //nolint:contextcheck // the context is in c.ctx
 		return
 	}
 	deps := c.dependencies()
 	startAll(ctx, deps)
 	if ctx.Done() != nil {
-		c.unwatch = context.AfterFunc(ctx, c.cancelled)
+		c.unwatch = context.AfterFunc(ctx, c.canceled)
 	}
 	pool := c.service.pool
 	switch v := pool.enter(&c.entry, len(deps) == 0); v {
@@ -212,7 +213,7 @@ func (c *core) state() (settled, begun bool) {
 	return c.settled.Load(), c.begun
 }
 
-// begin reports whether the work may begin. A command that was settled before has ended.
+// begin reports whether the work may begin: not if the command is settled.
 func (c *core) begin() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -220,11 +221,11 @@ func (c *core) begin() bool {
 	return c.begun
 }
 
-// reject ends a command that found no slot. The discard policy counts nothing, as
-// in the gem.
+// reject ends a command that found no free slot. The policy Discard counts nothing, as in
+// the gem.
 func (c *core) reject(v verdict) {
 	r, why := breaker.Rejection, Full
-	switch v { //nolint:exhaustive // the others are no rejections
+	switch v { //nolint:exhaustive // the others are not rejections
 	case closed:
 		why = Shutdown
 	case discarded:
@@ -233,14 +234,14 @@ func (c *core) reject(v verdict) {
 	c.finish(r, &RejectedError{c.service.name, why})
 }
 
-// startAll starts those that are not yet.
+// startAll starts the commands that are not started yet.
 func startAll(ctx context.Context, deps []*core) {
 	for _, d := range deps {
-		_ = d.start(ctx, nil, false) // another may have been first
+		_ = d.start(ctx, nil, false) // it may be started already
 	}
 }
 
-// whenAllEnded calls f when all have ended well, and when one has failed.
+// whenAllEnded calls f when all deps have succeeded, and when one has failed.
 func (c *core) whenAllEnded(deps []*core, f func()) {
 	var left atomic.Int64
 	left.Store(int64(len(deps)))
@@ -257,7 +258,7 @@ func (c *core) whenAllEnded(deps []*core, f func()) {
 	}
 }
 
-// breakLinks remembers the first failure of a dependency.
+// breakLinks keeps the first failure of a dependency.
 func (c *core) breakLinks(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -266,8 +267,8 @@ func (c *core) breakLinks(err error) {
 	}
 }
 
-// gathered takes what the dependencies gave. If one has failed the others may not
-// have ended.
+// gathered reads the values of the dependencies. If one has failed the others may not have
+// ended.
 func (c *core) gathered() error {
 	if len(c.dependencies()) > 0 {
 		c.mu.Lock()
@@ -280,8 +281,8 @@ func (c *core) gathered() error {
 	return c.job.bind()
 }
 
-// waitForAll waits until all have ended well, one has failed, or ctx has ended. It
-// fails only where the wait would have no end.
+// waitForAll waits until all deps have succeeded, one has failed, or ctx has ended. It
+// returns an error if the wait would never end.
 func (c *core) waitForAll(ctx context.Context, deps []*core) error {
 	if outer := runningIn(ctx); outer != nil {
 		if err := outer.await(c); err != nil {
@@ -299,7 +300,7 @@ func (c *core) waitForAll(ctx context.Context, deps []*core) error {
 	return nil
 }
 
-// whenEnded calls f when the command has ended, at once if it has.
+// whenEnded calls f when the command has ended, immediately if it has.
 func (c *core) whenEnded(f func()) {
 	c.mu.Lock()
 	if c.phase.Load() == ended {
@@ -311,12 +312,13 @@ func (c *core) whenEnded(f func()) {
 	c.mu.Unlock()
 }
 
-// execute does the work, counts its result, and ends the command, unless it was ended
-// meanwhile. If watched is set the limit and the caller end it even while the work goes on.
+// execute runs the work, counts its result and ends the command, unless the command has
+// ended meanwhile. If watched is set, the timeout and the caller end it even while the work
+// continues.
 func (c *core) execute(watched bool) {
 	returned := false
 	defer func() {
-		if !returned { // the work ended the goroutine
+		if !returned { // the work called runtime.Goexit
 			c.finish(breaker.Failure, newPanicError(Goexit))
 		}
 	}()
@@ -325,8 +327,8 @@ func (c *core) execute(watched bool) {
 	c.finish(r, err)
 }
 
-// finish settles and ends the command, if it is not settled. The goroutine that runs the
-// command calls it.
+// finish settles and ends the command, if it is not settled. It is called by the goroutine
+// that runs the command.
 func (c *core) finish(r breaker.Result, err error) {
 	if !c.settle(r, err) {
 		reportLate(err)
@@ -338,8 +340,8 @@ func (c *core) finish(r breaker.Result, err error) {
 	c.conclude(c.worked)
 }
 
-// settle decides what the work came to, and counts it. It is false if that has been
-// done.
+// settle decides the result of the work and counts it. It returns false if the command was
+// settled before.
 func (c *core) settle(r breaker.Result, err error) bool {
 	c.mu.Lock()
 	if c.settled.Load() {
@@ -350,24 +352,25 @@ func (c *core) settle(r breaker.Result, err error) bool {
 	c.failed = err
 	ticket, admitted := c.takeTicket()
 	if p := c.retrying; p != nil && p.waiting && r == breaker.Ignored {
-		r, err = p.result, p.err // the caller went away in the wait after an attempt
+		r, err = p.result, p.err // the caller canceled during the wait after an attempt
 	}
 	c.mu.Unlock()
 	c.count(ticket, admitted, r, err)
 	return true
 }
 
-// takeTicket gives the ticket to whoever counts the attempt. The caller holds mu.
+// takeTicket returns the ticket, for counting the attempt, and removes it. The caller holds
+// mu.
 func (c *core) takeTicket() (breaker.Ticket, bool) {
 	admitted := c.admitted
 	c.admitted = false
 	return c.ticket, admitted
 }
 
-// count adds one r to the counters: by the ticket, if the breaker gave one.
+// count adds one to the counter of r: by the ticket, if there is one.
 func (c *core) count(ticket breaker.Ticket, admitted bool, r breaker.Result, err error) {
 	defer func() {
-		if p := recover(); p != nil { // the counting is done
+		if p := recover(); p != nil { // of OnStateChange; r has been counted
 			c.report(ofStateChange, newPanicError(p))
 		}
 	}()
@@ -379,17 +382,17 @@ func (c *core) count(ticket breaker.Ticket, admitted bool, r breaker.Result, err
 	}
 }
 
-// conclude runs the fallback if one is needed, makes the outcome known, and runs the
-// hooks. If holding is set the calling goroutine is a worker that holds the command's slot:
-// it releases the slot before the outcome is known.
+// conclude runs the fallback if it is needed, publishes the outcome, and runs the hooks. If
+// holding is set the calling goroutine is a worker that holds the command's slot, which it
+// releases before it publishes the outcome.
 func (c *core) conclude(holding bool) {
 	c.err = c.failed
 	known := false
 	defer func() {
-		if !known { // the fallback ended the goroutine
+		if !known { // the fallback called runtime.Goexit
 			c.fellBack, c.err = true, newPanicError(Goexit)
 			c.publish(holding)
-			c.job.tell()
+			c.job.runHooks()
 		}
 	}()
 	if c.failed != nil && !c.abandoned() {
@@ -397,10 +400,10 @@ func (c *core) conclude(holding bool) {
 	}
 	known = true
 	c.publish(holding)
-	c.job.tell()
+	c.job.runHooks()
 }
 
-// publish makes the outcome known, after all state that it implies is in place.
+// publish makes the outcome visible, after all state that it implies.
 func (c *core) publish(holding bool) {
 	if holding {
 		c.service.pool.finished(&c.entry)
@@ -419,7 +422,7 @@ func (c *core) publish(holding bool) {
 	}
 }
 
-// nilContext says what is wrong with a context.
+// nilContext is the end of the errors about a nil context.
 const nilContext = "the context is nil: pass context.Background() if there is none"
 
 // wait waits until the command has ended, or ctx has.
@@ -439,7 +442,7 @@ func (c *core) wait(ctx context.Context) error {
 		}
 		defer outer.awaited(c)
 	}
-	if ctx.Done() == nil { // the cheaper way
+	if ctx.Done() == nil { // cheaper than a channel
 		c.done.Wait()
 		return nil
 	}
@@ -451,7 +454,7 @@ func (c *core) wait(ctx context.Context) error {
 	}
 }
 
-// whenDone is closed when the command has ended.
+// whenDone returns a channel that is closed when the command has ended.
 func (c *core) whenDone() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()

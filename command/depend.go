@@ -6,15 +6,14 @@ import (
 	"sync"
 )
 
-// Dependency is a command of any result, that another waits for. Only a
-// [*Command] is one.
+// Dependency is a command for which another one waits. Only a [*Command] implements it, with
+// any type of result.
 type Dependency interface{ node() *core }
 
 func (c *Command[T]) node() *core { return part(c) }
 
-// Chain makes a command that does work with what a returned. a is started with it, if
-// it is not yet; it fails with a [*DependencyError] if a fails: see [New2]. The service is
-// cfg's, not a's. Mirrors Expeditor::Command#chain.
+// Chain makes a command that does work with the value of a, on which it depends: see [New2].
+// Its service is that of cfg, not that of a. Mirrors Expeditor::Command#chain.
 func Chain[A, T any](cfg Config, a *Command[A], work func(ctx context.Context, a A) (T, error)) *Command[T] {
 	return depending(cfg, work == nil, func() (func(context.Context) (T, error), error) {
 		va, err := a.outcome()
@@ -22,13 +21,13 @@ func Chain[A, T any](cfg Config, a *Command[A], work func(ctx context.Context, a
 	}, part(a))
 }
 
-// New2 makes a command that does work with what a and b returned. They are started with
-// it, if they are not yet, and run concurrently. When one of them fails, which includes
-// a refusal, a rejection and a fallback's failure, the command fails with a
-// [*DependencyError] without waiting for the other, which goes on: the work does not run,
-// and the breaker is not asked. On a bounded pool the command needs a worker for that, as
-// for its work, and waits until one is free. Mirrors the option dependencies of
-// Expeditor::Command.new.
+// New2 makes a command that does work with the values of a and b, on which it depends. Its
+// start starts them too, if they are not started yet, and they run concurrently.
+//
+// If one of them fails in any way, the command fails with a [*DependencyError] and does not
+// wait for the other, which continues: the work does not run, and the breaker is not asked. On
+// a bounded pool the command first waits for a free worker, as it does for its work. Mirrors
+// the option dependencies of Expeditor::Command.new.
 func New2[A, B, T any](
 	cfg Config, a *Command[A], b *Command[B], work func(ctx context.Context, a A, b B) (T, error),
 ) *Command[T] {
@@ -42,7 +41,7 @@ func New2[A, B, T any](
 	}, part(a), part(b))
 }
 
-// New3 makes a command that does work with what three others gave: see [New2].
+// New3 makes a command that does work with the values of a, b and c: see [New2].
 func New3[A, B, C, T any](
 	cfg Config, a *Command[A], b *Command[B], c *Command[C], work func(ctx context.Context, a A, b B, c C) (T, error),
 ) *Command[T] {
@@ -60,8 +59,8 @@ func New3[A, B, C, T any](
 	}, part(a), part(b), part(c))
 }
 
-// NewAll makes a command that does work with what all of deps gave, in their order:
-// see [New2]. For many of different results see [Command.After].
+// NewAll makes a command that does work with the values of all deps, in their order: see
+// [New2]. For dependencies with results of different types see [Command.After].
 func NewAll[A, T any](
 	cfg Config, deps []*Command[A], work func(ctx context.Context, values []A) (T, error),
 ) *Command[T] {
@@ -83,13 +82,13 @@ func NewAll[A, T any](
 	}, parts...)
 }
 
-// After adds deps to what the command waits for, whatever their results are: as in
-// [New2], they are started with it, and it fails if one of them does. Once the work runs
-// they have ended, so that it can read what it needs of them with Get.
+// After adds dependencies, with results of any type: as with [New2], the start of the
+// command starts them too, and the command fails if one of them fails. When the work runs they
+// have ended, so that it can read their values with Get.
 //
-// The error is [ErrAlreadyStarted] after the start, a [*CycleError] where one of
-// deps waits for this command already, and matches [ErrInvalid] where one is nil. Then
-// nothing is added.
+// After returns [ErrAlreadyStarted] after the start, a [*CycleError] if one of deps waits for
+// this command, and an error that matches [ErrInvalid] if one is nil. It then adds none of
+// them.
 func (c *Command[T]) After(deps ...Dependency) error {
 	parts := make([]*core, len(deps))
 	for i, d := range deps {
@@ -119,7 +118,7 @@ func (c *Command[T]) After(deps ...Dependency) error {
 	return nil
 }
 
-// part is the core of a dependency, or nil if there is none.
+// part returns the core of c, or nil if c is nil.
 func part[A any](c *Command[A]) *core {
 	if c == nil {
 		return nil
@@ -135,12 +134,12 @@ func depending[T any](
 	return c
 }
 
-// waits guards who waits for whom: the links of all commands. It is one lock for all commands, since a cycle can go through any; it
-// is taken where dependencies are added by hand, and where a Get within some work has to
-// wait.
+// waits guards the links of all commands: which command waits for which. One lock serves
+// all commands, since a cycle can include any of them. It is taken by After, and by a Get
+// within some work that has to wait.
 var waits sync.Mutex //nolint:gochecknoglobals // see above
 
-// await has c's work wait for target, unless target waits for c.
+// await records that c's work waits for target. It fails if target waits for c.
 func (c *core) await(target *core) error {
 	waits.Lock()
 	defer waits.Unlock()
@@ -162,8 +161,8 @@ func (c *core) awaited(target *core) {
 	c.links.blockedOn = slices.Delete(c.links.blockedOn, i, i+1)
 }
 
-// pathTo finds a way along which c waits for target: c, what it waits for, and so
-// on, without target. The caller holds waits.
+// pathTo returns a path on which c waits for target: c, the command for which it waits, and
+// so on, without target. It returns nil if there is none. The caller holds waits.
 func (c *core) pathTo(target *core) []*core {
 	seen := map[*core]bool{}
 	var find func(from *core) []*core

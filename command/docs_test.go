@@ -27,8 +27,8 @@ var update = flag.Bool("update", false, "write what the tests measure and compil
 
 const guide = "../docs/expeditor.md"
 
-// TestGuideExamples has each Go side of the guide be an Example that runs: the code
-// below a mark is that of the function that it names.
+// TestGuideExamples checks that the Go code of the guide is that of Examples that run: the
+// code below a mark is that of the function that the mark names.
 func TestGuideExamples(t *testing.T) {
 	for page, examples := range map[string]string{
 		guide:                               "example_test.go",
@@ -38,7 +38,7 @@ func TestGuideExamples(t *testing.T) {
 	}
 }
 
-// showExamples compares what a page shows with what runs.
+// showExamples compares the code of a page with the Examples.
 func showExamples(t *testing.T, page string, bodies map[string]string) {
 	t.Helper()
 	shown := map[string]bool{}
@@ -46,27 +46,27 @@ func showExamples(t *testing.T, page string, bodies map[string]string) {
 	now := exampleMark.ReplaceAllStringFunc(text, func(block string) string {
 		name := exampleMark.FindStringSubmatch(block)[1]
 		if _, ok := bodies[name]; !ok {
-			t.Errorf("%s: the guide shows it, but it does not exist", name)
+			t.Errorf("%s: the guide shows this Example, but it does not exist", name)
 		}
 		shown[name] = true
 		return "<!-- " + name + " -->\n\n```go\n" + bodies[name] + "```\n"
 	})
 	for name := range bodies {
 		if !shown[name] {
-			t.Errorf("%s: the guide does not show it", name)
+			t.Errorf("%s: the guide does not show this Example", name)
 		}
 	}
 	if now != text && !*update {
-		t.Error("the page does not show what runs; go test ./command -run TestGuide -update")
+		t.Error("the page differs from the Examples; run go test ./command -run TestGuide -update")
 	}
 	writePage(t, page, now)
 }
 
-// exampleMark is where an example is to be shown, with what is shown there.
+// exampleMark matches the mark of an Example, and the code below it.
 var exampleMark = regexp.MustCompile("(?s)<!-- (Example\\w*) -->\n(?:\n```go\n.*?```\n)?")
 
-// exampleBodies gives what is between the braces of each example, without the
-// expected output, and without the tabs.
+// exampleBodies returns the body of each Example, without the expected output and without
+// the first tab of each line.
 func exampleBodies(t *testing.T, file string) map[string]string {
 	t.Helper()
 	text, err := os.ReadFile(file)
@@ -105,8 +105,8 @@ func writePage(t *testing.T, page, text string) {
 	}
 }
 
-// TestGuideRules has each rule of the replay be in the guide's table, by its name,
-// with the trace that shows it, and no other trace need one.
+// TestGuideRules checks that the guide's table has each rule of the replay by its name, and
+// names each trace that needs a rule.
 func TestGuideRules(t *testing.T) {
 	text := readPage(t, guide)
 	for _, r := range rules {
@@ -126,10 +126,10 @@ const (
 	endTable   = "<!-- gobreaker: end -->"
 )
 
-// TestGuideGobreaker replays the breaker's traces on a gobreaker with the nearest
-// settings, and has the guide say where it lets in other calls than Expeditor did. Left
-// out are traces that reset or count by hand, which gobreaker cannot, and whose clock
-// steps back.
+// TestGuideGobreaker replays the breaker's traces on a gobreaker with the nearest settings,
+// and checks that the guide says where it admits other calls than Expeditor did. It omits
+// traces that reset or count by hand, which gobreaker cannot do, and traces whose clock steps
+// back.
 func TestGuideGobreaker(t *testing.T) {
 	var table strings.Builder
 	for _, kind := range []string{"scripted", "random"} {
@@ -156,13 +156,13 @@ func TestGuideGobreaker(t *testing.T) {
 	}
 	if now := table.String() + "\n"; was != now {
 		if !*update {
-			t.Errorf("the guide does not say what was measured; go test ./command -run TestGuide -update\n%s", now)
+			t.Errorf("the guide differs from what was measured; run go test ./command -run TestGuide -update\n%s", now)
 		}
 		writePage(t, guide, before+beginTable+now+endTable+after)
 	}
 }
 
-// admission is a trace of the breaker, and what became of it on a gobreaker.
+// admission is a trace of the breaker, with its result on a gobreaker.
 type admission struct {
 	Name   string `json:"name"`
 	Config struct {
@@ -201,7 +201,7 @@ func readAdmissions(t *testing.T, file string) []*admission {
 	return found
 }
 
-// fits reports whether a gobreaker can do what the trace does.
+// fits reports whether a gobreaker can replay the trace.
 func (a *admission) fits() bool {
 	last := int64(0)
 	for _, e := range a.Events {

@@ -10,43 +10,43 @@ import (
 	"github.com/pillion-go/pillion/breaker"
 )
 
-// Misuse of a command. None of it is counted.
+// The errors of methods that are called too early or too late. They are not counted.
 var (
-	// ErrNotStarted is what Get and Wait give before the command is started. Mirrors
+	// ErrNotStarted is what Get and Wait return before the start. Mirrors
 	// Expeditor::NotStartedError.
 	ErrNotStarted = errors.New("command: not started")
 
-	// ErrAlreadyStarted is what a second start gives, which does nothing else, and what
-	// comes too late after the first. Mirrors Expeditor::AlreadyStartedError.
+	// ErrAlreadyStarted is what a second start returns, and what SetFallback and After return
+	// after the start. Mirrors Expeditor::AlreadyStartedError.
 	ErrAlreadyStarted = errors.New("command: already started")
 )
 
-// ErrInvalid matches the error of what cannot work as it was made: a nil
-// function, a negative time-out, a bad retry option. A command that was made so fails
-// with it when it is started, and counts as a failure.
+// ErrInvalid matches the errors about invalid arguments and settings, such as a nil
+// function, a negative timeout or a bad retry option. A command that was made with them fails
+// with such an error when it is started, and is counted as a failure.
 var ErrInvalid = errors.New("command: invalid")
 
 // ErrRejected matches every [*RejectedError].
 var ErrRejected = errors.New("command: rejected")
 
-// RejectedError says that a pool had no place for a command. Mirrors
+// RejectedError reports that a pool had no free slot for a command. Mirrors
 // Expeditor::RejectedExecutionError.
 type RejectedError struct {
 	Service string // the name of the service; may be empty
 	Reason  Reason
 }
 
-// Reason is why a pool has no place.
+// Reason is the reason for a rejection.
 type Reason uint8
 
 // The reasons for a rejection.
 const (
-	Full      Reason = iota // the queue is full, and the pool aborts
+	Full      Reason = iota // the pool is full, and its overflow policy is Abort
 	Shutdown                // the pool was shut down before the start
-	Discarded               // the queue is full, and the pool discards
+	Discarded               // the pool is full, and its overflow policy is Discard
 )
 
-// String is the reason in words.
+// String returns the reason in words.
 func (r Reason) String() string {
 	return [...]string{"the pool is full", "the pool is shut down", "the pool is full and discards"}[r]
 }
@@ -56,29 +56,29 @@ func (e *RejectedError) Error() string { return text(e.Service, "rejected: "+e.R
 // Is reports whether target is [ErrRejected].
 func (e *RejectedError) Is(target error) bool { return target == ErrRejected }
 
-// CircuitBreakError says that the service's breaker refused the last attempt,
-// until when it will, and why it opened. It is breaker's error under the gem's name, so
-// that [breaker.ErrOpen] matches it too. One is made for each opening and shared: treat
-// it as read-only. Mirrors Expeditor::CircuitBreakError.
+// CircuitBreakError reports that the breaker refused the last attempt, until when it
+// refuses, and why the circuit opened. It is the error of package breaker under the gem's
+// name, and matches [breaker.ErrOpen]. All refusals while the circuit is open share one: it
+// must not be modified. Mirrors Expeditor::CircuitBreakError.
 type CircuitBreakError = breaker.OpenError
 
-// DependencyError says that the work did not run, since a command failed that it
-// depends on, whatever it failed with. Its text is the cause's, as in the gem; there is
-// one around the other for each level. Mirrors Expeditor::DependencyError.
+// DependencyError reports that the work did not run, because a dependency failed. Its text
+// is that of the dependency's error, as in the gem. If the dependency failed because of its
+// own dependency, Err is a DependencyError too. Mirrors Expeditor::DependencyError.
 type DependencyError struct{ Err error }
 
 func (e *DependencyError) Error() string { return e.Err.Error() }
 
-// Unwrap gives what the dependency failed with.
+// Unwrap returns the error of the dependency.
 func (e *DependencyError) Unwrap() error { return e.Err }
 
-// TimeoutError says that a command's limit was reached. It matches
-// [context.DeadlineExceeded] and is what [context.Cause] gives in the work. It stands for
+// TimeoutError reports that the timeout of a command fired. It matches
+// [context.DeadlineExceeded], and [context.Cause] returns it in the work. It corresponds to
 // Ruby's Timeout::Error.
 type TimeoutError struct {
 	Service string // the name of the service; may be empty
 	Limit   time.Duration
-	Err     error // what the work said when its context ended, or the last attempt before; may be nil
+	Err     error // of the work when its context ended, or of the attempt before; may be nil
 }
 
 func (e *TimeoutError) Error() string {
@@ -92,19 +92,19 @@ func (e *TimeoutError) Error() string {
 // Is reports whether target is [context.DeadlineExceeded].
 func (e *TimeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
 
-// Timeout is true: it is what net.Error asks.
+// Timeout returns true, as for net.Error.
 func (e *TimeoutError) Timeout() bool { return true }
 
-// Unwrap gives what the work said.
+// Unwrap returns the error of the work.
 func (e *TimeoutError) Unwrap() error { return e.Err }
 
-// PanicError is a panic of a function that was handed in: of the work, then it is
-// counted as a failure and is the command's result, of the fallback, or of a hook. It
-// stands for Ruby's errors outside StandardError, and like them is not retried unless
-// asked for.
+// PanicError is a panic of the caller's function: of the work, of the fallback, of a retry
+// option or of a hook. A panic of the work is the command's result and is counted as a
+// failure. It corresponds to Ruby's errors outside StandardError: it is retried only if
+// Retryable.On matches it.
 type PanicError struct {
-	Value any    // what was panicked with, or [Goexit]
-	Stack []byte // where, as debug.Stack has it; not part of the text
+	Value any    // the value of the panic, or [Goexit]
+	Stack []byte // the stack, as of debug.Stack; not part of the text
 }
 
 // Goexit is the Value of a function that ended its goroutine by runtime.Goexit.
@@ -116,16 +116,16 @@ func newPanicError(value any) *PanicError { return &PanicError{value, debug.Stac
 
 func (e *PanicError) Error() string { return fmt.Sprintf("command: panic: %v", e.Value) }
 
-// Unwrap gives what was panicked with, if that is an error.
+// Unwrap returns the value of the panic, if that is an error.
 func (e *PanicError) Unwrap() error {
 	err, _ := e.Value.(error)
 	return err
 }
 
-// CycleError says that commands would wait for each other in a circle, so that none
+// CycleError reports that commands would wait for each other in a cycle, so that none
 // could end. It matches [ErrInvalid].
 type CycleError struct {
-	Length int // how many commands; 1 for one that would wait for itself
+	Length int // the number of commands; 1 for one that would wait for itself
 }
 
 func (e *CycleError) Error() string {
@@ -138,7 +138,7 @@ func (e *CycleError) Error() string {
 // Is reports whether target is [ErrInvalid].
 func (e *CycleError) Is(target error) bool { return target == ErrInvalid }
 
-// text is what happened, with the service's name where there is one.
+// text writes an error, with the service's name if there is one.
 func text(service, what string) string {
 	if service == "" {
 		return "command: " + what

@@ -16,8 +16,8 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// The examples of the gem's README come first, in its order, then those of its
-// methods and options. docs/expeditor.md sets each beside its Ruby.
+// The examples of the gem's README come first, in its order, then those of its methods and
+// options. docs/expeditor.md shows each beside its Ruby form.
 
 func ExampleCommand_Start() {
 	ctx := context.Background()
@@ -91,7 +91,7 @@ func ExampleService_SetFallbackEnabled() {
 		fmt.Println(err)
 		return
 	}
-	service.SetFallbackEnabled(false) // in a test: show me the failures
+	service.SetFallbackEnabled(false) // in a test: Get returns the failures
 
 	c := command.New(command.Config{Service: service}, func(context.Context) (string, error) {
 		return "", errors.New("something failed")
@@ -174,9 +174,9 @@ func ExampleServiceConfig() {
 	ctx := context.Background()
 	service, err := command.NewService(command.ServiceConfig{
 		Threshold:     0.5,              // opens at this ratio of failures or above it
-		Sleep:         time.Second,      // then lets nobody through for so long, and one each time
-		NonBreakCount: 20,               // so many results are needed before it can open
-		Period:        10 * time.Second, // and only those of the last ten seconds count
+		Sleep:         time.Second,      // then admits no call for this long, and one each time after
+		NonBreakCount: 20,               // needs this many results to open
+		Period:        10 * time.Second, // only results of the last ten seconds count
 	})
 	if err != nil {
 		fmt.Println(err)
@@ -237,7 +237,7 @@ func Example() {
 	})
 	command2 := command.New(command.Config{Service: service, Timeout: 5 * time.Millisecond},
 		func(ctx context.Context) (string, error) {
-			<-ctx.Done() // far too slow
+			<-ctx.Done() // too slow
 			return "command2", nil
 		})
 	command3 := command.New2(command.Config{Service: service}, command1, command2,
@@ -251,7 +251,7 @@ func Example() {
 	if err := errors.Join(
 		command2.SetFallback(func(context.Context, error) (string, error) { return "command2 fallback", nil }),
 		command4.SetFallback(func(context.Context, error) (string, error) { return "command4 fallback", nil }),
-		command4.Start(ctx), // and so all others; it does not wait
+		command4.Start(ctx), // starts the others too; it does not wait
 	); err != nil {
 		fmt.Println(err)
 	}
@@ -295,7 +295,7 @@ func ExampleChain() {
 	author := command.Chain(command.Config{}, recipe, func(_ context.Context, recipe string) (string, error) {
 		return "the author of " + recipe, nil
 	})
-	if err := author.Start(ctx); err != nil { // recipe is started too
+	if err := author.Start(ctx); err != nil { // starts recipe too
 		fmt.Println(err)
 	}
 	fmt.Println(author.Get(ctx))
@@ -342,7 +342,7 @@ func ExampleCommand_After() {
 	})
 	author, vegan := command.Const("Ann"), command.Const(true)
 	page := command.New(command.Config{}, func(ctx context.Context) (string, error) {
-		n, err := servings.Get(ctx) // it has ended, and well
+		n, err := servings.Get(ctx) // it has ended successfully
 		if err != nil {
 			return "", err
 		}
@@ -394,7 +394,7 @@ func ExampleCommand_OnFailure() {
 func ExampleCommand_OnSuccess() {
 	ctx := context.Background()
 	c := command.Const(42)
-	if err := c.OnSuccess(func(value int) { fmt.Println("success:", value) }); err != nil { // at once
+	if err := c.OnSuccess(func(value int) { fmt.Println("success:", value) }); err != nil { // immediately
 		fmt.Println(err)
 	}
 	fmt.Println(c.Wait(ctx))
@@ -439,11 +439,11 @@ func ExampleAllow() {
 
 func ExampleCommand_RunWithRetry() {
 	ctx := context.Background()
-	errTimeout, errGone := errors.New("temporary: no answer"), errors.New("gone for good")
-	answers := []error{errTimeout, errTimeout, errGone}
+	errTimeout, errDeleted := errors.New("temporary: no response"), errors.New("deleted")
+	results := []error{errTimeout, errTimeout, errDeleted}
 	c := command.New(command.Config{}, func(context.Context) (int, error) {
-		err := answers[0]
-		answers = answers[1:]
+		err := results[0]
+		results = results[1:]
 		return 0, err
 	})
 	err := c.RunWithRetry(ctx, retry.Retryable{
@@ -452,7 +452,7 @@ func ExampleCommand_RunWithRetry() {
 			return time.Duration(retry+1) * time.Microsecond
 		},
 		On:       []retry.Match{retry.Is(errTimeout), retry.As[*http.MaxBytesError]()},
-		Not:      []retry.Match{retry.Is(breaker.ErrOpen)}, // do not insist when the circuit is open
+		Not:      []retry.Match{retry.Is(breaker.ErrOpen)}, // do not retry when the circuit is open
 		Matching: []retry.Pattern{retry.Substring("temporary"), regexp.MustCompile("^try again")},
 		ExceptionCB: func(err error) { // after the wait
 			fmt.Println("retrying after", err)
@@ -466,12 +466,12 @@ func ExampleCommand_RunWithRetry() {
 	_, err = c.Get(ctx)
 	fmt.Println(err)
 	// Output:
-	// retrying after temporary: no answer
+	// retrying after temporary: no response
 	// retry 1
-	// retrying after temporary: no answer
+	// retrying after temporary: no response
 	// retry 2
 	// retries in all: 2
-	// gone for good
+	// deleted
 }
 
 func ExampleParseRetry() {
@@ -500,7 +500,7 @@ func ExampleCommand_Get_errors() {
 		panicked   *command.PanicError
 	)
 	switch {
-	case errors.As(err, &dependency): // first: it wraps what the dependency failed with
+	case errors.As(err, &dependency): // first: it wraps the error of the dependency
 		fmt.Println("a dependency failed:", dependency.Err)
 	case errors.As(err, &rejected):
 		fmt.Println("not even queued:", rejected.Reason)
@@ -553,7 +553,7 @@ func ExampleService_Shutdown() {
 	}
 	c := command.Start(ctx, command.Config{Service: service}, func(context.Context) (int, error) { return 1, nil })
 
-	ending, cancel := context.WithTimeout(ctx, 10*time.Second) // wait no longer than that
+	ending, cancel := context.WithTimeout(ctx, 10*time.Second) // wait at most this long
 	defer cancel()
 	fmt.Println(service.Shutdown(ending))
 	fmt.Println(c.Get(ctx))
@@ -603,7 +603,7 @@ func ExampleDefaultService() {
 func ExampleClassify() {
 	classify := func(err error) breaker.Result {
 		if errors.Is(err, http.ErrNoLocation) {
-			return breaker.Success // not the upstream's fault
+			return breaker.Success // not a failure of the upstream
 		}
 		return command.Classify(err)
 	}

@@ -12,8 +12,8 @@ import (
 	"github.com/pillion-go/pillion/breaker"
 )
 
-// conduct says for each documented difference whether a world behaves as this package
-// does, or as the gem. docs/expeditor.md has the sentences.
+// conduct says for each documented difference whether a world behaves like this package or
+// like the gem. docs/expeditor.md describes the differences.
 type conduct struct {
 	secondStart     bool   // a second start reports that it is one
 	zeroTries       bool   // tries: 0 are the default
@@ -41,10 +41,10 @@ type failure struct {
 	limit bool // it ends the work by force
 }
 
-// standard reports whether it is within StandardError.
+// standard reports whether it is a StandardError.
 func (f *failure) standard() bool { return f.kind != "fatal" }
 
-// is reports whether it is of a kind, as a list of retryable means it.
+// is reports whether it is of a kind, as in a list of retryable.
 func (f *failure) is(kind string) bool {
 	switch kind {
 	case "any":
@@ -66,12 +66,12 @@ func (f *failure) expect() *expectation {
 	return e
 }
 
-// dependencyOn is the error of what depends on a command that failed with f.
+// dependencyOn is the error of a command whose dependency failed with f.
 func dependencyOn(f *failure) *failure {
 	return &failure{kind: "dependency", msg: f.msg, inner: f}
 }
 
-// world plays a trace without the code under test: one process runs at a time, until it waits.
+// world plays a trace without the code under test. One process runs at a time, until it waits.
 type world struct {
 	trace    *trace
 	as       conduct
@@ -87,7 +87,7 @@ type world struct {
 	chance   *rand.Rand // of what goes on next; nil for none
 }
 
-// process is a thread. It has a stack of its own, but runs only when the world lets it.
+// process is a thread. It has its own stack, but runs only when the world lets it.
 type process struct {
 	world     *world
 	resume    func() (struct{}, bool)
@@ -99,7 +99,7 @@ type process struct {
 	done      bool
 }
 
-// stopped ends a process whose world is over.
+// stopped ends a process whose world has ended.
 type stopped struct{}
 
 func (w *world) spawn(f func(p *process)) *process {
@@ -132,7 +132,7 @@ func (p *process) wait(ready func() bool) *failure {
 	return nil
 }
 
-// letOthers lets others go on first, in a world of chance.
+// letOthers lets other processes run first, in a world with random order.
 func (w *world) letOthers(p *process) {
 	first := w.chance != nil
 	_ = p.wait(func() bool {
@@ -149,7 +149,7 @@ func (p *process) sleep(d time.Duration) *failure {
 	return p.wait(func() bool { return p.world.real >= end })
 }
 
-// step lets the first process go on that can. It is false if none can.
+// step lets the first process run that can. It returns false if none can.
 func (w *world) step() bool {
 	w.procs = slices.DeleteFunc(w.procs, func(p *process) bool { return p.done })
 	var able []*process
@@ -171,7 +171,7 @@ func (w *world) step() bool {
 	return true
 }
 
-// run lets all go on for so long, or until over. It reports whether over is so.
+// run lets all processes run for a time, or until over returns true. It returns over's result.
 func (w *world) run(d time.Duration, over func() bool) bool {
 	for end := w.real + d; ; {
 		for !over() {
@@ -194,7 +194,7 @@ func (w *world) run(d time.Duration, over func() bool) bool {
 
 func never() bool { return false }
 
-// quiet lets all go on that can without time passing.
+// quiet lets all processes run that can run without time passing.
 func (w *world) quiet() { w.run(0, never) }
 
 // now is the breaker's clock.
@@ -216,7 +216,7 @@ func (w *world) advance(p *process, d time.Duration) *failure {
 
 func (w *world) note(entry ...any) { w.log = append(w.log, normal(entry)) }
 
-// worldPool is a thread pool, as concurrent-ruby has it.
+// worldPool is a thread pool like that of concurrent-ruby.
 type worldPool struct {
 	world      *world
 	max, limit int // threads, and the queue's length; 0 for no bound
@@ -225,7 +225,7 @@ type worldPool struct {
 	parked     int // that hold a slot, but cannot run yet
 	queue      []func(p *process)
 	shut       bool
-	owner      *process // who runs a command within the pool's lock
+	owner      *process // the process that runs a command within the pool's lock
 }
 
 func (o *worldPool) full() bool {
@@ -239,7 +239,7 @@ func (o *worldPool) lock(p *process) *failure {
 	return p.wait(func() bool { return o.owner == nil || o.owner == p })
 }
 
-// post has the pool do a task. Its failure is a rejection; gone is set for one that is
+// post gives the pool a task. Its failure is a rejection; gone is set if the task is
 // discarded.
 func (o *worldPool) post(p *process, task func(p *process)) (rejected *failure, gone bool) {
 	if f := o.lock(p); f != nil {
@@ -286,7 +286,7 @@ func (o *worldPool) dispatch(task func(p *process)) {
 	})
 }
 
-// worldService has the breaker as the gem has it.
+// worldService is a service with the gem's breaker.
 type worldService struct {
 	*modelService
 	world    *world
@@ -422,8 +422,8 @@ func (c *worldCommand) start(p *process, retry *traceRetry, here bool) *failure 
 	return c.queue(p, func(p *process) { _ = c.execute(p) })
 }
 
-// startHere does all in the process of the start. A hook that raises then makes the start
-// set a future that is set.
+// startHere runs everything in the process of the start. If a hook raises, the start sets a
+// future that is set already.
 func (c *worldCommand) startHere(p *process) *failure {
 	if f := c.execute(p); f != nil && !c.world.as.raisingHook {
 		return &failure{kind: "multiple_assignment"}
@@ -431,8 +431,8 @@ func (c *worldCommand) startHere(p *process) *failure {
 	return nil
 }
 
-// queue has the pool do a task. A rejection is the command's result, and its hooks run in
-// the start.
+// queue gives the pool a task. A rejection is the command's result, and its hooks run in the
+// start.
 func (c *worldCommand) queue(p *process, task func(p *process)) *failure {
 	rejected, gone := c.service.pool.post(p, task)
 	if rejected == nil {
@@ -444,7 +444,7 @@ func (c *worldCommand) queue(p *process, task func(p *process)) *failure {
 	return nil
 }
 
-// park takes a slot, and no thread until the dependencies have ended.
+// park takes a slot, and takes a thread only when the dependencies have ended.
 func (c *worldCommand) park(p *process) *failure {
 	o := c.service.pool
 	if o.shut || o.full() {
@@ -459,12 +459,12 @@ func (c *worldCommand) park(p *process) *failure {
 	return nil
 }
 
-// resolved reports whether all dependencies have ended well, or one has failed.
+// resolved reports whether all dependencies have succeeded, or one has failed.
 func (c *worldCommand) resolved() bool {
 	return c.broken() != nil || !slices.ContainsFunc(c.deps, func(d *worldCommand) bool { return !d.known() })
 }
 
-// known reports whether get has its answer, or knows that it is the fallback's.
+// known reports whether get has its result, or knows that it is the fallback's.
 func (c *worldCommand) known() bool {
 	if c.world.as.patientGet {
 		return c.ended
@@ -472,8 +472,8 @@ func (c *worldCommand) known() bool {
 	return c.settled
 }
 
-// broken is what the dependency failed with that did so first, if one did. What counts is
-// how each was when it ended.
+// broken is the error of the dependency that failed first, if one did. It is the error that
+// each had when it ended.
 func (c *worldCommand) broken() (f *failure) {
 	first := 0
 	for _, d := range c.deps {
@@ -490,7 +490,7 @@ func (c *worldCommand) broken() (f *failure) {
 	return f
 }
 
-// outcome is what get gives of a command of which it is known.
+// outcome is what get returns for a command whose result is known.
 func (c *worldCommand) outcome() (any, *failure) {
 	switch {
 	case c.failed == nil:
@@ -518,7 +518,7 @@ func (c *worldCommand) get(p *process) (any, *failure) {
 	return c.final, c.err // even if fallbacks have been switched off since
 }
 
-// execute is what a thread does for the command. Its failure is that of a hook.
+// execute runs the command in a thread. Its failure is that of a hook.
 func (c *worldCommand) execute(p *process) *failure {
 	var v any
 	args, f := c.gather(p)
@@ -528,7 +528,7 @@ func (c *worldCommand) execute(p *process) *failure {
 	return c.settle(p, v, f, true)
 }
 
-// gather waits for the dependencies, and collects their values.
+// gather waits for the dependencies and collects their values.
 func (c *worldCommand) gather(p *process) ([]any, *failure) {
 	if len(c.deps) == 0 {
 		return nil, nil
@@ -564,8 +564,8 @@ type gathering struct {
 	broken    bool
 }
 
-// collect gets one dependency after the other. The first failure interrupts the parent; one
-// outside StandardError is not seen.
+// collect gets one dependency after the other. The first failure interrupts the parent; a
+// failure outside StandardError is not seen.
 func (g *gathering) collect(p *process) {
 	for g.next < len(g.args) {
 		i := g.next
@@ -584,7 +584,7 @@ func (g *gathering) collect(p *process) {
 	}
 }
 
-// values are the arguments, up to the last that there is.
+// values are the arguments, up to the last one that exists.
 func (g *gathering) values() []any {
 	n := len(g.args)
 	for n > 0 && !g.have[n-1] {
@@ -593,7 +593,7 @@ func (g *gathering) values() []any {
 	return g.args[:n]
 }
 
-// limited does the work within the command's limit.
+// limited runs the work within the command's timeout.
 func (c *worldCommand) limited(p *process, args []any) (v any, f *failure) {
 	if c.TimeoutMS == 0 {
 		return c.retried(p, args)
@@ -645,7 +645,7 @@ func (c *worldCommand) retried(p *process, args []any) (any, *failure) {
 	}
 }
 
-// tries is how many there are; negative for no end.
+// tries is the number of attempts; negative means no bound.
 func (c *worldCommand) tries() int {
 	switch text := string(c.retry.Tries); {
 	case text == "", text == "0" && c.world.as.zeroTries:
@@ -659,13 +659,13 @@ func (c *worldCommand) tries() int {
 	}
 }
 
-// retries reports whether a failure is one of those that are retried.
+// retries reports whether the class of a failure is retried.
 func (c *worldCommand) retries(f *failure) bool {
 	among := func(list words) bool { return slices.ContainsFunc(list, f.is) }
 	return !among(c.retry.Not) && (c.retry.On == nil && f.standard() || among(c.retry.On))
 }
 
-// again reports whether a failure is to be retried, also for its text.
+// again reports whether a failure is retried, by its class and its text.
 func (c *worldCommand) again(f *failure) bool {
 	if !c.retries(f) || c.retry.Matching == nil {
 		return c.retries(f)
@@ -685,7 +685,7 @@ func (c *worldCommand) again(f *failure) bool {
 	return slices.ContainsFunc(list, func(s string) bool { return strings.Contains(text, s) })
 }
 
-// delay is the wait before another attempt. Its failure ends the attempts.
+// delay is the wait before the next attempt. Its failure ends the attempts.
 func (c *worldCommand) delay(p *process, retries int) *failure {
 	d := c.pause(retries)
 	if c.retry.RealSleep {
@@ -717,7 +717,7 @@ func (c *worldCommand) pause(retries int) time.Duration {
 	return time.Duration(n) * time.Millisecond
 }
 
-// attempt does the work once, if the breaker lets it.
+// attempt runs the work once, if the breaker admits it.
 func (c *worldCommand) attempt(p *process, args []any) (any, *failure) {
 	return c.service.guard(p, func(p *process) (any, *failure) {
 		c.attempts++
@@ -731,8 +731,8 @@ func (c *worldCommand) attempt(p *process, args []any) (any, *failure) {
 	})
 }
 
-// settle makes known how the work ended: it is counted, and then the fallback runs, if there
-// is one. The failure is that of a hook, if it comes out of here.
+// settle records how the work ended: it counts the result, and then the fallback runs, if
+// there is one. It returns the failure of a hook.
 func (c *worldCommand) settle(p *process, v any, f *failure, counts bool) *failure {
 	c.world.ends++
 	c.settled, c.value, c.failed, c.order = true, v, f, c.world.ends
@@ -755,7 +755,7 @@ func (c *worldCommand) settle(p *process, v any, f *failure, counts bool) *failu
 	return nil
 }
 
-// publish makes the final outcome known, and runs the hooks, up to the first that raises.
+// publish publishes the final outcome and runs the hooks, up to the first that raises.
 func (c *worldCommand) publish(v any, f *failure) *failure {
 	c.world.ends++
 	c.ended, c.final, c.err, c.order = true, v, f, c.world.ends
@@ -786,10 +786,10 @@ func (c *worldCommand) tell(h traceAction) *failure {
 	return nil
 }
 
-// gemsRefusal is the text of a refusal in the gem, which gives it none.
+// gemsRefusal is the text of a refusal in the gem: the name of its class.
 const gemsRefusal = "Expeditor::CircuitBreakError"
 
-// steps does what a body or a fallback does.
+// steps performs the steps of a body or a fallback.
 func (w *world) steps(p *process, steps []traceStep, args []any, cause *failure) (any, *failure) {
 	for _, s := range steps {
 		switch {
@@ -817,7 +817,7 @@ func (w *world) steps(p *process, steps []traceStep, args []any, cause *failure)
 	return nil, nil
 }
 
-// pass does a step after which others come.
+// pass performs a step that others follow.
 func (w *world) pass(p *process, s traceStep, args []any, cause *failure) *failure {
 	switch {
 	case s.Gate != "":
@@ -838,7 +838,7 @@ func (w *world) pass(p *process, s traceStep, args []any, cause *failure) *failu
 	return nil
 }
 
-// play plays a trace, and returns what is seen of each action, and the log.
+// play plays a trace and returns what is seen of each action, and the log.
 func play(tr *trace, as conduct) (seen []*expectation, log []any) {
 	w := &world{
 		trace: tr, as: as, services: map[string]*worldService{}, commands: map[string]*worldCommand{}, gates: map[string]bool{},
@@ -880,7 +880,7 @@ func (w *world) define(c traceCommand) {
 	w.commands[c.ID] = cmd
 }
 
-// settle waits until all that can go on has gone on.
+// settle waits until everything that can run has run.
 func (w *world) settle() {
 	if w.trace.RealTime {
 		w.run(40*time.Millisecond, never)
@@ -892,7 +892,7 @@ func (w *world) settle() {
 	}
 }
 
-// call makes an action in a process of its own, for it may hang.
+// call performs an action in its own process, since it may hang.
 func (w *world) call(f func(p *process) (any, *failure)) *expectation {
 	got := &expectation{Hang: true}
 	returned := false
@@ -915,7 +915,7 @@ func (w *world) call(f func(p *process) (any, *failure)) *expectation {
 	return got
 }
 
-// do makes an action happen, and returns what is seen of it.
+// do performs an action and returns what is seen of it.
 func (w *world) do(a traceAction) *expectation {
 	c, s := w.commands[a.Cmd], w.services[a.Service]
 	switch a.Op {
@@ -953,7 +953,7 @@ func (w *world) do(a traceAction) *expectation {
 	return nil
 }
 
-// set does what can neither fail nor be seen.
+// set performs an action that cannot fail and of which nothing is seen.
 func (w *world) set(a traceAction) {
 	s := w.services[a.Service]
 	switch a.Op {
@@ -977,7 +977,7 @@ func (c *worldCommand) wait(p *process) *failure {
 	return p.wait(func() bool { return c.ended })
 }
 
-// hook adds a hook. The failure is that of one that is late.
+// hook adds a hook. The failure is that of a hook that is added late.
 func (c *worldCommand) hook(a traceAction) *failure {
 	if c.ended {
 		return c.tell(a)

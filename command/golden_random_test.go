@@ -14,9 +14,9 @@ import (
 	"github.com/pillion-go/pillion/internal/race"
 )
 
-// TestRules_randomTraces proves the rules on traces that nobody recorded: the model of the
-// gem stands for the recording, the rules change what is expected, and the commands must do
-// that. What they do may not depend on which of several threads goes first.
+// TestRules_randomTraces checks the rules on random traces: the model of the gem takes the
+// place of the recording, the rules change the expectations, and the commands must meet them.
+// A trace is left out if its result depends on which of several threads runs first.
 func TestRules_randomTraces(t *testing.T) {
 	traces := 250
 	if race.Enabled { // the model is one thread, and slow there
@@ -51,7 +51,7 @@ func TestRules_randomTraces(t *testing.T) {
 	}
 }
 
-// ambiguous reports whether what is seen depends on which process goes first.
+// ambiguous reports whether what is seen depends on which process runs first.
 func (tr *trace) ambiguous(as conduct) bool {
 	first := playOutcome(tr, as)
 	for as.order = 1; as.order <= 8; as.order++ {
@@ -62,7 +62,7 @@ func (tr *trace) ambiguous(as conduct) bool {
 	return false
 }
 
-// record fills in what the model of the gem sees.
+// record sets the expectations to what the model of the gem sees.
 func (tr *trace) record() {
 	seen, log := play(tr, gems)
 	for i := range tr.Actions {
@@ -91,7 +91,7 @@ type tracer struct {
 
 func one[E any](r *tracer, of ...E) E { return of[r.IntN(len(of))] }
 
-// chance is true so many times of a hundred.
+// chance returns true with the given percentage.
 func (r *tracer) chance(percent int) bool { return r.IntN(100) < percent }
 
 func (r *tracer) act(op, cmd string) *traceAction {
@@ -132,8 +132,8 @@ func randomTrace(rnd *rand.Rand) *trace {
 	return r.tr
 }
 
-// calm sees to it that no breaker opens where dependencies run beside each other: whether one
-// is refused would depend on which is counted first.
+// calm makes sure that no breaker opens while dependencies run concurrently: otherwise a
+// refusal would depend on which of them is counted first.
 func (r *tracer) calm() {
 	if !slices.ContainsFunc(r.tr.Commands, func(c traceCommand) bool { return len(c.Deps) > 1 }) {
 		return
@@ -188,7 +188,7 @@ func (r *tracer) command(i int, services []string) traceCommand {
 	return c
 }
 
-// steps are those of a body or a fallback. A gate is opened for one alone.
+// steps returns the steps of a body or a fallback. A gate is opened for one command only.
 func (r *tracer) steps(deps bool) (steps []traceStep) {
 	if r.chance(35) {
 		r.gates = append(r.gates, fmt.Sprint("g", len(r.gates)))
@@ -217,7 +217,7 @@ func (r *tracer) hooks() {
 	}
 }
 
-// starts starts a command, and does something else besides.
+// starts starts a command, with some other actions.
 func (r *tracer) starts(c traceCommand, services []string) {
 	a := r.act("start", c.ID)
 	a.CurrentThread = r.chance(15)
@@ -259,7 +259,7 @@ func (r *tracer) retry() *traceRetry {
 	return q
 }
 
-// look looks at all.
+// look reads everything.
 func (r *tracer) look(services []string) {
 	r.act("settle", "")
 	for _, c := range r.tr.Commands {

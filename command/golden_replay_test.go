@@ -17,8 +17,8 @@ import (
 	"github.com/pillion-go/pillion/retry"
 )
 
-// kinds are the errors that traces know, and what stands for each: what an error
-// of that kind wraps.
+// kinds are the kinds of errors in traces, each with the error that an error of that kind
+// wraps here.
 var kinds = map[string]error{
 	"A": nil, "B": nil, "A1": nil, "fatal": nil,
 	"timeout":     context.DeadlineExceeded,
@@ -40,7 +40,7 @@ func (e *kindError) Error() string { return e.msg }
 
 func (e *kindError) Unwrap() error { return kinds[e.kind] }
 
-// describe says what of err a trace would.
+// describe describes err as a trace does.
 func describe(err error) *expectation {
 	switch e := err.(type) { //nolint:errorlint // the outermost counts
 	case *kindError:
@@ -67,7 +67,7 @@ func describe(err error) *expectation {
 	return &expectation{Error: err.Error()}
 }
 
-// player makes the actions of one trace happen.
+// player performs the actions of one trace.
 type player struct {
 	trace    *trace
 	services map[string]*Service
@@ -141,7 +141,7 @@ func newService(t *testing.T, s traceService) *Service {
 	return service
 }
 
-// thresholdOf is the Threshold for one of the gem's. Above 1 it never opens.
+// thresholdOf converts a threshold of the gem. Above 1 the circuit never opens.
 func thresholdOf(t float64) float64 {
 	if t > 1 {
 		return breaker.Never
@@ -149,7 +149,7 @@ func thresholdOf(t float64) float64 {
 	return orZero(t)
 }
 
-// orZero is what a configuration says for v, where zero means the default.
+// orZero converts v for a field whose zero value means the default.
 func orZero[N float64 | time.Duration](v N) N {
 	if v == 0 {
 		return breaker.Zero
@@ -206,7 +206,7 @@ func (p *player) setFallback(id string, steps []traceStep) error {
 	})
 }
 
-// steps does what a body or a fallback does.
+// steps performs the steps of a body or a fallback.
 func (p *player) steps(ctx context.Context, steps []traceStep, args []any, cause error) (any, error) {
 	for _, s := range steps {
 		switch {
@@ -236,7 +236,7 @@ func (p *player) steps(ctx context.Context, steps []traceStep, args []any, cause
 	return nil, nil //nolint:nilnil // as a block without a value
 }
 
-// pass does a step after which others come.
+// pass performs a step that others follow.
 func (p *player) pass(ctx context.Context, s traceStep, args []any, cause error) error {
 	switch {
 	case s.Gate != "":
@@ -287,7 +287,7 @@ func (p *player) note(entry ...any) {
 	p.log = append(p.log, entry)
 }
 
-// do makes an action happen, and tells what is seen of it.
+// do performs an action and returns what is seen of it.
 func (p *player) do(ctx context.Context, t *testing.T, a traceAction) *expectation {
 	t.Helper()
 	c, s := p.commands[a.Cmd], p.services[a.Service]
@@ -336,7 +336,7 @@ func (p *player) do(ctx context.Context, t *testing.T, a traceAction) *expectati
 	return nil
 }
 
-// recordable are the results that a trace records by hand.
+// recordable are the results that a trace can count by hand.
 var recordable = map[string]breaker.Result{
 	"success": breaker.Success, "failure": breaker.Failure, "rejection": breaker.Rejection,
 	"timeout": breaker.Timeout, "break": breaker.Break, "dependency": breaker.Dependency,
@@ -362,11 +362,10 @@ func statusOf(s *Service) *expectation {
 	}
 }
 
-// tooLong is how long a call is waited for that ought to return.
+// tooLong is how long to wait for a call that must return.
 const tooLong = 48 * time.Hour
 
-// waiting makes a call that may not return. One that hangs goes on, for what it waits for
-// may come later.
+// waiting makes a call that may hang. Such a call continues, since it may return later.
 func (p *player) waiting(ctx context.Context, a traceAction, call func(context.Context) *expectation) *expectation {
 	got := make(chan *expectation, 1)
 	go func() { got <- call(ctx) }()
@@ -391,7 +390,7 @@ func (p *player) waiting(ctx context.Context, a traceAction, call func(context.C
 	}
 }
 
-// hangs is how long a recording waited for a call that hangs.
+// hangs is how long the recording waited for a call that hangs.
 const hangs = 600 * time.Millisecond
 
 // runIfAllowed makes a call that may panic.
@@ -404,8 +403,8 @@ func (p *player) runIfAllowed(ctx context.Context, s *Service, body []traceStep)
 	return told(Allow(s, func() (any, error) { return p.steps(ctx, body, nil, nil) }))
 }
 
-// settle waits until all that can run has run. Delays take no time in a trace, so
-// those under way are waited for.
+// settle waits until everything that can run has run. Delays take no time in a trace, so that
+// settle waits for them too.
 func (p *player) settle() {
 	if p.trace.RealTime {
 		time.Sleep(40 * time.Millisecond)
@@ -444,7 +443,7 @@ func (p *player) start(ctx context.Context, t *testing.T, a traceAction) error {
 	return c.StartWithRetry(ctx, p.options(t, a))
 }
 
-// options are a trace's, for retryable.
+// options converts the retry options of a trace.
 func (p *player) options(t *testing.T, a traceAction) retry.Retryable {
 	t.Helper()
 	r := retry.Retryable{On: matches(a.Retry.On), Not: matches(a.Retry.Not)}
@@ -485,7 +484,7 @@ func (p *player) options(t *testing.T, a traceAction) retry.Retryable {
 	return r
 }
 
-// delaying remembers until when a command waits; the zero time that it does not.
+// delaying records until when a command waits. The zero time means that it does not wait.
 func (p *player) delaying(id string, end time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -571,8 +570,8 @@ func (p *player) hook(a traceAction) error {
 	})
 }
 
-// compareSeen compares what a trace saw. Messages of the gem's own errors are
-// Ruby's; those that the driver chose are here too.
+// compareSeen compares what was seen with the trace. It ignores the messages of the gem's own
+// errors, which are Ruby's, but not those that the driver chose.
 func compareSeen(t *testing.T, i int, a traceAction, got *expectation) {
 	t.Helper()
 	if diff := gocmp.Diff(plainOf(a.Expect), plainOf(got)); diff != "" {
@@ -587,7 +586,7 @@ func (p *player) compareLog(t *testing.T) {
 	}
 }
 
-// normal is v as JSON would give it back.
+// normal returns v as JSON would return it.
 func normal(v any) any {
 	text, err := json.Marshal(v)
 	if err != nil {

@@ -9,9 +9,9 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 )
 
-// rule is a documented difference: a behavior of the model in which it takes after this
-// package instead of the gem. docs/expeditor.md has each by its name, with the reason.
-// What a rule changes follows from playing the trace with and without it, whatever the trace is.
+// rule is a documented difference: a behavior of the model that can be this package's or the
+// gem's. docs/expeditor.md has each rule by its name, with the reason. What a rule changes
+// follows from playing a trace with it and without it, for any trace.
 type rule struct {
 	name string
 	flag func(*conduct) *bool
@@ -34,10 +34,10 @@ var rules = []rule{
 	{"get with fallbacks switched off", func(c *conduct) *bool { return &c.patientGet }},
 }
 
-// gems is how the gem behaves, on the one clock of a replay.
+// gems is how the gem behaves, with the clock of a replay.
 var gems = conduct{oneClock: true}
 
-// ours is how this package behaves: as all rules say.
+// ours is how this package behaves: with all rules.
 func ours() conduct {
 	c := gems
 	for _, r := range rules {
@@ -46,16 +46,16 @@ func ours() conduct {
 	return c
 }
 
-// with is c with one rule the other way.
+// with returns c with one rule inverted.
 func (r rule) with(c conduct) conduct {
 	s := r.flag(&c)
 	*s = !*s
 	return c
 }
 
-// applyRules changes what is expected of tr to what the rules make of it, and returns the
-// names of those that make a difference. The rules apply to a trace that the model of the
-// gem explains, which means that it sees what was recorded.
+// applyRules changes the expectations of tr as the rules say, and returns the names of the
+// rules that make a difference. The rules apply to a trace that the model of the gem explains:
+// the model sees what was recorded.
 func applyRules(t *testing.T, tr *trace) (used []string) {
 	t.Helper()
 	recorded := tr.outcome()
@@ -72,7 +72,7 @@ func applyRules(t *testing.T, tr *trace) (used []string) {
 	return used
 }
 
-// needed names the rules that make a difference to a trace, alone or beside the others.
+// needed returns the rules that make a difference to a trace, alone or with the others.
 func needed(tr *trace, gem, mine traceOutcome) (names []string) {
 	for _, r := range rules {
 		if !gocmp.Equal(gem, playOutcome(tr, r.with(gems))) || !gocmp.Equal(mine, playOutcome(tr, r.with(ours()))) {
@@ -82,7 +82,7 @@ func needed(tr *trace, gem, mine traceOutcome) (names []string) {
 	return names
 }
 
-// traceOutcome is what is seen of a trace, to compare: texts that are the gem's are left out.
+// traceOutcome is what is seen of a trace, without the texts of the gem's own errors.
 type traceOutcome struct {
 	Seen []any
 	Log  map[string][]any
@@ -120,7 +120,7 @@ func playOutcome(tr *trace, as conduct) traceOutcome {
 	return o
 }
 
-// sortLog orders what was logged as the trace does: all together, or command by command.
+// sortLog sorts the log as the trace does: all together, or command by command.
 func (tr *trace) sortLog(log []any) map[string][]any {
 	sorted := map[string][]any{}
 	for _, entry := range log {
@@ -130,8 +130,8 @@ func (tr *trace) sortLog(log []any) map[string][]any {
 	return sorted
 }
 
-// logKey is the list in which an entry has its place. Ensure of work with a limit has one of
-// its own: at the limit the command ends beside the work.
+// logKey is the list to which an entry belongs. Ensure of work with a timeout has a list of
+// its own: when the timeout fires the command ends beside the work.
 func (tr *trace) logKey(entry []any) string {
 	id := entry[1].(string)
 	switch {
@@ -143,7 +143,7 @@ func (tr *trace) logKey(entry []any) string {
 	return ""
 }
 
-// plainOf is an expectation without the texts of errors that the gem made itself.
+// plainOf returns an expectation without the texts of the gem's own errors.
 func plainOf(e *expectation) any {
 	if e == nil {
 		return nil
@@ -161,7 +161,8 @@ func plainOf(e *expectation) any {
 	return []any{normal(&plain), inner}
 }
 
-// gemsText reports whether the message is one of the gem's own, or of ours for it.
+// gemsText reports whether the message is that of one of the gem's own errors, or of the
+// corresponding error here.
 func (e *expectation) gemsText() bool {
 	if e.Error != "dependency" {
 		return !slices.Contains([]string{"A", "B", "A1", "fatal"}, e.Error)
@@ -169,7 +170,7 @@ func (e *expectation) gemsText() bool {
 	return e.Inner == nil || e.Inner.gemsText()
 }
 
-// expect changes what is expected, where the rules say so.
+// expect changes the expectations as the rules say.
 func (tr *trace) expect(recorded, mine traceOutcome) {
 	seen, log := play(tr, ours())
 	for i := range tr.Actions {
@@ -198,8 +199,8 @@ func (tr *trace) expect(recorded, mine traceOutcome) {
 	}
 }
 
-// TestRules_explainTheRecordings has the model of the gem see exactly what was recorded of
-// each trace: without that the rules would say nothing about it.
+// TestRules_explainTheRecordings checks that the model of the gem sees exactly what was
+// recorded of each trace. Otherwise the rules would say nothing about it.
 func TestRules_explainTheRecordings(t *testing.T) {
 	for _, tr := range readTraces(t) {
 		if diff := gocmp.Diff(tr.outcome(), playOutcome(tr, gems)); diff != "" {

@@ -18,14 +18,14 @@ import (
 // goldenEnv names another directory to replay, in place of testdata/expeditor.
 const goldenEnv = "PILLION_GOLDEN_EXPEDITOR"
 
-// goldenFiles are those that this package must agree with. differencesFile has traces that
-// were recorded to show the differences; of those in the other files most must be the same.
+// goldenFiles are the recordings with which this package must agree. The traces of
+// differencesFile were recorded to show the differences; most of the others must be the same.
 var goldenFiles = []string{"commands.jsonl", "commands_random.jsonl", differencesFile}
 
 const differencesFile = "commands_differences.jsonl"
 
-// TestGolden replays what the Ruby gem did, under a fake clock. A trace that no
-// rule covers must be the same; one that is covered must be as the rule says.
+// TestGolden replays what the Ruby gem did, with a fake clock. A trace that no rule covers
+// must be the same; a trace that a rule covers must be as the rule says.
 func TestGolden(t *testing.T) {
 	traces := readTraces(t)
 	same, different, failing, elsewhere := 0, 0, 0, 0
@@ -55,7 +55,7 @@ func TestGolden(t *testing.T) {
 	if os.Getenv(goldenEnv) == "" {
 		for _, r := range rules {
 			if !used[r.name] {
-				t.Errorf("the rule %q is needed by no trace", r.name)
+				t.Errorf("no trace needs the rule %q", r.name)
 			}
 		}
 		if elsewhere > 8 {
@@ -66,8 +66,7 @@ func TestGolden(t *testing.T) {
 		len(traces), same, different, failing)
 }
 
-// trace is one recording of the gem. testdata/expeditor/README.md tells what the
-// fields mean.
+// trace is one recording of the gem. testdata/expeditor/README.md explains the fields.
 type trace struct {
 	file string
 
@@ -111,7 +110,7 @@ type traceCommand struct {
 	LogArgs   bool            `json:"log_args,omitempty"`
 }
 
-// traceStep has one of these.
+// traceStep has one of these fields.
 type traceStep struct {
 	Ret       json.RawMessage `json:"ret,omitempty"`
 	Raise     string          `json:"raise,omitempty"`
@@ -159,7 +158,7 @@ type traceRetry struct {
 	RealSleep   bool            `json:"real_sleep,omitempty"`
 }
 
-// words is a word, or a list of them.
+// words is a word or a list of words.
 type words []string
 
 func (w *words) UnmarshalJSON(text []byte) error {
@@ -171,8 +170,8 @@ func (w *words) UnmarshalJSON(text []byte) error {
 	return json.Unmarshal(text, (*[]string)(w))
 }
 
-// expectation is what was seen of an action. A nil St and an empty Error are not
-// seen at all.
+// expectation is what was seen of an action. A nil St and an empty Error mean that
+// nothing was seen.
 type expectation struct {
 	Value json.RawMessage `json:"value,omitempty"`
 	Error string          `json:"error,omitempty"`
@@ -242,7 +241,7 @@ func parseTrace(line []byte) (*trace, error) {
 	return tr, nil
 }
 
-// seen says for each op whether something of it was seen.
+// seen says for each op whether something was seen.
 var seen = map[string]bool{
 	"start": true, "wait": true, "get": true, "started": true, "set_fallback": true, "hook": true,
 	"status": true, "run_if_allowed": true,
@@ -250,7 +249,7 @@ var seen = map[string]bool{
 	"advance": false, "settle": false,
 }
 
-// check reports an action that is not known, or lacks something.
+// check reports an unknown or incomplete action.
 func (a traceAction) check(tr *trace) error {
 	expects, known := seen[a.Op]
 	switch {
@@ -301,8 +300,8 @@ func (tr *trace) command(id string) *traceCommand {
 	return nil
 }
 
-// TestParseTrace has traces that are not as they should be found out, for a replay
-// that skips what it does not know proves nothing.
+// TestParseTrace has traces with errors, which the parser must report: a replay that skips
+// what it does not know proves nothing.
 func TestParseTrace(t *testing.T) {
 	const head, tail = `{"kind":"command","name":"n","services":{"s":{}},"commands":[{"id":"a","body":[[{"ret":1}]]}],"actions":[`, `]}`
 	tests := map[string]struct {

@@ -6,20 +6,21 @@ import (
 	"github.com/pillion-go/pillion/internal/report"
 )
 
-// OnComplete adds a hook that receives the final outcome, whatever it is: that of the
-// fallback if one ran, even if fallbacks are switched off.
+// OnComplete adds a hook that receives the final outcome: that of the fallback if it ran,
+// even if fallbacks are disabled.
 //
-// Hooks run after the counting, all kinds in the order in which they were added, in
-// the goroutine that ended the command: a worker, the one that called Run or whose
-// Start was rejected, or that of a timer. The command's slot in the pool is free by then:
-// what was queued before waits for a worker's hooks, what is started meanwhile does not. Get
-// and Wait may return before the hooks have run. A hook added to a command that has ended
-// runs before OnComplete returns.
+// Hooks run after the result is counted, in the order in which they were added, whether by
+// OnComplete, OnSuccess or OnFailure. They run in the goroutine that ends the command: a
+// worker, the goroutine that called Run or whose Start was rejected, or that of a timer.
+// The command's slot in the pool is free by then. Commands that were queued before wait for the
+// hooks of a worker; commands that are started meanwhile do not. Get and Wait may return before
+// the hooks have run. If the command has ended already, OnComplete runs the hook before it
+// returns.
 //
-// A hook that panics does not change the outcome, but the later hooks are skipped. The panic
-// is reported to HookPanic of the [Config] or of the service, else to slog.Default at
-// level Error with its stack; a hook that was added late returns it as a [*PanicError]
-// besides. A nil f is an error that matches [ErrInvalid]. Mirrors
+// If a hook panics the outcome stays, and the later hooks do not run. The panic is reported
+// to HookPanic of the [Config] or of the service, or else to slog.Default at level Error with
+// its stack. If the command had ended already, OnComplete also returns it as a [*PanicError].
+// If f is nil, OnComplete returns an error that matches [ErrInvalid]. Mirrors
 // Expeditor::Command#on_complete, whose first argument is err == nil here.
 func (c *Command[T]) OnComplete(f func(value T, err error)) error {
 	if f == nil {
@@ -28,7 +29,7 @@ func (c *Command[T]) OnComplete(f func(value T, err error)) error {
 	return c.on(f)
 }
 
-// OnSuccess adds a hook that receives the final outcome if it is a value. The rest is as for
+// OnSuccess adds a hook that receives the final outcome if it is a value: see
 // [Command.OnComplete]. Mirrors Expeditor::Command#on_success.
 func (c *Command[T]) OnSuccess(f func(value T)) error {
 	if f == nil {
@@ -41,7 +42,7 @@ func (c *Command[T]) OnSuccess(f func(value T)) error {
 	})
 }
 
-// OnFailure adds a hook that receives the final outcome if it is an error. The rest is as for
+// OnFailure adds a hook that receives the final outcome if it is an error: see
 // [Command.OnComplete]. Mirrors Expeditor::Command#on_failure.
 func (c *Command[T]) OnFailure(f func(err error)) error {
 	if f == nil {
@@ -63,23 +64,23 @@ func (c *Command[T]) on(hook func(T, error)) error {
 		return nil
 	}
 	c.mu.Unlock()
-	if p := c.tellOne(hook); p != nil {
+	if p := c.runHook(hook); p != nil {
 		return p
 	}
 	return nil
 }
 
-// tell runs the hooks, up to the first that panics. The command has ended, so no
-// more can be added.
-func (c *Command[T]) tell() {
+// runHooks runs the hooks, up to the first that panics. The command has ended, so that no hook
+// can be added.
+func (c *Command[T]) runHooks() {
 	for _, hook := range c.hooks {
-		if c.tellOne(hook) != nil {
+		if c.runHook(hook) != nil {
 			return
 		}
 	}
 }
 
-func (c *Command[T]) tellOne(hook func(T, error)) (panicked *PanicError) {
+func (c *Command[T]) runHook(hook func(T, error)) (panicked *PanicError) {
 	defer func() {
 		if p := recover(); p != nil {
 			panicked = newPanicError(p)
@@ -90,7 +91,7 @@ func (c *Command[T]) tellOne(hook func(T, error)) (panicked *PanicError) {
 	return nil
 }
 
-// final is the outcome that hooks see.
+// final is the outcome that hooks receive.
 func (c *Command[T]) final() (value T, err error) {
 	switch {
 	case c.err != nil: // the work may still be writing its value
@@ -104,11 +105,11 @@ func (c *Command[T]) final() (value T, err error) {
 
 // report reports a panic of a hook or of another callback.
 func (c *core) report(what string, p *PanicError) {
-	told := c.hookPanic
-	if told == nil {
-		told = c.service.hookPanic
+	hookPanic := c.hookPanic
+	if hookPanic == nil {
+		hookPanic = c.service.hookPanic
 	}
-	if told == nil {
+	if hookPanic == nil {
 		report.Recovered(what, p.Value, p.Stack)
 		return
 	}
@@ -117,11 +118,11 @@ func (c *core) report(what string, p *PanicError) {
 			report.Panic("command: HookPanic", v)
 		}
 	}()
-	told(p)
+	hookPanic(p)
 }
 
-// reportLate reports the panic of work whose command had ended before: no caller gets its
-// error.
+// reportLate reports the panic of work whose command had ended before: its error reaches
+// no caller.
 func reportLate(err error) {
 	if p, ok := errors.AsType[*PanicError](err); ok && p.Value != any(Goexit) {
 		report.Recovered("command: work whose command had ended", p.Value, p.Stack)

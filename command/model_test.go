@@ -16,11 +16,11 @@ import (
 	"github.com/pillion-go/pillion/retry"
 )
 
-// A plan is a random graph of commands, and what their functions do.
+// A plan is a random graph of commands, with what their functions do.
 type plan struct {
 	services []planService
 	commands []planCommand // each depends on earlier ones alone
-	starts   []int         // which are started, in this order, at once
+	starts   []int         // which are started, in this order, at the same time
 }
 
 type planService struct {
@@ -43,7 +43,7 @@ type planAttempt struct {
 	end   string // ok, failure, timeout, rejection, or panic
 }
 
-// told is how each command ended, and what was counted.
+// told is how each command ended, and the counters.
 type outcome struct {
 	Ends   []string
 	Ran    []int // attempts
@@ -109,13 +109,13 @@ func randomAttempt(r *rand.Rand) planAttempt {
 	return planAttempt{odd(r, 40), ends[r.IntN(len(ends))]}
 }
 
-// odd is so many milliseconds at most, and some nanoseconds, so that hardly two
-// things happen at once.
+// odd returns a random number of milliseconds and some nanoseconds, so that two things
+// rarely happen at the same instant.
 func odd(r *rand.Rand, ms int) time.Duration {
 	return time.Duration(r.IntN(ms))*time.Millisecond + time.Duration(1+r.IntN(900_000))
 }
 
-// legal is d, or more if a setting may not be so short.
+// legal returns d, or the shortest legal setting if d is shorter.
 func legal(d time.Duration) time.Duration {
 	if d < time.Millisecond {
 		return d + time.Millisecond
@@ -123,7 +123,7 @@ func legal(d time.Duration) time.Duration {
 	return d
 }
 
-// TestModel compares commands with a slow model of them, over random graphs.
+// TestModel compares commands with a slow model, over random graphs.
 func TestModel(t *testing.T) {
 	const plans = 3000
 	skipped := 0
@@ -142,11 +142,11 @@ func TestModel(t *testing.T) {
 	}
 	t.Logf("%d plans, %d of them skipped", plans, skipped)
 	if skipped > plans/10 {
-		t.Errorf("%d of %d plans have a tie that leaves open what is right", skipped, plans)
+		t.Errorf("%d of %d plans have a tie, after which more than one result is right", skipped, plans)
 	}
 }
 
-// execute does what the plan says.
+// execute executes a plan.
 func execute(t *testing.T, p plan) outcome {
 	t.Helper()
 	var services []*Service
@@ -217,7 +217,7 @@ func (a planAttempt) do(ctx context.Context, v int) (int, error) {
 	return 0, &planError{a.end}
 }
 
-// planError is what a planned attempt fails with.
+// planError is the error of a planned attempt.
 type planError struct{ end string }
 
 func (e *planError) Error() string { return e.end }
@@ -226,7 +226,7 @@ func (e *planError) Unwrap() error {
 	return map[string]error{"timeout": context.DeadlineExceeded, "rejection": ErrRejected}[e.end]
 }
 
-// end is how a command ended, in words.
+// end says in words how a command ended.
 func end(v int, err error) string {
 	switch e := err.(type) { //nolint:errorlint // the outermost counts
 	case nil:
@@ -248,8 +248,8 @@ func end(v int, err error) string {
 	}
 }
 
-// model does what a plan says as one list of events in time. It is as slow and as
-// plain as can be: no goroutine, no lock, no ring.
+// model executes a plan as one list of events in time. It is slow and simple: it has no
+// goroutine, no lock and no ring.
 type model struct {
 	plan     plan
 	now      time.Duration
@@ -403,8 +403,8 @@ func (m *model) ready(c *modelCommand) {
 	m.take(c)
 }
 
-// readyTogether reports whether several events of this instant make commands ready. Each
-// event has a goroutine of its own, so that their order in the queue of a bounded pool is open.
+// readyTogether reports whether several events of this instant make commands ready. Each event
+// has its own goroutine, so that the order in the queue of a bounded pool is undefined.
 func (s *modelService) readyTogether(now time.Duration, event int) bool {
 	if s.readyAt != now {
 		s.readyAt, s.readyBy = now, map[int]bool{}
@@ -421,7 +421,7 @@ func (m *model) take(c *modelCommand) {
 	m.later(0, func() { m.work(c) })
 }
 
-// free gives the worker of a command to the next.
+// free passes the worker of a command to the next one.
 func (m *model) free(c *modelCommand) {
 	s := m.service(c)
 	s.running--
@@ -511,7 +511,7 @@ func (m *model) settle(c *modelCommand, r breaker.Result, how string, free func(
 		return
 	}
 	if how == "limit" {
-		free() // the work heeds its context; the fallback runs beside the pool
+		free() // the work honors its context; the fallback runs beside the pool
 		free = func() {}
 	}
 	m.later(c.fallback.takes, func() {
@@ -537,7 +537,7 @@ func (s *modelService) count(now time.Duration, r breaker.Result) {
 	}
 }
 
-// visible counts what the window holds, by the definition of the buckets.
+// visible counts the results in the window, by the definition of the buckets.
 func (s *modelService) visible(now time.Duration) (n [6]int64) {
 	period := cmp.Or(s.cfg.Period, breaker.DefaultPeriod)
 	bucket := func(at time.Duration) int64 { return int64((at - s.grid) * 10 / period) }

@@ -10,19 +10,19 @@ import (
 	"github.com/pillion-go/pillion/retry"
 )
 
-// ParseRetry reads the options of Ruby's retryable from a map by their names, as
-// they come out of a configuration file or of ported code:
+// ParseRetry reads the options of Ruby's retryable from a map, as it comes from a
+// configuration file or from ported code. The keys are the names of the options:
 //
 //   - tries is a whole number from 1, or "infinite"
-//   - sleep is a number of seconds, a [time.Duration], or a func(retry int) time.Duration; 0,
-//     or a millisecond or more
+//   - sleep is a number of seconds, a [time.Duration], or a func(retry int) time.Duration; it
+//     is 0, or at least a millisecond
 //   - on and not are a [retry.Match] or a list of them
 //   - matching is a string, a [*regexp.Regexp], any other [retry.Pattern], or a list
 //   - exception_cb is a func(error), log_method a func(int, error), ensure a func(int)
 //
-// The error matches [ErrInvalid] and joins all that is wrong: options that are
-// unknown, values that are none. The gem's sleep_method and contexts have no counterpart,
-// and are refused; so is tries: 0, with which the gem never runs the work.
+// The error matches [ErrInvalid] and joins all errors: unknown options and invalid values.
+// The gem's options sleep_method and contexts are unknown here. tries: 0 is invalid: with it
+// the gem never runs the work.
 func ParseRetry(options map[string]any) (retry.Retryable, error) {
 	var r retry.Retryable
 	var bad problems
@@ -33,7 +33,7 @@ func ParseRetry(options map[string]any) (retry.Retryable, error) {
 			continue
 		}
 		if !parse(&r, options[name]) {
-			bad.say("invalid: retry option %s: %v is none", name, options[name])
+			bad.say("invalid: retry option %s: %v is not valid", name, options[name])
 		}
 	}
 	if err := bad.err(); err != nil {
@@ -96,7 +96,7 @@ func parseSleep(r *retry.Retryable, v any) bool {
 	return r.Sleep >= time.Millisecond
 }
 
-// number is v, if it is one.
+// number returns v as a float64, if it is a number.
 func number(v any) (float64, bool) {
 	switch v := v.(type) {
 	case int:
@@ -111,7 +111,7 @@ func number(v any) (float64, bool) {
 	return 0, false
 }
 
-// parseList reads one, or a list of any kind.
+// parseList reads one element, or a list of elements.
 func parseList[E any](list *[]E, v any, one func(any) (E, bool)) bool {
 	var all []any
 	switch v := v.(type) {

@@ -14,7 +14,7 @@ import (
 	"github.com/pillion-go/pillion/breaker"
 )
 
-// logged keeps what the default logger is given for the time of a test.
+// logged keeps what the default logger receives during a test.
 type logged struct {
 	mu   sync.Mutex
 	text bytes.Buffer // guarded by mu
@@ -46,7 +46,7 @@ func captureLog(t *testing.T) *logged {
 	return l
 }
 
-// wantReport checks that one panic was reported: at level Error, of what, with the stack.
+// wantReport checks that one panic of what was reported: at level Error, with the stack.
 func wantReport(t *testing.T, l *logged, what string) {
 	t.Helper()
 	lines := l.take()
@@ -56,8 +56,8 @@ func wantReport(t *testing.T, l *logged, what string) {
 	}
 }
 
-// TestReport_hooks has a hook that panics be reported where no HookPanic is set, whatever
-// goroutine it runs in: a worker, a timer, that of a cancellation, the caller's.
+// TestReport_hooks has a hook panic without a HookPanic: the panic is reported, whichever
+// goroutine runs the hook: a worker, a timer, that of a cancellation, or the caller's.
 func TestReport_hooks(t *testing.T) {
 	hang := func(ctx context.Context) (int, error) { <-ctx.Done(); return 0, ctx.Err() }
 	adders := map[string]func(c *Command[int]) error{
@@ -111,7 +111,7 @@ func TestReport_hooks(t *testing.T) {
 				synctest.Wait()
 				wantReport(t, l, "a hook")
 				if running, waiting := s.Executor().Load(); running+waiting != 0 {
-					t.Errorf("%s in %s: got %d running and %d waiting, want the pool to be whole", kind, where, running, waiting)
+					t.Errorf("%s in %s: got %d running and %d waiting, want none", kind, where, running, waiting)
 				}
 				must(t, s.Shutdown(t.Context()))
 			})
@@ -119,8 +119,8 @@ func TestReport_hooks(t *testing.T) {
 	}
 }
 
-// TestReport_late has the panic of work whose command had ended be reported, since no caller
-// gets it, and others not.
+// TestReport_late has work panic after its command has ended: the panic is reported, since it
+// reaches no caller. Other panics are not reported.
 func TestReport_late(t *testing.T) {
 	l := captureLog(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -135,12 +135,12 @@ func TestReport_late(t *testing.T) {
 	_, err := Start(t.Context(), Config{}, func(context.Context) (int, error) { panic(errBoom) }).Get(t.Context())
 	wantPanic(t, "work", err, "panic")
 	if lines := l.take(); lines != nil {
-		t.Errorf("got log %q of a panic that the caller got, want none", lines)
+		t.Errorf("got log %q of a panic that reached the caller, want none", lines)
 	}
 }
 
-// TestReport_stateChange has a panic of OnStateChange be reported, and neither the refusal nor
-// the trial's result change, where the service made the breaker and where it was given one.
+// TestReport_stateChange has OnStateChange panic, with a breaker that the service made and
+// with a given one: the panic is reported, and the refusal and the trial's result stay.
 func TestReport_stateChange(t *testing.T) {
 	l := captureLog(t)
 	boom := func(breaker.Change) { panic(errBoom) }
@@ -176,7 +176,7 @@ func TestReport_stateChange(t *testing.T) {
 	}
 }
 
-// TestReport_hookPanic has a HookPanic that panics be reported itself.
+// TestReport_hookPanic has HookPanic panic: that panic is reported.
 func TestReport_hookPanic(t *testing.T) {
 	l := captureLog(t)
 	c := New(Config{HookPanic: func(*PanicError) { panic(errBoom) }}, value(1))
@@ -185,7 +185,7 @@ func TestReport_hookPanic(t *testing.T) {
 	wantReport(t, l, "HookPanic")
 }
 
-// TestClassifyPanics has it fail the command, wherever it runs.
+// TestClassifyPanics has Classify panic: the command fails, wherever it runs.
 func TestClassifyPanics(t *testing.T) {
 	for where, start := range starts {
 		t.Run(where, func(t *testing.T) {

@@ -6,20 +6,20 @@ import (
 	"sync"
 )
 
-// Zero is a MaxQueue of zero: nothing waits. The zero value means that the queue has no end.
+// Zero is a MaxQueue of zero. The zero value of the field means no bound.
 const Zero = -1
 
-// Overflow says what a full pool does with a command.
+// Overflow is what a full pool does with a command.
 type Overflow uint8
 
-// What a full pool can do.
+// The overflow policies.
 const (
 	Abort      Overflow = iota // the command fails with a [*RejectedError], counted as a rejection
-	CallerRuns                 // Start does the work itself, so that who starts too much is slowed down
-	Discard                    // the command fails with a [*RejectedError], counted nowhere
+	CallerRuns                 // Start runs the command itself, which slows the caller down
+	Discard                    // the command fails with a [*RejectedError], which is not counted
 )
 
-// String names the policy as concurrent-ruby does.
+// String returns the name of the policy in concurrent-ruby.
 func (o Overflow) String() string {
 	if o > Discard {
 		return fmt.Sprintf("Overflow(%d)", uint8(o))
@@ -27,7 +27,7 @@ func (o Overflow) String() string {
 	return [...]string{"abort", "caller_runs", "discard"}[o]
 }
 
-// MarshalText gives the name, for configuration that is written.
+// MarshalText returns the name, for configuration files.
 func (o Overflow) MarshalText() ([]byte, error) {
 	if o > Discard {
 		return nil, fmt.Errorf("command: Overflow: %d is unknown", uint8(o))
@@ -35,7 +35,7 @@ func (o Overflow) MarshalText() ([]byte, error) {
 	return []byte(o.String()), nil
 }
 
-// UnmarshalText understands the name, for configuration that is read.
+// UnmarshalText reads the name, for configuration files.
 func (o *Overflow) UnmarshalText(name []byte) error {
 	for p := Abort; p <= Discard; p++ {
 		if p.String() == string(name) {
@@ -43,23 +43,24 @@ func (o *Overflow) UnmarshalText(name []byte) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("command: Overflow: %q is none of abort, caller_runs, discard", name)
+	return fmt.Errorf("command: Overflow: %q is unknown: write abort, caller_runs or discard", name)
 }
 
 // PoolConfig describes a [Pool]. It mirrors the options of
 // Concurrent::ThreadPoolExecutor.
 type PoolConfig struct {
-	// MaxThreads is how many commands run at a time. Zero means no bound; negative is an error.
-	// Mirrors max_threads.
+	// MaxThreads is the number of commands that run at a time. Zero means no bound; negative
+	// values are errors. Mirrors max_threads.
 	MaxThreads int `json:"max_threads,omitempty"`
 
-	// MaxQueue is how many more can wait for a worker, or for what they depend on. Zero
-	// means no bound, as in Ruby, the constant Zero no queue; any other negative value is an error, as is one
-	// without MaxThreads. Mirrors max_queue.
+	// MaxQueue is the number of commands that can wait for a worker or for dependencies. Zero
+	// means no bound, as in Ruby; with the constant Zero none can wait. Other negative values
+	// are errors, and so is any value but zero without MaxThreads. Mirrors max_queue.
 	MaxQueue int `json:"max_queue,omitempty"`
 
-	// Overflow is what is done with a command that finds no slot. The zero value is Abort;
-	// another one without MaxThreads and MaxQueue is an error. Mirrors fallback_policy.
+	// Overflow is what the pool does with a command if no slot is free. The zero value is
+	// Abort. Any other value is an error without MaxThreads and MaxQueue. Mirrors
+	// fallback_policy.
 	Overflow Overflow `json:"overflow,omitempty"`
 }
 
@@ -86,10 +87,9 @@ func (cfg PoolConfig) check() error {
 // Pool runs commands. It has a goroutine for each command that runs, and none for a
 // command that waits in the queue or for its dependencies. An idle pool has no goroutine.
 //
-// Each command that runs or waits holds a slot. It releases the slot before its result is
-// known to Get, to Wait, to hooks and to the commands that depend on it: a caller that has
-// seen the result finds the slot free. Hooks run without a slot. A command that ended at its
-// limit or was canceled while its work was running holds the slot until the work returns.
+// Each command that runs or waits holds a slot. The slot is free before Get and Wait return,
+// before the hooks run and before the commands run that depend on it. If the timeout fires, or
+// the caller cancels, while the work runs, the command holds its slot until the work returns.
 //
 // A Pool is safe for concurrent use, and several services can share it. The zero value is a
 // pool without bounds.
@@ -99,16 +99,16 @@ type Pool struct {
 	overflow Overflow
 
 	mu      sync.Mutex
-	running int           // commands that a worker has; guarded by mu
-	waiting int           // commands that no worker has yet; guarded by mu
+	running int           // commands that have a worker; guarded by mu
+	waiting int           // commands that have no worker yet; guarded by mu
 	held    int           // goroutines that work without a slot; guarded by mu
-	queue   queue         // of those that could run; guarded by mu
+	queue   queue         // of commands that are ready to run; guarded by mu
 	shut    bool          // guarded by mu
 	idle    chan struct{} // closed when nothing is left after shut; guarded by mu
 	ended   bool          // idle is closed; guarded by mu
 }
 
-// NewPool makes a pool. The error joins all that is wrong with cfg, and matches [ErrInvalid].
+// NewPool makes a pool. The error joins all errors in cfg and matches [ErrInvalid].
 func NewPool(cfg PoolConfig) (*Pool, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
@@ -120,20 +120,20 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 	return p, nil
 }
 
-// Load returns the number of commands that run, and of those that wait for a worker or
-// for their dependencies. A command whose result is known is in neither, even if its hooks
-// still run.
+// Load returns the number of commands that run, and of those that wait for a worker or for
+// their dependencies. A command that has ended is in neither, even if its hooks still run.
 func (p *Pool) Load() (running, waiting int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.running, p.waiting
 }
 
-// Shutdown has the pool reject what is started from now on, and waits until all
-// that was started before has ended, hooks included; then no goroutine of it is left. When
-// ctx ends first its error is returned, and the rest goes on ending. Shutdown may be called
-// again, to wait again. A nil ctx is an error that matches [ErrInvalid], and shuts nothing
-// down. Mirrors Expeditor::Service#shutdown, which does not wait.
+// Shutdown makes the pool reject commands that are started from now on. It waits until all
+// commands that were started before have ended and their hooks have run; then the pool has no
+// goroutine left. If ctx ends first, Shutdown returns the cause of that, and the commands
+// continue. It may be called again, to wait again. If ctx is nil it does nothing and returns
+// an error that matches [ErrInvalid]. Mirrors Expeditor::Service#shutdown, which does not
+// wait.
 func (p *Pool) Shutdown(ctx context.Context) error {
 	if ctx == nil {
 		return invalid("Shutdown: %s", nilContext)
@@ -144,7 +144,7 @@ func (p *Pool) Shutdown(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		select {
-		case <-idle: // both, then it is not the wait that failed
+		case <-idle: // both ended: the wait has succeeded
 			return nil
 		default:
 			return context.Cause(ctx)
@@ -170,7 +170,7 @@ func (p *Pool) ending() {
 	}
 }
 
-// entry is a job's slot in a pool. The job's work does not panic, but may end its
+// entry is the slot of a job in a pool. The job's work does not panic, but may end its
 // goroutine.
 type entry struct {
 	job        job
@@ -181,10 +181,10 @@ type entry struct {
 type entryState uint8
 
 const (
-	outside entryState = iota // holds no slot, or no longer
-	parked                    // holds a slot, but cannot run yet
-	queued                    // could run
-	taken                     // a worker has it
+	outside entryState = iota // holds no slot
+	parked                    // holds a slot and waits for dependencies
+	queued                    // holds a slot and waits for a worker
+	taken                     // has a worker
 )
 
 // verdict is a pool's decision about a job.
@@ -192,16 +192,15 @@ type verdict uint8
 
 const (
 	accepted  verdict = iota
-	yours             // the caller has to run it
-	full              // no slot
-	discarded         // no slot, and not to be counted
-	closed            // no slot ever again
+	yours             // the caller must run it
+	full              // no slot is free
+	discarded         // no slot is free, and the rejection is not counted
+	closed            // the pool is shut down
 )
 
-// enter acquires a slot. If ready is set the job runs as soon as a worker is free,
-// else it waits until ready is called. A waiting job counts as if it were queued, and
-// never holds a worker: workers always make progress, so that no two jobs can wait for
-// each other's.
+// enter acquires a slot. If ready is set the job runs as soon as a worker is free, else it
+// waits until ready is called. A waiting job takes a place in the queue, but never a worker. So
+// workers always make progress, and no two jobs wait for each other's worker.
 func (p *Pool) enter(e *entry, ready bool) verdict {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -225,7 +224,7 @@ func (p *Pool) enter(e *entry, ready bool) verdict {
 	return accepted
 }
 
-// ready lets a job run that has a slot. It may be called more than once.
+// ready makes a job ready to run. It may be called more than once.
 func (p *Pool) ready(e *entry) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

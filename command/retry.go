@@ -15,13 +15,13 @@ import (
 type retrying struct {
 	options retry.Retryable
 
-	waiting bool           // an attempt failed, and is counted after the wait; guarded by the command's mu
-	result  breaker.Result // of it; guarded by the command's mu
-	err     error          // of it; guarded by the command's mu
+	waiting bool           // a failed attempt is counted after the wait; guarded by the command's mu
+	result  breaker.Result // of that attempt; guarded by the command's mu
+	err     error          // of that attempt; guarded by the command's mu
 }
 
-// run makes attempts until one succeeds, may not be repeated, or is cut. The order
-// for each retry is the gem's: the attempt fails, the wait, ExceptionCB, LogMethod, the
+// run makes attempts until one succeeds, may not be retried, or is interrupted. The order
+// for each retry is that of the gem: the attempt fails, the wait, ExceptionCB, LogMethod, the
 // count, the breaker, the next attempt.
 func (t *retrying) run(ctx context.Context, c *core) (breaker.Result, error) {
 	o := &t.options
@@ -45,20 +45,20 @@ func (t *retrying) run(ctx context.Context, c *core) (breaker.Result, error) {
 			return c.interrupted(ctx, err)
 		}
 		callBack(o, retries+1, err)
-		if !t.count(c) { //nolint:contextcheck // a report of a panic has no context
+		if !t.count(c) {
 			return breaker.Ignored, errSettled
 		}
 	}
 }
 
-// postpone remembers how an attempt is to be counted when the wait is over.
+// postpone keeps how an attempt is to be counted after the wait.
 func (t *retrying) postpone(c *core, r breaker.Result, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	t.waiting, t.result, t.err = true, r, err
 }
 
-// count counts the attempt, unless the command has been settled.
+// count counts the attempt, unless the command is settled. It reports whether it did.
 func (t *retrying) count(c *core) bool {
 	c.mu.Lock()
 	if c.settled.Load() {
@@ -72,7 +72,7 @@ func (t *retrying) count(c *core) bool {
 	return true
 }
 
-// callBack tells of a retry.
+// callBack calls the callbacks of retry n.
 func callBack(o *retry.Retryable, n int, err error) {
 	if o.ExceptionCB != nil {
 		o.ExceptionCB(err)
@@ -82,8 +82,8 @@ func callBack(o *retry.Retryable, n int, err error) {
 	}
 }
 
-// again reports whether an attempt that failed with err is to be repeated, after so
-// many retries.
+// again reports whether an attempt that failed with err is to be retried, after a number
+// of retries.
 func again(o *retry.Retryable, retries int, err error) bool {
 	if retries+1 >= tries(o) || errors.Is(err, errSettled) {
 		return false
@@ -101,10 +101,10 @@ func again(o *retry.Retryable, retries int, err error) bool {
 		slices.ContainsFunc(o.Matching, func(p retry.Pattern) bool { return p.MatchString(message(err)) })
 }
 
-// message is the text that Matching is asked about. A refusal tells of the failures
-// before it, whose words are not its own: in the gem it has none.
+// message is the text that Matching is compared with. The text of a refusal is without the
+// failures before it, which the gem's does not mention.
 func message(err error) string {
-	if _, refused := err.(*CircuitBreakError); refused { //nolint:errorlint // what wraps one has words of its own
+	if _, refused := err.(*CircuitBreakError); refused { //nolint:errorlint // an error that wraps one has its own text
 		return breaker.ErrOpen.Error()
 	}
 	return err.Error()
@@ -125,7 +125,7 @@ func tries(o *retry.Retryable) int {
 	return o.Tries
 }
 
-// waitOf is the wait after so many retries.
+// waitOf is the wait after a number of retries.
 func waitOf(o *retry.Retryable, retries int) time.Duration {
 	switch {
 	case o.SleepFunc != nil:
@@ -149,7 +149,7 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// checkRetry finds what is wrong with the options.
+// checkRetry checks the options.
 func checkRetry(o *retry.Retryable) error {
 	var bad problems
 	if o.Tries < 0 && o.Tries != retry.Unlimited {

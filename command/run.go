@@ -9,14 +9,14 @@ import (
 	"github.com/pillion-go/pillion/breaker"
 )
 
-// layers runs the work in its layers, from the outside in: what the dependencies
-// gave, the limit, the retries, the breaker. It tells how to count the last attempt.
+// layers runs the work in its layers, from the outside in: the values of the dependencies,
+// the timeout, the retries, the breaker. It returns how to count the last attempt.
 func (c *core) layers(watched bool) (breaker.Result, error) {
 	if !c.begin() {
 		return breaker.Ignored, nil // canceled while it waited; the result is not used
 	}
 	if c.ctx.Err() != nil {
-		return c.callerGone(nil)
+		return c.callerEnded(nil)
 	}
 	if err := c.gathered(); err != nil {
 		return breaker.Dependency, &DependencyError{err}
@@ -26,8 +26,8 @@ func (c *core) layers(watched bool) (breaker.Result, error) {
 	return c.attempts(ctx)
 }
 
-// limited is the context of the work. If watched, the limit ends the command too,
-// for the work may not heed its context.
+// limited returns the context of the work. If watched, the timeout ends the command too,
+// since the work may ignore its context.
 func (c *core) limited(watched bool) (context.Context, context.CancelFunc) {
 	if c.timeout == 0 {
 		return &c.ctx, func() {}
@@ -39,8 +39,8 @@ func (c *core) limited(watched bool) (context.Context, context.CancelFunc) {
 	return c.watched()
 }
 
-// watched is the context of work that may not heed it: one timer ends both the
-// context and the command.
+// watched returns the context of work that may ignore it: one timer ends both the context
+// and the command.
 func (c *core) watched() (context.Context, func()) {
 	l := &limitContext{deadline: time.Now().Add(c.timeout), reached: TimeoutError{Service: c.service.name, Limit: c.timeout}}
 	ctx, cancel := context.WithCancelCause(&c.ctx)
@@ -53,16 +53,16 @@ func (c *core) watched() (context.Context, func()) {
 	}
 }
 
-// limitContext is what context.WithTimeoutCause would give, but for the timer, which
-// would be a second one. What is derived from it is cancelled with the
-// limit's error as cause.
+// limitContext is like the context of context.WithTimeoutCause, but without its timer,
+// which would be a second one. A context derived from it is canceled with the
+// error of the timeout as cause.
 type limitContext struct {
-	context.Context //nolint:containedctx // it is one
+	context.Context //nolint:containedctx // it is a context
 	deadline        time.Time
 	reached         TimeoutError
 }
 
-// Deadline is the limit's, or the caller's if that is sooner.
+// Deadline returns that of the timeout, or the caller's if it is sooner.
 func (l *limitContext) Deadline() (time.Time, bool) {
 	if d, ok := l.Context.Deadline(); ok && d.Before(l.deadline) {
 		return d, true
@@ -70,16 +70,16 @@ func (l *limitContext) Deadline() (time.Time, bool) {
 	return l.deadline, true
 }
 
-// Err is [context.DeadlineExceeded] once the limit is reached.
+// Err returns [context.DeadlineExceeded] when the timeout has fired.
 func (l *limitContext) Err() error {
 	err := l.Context.Err()
-	if err != nil && context.Cause(l.Context) == error(&l.reached) { //nolint:errorlint // it is this very one
+	if err != nil && context.Cause(l.Context) == error(&l.reached) { //nolint:errorlint // it must be this one
 		return context.DeadlineExceeded
 	}
 	return err
 }
 
-// limitReached ends the command while its work goes on, and has the work know.
+// limitReached ends the command while its work continues, and cancels the work's context.
 func (c *core) limitReached(cancel context.CancelCauseFunc) {
 	c.endAside(breaker.Timeout, c.limit, func() { cancel(c.limit) })
 	if c.unwatch != nil {
@@ -87,15 +87,15 @@ func (c *core) limitReached(cancel context.CancelCauseFunc) {
 	}
 }
 
-// cancelled ends the command since the caller of its start went away, whatever it
-// is doing.
-func (c *core) cancelled() {
-	r, err := c.callerGone(nil)
+// canceled ends the command because the context of its start has ended, in whatever phase
+// it is.
+func (c *core) canceled() {
+	r, err := c.callerEnded(nil)
 	c.endAside(r, err, func() {})
 }
 
-// endAside ends the command in a goroutine that is not a worker's. It calls settled
-// once the command is settled, by itself or before.
+// endAside ends the command in a goroutine that is not a worker's. It calls settled when the
+// command is settled, whether it settled it or another goroutine had.
 func (c *core) endAside(r breaker.Result, err error, settled func()) {
 	pool := c.service.pool
 	pool.hold()
@@ -109,11 +109,11 @@ func (c *core) endAside(r breaker.Result, err error, settled func()) {
 	}
 }
 
-// attempts runs the work as often as the retry options say. A failed attempt is
-// counted when the next one begins, the last one when the command ends.
+// attempts runs the work as often as the retry options say. A failed attempt is counted when
+// the next one begins, the last one when the command ends.
 func (c *core) attempts(ctx context.Context) (r breaker.Result, err error) {
 	defer func() {
-		if p := recover(); p != nil { // of a function among the options
+		if p := recover(); p != nil { // of a function of the options
 			r, err = breaker.Failure, newPanicError(p)
 		}
 	}()
@@ -123,19 +123,18 @@ func (c *core) attempts(ctx context.Context) (r breaker.Result, err error) {
 	return c.retrying.run(ctx, c)
 }
 
-// once makes one attempt, if the breaker lets it.
+// once makes one attempt, if the breaker admits it.
 func (c *core) once(ctx context.Context) error {
-	if err := c.admit(); err != nil { //nolint:contextcheck // a report of a panic has no context
+	if err := c.admit(); err != nil {
 		return err
 	}
 	return c.job.attempt(ctx)
 }
 
-// errSettled ends attempts that nobody waits for any more.
+// errSettled ends the attempts of a command that is settled.
 var errSettled = errors.New("command: the command has ended")
 
-// admit asks the breaker. The ticket is pending until the attempt is counted, by
-// whoever does that.
+// admit asks the breaker. It keeps the ticket until the attempt is counted.
 func (c *core) admit() error {
 	if c.service.breaker == nil {
 		return nil
@@ -157,7 +156,7 @@ func (c *core) admit() error {
 	return nil
 }
 
-// ask asks the breaker. If OnStateChange panics the circuit has just opened, and is asked again.
+// ask asks the breaker. If OnStateChange panics, the circuit has just opened: ask asks again.
 func (c *core) ask() (breaker.Ticket, error) {
 	ticket, panicked, err := c.askOnce()
 	if panicked {
@@ -180,8 +179,8 @@ func (c *core) askOnce() (ticket breaker.Ticket, panicked bool, err error) {
 // ofStateChange names the callback in reports.
 const ofStateChange = "breaker: Config.OnStateChange"
 
-// judged tells how to count an attempt that ended with err, and what the command
-// fails with if it was the last.
+// judged returns how to count an attempt that ended with err, and the error of the command
+// if it was the last attempt.
 func (c *core) judged(ctx context.Context, err error) (breaker.Result, error) {
 	if ctx.Err() == nil {
 		return c.service.classify(err), err
@@ -189,11 +188,11 @@ func (c *core) judged(ctx context.Context, err error) (breaker.Result, error) {
 	return c.interrupted(ctx, err)
 }
 
-// interrupted is judged for a context that has ended: by the limit, which makes
-// a time-out of whatever the work gave, or by the caller.
+// interrupted is judged for a context that has ended: by the timeout, whatever the work
+// returned, or by the caller.
 func (c *core) interrupted(ctx context.Context, err error) (breaker.Result, error) {
 	switch {
-	case c.limit != nil && context.Cause(ctx) == error(c.limit): //nolint:errorlint // it is this very one
+	case c.limit != nil && context.Cause(ctx) == error(c.limit): //nolint:errorlint // it must be this one
 		if err == nil {
 			return breaker.Timeout, c.limit
 		}
@@ -201,37 +200,36 @@ func (c *core) interrupted(ctx context.Context, err error) (breaker.Result, erro
 	case err == nil:
 		return breaker.Success, nil
 	}
-	return c.callerGone(err) //nolint:contextcheck // the caller's is in c.ctx
+	return c.callerEnded(err) //nolint:contextcheck // the caller's context is in c.ctx
 }
 
-// callerGone tells how to count an attempt whose caller cancelled, or whose caller's
-// deadline passed, and what the command fails with. err is what the work said; it may be
-// nil.
-func (c *core) callerGone(err error) (breaker.Result, error) {
+// callerEnded returns how to count an attempt after the caller canceled or the caller's
+// deadline passed, and the error of the command. err is the error of the work; it may be nil.
+func (c *core) callerEnded(err error) (breaker.Result, error) {
 	gone, r := c.ctx.Err(), breaker.Ignored
 	if errors.Is(gone, context.DeadlineExceeded) {
 		r = breaker.Timeout
 	}
 	switch {
 	case err == nil:
-		return r, because(gone, context.Cause(&c.ctx))
+		return r, withCause(gone, context.Cause(&c.ctx))
 	case errors.Is(err, gone):
 		return r, err
 	}
 	return r, fmt.Errorf("command: %w: %w", gone, err)
 }
 
-// abandoned reports whether the caller cancelled, and the command failed for that:
-// nobody wants its fallback.
+// abandoned reports whether the command failed because the caller canceled: then its
+// fallback is not needed.
 func (c *core) abandoned() bool {
 	gone := c.ctx.Err()
 	return gone != nil && errors.Is(gone, context.Canceled) && errors.Is(c.failed, gone)
 }
 
-// because is gone, with the cause that the caller named, if any.
-func because(gone, cause error) error {
-	if cause == nil || errors.Is(gone, cause) {
-		return gone
+// withCause wraps err in the context's cause, if there is one.
+func withCause(err, cause error) error {
+	if cause == nil || errors.Is(err, cause) {
+		return err
 	}
-	return fmt.Errorf("command: %w: %w", gone, cause)
+	return fmt.Errorf("command: %w: %w", err, cause)
 }

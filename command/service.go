@@ -12,60 +12,60 @@ import (
 	"github.com/pillion-go/pillion/breaker"
 )
 
-// ServiceConfig describes a [Service]. It mirrors the options of
-// Expeditor::Service.new; those of the breaker mean what they mean in [breaker.Config].
+// ServiceConfig describes a [Service]. The fields of the breaker are those of
+// [breaker.Config]. It mirrors the options of Expeditor::Service.new.
 type ServiceConfig struct {
-	// Name is what the service is called in errors and changes. It may be empty.
+	// Name is the name of the service in errors and in changes of its breaker. It may be empty.
 	Name string `json:"name,omitempty"`
 
 	// Threshold is the ratio of failures and timeouts at which the circuit opens. Zero means
-	// 0.5, breaker.Zero a threshold of 0, breaker.Never a circuit that never opens; any other
-	// negative value and a value above 1 are errors. Mirrors threshold.
+	// 0.5; the constant breaker.Zero is a threshold of 0; with breaker.Never the circuit never
+	// opens. Other negative values and values above 1 are errors. Mirrors threshold.
 	Threshold float64 `json:"threshold,omitempty"`
 
-	// NonBreakCount is how many results the window must hold before the circuit can open.
-	// Zero means 20; negative is an error. Mirrors non_break_count.
+	// NonBreakCount is the number of results that the window must hold before the circuit can
+	// open. Zero means 20; negative values are errors. Mirrors non_break_count.
 	NonBreakCount int `json:"non_break_count,omitempty"`
 
-	// Sleep is how long the circuit stays open before a trial. Zero means 1s, breaker.Zero
-	// no time; any other negative value is an error, as is less than a millisecond. Mirrors
+	// Sleep is how long the circuit stays open before a trial. Zero means 1s; the constant
+	// breaker.Zero is no time. Other negative values and values below 1ms are errors. Mirrors
 	// sleep.
 	Sleep time.Duration `json:"sleep,omitempty"`
 
-	// Period is the length of the window. Zero means 10s; negative is an error, as is less
-	// than a millisecond. Mirrors period.
+	// Period is the length of the window. Zero means 10s; negative values and values below 1ms
+	// are errors. Mirrors period.
 	Period time.Duration `json:"period,omitempty"`
 
-	// OnStateChange is called when the circuit opens and closes: see [breaker.Config]. A panic
-	// of it while a command runs is reported like that of a hook, and changes nothing.
+	// OnStateChange is called when the circuit opens and closes: see [breaker.Config]. If it
+	// panics while a command runs, the panic is reported to HookPanic and changes nothing.
 	OnStateChange func(breaker.Change) `json:"-"`
 
-	// Breaker, if set, is used in place of one made of the fields above, which must be zero
-	// then. Commands and whatever else it guards, such as an HTTP upstream, share its state and
-	// its counters. One with a gobreaker as engine must be two-step: a plain one is an error, as
-	// it admits no command.
+	// Breaker, if not nil, is used in place of a breaker made from the fields above, which must
+	// then be zero. The commands share its state and counters with whatever else it guards, such
+	// as an HTTP upstream. A breaker with gobreaker as engine must be a two-step one: a plain
+	// gobreaker cannot guard commands and is an error.
 	Breaker *breaker.Breaker `json:"-"`
 
-	// Executor is the pool in which commands run. Nil means a pool of the service's own,
-	// with no bounds. Mirrors executor.
+	// Executor is the pool on which the commands run. Nil means a new pool without bounds.
+	// Mirrors executor.
 	Executor *Pool `json:"-"`
 
-	// Classify says how what an attempt ended with is counted; nil for a success. It must be
-	// safe for concurrent use, and must not block. If it panics the command fails with a
+	// Classify returns how an attempt is counted; err is nil if it succeeded. It must be safe
+	// for concurrent use and must not block. If it panics the command fails with a
 	// [*PanicError]. Nil means [Classify].
 	Classify func(err error) breaker.Result `json:"-"`
 
 	// HookPanic receives the panics of hooks and of OnStateChange, in the goroutine of the
-	// panic. A command's [Config] can name another. Nil logs them to slog.Default at level
-	// Error, with the stack.
+	// panic. The [Config] of a command can replace it. Nil means that they are logged to
+	// slog.Default at level Error, with the stack.
 	HookPanic func(*PanicError) `json:"-"`
 }
 
-// Service is what commands have in common: a pool, a breaker, six counters. It is
-// safe for concurrent use. Mirrors Expeditor::Service.
+// Service is what commands share: a pool, a breaker and six counters. It is safe for
+// concurrent use. Mirrors Expeditor::Service.
 type Service struct {
 	name      string
-	breaker   *breaker.Breaker // nil for the default service, which never breaks
+	breaker   *breaker.Breaker // nil for the default service, whose circuit never opens
 	pool      *Pool
 	classify  func(error) breaker.Result
 	hookPanic func(*PanicError)
@@ -73,8 +73,9 @@ type Service struct {
 	fallbackDisabled atomic.Bool
 }
 
-// NewService makes a service. The error joins all that is wrong with cfg. Shut it
-// down when it is no longer needed; one with nothing to do holds no goroutine.
+// NewService makes a service. The error joins all errors in cfg and matches [ErrInvalid].
+// Shut the service down when it is no longer needed; while it is idle it has no goroutine.
+// Mirrors Expeditor::Service.new.
 func NewService(cfg ServiceConfig) (*Service, error) {
 	b, err := cfg.breaker()
 	if err != nil {
@@ -90,7 +91,7 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 	return s, nil
 }
 
-// breaker is the one given, or one made of the fields.
+// breaker returns the field Breaker, or a breaker made from the other fields.
 func (c ServiceConfig) breaker() (*breaker.Breaker, error) {
 	if c.Breaker == nil {
 		b, err := breaker.New(breaker.Config{
@@ -112,7 +113,7 @@ func (c ServiceConfig) breaker() (*breaker.Breaker, error) {
 	return c.Breaker, bad.err()
 }
 
-// ofService is what a breaker says of its settings, in the words of a ServiceConfig.
+// ofService writes an error of breaker.Config with the name of ServiceConfig.
 func ofService(err error) error {
 	return errors.New(strings.ReplaceAll(err.Error(), "breaker: Config.", "command: ServiceConfig."))
 }
@@ -121,15 +122,15 @@ var defaultService = sync.OnceValue(func() *Service { //nolint:gochecknoglobals 
 	return &Service{name: "default", pool: &Pool{}, classify: Classify}
 })
 
-// DefaultService is the service of all commands that name none. It never breaks,
-// counts nothing, has a pool without bounds, and cannot be shut down. Mirrors
+// DefaultService returns the service of commands whose [Config] has none. Its circuit
+// never opens, it counts nothing, its pool has no bounds, and it cannot be shut down. Mirrors
 // Expeditor::Services.default.
 func DefaultService() *Service { return defaultService() }
 
-// Name is what the service is called in errors and changes.
+// Name returns the name of the service.
 func (s *Service) Name() string { return s.name }
 
-// Status gives the counters over the last period; for the default service all are
+// Status returns the counters over the last period. Those of the default service are
 // zero. Mirrors Expeditor::Service#status.
 func (s *Service) Status() breaker.Status {
 	if s.breaker == nil {
@@ -138,7 +139,7 @@ func (s *Service) Status() breaker.Status {
 	return s.breaker.Status()
 }
 
-// ResetStatus closes the circuit and empties the counters. Mirrors
+// ResetStatus closes the circuit and sets the counters to zero. Mirrors
 // Expeditor::Service#reset_status!.
 func (s *Service) ResetStatus() {
 	if s.breaker != nil {
@@ -146,54 +147,55 @@ func (s *Service) ResetStatus() {
 	}
 }
 
-// Breaking reports whether the circuit is open. It opens with the first refused
-// attempt, not with the last failure. Mirrors Expeditor::Service#breaking?.
+// Breaking reports whether the circuit is open. The circuit opens at the first attempt that
+// is refused, not at the last failure. Mirrors Expeditor::Service#breaking?.
 func (s *Service) Breaking() bool { return s.breaker != nil && s.breaker.State() == breaker.Open }
 
-// Record adds one r to the counters and does nothing else: what it makes of the
-// ratio shows at the next attempt. Mirrors the methods success, failure, rejection,
-// timeout, break and dependency of Expeditor::Service.
+// Record adds one to the counter of r and does nothing else: a circuit that must open does
+// so at the next attempt. Mirrors the methods success, failure, rejection, timeout, break and
+// dependency of Expeditor::Service.
 func (s *Service) Record(r breaker.Result) {
 	if s.breaker != nil {
 		s.breaker.Record(r)
 	}
 }
 
-// FallbackEnabled reports whether Get gives the outcome of fallbacks. Mirrors
+// FallbackEnabled reports whether Get returns the outcome of fallbacks. Mirrors
 // Expeditor::Service#fallback_enabled?.
 func (s *Service) FallbackEnabled() bool { return !s.fallbackDisabled.Load() }
 
-// SetFallbackEnabled says whether Get gives the outcome of fallbacks, from now on
-// and for commands that have ended too; at first it does. Switched off, fallbacks run all
-// the same, and hooks see their outcome, but Get gives what the work failed with. Mirrors
+// SetFallbackEnabled sets whether Get returns the outcome of fallbacks. The default is true.
+// It also holds for commands that have ended already. If it is false, fallbacks still run
+// and hooks receive their outcome, but Get returns the error of the work. Mirrors
 // Expeditor::Service#fallback_enabled=.
 func (s *Service) SetFallbackEnabled(enabled bool) { s.fallbackDisabled.Store(!enabled) }
 
-// Breaker is the service's breaker. It is a policy: given to an upstream, both
-// share its state and its counters. The default service has none, and gives nil.
+// Breaker returns the breaker of the service, which is nil for the default service. The
+// breaker is a policy: an upstream that has it shares its state and counters with the
+// service.
 func (s *Service) Breaker() *breaker.Breaker { return s.breaker }
 
-// Executor is the pool in which the service's commands run. Mirrors
+// Executor returns the pool on which the commands of the service run. Mirrors
 // Expeditor::Service#executor.
 func (s *Service) Executor() *Pool { return s.pool }
 
-// Shutdown shuts the service's pool down, for all services that share it: see
-// [Pool.Shutdown]. Commands can still be started in the calling goroutine. For the default service it is an error that
+// Shutdown shuts down the pool of the service, for all services that share it: see
+// [Pool.Shutdown]. Run still works. For the default service it returns an error that
 // matches [ErrInvalid]. Mirrors Expeditor::Service#shutdown, which does not wait.
 func (s *Service) Shutdown(ctx context.Context) error {
 	if !s.made() {
 		return invalid("Shutdown: the service is nil, or was not made by NewService")
 	}
 	if s == defaultService() {
-		return invalid("the default service belongs to all, and cannot be shut down")
+		return invalid("Shutdown: the default service cannot be shut down: the whole process shares it")
 	}
 	return s.pool.Shutdown(ctx)
 }
 
-// Allow runs f if the service's breaker admits it, and returns what f returns;
-// else the error is a [*CircuitBreakError]. It counts nothing, not even the refusal, but a
-// trial that succeeds closes the circuit. A panic of f passes through. A nil service or
-// function is an error that matches [ErrInvalid]. Mirrors Expeditor::Service#run_if_allowed.
+// Allow runs f if the breaker of s admits it, and returns what f returns. Otherwise
+// it returns a [*CircuitBreakError]. It counts nothing, but a trial that succeeds closes the
+// circuit. A panic of f goes on to the caller. If s or f is nil it returns an error that
+// matches [ErrInvalid]. Mirrors Expeditor::Service#run_if_allowed.
 func Allow[T any](s *Service, f func() (T, error)) (T, error) {
 	if err := checkRun(s, f == nil); err != nil {
 		var none T
@@ -219,7 +221,7 @@ func Allow[T any](s *Service, f func() (T, error)) (T, error) {
 	return v, err
 }
 
-// checkRun finds what is wrong with the arguments of Allow.
+// checkRun checks the arguments of Allow.
 func checkRun(s *Service, noFunction bool) error {
 	switch {
 	case !s.made():
@@ -230,17 +232,17 @@ func checkRun(s *Service, noFunction bool) error {
 	return nil
 }
 
-// made reports whether a constructor made the service.
+// made reports whether NewService or DefaultService made the service.
 func (s *Service) made() bool { return s != nil && s.pool != nil }
 
-// problems collects all that is wrong with a configuration, a line for each.
+// problems are the errors in a configuration, one per line.
 type problems []error
 
 func (p *problems) say(format string, args ...any) {
 	*p = append(*p, fmt.Errorf("command: "+format, args...))
 }
 
-// err joins them; it matches ErrInvalid.
+// err joins them. The result matches ErrInvalid.
 func (p problems) err() error {
 	if len(p) == 0 {
 		return nil
@@ -248,11 +250,11 @@ func (p problems) err() error {
 	return &invalidError{errors.Join(p...)}
 }
 
-// invalidError is an error that matches ErrInvalid, whatever its text.
+// invalidError makes an error match ErrInvalid.
 type invalidError struct{ error }
 
 // Is reports whether target is [ErrInvalid].
 func (e *invalidError) Is(target error) bool { return target == ErrInvalid }
 
-// Unwrap returns what is wrong.
+// Unwrap returns the joined errors.
 func (e *invalidError) Unwrap() error { return e.error }

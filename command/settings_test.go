@@ -34,8 +34,8 @@ func wantLines(t *testing.T, err error, want ...string) {
 	}
 }
 
-// TestSettings has each setting against sense be an error that names the field and the value
-// and says what to write instead.
+// TestSettings has settings that make no sense: each is an error that names the field and the
+// value, and says what to write instead.
 func TestSettings(t *testing.T) {
 	plain, err := breaker.FromGobreaker[any](gobreaker.NewCircuitBreaker[any](gobreaker.Settings{}))
 	must(t, err)
@@ -98,7 +98,7 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-// TestSettings_ofCommands has them be what the command fails with.
+// TestSettings_ofCommands has commands with such settings: they fail with these errors.
 func TestSettings_ofCommands(t *testing.T) {
 	one := func(context.Context, int) (int, error) { return 1, nil }
 	for name, tt := range map[string]struct {
@@ -135,7 +135,7 @@ func TestSettings_ofCommands(t *testing.T) {
 	}
 }
 
-// TestNilArguments has what is nil be an error that says so, and never a nil dereference.
+// TestNilArguments has nil arguments: each is an error that says so, never a nil dereference.
 func TestNilArguments(t *testing.T) {
 	var none context.Context
 	s := service(t, ServiceConfig{})
@@ -143,14 +143,14 @@ func TestNilArguments(t *testing.T) {
 		c := New(Config{Service: s}, value(1))
 		t.Run(name, func(t *testing.T) { wantLines(t, start(c, none), "invalid: Start: the context is nil: pass") })
 		if c.Started() {
-			t.Errorf("%s: got a command that was started, want one that can be started yet", name)
+			t.Errorf("%s: got a started command, want one that can still be started", name)
 		}
 		must(t, start(c, t.Context()))
 		_, err := c.Get(none)
 		wantLines(t, err, "invalid: Get, Wait: the context is nil: pass")
 		wantLines(t, c.Wait(none), "invalid: Get, Wait: the context is nil: pass")
 		if v, err := c.Get(t.Context()); v != 1 || err != nil {
-			t.Errorf("%s: got %d and %v, want the command to be whole", name, v, err)
+			t.Errorf("%s: got %d and %v, want the command to work", name, v, err)
 		}
 	}
 	started := Start(none, Config{Service: s}, value(1))
@@ -162,7 +162,7 @@ func TestNilArguments(t *testing.T) {
 	wantLines(t, s.Executor().Shutdown(none), "invalid: Shutdown: the context is nil: pass")
 	v, err := Start(t.Context(), Config{Service: s}, value(2)).Get(t.Context())
 	if v != 2 || err != nil {
-		t.Errorf("got %d and %v, want the pool to be open", v, err)
+		t.Errorf("got %d and %v, want a pool that works", v, err)
 	}
 	for name, bad := range map[string]*Service{"nil": nil, "zero": {}} {
 		_, err = Allow(bad, func() (int, error) { t.Error("it ran"); return 1, nil })

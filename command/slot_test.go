@@ -15,7 +15,7 @@ import (
 	"github.com/pillion-go/pillion/retry"
 )
 
-// endings are commands that end in all ways that free a worker.
+// endings are commands that end in the different ways that free a worker.
 var endings = map[string]func(t *testing.T, cfg Config) *Command[int]{
 	"a value":   func(_ *testing.T, cfg Config) *Command[int] { return New(cfg, value(1)) },
 	"a failure": func(_ *testing.T, cfg Config) *Command[int] { return New(cfg, failing(errBoom)) },
@@ -46,7 +46,7 @@ var endings = map[string]func(t *testing.T, cfg Config) *Command[int]{
 	"a bad retry option": nil,
 }
 
-// startEnding starts the command that ends so.
+// startEnding starts the command that ends in the named way.
 func startEnding(t *testing.T, name string, cfg Config) *Command[int] {
 	t.Helper()
 	if end := endings[name]; end != nil {
@@ -59,8 +59,8 @@ func startEnding(t *testing.T, name string, cfg Config) *Command[int] {
 	return c
 }
 
-// TestSlot_serialCaller starts one command after the other, each when the result of the last
-// is known, on a pool with room for one: none is rejected, and none runs in the caller's
+// TestSlot_serialCaller starts one command after the other on a pool with one slot, each when
+// the result of the last is known: none is rejected, and none runs in the caller's
 // goroutine.
 func TestSlot_serialCaller(t *testing.T) {
 	t.Parallel()
@@ -109,8 +109,8 @@ func TestSlot_serialCaller(t *testing.T) {
 	}
 }
 
-// TestSlot_withinAHook has a hook start a command on the pool of one that its own
-// command ran on, and wait for it.
+// TestSlot_withinAHook has a hook that starts a command on its own pool of one thread, and
+// waits for it.
 func TestSlot_withinAHook(t *testing.T) {
 	for _, overflow := range []Overflow{Abort, CallerRuns, Discard} {
 		synctest.Test(t, func(t *testing.T) {
@@ -127,14 +127,14 @@ func TestSlot_withinAHook(t *testing.T) {
 			time.Sleep(2 * time.Second)
 			must(t, cfg.Service.Shutdown(t.Context()))
 			if got != 2 {
-				t.Errorf("%v: got %d from the command within, want 2", overflow, got)
+				t.Errorf("%v: got %d from the command in the hook, want 2", overflow, got)
 			}
 		})
 	}
 }
 
-// TestSlot_slowHooks has hooks that take long hold up neither a caller nor the bound: commands
-// start while hooks run, but no more at a time than may.
+// TestSlot_slowHooks has slow hooks. Commands start while hooks run, but at most as many run
+// at a time as the pool has threads.
 func TestSlot_slowHooks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := boundedService(t, 2, Zero, Abort)
@@ -170,8 +170,8 @@ func TestSlot_slowHooks(t *testing.T) {
 	})
 }
 
-// TestSlot_canceledBeforeItBegan has a command that is canceled after a worker took it, but
-// before its work began, release its slot with its result.
+// TestSlot_canceledBeforeItBegan cancels a command after a worker took it, but before its
+// work began: its slot is free when its result is known.
 func TestSlot_canceledBeforeItBegan(t *testing.T) {
 	p := &Pool{max: 1, slots: 1}
 	first, second := &stubJob{make(chan struct{})}, &stubJob{make(chan struct{})}
@@ -189,7 +189,7 @@ func TestSlot_canceledBeforeItBegan(t *testing.T) {
 	}
 	p.leave(b, true) // its work goes on
 	if running, waiting := p.Load(); running != 1 || waiting != 0 {
-		t.Errorf("got %d running and %d waiting, want the one whose work goes on", running, waiting)
+		t.Errorf("got %d running and %d waiting, want the one whose work continues", running, waiting)
 	}
 	close(first.done)
 	close(second.done)
@@ -207,11 +207,11 @@ func (*stubJob) bind() error                                         { return ni
 func (*stubJob) attempt(context.Context) error                       { return nil }
 func (*stubJob) rescue(_ context.Context, cause error) (bool, error) { return false, cause }
 func (*stubJob) verdict() error                                      { return nil }
-func (*stubJob) tell()                                               {}
+func (*stubJob) runHooks()                                           {}
 
-// TestSlot_cancelAndStart cancels commands at any point, and starts the next when the first has
-// ended. Its work returns as soon as it is canceled, so that the next is accepted once that
-// has happened, and always if the work did not begin.
+// TestSlot_cancelAndStart cancels commands at random points, and starts the next one when the
+// first has ended. The work returns when it is canceled. The next command is accepted when the
+// work has returned, and always if the work did not begin.
 func TestSlot_cancelAndStart(t *testing.T) {
 	s := boundedService(t, 1, Zero, Abort)
 	s.breaker = mustBreaker(t, breaker.Config{Threshold: breaker.Never})

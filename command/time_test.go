@@ -14,8 +14,8 @@ import (
 
 const ms = time.Millisecond
 
-// TestLimitOfStubbornWork has a command on the pool end at its limit while its work
-// goes on, which keeps its worker, and whose value is dropped.
+// TestLimitOfStubbornWork has work that ignores its context. The command ends when the
+// timeout fires; the work continues and keeps its worker, and its value is dropped.
 func TestLimitOfStubbornWork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := boundedService(t, 1, 1, Abort)
@@ -26,7 +26,7 @@ func TestLimitOfStubbornWork(t *testing.T) {
 		})
 		must(t, stubborn.SetFallback(func(_ context.Context, err error) (int, error) {
 			if !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("the fallback got %v, want a time-out", err)
+				t.Errorf("the fallback got %v, want a timeout", err)
 			}
 			return -1, nil
 		}))
@@ -51,13 +51,13 @@ func TestLimitOfStubbornWork(t *testing.T) {
 	})
 }
 
-// TestLimitHere has the limit act through the context, wherever the time went.
+// TestLimitHere has the timeout act through the context, in work of different kinds.
 func TestLimitHere(t *testing.T) {
 	for name, work := range map[string]func(context.Context) (int, error){
-		"work that heeds its context": func(ctx context.Context) (int, error) { <-ctx.Done(); return 0, ctx.Err() },
-		"work that returns late":      func(context.Context) (int, error) { time.Sleep(50 * ms); return 1, nil },
-		"work that fails late":        func(context.Context) (int, error) { time.Sleep(50 * ms); return 0, errBoom },
-		"work that panics late":       func(context.Context) (int, error) { time.Sleep(50 * ms); panic(errBoom) },
+		"work that honors its context": func(ctx context.Context) (int, error) { <-ctx.Done(); return 0, ctx.Err() },
+		"work that returns late":       func(context.Context) (int, error) { time.Sleep(50 * ms); return 1, nil },
+		"work that fails late":         func(context.Context) (int, error) { time.Sleep(50 * ms); return 0, errBoom },
+		"work that panics late":        func(context.Context) (int, error) { time.Sleep(50 * ms); panic(errBoom) },
 	} {
 		for where, start := range starts {
 			t.Run(name+", "+where, func(t *testing.T) {
@@ -80,8 +80,8 @@ func TestLimitHere(t *testing.T) {
 	}
 }
 
-// TestWorkContext has the work see the limit in its context, as that of the standard
-// library would show it.
+// TestWorkContext checks the context of the work: it shows the timeout as a context of the
+// standard library does.
 func TestWorkContext(t *testing.T) {
 	type key struct{}
 	for where, start := range starts {
@@ -94,7 +94,7 @@ func TestWorkContext(t *testing.T) {
 						t.Errorf("got a deadline in %v, want 1s", time.Until(d))
 					}
 					if ctx.Value(key{}) != "mine" || ctx.Err() != nil {
-						t.Errorf("got %v and %v, want what the caller put there", ctx.Value(key{}), ctx.Err())
+						t.Errorf("got %v and %v, want the value of the caller's context", ctx.Value(key{}), ctx.Err())
 					}
 					inner, stop := context.WithCancel(ctx)
 					defer stop()
@@ -127,8 +127,8 @@ func TestWorkContext(t *testing.T) {
 	}
 }
 
-// TestCancel has a caller who cancels end the command wherever it is, at once on the
-// pool, without a fallback, and counted nowhere.
+// TestCancel cancels a command in each phase. On the pool it ends immediately; its fallback
+// does not run, and it is not counted.
 func TestCancel(t *testing.T) {
 	hang := func(ctx context.Context) (int, error) { <-ctx.Done(); return 0, ctx.Err() }
 	deaf := func(context.Context) (int, error) { time.Sleep(time.Hour); return 1, nil }
@@ -139,13 +139,13 @@ func TestCancel(t *testing.T) {
 		want   breaker.Status
 	}{
 		"in the work":                   {work: hang},
-		"in deaf work":                  {work: deaf},
+		"in work without a context":     {work: deaf},
 		"waiting for a dependency":      {work: value(1), within: true},
 		"waiting for another attempt":   {work: failing(errBoom), retry: &retry.Retryable{Tries: 3, Sleep: time.Hour}, want: breaker.Status{Failure: 1}},
-		"in the work, among attempts":   {work: hang, retry: &retry.Retryable{Tries: retry.Unlimited}},
+		"in the work, with retries":     {work: hang, retry: &retry.Retryable{Tries: retry.Unlimited}},
 		"between many quick attempts":   {work: retryingUntil(t), retry: &retry.Retryable{Tries: retry.Unlimited, Sleep: ms}, want: breaker.Status{Failure: 11}},
 		"with an error of the work's":   {work: func(ctx context.Context) (int, error) { <-ctx.Done(); return 0, errBoom }},
-		"the work refuses to be beaten": {work: func(ctx context.Context) (int, error) { <-ctx.Done(); return 0, ctx.Err() }},
+		"with the error of the context": {work: func(ctx context.Context) (int, error) { <-ctx.Done(); return 0, ctx.Err() }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -159,7 +159,7 @@ func TestCancel(t *testing.T) {
 					must(t, c.After(dep))
 				}
 				must(t, c.SetFallback(func(context.Context, error) (int, error) {
-					t.Error("the fallback of a cancelled command ran")
+					t.Error("the fallback of a canceled command ran")
 					return 0, nil
 				}))
 				var told error
@@ -189,21 +189,22 @@ func retryingUntil(t *testing.T) func(context.Context) (int, error) {
 	return func(context.Context) (int, error) { return 0, errBoom }
 }
 
-// TestCancelHere has it act through the context, with the work's error kept.
+// TestCancelHere cancels commands in the calling goroutine: the context ends, and the work's
+// error is kept.
 func TestCancelHere(t *testing.T) {
 	s := service(t, ServiceConfig{})
 	ctx, cancel := context.WithCancel(t.Context())
 	c := New(Config{Service: s}, func(context.Context) (int, error) { cancel(); return 0, errBoom })
 	must(t, c.Run(ctx))
 	if _, err := c.Get(t.Context()); !errors.Is(err, context.Canceled) || !errors.Is(err, errBoom) {
-		t.Errorf("got %v, want the cancellation and what the work said", err)
+		t.Errorf("got %v, want the cancellation and the error of the work", err)
 	}
 	done := New(Config{Service: s}, func(context.Context) (int, error) { return 4, nil })
 	if err := done.Run(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := done.Get(t.Context()); !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v, want work for a caller who left not to run", err)
+		t.Errorf("got %v, want work not to run after a cancellation", err)
 	}
 	wantStatus(t, s, breaker.Status{})
 
@@ -211,7 +212,7 @@ func TestCancelHere(t *testing.T) {
 	late := New(Config{Service: s}, func(context.Context) (int, error) { stop(errBoom); return 4, nil })
 	must(t, late.Run(ctx))
 	if v, err := late.Get(t.Context()); v != 4 || err != nil {
-		t.Errorf("got %d and %v, want the value that there is", v, err)
+		t.Errorf("got %d and %v, want the value", v, err)
 	}
 	wantStatus(t, s, breaker.Status{Success: 1})
 	gone := Start(ctx, Config{Service: s}, value(1))
@@ -220,8 +221,8 @@ func TestCancelHere(t *testing.T) {
 	}
 }
 
-// TestCancelReachesDependencies has those that the start started be cancelled with
-// it, and leave their places.
+// TestCancelReachesDependencies cancels a command: the dependencies that its start started are
+// canceled too, and release their slots.
 func TestCancelReachesDependencies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := boundedService(t, 1, 2, Abort)
@@ -245,14 +246,14 @@ func TestCancelReachesDependencies(t *testing.T) {
 		}
 		synctest.Wait()
 		if running, waiting := s.Executor().Load(); running != 0 || waiting != 0 {
-			t.Errorf("got %d running and %d waiting, want nobody", running, waiting)
+			t.Errorf("got %d running and %d waiting, want none", running, waiting)
 		}
 		wantStatus(t, s, breaker.Status{Rejection: 1})
 		must(t, s.Shutdown(t.Context()))
 	})
 }
 
-// TestCallersDeadline has it count as a time-out, whoever set the limit.
+// TestCallersDeadline has the deadline of the caller's context pass: that is a timeout too.
 func TestCallersDeadline(t *testing.T) {
 	for where, start := range starts {
 		t.Run(where, func(t *testing.T) {
@@ -273,29 +274,29 @@ func TestCallersDeadline(t *testing.T) {
 	}
 }
 
-// TestGetGivesUp has the one who waits give up, and the command go on.
+// TestGetGivesUp cancels a Get: the command continues.
 func TestGetGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := Start(t.Context(), Config{}, func(context.Context) (int, error) { time.Sleep(time.Second); return 1, nil })
 		ctx, cancel := context.WithTimeoutCause(t.Context(), ms, errBoom)
 		defer cancel()
 		if _, err := c.Get(ctx); !errors.Is(err, errBoom) {
-			t.Errorf("got %v, want the cause of giving up", err)
+			t.Errorf("got %v, want the cause of the cancellation", err)
 		}
 		if err := c.Wait(ctx); !errors.Is(err, errBoom) {
-			t.Errorf("got %v from Wait, want the cause of giving up", err)
+			t.Errorf("got %v from Wait, want the cause of the cancellation", err)
 		}
 		if v, err := c.Get(context.Background()); v != 1 || err != nil {
 			t.Errorf("got %d and %v, want the value", v, err)
 		}
 		if v, err := c.Get(ctx); v != 1 || err != nil {
-			t.Errorf("got %d and %v, want what is known, whatever the context", v, err)
+			t.Errorf("got %d and %v, want the result, whatever the context", v, err)
 		}
 	})
 }
 
-// TestShutdownWaits has it wait for all that was started before, and no longer than
-// its caller wants.
+// TestShutdownWaits checks that Shutdown waits for all that was started before, but not after
+// its context has ended.
 func TestShutdownWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, epoch := boundedService(t, 1, 0, Abort), time.Now()
@@ -310,7 +311,7 @@ func TestShutdownWaits(t *testing.T) {
 		ctx, cancel := context.WithTimeoutCause(t.Context(), ms, errBoom)
 		defer cancel()
 		if err := s.Shutdown(ctx); !errors.Is(err, errBoom) {
-			t.Errorf("got %v, want the shutdown to give up", err)
+			t.Errorf("got %v, want the shutdown to return", err)
 		}
 		must(t, s.Shutdown(t.Context()))
 		if took := time.Since(epoch); ended != 3 || took != 6*time.Second {
@@ -318,13 +319,13 @@ func TestShutdownWaits(t *testing.T) {
 		}
 		must(t, s.Shutdown(ctx)) // it is over, so the context does not matter
 		if v, err := last.Get(t.Context()); v != 1 || err != nil {
-			t.Errorf("got %d and %v, want queued work to run to its end", v, err)
+			t.Errorf("got %d and %v, want queued work to run", v, err)
 		}
 	})
 }
 
-// TestNoDeadlockInASmallPool has commands on a pool of one thread depend on each
-// other, with fallbacks that the gem would queue behind them.
+// TestNoDeadlockInASmallPool has commands on a pool of one thread that depend on each other,
+// with fallbacks that the gem would queue behind them.
 func TestNoDeadlockInASmallPool(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := boundedService(t, 1, 0, Abort)
@@ -342,8 +343,8 @@ func TestNoDeadlockInASmallPool(t *testing.T) {
 	})
 }
 
-// TestCallerRuns has the starter do the work when the pool is full, under the limit
-// too, and so be slowed down.
+// TestCallerRuns checks that Start runs the command when the pool is full, with its timeout,
+// and so slows its caller down.
 func TestCallerRuns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, epoch := boundedService(t, 2, Zero, CallerRuns), time.Now()
@@ -381,9 +382,9 @@ func TestCallerRuns(t *testing.T) {
 	})
 }
 
-// TestCancelLeavesThePlace has a cancelled command give its place in the queue to
-// the next, while the worker is still busy.
-func TestCancelLeavesThePlace(t *testing.T) {
+// TestCancelReleasesTheSlot cancels a command in the queue: the next one gets its slot, while
+// the worker is still busy.
+func TestCancelReleasesTheSlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := boundedService(t, 1, 2, Abort)
 		sleep := func(context.Context) (int, error) { time.Sleep(time.Second); return 1, nil }
@@ -402,7 +403,7 @@ func TestCancelLeavesThePlace(t *testing.T) {
 		}
 		next := Start(t.Context(), Config{Service: s}, value(2))
 		if v, err := next.Get(t.Context()); v != 2 || err != nil {
-			t.Errorf("got %d and %v, want a place for the next", v, err)
+			t.Errorf("got %d and %v, want a slot for the next", v, err)
 		}
 		for name, c := range map[string]*Command[int]{"queued": queued, "parked": parked} {
 			if _, err := c.Get(t.Context()); !errors.Is(err, context.Canceled) {
@@ -412,13 +413,13 @@ func TestCancelLeavesThePlace(t *testing.T) {
 	})
 }
 
-// watchedContext counts who waits for its end.
+// watchedContext counts the functions that wait for its end.
 type watchedContext struct {
 	context.Context
 	waiting atomic.Int64
 }
 
-// Value hides that it is a context of the standard library, which would not ask.
+// Value hides the context of the standard library, which would bypass AfterFunc.
 func (c *watchedContext) Value(any) any { return nil }
 
 func (c *watchedContext) AfterFunc(f func()) func() bool {
@@ -430,8 +431,8 @@ func (c *watchedContext) AfterFunc(f func()) func() bool {
 	}
 }
 
-// TestCallersContextIsLeft has nothing of a command that has ended be left in the
-// caller's context, which may live for long.
+// TestCallersContextIsLeft checks that a command that has ended leaves nothing in the caller's
+// context, which may exist for long.
 func TestCallersContextIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		full := boundedService(t, 1, Zero, Abort)
@@ -452,15 +453,15 @@ func TestCallersContextIsLeft(t *testing.T) {
 			must(t, c.Wait(t.Context()))
 			time.Sleep(2 * time.Second)
 			if n := ctx.waiting.Load(); n != 0 {
-				t.Errorf("ended by %s: got %d that wait for the caller's end, want none", name, n)
+				t.Errorf("ended by %s: got %d functions that wait for the caller's context, want none", name, n)
 			}
 			stop()
 		}
 	})
 }
 
-// TestFirstFailureCounts has a command that waits for a worker keep the failure that
-// was first.
+// TestFirstFailureCounts has two dependencies fail while the command waits for a worker: the
+// first failure is the result.
 func TestFirstFailureCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := boundedService(t, 1, 0, Abort)

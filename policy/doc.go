@@ -6,8 +6,8 @@
 //
 // # Writing a policy
 //
-// A policy wraps a [policy.Func], which makes attempts. It is wrapped once for each upstream; what belongs
-// to one call is kept in the [policy.Call]:
+// A policy wraps a [Func], the rest of the chain. It is wrapped once for each upstream, and
+// keeps the state of each call in the [Call]:
 //
 //	type Stopwatch struct{ Report func(upstream string, d time.Duration) }
 //
@@ -24,11 +24,11 @@
 //		}, nil
 //	}
 //
-// The slot and the hook are made once, so that a call costs no allocation; a closure would
-// work too. Outside retry a policy sees calls, inside it attempts. At the end Outcome.Conditions tells
-// in this order what became of it: [policy.Refused], [policy.Cancelled], [policy.Timeout], [policy.Failure], else a
-// success; [policy.Discarded] marks an answer that was thrown away for another attempt. If next panics no
-// hook was registered: what must be given back needs a defer as well.
+// The slot and the hook are made once, so that a call costs no allocation. Outside retry a
+// policy sees calls, inside it attempts. [Outcome.OnEnd] calls the hook when the response's body
+// has ended. Test Outcome.Conditions then in this order: [Refused], [Cancelled], [Timeout], [Failure];
+// all else is a success. [Discarded] marks a response that was discarded for another attempt. If
+// next panics, no hook was registered: what must be released needs a defer as well.
 //
 // These names are for policies: [Policy] and what describes its place, [Builder], [Func], [Call],
 // [Slot], [State], [Outcome], [Hook], [Condition], [Event], [Listener], [BackOff], [Scope] and the

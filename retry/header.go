@@ -12,10 +12,10 @@ import (
 	"time"
 )
 
-// HeaderMatcher matches a header of a request or a response. Of Exact, Prefix,
-// Suffix, Contains and Regex at most one may be set; without them the header must be present,
-// with any value. A header in several lines matches if one of them does, or all of them joined
-// by commas. Mirrors Envoy's HeaderMatcher.
+// HeaderMatcher matches a header of a request or a response. At most one of Exact, Prefix,
+// Suffix, Contains and Regex may be set. If none is, the header must be present with any value.
+// A header with several lines matches if one line does, or all lines joined by commas. Mirrors
+// Envoy's HeaderMatcher.
 type HeaderMatcher struct {
 	Name     string `json:"name"`
 	Exact    string `json:"exact,omitempty"`
@@ -24,15 +24,15 @@ type HeaderMatcher struct {
 	Contains string `json:"contains,omitempty"`
 	Regex    string `json:"regex,omitempty"` // must match the whole value
 
-	// Invert matches what does not match otherwise. As in Envoy, a header that is missing
-	// matches only if Name alone is set.
+	// Invert inverts the match. As in Envoy, a missing header then matches only if no other
+	// field than Name is set.
 	Invert bool `json:"invert,omitempty"`
 }
 
-// matcher is a HeaderMatcher that is ready for use.
+// matcher is a compiled HeaderMatcher.
 type matcher struct {
 	name   string
-	test   func(value string) bool // nil where the header must only be present
+	test   func(value string) bool // nil if the header only has to be present
 	invert bool
 }
 
@@ -86,11 +86,11 @@ func (h HeaderMatcher) compile() (matcher, error) {
 	return m, nil
 }
 
-// compileRegex compiles an expression that must match the whole of a value. It must be
-// one by itself: ")(" is none, though "^(?:)(?:)$" is.
+// compileRegex compiles an expression that must match a whole value. The expression must be
+// valid by itself: ")(" is not, although "^(?:)(?:)$" is.
 func compileRegex(expr string) (*regexp.Regexp, error) {
 	if _, err := regexp.Compile(expr); err != nil {
-		if wrong, ok := errors.AsType[*syntax.Error](err); ok { // without its text, which may have several lines
+		if wrong, ok := errors.AsType[*syntax.Error](err); ok { // without the expression, which may have several lines
 			err = errors.New(string(wrong.Code))
 		}
 		return nil, fmt.Errorf("Regex %q: %w", expr, err) //nolint:staticcheck // it is the field's name
@@ -98,15 +98,15 @@ func compileRegex(expr string) (*regexp.Regexp, error) {
 	return regexp.Compile(`^(?:` + expr + `)$`)
 }
 
-// isToken reports whether name can be the name of a header (RFC 9110, section 5.6.2).
+// isToken reports whether name is a valid header name (RFC 9110, section 5.6.2).
 func isToken(name string) bool {
 	return !strings.ContainsFunc(name, func(r rune) bool {
 		return r <= ' ' || r >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
 	})
 }
 
-// anyMatches reports whether one of the matchers holds. get returns the values of a
-// header, nil if it is missing.
+// anyMatches reports whether one of the matchers matches. get returns the values of a header,
+// or nil if it is missing.
 func anyMatches(list []matcher, get func(name string) []string) bool {
 	return slices.ContainsFunc(list, func(m matcher) bool { return m.matches(get(m.name)) })
 }
@@ -121,7 +121,7 @@ func (m matcher) matches(values []string) bool {
 	return m.holds(values) != m.invert
 }
 
-// holds applies the test to each line of a header, and to all of them as one.
+// holds applies the test to each line of a header, and to all lines joined.
 func (m matcher) holds(values []string) bool {
 	switch len(values) {
 	case 0:
@@ -132,19 +132,19 @@ func (m matcher) holds(values []string) bool {
 	return slices.ContainsFunc(values, m.test) || m.test(strings.Join(values, ","))
 }
 
-// ResetFormat is how a [ResetHeader] says how long to wait.
+// ResetFormat is the format of the wait in a [ResetHeader].
 type ResetFormat uint8
 
-// The formats.
+// The formats of a ResetHeader.
 const (
-	// SecondsOrDate is what Retry-After may hold (RFC 9110, section 10.2.3): seconds or an
-	// HTTP date. A fraction of a second is rounded up.
+	// SecondsOrDate is the format of Retry-After (RFC 9110, section 10.2.3): seconds or an HTTP
+	// date. A fraction of a second is rounded up.
 	SecondsOrDate ResetFormat = iota
 	Seconds                   // whole seconds only, as Envoy's SECONDS
 	UnixTimestamp             // seconds since 1970, as Envoy's UNIX_TIMESTAMP
 )
 
-// ResetHeader names a header in which an answer asks for a wait.
+// ResetHeader describes a response header that asks for a wait.
 type ResetHeader struct {
 	Name   string      `json:"name"`
 	Format ResetFormat `json:"format,omitempty"`
@@ -162,9 +162,9 @@ func (h ResetHeader) check() error {
 	return nil
 }
 
-// parse reads a header's value at the instant now. A wait that is over, or that no
-// Duration can hold, is not ok; nor is a wait of no time, as in Envoy: a server that asks for
-// it must not be hit by all callers in one instant.
+// parse returns the wait that a header's value asks for at now. It is not ok if the wait has
+// passed or overflows a Duration. As in Envoy a wait of zero is not ok either, because all
+// callers would retry at the same instant.
 func (f ResetFormat) parse(value string, now time.Time) (wait time.Duration, ok bool) {
 	value = strings.TrimSpace(value)
 	seconds, ok := f.seconds(value)
@@ -181,8 +181,8 @@ func (f ResetFormat) parse(value string, now time.Time) (wait time.Duration, ok 
 	return 0, false
 }
 
-// seconds reads a number of seconds, with a plus sign if there is one, as Envoy does.
-// SecondsOrDate takes a fraction too, as servers send it, and rounds it up.
+// seconds parses a number of seconds, with an optional plus sign, as Envoy does. SecondsOrDate
+// also accepts a fraction, which some servers send, and rounds it up.
 func (f ResetFormat) seconds(value string) (seconds uint64, ok bool) {
 	value, fraction := strings.TrimPrefix(value, "+"), ""
 	if f == SecondsOrDate {
@@ -201,11 +201,11 @@ func (f ResetFormat) seconds(value string) (seconds uint64, ok bool) {
 	return seconds, true
 }
 
-// maxSeconds is the longest wait in seconds that a Duration can hold.
+// maxSeconds is the longest wait in whole seconds that fits in a Duration.
 const maxSeconds = uint64(1<<63-1) / uint64(time.Second)
 
 func until(at, now time.Time) (wait time.Duration, ok bool) {
-	wait = at.Sub(now) // or as much of it as fits
+	wait = at.Sub(now) // clamped to the longest Duration
 	if wait <= 0 || !now.Add(wait).Equal(at) {
 		return 0, false
 	}

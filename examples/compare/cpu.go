@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// processCPU is the CPU time that all threads of another process took so far, 0
-// where the system does not tell.
+// processCPU is the CPU time that all threads of another process have used, 0 if the
+// system does not report it.
 func processCPU(pid int) (sum time.Duration) {
-	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid)) // the pattern is a good one
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid)) // the pattern is valid
 	for _, thread := range threads {
-		text, err := os.ReadFile(thread) //nolint:gosec // of a process of our own
+		text, err := os.ReadFile(thread) //nolint:gosec // of a process that this program started
 		if err != nil {
 			continue // it has ended
 		}

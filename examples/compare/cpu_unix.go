@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// ownCPU is the CPU time that this process took so far.
+// ownCPU is the CPU time that this process has used.
 func ownCPU() time.Duration {
 	var use syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &use); err != nil {

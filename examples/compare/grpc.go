@@ -25,14 +25,14 @@ func serveHealth() (address string, stop func(), err error) {
 	return l.Addr().String(), func() { g.Stop(); serving.Wait() }, nil
 }
 
-// dial gives a path its gRPC client, with one connection for all callers, as is usual.
+// dial makes the gRPC client of a path, with one connection for all callers, as is usual.
 func (p *path) dial(address string, options ...grpc.DialOption) (err error) {
 	p.conn, err = grpc.NewClient("passthrough:///"+address, append(options, grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 	return err
 }
 
-// bareTimeout has a gRPC client limit its calls to the time of a try, as the bare HTTP
-// client does.
+// bareTimeout limits each call of a gRPC client to the timeout of an attempt, as the
+// bare HTTP client does.
 func bareTimeout(p policy) grpc.DialOption {
 	return grpc.WithDefaultServiceConfig(fmt.Sprintf(`{"methodConfig": [{"name": [{}], "timeout": "%fs"}]}`, p.PerTry.Seconds()))
 }

@@ -10,19 +10,19 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 )
 
-// round is what became of some calls that were made in one go.
+// round is the result of calls that were made without a pause.
 type round struct {
 	took   []time.Duration // sorted
 	cpu    time.Duration   // of all processes
 	failed int
 }
 
-// quantile is the time within which a share of the calls was over.
+// quantile is the time within which a share of the calls ended.
 func (r round) quantile(share float64) time.Duration {
 	return r.took[min(int(share*float64(len(r.took))), len(r.took)-1)]
 }
 
-// add takes the calls of another round in; they must be sorted then.
+// add adds the calls of another round. The caller must sort them afterwards.
 func (r *round) add(other round) {
 	r.took = append(r.took, other.took...)
 	r.cpu += other.cpu
@@ -31,8 +31,8 @@ func (r *round) add(other round) {
 
 func (r round) cpuPerCall() time.Duration { return r.cpu / time.Duration(len(r.took)) }
 
-// closedLoop has so many callers make the calls, each the next one as soon as it has
-// the answer of the last.
+// closedLoop makes the calls with a number of callers. Each starts its next call when
+// it has the last response.
 func (p *path) closedLoop(ctx context.Context, callers int, calls []call) round {
 	var next atomic.Int64
 	return p.load(callers, len(calls), func(took []time.Duration) (failed int) {
@@ -50,9 +50,9 @@ func (p *path) closedLoop(ctx context.Context, callers int, calls []call) round 
 	})
 }
 
-// openLoop has so many callers make calls at a fixed rate in all. A call that is due
-// while its caller still waits for the last one counts from when it was due, or a slow answer
-// would hide that others had to wait.
+// openLoop makes the calls with a number of callers, which together start them at a
+// fixed rate. If a call is due while its caller still waits for the last response, its time
+// counts from then: a slow response makes others wait.
 func (p *path) openLoop(ctx context.Context, callers int, calls []call, rate float64) round {
 	var mine atomic.Int64
 	began := time.Now()
@@ -61,7 +61,7 @@ func (p *path) openLoop(ctx context.Context, callers int, calls []call, rate flo
 			due := began.Add(time.Duration(float64(n) / rate * float64(time.Second)))
 			if wait := time.Until(due); wait > 0 {
 				time.Sleep(wait)
-				due = time.Now() // that the clock woke us late is not the path's doing
+				due = time.Now() // the path did not cause a late timer
 			}
 			if p.do(ctx, calls[n]) != nil {
 				failed++
@@ -72,7 +72,7 @@ func (p *path) openLoop(ctx context.Context, callers int, calls []call, rate flo
 	})
 }
 
-// load runs the callers and adds up what they tell.
+// load runs the callers and adds up their results.
 func (p *path) load(callers, calls int, caller func(took []time.Duration) (failed int)) round {
 	took := make([]time.Duration, calls)
 	var failed atomic.Int64
@@ -87,10 +87,10 @@ func (p *path) load(callers, calls int, caller func(took []time.Duration) (faile
 	return r
 }
 
-// protocols are those of the calls that are answered at once.
+// protocols are those of the calls to which the server responds immediately.
 var protocols = []string{"http", "grpc"}
 
-// healthy is so many calls that are answered at once.
+// healthy returns n calls to which the server responds immediately.
 func healthy(protocol string, n int) []call {
 	c := call{path: "/soup"}
 	if protocol == "grpc" {

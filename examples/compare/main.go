@@ -1,14 +1,15 @@
 // Compare makes the same calls to one loopback service, by HTTP and by unary gRPC, through
-// bare clients, through pillion, and through a real Envoy sidecar, and shows what the two
-// add, and what they count. The policy of both is written once. Calls that fail are made
-// by HTTP alone.
+// bare clients, through pillion, and through a real Envoy sidecar. It prints what the two
+// add to a call and what they count. Both have the same policy, which is written once. Calls
+// that fail are made by HTTP alone.
 //
 //	go run ./examples/compare
 //	go run ./examples/compare -json
 //
-// Envoy is the binary that PILLION_ENVOY names, or envoy on PATH. Without one the
-// first two are compared. "make envoy" installs one:
+// Envoy is the binary that PILLION_ENVOY names, or envoy on PATH. Without one there is no
+// sidecar to compare with. "make envoy" installs one:
 //
+//	make envoy
 //	PILLION_ENVOY=$(tools/envoy path .local) go run ./examples/compare
 package main
 
@@ -33,7 +34,7 @@ func main() {
 	}
 }
 
-// options are what the command line says.
+// options are the values of the command line's flags.
 type options struct {
 	json   bool
 	mixed  int     // calls on each path
@@ -46,17 +47,17 @@ func parse(args []string, errOut io.Writer) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("compare", flag.ContinueOnError)
 	flags.SetOutput(errOut)
-	flags.BoolVar(&o.json, "json", false, "print one JSON object; its rows tell the protocol, http or grpc")
-	flags.IntVar(&o.mixed, "calls", 3000, "how many mixed calls to make by HTTP on each path")
-	flags.Float64Var(&o.rate, "rate", 1000, "how many calls to start per second in the open loop")
-	short := flags.Bool("short", false, "measure next to nothing: to see that it runs")
+	flags.BoolVar(&o.json, "json", false, "print one JSON object")
+	flags.IntVar(&o.mixed, "calls", 3000, "make this many mixed calls on each path")
+	flags.Float64Var(&o.rate, "rate", 1000, "start this many calls per second in the open loop")
+	short := flags.Bool("short", false, "make only a few calls, to see that the program works")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
 	if o.mixed < 1 || !(o.rate > 0) {
 		return o, fmt.Errorf("compare: -calls %d, -rate %v: both must be above 0", o.mixed, o.rate)
 	}
-	const closed, open = 5 * time.Second, 2 * time.Second // so that all is over in a minute on a slow machine too
+	const closed, open = 5 * time.Second, 2 * time.Second // a minute in all, on a slow machine too
 	o.closed = []level{{1, 100, 120, closed}, {8, 200, 50, closed}, {64, 640, 18, closed}}
 	o.open = []level{{1, 100, 12, open}, {8, 100, 12, open}, {64, 128, 12, open}}
 	if *short {
@@ -71,6 +72,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 	if err != nil {
 		return err
 	}
+	_, _ = fmt.Fprintln(errOut, "compare: measuring takes about a minute")
 	r, err := compare(ctx, standardPolicy(), o, findEnvoy(), errOut)
 	if err != nil {
 		return err
@@ -81,10 +83,10 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 	return r.print(out)
 }
 
-// compare measures on all paths that there are.
+// compare measures all paths. There is no sidecar if envoy is empty.
 func compare(ctx context.Context, p policy, o options, envoy string, errOut io.Writer) (*report, error) {
 	if envoy == "" {
-		_, _ = fmt.Fprintln(errOut, "compare: no envoy on PATH, and PILLION_ENVOY does not name one: there is no sidecar to compare with")
+		_, _ = fmt.Fprintln(errOut, "compare: no envoy on PATH and PILLION_ENVOY is not set: there is no sidecar to compare with")
 	}
 	s, err := newServer(ctx)
 	if err != nil {
@@ -110,7 +112,7 @@ func compare(ctx context.Context, p policy, o options, envoy string, errOut io.W
 	return r, nil
 }
 
-// addRows measures calls that are answered at once.
+// addRows measures calls to which the server responds immediately.
 func (r *report) addRows(ctx context.Context, all []path, protocol string, o options, errOut io.Writer) {
 	for _, l := range o.closed {
 		say(errOut, "%s, closed loop, %d callers", protocol, l.callers)
@@ -130,9 +132,9 @@ func (r *report) addRows(ctx context.Context, all []path, protocol string, o opt
 	}
 }
 
-// addMixed makes the mixed calls on all paths, and reads all statistics then.
+// addMixed makes the mixed calls on all paths, and then reads the statistics.
 func (r *report) addMixed(ctx context.Context, all []path, p policy, s *server, calls int, errOut io.Writer) error {
-	kept := map[string]map[string]uint64{}
+	stats := map[string]map[string]uint64{}
 	for i := range all {
 		say(errOut, "mixed calls, %s", all[i].name)
 		row, err := all[i].runMixed(ctx, p, s, calls)
@@ -143,15 +145,15 @@ func (r *report) addMixed(ctx context.Context, all []path, p policy, s *server, 
 		if all[i].stats == nil {
 			continue
 		}
-		if kept[all[i].name], err = all[i].stats(ctx); err != nil {
+		if stats[all[i].name], err = all[i].stats(ctx); err != nil {
 			return err
 		}
 	}
-	r.Stats = compareStats(kept["library"], kept["sidecar"])
+	r.Stats = compareStats(stats["library"], stats["sidecar"])
 	return nil
 }
 
-// say tells a terminal what is going on, and nobody else.
+// say writes what is going on, if w is a terminal.
 func say(w io.Writer, format string, args ...any) {
 	file, ok := w.(*os.File)
 	if !ok {

@@ -4,19 +4,21 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 )
 
-// The headers in which a call sets limits of its own; 0 is none.
+// The headers in which a call sets its own timeouts; 0 is none.
 const (
 	totalHeader  = "X-Envoy-Upstream-Rq-Timeout-Ms"
 	perTryHeader = "X-Envoy-Upstream-Rq-Per-Try-Timeout-Ms"
 )
 
-// mixed is n calls of which three in ten fail at first: a third of these with 503, a
-// third because nothing comes within the time of a try, and a third because the connection is
-// refused. Some are good after a retry, some never; some run out of all their time.
+// mixed returns n calls of which three in ten fail at first: a third of these with 503,
+// a third because no response comes within the timeout of an attempt, and a third because the
+// connection is refused. Some succeed after a retry, some never; for some the total timeout
+// fires.
 func mixed(path string, n int) []call {
 	calls := make([]call, n)
 	for i := range calls {
@@ -28,7 +30,20 @@ func mixed(path string, n int) []call {
 	return calls
 }
 
-// never is more attempts than anybody makes.
+// possible is the share of n mixed calls that can succeed, with the policy's retries.
+func possible(n int) float64 {
+	good := 0
+	for _, c := range mixed("", n) {
+		for _, prefix := range []string{"/soup", "/503/1/", "/503/2/", "/hang/1/"} {
+			if strings.HasPrefix(c.path, prefix) {
+				good++
+			}
+		}
+	}
+	return float64(good) / float64(n)
+}
+
+// never is more attempts than the policy makes.
 const never = 99
 
 // failing is call n among those that fail in one of three ways.
@@ -41,17 +56,17 @@ func failing(way, n int, id string) call {
 		return call{path: "/refused/0/" + id}
 	}
 	c := call{path: fmt.Sprintf("/hang/%d/%s", attempts, id)}
-	if attempts == 2 { // which would take long: all its time is over within the first
+	if attempts == 2 { // the total timeout fires during the first attempt
 		c.header = http.Header{totalHeader: {"100"}}
 	}
 	return c
 }
 
-// crowd is how many calls come when there is no place for them.
+// crowd is the number of calls that are made while no slot is free.
 const crowd = 20
 
-// overflow uses all places of the policy up, those for requests and then those for
-// retries, and makes some calls more each time.
+// overflow takes all slots of the policy, those for requests and then those for
+// retries, and each time makes some calls more.
 func (p *path) overflow(ctx context.Context, limits policy, s *server) error {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
@@ -68,8 +83,8 @@ func (p *path) overflow(ctx context.Context, limits policy, s *server) error {
 	return p.whileHeld(ctx, s, limits.MaxRetries, 1, full)
 }
 
-// whileHeld makes calls while n others are under way, each in an attempt after so many
-// that failed.
+// whileHeld makes calls while n others are under way, each in the attempt that follows
+// the failing ones.
 func (p *path) whileHeld(ctx context.Context, s *server, n, failing int, calls []call) error {
 	patient := http.Header{totalHeader: {"0"}, perTryHeader: {"0"}}
 	var held sync.WaitGroup
@@ -77,7 +92,7 @@ func (p *path) whileHeld(ctx context.Context, s *server, n, failing int, calls [
 	for i := range n {
 		held.Go(func() {
 			c := call{fmt.Sprintf("/hold/%d/%s-held-%d-%d", failing, p.name, failing, i), patient.Clone()}
-			_ = p.do(ctx, c) // the statistics tell
+			_ = p.do(ctx, c) // the statistics show what happened
 		})
 	}
 	defer s.release()
@@ -88,7 +103,7 @@ func (p *path) whileHeld(ctx context.Context, s *server, n, failing int, calls [
 	return nil
 }
 
-// mixedRow is what became of the mixed calls on one path.
+// mixedRow is the result of the mixed calls on one path.
 type mixedRow struct {
 	Path      string  `json:"path"`
 	Calls     int     `json:"calls"`
@@ -99,10 +114,10 @@ type mixedRow struct {
 	CPU       float64 `json:"cpu_us_per_call"`
 }
 
-// mixedCallers is how many make the mixed calls.
+// mixedCallers is the number of callers that make the mixed calls.
 const mixedCallers = 64
 
-// runMixed makes the mixed calls on a path, and those for which there is no place.
+// runMixed makes the mixed calls on a path, and those that find no free slot.
 func (p *path) runMixed(ctx context.Context, limits policy, s *server, calls int) (mixedRow, error) {
 	r := p.closedLoop(ctx, mixedCallers, mixed(p.name, calls))
 	row := mixedRow{

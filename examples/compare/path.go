@@ -17,19 +17,19 @@ import (
 	"github.com/pillion-go/pillion/pilliongrpc"
 )
 
-// path is one of the ways that calls take to the server.
+// path is one of the ways on which calls reach the server.
 type path struct {
 	name     string
 	client   *http.Client
 	conn     *grpc.ClientConn
-	url      string // of the server, as seen by the client
-	refusing string // of the address at which nobody listens
+	url      string // of the server, or of the sidecar in front of it
+	refusing string // of the address that refuses connections
 	cpu      func() time.Duration
-	guarded  bool                                             // the policy holds
-	stats    func(context.Context) (map[string]uint64, error) // of the cluster, by name; nil for none
+	guarded  bool                                             // the calls are under the policy
+	stats    func(context.Context) (map[string]uint64, error) // of the cluster, by name; nil if there are none
 }
 
-// paths gives those that there are. closeAll ends what they need.
+// paths makes all paths. closeAll ends what they use.
 func paths(ctx context.Context, p policy, s *server, envoy string) (all []path, closeAll func(), err error) {
 	bare := path{name: "bare", client: &http.Client{Transport: newTransport(), Timeout: p.PerTry}, url: s.URL, refusing: "http://" + s.refusing, cpu: ownCPU}
 	if err = bare.dial(s.grpc, bareTimeout(p)); err != nil {
@@ -96,20 +96,20 @@ func throughSidecar(p policy, e *sidecar) (path, error) {
 	return through, through.dial(strings.TrimPrefix(e.egress, "http://"))
 }
 
-// newTransport keeps as many connections as there are callers.
+// newTransport keeps more idle connections than there are callers.
 func newTransport() *http.Transport {
 	return &http.Transport{MaxIdleConnsPerHost: 256, DisableCompression: true}
 }
 
-// call is what is asked of the server: by gRPC if the path is that of Check.
+// call is a call to make: by gRPC if the path is that of Check.
 type call struct {
 	path   string
 	header http.Header
 }
 
-var errStatus = errors.New("a status of 500 or more")
+var errStatus = errors.New("status 500 or above")
 
-// do makes a call and reads its answer.
+// do makes a call and reads its response.
 func (p *path) do(ctx context.Context, c call) error {
 	if c.path == healthpb.Health_Check_FullMethodName {
 		return p.check(ctx)

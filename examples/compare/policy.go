@@ -15,8 +15,8 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// policy is what holds for the calls to one service, written once: the library's
-// configuration and the sidecar's are made of it.
+// policy is the policy for calls to one service, from which the configurations of the
+// library and of the sidecar are made.
 type policy struct {
 	Cluster     string
 	Total       time.Duration
@@ -32,7 +32,7 @@ func standardPolicy() policy {
 	return policy{
 		Cluster:     "recipes",
 		Total:       2 * time.Second,
-		PerTry:      500 * time.Millisecond, // far more than a busy machine makes of a good answer
+		PerTry:      500 * time.Millisecond, // far more than a healthy response takes on a busy machine
 		RetryOn:     "5xx,reset,connect-failure",
 		NumRetries:  2,
 		BackOff:     5 * time.Millisecond,
@@ -41,7 +41,7 @@ func standardPolicy() policy {
 	}
 }
 
-// library is the policy as the library's configuration.
+// library returns the policy as the library's configuration.
 func (p policy) library(registry *metrics.Registry) []pillion.Policy {
 	return []pillion.Policy{
 		metrics.Config{Registry: registry},
@@ -51,9 +51,9 @@ func (p policy) library(registry *metrics.Registry) []pillion.Policy {
 	}
 }
 
-// envoy is the policy as the configuration of a sidecar in front of the server. What
-// is called below /refused goes to an address at which nobody listens, and gRPC to its own
-// server, by HTTP/2; all is counted as the same cluster.
+// envoy returns the policy as the configuration of a sidecar in front of the server.
+// Calls below /refused go to an address that refuses connections, and gRPC calls go to the
+// gRPC server, by HTTP/2. All count for the same cluster.
 func (p policy) envoy(server, grpc, refusing string) ([]byte, error) {
 	var text bytes.Buffer
 	err := sidecarTemplate.Execute(&text, struct {
@@ -68,7 +68,7 @@ var sidecarTemplate = template.Must(template.New("envoy").Funcs(template.FuncMap
 	"address": envoyAddress,
 }).Parse(`
 admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}
-stats_flush_interval: 0.1s # or its histograms would be seconds behind
+stats_flush_interval: 0.1s # so that histograms are not seconds late
 static_resources:
   listeners:
   - name: egress
@@ -79,7 +79,7 @@ static_resources:
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: egress
-          use_remote_address: true # this and the next: calls from here may set limits of their own
+          use_remote_address: true # this and the next line: calls may set their own timeouts
           internal_address_config: {cidr_ranges: [{address_prefix: 127.0.0.0, prefix_len: 8}]}
           http_filters:
           - name: envoy.filters.http.router
@@ -117,7 +117,7 @@ timeout: {{seconds .Total}}, retry_policy: {retry_on: "{{.RetryOn}}", num_retrie
 {{- end}}
 `))
 
-// envoyAddress is an address in Envoy's words.
+// envoyAddress writes an address in Envoy's form.
 func envoyAddress(address string) (string, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {

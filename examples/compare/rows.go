@@ -2,11 +2,12 @@ package main
 
 import (
 	"context"
+	"math"
 	"slices"
 	"time"
 )
 
-// row is what one path took with so many callers, the calls of all rounds taken
+// row is the result of one path with a number of callers: the calls of all rounds
 // together.
 type row struct {
 	Protocol string  `json:"protocol"`
@@ -21,17 +22,26 @@ type row struct {
 	Failed   int     `json:"failed,omitempty"`
 }
 
-// added is what a path took more than the bare client in the same round: medians over
-// all rounds.
+// added is by how much a path took longer than the bare client in the same round:
+// medians over all rounds. Noise lists those values that may as well be 0 or less.
 type added struct {
-	P50 float64 `json:"p50_us"`
-	P90 float64 `json:"p90_us"`
-	P99 float64 `json:"p99_us"`
-	CPU float64 `json:"cpu_us_per_call"`
+	P50   float64 `json:"p50_us"`
+	P90   float64 `json:"p90_us"`
+	P99   float64 `json:"p99_us"`
+	CPU   float64 `json:"cpu_us_per_call"`
+	Noise noise   `json:"within_noise"`
 }
 
-// level is a number of callers, and how many calls they make on each path in each
-// of so many rounds, or as many as there is time for.
+// noise reports for each value of added that it is within the noise.
+type noise struct {
+	P50 bool `json:"p50"`
+	P90 bool `json:"p90"`
+	P99 bool `json:"p99"`
+	CPU bool `json:"cpu"`
+}
+
+// level is a number of callers, of the calls that they make on each path in a round,
+// and of rounds; there are fewer rounds when the time is over.
 type level struct {
 	callers, calls, rounds int
 	time                   time.Duration
@@ -40,8 +50,8 @@ type level struct {
 // loop makes the calls of one round.
 type loop func(p *path, callers int, calls []call) round
 
-// measure has all paths make the same calls in turn, each round in another order. The
-// bare path is the first.
+// measure makes the same calls on all paths, one after the other, each round in
+// another order. The bare path is the first.
 func measure(ctx context.Context, all []path, protocol string, l level, run loop) []row {
 	rounds := make([][]sample, len(all))
 	sums := make([]round, len(all))
@@ -59,17 +69,17 @@ func measure(ctx context.Context, all []path, protocol string, l level, run loop
 	rows := make([]row, len(all))
 	for i, p := range all {
 		slices.Sort(sums[i].took)
-		whole, more := sampleOf(sums[i]), medianDifferences(rounds[i], rounds[0])
+		whole := sampleOf(sums[i])
 		rows[i] = row{
 			Protocol: protocol, Callers: l.callers, Path: p.name, P50: whole[0], P90: whole[1], P99: whole[2], CPU: whole[3],
-			Added: added{more[0], more[1], more[2], more[3]}, Failed: sums[i].failed,
+			Added: addedTo(rounds[0], rounds[i]), Failed: sums[i].failed,
 		}
 	}
 	return rows
 }
 
-// order is that of n paths in a round: it alternates between forwards and backwards,
-// and starts with each as often.
+// order is the order of n paths in a round. It alternates between forwards and
+// backwards, and starts with each path equally often.
 func order(n, round int) []int {
 	paths := make([]int, n)
 	for i := range paths {
@@ -81,7 +91,7 @@ func order(n, round int) []int {
 	return paths
 }
 
-// sample is what is known of a round: p50, p90, p99 and CPU time for each call, in
+// sample is the result of a round: p50, p90, p99 and CPU time for each call, in
 // microseconds.
 type sample [4]float64
 
@@ -89,21 +99,42 @@ func sampleOf(r round) sample {
 	return sample{us(r.quantile(0.5)), us(r.quantile(0.9)), us(r.quantile(0.99)), us(r.cpuPerCall())}
 }
 
-// medianDifferences gives, for each value, the median of what it is more than less in
-// the same round.
-func medianDifferences(rounds, less []sample) (m sample) {
+// addedTo compares the rounds of a path with those of the bare path.
+func addedTo(bare, path []sample) added {
+	var m sample
+	var n [len(m)]bool
 	for v := range m {
-		values := make([]float64, len(rounds))
-		for i, s := range rounds {
-			values[i] = s[v] - less[i][v]
-		}
-		m[v] = median(values)
+		d := differences(path, bare, v)
+		m[v], n[v] = median(d), withinNoise(d)
 	}
-	return m
+	return added{m[0], m[1], m[2], m[3], noise{n[0], n[1], n[2], n[3]}}
+}
+
+// differences are how much value v is above that of bare in the same round.
+func differences(rounds, bare []sample, v int) []float64 {
+	d := make([]float64, len(rounds))
+	for i, s := range rounds {
+		d[i] = s[v] - bare[i][v]
+	}
+	return d
 }
 
 func median(values []float64) float64 {
 	slices.Sort(values)
 	n := len(values)
 	return (values[(n-1)/2] + values[n/2]) / 2
+}
+
+// withinNoise reports that the median of the differences is not above 0 with a
+// confidence of 97.5 %. It is the sign test, which assumes nothing of their distribution, by
+// the normal approximation.
+func withinNoise(differences []float64) bool {
+	above := 0
+	for _, d := range differences {
+		if d > 0 {
+			above++
+		}
+	}
+	n := float64(len(differences))
+	return float64(above) < n/2+0.5+1.96*math.Sqrt(n)/2
 }

@@ -13,25 +13,25 @@ import (
 	"time"
 )
 
-// server is the service that is called: a real one on loopback, one for gRPC, and an
-// address beside them at which nobody listens.
+// server is the service that is called: an HTTP server, a gRPC server, and an address
+// that refuses connections, all on loopback.
 //
-// The path says what becomes of a call: /503/2/17 is call 17, whose first two attempts
-// get a 503, /hang/1/18 one whose first attempt gets nothing, /hold/0/19 one that is
-// answered when release is called. All else is answered at once.
+// The path says how the server responds: /503/2/17 is call 17, whose first two attempts
+// get a 503; the first attempt of /hang/1/18 gets no response; /hold/0/19 gets its response
+// when release is called. All others get theirs immediately.
 type server struct {
 	*httptest.Server
 
 	grpc     string // the address at which gRPC is served
 	stopGRPC func()
 	refusing string
-	free     func() // lets others take that address
+	free     func() // frees that address
 	closing  context.CancelFunc
 
 	mu       sync.Mutex
 	attempts map[string]int // of calls that fail at first; guarded by mu
 	holding  int            // guarded by mu
-	gate     chan struct{}  // closed to release them; guarded by mu
+	gate     chan struct{}  // closed by release; guarded by mu
 }
 
 func newServer(ctx context.Context) (*server, error) {
@@ -45,7 +45,7 @@ func newServer(ctx context.Context) (*server, error) {
 		s.close()
 		return nil, err
 	}
-	if s.refusing, s.free, err = nobodyListens(); err != nil {
+	if s.refusing, s.free, err = refusingAddress(); err != nil {
 		s.close()
 		return nil, err
 	}
@@ -53,7 +53,7 @@ func newServer(ctx context.Context) (*server, error) {
 }
 
 func (s *server) close() {
-	s.closing() // those who are kept waiting
+	s.closing() // ends the calls that wait
 	if s.stopGRPC != nil {
 		s.stopGRPC()
 	}
@@ -63,10 +63,10 @@ func (s *server) close() {
 	s.Close()
 }
 
-// nobodyListens gives an address at which nobody listens, or can until it is freed: that
-// of a connection's own end. It is bound by itself, so that the system gives it to no other
-// connection either, not even to one that goes there and would find itself.
-func nobodyListens() (address string, free func(), err error) {
+// refusingAddress returns an address that refuses connections until it is freed: the
+// local address of a connection. The socket is bound to it explicitly, so that the system does
+// not use it for another connection, which could connect to itself.
+func refusingAddress() (address string, free func(), err error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", nil, err
@@ -86,12 +86,12 @@ const soup = "Peel three leeks, and keep their green for the stock.\n"
 
 func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 	word, rest, _ := strings.Cut(r.URL.Path[1:], "/")
-	if word == "soup" { // most calls; they take no lock
+	if word == "soup" { // most calls: they need no lock
 		_, _ = io.WriteString(w, soup)
 		return
 	}
 	failing, call, _ := strings.Cut(rest, "/")
-	n, _ := strconv.Atoi(failing) // the paths are our own
+	n, _ := strconv.Atoi(failing) // this program makes the paths
 	switch bad := s.attempt(call) <= n; {
 	case word == "hold" && !bad:
 		s.hold(r.Context())
@@ -112,7 +112,7 @@ func (s *server) attempt(call string) int {
 	return s.attempts[call]
 }
 
-// hold keeps a call waiting until all are released.
+// hold waits until release is called.
 func (s *server) hold(ctx context.Context) {
 	s.mu.Lock()
 	s.holding++
@@ -124,7 +124,7 @@ func (s *server) hold(ctx context.Context) {
 	}
 }
 
-// awaitHeld returns when so many calls are held.
+// awaitHeld waits until n calls are held.
 func (s *server) awaitHeld(ctx context.Context, n int) error {
 	for s.held() < n {
 		time.Sleep(time.Millisecond)
@@ -141,7 +141,7 @@ func (s *server) held() int {
 	return s.holding
 }
 
-// release lets those who are held go.
+// release ends the waiting of all held calls.
 func (s *server) release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

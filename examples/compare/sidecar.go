@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// findEnvoy gives the path of an Envoy, "" where there is none.
+// findEnvoy returns the path of an Envoy, "" if there is none.
 func findEnvoy() string {
 	if path := os.Getenv("PILLION_ENVOY"); path != "" {
 		return path
@@ -49,12 +49,12 @@ func startSidecar(ctx context.Context, binary string, p policy, s *server) (*sid
 		return nil, err
 	}
 	ctx, kill := context.WithCancel(ctx)
-	cmd := exec.CommandContext(ctx, binary, "-c", file, "--use-dynamic-base-id", //nolint:gosec // it is for the user to name it
+	cmd := exec.CommandContext(ctx, binary, "-c", file, "--use-dynamic-base-id", //nolint:gosec // the user names it
 		"--concurrency", strconv.Itoa(sidecarThreads), "--admin-address-path", admin, "--log-level", "critical")
 	ended := make(chan error, 1)
 	e := &sidecar{stop: func() {
 		kill()
-		for range ended { // until it is closed: Envoy has ended
+		for range ended { // until it is closed, when Envoy has ended
 		}
 		_ = os.RemoveAll(dir)
 	}}
@@ -75,21 +75,21 @@ func startSidecar(ctx context.Context, binary string, p policy, s *server) (*sid
 	return e, nil
 }
 
-// sidecarThreads is how many workers sidecars are mostly given.
+// sidecarThreads is the number of workers that a sidecar usually has.
 const sidecarThreads = 2
 
 // startTime is how long Envoy may take to start.
 const startTime = 15 * time.Second
 
-// await finds out where Envoy listens.
+// await waits until Envoy listens, and reads where.
 func (e *sidecar) await(ctx context.Context, admin string, ended <-chan error) error {
 	for deadline := time.Now().Add(startTime); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		select {
 		case err := <-ended:
-			return fmt.Errorf("compare: Envoy ended at once: %w", err)
+			return fmt.Errorf("compare: Envoy ended immediately: %w", err)
 		default:
 		}
-		address, err := os.ReadFile(admin) //nolint:gosec // its name is ours
+		address, err := os.ReadFile(admin) //nolint:gosec // this program chose its name
 		if err != nil {
 			continue
 		}
@@ -102,9 +102,9 @@ func (e *sidecar) await(ctx context.Context, admin string, ended <-chan error) e
 	return errors.New("compare: Envoy did not start in time")
 }
 
-// port asks Envoy for its listener's.
+// port reads the port of Envoy's listener.
 func (e *sidecar) port(ctx context.Context) (int, error) {
-	var answer struct {
+	var response struct {
 		Listeners []struct {
 			Local struct {
 				Socket struct {
@@ -113,13 +113,13 @@ func (e *sidecar) port(ctx context.Context) (int, error) {
 			} `json:"local_address"`
 		} `json:"listener_statuses"`
 	}
-	if err := getJSON(ctx, e.admin+"/listeners?format=json", &answer); err != nil {
+	if err := getJSON(ctx, e.admin+"/listeners?format=json", &response); err != nil {
 		return 0, err
 	}
-	if len(answer.Listeners) != 1 {
+	if len(response.Listeners) != 1 {
 		return 0, errors.New("compare: Envoy has no listener yet")
 	}
-	return answer.Listeners[0].Local.Socket.Port, nil
+	return response.Listeners[0].Local.Socket.Port, nil
 }
 
 func getJSON(ctx context.Context, url string, into any) error {

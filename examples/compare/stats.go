@@ -14,14 +14,14 @@ import (
 	"time"
 )
 
-// stat is one statistic of the cluster on both paths; nil where it is not kept.
+// stat is one statistic of the cluster on both paths; nil means that it does not exist.
 type stat struct {
 	Name    string  `json:"name"`
 	Library *uint64 `json:"library"`
 	Sidecar *uint64 `json:"sidecar"`
 }
 
-// compareStats gives all statistics that are not 0 on both paths, by name.
+// compareStats returns the statistics that are not 0 on both paths, sorted by name.
 func compareStats(library, sidecar map[string]uint64) []stat {
 	names := maps.Clone(library)
 	maps.Copy(names, sidecar)
@@ -42,14 +42,14 @@ func valueOf(stats map[string]uint64, name string) *uint64 {
 	return nil
 }
 
-// statsPage is where a cluster's statistics are shown, in the library as in Envoy.
+// statsPage is the path of a cluster's statistics, for the library and for Envoy.
 func statsPage(cluster string) string {
 	return "/stats?format=json&histogram_buckets=cumulative&filter=" +
 		url.QueryEscape("^cluster\\."+regexp.QuoteMeta(cluster)+"\\.")
 }
 
-// readStats reads such a page: names without the cluster's, and of each histogram how
-// many values it has.
+// readStats reads such a page. It removes the cluster from the names; the value of a
+// histogram is the number of its values.
 func readStats(cluster string, page io.Reader) (map[string]uint64, error) {
 	type histogram struct {
 		Name    string `json:"name"`
@@ -86,7 +86,7 @@ func readStats(cluster string, page io.Reader) (map[string]uint64, error) {
 	return values, nil
 }
 
-// stats asks Envoy for a cluster's statistics.
+// stats reads a cluster's statistics from Envoy.
 func (e *sidecar) stats(ctx context.Context, cluster string) (map[string]uint64, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, e.admin+statsPage(cluster), nil)
 	if err != nil {
@@ -101,7 +101,7 @@ func (e *sidecar) stats(ctx context.Context, cluster string) (map[string]uint64,
 	return readStats(cluster, resp.Body)
 }
 
-// settled reads statistics until they stand still: histograms come with a delay.
+// settled reads statistics until they no longer change: histograms are late.
 func settled(ctx context.Context, read func() (map[string]uint64, error)) (map[string]uint64, error) {
 	var last map[string]uint64
 	for range 20 {

@@ -1,7 +1,7 @@
-// Expeditor assembles pages from five upstreams, as a service written with Ruby's
-// Expeditor does: with dependencies, fallbacks, time-outs and retries, while one of the
-// upstreams is slow, one fails now and then, and one breaks down and recovers. It prints
-// what each command did, and the status of the broken one's service over time.
+// Expeditor assembles pages from five upstreams, as a service does that is written with
+// Ruby's Expeditor: with dependencies, fallbacks, timeouts and retries. One of the upstreams
+// is sometimes slow, one fails sometimes, and one breaks down and recovers. The program
+// prints one line for each page.
 //
 //	go run ./examples/expeditor
 //	go run ./examples/expeditor -pages 40 -every 20ms
@@ -9,6 +9,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -19,8 +20,9 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -29,13 +31,13 @@ func main() {
 func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 	flags := flag.NewFlagSet("expeditor", flag.ContinueOnError)
 	flags.SetOutput(errOut)
-	pages := flags.Int("pages", 24, "how many pages to assemble")
-	every := flags.Duration("every", 50*time.Millisecond, "how much time to leave between them")
+	pages := flags.Int("pages", 24, "assemble this many pages")
+	every := flags.Duration("every", 50*time.Millisecond, "wait for this long between pages")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if *pages < 3 || *every <= 0 {
-		return fmt.Errorf("expeditor: -pages %d, -every %v: there must be three pages at least, and time between them", *pages, *every)
+		return fmt.Errorf("expeditor: -pages %d, -every %v: at least 3 pages, and a time above 0", *pages, *every)
 	}
 	up := startUpstreams()
 	defer up.close()
@@ -46,15 +48,25 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 	return assemble(ctx, s, *pages, *every, out)
 }
 
-// assemble makes the pages. In the second third of them reviews are broken.
+// plan says what is about to run.
+const plan = `%d pages, each assembled by five commands that call five upstreams. "reviews" is
+down for a third of the pages, and its circuit opens for %v at a time. Each
+4th response of "related" takes longer than the timeout, %v. Each 3rd response
+of "price" is a failure, which is retried.
+
+%s`
+
+// assemble makes the pages. In the second third of them the upstream of the reviews is
+// down.
 func assemble(ctx context.Context, s *site, pages int, every time.Duration, out io.Writer) error {
+	say(out, plan, pages, s.reviewsConfig.Sleep, relatedTimeout, header())
 	for n := range pages {
 		switch n {
 		case pages / 3:
-			say(out, "--- reviews break down ---\n")
+			say(out, "--- the upstream of the reviews goes down ---\n")
 			s.upstreams.broken.Store(true)
 		case 2 * pages / 3:
-			say(out, "--- reviews are well again ---\n")
+			say(out, "--- the upstream of the reviews recovers ---\n")
 			s.upstreams.broken.Store(false)
 		}
 		if err := s.page(ctx, n+1, out); err != nil {
@@ -67,7 +79,7 @@ func assemble(ctx context.Context, s *site, pages int, every time.Duration, out 
 	return s.close(ctx, out)
 }
 
-// pause waits for d. It is false if ctx ended first.
+// pause waits for d. It reports whether ctx had not ended by then.
 func pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

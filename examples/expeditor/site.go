@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,14 +16,18 @@ import (
 	"github.com/pillion-go/pillion/retry"
 )
 
-// site is what lives as long as the program: the services, one for each upstream
-// that is to be judged by itself.
+// site is what exists as long as the program: the services. Reviews have a circuit
+// breaker of their own.
 type site struct {
-	upstreams *upstreams
-	inner     *command.Service // recipes, authors, related, prices
-	reviews   *command.Service
-	began     time.Time
+	upstreams     *upstreams
+	inner         *command.Service // recipes, authors, related, prices
+	reviewsConfig command.ServiceConfig
+	reviews       *command.Service
+	texts         map[string]int // the pages' texts, with the number of the first such page
 }
+
+// relatedTimeout is short: a page does not wait long for related recipes.
+const relatedTimeout = 20 * time.Millisecond
 
 func newSite(up *upstreams, every time.Duration) (*site, error) {
 	pool, err := command.NewPool(command.PoolConfig{MaxThreads: 16, MaxQueue: 100})
@@ -32,16 +38,15 @@ func newSite(up *upstreams, every time.Duration) (*site, error) {
 	if err != nil {
 		return nil, err
 	}
-	reviews, err := command.NewService(command.ServiceConfig{
-		Name: "reviews", Executor: pool, Threshold: 0.2, NonBreakCount: 4, Sleep: 3 * every,
-	})
+	cfg := command.ServiceConfig{Name: "reviews", Executor: pool, Threshold: 0.2, NonBreakCount: 4, Sleep: 3 * every}
+	reviews, err := command.NewService(cfg)
 	if err != nil {
 		return nil, err
 	}
-	return &site{up, inner, reviews, time.Now()}, nil
+	return &site{up, inner, cfg, reviews, map[string]int{}}, nil
 }
 
-// page assembles one page from five commands, and tells what each did.
+// page assembles page n from five commands, and prints what each did.
 func (s *site) page(ctx context.Context, n int, out io.Writer) error {
 	began, log := time.Now(), newJournal()
 	quick := command.Config{Service: s.inner, Timeout: time.Second}
@@ -52,7 +57,7 @@ func (s *site) page(ctx context.Context, n int, out io.Writer) error {
 		return recipe + " by " + name, err
 	})
 	reviews := s.fetch(log, "reviews", command.Config{Service: s.reviews, Timeout: time.Second}, s.upstreams.reviews)
-	related := s.fetch(log, "related", command.Config{Service: s.inner, Timeout: 20 * time.Millisecond}, s.upstreams.related)
+	related := s.fetch(log, "related", command.Config{Service: s.inner, Timeout: relatedTimeout}, s.upstreams.related)
 	price := s.fetch(log, "price", quick, s.upstreams.prices)
 
 	page := command.New3(command.Config{}, author, reviews, related,
@@ -67,10 +72,10 @@ func (s *site) page(ctx context.Context, n int, out io.Writer) error {
 		log.watch("related", related),
 		log.watch("price", price),
 		log.fallback("reviews", reviews, "not yet reviewed"),
-		log.fallback("related", related, "nothing alike"),
+		log.fallback("related", related, "nothing similar"),
 		page.After(price),
 		price.StartWithRetry(ctx, retry.Retryable{Tries: 3, Sleep: time.Millisecond}),
-		page.Start(ctx), // and so all others
+		page.Start(ctx), // starts the others too
 	); err != nil {
 		return err
 	}
@@ -78,13 +83,14 @@ func (s *site) page(ctx context.Context, n int, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("expeditor: page %d: %w", n, err)
 	}
-	say(out, "page %-2d  %s\n%s", n, text, log.lines())
-	say(out, "         took %v; at %v %s\n", time.Since(began).Round(100*time.Microsecond),
-		time.Since(s.began).Round(time.Millisecond), statusOf(s.reviews))
+	say(out, "%s", log.line(n, time.Since(began), circuitOf(s.reviews)))
+	if s.texts[text] == 0 {
+		s.texts[text] = n
+	}
 	return nil
 }
 
-// fetch makes a command that asks an upstream.
+// fetch makes a command that calls an upstream.
 func (s *site) fetch(log *journal, name string, cfg command.Config, from *httptest.Server) *command.Command[string] {
 	return command.New(cfg, func(ctx context.Context) (string, error) {
 		log.attempt(name)
@@ -92,18 +98,31 @@ func (s *site) fetch(log *journal, name string, cfg command.Config, from *httpte
 	})
 }
 
+// close prints the sums and ends the services.
 func (s *site) close(ctx context.Context, out io.Writer) error {
-	say(out, "in all   %s; %s; the servers saw %d requests\n", statusOf(s.reviews), statusOf(s.inner), s.upstreams.requests.Load())
+	say(out, "\n%s\n", legend)
+	for _, text := range slices.SortedFunc(maps.Keys(s.texts), func(a, b string) int { return s.texts[a] - s.texts[b] }) {
+		say(out, "page %d: %s\n", s.texts[text], text)
+	}
+	say(out, "\nresults since the circuit last closed, and requests:\n")
+	for _, service := range []*command.Service{s.reviews, s.inner} {
+		say(out, "  %-8s %-7s %s\n", service.Name(), circuitOf(service), resultsOf(service))
+	}
+	say(out, "  the upstreams received %d requests\n", s.upstreams.requests.Load())
 	return errors.Join(s.reviews.Shutdown(ctx), s.inner.Shutdown(ctx))
 }
 
-// statusOf is a service's status in one line, without what is zero.
-func statusOf(s *command.Service) string {
-	st, state := s.Status(), "closed"
+func circuitOf(s *command.Service) string {
 	if s.Breaking() {
-		state = "OPEN"
+		return "OPEN"
 	}
-	parts := []string{s.Name() + " " + state}
+	return "closed"
+}
+
+// resultsOf are the results that a service counted, without those that did not occur.
+func resultsOf(s *command.Service) string {
+	st := s.Status()
+	var parts []string
 	for _, c := range []struct {
 		result breaker.Result
 		n      int64

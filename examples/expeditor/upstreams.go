@@ -23,17 +23,17 @@ type upstreams struct {
 
 func startUpstreams() *upstreams {
 	u := &upstreams{client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8}}}
-	u.recipes = httptest.NewServer(answer("braised leeks"))
-	u.authors = httptest.NewServer(answer("Ann"))
+	u.recipes = httptest.NewServer(respond("braised leeks"))
+	u.authors = httptest.NewServer(respond("Ann"))
 	u.reviews = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if u.broken.Load() {
-			http.Error(w, "the database is away", http.StatusServiceUnavailable)
+			http.Error(w, "the database does not respond", http.StatusServiceUnavailable)
 			return
 		}
-		answer("4.5 stars")(w, r)
+		respond("4.5 stars")(w, r)
 	}))
-	u.related = httptest.NewServer(oneIn(4, &atomic.Int64{}, stall, answer("leek soup, leek pie")))
-	u.prices = httptest.NewServer(oneIn(3, &atomic.Int64{}, fail, answer("3.80")))
+	u.related = httptest.NewServer(oneIn(4, &atomic.Int64{}, stall, respond("leek pie")))
+	u.prices = httptest.NewServer(oneIn(3, &atomic.Int64{}, fail, respond("3.80")))
 	return u
 }
 
@@ -44,19 +44,19 @@ func (u *upstreams) close() {
 	}
 }
 
-func answer(text string) http.HandlerFunc {
+func respond(text string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, text) }
 }
 
 func fail(w http.ResponseWriter, _ *http.Request) { http.Error(w, "try again", http.StatusBadGateway) }
 
-// stall keeps the caller waiting for longer than anybody has patience.
+// stall does not respond before the caller gives up.
 func stall(_ http.ResponseWriter, r *http.Request) { pause(r.Context(), 5*time.Second) }
 
-// oneIn has every so manieth request go to bad.
-func oneIn(every int64, n *atomic.Int64, bad, good http.HandlerFunc) http.HandlerFunc {
+// oneIn passes one in every requests to bad, and the others to good.
+func oneIn(every int64, requests *atomic.Int64, bad, good http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if n.Add(1)%every == 0 {
+		if requests.Add(1)%every == 0 {
 			bad(w, r)
 			return
 		}
@@ -64,7 +64,7 @@ func oneIn(every int64, n *atomic.Int64, bad, good http.HandlerFunc) http.Handle
 	}
 }
 
-// statusError is an answer that is none.
+// statusError is a response with another status than 200.
 type statusError struct {
 	status int
 	text   string
@@ -72,8 +72,8 @@ type statusError struct {
 
 func (e *statusError) Error() string { return fmt.Sprintf("status %d: %s", e.status, e.text) }
 
-// get asks one of the upstreams. The body is read here, since the context ends with
-// the work.
+// get calls one of the upstreams. It reads the body, since the context ends with the
+// command's work.
 func (u *upstreams) get(ctx context.Context, s *httptest.Server) (string, error) {
 	u.requests.Add(1)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL, http.NoBody)

@@ -3,33 +3,59 @@ package main
 import (
 	"context"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/pillion-go/pillion"
 )
 
-// load is what both paths have to carry.
+// load is the calls to make on each path.
 type load struct {
 	calls int
-	rate  float64
+	rate  float64 // calls per second
 }
 
-// result is what became of it on one path.
+// result is the outcome of all calls on one path: through the bare connection or
+// through pillion.
 type result struct {
-	path             string
-	calls, successes int
-	attempts, served int64
-	p50, p99         time.Duration
-	elapsed          time.Duration
+	path               string
+	phases             []phaseResult
+	attempts, received int64
+	p50, p99, elapsed  time.Duration
 }
 
-// run starts the calls one after the other at the load's rate, whatever becomes of
-// those before, while the server goes through its phases.
+// phaseResult is the outcome of the calls during one phase of the server.
+type phaseResult struct{ calls, successes, possible int }
+
+func (p *phaseResult) add(other phaseResult) {
+	p.calls += other.calls
+	p.successes += other.successes
+	p.possible += other.possible
+}
+
+// total adds up all phases.
+func (r result) total() (sum phaseResult) {
+	for _, p := range r.phases {
+		sum.add(p)
+	}
+	return sum
+}
+
+// outcome is what one call came to.
+type outcome struct {
+	took     time.Duration
+	attempts int
+	ok       bool
+}
+
+// run starts the calls at a fixed rate, whether or not those before have ended, unless
+// ctx ends.
 func (l load) run(ctx context.Context, path string, s *server, options []grpc.DialOption) (result, error) {
 	conn, err := grpc.NewClient("passthrough:///"+s.address, append(options, grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 	if err != nil {
@@ -37,46 +63,62 @@ func (l load) run(ctx context.Context, path string, s *server, options []grpc.Di
 	}
 	defer func() { _ = conn.Close() }()
 	client := healthpb.NewHealthClient(conn)
-	var (
-		mu      sync.Mutex
-		took    []time.Duration
-		r       = result{path: path, calls: l.calls}
-		pending sync.WaitGroup
-		began   = time.Now()
-		served  = s.served.Load()
-	)
-	tick := time.NewTicker(time.Duration(float64(time.Second) / l.rate))
-	defer tick.Stop()
-	for i := range l.calls {
-		select {
-		case <-ctx.Done():
-		case <-tick.C:
+	outcomes := make([]outcome, l.calls)
+	began, before := time.Now(), s.received.Load()
+	var pending sync.WaitGroup
+	for n := range l.calls {
+		if !waitUntil(ctx, began.Add(time.Duration(float64(n)/l.rate*float64(time.Second)))) {
+			break
 		}
-		s.enter(i * len(phases) / l.calls)
-		pending.Go(func() {
-			d, attempts, ok := call(ctx, client)
-			mu.Lock()
-			defer mu.Unlock()
-			took = append(took, d)
-			r.attempts += attempts
-			if ok {
-				r.successes++
-			}
-		})
+		pending.Go(func() { outcomes[n] = call(ctx, client, phaseOf(n, l.calls)) })
 	}
 	pending.Wait()
-	slices.Sort(took)
-	r.p50, r.p99, r.elapsed = took[len(took)/2], took[len(took)*99/100], time.Since(began)
-	r.served = s.served.Load() - served
+	r := sum(outcomes)
+	r.path, r.received, r.elapsed = path, s.received.Load()-before, time.Since(began)
 	return r, nil
 }
 
-// call makes one call. A bare one is one attempt.
-func call(ctx context.Context, client healthpb.HealthClient) (took time.Duration, attempts int64, ok bool) {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+// waitUntil reports whether ctx had not ended when the time came.
+func waitUntil(ctx context.Context, due time.Time) bool {
+	timer := time.NewTimer(time.Until(due))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// call makes one call in a phase of the server. Through a bare connection it is one
+// attempt.
+func call(ctx context.Context, client healthpb.HealthClient, phase int) outcome {
+	ctx, cancel := context.WithTimeout(ctx, bareTimeout)
 	defer cancel()
-	ctx, info := pillion.WithInfo(ctx)
+	ctx, info := pillion.WithInfo(metadata.AppendToOutgoingContext(ctx, phaseKey, strconv.Itoa(phase)))
 	began := time.Now()
 	_, err := client.Check(ctx, &healthpb.HealthCheckRequest{})
-	return time.Since(began), int64(max(1, info.Attempts())), err == nil
+	return outcome{time.Since(began), max(1, info.Attempts()), err == nil}
+}
+
+// sum adds up the outcomes of all calls.
+func sum(outcomes []outcome) result {
+	r := result{phases: make([]phaseResult, len(phases))}
+	var took []time.Duration
+	for n, o := range outcomes {
+		took = append(took, o.took)
+		r.attempts += int64(o.attempts)
+		i := phaseOf(n, len(outcomes))
+		one := phaseResult{calls: 1}
+		if o.ok {
+			one.successes = 1
+		}
+		if !phases[i].down() {
+			one.possible = 1
+		}
+		r.phases[i].add(one)
+	}
+	slices.Sort(took)
+	r.p50, r.p99 = took[len(took)/2], took[len(took)*99/100]
+	return r
 }

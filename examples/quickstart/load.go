@@ -3,27 +3,28 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"slices"
-	"strings"
+	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
 )
 
-// result is what became of all calls on one path.
+// result is the outcome of all calls on one path: through the bare client or through
+// pillion.
 type result struct {
 	Path           string        `json:"path"`
 	Calls          int           `json:"calls"`
-	Successes      int64         `json:"successes"`
-	Attempts       int64         `json:"attempts"`
-	Refusals       int64         `json:"refusals"`
-	ServerRequests *int64        `json:"server_requests"` // null when the server is not ours to ask
+	Successes      int           `json:"successes"`
+	Possible       int           `json:"possible_successes"` // all calls but those during which the server is down
+	Phases         []phaseResult `json:"phases,omitempty"`   // empty for another server than ours
+	Attempts       int           `json:"attempts"`
+	Refusals       int           `json:"refusals"`
+	ServerRequests *int64        `json:"server_requests"` // null for another server than ours
 	P50            milliseconds  `json:"p50_ms"`
 	P99            milliseconds  `json:"p99_ms"`
 	OpenPeriods    int           `json:"open_periods"`
@@ -32,128 +33,146 @@ type result struct {
 	LastFailure    error         `json:"-"`
 }
 
-// milliseconds prints as such.
+// phaseResult is the outcome of the calls during one phase of the server.
+type phaseResult struct {
+	Name      string `json:"name"`
+	Calls     int    `json:"calls"`
+	Successes int    `json:"successes"`
+	Possible  int    `json:"possible_successes"`
+}
+
+// milliseconds is the unit of the durations in the JSON form.
 type milliseconds float64
 
 func ms(d time.Duration) milliseconds { return milliseconds(d.Seconds() * 1000) }
 
-// load sends calls at a steady rate, whatever becomes of them, and sees what
-// comes back.
+// load starts calls at a fixed rate, whether or not those before have ended.
 type load struct {
-	url      string
-	calls    int
-	rate     float64 // calls per second
-	server   *server // nil for a server of somebody else's
-	progress func(done int, phase string)
+	url    string
+	calls  int
+	rate   float64           // calls per second
+	server *server           // nil if url is another server
+	base   http.RoundTripper // of both clients; nil means the default
 }
 
-// run makes all calls through client. With info each is asked how many attempts
-// it took; a client without it makes one.
-func (l load) run(ctx context.Context, path string, client *http.Client, info bool) result {
-	var successes, attempts, refusals atomic.Int64
-	var failure atomic.Pointer[error]
-	took := make([]time.Duration, l.calls)
+// outcome is what one call came to.
+type outcome struct {
+	took     time.Duration
+	attempts int
+	err      error
+}
+
+// run makes all calls through client, unless ctx ends before.
+func (l load) run(ctx context.Context, client *http.Client, progress func(done int)) result {
 	if l.server != nil {
 		l.server.requests.Store(0)
 	}
+	outcomes := make([]outcome, l.calls)
 	began := time.Now()
 	var calls sync.WaitGroup
 	for n := range l.calls {
 		due := began.Add(time.Duration(float64(n) / l.rate * float64(time.Second)))
-		time.Sleep(time.Until(due))
-		l.enter(n)
+		if !waitUntil(ctx, due) {
+			break
+		}
+		progress(n)
 		calls.Go(func() {
-			tries, err := l.call(ctx, client, info)
-			took[n] = time.Since(due)
-			attempts.Add(int64(tries))
-			switch {
-			case err == nil:
-				successes.Add(1)
-			case errors.Is(err, breaker.ErrOpen):
-				refusals.Add(1)
-			default:
-				failure.Store(&err)
-			}
+			o := &outcomes[n]
+			o.attempts, o.err = l.call(ctx, client, n)
+			o.took = time.Since(due)
 		})
 	}
 	calls.Wait()
 	client.CloseIdleConnections()
+	r := l.sum(outcomes)
+	r.Elapsed = time.Since(began)
+	return r
+}
+
+// waitUntil reports whether ctx had not ended when the time came.
+func waitUntil(ctx context.Context, due time.Time) bool {
+	timer := time.NewTimer(time.Until(due))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// sum adds up the outcomes of all calls.
+func (l load) sum(outcomes []outcome) result {
+	r := result{Calls: l.calls, Possible: l.calls}
+	var took []time.Duration
+	for _, o := range outcomes {
+		took = append(took, o.took)
+		r.Attempts += o.attempts
+		switch {
+		case o.err == nil:
+			r.Successes++
+		case errors.Is(o.err, breaker.ErrOpen):
+			r.Refusals++
+		default:
+			r.LastFailure = o.err
+		}
+	}
 	slices.Sort(took)
-	r := result{
-		Path: path, Calls: l.calls, Successes: successes.Load(), Attempts: attempts.Load(), Refusals: refusals.Load(),
-		P50: ms(took[len(took)/2]), P99: ms(took[len(took)*99/100]), Elapsed: time.Since(began),
-	}
-	if err := failure.Load(); err != nil {
-		r.LastFailure = *err
-	}
+	r.P50, r.P99 = ms(took[len(took)/2]), ms(took[len(took)*99/100])
 	if l.server != nil {
-		seen := l.server.requests.Load()
-		r.ServerRequests = &seen
+		requests := l.server.requests.Load()
+		r.ServerRequests, r.Phases = &requests, sumPhases(outcomes)
+		r.Possible = 0
+		for _, p := range r.Phases {
+			r.Possible += p.Possible
+		}
 	}
 	return r
 }
 
-var errStatus = errors.New("a status of 500 or more")
-
-// call makes one call, reads its answer, and tells how many attempts it took.
-func (l load) call(ctx context.Context, client *http.Client, info bool) (attempts int, err error) {
-	attempts = 1
-	if info {
-		var report *pillion.Info
-		ctx, report = pillion.WithInfo(ctx)
-		defer func() { attempts = report.Attempts() }()
+// sumPhases adds up the outcomes of the calls during each phase.
+func sumPhases(outcomes []outcome) []phaseResult {
+	results := make([]phaseResult, len(phases))
+	for i, p := range phases {
+		results[i].Name = p.name
 	}
+	for n, o := range outcomes {
+		i := phaseOf(n, len(outcomes))
+		results[i].Calls++
+		if o.err == nil {
+			results[i].Successes++
+		}
+		if !phases[i].down {
+			results[i].Possible++
+		}
+	}
+	return results
+}
+
+var errStatus = errors.New("status 500 or above")
+
+// call makes call n and reads its response. It returns the number of attempts: the
+// bare client makes one.
+func (l load) call(ctx context.Context, client *http.Client, n int) (attempts int, err error) {
+	ctx, info := pillion.WithInfo(ctx)
+	defer func() { attempts = max(1, info.Attempts()) }()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, l.url, nil)
 	if err != nil {
-		return attempts, err
+		return 0, err
+	}
+	if l.server != nil {
+		req.Header.Set(phaseHeader, strconv.Itoa(phaseOf(n, l.calls)))
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return attempts, err
+		return 0, err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
-		return attempts, err
+		return 0, err
 	}
 	if resp.StatusCode >= 500 {
-		return attempts, errStatus
+		return 0, errStatus
 	}
-	return attempts, nil
-}
-
-// describe says what is called, and how it behaves.
-func (l load) describe() string {
-	if l.server == nil {
-		return l.url
-	}
-	var life []string
-	for _, p := range phases() {
-		life = append(life, fmt.Sprintf("%s (%.0f %%)", p.name, 100*p.share))
-	}
-	return "a server whose life is: " + strings.Join(life, ", ")
-}
-
-// enter moves the server on to the phase that call n belongs to.
-func (l load) enter(n int) {
-	name := ""
-	if l.server != nil {
-		p := phaseOf(float64(n) / float64(l.calls))
-		if old := l.server.phase.Load(); old == nil || old.name != p.name {
-			l.server.phase.Store(p)
-		}
-		name = p.name
-	}
-	if n%50 == 0 {
-		l.progress(n, name)
-	}
-}
-
-func phaseOf(share float64) *phase {
-	all := phases()
-	for i := range all {
-		if share -= all[i].share; share < 0 {
-			return &all[i]
-		}
-	}
-	return &all[len(all)-1]
+	return 0, nil
 }

@@ -5,28 +5,39 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"sync/atomic"
 	"time"
 )
 
-// phase is what the server is going through. It misbehaves by the number of the
-// request, so that every run, and every client, meets the same.
+// phase is how the server behaves for a share of the calls.
 type phase struct {
-	name   string
-	share  float64 // of all calls
-	answer func(n int64, w http.ResponseWriter, r *http.Request)
+	name    string
+	share   float64 // of all calls
+	down    bool    // no call can succeed
+	respond func(n int64, w http.ResponseWriter, r *http.Request)
 }
 
-// phases are the life of the server.
-func phases() []phase {
-	return []phase{
-		{"healthy", 0.15, healthy},
-		{"every third answer is a 503", 0.25, oneIn(3, fail)},
-		{"every fifteenth answer stalls", 0.20, oneIn(15, stall)},
-		{"every fifth connection is reset", 0.20, oneIn(5, reset)},
-		{"down", 0.10, fail},
-		{"recovered", 0.10, healthy},
+// phases are in the order of the calls. Most go by the number of the request, so
+// that each client meets the same server.
+var phases = []phase{
+	{"healthy", 0.15, false, healthy},
+	{"every 3rd response is a 503", 0.25, false, oneIn(3, fail)},
+	{"every 15th response is lost", 0.20, false, oneIn(15, stall)},
+	{"every 5th connection is reset", 0.20, false, oneIn(5, reset)},
+	{"down: each response is a 503", 0.10, true, fail},
+	{"healthy again", 0.10, false, healthy},
+}
+
+// phaseOf returns the index of the phase to which call n of all belongs.
+func phaseOf(n, all int) int {
+	share := (float64(n) + 0.5) / float64(all) // the middle of the call, so that rounding errors do not matter
+	for i, p := range phases {
+		if share -= p.share; share < 0 {
+			return i
+		}
 	}
+	return len(phases) - 1
 }
 
 func healthy(_ int64, w http.ResponseWriter, _ *http.Request) {
@@ -36,18 +47,20 @@ func healthy(_ int64, w http.ResponseWriter, _ *http.Request) {
 
 func fail(_ int64, w http.ResponseWriter, _ *http.Request) {
 	time.Sleep(3 * time.Millisecond)
-	http.Error(w, "the database is away", http.StatusServiceUnavailable)
+	http.Error(w, "the database does not respond", http.StatusServiceUnavailable)
 }
 
-// stall keeps the caller waiting for longer than anybody has patience.
+// stall waits for longer than both clients do.
 func stall(_ int64, _ http.ResponseWriter, r *http.Request) {
+	timer := time.NewTimer(5 * time.Second)
+	defer timer.Stop()
 	select {
 	case <-r.Context().Done():
-	case <-time.After(5 * time.Second):
+	case <-timer.C:
 	}
 }
 
-// reset cuts the connection without an answer.
+// reset closes the connection without a response.
 func reset(_ int64, w http.ResponseWriter, _ *http.Request) {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
@@ -69,17 +82,29 @@ func oneIn(every int64, bad func(int64, http.ResponseWriter, *http.Request)) fun
 	}
 }
 
-// server is a real server on a loopback port, which counts its requests.
+// server is an HTTP server on a loopback port. It counts its requests.
 type server struct {
 	*httptest.Server
 	requests atomic.Int64
-	phase    atomic.Pointer[phase]
 }
+
+// phaseHeader holds the index of the phase in which the server handles a request. So
+// a retry meets the same phase as the attempt before it.
+const phaseHeader = "Quickstart-Phase"
 
 func newServer() *server {
 	s := &server{}
-	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.phase.Load().answer(s.requests.Add(1), w, r)
-	}))
+	s.Server = httptest.NewServer(http.HandlerFunc(s.serve))
 	return s
+}
+
+// serve responds as the phase of the request says.
+func (s *server) serve(w http.ResponseWriter, r *http.Request) {
+	n := s.requests.Add(1)
+	i, err := strconv.Atoi(r.Header.Get(phaseHeader))
+	if err != nil || i < 0 || i >= len(phases) {
+		http.Error(w, phaseHeader+" is missing", http.StatusBadRequest)
+		return
+	}
+	phases[i].respond(n, w, r)
 }

@@ -1,9 +1,9 @@
-// Tracing runs three services on loopback, front, recipe and user, that call each
-// other through pillion and share one X-Ray trace, and draws the trace from the packets
-// that they really sent.
+// Tracing runs three services on loopback: front, recipe and user. They call each other
+// through pillion and share one X-Ray trace, which the program prints as a tree. It reads the
+// trace from the packets that the services sent.
 //
 //	go run ./examples/tracing
-//	go run ./examples/tracing -daemon 127.0.0.1:2000   # to a daemon of yours, and draws nothing
+//	go run ./examples/tracing -daemon 127.0.0.1:2000   # send to this daemon and print no tree
 package main
 
 import (
@@ -26,7 +26,7 @@ import (
 )
 
 func main() {
-	if err := run(context.Background(), os.Args[1:], os.Stdout); err != nil {
+	if err := run(context.Background(), os.Args[1:], os.Stdout); err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -35,7 +35,7 @@ func main() {
 func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	flags := flag.NewFlagSet("tracing", flag.ContinueOnError)
 	flags.SetOutput(out)
-	address := flags.String("daemon", "", "send to this daemon in place of one of our own")
+	address := flags.String("daemon", "", "send to the X-Ray daemon at this `address`, and print no tree")
 	if err = flags.Parse(args); err != nil {
 		return err
 	}
@@ -48,15 +48,15 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 		*address = own.address()
 	}
 	s := &services{daemon: *address}
-	front, err := s.start() //nolint:contextcheck // the tracers' goroutines outlive each request
+	front, err := s.start()
 	if err != nil {
 		return errors.Join(err, s.stop(ctx))
 	}
-	answer := ask(ctx, front)
+	response := get(ctx, front)
 	if err = s.stop(ctx); err != nil { // all documents are sent now
 		return err
 	}
-	if _, err = fmt.Fprintf(out, "GET /menu → %s\n", answer); err != nil {
+	if _, err = fmt.Fprintf(out, "GET /menu → %s\n", response); err != nil {
 		return err
 	}
 	if own == nil {
@@ -66,12 +66,18 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	_, err = io.WriteString(out, draw(docs))
+	_, err = io.WriteString(out, tree(docs)+legend)
 	return err
 }
 
-// ask asks for the menu, as a browser would.
-func ask(ctx context.Context, url string) string {
+// legend says how to read the tree.
+const legend = `
+■ is the segment of a service that served a request. The lines below it are its
+subsegments: calls, and their attempts (remote). FAULT is a status >= 500.
+`
+
+// get requests the menu and returns the status and the body.
+func get(ctx context.Context, url string) string {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/menu?for=two", nil)
 	if err != nil {
 		return err.Error()
@@ -80,7 +86,7 @@ func ask(ctx context.Context, url string) string {
 	if err != nil {
 		return err.Error()
 	}
-	defer func() { _ = resp.Body.Close() }() // it was read
+	defer func() { _ = resp.Body.Close() }() // it has been read
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
 		return err.Error()
@@ -88,16 +94,16 @@ func ask(ctx context.Context, url string) string {
 	return resp.Status + " " + string(body)
 }
 
-// services are three of them, each with a server and a tracer of its own, as if each
-// were a process.
+// services are the three services. Each has its own server and tracer, as if it were a
+// process.
 type services struct {
 	daemon  string
 	servers []*httptest.Server
 	tracers []*tracing.Tracer
-	sent    uint64 // packets, known once all has stopped
+	sent    uint64 // packets; set by stop
 }
 
-// start starts user, recipe and front, and gives the address of the last.
+// start starts user, recipe and front, and returns the URL of front.
 func (s *services) start() (url string, err error) {
 	user, err := s.serve("user", nil, func(w http.ResponseWriter, _ *http.Request, _ *http.Client, _ string) {
 		reply(w, "for two")
@@ -107,7 +113,7 @@ func (s *services) start() (url string, err error) {
 	}
 	failures := 1
 	recipe, err := s.serve("recipe", map[string]string{"user": user}, func(w http.ResponseWriter, r *http.Request, c *http.Client, user string) {
-		if failures > 0 { // the first try: front sends it again
+		if failures > 0 { // the first attempt: front retries it
 			failures--
 			http.Error(w, "not yet", http.StatusServiceUnavailable)
 			return
@@ -127,10 +133,10 @@ func (s *services) start() (url string, err error) {
 	})
 }
 
-// handler is a service's own: it may call its upstream, at url.
+// handler serves the requests of a service. It may call its upstream at url.
 type handler func(w http.ResponseWriter, r *http.Request, c *http.Client, url string)
 
-// serve starts a service, which calls at most one upstream, by its name.
+// serve starts a service that calls at most one upstream, given by name and URL.
 func (s *services) serve(name string, upstream map[string]string, h handler) (url string, err error) {
 	cfg, err := tracing.FromEnv(tracing.Config{Name: name, Version: "1.0"})
 	if err != nil {
@@ -175,13 +181,13 @@ func (s *services) stop(ctx context.Context) error {
 		errs = append(errs, t.Close(ctx))
 		s.sent += t.Stats().Sent
 		if lost := t.Stats().Dropped(); lost != 0 {
-			errs = append(errs, fmt.Errorf("tracing: %d documents were lost", lost))
+			errs = append(errs, fmt.Errorf("tracing: %d documents were dropped", lost))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// fetch asks another service for its word.
+// fetch calls another service and returns its word.
 func fetch(ctx context.Context, c *http.Client, url string) string {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -191,7 +197,7 @@ func fetch(ctx context.Context, c *http.Client, url string) string {
 	if err != nil {
 		return err.Error()
 	}
-	defer func() { _ = resp.Body.Close() }() // it was read
+	defer func() { _ = resp.Body.Close() }() // it has been read
 	var word string
 	if err := json.NewDecoder(resp.Body).Decode(&word); err != nil {
 		return err.Error()

@@ -6,13 +6,18 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/pillion-go/pillion/examples/internal/page"
 )
 
-// TestRun has the three services share one trace.
+// TestRun runs the three services and compares the tree of their trace.
 func TestRun(t *testing.T) {
 	var out bytes.Buffer
 	if err := run(t.Context(), nil, &out); err != nil {
 		t.Fatal(err)
+	}
+	if untidy := page.Untidy(out.String()); len(untidy) > 0 {
+		t.Errorf("lines that are too wide or untidy: %q", untidy)
 	}
 	got := regexp.MustCompile(`\d+\.\dms`).ReplaceAllString(out.String(), "…")
 	got = regexp.MustCompile(`1-[0-9a-f]{8}-[0-9a-f]{24}`).ReplaceAllString(got, "1-…")
@@ -29,7 +34,7 @@ trace 1-…
          │  └─ user (remote) GET 200 attempt=1 …
          │     └─ ■ user GET 200 …
          └─ choose dish=soup …
-`
+` + legend
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("output (-want +got):\n%s", diff)
 	}

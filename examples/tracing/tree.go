@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// daemon stands in for the X-Ray daemon: it reads packets, and keeps the documents.
+// daemon takes the place of the X-Ray daemon: it reads the packets.
 type daemon struct{ conn net.PacketConn }
 
 func listen(ctx context.Context) (*daemon, error) {
@@ -27,7 +27,7 @@ func (d *daemon) address() string { return d.conn.LocalAddr().String() }
 
 func (d *daemon) close() { _ = d.conn.Close() }
 
-// document is what the tree shows of one.
+// document is a segment or a subsegment, with the fields that the tree shows.
 type document struct {
 	Name      string  `json:"name"`
 	ID        string  `json:"id"`
@@ -46,7 +46,7 @@ type document struct {
 	Annotations map[string]any `json:"annotations"`
 }
 
-// take reads n packets, which have been sent.
+// take reads n packets, which have been sent already.
 func (d *daemon) take(n uint64) ([]document, error) {
 	if err := d.conn.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
 		return nil, err
@@ -68,8 +68,8 @@ func (d *daemon) take(n uint64) ([]document, error) {
 	return docs, nil
 }
 
-// draw gives the documents as a tree, each below its parent, in the order of time.
-func draw(docs []document) string {
+// tree returns the documents as a tree: each below its parent, in the order of time.
+func tree(docs []document) string {
 	var out strings.Builder
 	slices.SortFunc(docs, func(a, b document) int {
 		if a.Start < b.Start {
@@ -88,15 +88,15 @@ func draw(docs []document) string {
 	return out.String()
 }
 
-// branch writes a document and what is below it.
+// branch writes a document and those below it.
 func branch(out *strings.Builder, below map[string][]document, d document, first, rest string) {
 	out.WriteString(first + d.line() + "\n")
-	kids := below[d.ID]
-	for i, kid := range kids {
-		if i == len(kids)-1 {
-			branch(out, below, kid, rest+"└─ ", rest+"   ")
+	children := below[d.ID]
+	for i, child := range children {
+		if i == len(children)-1 {
+			branch(out, below, child, rest+"└─ ", rest+"   ")
 		} else {
-			branch(out, below, kid, rest+"├─ ", rest+"│  ")
+			branch(out, below, child, rest+"├─ ", rest+"│  ")
 		}
 	}
 }

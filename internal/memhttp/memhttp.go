@@ -12,7 +12,7 @@ import (
 
 // Server is an HTTP server whose connections are pipes.
 type Server struct {
-	*http.Transport // speaks to the server, whatever host is asked for
+	*http.Transport // connects to the server, whatever the host of the request
 
 	server http.Server
 	served sync.WaitGroup
@@ -26,11 +26,11 @@ func Serve(handler http.Handler) *Server {
 	s := &Server{pipes: make(chan net.Conn), closed: make(chan struct{})}
 	s.server.Handler = handler
 	s.Transport = &http.Transport{DialContext: s.dial}
-	s.served.Go(func() { _ = s.server.Serve((*listener)(s)) }) // it ends with net.ErrClosed
+	s.served.Go(func() { _ = s.server.Serve((*listener)(s)) }) // returns net.ErrClosed
 	return s
 }
 
-// Close closes all connections and waits until nothing runs any more.
+// Close closes all connections and waits until the server's goroutines have ended.
 func (s *Server) Close() {
 	s.CloseIdleConnections()
 	s.once.Do(func() { close(s.closed) })
@@ -50,7 +50,7 @@ func (s *Server) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	}
 }
 
-// listener is a Server as net/http sees it.
+// listener is the [net.Listener] of a Server.
 type listener Server
 
 // Accept waits for the next connection.
@@ -69,7 +69,7 @@ func (l *listener) Close() error {
 	return nil
 }
 
-// Addr says that it is a pipe.
+// Addr returns an address whose network is pipe.
 func (l *listener) Addr() net.Addr { return addr{} }
 
 type addr struct{}

@@ -16,7 +16,7 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// scenarioWith is a scenario with these fragments of configuration.
+// scenarioWith returns a scenario with the given fragments of configuration.
 func scenarioWith(t *testing.T, fragments string) *Scenario {
 	t.Helper()
 	s := &Scenario{Upstream: UpstreamScript{Hosts: []Host{{ID: "a"}}}}
@@ -26,7 +26,7 @@ func scenarioWith(t *testing.T, fragments string) *Scenario {
 	return s
 }
 
-// TestConfigure reads all fields that are understood.
+// TestConfigure converts all fields that are understood.
 func TestConfigure(t *testing.T) {
 	got, err := configure(scenarioWith(t, `{
 		"cluster": {
@@ -80,14 +80,14 @@ func TestConfigure(t *testing.T) {
 	}
 }
 
-// TestConfigure_notYet pins that nothing is left out silently.
+// TestConfigure_notYet checks that no setting is ignored silently.
 func TestConfigure_notYet(t *testing.T) {
 	tests := []struct{ name, fragments, want string }{
 		{"a section", `{"http_filters": []}`, "(http_filters)"},
 		{"a field of the cluster", `{"cluster": {"lb_policy": "RANDOM"}}`, "(cluster.lb_policy)"},
-		{"a field further in", `{"cluster": {"circuit_breakers": {"thresholds": [{"max_pending_requests": 1}]}}}`, "(cluster.max_pending_requests)"},
+		{"a nested field", `{"cluster": {"circuit_breakers": {"thresholds": [{"max_pending_requests": 1}]}}}`, "(cluster.max_pending_requests)"},
 		{"a field of a retry policy", `{"route": {"retry_policy": {"retry_priority": {}}}}`, "(route.retry_priority)"},
-		{"a field that nobody knows", `{"route": {"surprise": 1}}`, "an unknown part (route.surprise)"},
+		{"an unknown field", `{"route": {"surprise": 1}}`, "an unknown part (route.surprise)"},
 		{"runtime", `{"runtime": {"upstream.maintenance_mode.upstream": 100}}`, "maintenance mode"},
 		{"another cluster", `{"route": {"cluster": "missing"}}`, "routing (cluster missing)"},
 		{"another priority", `{"cluster": {"circuit_breakers": {"thresholds": [{"priority": "HIGH"}]}}}`, "priorities"},
@@ -110,13 +110,12 @@ func TestConfigure_notYet(t *testing.T) {
 	}
 }
 
-// TestConfigure_wrong pins that a configuration that cannot be read is no matter of
-// what is missing.
+// TestConfigure_wrong checks that an invalid configuration is not a NotYetError.
 func TestConfigure_wrong(t *testing.T) {
 	for _, fragments := range []string{`{"route": {"timeout": "soon"}}`, `{"route": {"timeout": "5"}}`, `{"external": "yes"}`} {
 		_, err := configure(scenarioWith(t, fragments))
 		if _, missing := errors.AsType[*NotYetError](err); err == nil || missing {
-			t.Errorf("%s: got %v, want an error of another kind", fragments, err)
+			t.Errorf("%s: got %v, want an error that is not a NotYetError", fragments, err)
 		}
 	}
 }
@@ -137,11 +136,11 @@ func TestSupported(t *testing.T) {
 		},
 		{"gRPC", Scenario{Upstream: one, Downstream: ask(Request{GRPC: true})}, ""},
 		{
-			"a header that is not obeyed",
+			"a header that is not honored",
 			Scenario{Upstream: one, Downstream: ask(Request{Headers: map[string]string{"x-envoy-new": "1"}})},
 			"x-envoy-new",
 		},
-		{"what is obeyed", Scenario{Upstream: one, Downstream: ask(Request{Headers: map[string]string{"x-envoy-retry-on": "5xx"}})}, ""},
+		{"a header that is honored", Scenario{Upstream: one, Downstream: ask(Request{Headers: map[string]string{"x-envoy-retry-on": "5xx"}})}, ""},
 	}
 	for _, test := range tests {
 		err := supported(&test.s)

@@ -62,11 +62,11 @@ func (e *sidecar) Send(req *http.Request) (*http.Response, error) {
 
 // Log reads the access log.
 func (e *sidecar) Log(_ context.Context, answers []Answer) ([]Logged, error) {
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(waitLimit); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if lines, err := e.lines(); err != nil || len(lines) < len(answers) {
 			continue
 		}
-		time.Sleep(20 * time.Millisecond) // a call that is redirected inside has a second line
+		time.Sleep(20 * time.Millisecond) // a call with an internal redirect has a second line
 		lines, err := e.lines()
 		if err != nil {
 			return nil, err
@@ -80,7 +80,7 @@ func (e *sidecar) Log(_ context.Context, answers []Answer) ([]Logged, error) {
 	return nil, errors.New("the access log is not complete")
 }
 
-// lines gives the lines of each case that has any.
+// lines returns the log lines of each case that has any.
 func (e *sidecar) lines() (map[string][]Logged, error) {
 	text, err := os.ReadFile(e.File(accessLog))
 	if err != nil {
@@ -108,7 +108,7 @@ func (e *sidecar) Stats(ctx context.Context) (numbers, histograms map[string]uin
 	return readNumbers(string(text)), readCounts(string(prometheus)), err
 }
 
-// flush is how long it may take until histograms show what was recorded.
+// flush is the maximum time until histograms contain what was recorded.
 const flush = 150 * time.Millisecond
 
 // Close ends it.
@@ -117,7 +117,7 @@ func (e *sidecar) Close() {
 	e.Envoy.Close()
 }
 
-// The base that a scenario's fragments are merged into.
+// The base configuration into which a scenario's fragments are merged.
 const (
 	baseConfig = `{
 		"admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}},
@@ -154,7 +154,7 @@ const (
 // object is a JSON object.
 type object = map[string]any
 
-// parse reads JSON that is part of this file, or of a scenario that was read.
+// parse parses JSON of this file, or of a scenario that was read.
 func parse[T any](text string) T {
 	var v T
 	if text == "" {
@@ -166,7 +166,7 @@ func parse[T any](text string) T {
 	return v
 }
 
-// merge puts all of more into base, object by object.
+// merge adds the fields of more to base, recursively.
 func merge(base, more object) object {
 	if base == nil {
 		base = object{}
@@ -221,7 +221,7 @@ func manager(s *Scenario, path string) object {
 	return merge(manager, fragment(s, "hcm"))
 }
 
-// defaultRoute is the route of all paths that have no other.
+// defaultRoute returns the route for all other paths.
 func defaultRoute(s *Scenario) object {
 	route := merge(object{"match": object{"prefix": "/"}}, fragment(s, "route_entry"))
 	if route["redirect"] == nil && route["direct_response"] == nil {
@@ -234,7 +234,7 @@ func socketAddress(host string, port int) object {
 	return object{"socket_address": object{"address": host, "port_value": port}}
 }
 
-// envoyClusterConfig is the cluster with the scenario's hosts.
+// envoyClusterConfig returns the cluster with the scenario's hosts.
 func envoyClusterConfig(s *Scenario, addresses Addresses) (object, error) {
 	priorities := parse[map[string]int](string(s.Envoy["priorities"]))
 	metadata := parse[object](string(s.Envoy["host_metadata"]))
@@ -262,12 +262,12 @@ func envoyClusterConfig(s *Scenario, addresses Addresses) (object, error) {
 	return merge(cluster, fragment(s, "cluster")), nil
 }
 
-// addEndpoint adds a host to the others of its priority.
+// addEndpoint adds a host to the hosts of its priority.
 func addEndpoint(groups []any, priority int, endpoint object) []any {
 	for _, g := range groups {
-		group := g.(object) //nolint:forcetypeassert // it is made below
+		group := g.(object) //nolint:forcetypeassert // created below
 		if group["priority"] == priority {
-			group["lb_endpoints"] = append(group["lb_endpoints"].([]any), endpoint) //nolint:forcetypeassert // likewise
+			group["lb_endpoints"] = append(group["lb_endpoints"].([]any), endpoint) //nolint:forcetypeassert // created below
 			return groups
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,10 +27,10 @@ type library struct {
 	base      http.RoundTripper
 
 	mu    sync.Mutex
-	infos map[string]*pillion.Info // of each call; guarded by mu
+	infos map[string]*pillion.Info // by case; guarded by mu
 }
 
-// libraryRoute is an upstream for a part of the paths.
+// libraryRoute is an upstream for some of the paths.
 type libraryRoute struct {
 	prefix   string
 	rt       http.RoundTripper
@@ -66,14 +67,14 @@ func NewLibrary(_ context.Context, s *Scenario, addresses Addresses) (Side, erro
 		l.routes = append(l.routes, libraryRoute{r.prefix, u.Transport(l.base), u})
 	}
 	if all, _ := speaksGRPC(s); all {
-		return newGRPC(l, c.connectTimeout)
+		return newGRPC(l, c)
 	}
 	return l, nil
 }
 
-// newBase makes the transport below the policies. It does not resend requests by
-// itself, as net/http does on a connection that turns out to be dead and on a refused
-// stream: that is no attempt of anybody's.
+// newBase returns the transport below the policies. It does not resend requests by itself,
+// as net/http does on a connection that turns out to be dead and for a refused stream,
+// because no policy sees these attempts.
 func newBase(s *Scenario, c *settings, address string) http.RoundTripper {
 	dialer := &net.Dialer{Timeout: c.connectTimeout}
 	base := &http.Transport{
@@ -89,8 +90,8 @@ func newBase(s *Scenario, c *settings, address string) http.RoundTripper {
 	return &oneConnection{base: base, address: address}
 }
 
-// breaksConnections reports whether the upstream ends connections that a request
-// was sent on.
+// breaksConnections reports whether the upstream ends connections on which a request was
+// sent.
 func breaksConnections(u UpstreamScript) bool {
 	scripts := append(slices.Collect(maps.Values(u.ByPath)), u.Script)
 	for _, h := range u.Hosts {
@@ -105,44 +106,92 @@ func breaksConnections(u UpstreamScript) bool {
 	})
 }
 
-// oneConnection sends everything over one HTTP/2 connection, while it lasts.
+// oneConnection sends all requests over one HTTP/2 connection, and opens a new one when it
+// has ended.
 type oneConnection struct {
 	base    *http.Transport
 	address string
 
 	mu   sync.Mutex
-	conn *http.ClientConn // guarded by mu
+	dial *dialing // the latest; guarded by mu
+}
+
+// dialing is a connection attempt that all waiting requests share.
+type dialing struct {
+	done chan struct{}
+	conn *http.ClientConn
+	err  error
 }
 
 // RoundTrip sends a request once.
 func (o *oneConnection) RoundTrip(req *http.Request) (*http.Response, error) {
+	trace := httptrace.ContextClientTrace(req.Context())
+	if trace != nil && trace.GetConn != nil {
+		trace.GetConn(o.address)
+	}
 	conn, err := o.connection(req.Context())
 	if err != nil {
 		if req.Body != nil {
-			_ = req.Body.Close() // nobody to tell
+			_ = req.Body.Close() // best effort
 		}
 		return nil, err
+	}
+	if trace != nil && trace.GotConn != nil {
+		trace.GotConn(httptrace.GotConnInfo{Reused: true})
 	}
 	return conn.RoundTrip(req)
 }
 
+// connection waits for a connection.
 func (o *oneConnection) connection(ctx context.Context) (*http.ClientConn, error) {
+	d := o.latest(ctx)
+	select {
+	case <-d.done:
+		return d.conn, d.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// latest returns the current connection, or a new one.
+func (o *oneConnection) latest(ctx context.Context) *dialing {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.conn != nil && o.conn.Err() == nil {
-		return o.conn, nil
+	if o.dial.serves() {
+		return o.dial
 	}
-	conn, err := o.base.NewClientConn(ctx, "http", o.address)
-	o.conn = conn
-	return conn, err
+	d := &dialing{done: make(chan struct{})}
+	o.dial = d
+	go func() {
+		defer close(d.done)
+		d.conn, d.err = o.base.NewClientConn(context.WithoutCancel(ctx), "http", o.address)
+	}()
+	return d
+}
+
+// serves reports whether there is a usable connection, or one that is being made.
+func (d *dialing) serves() bool {
+	if d == nil {
+		return false
+	}
+	select {
+	case <-d.done:
+		return d.err == nil && d.conn.Err() == nil
+	default:
+		return true
+	}
 }
 
 // CloseIdleConnections closes the connection.
 func (o *oneConnection) CloseIdleConnections() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.conn != nil {
-		_ = o.conn.Close() // nobody to tell
+	if o.dial == nil {
+		return
+	}
+	<-o.dial.done // the dialer has a timeout
+	if o.dial.err == nil {
+		_ = o.dial.conn.Close() // best effort
 	}
 }
 
@@ -162,7 +211,7 @@ func (l *library) Send(req *http.Request) (*http.Response, error) {
 	return nil, errors.New("no route")
 }
 
-// Log says what Envoy would have logged.
+// Log returns the lines that Envoy would have logged.
 func (l *library) Log(_ context.Context, answers []Answer) ([]Logged, error) {
 	var log []Logged
 	for _, a := range answers {
@@ -180,7 +229,7 @@ func (l *library) Log(_ context.Context, answers []Answer) ([]Logged, error) {
 	return log, nil
 }
 
-// Stats reads the statistics as an operator would.
+// Stats reads the statistics from the HTTP pages.
 func (l *library) Stats(ctx context.Context) (numbers, histograms map[string]uint64, err error) {
 	page := func(target string) string {
 		w := httptest.NewRecorder()
@@ -190,12 +239,12 @@ func (l *library) Stats(ctx context.Context) (numbers, histograms map[string]uin
 	return readNumbers(page("/stats")), readCounts(page("/stats/prometheus")), nil
 }
 
-// Close closes what connections are left.
+// Close closes the remaining connections.
 func (l *library) Close() {
-	l.base.(interface{ CloseIdleConnections() }).CloseIdleConnections() //nolint:forcetypeassert // both kinds have it
+	l.base.(interface{ CloseIdleConnections() }).CloseIdleConnections() //nolint:forcetypeassert // both types have it
 }
 
-// readNumbers reads the counters and gauges of /stats.
+// readNumbers parses the counters and gauges of /stats.
 func readNumbers(page string) map[string]uint64 {
 	numbers := map[string]uint64{}
 	lines := bufio.NewScanner(strings.NewReader(page))
@@ -208,7 +257,7 @@ func readNumbers(page string) map[string]uint64 {
 	return numbers
 }
 
-// readCounts reads how many values the histograms of /stats/prometheus have.
+// readCounts parses the number of values of the histograms of /stats/prometheus.
 func readCounts(page string) map[string]uint64 {
 	counts := map[string]uint64{}
 	lines := bufio.NewScanner(strings.NewReader(page))

@@ -1,32 +1,110 @@
 package parity
 
 import (
+	"slices"
 	"strings"
 )
 
-// Rule is a difference between Envoy and the library that is meant: docs/envoy.md
-// states it by its name, with the reason.
+// Rule is an intentional difference between Envoy and the library. docs/envoy.md or
+// docs/grpc.md documents it under its name, with the reason. Change converts the
+// observations of Envoy to those of the library. It may use the play only for values that
+// depend on chance.
 type Rule struct {
 	Name    string
 	Applies func(s *Scenario) bool
-	Change  func(s *Scenario, want *Observed) // makes of what Envoy did what the library does
+	Change  func(s *Scenario, want *Observed, got *Played)
 }
 
-// Rules are all that there are.
+// Rules returns all rules. Most follow from the habits of a model of a call.
 func Rules() []Rule {
-	return []Rule{
-		{Name: "no-useless-wait", Applies: longBackOff, Change: lastAnswerAtOnce},
-		{Name: "informational-answers-pass", Applies: informs, Change: informed},
-		{Name: "expect-is-passed-on", Applies: expects, Change: expectPassedOn},
-		{Name: "untrusted-headers-pass", Applies: untrusted, Change: untrustedPass},
-		{Name: "attempts-are-counted-at-their-end", Applies: looksMeanwhile, Change: countedAtTheEnd},
-		{Name: "grpc-callers-get-a-status", Applies: answersGRPCInHTTP, Change: answeredWithAStatus},
-		{Name: "grpc-messages-are-the-callers", Applies: answersBeforeFailing, Change: messagesNotGiven},
-		{Name: "grpc-timeout-tells-our-limits", Applies: tellsGRPCTimeout, Change: ownGRPCTimeout},
+	rules := []Rule{
+		{Name: "expect-is-passed-on", Applies: expects, Change: alone(expectPassedOn)},
+		{Name: "untrusted-headers-pass", Applies: untrusted, Change: alone(untrustedPass)},
+		{Name: "attempts-are-counted-at-their-end", Applies: looksMeanwhile, Change: alone(countedAtTheEnd)},
+		{Name: "grpc-refused-messages", Applies: countsMessages, Change: alone(messagesOfAll)},
+		{Name: "grpc-timeout-has-our-limits", Applies: sendsGRPCTimeout, Change: alone(ownGRPCTimeout)},
+	}
+	var before habit
+	for _, h := range habits() {
+		rules = append(rules, Rule{Name: h.name, Applies: h.applies, Change: rewrite(before, before|h.habit)})
+		before |= h.habit
+	}
+	return rules
+}
+
+// alone returns a change that does not depend on chance.
+func alone(change func(s *Scenario, want *Observed)) func(*Scenario, *Observed, *Played) {
+	return func(s *Scenario, want *Observed, _ *Played) { change(s, want) }
+}
+
+// habitRule is the rule of a habit.
+type habitRule struct {
+	name    string
+	habit   habit
+	applies func(s *Scenario) bool
+}
+
+// habits returns all habits of the library, in the order in which they are applied.
+func habits() []habitRule {
+	return []habitRule{
+		{"informational-responses-pass", showsInformational, informs},
+		{"no-useless-wait", skipsUselessWaits, backsOff},
+		{"limits-include-connecting", limitsIncludeConnecting, listensNot("blackhole")},
+		{"max-requests-before-connecting", asksBeforeConnecting, listensNot("blackhole", "refuse")},
+		{"http1-trailers-pass", passesTrailers, speaks("http1")},
+		{"http1-response-headers", readsHeads, speaks("http1")},
+		{"http2-response-headers", readsLengths, speaksHTTP2},
+		{"canceled-callers", disconnects, leaves(false)},
+		{"grpc-refused-streams-are-gRPC's", resendsRefused, isGRPC},
+		{"grpc-dials", dialsAgain, isGRPC},
+		{"grpc-has-no-http-status", hasNoHTTPStatus, isGRPC},
+		{"grpc-messages-need-no-buffer", needsNoBuffer, isGRPC},
+		{"grpc-malformed-responses", findsMalformed, isGRPC},
+		{"grpc-callers-get-a-status", makesStatuses, isGRPC},
+		{"grpc-messages-are-the-callers", countsReceivedMessages, isGRPC},
+		{"grpc-whole-messages", wantsWholeMessages, isGRPC},
+		{"grpc-broken-responses", reportsBroken, isGRPC},
+		{"grpc-canceled-callers", cancels, leaves(true)},
+		{"grpc-attempt-count", countsNoAttemptsOfErrors, isGRPC},
 	}
 }
 
-// requests are all requests of the scenario, in the order of their cases.
+// isGRPC reports whether the calls of a scenario are gRPC calls.
+func isGRPC(s *Scenario) bool {
+	all, _ := speaksGRPC(s)
+	return all
+}
+
+// speaks matches scenarios of HTTP calls whose upstream uses a protocol.
+func speaks(protocol string) func(*Scenario) bool {
+	return func(s *Scenario) bool { return !isGRPC(s) && s.Upstream.Protocol == protocol }
+}
+
+// speaksHTTP2 reports whether the upstream of a scenario uses HTTP/2.
+func speaksHTTP2(s *Scenario) bool { return s.Upstream.Protocol == "h2" }
+
+// listensNot matches scenarios whose upstream accepts no connections.
+func listensNot(how ...string) func(*Scenario) bool {
+	return func(s *Scenario) bool {
+		return slices.ContainsFunc(s.Upstream.Hosts, func(h Host) bool { return slices.Contains(how, h.Listen) })
+	}
+}
+
+// leaves matches scenarios in which a caller of HTTP/2 is canceled.
+func leaves(grpc bool) func(*Scenario) bool {
+	return func(s *Scenario) bool {
+		return s.Downstream.Protocol == "h2" && isGRPC(s) == grpc &&
+			slices.ContainsFunc(s.requests(), func(r Request) bool { return r.ClientTimeout > 0 })
+	}
+}
+
+// backsOff reports whether calls may be retried within a limited time.
+func backsOff(s *Scenario) bool {
+	f, err := readFragments(s.Envoy)
+	return err == nil && (f.route.RetryPolicy != nil || f.virtualHost.RetryPolicy != nil || len(f.routes) > 0 || !f.external)
+}
+
+// requests returns all requests of the scenario, in the order of their cases.
 func (s *Scenario) requests() []Request {
 	var all []Request
 	for _, op := range s.Downstream.Ops {
@@ -40,33 +118,6 @@ func (s *Scenario) requests() []Request {
 	return all
 }
 
-// longBackOff recognises a back-off that will hardly fit in the time that the call
-// has.
-func longBackOff(s *Scenario) bool {
-	f, err := readFragments(s.Envoy)
-	if err != nil || f.route.RetryPolicy == nil || f.route.Timeout == nil {
-		return false
-	}
-	return f.route.RetryPolicy.RetryBackOff.BaseInterval >= 10**f.route.Timeout && *f.route.Timeout > 0
-}
-
-// lastAnswerAtOnce: the caller gets the upstream's last answer at once, where Envoy
-// lets it wait for a time-out that is certain.
-func lastAnswerAtOnce(_ *Scenario, want *Observed) {
-	want.Downstream[0] = Answer{Case: "r001", Status: 503, Headers: map[string]string{"content-length": "0"}}
-	l := &want.AccessLog[0]
-	l.Code, l.Details, l.Flags, l.LongFlags = 503, "via_upstream", "-", "-"
-	const prefix = "cluster." + clusterName + "."
-	for _, name := range []string{"503", "5xx", "completed"} {
-		delete(want.Stats, prefix+"retry.upstream_rq_"+name)
-		want.Stats[prefix+"upstream_rq_"+name]++
-		want.Stats[prefix+"internal.upstream_rq_"+name]++
-	}
-	const labels = `{envoy_cluster_name="` + clusterName + `"}`
-	want.Histograms["envoy_cluster_upstream_rq_time"+labels]++
-	want.Histograms["envoy_cluster_internal_upstream_rq_time"+labels]++
-}
-
 func informs(s *Scenario) bool {
 	for _, step := range s.Upstream.Script {
 		if len(step.Informational) > 0 {
@@ -74,25 +125,6 @@ func informs(s *Scenario) bool {
 		}
 	}
 	return false
-}
-
-// informed: net/http shows a caller the answers before the answer, which Envoy keeps
-// for itself; it counts them, which nobody here can.
-func informed(s *Scenario, want *Observed) {
-	for i := range want.Downstream {
-		for _, early := range stepAt(s.Upstream.Script, i).Informational {
-			want.Downstream[i].Informational = append(want.Downstream[i].Informational, early.Status)
-		}
-	}
-	for _, category := range []string{"", "internal."} {
-		prefix := "cluster." + clusterName + "." + category + "upstream_rq_"
-		want.Stats[prefix+"completed"] -= want.Stats[prefix+"1xx"]
-		for name := range want.Stats {
-			if strings.HasPrefix(name, prefix+"1") {
-				delete(want.Stats, name)
-			}
-		}
-	}
 }
 
 func expects(s *Scenario) bool {
@@ -104,20 +136,20 @@ func expects(s *Scenario) bool {
 	return false
 }
 
-// expectPassedOn: it is the upstream that says whether it wants the body; Envoy says
-// so by itself, at once.
+// expectPassedOn changes the handling of expect: here the upstream asks for the body; Envoy
+// asks for it immediately.
 func expectPassedOn(s *Scenario, want *Observed) {
 	passOn(s, want, func(name string) bool { return name == "expect" })
 }
 
-// passOn has the requests' headers reach the upstream that Envoy keeps from it.
+// passOn adds the headers that Envoy removes to the requests that the upstream receives.
 func passOn(s *Scenario, want *Observed, which func(name string) bool) {
 	requests := s.requests()
 	for i, a := range want.Downstream {
 		for j, at := range want.Attempts {
 			for name, value := range requests[i].Headers {
 				if at.Case == a.Case && which(name) {
-					want.Attempts[j].Headers[name] = value
+					want.Attempts[j].Headers[name] = strings.TrimSpace(value)
 				}
 			}
 		}
@@ -126,9 +158,10 @@ func passOn(s *Scenario, want *Observed, which func(name string) bool) {
 
 func untrusted(s *Scenario) bool { return string(s.Envoy["external"]) == "true" }
 
-// untrustedPass: headers that are not obeyed are none of the library's business.
+// untrustedPass changes the handling of untrusted headers: the library neither honors nor
+// removes them.
 func untrustedPass(s *Scenario, want *Observed) {
-	passOn(s, want, func(name string) bool { return strings.HasPrefix(name, "x-envoy-") })
+	passOn(s, want, func(name string) bool { return strings.HasPrefix(name, "x-envoy-") || name == "x-request-id" })
 }
 
 func looksMeanwhile(s *Scenario) bool {
@@ -140,7 +173,8 @@ func looksMeanwhile(s *Scenario) bool {
 	return false
 }
 
-// countedAtTheEnd: only then is it known whether an attempt got a connection.
+// countedAtTheEnd changes when attempts are counted: only at the end is it known whether an
+// attempt got a connection.
 func countedAtTheEnd(_ *Scenario, want *Observed) {
 	const prefix = "cluster." + clusterName + ".upstream_rq_"
 	for _, numbers := range want.Snapshots {

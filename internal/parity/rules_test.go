@@ -6,26 +6,29 @@ import (
 	"testing"
 )
 
-// TestRulesAreStated pins that docs/envoy.md has each rule, with a scenario that shows
-// it, and no other.
+// TestRulesAreStated checks that docs/envoy.md or docs/grpc.md documents each rule, with a
+// scenario that shows it, and documents no other rules with a scenario.
 func TestRulesAreStated(t *testing.T) {
-	text, err := os.ReadFile("../../docs/envoy.md")
-	if err != nil {
-		t.Fatal(err)
-	}
 	stated := map[string]string{}
-	for line := range strings.Lines(string(text)) {
-		if cells := strings.Split(line, " | "); strings.HasPrefix(line, "| `") && len(cells) == 6 {
-			stated[strings.Trim(cells[0], "| `")] = cells[5]
+	for _, path := range []string{"../../docs/envoy.md", "../../docs/grpc.md"} {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			cells := strings.Split(line, " | ")
+			if tests := cells[len(cells)-1]; strings.HasPrefix(line, "| ") && strings.Contains(tests, "TestGolden/cases/") {
+				stated[strings.Trim(cells[0], "| `")] = tests
+			}
 		}
 	}
 	for _, r := range Rules() {
-		if !strings.Contains(stated[r.Name], "TestGolden/cases/") {
-			t.Errorf("docs/envoy.md: rule %s: got test %q, want a scenario", r.Name, stated[r.Name])
+		if stated[r.Name] == "" {
+			t.Errorf("rule %s is not documented with a scenario", r.Name)
 		}
 		delete(stated, r.Name)
 	}
 	for name := range stated {
-		t.Errorf("docs/envoy.md: there is no rule %s", name)
+		t.Errorf("documented rule %s does not exist", name)
 	}
 }

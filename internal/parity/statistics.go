@@ -5,11 +5,11 @@ import (
 	"strings"
 )
 
-// sharedNames are Envoy's statistics of a cluster that a client library can see for
-// itself. Those of connections and of the queue for them are not among them: they are those
-// of a connection pool. CATEGORY stands for internal, external, canary, retry, or a name that
-// a caller gave; NNN for a code and Nxx for its class,
-// METHOD for a method with what is counted of it.
+// sharedNames are Envoy's statistics of a cluster that a client library can observe.
+// Statistics of connections and of the queue for them are not included, because they depend
+// on the connection pool. CATEGORY stands for internal, external, canary, retry, or a name
+// that a caller chose; NNN stands for a code and Nxx for its class; METHOD stands for a
+// method and one of its counters.
 const sharedNames = `
 CATEGORY.upstream_rq_NNN
 CATEGORY.upstream_rq_Nxx
@@ -71,14 +71,13 @@ upstream_rq_total
 upstream_rs_body_size
 `
 
-//nolint:gochecknoglobals // patterns that nothing writes
+//nolint:gochecknoglobals // read-only patterns
 var (
 	shared          = sharedPattern(`cluster\.`+clusterName+`\.`, "", `.`)
 	sharedHistogram = sharedPattern(`envoy_cluster_`, `\{envoy_cluster_name="`+clusterName+`"\}`, `_`)
 )
 
-// sharedPattern matches all of sharedNames between before and after; dot is what
-// stands for a dot.
+// sharedPattern matches all of sharedNames between before and after; dot replaces the dots.
 func sharedPattern(before, after, dot string) *regexp.Regexp {
 	var names []string
 	for name := range strings.FieldsSeq(sharedNames) {
@@ -91,9 +90,8 @@ func sharedPattern(before, after, dot string) *regexp.Regexp {
 	return regexp.MustCompile("^" + before + "(" + strings.Join(names, "|") + ")" + after + "$")
 }
 
-// isShared reports whether the counter or gauge is compared.
+// isShared reports whether a counter or gauge is compared.
 func isShared(name string) bool { return shared.MatchString(name) }
 
-// isSharedHistogram reports whether the histogram, by its Prometheus name, is
-// compared.
+// isSharedHistogram reports whether a histogram, by its Prometheus name, is compared.
 func isSharedHistogram(name string) bool { return sharedHistogram.MatchString(name) }

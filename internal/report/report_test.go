@@ -15,10 +15,10 @@ func TestPanic(t *testing.T) {
 	slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
 	defer slog.SetDefault(before)
 	func() {
-		defer func() { report.Panic("the test's own function", recover()) }()
+		defer func() { report.Panic("a function of the test", recover()) }()
 		panic("soup")
 	}()
-	for _, want := range []string{"level=ERROR", `"recovered from a panic in the test's own function"`, "panic=soup", "report_test.go"} {
+	for _, want := range []string{"level=ERROR", `"recovered from a panic in a function of the test"`, "panic=soup", "report_test.go"} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("got %q, want it to contain %q", log.String(), want)
 		}

@@ -5,11 +5,11 @@ import (
 	"io/fs"
 )
 
-// sniffed is how much net/http copies itself before it hands a file to the kernel.
+// sniffed is the number of bytes that net/http copies before it passes a file to the kernel.
 const sniffed = 512
 
-// ReadFrom writes what src has left. As in net/http, the response does not begin before
-// the first byte of src is there.
+// ReadFrom writes the rest of src. As in net/http, the response begins with the first byte
+// of src.
 func (r readerFrom) ReadFrom(src io.Reader) (n int64, err error) {
 	if !isFile(src) {
 		return r.v.writer().copyFrom(src)
@@ -28,7 +28,7 @@ func (r readerFrom) ReadFrom(src io.Reader) (n int64, err error) {
 type onlyWriter struct{ io.Writer }
 
 // isFile reports whether src is a regular file, or the rest of one: the kernel can send it,
-// and reading it does not wait for anyone.
+// and reading it does not wait.
 func isFile(src io.Reader) bool {
 	if limited, ok := src.(*io.LimitedReader); ok {
 		src = limited.R
@@ -41,15 +41,15 @@ func isFile(src io.Reader) bool {
 	return err == nil && info.Mode().IsRegular()
 }
 
-// sendFrom hands a file to the wrapped writer, as it is.
+// sendFrom passes a file to the wrapped writer, as it is.
 func (w *Writer) sendFrom(file io.Reader) (n int64, err error) {
 	w.watcher.Enter()
 	defer func() { w.watcher.Leave(n, err) }()
-	return w.wrapped.(io.ReaderFrom).ReadFrom(file) //nolint:forcetypeassert // abilities has seen it
+	return w.wrapped.(io.ReaderFrom).ReadFrom(file) //nolint:forcetypeassert // abilities has checked it
 }
 
-// copyFrom hands src to the wrapped writer such that the time that src takes does not
-// count as a wait for the client, nor an error of src as one of the client.
+// copyFrom passes src to the wrapped writer. The time that src takes does not count as a
+// wait for the client, and an error of src does not count as one of the client.
 func (w *Writer) copyFrom(src io.Reader) (n int64, err error) {
 	s := &source{src: src, w: w}
 	w.watcher.Enter()
@@ -60,14 +60,14 @@ func (w *Writer) copyFrom(src io.Reader) (n int64, err error) {
 		}
 		w.watcher.Leave(n, err)
 	}()
-	return w.wrapped.(io.ReaderFrom).ReadFrom(s) //nolint:forcetypeassert // abilities has seen it
+	return w.wrapped.(io.ReaderFrom).ReadFrom(s) //nolint:forcetypeassert // abilities has checked it
 }
 
 // source is a reader whose bytes become a response.
 type source struct {
 	src io.Reader
 	w   *Writer
-	err error // what src failed with
+	err error // of src
 }
 
 // Read reads from src. The response begins with the first byte.

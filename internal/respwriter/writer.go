@@ -2,10 +2,10 @@
 // what the handler does, and the handler keeps every ability of the wrapped writer.
 //
 // Abilities that handlers detect by a type assertion are kept exactly: [http.Flusher],
-// [http.Hijacker], [http.Pusher], [io.ReaderFrom] and http.CloseNotifier are present if, and
-// only if, the wrapped writer has them. What [http.ResponseController] looks for is always
-// present, and returns [http.ErrNotSupported] where the wrapped writer, and what it unwraps
-// to, has no such method.
+// [http.Hijacker], [http.Pusher], [io.ReaderFrom] and http.CloseNotifier are present if and
+// only if the wrapped writer has them. The methods for which [http.ResponseController] looks
+// are always present. They return [http.ErrNotSupported] if neither the wrapped writer nor a
+// writer that it unwraps to has the method.
 package respwriter
 
 import (
@@ -20,18 +20,18 @@ import (
 // Watcher observes the use of a [Writer]. Its methods are called in the goroutine of the
 // handler.
 type Watcher interface {
-	// Begin is called before the response headers are sent, with the final status. It is
-	// called again if the flush that it was called for is not supported.
+	// Begin is called before the response headers are sent, with the final status. If they
+	// were to be sent by a flush, and the flush is not supported, Begin is called again later.
 	Begin(status int)
 
 	// Enter is called before an operation that may wait for the client.
 	Enter()
 
 	// Leave is called after each Enter. written is the number of bytes of the body that were
-	// written since, err what the operation failed with.
+	// written since, err the error of the operation.
 	Leave(written int64, err error)
 
-	// Hijacked is called after the handler has taken conn over.
+	// Hijacked is called after the handler has taken over conn.
 	Hijacked(conn net.Conn)
 }
 
@@ -51,7 +51,7 @@ type Writer struct {
 	wrapped http.ResponseWriter
 	watcher Watcher
 	status  int
-	begun   bool // the headers, or the connection, have left the handler's hands
+	begun   bool // the headers were sent, or the connection was hijacked
 }
 
 // Make returns a Writer around wrapped that watcher observes.
@@ -85,7 +85,7 @@ func final(status int) bool {
 	return status == http.StatusSwitchingProtocols || status >= 200 && status <= 999
 }
 
-// view is a Writer as handlers see it.
+// view is a Writer with the methods for handlers.
 type view Writer
 
 func (v *view) writer() *Writer { return (*Writer)(v) }
@@ -101,7 +101,7 @@ func (v *view) WriteHeader(status int) {
 	v.wrapped.WriteHeader(status)
 }
 
-// Write writes a part of the body, and the headers before the first.
+// Write writes a part of the body, and the headers before the first part.
 func (v *view) Write(p []byte) (n int, err error) {
 	v.writer().Begin(http.StatusOK)
 	v.watcher.Enter()
@@ -109,7 +109,7 @@ func (v *view) Write(p []byte) (n int, err error) {
 	return v.wrapped.Write(p)
 }
 
-// WriteString is Write for writers that need no copy of s.
+// WriteString is Write without a copy of s, if the wrapped writer needs none.
 func (v *view) WriteString(s string) (n int, err error) {
 	v.writer().Begin(http.StatusOK)
 	v.watcher.Enter()
@@ -117,7 +117,7 @@ func (v *view) WriteString(s string) (n int, err error) {
 	return io.WriteString(v.wrapped, s)
 }
 
-// FlushError sends what was written so far, the headers at least.
+// FlushError sends the headers and what was written so far.
 func (v *view) FlushError() error {
 	first := v.writer().Begin(http.StatusOK)
 	supported, err := v.writer().flush()
@@ -160,11 +160,11 @@ func (v *view) EnableFullDuplex() error {
 	return http.NewResponseController(v.wrapped).EnableFullDuplex()
 }
 
-// Unwrap returns the wrapped writer to those who look for abilities of their own. A
-// [http.ResponseController] finds Hijack on the way, even where the type has none.
+// Unwrap returns the wrapped writer, for code that looks for other abilities. A
+// [http.ResponseController] finds Hijack before it, even if the Writer's type has none.
 func (v *view) Unwrap() http.ResponseWriter { return unwrapped{v, hijacker{v}} }
 
-// unwrapped stands between a Writer and the writer that it wraps.
+// unwrapped is between a Writer and the writer that it wraps.
 type unwrapped struct {
 	*view
 	hijacker
@@ -182,10 +182,10 @@ type (
 	closeNotifier struct{ v *view }
 )
 
-// Flush sends what was written so far, the headers at least.
+// Flush sends the headers and what was written so far.
 func (f flusher) Flush() { _ = f.v.FlushError() } // http.Flusher cannot report an error
 
-// Hijack lets the handler take the connection over.
+// Hijack lets the handler take over the connection.
 func (h hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, buffered, err := http.NewResponseController(h.v.wrapped).Hijack()
 	if err == nil {
@@ -197,10 +197,10 @@ func (h hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 
 // Push starts an HTTP/2 server push.
 func (p pusher) Push(target string, opts *http.PushOptions) error {
-	return p.v.wrapped.(http.Pusher).Push(target, opts) //nolint:forcetypeassert // abilities has seen it
+	return p.v.wrapped.(http.Pusher).Push(target, opts) //nolint:forcetypeassert // abilities has checked it
 }
 
-// CloseNotify returns a channel that receives a value when the client has gone.
+// CloseNotify returns a channel that receives a value when the client disconnects.
 func (c closeNotifier) CloseNotify() <-chan bool {
-	return c.v.wrapped.(http.CloseNotifier).CloseNotify() //nolint:forcetypeassert,staticcheck // abilities has seen it; frameworks still use it
+	return c.v.wrapped.(http.CloseNotifier).CloseNotify() //nolint:forcetypeassert,staticcheck // abilities has checked it; frameworks still use it
 }

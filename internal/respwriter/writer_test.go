@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// controlled is a writer that has all that http.ResponseController looks for.
+// controlled is a writer with all methods for which http.ResponseController looks.
 type controlled interface {
 	http.ResponseWriter
 	io.StringWriter
@@ -29,14 +29,14 @@ type controlled interface {
 
 var errStub = errors.New("the stub is broken")
 
-// stub is a writer with all abilities. It logs what is done to it, and keeps the status that a
-// client sees, as net/http does.
+// stub is a writer with all abilities. It logs the calls of its methods and keeps the status
+// that a client sees, as net/http does.
 type stub struct {
 	header   http.Header
 	log      []string
 	status   int
 	hijacked bool
-	cannot   bool // what http.ResponseController looks for is not supported
+	cannot   bool // the methods for http.ResponseController are not supported
 	wraps    http.ResponseWriter
 }
 
@@ -115,10 +115,10 @@ func (s *stub) SetWriteDeadline(time.Time) error { return s.control("write deadl
 func (s *stub) EnableFullDuplex() error          { return s.control("full duplex") }
 func (s *stub) Unwrap() http.ResponseWriter      { return s.wraps }
 
-// watch is a Watcher that keeps what it is told.
+// watch is a Watcher that records the calls of its methods.
 type watch struct {
 	statuses []int
-	entered  int // how many operations are under way
+	entered  int // the number of operations under way
 	most     int
 	written  int64
 	err      error
@@ -142,7 +142,7 @@ func (w *watch) Leave(written int64, err error) {
 
 func (w *watch) Hijacked(net.Conn) { w.hijacked++ }
 
-// operations are what handlers do with a writer, with what comes of it.
+// operations are what handlers do with a writer. They return the result.
 var operations = map[string]func(w http.ResponseWriter) any{
 	"Header":      func(w http.ResponseWriter) any { w.Header().Set("A", "b"); return len(w.Header()) },
 	"WriteHeader": func(w http.ResponseWriter) any { w.WriteHeader(http.StatusCreated); return nil },
@@ -226,14 +226,14 @@ func (s server) seen() (log []string, status int, hijacked bool) {
 	return log, status, hijacked
 }
 
-// servers makes a writer with each set of abilities, new each time: without and with what
-// http.ResponseController looks for, supported or not, there or in the writer that it unwraps to.
+// servers makes new writers with each set of abilities: without and with the methods for
+// http.ResponseController, supported or not, in the writer or in the one that it unwraps to.
 func servers() (all []server) {
 	for set := range bare {
 		plain, full, cannot := &stub{header: http.Header{}}, &stub{header: http.Header{}}, &stub{header: http.Header{}, cannot: true}
 		inner, outer := &stub{header: http.Header{}}, &stub{header: http.Header{}}
 		outer.wraps = inner
-		over := struct{ unwrapper }{unwrapper{bare[set][0](outer), outer}} // middleware that hides all but Unwrap
+		over := struct{ unwrapper }{unwrapper{bare[set][0](outer), outer}} // middleware that has only Unwrap
 		all = append(all,
 			server{fmt.Sprintf("%05b", set), bare[set][0](plain), []*stub{plain}},
 			server{fmt.Sprintf("%05b, controlled", set), bare[set][1](full), []*stub{full}},
@@ -244,7 +244,7 @@ func servers() (all []server) {
 	return all
 }
 
-// unwrapper is a writer that another one can be reached through.
+// unwrapper is a writer that unwraps to another one.
 type unwrapper struct {
 	http.ResponseWriter
 	below http.ResponseWriter
@@ -252,7 +252,7 @@ type unwrapper struct {
 
 func (u unwrapper) Unwrap() http.ResponseWriter { return u.below }
 
-// TestShaped has a handler see the abilities of the wrapped writer, all of them and no more,
+// TestShaped checks that the handler's writer has exactly the abilities of the wrapped writer,
 // also through two Writers.
 func TestShaped(t *testing.T) {
 	for _, s := range servers() {
@@ -263,10 +263,10 @@ func TestShaped(t *testing.T) {
 				t.Errorf("%s, %d: got abilities %05b, want %05b", s.name, i, got, want)
 			}
 			if _, ok := w.(controlled); !ok {
-				t.Errorf("%s, %d: got %T, want what http.ResponseController looks for", s.name, i, w)
+				t.Errorf("%s, %d: got %T, want the methods for http.ResponseController", s.name, i, w)
 			}
 			if _, ok := w.(interface{ Status() int }); ok {
-				t.Errorf("%s, %d: handlers see more than the writer can do", s.name, i)
+				t.Errorf("%s, %d: handlers see more than the writer's abilities", s.name, i)
 			}
 		}
 	}
@@ -275,8 +275,8 @@ func TestShaped(t *testing.T) {
 	}
 }
 
-// TestWriter_sameEffect does random things to a writer and to a wrapped one: results and
-// effects are the same, and the watcher knows the status that the client sees.
+// TestWriter_sameEffect does random operations with a writer and with a wrapped one: the
+// results and effects are the same, and the watcher receives the status that the client sees.
 func TestWriter_sameEffect(t *testing.T) {
 	names := make([]string, 0, len(operations))
 	for name := range operations {
@@ -287,8 +287,8 @@ func TestWriter_sameEffect(t *testing.T) {
 		random := rand.New(rand.NewPCG(seed, 1))
 		twins := servers()
 		for i, bare := range servers() {
-			wrapped, told := twins[i], &watch{}
-			w := Make(wrapped.w, told)
+			wrapped, observed := twins[i], &watch{}
+			w := Make(wrapped.w, observed)
 			shaped := w.Shaped()
 			var did []string
 			for range 1 + random.IntN(6) {
@@ -306,17 +306,18 @@ func TestWriter_sameEffect(t *testing.T) {
 			if w.Status() != status || w.Begun() != (status != 0 || hijacked) {
 				t.Errorf("%s: %q: got status %d, begun %v, want %d", bare.name, did, w.Status(), w.Begun(), status)
 			}
-			if status != 0 && (len(told.statuses) == 0 || told.statuses[len(told.statuses)-1] != status) {
-				t.Errorf("%s: %q: the watcher was told %v, want %d", bare.name, did, told.statuses, status)
+			if status != 0 && (len(observed.statuses) == 0 || observed.statuses[len(observed.statuses)-1] != status) {
+				t.Errorf("%s: %q: the watcher received %v, want %d", bare.name, did, observed.statuses, status)
 			}
-			if told.entered != 0 || told.most > 1 {
-				t.Errorf("%s: %q: got %d operations under way, at most %d, want none and 1", bare.name, did, told.entered, told.most)
+			if observed.entered != 0 || observed.most > 1 {
+				t.Errorf("%s: %q: got %d operations under way, at most %d, want none and 1", bare.name, did, observed.entered, observed.most)
 			}
 		}
 	}
 }
 
-// TestWriter_status has the status be the client's, whatever does not send headers.
+// TestWriter_status checks that the status is the client's, with operations that do not send
+// headers.
 func TestWriter_status(t *testing.T) {
 	broken := struct{ io.Reader }{io.MultiReader(strings.NewReader(""), failing{})}
 	tests := []struct {
@@ -354,14 +355,14 @@ func TestWriter_status(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			told := &watch{}
-			w := Make(&stub{header: http.Header{}}, told)
+			observed := &watch{}
+			w := Make(&stub{header: http.Header{}}, observed)
 			test.do(w.Shaped())
-			if w.Status() != test.status || told.entered != 0 {
-				t.Errorf("got status %d, %d operations under way, want %d, none", w.Status(), told.entered, test.status)
+			if w.Status() != test.status || observed.entered != 0 {
+				t.Errorf("got status %d, %d operations under way, want %d, none", w.Status(), observed.entered, test.status)
 			}
-			if want := test.status != 0; (len(told.statuses) == 1) != want {
-				t.Errorf("the watcher was told %v, want it once: %v", told.statuses, want)
+			if want := test.status != 0; (len(observed.statuses) == 1) != want {
+				t.Errorf("the watcher received %v, want one status: %v", observed.statuses, want)
 			}
 		})
 	}
@@ -375,7 +376,7 @@ type panicking struct{}
 
 func (panicking) Read([]byte) (int, error) { panic("no soup") }
 
-// fileSink is a writer that notes whether the kernel could send what it reads.
+// fileSink is a writer that records whether the kernel could send what it reads.
 type fileSink struct {
 	*stub
 	file bool
@@ -386,8 +387,8 @@ func (s *fileSink) ReadFrom(src io.Reader) (int64, error) {
 	return s.stub.ReadFrom(src)
 }
 
-// TestReadFrom hands files to the wrapped writer as they are, and counts only its own time and
-// errors.
+// TestReadFrom checks that the wrapped writer receives files as they are, and that only its
+// own time and errors count.
 func TestReadFrom(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "soup")
 	if err := os.WriteFile(name, []byte(strings.Repeat("soup ", 400)), 0o600); err != nil {
@@ -425,25 +426,25 @@ func TestReadFrom(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			told := &watch{}
+			observed := &watch{}
 			sink := &fileSink{stub: &stub{header: http.Header{}}}
-			w := Make(sink, told)
+			w := Make(sink, observed)
 			n, err := w.Shaped().(io.ReaderFrom).ReadFrom(test.src)
-			if n != test.n || told.written != test.n || (err != nil) != test.fail || sink.file != test.file {
-				t.Errorf("got %d bytes, told %d, %v, a file %v, want %d, an error %v, a file %v",
-					n, told.written, err, sink.file, test.n, test.fail, test.file)
+			if n != test.n || observed.written != test.n || (err != nil) != test.fail || sink.file != test.file {
+				t.Errorf("got %d bytes, observed %d, %v, a file %v, want %d, an error %v, a file %v",
+					n, observed.written, err, sink.file, test.n, test.fail, test.file)
 			}
-			if told.err != nil || told.entered != 0 || w.Begun() != (test.n > 0) {
-				t.Errorf("told of %v, %d under way, begun %v", told.err, told.entered, w.Begun())
+			if observed.err != nil || observed.entered != 0 || w.Begun() != (test.n > 0) {
+				t.Errorf("observed of %v, %d under way, begun %v", observed.err, observed.entered, w.Begun())
 			}
 		})
 	}
 }
 
-// TestAllocations pins what a Writer costs: the value for the handler.
+// TestAllocations bounds the allocations of a Writer: one for the handler's writer.
 func TestAllocations(t *testing.T) {
-	told := &watch{}
-	w := Make(&stub{}, told)
+	observed := &watch{}
+	w := Make(&stub{}, observed)
 	if got := testing.AllocsPerRun(100, func() { _ = w.Shaped() }); got > 1 {
 		t.Errorf("got %v allocations, want at most 1", got)
 	}

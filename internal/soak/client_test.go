@@ -21,8 +21,8 @@ import (
 	"github.com/pillion-go/pillion/retry"
 )
 
-// TestClient has rude callers call misbehaving servers through two upstreams over shared
-// transports, with requests, as functions and within commands.
+// TestClient has misbehaving callers and servers. The calls go through two upstreams over
+// shared transports, as requests, as functions and within commands.
 func TestClient(t *testing.T) {
 	soak(t, func(r *round) {
 		c := newClients(r)
@@ -99,7 +99,7 @@ func (r *round) transport(h2c bool) *http.Transport {
 	return t
 }
 
-// rudeBase is a round tripper below the policies that misbehaves at times. It counts the
+// rudeBase is a round tripper below the policies that sometimes misbehaves. It counts the
 // response bodies that are open.
 type rudeBase struct {
 	round *round
@@ -125,7 +125,7 @@ func (b rudeBase) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, nil
 	}
 	own := *req
-	own.GetBody = nil // net/http does not close each of the bodies that it gets again by itself
+	own.GetBody = nil // net/http does not close each body that it gets by GetBody
 	resp, err := b.inner.RoundTrip(&own)
 	if err != nil {
 		return nil, err
@@ -149,8 +149,8 @@ func closeBody(req *http.Request) error {
 	return req.Body.Close()
 }
 
-// countedBody is a response body that is counted while it is open. A rude one panics when
-// it is closed.
+// countedBody is a response body that is counted while it is open. A rude one panics in
+// Close.
 type countedBody struct {
 	io.ReadCloser
 	record *record
@@ -203,7 +203,7 @@ func (r *round) impatient(ctx context.Context, d dice) (context.Context, context
 
 var errImpatient = errors.New("soak: the caller is impatient")
 
-// request makes an HTTP request, and deals with its response.
+// request makes an HTTP request and handles its response.
 func (c *clients) request(n uint64, d dice) {
 	url, method := pick(d, c.urls...), pick(d, "GET", "GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "CONNECT")
 	rec := c.ledger.begin(n, "%s %s", method, url)
@@ -257,8 +257,8 @@ func (r *round) within(ctx context.Context, d dice) (context.Context, func()) {
 	return ctx, end
 }
 
-// body adds a request body to two of three requests. Those that are had again are counted
-// only if net/http does not get them.
+// body adds a request body to two of three requests. Bodies of GetBody are counted only if
+// net/http does not call it.
 func (c *clients) body(req *http.Request, d dice, rec *record, counted bool) {
 	size := pick(d, 1, 100, 5000, 300<<10)
 	switch d.IntN(6) {
@@ -281,7 +281,7 @@ func (c *clients) body(req *http.Request, d dice, rec *record, counted bool) {
 	}
 }
 
-// headers adds the headers by which the library and the servers go.
+// headers adds headers that the library and the servers honor.
 func (c *clients) headers(req *http.Request, n uint64, d dice) {
 	req.Header.Set(soakHeader, strconv.FormatUint(n, 10))
 	d.headers(8, req.Header.Set,
@@ -297,7 +297,7 @@ func (c *clients) headers(req *http.Request, n uint64, d dice) {
 	)
 }
 
-// send sends a request with a client of the caller's own, or without one.
+// send sends a request with an http.Client, or without one.
 func (c *clients) send(tripper http.RoundTripper, req *http.Request, d dice) (*http.Response, error) {
 	if d.once(3) {
 		return tripper.RoundTrip(req)
@@ -309,8 +309,8 @@ func (c *clients) send(tripper http.RoundTripper, req *http.Request, d dice) (*h
 	return hc.Do(req)
 }
 
-// consume reads a response, or does not. Its body is closed at the latest when the storm
-// is over.
+// consume reads a response, or does not. Its body is closed at the end of the storm at the
+// latest.
 func (r *round) consume(resp *http.Response, d dice, rec *record, cancel context.CancelFunc) {
 	body := resp.Body
 	r.leave(func() { _ = body.Close() })
@@ -397,7 +397,7 @@ func work(ctx context.Context, what int, pause time.Duration) (int, error) {
 		<-ctx.Done()
 		return 0, ctx.Err()
 	case 5:
-		time.Sleep(pause) // whatever ctx says
+		time.Sleep(pause) // ignores ctx
 		return 0, context.Cause(ctx)
 	case 6:
 		return 0, errors.New("a failure")
@@ -469,7 +469,7 @@ func (c *clients) shutDown() {
 	}
 }
 
-// closeIdle is no check: it closes the connections that are not in use.
+// closeIdle closes the connections that are not in use. It has the form of a check.
 func (c *clients) closeIdle() []string {
 	for _, t := range c.trippers {
 		(&http.Client{Transport: t.RoundTripper}).CloseIdleConnections()
@@ -477,10 +477,10 @@ func (c *clients) closeIdle() []string {
 	return nil
 }
 
-// accepts checks that u has all of its slots, and calls a server that behaves.
+// accepts checks that all slots of u are free, and calls a server that behaves.
 func (c *clients) accepts(u *guarded) {
 	c.Helper()
-	if 0 < u.places && u.places <= 16 {
+	if 0 < u.slots && u.slots <= 16 {
 		c.settle(func() []string { return c.fill(u) })
 	}
 	tripper := c.trippers[0]
@@ -490,13 +490,13 @@ func (c *clients) accepts(u *guarded) {
 	c.settle(func() []string { return c.ask(tripper) })
 }
 
-// fill is a check: as many functions as there are slots run concurrently. It can take
-// several times: an open breaker must be closed first, and a policy can get in the way.
+// fill is a check: as many functions as there are slots run concurrently. It may fail
+// several times first: an open breaker must close, and a policy can interfere.
 func (r *round) fill(u *guarded) []string {
 	var entered atomic.Int64
 	var calls sync.WaitGroup
-	told, leave := make(chan struct{}, u.places), make(chan struct{})
-	for range u.places {
+	told, leave := make(chan struct{}, u.slots), make(chan struct{})
+	for range u.slots {
 		calls.Go(func() {
 			rec := r.ledger.begin(0, "a function that takes a slot")
 			tell := sync.OnceFunc(func() { told <- struct{}{} })
@@ -509,37 +509,37 @@ func (r *round) fill(u *guarded) []string {
 			})
 		})
 	}
-	for range u.places {
+	for range u.slots {
 		<-told
 	}
 	got := int(entered.Load())
 	close(leave)
 	calls.Wait()
-	if got < u.places {
-		return []string{fmt.Sprintf("%s: %d of %d slots can be taken", u.Name(), got, u.places)}
+	if got < u.slots {
+		return []string{fmt.Sprintf("%s: %d of %d slots can be taken", u.Name(), got, u.slots)}
 	}
 	return nil
 }
 
-// ask is a check: a server that behaves is reached. A breaker must have let a trial through.
+// ask is a check: a call to a server that behaves succeeds. An open breaker must admit a trial.
 func (c *clients) ask(tripper http.RoundTripper) []string {
-	answer := make(chan string, 1)
+	result := make(chan string, 1)
 	go func() {
 		wrong := "panicked, or ended its goroutine"
 		rec := c.ledger.begin(0, "a request for a good response")
 		defer func() {
 			rec.returns("returned: %s, recovered %v", wrong, recover())
-			answer <- wrong
+			result <- wrong
 		}()
 		wrong = c.get(rec, tripper)
 	}()
-	if wrong := <-answer; wrong != "" {
+	if wrong := <-result; wrong != "" {
 		return []string{"a server that behaves: " + wrong}
 	}
 	return nil
 }
 
-// get makes a request for a good response, and says what is wrong with it.
+// get makes a request for a good response, and returns what is wrong with the response.
 func (c *clients) get(rec *record, tripper http.RoundTripper) string {
 	ctx, cancel := context.WithTimeout(rec.with(c.Context()), time.Second)
 	defer cancel()

@@ -28,7 +28,7 @@ func (r *round) statistics(kind string) map[string]uint64 {
 	return page
 }
 
-// gauges is a check: nothing is under way. The gauges of what remains have other values.
+// gauges is a check: all gauges are 0, but those of remaining slots.
 func (r *round) gauges() (wrong []string) {
 	for name, value := range r.statistics("Gauges") {
 		if value != 0 && !strings.Contains(name, ".remaining_") {
@@ -64,22 +64,22 @@ func (r *round) totals(u *guarded) func() []string {
 	}
 }
 
-// connections says whether each connection that was made has been counted as destroyed.
+// connections is the part of totals about connections: all are counted as destroyed.
 func connections(page map[string]uint64, prefix string) []string {
-	made, gone := page[prefix+"upstream_cx_total"], page[prefix+"upstream_cx_destroy"]
+	made, destroyed := page[prefix+"upstream_cx_total"], page[prefix+"upstream_cx_destroy"]
 	local, remote := page[prefix+"upstream_cx_destroy_local"], page[prefix+"upstream_cx_destroy_remote"]
-	if made != gone || gone != local+remote {
-		return []string{fmt.Sprintf("%supstream_cx: %d made, %d destroyed, %d locally and %d remotely", prefix, made, gone, local, remote)}
+	if made != destroyed || destroyed != local+remote {
+		return []string{fmt.Sprintf("%supstream_cx: %d made, %d destroyed, %d locally and %d remotely", prefix, made, destroyed, local, remote)}
 	}
 	return nil
 }
 
-// methods is a check: each call of gRPC is in the statistics of its method once. Those whose
-// response broke off are not.
+// methods is a check: each gRPC call is at most once in the statistics of its method. Calls
+// whose response broke off are not in them.
 func (r *round) methods(u *guarded) func() []string {
 	return func() (wrong []string) {
 		if u.shuffled {
-			return nil // inside of retry, metrics.GRPC counts attempts
+			return nil // inside retry, metrics.GRPC counts attempts
 		}
 		page, prefix := r.statistics("Counters"), "cluster."+u.Name()+".grpc."
 		var total uint64
@@ -90,7 +90,7 @@ func (r *round) methods(u *guarded) func() []string {
 			}
 			total += value
 			if sum := page[method+".success"] + page[method+".failure"]; sum != value {
-				wrong = append(wrong, fmt.Sprintf("%s: %d in all, but %d successes and failures", method, value, sum))
+				wrong = append(wrong, fmt.Sprintf("%s: %d in total, but %d successes and failures", method, value, sum))
 			}
 		}
 		r.ledger.mu.Lock()

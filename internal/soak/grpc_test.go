@@ -26,9 +26,9 @@ import (
 	"github.com/pillion-go/pillion/pilliongrpc"
 )
 
-// TestGRPC has rude callers call misbehaving servers of gRPC: one whose handlers are under
-// policies, and one that writes frames by hand. Clients that write frames by hand call the
-// former too.
+// TestGRPC has misbehaving callers and gRPC servers: one server's handlers are under policies,
+// the other one writes frames itself. Clients that write frames themselves call the first
+// server too.
 func TestGRPC(t *testing.T) {
 	soak(t, func(r *round) {
 		k := newKitchen(r)
@@ -36,7 +36,7 @@ func TestGRPC(t *testing.T) {
 		k.close()
 		r.settle(r.ledger.complaints, r.gauges, r.totals(k.soup), r.totals(k.front), r.methods(k.soup), r.methods(k.front))
 		for _, u := range []*guarded{k.soup, k.front} {
-			if 0 < u.places && u.places <= 16 {
+			if 0 < u.slots && u.slots <= 16 {
 				r.settle(func() []string { return r.fill(u) })
 			}
 		}
@@ -87,7 +87,7 @@ func (k *kitchen) serve() string {
 }
 
 // dialClient makes a connection under the policies of soup, with an interceptor below them
-// that misbehaves at times.
+// that sometimes misbehaves.
 func (k *kitchen) dialClient(address string) *grpc.ClientConn {
 	options := append(pilliongrpc.DialOptions(k.soup),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -165,10 +165,10 @@ func (k *kitchen) arrived(ctx context.Context, method string) *record {
 	return k.ledger.begin(n+serving, "serves %s", method)
 }
 
-// serving distinguishes the calls that are served from those that are made.
+// serving distinguishes calls that are served from calls that are made.
 const serving = 1 << 31
 
-// recordedStream is a stream in another context.
+// recordedStream is a stream with another context.
 type recordedStream struct {
 	grpc.ServerStream
 	ctx context.Context
@@ -176,7 +176,7 @@ type recordedStream struct {
 
 func (s recordedStream) Context() context.Context { return s.ctx }
 
-// cook serves all kinds of calls by one function.
+// cook serves all kinds of calls with one function.
 type cook struct {
 	testgrpc.UnimplementedTestServiceServer
 	*kitchen
@@ -251,7 +251,7 @@ func (o *order) wait() error {
 	}
 }
 
-// stream sends messages until it is over, or cannot send any more.
+// stream sends messages, unless a send fails or the call ends.
 func (o *order) stream(messages int) error {
 	for range messages {
 		if err := o.send(o.IntN(5000)); err != nil {
@@ -270,7 +270,7 @@ func (o *order) stream(messages int) error {
 	return nil
 }
 
-// all receives to the end.
+// all receives until the end.
 func (o *order) all() error {
 	for {
 		if err := o.recv(); errors.Is(err, io.EOF) {
@@ -305,7 +305,7 @@ var recipes = []struct {
 	{"exits", func(*order) error { runtime.Goexit(); return nil }},
 	{"waits for the end", func(o *order) error { return o.wait() }},
 	{"a header, then waits for the end", func(o *order) error { _ = o.head(metadata.Pairs("a", "b")); return o.wait() }},
-	{"does not heed the end", func(o *order) error { time.Sleep(o.upTo(100 * time.Millisecond)); return nil }},
+	{"ignores the end", func(o *order) error { time.Sleep(o.upTo(100 * time.Millisecond)); return nil }},
 	{"slow", func(o *order) error { time.Sleep(o.upTo(50 * time.Millisecond)); return o.stream(10) }},
 	{"endless", func(o *order) error { return o.stream(1 << 20) }},
 	{"receives", func(o *order) error { return o.recv() }},
@@ -367,7 +367,7 @@ func (k *kitchen) call(n uint64, d dice) {
 	whole = true
 }
 
-// options are a call's own. OnFinish must be called once.
+// options returns random call options. OnFinish must be called once.
 func (k *kitchen) options(d dice, rec *record) []grpc.CallOption {
 	rec.use("OnFinish")
 	options := []grpc.CallOption{grpc.OnFinish(func(error) { rec.free("OnFinish") })}
@@ -508,7 +508,7 @@ func peerOf(s grpc.ClientStream) string {
 	return fmt.Sprint(p.Addr)
 }
 
-// raw writes frames of gRPC by hand.
+// raw writes gRPC frames to a connection.
 func (k *kitchen) raw(n uint64, d dice) {
 	conn, err := dial(k.ctx, "tcp", k.address)
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 )
 
 // h1act is what a scripted HTTP/1 server does with a request. It reports whether the
-// connection can go on.
+// connection can continue.
 type h1act struct {
 	name string
 	play func(p *link, d dice) bool

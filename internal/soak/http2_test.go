@@ -19,8 +19,8 @@ import (
 // h2peer is a scripted HTTP/2 server's end of a connection. It speaks gRPC too.
 type h2peer struct {
 	*link
-	stingy bool // it grants no flow control credit
-	mute   bool // it responds to no ping
+	stingy bool // it sends no WINDOW_UPDATE
+	mute   bool // it does not respond to PING
 
 	mu      sync.Mutex // held while a frame is written
 	framer  *http2.Framer
@@ -84,7 +84,7 @@ func (c *h2peer) write(frames func(f *http2.Framer) error) {
 	_ = frames(c.framer)
 }
 
-// receive does what a frame asks for.
+// receive handles a frame.
 func (c *h2peer) receive(frame http2.Frame) {
 	switch f := frame.(type) {
 	case *http2.SettingsFrame:
@@ -129,7 +129,8 @@ func (c *h2peer) begin(f *http2.MetaHeadersFrame) {
 	c.playing.Go(func() { act.play(s, d) })
 }
 
-// wait waits until the client has ended the stream, at most for d; 0 means to the end of the storm.
+// wait waits until the client has ended the stream, at most for d; 0 means until the end of the
+// storm.
 func (s *h2stream) wait(d time.Duration) {
 	if d == 0 {
 		select {
@@ -184,8 +185,8 @@ func (s *h2stream) data(end bool, size int) {
 	}
 }
 
-// payload is as many bytes, or a message that has them. Any of the responses of the test
-// service can be read from it.
+// payload returns size bytes, or a gRPC message with size bytes, which can be read as any
+// response of the test service.
 func (s *h2stream) payload(size int) []byte {
 	if !s.grpc {
 		return bytes.Repeat([]byte("x"), size)
@@ -195,21 +196,21 @@ func (s *h2stream) payload(size int) []byte {
 }
 
 func (s *h2stream) rst(d dice) {
-	code := http2.ErrCode(d.IntN(16)) // 14 and 15 do not exist
+	code := http2.ErrCode(d.IntN(16)) // 14 and 15 are undefined
 	s.write(func(f *http2.Framer) error { return f.WriteRSTStream(s.id, code) })
 }
 
-// goAway sends GOAWAY for streams from some number on.
+// goAway sends GOAWAY for the streams above a number.
 func (s *h2stream) goAway(d dice) {
 	last := pick(d, 0, s.id-min(s.id, 2), s.id, 1<<31-1)
 	s.write(func(f *http2.Framer) error { return f.WriteGoAway(last, http2.ErrCode(d.IntN(14)), []byte("soup")) })
 }
 
-// close closes the connection, as a server does after GOAWAY: net/http does not, if no stream
-// is open when GOAWAY arrives.
+// close closes the connection, as a server does after GOAWAY: net/http does not do so if no
+// stream is open when GOAWAY arrives.
 func (s *h2stream) close() { _ = s.raw.Close() }
 
-// stop ends the connection, or does not.
+// stop ends the connection, or does nothing.
 func (s *h2stream) stop(d dice) {
 	switch d.IntN(4) {
 	case 0:
@@ -287,7 +288,7 @@ var h2acts = []struct {
 		s.data(true, 4)
 	}},
 	{"RST_STREAM", func(s *h2stream, d dice) { s.rst(d) }},
-	{"RST_STREAM behind the head", func(s *h2stream, d dice) { s.respond("200"); s.rst(d) }},
+	{"RST_STREAM after the headers", func(s *h2stream, d dice) { s.respond("200"); s.rst(d) }},
 	{"RST_STREAM in the body", func(s *h2stream, d dice) { s.respond("200"); s.data(false, 100); s.rst(d) }},
 	{"RST_STREAM behind the response", func(s *h2stream, d dice) { s.respond("200"); s.data(true, 100); s.rst(d) }},
 	{"refused", func(s *h2stream, _ dice) {

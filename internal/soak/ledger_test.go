@@ -15,7 +15,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// ledger keeps what happened to the calls of a round.
+// ledger records what happened to the calls of a round.
 type ledger struct {
 	seed  uint64
 	began time.Time
@@ -26,7 +26,7 @@ type ledger struct {
 	records map[uint64]*record // guarded by mu
 	tallies map[string]*tally  // by upstream; guarded by mu
 	open    map[string]int     // connections in use, by address; guarded by mu
-	stray   []string           // what belongs to no call; guarded by mu
+	stray   []string           // events without a call; guarded by mu
 }
 
 // tally counts the events of one upstream.
@@ -57,10 +57,10 @@ func newLedger(seed uint64) *ledger {
 	return l
 }
 
-// again distinguishes the calls with one number.
+// again distinguishes calls that have the same number.
 const again = 1 << 32
 
-// begin opens the record of call n, or of a further call with that number.
+// begin opens the record of call n, or of another call with that number.
 func (l *ledger) begin(n uint64, format string, args ...any) *record {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -73,7 +73,7 @@ func (l *ledger) begin(n uint64, format string, args ...any) *record {
 	return r
 }
 
-// find returns the record of call n, nil for none.
+// find returns the record of call n, nil if there is none.
 func (l *ledger) find(n uint64) *record {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -87,7 +87,7 @@ func (l *ledger) all() []*record {
 	return slices.SortedFunc(maps.Values(l.records), func(a, b *record) int { return cmp.Compare(a.n, b.n) })
 }
 
-// use notes that a connection is in use, and free that it no longer is.
+// use records that a connection is in use, free that it no longer is.
 func (l *ledger) use(kind string)  { l.count(kind, 1) }
 func (l *ledger) free(kind string) { l.count(kind, -1) }
 
@@ -103,7 +103,7 @@ func (l *ledger) listen(ctx context.Context, e policy.Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if r == nil {
-		l.stray = append(l.stray, fmt.Sprintf("event %q of no call", e.Kind))
+		l.stray = append(l.stray, fmt.Sprintf("event %q without a call", e.Kind))
 		return
 	}
 	l.of(e.Call.Upstream()).count(e)
@@ -152,7 +152,7 @@ func (r *record) add(format string, args ...any) {
 	r.log = append(r.log, fmt.Sprintf("  %v ", at)+fmt.Sprintf(format, args...))
 }
 
-// use notes that a body of the call is in use, and free that it no longer is.
+// use records that a body of the call is in use, free that it no longer is.
 func (r *record) use(kind string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -174,7 +174,7 @@ func (r *record) forget(kind string) {
 	delete(r.open, kind)
 }
 
-// returns notes that the caller has got the call's result, or has panicked.
+// returns records that the caller has the call's result, or has panicked.
 func (r *record) returns(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -182,7 +182,7 @@ func (r *record) returns(format string, args ...any) {
 	r.add(format, args...)
 }
 
-// wrong says what is missing from the record; "" for nothing.
+// wrong says what is wrong with the call, "" if nothing is.
 func (r *record) wrong() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -243,7 +243,7 @@ func (r *record) with(ctx context.Context) context.Context {
 	return context.WithValue(ctx, recordKey{}, r)
 }
 
-// recordOf returns the record of the call that ctx belongs to, nil for none.
+// recordOf returns the record of the call that has ctx, nil if there is none.
 func recordOf(ctx context.Context) *record {
 	r, _ := ctx.Value(recordKey{}).(*record)
 	return r

@@ -20,8 +20,8 @@ const (
 	behaveHeader = "X-Soak-Behave" // asks the server for a good response
 )
 
-// link is a server's end of a connection. What concerns all of the connection follows from
-// its dice.
+// link is a server's end of a connection. Its dice decide what holds for the whole
+// connection.
 type link struct {
 	dice
 	net.Conn              // TLS, if the connection speaks it
@@ -30,7 +30,7 @@ type link struct {
 	round    *round
 }
 
-// fin ends the writing, and leaves the reading.
+// fin closes the writing side.
 func (p *link) fin() { _ = p.raw.CloseWrite() }
 
 // reset closes the connection with RST.
@@ -39,7 +39,7 @@ func (p *link) reset() {
 	_ = p.raw.Close()
 }
 
-// damage writes what breaks TLS, and HTTP too.
+// damage writes bytes that break TLS and HTTP.
 func (p *link) damage(d dice) {
 	_, _ = p.raw.Write([]byte{pick(d, byte(21), 22, 23, 0), 3, 3, 0, 2, 2, byte(d.IntN(120))})
 }
@@ -47,7 +47,7 @@ func (p *link) damage(d dice) {
 // hang waits until the other side has closed the connection.
 func (p *link) hang() { _, _ = io.Copy(io.Discard, p.Conn) }
 
-// say writes text as it stands.
+// say writes text.
 func (p *link) say(text string) { _, _ = io.WriteString(p.Conn, text) }
 
 // playTLS serves one connection in the protocol that the handshake agreed on.
@@ -59,20 +59,20 @@ func playTLS(p *link) {
 	playHTTP1(p)
 }
 
-// plan finds the record of the call that a request belongs to, and the dice for what the
-// server does with this attempt.
+// plan returns the record of a request's call, and the dice for what the server does with
+// this attempt.
 func (p *link) plan(header http.Header) (*record, dice) {
 	n, _ := strconv.ParseUint(header.Get(soakHeader), 10, 64)
 	attempt, _ := strconv.ParseUint(header.Get("X-Envoy-Attempt-Count"), 10, 64)
 	return p.round.ledger.find(n), newDice(p.round.seed, n, attempt, 1)
 }
 
-// listener is a TCP server whose connections are played by hand.
+// listener is a TCP server with scripted connections.
 type listener struct {
 	net.Listener
 	round   *round
 	play    func(*link)
-	tls     *tls.Config // nil for none
+	tls     *tls.Config // nil without TLS
 	number  atomic.Uint64
 	running sync.WaitGroup
 
@@ -80,7 +80,7 @@ type listener struct {
 	conns []net.Conn // guarded by mu
 }
 
-// listen starts a server, which lives as long as the round.
+// listen starts a server, which runs until the end of the round.
 func (r *round) listen(cfg *tls.Config, play func(*link)) *listener {
 	r.Helper()
 	l := &listener{Listener: r.bind(), round: r, play: play, tls: cfg}
@@ -116,7 +116,7 @@ func (l *listener) stop() {
 	l.running.Wait()
 }
 
-// serve plays one connection, or does not even begin.
+// serve plays one connection, or none.
 func (l *listener) serve(conn *net.TCPConn, d dice) {
 	p := &link{dice: d, Conn: conn, raw: conn, round: l.round}
 	switch d.IntN(30) {
@@ -144,7 +144,7 @@ func (l *listener) serve(conn *net.TCPConn, d dice) {
 	l.play(p)
 }
 
-// certificate is the one of net/http/httptest, and the pool that trusts it.
+// certificate returns that of net/http/httptest, and the pool that trusts it.
 var certificate = sync.OnceValues(func() (tls.Certificate, *x509.CertPool) {
 	s := httptest.NewTLSServer(nil)
 	defer s.Close()
@@ -163,7 +163,7 @@ func clientTLS() *tls.Config {
 	return &tls.Config{RootCAs: trusting}
 }
 
-// bind listens on a port of its own.
+// bind listens on a free port.
 func (r *round) bind() net.Listener {
 	r.Helper()
 	var config net.ListenConfig
@@ -174,8 +174,8 @@ func (r *round) bind() net.Listener {
 	return l
 }
 
-// refusing is an address at which nothing listens. A connection from there keeps others
-// from taking it.
+// refusing returns an address that refuses connections. A connection from there keeps it in
+// use.
 func (r *round) refusing() string {
 	r.Helper()
 	l := r.bind()
@@ -188,7 +188,7 @@ func (r *round) refusing() string {
 	return conn.LocalAddr().String()
 }
 
-// nowhere is a host that is not found.
+// nowhere is a host that does not exist.
 const nowhere = "nowhere.test"
 
 // dial makes a connection.

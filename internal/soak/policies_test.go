@@ -27,7 +27,7 @@ import (
 	"github.com/pillion-go/pillion/tracing"
 )
 
-// side is which side of a connection an upstream's policies stand on.
+// side is the side of a connection on which an upstream's policies are.
 type side bool
 
 const (
@@ -38,8 +38,8 @@ const (
 // guarded is an upstream with what is known of its policies.
 type guarded struct {
 	*pillion.Upstream
-	places   int  // limits.Config MaxRequests, 0 where there is no such limit
-	shuffled bool // the policies stand in an order that has no sense
+	slots    int  // MaxRequests of limits.Config, 0 without limits
+	shuffled bool // the policies are in an order that makes no sense
 	hedges   bool
 }
 
@@ -51,7 +51,7 @@ func (r *round) upstream(name string, of side) *guarded {
 	policies := []pillion.Policy{metrics.Config{Registry: r.registry, TimeoutBudget: r.once(2), CallerStatNames: r.once(4)}, pillion.Listener(r.ledger.listen)}
 	policies = append(policies, r.outer(g, of)...)
 	policies = append(policies, inner...)
-	if g.shuffled = !g.hedges && r.once(8); g.shuffled { // attempts must not run concurrently for what sees them as calls
+	if g.shuffled = !g.hedges && r.once(8); g.shuffled { // policies that see attempts as calls must not see concurrent ones
 		policies = append(policies, pillion.AnyOrder{})
 		r.Shuffle(len(policies), func(i, j int) { policies[i], policies[j] = policies[j], policies[i] })
 	}
@@ -64,7 +64,7 @@ func (r *round) upstream(name string, of side) *guarded {
 	return g
 }
 
-// outer makes the policies that see calls, and what makes attempts of them.
+// outer makes the policies that see calls, and those that make attempts.
 func (r *round) outer(g *guarded, of side) (policies []pillion.Policy) {
 	maybe := func(n int, p pillion.Policy) {
 		if !r.once(n) {
@@ -95,7 +95,7 @@ func (r *round) outer(g *guarded, of side) (policies []pillion.Policy) {
 	return append(policies, pillion.Options{
 		LocalReplies:                r.once(3),
 		Sidecar:                     r.once(6),
-		IncludeRequestAttemptCount:  true, // what a server does depends on it
+		IncludeRequestAttemptCount:  true, // the servers' behavior depends on it
 		IncludeIsTimeoutRetryHeader: r.once(3),
 		ReplayBuffer:                pick(r.dice, int64(0), 100, 64<<10, 1<<20),
 		DrainBytes:                  pick(r.dice, int64(0), 1, 1<<20),
@@ -113,13 +113,13 @@ func (r *round) inner(g *guarded) (policies []pillion.Policy) {
 			l.RetryBudget = &limits.RetryBudget{BudgetPercent: pick(r.dice, 0.0, 100, limits.Zero), MinRetryConcurrency: r.IntN(4)}
 			l.MaxRetries = max(l.MaxRetries, 0) // beside a budget, rq_retry_open stays 1 when there are none
 		}
-		g.places = l.MaxRequests
+		g.slots = l.MaxRequests
 		policies = append(policies, l)
 	}
 	if p := r.breaker(g); p != nil {
 		policies = append(policies, p)
 	}
-	if !g.hedges && r.once(3) { // hedge could not discard what a panic leaves open inside of it
+	if !g.hedges && r.once(3) { // hedge could not discard a response that a panic leaves open inside it
 		policies = slices.Insert(policies, r.IntN(len(policies)+1), pillion.Policy(meddler{r.ledger}))
 	}
 	if !g.hedges && r.once(6) {
@@ -160,7 +160,7 @@ func (r *round) retries() retry.Config {
 	return c
 }
 
-// breaker makes one of the breakers, or none.
+// breaker makes a breaker of a random kind, or none.
 func (r *round) breaker(g *guarded) pillion.Policy {
 	c := breaker.Config{
 		Threshold: pick(r.dice, 0, 0.3, 0.9), NonBreakCount: 1 + r.IntN(40),
@@ -235,8 +235,8 @@ func (l *ledger) rudeListener(ctx context.Context, e policy.Event) {
 	}
 }
 
-// meddler is a policy of a careless program: it replaces outcomes, refuses, panics, and
-// ends goroutines.
+// meddler is the policy of a careless program: it reslots outcomes, refuses calls, panics,
+// and ends goroutines.
 type meddler struct{ ledger *ledger }
 
 var errMeddled = errors.New("soak: a policy made an error of the response")
@@ -326,7 +326,7 @@ type arrival struct {
 	o *policy.Outcome
 }
 
-// run makes attempt n. One that panics or ends its goroutine has failed.
+// run makes attempt n. An attempt that panics or ends its goroutine has failed.
 func (r *race) run(ctx context.Context, n int, next policy.Func) {
 	o := &policy.Outcome{Err: errMeddled, Conditions: policy.Failed}
 	defer func() {

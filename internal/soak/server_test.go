@@ -24,13 +24,13 @@ import (
 	"github.com/pillion-go/pillion/tracing"
 )
 
-// TestServer has rude clients call misbehaving handlers under the policies of a service.
+// TestServer has misbehaving clients, and misbehaving handlers under the policies of a service.
 func TestServer(t *testing.T) {
 	soak(t, func(r *round) {
 		s := newService(r)
 		r.storm(400, 32, s.call)
 		r.settle(s.closeIdle, r.ledger.complaints, r.gauges, r.totals(s.front))
-		if 0 < s.front.places && s.front.places <= 16 {
+		if 0 < s.front.slots && s.front.slots <= 16 {
 			r.settle(func() []string { return r.fill(s.front) })
 		}
 		r.settle(s.closeIdle, r.ledger.complaints, r.gauges)
@@ -64,7 +64,7 @@ func newService(r *round) *service {
 	return s
 }
 
-// serve starts a server with random limits of its own.
+// serve starts a server with random timeouts.
 func (s *service) serve(handler http.Handler, cfg *tls.Config) (address string) {
 	limit := func() time.Duration { return pick(s.dice, 0, 0, s.between(20*time.Millisecond, 200*time.Millisecond)) }
 	inner := s.bind()
@@ -160,7 +160,7 @@ func (h *handling) write(most int) error {
 	return err
 }
 
-// stream writes parts until it is over, or cannot write any more.
+// stream writes parts, unless a write fails, or the request or the storm ends.
 func (h *handling) stream(parts int) {
 	for range parts {
 		if h.write(10000) != nil || h.control().Flush() != nil || h.r.Context().Err() != nil || h.ctx.Err() != nil {
@@ -206,7 +206,7 @@ var handlers = []struct {
 	{"waits for the end", func(h *handling) { h.wait() }},
 	{"reads, and waits for the end", func(h *handling) { _, _ = io.Copy(io.Discard, h.r.Body); h.wait() }},
 	{"waits, then responds", func(h *handling) { h.wait(); _ = h.write(100) }},
-	{"does not heed the end", func(h *handling) { time.Sleep(h.upTo(100 * time.Millisecond)); _ = h.write(100) }},
+	{"ignores the end", func(h *handling) { time.Sleep(h.upTo(100 * time.Millisecond)); _ = h.write(100) }},
 	{"panics", func(*handling) { panic("a handler") }},
 	{"panics with an error", func(*handling) { panic(io.ErrUnexpectedEOF) }},
 	{"aborts", func(*handling) { panic(http.ErrAbortHandler) }},
@@ -215,7 +215,7 @@ var handlers = []struct {
 	{"exits in the body", func(h *handling) { h.stream(2); runtime.Goexit() }},
 	{"1xx", func(h *handling) {
 		if h.r.ProtoMajor == 2 {
-			return // net/http may read the header when WriteHeader has returned, beside a later change
+			return // net/http may read the header after WriteHeader: a later change would be a race
 		}
 		for range 1 + h.IntN(3) {
 			h.w.Header().Set("Link", "</soup>")
@@ -311,7 +311,7 @@ func (s *service) call(n uint64, d dice) {
 	}
 }
 
-// closeIdle is no check: it closes the connections that are not in use.
+// closeIdle closes the connections that are not in use. It has the form of a check.
 func (s *service) closeIdle() []string {
 	for _, c := range s.clients {
 		c.CloseIdleConnections()
@@ -336,7 +336,7 @@ func (s *service) request(n uint64, d dice) {
 	}
 	if size := pick(d, 0, 1, 5000, 300<<10); size != 0 {
 		u := s.upload(s.ledger.uncounted, d, size)
-		if u.how == uploadPanics { // without the library, that would end the process
+		if u.how == uploadPanics { // this client is without the library: the panic would end the process
 			u.how = uploadFails
 		}
 		req.Body, req.ContentLength = u, pick(d, -1, int64(size))
@@ -371,8 +371,8 @@ var rude1 = []string{
 	"SOUP %d\r\n\r\n",
 }
 
-// raw1 writes a request by hand, reads some of the response, and ends the connection in
-// one of many ways.
+// raw1 writes a request to a connection, reads some of the response, and ends the connection
+// in one of many ways.
 func (s *service) raw1(n uint64, d dice) {
 	conn, raw := s.connect(d, "http/1.1")
 	if conn == nil {
@@ -401,7 +401,7 @@ func (s *service) raw1(n uint64, d dice) {
 	s.hangUp(conn, raw, d)
 }
 
-// connect makes a connection whose reads and writes end soon; nil for none.
+// connect makes a connection whose reads and writes end soon. It returns nil if it fails.
 func (s *service) connect(d dice, protocol string) (net.Conn, *net.TCPConn) {
 	address := pick(d, s.plain, s.secure)
 	conn, err := dial(s.ctx, "tcp", address)
@@ -433,10 +433,10 @@ func (r *round) hangUp(conn net.Conn, raw *net.TCPConn, d dice) {
 	}
 }
 
-// impossible are bytes that are no HTTP.
+// impossible are bytes that are not HTTP.
 var impossible = strings.Repeat("\x00\xff", 100)
 
-// raw2 writes the frames of HTTP/2 by hand.
+// raw2 writes HTTP/2 frames to a connection.
 func (s *service) raw2(n uint64, d dice) {
 	conn, raw := s.connect(d, "h2")
 	if conn == nil {
@@ -460,12 +460,12 @@ func (s *service) raw2(n uint64, d dice) {
 	s.hangUp(conn, raw, d)
 }
 
-// h2client is the client's end of a connection that speaks HTTP/2 by hand.
+// h2client is the client's end of a connection to which it writes HTTP/2 frames.
 type h2client struct {
 	framer  *http2.Framer
 	head    bytes.Buffer
 	encoder *hpack.Encoder
-	done    chan struct{} // closed when the server has ended the connection, or its time is over
+	done    chan struct{} // closed when the server has ended the connection, or its time has passed
 }
 
 func newH2client(conn net.Conn) *h2client {
@@ -480,7 +480,7 @@ func newH2client(conn net.Conn) *h2client {
 	return c
 }
 
-// request begins a stream, with further pairs of names and values in its head.
+// request begins a stream, with additional pairs of names and values in its headers.
 func (c *h2client) request(n uint64, id uint32, d dice, pairs ...string) {
 	c.head.Reset()
 	pairs = append([]string{":method", pick(d, "POST", "POST", "GET", "SOUP"), ":scheme", "http", ":authority", "soup"}, pairs...)
@@ -494,7 +494,7 @@ func (c *h2client) request(n uint64, id uint32, d dice, pairs ...string) {
 	_ = c.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: c.head.Bytes(), EndHeaders: true, EndStream: d.once(2)})
 }
 
-// disturb writes a frame that a server need not expect.
+// disturb writes a frame that is unexpected or invalid.
 func (c *h2client) disturb(id uint32, d dice) {
 	switch d.IntN(8) {
 	case 0, 1:

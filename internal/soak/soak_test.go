@@ -20,19 +20,19 @@ import (
 	"github.com/pillion-go/pillion/tracing"
 )
 
-// patience is how long a round waits for what must happen. It is a safety net for a busy
-// machine, and not part of what is checked.
+// patience bounds each wait of a round. It is long, for a busy machine, and nothing checks
+// how long a wait took.
 const patience = 30 * time.Second
 
-// TestMain silences the reports of panics, which the soaks cause, and keeps transports of
-// the upstreams' own from asking a name server.
+// TestMain silences the reports of panics, which the soaks cause. It keeps the transports that
+// upstreams make from asking a name server.
 func TestMain(m *testing.M) {
 	slog.SetDefault(slog.New(slog.DiscardHandler))
 	http.DefaultTransport.(*http.Transport).DialContext = dial
 	os.Exit(m.Run())
 }
 
-// soak runs rounds until the time is over or one has failed.
+// soak runs rounds until the time has passed or a round has failed.
 func soak(t *testing.T, storm func(r *round)) {
 	t.Helper()
 	seed, end := firstSeed(t), time.Now().Add(duration(t))
@@ -47,7 +47,7 @@ func soak(t *testing.T, storm func(r *round)) {
 	t.Logf("%d calls in %d rounds from seed %d on", calls, seed-first, first)
 }
 
-// duration is how long each soak takes: PILLION_SOAK, or two seconds.
+// duration is the duration of each soak: PILLION_SOAK, or two seconds.
 func duration(t *testing.T) time.Duration {
 	t.Helper()
 	text := os.Getenv("PILLION_SOAK")
@@ -75,7 +75,8 @@ func firstSeed(t *testing.T) uint64 {
 	return seed
 }
 
-// dice makes choices. Those of one goroutine follow from the numbers that it was made of.
+// dice makes random choices, which follow from the numbers of newDice. Each goroutine has its
+// own.
 type dice struct{ *rand.Rand }
 
 func newDice(numbers ...uint64) dice {
@@ -114,15 +115,15 @@ type round struct {
 	seed     uint64
 	ctx      context.Context // ends with the storm
 	end      context.CancelFunc
-	setup    []string // what the choices for the round as a whole were
+	setup    []string // the choices for the whole round
 	ledger   *ledger
 	registry *metrics.Registry
 	tracer   *tracing.Tracer
 	hedges   sync.WaitGroup // goroutines of hedging policies
 
 	mu    sync.Mutex
-	later []func() // what callers leave for the end of the storm; guarded by mu
-	over  bool     // the storm is at its end, nothing may be left for later; guarded by mu
+	later []func() // what callers do at the end of the storm; guarded by mu
+	over  bool     // the end of the storm has begun; guarded by mu
 }
 
 func newRound(t *testing.T, seed uint64) *round {
@@ -162,7 +163,7 @@ func wantNoGoroutines(t *testing.T, before goleak.Option) {
 	t.Errorf("goroutines are left: %v", err)
 }
 
-// leave keeps what a caller does only at the end of the storm, such as closing a body.
+// leave postpones something to the end of the storm, such as closing a body.
 func (r *round) leave(what func()) {
 	r.mu.Lock()
 	over := r.over
@@ -175,7 +176,7 @@ func (r *round) leave(what func()) {
 	}
 }
 
-// left returns what callers have left for the end of the storm, which has begun.
+// left begins the end of the storm, and returns what was postponed.
 func (r *round) left() []func() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -183,8 +184,9 @@ func (r *round) left() []func() {
 	return r.later
 }
 
-// storm makes calls, width of them concurrently, each in a goroutine that it may end or
-// panic in. Then it does what callers have left, and ends the calls that still run.
+// storm makes calls, width of them concurrently, each in its own goroutine, which the call
+// may end, or in which it may panic. Then it does what was postponed, and ends the calls that
+// still run.
 func (r *round) storm(calls, width int, call func(n uint64, d dice)) {
 	r.Helper()
 	var running sync.WaitGroup
@@ -193,15 +195,15 @@ func (r *round) storm(calls, width int, call func(n uint64, d dice)) {
 		slots <- struct{}{}
 		running.Go(func() {
 			defer func() {
-				_ = recover() // the call's record has it
+				_ = recover() // it is in the call's record
 				<-slots
 			}()
 			call(n, newDice(r.seed, n))
 		})
 	}
-	time.Sleep(r.between(0, 100*time.Millisecond)) // a few calls stay as they are
+	time.Sleep(r.between(0, 100*time.Millisecond)) // some calls are still under way
 	for _, what := range r.left() {
-		r.await("what callers left", func() {
+		r.await("what callers postponed", func() {
 			defer func() { _ = recover() }() // a body may panic
 			what()
 		})
@@ -228,7 +230,7 @@ func (r *round) await(name string, what func()) {
 	}
 }
 
-// settle waits until no check complains. A check returns what is wrong.
+// settle waits until no check fails. A check returns what is wrong.
 func (r *round) settle(checks ...func() []string) {
 	r.Helper()
 	var left []string
@@ -247,8 +249,8 @@ func (r *round) settle(checks ...func() []string) {
 	r.report(left)
 }
 
-// report ends the round. It prints complaints, what happened to calls that went wrong, and
-// where goroutines are, if something hangs.
+// report ends the round. It prints the complaints, the records of calls that went wrong, and
+// the stacks of goroutines if something hangs.
 func (r *round) report(complaints []string) {
 	r.Helper()
 	var stacks strings.Builder

@@ -13,8 +13,8 @@ type upload struct {
 	dice
 	record  *record
 	how     uploadKind
-	left    int           // bytes that are still to come
-	awkward int           // what is left when it misbehaves
+	left    int           // the bytes that are not read yet
+	awkward int           // the value of left at which it misbehaves
 	end     chan struct{} // closed at the end of the storm
 	once    sync.Once
 	closed  chan struct{}
@@ -34,7 +34,7 @@ const (
 
 var errUpload = errors.New("soak: the upload failed")
 
-// upload makes a body of so many bytes.
+// upload makes a body of size bytes.
 func (r *round) upload(rec *record, d dice, size int) *upload {
 	rec.use("request body")
 	u := &upload{

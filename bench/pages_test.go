@@ -1,0 +1,102 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// results makes a table of every group, with the same result for each candidate.
+func results(r result) []table {
+	var tables []table
+	for _, g := range groups() {
+		t := table{g, map[string]result{}}
+		for _, c := range g.candidates {
+			t.results[c.name] = r
+		}
+		tables = append(tables, t)
+	}
+	return tables
+}
+
+func TestReadmeText(t *testing.T) {
+	got, err := readmeText(results(result{ns: 400, added: 123.4, addedA: 1}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(got, "\n| "); n != 6 {
+		t.Errorf("got %d lines, want a header and five rows:\n%s", n, got)
+	}
+	if want := "| a closed breaker | +123 ns | +1.0 | failsafe-go | +123 ns | +1.0 |\n"; !strings.Contains(got, want) {
+		t.Errorf("got\n%s\nwant %s", got, want)
+	}
+	if _, err := readmeText(nil); err == nil {
+		t.Error("nothing measured: got no error")
+	}
+}
+
+func TestMarkdown(t *testing.T) {
+	tab := table{group{name: "work", candidates: []candidate{{name: "bare"}, {name: "a"}, {name: "b"}}}, map[string]result{
+		"bare": {ns: 145859, allocs: 56},
+		"a":    {added: -44020, noise: true, addedA: -0.2},
+		"b":    {added: 7144, addedA: 5.84},
+	}}
+	want := `| work | time | allocations |
+|---|--:|--:|
+| bare | 145859 ns | 56 |
+| a | within the noise | +0.0 |
+| b | +7144 ns | +5.8 |
+`
+	if got := tab.markdown(); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	if got := tab.text(); strings.Contains(got, "-44020") || !strings.Contains(got, "within the noise") {
+		t.Errorf("got\n%s\nwant no negative cost", got)
+	}
+}
+
+func TestWritePage(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "page.md")
+	write := func(text string) {
+		t.Helper()
+		if err := writePage(path, text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(want string) {
+		t.Helper()
+		if got, err := os.ReadFile(path); err != nil || string(got) != want {
+			t.Errorf("got error %v and\n%s\nwant\n%s", err, got, want)
+		}
+	}
+	write("\none\n")
+	check("# Performance\n\n<!-- bench: begin -->\n\none\n\n<!-- bench: end -->\n")
+	write("\ntwo\n")
+	check("# Performance\n\n<!-- bench: begin -->\n\ntwo\n\n<!-- bench: end -->\n")
+	if err := os.WriteFile(path, []byte("no marks"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := writePage(path, "text"); err == nil {
+		t.Error("a page without marks: got no error")
+	}
+}
+
+func TestRun_only(t *testing.T) {
+	if err := run(options{only: "breaker", readme: "README.md"}); err == nil {
+		t.Error("-only with -readme: got no error")
+	}
+}
+
+func TestWithinNoise(t *testing.T) {
+	for _, test := range []struct {
+		rounds, faster int
+		want           bool
+	}{{1, 0, true}, {6, 0, false}, {21, 5, false}, {21, 6, true}, {2000, 940, false}, {2000, 960, true}, {2000, 2000, true}} {
+		differences := slices.Concat(slices.Repeat([]float64{3}, test.rounds-test.faster), slices.Repeat([]float64{-1}, test.faster))
+		if got := withinNoise(differences); got != test.want {
+			t.Errorf("%d of %d rounds faster: got %v, want %v", test.faster, test.rounds, got, test.want)
+		}
+	}
+}

@@ -1,0 +1,145 @@
+package balance
+
+import "time"
+
+// Request is what a pick depends on.
+type Request struct {
+	// Hash is the hash of the request, for RingHash and Maglev. Without one they draw a
+	// random number.
+	Hash    uint64
+	HasHash bool
+	// Attempt has RingHash and Maglev begin where the pick of a request without it would
+	// be after that many rejected hosts: 1 for the first retry leads to another place of
+	// the ring without a predicate. In Envoy it is always 0.
+	Attempt uint32
+	// Reject reports whether a host is not wanted. Nil rejects none. In Envoy it is used
+	// on retries only, and is made of the retry host predicates.
+	Reject func(*Host) bool
+	// MaxAttempts is how many times a rejected pick is made again; then the last host
+	// stands. Mirrors host_selection_retry_max_attempts, whose default is 1.
+	MaxAttempts int
+	// Previous, if any, changes the load of the priorities. It is for retries only.
+	Previous *PreviousPriorities
+	// Now is the instant of the pick. It is not looked at unless Balancer.UsesTime.
+	Now time.Duration
+}
+
+// Info is what a pick reports.
+type Info struct {
+	Priority int  // the priority that was chosen
+	Degraded bool // its degraded hosts were to be used
+	Panic    bool // it is in panic
+	Picks    int  // how many picks were made
+	Rejected bool // the host was rejected and stands because MaxAttempts was reached
+}
+
+// Pick returns the host for a request, or nil if there is none.
+func (b *Balancer) Pick(r Request) (*Host, Info) {
+	s := b.state.Load()
+	if b.config.Policy.hashes() {
+		return b.pickByHash(s, &r)
+	}
+	var info Info
+	for {
+		h := b.pickOnce(s, &r, &info)
+		info.Picks++
+		if h == nil || r.Reject == nil || !r.Reject(h) {
+			return h, info
+		}
+		if info.Picks > r.MaxAttempts {
+			info.Rejected = true
+			return h, info
+		}
+	}
+}
+
+// pickOnce chooses priority, hosts and host. It mirrors hostSourceToUse of Envoy's
+// ZoneAwareLoadBalancerBase and chooseHostOnce of its policies.
+func (b *Balancer) pickOnce(s *state, r *Request, info *Info) *Host {
+	if s.only != nil && r.Previous == nil {
+		return b.pick(s.only, s, 0, r.Now)
+	}
+	load := &s.snapshot.load
+	if r.Previous != nil {
+		load = r.Previous.load(s.snapshot)
+	}
+	random := uint64(0)
+	if !load.whole || b.config.Policy == Random {
+		random = b.config.Rand()
+	}
+	info.Priority, info.Degraded = 0, false
+	if !load.whole {
+		info.Priority, info.Degraded = load.choose(random)
+	}
+	l := &s.levels[info.Priority]
+	info.Panic = l.Panic
+	src := b.source(l, info.Degraded)
+	if src == nil {
+		return nil
+	}
+	return b.pick(src, s, random, r.Now)
+}
+
+// source returns the hosts of the level that are to be used, or nil if the traffic is
+// to fail.
+func (b *Balancer) source(l *level, degraded bool) *source {
+	if l.Panic {
+		b.counters.healthyPanic.Add(1)
+		return l.all // nil to fail
+	}
+	whole, localities, wrr := l.healthy, l.localHealthy, l.wrrHealthy
+	if degraded {
+		whole, localities, wrr = l.degraded, l.localDegraded, l.wrrDegraded
+	}
+	switch {
+	case wrr != nil:
+		return localities[wrr.choose()]
+	case l.zones == nil || !b.zonesEnabled():
+		return whole
+	case !l.zones.localPanic:
+		return localities[l.zones.choose(b.config.Rand, &b.counters)]
+	}
+	b.counters.localClusterNotOK.Add(1)
+	if b.config.ZoneAware.FailTrafficOnPanic {
+		return nil
+	}
+	return whole
+}
+
+// zonesEnabled reports whether this pick honors zones.
+func (b *Balancer) zonesEnabled() bool {
+	share := wholePercent(b.config.ZoneAware.RoutingEnabled)
+	return share == 100 || share > 0 && b.config.Rand()%100 < uint64(share)
+}
+
+// pickByHash chooses priority and host by the hash. It mirrors chooseHost of Envoy's
+// ThreadAwareLoadBalancerBase.
+func (b *Balancer) pickByHash(s *state, r *Request) (*Host, Info) {
+	hash := r.Hash
+	if !r.HasHash {
+		hash = b.config.Rand()
+	}
+	var info Info
+	if !s.snapshot.load.whole {
+		info.Priority, info.Degraded = s.snapshot.load.choose(hash)
+	}
+	l := &s.levels[info.Priority]
+	if info.Panic = l.Panic; info.Panic {
+		b.counters.healthyPanic.Add(1)
+	}
+	if l.table == nil {
+		info.Picks = 1
+		return nil, info
+	}
+	for attempt := uint64(r.Attempt); ; attempt++ {
+		h := l.weighted.hosts[l.table.find(hash, attempt)]
+		info.Picks++
+		if r.Reject == nil || !r.Reject(h) {
+			return h, info
+		}
+		if info.Picks > r.MaxAttempts {
+			info.Rejected = true
+			return h, info
+		}
+	}
+}

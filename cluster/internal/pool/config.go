@@ -1,0 +1,129 @@
+package pool
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+// Defaults of [Config], which are Envoy's.
+const (
+	DefaultConnectTimeout       = 5 * time.Second
+	DefaultIdleTimeout          = time.Hour
+	DefaultMaxConcurrentStreams = 1024
+)
+
+// Never is a duration that does not end.
+const Never time.Duration = -1
+
+// unlimitedStreams stands for no limit of requests per connection, as in Envoy.
+const unlimitedStreams = 1 << 29
+
+// Config configures a [Pool].
+type Config struct {
+	// Template makes the connections. The pools of a cluster share one per protocol.
+	// If nil, it is NewTemplate(nil, HTTP1).
+	Template *Template
+
+	// Scheme is "http" or "https". If empty, it is "http".
+	Scheme string
+
+	// Address is the endpoint's, as host:port.
+	Address string
+
+	// ConnectTimeout limits the time to make a connection, TLS handshake included. Zero
+	// means 5s; negative means no limit. Mirrors Cluster.connect_timeout.
+	ConnectTimeout time.Duration
+
+	// IdleTimeout is how long a connection may be without a request before it is closed.
+	// Zero means 1h; negative ([Never]) means no limit. Mirrors
+	// HttpProtocolOptions.idle_timeout.
+	IdleTimeout time.Duration
+
+	// MaxConnectionDuration is the age from which a connection takes no more requests: it
+	// closes when its last one has ended. Zero or negative means no limit. Mirrors
+	// HttpProtocolOptions.max_connection_duration.
+	MaxConnectionDuration time.Duration
+
+	// DurationJitter lengthens MaxConnectionDuration by a random share of it, in
+	// [0, DurationJitter), for each connection, so that connections made together do not
+	// end together. Zero means none. Envoy has it for downstream connections only.
+	DurationJitter float64
+
+	// MaxRequestsPerConnection is how many requests a connection serves before it closes.
+	// Zero or negative means no limit. Mirrors HttpProtocolOptions.max_requests_per_connection.
+	MaxRequestsPerConnection int
+
+	// MaxConcurrentStreams is how many requests may use an HTTP/2 connection at the same
+	// time, if the server allows as many. Zero or negative means 1024. HTTP/1 serves one.
+	// Mirrors Http2ProtocolOptions.max_concurrent_streams.
+	MaxConcurrentStreams int
+
+	// KeepDials keeps a dial that no request waits for any more, as Envoy's router does; the
+	// connection becomes idle. If false, such a dial is canceled.
+	KeepDials bool
+
+	// Slots lends slots for connections and requests. If nil, nothing is limited.
+	Slots Slots
+
+	// Observer counts events. If nil, no event is counted.
+	Observer Observer
+
+	// Rand returns a random number in [0, 1) for DurationJitter. If nil, it is
+	// math/rand/v2.Float64.
+	Rand func() float64
+
+	// Panicked is called with the value of a panic in a dial function, in the dial's
+	// goroutine. The dial fails, whether Panicked is nil or not.
+	Panicked func(value any)
+}
+
+// withDefaults returns c with the zero values replaced.
+func (c Config) withDefaults() Config {
+	if c.Template == nil {
+		c.Template = NewTemplate(nil, HTTP1)
+	}
+	if c.Scheme == "" {
+		c.Scheme = "http"
+	}
+	if c.ConnectTimeout == 0 {
+		c.ConnectTimeout = DefaultConnectTimeout
+	}
+	if c.IdleTimeout == 0 {
+		c.IdleTimeout = DefaultIdleTimeout
+	}
+	if c.MaxRequestsPerConnection <= 0 {
+		c.MaxRequestsPerConnection = unlimitedStreams
+	}
+	if c.Template.single {
+		c.MaxRequestsPerConnection = 1
+	}
+	if c.MaxConcurrentStreams <= 0 {
+		c.MaxConcurrentStreams = DefaultMaxConcurrentStreams
+	}
+	if c.Slots == nil {
+		c.Slots = unlimited{}
+	}
+	if c.Observer == nil {
+		c.Observer = noObserver{}
+	}
+	if c.Rand == nil {
+		c.Rand = rand.Float64
+	}
+	return c
+}
+
+// maxDuration returns the age limit of one connection.
+func (c *Config) maxDuration() time.Duration {
+	return c.MaxConnectionDuration + time.Duration(c.Rand()*c.DurationJitter*float64(c.MaxConnectionDuration))
+}
+
+// protocolOf returns the protocol of a connection that negotiated alpn, which is empty
+// without TLS.
+func (c *Config) protocolOf(alpn string) Protocol {
+	switch {
+	case alpn == "h2", c.Scheme == "http" && c.Template.protocol == HTTP2:
+		return HTTP2
+	default:
+		return HTTP1
+	}
+}

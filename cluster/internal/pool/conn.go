@@ -1,0 +1,305 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// A state is where a conn is in its life.
+type state uint8
+
+const (
+	connecting state = iota
+	ready            // takes requests
+	busy             // takes none until a request on it ends
+	draining         // takes none any more; closes when its last request ends
+	closed
+)
+
+// conn is a connection, from the dial to its end.
+type conn struct {
+	pool *Pool
+	wire wire
+
+	cc        *http.ClientConn // nil while connecting
+	h2        bool
+	opaque    bool        // below TLS it cannot be seen which side closed
+	handshake atomic.Bool // the TLS handshake began
+
+	// quiet means that changed may drop a report of the connection, and poked that the pool,
+	// which is locked, is calling into net/http.
+	quiet, poked atomic.Bool
+
+	sending    atomic.Int32 // HTTP/2: requests in RoundTrip
+	maxStreams int          // HTTP/2: the server's limit at the last call of changed, which alone uses it
+
+	// All that follows is guarded by pool.mu.
+
+	state      state
+	list       *connList
+	prev, next *conn // in list; next also in the list of those to be shut
+
+	hasSlot   bool // holds a slot of max_connections
+	expected  int  // requests it is expected to serve once it is connected
+	limit     int  // requests at the same time
+	remaining int  // requests it may still take
+	served    int  // requests it took
+	active    int  // requests on it now
+	full      bool // HTTP/2: the server takes no more now
+	remote    bool // closed by the server
+	cut       bool // closed with an active request, and counted so
+
+	began     time.Time
+	idleSince time.Time
+	cancel    context.CancelFunc // ends the dial
+	idleTimer *time.Timer
+	idleArmed bool
+	ageTimer  *time.Timer
+	lookTimer *time.Timer   // of a full connection
+	lookDelay time.Duration // that lookTimer was set to
+}
+
+// changed is called by net/http when the state of the connection has changed: it died, or
+// it has room again. net/http calls it from several goroutines, one at a time, and from
+// within RoundTrip, Release and Close.
+//
+// A request on HTTP/1 needs no report: its end looks at the connection. HTTP/2 needs a
+// report of room only if the pool found the connection full.
+func (c *conn) changed(cc *http.ClientConn) {
+	if c.poked.Load() || !c.h2 && c.quiet.Load() {
+		return
+	}
+	if c.h2 && cc.Err() == nil {
+		c.wakeHeld(cc)
+		if c.quiet.Load() {
+			return
+		}
+	}
+	p := c.pool
+	p.mu.Lock()
+	defer p.unlock()
+	switch {
+	case c.state == connecting || c.state == closed || !c.h2 && c.active > 0:
+	case cc.Err() != nil:
+		p.lost(c)
+		p.dispatch()
+		p.settle()
+	case c.full && c.state == busy:
+		if p.reopen(c) {
+			p.dispatch()
+			p.settle()
+		}
+	}
+}
+
+// wakeHeld makes net/http send the requests that it holds back, after the server has
+// allowed more. net/http looks at them again when another request ends; if there is none
+// they would wait forever, and block all later ones. So wakeHeld starts a request whose
+// context has ended.
+func (c *conn) wakeHeld(cc *http.ClientConn) {
+	inFlight := cc.InFlight()
+	before := c.maxStreams
+	c.maxStreams = inFlight + cc.Available()
+	if c.maxStreams <= before || inFlight > 0 || c.sending.Load() == 0 {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	req := (&http.Request{URL: &url.URL{Scheme: "http", Host: "held"}, Header: http.Header{}}).WithContext(ctx)
+	if resp, err := cc.RoundTrip(req); err == nil {
+		_ = resp.Body.Close()
+	}
+}
+
+// room reports whether HTTP/2 takes a request that net/http does not hold back. Requests
+// that were attached and have not reached net/http count, too.
+//
+// Reserve would say the same more exactly, but it can block a connection for good: a
+// request holds a lock of net/http's while it waits for a slot, those with a reservation
+// wait for that lock, and if the server has lowered the number of streams to that of the
+// reservations, no slot comes free. Without Reserve a request waits inside net/http at
+// most for the end of one that was canceled, or when the server lowers the number.
+func (c *conn) room() bool {
+	inFlight := c.cc.InFlight() // first, so that a request that begins now counts twice and not never
+	return c.cc.Available() > max(0, c.active-inFlight)
+}
+
+// watch returns room. If there is none, net/http reports when there is: it compares with
+// what it saw last, which may be older than what room saw, so watch makes it look.
+func (c *conn) watch() bool {
+	if c.full = !c.room(); c.full {
+		c.quiet.Store(false)
+		c.poked.Store(true)
+		c.cc.Release() // there is no reservation
+		c.poked.Store(false)
+		c.full = !c.room() // a change before the look was not reported
+	}
+	if c.full {
+		c.lookIn(firstLook)
+	} else {
+		c.quiet.Store(true)
+	}
+	return !c.full
+}
+
+// net/http looks at nothing while it runs its hook, which may be what called watch or may
+// wait for the pool's lock. It looks afterwards, but compares with what it saw before, and
+// can miss room that went and came again. So the pool looks at a full connection itself a
+// few times, the last time after about a second.
+const (
+	firstLook = 10 * time.Millisecond
+	lastLook  = 640 * time.Millisecond
+)
+
+func (c *conn) lookIn(d time.Duration) {
+	c.lookDelay = d
+	if c.lookTimer == nil {
+		c.lookTimer = time.AfterFunc(d, c.lookFired)
+		return
+	}
+	c.lookTimer.Reset(d)
+}
+
+// lookFired looks at a connection that was full.
+func (c *conn) lookFired() {
+	p := c.pool
+	p.mu.Lock()
+	defer p.unlock()
+	if c.state != busy || !c.full {
+		return
+	}
+	d := c.lookDelay
+	switch {
+	case p.reopen(c):
+		p.dispatch()
+		p.settle()
+	case d < lastLook:
+		c.lookIn(2 * d)
+	default:
+		c.lookTimer.Stop()
+	}
+}
+
+// usable reports whether HTTP/1 can take the next request: the exchange is complete, and
+// neither side closes. It is called with the pool unlocked, since net/http may hold its own
+// lock while it closes a TLS connection.
+func (c *conn) usable() bool { return c.cc.Available() == 1 }
+
+// closedRemotely reports whether the server closed the connection. If that cannot be seen,
+// below TLS, it returns likely.
+func (c *conn) closedRemotely(likely bool) bool {
+	return c.wire.remote.Load() || c.opaque && likely
+}
+
+// diedIdle reports whether err is why net/http closed an HTTP/1 connection between two
+// exchanges.
+func diedIdle(err error) bool {
+	return err != nil && (err.Error() == "http: server closed idle connection" || peekFailed(err))
+}
+
+// peekFailed reports whether err came from reading an idle connection: an error of the
+// network, or bytes that no request had asked for.
+func peekFailed(err error) bool { return strings.HasPrefix(err.Error(), "readLoopPeekFailLocked") }
+
+// unsolicited reports whether err is about such bytes: then it wraps no error.
+func unsolicited(err error) bool { return err != nil && peekFailed(err) && errors.Unwrap(err) == nil }
+
+// idle records that c has no request since now. It does not reset a timer that is running:
+// when that fires it waits for the rest of the time.
+func (c *conn) idle(now time.Time) {
+	c.idleSince = now
+	if d := c.pool.cfg.IdleTimeout; d >= 0 && !c.idleArmed {
+		c.armIdle(d)
+	}
+}
+
+// armIdle makes the idle timer fire in d.
+func (c *conn) armIdle(d time.Duration) {
+	c.idleArmed = true
+	if c.idleTimer == nil {
+		c.idleTimer = time.AfterFunc(d, c.idleFired)
+		return
+	}
+	c.idleTimer.Reset(d)
+}
+
+// idleFired closes c if it has been idle long enough.
+func (c *conn) idleFired() {
+	p := c.pool
+	p.mu.Lock()
+	defer p.unlock()
+	c.idleArmed = false
+	if c.state == closed || c.active > 0 {
+		return
+	}
+	if left := p.cfg.IdleTimeout - time.Since(c.idleSince); left > 0 {
+		c.armIdle(left)
+		return
+	}
+	p.cfg.Observer.Observe(CxIdleTimeout, 1)
+	p.finish(c, false)
+	p.dispatch()
+	p.settle()
+}
+
+// ageFired stops c from taking requests.
+func (c *conn) ageFired() {
+	p := c.pool
+	p.mu.Lock()
+	defer p.unlock()
+	if c.state == closed || c.state == draining {
+		return
+	}
+	p.cfg.Observer.Observe(CxMaxDurationReached, 1)
+	p.drain(c)
+	p.dispatch()
+	p.settle()
+}
+
+// shut frees what c holds. It is called once, after finish, with the pool unlocked.
+func (c *conn) shut() {
+	c.cancel()
+	for _, t := range [...]*time.Timer{c.idleTimer, c.ageTimer, c.lookTimer} {
+		if t != nil {
+			t.Stop()
+		}
+	}
+	if c.cc != nil { // else dial closes what it made
+		_ = c.cc.Close()
+		c.wire.shut()
+	}
+}
+
+// connList is a list of conns with the latest one at its front. It is guarded by Pool.mu,
+// and a conn is in one list at a time.
+type connList struct {
+	front *conn
+	n     int
+}
+
+func (l *connList) push(c *conn) {
+	c.list, c.prev, c.next = l, nil, l.front
+	if l.front != nil {
+		l.front.prev = c
+	}
+	l.front = c
+	l.n++
+}
+
+func (l *connList) remove(c *conn) {
+	if c.prev == nil {
+		l.front = c.next
+	} else {
+		c.prev.next = c.next
+	}
+	if c.next != nil {
+		c.next.prev = c.prev
+	}
+	c.list, c.prev, c.next = nil, nil, nil
+	l.n--
+}

@@ -1,0 +1,138 @@
+package pool
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"syscall"
+)
+
+// ErrClosed is returned for a request that comes after [Pool.Close].
+var ErrClosed = errors.New("cluster: the endpoint's connection pool is closed")
+
+// ErrUnusable is returned by [Stream.RoundTrip] for a stream that was used or released.
+var ErrUnusable = errors.New("cluster: RoundTrip on a stream that was used or released")
+
+// A RefusedError reports that a limit was reached. Envoy's response flag for it is UO.
+// There is one value per limit, so that a refusal does not allocate.
+type RefusedError struct {
+	Limit Kind // Pending or Request
+}
+
+func (e *RefusedError) Error() string {
+	return "cluster: refused: " + e.Limit.String() + " is reached"
+}
+
+var (
+	errPending  = &RefusedError{Limit: Pending}
+	errRequests = &RefusedError{Limit: Request}
+)
+
+// A Reason says why a connection could not be made.
+type Reason uint8
+
+// The reasons, as Envoy distinguishes them.
+const (
+	// RemoteFailure is a connect that the network or the server refused, or a failed TLS
+	// handshake.
+	RemoteFailure Reason = iota
+	// LocalFailure is a connect that this side ended.
+	LocalFailure
+	// Timeout is a connect that the connect timeout ended.
+	Timeout
+)
+
+// String returns Envoy's words for the reason.
+func (r Reason) String() string {
+	switch r {
+	case RemoteFailure:
+		return "remote connection failure"
+	case LocalFailure:
+		return "local connection failure"
+	case Timeout:
+		return "connection timeout"
+	default:
+		return "unknown"
+	}
+}
+
+// A ConnectError reports that a connection could not be made. No part of the request was
+// sent. All requests that waited for the connection get the same value.
+type ConnectError struct {
+	Address string
+	Reason  Reason
+	TLS     bool  // the TCP connection was established; the TLS handshake, or a proxy, failed
+	Err     error // what the dialer or the handshake reported
+}
+
+func (e *ConnectError) Error() string {
+	return fmt.Sprintf("cluster: connect to %s: %v: %v", e.Address, e.Reason, e.Err)
+}
+
+// Unwrap returns what the dialer or the handshake reported.
+func (e *ConnectError) Unwrap() error { return e.Err }
+
+// Timeout reports whether time ran out.
+func (e *ConnectError) Timeout() bool { return e.Reason == Timeout }
+
+// Temporary is true: the next connect may succeed. It is part of [net.Error].
+func (*ConnectError) Temporary() bool { return true }
+
+// reasonOf returns why a dial failed that this side did not cancel. A timeout of the kernel
+// is a failure of the network, not the connect timeout.
+func reasonOf(err error) Reason {
+	var timeout interface{ Timeout() bool }
+	switch {
+	case errors.Is(err, syscall.ETIMEDOUT):
+		return RemoteFailure
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		return Timeout
+	default:
+		return RemoteFailure
+	}
+}
+
+// isTLS reports whether err comes from a TLS handshake.
+func isTLS(err error) bool {
+	var (
+		record tls.RecordHeaderError
+		alert  tls.AlertError
+		verify *tls.CertificateVerificationError
+		host   x509.HostnameError
+		auth   x509.UnknownAuthorityError
+	)
+	return errors.As(err, &record) || errors.As(err, &alert) || errors.As(err, &verify) ||
+		errors.As(err, &host) || errors.As(err, &auth)
+}
+
+// isEOF reports whether err says that the server closed the connection.
+func isEOF(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// streamError has the fields of net/http's error for an HTTP/2 stream, which [errors.As]
+// converts to any struct that has them.
+type streamError struct {
+	StreamID uint32
+	Code     uint32
+	Cause    error
+}
+
+func (e streamError) Error() string { return "stream error" }
+
+const refusedStream = 7 // REFUSED_STREAM in RFC 9113, section 7
+
+// remoteReset reports whether err is a stream that the server reset, and whether the
+// reset says that the server did not process it.
+func remoteReset(err error) (reset, refused bool) {
+	var e streamError
+	if !errors.As(err, &e) {
+		return false, false
+	}
+	reset = e.Cause != nil && e.Cause.Error() == "received from peer"
+	return reset, reset && e.Code == refusedStream
+}
