@@ -172,7 +172,7 @@ func (x *httpCall) send(ctx context.Context, a *httpAttempt, req *http.Request) 
 	a.of.BeginUpload()
 	x.watch(ctx, a)
 	returned := false
-	defer func() { //nolint:contextcheck // a report of a panic has no context
+	defer func() {
 		if x.unwatch(a); !returned {
 			_ = a.source.Close()
 		}

@@ -53,7 +53,7 @@ func StreamClientInterceptor(r pillion.Resolver) grpc.StreamClientInterceptor {
 		if err := x.find(found); err != nil {
 			return nil, err
 		}
-		return x.begin() //nolint:contextcheck // x holds the context
+		return x.begin()
 	}
 }
 

@@ -24,7 +24,7 @@ func (wire) HandleRPC(ctx context.Context, s stats.RPCStats) {
 	switch s.(type) {
 	case *stats.Begin, *stats.OutHeader, *stats.InHeader, *stats.InTrailer:
 		if a, ok := ctx.Value(attemptKey{}).(*attempt); ok {
-			a.see(s) //nolint:contextcheck // a report of a panic has no context
+			a.see(s)
 		}
 	}
 }

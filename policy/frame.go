@@ -87,7 +87,7 @@ func (c *Chain) Invoke(ctx context.Context, x Exchange) *Outcome {
 	f.Init(c, x)
 	o := f.Invoke(ctx)
 	if a := o.Pending(); a != nil {
-		a.Watch() //nolint:contextcheck // it watches the context that the call came with
+		a.Watch()
 	}
 	return o
 }

@@ -227,7 +227,7 @@ func (w *watcher) invoke(ctx context.Context, x *exchange) (stream *policy.Strea
 	o := x.frame.Invoke(ctx)
 	if a := o.Pending(); a != nil {
 		stream = a.Stream()
-		a.Watch() //nolint:contextcheck // it watches the context of the call
+		a.Watch()
 	}
 	return stream, true
 }
