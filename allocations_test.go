@@ -47,7 +47,7 @@ func TestAllocations(t *testing.T) {
 		{"all policies", every, false, 4, 4},
 		{"all policies, body", every, true, 4, 4},
 	}
-	cancellable, cancel := context.WithCancel(context.Background())
+	cancellable, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	for caller, ctx := range map[string]context.Context{"background": context.Background(), "cancellable": cancellable} {
 		for _, test := range tests {

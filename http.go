@@ -234,7 +234,7 @@ func (t *transport) cancelable(req *http.Request) (*http.Response, error) {
 			cancel(nil)
 		}
 	}()
-	resp, err := t.roundTrip(with, ended) //nolint:contextcheck // with has the context
+	resp, err := t.roundTrip(with, ended)
 	returned = true
 	if resp != nil {
 		resp.Request = req

@@ -92,7 +92,7 @@ func (c *Chain) Invoke(ctx context.Context, x Exchange) *Outcome {
 	f.Init(c, x)
 	o := f.Invoke(ctx)
 	if a := o.Pending(); a != nil {
-		a.Watch() //nolint:contextcheck // it watches the context that the call came with
+		a.Watch()
 	}
 	return o
 }
@@ -115,7 +115,7 @@ func (f *Frame) Invoke(ctx context.Context) *Outcome {
 	if f.chain == nil || f.ctx != nil {
 		panic("policy: Frame.Invoke: the Frame is in use or not initialized; call Init or Reset first")
 	}
-	f.ctx, f.observer = ctx, observerIn(ctx) //nolint:fatcontext // it is not nested: the storage is used again
+	f.ctx, f.observer = ctx, observerIn(ctx)
 	returned := false
 	defer func() {
 		if !returned {

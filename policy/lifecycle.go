@@ -151,7 +151,7 @@ func (a *Attempt) Watch() {
 		s.start(0, wait)
 	}
 	if watched {
-		s.chain.watch(s, caller)
+		s.chain.watch(caller, s)
 	}
 }
 
@@ -406,10 +406,10 @@ type timer struct {
 }
 
 // timer returns a stopped timer for s.
-func (ch *Chain) timer(s *Stream) *timer {
-	t, ok := ch.timers.Get().(*timer)
+func (c *Chain) timer(s *Stream) *timer {
+	t, ok := c.timers.Get().(*timer)
 	if !ok {
-		t = &timer{pool: &ch.timers}
+		t = &timer{pool: &c.timers}
 		t.timer = time.AfterFunc(time.Hour, func() { t.stream.fire(t) })
 		t.timer.Stop()
 	}

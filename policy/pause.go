@@ -9,7 +9,7 @@ import (
 // limit on silence nor the total limit runs, since the upstream is not waited for. It returns
 // early with an error when closed is closed, or when ctx or the attempt's own context has ended.
 // It is called between [Stream.Await] and [Stream.Received], as the Read of a body is.
-func (s *Stream) Pause(ctx context.Context, d time.Duration, closed <-chan struct{}) error {
+func (s *Stream) Pause(ctx context.Context, d time.Duration, closed <-chan struct{}) error { //nolint:contextcheck // the attempt has its own
 	s.Received()
 	defer s.Await()
 	s.extend(d)

@@ -34,9 +34,9 @@ import (
 //
 // Policy calls create once for each upstream. It takes less than a second if nothing is wrong, and
 // waits five seconds for a hook.
-func Policy(t testing.TB, create func() policy.Policy) {
-	t.Helper()
-	f := &findings{TB: t, seen: map[string]bool{}}
+func Policy(tb testing.TB, create func() policy.Policy) {
+	tb.Helper()
+	f := &findings{TB: tb, seen: map[string]bool{}}
 	for _, s := range scenarios() {
 		if !run(f, s, create()) {
 			return
@@ -319,7 +319,7 @@ type inside struct{ finder }
 // Wrap checks how the policy calls next.
 func (p inside) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
 	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
-		w := p.of(c.Context())
+		w := p.of(c.Context()) //nolint:contextcheck // the call's own, to compare with
 		if find(ctx) != w {
 			w.bad("it called next with a context that is not derived from its own")
 		}
