@@ -76,8 +76,8 @@ func (h hedge) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	}, nil
 }
 
-// race is a server that numbers its requests, and a client that hedges.
-type race struct {
+// contest is a server that numbers its requests, and a client that hedges.
+type contest struct {
 	client  *http.Client
 	url     string
 	conns   *tally
@@ -85,7 +85,7 @@ type race struct {
 	breaker *breaker.Breaker
 }
 
-func newRace(t *testing.T, delay time.Duration, handler func(n int64, w http.ResponseWriter, r *http.Request)) *race {
+func newContest(t *testing.T, delay time.Duration, handler func(n int64, w http.ResponseWriter, r *http.Request)) *contest {
 	t.Helper()
 	wantNoLeaks(t)
 	var requests atomic.Int64
@@ -99,13 +99,13 @@ func newRace(t *testing.T, delay time.Duration, handler func(n int64, w http.Res
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &race{url: server.URL, conns: conns, breaker: b}
+	r := &contest{url: server.URL, conns: conns, breaker: b}
 	r.client = newClient(t, hedge{delay, &r.running}, limits.Config{}, b)
 	return r
 }
 
 // call makes one call and reads its response.
-func (r *race) call(ctx context.Context, t *testing.T) (status int, body string, info *pillion.Info, err error) {
+func (r *contest) call(ctx context.Context, t *testing.T) (status int, body string, info *pillion.Info, err error) {
 	t.Helper()
 	ctx, info = pillion.WithInfo(ctx)
 	req := newRequest(t, http.MethodPut, r.url, strings.NewReader("order")).WithContext(ctx)
@@ -119,7 +119,7 @@ func (r *race) call(ctx context.Context, t *testing.T) (status int, body string,
 }
 
 // end waits until nothing is left of all calls.
-func (r *race) end(t *testing.T) {
+func (r *contest) end(t *testing.T) {
 	t.Helper()
 	r.running.Wait()
 	r.client.CloseIdleConnections()
@@ -165,7 +165,7 @@ func TestHedge(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			r := newRace(t, test.delay, test.handler)
+			r := newContest(t, test.delay, test.handler)
 			status, body, info, err := r.call(bounded(t), t)
 			if err != nil || status != test.status || body != test.body {
 				t.Errorf("got %d, %d bytes, %v, want %d, %d bytes", status, len(body), err, test.status, len(test.body))
@@ -185,7 +185,7 @@ func TestHedge(t *testing.T) {
 // the winner's.
 func TestHedge_loserResponds(t *testing.T) {
 	both := make(chan struct{})
-	r := newRace(t, time.Millisecond, func(n int64, w http.ResponseWriter, r *http.Request) {
+	r := newContest(t, time.Millisecond, func(n int64, w http.ResponseWriter, r *http.Request) {
 		if n == 2 {
 			close(both)
 		}
@@ -204,7 +204,7 @@ func TestHedge_loserResponds(t *testing.T) {
 // TestHedge_callerLeaves cancels the caller while both attempts are running.
 func TestHedge_callerLeaves(t *testing.T) {
 	ctx, leave := context.WithCancel(bounded(t))
-	r := newRace(t, time.Millisecond, func(n int64, _ http.ResponseWriter, r *http.Request) {
+	r := newContest(t, time.Millisecond, func(n int64, _ http.ResponseWriter, r *http.Request) {
 		if n == 2 {
 			leave()
 		}
@@ -222,7 +222,7 @@ func TestHedge_callerLeaves(t *testing.T) {
 
 // TestHedge_crowd makes many hedged calls concurrently; half of the first attempts hang.
 func TestHedge_crowd(t *testing.T) {
-	r := newRace(t, time.Millisecond, func(n int64, w http.ResponseWriter, r *http.Request) {
+	r := newContest(t, time.Millisecond, func(n int64, w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("X-Hang") != "" && n%2 == 0 {
 			untilGone(r)
 			return

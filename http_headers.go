@@ -9,7 +9,7 @@ import (
 
 // countAttemptsIn sets the header with the number of attempts, if configured.
 func (t *transport) countAttemptsIn(resp *http.Response, attempts int) {
-	if !t.upstream.options.IncludeAttemptCountInResponse {
+	if attempts == 0 || !t.upstream.options.IncludeAttemptCountInResponse {
 		return
 	}
 	if resp.Header == nil {

@@ -15,7 +15,7 @@ func (t *transport) localReply(req *http.Request, d *envoy.Detail, attempts int)
 	header := http.Header{}
 	proto, major, minor := "HTTP/1.1", 1, 1
 	if envoy.IsGRPC(req.Header.Get("Content-Type")) {
-		setGRPCReply(header, status, text)
+		setGRPCReply(header, d.GRPCStatus(), text)
 		if req.Method == http.MethodHead { // as in Envoy
 			header.Del("Grpc-Message")
 		}
@@ -46,8 +46,8 @@ func (t *transport) localReply(req *http.Request, d *envoy.Detail, attempts int)
 }
 
 // setGRPCReply sets the headers of a gRPC local reply, which has headers only.
-func setGRPCReply(h http.Header, status int, text string) {
+func setGRPCReply(h http.Header, code int, text string) {
 	h.Set("Content-Type", "application/grpc")
-	h.Set(envoy.GRPCStatusHeader, strconv.Itoa(envoy.GRPCStatus(status)))
+	h.Set(envoy.GRPCStatusHeader, strconv.Itoa(code))
 	h.Set(envoy.GRPCMessageHeader, text)
 }

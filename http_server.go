@@ -281,7 +281,7 @@ func (x *serverCall) reply(o *policy.Outcome) {
 	}
 	if envoy.IsGRPC(x.req.Header.Get("Content-Type")) {
 		h.Set("Content-Type", "application/grpc")
-		h.Set(envoy.GRPCStatusHeader, strconv.Itoa(envoy.GRPCStatus(status)))
+		h.Set(envoy.GRPCStatusHeader, strconv.Itoa(localCode(o.Detail, status)))
 		h.Set(envoy.GRPCMessageHeader, text)
 		w.WriteHeader(http.StatusOK)
 		return
@@ -302,6 +302,14 @@ func localReply(o *policy.Outcome) (status int, text string) {
 		status = http.StatusServiceUnavailable
 	}
 	return status, http.StatusText(status)
+}
+
+// localCode returns the gRPC status of a local reply.
+func localCode(d *envoy.Detail, status int) int {
+	if d.LocalStatus() != 0 {
+		return d.GRPCStatus()
+	}
+	return envoy.GRPCStatus(status)
 }
 
 // replyHeader returns h without what the handler put there for its own response.

@@ -40,7 +40,7 @@ func attributes(e policy.Event) []slog.Attr {
 	} else {
 		attrs = append(attrs, slog.Int("attempt", e.Call.Attempt()))
 	}
-	if e.Kind == policy.EventRetryScheduled || e.Kind == policy.EventRetry {
+	if e.Kind == policy.EventRetryScheduled || e.Kind == policy.EventRetry || e.Kind == policy.EventDelayed {
 		attrs = append(attrs, slog.Duration("back_off", e.BackOff.Wait))
 	}
 	if e.Kind == policy.EventAttempt {

@@ -130,7 +130,7 @@ func TestNew_order(t *testing.T) {
 	const (
 		multiply = "would multiply the attempts"
 		hides    = "would hide failed attempts from the breaker"
-		holds    = "would hold its place during back-offs, and need a second one for nothing"
+		holds    = "would hold its slot during back-offs, and need a second one without use"
 		mistakes = "would see attempts and take them for calls"
 		records  = "would record attempts as calls"
 		each     = "would limit each attempt, not the call"

@@ -4,13 +4,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -18,6 +16,7 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/internal/envoytest"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
@@ -350,11 +349,8 @@ type sidecar struct {
 // envoyBinary returns the path of Envoy, or skips the test.
 func envoyBinary(t *testing.T) string {
 	t.Helper()
-	if path := os.Getenv("PILLION_ENVOY"); path != "" {
-		return path
-	}
-	path, err := exec.LookPath("envoy")
-	if err != nil {
+	path := envoytest.Find()
+	if path == "" {
 		t.Skip("SKIPPED, NOTHING WAS COMPARED: there is no envoy on PATH and PILLION_ENVOY does not name one")
 	}
 	return path
@@ -370,84 +366,28 @@ func startEnvoy(t *testing.T, binary string, scenarios []*scenario) *sidecar {
 // ones, and so honor their headers.
 func startEnvoyThat(t *testing.T, binary string, scenarios []*scenario, trusting bool) *sidecar {
 	t.Helper()
-	dir := t.TempDir()
-	e := &sidecar{log: filepath.Join(dir, "access.log")}
-	var config bytes.Buffer
-	if err := envoyConfig.Execute(&config, struct {
-		AccessLog string
-		Scenarios []*scenario
-		Trusting  bool
-	}{e.log, scenarios, trusting}); err != nil {
+	e, err := envoytest.Start(context.Background(), binary, func(dir string) ([]byte, error) { // the cleanup, which runs after t.Context ends, stops it
+		var config bytes.Buffer
+		err := envoyConfig.Execute(&config, struct {
+			AccessLog string
+			Scenarios []*scenario
+			Trusting  bool
+		}{filepath.Join(dir, accessLog), scenarios, trusting})
+		return config.Bytes(), err
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
-	file, admin := filepath.Join(dir, "envoy.yaml"), filepath.Join(dir, "admin")
-	if err := os.WriteFile(file, config.Bytes(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.Background()) // outlives t.Context: the cleanup cancels it
-	cmd := exec.CommandContext(ctx, binary, "-c", file, "--use-dynamic-base-id", "--concurrency", "1",
-		"--admin-address-path", admin, "--file-flush-interval-msec", "10", "--log-level", "warning")
-	var output bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &output, &output
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = cmd.Wait() // the cleanup kills it
-	}()
 	t.Cleanup(func() {
-		stop()
-		<-ended
-		if t.Failed() {
-			t.Logf("output of Envoy:\n%s", output.String())
+		if output := e.Close(); t.Failed() {
+			t.Logf("envoy said:\n%s", output)
 		}
 	})
-	e.egress = e.await(t, admin, ended)
-	return e
+	return &sidecar{egress: "http://" + e.Egress, log: e.File(accessLog)}
 }
 
-// await waits for the listener, and returns its address.
-func (e *sidecar) await(t *testing.T, admin string, ended <-chan struct{}) string {
-	t.Helper()
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	for deadline := time.Now().Add(waitLimit); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		select {
-		case <-ended:
-			t.Fatal("envoy ended immediately")
-		default:
-		}
-		address, err := os.ReadFile(admin)
-		if err != nil {
-			continue
-		}
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+string(address)+"/listeners?format=json", nil)
-		if err != nil {
-			continue // incomplete
-		}
-		resp, err := client.Do(req)
-		if err != nil {
-			continue
-		}
-		var reply struct {
-			Listeners []struct {
-				Local struct {
-					Socket struct {
-						Port int `json:"port_value"`
-					} `json:"socket_address"`
-				} `json:"local_address"`
-			} `json:"listener_statuses"`
-		}
-		err = json.NewDecoder(resp.Body).Decode(&reply)
-		_ = resp.Body.Close()
-		if err == nil && len(reply.Listeners) == 1 {
-			return fmt.Sprintf("http://127.0.0.1:%d", reply.Listeners[0].Local.Socket.Port)
-		}
-	}
-	t.Fatalf("envoy was not ready within %v", waitLimit)
-	return ""
-}
+// accessLog is the name of the file.
+const accessLog = "access.log"
 
 // logged returns the fields of a call's line in the access log.
 func (e *sidecar) logged(t *testing.T, id string) []string {

@@ -16,17 +16,16 @@ import (
 	"github.com/pillion-go/pillion/retry"
 )
 
-// TestNeverFullBesideAFreePlace has many be refused while the one place changes
-// hands. Counting first and looking then counted those who were being refused for a
-// moment, and refused others, though the place was free: about once in a thousand rounds
-// here.
-func TestNeverFullBesideAFreePlace(t *testing.T) {
+// TestNeverFullBesideAFreeSlot refuses many callers while the only slot is released and taken. An
+// implementation that increments the count before it compares counts refused callers for a moment,
+// and refuses others while the slot is free: here about once in a thousand rounds.
+func TestNeverFullBesideAFreeSlot(t *testing.T) {
 	for range 1000 {
 		l := Config{MaxRequests: 1}.limiter()
 		l.acquire()
 		var crowd sync.WaitGroup
 		var stop atomic.Bool
-		var others atomic.Int64 // who of the crowd got the place
+		var others atomic.Int64 // other callers that got the slot
 		for range 8 {
 			crowd.Go(func() {
 				for !stop.Load() {
@@ -49,7 +48,7 @@ func TestNeverFullBesideAFreePlace(t *testing.T) {
 		stop.Store(true)
 		crowd.Wait()
 		if refused && others.Load() == before {
-			t.Fatal("the place was refused, although nobody had it")
+			t.Fatal("the call was refused although the slot was free")
 		}
 	}
 }
@@ -63,7 +62,7 @@ func raise(most *atomic.Int64, n int64) {
 	}
 }
 
-// census counts who is inside, from the start of an attempt to its end.
+// census counts concurrent attempts, from their start to their end.
 type census struct {
 	now, most *atomic.Int64
 }
@@ -85,16 +84,16 @@ func (p census) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
 	}, nil
 }
 
-// TestCrowd has 64 goroutines call at once, with all kinds of ends. There are
-// never more inside than the limits allow, and in the end there is nobody.
+// TestCrowd makes calls from 64 goroutines, which end in all kinds of ways. There are never more
+// concurrent attempts than the limits allow, and in the end all slots are free.
 func TestCrowd(t *testing.T) { synctest.Test(t, crowd) }
 
 func crowd(t *testing.T) {
-	const places = 8
+	const slots = 8
 	var now, most, passed, refused atomic.Int64
 	u := upstream(t,
 		retry.Config{On: "5xx", NumRetries: 2, BaseInterval: time.Millisecond},
-		Config{MaxRequests: places, MaxRetries: 4},
+		Config{MaxRequests: slots, MaxRetries: 4},
 		census{&now, &most})
 	one := func(i int) {
 		defer func() { _ = recover() }()
@@ -124,7 +123,7 @@ func crowd(t *testing.T) {
 			_, _ = io.ReadAll(resp.Body)
 		case 1:
 			resp.Body.Close()
-		} // else it is abandoned, and the caller leaves
+		} // else the body is left open and the call canceled
 	}
 	var callers sync.WaitGroup
 	for i := range 64 {
@@ -135,23 +134,23 @@ func crowd(t *testing.T) {
 		})
 	}
 	callers.Wait()
-	time.Sleep(100 * time.Millisecond) // for those whose caller left: that is noticed so late
+	time.Sleep(100 * time.Millisecond) // a canceled call frees its slot after a delay
 	synctest.Wait()
-	if got := most.Load(); got > places {
-		t.Errorf("got %d attempts at once, want at most %d", got, places)
+	if got := most.Load(); got > slots {
+		t.Errorf("got %d concurrent attempts, want at most %d", got, slots)
 	}
 	if passed.Load() == 0 {
-		t.Errorf("got %d calls through and %d refused, want some through", passed.Load(), refused.Load())
+		t.Errorf("got %d calls admitted and %d refused, want some admitted", passed.Load(), refused.Load())
 	}
-	for range places {
+	for range slots {
 		defer open(t.Context(), t, u).Body.Close()
 	}
 	if !full(t, u) {
-		t.Error("got more places in the end than there are")
+		t.Error("got more slots in the end than the limit")
 	}
 }
 
-// TestCrowdOfRetries has 64 goroutines take places for retries at once.
+// TestCrowdOfRetries takes retry slots from 64 goroutines.
 func TestCrowdOfRetries(t *testing.T) {
 	l := Config{MaxRetries: 3}.limiter()
 	var now atomic.Int64
@@ -161,7 +160,7 @@ func TestCrowdOfRetries(t *testing.T) {
 			for range 1000 {
 				if l.acquireRetry(0) {
 					if got := now.Add(1); got > 3 {
-						t.Errorf("got %d retries at once, want at most 3", got)
+						t.Errorf("got %d concurrent retries, want at most 3", got)
 					}
 					now.Add(-1)
 					l.releaseRetry()
@@ -171,6 +170,6 @@ func TestCrowdOfRetries(t *testing.T) {
 	}
 	crowd.Wait()
 	if got := l.retries.Load(); got != 0 {
-		t.Errorf("got %d retries under way in the end, want 0", got)
+		t.Errorf("got %d retry slots taken in the end, want 0", got)
 	}
 }

@@ -20,7 +20,7 @@ type failing struct{ err error }
 
 func (f failing) Read([]byte) (int, error) { return 0, f.err }
 
-// call is a call under way, as the cases of TestPlace see it.
+// call is a call in progress, for the cases of TestSlot.
 type call struct {
 	t     *testing.T
 	ctx   context.Context
@@ -29,9 +29,8 @@ type call struct {
 	resp  *http.Response
 }
 
-// TestPlace has calls end in all the ways there are: the place is held until
-// then, and free from then on.
-func TestPlace(t *testing.T) {
+// TestSlot ends calls in all possible ways: the slot is held until the end and free afterwards.
+func TestSlot(t *testing.T) {
 	const limit = time.Second
 	body := func(r io.Reader) roundTripper { return answer(200, r) }
 	soup := func() io.Reader { return strings.NewReader("soup") }
@@ -62,11 +61,11 @@ func TestPlace(t *testing.T) {
 			},
 		},
 		{
-			name: "caller leaves, body abandoned", base: func() roundTripper { return body(soup()) },
-			end: func(c *call) { c.leave(); time.Sleep(100 * time.Millisecond) }, // it is noticed so late
+			name: "canceled, body left open", base: func() roundTripper { return body(soup()) },
+			end: func(c *call) { c.leave(); time.Sleep(100 * time.Millisecond) }, // the slot is freed after a delay
 		},
 		{
-			name: "total limit, body abandoned", outer: timeout.Config{Total: limit},
+			name: "total timeout, body left open", outer: timeout.Config{Total: limit},
 			base: func() roundTripper { return body(soup()) },
 			end:  func(*call) { time.Sleep(limit) },
 		},
@@ -79,9 +78,9 @@ func TestPlace(t *testing.T) {
 			end: func(c *call) {
 				c.resp.Body.Close()
 				defer open(c.t.Context(), c.t, c.u).Body.Close()
-				c.resp.Body.Close() // must not free the other call's place
+				c.resp.Body.Close() // must not free the other call's slot
 				if !full(c.t, c.u) {
-					c.t.Error("the place of another call is free")
+					c.t.Error("the slot of another call is free")
 				}
 			},
 		},
@@ -97,20 +96,20 @@ func TestPlace(t *testing.T) {
 				}
 				c.resp = resp
 				if !full(t, c.u) {
-					t.Error("the place is free before the end")
+					t.Error("the slot is free before the end")
 				}
 				tc.end(c)
 				synctest.Wait()
 				if full(t, c.u) {
-					t.Error("the place is held after the end")
+					t.Error("the slot is held after the end")
 				}
 			})
 		})
 	}
 }
 
-// TestPlaceWithoutABody has attempts come to an end that leaves nothing to read.
-func TestPlaceWithoutABody(t *testing.T) {
+// TestSlotWithoutABody ends attempts without a response body.
+func TestSlotWithoutABody(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		base   roundTripper
@@ -133,7 +132,7 @@ func TestPlaceWithoutABody(t *testing.T) {
 					}()
 					resp, err := send(t.Context(), u, roundTripper(func(req *http.Request) (*http.Response, error) {
 						if !full(t, u) {
-							t.Error("the place is free during the attempt")
+							t.Error("the slot is free during the attempt")
 						}
 						return tc.base(req)
 					}))
@@ -142,15 +141,15 @@ func TestPlaceWithoutABody(t *testing.T) {
 					}
 				}()
 				if full(t, u) {
-					t.Error("the place is held after the end")
+					t.Error("the slot is held after the end")
 				}
 			})
 		})
 	}
 }
 
-// TestPlaceOfAFunction runs a function, which ends when it returns or panics.
-func TestPlaceOfAFunction(t *testing.T) {
+// TestSlotOfAFunction runs a function, which ends when it returns or panics.
+func TestSlotOfAFunction(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		end  func() error
@@ -172,20 +171,20 @@ func TestPlaceOfAFunction(t *testing.T) {
 				}()
 				synctest.Wait()
 				if !full(t, u) {
-					t.Error("the place is free while the function runs")
+					t.Error("the slot is free while the function runs")
 				}
 				close(finish)
 				synctest.Wait()
 				if full(t, u) {
-					t.Error("the place is held after the function's end")
+					t.Error("the slot is held after the function's end")
 				}
 			})
 		})
 	}
 }
 
-// TestNoPlaceDuringBackOff has a retry wait: its discarded answer holds nothing.
-func TestNoPlaceDuringBackOff(t *testing.T) {
+// TestNoSlotDuringBackOff checks that a discarded response holds no slot during the back-off.
+func TestNoSlotDuringBackOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := upstream(t, retry.Config{BaseInterval: time.Second, Rand: func() float64 { return 0.5 }}, Config{MaxRequests: 1})
 		done := make(chan struct{})
@@ -200,11 +199,11 @@ func TestNoPlaceDuringBackOff(t *testing.T) {
 		}()
 		time.Sleep(100 * time.Millisecond)
 		if full(t, u) {
-			t.Error("the place is held during the back-off")
+			t.Error("the slot is held during the back-off")
 		}
 		<-done
 		if full(t, u) {
-			t.Error("the place is held after the call's end")
+			t.Error("the slot is held after the call's end")
 		}
 	})
 }

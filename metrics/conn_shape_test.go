@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// Connections that can do one thing more each.
+// Connections with one optional method each.
 type (
 	bare     struct{ net.Conn }
 	halfRead struct{ calls *[]string }
@@ -31,7 +31,7 @@ func (r raw) SyscallConn() (syscall.RawConn, error) {
 	return nil, nil
 }
 
-// counting makes a counted connection of c, and its cluster.
+// counting returns a counted connection over c, and its cluster.
 func countingConn(t *testing.T, c net.Conn) (net.Conn, *ClusterStats) {
 	t.Helper()
 	cluster := registry(t, Settings{}).Cluster("recipes")
@@ -42,7 +42,8 @@ func countingConn(t *testing.T, c net.Conn) (net.Conn, *ClusterStats) {
 	return counted, cluster
 }
 
-// TestConn_abilities checks that counted connections can do what theirs can, and nothing more.
+// TestConn_abilities checks that counted connections have the optional methods of their connections,
+// and no others.
 func TestConn_abilities(t *testing.T) {
 	var calls []string
 	b, r, w, s := bare{}, halfRead{&calls}, halfSend{&calls}, raw{&calls}
@@ -102,7 +103,7 @@ func TestConn_abilities(t *testing.T) {
 	}
 }
 
-// TestConn_sockets has counted sockets of each kind pass for what they are.
+// TestConn_sockets checks the optional methods of counted sockets of each kind.
 func TestConn_sockets(t *testing.T) {
 	server := httptest.NewTLSServer(http.NotFoundHandler())
 	defer server.Close()
@@ -150,9 +151,9 @@ func TestConn_sockets(t *testing.T) {
 	}
 }
 
-// TestConn_copies copies from and to counted connections, with and without a faster way.
+// TestConn_copies copies from and to counted connections, with and without ReadFrom and WriteTo.
 func TestConn_copies(t *testing.T) {
-	for name, fast := range map[string]bool{"TCP": true, "no faster way": false} {
+	for name, fast := range map[string]bool{"TCP": true, "plain": false} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -198,7 +199,7 @@ func TestConn_copies(t *testing.T) {
 			t.Errorf("%s: got %d and %d bytes, want %d", name, found["upstream_cx_tx_bytes_total"], found["upstream_cx_rx_bytes_total"], sent)
 		}
 		if found["upstream_cx_destroy_remote"] != 1 {
-			t.Errorf("%s: got %v, want the end by the other side", name, found)
+			t.Errorf("%s: got %v, want an end by the peer", name, found)
 		}
 		if err := <-served; err != nil {
 			t.Error(err)
@@ -207,8 +208,8 @@ func TestConn_copies(t *testing.T) {
 	}
 }
 
-// TestUpgradeKeepsHalfClose closes one half of an upgraded connection of the upstream's
-// own transport, and reads what comes over the other.
+// TestUpgradeKeepsHalfClose closes one half of an upgraded connection of the upstream's own
+// transport, and reads from the other.
 func TestUpgradeKeepsHalfClose(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		conn, rw, err := http.NewResponseController(w).Hijack()
@@ -220,7 +221,7 @@ func TestUpgradeKeepsHalfClose(t *testing.T) {
 		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
 		_, _ = rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
 		_ = rw.Flush()
-		text, err := io.ReadAll(rw) // to the half-close
+		text, err := io.ReadAll(rw) // until the half-close
 		_, _ = conn.Write(append(text, " all read"...))
 		if err != nil {
 			t.Error(err)
@@ -256,11 +257,11 @@ func TestUpgradeKeepsHalfClose(t *testing.T) {
 	}
 	text, err := bufio.NewReader(rw).ReadString('d')
 	if err != nil || text != "soup, all read" {
-		t.Errorf("got %q and %v, want what the server answers after the half-close", text, err)
+		t.Errorf("got %q and %v, want the server's response after the half-close", text, err)
 	}
 }
 
-// TestInstrumentDial_breaks keeps the statistics right where a dialer breaks its contract.
+// TestInstrumentDial_breaks checks the statistics of a dialer that breaks its contract.
 func TestInstrumentDial_breaks(t *testing.T) {
 	c := registry(t, Settings{}).Cluster("recipes")
 	nothing := c.InstrumentDial(func(context.Context, string, string) (net.Conn, error) { return nil, nil })
@@ -270,7 +271,7 @@ func TestInstrumentDial_breaks(t *testing.T) {
 	func() {
 		defer func() {
 			if got := recover(); got != "soup" {
-				t.Errorf("got the panic %v, want soup", got)
+				t.Errorf("got panic %v, want soup", got)
 			}
 		}()
 		_, _ = c.InstrumentDial(func(context.Context, string, string) (net.Conn, error) { panic("soup") })(t.Context(), "tcp", "x:80")
@@ -290,8 +291,8 @@ func TestInstrumentDial_breaks(t *testing.T) {
 	_ = conn.Close()
 }
 
-// TestNeverRows has the rows of what net/http never does to connections, unless it could
-// do it unseen.
+// TestNeverRows checks the rows of things that net/http never does to connections. A row is absent
+// if net/http could do it unseen.
 func TestNeverRows(t *testing.T) {
 	for limit, want := range map[int]bool{0: true, 5: false} {
 		r := registry(t, Settings{})

@@ -20,7 +20,7 @@ import (
 	"github.com/pillion-go/pillion"
 )
 
-// pipe gives a dialer whose connections are pipes, and the far ends of them.
+// pipe returns a dialer whose connections are pipes, and the far ends of the pipes.
 func pipe() (DialFunc, chan net.Conn) {
 	far := make(chan net.Conn, 10)
 	return func(context.Context, string, string) (net.Conn, error) {
@@ -30,7 +30,7 @@ func pipe() (DialFunc, chan net.Conn) {
 	}, far
 }
 
-// talk says something over a connection, and gives its far end.
+// talk writes to a connection and returns its far end.
 type talk func(c net.Conn, text string) net.Conn
 
 func talkOver(t *testing.T, far chan net.Conn) talk {
@@ -45,7 +45,7 @@ func talkOver(t *testing.T, far chan net.Conn) talk {
 	}
 }
 
-// TestInstrumentDial plays the lives of connections, with what Envoy counts for each.
+// TestInstrumentDial checks that connections count as in Envoy.
 func TestInstrumentDial(t *testing.T) {
 	for _, tc := range []struct {
 		name string
@@ -62,7 +62,7 @@ func TestInstrumentDial(t *testing.T) {
 			},
 		},
 		{
-			name: "closed by us, twice",
+			name: "closed locally, twice",
 			live: func(talk talk, c net.Conn) {
 				talk(c, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
 				_ = c.Close()
@@ -91,7 +91,7 @@ func TestInstrumentDial(t *testing.T) {
 			},
 		},
 		{
-			name: "a deadline of ours",
+			name: "local deadline",
 			live: func(talk talk, c net.Conn) {
 				talk(c, "\x16\x03\x01")
 				_ = c.SetReadDeadline(time.Now())
@@ -112,7 +112,7 @@ func TestInstrumentDial(t *testing.T) {
 			},
 		},
 		{
-			name: "no connection in time",
+			name: "connect timeout",
 			dial: func(context.Context, string, string) (net.Conn, error) { return nil, os.ErrDeadlineExceeded },
 			want: map[string]uint64{
 				"upstream_cx_total": 1, "upstream_cx_connect_fail": 1, "upstream_cx_connect_timeout": 1, "upstream_cx_destroy": 1,
@@ -120,7 +120,7 @@ func TestInstrumentDial(t *testing.T) {
 			},
 		},
 		{
-			name: "given up",
+			name: "canceled",
 			dial: func(context.Context, string, string) (net.Conn, error) { return nil, context.Canceled },
 			want: map[string]uint64{
 				"upstream_cx_total": 1, "upstream_cx_connect_fail": 1, "upstream_cx_destroy": 1, "upstream_cx_destroy_local": 1,
@@ -154,24 +154,24 @@ func TestInstrumentDial(t *testing.T) {
 	}
 }
 
-// TestNoConnections has the rows of connections absent where nobody sees any.
+// TestNoConnections checks that the rows of connections are absent if the library sees none.
 func TestNoConnections(t *testing.T) {
 	r := registry(t, Settings{})
 	if _, err := pillion.New("recipes", Config{Registry: r}); err != nil {
 		t.Fatal(err)
 	}
 	if got := page(t, r, "/stats?filter=upstream_cx"); got != "" {
-		t.Errorf("nobody sees connections, got %q", got)
+		t.Errorf("got %q without counted connections, want nothing", got)
 	}
 }
 
-// TestInstrumentTransport speaks all protocols through counted transports, over real
-// sockets, and finds that they are still what they were.
+// TestInstrumentTransport uses all protocols through counted transports, over real sockets, and checks
+// that counting does not change the protocol.
 func TestInstrumentTransport(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
 		tls   bool
-		base  func(*http.Transport) *http.Transport // of one that trusts the server
+		base  func(*http.Transport) *http.Transport // made from one that trusts the server
 		major int
 		want  map[string]uint64
 	}{
@@ -184,7 +184,7 @@ func TestInstrumentTransport(t *testing.T) {
 			want: map[string]uint64{"upstream_cx_http1_total": 1},
 		},
 		{
-			name: "none at all", base: func(*http.Transport) *http.Transport { return &http.Transport{} }, major: 1,
+			name: "zero", base: func(*http.Transport) *http.Transport { return &http.Transport{} }, major: 1,
 			want: map[string]uint64{"upstream_cx_http1_total": 1},
 		},
 		{
@@ -246,13 +246,13 @@ func TestInstrumentTransport(t *testing.T) {
 				}
 			}
 			if got["upstream_cx_tx_bytes_total"] == 0 || got["upstream_cx_rx_bytes_total"] == 0 {
-				t.Error("no bytes were counted")
+				t.Error("got no bytes counted, want some")
 			}
 		})
 	}
 }
 
-// TestInstrumentTransportVerifies keeps the check that a base makes of connections.
+// TestInstrumentTransportVerifies checks that the base's VerifyConnection is still called.
 func TestInstrumentTransportVerifies(t *testing.T) {
 	server := httptest.NewUnstartedServer(http.NotFoundHandler())
 	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
@@ -271,9 +271,9 @@ func TestInstrumentTransportVerifies(t *testing.T) {
 	}
 }
 
-// TestOldDial keeps a dialer that a base has in its old field.
+// TestOldDial checks that the base's Dial is still called.
 func TestOldDial(t *testing.T) {
-	base := &http.Transport{Dial: func(string, string) (net.Conn, error) { return nil, errors.New("my own") }} //nolint:staticcheck // it exists
+	base := &http.Transport{Dial: func(string, string) (net.Conn, error) { return nil, errors.New("my own") }} //nolint:staticcheck // programs may use it
 	transport := registry(t, Settings{}).Cluster("recipes").InstrumentTransport(base)
 	resp, err := (&http.Client{Transport: transport}).Get("http://recipes/")
 	if err == nil {
@@ -284,7 +284,7 @@ func TestOldDial(t *testing.T) {
 	}
 }
 
-// TestSendFile hands a file to a counted connection.
+// TestSendFile copies a file to a counted connection.
 func TestSendFile(t *testing.T) {
 	dial, far := pipe()
 	c := registry(t, Settings{}).Cluster("recipes")

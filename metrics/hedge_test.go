@@ -11,7 +11,7 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// both is a policy that makes two attempts concurrently, and takes the first result.
+// both is a policy that makes two attempts concurrently and returns the first result.
 type both struct{}
 
 func (both) Place() policy.Place { return policy.Place{Rank: policy.Hedges} }
@@ -28,8 +28,8 @@ func (both) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	}, nil
 }
 
-// TestConfig_hedge has the total limit end two attempts at the same time: the attempt that is
-// the call's first one ends while the call does, which the race detector looks at.
+// TestConfig_hedge ends two attempts at the same time by the total timeout. The call's first attempt
+// ends concurrently with the call, which the race detector checks.
 func TestConfig_hedge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := registry(t, Settings{})

@@ -6,33 +6,33 @@ import (
 	"strings"
 )
 
-// plan is how a page is laid out: what stands in it, in which order. It holds
-// until a cluster or a statistic is added, so that a scrape only reads values.
+// plan is the layout of a page: its statistics and their order. It is valid until a cluster or a
+// statistic is added, so that a scrape only reads values.
 type plan struct {
 	shape    uint64
 	entries  []entry  // in the order of the text
-	bytes    int      // of the entries' names
+	bytes    int      // total length of the entries' names
 	families []family // in the order of Prometheus
 }
 
 // entry is one statistic in the plan.
 type entry struct {
 	row
-	index  int    // of the entry in its plan
+	index  int    // position in the plan
 	left   string // the name without its tags: cluster.upstream_rq
 	labels *labels
 }
 
-// family is what has one name in Prometheus.
+// family is the set of statistics with the same name in Prometheus.
 type family struct {
 	kind    kind
 	left    string
 	name    string // envoy_cluster_upstream_rq
 	members []*entry
-	mixed   bool // of several names that Prometheus cannot tell apart
+	mixed   bool // from different names that Prometheus cannot distinguish
 }
 
-// layout gives the plan, a new one where the old one no longer holds.
+// layout returns the plan. It makes a new one if the old one is no longer valid.
 func (r *Registry) layout() *plan {
 	shape := r.shape.Load()
 	if p := r.plan.Load(); p != nil && p.shape == shape {
@@ -40,7 +40,7 @@ func (r *Registry) layout() *plan {
 	}
 	r.planning.Lock()
 	defer r.planning.Unlock()
-	shape = r.shape.Load() // before the reading: what comes later is for the next plan
+	shape = r.shape.Load() // load before reading: later changes are for the next plan
 	if p := r.plan.Load(); p != nil && p.shape == shape {
 		return p
 	}
@@ -54,8 +54,8 @@ func (r *Registry) layout() *plan {
 	return p
 }
 
-// entries lists all statistics, sorted as Envoy's text is: counters and gauges by
-// name, then histograms.
+// entries returns all statistics, sorted as in Envoy's text: counters and gauges by name, then
+// histograms.
 func (r *Registry) entries(t *tagger) []entry {
 	clusters := r.sorted()
 	rows := 0
@@ -79,7 +79,7 @@ func (c *ClusterStats) size() int {
 	return len(c.rows)
 }
 
-// sorted gives the clusters as they are now.
+// sorted returns the current clusters, sorted by name.
 func (r *Registry) sorted() []*ClusterStats {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -112,9 +112,9 @@ func (c *ClusterStats) entries(t *tagger, numbers, histograms []entry) (n, h []e
 
 func byName(a, b entry) int { return strings.Compare(a.name, b.name) }
 
-// unique sorts by name, which has little to do unless names have dots, and makes
-// one entry of those with one name: the statistic retry.x of a cluster a is x of a cluster
-// a.retry, in Envoy too. A name that stands for two types stays the first one's.
+// unique sorts by name and merges entries with the same name. As in Envoy the statistic retry.x of
+// a cluster a and the statistic x of a cluster a.retry are the same. For a name with two types it
+// keeps the first type.
 func unique(all []entry) []entry {
 	if !slices.IsSortedFunc(all, byName) {
 		slices.SortStableFunc(all, byName)
@@ -130,8 +130,7 @@ func unique(all []entry) []entry {
 	return kept
 }
 
-// merged is the sum of two statistics; the first one alone where they differ in
-// type.
+// merged returns the sum of two statistics, or the first one if their types differ.
 func merged(a, b row) row {
 	switch {
 	case a.kind != b.kind:
@@ -156,8 +155,8 @@ func (t total) Value() uint64 {
 
 func (t total) used() bool { return slices.ContainsFunc(t, number.used) }
 
-// familiesOf groups entries as Prometheus shows them: counters, gauges, then
-// histograms, each by what is left of their names.
+// familiesOf groups entries as in Prometheus's format: counters, gauges, then histograms, each
+// sorted by the rest of their names.
 func familiesOf(entries []entry) []family {
 	type key struct {
 		kind kind
@@ -182,10 +181,9 @@ func familiesOf(entries []entry) []family {
 	return all
 }
 
-// distinct sees to it that each name and each series is there once, however odd
-// the names of clusters and tags are: what Prometheus cannot tell apart becomes one sum.
-// Of two types with one name it keeps the first. lossy says that the labels do not hold
-// all that was cut out of the names.
+// distinct ensures that each name and each series is unique, for any names of clusters and tags. It
+// sums series that Prometheus cannot distinguish. Of two types with the same name it keeps the
+// first. lossy reports that the labels do not contain everything that was cut out of the names.
 func distinct(all []family, lossy bool) []family {
 	taken := map[string]int{}
 	kept := all[:0]
@@ -215,10 +213,10 @@ func distinct(all []family, lossy bool) []family {
 	return kept
 }
 
-//nolint:gochecknoglobals // a table that nothing writes
+//nolint:gochecknoglobals // read-only table
 var suffixes = [...]string{"_bucket", "_sum", "_count"}
 
-// anyTaken reports whether a histogram's series would bear a name that is taken.
+// anyTaken reports whether a series of a histogram would have a name that is taken.
 func anyTaken(taken map[string]int, histogram string) bool {
 	for _, suffix := range suffixes {
 		if _, ok := taken[histogram+suffix]; ok {
@@ -228,7 +226,7 @@ func anyTaken(taken map[string]int, histogram string) bool {
 	return false
 }
 
-// oneEach makes one of the members that have the same labels.
+// oneEach merges members with the same labels.
 func oneEach(members []*entry) []*entry {
 	at := make(map[string]int, len(members))
 	kept := members[:0]

@@ -7,26 +7,25 @@ import (
 	"sync/atomic"
 )
 
-// The categories of answers that Envoy knows. An alternative stat name, and one
-// below it such as "alt.internal", is a category too.
+// Envoy's categories of responses. An alternative stat name is also a category, as is a name below
+// it such as "alt.internal".
 const (
-	Internal = "internal" // of calls that come from here; part of the cluster's total
-	External = "external" // of calls that were passed on for somebody outside; part of the cluster's total
-	Canary   = "canary"   // that said so themselves, in x-envoy-upstream-canary
-	Retry    = "retry"    // thrown away for a retry
+	Internal = "internal" // for calls from inside; part of the cluster's total
+	External = "external" // for calls forwarded for external clients; part of the cluster's total
+	Canary   = "canary"   // responses with x-envoy-upstream-canary: true
+	Retry    = "retry"    // responses discarded for a retry
 )
 
-// Answers counts answers of one category by their code: upstream_rq_200,
-// upstream_rq_2xx, upstream_rq_completed, and upstream_rq_time. Codes are counted, the
-// rest is summed when it is read. Its methods are safe for concurrent use, and count
-// with one atomic addition.
+// ResponseCounters counts the responses of one category: upstream_rq_200, upstream_rq_2xx,
+// upstream_rq_completed, and upstream_rq_time. It counts codes; classes and totals are summed on
+// reading. Its methods are safe for concurrent use and count with one atomic addition.
 type ResponseCounters struct {
 	cluster *ClusterStats
-	name    string // "internal.", with its dot; "" for the cluster's own sum
+	name    string // "internal.", with its dot; "" for the cluster's total
 	whole   *ResponseCounters
-	parts   []*ResponseCounters // of the sum that whole is; guarded by the cluster's mu
+	parts   []*ResponseCounters // the categories that this one sums up; guarded by the cluster's mu
 	blocks  [5]atomic.Pointer[block]
-	unknown atomic.Uint64 // codes that are none of HTTP's
+	unknown atomic.Uint64 // codes outside 100 to 599
 	time    Histogram
 	timed   sync.Once
 }
@@ -39,7 +38,7 @@ const (
 	unknownCode = -1 // upstream_rq_unknown
 )
 
-// Count counts an answer. A code outside 100 to 599 is unknown, as it is to Envoy.
+// Count counts a response. A code outside 100 to 599 counts as unknown, as in Envoy.
 func (a *ResponseCounters) Count(code int) {
 	if code < 100 || code > 599 {
 		if a.unknown.Add(1) == 1 {
@@ -60,10 +59,10 @@ func (a *ResponseCounters) Count(code int) {
 	}
 }
 
-// Time records how long a completed call took, in milliseconds.
+// Time records the duration of a completed call, in milliseconds.
 func (a *ResponseCounters) Time(ms uint64) { a.time.Record(ms) }
 
-// show lets the rows of a code that was not met before appear.
+// show makes the rows of a code at its first use.
 func (a *ResponseCounters) show(code int) {
 	c := a.cluster
 	c.mu.Lock()
@@ -77,7 +76,7 @@ func (a *ResponseCounters) show(code int) {
 	}
 }
 
-// showTime lets upstream_rq_time appear.
+// showTime makes the row upstream_rq_time.
 func (a *ResponseCounters) showTime() {
 	a.timed.Do(func() {
 		c := a.cluster
@@ -89,8 +88,8 @@ func (a *ResponseCounters) showTime() {
 	})
 }
 
-// value gives a count: of a code, of a class (1 to 5), or of all. The caller needs
-// no lock: parts are only written before the rows that read them are made.
+// value returns the count of a code, of a class (1 to 5), or of all codes. The caller needs no
+// lock: parts are only written before the rows that read them are made.
 func (a *ResponseCounters) value(what int) uint64 {
 	switch {
 	case what == unknownCode:
@@ -122,7 +121,7 @@ func (a *ResponseCounters) classSum(class int) uint64 {
 	return n
 }
 
-// codeSum is a row of codes: the sum over the parts.
+// codeSum is the number of a row of codes: the sum over the parts.
 type codeSum struct {
 	parts []*ResponseCounters
 	what  int
@@ -138,7 +137,7 @@ func (s codeSum) Value() uint64 {
 
 func (s codeSum) used() bool { return s.Value() != 0 }
 
-// codeName names the row of a code, a class, or all.
+// codeName returns the name of the row of a code, a class, or all codes.
 func codeName(what int) string {
 	switch {
 	case what == unknownCode:
@@ -151,8 +150,8 @@ func codeName(what int) string {
 	return "upstream_rq_" + strconv.Itoa(what)
 }
 
-// wholeOf names the category that sums this one up, as the cluster's own sum does
-// "internal", and "alt" does "alt.internal".
+// wholeOf returns the category that sums this one up: "" for "internal", "alt" for
+// "alt.internal".
 func wholeOf(category string) (whole string, ok bool) {
 	before, last, found := cutLast(category)
 	if !found {

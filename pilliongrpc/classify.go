@@ -13,32 +13,32 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// meaning is what an error of an attempt means.
+// meaning classifies the error of an attempt.
 type meaning struct {
 	is     policy.Condition
 	detail *envoy.Detail
-	code   int // of the upstream's response, 0 if there was none
+	code   int // of the upstream's response; 0 if none
 }
 
-// classify says in o what err means: a status that the upstream sent is its response, one that
-// gRPC's client made stands for what the network did.
+// classify classifies err in o. A status from the upstream is a response; a status that gRPC's
+// client made describes a failure of the network.
 func classify(u *pillion.Upstream, a *attempt, o *policy.Outcome, err error) {
 	s, _ := status.FromError(err)
 	m := a.meaning(s)
-	a.notConnected = m.is.Any(policy.ConnectFailure)
+	a.notConnected.Store(m.is.Any(policy.ConnectFailure))
 	if f := m.detail.Flags(); f != 0 {
 		err = &pillion.UpstreamError{Upstream: u.Name(), Flags: f, Detail: m.detail, Err: err}
 		o.Flags |= f
 	}
 	if a.begun() && m.code == 0 && m.is.Any(policy.NoResponse) {
-		m.code = http.StatusOK // the headers were those of a response
+		m.code = http.StatusOK // the headers belong to a response
 	}
 	o.Err, o.Code, o.Detail = err, m.code, m.detail
 	o.Conditions |= m.is
 }
 
-// meaning returns what a status means: it distinguishes what the upstream sent from what gRPC's
-// client made. If the origin is proved, no text decides.
+// meaning classifies a status: it distinguishes those of the upstream from those of gRPC's client.
+// It uses the status text only if nothing else proves the origin.
 func (a *attempt) meaning(s *status.Status) meaning {
 	if !a.sentByServer(s) {
 		if m, ok := a.madeHere(s); ok {
@@ -56,8 +56,8 @@ func (a *attempt) meaning(s *status.Status) meaning {
 	return m
 }
 
-// known returns code, or UNKNOWN for one that gRPC does not define: it must not be taken for
-// a status of HTTP.
+// known returns code, or UNKNOWN if gRPC does not define it: other codes could be mistaken for an
+// HTTP status.
 func known(code codes.Code) codes.Code {
 	if code > codes.Unauthenticated {
 		return codes.Unknown
@@ -65,14 +65,14 @@ func known(code codes.Code) codes.Code {
 	return code
 }
 
-// sentByServer reports whether it is certain that the status came from the server: there were
-// trailers, or it has details, which gRPC's client never adds.
+// sentByServer reports whether the status certainly came from the server: there were trailers, or
+// the status has details, which gRPC's client never adds.
 func (a *attempt) sentByServer(s *status.Status) bool {
 	return a.has(seenTrailers) || len(a.response().trailer) != 0 || len(s.Proto().GetDetails()) != 0
 }
 
-// cutOff recognizes by what was seen on the wire, and by no text, that the server sent no status
-// and no response headers: the request was not sent, or nothing came back.
+// cutOff recognizes, from wire events and not from texts, that the server sent neither a status nor
+// response headers: the request was not sent, or no response arrived.
 func (a *attempt) cutOff(code codes.Code) (meaning, bool) {
 	switch {
 	case !a.has(seenBegin) || a.begun() || code == codes.Canceled || code == codes.DeadlineExceeded:
@@ -89,14 +89,13 @@ func (a *attempt) cutOff(code codes.Code) (meaning, bool) {
 	return meaning{is: policy.Invalid}, true
 }
 
-// isMissingMessage recognizes what gRPC's client makes of an OK without a message, the one
-// status that it makes for whole trailers without a header. The upstream did what
-// it was asked to, so no condition retries it.
+// isMissingMessage recognizes the error of gRPC's client for a response with status OK and no
+// message. The upstream has handled the call, so that no condition retries it.
 func isMissingMessage(s *status.Status) bool {
 	return s.Code() == codes.Internal && strings.HasPrefix(s.Message(), "cardinality violation: received no response message")
 }
 
-// failure returns how a code counts against the upstream: the codes that stand for a 5xx do,
+// failure returns Failed for codes that count against the upstream: those that correspond to a 5xx,
 // as in Envoy's outlier detection.
 func failure(code codes.Code) policy.Condition {
 	switch code {
@@ -107,8 +106,8 @@ func failure(code codes.Code) policy.Condition {
 	}
 }
 
-// madeHere recognizes the statuses that gRPC's client makes, by the texts of grpc-go 1.85. What
-// it makes of messages that it cannot read is not among them: that is a response.
+// madeHere recognizes the statuses of gRPC's client by the texts of grpc-go 1.85. A status for a
+// message that the client cannot read is not among them: that is a response.
 func (a *attempt) madeHere(s *status.Status) (meaning, bool) {
 	text := s.Message()
 	switch s.Code() {
@@ -131,12 +130,12 @@ func (a *attempt) madeHere(s *status.Status) (meaning, bool) {
 		if hasPrefix(text, "grpc: the client connection is closing", "the provided transport is no longer valid", "grpc: the SubConn is closing") {
 			return meaning{is: policy.Invalid}, true
 		}
-	default: // never made up
+	default: // gRPC's client does not make the other codes
 	}
 	return meaning{}, false
 }
 
-// unavailable recognizes connections that were not made, or broke.
+// unavailable recognizes failed and broken connections.
 func (a *attempt) unavailable(text string) (meaning, bool) {
 	if m, ok := a.reset(text); ok {
 		return m, true
@@ -159,7 +158,7 @@ func (a *attempt) unavailable(text string) (meaning, bool) {
 	return meaning{}, false
 }
 
-// notConnected says why there is no connection.
+// notConnected classifies a failed connection.
 func notConnected(text string) meaning {
 	m := meaning{is: policy.ConnectFailure, detail: envoy.ConnectionFailure}
 	switch {
@@ -174,7 +173,7 @@ func notConnected(text string) meaning {
 	return m
 }
 
-// broken is a connection that ended before the response did.
+// broken classifies a connection that ended before the response.
 func (a *attempt) broken(text string) meaning {
 	switch {
 	case a.begun():
@@ -185,8 +184,8 @@ func (a *attempt) broken(text string) meaning {
 	return meaning{is: policy.Reset, detail: envoy.ConnectionTermination}
 }
 
-// reset recognizes RST_STREAM. The code PROTOCOL_ERROR says of the server that it did not
-// understand, which Envoy counts as a protocol error.
+// reset recognizes RST_STREAM. The code PROTOCOL_ERROR means that the server did not understand the
+// request, which Envoy counts as a protocol error.
 func (a *attempt) reset(text string) (meaning, bool) {
 	code, ok := strings.CutPrefix(text, "stream terminated by RST_STREAM with error code: ")
 	switch {
@@ -202,7 +201,7 @@ func (a *attempt) reset(text string) (meaning, bool) {
 	return meaning{is: policy.Reset, detail: envoy.RemoteReset}, true
 }
 
-// protocolError is a response, or the rest of one, that was not the protocol.
+// protocolError classifies a response that violated the protocol.
 func (a *attempt) protocolError() meaning {
 	if a.begun() {
 		return meaning{is: policy.ProtocolError, detail: envoy.MalformedResponseAfter}
@@ -210,7 +209,7 @@ func (a *attempt) protocolError() meaning {
 	return meaning{is: policy.ProtocolError, detail: envoy.MalformedResponse}
 }
 
-// malformed recognizes responses that were not gRPC, and requests that cannot be sent.
+// malformed recognizes responses that are not gRPC, and requests that cannot be sent.
 func (a *attempt) malformed(text string) (meaning, bool) {
 	if m, ok := a.answeredHTTP(text); ok {
 		return m, true
@@ -228,7 +227,7 @@ func (a *attempt) malformed(text string) (meaning, bool) {
 	return meaning{}, false
 }
 
-// answeredHTTP recognizes a response in plain HTTP, which is what it counts as.
+// answeredHTTP recognizes a plain HTTP response, and classifies it as one.
 func (a *attempt) answeredHTTP(text string) (meaning, bool) {
 	rest, ok := strings.CutPrefix(text, "unexpected HTTP status code received from server: ")
 	if !ok {
@@ -242,7 +241,7 @@ func (a *attempt) answeredHTTP(text string) (meaning, bool) {
 	return meaning{is: policy.HTTPCondition(code), detail: envoy.ViaUpstream, code: code}, true
 }
 
-// tooLarge recognizes a message over the client's own limit on what it sends.
+// tooLarge recognizes a message over the client's own limit for sending.
 func tooLarge(text string) (meaning, bool) {
 	ok := hasPrefix(text, "trying to send message larger than max", "grpc: message too large")
 	return meaning{is: policy.Invalid}, ok

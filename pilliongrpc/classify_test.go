@@ -12,18 +12,18 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// FuzzMeaning holds any status against all that can have been seen on the wire:
-//   - what trailers or details prove to be the server's is a response, whatever its text
-//   - once there were headers, no condition of a status holds
-//   - only a response has a code, and none is negative
-//   - a response flag comes with a condition that retries can name
+// FuzzMeaning classifies arbitrary statuses with arbitrary wire events:
+//   - A status with trailers or details is a response, whatever its text.
+//   - After response headers no condition of a status applies.
+//   - Only a response has a code, and no code is negative.
+//   - A response flag comes with a condition that retries can name.
 func FuzzMeaning(f *testing.F) {
 	f.Add(uint32(14), "transport is closing", uint32(seenBegin|seenSent), true, false, false)
 	f.Add(uint32(13), "stream terminated by RST_STREAM with error code: REFUSED_STREAM", uint32(0), false, false, false)
 	f.Add(uint32(13), "stream terminated by RST_STREAM with error code: PROTOCOL_ERROR", uint32(seenBegin|seenSent|seenHeaders), false, false, false)
 	f.Add(uint32(14), "unexpected HTTP status code received from server: 99999999999999999999 x", uint32(seenBegin|seenSent), false, false, false)
 	f.Add(uint32(13), "cardinality violation: received no response message from non-server-streaming RPC", uint32(seenBegin|seenSent|seenTrailers), false, true, false)
-	f.Add(uint32(14), "in other words", uint32(seenBegin), false, false, false)
+	f.Add(uint32(14), "other text", uint32(seenBegin), false, false, false)
 	f.Add(uint32(8), "trying to send message larger than max (5 vs. 4)", uint32(seenBegin|seenSent), false, false, true)
 	f.Fuzz(func(t *testing.T, code uint32, text string, bits uint32, header, trailer, details bool) {
 		a := &attempt{}
@@ -41,10 +41,10 @@ func FuzzMeaning(f *testing.F) {
 		m := a.meaning(s)
 		proved := a.has(seenTrailers) || trailer || details && code != 0
 		if proved && (m.detail != envoy.ViaUpstream || m.code != int(s.Code()) || m.is.Any(policy.NoResponse|policy.Invalid)) {
-			t.Errorf("%v %q: got %v, %v, code %d of a status that the server sent", s.Code(), text, m.detail, m.is, m.code)
+			t.Errorf("%v %q: got %v, %v, code %d for a status that the server sent", s.Code(), text, m.detail, m.is, m.code)
 		}
 		if a.begun() && m.detail == envoy.ViaUpstream && m.is.Any(policy.GRPCCancelled|policy.GRPCDeadlineExceeded|policy.GRPCResourceExhausted|policy.GRPCInternal|policy.GRPCUnavailable) {
-			t.Errorf("%v %q: got %v behind response headers", s.Code(), text, m.is)
+			t.Errorf("%v %q: got %v after response headers", s.Code(), text, m.is)
 		}
 		if m.code < 0 || m.code != 0 && m.detail != envoy.ViaUpstream {
 			t.Errorf("%v %q: got code %d, %v", s.Code(), text, m.code, m.detail)

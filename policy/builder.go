@@ -99,9 +99,12 @@ type Stat struct {
 	Read func() uint64
 }
 
-// Stat offers statistics, such as how many slots are free.
+// Stat offers statistics, such as how many slots are free. A policy may keep the Builder to offer
+// more of them later: Stat is safe for concurrent use.
 func (b *Builder) Stat(stats ...Stat) {
 	c := b.chain
+	c.offering.Lock()
+	defer c.offering.Unlock()
 	c.stats = append(c.stats, stats...)
 	for _, show := range c.shows {
 		for _, s := range stats {
@@ -112,9 +115,11 @@ func (b *Builder) Stat(stats ...Stat) {
 
 // Stats calls show for each statistic that a policy of the upstream offers: immediately for those
 // of the policies inside this one, and later for the others. It is for policies that show
-// statistics.
+// statistics. show must not offer any.
 func (b *Builder) Stats(show func(s Stat)) {
 	c := b.chain
+	c.offering.Lock()
+	defer c.offering.Unlock()
 	for _, s := range c.stats {
 		show(s)
 	}

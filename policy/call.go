@@ -24,10 +24,11 @@ type Call struct {
 	limits       limits
 	outcome      Outcome
 	hooks        hooks
-	state        uint32   // until stateWatched: see the table in lifecycle.go
-	afterTimeout bool     // the per-try timeout of the previous attempt fired
-	stream       *Stream  // what outlives the attempt; nil if nothing does
-	states       [3]State // of the first slots; most chains need no others
+	state        uint32      // until stateWatched: see the table in lifecycle.go
+	afterTimeout bool        // the per-try timeout of the previous attempt fired
+	stream       *Stream     // what outlives the attempt; nil if nothing does
+	outlasts     func(*Call) // called when the per-try timeout fires, which then does not end the attempt; nil for none
+	states       [3]State    // of the first slots; most chains need no others
 	more         *[]State
 }
 
@@ -100,7 +101,7 @@ func (c *Call) Attempts() int { return c.frame.Attempts() }
 // policy picked the address, if the upstream has a listener, or if the caller used
 // [pillion.WithInfo].
 func (c *Call) Endpoint() string {
-	if !c.frame.chain.hedges {
+	if !c.frame.mayRace() {
 		return c.endpoint
 	}
 	c.frame.naming.Lock()
@@ -111,7 +112,7 @@ func (c *Call) Endpoint() string {
 // SetEndpoint sets the address that this attempt goes to. The policy or adapter that picks the
 // address calls it before the attempt is sent.
 func (c *Call) SetEndpoint(address string) {
-	if c.frame.chain.hedges { // a policy outside may read it while another attempt has won
+	if c.frame.mayRace() { // a policy outside may read it while another attempt has won
 		c.frame.naming.Lock()
 		defer c.frame.naming.Unlock()
 	}
@@ -249,6 +250,7 @@ func (c *Call) Next() *Call {
 	c.frame.forked.Store(true)
 	next := c.successor()
 	next.frame, next.attempt, next.from, next.limits = c.frame, c.attempt+1, c, c.limits
+	next.outlasts = c.outlasts
 	next.afterTimeout = c.outcome.Has(PerTryTimeout)
 	return next
 }

@@ -18,8 +18,9 @@ type Chain struct {
 	policies    []Policy
 	listeners   []Listener
 	preparers   []func(*Attempt)
-	stats       []Stat
-	shows       []func(Stat) // from policies that show statistics
+	offering    sync.Mutex
+	stats       []Stat       // guarded by offering
+	shows       []func(Stat) // from policies that show statistics; guarded by offering
 	claims      map[any]struct{}
 	retries     retryLimiter
 	keeps       int64 // how many bytes of a request body adapters keep for a retry
@@ -86,9 +87,11 @@ func (c *Chain) wrap(policies []Policy) (next Func, bad []error) {
 			bad = append(bad, err)
 			continue
 		}
-		if next = wrapped; placeOf(p).Rank == Hedges {
-			next, c.hedges = rememberWinner(wrapped), true
+		rank := placeOf(p).Rank
+		if next = wrapped; rank.repeats() {
+			next = rememberWinner(wrapped)
 		}
+		c.hedges = c.hedges || rank == Hedges
 	}
 	slices.Reverse(bad)
 	return next, bad
@@ -102,7 +105,7 @@ func countAttempts(next Func) Func {
 	}
 }
 
-// rememberWinner wraps a policy that runs attempts concurrently.
+// rememberWinner wraps a policy that may run attempts concurrently.
 func rememberWinner(next Func) Func {
 	return func(ctx context.Context, c *Call) *Outcome {
 		o := next(ctx, c)

@@ -21,6 +21,8 @@ const (
 	EventRetryAbandoned                      // the call cannot be retried, because its body cannot be sent again
 	EventRetryTooLate                        // the call needs a retry, but the back-off does not fit in the time left
 	EventRetrySuccess                        // a call that was retried has a result that needs no further retry, whatever it is
+	EventDelayed                             // a policy delays the call on purpose, for as long as the back-off says
+	EventOverdue                             // the per-try timeout of an attempt fired, and the attempt goes on: a retry may run concurrently
 	EventEnd                                 // the call, its body included, has ended
 )
 
@@ -36,6 +38,8 @@ var eventNames = [...]string{
 	EventRetryAbandoned:     "retry abandoned",
 	EventRetryTooLate:       "retry too late",
 	EventRetrySuccess:       "retry success",
+	EventDelayed:            "delayed",
+	EventOverdue:            "overdue",
 	EventEnd:                "end",
 }
 
@@ -52,7 +56,7 @@ type Event struct {
 	Kind    EventKind
 	Call    *Call    // the attempt; the first attempt if the event concerns the whole call
 	Outcome *Outcome // the outcome so far; empty at EventAttempt
-	BackOff BackOff  // at EventRetryScheduled and EventRetry
+	BackOff BackOff  // at EventRetryScheduled, EventRetry and EventDelayed
 }
 
 // BackOff is a wait before the next attempt.

@@ -23,6 +23,7 @@ type Frame struct {
 	observer   Observer
 	attempts   atomic.Int32
 	forked     atomic.Bool          // there is more than one Call
+	concurrent atomic.Bool          // and they may run concurrently, whatever the policies' ranks
 	overflowed atomic.Bool          // a retry was not made because a budget or a limit was used up
 	latest     atomic.Pointer[Call] // the attempt that last set its endpoint
 	sent       atomic.Pointer[Call] // the last attempt that went to the wire, if it is not the first
@@ -42,9 +43,14 @@ func (f *Frame) Init(chain *Chain, x Exchange) {
 // First returns the first attempt of the call.
 func (f *Frame) First() *Attempt { return (*Attempt)(&f.first) }
 
-// Attempts returns how many attempts have begun. It returns 1 if no policy retries or hedges.
+// Attempts returns how many attempts have begun. If no policy retries or hedges they are not
+// counted: it returns 1, or 0 if the call was refused before it reached the upstream's route.
 func (f *Frame) Attempts() int {
-	if !f.chain.repeats {
+	switch {
+	case f.chain.repeats:
+	case f.first.outcome.Detail.Unrouted():
+		return 0
+	default:
 		return 1
 	}
 	return int(f.attempts.Load())
@@ -169,7 +175,10 @@ func sameValue(v, w any) bool {
 }
 
 // hedged reports whether attempts may run concurrently.
-func (f *Frame) hedged() bool { return f.chain.hedges && f.forked.Load() }
+func (f *Frame) hedged() bool { return f.mayRace() && f.forked.Load() }
+
+// mayRace is hedged for a call that has one attempt so far.
+func (f *Frame) mayRace() bool { return f.chain.hedges || f.concurrent.Load() }
 
 // last returns the last attempt that went to the wire.
 func (f *Frame) last() *Call {

@@ -52,6 +52,7 @@ type Stream struct {
 
 	done    chan struct{} // made for goroutines that wait for stateEnded; guarded by mu
 	link    link          // in the chain's sweep
+	late    bool          // the per-try timeout fired, and did not end the attempt; guarded by mu
 	headers bool          // a server sent or a client received them in time, or the outcome is final; guarded by mu
 	limited bool          // the fields below are in use; written before other goroutines have the Stream
 
@@ -470,6 +471,12 @@ func (s *Stream) fire(t *timer) {
 		s.cut(context.Cause(caller)) // the caller's context ended first, and was not noticed yet
 		return
 	}
+	if scope == ScopePerTry && c.outlasts != nil {
+		s.outlast(c)
+		s.mu.Unlock()
+		c.outlasts(c)
+		return
+	}
 	s.fired.Store(int32(scope))
 	limit := c.timeoutError(scope, nil)
 	exchange := c.frame.exchange
@@ -519,10 +526,22 @@ func (s *Stream) disarm(c *Call) Scope {
 // disarmed is disarm for a caller that holds mu. A timer that is about to fire counts as fired,
 // unless an upload has moved its limit.
 func (s *Stream) disarmed(c *Call) Scope {
-	if !s.stop() && (s.scope != c.limits.totalScope() || c.deadline() <= s.chain.now()) {
+	if !s.stop() && s.ends(c) {
 		s.fired.CompareAndSwap(0, int32(s.scope))
 	}
 	return s.firedScope()
+}
+
+// ends reports whether a timer that is about to fire ends the attempt.
+func (s *Stream) ends(c *Call) bool {
+	switch s.scope {
+	case c.limits.totalScope():
+		return c.deadline() <= s.chain.now()
+	case ScopePerTry:
+		return c.outlasts == nil
+	default:
+		return true
+	}
 }
 
 // rearm sets the timer to the limit that choose returns for the total limit. It returns the limit
@@ -535,7 +554,10 @@ func (s *Stream) rearm(c *Call, choose func(scope Scope, left time.Duration) (Sc
 	if deadline := c.ownDeadline(); deadline != 0 {
 		scope, left = c.limits.totalScope(), max(deadline-s.chain.now(), 1)
 	}
-	scope, left = choose(scope, left)
+	total, rest := scope, left
+	if scope, left = choose(scope, left); scope == ScopePerTry && s.late {
+		scope, left = c.limits.silence(total, rest)
+	}
 	if s.state.Load() >= stateWatched || (scope != 0 && scope == c.limits.totalScope() && scope == s.scope && s.timer != nil) {
 		return s.firedScope() // the total limit does not move
 	}

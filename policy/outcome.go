@@ -98,7 +98,7 @@ func (o *Outcome) GRPCStatus(envoys bool) int {
 	case timedOut && (!envoys || local == 0 || o.callersDeadline()):
 		return 4
 	case local != 0:
-		return envoy.GRPCStatus(local)
+		return o.Detail.GRPCStatus()
 	case o.Has(Refused | Reset):
 		return 14
 	case o.Has(ProtocolError):

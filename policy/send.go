@@ -88,7 +88,7 @@ func (c *Call) bound(ctx context.Context) (scope Scope, limit, until time.Durati
 		}
 	}
 	scope, limit = l.tighter(scope, limit)
-	if (scope == ScopePerTry || scope == ScopeIdle) && c.unary() {
+	if (scope == ScopePerTry && c.outlasts == nil || scope == ScopeIdle) && c.unary() {
 		until = after(now, limit)
 	}
 	if until == never {

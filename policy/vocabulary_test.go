@@ -93,9 +93,9 @@ func TestStrings(t *testing.T) {
 			"EventKind",
 			[]fmt.Stringer{
 				EventAttempt, EventAttemptEnd, EventRefused, EventRetryScheduled, EventRetry, EventRetryLimitExceeded,
-				EventRetryOverflow, EventRetryAbandoned, EventRetryTooLate, EventRetrySuccess, EventEnd,
+				EventRetryOverflow, EventRetryAbandoned, EventRetryTooLate, EventRetrySuccess, EventDelayed, EventOverdue, EventEnd,
 			},
-			"attempt attempt+end refused retry+scheduled retry retry+limit+exceeded retry+overflow retry+abandoned retry+too+late retry+success end",
+			"attempt attempt+end refused retry+scheduled retry retry+limit+exceeded retry+overflow retry+abandoned retry+too+late retry+success delayed overdue end",
 		},
 	}
 	for _, test := range tests {

@@ -11,19 +11,20 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// envoyHeaders are the headers in which a caller asks for retries.
+// envoyHeaders lists the headers in which a caller asks for retries.
 //
-//nolint:gochecknoglobals // a list that nothing writes
+//nolint:gochecknoglobals // read-only list
 var envoyHeaders = []string{
 	envoy.RetryOnHeader, envoy.RetryGRPCOnHeader, envoy.MaxRetriesHeader, envoy.RetriableStatusHeader, envoy.RetriableHeadersHeader,
+	envoy.HedgeHeader,
 }
 
-// heeding is p with what the caller's headers ask for, or p itself where they ask for
-// nothing. As in Envoy the lines of a list are one list, and a number in several lines is none.
+// honoring returns p extended by the caller's headers, or p if the caller sent none. As in Envoy
+// several lines of a list form one list, and several lines of a number are invalid.
 func (p *envoyRule) honoring(c *policy.Call) *envoyRule {
 	var asked [5][]string
 	some := false
-	for i, name := range envoyHeaders {
+	for i, name := range envoyHeaders[:len(asked)] {
 		asked[i] = c.RequestHeaderValues(name)
 		some = some || len(asked[i]) > 0
 	}
@@ -34,15 +35,30 @@ func (p *envoyRule) honoring(c *policy.Call) *envoyRule {
 	q.addConditions(asked[0], false)
 	q.addConditions(asked[1], true)
 	if n, ok := number(asked[2]); ok {
-		q.most = int(min(uint64(uint32(n)), math.MaxInt)) //nolint:gosec // Envoy cuts it to 32 bits, too
+		q.most = int(min(uint64(uint32(n)), math.MaxInt)) //nolint:gosec // Envoy truncates it to 32 bits, too
 	}
 	q.addStatusCodes(asked[3])
 	q.addHeaders(asked[4])
 	return &q
 }
 
-// number reads a header that holds one number, as Envoy does: of 64 bits, with blanks
-// around it or a plus sign before it.
+// hedging reports whether the attempts of a call are hedged, which a header may say.
+func (l *loop) hedging(c *policy.Call) bool {
+	values := c.RequestHeaderValues(envoy.HedgeHeader)
+	if len(values) != 1 {
+		return l.hedges
+	}
+	switch values[0] {
+	case "true":
+		return true
+	case "false":
+		return false
+	}
+	return l.hedges
+}
+
+// number parses a header that holds one number, as Envoy does: 64 bits, with optional blanks
+// and an optional plus sign.
 func number(values []string) (n uint64, ok bool) {
 	if len(values) != 1 {
 		return 0, false
@@ -51,7 +67,7 @@ func number(values []string) (n uint64, ok bool) {
 	return n, err == nil
 }
 
-// elements are the elements of lists that are separated by commas.
+// elements returns an iterator over the elements of comma-separated lists.
 func elements(lists []string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for _, list := range lists {
@@ -64,8 +80,8 @@ func elements(lists []string) iter.Seq[string] {
 	}
 }
 
-// addConditions adds the conditions that the header may hold: gRPC's are for their own
-// header, and all others for the other. Those that Envoy does not have are for a Config alone.
+// addConditions adds the conditions of a header. If grpc is set it accepts only gRPC's
+// conditions, else only Envoy's others. It ignores those that only a Config can have.
 func (p *envoyRule) addConditions(lists []string, grpc bool) {
 	for word := range elements(lists) {
 		if is, envoys := words[word]; envoys && is.Any(byGRPC) == grpc {
@@ -85,7 +101,7 @@ func (p *envoyRule) addStatusCodes(lists []string) {
 
 func (p *envoyRule) addHeaders(lists []string) {
 	for name := range elements(lists) {
-		if m, err := (HeaderMatcher{Name: name}).compile(); err == nil {
+		if m, err := (HeaderMatcher{Name: name}).Compile(); err == nil {
 			p.headers = append(slices.Clip(p.headers), m)
 		}
 	}

@@ -17,7 +17,8 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// TestEnvoyHeaders has a caller ask for retries, as observed of Envoy 1.40.
+// TestEnvoyHeaders sends the request headers that ask for retries. The expectations were observed
+// with Envoy 1.40.
 func TestEnvoyHeaders(t *testing.T) {
 	const (
 		on, grpcOn, most = "X-Envoy-Retry-On", "X-Envoy-Retry-Grpc-On", "X-Envoy-Max-Retries"
@@ -31,14 +32,14 @@ func TestEnvoyHeaders(t *testing.T) {
 		name   string
 		cfg    Config
 		header []string
-		wire   *wire // nil answers 503
+		wire   *wire // nil responds with 503
 		want   int   // attempts
 		flags  envoy.Flags
 	}{
 		{name: "no header, no policy", cfg: none, want: 1},
 		{name: "no header, the policy's", cfg: two, want: 3, flags: urx},
-		{name: "retry-on makes a policy", cfg: none, header: []string{on, "5xx"}, want: 2, flags: urx},
-		{name: "retry-on in a POST's header", cfg: none, header: []string{on, "5xx", ":method", "POST"}, want: 2, flags: urx},
+		{name: "retry-on alone", cfg: none, header: []string{on, "5xx"}, want: 2, flags: urx},
+		{name: "retry-on of a POST", cfg: none, header: []string{on, "5xx", ":method", "POST"}, want: 2, flags: urx},
 		{name: "retry-on of another kind", cfg: none, header: []string{on, "connect-failure"}, want: 1},
 		{name: "retry-on adds", cfg: Config{On: "retriable-4xx", EnvoyHeaders: true}, header: []string{on, "gateway-error"}, want: 2, flags: urx},
 		{
@@ -46,8 +47,8 @@ func TestEnvoyHeaders(t *testing.T) {
 			wire: answers(status(409)), want: 2, flags: urx,
 		},
 		{name: "retry-on, a list with blanks", cfg: none, header: []string{on, " reset , gateway-error,"}, want: 2, flags: urx},
-		{name: "retry-on, unknown words", cfg: none, header: []string{on, "sometimes,5xx,often"}, want: 2, flags: urx},
-		{name: "retry-on, unknown words alone", cfg: none, header: []string{on, "sometimes"}, want: 1},
+		{name: "retry-on, unknown conditions", cfg: none, header: []string{on, "sometimes,5xx,often"}, want: 2, flags: urx},
+		{name: "retry-on, only unknown conditions", cfg: none, header: []string{on, "sometimes"}, want: 1},
 		{name: "retry-on, empty", cfg: two, header: []string{on, ""}, want: 3, flags: urx},
 		{name: "envoy-ratelimited in the header", cfg: none, header: []string{on, "envoy-ratelimited"}, wire: answers(status(429, "X-Envoy-Ratelimited", "1")), want: 2, flags: urx},
 
@@ -57,7 +58,7 @@ func TestEnvoyHeaders(t *testing.T) {
 		{name: "max-retries lowers", cfg: two, header: []string{most, "1"}, want: 2, flags: urx},
 		{name: "max-retries 0", cfg: two, header: []string{most, "0"}, want: 1, flags: urx},
 		{name: "max-retries over Never", cfg: Config{On: "5xx", NumRetries: Never, EnvoyHeaders: true}, header: []string{most, "1"}, want: 2, flags: urx},
-		{name: "max-retries, junk", cfg: two, header: []string{most, "abc"}, want: 3, flags: urx},
+		{name: "max-retries, no number", cfg: two, header: []string{most, "abc"}, want: 3, flags: urx},
 		{name: "max-retries, negative", cfg: two, header: []string{most, "-1"}, want: 3, flags: urx},
 		{name: "max-retries, a fraction", cfg: two, header: []string{most, "1.5"}, want: 3, flags: urx},
 		{name: "max-retries, too large a number", cfg: two, header: []string{most, "99999999999999999999"}, want: 3, flags: urx},
@@ -65,7 +66,7 @@ func TestEnvoyHeaders(t *testing.T) {
 		{name: "max-retries, more than 31 bits", cfg: two, header: []string{most, "2147483648"}, wire: answers(status(503), status(503), status(503), status(503), status(200)), want: 5},
 		{name: "max-retries, 32 bits", cfg: two, header: []string{most, "4294967295"}, wire: answers(status(503), status(503), status(503), status(503), status(200)), want: 5},
 		{name: "max-retries, 33 bits are cut to 32", cfg: two, header: []string{most, "4294967296"}, want: 1, flags: urx},
-		{name: "max-retries, 33 bits and one are one", cfg: two, header: []string{most, "4294967297"}, want: 2, flags: urx},
+		{name: "max-retries, 33 bits plus one are cut to one", cfg: two, header: []string{most, "4294967297"}, want: 2, flags: urx},
 		{name: "max-retries, 64 bits", cfg: two, header: []string{most, "18446744073709551612"}, wire: answers(status(503), status(503), status(503), status(503), status(200)), want: 5},
 		{name: "max-retries, 65 bits", cfg: two, header: []string{most, "18446744073709551616"}, want: 3, flags: urx},
 		{name: "max-retries, blanks and a sign", cfg: two, header: []string{most, " +1 "}, want: 2, flags: urx},
@@ -75,13 +76,13 @@ func TestEnvoyHeaders(t *testing.T) {
 
 		{name: "retry-on in two lines", cfg: none, header: []string{on, "connect-failure", on, "5xx"}, want: 2, flags: urx},
 		{name: "retry-on in two lines, lists", cfg: none, header: []string{on, "connect-failure,", on, " reset , 5xx"}, want: 2, flags: urx},
-		{name: "retry-on, words that only a Config has", cfg: none, header: []string{on, "default,idempotent"}, want: 1},
-		{name: "retry-on, idempotent is no guard", cfg: two, header: []string{on, "idempotent", ":method", "POST"}, want: 3, flags: urx},
+		{name: "retry-on, conditions that only a Config has", cfg: none, header: []string{on, "default,idempotent"}, want: 1},
+		{name: "retry-on, idempotent is ignored", cfg: two, header: []string{on, "idempotent", ":method", "POST"}, want: 3, flags: urx},
 		{
-			name: "the guard of a Config holds", cfg: Config{On: "idempotent", EnvoyHeaders: true}, header: []string{on, "5xx", ":method", "POST"},
+			name: "idempotent of a Config applies", cfg: Config{On: "idempotent", EnvoyHeaders: true}, header: []string{on, "5xx", ":method", "POST"},
 			want: 1,
 		},
-		{name: "the guard of a Config, GET", cfg: Config{On: "idempotent", EnvoyHeaders: true}, header: []string{on, "5xx"}, want: 2, flags: urx},
+		{name: "idempotent of a Config, GET", cfg: Config{On: "idempotent", EnvoyHeaders: true}, header: []string{on, "5xx"}, want: 2, flags: urx},
 		{
 			name: "status codes in two lines", cfg: none, header: []string{on, "retriable-status-codes", codes, "418", codes, "x, 503"},
 			want: 2, flags: urx,
@@ -90,51 +91,51 @@ func TestEnvoyHeaders(t *testing.T) {
 			name: "header names in two lines", cfg: none, header: []string{on, "retriable-headers", names, "x-other", names, "x-again"},
 			wire: answers(status(200, "X-Again", "")), want: 2, flags: urx,
 		},
-		{name: "gRPC words in two lines", cfg: none, header: []string{grpcOn, "cancelled", grpcOn, "unavailable"}, wire: grpc("14"), want: 2, flags: urx},
+		{name: "gRPC conditions in two lines", cfg: none, header: []string{grpcOn, "cancelled", grpcOn, "unavailable"}, wire: grpc("14"), want: 2, flags: urx},
 		{
-			name: "the list of a Config for the caller's word", cfg: Config{RetriableStatusCodes: []int{418}, EnvoyHeaders: true},
+			name: "the list of a Config for the caller's condition", cfg: Config{RetriableStatusCodes: []int{418}, EnvoyHeaders: true},
 			header: []string{on, "retriable-status-codes"}, wire: answers(status(418)), want: 2, flags: urx,
 		},
 		{
-			name: "the list of a Config without the caller's word", cfg: Config{RetriableStatusCodes: []int{418}, EnvoyHeaders: true},
+			name: "the list of a Config without the caller's condition", cfg: Config{RetriableStatusCodes: []int{418}, EnvoyHeaders: true},
 			wire: answers(status(418)), want: 1,
 		},
 		{
-			name: "the matchers of a Config for the caller's word", cfg: Config{RetriableHeaders: []HeaderMatcher{{Name: "X-Bad", Exact: "1"}}, EnvoyHeaders: true},
+			name: "the matchers of a Config for the caller's condition", cfg: Config{RetriableHeaders: []HeaderMatcher{{Name: "X-Bad", Exact: "1"}}, EnvoyHeaders: true},
 			header: []string{on, "retriable-headers"}, wire: answers(status(200, "X-Bad", "1")), want: 2, flags: urx,
 		},
 		{
-			name: "the word of a Config for the caller's list", cfg: Config{On: "retriable-status-codes", EnvoyHeaders: true},
+			name: "the condition of a Config for the caller's list", cfg: Config{On: "retriable-status-codes", EnvoyHeaders: true},
 			header: []string{codes, "418"}, wire: answers(status(418)), want: 2, flags: urx,
 		},
 
-		{name: "status codes without the word", cfg: none, header: []string{codes, "503"}, want: 1},
-		{name: "status codes with the word", cfg: none, header: []string{on, "retriable-status-codes", codes, "418, 503"}, want: 2, flags: urx},
+		{name: "status codes without the condition", cfg: none, header: []string{codes, "503"}, want: 1},
+		{name: "status codes with the condition", cfg: none, header: []string{on, "retriable-status-codes", codes, "418, 503"}, want: 2, flags: urx},
 		{name: "status codes, others", cfg: none, header: []string{on, "retriable-status-codes", codes, "418"}, want: 1},
-		{name: "status codes, junk among them", cfg: none, header: []string{on, "retriable-status-codes", codes, "x,,503,5e2"}, want: 2, flags: urx},
+		{name: "status codes, some invalid", cfg: none, header: []string{on, "retriable-status-codes", codes, "x,,503,5e2"}, want: 2, flags: urx},
 		{
 			name: "status codes add", cfg: Config{On: "retriable-status-codes", RetriableStatusCodes: []int{404}, EnvoyHeaders: true},
 			header: []string{codes, "418"}, wire: answers(status(418), status(404), status(404)), want: 2, flags: urx,
 		},
 
-		{name: "header names without the word", cfg: none, header: []string{names, "X-Again"}, wire: answers(status(200, "X-Again", "")), want: 1},
+		{name: "header names without the condition", cfg: none, header: []string{names, "X-Again"}, wire: answers(status(200, "X-Again", "")), want: 1},
 		{
-			name: "header names with the word", cfg: none, header: []string{on, "retriable-headers", names, "x-other, x-again"},
+			name: "header names with the condition", cfg: none, header: []string{on, "retriable-headers", names, "x-other, x-again"},
 			wire: answers(status(200, "X-Again", "")), want: 2, flags: urx,
 		},
-		{name: "header names, none there", cfg: none, header: []string{on, "retriable-headers", names, "X-Again"}, want: 1},
+		{name: "header names, none present", cfg: none, header: []string{on, "retriable-headers", names, "X-Again"}, want: 1},
 		{name: "header names, not a name", cfg: none, header: []string{on, "retriable-headers", names, "not a name,,"}, want: 1},
 		{
 			name: "header names add", cfg: Config{On: "retriable-headers", RetriableHeaders: []HeaderMatcher{{Name: "X-Bad", Exact: "1"}}, EnvoyHeaders: true},
 			header: []string{names, "X-Again"}, wire: answers(status(200, "X-Bad", "1")), want: 2, flags: urx,
 		},
 
-		{name: "gRPC words in their header", cfg: none, header: []string{grpcOn, "unavailable"}, wire: grpc("14"), want: 2, flags: urx},
-		{name: "gRPC words, another status", cfg: none, header: []string{grpcOn, "unavailable, cancelled"}, wire: grpc("4"), want: 1},
-		{name: "gRPC words in the other header", cfg: none, header: []string{on, "unavailable"}, wire: grpc("14"), want: 1},
-		{name: "other words in gRPC's header", cfg: none, header: []string{grpcOn, "5xx"}, want: 1},
+		{name: "gRPC conditions in their header", cfg: none, header: []string{grpcOn, "unavailable"}, wire: grpc("14"), want: 2, flags: urx},
+		{name: "gRPC conditions, another status", cfg: none, header: []string{grpcOn, "unavailable, cancelled"}, wire: grpc("4"), want: 1},
+		{name: "gRPC conditions in the other header", cfg: none, header: []string{on, "unavailable"}, wire: grpc("14"), want: 1},
+		{name: "other conditions in gRPC's header", cfg: none, header: []string{grpcOn, "5xx"}, want: 1},
 
-		{name: "not asked to heed", cfg: Config{On: "5xx"}, header: []string{on, "retriable-4xx", most, "9"}, want: 2, flags: urx},
+		{name: "without EnvoyHeaders", cfg: Config{On: "5xx"}, header: []string{on, "retriable-4xx", most, "9"}, want: 2, flags: urx},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -158,12 +159,12 @@ func TestEnvoyHeaders(t *testing.T) {
 	}
 }
 
-// TestEnvoyHeaders_consumed has the headers kept from the server, whether they could
-// be read or not, in every attempt; the caller's map stays as it was.
+// TestEnvoyHeaders_consumed checks that no attempt sends the headers to the server, valid or not,
+// and that the caller's map is unchanged.
 func TestEnvoyHeaders_consumed(t *testing.T) {
 	full := http.Header{"X-Own": {"1", "2"}}
 	for i, name := range envoyHeaders {
-		full[name] = []string{[]string{"5xx", "unavailable", "junk", "418", "X-Again"}[i], "junk"}
+		full[name] = []string{[]string{"5xx", "unavailable", "junk", "418", "X-Again", "true"}[i], "junk"}
 	}
 	full.Set(envoy.MaxRetriesHeader, "2")
 	for _, tc := range []struct {
@@ -173,8 +174,8 @@ func TestEnvoyHeaders_consumed(t *testing.T) {
 		want   http.Header
 		tries  int
 	}{
-		{"heeded", Config{EnvoyHeaders: true}, full, http.Header{"X-Own": {"1", "2"}}, 3},
-		{"not heeded", Config{On: "5xx"}, full, full, 2},
+		{"consumed", Config{EnvoyHeaders: true}, full, http.Header{"X-Own": {"1", "2"}}, 3},
+		{"not consumed", Config{On: "5xx"}, full, full, 2},
 		{"nothing to consume", Config{On: "5xx", EnvoyHeaders: true}, http.Header{"X-Own": {"1"}}, http.Header{"X-Own": {"1"}}, 2},
 		{"no header at all", Config{On: "5xx", EnvoyHeaders: true}, nil, nil, 2},
 	} {
@@ -199,8 +200,8 @@ func TestEnvoyHeaders_consumed(t *testing.T) {
 	}
 }
 
-// TestEnvoyHeaders_eachForItself has calls with different wishes share a policy: none
-// hears of another's.
+// TestEnvoyHeaders_eachForItself uses one policy for calls with different headers: no call affects
+// another.
 func TestEnvoyHeaders_eachForItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := upstream(t, timeout.Config{}, Config{
@@ -215,14 +216,14 @@ func TestEnvoyHeaders_eachForItself(t *testing.T) {
 				asking.Header.Set(header, value)
 				call(t, u, answers(status(418, "X-Tea", "1")), asking)
 				if r := call(t, u, answers(status(418, "X-Tea", "1")), get(t.Context())); r.attempts != 1 {
-					t.Errorf("after a call with %s: got %d attempts of one without, want 1", header, r.attempts)
+					t.Errorf("after a call with %s: got %d attempts of a call without it, want 1", header, r.attempts)
 				}
 			}
 		}
 	})
 }
 
-// asking is an exchange whose caller sends headers.
+// asking is an exchange with request headers.
 type asking struct {
 	answered
 	header http.Header
@@ -230,8 +231,8 @@ type asking struct {
 
 func (x *asking) RequestHeader(name string) []string { return x.header[name] }
 
-// FuzzEnvoyHeaders has a trusted caller send anything, in one line or two. Nothing panics,
-// and the number of retries is what the header says, if it is a number, or the policy's.
+// FuzzEnvoyHeaders sends arbitrary headers, in one line or two. Nothing panics, and the number of
+// retries is that of the header if it is a number, else the policy's.
 func FuzzEnvoyHeaders(f *testing.F) {
 	f.Add("5xx, reset", "unavailable", "3", "418,x", "X-Again,\x00", 503, false)
 	f.Add("retriable-status-codes", "", "18446744073709551615", "503", "", 503, true)
@@ -266,12 +267,12 @@ func FuzzEnvoyHeaders(f *testing.F) {
 			t.Errorf("%q, twice: %v: got %d retries, want %d", most, twice, heard.most, want)
 		}
 		if heard.on.idempotent {
-			t.Error("a caller has set the guard")
+			t.Error("got idempotent from a request header, want it ignored")
 		}
 	})
 }
 
-// probing is a policy that makes outcomes itself.
+// probing is a policy that returns its own outcomes.
 type probing func(*policy.Call) *policy.Outcome
 
 func (p probing) Wrap(*policy.Builder, policy.Func) (policy.Func, error) {

@@ -6,10 +6,10 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// words are Envoy's retry conditions: the outcomes that each retries. Those with
-// none need more than the kind of the outcome.
+// words maps Envoy's retry conditions to the outcomes that they retry. Those with 0 need more
+// than the outcome's conditions.
 //
-//nolint:gochecknoglobals // a table that nothing writes
+//nolint:gochecknoglobals // read-only table
 var words = map[string]policy.Condition{
 	"5xx":                    policy.Status5xx | policy.NoResponse,
 	"gateway-error":          policy.GatewayError | policy.NoResponse,
@@ -28,26 +28,26 @@ var words = map[string]policy.Condition{
 	"unavailable":            policy.GRPCUnavailable,
 }
 
-// The words that a Config has beside Envoy's.
+// The conditions of a Config that Envoy does not have.
 const (
 	defaultWord    = "default"    // all conditions of byDefault
-	idempotentWord = "idempotent" // no condition, but a guard: only idempotent calls
+	idempotentWord = "idempotent" // restricts retries to idempotent calls
 )
 
-// byDefault is what is retried where no word says otherwise: connect-failure,
-// refused-stream, reset, 502 to 504, and the per-try timeout.
+// byDefault is the set of default conditions: connect-failure, refused-stream, reset, 502 to
+// 504, and the per-try timeout.
 const byDefault = policy.GatewayError | policy.NoResponse
 
-// conditions is what a list of words says.
+// conditions is a parsed list of conditions.
 type conditions struct {
 	is          policy.Condition
 	statusCodes bool // retriable-status-codes
 	headers     bool // retriable-headers
 	rateLimited bool // envoy-ratelimited
-	idempotent  bool // the guard
+	idempotent  bool // idempotent
 }
 
-// or holds what c or d does. The guard is c's.
+// or returns the union of c and d. The result has idempotent only if c has.
 func (c conditions) or(d conditions) conditions {
 	return conditions{
 		is:          c.is | d.is,
@@ -58,18 +58,18 @@ func (c conditions) or(d conditions) conditions {
 	}
 }
 
-// some reports whether there is any condition, the guard apart.
+// some reports whether there is any condition other than idempotent.
 func (c conditions) some() bool {
 	c.idempotent = false
 	return c != conditions{}
 }
 
-// byGRPC holds what gRPC's words retry. Over HTTP the header Grpc-Status says so; a gRPC
-// adapter knows by itself.
+// byGRPC is the set of gRPC's conditions. Over HTTP they are read from the header Grpc-Status; a
+// gRPC adapter sets them itself.
 const byGRPC = policy.GRPCCancelled | policy.GRPCDeadlineExceeded | policy.GRPCResourceExhausted |
 	policy.GRPCInternal | policy.GRPCUnavailable
 
-// parse reads words that are separated by commas. What it does not know is in unknown.
+// parse parses a comma-separated list of conditions. It returns unknown ones separately.
 func parse(on string) (c conditions, unknown []string) {
 	for word := range strings.SplitSeq(on, ",") {
 		if word = strings.TrimSpace(word); word != "" && !c.add(word) {
@@ -79,7 +79,7 @@ func parse(on string) (c conditions, unknown []string) {
 	return c, unknown
 }
 
-// add adds one word. It is false if there is no such word.
+// add adds a condition. It reports whether the condition exists.
 func (c *conditions) add(word string) bool {
 	is, ok := words[word]
 	switch word {

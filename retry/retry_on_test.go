@@ -24,10 +24,10 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// dialError is what a dial fails with.
+// dialError returns the error of a failed dial.
 func dialError(err error) error { return &net.OpError{Op: "dial", Net: "tcp", Err: err} }
 
-// errRefusedDial is what nobody listening looks like.
+// errRefusedDial is the error of a port without a listener.
 var errRefusedDial = dialError(os.NewSyscallError("connect", syscall.ECONNREFUSED))
 
 // openBreaker is a breaker that refuses calls.
@@ -51,13 +51,13 @@ func leaving(ctx context.Context) (context.Context, context.CancelFunc) {
 	return ctx, cancel
 }
 
-// outcome is one kind of result of an attempt, and the words that retry it, as
-// observed of Envoy 1.40. The word "" stands for the default conditions.
+// outcome is a kind of result of an attempt, and the conditions that retry it, as observed with
+// Envoy 1.40. The condition "" means the default conditions.
 type outcome struct {
 	name    string
 	answer  answer
-	outside timeout.Config                   // outside of retry
-	inside  func(t *testing.T) policy.Policy // inside of retry
+	outside timeout.Config                   // outside retry
+	inside  func(t *testing.T) policy.Policy // inside retry
 	caller  func(context.Context) (context.Context, context.CancelFunc)
 	method  string
 	words   string
@@ -92,32 +92,32 @@ var outcomes = []outcome{
 	{name: "425", answer: status(425), words: "-"},
 	{name: "429", answer: status(429), words: "retriable-status-codes"},
 	{name: "connection refused", answer: failure(errRefusedDial), words: byNoConnect},
-	{name: "connect time-out", answer: failure(dialError(os.ErrDeadlineExceeded)), words: byNoConnect},
+	{name: "connect timeout", answer: failure(dialError(os.ErrDeadlineExceeded)), words: byNoConnect},
 	{name: "no route", answer: failure(dialError(syscall.EHOSTUNREACH)), words: byNoConnect},
 	{name: "DNS failure", answer: failure(dialError(&net.DNSError{Err: "no such host", IsNotFound: true})), words: byNoConnect},
 	{name: "TLS failure", answer: failure(tls.AlertError(40)), words: byNoConnect},
 	{name: "connection reset", answer: failure(&net.OpError{Op: "read", Err: syscall.ECONNRESET}), words: byNoAnswer},
 	{name: "broken pipe", answer: failure(&net.OpError{Op: "write", Err: syscall.EPIPE}), words: byNoAnswer},
-	{name: "end before the answer", answer: failure(io.EOF), words: byNoAnswer},
-	{name: "end within the head", answer: failure(io.ErrUnexpectedEOF), words: byNoAnswer},
+	{name: "EOF before the response", answer: failure(io.EOF), words: byNoAnswer},
+	{name: "EOF in the headers", answer: failure(io.ErrUnexpectedEOF), words: byNoAnswer},
 	{name: "gRPC, unavailable", answer: status(200, "Grpc-Status", "14"), words: "unavailable"},
 	{name: "gRPC, internal", answer: status(200, "Grpc-Status", "13"), words: "internal"},
-	{name: "gRPC, cancelled", answer: status(200, "Grpc-Status", "1"), words: "cancelled"},
+	{name: "gRPC, canceled", answer: status(200, "Grpc-Status", "1"), words: "cancelled"},
 	{name: "gRPC, deadline exceeded", answer: status(200, "Grpc-Status", "4"), words: "deadline-exceeded"},
 	{name: "gRPC, resource exhausted", answer: status(200, "Grpc-Status", "8"), words: "resource-exhausted"},
 	{name: "gRPC, not found", answer: status(200, "Grpc-Status", "5"), words: "-"},
 	{name: "gRPC, no number", answer: status(200, "Grpc-Status", "fourteen"), words: "-"},
-	{name: "no HTTP", answer: failure(textError(`malformed HTTP response "SSH-2.0"`)), words: byNoAnswer},
+	{name: "not HTTP", answer: failure(textError(`malformed HTTP response "SSH-2.0"`)), words: byNoAnswer},
 	{name: "stream refused", answer: failure(textError("stream error: stream ID 1; REFUSED_STREAM; received from peer")), words: byNoAnswer + ",refused-stream"},
 	{name: "stream reset", answer: failure(textError("stream error: stream ID 1; INTERNAL_ERROR; received from peer")), words: byNoAnswer},
-	{name: "time-out of the transport", answer: failure(os.ErrDeadlineExceeded), words: byNoAnswer},
+	{name: "timeout of the transport", answer: failure(os.ErrDeadlineExceeded), words: byNoAnswer},
 	{name: "unknown error of the transport", answer: failure(errBroken), words: byNoAnswer},
-	{name: "per-try time-out", answer: silence, outside: timeout.Config{PerTry: time.Second}, words: byNoAnswer},
-	{name: "idle time-out", answer: silence, outside: timeout.Config{Idle: time.Second}, words: byNoAnswer},
-	{name: "total time-out", answer: silence, outside: timeout.Config{Total: time.Second}, words: "-"},
+	{name: "per-try timeout", answer: silence, outside: timeout.Config{PerTry: time.Second}, words: byNoAnswer},
+	{name: "idle timeout", answer: silence, outside: timeout.Config{Idle: time.Second}, words: byNoAnswer},
+	{name: "total timeout", answer: silence, outside: timeout.Config{Total: time.Second}, words: "-"},
 	{name: "deadline of the caller", answer: silence, caller: impatient, words: "-"},
-	{name: "caller left", answer: silence, caller: leaving, words: "-"},
-	{name: "caller left, connection reset", answer: func(req *http.Request) (*http.Response, error) {
+	{name: "canceled", answer: silence, caller: leaving, words: "-"},
+	{name: "canceled, connection reset", answer: func(req *http.Request) (*http.Response, error) {
 		<-req.Context().Done()
 		return nil, syscall.ECONNRESET
 	}, caller: leaving, words: "-"},
@@ -128,12 +128,12 @@ var outcomes = []outcome{
 	{name: "invalid request", answer: (&http.Transport{}).RoundTrip, method: "NO METHOD", words: "-"},
 }
 
-// textError is an error that is known by its text alone.
+// textError is an error that is recognized only by its text.
 type textError string
 
 func (e textError) Error() string { return string(e) }
 
-// TestWords has each of Envoy's words decide about each kind of outcome.
+// TestWords checks each of Envoy's conditions against each kind of outcome.
 func TestWords(t *testing.T) {
 	all := slices.Concat([]string{""}, slices.Sorted(maps.Keys(words)))
 	for _, o := range outcomes {
@@ -153,7 +153,7 @@ func TestWords(t *testing.T) {
 				want = nil
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
-				t.Errorf("words that retry it (-want +got):\n%s", diff)
+				t.Errorf("conditions that retry it (-want +got):\n%s", diff)
 			}
 		})
 	}
@@ -185,7 +185,7 @@ func retriedBy(t *testing.T, o outcome, word string) bool {
 	w := answers(o.answer)
 	r := call(t, upstream(t, policies...), w, req)
 	if w.open != 0 {
-		t.Errorf("got %d bodies of answers open, want 0", w.open)
+		t.Errorf("got %d response bodies open, want 0", w.open)
 	}
 	if again := r.flags.Has(envoy.URX); again != (r.attempts == 2) {
 		t.Errorf("got flags %v after %d attempts", r.flags, r.attempts)

@@ -16,8 +16,8 @@ import (
 	"github.com/pillion-go/pillion/retry"
 )
 
-// TestEnvoyHeaders has a caller set its own limits on a server that never answers, or
-// answers after a while, as observed of Envoy 1.40.
+// TestEnvoyHeaders sets timeouts in request headers, with a server that never responds or responds
+// late. The expectations were observed with Envoy 1.40.
 func TestEnvoyHeaders(t *testing.T) {
 	const total, perTry = "X-Envoy-Upstream-Rq-Timeout-Ms", "X-Envoy-Upstream-Rq-Per-Try-Timeout-Ms"
 	once := retry.Config{On: "5xx", Rand: func() float64 { return 0 }}
@@ -25,8 +25,8 @@ func TestEnvoyHeaders(t *testing.T) {
 		name     string
 		cfg      Config
 		header   []string
-		head     time.Duration // of the server's answers; 0 for never
-		scope    policy.Scope  // of the limit that struck; 0 for an answer
+		head     time.Duration // until the response headers; 0 for never
+		scope    policy.Scope  // of the timeout that fired; 0 for a response
 		elapsed  time.Duration
 		attempts int
 	}{
@@ -34,21 +34,21 @@ func TestEnvoyHeaders(t *testing.T) {
 		{name: "total shortens", cfg: Config{Total: time.Second}, header: []string{total, "300"}, scope: Total, elapsed: 300 * ms, attempts: 1},
 		{name: "total lengthens", cfg: Config{Total: time.Second}, header: []string{total, "3000"}, head: 2 * time.Second, elapsed: 2 * time.Second, attempts: 1},
 		{name: "total over the default", header: []string{total, "20000"}, scope: Total, elapsed: 20 * time.Second, attempts: 1},
-		{name: "total where there was none", cfg: Config{Total: Unlimited}, header: []string{total, "300"}, scope: Total, elapsed: 300 * ms, attempts: 1},
+		{name: "total without a Total", cfg: Config{Total: Unlimited}, header: []string{total, "300"}, scope: Total, elapsed: 300 * ms, attempts: 1},
 		{name: "total 0 is none", cfg: Config{Total: time.Second}, header: []string{total, "0"}, head: time.Hour, elapsed: time.Hour, attempts: 1},
-		{name: "total, junk", cfg: Config{Total: time.Second}, header: []string{total, "xyz"}, scope: Total, elapsed: time.Second, attempts: 1},
+		{name: "total, no number", cfg: Config{Total: time.Second}, header: []string{total, "xyz"}, scope: Total, elapsed: time.Second, attempts: 1},
 		{name: "total, negative", cfg: Config{Total: time.Second}, header: []string{total, "-1"}, scope: Total, elapsed: time.Second, attempts: 1},
 		{name: "total, a fraction", cfg: Config{Total: time.Second}, header: []string{total, "0.5"}, scope: Total, elapsed: time.Second, attempts: 1},
 		{name: "total, months", cfg: Config{Total: time.Second}, header: []string{total, "9999999999"}, head: time.Hour, elapsed: time.Hour, attempts: 1},
-		{name: "total, for ever", cfg: Config{Total: time.Second}, header: []string{total, "9223372036854775807"}, head: time.Hour, elapsed: time.Hour, attempts: 1},
-		{name: "total, longer than that", cfg: Config{Total: time.Second}, header: []string{total, "9223372036854775808"}, scope: Total, elapsed: time.Second, attempts: 1},
+		{name: "total, 63 bits", cfg: Config{Total: time.Second}, header: []string{total, "9223372036854775807"}, head: time.Hour, elapsed: time.Hour, attempts: 1},
+		{name: "total, 64 bits", cfg: Config{Total: time.Second}, header: []string{total, "9223372036854775808"}, scope: Total, elapsed: time.Second, attempts: 1},
 		{name: "total, of more than 64 bits", cfg: Config{Total: time.Second}, header: []string{total, "18446744073709551616"}, scope: Total, elapsed: time.Second, attempts: 1},
 
 		{name: "per try", cfg: Config{Total: time.Second}, header: []string{perTry, "200"}, scope: PerTry, elapsed: 400 * ms, attempts: 2},
-		{name: "per try over the policy's", cfg: Config{PerTry: 500 * ms}, header: []string{perTry, "200"}, scope: PerTry, elapsed: 400 * ms, attempts: 2},
+		{name: "per try shortens", cfg: Config{PerTry: 500 * ms}, header: []string{perTry, "200"}, scope: PerTry, elapsed: 400 * ms, attempts: 2},
 		{name: "per try lengthens", cfg: Config{PerTry: 200 * ms}, header: []string{perTry, "500"}, scope: PerTry, elapsed: time.Second, attempts: 2},
 		{name: "per try 0 is none", cfg: Config{Total: time.Second, PerTry: 200 * ms}, header: []string{perTry, "0"}, scope: Total, elapsed: time.Second, attempts: 1},
-		{name: "per try, junk", cfg: Config{PerTry: 200 * ms}, header: []string{perTry, "soon"}, scope: PerTry, elapsed: 400 * ms, attempts: 2},
+		{name: "per try, no number", cfg: Config{PerTry: 200 * ms}, header: []string{perTry, "soon"}, scope: PerTry, elapsed: 400 * ms, attempts: 2},
 		{name: "per try over the total", cfg: Config{Total: 200 * ms}, header: []string{perTry, "500"}, scope: Total, elapsed: 200 * ms, attempts: 1},
 		{
 			name: "both", cfg: Config{Total: time.Second, PerTry: time.Second}, header: []string{total, "500", perTry, "300"},
@@ -60,11 +60,11 @@ func TestEnvoyHeaders(t *testing.T) {
 		{name: "total in one line", cfg: Config{Total: time.Second}, header: []string{total, "300,300"}, scope: Total, elapsed: time.Second, attempts: 1},
 		{name: "per try in two lines", cfg: Config{PerTry: 200 * ms}, header: []string{perTry, "500", perTry, "600"}, scope: PerTry, elapsed: 400 * ms, attempts: 2},
 		{
-			name: "per try, for ever", cfg: Config{Total: time.Second, PerTry: 200 * ms}, header: []string{perTry, "9223372036854"},
+			name: "per try, longest Duration", cfg: Config{Total: time.Second, PerTry: 200 * ms}, header: []string{perTry, "9223372036854"},
 			scope: Total, elapsed: time.Second, attempts: 1,
 		},
 		{
-			name: "per try, more than a Duration holds", cfg: Config{Total: Unlimited, PerTry: 200 * ms}, header: []string{perTry, "9223372036855"},
+			name: "per try, overflows a Duration", cfg: Config{Total: Unlimited, PerTry: 200 * ms}, header: []string{perTry, "9223372036855"},
 			head: time.Hour, elapsed: time.Hour, attempts: 1,
 		},
 		{name: "both 0", cfg: Config{PerTry: ms}, header: []string{total, "0", perTry, "0"}, head: time.Hour, elapsed: time.Hour, attempts: 1},
@@ -90,8 +90,8 @@ func TestEnvoyHeaders(t *testing.T) {
 	}
 }
 
-// TestEnvoyHeaders_sent asks what the server gets to see: none of the headers that were
-// obeyed, and what is expected of it by them.
+// TestEnvoyHeaders_sent checks the headers that the server receives: none of the headers that were
+// honored, and the expected header that results from them.
 func TestEnvoyHeaders_sent(t *testing.T) {
 	const total, perTry, expected = "X-Envoy-Upstream-Rq-Timeout-Ms", "X-Envoy-Upstream-Rq-Per-Try-Timeout-Ms", "X-Envoy-Expected-Rq-Timeout-Ms"
 	for _, tc := range []struct {
@@ -99,16 +99,16 @@ func TestEnvoyHeaders_sent(t *testing.T) {
 		cfg          Config
 		header, want http.Header
 	}{
-		{"heeded", Config{EnvoyHeaders: true}, http.Header{total: {"300"}, perTry: {"x"}, "X-Own": {"1"}}, http.Header{"X-Own": {"1"}}},
-		{"not heeded", Config{}, http.Header{total: {"300"}, perTry: {"100"}}, http.Header{total: {"300"}, perTry: {"100"}}},
-		{"the total is expected", Config{EnvoyHeaders: true, ExpectedHeader: true}, http.Header{total: {"300"}}, http.Header{expected: {"300"}}},
+		{"honored", Config{EnvoyHeaders: true}, http.Header{total: {"300"}, perTry: {"x"}, "X-Own": {"1"}}, http.Header{"X-Own": {"1"}}},
+		{"not honored", Config{}, http.Header{total: {"300"}, perTry: {"100"}}, http.Header{total: {"300"}, perTry: {"100"}}},
+		{"expected from total", Config{EnvoyHeaders: true, ExpectedHeader: true}, http.Header{total: {"300"}}, http.Header{expected: {"300"}}},
 		{
-			"the try is expected",
+			"expected from per try",
 			Config{EnvoyHeaders: true, ExpectedHeader: true},
 			http.Header{total: {"300"}, perTry: {"100"}},
 			http.Header{expected: {"100"}},
 		},
-		{"nothing is", Config{EnvoyHeaders: true, ExpectedHeader: true}, http.Header{total: {"0"}}, http.Header{}},
+		{"nothing expected", Config{EnvoyHeaders: true, ExpectedHeader: true}, http.Header{total: {"0"}}, http.Header{}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -129,12 +129,12 @@ func TestEnvoyHeaders_sent(t *testing.T) {
 	}
 }
 
-// TestNever has limits that are longer than the clock: they are none, for the dialer
-// too, which goes by the context's deadline.
+// TestNever uses timeouts that overflow the clock: they never fire, and set no deadline in the
+// context, which the dialer would use.
 func TestNever(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := upstream(t, Config{Total: 1<<63 - 1})
-		time.Sleep(time.Hour) // the clock is not at its beginning
+		time.Sleep(time.Hour) // so that the clock is not at its start
 		base := roundTripper(func(req *http.Request) (*http.Response, error) {
 			if d, ok := req.Context().Deadline(); ok && time.Until(d) < never {
 				t.Errorf("got a deadline in %v", time.Until(d))
@@ -147,8 +147,8 @@ func TestNever(t *testing.T) {
 	})
 }
 
-// FuzzMilliseconds reads anything. What is read must be what the slow model reads: a number
-// of 63 bits, of which a Duration holds as much as it can.
+// FuzzMilliseconds parses arbitrary values. The result must agree with the slow model: a 63-bit
+// number, clamped to the longest Duration.
 func FuzzMilliseconds(f *testing.F) {
 	for _, value := range []string{
 		"", "0", "300", " +7 ", "++7", "-1", "1.5", "1e3", "0x10", "1_000", "9223372036854", "9223372036855", "9223372036854775807", "9223372036854775808", "18446744073709551615",
@@ -172,7 +172,7 @@ func FuzzMilliseconds(f *testing.F) {
 
 var digits = regexp.MustCompile(`^\+?[0-9]+$`)
 
-// slowMilliseconds is milliseconds with numbers that do not overflow.
+// slowMilliseconds is a model of milliseconds with numbers that do not overflow.
 func slowMilliseconds(value string) (time.Duration, bool) {
 	value = strings.TrimSpace(value)
 	if !digits.MatchString(value) {

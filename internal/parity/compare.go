@@ -231,7 +231,7 @@ func (v view) attempt(path string, at Attempt) {
 // numbers adds the statistics that a library can have and that are not 0.
 func (v view) numbers(path string, numbers map[string]uint64) {
 	for name, n := range numbers {
-		if n != 0 && (isShared(name) || isSharedHistogram(name)) {
+		if name = ofUpstream(name); n != 0 && (isShared(name) || isSharedHistogram(name) || isFault(name)) {
 			v[path+name] = strconv.FormatUint(n, 10)
 		}
 	}
@@ -255,11 +255,11 @@ func (c *Case) compareViews(want, got view) []Difference {
 // different in another recorded play.
 func (c *Case) allowed(path, want, got string) bool {
 	seen := []string{want}
-	volatile, isVolatile := c.Volatile[path]
+	volatile, isVolatile := c.Volatile[recordedPath(path)]
 	for _, raw := range volatile {
 		seen = append(seen, plain(raw))
 	}
-	if strings.HasPrefix(path, "/summary/") {
+	if strings.HasPrefix(path, "/summary/") || isVolatile && drawsFaults(&c.Scenario) {
 		return proportionate(want, got)
 	}
 	if !isVolatile {

@@ -29,7 +29,7 @@ func notYet(format string, args ...any) error {
 
 // settings is the configuration of the library that stands for Envoy's.
 type settings struct {
-	grpcStats      bool // count calls by gRPC method
+	filters        filters
 	connectTimeout time.Duration
 	limits         *limits.Config // nil if several routes would share them
 	metrics        metrics.Config
@@ -73,6 +73,9 @@ type (
 		Cluster     string            `json:"cluster"`
 		Timeout     *duration         `json:"timeout"`
 		RetryPolicy *envoyRetryPolicy `json:"retry_policy"`
+		HedgePolicy struct {
+			HedgeOnPerTryTimeout bool `json:"hedge_on_per_try_timeout"`
+		} `json:"hedge_policy"`
 	}
 	envoyRoute struct {
 		Match struct {
@@ -129,7 +132,7 @@ type (
 
 // fragments is the whole configuration.
 type fragments struct {
-	grpcStats   bool // the filter grpc_stats is present
+	filters     filters
 	cluster     envoyCluster
 	route       envoyRouteAction
 	routes      []envoyRoute
@@ -173,8 +176,6 @@ var parts = map[string]string{
 	"max_connections":                  "a connection pool",
 	"max_pending_requests":             "a connection pool",
 	"typed_extension_protocol_options": "a connection pool",
-	"hedge_policy":                     "hedging",
-	"http_filters":                     "filters: faults, rate limits, gRPC statistics",
 	"internal_redirect_policy":         "internal redirects",
 	"idle_timeout":                     "stream idle timeouts",
 	"max_stream_duration":              "stream durations",
@@ -188,10 +189,6 @@ var parts = map[string]string{
 	"priority":                         "priorities",
 	"priority HIGH":                    "priorities",
 
-	"x-envoy-hedge-on-per-try-timeout":         "hedging",
-	"x-envoy-fault-abort-request":              "filters: faults, rate limits, gRPC statistics",
-	"x-envoy-fault-delay-request":              "filters: faults, rate limits, gRPC statistics",
-	"x-envoy-downstream-service-cluster":       "filters: faults, rate limits, gRPC statistics",
 	"x-envoy-upstream-rq-timeout-alt-response": "other responses to timeouts",
 
 	"upstream.maintenance_mode.upstream": "maintenance mode",
@@ -222,7 +219,7 @@ func configure(s *Scenario) (*settings, error) {
 	if t := f.cluster.ConnectTimeout; t != nil {
 		c.connectTimeout = time.Duration(*t)
 	}
-	c.grpcStats = f.grpcStats
+	c.filters = f.filters
 	c.metrics = metrics.Config{External: f.external, CallerStatNames: !f.external, TimeoutBudget: f.cluster.TrackClusterStats.TimeoutBudgets}
 	if c.limits, err = f.cluster.limits(); err != nil {
 		return nil, err
@@ -273,13 +270,14 @@ func supported(s *Scenario) error {
 var honored = []string{
 	"x-envoy-retry-on", "x-envoy-retry-grpc-on", "x-envoy-max-retries", "x-envoy-retriable-status-codes", "x-envoy-retriable-header-names",
 	"x-envoy-upstream-rq-timeout-ms", "x-envoy-upstream-rq-per-try-timeout-ms", "x-envoy-upstream-alt-stat-name",
+	"x-envoy-hedge-on-per-try-timeout",
 }
 
 // supportedHeaders returns an error if a caller sends a header of Envoy that no policy
 // honors.
 func supportedHeaders(headers map[string]string) error {
 	for name := range headers {
-		if strings.HasPrefix(name, "x-envoy-") && !slices.Contains(honored, name) {
+		if strings.HasPrefix(name, "x-envoy-") && !slices.Contains(honored, name) && !isFaultHeader(name) {
 			return missingField("", name)
 		}
 	}
@@ -292,13 +290,9 @@ func readFragments(sections map[string]json.RawMessage) (*fragments, error) {
 	f := &fragments{route: envoyRouteAction{Cluster: clusterName}}
 	into := map[string]any{
 		"cluster": &f.cluster, "route": &f.route, "routes": &f.routes, "virtual_host": &f.virtualHost,
-		"router": &f.router, "runtime": &f.runtime, "external": &f.external,
+		"router": &f.router, "runtime": &f.runtime, "external": &f.external, "http_filters": &f.filters,
 	}
 	for _, section := range slices.Sorted(maps.Keys(sections)) {
-		if section == "http_filters" && onlyGRPCStats(sections[section]) {
-			f.grpcStats = true
-			continue
-		}
 		target, ok := into[section]
 		if !ok {
 			return nil, missingField("", section)
@@ -383,7 +377,9 @@ func (f *fragments) makeRoute(r envoyRoute) (made route, err error) {
 		return made, nil
 	}
 	made.timeout.PerTry, made.timeout.Idle = f.limit(r, policy.PerTryTimeout), f.limit(r, policy.PerTryIdleTimeout)
-	made.retry, err = policy.retries(f.runtime, !f.external)
+	if made.retry, err = policy.retries(f.runtime, !f.external); made.retry != nil {
+		made.retry.HedgeOnPerTryTimeout = r.Route.HedgePolicy.HedgeOnPerTryTimeout
+	}
 	return made, err
 }
 

@@ -75,7 +75,7 @@ func TestConfigure(t *testing.T) {
 			},
 		}},
 	}
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(settings{}, route{})); diff != "" {
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(settings{}, route{}, filters{})); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -83,7 +83,9 @@ func TestConfigure(t *testing.T) {
 // TestConfigure_notYet checks that no setting is ignored silently.
 func TestConfigure_notYet(t *testing.T) {
 	tests := []struct{ name, fragments, want string }{
-		{"a section", `{"http_filters": []}`, "(http_filters)"},
+		{"a section", `{"hcm": {}}`, "(hcm)"},
+		{"a filter", `{"http_filters": [{"name": "envoy.filters.http.buffer"}]}`, "filters: envoy.filters.http.buffer"},
+		{"a field of a filter", `{"http_filters": [{"name": "envoy.filters.http.fault", "typed_config": {"surprise": 1}}]}`, "(http_filters.surprise)"},
 		{"a field of the cluster", `{"cluster": {"lb_policy": "RANDOM"}}`, "(cluster.lb_policy)"},
 		{"a nested field", `{"cluster": {"circuit_breakers": {"thresholds": [{"max_pending_requests": 1}]}}}`, "(cluster.max_pending_requests)"},
 		{"a field of a retry policy", `{"route": {"retry_policy": {"retry_priority": {}}}}`, "(route.retry_priority)"},

@@ -6,140 +6,55 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"time"
+
+	"github.com/pillion-go/pillion/internal/envoytest"
 )
 
-// FindEnvoy returns the path of a real Envoy: the one that PILLION_ENVOY names, or envoy on
-// PATH. It returns "" if there is none.
-func FindEnvoy() string {
-	if binary := os.Getenv("PILLION_ENVOY"); binary != "" {
-		return binary
-	}
-	binary, err := exec.LookPath("envoy")
-	if err != nil {
-		return ""
-	}
-	return binary
-}
+// FindEnvoy returns the path of a real Envoy: the one that PILLION_ENVOY names, or
+// envoy on PATH; "" if there is none.
+func FindEnvoy() string { return envoytest.Find() }
 
 // sidecar is a running Envoy as a Side.
 type sidecar struct {
-	dir    string // the directory of its files
-	cmd    *exec.Cmd
-	output bytes.Buffer
-	ended  chan struct{}
+	*envoytest.Envoy
 	client *http.Transport
-	egress string // host and port of the listener
-	admin  string // host and port of the admin page
 }
 
-// StartEnvoy returns a StartFunc that starts a separate Envoy for each scenario.
+// StartEnvoy returns a StartFunc that starts an Envoy for each scenario.
 func StartEnvoy(binary string) StartFunc {
 	return func(ctx context.Context, s *Scenario, addresses Addresses) (Side, error) {
-		dir, err := os.MkdirTemp("", "parity")
+		e, err := envoytest.Start(ctx, binary, func(dir string) ([]byte, error) {
+			config, err := config(s, addresses, filepath.Join(dir, accessLog))
+			if err != nil {
+				return nil, err
+			}
+			return json.Marshal(config)
+		})
 		if err != nil {
 			return nil, err
 		}
-		e := &sidecar{dir: dir, ended: make(chan struct{}), client: &http.Transport{DisableCompression: true}}
+		x := &sidecar{e, &http.Transport{DisableCompression: true}}
 		if s.Downstream.Protocol == "h2" {
-			e.client.Protocols = &http.Protocols{}
-			e.client.Protocols.SetUnencryptedHTTP2(true)
+			x.client.Protocols = &http.Protocols{}
+			x.client.Protocols.SetUnencryptedHTTP2(true)
 		}
-		if err := e.start(ctx, binary, s, addresses); err != nil {
-			e.Close()
-			return nil, err
-		}
-		return e, nil
+		return x, nil
 	}
 }
 
-func (e *sidecar) start(ctx context.Context, binary string, s *Scenario, addresses Addresses) error {
-	config, err := e.config(s, addresses)
-	if err != nil {
-		return err
-	}
-	text, err := json.Marshal(config)
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(e.file("envoy.json"), text, 0o600); err != nil {
-		return err
-	}
-	e.cmd = exec.CommandContext(ctx, binary, "-c", e.file("envoy.json"), "--use-dynamic-base-id", "--concurrency", "1", //nolint:gosec // the caller chooses the binary
-		"--admin-address-path", e.file("admin"), "--file-flush-interval-msec", "10", "--log-level", "warning")
-	e.cmd.Stdout, e.cmd.Stderr = &e.output, &e.output
-	if err := e.cmd.Start(); err != nil {
-		return err
-	}
-	go func() {
-		defer close(e.ended)
-		_ = e.cmd.Wait() // Close kills it
-	}()
-	return e.await(ctx)
-}
-
-func (e *sidecar) file(name string) string { return filepath.Join(e.dir, name) }
-
-// await waits for the listener.
-func (e *sidecar) await(ctx context.Context) error {
-	for deadline := time.Now().Add(2 * waitLimit); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		select {
-		case <-e.ended:
-			return fmt.Errorf("envoy ended immediately: %s", e.output.String())
-		default:
-		}
-		address, err := os.ReadFile(e.file("admin"))
-		if err != nil {
-			continue
-		}
-		e.admin = string(address)
-		page, err := e.page(ctx, "/listeners?format=json")
-		if err != nil {
-			continue
-		}
-		var listeners struct {
-			Statuses []struct {
-				Local struct {
-					Socket struct {
-						Port int `json:"port_value"`
-					} `json:"socket_address"`
-				} `json:"local_address"`
-			} `json:"listener_statuses"`
-		}
-		if json.Unmarshal(page, &listeners) == nil && len(listeners.Statuses) == 1 {
-			e.egress = net.JoinHostPort("127.0.0.1", strconv.Itoa(listeners.Statuses[0].Local.Socket.Port))
-			return nil
-		}
-	}
-	return errors.New("envoy was not ready in time")
-}
-
-// page reads a page of the admin interface.
-func (e *sidecar) page(ctx context.Context, target string) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+e.admin+target, nil)
-	if err != nil {
-		return nil, err
-	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close() //nolint:errcheck // the body was read
-	return io.ReadAll(resp.Body)
-}
+// accessLog is the name of the file.
+const accessLog = "access.log"
 
 // Send sends a request to the listener.
 func (e *sidecar) Send(req *http.Request) (*http.Response, error) {
-	if req.URL.Host = e.egress; req.Host == anyHost {
+	if req.URL.Host = e.Egress; req.Host == anyHost {
 		req.Host = ""
 	}
 	return e.client.RoundTrip(req)
@@ -167,7 +82,7 @@ func (e *sidecar) Log(_ context.Context, answers []Answer) ([]Logged, error) {
 
 // lines returns the log lines of each case that has any.
 func (e *sidecar) lines() (map[string][]Logged, error) {
-	text, err := os.ReadFile(e.file("access.log"))
+	text, err := os.ReadFile(e.File(accessLog))
 	if err != nil {
 		return nil, err
 	}
@@ -184,26 +99,22 @@ func (e *sidecar) lines() (map[string][]Logged, error) {
 
 // Stats reads the statistics.
 func (e *sidecar) Stats(ctx context.Context) (numbers, histograms map[string]uint64, err error) {
-	text, err := e.page(ctx, "/stats")
+	text, err := e.Page(ctx, "/stats")
 	if err != nil {
 		return nil, nil, err
 	}
-	time.Sleep(flush) // histograms are updated later
-	prometheus, err := e.page(ctx, "/stats/prometheus")
+	time.Sleep(flush) // histograms come later
+	prometheus, err := e.Page(ctx, "/stats/prometheus")
 	return readNumbers(string(text)), readCounts(string(prometheus)), err
 }
 
 // flush is the maximum time until histograms contain what was recorded.
 const flush = 150 * time.Millisecond
 
-// Close kills Envoy, and removes its files.
+// Close ends it.
 func (e *sidecar) Close() {
 	e.client.CloseIdleConnections()
-	if e.cmd != nil && e.cmd.Process != nil {
-		_ = e.cmd.Process.Kill() // it may have ended already
-		<-e.ended
-	}
-	_ = os.RemoveAll(e.dir) // a temporary directory
+	e.Envoy.Close()
 }
 
 // The base configuration into which a scenario's fragments are merged.
@@ -272,15 +183,15 @@ func merge(base, more object) object {
 	return base
 }
 
-// config returns Envoy's configuration for a scenario.
-func (e *sidecar) config(s *Scenario, addresses Addresses) (object, error) {
+// config is Envoy's configuration for a scenario.
+func config(s *Scenario, addresses Addresses, log string) (object, error) {
 	cluster, err := envoyClusterConfig(s, addresses)
 	config := parse[object](baseConfig)
 	config["static_resources"] = object{
 		"listeners": []any{object{
 			"name": "egress", "address": socketAddress("127.0.0.1", 0),
 			"filter_chains": []any{object{"filters": []any{object{
-				"name": "envoy.filters.network.http_connection_manager", "typed_config": e.manager(s),
+				"name": "envoy.filters.network.http_connection_manager", "typed_config": manager(s, log),
 			}}}},
 		}},
 		"clusters": []any{cluster},
@@ -293,14 +204,14 @@ func (e *sidecar) config(s *Scenario, addresses Addresses) (object, error) {
 
 func fragment(s *Scenario, name string) object { return parse[object](string(s.Envoy[name])) }
 
-// manager returns the HTTP connection manager of a scenario.
-func (e *sidecar) manager(s *Scenario) object {
+// manager is the HTTP connection manager of a scenario.
+func manager(s *Scenario, path string) object {
 	manager := parse[object](baseManager)
 	if string(s.Envoy["external"]) != "true" {
 		merge(manager, parse[object](internalAddresses))
 	}
-	log := manager["access_log"].([]any)[0].(object)["typed_config"].(object) //nolint:forcetypeassert // it is defined above
-	log["path"] = e.file("access.log")
+	log := manager["access_log"].([]any)[0].(object)["typed_config"].(object) //nolint:forcetypeassert // it is above
+	log["path"] = path
 	routes := append(parse[[]any](string(s.Envoy["routes"])), defaultRoute(s))
 	host := merge(object{"name": "svc", "domains": []any{"*"}, "routes": routes}, fragment(s, "virtual_host"))
 	manager["route_config"] = merge(object{"name": "routes", "virtual_hosts": []any{host}}, fragment(s, "route_config"))

@@ -3,7 +3,6 @@ package parity
 import (
 	"context"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"io"
 	"maps"
@@ -29,19 +28,6 @@ func speaksGRPC(s *Scenario) (all, none bool) {
 		all, none = all && r.GRPC, none && !r.GRPC
 	}
 	return all && !none, none
-}
-
-// onlyGRPCStats reports whether the only filter is the one that metrics.GRPC mirrors, with
-// the settings that it mirrors.
-func onlyGRPCStats(raw json.RawMessage) bool {
-	var filters []struct {
-		Name   string `json:"name"`
-		Config struct {
-			All bool `json:"stats_for_all_methods"`
-		} `json:"typed_config"`
-	}
-	err := json.Unmarshal(raw, &filters)
-	return err == nil && len(filters) == 1 && filters[0].Name == "envoy.filters.http.grpc_stats" && filters[0].Config.All
 }
 
 // grpcLibrary is the library as a Side that makes gRPC calls.
@@ -237,7 +223,7 @@ func ownGRPCTimeout(_ *Scenario, want *Observed) { withoutTheClient(want.Attempt
 // countsMessages reports whether a filter counts the messages of calls that are refused.
 func countsMessages(s *Scenario) bool {
 	f, err := readFragments(s.Envoy)
-	return err == nil && f.grpcStats && len(f.cluster.CircuitBreakers.Thresholds) > 0
+	return err == nil && f.filters.grpcStats && len(f.cluster.CircuitBreakers.Thresholds) > 0
 }
 
 // messagesOfAll changes the number of messages: the message of a call that is refused when

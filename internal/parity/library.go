@@ -50,8 +50,8 @@ func NewLibrary(_ context.Context, s *Scenario, addresses Addresses) (Side, erro
 	l := &library{addresses: addresses, registry: registry, base: newBase(s, c, addresses[0]), infos: map[string]*pillion.Info{}}
 	c.metrics.Registry = registry
 	for _, r := range c.routes {
-		policies := []pillion.Policy{r.http, c.metrics, r.timeout}
-		if c.grpcStats {
+		policies := append(slices.Clone(c.filters.policies), r.http, c.metrics, r.timeout)
+		if c.filters.grpcStats {
 			policies = append(policies, metrics.GRPC{Registry: registry})
 		}
 		if r.retry != nil {

@@ -640,7 +640,7 @@ func (m *model) count(c *course) {
 			c.stats[histogram+"upstream_rq_timeout_budget_percent_used"]++
 		}
 	}
-	if m.parts.grpcStats {
+	if m.parts.filters.grpcStats {
 		m.countGRPC(c)
 	}
 }
