@@ -177,7 +177,7 @@ func sameValue(v, w any) bool {
 // hedged reports whether attempts may run concurrently.
 func (f *Frame) hedged() bool { return f.mayRace() && f.forked.Load() }
 
-// mayRace is hedged for a call that has one attempt so far.
+// mayRace reports what hedged will report when the call has several attempts.
 func (f *Frame) mayRace() bool { return f.chain.hedges || f.concurrent.Load() }
 
 // last returns the last attempt that went to the wire.
