@@ -222,7 +222,9 @@ func (t *transport) cancelable(req *http.Request) (*http.Response, error) {
 	go func() {
 		select {
 		case <-closed:
-			cancel(errCancelClosed)
+			if deadline, ok := ctx.Deadline(); !ok || time.Now().Before(deadline) {
+				cancel(errCancelClosed)
+			} // else it is http.Client.Timeout, which closes Cancel when the context ends too
 		case <-ctx.Done():
 		}
 	}()

@@ -53,11 +53,7 @@ func (e *OpenError) Error() string {
 	if len(e.Last) == 0 {
 		return text
 	}
-	last := make([]string, len(e.Last))
-	for i, f := range e.Last {
-		last[i] = f.String()
-	}
-	return text + "; last: " + strings.Join(last, "; ")
+	return text + "; last: " + strings.Join(texts(e.Last), "; ")
 }
 
 // String describes the failure without its time.
@@ -77,3 +73,19 @@ func (e *OpenError) Is(target error) bool { return target == ErrOpen }
 // Unwrap returns the error of a gobreaker engine, if any. It does not return the failures that
 // led to the opening: they belong to other calls.
 func (e *OpenError) Unwrap() error { return e.Err }
+
+// texts describes failures. It describes equal ones that follow each other once.
+func texts(failures []Failed) []string {
+	var found []string
+	for i := 0; i < len(failures); {
+		text, n := failures[i].String(), 1
+		for i+n < len(failures) && failures[i+n].String() == text {
+			n++
+		}
+		if i += n; n > 1 {
+			text = fmt.Sprintf("%d times %s", n, text)
+		}
+		found = append(found, text)
+	}
+	return found
+}

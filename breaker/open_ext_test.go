@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -281,4 +282,22 @@ func TestTicket(t *testing.T) {
 		b.ResetStatus()
 		wantStatus(t, b, breaker.Status{})
 	})
+}
+
+// TestOpenError_repeated describes a failure that is repeated once.
+func TestOpenError_repeated(t *testing.T) {
+	reset, timedOut, status := breaker.Failed{Err: errBoom}, breaker.Failed{Result: breaker.Timeout}, breaker.Failed{Code: 502}
+	for want, last := range map[string][]breaker.Failed{
+		"boom":                      {reset},
+		"3 times boom":              {reset, reset, reset},
+		"2 times boom; timeout":     {reset, reset, timedOut},
+		"timeout; 2 times boom":     {timedOut, reset, reset},
+		"boom; status 502; boom":    {reset, status, reset},
+		"status 502; boom; timeout": {status, reset, timedOut},
+	} {
+		err := breaker.OpenError{Name: "a", Last: last}
+		if _, got, _ := strings.Cut(err.Error(), "; last: "); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
 }

@@ -17,21 +17,49 @@ import (
 // and reports to t each breach of the contract:
 //
 //   - the policy returns a nil Outcome, or panics;
-//   - it returns a new Outcome while the response of an attempt is open: it must discard the response first;
-//   - it calls next twice with one Call, instead of using [policy.Call.Next]; it calls next more than once for a call without the rank to do so; or it calls next after it has returned;
+//   - it returns an Outcome with neither a Value nor an error, or with an error without a
+//     [policy.Condition], which other policies take for a success: [policy.Call.Refuse] and
+//     [policy.Outcome.Blame] set one; or it refuses without an [envoy.Detail];
+//   - it returns a new Outcome while the response of an attempt is open: it must discard the response
+//     first;
+//   - it calls next twice with one Call, instead of using [policy.Call.Next]; or more than once for a
+//     call without the rank to do so; or after it has returned; or with a context that is not derived
+//     from its own, so that neither timeouts nor the caller can end the attempt;
 //   - it uses a Call after the end of the call;
 //   - one of its hooks does not return, for example because it ends the response that waits for it.
+//
+// Policy reports each of these once, with the first kind of call that shows it. In one of the calls
+// the attempt panics: a policy that calls next in its own goroutine must recover there.
 //
 // Policy calls create once for each upstream. It takes less than a second if nothing is wrong, and
 // waits five seconds for a hook.
 func Policy(t testing.TB, create func() policy.Policy) {
 	t.Helper()
+	f := &findings{TB: t, seen: map[string]bool{}}
 	for _, s := range scenarios() {
-		if !run(t, s, create()) {
+		if !run(f, s, create()) {
 			return
 		}
 	}
-	together(t, create())
+	together(f, create())
+}
+
+// findings reports each problem once.
+type findings struct {
+	testing.TB
+
+	mu   sync.Mutex
+	seen map[string]bool // guarded by mu
+}
+
+func (f *findings) report(call, problem string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.seen[problem] {
+		return
+	}
+	f.seen[problem] = true
+	f.Errorf("policytest: %s: %s", call, problem)
 }
 
 // hookTime is how long a hook may take.
@@ -58,6 +86,7 @@ func fail(is policy.Condition, d *envoy.Detail) func(int, *policy.Outcome) (open
 var (
 	errFailed = errors.New("policytest: the attempt failed")
 	errBroken = errors.New("policytest: the response broke off")
+	errPanic  = errors.New("policytest: the attempt panics; if this ends the test, the policy calls next in a goroutine that does not recover")
 )
 
 func scenarios() []scenario {
@@ -93,31 +122,29 @@ func scenarios() []scenario {
 }
 
 // run runs one call of a scenario. It is not ok if further scenarios make no sense.
-func run(t testing.TB, s scenario, p policy.Policy) (ok bool) {
-	t.Helper()
-	w := &watcher{TB: t, name: s.name, rank: rankOf(p)}
+func run(f *findings, s scenario, p policy.Policy) (ok bool) {
+	w := &watcher{findings: f, name: s.name, rank: rankOf(p)}
 	chain, err := policy.NewChain("policytest", outside{w}, p, inside{w})
 	if err != nil {
-		t.Errorf("policytest: New: %v", err)
+		f.report("New", err.Error())
 		return false
 	}
 	return w.call(chain, s)
 }
 
 // together runs calls concurrently through one upstream.
-func together(t testing.TB, p policy.Policy) {
-	t.Helper()
+func together(f *findings, p policy.Policy) {
 	var w watchers
 	chain, err := policy.NewChain("policytest", outside{&w}, p, inside{&w})
 	if err != nil {
-		t.Errorf("policytest: New: %v", err)
+		f.report("New", err.Error())
 		return
 	}
 	var all sync.WaitGroup
 	for i, s := range scenarios() {
 		for range 4 {
 			all.Go(func() {
-				one := &watcher{TB: t, name: s.name + ", among others", rank: rankOf(p)}
+				one := &watcher{findings: f, name: s.name + ", among others", rank: rankOf(p)}
 				one.delay = time.Duration(i) * 100 * time.Microsecond
 				one.call(chain, s)
 			})
@@ -154,7 +181,8 @@ func find(ctx context.Context) *watcher {
 
 // watcher watches what a policy does to one call.
 type watcher struct {
-	testing.TB
+	findings *findings
+
 	name  string
 	rank  policy.Rank
 	delay time.Duration
@@ -172,7 +200,7 @@ type watcher struct {
 }
 
 func (w *watcher) bad(format string, args ...any) {
-	w.Errorf("policytest: %s: %s", w.name, fmt.Sprintf(format, args...))
+	w.findings.report(w.name, fmt.Sprintf(format, args...))
 }
 
 // call makes the call. It is not ok if a hook does not return.
@@ -250,10 +278,23 @@ func (p outside) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) 
 			w.bad("it returned a nil Outcome")
 			o = &policy.Outcome{Err: errFailed, Conditions: policy.Failed}
 		}
+		w.checkResult(o)
 		w.checkOpen(o)
 		o.OnEnd(c, hook)
 		return o
 	}, nil
+}
+
+// checkResult reports an incomplete Outcome.
+func (w *watcher) checkResult(o *policy.Outcome) {
+	switch {
+	case o.Err != nil && o.Conditions == 0:
+		w.bad("it returned an error without a Condition, which counts as a success; use Call.Refuse or Outcome.Blame")
+	case o.Err == nil && o.Value == nil:
+		w.bad("it returned an Outcome with neither a Value nor an error")
+	case o.Has(policy.Refused) && o.Detail == nil:
+		w.bad("it refused without a Detail: the call has no response flag and is in no statistic")
+	}
 }
 
 // checkOpen reports a new Outcome while a response is open. A policy that hedges may discard the
@@ -278,6 +319,9 @@ type inside struct{ finder }
 func (p inside) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
 	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
 		w := p.of(c.Context())
+		if find(ctx) != w {
+			w.bad("it called next with a context that is not derived from its own")
+		}
 		w.entered(c)
 		o := next(ctx, c)
 		if o.Open() {
@@ -340,7 +384,7 @@ func (x *exchange) Try(_ context.Context, a *policy.Attempt, o *policy.Outcome) 
 	switch {
 	case panics:
 		x.of.panicked.Store(true)
-		panic(errFailed)
+		panic(errPanic)
 	case o.Err != nil:
 		o.Value = nil
 	case open:

@@ -46,6 +46,17 @@ func (r *recorder) found(text string) bool {
 	return slices.ContainsFunc(r.errors, func(e string) bool { return strings.Contains(e, text) })
 }
 
+// problems returns the errors without the calls that showed them, each once.
+func (r *recorder) problems() []string {
+	var found []string
+	for _, e := range r.errors {
+		if _, problem, _ := strings.Cut(strings.TrimPrefix(e, "policytest: "), ": "); !slices.Contains(found, problem) {
+			found = append(found, problem)
+		}
+	}
+	return found
+}
+
 // policyFunc is a policy that is a function.
 type policyFunc func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome
 
@@ -102,6 +113,26 @@ func TestPolicy_bad(t *testing.T) {
 			next(ctx, c)
 			return &policy.Outcome{Value: "mine", Detail: envoy.ViaUpstream}
 		}), "while a response is open"},
+		"an error without a Condition": {policyFunc(func(context.Context, *policy.Call, policy.Func) *policy.Outcome {
+			return &policy.Outcome{Err: errLost}
+		}), "an error without a Condition"},
+		"an error beside a success": {policyFunc(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
+			o := next(ctx, c)
+			o.Err = errLost
+			return o
+		}), "an error without a Condition"},
+		"an empty outcome": {policyFunc(func(context.Context, *policy.Call, policy.Func) *policy.Outcome {
+			return &policy.Outcome{}
+		}), "neither a Value nor an error"},
+		"a refusal without an error": {policyFunc(func(_ context.Context, c *policy.Call, _ policy.Func) *policy.Outcome {
+			return c.Refuse(nil, limits.Overflow)
+		}), "neither a Value nor an error"},
+		"a refusal without a detail": {policyFunc(func(_ context.Context, c *policy.Call, _ policy.Func) *policy.Outcome {
+			return c.Refuse(errLost, nil)
+		}), "refused without a Detail"},
+		"another context": {policyFunc(func(_ context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
+			return next(context.Background(), c)
+		}), "a context that is not derived from its own"},
 		"kept too long": {policyFunc(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 			mu.Lock()
 			defer mu.Unlock()
@@ -119,9 +150,28 @@ func TestPolicy_bad(t *testing.T) {
 			if !r.found(test.want) {
 				t.Errorf("got %q, want one with %q", r.errors, test.want)
 			}
+			if problems := r.problems(); len(problems) != len(r.errors) {
+				t.Errorf("got %q, want each problem once", r.errors)
+			}
 		})
 	}
 }
+
+// TestPolicy_good pins that Policy accepts refusals, and contexts that a policy derives.
+func TestPolicy_good(t *testing.T) {
+	for name, p := range map[string]policyFunc{
+		"a refusal": func(_ context.Context, c *policy.Call, _ policy.Func) *policy.Outcome {
+			return c.Refuse(errLost, limits.Overflow)
+		},
+		"a derived context": func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
+			return next(context.WithValue(ctx, key{}, c.Attempt()), c)
+		},
+	} {
+		t.Run(name, func(t *testing.T) { policytest.Policy(t, func() policy.Policy { return p }) })
+	}
+}
+
+type key struct{}
 
 // TestPolicy_hook pins that Policy reports a hook that does not return.
 func TestPolicy_hook(t *testing.T) {
