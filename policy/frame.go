@@ -43,8 +43,8 @@ func (f *Frame) Init(chain *Chain, x Exchange) {
 // First returns the first attempt of the call.
 func (f *Frame) First() *Attempt { return (*Attempt)(&f.first) }
 
-// Attempts returns how many attempts have begun. If no policy retries or hedges, it returns 1,
-// or 0 if a policy refused the call before the upstream's route.
+// Attempts returns how many attempts have begun. If no policy retries or hedges they are not
+// counted: it returns 1, or 0 if the call was refused before it reached the upstream's route.
 func (f *Frame) Attempts() int {
 	switch {
 	case f.chain.repeats:
@@ -177,7 +177,7 @@ func sameValue(v, w any) bool {
 // hedged reports whether attempts may run concurrently.
 func (f *Frame) hedged() bool { return f.mayRace() && f.forked.Load() }
 
-// mayRace is hedged for a call that has one attempt so far.
+// mayRace reports what hedged will report when the call has several attempts.
 func (f *Frame) mayRace() bool { return f.chain.hedges || f.concurrent.Load() }
 
 // last returns the last attempt that went to the wire.

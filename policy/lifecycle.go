@@ -52,7 +52,7 @@ type Stream struct {
 
 	done    chan struct{} // made for goroutines that wait for stateEnded; guarded by mu
 	link    link          // in the chain's sweep
-	late    bool          // the limit of one attempt is over, and did not end it; guarded by mu
+	late    bool          // the per-try timeout fired, and did not end the attempt; guarded by mu
 	headers bool          // a server sent or a client received them in time, or the outcome is final; guarded by mu
 	limited bool          // the fields below are in use; written before other goroutines have the Stream
 
