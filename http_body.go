@@ -11,8 +11,13 @@ import (
 // leaves behind.
 type body struct {
 	stream policy.Stream
-	wire   wireContext // what net/http reports of the attempt
 	inner  io.ReadCloser
+}
+
+// wiredBody is a body with room for the context of its attempt.
+type wiredBody struct {
+	body
+	wire wireContext // what net/http reports of the attempt
 }
 
 // upgraded is the body of a 101 response, which can also be written to.
@@ -30,10 +35,16 @@ func (u upgraded) CloseWrite() error {
 	return http.ErrNotSupported
 }
 
-// NewStream returns the stream of an attempt, in the same allocation as its body.
+// NewStream returns the stream of an attempt, in the same allocation as its body, and as its
+// context if the attempt is still to be made.
 func (x *httpCall) NewStream(c *policy.Attempt) *policy.Stream {
 	a := attemptOf(c)
-	a.body = &body{}
+	if a.resp != nil {
+		a.body = &body{}
+	} else {
+		b := &wiredBody{}
+		a.body, a.room = &b.body, &b.wire
+	}
 	return &a.body.stream
 }
 

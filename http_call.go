@@ -41,9 +41,10 @@ var _ interface {
 // httpAttempt is // what HTTP stores with an Attempt.
 type httpAttempt struct {
 	of      *policy.Attempt
-	guarded bool        // its context ends with it
-	header  http.Header // the attempt's own; nil while it is the caller's
-	body    *body       // with the attempt's stream; nil for none
+	guarded bool         // its context ends with it
+	header  http.Header  // the attempt's own; nil while it is the caller's
+	body    *body        // with the attempt's stream; nil for none
+	room    *wireContext // for its context; nil for none
 	resp    *http.Response
 	source  *source       // the body that is sent, if it can fail; else nil
 	wire    *wire         // what net/http reports of the attempt; nil if nothing is reported

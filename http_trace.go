@@ -146,7 +146,7 @@ func (x *httpCall) traced(ctx context.Context, a *httpAttempt) context.Context {
 	var c *wireContext
 	switch {
 	case a.guarded:
-		c = &a.body.wire
+		c = a.room
 		c.stream = &a.body.stream
 	case x.req.URL == nil || x.req.URL.Scheme != "https":
 		return ctx

@@ -45,7 +45,6 @@ var bounds = []bound{
 	{"closed breaker through a RoundTripper, stub with http.NoBody", "pillion", "gobreaker v2", 1.15, 0},
 	{"retry, breaker, limits and timeouts, stub with a body", "pillion", "failsafe-go", 0.40, 4},
 	{"retry, breaker, limits and timeouts, stub", "pillion", "failsafe-go", 0.45, 4},
-	{"retry, breaker, limits and timeouts, stub", "pillion, cancellable caller", "named packages by hand", 1, 4},
 	{"retry, breaker, limits and timeouts, stub", "pillion", "named packages by hand", 1, 4},
 	{"retry, breaker, limits and timeouts, stub", "pillion, with the timeout header", "failsafe-go", 0.65, 10},
 }

@@ -44,17 +44,18 @@ const (
 // it, and the later ones wait for that. From [Attempt.Watch] on, all methods are safe for
 // concurrent use. They do nothing on a nil Stream.
 type Stream struct {
-	chain *Chain
-	state atomic.Uint32
-	mu    sync.Mutex
-	call  *Call // nil after the attempt has ended; guarded by mu from Watch on
-	err   error // what a later End returns; written before stateEnded
+	chain   *Chain
+	state   atomic.Uint32
+	late    bool  // the per-try timeout fired, and did not end the attempt; guarded by mu
+	headers bool  // a server sent or a client received them in time, or the outcome is final; guarded by mu
+	limited bool  // ctx and the fields below it are in use; written before other goroutines have the Stream
+	seen    uint8 // how often the sweep has checked the attempt; guarded by the sweep's mu
+	mu      sync.Mutex
+	call    *Call // nil after the attempt has ended; guarded by mu from Watch on
+	err     error // what a later End returns; written before stateEnded
 
-	done    chan struct{} // made for goroutines that wait for stateEnded; guarded by mu
-	link    link          // in the chain's sweep
-	late    bool          // the per-try timeout fired, and did not end the attempt; guarded by mu
-	headers bool          // a server sent or a client received them in time, or the outcome is final; guarded by mu
-	limited bool          // the fields below are in use; written before other goroutines have the Stream
+	done chan struct{} // made for goroutines that wait for stateEnded; guarded by mu
+	link link          // in the chain's sweep
 
 	ctx      context.Context         //nolint:containedctx // the attempt's own, without the deadline
 	cancel   context.CancelCauseFunc // of ctx

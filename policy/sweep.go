@@ -31,7 +31,6 @@ type sweep struct {
 type link struct {
 	caller         context.Context //nolint:containedctx // the context to check; nil for a Stream that nothing watches
 	previous, next *Stream
-	seen           int         // how often the sweep has checked it
 	stop           func() bool // ends the Stream's own watch; nil while the sweep checks it
 }
 
@@ -114,9 +113,9 @@ func (c *Chain) gone() (gone []*Stream) {
 	}()
 	for s := w.first; s != nil; {
 		next := s.link.next
-		if s.link.seen++; s.link.caller.Err() != nil {
+		if s.seen++; s.link.caller.Err() != nil {
 			gone = append(gone, s)
-		} else if s.link.seen >= sweeps {
+		} else if s.seen >= sweeps {
 			w.remove(s)
 			s.link.stop = context.AfterFunc(s.link.caller, s.left)
 		}
