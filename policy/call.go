@@ -27,7 +27,7 @@ type Call struct {
 	state        uint32      // until stateWatched: see the table in lifecycle.go
 	afterTimeout bool        // the attempt before ran into its timeout
 	stream       *Stream     // what outlives the attempt; nil where nothing does
-	outlasts     func(*Call) // called in place of ending the attempt by its limit; nil for none
+	isLate       func(*Call) // called when the attempt takes long: see beside.go; nil for none
 	states       [3]State    // of the first slots; most chains need no more
 	more         *[]State
 }
@@ -38,7 +38,9 @@ type limits struct {
 	total    time.Duration // the limit that set deadline
 	try      time.Duration
 	idle     time.Duration
-	client   bool // deadline was named by the client of a server
+	client   bool          // deadline was named by the client of a server
+	soft     time.Duration // after which isLate is called
+	lenient  bool          // try ends no attempt: isLate is called
 }
 
 // never is an instant on the upstream's clock that no timer reaches.
@@ -256,7 +258,7 @@ func (c *Call) Next() *Call {
 	c.frame.forked.Store(true)
 	next := c.successor()
 	next.frame, next.attempt, next.from, next.limits = c.frame, c.attempt+1, c, c.limits
-	next.outlasts = c.outlasts
+	next.isLate = c.isLate
 	next.afterTimeout = c.outcome.Has(PerTryTimeout)
 	return next
 }

@@ -17,6 +17,7 @@ const (
 	ScopePerTry                   // of one attempt, until the answer's head
 	ScopeIdle                     // of the silence before the head or within the body
 	ScopeCaller                   // the deadline that the caller's context came with
+	scopeSoft                     // after which an attempt is reported, and goes on
 	scopeDiscard                  // of draining an answer that nobody wants
 )
 

@@ -22,7 +22,7 @@ const (
 	EventRetryTooLate                        // the call needs a retry, but the back-off does not fit in the time left
 	EventRetrySuccess                        // a call that was retried came to a result that needs no further retry, whatever it is
 	EventDelayed                             // a policy holds the call up on purpose, for so long as the back-off says
-	EventOverdue                             // the limit of an attempt is over, and it goes on: a retry may run beside it
+	EventOverdue                             // an attempt takes long, and goes on while another may run beside it
 	EventEnd                                 // the call, its body included, has ended
 )
 

@@ -51,7 +51,7 @@ type Stream struct {
 
 	done    chan struct{} // made for those who wait for stateEnded; guarded by mu
 	link    link          // in the chain's sweep
-	late    bool          // the limit of one attempt is over, and did not end it; guarded by mu
+	late    bool          // the attempt has outlasted what is reported; guarded by mu
 	headers bool          // sent by a server or received by a client, in time, or the outcome is final; guarded by mu
 	limited bool          // what follows is in use; written before others can come
 
@@ -469,10 +469,10 @@ func (s *Stream) strike(t *timer) {
 		s.cut(context.Cause(caller)) // it was faster than the limit, and was not noticed yet
 		return
 	}
-	if scope == ScopePerTry && c.outlasts != nil {
+	if !c.limits.ends(scope) {
 		s.outlast(c)
 		s.mu.Unlock()
-		c.outlasts(c)
+		c.isLate(c)
 		return
 	}
 	s.struck.Store(int32(scope))
@@ -524,22 +524,10 @@ func (s *Stream) disarm(c *Call) Scope {
 // disarmed is disarm while the caller holds mu. A timer that is about to fire has, unless an
 // upload has moved its limit.
 func (s *Stream) disarmed(c *Call) Scope {
-	if !s.stop() && s.ends(c) {
+	if !s.stop() && c.limits.ends(s.scope) && (s.scope != c.limits.totalScope() || c.deadline() <= s.chain.now()) {
 		s.struck.CompareAndSwap(0, int32(s.scope))
 	}
 	return s.hasStruck()
-}
-
-// ends reports whether a timer that is about to fire ends the attempt.
-func (s *Stream) ends(c *Call) bool {
-	switch s.scope {
-	case c.limits.totalScope():
-		return c.deadline() <= s.chain.now()
-	case ScopePerTry:
-		return c.outlasts == nil
-	default:
-		return true
-	}
 }
 
 // rearm has the timer fire for the limit that choose makes of the total one. It returns the limit
@@ -553,8 +541,9 @@ func (s *Stream) rearm(c *Call, choose func(scope Scope, left time.Duration) (Sc
 		scope, left = c.limits.totalScope(), max(deadline-s.chain.now(), 1)
 	}
 	total, rest := scope, left
-	if scope, left = choose(scope, left); scope == ScopePerTry && s.late {
-		scope, left = c.limits.silence(total, rest)
+	if scope, left = choose(scope, left); s.late && !c.limits.ends(scope) {
+		ending := c.limits.hard()
+		scope, left = ending.tighter(total, rest)
 	}
 	if s.state.Load() >= stateWatched || (scope != 0 && scope == c.limits.totalScope() && scope == s.scope && s.timer != nil) {
 		return s.hasStruck() // the total limit does not move

@@ -92,10 +92,11 @@ func (c *Call) bound(ctx context.Context) (scope Scope, limit, until time.Durati
 			scope, limit, until = 0, max(left, 1), 0
 		}
 	}
-	scope, limit = l.tighter(scope, limit)
-	if (scope == ScopePerTry && c.outlasts == nil || scope == ScopeIdle) && c.unary() {
-		until = after(now, limit)
+	ending := l.hard()
+	if hard, ends := ending.tighter(scope, limit); (hard == ScopePerTry || hard == ScopeIdle) && c.unary() {
+		until = after(now, ends)
 	}
+	scope, limit = l.tighter(scope, limit)
 	if until == never {
 		until = 0
 	}
@@ -109,6 +110,9 @@ func (c *Call) unary() bool {
 
 // tighter returns the limits of one attempt if they fire before another one.
 func (l *limits) tighter(scope Scope, limit time.Duration) (Scope, time.Duration) {
+	if l.soft != 0 && (limit == 0 || l.soft < limit) {
+		scope, limit = scopeSoft, l.soft
+	}
 	if l.try != 0 && (limit == 0 || l.try < limit) {
 		scope, limit = ScopePerTry, l.try
 	}

@@ -137,7 +137,12 @@ type Config struct {
 }
 
 // Place is outside of what sees attempts, and inside of what sees calls.
-func (Config) Place() policy.Place { return policy.Place{Rank: policy.Retries} }
+func (c Config) Place() policy.Place {
+	if c.HedgeOnPerTryTimeout {
+		return policy.Place{Rank: policy.Hedges, Name: "retry"}
+	}
+	return policy.Place{Rank: policy.Retries}
+}
 
 // Wrap makes the attempts of each call.
 func (c Config) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
