@@ -20,6 +20,7 @@ import (
 	"github.com/pillion-go/pillion/breaker"
 	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/policy"
+	"github.com/pillion-go/pillion/policytest"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -479,4 +480,12 @@ func TestConfig_check(t *testing.T) {
 			t.Errorf("got %v, want %q", err, want)
 		}
 	}
+}
+
+// TestContract checks the contract of policies.
+func TestContract(t *testing.T) {
+	policytest.Policy(t, func() policy.Policy { return Config{Delay: &Delay{Fixed: time.Millisecond}} })
+	policytest.Policy(t, func() policy.Policy {
+		return Config{Abort: &Abort{HTTPStatus: 503, Percentage: envoy.Percent{Numerator: 50}}}
+	})
 }

@@ -38,7 +38,7 @@ func (a *Attempt) AnnouncesDeadline() bool { return a.frame.chain.announce }
 // TimeLeft returns how much time this attempt has left, and whether there is a limit.
 func (a *Attempt) TimeLeft() (left time.Duration, limited bool) {
 	left, limited = a.Call().Remaining()
-	if try := a.limits.try; try != 0 && a.outlasts == nil && (!limited || try < left) {
+	if try := a.limits.try; try != 0 && !a.limits.lenient && (!limited || try < left) {
 		left, limited = try, true
 	}
 	return left, limited

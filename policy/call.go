@@ -27,7 +27,7 @@ type Call struct {
 	state        uint32      // until stateWatched: see the table in lifecycle.go
 	afterTimeout bool        // the per-try timeout of the previous attempt fired
 	stream       *Stream     // what outlives the attempt; nil if nothing does
-	outlasts     func(*Call) // called when the per-try timeout fires, which then does not end the attempt; nil for none
+	isLate       func(*Call) // called when the attempt takes long: see beside.go; nil for none
 	states       [3]State    // of the first slots; most chains need no others
 	more         *[]State
 }
@@ -38,7 +38,9 @@ type limits struct {
 	total    time.Duration // the limit that set deadline
 	try      time.Duration
 	idle     time.Duration
-	client   bool // the client of a server named deadline
+	client   bool          // the client of a server named deadline
+	soft     time.Duration // after which isLate is called
+	lenient  bool          // try ends no attempt: isLate is called
 }
 
 // never is an instant on the chain's clock that no timer reaches.
@@ -250,7 +252,7 @@ func (c *Call) Next() *Call {
 	c.frame.forked.Store(true)
 	next := c.successor()
 	next.frame, next.attempt, next.from, next.limits = c.frame, c.attempt+1, c, c.limits
-	next.outlasts = c.outlasts
+	next.isLate = c.isLate
 	next.afterTimeout = c.outcome.Has(PerTryTimeout)
 	return next
 }

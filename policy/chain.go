@@ -97,10 +97,11 @@ func (c *Chain) wrap(policies []Policy) (next Func, bad []error) {
 	return next, bad
 }
 
-// countAttempts wraps what is right inside the policy that makes attempts.
+// countAttempts wraps what is right inside the policy that makes attempts. Their numbers are those of
+// the order in which they begin.
 func countAttempts(next Func) Func {
 	return func(ctx context.Context, c *Call) *Outcome {
-		c.frame.attempts.Add(1)
+		c.attempt = int(c.frame.attempts.Add(1))
 		return next(ctx, c)
 	}
 }

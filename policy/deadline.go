@@ -17,6 +17,7 @@ const (
 	ScopePerTry                   // one attempt, until its response headers
 	ScopeIdle                     // silence before the response headers or within the body
 	ScopeCaller                   // the deadline of the caller's context
+	scopeSoft                     // after which an attempt is reported, and goes on
 	scopeDiscard                  // draining a discarded response
 )
 

@@ -22,7 +22,7 @@ const (
 	EventRetryTooLate                        // the call needs a retry, but the back-off does not fit in the time left
 	EventRetrySuccess                        // a call that was retried has a result that needs no further retry, whatever it is
 	EventDelayed                             // a policy delays the call on purpose, for as long as the back-off says
-	EventOverdue                             // the per-try timeout of an attempt fired, and the attempt goes on: a retry may run concurrently
+	EventOverdue                             // an attempt takes long, and goes on while another may run concurrently
 	EventEnd                                 // the call, its body included, has ended
 )
 

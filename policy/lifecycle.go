@@ -472,10 +472,10 @@ func (s *Stream) fire(t *timer) {
 		s.cut(context.Cause(caller)) // the caller's context ended first, and was not noticed yet
 		return
 	}
-	if scope == ScopePerTry && c.outlasts != nil {
+	if !c.limits.ends(scope) {
 		s.outlast(c)
 		s.mu.Unlock()
-		c.outlasts(c)
+		c.isLate(c)
 		return
 	}
 	s.fired.Store(int32(scope))
@@ -527,22 +527,10 @@ func (s *Stream) disarm(c *Call) Scope {
 // disarmed is disarm for a caller that holds mu. A timer that is about to fire counts as fired,
 // unless an upload has moved its limit.
 func (s *Stream) disarmed(c *Call) Scope {
-	if !s.stop() && s.ends(c) {
+	if !s.stop() && c.limits.ends(s.scope) && (s.scope != c.limits.totalScope() || c.deadline() <= s.chain.now()) {
 		s.fired.CompareAndSwap(0, int32(s.scope))
 	}
 	return s.firedScope()
-}
-
-// ends reports whether a timer that is about to fire ends the attempt.
-func (s *Stream) ends(c *Call) bool {
-	switch s.scope {
-	case c.limits.totalScope():
-		return c.deadline() <= s.chain.now()
-	case ScopePerTry:
-		return c.outlasts == nil
-	default:
-		return true
-	}
 }
 
 // rearm sets the timer to the limit that choose returns for the total limit. It returns the limit
@@ -556,8 +544,9 @@ func (s *Stream) rearm(c *Call, choose func(scope Scope, left time.Duration) (Sc
 		scope, left = c.limits.totalScope(), max(deadline-s.chain.now(), 1)
 	}
 	total, rest := scope, left
-	if scope, left = choose(scope, left); scope == ScopePerTry && s.late {
-		scope, left = c.limits.silence(total, rest)
+	if scope, left = choose(scope, left); s.late && !c.limits.ends(scope) {
+		ending := c.limits.hard()
+		scope, left = ending.tighter(total, rest)
 	}
 	if s.state.Load() >= stateWatched || (scope != 0 && scope == c.limits.totalScope() && scope == s.scope && s.timer != nil) {
 		return s.firedScope() // the total limit does not move

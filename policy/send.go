@@ -87,10 +87,11 @@ func (c *Call) bound(ctx context.Context) (scope Scope, limit, until time.Durati
 			scope, limit, until = 0, max(left, 1), 0
 		}
 	}
-	scope, limit = l.tighter(scope, limit)
-	if (scope == ScopePerTry && c.outlasts == nil || scope == ScopeIdle) && c.unary() {
-		until = after(now, limit)
+	ending := l.hard()
+	if hard, ends := ending.tighter(scope, limit); (hard == ScopePerTry || hard == ScopeIdle) && c.unary() {
+		until = after(now, ends)
 	}
+	scope, limit = l.tighter(scope, limit)
 	if until == never {
 		until = 0
 	}
@@ -105,6 +106,9 @@ func (c *Call) unary() bool {
 // tighter returns the per-try or the idle limit if it fires before the given limit, else the given
 // one.
 func (l *limits) tighter(scope Scope, limit time.Duration) (Scope, time.Duration) {
+	if l.soft != 0 && (limit == 0 || l.soft < limit) {
+		scope, limit = scopeSoft, l.soft
+	}
 	if l.try != 0 && (limit == 0 || l.try < limit) {
 		scope, limit = ScopePerTry, l.try
 	}

@@ -31,6 +31,7 @@ import (
 	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/pilliongrpc"
 	"github.com/pillion-go/pillion/policy"
+	"github.com/pillion-go/pillion/policytest"
 	"github.com/pillion-go/pillion/retry"
 )
 
@@ -395,4 +396,9 @@ func TestAllocations(t *testing.T) {
 	if got := testing.AllocsPerRun(100, func() { k.take("a", r, time.Second) }); got != 0 {
 		t.Errorf("key: got %v allocations, want none", got)
 	}
+}
+
+// TestContract checks the contract of policies.
+func TestContract(t *testing.T) {
+	policytest.Policy(t, func() policy.Policy { return Config{TokenBucket: perMinute(3)} })
 }

@@ -137,7 +137,12 @@ type Config struct {
 }
 
 // Place returns a place inside policies that see calls, and outside those that see attempts.
-func (Config) Place() policy.Place { return policy.Place{Rank: policy.Retries} }
+func (c Config) Place() policy.Place {
+	if c.HedgeOnPerTryTimeout {
+		return policy.Place{Rank: policy.Hedges, Name: "retry"}
+	}
+	return policy.Place{Rank: policy.Retries}
+}
 
 // Wrap wraps next, which makes one attempt, with retries.
 func (c Config) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {

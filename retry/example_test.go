@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -15,6 +16,7 @@ import (
 	"github.com/pillion-go/pillion/breaker"
 	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
+	"github.com/pillion-go/pillion/timeout"
 )
 
 // flaky is a server that responds with 503 and an optional header, a number of times.
@@ -249,4 +251,28 @@ func ExampleSubstring() {
 	}
 	show(recipes, &flaky{failures: 1}, http.MethodGet)
 	// Output: GET: 200 soup, 2 attempts, flags -
+}
+
+// An attempt that is slow goes on while another one runs beside it. The first good response is the
+// result.
+func ExampleConfig_hedge() {
+	recipes, err := pillion.New("recipes",
+		timeout.Config{Total: 5 * time.Second, PerTry: 20 * time.Millisecond},
+		retry.Config{On: "5xx", HedgeOnPerTryTimeout: true},
+	)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	var attempts atomic.Int32
+	soup, err := pillion.Do(context.Background(), recipes, func(ctx context.Context) (string, error) {
+		if attempts.Add(1) == 1 { // it hangs
+			<-ctx.Done()
+			return "", ctx.Err()
+		}
+		return "soup", nil
+	})
+	fmt.Println(soup, err, attempts.Load())
+	// Output:
+	// soup <nil> 2
 }

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion/envoy"
-	"github.com/pillion-go/pillion/internal/race"
+	"github.com/pillion-go/pillion/internal/racing"
 	"github.com/pillion-go/pillion/policy"
 )
 
@@ -20,7 +20,7 @@ import (
 //   - Flags of retries that were not made stay with the call, whatever the result.
 type hedged struct {
 	*loop
-	race    *race.Race
+	race    *racing.Race
 	overdue chan *policy.Call
 	most    int
 	wait    waiter
@@ -48,11 +48,11 @@ type backOffs struct {
 
 // hedge makes the attempts of a call.
 func (l *loop) hedge(ctx context.Context, c *policy.Call) *policy.Outcome {
-	h := &hedged{loop: l, race: race.Start(ctx, l.next), overdue: make(chan *policy.Call)}
+	h := &hedged{loop: l, race: racing.Start(ctx, l.next), overdue: make(chan *policy.Call)}
 	defer h.end()
 	h.most, h.wait = l.rule.begin(c)
-	c.OutlastTry(h.isOverdue)
-	h.run(c) //nolint:contextcheck // the race was started with it
+	c.OutlastPerTry(h.isOverdue)
+	h.run(c) //nolint:contextcheck // the race has it
 	for {
 		if o := h.step(ctx); o != nil {
 			return o
@@ -111,7 +111,7 @@ func (h *hedged) step(ctx context.Context) *policy.Outcome {
 	case c := <-h.overdue:
 		h.outlasted(c)
 	case <-due:
-		h.retry() //nolint:contextcheck // the race was started with it
+		h.retry() //nolint:contextcheck // likewise
 	case <-gone:
 		return h.backOff.call.Gone(ctx, h.backOff.o)
 	}
@@ -140,7 +140,7 @@ func (h *hedged) count(o *policy.Outcome) {
 }
 
 // received takes the result of an attempt. It returns that of the call, nil for none yet.
-func (h *hedged) received(r race.Result) *policy.Outcome {
+func (h *hedged) received(r racing.Result) *policy.Outcome {
 	c, o := r.Call, r.Outcome
 	h.count(o)
 	if c == h.last {
@@ -211,7 +211,7 @@ func (h *hedged) retry() {
 
 // choose makes the result of an attempt that of the call. again says that it would be retried, if
 // it could be.
-func (h *hedged) choose(r race.Result, again bool) *policy.Outcome {
+func (h *hedged) choose(r racing.Result, again bool) *policy.Outcome {
 	if timeOver(r.Outcome) {
 		h.awaitOthers()
 	}
@@ -222,7 +222,7 @@ func (h *hedged) choose(r race.Result, again bool) *policy.Outcome {
 		return h.unsettled(c, o)
 	case o.Has(policy.Refused) && h.failed != nil:
 		o.Err = fmt.Errorf("%w; before that: %w", o.Err, h.failed)
-	case h.armed && !o.Has(policy.Refused|policy.Informational) && !cutShort(o):
+	case h.armed && !slices.Contains(h.retried, c) && !o.Has(policy.Refused|policy.Informational) && !cutShort(o):
 		c.Emit(policy.EventRetrySuccess, o)
 	}
 	h.checkBody(c, o)
