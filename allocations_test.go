@@ -9,7 +9,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
-	"github.com/pillion-go/pillion/internal/race"
+	"github.com/pillion-go/pillion/internal/raceflag"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -22,7 +22,7 @@ func (blank) Close() error             { return nil }
 
 // TestAllocations pins what a call may allocate, in addition to its base.
 func TestAllocations(t *testing.T) {
-	if race.Enabled {
+	if raceflag.Enabled {
 		t.Skip("the race detector allocates")
 	}
 	open, err := breaker.New(breaker.Config{NonBreakCount: 1, Sleep: time.Hour})
@@ -47,7 +47,7 @@ func TestAllocations(t *testing.T) {
 		{"all policies", every, false, 4, 4},
 		{"all policies, body", every, true, 4, 4},
 	}
-	cancellable, cancel := context.WithCancel(context.Background())
+	cancellable, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	for caller, ctx := range map[string]context.Context{"background": context.Background(), "cancellable": cancellable} {
 		for _, test := range tests {

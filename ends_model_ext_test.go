@@ -76,8 +76,7 @@ func (s story) model() ending {
 		return first
 	}
 	left := first.at
-	first.at = (left+50*time.Millisecond)/(100*time.Millisecond)*(100*time.Millisecond) + 50*time.Millisecond
-	if first.at <= left {
+	for first.at = 50 * time.Millisecond; first.at <= left; {
 		first.at += 100 * time.Millisecond
 	}
 	for _, at := range []time.Duration{s.nextRead(left), s.closes, s.total} {

@@ -234,7 +234,7 @@ func (t *transport) cancelable(req *http.Request) (*http.Response, error) {
 			cancel(nil)
 		}
 	}()
-	resp, err := t.roundTrip(with, ended) //nolint:contextcheck // with has the context
+	resp, err := t.roundTrip(with, ended)
 	returned = true
 	if resp != nil {
 		resp.Request = req
@@ -273,8 +273,8 @@ func (t *transport) roundTrip(req *http.Request, ended policy.Hook) (*http.Respo
 	return resp, nil
 }
 
-// failed returns the result of a call without a response: a local reply if the caller asked for
-// local replies and was not canceled, else the error.
+// failed returns the result of a call without a response: a local reply if the caller, or a policy
+// for this call, asked for one and the caller was not canceled, else the error.
 func (t *transport) failed(req *http.Request, o *policy.Outcome, attempts int) (*http.Response, error) {
 	detail := o.Detail
 	if o.Has(policy.Informational) {

@@ -84,7 +84,7 @@ func (u *Upstream) serve(next http.Handler, w http.ResponseWriter, r *http.Reque
 	if d, ok := envoy.InboundDeadline(r.Header.Get); ok {
 		x.first.LimitClient(d)
 	}
-	o := x.frame.Invoke(x.ctx)
+	o := x.frame.Invoke(x.ctx) //nolint:contextcheck // it is the request's
 	switch {
 	case x.panic != nil:
 		panic(x.panic.Value)

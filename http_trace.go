@@ -153,7 +153,7 @@ func (x *httpCall) traced(ctx context.Context, a *httpAttempt) context.Context {
 	default:
 		c = &wireContext{}
 	}
-	c.Context, c.wire.transport = ctx, x.transport //nolint:fatcontext // it is not nested: it is used once
+	c.Context, c.wire.transport = ctx, x.transport
 	a.wire = &c.wire
 	return c
 }

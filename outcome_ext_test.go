@@ -433,7 +433,7 @@ func TestOutcome_failure(t *testing.T) {
 		{"success", policy.Outcome{Code: 200}, ""},
 		{"not found", policy.Outcome{Code: 404}, ""},
 		{"409", policy.Outcome{Code: 409, Conditions: policy.Retriable4xx}, ""},
-		{"503", policy.Outcome{Code: 503, Conditions: policy.Status5xx | policy.GatewayError}, "upstream answered 503"},
+		{"503", policy.Outcome{Code: 503, Conditions: policy.Status5xx | policy.GatewayError}, "upstream responded with status 503"},
 		{"error", policy.Outcome{Err: errBroken, Conditions: policy.Reset}, "broken"},
 		{"cancelled", policy.Outcome{Err: context.Canceled, Conditions: policy.Cancelled}, "context canceled"},
 		{"error within a response", policy.Outcome{Code: 503, Err: errBroken, Conditions: policy.Status5xx}, "broken"},

@@ -54,7 +54,7 @@ func (b *Breaker) use() engine {
 type Ticket struct {
 	engine engine
 	ticket ticket
-	done   uint32 // 1 once the call is counted
+	done   uint32 //nolint:modernize // 1 once the call is counted; a Ticket is returned by value
 }
 
 // Admit asks the breaker to admit a call. It is for programs that guard work which is not a

@@ -248,7 +248,7 @@ func TestFromGobreaker_isSuccessful(t *testing.T) {
 		if len(seen) != 13 {
 			t.Fatalf("got %d errors, want one for each of 13 calls", len(seen))
 		}
-		if got, want := seen[0].Error(), "upstream answered 501"; got != want {
+		if got, want := seen[0].Error(), "upstream responded with status 501"; got != want {
 			t.Errorf("got text %q, want %q", got, want)
 		}
 		if seen[10] != nil {

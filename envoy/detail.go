@@ -26,17 +26,17 @@ type DetailSpec struct {
 	// Reset puts Body at the end of Envoy's sentence about a connection that was reset.
 	Reset bool
 
-	// GRPC is the gRPC status of the local reply. Zero means the one with which Envoy replies in
+	// GRPC is the gRPC status code of the local reply. Zero means the code that Envoy sends in
 	// place of Status.
 	GRPC int
 
-	// Injected says that the local reply is what the caller is to see: an HTTP client gets it also
-	// where it would get an error in place of a local reply.
+	// Injected makes the local reply visible to the caller: an HTTP client receives it even where
+	// it would receive an error in place of a local reply.
 	Injected bool
 
-	// Unrouted says that the call ended before it came to the upstream's route. No statistic of
-	// the upstream's responses counts it, and it has no attempts. Mirrors a local reply of one
-	// of Envoy's filters.
+	// Unrouted means that the call ended before it reached the upstream's route. No statistic of
+	// the upstream's responses counts it, and it has no attempts. Mirrors a local reply of one of
+	// Envoy's filters.
 	Unrouted bool
 
 	// Overloaded adds x-envoy-overloaded to the local reply.
@@ -161,7 +161,7 @@ func (d *Detail) LocalStatus() int {
 	return d.spec.Status
 }
 
-// GRPCStatus is the gRPC status code of that response, by Envoy's rule if d names none.
+// GRPCStatus returns the gRPC status code of the local reply, by Envoy's rule if d names none.
 func (d *Detail) GRPCStatus() int {
 	known := d.known()
 	if known.GRPC != 0 {
@@ -170,10 +170,11 @@ func (d *Detail) GRPCStatus() int {
 	return GRPCStatus(known.Status)
 }
 
-// Injected reports whether an HTTP client gets that response also where it would get an error.
+// Injected reports whether an HTTP client receives the local reply even where it would receive an
+// error.
 func (d *Detail) Injected() bool { return d.known().Injected }
 
-// Unrouted reports whether the call ended before it came to the upstream's route.
+// Unrouted reports whether the call ended before it reached the upstream's route.
 func (d *Detail) Unrouted() bool { return d != nil && d.spec.Unrouted }
 
 // Overloaded reports whether the local reply has x-envoy-overloaded: nothing was sent to the

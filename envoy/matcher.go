@@ -9,10 +9,10 @@ import (
 	"strings"
 )
 
-// HeaderMatcher matches a header of a request or a response. Of Exact, Prefix,
-// Suffix, Contains and Regex at most one may be set; without them the header must be present,
-// with any value. A header in several lines matches if one of them does, or all of them joined
-// by commas. Mirrors Envoy's HeaderMatcher.
+// HeaderMatcher matches a header of a request or a response. At most one of Exact, Prefix, Suffix,
+// Contains and Regex may be set; without them the header must be present, with any value. A header
+// in several lines matches if one of them matches, or all of them joined by commas. Mirrors Envoy's
+// HeaderMatcher.
 type HeaderMatcher struct {
 	Name     string `json:"name"`
 	Exact    string `json:"exact,omitempty"`
@@ -21,20 +21,19 @@ type HeaderMatcher struct {
 	Contains string `json:"contains,omitempty"`
 	Regex    string `json:"regex,omitempty"` // must match the whole value
 
-	// Invert matches what does not match otherwise. As in Envoy, a header that is missing
-	// matches only if Name alone is set.
+	// Invert inverts the match. As in Envoy, a header that is missing then matches only if no other
+	// field but Name is set.
 	Invert bool `json:"invert,omitempty"`
 }
 
-// Matcher is a [HeaderMatcher] that is ready for use. It is immutable and safe for concurrent
-// use.
+// Matcher is a compiled [HeaderMatcher]. It is immutable and safe for concurrent use.
 type Matcher struct {
 	name   string
-	test   func(value string) bool // nil where the header must only be present
+	test   func(value string) bool // nil if the header must only be present
 	invert bool
 }
 
-// Compile checks h and makes it quick to use. The error begins with the name of the field.
+// Compile checks and compiles h. The error begins with the name of the field.
 func (h HeaderMatcher) Compile() (Matcher, error) {
 	m := Matcher{name: h.Name, invert: h.Invert}
 	tests := 0
@@ -71,8 +70,8 @@ func (h HeaderMatcher) Compile() (Matcher, error) {
 	return m, nil
 }
 
-// CompileHeaders compiles matchers. The error joins all that is wrong; each begins with the
-// name of field and the index.
+// CompileHeaders compiles matchers. The error joins everything that is wrong; each part begins with
+// field and the index.
 func CompileHeaders(field string, list []HeaderMatcher) ([]Matcher, error) {
 	var bad []error
 	ready := make([]Matcher, 0, len(list))
@@ -87,11 +86,11 @@ func CompileHeaders(field string, list []HeaderMatcher) ([]Matcher, error) {
 	return ready, errors.Join(bad...)
 }
 
-// Name is the name of the header.
+// Name returns the name of the header.
 func (m Matcher) Name() string { return m.name }
 
-// Matches reports whether the values of the header match, one for each line in which it came.
-// Nil means that the header is missing; an empty list that it has no value.
+// Matches reports whether the values of the header match, one for each line of the header. A nil
+// slice means that the header is missing, an empty one that it has no value.
 func (m Matcher) Matches(values []string) bool {
 	switch {
 	case m.test == nil:
@@ -113,14 +112,14 @@ func (m Matcher) holds(values []string) bool {
 	return slices.ContainsFunc(values, m.test) || m.test(strings.Join(values, ","))
 }
 
-// compileRegex compiles an expression that must match the whole of a value. It must be
-// one by itself: ")(" is none, though "^(?:)(?:)$" is.
+// compileRegex compiles an expression that must match the whole value. The expression must be valid
+// by itself: ")(" is invalid, although "^(?:)(?:)$" is not.
 func compileRegex(expr string) (*regexp.Regexp, error) {
 	if _, err := regexp.Compile(expr); err != nil {
 		if wrong, ok := errors.AsType[*syntax.Error](err); ok { // without its text, which may have several lines
 			err = errors.New(string(wrong.Code))
 		}
-		return nil, fmt.Errorf("Regex %q: %w", expr, err) //nolint:staticcheck // it is the field's name
+		return nil, fmt.Errorf("Regex %q: %w", expr, err) //nolint:staticcheck // Regex is the field's name
 	}
 	return regexp.Compile(`^(?:` + expr + `)$`)
 }

@@ -5,7 +5,7 @@ import (
 	"math/rand/v2"
 )
 
-// Denominator is what the numerator of a [Percent] counts.
+// Denominator is the denominator of a [Percent].
 type Denominator uint8
 
 // The denominators.
@@ -39,7 +39,7 @@ func (d Denominator) MarshalText() ([]byte, error) {
 	return []byte(d.String()), nil
 }
 
-// UnmarshalText reads Envoy's name.
+// UnmarshalText parses Envoy's name.
 func (d *Denominator) UnmarshalText(text []byte) error {
 	for i, known := range denominators {
 		if known.name == string(text) {
@@ -50,22 +50,22 @@ func (d *Denominator) UnmarshalText(text []byte) error {
 	return fmt.Errorf("envoy: %q is no denominator; write HUNDRED, TEN_THOUSAND or MILLION", text)
 }
 
-// Never is a numerator of zero, where zero stands for the default.
+// Never is the numerator for no call. Zero stands for the default.
 const Never = -1
 
-// Percent is a share of calls: Numerator of so many as Denominator says. The zero value is all
-// calls, where Envoy's is none; a Numerator of [Never] is none. More than all is all. Mirrors
-// Envoy's FractionalPercent.
+// Percent is a share of calls: Numerator of each hundred, or of as many as Denominator says. The
+// zero value means all calls, where Envoy's means none; a Numerator of [Never] means none. More
+// than all means all. Mirrors Envoy's FractionalPercent.
 type Percent struct {
 	Numerator   int         `json:"numerator,omitempty"`
 	Denominator Denominator `json:"denominator,omitempty"`
 }
 
-// Check returns what is wrong with p, nil for nothing. The error begins with the name of a field.
+// Check returns an error if p is invalid. The error begins with the name of a field.
 func (p Percent) Check() error {
 	switch {
 	case p.Numerator < 0 && p.Numerator != Never:
-		return fmt.Errorf("Numerator: %d is negative; write Never for no call", p.Numerator) //nolint:staticcheck // it is the field's name
+		return fmt.Errorf("Numerator: %d is negative; write Never for no call", p.Numerator) //nolint:staticcheck // Numerator is the field's name
 	case int(p.Denominator) >= len(denominators):
 		return fmt.Errorf("Denominator: %d is unknown; write Hundred, TenThousand or Million", p.Denominator)
 	case p.Numerator == 0 && p.Denominator != Hundred:
@@ -86,7 +86,7 @@ func (p Percent) of() (numerator, denominator uint64) {
 	return uint64(p.Numerator), denominator
 }
 
-// AtMost returns p with a numerator that is no larger than n: a caller may ask for less.
+// AtMost returns p with a numerator of at most n: a caller may ask for less.
 func (p Percent) AtMost(n uint64) Percent {
 	numerator, _ := p.of()
 	if n = min(n, numerator); n == 0 {
@@ -95,8 +95,8 @@ func (p Percent) AtMost(n uint64) Percent {
 	return Percent{Numerator: int(n), Denominator: p.Denominator} //nolint:gosec // it is no larger than an int was, or 1,000,000
 }
 
-// Applies draws whether a call is one of the share. random returns uniform random numbers; nil
-// means [math/rand/v2.Uint64]. It is not called where the share is none or all.
+// Applies decides at random whether a call belongs to the share. random returns uniform random
+// numbers; nil means [math/rand/v2.Uint64]. It is not called if the share is none or all.
 func (p Percent) Applies(random func() uint64) bool {
 	numerator, denominator := p.of()
 	switch {

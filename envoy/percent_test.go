@@ -32,7 +32,7 @@ func TestPercent_applies(t *testing.T) {
 	}
 }
 
-// TestPercent_share pins that a share is met over many calls, also by the default source.
+// TestPercent_share pins the share over many calls, also with the default source.
 func TestPercent_share(t *testing.T) {
 	seeded := rand.New(rand.NewPCG(1, 2))
 	for _, random := range []func() uint64{seeded.Uint64, nil} {

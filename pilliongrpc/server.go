@@ -18,7 +18,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// UnaryServer returns an interceptor that applies the policies of the upstream that r finds to
+// UnaryServerInterceptor returns an interceptor that applies the policies of the upstream that r finds to
 // unary calls of a server. It returns an error if r is nil, or if the policies retry or hedge,
 // which a server cannot do.
 //

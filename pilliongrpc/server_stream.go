@@ -20,7 +20,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// StreamServer returns an interceptor that applies the policies of the upstream that r finds to
+// StreamServerInterceptor returns an interceptor that applies the policies of the upstream that r finds to
 // streams of a server, as [UnaryServerInterceptor] does to calls. The per-try and idle timeouts
 // apply until the first message or header is sent, the total timeout to the end.
 //

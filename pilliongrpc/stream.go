@@ -18,7 +18,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Stream returns an interceptor that applies the policies of the upstreams that r finds to streams
+// StreamClientInterceptor returns an interceptor that applies the policies of the upstreams that r finds to streams
 // of a client. It panics if r is nil. Use it through [DialOptions]; see [UnaryClientInterceptor].
 //
 // A stream is one call. It holds its slot in limits to its end, and breakers count it at its end:
@@ -53,7 +53,7 @@ func StreamClientInterceptor(r pillion.Resolver) grpc.StreamClientInterceptor {
 		if err := x.find(found); err != nil {
 			return nil, err
 		}
-		return x.begin() //nolint:contextcheck // x holds the context
+		return x.begin()
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Unary returns an interceptor that applies the policies of the upstreams that r finds to unary
+// UnaryClientInterceptor returns an interceptor that applies the policies of the upstreams that r finds to unary
 // calls of a client. It panics if r is nil. Use it through [DialOptions], whose stats.Handler
 // observes response headers and trailers. Without it, the per-try timeouts apply until the whole
 // response, and the text of a status decides whether the server sent it, unless its trailers have

@@ -115,8 +115,7 @@ func (b *Builder) Stat(stats ...Stat) {
 
 // Stats calls show for each statistic that a policy of the upstream offers: immediately for those
 // of the policies inside this one, and later for the others. It is for policies that show
-// statistics. show
-// must not offer any.
+// statistics. show must not offer any.
 func (b *Builder) Stats(show func(s Stat)) {
 	c := b.chain
 	c.offering.Lock()

@@ -27,7 +27,7 @@ type Call struct {
 	state        uint32      // until stateWatched: see the table in lifecycle.go
 	afterTimeout bool        // the per-try timeout of the previous attempt fired
 	stream       *Stream     // what outlives the attempt; nil if nothing does
-	outlasts     func(*Call) // called in place of ending the attempt by its limit; nil for none
+	outlasts     func(*Call) // called when the per-try timeout fires, which then does not end the attempt; nil for none
 	states       [3]State    // of the first slots; most chains need no others
 	more         *[]State
 }

@@ -74,7 +74,7 @@ func (c *Chain) now() time.Duration { return time.Since(c.epoch) }
 
 // wrap builds the chain from the inside out. It returns the errors in the order of the policies.
 func (c *Chain) wrap(policies []Policy) (next Func, bad []error) {
-	next = c.send
+	next = send
 	for _, p := range slices.Backward(policies) {
 		if placeOf(p).Rank.repeats() && !c.repeats {
 			next, c.repeats = countAttempts(next), true

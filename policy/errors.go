@@ -69,7 +69,7 @@ type StatusError struct {
 	Code int // HTTP status or gRPC code
 }
 
-func (e *StatusError) Error() string { return fmt.Sprintf("upstream answered %d", e.Code) }
+func (e *StatusError) Error() string { return fmt.Sprintf("upstream responded with status %d", e.Code) }
 
 // PanicError is the error that stands for a panic in a call that was being served.
 type PanicError struct {

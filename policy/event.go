@@ -21,8 +21,8 @@ const (
 	EventRetryAbandoned                      // the call cannot be retried, because its body cannot be sent again
 	EventRetryTooLate                        // the call needs a retry, but the back-off does not fit in the time left
 	EventRetrySuccess                        // a call that was retried has a result that needs no further retry, whatever it is
-	EventDelayed                             // a policy holds the call up on purpose, for so long as the back-off says
-	EventOverdue                             // the limit of an attempt is over, and it goes on: a retry may run beside it
+	EventDelayed                             // a policy delays the call on purpose, for as long as the back-off says
+	EventOverdue                             // the per-try timeout of an attempt fired, and the attempt goes on: a retry may run concurrently
 	EventEnd                                 // the call, its body included, has ended
 )
 

@@ -43,8 +43,8 @@ func (f *Frame) Init(chain *Chain, x Exchange) {
 // First returns the first attempt of the call.
 func (f *Frame) First() *Attempt { return (*Attempt)(&f.first) }
 
-// Attempts returns how many attempts have begun. If no policy retries or hedges, it returns 1,
-// or 0 if a policy refused the call before the upstream's route.
+// Attempts returns how many attempts have begun. If no policy retries or hedges they are not
+// counted: it returns 1, or 0 if the call was refused before it reached the upstream's route.
 func (f *Frame) Attempts() int {
 	switch {
 	case f.chain.repeats:
@@ -92,7 +92,7 @@ func (c *Chain) Invoke(ctx context.Context, x Exchange) *Outcome {
 	f.Init(c, x)
 	o := f.Invoke(ctx)
 	if a := o.Pending(); a != nil {
-		a.Watch() //nolint:contextcheck // it watches the context that the call came with
+		a.Watch()
 	}
 	return o
 }
@@ -115,7 +115,7 @@ func (f *Frame) Invoke(ctx context.Context) *Outcome {
 	if f.chain == nil || f.ctx != nil {
 		panic("policy: Frame.Invoke: the Frame is in use or not initialized; call Init or Reset first")
 	}
-	f.ctx, f.observer = ctx, observerIn(ctx) //nolint:fatcontext // it is not nested: the storage is used again
+	f.ctx, f.observer = ctx, observerIn(ctx)
 	returned := false
 	defer func() {
 		if !returned {
@@ -177,7 +177,7 @@ func sameValue(v, w any) bool {
 // hedged reports whether attempts may run concurrently.
 func (f *Frame) hedged() bool { return f.mayRace() && f.forked.Load() }
 
-// mayRace is hedged for a call that has one attempt so far.
+// mayRace reports what hedged will report when the call has several attempts.
 func (f *Frame) mayRace() bool { return f.chain.hedges || f.concurrent.Load() }
 
 // last returns the last attempt that went to the wire.

@@ -46,7 +46,7 @@ const (
 type Stream struct {
 	chain   *Chain
 	state   atomic.Uint32
-	late    bool  // the limit of one attempt is over, and did not end it; guarded by mu
+	late    bool  // the per-try timeout fired, and did not end the attempt; guarded by mu
 	headers bool  // a server sent or a client received them in time, or the outcome is final; guarded by mu
 	limited bool  // ctx and the fields below it are in use; written before other goroutines have the Stream
 	seen    uint8 // how often the sweep has checked it; guarded by the sweep's mu
@@ -152,7 +152,7 @@ func (a *Attempt) Watch() {
 		s.start(0, wait)
 	}
 	if watched {
-		s.chain.watch(s, caller)
+		s.chain.watch(caller, s)
 	}
 }
 
@@ -407,10 +407,10 @@ type timer struct {
 }
 
 // timer returns a stopped timer for s.
-func (ch *Chain) timer(s *Stream) *timer {
-	t, ok := ch.timers.Get().(*timer)
+func (c *Chain) timer(s *Stream) *timer {
+	t, ok := c.timers.Get().(*timer)
 	if !ok {
-		t = &timer{pool: &ch.timers}
+		t = &timer{pool: &c.timers}
 		t.timer = time.AfterFunc(time.Hour, func() { t.stream.fire(t) })
 		t.timer.Stop()
 	}

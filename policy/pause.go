@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// Pause holds the reader of the response up for d, on behalf of a policy: meanwhile neither the
-// limit on silence nor the total limit runs, since the upstream is not waited for. It returns
-// early with an error when closed is closed, or when ctx or the attempt's own context has ended.
-// It is called between [Stream.Await] and [Stream.Received], as the Read of a body is.
-func (s *Stream) Pause(ctx context.Context, d time.Duration, closed <-chan struct{}) error {
+// Pause delays the reader of the response by d, on behalf of a policy. Meanwhile neither the idle
+// limit nor the total limit runs, since the caller does not wait for the upstream. It returns early
+// with an error when closed is closed, or when ctx or the attempt's own context ends. It must be
+// called between [Stream.Await] and [Stream.Received], as the Read of a body is.
+func (s *Stream) Pause(ctx context.Context, d time.Duration, closed <-chan struct{}) error { //nolint:contextcheck // the attempt has its own
 	s.Received()
 	defer s.Await()
 	s.extend(d)

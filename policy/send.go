@@ -7,7 +7,7 @@ import (
 )
 
 // send is the innermost Func: it arms the limits, makes one attempt, and settles its outcome.
-func (ch *Chain) send(ctx context.Context, c *Call) *Outcome {
+func send(ctx context.Context, c *Call) *Outcome {
 	if c.attempt > 1 {
 		c.frame.sent.Store(c)
 	}
@@ -15,7 +15,7 @@ func (ch *Chain) send(ctx context.Context, c *Call) *Outcome {
 	if !ok {
 		return c.expired(ctx, c.limits.totalScope(), nil)
 	}
-	if len(ch.listeners) != 0 {
+	if len(c.frame.chain.listeners) != 0 {
 		return c.tryWatched(ctx, sent)
 	}
 	c.frame.exchange.Try(sent, (*Attempt)(c), &c.outcome)

@@ -35,8 +35,8 @@ type link struct {
 }
 
 // watch makes the end of the caller's context end the attempt of s.
-func (ch *Chain) watch(s *Stream, caller context.Context) {
-	w := &ch.sweep
+func (c *Chain) watch(caller context.Context, s *Stream) {
+	w := &c.sweep
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s.link = link{caller: caller, next: w.first}
@@ -45,25 +45,25 @@ func (ch *Chain) watch(s *Stream, caller context.Context) {
 	}
 	w.first = s
 	if !w.armed {
-		ch.armSweep()
+		c.armSweep()
 	}
 }
 
 // armSweep sets the timer to the next tenth of a second of the chain's clock. The caller holds the
 // sweep's mu.
-func (ch *Chain) armSweep() {
-	w := &ch.sweep
-	wait := sweepInterval - ch.now()%sweepInterval
+func (c *Chain) armSweep() {
+	w := &c.sweep
+	wait := sweepInterval - c.now()%sweepInterval
 	if w.armed = true; w.timer == nil {
-		w.timer = time.AfterFunc(wait, ch.tick)
+		w.timer = time.AfterFunc(wait, c.tick)
 	} else {
 		w.timer.Reset(wait)
 	}
 }
 
 // unwatch ends the watch of s.
-func (ch *Chain) unwatch(s *Stream) {
-	w := &ch.sweep
+func (c *Chain) unwatch(s *Stream) {
+	w := &c.sweep
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if stop := s.link.stop; stop != nil {
@@ -88,8 +88,8 @@ func (w *sweep) remove(s *Stream) {
 }
 
 // tick ends the attempts whose caller's context has ended. It is the function of the timer.
-func (ch *Chain) tick() {
-	for _, s := range ch.gone() {
+func (c *Chain) tick() {
+	for _, s := range c.gone() {
 		s.left()
 	}
 }
@@ -99,8 +99,8 @@ func (s *Stream) left() { s.cut(context.Cause(s.link.caller)) }
 
 // gone returns the Streams whose caller's context has ended, and arms the timer again if any others
 // remain.
-func (ch *Chain) gone() (gone []*Stream) {
-	w := &ch.sweep
+func (c *Chain) gone() (gone []*Stream) {
+	w := &c.sweep
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	defer func() {
@@ -108,7 +108,7 @@ func (ch *Chain) gone() (gone []*Stream) {
 			report.Panic("a method of a caller's context", p)
 		}
 		if w.armed = w.first != nil; w.armed {
-			ch.armSweep()
+			c.armSweep()
 		}
 	}()
 	for s := w.first; s != nil; {

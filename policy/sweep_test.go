@@ -229,7 +229,7 @@ func BenchmarkSweep(b *testing.B) {
 	defer cancel()
 	s := &Stream{chain: c}
 	for b.Loop() {
-		c.watch(s, ctx)
+		c.watch(ctx, s)
 		c.unwatch(s)
 	}
 }

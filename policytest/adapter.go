@@ -10,7 +10,7 @@ import (
 )
 
 // Adapter returns a policy that checks the adapter whose calls go through it. Pass it to New as the
-// last policy, in the adapter's tests. It reports to t:
+// last policy, in the adapter's tests. It reports to tb:
 //
 //   - an attempt whose outcome has neither an error nor a detail;
 //   - an error with neither a condition nor a detail;
@@ -18,12 +18,12 @@ import (
 //   - at the end of the test, a response that has not ended.
 //
 // It is safe for concurrent use.
-func Adapter(t testing.TB) policy.Policy {
-	t.Helper()
-	a := &adapter{TB: t}
-	t.Cleanup(func() {
+func Adapter(tb testing.TB) policy.Policy {
+	tb.Helper()
+	a := &adapter{TB: tb}
+	tb.Cleanup(func() {
 		if n := a.open.Load(); n != 0 {
-			t.Errorf("policytest: %d responses have not ended, want 0; call Stream.End on every path", n)
+			tb.Errorf("policytest: %d responses have not ended, want 0; call Stream.End on every path", n)
 		}
 	})
 	return a

@@ -20,23 +20,22 @@ import (
 //   - it returns an Outcome with neither a Value nor an error, or with an error without a
 //     [policy.Condition], which other policies take for a success: [policy.Call.Refuse] and
 //     [policy.Outcome.Blame] set one; or it refuses without an [envoy.Detail];
-//   - it returns a new Outcome while the response of an attempt is open: it must discard the
-//     response first;
-//   - it calls next twice with one Call, instead of using [policy.Call.Next]; it calls next more than
-//     once for a call without the rank to do so; it calls next after it has returned; or it calls next
-//     with a context that is not derived from its own, so that neither timeouts nor the caller can
-//     end the attempt;
+//   - it returns a new Outcome while the response of an attempt is open: it must discard the response
+//     first;
+//   - it calls next twice with one Call, instead of using [policy.Call.Next]; or more than once for a
+//     call without the rank to do so; or after it has returned; or with a context that is not derived
+//     from its own, so that neither timeouts nor the caller can end the attempt;
 //   - it uses a Call after the end of the call;
 //   - one of its hooks does not return, for example because it ends the response that waits for it.
 //
-// Each breach is reported once, with the first kind of call that shows it. In one of the calls the
-// attempt panics: a policy that calls next in its own goroutine must recover there.
+// Policy reports each of these once, with the first kind of call that shows it. In one of the calls
+// the attempt panics: a policy that calls next in its own goroutine must recover there.
 //
 // Policy calls create once for each upstream. It takes less than a second if nothing is wrong, and
 // waits five seconds for a hook.
-func Policy(t testing.TB, create func() policy.Policy) {
-	t.Helper()
-	f := &findings{TB: t, seen: map[string]bool{}}
+func Policy(tb testing.TB, create func() policy.Policy) {
+	tb.Helper()
+	f := &findings{TB: tb, seen: map[string]bool{}}
 	for _, s := range scenarios() {
 		if !run(f, s, create()) {
 			return
@@ -286,11 +285,11 @@ func (p outside) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) 
 	}, nil
 }
 
-// checkResult reports an Outcome that says too little.
+// checkResult reports an incomplete Outcome.
 func (w *watcher) checkResult(o *policy.Outcome) {
 	switch {
 	case o.Err != nil && o.Conditions == 0:
-		w.bad("it returned an error without a Condition, which counts as a success: use Call.Refuse or Outcome.Blame")
+		w.bad("it returned an error without a Condition, which counts as a success; use Call.Refuse or Outcome.Blame")
 	case o.Err == nil && o.Value == nil:
 		w.bad("it returned an Outcome with neither a Value nor an error")
 	case o.Has(policy.Refused) && o.Detail == nil:
@@ -319,7 +318,7 @@ type inside struct{ finder }
 // Wrap checks how the policy calls next.
 func (p inside) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
 	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
-		w := p.of(c.Context())
+		w := p.of(c.Context()) //nolint:contextcheck // the call's own, to compare with
 		if find(ctx) != w {
 			w.bad("it called next with a context that is not derived from its own")
 		}

@@ -157,7 +157,7 @@ func TestPolicy_bad(t *testing.T) {
 	}
 }
 
-// TestPolicy_good finds nothing wrong with refusals, and with contexts that a policy derives.
+// TestPolicy_good pins that Policy accepts refusals, and contexts that a policy derives.
 func TestPolicy_good(t *testing.T) {
 	for name, p := range map[string]policyFunc{
 		"a refusal": func(_ context.Context, c *policy.Call, _ policy.Func) *policy.Outcome {

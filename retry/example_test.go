@@ -184,8 +184,8 @@ func ExampleRetryable() {
 	}
 	show(recipes, &flaky{failures: 2}, http.MethodGet)
 	// Output:
-	// retry 1 after: upstream answered 503
-	// retry 2 after: upstream answered 503
+	// retry 1 after: upstream responded with status 503
+	// retry 2 after: upstream responded with status 503
 	// retries: 2
 	// GET: 200 soup, 3 attempts, flags -
 }
@@ -241,7 +241,7 @@ func ExampleStatus() {
 func ExampleSubstring() {
 	recipes, err := pillion.New("recipes", retry.Retryable{
 		Sleep:    retry.Zero,
-		Matching: []retry.Pattern{retry.Substring("answered 503"), retry.Substring("busy")},
+		Matching: []retry.Pattern{retry.Substring("status 503"), retry.Substring("busy")},
 	})
 	if err != nil {
 		fmt.Println(err)

@@ -52,7 +52,7 @@ func (l *loop) hedge(ctx context.Context, c *policy.Call) *policy.Outcome {
 	defer h.end()
 	h.most, h.wait = l.rule.begin(c)
 	c.OutlastTry(h.isOverdue)
-	h.run(c)
+	h.run(c) //nolint:contextcheck // the race was started with it
 	for {
 		if o := h.step(ctx); o != nil {
 			return o
@@ -111,7 +111,7 @@ func (h *hedged) step(ctx context.Context) *policy.Outcome {
 	case c := <-h.overdue:
 		h.outlasted(c)
 	case <-due:
-		h.retry()
+		h.retry() //nolint:contextcheck // the race was started with it
 	case <-gone:
 		return h.backOff.call.Gone(ctx, h.backOff.o)
 	}

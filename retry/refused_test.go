@@ -36,7 +36,7 @@ func TestRefusedRetry(t *testing.T) {
 	}{
 		{"immediately", Config{}, 0, []answer{status(200)}, nil, "closed"},
 		{"after an error", Config{}, 1, []answer{failure(errBroken)}, errBroken, ""},
-		{"after a status", Config{}, 1, []answer{status(503)}, nil, "closed; before that: upstream answered 503"},
+		{"after a status", Config{}, 1, []answer{status(503)}, nil, "closed; before that: upstream responded with status 503"},
 		{"repeatedly", Config{RetryRefused: true, NumRetries: 3}, 1, []answer{status(503)}, nil, "closed"},
 		{"after two errors", Config{NumRetries: 3}, 2, []answer{status(503), failure(errBroken)}, errBroken, ""},
 	} {

@@ -299,7 +299,7 @@ func TestRetryableCallbacks(t *testing.T) {
 			0,
 			[]string{
 				"0s attempt",
-				"1s exception_cb upstream answered 500", "1s log_method 1 upstream answered 500", "1s attempt",
+				"1s exception_cb upstream responded with status 500", "1s log_method 1 upstream responded with status 500", "1s attempt",
 				"2s exception_cb connection refused", "2s log_method 2 connection refused", "2s attempt",
 				"2s ensure 2",
 			},
@@ -310,8 +310,8 @@ func TestRetryableCallbacks(t *testing.T) {
 			0,
 			[]string{
 				"0s attempt",
-				"1s exception_cb upstream answered 500", "1s log_method 1 upstream answered 500", "1s attempt",
-				"2s exception_cb upstream answered 500", "2s log_method 2 upstream answered 500", "2s attempt",
+				"1s exception_cb upstream responded with status 500", "1s log_method 1 upstream responded with status 500", "1s attempt",
+				"2s exception_cb upstream responded with status 500", "2s log_method 2 upstream responded with status 500", "2s attempt",
 				"2s ensure 2",
 			},
 		},
@@ -397,7 +397,7 @@ func TestRetryableDo(t *testing.T) {
 func TestRetryableIsCopied(t *testing.T) {
 	on, not, matching := []Match{Is(errBroken)}, []Match{Status(500)}, []Pattern{Substring("broken")}
 	u := upstream(t, Retryable{On: on, Not: not, Matching: matching, Sleep: Zero})
-	on[0], not[0], matching[0] = Status(500), Is(errBroken), Substring("answered")
+	on[0], not[0], matching[0] = Status(500), Is(errBroken), Substring("responded")
 	if r := call(t, u, answers(failure(errBroken)), get(t.Context())); r.attempts != 2 {
 		t.Errorf("got %d attempts, want 2", r.attempts)
 	}
@@ -418,7 +418,7 @@ func TestRetryableOpensTheBreaker(t *testing.T) {
 		if !errors.Is(r.err, breaker.ErrOpen) || r.attempts != 5 || w.attempts() != 2 {
 			t.Errorf("got %v after %d attempts, %d of them sent, want ErrOpen after 5, 2 of them sent", r.err, r.attempts, w.attempts())
 		}
-		if diff := cmp.Diff([]string{"upstream answered 500", "upstream answered 500", "breaker", "breaker"}, seen); diff != "" {
+		if diff := cmp.Diff([]string{"upstream responded with status 500", "upstream responded with status 500", "breaker", "breaker"}, seen); diff != "" {
 			t.Errorf("failures (-want +got):\n%s", diff)
 		}
 	})
