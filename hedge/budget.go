@@ -1,6 +1,9 @@
 package hedge
 
-import "sync/atomic"
+import (
+	"cmp"
+	"sync/atomic"
+)
 
 // budget is a [Budget] at work. It is safe for concurrent use.
 type budget struct {
@@ -19,11 +22,8 @@ func (b *Budget) start() *budget {
 	if b.Disabled {
 		return nil
 	}
-	percent := orDefault(b.Percent, DefaultBudgetPercent)
-	if percent == Zero {
-		percent = 0
-	}
-	s := &budget{each: int64(percent / 100 * whole), most: int64(orDefault(b.Burst, DefaultBudgetBurst)) * whole}
+	percent := max(cmp.Or(b.Percent, DefaultBudgetPercent), 0) // 0 for Zero
+	s := &budget{each: int64(percent / 100 * whole), most: int64(cmp.Or(b.Burst, DefaultBudgetBurst)) * whole}
 	s.left.Store(s.most)
 	return s
 }

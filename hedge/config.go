@@ -1,6 +1,7 @@
 package hedge
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -114,20 +115,13 @@ func (c Config) fixed() bool { return c.Delay != 0 && c.Percentile == 0 }
 
 func (c Config) withDefaults() Config {
 	if !c.fixed() {
-		c.Percentile = orDefault(c.Percentile, DefaultPercentile)
+		c.Percentile = cmp.Or(c.Percentile, DefaultPercentile)
 	}
-	c.MinDelay = orDefault(c.MinDelay, DefaultMinDelay)
-	c.Window = orDefault(c.Window, DefaultWindow)
-	c.MinSamples = orDefault(c.MinSamples, DefaultMinSamples)
-	c.MaxHedges = orDefault(c.MaxHedges, DefaultMaxHedges)
+	c.MinDelay = cmp.Or(c.MinDelay, DefaultMinDelay)
+	c.Window = cmp.Or(c.Window, DefaultWindow)
+	c.MinSamples = cmp.Or(c.MinSamples, DefaultMinSamples)
+	c.MaxHedges = cmp.Or(c.MaxHedges, DefaultMaxHedges)
 	return c
-}
-
-func orDefault[T int | float64 | time.Duration](value, standard T) T {
-	if value == 0 {
-		return standard
-	}
-	return value
 }
 
 func (b *Budget) check() error {

@@ -19,6 +19,7 @@
 package limits
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -260,26 +261,13 @@ func (c Config) retryLimit() func(requests int64) int64 {
 		most := int64(orDefault(c.MaxRetries, DefaultMaxRetries))
 		return func(int64) int64 { return most }
 	}
-	percent := c.RetryBudget.BudgetPercent
-	switch percent {
-	case 0:
-		percent = DefaultBudgetPercent
-	case Zero:
-		percent = 0
-	}
+	percent := orDefault(c.RetryBudget.BudgetPercent, DefaultBudgetPercent)
 	least := int64(orDefault(c.RetryBudget.MinRetryConcurrency, DefaultMinRetryConcurrency))
 	return func(requests int64) int64 { return max(least, int64(percent/100*float64(requests))) }
 }
 
-func orDefault(value, standard int) int {
-	switch value {
-	case 0:
-		return standard
-	case Zero:
-		return 0
-	}
-	return value
-}
+// orDefault returns value, or standard if value is 0, or 0 if value is Zero.
+func orDefault[T int | float64](value, standard T) T { return max(cmp.Or(value, standard), 0) }
 
 func (l *limiter) acquire() bool { return tryAcquire(&l.requests, l.max) }
 

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 )
@@ -78,18 +79,11 @@ func misplaced(outside, inside Place) string {
 	case outside.Rank == AnyPlace || inside.Rank == AnyPlace || outside.Rank <= inside.Rank:
 		return ""
 	case outside.Rank.repeats():
-		return or(inside.Why, "would see attempts and take them for calls")
+		return cmp.Or(inside.Why, "would see attempts and take them for calls")
 	case inside.Rank.repeats():
-		return or(outside.Why, "would see only the last attempt of each call")
+		return cmp.Or(outside.Why, "would see only the last attempt of each call")
 	}
 	return ""
-}
-
-func or(why, standard string) string {
-	if why == "" {
-		return standard
-	}
-	return why
 }
 
 // checkOrder returns an error for each pair of policies whose order makes no sense.

@@ -1,6 +1,7 @@
 package ratelimit
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -137,13 +138,6 @@ func (t TokenBucket) check() error {
 func (t TokenBucket) rate() rate {
 	return rate{
 		max:    float64(max(0, t.MaxTokens)),
-		tokens: float64(orDefault(t.TokensPerFill, DefaultTokensPerFill)) / float64(t.FillInterval),
+		tokens: float64(cmp.Or(t.TokensPerFill, DefaultTokensPerFill)) / float64(t.FillInterval),
 	}
-}
-
-func orDefault(n, standard int) int {
-	if n == 0 {
-		return standard
-	}
-	return n
 }

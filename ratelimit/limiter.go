@@ -1,6 +1,7 @@
 package ratelimit
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -49,7 +50,7 @@ func New(c Config) (*Limiter, error) {
 	l := &Limiter{config: c, rate: c.TokenBucket.rate(), epoch: time.Now(), detail: c.detail()}
 	l.shared = l.rate.newBucket(0)
 	if c.Key != nil {
-		l.keys = newKeys(orDefault(c.MaxKeys, DefaultMaxKeys))
+		l.keys = newKeys(cmp.Or(c.MaxKeys, DefaultMaxKeys))
 	}
 	return l, nil
 }
@@ -57,7 +58,7 @@ func New(c Config) (*Limiter, error) {
 // detail is that of the calls that are refused.
 func (c Config) detail() *envoy.Detail {
 	const text = "local_rate_limited"
-	spec := envoy.DetailSpec{Text: text, Flags: envoy.RL, Status: orDefault(c.Status, DefaultStatus), Body: text, Unrouted: true}
+	spec := envoy.DetailSpec{Text: text, Flags: envoy.RL, Status: cmp.Or(c.Status, DefaultStatus), Body: text, Unrouted: true}
 	if c.ResourceExhausted {
 		spec.GRPC = 8
 	}

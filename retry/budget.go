@@ -1,6 +1,7 @@
 package retry
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -87,23 +88,12 @@ func (b *Budget) start() *budget {
 	if b.Disabled {
 		return nil
 	}
-	window := orDefault(b.Window, DefaultBudgetWindow)
+	window := cmp.Or(b.Window, DefaultBudgetWindow)
 	return &budget{epoch: time.Now(), core: budgetCore{
-		percent: orStandard(b.Percent, DefaultBudgetPercent),
-		reserve: orStandard(float64(b.MinPerSecond), DefaultBudgetMinPerSecond) * window.Seconds(),
+		percent: max(cmp.Or(b.Percent, DefaultBudgetPercent), 0), // 0 for Zero
+		reserve: max(cmp.Or(float64(b.MinPerSecond), DefaultBudgetMinPerSecond), 0) * window.Seconds(),
 		part:    window / windowParts,
 	}}
-}
-
-// orStandard returns value, or standard if value is 0, or 0 if value is Zero.
-func orStandard(value, standard float64) float64 {
-	switch value {
-	case 0:
-		return standard
-	case Zero:
-		return 0
-	}
-	return value
 }
 
 // budget is the state of a Budget. It reads the clock for one of 16 calls, and for each retry.

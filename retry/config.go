@@ -1,6 +1,7 @@
 package retry
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -218,7 +219,7 @@ func (c Config) checkNumbers() error {
 			say(f.name, f.value, why)
 		}
 	}
-	if base := orDefault(c.BaseInterval, DefaultBaseInterval); c.MaxInterval >= shortest && c.MaxInterval < base {
+	if base := cmp.Or(c.BaseInterval, DefaultBaseInterval); c.MaxInterval >= shortest && c.MaxInterval < base {
 		say("MaxInterval", c.MaxInterval, "is below BaseInterval")
 	}
 	return errors.Join(bad...)
@@ -297,9 +298,9 @@ func (c Config) withDefaults() Config {
 	case Never:
 		c.NumRetries = 0
 	}
-	c.BaseInterval = orDefault(c.BaseInterval, DefaultBaseInterval)
-	c.MaxInterval = orDefault(c.MaxInterval, 10*min(c.BaseInterval, math.MaxInt64/10))
-	c.MaxResetInterval = orDefault(c.MaxResetInterval, DefaultMaxResetInterval)
+	c.BaseInterval = cmp.Or(c.BaseInterval, DefaultBaseInterval)
+	c.MaxInterval = cmp.Or(c.MaxInterval, 10*min(c.BaseInterval, math.MaxInt64/10))
+	c.MaxResetInterval = cmp.Or(c.MaxResetInterval, DefaultMaxResetInterval)
 	if c.ResetHeaders == nil {
 		c.ResetHeaders = []ResetHeader{{Name: "Retry-After"}}
 	}
@@ -307,11 +308,4 @@ func (c Config) withDefaults() Config {
 		c.Rand = rand.Float64
 	}
 	return c
-}
-
-func orDefault(d, standard time.Duration) time.Duration {
-	if d == 0 {
-		return standard
-	}
-	return d
 }

@@ -1,6 +1,7 @@
 package retry
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -162,7 +163,7 @@ func (r Retryable) withDefaults() Retryable {
 		r.Tries = math.MaxInt
 	}
 	if r.SleepFunc == nil {
-		sleep := max(orDefault(r.Sleep, DefaultSleep), 0) // for Zero
+		sleep := max(cmp.Or(r.Sleep, DefaultSleep), 0) // for Zero
 		r.SleepFunc = func(int) time.Duration { return sleep }
 	}
 	r.On, r.Not, r.Matching = slices.Clone(r.On), slices.Clone(r.Not), slices.Clone(r.Matching)

@@ -1,6 +1,7 @@
 package health
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -125,32 +126,24 @@ func invalid(kind, field, format string, args ...any) error {
 }
 
 func (c *Config) noTrafficInterval() time.Duration {
-	return or(c.NoTrafficInterval, defaultNoTrafficInterval)
+	return cmp.Or(c.NoTrafficInterval, defaultNoTrafficInterval)
 }
 
 // base returns the interval after a check, without jitter.
 func (c *Config) base(healthy, pending, traffic bool) time.Duration {
 	switch {
 	case !traffic && healthy && !pending:
-		return or(c.NoTrafficHealthyInterval, c.noTrafficInterval())
+		return cmp.Or(c.NoTrafficHealthyInterval, c.noTrafficInterval())
 	case !traffic:
 		return c.noTrafficInterval()
 	case healthy && pending:
-		return or(c.HealthyEdgeInterval, c.Interval)
+		return cmp.Or(c.HealthyEdgeInterval, c.Interval)
 	case healthy:
 		return c.Interval
 	case pending:
-		return or(c.UnhealthyEdgeInterval, or(c.UnhealthyInterval, c.Interval))
+		return cmp.Or(c.UnhealthyEdgeInterval, c.UnhealthyInterval, c.Interval)
 	}
-	return or(c.UnhealthyInterval, c.Interval)
-}
-
-// or returns d, or its default if d is zero.
-func or(d, otherwise time.Duration) time.Duration {
-	if d == 0 {
-		return otherwise
-	}
-	return d
+	return cmp.Or(c.UnhealthyInterval, c.Interval)
 }
 
 // spread adds jitter to an interval and bounds it.
