@@ -158,7 +158,7 @@ func localStatus(o *policy.Outcome) int {
 	if cutOff(o) || o.Detail.Unrouted() {
 		return 0
 	}
-	return o.Detail.LocalStatus()
+	return o.LocalStatus()
 }
 
 // cutOff reports whether the timeout of the whole call fired.
@@ -259,7 +259,7 @@ func (r *recorder) timedOut(c *policy.Call, end *policy.Outcome) {
 	case envoy.ResponseTimeout:
 		r.timeout.Inc()
 		if _, ok := status(end); !ok {
-			r.count(c, end, end.Detail.LocalStatus())
+			r.count(c, end, end.LocalStatus())
 		}
 	case envoy.PerTryIdleTimeout:
 		r.idle.Inc()
@@ -278,7 +278,7 @@ func (r *recorder) brokeOff(c *policy.Call, end *policy.Outcome) {
 		r.cut(c, end, true)
 	case envoy.MalformedResponse, envoy.MalformedResponseAfter:
 		r.cut(c, end, endedThere(end.Err))
-	case envoy.ResponseTimeout, envoy.PerTryTimeout, envoy.PerTryIdleTimeout, envoy.CallerGone:
+	case envoy.ResponseTimeout, envoy.PerTryTimeout, envoy.PerTryIdleTimeout, envoy.StreamDuration, envoy.StreamIdle, envoy.CallerGone:
 		r.cut(c, end, false)
 	default: // it ended normally, or did not begin
 	}

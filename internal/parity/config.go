@@ -41,6 +41,7 @@ type route struct {
 	prefix  string
 	http    pillion.Options
 	timeout timeout.Config
+	stream  timeout.Stream
 	retry   *retry.Config // nil if there is none
 }
 
@@ -70,10 +71,12 @@ type (
 		MinRetryConcurrency *int `json:"min_retry_concurrency"`
 	}
 	envoyRouteAction struct {
-		Cluster     string            `json:"cluster"`
-		Timeout     *duration         `json:"timeout"`
-		RetryPolicy *envoyRetryPolicy `json:"retry_policy"`
-		HedgePolicy struct {
+		Cluster           string            `json:"cluster"`
+		Timeout           *duration         `json:"timeout"`
+		RetryPolicy       *envoyRetryPolicy `json:"retry_policy"`
+		IdleTimeout       duration          `json:"idle_timeout"`
+		MaxStreamDuration *envoyMaxStream   `json:"max_stream_duration"`
+		HedgePolicy       struct {
 			HedgeOnPerTryTimeout bool `json:"hedge_on_per_try_timeout"`
 		} `json:"hedge_policy"`
 	}
@@ -177,8 +180,6 @@ var parts = map[string]string{
 	"max_pending_requests":             "a connection pool",
 	"typed_extension_protocol_options": "a connection pool",
 	"internal_redirect_policy":         "internal redirects",
-	"idle_timeout":                     "stream idle timeouts",
-	"max_stream_duration":              "stream durations",
 	"route_entry":                      "routing",
 	"route_config":                     "routing",
 	"domains":                          "routing",
@@ -188,8 +189,6 @@ var parts = map[string]string{
 	"request_response_sizes":           "statistics of sizes",
 	"priority":                         "priorities",
 	"priority HIGH":                    "priorities",
-
-	"x-envoy-upstream-rq-timeout-alt-response": "other responses to timeouts",
 
 	"upstream.maintenance_mode.upstream": "maintenance mode",
 }
@@ -270,7 +269,7 @@ func supported(s *Scenario) error {
 var honored = []string{
 	"x-envoy-retry-on", "x-envoy-retry-grpc-on", "x-envoy-max-retries", "x-envoy-retriable-status-codes", "x-envoy-retriable-header-names",
 	"x-envoy-upstream-rq-timeout-ms", "x-envoy-upstream-rq-per-try-timeout-ms", "x-envoy-upstream-alt-stat-name",
-	"x-envoy-hedge-on-per-try-timeout",
+	"x-envoy-hedge-on-per-try-timeout", "x-envoy-upstream-rq-timeout-alt-response",
 }
 
 // supportedHeaders returns an error if a caller sends a header of Envoy that no policy
@@ -363,7 +362,8 @@ func (f *fragments) makeRoute(r envoyRoute) (made route, err error) {
 		http:    f.http(),
 		timeout: timeout.Config{ExpectedHeader: !f.router.SuppressEnvoyHeaders, EnvoyHeaders: !f.external},
 	}
-	if t := r.Route.Timeout; t != nil {
+	f.makeStream(r, &made)
+	if t := r.Route.Timeout; t != nil && r.Route.MaxStreamDuration == nil {
 		made.timeout.Total = unlimited(*t)
 	}
 	policy := r.Route.RetryPolicy
