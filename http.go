@@ -277,8 +277,10 @@ func (t *transport) roundTrip(req *http.Request, ended policy.Hook) (*http.Respo
 // for this call, asked for one and the caller was not canceled, else the error.
 func (t *transport) failed(req *http.Request, o *policy.Outcome, attempts int) (*http.Response, error) {
 	replies := t.upstream.options.LocalReplies || o.Detail.Injected()
-	status, _ := o.LocalReply(false)
-	if !replies || status == 0 || req.Context().Err() != nil {
+	if !replies || req.Context().Err() != nil {
+		return nil, o.Err
+	}
+	if status, _ := o.LocalReply(false); status == 0 {
 		return nil, o.Err
 	}
 	resp := t.localReply(req, o, attempts)
