@@ -82,8 +82,8 @@ func newRecorder(c *ClusterStats, cfg Config) *recorder {
 	return r
 }
 
-// neverCalls lists statistics of Envoy that are always 0 here: the library has no maintenance mode,
-// no limit on a stream's duration and no queue of requests.
+// neverCalls lists statistics of Envoy that are 0 unless a policy counts them: the library has no
+// limit on the stream duration of a cluster and no queue of requests.
 //
 //nolint:gochecknoglobals // read-only table
 var neverCalls = [...]string{"upstream_rq_maintenance_mode", "upstream_rq_max_duration_reached", "upstream_rq_pending_overflow"}

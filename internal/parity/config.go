@@ -30,6 +30,7 @@ func notYet(format string, args ...any) error {
 // settings is the configuration of the library that stands for Envoy's.
 type settings struct {
 	filters        filters
+	maintenance    *limits.Maintenance // nil for none
 	connectTimeout time.Duration
 	limits         *limits.Config // nil if several routes would share them
 	metrics        metrics.Config
@@ -130,6 +131,7 @@ type (
 	}
 	envoyRuntime struct {
 		BaseRetryBackOffMS int64 `json:"upstream.base_retry_backoff_ms"`
+		Maintenance        int   `json:"upstream.maintenance_mode.upstream"`
 	}
 )
 
@@ -189,8 +191,6 @@ var parts = map[string]string{
 	"request_response_sizes":           "statistics of sizes",
 	"priority":                         "priorities",
 	"priority HIGH":                    "priorities",
-
-	"upstream.maintenance_mode.upstream": "maintenance mode",
 }
 
 // missingField returns the error for a field that is not understood.
@@ -219,6 +219,9 @@ func configure(s *Scenario) (*settings, error) {
 		c.connectTimeout = time.Duration(*t)
 	}
 	c.filters = f.filters
+	if c.maintenance, err = maintenance(f.runtime.Maintenance); err != nil {
+		return nil, err
+	}
 	c.metrics = metrics.Config{External: f.external, CallerStatNames: !f.external, TimeoutBudget: f.cluster.TrackClusterStats.TimeoutBudgets}
 	if c.limits, err = f.cluster.limits(); err != nil {
 		return nil, err

@@ -51,6 +51,9 @@ func NewLibrary(_ context.Context, s *Scenario, addresses Addresses) (Side, erro
 	c.metrics.Registry = registry
 	for _, r := range c.routes {
 		policies := append(slices.Clone(c.filters.policies), r.http, c.metrics, r.timeout, r.stream)
+		if c.maintenance != nil {
+			policies = append(policies, c.maintenance)
+		}
 		if c.filters.grpcStats {
 			policies = append(policies, metrics.GRPC{Registry: registry})
 		}

@@ -3,6 +3,8 @@ package parity
 import (
 	"time"
 
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/timeout"
 )
 
@@ -29,4 +31,13 @@ func (f *fragments) makeStream(r envoyRoute, made *route) {
 			made.stream.GRPCTimeoutMax = timeout.Unlimited
 		}
 	}
+}
+
+// maintenance takes the upstream out of service for a share of its calls, in percent.
+func maintenance(percent int) (*limits.Maintenance, error) {
+	if percent == 0 {
+		return nil, nil
+	}
+	m := &limits.Maintenance{}
+	return m, m.Set(envoy.Percent{Numerator: percent})
 }
