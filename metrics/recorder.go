@@ -21,6 +21,7 @@ type recorder struct {
 	epoch time.Time // the start of its clock
 
 	cluster         *ClusterStats
+	static          bool // responses are not counted
 	answers, again  *ResponseCounters
 	canary          func() *ResponseCounters
 	named           *namedCounters // nil unless CallerStatNames is set
@@ -52,6 +53,7 @@ func newRecorder(c *ClusterStats, cfg Config) *recorder {
 		epoch: time.Now(), cluster: c,
 		answers:       c.Responses(origin),
 		again:         c.Responses(Retry),
+		static:        cfg.NoDynamicStats,
 		canary:        sync.OnceValue(func() *ResponseCounters { return c.Responses(Canary) }),
 		active:        c.Gauge("upstream_rq_active"),
 		sent:          c.Counter("upstream_rq_total"),
@@ -122,6 +124,9 @@ func (r *recorder) answered(c *policy.Call, o *policy.Outcome) {
 // count counts a response in all of its categories. It returns flags for the call's state. It does
 // not set them itself, because with a hedge an attempt can end concurrently with the call.
 func (r *recorder) count(c *policy.Call, o *policy.Outcome, code int) (flags int64) {
+	if r.static {
+		return 0
+	}
 	r.answers.Count(code)
 	if isCanary(c, o) {
 		r.canary().Count(code)
@@ -194,7 +199,7 @@ func (r *recorder) listen(_ context.Context, e policy.Event) {
 	case policy.EventRefused:
 		r.refused(e.Outcome)
 	case policy.EventRetryScheduled:
-		if code, ok := status(e.Outcome); ok {
+		if code, ok := status(e.Outcome); ok && !r.static {
 			r.again.Count(code)
 		}
 	case policy.EventRetry:
@@ -367,6 +372,9 @@ func (r *recorder) ended(c *policy.Call, end *policy.Outcome) {
 
 // completed records the time of a call in all of its categories.
 func (r *recorder) completed(c *policy.Call, state int64, ms uint64) {
+	if r.static {
+		return
+	}
 	r.answers.Time(ms)
 	if state&byCanary != 0 {
 		r.canary().Time(ms)

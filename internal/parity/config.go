@@ -127,7 +127,8 @@ type (
 		PerRequestBufferLimit         *int64            `json:"per_request_buffer_limit_bytes"`
 	}
 	envoyRouter struct {
-		SuppressEnvoyHeaders bool `json:"suppress_envoy_headers"`
+		SuppressEnvoyHeaders bool  `json:"suppress_envoy_headers"`
+		DynamicStats         *bool `json:"dynamic_stats"`
 	}
 	envoyRuntime struct {
 		BaseRetryBackOffMS int64 `json:"upstream.base_retry_backoff_ms"`
@@ -187,7 +188,6 @@ var parts = map[string]string{
 	"domains":                          "routing",
 	"hcm":                              "routing",
 	"virtual_clusters":                 "statistics of virtual hosts",
-	"dynamic_stats":                    "statistics without codes",
 	"request_response_sizes":           "statistics of sizes",
 	"priority":                         "priorities",
 	"priority HIGH":                    "priorities",
@@ -223,6 +223,7 @@ func configure(s *Scenario) (*settings, error) {
 		return nil, err
 	}
 	c.metrics = metrics.Config{External: f.external, CallerStatNames: !f.external, TimeoutBudget: f.cluster.TrackClusterStats.TimeoutBudgets}
+	c.metrics.NoDynamicStats = f.router.DynamicStats != nil && !*f.router.DynamicStats
 	if c.limits, err = f.cluster.limits(); err != nil {
 		return nil, err
 	}
