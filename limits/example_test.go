@@ -117,7 +117,7 @@ func ExampleMaintenance() {
 	}
 	cook := func(context.Context) (string, error) { return "soup", nil }
 	fmt.Println(pillion.Do(context.Background(), recipes, cook))
-	if err := down.Set(envoy.Percent{}); err != nil { // all calls
+	if err = down.Set(envoy.Percent{}); err != nil { // all calls
 		fmt.Println(err)
 		return
 	}
