@@ -276,15 +276,14 @@ func (t *transport) roundTrip(req *http.Request, ended policy.Hook) (*http.Respo
 // failed returns the result of a call without a response: a local reply if the caller, or a policy
 // for this call, asked for one and the caller was not canceled, else the error.
 func (t *transport) failed(req *http.Request, o *policy.Outcome, attempts int) (*http.Response, error) {
-	detail := o.Detail
-	if o.Has(policy.Informational) {
-		detail = detail.BeforeResponse()
-	}
-	replies := t.upstream.options.LocalReplies || detail.Injected()
-	if !replies || detail.LocalStatus() == 0 || req.Context().Err() != nil {
+	replies := t.upstream.options.LocalReplies || o.Detail.Injected()
+	if !replies || req.Context().Err() != nil {
 		return nil, o.Err
 	}
-	resp := t.localReply(req, detail, attempts)
+	if status, _ := o.LocalReply(false); status == 0 {
+		return nil, o.Err
+	}
+	resp := t.localReply(req, o, attempts)
 	t.countAttemptsIn(resp, attempts)
 	return resp, nil
 }

@@ -236,7 +236,7 @@ var (
 // tookTooLong reports whether the total timeout of the call ended ctx.
 func tookTooLong(ctx context.Context) bool {
 	limit, ok := errors.AsType[*TimeoutError](context.Cause(ctx))
-	return ok && (limit.Scope == policy.ScopeTotal || limit.Scope == policy.ScopeCaller)
+	return ok && (limit.Scope == policy.ScopeTotal || limit.Scope == policy.ScopeCaller || limit.Scope == policy.ScopeStream)
 }
 
 // CausedByCaller reports whether a timeout fired while the attempt waited for the caller, that is

@@ -7,11 +7,13 @@ import (
 	"strings"
 
 	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
 // localReply returns the response that Envoy sends if it has none from the upstream.
-func (t *transport) localReply(req *http.Request, d *envoy.Detail, attempts int) *http.Response {
-	status, text := d.LocalReply(attempts > 1)
+func (t *transport) localReply(req *http.Request, o *policy.Outcome, attempts int) *http.Response {
+	status, text := o.LocalReply(attempts > 1)
+	d := o.Detail
 	header := http.Header{}
 	proto, major, minor := "HTTP/1.1", 1, 1
 	if envoy.IsGRPC(req.Header.Get("Content-Type")) {
@@ -21,7 +23,7 @@ func (t *transport) localReply(req *http.Request, d *envoy.Detail, attempts int)
 		}
 		status, text = http.StatusOK, ""
 		proto, major, minor = "HTTP/2.0", 2, 0 // gRPC clients require it
-	} else {
+	} else if text != "" {
 		header.Set("Content-Length", strconv.Itoa(len(text)))
 		header.Set("Content-Type", "text/plain")
 	}

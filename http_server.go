@@ -286,15 +286,17 @@ func (x *serverCall) reply(o *policy.Outcome) {
 		w.WriteHeader(http.StatusOK)
 		return
 	}
-	h.Set("Content-Type", "text/plain")
-	h.Set("Content-Length", strconv.Itoa(len(text)))
+	if text != "" {
+		h.Set("Content-Type", "text/plain")
+		h.Set("Content-Length", strconv.Itoa(len(text)))
+	}
 	w.WriteHeader(status)
 	_, _ = io.WriteString(w, text) // a client that has disconnected needs no text
 }
 
 // localReply returns the status and the text of a local reply.
 func localReply(o *policy.Outcome) (status int, text string) {
-	if status, text = o.Detail.LocalReply(false); status != 0 {
+	if status, text = o.LocalReply(false); status != 0 {
 		return status, text
 	}
 	status = http.StatusInternalServerError // of a policy for which Envoy has no word

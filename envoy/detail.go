@@ -34,9 +34,9 @@ type DetailSpec struct {
 	// it would receive an error in place of a local reply.
 	Injected bool
 
-	// Unrouted means that the call ended before it reached the upstream's route. No statistic of
-	// the upstream's responses counts it, and it has no attempts. Mirrors a local reply of one of
-	// Envoy's filters.
+	// Unrouted means that no statistic of the upstream's responses counts the call, and that it has
+	// no attempts if it was refused. Mirrors a local reply of Envoy's connection manager or of a
+	// filter before the router.
 	Unrouted bool
 
 	// Overloaded adds x-envoy-overloaded to the local reply.
@@ -121,6 +121,10 @@ var (
 	PerTryTimeout = NewDetail(DetailSpec{Text: "upstream_per_try_timeout", Flags: UT, Status: 504, Body: timeoutBody})
 	// PerTryIdleTimeout: the idle timeout of one attempt fired.
 	PerTryIdleTimeout = NewDetail(DetailSpec{Text: "upstream_per_try_idle_timeout", Flags: UT, Status: 504, Body: timeoutBody})
+	// StreamDuration: the timeout of the whole stream fired.
+	StreamDuration = NewDetail(DetailSpec{Text: "max_duration_timeout", Status: 504, Body: "downstream duration timeout", GRPC: 4, Unrouted: true})
+	// StreamIdle: the idle timeout of the whole stream fired.
+	StreamIdle = NewDetail(DetailSpec{Text: "stream_idle_timeout", Flags: SI, Status: 504, Body: "stream timeout", Unrouted: true})
 	// CallerGone: the caller was canceled.
 	CallerGone = NewDetail(DetailSpec{Text: "downstream_remote_disconnect", Flags: DC})
 )
@@ -174,7 +178,7 @@ func (d *Detail) GRPCStatus() int {
 // error.
 func (d *Detail) Injected() bool { return d.known().Injected }
 
-// Unrouted reports whether the call ended before it reached the upstream's route.
+// Unrouted reports whether no statistic of the upstream's responses counts the call.
 func (d *Detail) Unrouted() bool { return d != nil && d.spec.Unrouted }
 
 // Overloaded reports whether the local reply has x-envoy-overloaded: nothing was sent to the

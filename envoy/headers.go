@@ -10,6 +10,7 @@ import (
 // net/http. Metadata of gRPC ignores case.
 const (
 	AltStatNameHeader       = "X-Envoy-Upstream-Alt-Stat-Name"
+	AltResponseHeader       = "X-Envoy-Upstream-Rq-Timeout-Alt-Response"
 	AttemptCountHeader      = "X-Envoy-Attempt-Count"
 	CanaryHeader            = "X-Envoy-Upstream-Canary"
 	DownstreamClusterHeader = "X-Envoy-Downstream-Service-Cluster"

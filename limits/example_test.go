@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/retry"
 )
@@ -104,4 +105,25 @@ func ExampleRetryBudget() {
 	defer resp.Body.Close()
 	fmt.Println(resp.StatusCode, info.Attempts(), info.Flags())
 	// Output: 503 1 UO
+}
+
+// An upstream is taken out of service while the program runs.
+func ExampleMaintenance() {
+	var down limits.Maintenance
+	recipes, err := pillion.New("recipes", &down)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	cook := func(context.Context) (string, error) { return "soup", nil }
+	fmt.Println(pillion.Do(context.Background(), recipes, cook))
+	if err = down.Set(envoy.Percent{}); err != nil { // all calls
+		fmt.Println(err)
+		return
+	}
+	_, err = pillion.Do(context.Background(), recipes, cook)
+	fmt.Println(err)
+	// Output:
+	// soup <nil>
+	// limits: recipes: maintenance
 }

@@ -35,6 +35,11 @@ type Config struct {
 	// 0. Mirrors timeout_budgets of track_cluster_stats.
 	TimeoutBudget bool `json:"timeout_budgets,omitempty"`
 
+	// NoDynamicStats leaves out the statistics of responses: upstream_rq_<code>, upstream_rq_<c>xx,
+	// upstream_rq_completed and upstream_rq_time, in all categories. Those of attempts and retries
+	// stay. Mirrors dynamic_stats: false of Envoy's Router.
+	NoDynamicStats bool `json:"no_dynamic_stats,omitempty"`
+
 	// Registry holds the cluster. Nil means [Default].
 	Registry *Registry `json:"-"`
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -303,6 +304,38 @@ func watch(t *testing.T, r *Registry, stop, done chan struct{}) {
 				t.Errorf("%s decreased from %d to %d", name, last[name], n)
 			}
 			last[name] = n
+		}
+	}
+}
+
+// TestConfig_noDynamicStats pins that responses are not counted, and all else is.
+func TestConfig_noDynamicStats(t *testing.T) {
+	r := registry(t, Settings{})
+	u, err := pillion.New("recipes", Config{Registry: r, NoDynamicStats: true, TimeoutBudget: true}, retry.Config{On: "5xx"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	_, err = pillion.Do(t.Context(), u, func(context.Context) (int, error) {
+		if n++; n == 1 {
+			return 0, errors.New("broken")
+		}
+		return n, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	Handler(r).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/stats?usedonly", nil))
+	page := w.Body.String()
+	for _, name := range []string{"upstream_rq_200", "upstream_rq_2xx", "upstream_rq_completed", "upstream_rq_500", "upstream_rq_time:"} {
+		if strings.Contains(page, name) {
+			t.Errorf("got %s in %s", name, page)
+		}
+	}
+	for _, line := range []string{"upstream_rq_total: 2", "upstream_rq_retry: 1", "upstream_rq_retry_success: 1"} {
+		if !strings.Contains(page, line) {
+			t.Errorf("got no %s in %s", line, page)
 		}
 	}
 }

@@ -21,6 +21,7 @@ type recorder struct {
 	epoch time.Time // the start of its clock
 
 	cluster         *ClusterStats
+	static          bool // responses are not counted
 	answers, again  *ResponseCounters
 	canary          func() *ResponseCounters
 	named           *namedCounters // nil unless CallerStatNames is set
@@ -52,6 +53,7 @@ func newRecorder(c *ClusterStats, cfg Config) *recorder {
 		epoch: time.Now(), cluster: c,
 		answers:       c.Responses(origin),
 		again:         c.Responses(Retry),
+		static:        cfg.NoDynamicStats,
 		canary:        sync.OnceValue(func() *ResponseCounters { return c.Responses(Canary) }),
 		active:        c.Gauge("upstream_rq_active"),
 		sent:          c.Counter("upstream_rq_total"),
@@ -82,8 +84,8 @@ func newRecorder(c *ClusterStats, cfg Config) *recorder {
 	return r
 }
 
-// neverCalls lists statistics of Envoy that are always 0 here: the library has no maintenance mode,
-// no limit on a stream's duration and no queue of requests.
+// neverCalls lists statistics of Envoy that are 0 unless a policy counts them: the library has no
+// limit on the stream duration of a cluster and no queue of requests.
 //
 //nolint:gochecknoglobals // read-only table
 var neverCalls = [...]string{"upstream_rq_maintenance_mode", "upstream_rq_max_duration_reached", "upstream_rq_pending_overflow"}
@@ -122,6 +124,9 @@ func (r *recorder) answered(c *policy.Call, o *policy.Outcome) {
 // count counts a response in all of its categories. It returns flags for the call's state. It does
 // not set them itself, because with a hedge an attempt can end concurrently with the call.
 func (r *recorder) count(c *policy.Call, o *policy.Outcome, code int) (flags int64) {
+	if r.static {
+		return 0
+	}
 	r.answers.Count(code)
 	if isCanary(c, o) {
 		r.canary().Count(code)
@@ -158,7 +163,7 @@ func localStatus(o *policy.Outcome) int {
 	if cutOff(o) || o.Detail.Unrouted() {
 		return 0
 	}
-	return o.Detail.LocalStatus()
+	return o.LocalStatus()
 }
 
 // cutOff reports whether the timeout of the whole call fired.
@@ -194,7 +199,7 @@ func (r *recorder) listen(_ context.Context, e policy.Event) {
 	case policy.EventRefused:
 		r.refused(e.Outcome)
 	case policy.EventRetryScheduled:
-		if code, ok := status(e.Outcome); ok {
+		if code, ok := status(e.Outcome); ok && !r.static {
 			r.again.Count(code)
 		}
 	case policy.EventRetry:
@@ -259,7 +264,7 @@ func (r *recorder) timedOut(c *policy.Call, end *policy.Outcome) {
 	case envoy.ResponseTimeout:
 		r.timeout.Inc()
 		if _, ok := status(end); !ok {
-			r.count(c, end, end.Detail.LocalStatus())
+			r.count(c, end, end.LocalStatus())
 		}
 	case envoy.PerTryIdleTimeout:
 		r.idle.Inc()
@@ -278,7 +283,7 @@ func (r *recorder) brokeOff(c *policy.Call, end *policy.Outcome) {
 		r.cut(c, end, true)
 	case envoy.MalformedResponse, envoy.MalformedResponseAfter:
 		r.cut(c, end, endedThere(end.Err))
-	case envoy.ResponseTimeout, envoy.PerTryTimeout, envoy.PerTryIdleTimeout, envoy.CallerGone:
+	case envoy.ResponseTimeout, envoy.PerTryTimeout, envoy.PerTryIdleTimeout, envoy.StreamDuration, envoy.StreamIdle, envoy.CallerGone:
 		r.cut(c, end, false)
 	default: // it ended normally, or did not begin
 	}
@@ -367,6 +372,9 @@ func (r *recorder) ended(c *policy.Call, end *policy.Outcome) {
 
 // completed records the time of a call in all of its categories.
 func (r *recorder) completed(c *policy.Call, state int64, ms uint64) {
+	if r.static {
+		return
+	}
 	r.answers.Time(ms)
 	if state&byCanary != 0 {
 		r.canary().Time(ms)

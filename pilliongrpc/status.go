@@ -86,7 +86,7 @@ func ofError(u *pillion.Upstream, err error) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &limit):
-		return newError(u, codes.DeadlineExceeded, err, envoy.UT, limit.Scope.Detail(), false)
+		return newError(u, codes.DeadlineExceeded, err, limit.Scope.Detail().Flags(), limit.Scope.Detail(), false)
 	case errors.As(err, &broken):
 		return newError(u, ownCode(broken.Err), err, broken.Flags, broken.Detail, false)
 	case errors.Is(err, context.Canceled):

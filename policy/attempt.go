@@ -37,7 +37,7 @@ func (a *Attempt) AnnouncesDeadline() bool { return a.frame.chain.announce }
 
 // TimeLeft returns how much time this attempt has left, and whether there is a limit.
 func (a *Attempt) TimeLeft() (left time.Duration, limited bool) {
-	left, limited = a.Call().Remaining()
+	left, limited = a.Call().remaining(a.Call().announced())
 	if try := a.limits.try; try != 0 && !a.limits.lenient && (!limited || try < left) {
 		left, limited = try, true
 	}
@@ -124,7 +124,7 @@ func (a *Attempt) DiscardWithin(d time.Duration) bool {
 // LimitClient limits a call that is being served to the time that its client named, as
 // [Call.LimitTotal] does. If that timeout fires, its scope is [ScopeCaller], and the call does not
 // count as a failure: a client must not be able to make the server look broken.
-func (a *Attempt) LimitClient(d time.Duration) { a.Call().limitTotal(d, true) }
+func (a *Attempt) LimitClient(d time.Duration) { a.Call().limitTotal(d, ScopeCaller) }
 
 // LimitElapsed returns how long ago the total limit of the call began, 0 without one.
 func (a *Attempt) LimitElapsed() time.Duration {

@@ -38,7 +38,9 @@ type limits struct {
 	total    time.Duration // the limit that set deadline
 	try      time.Duration
 	idle     time.Duration
-	client   bool          // the client of a server named deadline
+	kind     Scope         // the scope of deadline; 0 for ScopeTotal
+	quiet    Scope         // the scope of idle; 0 for ScopeIdle
+	status   int           // the status of the local reply to a timeout; 0 for that of Envoy
 	soft     time.Duration // after which isLate is called
 	lenient  bool          // try ends no attempt: isLate is called
 }
@@ -177,19 +179,19 @@ func firstOf(values []string) (value string, ok bool) {
 
 // LimitTotal limits the rest of the call to d from now: further attempts, back-offs and the body
 // included. The shortest of several limits applies. math.MaxInt64 means no limit.
-func (c *Call) LimitTotal(d time.Duration) { c.limitTotal(d, false) }
+func (c *Call) LimitTotal(d time.Duration) { c.limitTotal(d, ScopeTotal) }
 
-func (c *Call) limitTotal(d time.Duration, client bool) {
+func (c *Call) limitTotal(d time.Duration, kind Scope) {
 	deadline := after(c.frame.chain.now(), d)
 	if deadline != never && (c.limits.deadline == 0 || deadline < c.limits.deadline) {
-		c.limits.deadline, c.limits.total, c.limits.client = deadline, d, client
+		c.limits.deadline, c.limits.total, c.limits.kind = deadline, d, kind
 	}
 }
 
 // totalScope is the scope of the limit that set the deadline.
 func (l *limits) totalScope() Scope {
-	if l.client {
-		return ScopeCaller
+	if l.kind != 0 {
+		return l.kind
 	}
 	return ScopeTotal
 }
@@ -200,7 +202,13 @@ func (c *Call) LimitPerTry(d time.Duration) { c.limits.try = shorter(c.limits.tr
 
 // LimitIdle limits how long this attempt, and each attempt derived from it, waits for the response
 // headers and for each next part of the body. The shortest of several limits applies.
-func (c *Call) LimitIdle(d time.Duration) { c.limits.idle = shorter(c.limits.idle, d) }
+func (c *Call) LimitIdle(d time.Duration) { c.limitIdle(d, ScopeIdle) }
+
+func (c *Call) limitIdle(d time.Duration, quiet Scope) {
+	if l := &c.limits; shorter(l.idle, d) != l.idle {
+		l.idle, l.quiet = d, quiet
+	}
+}
 
 func shorter(limit, d time.Duration) time.Duration {
 	if d != never && (limit == 0 || d < limit) {
@@ -211,8 +219,11 @@ func shorter(limit, d time.Duration) time.Duration {
 
 // Remaining returns how much time the call has left until its total limit or the caller's deadline,
 // whichever is earlier, and whether there is such a limit. It is negative after that.
-func (c *Call) Remaining() (left time.Duration, limited bool) {
-	if deadline := c.deadline(); deadline != 0 {
+func (c *Call) Remaining() (left time.Duration, limited bool) { return c.remaining(c.deadline()) }
+
+// remaining is Remaining for a limit that fires at deadline, 0 for none.
+func (c *Call) remaining(deadline time.Duration) (left time.Duration, limited bool) {
+	if deadline != 0 {
 		left, limited = deadline-c.frame.chain.now(), true
 	}
 	if d, ok := c.frame.ctx.Deadline(); ok {

@@ -13,15 +13,18 @@ type Scope uint8
 
 // The limits on time.
 const (
-	ScopeTotal   Scope = iota + 1 // the call, with all its attempts, back-offs and the body
-	ScopePerTry                   // one attempt, until its response headers
-	ScopeIdle                     // silence before the response headers or within the body
-	ScopeCaller                   // the deadline of the caller's context
-	scopeSoft                     // after which an attempt is reported, and goes on
-	scopeDiscard                  // draining a discarded response
+	ScopeTotal      Scope = iota + 1 // the call, with all its attempts, back-offs and the body
+	ScopePerTry                      // one attempt, until its response headers
+	ScopeIdle                        // silence before the response headers or within the body
+	ScopeCaller                      // the deadline of the caller's context
+	ScopeStream                      // the whole call, as a stream: see Call.LimitStream
+	ScopeStreamIdle                  // silence within the stream: see Call.LimitStreamIdle
+	scopeSoft                        // after which an attempt is reported, and goes on
+	scopeDiscard                     // draining a discarded response
 )
 
-// String returns the name of the scope: total, per-try, idle or caller.
+// String returns the name of the scope: total, per-try, idle, caller, stream or
+// stream idle.
 func (s Scope) String() string {
 	switch s {
 	case ScopeTotal:
@@ -32,6 +35,10 @@ func (s Scope) String() string {
 		return "idle"
 	case ScopeCaller:
 		return "caller"
+	case ScopeStream:
+		return "stream"
+	case ScopeStreamIdle:
+		return "stream idle"
 	default:
 		return "none"
 	}
@@ -44,6 +51,10 @@ func (s Scope) Detail() *envoy.Detail {
 		return envoy.PerTryTimeout
 	case ScopeIdle:
 		return envoy.PerTryIdleTimeout
+	case ScopeStream:
+		return envoy.StreamDuration
+	case ScopeStreamIdle:
+		return envoy.StreamIdle
 	default: // the whole call
 		return envoy.ResponseTimeout
 	}
@@ -53,15 +64,15 @@ func (s Scope) Detail() *envoy.Detail {
 func (c *Call) timeoutError(scope Scope, err error) *TimeoutError {
 	e := &TimeoutError{Upstream: c.frame.chain.name, Scope: scope, Err: err}
 	switch scope {
-	case ScopeTotal:
+	case ScopeTotal, ScopeStream:
 		e.Limit = c.limits.total
 	case ScopeCaller:
-		if c.limits.client {
+		if c.limits.kind == ScopeCaller {
 			e.Limit = c.limits.total
 		}
 	case ScopePerTry:
 		e.Limit = c.limits.try
-	case ScopeIdle:
+	case ScopeIdle, ScopeStreamIdle:
 		e.Limit = c.limits.idle
 	default: // the limit is not one of the library
 	}
@@ -79,6 +90,9 @@ func (c *Call) timedOut(o *Outcome, scope Scope, err error) *Outcome {
 		is |= Cancelled
 	}
 	o.Blame(c.timeoutError(scope, err), is, scope.Detail())
+	if !o.Detail.Unrouted() {
+		o.local = c.limits.status
+	}
 	return o
 }
 

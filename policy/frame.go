@@ -48,7 +48,7 @@ func (f *Frame) First() *Attempt { return (*Attempt)(&f.first) }
 func (f *Frame) Attempts() int {
 	switch {
 	case f.chain.repeats:
-	case f.first.outcome.Detail.Unrouted():
+	case f.first.outcome.Has(Refused) && f.first.outcome.Detail.Unrouted():
 		return 0
 	default:
 		return 1

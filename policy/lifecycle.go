@@ -65,6 +65,7 @@ type Stream struct {
 	readBy   atomic.Int64            // while a read under that limit runs: when it must have returned
 	fired    atomic.Int32            // the Scope whose timeout fired; 0 for none
 	total    Scope                   // the scope of deadline
+	quiet    Scope                   // the scope of idle
 	scope    Scope                   // the limit that timer is armed for; guarded by mu
 	timer    *timer                  // armed for scope, or for the body; guarded by mu
 }
@@ -147,7 +148,7 @@ func (a *Attempt) Watch() {
 	defer s.mu.Unlock()
 	s.state.Store(stateWatched)
 	if limited {
-		s.deadline, s.total, s.idle = deadline, c.limits.totalScope(), c.limits.idle
+		s.deadline, s.total, s.idle, s.quiet = deadline, c.limits.totalScope(), c.limits.idle, c.limits.silent()
 		_, wait := s.due()
 		s.start(0, wait)
 	}
@@ -503,7 +504,7 @@ func (s *Stream) due() (scope Scope, wait time.Duration) {
 		quiet := s.idle
 		if by := time.Duration(s.readBy.Load()); by != 0 {
 			if quiet = by - now; quiet <= 0 {
-				return ScopeIdle, 0
+				return s.quiet, 0
 			}
 		}
 		if wait == 0 || quiet < wait {

@@ -18,6 +18,7 @@ type Outcome struct {
 	Conditions Condition     // what kind of result it is, for every protocol
 	Flags      envoy.Flags   // Envoy's response flags
 	Detail     *envoy.Detail // Envoy's response code details
+	local      int           // the status of the local reply to a timeout; 0 for that of Detail
 	open       *Call         // the attempt that has not ended yet; nil if finished
 }
 
@@ -80,6 +81,28 @@ func (o *Outcome) Failure() error {
 		return &StatusError{Code: o.Code}
 	}
 	return nil
+}
+
+// LocalStatus returns the HTTP status of the response that Envoy sends if it has none from the
+// upstream, 0 if it sends none: that of Detail or, for a timeout, of [Call.ReplyToTimeouts].
+func (o *Outcome) LocalStatus() int {
+	if o.local != 0 {
+		return o.local
+	}
+	return o.Detail.LocalStatus()
+}
+
+// LocalReply returns the status and the text of that response. The text differs if the call was
+// retried.
+func (o *Outcome) LocalReply(retried bool) (status int, text string) {
+	if o.local != 0 {
+		return o.local, ""
+	}
+	detail := o.Detail
+	if o.Has(Informational) {
+		detail = detail.BeforeResponse()
+	}
+	return detail.LocalReply(retried)
 }
 
 // GRPCStatus returns the gRPC status code of o: the upstream's if it sent one, else that of Envoy's

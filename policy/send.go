@@ -88,7 +88,7 @@ func (c *Call) bound(ctx context.Context) (scope Scope, limit, until time.Durati
 		}
 	}
 	ending := l.hard()
-	if hard, ends := ending.tighter(scope, limit); (hard == ScopePerTry || hard == ScopeIdle) && c.unary() {
+	if hard, ends := ending.tighter(scope, limit); (hard == ScopePerTry || hard == l.silent()) && c.unary() {
 		until = after(now, ends)
 	}
 	scope, limit = l.tighter(scope, limit)
@@ -118,9 +118,17 @@ func (l *limits) tighter(scope Scope, limit time.Duration) (Scope, time.Duration
 // silence returns the idle limit if it fires before the given limit, else the given one.
 func (l *limits) silence(scope Scope, limit time.Duration) (Scope, time.Duration) {
 	if l.idle != 0 && (limit == 0 || l.idle < limit) {
-		return ScopeIdle, l.idle
+		return l.silent(), l.idle
 	}
 	return scope, limit
+}
+
+// silent returns the scope of the limit on silence.
+func (l *limits) silent() Scope {
+	if l.quiet != 0 {
+		return l.quiet
+	}
+	return ScopeIdle
 }
 
 // settle completes the attempt's outcome after Try. A timeout that fired, or a canceled caller,

@@ -24,7 +24,7 @@ func (a *Attempt) Uploading() { a.LiftPerTry() }
 // the part, that it is no copy which an earlier attempt has sent as well: then the total limit
 // starts again. Any goroutine may call it, after [Attempt.BeginUpload] and until Try returns.
 func (a *Attempt) Uploaded(live, whole bool) {
-	if live && a.limits.deadline != 0 && !a.limits.client {
+	if live && a.limits.deadline != 0 && (a.limits.kind == 0 || a.limits.kind == ScopeTotal) {
 		a.frame.progress.Store(int64(a.frame.chain.now()))
 	}
 	if whole {

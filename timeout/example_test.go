@@ -149,3 +149,22 @@ func ExampleError() {
 	}
 	// Output: recipes true 10ms
 }
+
+// A stream may be silent for a while, and take as long as it likes.
+func ExampleStream() {
+	events, err := pillion.New("events",
+		timeout.Stream{Idle: 20 * time.Millisecond},
+		timeout.Config{Total: timeout.Unlimited},
+	)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	_, err = pillion.Do(context.Background(), events, func(ctx context.Context) (int, error) {
+		<-ctx.Done()
+		return 0, ctx.Err()
+	})
+	fmt.Println(err)
+	// Output:
+	// timeout: events: stream idle limit of 20ms reached
+}

@@ -22,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -46,6 +47,9 @@ const (
 	PerTry = policy.ScopePerTry
 	Idle   = policy.ScopeIdle
 	Caller = policy.ScopeCaller
+
+	StreamDuration = policy.ScopeStream
+	StreamIdle     = policy.ScopeStreamIdle
 )
 
 // Config configures the timeouts. It is a policy that must be outside retry. A Config without a
@@ -78,7 +82,9 @@ type Config struct {
 	// requests: x-envoy-upstream-rq-timeout-ms replaces Total, where 0 means no timeout, and
 	// x-envoy-upstream-rq-per-try-timeout-ms replaces PerTry. A value that is no 63-bit number of
 	// milliseconds, or a header with several lines, is ignored; a value that overflows a Duration
-	// means no timeout. The headers are not forwarded. Set it only for trusted requests.
+	// means no timeout. With x-envoy-upstream-rq-timeout-alt-response, the local reply to a timeout
+	// has the status 204 instead of 504. The headers are not forwarded. Set it only for trusted
+	// requests.
 	EnvoyHeaders bool `json:"envoy_headers,omitempty"`
 }
 
@@ -119,9 +125,12 @@ func (c Config) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 			return next(ctx, call)
 		}, nil
 	}
-	b.Require(policy.Needs{Consume: []string{totalHeader, perTryHeader}})
+	b.Require(policy.Needs{Consume: []string{totalHeader, perTryHeader, envoy.AltResponseHeader}})
 	return func(ctx context.Context, call *policy.Call) *policy.Outcome {
 		c.honoring(call).limit(call)
+		if call.RequestHeaderValues(envoy.AltResponseHeader) != nil {
+			call.ReplyToTimeouts(http.StatusNoContent)
+		}
 		return next(ctx, call)
 	}, nil
 }

@@ -30,6 +30,7 @@ func notYet(format string, args ...any) error {
 // settings is the configuration of the library that stands for Envoy's.
 type settings struct {
 	filters        filters
+	maintenance    *limits.Maintenance // nil for none
 	connectTimeout time.Duration
 	limits         *limits.Config // nil if several routes would share them
 	metrics        metrics.Config
@@ -41,6 +42,7 @@ type route struct {
 	prefix  string
 	http    pillion.Options
 	timeout timeout.Config
+	stream  timeout.Stream
 	retry   *retry.Config // nil if there is none
 }
 
@@ -70,10 +72,12 @@ type (
 		MinRetryConcurrency *int `json:"min_retry_concurrency"`
 	}
 	envoyRouteAction struct {
-		Cluster     string            `json:"cluster"`
-		Timeout     *duration         `json:"timeout"`
-		RetryPolicy *envoyRetryPolicy `json:"retry_policy"`
-		HedgePolicy struct {
+		Cluster           string            `json:"cluster"`
+		Timeout           *duration         `json:"timeout"`
+		RetryPolicy       *envoyRetryPolicy `json:"retry_policy"`
+		IdleTimeout       duration          `json:"idle_timeout"`
+		MaxStreamDuration *envoyMaxStream   `json:"max_stream_duration"`
+		HedgePolicy       struct {
 			HedgeOnPerTryTimeout bool `json:"hedge_on_per_try_timeout"`
 		} `json:"hedge_policy"`
 	}
@@ -123,10 +127,12 @@ type (
 		PerRequestBufferLimit         *int64            `json:"per_request_buffer_limit_bytes"`
 	}
 	envoyRouter struct {
-		SuppressEnvoyHeaders bool `json:"suppress_envoy_headers"`
+		SuppressEnvoyHeaders bool  `json:"suppress_envoy_headers"`
+		DynamicStats         *bool `json:"dynamic_stats"`
 	}
 	envoyRuntime struct {
 		BaseRetryBackOffMS int64 `json:"upstream.base_retry_backoff_ms"`
+		Maintenance        int   `json:"upstream.maintenance_mode.upstream"`
 	}
 )
 
@@ -177,21 +183,14 @@ var parts = map[string]string{
 	"max_pending_requests":             "a connection pool",
 	"typed_extension_protocol_options": "a connection pool",
 	"internal_redirect_policy":         "internal redirects",
-	"idle_timeout":                     "stream idle timeouts",
-	"max_stream_duration":              "stream durations",
 	"route_entry":                      "routing",
 	"route_config":                     "routing",
 	"domains":                          "routing",
 	"hcm":                              "routing",
 	"virtual_clusters":                 "statistics of virtual hosts",
-	"dynamic_stats":                    "statistics without codes",
 	"request_response_sizes":           "statistics of sizes",
 	"priority":                         "priorities",
 	"priority HIGH":                    "priorities",
-
-	"x-envoy-upstream-rq-timeout-alt-response": "other responses to timeouts",
-
-	"upstream.maintenance_mode.upstream": "maintenance mode",
 }
 
 // missingField returns the error for a field that is not understood.
@@ -220,7 +219,11 @@ func configure(s *Scenario) (*settings, error) {
 		c.connectTimeout = time.Duration(*t)
 	}
 	c.filters = f.filters
+	if c.maintenance, err = maintenance(f.runtime.Maintenance); err != nil {
+		return nil, err
+	}
 	c.metrics = metrics.Config{External: f.external, CallerStatNames: !f.external, TimeoutBudget: f.cluster.TrackClusterStats.TimeoutBudgets}
+	c.metrics.NoDynamicStats = f.router.DynamicStats != nil && !*f.router.DynamicStats
 	if c.limits, err = f.cluster.limits(); err != nil {
 		return nil, err
 	}
@@ -270,7 +273,7 @@ func supported(s *Scenario) error {
 var honored = []string{
 	"x-envoy-retry-on", "x-envoy-retry-grpc-on", "x-envoy-max-retries", "x-envoy-retriable-status-codes", "x-envoy-retriable-header-names",
 	"x-envoy-upstream-rq-timeout-ms", "x-envoy-upstream-rq-per-try-timeout-ms", "x-envoy-upstream-alt-stat-name",
-	"x-envoy-hedge-on-per-try-timeout",
+	"x-envoy-hedge-on-per-try-timeout", "x-envoy-upstream-rq-timeout-alt-response",
 }
 
 // supportedHeaders returns an error if a caller sends a header of Envoy that no policy
@@ -363,7 +366,8 @@ func (f *fragments) makeRoute(r envoyRoute) (made route, err error) {
 		http:    f.http(),
 		timeout: timeout.Config{ExpectedHeader: !f.router.SuppressEnvoyHeaders, EnvoyHeaders: !f.external},
 	}
-	if t := r.Route.Timeout; t != nil {
+	f.makeStream(r, &made)
+	if t := r.Route.Timeout; t != nil && r.Route.MaxStreamDuration == nil {
 		made.timeout.Total = unlimited(*t)
 	}
 	policy := r.Route.RetryPolicy

@@ -90,7 +90,7 @@ func TestConfigure_notYet(t *testing.T) {
 		{"a nested field", `{"cluster": {"circuit_breakers": {"thresholds": [{"max_pending_requests": 1}]}}}`, "(cluster.max_pending_requests)"},
 		{"a field of a retry policy", `{"route": {"retry_policy": {"retry_priority": {}}}}`, "(route.retry_priority)"},
 		{"an unknown field", `{"route": {"surprise": 1}}`, "an unknown part (route.surprise)"},
-		{"runtime", `{"runtime": {"upstream.maintenance_mode.upstream": 100}}`, "maintenance mode"},
+		{"runtime", `{"runtime": {"upstream.use_retry": 100}}`, "(runtime.upstream.use_retry)"},
 		{"another cluster", `{"route": {"cluster": "missing"}}`, "routing (cluster missing)"},
 		{"another priority", `{"cluster": {"circuit_breakers": {"thresholds": [{"priority": "HIGH"}]}}}`, "priorities"},
 		{

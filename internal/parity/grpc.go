@@ -82,7 +82,7 @@ func (g *grpcLibrary) Send(req *http.Request) (*http.Response, error) {
 	md := metadata.MD{}
 	for name, values := range req.Header {
 		switch name {
-		case "Content-Type", "Te", "Grpc-Timeout": // set by gRPC
+		case "Content-Type", "Te": // set by gRPC, which sends no grpc-timeout of its caller either
 		default:
 			md.Set(name, decoded(name, values)...)
 		}

@@ -50,7 +50,10 @@ func NewLibrary(_ context.Context, s *Scenario, addresses Addresses) (Side, erro
 	l := &library{addresses: addresses, registry: registry, base: newBase(s, c, addresses[0]), infos: map[string]*pillion.Info{}}
 	c.metrics.Registry = registry
 	for _, r := range c.routes {
-		policies := append(slices.Clone(c.filters.policies), r.http, c.metrics, r.timeout)
+		policies := append(slices.Clone(c.filters.policies), r.http, c.metrics, r.timeout, r.stream)
+		if c.maintenance != nil {
+			policies = append(policies, c.maintenance)
+		}
 		if c.filters.grpcStats {
 			policies = append(policies, metrics.GRPC{Registry: registry})
 		}
