@@ -2,7 +2,6 @@ package metrics
 
 import (
 	"fmt"
-	"slices"
 	"sync"
 
 	"github.com/pillion-go/pillion/internal/report"
@@ -21,10 +20,11 @@ type Cluster struct {
 	registry *Registry
 
 	mu       sync.RWMutex
-	rows     map[string]row      // by name after prefix; guarded by mu
-	answers  map[string]*Answers // by category; guarded by mu
-	conns    *conns              // nil until something dials; guarded by mu
-	detached bool                // removed from its registry: counted on, shown no more
+	rows     map[string]row       // by name after prefix; guarded by mu
+	answers  map[string]*Answers  // by category; guarded by mu
+	conns    *conns               // nil until something dials; guarded by mu
+	offers   map[offered]struct{} // by policies, with an owner; guarded by mu
+	detached bool                 // removed from its registry: counted on, shown no more
 }
 
 // kind is the type of a statistic.
@@ -65,7 +65,7 @@ func (r row) used() (used bool) {
 // read reads a number. It is not ok where the function of a gauge panics: there is nothing
 // to show then.
 func (r row) read() (n uint64, ok bool) {
-	if _, asks := r.num.(readCounter); r.kind == counterKind && !asks { // it has no function
+	if r.kind == counterKind && !asks(r.num) { // it has no function
 		return r.num.Value(), true
 	}
 	defer r.unread(func() { n, ok = 0, false })
@@ -94,21 +94,25 @@ func (c *Cluster) Name() string { return c.name }
 // Counter gives the counter of that name.
 func (c *Cluster) Counter(name string) *Counter {
 	r := c.row(name, counterKind, func() row { return row{num: &Counter{}} })
-	n, ok := r.num.(*Counter)
-	if !ok {
-		panic(fmt.Sprintf("metrics: %s%s is a sum, which is not counted by itself", c.prefix, name))
+	switch n := r.num.(type) {
+	case *Counter:
+		return n
+	case sumCounter:
+		return n.own
 	}
-	return n
+	panic(fmt.Sprintf("metrics: %s%s is a sum, which is not counted by itself", c.prefix, name))
 }
 
 // Gauge gives the gauge of that name.
 func (c *Cluster) Gauge(name string) *Gauge {
 	r := c.row(name, gaugeKind, func() row { return row{num: &Gauge{}} })
-	g, ok := r.num.(*Gauge)
-	if !ok {
-		panic(fmt.Sprintf("metrics: %s%s is read from a function", c.prefix, name))
+	switch g := r.num.(type) {
+	case *Gauge:
+		return g
+	case sumGauge:
+		return g.own
 	}
-	return g
+	panic(fmt.Sprintf("metrics: %s%s is read from a function", c.prefix, name))
 }
 
 // ReadGauge has read called whenever the gauge of that name is shown. It must be fast and
@@ -120,33 +124,6 @@ func (c *Cluster) ReadGauge(name string, read func() uint64) {
 	if err := c.offer(policy.Stat{Kind: policy.Gauge, Name: name, Read: read}); err != nil {
 		panic(err.Error())
 	}
-}
-
-// offer shows a statistic that a policy offers. A gauge takes the place of another one of that
-// name; a counter is added to it.
-func (c *Cluster) offer(s policy.Stat) error {
-	name, kind := clean(s.Name), gaugeKind
-	if s.Kind == policy.Counter {
-		kind = counterKind
-	}
-	if s.Read == nil {
-		return fmt.Errorf("metrics: the %v %s%s has no function", kind, c.prefix, name)
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	r, there := c.rows[name]
-	_, gauge := r.num.(readGauge)
-	counters, counter := r.num.(readCounter)
-	if there && (r.kind != kind || !gauge && !counter) {
-		return fmt.Errorf("metrics: %s%s is a %v already", c.prefix, name, r.kind)
-	}
-	delete(c.rows, name)
-	if kind == counterKind {
-		c.put(name, row{kind: kind, num: append(slices.Clip(counters), s.Read)})
-	} else {
-		c.put(name, row{kind: kind, num: readGauge(s.Read)})
-	}
-	return nil
 }
 
 // Histogram gives the histogram of that name.

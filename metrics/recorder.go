@@ -193,7 +193,7 @@ func (r *recorder) listen(_ context.Context, e policy.Event) {
 	case policy.EventEnd:
 		r.ended(e.Call, e.Outcome)
 	case policy.EventRefused:
-		r.refused(e.Outcome)
+		r.refused(e.Call, e.Outcome)
 	case policy.EventRetryScheduled:
 		if code, ok := status(e.Outcome); ok {
 			r.again.Count(code)
@@ -217,9 +217,11 @@ func (r *recorder) listen(_ context.Context, e policy.Event) {
 	}
 }
 
-// beginAttempt counts an attempt as active.
+// beginAttempt counts an attempt as active, unless the upstream's carrier does.
 func (r *recorder) beginAttempt(c *policy.Call) {
-	r.active.Add(1)
+	if !c.Carried() {
+		r.active.Add(1)
+	}
 	if r.tryBudget != nil {
 		c.State(r.tries).N = r.now()
 	}
@@ -227,8 +229,11 @@ func (r *recorder) beginAttempt(c *policy.Call) {
 
 // endAttempt counts an attempt that has ended.
 func (r *recorder) endAttempt(c *policy.Call, end *policy.Outcome) {
-	r.active.Add(-1)
-	if hadConnection(c, end) {
+	carried := c.Carried()
+	if !carried {
+		r.active.Add(-1)
+	}
+	if !carried && hadConnection(c, end) {
 		r.sent.Inc()
 	}
 	if r.tryBudget != nil && !unanswered(end) {
@@ -238,7 +243,9 @@ func (r *recorder) endAttempt(c *policy.Call, end *policy.Outcome) {
 		r.major.Store(int32(resp.ProtoMajor)) //nolint:gosec // 1 or 2
 	}
 	r.timedOut(c, end)
-	r.brokeOff(c, end)
+	if !carried {
+		r.brokeOff(c, end)
+	}
 }
 
 // unanswered reports whether the total limit ended an attempt before its response. Envoy counts
@@ -324,23 +331,23 @@ func (r *recorder) version(c *policy.Call, end *policy.Outcome) int {
 }
 
 // refused counts a refusal, in the statistic that its detail names.
-func (r *recorder) refused(o *policy.Outcome) {
+func (r *recorder) refused(c *policy.Call, o *policy.Outcome) {
 	name := o.Detail.Counter()
 	switch name {
 	case "":
 		return // Envoy does not know it
 	case overflowCounter:
 		r.overflow.Inc()
-		if r.tryBudget != nil { // to Envoy it was an attempt, which took no time
+		if r.tryBudget != nil && !c.Carried() { // to Envoy it was an attempt, which took no time
 			r.tryBudget.Record(0)
 		}
 		return
 	}
-	c, ok := r.refusals.Load(name)
+	n, ok := r.refusals.Load(name)
 	if !ok {
-		c, _ = r.refusals.LoadOrStore(name, r.cluster.Counter(name))
+		n, _ = r.refusals.LoadOrStore(name, r.cluster.Counter(name))
 	}
-	c.(*Counter).Inc() //nolint:forcetypeassert // nothing else is stored
+	n.(*Counter).Inc() //nolint:forcetypeassert // nothing else is stored
 }
 
 // overflowCounter counts calls that a limit of the library refused.

@@ -83,8 +83,9 @@ type StatKind uint8
 
 // The kinds of statistics.
 const (
-	Gauge   StatKind = iota // it goes up and down
-	Counter                 // it only grows
+	Gauge     StatKind = iota // it goes up and down
+	Counter                   // it only grows
+	Histogram                 // values in whole units: milliseconds, bytes, per cent
 )
 
 // Stat is a statistic that a policy offers.
@@ -94,9 +95,17 @@ type Stat struct {
 	// Name is Envoy's, after "cluster.<name>.".
 	Name string
 
+	// Of is what the statistic belongs to, if several upstreams offer the same one. It is
+	// comparable. Statistics of one name and one Of are shown once.
+	Of any
+
 	// Read returns the value. It is called whenever statistics are shown, so it must be fast and
-	// safe for concurrent use.
+	// safe for concurrent use. A Histogram has none.
 	Read func() uint64
+
+	// Record hands over the function that a Histogram is to call with each value from then on.
+	// That function is safe for concurrent use. Other kinds have none.
+	Record func(record func(value uint64))
 }
 
 // Stat offers statistics, such as how many slots are free.
