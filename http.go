@@ -136,8 +136,9 @@ func tellSidecar(a *policy.Attempt) {
 }
 
 // Transport gives a round tripper that makes its calls through base and under
-// the upstream's policies. A nil base stands for a clone of [http.DefaultTransport]
-// that belongs to this upstream. As a function from RoundTripper to RoundTripper it
+// the upstream's policies. A nil base stands for the hosts of the cluster among the policies
+// (package cluster), or else for a clone of [http.DefaultTransport] that belongs to this upstream.
+// If there is a cluster, base must be nil: each call fails otherwise. As a function from RoundTripper to RoundTripper it
 // composes with other people's middleware.
 //
 // It keeps the contract of [http.RoundTripper]: the caller's request and header map
@@ -152,6 +153,9 @@ func tellSidecar(a *policy.Attempt) {
 func (u *Upstream) Transport(base http.RoundTripper) http.RoundTripper {
 	if u == nil {
 		panic("pillion: Transport of a nil Upstream")
+	}
+	if u.carrier != nil {
+		return u.carried(base)
 	}
 	if base == nil {
 		base = u.base()
@@ -189,9 +193,10 @@ func (u *Upstream) ownTransport() http.RoundTripper {
 // transport is an upstream over one base.
 type transport struct {
 	upstream *Upstream
-	base     http.RoundTripper
-	netHTTP  bool // base is an http.Transport, so that nothing else calls the hooks of a trace
-	h2c      bool // base speaks HTTP/2 over connections without TLS
+	base     http.RoundTripper // nil beside a carrier
+	carrier  Carrier           // nil for none
+	netHTTP  bool              // base is an http.Transport, so that nothing else calls the hooks of a trace
+	h2c      bool              // base speaks HTTP/2 over connections without TLS
 
 	headerBytes int64 // how large the headers of a response may be
 
@@ -200,7 +205,7 @@ type transport struct {
 
 // CloseIdleConnections closes what base keeps open, if it can.
 func (t *transport) CloseIdleConnections() {
-	if c, ok := t.base.(interface{ CloseIdleConnections() }); ok {
+	if c, ok := t.sender().(interface{ CloseIdleConnections() }); ok {
 		c.CloseIdleConnections()
 	}
 }

@@ -31,7 +31,7 @@ func TestImports(t *testing.T) {
 		"github.com/prometheus/": "Prometheus belongs to metrics alone",
 		"github.com/aws/":        "the X-Ray SDK belongs to tracing alone",
 	}
-	for _, pkg := range []string{".", "./policy", "./breaker", "./retry", "./timeout", "./limits"} {
+	for _, pkg := range []string{".", "./policy", "./breaker", "./retry", "./timeout", "./limits", "./cluster"} {
 		for _, dep := range imported(t, pkg) {
 			for prefix, why := range heavy {
 				if strings.HasPrefix(dep, prefix) {
@@ -46,7 +46,7 @@ func TestImports(t *testing.T) {
 // those to the engine, and from that to Envoy's vocabulary. Any package may import those below
 // internal.
 func TestImports_direction(t *testing.T) {
-	policies := []string{"breaker", "retry", "timeout", "limits", "metrics", "tracing"}
+	policies := []string{"breaker", "retry", "timeout", "limits", "cluster", "metrics", "tracing"}
 	below := map[string][]string{"envoy": {}, "policy": {"envoy"}}
 	for _, pkg := range policies {
 		below[pkg] = []string{"envoy", "policy"}

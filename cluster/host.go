@@ -1,0 +1,90 @@
+package cluster
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+
+	"github.com/pillion-go/pillion/cluster/internal/balance"
+	"github.com/pillion-go/pillion/cluster/internal/pool"
+	"github.com/pillion-go/pillion/internal/report"
+	"github.com/pillion-go/pillion/policy"
+)
+
+// host is one endpoint with its connections. It is the Data of its balance.Host.
+type host struct {
+	*balance.Host
+
+	address string
+	stats   *stats
+	pools   [2]atomic.Pointer[pool.Pool] // by priority; written with mu held
+
+	mu   sync.Mutex
+	gone bool // no longer in the cluster: there are no further pools; guarded by mu
+}
+
+func newHost(e balance.Endpoint, s *stats) *host {
+	h := &host{Host: balance.NewHost(e), address: e.Address, stats: s}
+	h.Data = h
+	return h
+}
+
+// hostOf returns the host behind one of the balancer's.
+func hostOf(h *balance.Host) *host { return h.Data.(*host) } //nolint:forcetypeassert // newHost made it
+
+// Observe counts an event of one of the host's pools.
+func (h *host) Observe(e pool.Event, n int64) {
+	if e == pool.RqActive {
+		h.AddActive(n)
+	}
+	h.stats.Observe(e, n)
+}
+
+// pool returns the pool of a priority, which is made at its first use. It is nil if the host is no
+// longer in the cluster.
+func (h *host) pool(c *Cluster, p policy.Priority) *pool.Pool {
+	if found := h.pools[p].Load(); found != nil {
+		return found
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if found := h.pools[p].Load(); found != nil || h.gone {
+		return found
+	}
+	made := c.newPool(h, p)
+	h.pools[p].Store(made)
+	return made
+}
+
+// attach attaches a stream to a connection of the host. The error is pool.ErrClosed if the host is
+// no longer in the cluster.
+func (h *host) attach(ctx context.Context, c *Cluster, p policy.Priority, s *pool.Stream) error {
+	connections := h.pool(c, p)
+	if connections == nil {
+		return pool.ErrClosed
+	}
+	return connections.Attach(ctx, s)
+}
+
+// each calls do for each pool that there is.
+func (h *host) each(do func(*pool.Pool)) {
+	for p := range h.pools {
+		if found := h.pools[p].Load(); found != nil {
+			do(found)
+		}
+	}
+}
+
+// drain closes the connections as soon as they are idle. Later calls use new ones.
+func (h *host) drain() { h.each((*pool.Pool).Drain) }
+
+// leave closes the pools. Calls that wait for a connection or use one are served.
+func (h *host) leave() {
+	h.mu.Lock()
+	h.gone = true
+	h.mu.Unlock()
+	h.each((*pool.Pool).Close)
+}
+
+// dialPanicked reports the panic of a dial function.
+func dialPanicked(value any) { report.Panic("the dial function of a cluster", value) }

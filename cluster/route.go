@@ -1,0 +1,203 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/pillion-go/pillion/cluster/internal/balance"
+	"github.com/pillion-go/pillion/cluster/internal/pool"
+	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
+)
+
+// Route is what an upstream has of its own among those that share a [Cluster]. It mirrors what
+// Envoy keeps in RouteAction.
+type Route struct {
+	// HashPolicy says what of a call is hashed, for RingHash and Maglev. Without one, and for a call
+	// of which nothing can be hashed, the host is drawn.
+	HashPolicy []HashPolicy `json:"hash_policy,omitempty"`
+
+	// HighPriority has calls use connections and limits of their own, apart from those of other
+	// upstreams. Mirrors priority: HIGH.
+	HighPriority bool `json:"high_priority,omitempty"`
+}
+
+// Route returns the policy for one upstream, where the [Cluster] itself is that of an upstream
+// with the zero Route.
+func (c *Cluster) Route(r Route) policy.Policy { return routed{c, r} }
+
+// Place is that of a [Config].
+func (*Cluster) Place() policy.Place { return Config{}.Place() }
+
+// Wrap puts the cluster in an upstream.
+func (c *Cluster) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
+	return routed{c, Route{}}.Wrap(b, next)
+}
+
+// routed is a cluster with a Route.
+type routed struct {
+	cluster *Cluster
+	cfg     Route
+}
+
+// Place is that of a Config.
+func (routed) Place() policy.Place { return Config{}.Place() }
+
+var errUnmade = errors.New("cluster: a *Cluster was not made by New")
+
+// Wrap puts the cluster in an upstream.
+func (d routed) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
+	if d.cluster == nil || d.cluster.balancer == nil {
+		return nil, errUnmade
+	}
+	if err := d.cfg.check(); err != nil {
+		return nil, err
+	}
+	r := &route{cluster: d.cluster, cfg: d.cfg, slot: b.Slot(), upstream: b.Upstream(), next: next}
+	r.end = r.ended
+	if !b.Carry(r) {
+		return nil, errors.New("cluster: another policy of the upstream picks the hosts; leave one of the two out")
+	}
+	b.Require(policy.Needs{Cancel: true}) // net/http leaves something in the context of a failed round trip
+	d.cluster.stats.offer(b, lbPolicies[d.cluster.cfg.LBPolicy])
+	return r.call, nil
+}
+
+// route is the cluster as one upstream uses it.
+type route struct {
+	cluster   *Cluster
+	cfg       Route
+	slot      policy.Slot // V is a *pick while an attempt has one
+	upstream  string
+	next      policy.Func
+	end       policy.Hook
+	lender    policy.Lender // nil for none
+	selection policy.HostSelection
+}
+
+// route implements these. They are found by their methods.
+var _ interface {
+	policy.Borrower
+	policy.Selector
+} = (*route)(nil)
+
+// Carries reports whether calls of a protocol go to the hosts.
+func (*route) Carries(p policy.Protocol) bool { return p == policy.ProtocolHTTP }
+
+// Borrow has the pools take the slots of l.
+func (r *route) Borrow(l policy.Lender) error {
+	if err := r.cluster.lending.borrow(l); err != nil {
+		return err
+	}
+	r.lender = l
+	return nil
+}
+
+// Priority is the priority of the calls.
+func (r *route) Priority() policy.Priority {
+	if r.cfg.HighPriority {
+		return policy.PriorityHigh
+	}
+	return policy.PriorityDefault
+}
+
+// Select sets which hosts retries avoid.
+func (r *route) Select(s policy.HostSelection) { r.selection = s }
+
+// CloseIdleConnections closes the connections that no call uses.
+func (r *route) CloseIdleConnections() { r.cluster.CloseIdleConnections() }
+
+// pick is the host of an attempt, and its use of a connection.
+type pick struct {
+	host     *host
+	began    time.Duration // on the cluster's clock; only for picks by latency
+	attached bool
+	reported bool // the response headers were reported to the detector
+	stream   pool.Stream
+}
+
+// errNoHealthy is the error of a call for which there is no host.
+var errNoHealthy = errors.New("cluster: no healthy upstream: there is no host that could be picked")
+
+// call picks the host of an attempt.
+func (r *route) call(ctx context.Context, c *policy.Call) *policy.Outcome {
+	if !r.Carries(c.Request().Protocol) {
+		return r.next(ctx, c)
+	}
+	h := r.pick(c)
+	if h == nil {
+		return c.Refuse(r.noHost())
+	}
+	p := r.cluster.picks.Get().(*pick) //nolint:forcetypeassert // it holds nothing else
+	p.host = h
+	if r.cluster.balancer.UsesTime() {
+		p.began = r.cluster.now()
+	}
+	c.SetEndpoint(h.address)
+	c.State(r.slot).V = p
+	returned := false
+	defer func() {
+		if !returned {
+			r.release(c, errUnwound)
+		}
+	}()
+	o := r.next(ctx, c)
+	returned = true
+	r.responded(c, p, o)
+	o.OnEnd(c, r.end)
+	return o
+}
+
+var errUnwound = errors.New("cluster: the call panicked or ended its goroutine")
+
+// noHost returns why there is no host, for [policy.Call.Refuse].
+func (r *route) noHost() (error, *envoy.Detail) {
+	if r.cluster.isClosed() {
+		return ErrClosed, envoy.NoHealthyUpstream
+	}
+	return errNoHealthy, envoy.NoHealthyUpstream
+}
+
+// pick picks a host for the attempt, nil if there is none.
+func (r *route) pick(c *policy.Call) *host {
+	balancer := r.cluster.balancer
+	q := balance.Request{}
+	q.Hash, q.HasHash = r.cfg.hash(c)
+	if balancer.UsesTime() {
+		q.Now = r.cluster.now()
+	}
+	if c.Attempt() > 1 {
+		r.avoid(c, &q)
+	}
+	h, info := balancer.Pick(q)
+	if info.Panic {
+		r.cluster.stats.lb[lbHealthyPanic].Add(1)
+	}
+	if h == nil {
+		return nil
+	}
+	return hostOf(h)
+}
+
+// ended is the hook at the end of an attempt.
+func (r *route) ended(c *policy.Call, end *policy.Outcome) {
+	r.reset(c, end)
+	r.release(c, end.Err)
+}
+
+// release ends the attempt's use of a connection. err is what ended the exchange before it was
+// complete.
+func (r *route) release(c *policy.Call, err error) {
+	state := c.State(r.slot)
+	p, ok := state.V.(*pick)
+	if !ok {
+		return
+	}
+	state.V = nil
+	if p.attached {
+		p.stream.Release(err)
+	}
+	p.host, p.attached, p.reported, p.began = nil, false, false, 0
+	r.cluster.picks.Put(p)
+}
