@@ -130,9 +130,7 @@ func (c *Cluster) exchange(hosts []*host, known map[string]*host, added, removed
 	if err := c.balancer.Update(m, c.now()); err != nil {
 		return fmt.Errorf("cluster: Config.Endpoints: %w", err)
 	}
-	if len(added)+len(removed) > 0 {
-		c.stats.lb[membershipChange].Add(1)
-	}
+	c.stats.lb[membershipChange].Add(priorities(added, removed))
 	before := c.hosts
 	c.hosts = hosts
 	c.known.Store(&known)
@@ -142,15 +140,22 @@ func (c *Cluster) exchange(hosts []*host, known map[string]*host, added, removed
 	if c.merge.stop(); len(before) > 0 { // the first hosts begin no window
 		c.merge.published(c.now())
 	}
-	c.count()
+	c.stats.members(hosts)
+	c.stats.tables(c.balancer.Stats())
 	for _, h := range removed {
 		h.leave()
 	}
 	return nil
 }
 
-// count tells the statistics of the hosts.
-func (c *Cluster) count() { c.stats.counted(c.balancer.Snapshot(), c.balancer.Stats()) }
+// priorities returns in how many priorities there are other hosts.
+func priorities(added, removed []*host) uint64 {
+	changed := map[int]struct{}{}
+	for _, h := range slices.Concat(added, removed) {
+		changed[h.Endpoint().Priority] = struct{}{}
+	}
+	return uint64(len(changed))
+}
 
 // byAddress returns the hosts by their addresses.
 func (c *Cluster) byAddress() map[string]*host {

@@ -32,6 +32,7 @@ func (w *mergeWindow) stop() {
 // caller holds mu.
 func (c *Cluster) healthChanged() {
 	w, now := &c.merge, c.now()
+	c.stats.members(c.hosts)
 	switch {
 	case c.closed || w.timer != nil:
 	case w.last == 0 || now-w.last >= w.length:
@@ -54,7 +55,7 @@ func (c *Cluster) windowEnded() {
 func (c *Cluster) publish(now time.Duration) {
 	_ = c.balancer.Refresh(now) // the hosts were accepted before
 	c.merge.published(now)
-	c.count()
+	c.stats.tables(c.balancer.Stats())
 }
 
 // later calls do with c after d, unless nothing uses c any more by then.

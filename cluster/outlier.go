@@ -238,9 +238,8 @@ func (r *route) response(c *policy.Call, o *policy.Outcome) outlier.Result {
 }
 
 // reset reports to the detector that a response broke off.
-func (r *route) reset(c *policy.Call, end *policy.Outcome) {
-	p, ok := c.State(r.slot).V.(*pick)
-	if !ok || !p.reported || r.cluster.detector == nil {
+func (r *route) reset(p *pick, end *policy.Outcome) {
+	if !p.reported || r.cluster.detector == nil {
 		return
 	}
 	if end.Err != nil && end.Value != nil && end.Is.Any(policy.NoResponse) && !end.Is.Any(policy.Timeout|policy.Cancelled) {

@@ -54,7 +54,7 @@ func (d routed) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 	if err := d.cfg.check(); err != nil {
 		return nil, err
 	}
-	r := &route{cluster: d.cluster, cfg: d.cfg, slot: b.Slot(), upstream: b.Upstream(), next: next}
+	r := &route{cluster: d.cluster, cfg: d.cfg, slot: b.Slot(), upstream: b.Upstream(), next: next, selection: otherHosts()}
 	r.end = r.ended
 	if !b.Carry(r) {
 		return nil, errors.New("cluster: another policy of the upstream picks the hosts; leave one of the two out")
@@ -62,6 +62,12 @@ func (d routed) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 	b.Require(policy.Needs{Cancel: true}) // net/http leaves something in the context of a failed round trip
 	d.cluster.stats.offer(b, lbPolicies[d.cluster.cfg.LBPolicy])
 	return r.call, nil
+}
+
+// otherHosts has retries use other hosts than the attempts before, unless a policy says otherwise.
+func otherHosts() policy.HostSelection {
+	const attempts = 5
+	return policy.HostSelection{AvoidPrevious: true, MaxAttempts: attempts}
 }
 
 // route is the cluster as one upstream uses it.
@@ -182,8 +188,22 @@ func (r *route) pick(c *policy.Call) *host {
 
 // ended is the hook at the end of an attempt.
 func (r *route) ended(c *policy.Call, end *policy.Outcome) {
-	r.reset(c, end)
+	if p, ok := c.State(r.slot).V.(*pick); ok {
+		r.reset(p, end)
+		r.malformed(p, end)
+	}
 	r.release(c, end.Err)
+}
+
+// malformed counts a response of HTTP/1 that was not the protocol. The pool cannot see that.
+func (r *route) malformed(p *pick, end *policy.Outcome) {
+	switch end.Detail {
+	case envoy.MalformedResponse, envoy.MalformedResponseAfter:
+		if p.attached && !p.stream.HTTP2() {
+			p.host.Observe(pool.CxProtocolError, 1)
+		}
+	default: // it was, as far as it came
+	}
 }
 
 // release ends the attempt's use of a connection. err is what ended the exchange before it was

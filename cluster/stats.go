@@ -77,7 +77,8 @@ func (s *stats) Observe(e pool.Event, n int64) {
 	switch e {
 	case pool.CxConnectTime, pool.CxLength:
 		s.record(e, uint64(max(0, time.Duration(n).Milliseconds())))
-	case pool.RqPerCx: // Envoy has no such histogram of a cluster
+	case pool.RqPerCx:
+		s.record(e, uint64(max(0, n)))
 	default:
 		s.events[e].Add(n)
 	}
@@ -104,21 +105,32 @@ func (s *stats) shows(e pool.Event, record func(uint64)) {
 	s.histograms[e].Store(&all)
 }
 
-// counted tells of the hosts that picks use from now on.
-func (s *stats) counted(snapshot *balance.Snapshot, lb balance.Stats) {
-	total, healthy, degraded, excluded := snapshot.Counts()
-	var heaviest uint32
-	for _, level := range snapshot.Levels {
-		for _, h := range level.All {
-			heaviest = max(heaviest, h.Endpoint().Weight, 1)
+// members tells of the hosts, and of their health by now. Picks may honor it later.
+func (s *stats) members(hosts []*host) {
+	var healthy, degraded, excluded, heaviest uint64
+	for _, h := range hosts {
+		flags := h.Flags()
+		switch flags.Health() {
+		case balance.Healthy:
+			healthy++
+		case balance.Degraded:
+			degraded++
+		default: // Unhealthy
 		}
+		if flags.Excluded() {
+			excluded++
+		}
+		heaviest = max(heaviest, uint64(h.Endpoint().Weight), 1)
 	}
-	for of, n := range map[int]int{
-		membershipTotal: total, membershipHealthy: healthy, membershipDegraded: degraded, membershipExcluded: excluded,
-	} {
-		s.lb[of].Store(uint64(n)) //nolint:gosec // not negative
-	}
-	s.lb[maxHostWeight].Store(uint64(heaviest))
+	s.lb[membershipTotal].Store(uint64(len(hosts)))
+	s.lb[membershipHealthy].Store(healthy)
+	s.lb[membershipDegraded].Store(degraded)
+	s.lb[membershipExcluded].Store(excluded)
+	s.lb[maxHostWeight].Store(heaviest)
+}
+
+// tables tells of the tables that picks use from now on.
+func (s *stats) tables(lb balance.Stats) {
 	s.lb[ringSize].Store(lb.Ring.Size)
 	s.lb[ringMinHashes].Store(lb.Ring.MinHashesPerHost)
 	s.lb[ringMaxHashes].Store(lb.Ring.MaxHashesPerHost)
@@ -146,9 +158,9 @@ func (s *stats) offer(b *policy.Builder, p balance.Policy) {
 func (s *stats) offerEvent(b *policy.Builder, e pool.Event) {
 	of := policy.Stat{Kind: policy.Counter, Name: e.String(), Of: s}
 	switch e {
-	case pool.RqActiveOverflow, pool.RqPendingOverflow, pool.RqPerCx: // refusals count these, and Envoy has no such histogram
+	case pool.RqActiveOverflow, pool.RqPendingOverflow: // refusals count these
 		return
-	case pool.CxConnectTime, pool.CxLength:
+	case pool.CxConnectTime, pool.CxLength, pool.RqPerCx:
 		of.Kind, of.Record = policy.Histogram, func(record func(uint64)) { s.shows(e, record) }
 	case pool.CxActive, pool.RqActive, pool.RqPendingActive:
 		of.Kind = policy.Gauge

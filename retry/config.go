@@ -106,6 +106,12 @@ type Config struct {
 	// is an error, unless it is Disabled.
 	Budget *Budget `json:"budget,omitempty"`
 
+	// Hosts says which hosts of a cluster a retry avoids. Nil means those of the attempts before,
+	// for which up to five other hosts are picked; Envoy avoids none by default, as &Hosts{} does.
+	// Without a cluster inside anything but nil is an error. Mirrors retry_host_predicate and
+	// retry_priority.
+	Hosts *Hosts `json:"hosts,omitempty"`
+
 	// RetryRefused retries calls that a breaker or a limit inside refused. Envoy never does.
 	RetryRefused bool `json:"retry_refused,omitempty"`
 
@@ -128,7 +134,7 @@ func (Config) Place() policy.Place { return policy.Place{Rank: policy.Retries} }
 // Wrap makes the attempts of each call.
 func (c Config) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	p, err := c.compile()
-	if err = errors.Join(err, checkBudget("Config", c.Budget, s)); err != nil {
+	if err = errors.Join(err, checkBudget("Config", c.Budget, s), c.Hosts.apply(s)); err != nil {
 		return nil, err
 	}
 	l := newLoop(s, p, c.Budget, next)

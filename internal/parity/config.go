@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/cluster"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/retry"
@@ -32,7 +33,8 @@ func notYet(format string, args ...any) error {
 type settings struct {
 	grpcStats      bool // count gRPC's methods
 	connectTimeout time.Duration
-	limits         *limits.Config // nil where several routes would share them
+	limits         *limits.Config
+	cluster        *cluster.Config // nil for gRPC
 	metrics        metrics.Config
 	routes         []route
 }
@@ -43,6 +45,7 @@ type route struct {
 	http    pillion.Options
 	timeout timeout.Config
 	retry   *retry.Config // nil for none
+	cluster cluster.Route
 }
 
 // The parts of Envoy's configuration that are understood. A field that is not here
@@ -56,13 +59,20 @@ type (
 		TrackClusterStats struct {
 			TimeoutBudgets bool `json:"timeout_budgets"`
 		} `json:"track_cluster_stats"`
+		CommonLBConfig   envoyLBConfig              `json:"common_lb_config"`
+		LBPolicy         string                     `json:"lb_policy"`
+		LoadAssignment   *envoyLoadAssignment       `json:"load_assignment"`
+		OutlierDetection *envoyOutlier              `json:"outlier_detection"`
+		ProtocolOptions  map[string]json.RawMessage `json:"typed_extension_protocol_options"`
 	}
 	envoyThresholds struct {
-		Priority       string       `json:"priority"`
-		MaxRequests    *int         `json:"max_requests"`
-		MaxRetries     *int         `json:"max_retries"`
-		RetryBudget    *envoyBudget `json:"retry_budget"`
-		TrackRemaining bool         `json:"track_remaining"`
+		Priority           string       `json:"priority"`
+		MaxConnections     *int         `json:"max_connections"`
+		MaxPendingRequests *int         `json:"max_pending_requests"`
+		MaxRequests        *int         `json:"max_requests"`
+		MaxRetries         *int         `json:"max_retries"`
+		RetryBudget        *envoyBudget `json:"retry_budget"`
+		TrackRemaining     bool         `json:"track_remaining"`
 	}
 	envoyBudget struct {
 		BudgetPercent *struct {
@@ -74,6 +84,8 @@ type (
 		Cluster     string            `json:"cluster"`
 		Timeout     *duration         `json:"timeout"`
 		RetryPolicy *envoyRetryPolicy `json:"retry_policy"`
+		HashPolicy  []envoyHashPolicy `json:"hash_policy"`
+		Priority    string            `json:"priority"`
 	}
 	envoyRoute struct {
 		Match struct {
@@ -91,6 +103,10 @@ type (
 		RetriableStatusCodes    []int                `json:"retriable_status_codes"`
 		RetriableHeaders        []envoyHeaderMatcher `json:"retriable_headers"`
 		RetriableRequestHeaders []envoyHeaderMatcher `json:"retriable_request_headers"`
+
+		RetryHostPredicate            []envoyExtension `json:"retry_host_predicate"`
+		RetryPriority                 *envoyExtension  `json:"retry_priority"`
+		HostSelectionRetryMaxAttempts int              `json:"host_selection_retry_max_attempts"`
 	}
 	envoyBackOff struct {
 		BaseInterval duration `json:"base_interval"`
@@ -138,6 +154,8 @@ type fragments struct {
 	router      envoyRouter
 	runtime     envoyRuntime
 	external    bool
+	priorities  map[string]int // by host
+	metadata    map[string]envoyMetadata
 }
 
 // duration is Envoy's form of one: "0.5s".
@@ -162,32 +180,19 @@ func (d *duration) UnmarshalJSON(text []byte) error {
 //
 //nolint:gochecknoglobals // a table that nothing writes
 var parts = map[string]string{
-	"outlier_detection":                "outlier ejection",
-	"common_lb_config":                 "outlier ejection",
-	"lb_policy":                        "load balancing",
-	"load_assignment":                  "load balancing",
-	"priorities":                       "load balancing",
-	"host_metadata":                    "load balancing",
-	"retry_host_predicate":             "load balancing",
-	"retry_priority":                   "load balancing",
-	"hash_policy":                      "load balancing",
-	"max_connections":                  "a connection pool",
-	"max_pending_requests":             "a connection pool",
-	"typed_extension_protocol_options": "a connection pool",
-	"hedge_policy":                     "hedging",
-	"http_filters":                     "filters: faults, rate limits, gRPC statistics",
-	"internal_redirect_policy":         "internal redirects",
-	"idle_timeout":                     "stream idle time-outs",
-	"max_stream_duration":              "stream durations",
-	"route_entry":                      "routing",
-	"route_config":                     "routing",
-	"domains":                          "routing",
-	"hcm":                              "routing",
-	"virtual_clusters":                 "statistics of virtual hosts",
-	"dynamic_stats":                    "statistics without codes",
-	"request_response_sizes":           "statistics of sizes",
-	"priority":                         "priorities",
-	"priority HIGH":                    "priorities",
+	"hedge_policy":             "hedging",
+	"http_filters":             "filters: faults, rate limits, gRPC statistics",
+	"internal_redirect_policy": "internal redirects",
+	"idle_timeout":             "stream idle time-outs",
+	"max_stream_duration":      "stream durations",
+	"route_entry":              "routing",
+	"route_config":             "routing",
+	"domains":                  "routing",
+	"hcm":                      "routing",
+	"virtual_clusters":         "statistics of virtual hosts",
+	"dynamic_stats":            "statistics without codes",
+	"request_response_sizes":   "statistics of sizes",
+	"priority":                 "priorities",
 
 	"x-envoy-hedge-on-per-try-timeout":         "hedging",
 	"x-envoy-fault-abort-request":              "filters: faults, rate limits, gRPC statistics",
@@ -228,13 +233,10 @@ func configure(s *Scenario) (*settings, error) {
 	if c.limits, err = f.cluster.limits(); err != nil {
 		return nil, err
 	}
-	f.routes = append(f.routes, envoyRoute{Route: f.route})
-	switch {
-	case len(f.routes) == 1 && c.limits == nil:
-		c.limits = &limits.Config{MaxRetries: limits.DefaultMaxRetries}
-	case len(f.routes) > 1 && c.limits != nil:
-		return nil, notYet("limits that several routes share")
+	if err := c.place(s, f); err != nil {
+		return nil, err
 	}
+	f.routes = append(f.routes, envoyRoute{Route: f.route})
 	for _, r := range f.routes {
 		made, err := f.makeRoute(r)
 		if err != nil {
@@ -245,12 +247,25 @@ func configure(s *Scenario) (*settings, error) {
 	return c, nil
 }
 
+// place maps the cluster, which gRPC has none of yet.
+func (c *settings) place(s *Scenario, f *fragments) (err error) {
+	made, err := f.makeCluster(s)
+	switch {
+	case err != nil:
+		return err
+	case !isGRPC(s):
+		c.cluster = made
+		return nil
+	case len(made.Endpoints) != 1 || made.Outlier != nil:
+		return notYet("load balancing of gRPC")
+	}
+	c.limits.High = nil
+	return nil
+}
+
 // supported says what of a scenario, apart from Envoy's configuration, the library
 // has no part for.
 func supported(s *Scenario) error {
-	if len(s.Upstream.Hosts) != 1 {
-		return notYet("load balancing (%d hosts)", len(s.Upstream.Hosts))
-	}
 	if all, none := speaksGRPC(s); !all && !none {
 		return notYet("gRPC beside HTTP")
 	}
@@ -291,7 +306,7 @@ func readFragments(sections map[string]json.RawMessage) (*fragments, error) {
 	f := &fragments{route: envoyRouteAction{Cluster: clusterName}}
 	into := map[string]any{
 		"cluster": &f.cluster, "route": &f.route, "routes": &f.routes, "virtual_host": &f.virtualHost,
-		"router": &f.router, "runtime": &f.runtime, "external": &f.external,
+		"router": &f.router, "runtime": &f.runtime, "external": &f.external, "priorities": &f.priorities, "host_metadata": &f.metadata,
 	}
 	for _, section := range slices.Sorted(maps.Keys(sections)) {
 		if section == "http_filters" && onlyGRPCStats(sections[section]) {
@@ -312,27 +327,6 @@ func readFragments(sections map[string]json.RawMessage) (*fragments, error) {
 		return nil, fmt.Errorf("%s: %w", section, err)
 	}
 	return f, nil
-}
-
-// limits maps the thresholds of priority DEFAULT.
-func (c envoyCluster) limits() (*limits.Config, error) {
-	var l *limits.Config
-	for _, t := range c.CircuitBreakers.Thresholds {
-		if t.Priority != "" && t.Priority != "DEFAULT" {
-			return nil, missingField("cluster", "priority "+t.Priority)
-		}
-		l = &limits.Config{MaxRequests: zero(t.MaxRequests), MaxRetries: limits.DefaultMaxRetries, TrackRemaining: t.TrackRemaining}
-		if t.MaxRetries != nil {
-			l.MaxRetries = zero(t.MaxRetries)
-		}
-		if b := t.RetryBudget; b != nil {
-			l.RetryBudget = &limits.RetryBudget{MinRetryConcurrency: zero(b.MinRetryConcurrency)}
-			if b.BudgetPercent != nil {
-				l.RetryBudget.BudgetPercent = share(b.BudgetPercent.Value)
-			}
-		}
-	}
-	return l, nil
 }
 
 // share is a percentage in the form in which 0 stands for the default.
@@ -371,13 +365,16 @@ func (f *fragments) makeRoute(r envoyRoute) (made route, err error) {
 	if t := r.Route.Timeout; t != nil {
 		made.timeout.Total = unlimited(*t)
 	}
+	if made.cluster, err = r.Route.makeRoute(); err != nil {
+		return route{}, err
+	}
 	policy := r.Route.RetryPolicy
 	if policy == nil {
 		policy = f.virtualHost.RetryPolicy
 	}
 	if policy == nil {
 		if !f.external { // a caller may ask for retries all the same
-			made.retry = &retry.Config{EnvoyHeaders: true, ResetHeaders: []retry.ResetHeader{}}
+			made.retry = &retry.Config{EnvoyHeaders: true, ResetHeaders: []retry.ResetHeader{}, Hosts: &retry.Hosts{}}
 		}
 		return made, nil
 	}
@@ -436,6 +433,10 @@ func (p *envoyRetryPolicy) retries(runtime envoyRuntime, callers bool) (*retry.C
 		MaxResetInterval:        interval(p.RateLimitedRetryBackOff.MaxInterval),
 		ResetHeaders:            []retry.ResetHeader{}, // Envoy does not know Retry-After by itself
 		EnvoyHeaders:            callers,
+	}
+	var err error
+	if c.Hosts, err = p.hosts(); err != nil {
+		return nil, err
 	}
 	words := knownWords(p.RetryOn)
 	if !callers {

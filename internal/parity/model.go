@@ -16,7 +16,6 @@ type habit uint
 // The habits that change what becomes of a call; each belongs to a rule.
 const (
 	limitsIncludeConnecting habit = 1 << iota
-	asksBeforeConnecting
 	waitsForNothing
 	showsInformational
 	passesTrailers
@@ -186,7 +185,7 @@ func (m *model) call(c *course) {
 	if p.abandoned && m.has(needsNoBuffer) && m.grpc() {
 		p.abandoned = false
 	}
-	if p.abandoned && !m.refuses() {
+	if p.abandoned {
 		c.stats["retry_or_shadow_abandoned"]++
 	}
 	var clock time.Duration
@@ -338,9 +337,6 @@ func (b *envoyBudget) allows(active float64) bool {
 // attempt makes an attempt.
 func (m *model) attempt(c *course, p *plan, n int, clock time.Duration) ending {
 	left := p.left(clock)
-	if m.full() && m.has(asksBeforeConnecting) {
-		return overflow(false)
-	}
 	switch m.scenario.Upstream.Hosts[0].Listen {
 	case "refuse":
 		return failed("UF", "remote_connection_failure|delayed_connect_error:_Connection_refused", http.StatusServiceUnavailable)
@@ -353,11 +349,6 @@ func (m *model) attempt(c *course, p *plan, n int, clock time.Duration) ending {
 		return overflow(false)
 	}
 	return m.sent(c, p, n, left)
-}
-
-// refuses reports whether a call is refused before its body is read.
-func (m *model) refuses() bool {
-	return m.full() && m.has(asksBeforeConnecting) && listensNot("blackhole", "refuse")(m.scenario)
 }
 
 // full reports whether there is no room for any request.
