@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -11,8 +12,11 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion/cluster/internal/balance"
+	"github.com/pillion-go/pillion/cluster/internal/health"
 	"github.com/pillion-go/pillion/cluster/internal/outlier"
 	"github.com/pillion-go/pillion/cluster/internal/pool"
+	"github.com/pillion-go/pillion/cluster/internal/resolve"
+	"github.com/pillion-go/pillion/cluster/internal/secure"
 	"github.com/pillion-go/pillion/policy"
 )
 
@@ -32,28 +36,45 @@ type Cluster struct {
 	balancer *balance.Balancer
 	template *pool.Template
 	detector *outlier.Detector[*host] // nil for none
+	checker  *health.Checker          // nil for none
+	names    *resolve.Resolver        // nil for static hosts
+	tls      *secure.Secure           // nil for none
 	known    atomic.Pointer[map[string]*host]
 	picks    sync.Pool // of *pick
 
-	mu      sync.Mutex
-	hosts   []*host     // in the order of the configuration; guarded by mu
-	closed  bool        // guarded by mu
-	merge   mergeWindow // guarded by mu
-	lending lending
+	background context.Context //nolint:containedctx // of the cluster's goroutines
+	cancel     context.CancelFunc
+	ready      chan struct{} // closed when the hosts are known
+
+	mu         sync.Mutex
+	hosts      []*host     // in the order of the configuration; guarded by mu
+	closed     bool        // guarded by mu
+	merge      mergeWindow // guarded by mu
+	unchecked  int         // hosts that wait for their first health check; guarded by mu
+	unresolved bool        // names wait for their first lookup; guarded by mu
+	lending    lending
 }
 
 // New makes a cluster. The error joins all that is wrong with cfg.
 func New(cfg Config) (*Cluster, error) {
-	c := &Cluster{cfg: cfg, epoch: time.Now(), stats: &stats{}}
+	c := &Cluster{cfg: cfg, epoch: time.Now(), stats: &stats{}, ready: make(chan struct{})}
 	c.picks.New = func() any { return new(pick) }
-	err := errors.Join(cfg.check(), c.startDetector())
+	c.background, c.cancel = context.WithCancel(context.Background())
+	runtime.AddCleanup(c, func(cancel context.CancelFunc) { cancel() }, c.cancel)
+	c.merge.length = cfg.mergeWindow()
 	balancer, bad := balance.New(cfg.balance(c.stats))
-	if err = errors.Join(err, renamed(bad, "balance: Config.", "")); err != nil {
+	err := errors.Join(cfg.check(), renamed(bad, "balance: Config.", ""), c.startDetector(), c.startChecker(), c.startTLS())
+	if err != nil {
+		c.Close()
 		return nil, err
 	}
-	c.balancer, c.template = balancer, cfg.template()
-	c.merge.length = cfg.mergeWindow()
-	if err := c.setEndpoints(cfg.Endpoints); err != nil {
+	c.balancer, c.template = balancer, c.makeTemplate()
+	start := c.startResolver
+	if !types[cfg.Type] {
+		start = func() error { return c.setEndpoints(cfg.Endpoints) }
+	}
+	if err := start(); err != nil {
+		c.Close()
 		return nil, err
 	}
 	return c, nil
@@ -75,7 +96,7 @@ func (c *Cluster) now() time.Duration { return time.Since(c.epoch) }
 func (c *Cluster) newPool(h *host, p policy.Priority) *pool.Pool {
 	cfg := c.cfg.pool()
 	cfg.Template, cfg.Address, cfg.Observer, cfg.Panicked = c.template, h.address, h, dialPanicked
-	cfg.Slots = c.lending.slots(p)
+	cfg.Slots, cfg.Scheme = c.lending.slots(p), c.scheme()
 	return pool.New(cfg)
 }
 
@@ -84,6 +105,9 @@ func (c *Cluster) newPool(h *host, p policy.Priority) *pool.Pool {
 // to their end. If the endpoints are wrong, the error says all that is, and the old ones stay. No
 // endpoint at all is allowed: then calls are refused.
 func (c *Cluster) Update(endpoints []Endpoint) error {
+	if c.names != nil {
+		return fmt.Errorf("cluster: Update: the hosts come from %s; only those of type %s can be replaced", c.cfg.Type, Static)
+	}
 	if err := errors.Join(checkEndpoints(endpoints)...); err != nil {
 		return err
 	}
@@ -123,11 +147,15 @@ func (c *Cluster) setEndpoints(endpoints []Endpoint) error {
 
 // exchange has picks use other hosts. The caller holds mu.
 func (c *Cluster) exchange(hosts []*host, known map[string]*host, added, removed []*host) error {
+	c.begin(added)
 	m := balance.Membership{OverprovisioningFactor: uint32(c.cfg.OverprovisioningFactor)} //nolint:gosec // checked
 	for _, h := range hosts {
 		m.Hosts = append(m.Hosts, h.Host)
 	}
 	if err := c.balancer.Update(m, c.now()); err != nil {
+		for _, h := range added {
+			h.leave()
+		}
 		return fmt.Errorf("cluster: Config.Endpoints: %w", err)
 	}
 	c.stats.lb[membershipChange].Add(priorities(added, removed))
@@ -140,11 +168,17 @@ func (c *Cluster) exchange(hosts []*host, known map[string]*host, added, removed
 	if c.merge.stop(); len(before) > 0 { // the first hosts begin no window
 		c.merge.published(c.now())
 	}
+	for _, h := range added {
+		c.check(h)
+	}
+	for _, h := range removed {
+		if h.leave() {
+			c.unchecked--
+		}
+	}
+	c.readied()
 	c.stats.members(hosts)
 	c.stats.tables(c.balancer.Stats())
-	for _, h := range removed {
-		h.leave()
-	}
 	return nil
 }
 
@@ -161,20 +195,6 @@ func priorities(added, removed []*host) uint64 {
 func (c *Cluster) byAddress() map[string]*host {
 	if known := c.known.Load(); known != nil {
 		return *known
-	}
-	return nil
-}
-
-// WaitReady waits until the cluster knows its hosts. It returns an error that wraps the cause of
-// ctx's end, and [ErrNoHosts] if there is none, or [ErrClosed].
-func (c *Cluster) WaitReady(context.Context) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch {
-	case c.closed:
-		return ErrClosed
-	case len(c.hosts) == 0:
-		return ErrNoHosts
 	}
 	return nil
 }
@@ -230,9 +250,16 @@ func (c *Cluster) Close() {
 		return
 	}
 	c.closed = true
+	c.cancel()
 	hosts := c.hosts
 	c.merge.stop()
 	c.mu.Unlock()
+	if c.names != nil {
+		c.names.Close()
+	}
+	if c.tls != nil {
+		c.tls.Close()
+	}
 	for _, h := range hosts {
 		h.leave()
 	}

@@ -173,8 +173,16 @@ type SlowStart struct {
 // stand inside all others; each upstream that it is given to has hosts and connections of its own:
 // see [New] for a cluster that several share. It mirrors Envoy's Cluster.
 type Config struct {
-	// Endpoints are the hosts. Mirrors load_assignment of type STATIC.
+	// Type says where the hosts come from. Empty means Static.
+	Type Type `json:"type,omitempty"`
+
+	// Endpoints are the hosts of a Static cluster. For the other types their addresses are names
+	// with a port, and what else they say holds for all hosts of the name; LogicalDNS has exactly
+	// one. Mirrors load_assignment.
 	Endpoints []Endpoint `json:"endpoints,omitempty"`
+
+	// DNS configures the lookups of StrictDNS and LogicalDNS.
+	DNS DNS `json:"dns,omitzero"`
 
 	// LBPolicy says how the host of a call is picked. Empty means RoundRobin.
 	LBPolicy LBPolicy `json:"lb_policy,omitempty"`
@@ -204,6 +212,10 @@ type Config struct {
 
 	// Protocol is what connections speak. Empty means HTTP1.
 	Protocol Protocol `json:"protocol,omitempty"`
+
+	// TLS encrypts the connections. Nil means that they are not encrypted, whatever the scheme of a
+	// request's URL. Mirrors transport_socket.
+	TLS *TLS `json:"tls,omitempty"`
 
 	// ConnectTimeout limits the time to make a connection, TLS handshake included. Zero means 5s,
 	// negative means no limit. Mirrors connect_timeout.
@@ -236,6 +248,11 @@ type Config struct {
 	// Outlier detects hosts that fail more than others, and ejects them for a while. Nil means no
 	// detection. Mirrors outlier_detection.
 	Outlier *Outlier `json:"outlier_detection,omitempty"`
+
+	// HealthCheck asks each host at intervals whether it is well. It needs a goroutine for each host,
+	// which ends when the cluster is closed or nothing uses it any more. Nil means no checks. Mirrors
+	// health_checks, of which there is one.
+	HealthCheck *HealthCheck `json:"health_check,omitempty"`
 
 	// Transport is the template of connections: its dialer, buffers and limits of headers are used;
 	// its own pool is not. It is copied. Nil means a clone of [http.DefaultTransport] without a
@@ -272,6 +289,15 @@ func invalid(field, format string, args ...any) error {
 // check returns all that is wrong with c, apart from what the parts of it find.
 func (c *Config) check() error {
 	bad := checkEndpoints(c.Endpoints)
+	if _, ok := types[c.Type]; !ok {
+		bad = append(bad, invalid("Type", "%q is unknown; write one of %s", c.Type, known(types)))
+	}
+	if _, ok := families[c.DNS.Family]; !ok {
+		bad = append(bad, invalid("DNS.Family", "%q is unknown; write one of %s", c.DNS.Family, known(families)))
+	}
+	if c.Type == LogicalDNS && len(c.Endpoints) != 1 {
+		bad = append(bad, invalid("Endpoints", "%d of them; LogicalDNS has exactly one", len(c.Endpoints)))
+	}
 	if _, ok := lbPolicies[c.LBPolicy]; !ok {
 		bad = append(bad, invalid("LBPolicy", "%q is unknown; write one of %s", c.LBPolicy, known(lbPolicies)))
 	}
@@ -406,7 +432,6 @@ func (e *Endpoint) endpoint() balance.Endpoint {
 // pool returns the configuration of a pool, apart from what each has of its own.
 func (c *Config) pool() pool.Config {
 	return pool.Config{
-		Scheme:                   "http",
 		ConnectTimeout:           c.ConnectTimeout,
 		IdleTimeout:              c.IdleTimeout,
 		MaxConnectionDuration:    c.MaxConnectionDuration,
@@ -415,19 +440,6 @@ func (c *Config) pool() pool.Config {
 		MaxConcurrentStreams:     c.MaxConcurrentStreams,
 		KeepDials:                true,
 	}
-}
-
-// template returns what makes the connections.
-func (c *Config) template() *pool.Template {
-	base := c.Transport
-	if base == nil {
-		base = &http.Transport{}
-		if t, ok := http.DefaultTransport.(*http.Transport); ok {
-			base = t.Clone()
-		}
-		base.Proxy = nil
-	}
-	return pool.NewTemplate(base, protocols[c.Protocol])
 }
 
 // mergeWindow returns MergeWindow with its default.

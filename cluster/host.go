@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/pillion-go/pillion/cluster/internal/balance"
+	"github.com/pillion-go/pillion/cluster/internal/health"
 	"github.com/pillion-go/pillion/cluster/internal/pool"
 	"github.com/pillion-go/pillion/internal/report"
 	"github.com/pillion-go/pillion/policy"
@@ -18,6 +19,9 @@ type host struct {
 	address string
 	stats   *stats
 	pools   [2]atomic.Pointer[pool.Pool] // by priority; written with mu held
+
+	session *health.Session // nil without health checks; written before the host is used
+	uncheck func()          // ends the health checks
 
 	mu   sync.Mutex
 	gone bool // no longer in the cluster: there are no further pools; guarded by mu
@@ -34,8 +38,11 @@ func hostOf(h *balance.Host) *host { return h.Data.(*host) } //nolint:forcetypea
 
 // Observe counts an event of one of the host's pools.
 func (h *host) Observe(e pool.Event, n int64) {
-	if e == pool.RqActive {
+	switch {
+	case e == pool.RqActive:
 		h.AddActive(n)
+	case e == pool.CxTotal && h.stats.health != nil:
+		h.stats.health.Traffic()
 	}
 	h.stats.Observe(e, n)
 }
@@ -78,12 +85,21 @@ func (h *host) each(do func(*pool.Pool)) {
 // drain closes the connections as soon as they are idle. Later calls use new ones.
 func (h *host) drain() { h.each((*pool.Pool).Drain) }
 
-// leave closes the pools. Calls that wait for a connection or use one are served.
-func (h *host) leave() {
+// leave closes the pools. Calls that wait for a connection or use one are served. It reports whether
+// the host was still waiting for its first health check.
+func (h *host) leave() (unchecked bool) {
 	h.mu.Lock()
 	h.gone = true
 	h.mu.Unlock()
 	h.each((*pool.Pool).Close)
+	if h.session == nil {
+		return false
+	}
+	if h.uncheck != nil {
+		h.uncheck()
+	}
+	step, ok := h.session.Close()
+	return ok && step.First
 }
 
 // dialPanicked reports the panic of a dial function.

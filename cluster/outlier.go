@@ -250,10 +250,17 @@ func (r *route) reset(p *pick, end *policy.Outcome) {
 // took does what the detector asks for.
 func (c *Cluster) took(step outlier.Step[*host]) {
 	if len(step.Events) != 0 {
-		c.ejections(step.Events)
+		c.mu.Lock()
+		c.eject(step.Events)
+		c.mu.Unlock()
 	}
-	if !step.Next.IsZero() {
-		later(c, time.Until(step.Next), (*Cluster).tick)
+	c.schedule(step.Next)
+}
+
+// schedule has the detector called at an instant, if there is one.
+func (c *Cluster) schedule(next time.Time) {
+	if !next.IsZero() {
+		later(c, time.Until(next), (*Cluster).tick)
 	}
 }
 
@@ -264,10 +271,8 @@ func (c *Cluster) tick() {
 	}
 }
 
-// ejections makes the hosts what the detector says of them.
-func (c *Cluster) ejections(events []outlier.Event[*host]) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// eject makes the hosts what the detector says of them. The caller holds mu.
+func (c *Cluster) eject(events []outlier.Event[*host]) {
 	changed := false
 	for _, e := range events {
 		s, ok := c.detector.Status(e.Host)

@@ -61,12 +61,14 @@ func (d routed) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 	}
 	b.Require(policy.Needs{Cancel: true}) // net/http leaves something in the context of a failed round trip
 	d.cluster.stats.offer(b, lbPolicies[d.cluster.cfg.LBPolicy])
+	d.cluster.offerNames(b)
+	d.cluster.offerTLS(b)
 	return r.call, nil
 }
 
 // otherHosts has retries use other hosts than the attempts before, unless a policy says otherwise.
 func otherHosts() policy.HostSelection {
-	const attempts = 5
+	const attempts = 20
 	return policy.HostSelection{AvoidPrevious: true, MaxAttempts: attempts}
 }
 
@@ -132,6 +134,12 @@ func (r *route) call(ctx context.Context, c *policy.Call) *policy.Outcome {
 		return r.next(ctx, c)
 	}
 	h := r.pick(c)
+	if h == nil && r.cluster.names != nil {
+		if o := r.cluster.awaitHosts(ctx, c); o != nil {
+			return o
+		}
+		h = r.pick(c)
+	}
 	if h == nil {
 		return c.Refuse(r.noHost())
 	}
@@ -151,6 +159,7 @@ func (r *route) call(ctx context.Context, c *policy.Call) *policy.Outcome {
 	o := r.next(ctx, c)
 	returned = true
 	r.responded(c, p, o)
+	r.saidUnhealthy(c, p, o)
 	o.OnEnd(c, r.end)
 	return o
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion/cluster/internal/balance"
+	"github.com/pillion-go/pillion/cluster/internal/health"
 	"github.com/pillion-go/pillion/cluster/internal/outlier"
 	"github.com/pillion-go/pillion/cluster/internal/pool"
 	"github.com/pillion-go/pillion/policy"
@@ -16,7 +17,8 @@ import (
 type stats struct {
 	events  [pool.NumEvents]atomic.Int64
 	lb      [balanceStats]atomic.Uint64
-	outlier *outlier.Stats // nil without detection
+	outlier *outlier.Stats  // nil without detection
+	health  *health.Checker // nil without health checks
 
 	mu         sync.Mutex
 	histograms [pool.NumEvents]atomic.Pointer[[]func(uint64)] // written with mu held
@@ -151,6 +153,9 @@ func (s *stats) offer(b *policy.Builder, p balance.Policy) {
 	}
 	if s.outlier != nil {
 		s.offerOutlier(b)
+	}
+	if s.health != nil {
+		s.offerHealth(b)
 	}
 }
 

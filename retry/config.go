@@ -107,7 +107,7 @@ type Config struct {
 	Budget *Budget `json:"budget,omitempty"`
 
 	// Hosts says which hosts of a cluster a retry avoids. Nil means those of the attempts before,
-	// for which up to five other hosts are picked; Envoy avoids none by default, as &Hosts{} does.
+	// in whose place up to 20 times another one is picked; Envoy avoids none by default, as &Hosts{} does.
 	// Without a cluster inside anything but nil is an error. Mirrors retry_host_predicate and
 	// retry_priority.
 	Hosts *Hosts `json:"hosts,omitempty"`
