@@ -52,12 +52,12 @@ type Cluster struct {
 	merge      mergeWindow // guarded by mu
 	unchecked  int         // hosts that wait for their first health check; guarded by mu
 	unresolved bool        // names wait for their first lookup; guarded by mu
-	lending    lending
+	lending    *lending
 }
 
 // New makes a cluster. The error joins all that is wrong with cfg.
 func New(cfg Config) (*Cluster, error) {
-	c := &Cluster{cfg: cfg, epoch: time.Now(), stats: &stats{}, ready: make(chan struct{})}
+	c := &Cluster{cfg: cfg, epoch: time.Now(), stats: &stats{}, lending: &lending{}, ready: make(chan struct{})}
 	c.picks.New = func() any { return new(pick) }
 	c.background, c.cancel = context.WithCancel(context.Background())
 	runtime.AddCleanup(c, func(cancel context.CancelFunc) { cancel() }, c.cancel)
@@ -129,7 +129,7 @@ func (c *Cluster) setEndpoints(endpoints []Endpoint) error {
 		e := endpoints[i].endpoint()
 		h := before[e.Address]
 		if h == nil {
-			h = newHost(e, c.stats)
+			h = newHost(e, c.stats, c.lending)
 			added = append(added, h)
 		} else {
 			h.SetEndpoint(e)

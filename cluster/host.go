@@ -2,6 +2,8 @@ package cluster
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -18,17 +20,19 @@ type host struct {
 
 	address string
 	stats   *stats
+	lending *lending
 	pools   [2]atomic.Pointer[pool.Pool] // by priority; written with mu held
 
 	session *health.Session // nil without health checks; written before the host is used
 	uncheck func()          // ends the health checks
 
-	mu   sync.Mutex
-	gone bool // no longer in the cluster: there are no further pools; guarded by mu
+	mu          sync.Mutex
+	gone        bool                   // no longer in the cluster: there are no further pools; guarded by mu
+	connections map[*connection]func() // of clients of their own, and how they drain; guarded by mu
 }
 
-func newHost(e balance.Endpoint, s *stats) *host {
-	h := &host{Host: balance.NewHost(e), address: e.Address, stats: s}
+func newHost(e balance.Endpoint, s *stats, l *lending) *host {
+	h := &host{Host: balance.NewHost(e), address: e.Address, stats: s, lending: l}
 	h.Data = h
 	return h
 }
@@ -83,7 +87,20 @@ func (h *host) each(do func(*pool.Pool)) {
 }
 
 // drain closes the connections as soon as they are idle. Later calls use new ones.
-func (h *host) drain() { h.each((*pool.Pool).Drain) }
+func (h *host) drain() {
+	h.each((*pool.Pool).Drain)
+	h.drainConnections()
+}
+
+// drainConnections has the connections of clients of their own take no more calls.
+func (h *host) drainConnections() {
+	h.mu.Lock()
+	all := slices.Collect(maps.Values(h.connections))
+	h.mu.Unlock()
+	for _, drain := range all {
+		drain()
+	}
+}
 
 // leave closes the pools. Calls that wait for a connection or use one are served. It reports whether
 // the host was still waiting for its first health check.
@@ -92,6 +109,7 @@ func (h *host) leave() (unchecked bool) {
 	h.gone = true
 	h.mu.Unlock()
 	h.each((*pool.Pool).Close)
+	h.drainConnections()
 	if h.session == nil {
 		return false
 	}

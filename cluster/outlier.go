@@ -3,6 +3,7 @@ package cluster
 import (
 	"errors"
 	"math/rand/v2"
+	"net/http"
 	"strconv"
 	"time"
 
@@ -214,13 +215,29 @@ func (r *route) result(c *policy.Call, p *pick, o *policy.Outcome) (result outli
 	case o.Is.Any(policy.ConnectFailure):
 		return outlier.Result{Outcome: outlier.ConnectFailed}, true
 	case o.Is.Any(policy.Timeout):
-		return outlier.Result{Outcome: outlier.Timeout}, p.attached
+		return outlier.Result{Outcome: outlier.Timeout}, p.attached || p.remote
 	case o.Is.Any(policy.NoResponse):
 		return outlier.Result{Outcome: outlier.ConnectFailed}, true
+	case c.Request().Protocol == policy.ProtocolGRPC:
+		return grpcResult(o)
 	case o.Err != nil:
 		return result, false
 	}
 	return r.response(c, o), true
+}
+
+// grpcResult returns what a gRPC response says of its host: at the headers, or, of a unary call, at
+// its end.
+func grpcResult(o *policy.Outcome) (result outlier.Result, ok bool) {
+	switch {
+	case o.Detail != envoy.ViaUpstream:
+		return result, false
+	case o.Code >= 100: // a response in plain HTTP
+		return outlier.Response(o.Code), true
+	case o.Err == nil:
+		return outlier.Response(http.StatusOK), true
+	}
+	return outlier.Response(outlier.GRPCCode(uint32(o.Code))), true //nolint:gosec // not negative
 }
 
 // response returns what a response says of its host.

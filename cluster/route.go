@@ -88,10 +88,13 @@ type route struct {
 var _ interface {
 	policy.Borrower
 	policy.Selector
+	policy.Connector
 } = (*route)(nil)
 
 // Carries reports whether calls of a protocol go to the hosts.
-func (*route) Carries(p policy.Protocol) bool { return p == policy.ProtocolHTTP }
+func (*route) Carries(p policy.Protocol) bool {
+	return p == policy.ProtocolHTTP || p == policy.ProtocolGRPC
+}
 
 // Borrow has the pools take the slots of l.
 func (r *route) Borrow(l policy.Lender) error {
@@ -121,6 +124,8 @@ type pick struct {
 	host     *host
 	began    time.Duration // on the cluster's clock; only for picks by latency
 	attached bool
+	waiting  bool // for a connection of a client of its own
+	remote   bool // it has one
 	reported bool // the response headers were reported to the detector
 	stream   pool.Stream
 }
@@ -200,6 +205,7 @@ func (r *route) ended(c *policy.Call, end *policy.Outcome) {
 	if p, ok := c.State(r.slot).V.(*pick); ok {
 		r.reset(p, end)
 		r.malformed(p, end)
+		r.resetStream(p, end)
 	}
 	r.release(c, end.Err)
 }
@@ -215,6 +221,20 @@ func (r *route) malformed(p *pick, end *policy.Outcome) {
 	}
 }
 
+// resetStream counts a stream that was reset on a connection of a client of its own.
+func (r *route) resetStream(p *pick, end *policy.Outcome) {
+	if !p.remote {
+		return
+	}
+	switch end.Detail {
+	case envoy.RemoteReset, envoy.RemoteResetAfter:
+		p.host.Observe(pool.RqRxReset, 1)
+	case envoy.ResponseTimeout, envoy.PerTryTimeout, envoy.PerTryIdleTimeout, envoy.CallerGone:
+		p.host.Observe(pool.RqTxReset, 1)
+	default: // it ended by itself, or with its connection
+	}
+}
+
 // release ends the attempt's use of a connection. err is what ended the exchange before it was
 // complete.
 func (r *route) release(c *policy.Call, err error) {
@@ -227,6 +247,10 @@ func (r *route) release(c *policy.Call, err error) {
 	if p.attached {
 		p.stream.Release(err)
 	}
+	if r.unwait(p) {
+		p.host.Observe(pool.RqCancelled, 1)
+	}
+	r.detach(p)
 	p.host, p.attached, p.reported, p.began = nil, false, false, 0
 	r.cluster.picks.Put(p)
 }

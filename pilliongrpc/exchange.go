@@ -43,7 +43,9 @@ func (x *exchange) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome
 	a.of, a.ctx, a.number, a.watched = c, ctx, c.Call().Attempt(), c.Observed()
 	o.Value = a
 	x.hold(c)
+	a.ride.begin(x.upstream, c)
 	open, err := x.try(a) //nolint:contextcheck // a has it
+	lost := a.ride.end(o)
 	x.drop()
 	if a.watched {
 		a.setEndpoint(c)
@@ -57,6 +59,7 @@ func (x *exchange) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome
 	x.close(a)
 	a.response().countAttempts(x.upstream, a.number)
 	switch bad := (*streamCall)(x).sendError(); {
+	case lost: // o says why
 	case bad != nil: // SendMsg may have returned before that was known
 		o.Err, o.Is = bad, policy.Invalid
 	case err != nil:

@@ -23,13 +23,28 @@ import (
 // the retries that a service configuration asks gRPC for ([grpc.WithDisableRetry]), which would
 // multiply with those of the policies. gRPC still retries by itself, unseen, a request that
 // certainly was not worked on: a transparent retry.
+//
+// If the upstream has a cluster (package cluster), or r is [Clustered], calls go to the host that
+// the cluster picks for each attempt, whatever the target: a resolver and a balancer of the
+// library's own are installed, for targets of the schemes passthrough, dns and pillion. The target
+// then names the authority alone, and a service configuration must not choose another balancer. A
+// connection to a host is made when a call first needs it; the cluster's ConnectTimeout, ejections,
+// limits and statistics hold. TLS is that of the credentials, not that of the cluster.
+//
+//	conn, err := grpc.NewClient("passthrough:///recipes", append(pilliongrpc.DialOptions(recipes), creds)...)
 func DialOptions(r pillion.Resolver) []grpc.DialOption {
-	return []grpc.DialOption{
-		grpc.WithChainUnaryInterceptor(Unary(r)),
-		grpc.WithChainStreamInterceptor(Stream(r)),
+	found := finder(r)
+	hosted := clustered(r)
+	options := []grpc.DialOption{
+		grpc.WithChainUnaryInterceptor(unary(found, hosted)),
+		grpc.WithChainStreamInterceptor(stream(found, hosted)),
 		grpc.WithStatsHandler(wire{}),
 		grpc.WithDisableRetry(),
 	}
+	if hosted {
+		options = append(options, hostOptions(r)...)
+	}
+	return options
 }
 
 // ServerOptions returns the options that put the calls and streams that a server serves

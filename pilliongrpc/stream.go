@@ -38,15 +38,17 @@ import (
 // [grpc.OnFinish] called, once, when the call has ended, whether or not the caller reads. A
 // panic of such a function goes on to the caller if it is in RecvMsg, SendMsg or Header, and is
 // reported to [log/slog] otherwise.
-func Stream(r pillion.Resolver) grpc.StreamClientInterceptor {
-	found := finder(r)
+func Stream(r pillion.Resolver) grpc.StreamClientInterceptor { return stream(finder(r), false) }
+
+// stream is Stream. The connection leads to the hosts of clusters if it is hosted.
+func stream(found find, hosted bool) grpc.StreamClientInterceptor {
 	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string,
 		streamer grpc.Streamer, options ...grpc.CallOption,
 	) (grpc.ClientStream, error) {
 		if err := check(ctx, method, "stream description or streamer", desc == nil || streamer == nil); err != nil {
 			return nil, err
 		}
-		x := &streamCall{client: client{ctx: ctx, cc: cc, method: method}, desc: desc, streamer: streamer, done: make(chan struct{})}
+		x := &streamCall{client: client{ctx: ctx, cc: cc, method: method, hosted: hosted}, desc: desc, streamer: streamer, done: make(chan struct{})}
 		x.targets = split(options)
 		if err := x.find(found); err != nil {
 			return nil, err
@@ -120,7 +122,9 @@ func (x *streamCall) find(find find) (err error) {
 		}
 	}()
 	u, bad := find(&x.client)
-	x.upstream, x.opened.L, err = u, &x.sending, bad
+	if x.upstream, x.opened.L, err = u, &x.sending, bad; err == nil {
+		err = x.reachable()
+	}
 	return err
 }
 

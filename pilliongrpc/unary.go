@@ -24,15 +24,17 @@ import (
 // and the like) are written once, from the attempt whose response the caller gets, and the
 // functions of [grpc.OnFinish] are called once. Concurrent attempts have their own reply, too.
 // Interceptors that come after this one see every attempt, those before it see the call.
-func Unary(r pillion.Resolver) grpc.UnaryClientInterceptor {
-	found := finder(r)
+func Unary(r pillion.Resolver) grpc.UnaryClientInterceptor { return unary(finder(r), false) }
+
+// unary is Unary. The connection leads to the hosts of clusters if it is hosted.
+func unary(found find, hosted bool) grpc.UnaryClientInterceptor {
 	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn,
 		invoker grpc.UnaryInvoker, options ...grpc.CallOption,
 	) error {
 		if err := check(ctx, method, "invoker", invoker == nil); err != nil {
 			return err
 		}
-		x := &unaryCall{client: client{ctx: ctx, cc: cc, method: method}, req: req, reply: reply, invoker: invoker}
+		x := &unaryCall{client: client{ctx: ctx, cc: cc, method: method, hosted: hosted}, req: req, reply: reply, invoker: invoker}
 		x.targets = split(options)
 		return x.call(found)
 	}
@@ -78,6 +80,10 @@ func (x *unaryCall) call(find find) (err error) {
 		return err
 	}
 	x.upstream = u
+	if bad = x.reachable(); bad != nil {
+		err = bad
+		return err
+	}
 	x.sent.Store(1)
 	x.frame.Init(u.Chain(), x)
 	err = x.settle(u, x.frame.Invoke(x.ctx))
@@ -107,13 +113,17 @@ func (x *unaryCall) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcom
 	a := x.attempt(c)
 	c.Prepare()
 	a.number, a.watched, a.reply = c.Call().Attempt(), c.Observed(), x.replyFor()
+	a.ride.begin(x.upstream, c)
 	err := x.invoke(ctx, a, c)
 	a.over.Store(true)
+	lost := a.ride.end(o)
 	if a.watched {
 		a.setEndpoint(c)
 	}
-	o.Value = a
-	if err == nil {
+	switch o.Value = a; {
+	case lost:
+		return
+	case err == nil:
 		o.Detail = envoy.ViaUpstream
 		x.received.Store(1)
 		return

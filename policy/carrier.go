@@ -1,6 +1,10 @@
 package policy
 
-import "github.com/pillion-go/pillion/envoy"
+import (
+	"time"
+
+	"github.com/pillion-go/pillion/envoy"
+)
 
 // Carrier sends the attempts of an upstream over connections of its own. A policy registers one
 // with [Builder.Carry]; the adapter of a protocol finds its own interface in it.
@@ -125,4 +129,39 @@ func (c *Call) Tried(yield func(endpoint string) bool) {
 			return
 		}
 	}
+}
+
+// Connector is a [Carrier] for protocols whose own client makes the connections. That client
+// reports what becomes of connections and attempts; the carrier picks the hosts, counts, and limits.
+type Connector interface {
+	Carrier
+	// Host returns the host of the attempt, nil for none. It is comparable.
+	Host(c *Call) Host
+	// Wait says that the attempt waits for a connection. If it may not, Wait adds why to o.
+	Wait(c *Call, o *Outcome) (ok bool)
+	// Attach says that the attempt has a connection. If it may not have one, Attach adds why to o.
+	Attach(c *Call, o *Outcome) (ok bool)
+	// Unconnected adds to o that the connection that the attempt waited for could not be made.
+	Unconnected(c *Call, o *Outcome, err error)
+	// ConnectTimeout limits the time to make a connection, 0 for no limit.
+	ConnectTimeout() time.Duration
+	// Priority is that of the upstream's calls.
+	Priority() Priority
+}
+
+// Host is a host as a [Connector] picks it. Its methods are safe for concurrent use.
+type Host interface {
+	// Address is where the host listens, as host:port.
+	Address() string
+	// Connect says that a connection to the host begins to be made. drain is called, perhaps
+	// several times, if the connection is to take no more attempts.
+	Connect(p Priority, drain func()) HostConnection
+}
+
+// HostConnection is told of a connection to a [Host]: first Ready or Failed, and after Ready
+// Closed. Each is called once at most.
+type HostConnection interface {
+	Ready()
+	Failed(err error)
+	Closed(byHost bool)
 }

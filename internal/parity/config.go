@@ -34,7 +34,7 @@ type settings struct {
 	grpcStats      bool // count gRPC's methods
 	connectTimeout time.Duration
 	limits         *limits.Config
-	cluster        *cluster.Config // nil for gRPC
+	cluster        *cluster.Config
 	metrics        metrics.Config
 	routes         []route
 }
@@ -233,7 +233,7 @@ func configure(s *Scenario) (*settings, error) {
 	if c.limits, err = f.cluster.limits(); err != nil {
 		return nil, err
 	}
-	if err := c.place(s, f); err != nil {
+	if c.cluster, err = f.makeCluster(s); err != nil {
 		return nil, err
 	}
 	f.routes = append(f.routes, envoyRoute{Route: f.route})
@@ -245,22 +245,6 @@ func configure(s *Scenario) (*settings, error) {
 		c.routes = append(c.routes, made)
 	}
 	return c, nil
-}
-
-// place maps the cluster, which gRPC has none of yet.
-func (c *settings) place(s *Scenario, f *fragments) (err error) {
-	made, err := f.makeCluster(s)
-	switch {
-	case err != nil:
-		return err
-	case !isGRPC(s):
-		c.cluster = made
-		return nil
-	case len(made.Endpoints) != 1 || made.Outlier != nil:
-		return notYet("load balancing of gRPC")
-	}
-	c.limits.High = nil
-	return nil
 }
 
 // supported says what of a scenario, apart from Envoy's configuration, the library

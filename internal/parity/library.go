@@ -15,7 +15,6 @@ import (
 	"github.com/pillion-go/pillion/cluster"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
-	"github.com/pillion-go/pillion/retry"
 )
 
 // library is the library as a Side.
@@ -23,7 +22,7 @@ type library struct {
 	addresses Addresses
 	routes    []libraryRoute
 	registry  *metrics.Registry
-	cluster   *cluster.Cluster // nil for none
+	cluster   *cluster.Cluster
 
 	mu    sync.Mutex
 	infos map[string]*pillion.Info // of each call; guarded by mu
@@ -58,7 +57,7 @@ func NewLibrary(_ context.Context, s *Scenario, addresses Addresses) (Side, erro
 			policies = append(policies, metrics.GRPC{Registry: registry})
 		}
 		if r.retry != nil {
-			policies = append(policies, l.retries(r))
+			policies = append(policies, r.retry)
 		}
 		u, err := pillion.New(clusterName, append(policies, inside(r)...)...)
 		if err != nil {
@@ -78,22 +77,10 @@ func (l *library) share(c *settings) (inside func(r route) []pillion.Policy, err
 	if err != nil {
 		return nil, err
 	}
-	if c.cluster == nil {
-		return func(route) []pillion.Policy { return []pillion.Policy{shared} }, nil
-	}
 	if l.cluster, err = cluster.New(at(*c.cluster, l.addresses)); err != nil {
 		return nil, err
 	}
 	return func(r route) []pillion.Policy { return []pillion.Policy{shared, l.cluster.Route(r.cluster)} }, nil
-}
-
-// retries returns the retries of a route. Without a cluster there are no hosts to avoid.
-func (l *library) retries(r route) retry.Config {
-	c := *r.retry
-	if l.cluster == nil {
-		c.Hosts = nil
-	}
-	return c
 }
 
 // Send makes a call.
@@ -141,9 +128,7 @@ func (l *library) Stats(ctx context.Context) (numbers, histograms map[string]uin
 
 // Close closes what connections are left.
 func (l *library) Close() {
-	if l.cluster != nil {
-		l.cluster.Close()
-	}
+	l.cluster.Close()
 }
 
 // readNumbers reads the counters and gauges of /stats.

@@ -23,7 +23,6 @@ const (
 	readsHeads
 	disconnects
 	resendsRefused
-	dialsAgain
 	hasNoHTTPStatus
 	needsNoBuffer
 	findsMalformed
@@ -53,7 +52,6 @@ type course struct {
 	attempts []tried // as the upstream sees them
 	end      ending
 	stats    map[string]int // what it counts
-	failed   bool           // gRPC's first dial has
 	known    bool           // false where the model cannot know
 }
 
@@ -341,7 +339,7 @@ func (m *model) attempt(c *course, p *plan, n int, clock time.Duration) ending {
 	case "refuse":
 		return failed("UF", "remote_connection_failure|delayed_connect_error:_Connection_refused", http.StatusServiceUnavailable)
 	case "blackhole":
-		return m.connecting(c, p, clock, left)
+		return m.connecting(c, p, left)
 	case "accept_reset":
 		c.known = false
 	}
@@ -394,32 +392,17 @@ func (p *plan) left(clock time.Duration) left {
 }
 
 // connecting is an attempt that gets no connection.
-func (m *model) connecting(c *course, p *plan, clock time.Duration, l left) ending {
+func (m *model) connecting(c *course, p *plan, l left) ending {
 	e := failed("UF", "connection_timeout", http.StatusServiceUnavailable)
 	e.took = p.connect
-	if m.grpc() && m.has(dialsAgain) {
-		e.took = c.dial(p.connect, clock)
-	}
 	if m.has(limitsIncludeConnecting) {
 		e = p.firstLimit(e, l)
 	} else {
 		e = (&plan{}).firstLimit(e, l)
 	}
-	e.connected, c.failed = false, slices.Contains(e.flags, "UF")
+	e.connected = false
 	m.tally(c, e)
 	return e
-}
-
-// redial is how long an attempt of gRPC's waits for a connection where there was none before.
-const redial = 50 * time.Millisecond
-
-// dial is how long an attempt of gRPC's waits for a connection that is not made: the first
-// dial is shared by the attempts, and after it has failed none waits for long.
-func (c *course) dial(connect, clock time.Duration) time.Duration {
-	if c.failed {
-		return redial
-	}
-	return connect - clock
 }
 
 // tally counts a limit that fired.

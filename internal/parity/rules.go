@@ -58,7 +58,6 @@ func habits() []habitRule {
 		{"http2-heads", readsLengths, speaksHTTP2},
 		{"canceled-callers", disconnects, leaves(false)},
 		{"grpc-refused-streams-are-gRPC's", resendsRefused, isGRPC},
-		{"grpc-dials", dialsAgain, isGRPC},
 		{"grpc-has-no-http-status", hasNoHTTPStatus, isGRPC},
 		{"grpc-messages-need-no-buffer", needsNoBuffer, isGRPC},
 		{"grpc-malformed-responses", findsMalformed, isGRPC},
