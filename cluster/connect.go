@@ -62,17 +62,24 @@ func (r *route) Wait(c *policy.Call, o *policy.Outcome) bool {
 }
 
 // Attach counts an attempt that has a connection, unless as many have one as may.
-func (r *route) Attach(c *policy.Call, o *policy.Outcome) bool {
+func (r *route) Attach(c *policy.Call, on policy.HostConnection, o *policy.Outcome) bool {
 	p := r.pickOf(c)
-	if p == nil || p.remote {
-		return p != nil
+	if p == nil {
+		return false
+	}
+	made := on.(*connection) //nolint:forcetypeassert // Connect made it
+	if p.on != nil {         // gRPC sends a request again by itself, which is no other attempt
+		p.on = made
+		made.served.Add(1)
+		return true
 	}
 	r.unwait(p)
 	if !r.slots().TryAcquire(pool.Request) {
 		r.overflow(c, o, &pool.RefusedError{Limit: pool.Request})
 		return false
 	}
-	p.remote = true
+	p.on = made
+	made.served.Add(1)
 	p.host.Observe(pool.RqTotal, 1)
 	p.host.Observe(pool.RqActive, 1)
 	r.connected(p)
@@ -123,8 +130,8 @@ func (r *route) unwait(p *pick) bool {
 
 // detach ends the use of a connection that a client of its own has.
 func (r *route) detach(p *pick) {
-	if p.remote {
-		p.remote = false
+	if p.on != nil {
+		p.on = nil
 		p.host.Observe(pool.RqActive, -1)
 		r.slots().Release(pool.Request)
 	}
@@ -177,11 +184,13 @@ func (h *host) Connect(p policy.Priority, drain func()) policy.HostConnection {
 
 // connection is one that a client of its own makes.
 type connection struct {
-	of    *host
-	slots pool.Slots
-	began time.Time
-	ready atomic.Bool
-	ended atomic.Bool
+	of     *host
+	slots  pool.Slots
+	began  time.Time
+	served atomic.Int64
+	ready  atomic.Bool
+	ended  atomic.Bool
+	cut    atomic.Bool // it was lost with an attempt on it
 }
 
 // Ready counts a connection that was made.
@@ -208,7 +217,9 @@ func (c *connection) Closed(byHost bool) {
 	if c.ended.Swap(true) {
 		return
 	}
-	if !c.ready.Load() {
+	if c.ready.Load() {
+		c.of.Observe(pool.RqPerCx, c.served.Load())
+	} else {
 		c.of.Observe(pool.CxConnectFail, 1)
 	}
 	c.end(byHost)

@@ -215,7 +215,7 @@ func (r *route) result(c *policy.Call, p *pick, o *policy.Outcome) (result outli
 	case o.Is.Any(policy.ConnectFailure):
 		return outlier.Result{Outcome: outlier.ConnectFailed}, true
 	case o.Is.Any(policy.Timeout):
-		return outlier.Result{Outcome: outlier.Timeout}, p.attached || p.remote
+		return outlier.Result{Outcome: outlier.Timeout}, p.attached || p.on != nil
 	case o.Is.Any(policy.NoResponse):
 		return outlier.Result{Outcome: outlier.ConnectFailed}, true
 	case c.Request().Protocol == policy.ProtocolGRPC:

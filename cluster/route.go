@@ -124,9 +124,9 @@ type pick struct {
 	host     *host
 	began    time.Duration // on the cluster's clock; only for picks by latency
 	attached bool
-	waiting  bool // for a connection of a client of its own
-	remote   bool // it has one
-	reported bool // the response headers were reported to the detector
+	waiting  bool        // for a connection of a client of its own
+	on       *connection // that it has
+	reported bool        // the response headers were reported to the detector
 	stream   pool.Stream
 }
 
@@ -221,9 +221,9 @@ func (r *route) malformed(p *pick, end *policy.Outcome) {
 	}
 }
 
-// resetStream counts a stream that was reset on a connection of a client of its own.
+// resetStream counts what ended a stream on a connection of a client of its own.
 func (r *route) resetStream(p *pick, end *policy.Outcome) {
-	if !p.remote {
+	if p.on == nil {
 		return
 	}
 	switch end.Detail {
@@ -231,7 +231,13 @@ func (r *route) resetStream(p *pick, end *policy.Outcome) {
 		p.host.Observe(pool.RqRxReset, 1)
 	case envoy.ResponseTimeout, envoy.PerTryTimeout, envoy.PerTryIdleTimeout, envoy.CallerGone:
 		p.host.Observe(pool.RqTxReset, 1)
-	default: // it ended by itself, or with its connection
+	case envoy.ConnectionTermination, envoy.ConnectionTerminationAfter:
+		p.host.Observe(pool.RqPendingFailureEject, 1)
+		if !p.on.cut.Swap(true) {
+			p.host.Observe(pool.CxDestroyWithActiveRq, 1)
+			p.host.Observe(pool.CxDestroyRemoteWithActiveRq, 1)
+		}
+	default: // it ended by itself
 	}
 }
 

@@ -171,7 +171,7 @@ func (h *hosts) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 	case !r.trying && ready: // gRPC sends a request again by itself
 		return balancer.PickResult{SubConn: conn.sub}, nil
 	case ready:
-		if !r.to.Attach(r.call, &r.why) {
+		if !r.to.Attach(r.call, conn.stats, &r.why) {
 			return balancer.PickResult{}, errRefused
 		}
 		r.waiting = nil

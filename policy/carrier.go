@@ -139,8 +139,9 @@ type Connector interface {
 	Host(c *Call) Host
 	// Wait says that the attempt waits for a connection. If it may not, Wait adds why to o.
 	Wait(c *Call, o *Outcome) (ok bool)
-	// Attach says that the attempt has a connection. If it may not have one, Attach adds why to o.
-	Attach(c *Call, o *Outcome) (ok bool)
+	// Attach says that the attempt has a connection: on. If it may not have one, Attach adds why
+	// to o.
+	Attach(c *Call, on HostConnection, o *Outcome) (ok bool)
 	// Unconnected adds to o that the connection that the attempt waited for could not be made.
 	Unconnected(c *Call, o *Outcome, err error)
 	// ConnectTimeout limits the time to make a connection, 0 for no limit.

@@ -25,7 +25,7 @@ func (d Difference) String() string { return fmt.Sprintf("%s: got %q, want %q", 
 // apply to the scenario allowed for. documented tells whether one of them changed anything.
 func (c *Case) Compare(got *Played, rules []Rule) (differences []Difference, documented []string) {
 	want := c.Observed.clone()
-	pools := !isGRPC(&c.Scenario) // which has no hosts of its own yet
+	pools := true // are compared
 	for _, r := range rules {
 		if !r.Applies(&c.Scenario) {
 			continue
