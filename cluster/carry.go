@@ -32,6 +32,7 @@ func (r *route) Carry(a *policy.Attempt, o *policy.Outcome, req *http.Request) (
 	}
 	p.attached = true
 	r.connected(p)
+	r.limit(c, p)
 	return p.stream.RoundTrip(req)
 }
 

@@ -235,6 +235,11 @@ type Config struct {
 	// none; negative is an error. Envoy has it for its listeners alone.
 	MaxConnectionDurationJitter float64 `json:"max_connection_duration_jitter,omitempty"`
 
+	// MaxStreamDuration limits the time of each attempt, from when it has a connection to the end of
+	// its response. What it ends has the flag UMSDR, and is retried as a reset. Zero means no limit;
+	// negative is an error. Mirrors common_http_protocol_options.max_stream_duration.
+	MaxStreamDuration time.Duration `json:"max_stream_duration,omitempty"`
+
 	// MaxRequestsPerConnection is how many requests a connection serves before it closes. Zero
 	// means no limit; negative is an error. Mirrors
 	// common_http_protocol_options.max_requests_per_connection.
@@ -327,6 +332,7 @@ func (c *Config) checkTimes() (bad []error) {
 		{"IdleTimeout", c.IdleTimeout, true},
 		{"MergeWindow", c.MergeWindow, true},
 		{"MaxConnectionDuration", c.MaxConnectionDuration, false},
+		{"MaxStreamDuration", c.MaxStreamDuration, false},
 	} {
 		switch {
 		case f.d < 0 && !f.never:

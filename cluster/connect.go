@@ -83,6 +83,7 @@ func (r *route) Attach(c *policy.Call, on policy.HostConnection, o *policy.Outco
 	p.host.Observe(pool.RqTotal, 1)
 	p.host.Observe(pool.RqActive, 1)
 	r.connected(p)
+	r.limit(c, p)
 	return true
 }
 

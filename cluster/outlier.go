@@ -210,7 +210,7 @@ func (r *route) responded(c *policy.Call, p *pick, o *policy.Outcome) {
 // was refused or canceled, or waited for a connection until its time was over.
 func (r *route) result(c *policy.Call, p *pick, o *policy.Outcome) (result outlier.Result, ok bool) {
 	switch {
-	case o.Is.Any(policy.Refused | policy.Cancelled | policy.Invalid):
+	case o.Is.Any(policy.Refused | policy.Cancelled | policy.Invalid), o.Detail == MaxStreamDuration:
 		return result, false
 	case o.Is.Any(policy.ConnectFailure):
 		return outlier.Result{Outcome: outlier.ConnectFailed}, true
@@ -259,7 +259,7 @@ func (r *route) reset(p *pick, end *policy.Outcome) {
 	if !p.reported || r.cluster.detector == nil {
 		return
 	}
-	if end.Err != nil && end.Value != nil && end.Is.Any(policy.NoResponse) && !end.Is.Any(policy.Timeout|policy.Cancelled) {
+	if end.Err != nil && end.Value != nil && end.Is.Any(policy.NoResponse) && !end.Is.Any(policy.Timeout|policy.Cancelled) && end.Detail != MaxStreamDuration {
 		r.cluster.took(r.cluster.detector.Report(p.host, outlier.Result{Outcome: outlier.ConnectFailed}, time.Now()))
 	}
 }

@@ -124,9 +124,10 @@ type pick struct {
 	host     *host
 	began    time.Duration // on the cluster's clock; only for picks by latency
 	attached bool
-	waiting  bool        // for a connection of a client of its own
-	on       *connection // that it has
-	reported bool        // the response headers were reported to the detector
+	waiting  bool         // for a connection of a client of its own
+	on       *connection  // that it has
+	limit    *streamLimit // nil for none
+	reported bool         // the response headers were reported to the detector
 	stream   pool.Stream
 }
 
@@ -163,6 +164,7 @@ func (r *route) call(ctx context.Context, c *policy.Call) *policy.Outcome {
 	}()
 	o := r.next(ctx, c)
 	returned = true
+	r.overdue(p, o)
 	r.responded(c, p, o)
 	r.saidUnhealthy(c, p, o)
 	o.OnEnd(c, r.end)
@@ -202,7 +204,8 @@ func (r *route) pick(c *policy.Call) *host {
 
 // ended is the hook at the end of an attempt.
 func (r *route) ended(c *policy.Call, end *policy.Outcome) {
-	if p, ok := c.State(r.slot).V.(*pick); ok {
+	if p := r.pickOf(c); p != nil {
+		r.overdue(p, end)
 		r.reset(p, end)
 		r.malformed(p, end)
 		r.resetStream(p, end)
@@ -257,6 +260,8 @@ func (r *route) release(c *policy.Call, err error) {
 		p.host.Observe(pool.RqCancelled, 1)
 	}
 	r.detach(p)
+	p.limit.stop()
+	p.limit = nil
 	p.host, p.attached, p.reported, p.began = nil, false, false, 0
 	r.cluster.picks.Put(p)
 }

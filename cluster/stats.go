@@ -15,7 +15,7 @@ import (
 // stats are the statistics of one cluster. They hold nothing of it, so that whoever shows them
 // does not keep its hosts and connections.
 type stats struct {
-	events  [pool.NumEvents]atomic.Int64
+	events  [pool.NumEvents + 1]atomic.Int64 // also maxDurationReached
 	lb      [balanceStats]atomic.Uint64
 	outlier *outlier.Stats  // nil without detection
 	health  *health.Checker // nil without health checks
@@ -145,6 +145,7 @@ func (s *stats) offer(b *policy.Builder, p balance.Policy) {
 	for e := range pool.Event(pool.NumEvents) {
 		s.offerEvent(b, e)
 	}
+	b.Stat(policy.Stat{Kind: policy.Counter, Name: "upstream_rq_max_duration_reached", Of: s, Read: func() uint64 { return uint64(s.events[maxDurationReached].Load()) }}) //nolint:gosec // not negative
 	for i, of := range balanceNames {
 		if i >= ringSize && i <= ringMaxHashes && p != balance.RingHash || i >= maglevMinEntries && p != balance.Maglev {
 			continue

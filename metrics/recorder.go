@@ -156,7 +156,7 @@ func status(o *policy.Outcome) (code int, ok bool) {
 // ran into its total limit is counted with each attempt that was under way, not here: during
 // a back-off there was none.
 func localStatus(o *policy.Outcome) int {
-	if cutOff(o) {
+	if cutOff(o) || o.Detail.Flags().Has(envoy.UMSDR) { // Envoy counts no status of a stream that took too long
 		return 0
 	}
 	return o.Detail.LocalStatus()

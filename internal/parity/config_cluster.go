@@ -48,6 +48,7 @@ type (
 		Common struct {
 			IdleTimeout              duration `json:"idle_timeout"`
 			MaxConnectionDuration    duration `json:"max_connection_duration"`
+			MaxStreamDuration        duration `json:"max_stream_duration"`
 			MaxRequestsPerConnection int      `json:"max_requests_per_connection"`
 		} `json:"common_http_protocol_options"`
 		Explicit json.RawMessage `json:"explicit_http_config"` // the scenario says which protocol
@@ -149,6 +150,7 @@ func (c *envoyCluster) protocol(made *cluster.Config) error {
 		}
 		made.IdleTimeout = time.Duration(o.Common.IdleTimeout)
 		made.MaxConnectionDuration = time.Duration(o.Common.MaxConnectionDuration)
+		made.MaxStreamDuration = time.Duration(o.Common.MaxStreamDuration)
 		made.MaxRequestsPerConnection = o.Common.MaxRequestsPerConnection
 	}
 	return nil
