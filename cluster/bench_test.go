@@ -96,8 +96,10 @@ func roundTrips(tb testing.TB, rt http.RoundTripper) func() {
 func chain(tb testing.TB, inside ...pillion.Policy) *pillion.Upstream {
 	tb.Helper()
 	u, err := pillion.New("recipes", append([]pillion.Policy{
-		metrics.Config{Registry: new(metrics.Registry)}, timeout.Config{Total: time.Minute, PerTry: 30 * time.Second},
-		retry.Config{}, limits.Config{},
+		metrics.Config{Registry: new(metrics.Registry)},
+		timeout.Config{Total: time.Minute, PerTry: 30 * time.Second},
+		retry.Config{},
+		limits.Config{},
 	}, inside...)...)
 	if err != nil {
 		tb.Fatal(err)

@@ -108,7 +108,7 @@ func (r *route) overflow(c *policy.Call, o *policy.Outcome, refused *pool.Refuse
 	if lender == nil { // another upstream has the limits
 		lender = r.cluster.lending.lender()
 	}
-	err, detail := lender.Refusal(resources[refused.Limit])
+	detail, err := lender.Refusal(resources[refused.Limit])
 	r.refuse(c, o, err, detail)
 }
 

@@ -36,12 +36,7 @@ func (r *route) pickOf(c *policy.Call) *pick {
 
 // ConnectTimeout limits the time to make a connection, 0 for no limit.
 func (r *route) ConnectTimeout() time.Duration {
-	switch d := r.cluster.cfg.ConnectTimeout; {
-	case d == 0:
-		return DefaultConnectTimeout
-	default:
-		return max(d, 0)
-	}
+	return max(or(r.cluster.cfg.ConnectTimeout, DefaultConnectTimeout), 0)
 }
 
 // Wait counts an attempt that waits for a connection, unless as many wait as may.

@@ -101,8 +101,8 @@ func (c *Cluster) resolver() (*resolve.Resolver, error) {
 	cfg := c.cfg.DNS.core()
 	cfg.Logical = c.cfg.Type == LogicalDNS
 	cfg.OnUpdate = func(hosts []resolve.Host) {
-		if c := ref.Value(); c != nil {
-			c.resolved(hosts)
+		if of := ref.Value(); of != nil {
+			of.resolved(hosts)
 		}
 	}
 	for _, e := range c.cfg.Endpoints {

@@ -134,8 +134,7 @@ func TestDNS_never(t *testing.T) {
 	defer cancel()
 	req, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://recipes/", nil)
 	_, err := u.Transport(nil).RoundTrip(req)
-	var limit *pillion.TimeoutError
-	if !errors.As(err, &limit) {
+	if _, ok := errors.AsType[*pillion.TimeoutError](err); !ok {
 		t.Errorf("got %v, want a timeout", err)
 	}
 }

@@ -165,7 +165,7 @@ func (c *Cluster) startChecker() error {
 	if err != nil {
 		return err
 	}
-	if _, err := cfg.prober(nil, "http", "127.0.0.1:80", ""); err != nil {
+	if _, err = cfg.prober(nil, "http", "127.0.0.1:80", ""); err != nil {
 		return err
 	}
 	random := c.cfg.Rand

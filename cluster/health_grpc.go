@@ -95,7 +95,7 @@ var errNoStatus = errors.New("the response is no HealthCheckResponse")
 
 // servingStatus reads the first field of a HealthCheckResponse in its frame.
 func servingStatus(body []byte) (health.ServingStatus, error) {
-	const frame, field1Varint = 5, 1<<3 | 0
+	const frame, field1Varint = 5, 1 << 3
 	switch {
 	case len(body) < frame || body[0] != 0:
 		return 0, errNoStatus
@@ -108,5 +108,5 @@ func servingStatus(body []byte) (health.ServingStatus, error) {
 	if size <= 0 || n > 1<<30 {
 		return 0, errNoStatus
 	}
-	return health.ServingStatus(n), nil //nolint:gosec // checked
+	return health.ServingStatus(n), nil
 }

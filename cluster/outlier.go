@@ -148,7 +148,7 @@ func (o *Outlier) core() (outlier.Config, error) {
 		case f.from < 0 || int64(f.from) > maxNumber:
 			bad = append(bad, invalid("Outlier."+f.name, "%d is not within 0 and %d; the constant Zero stands for 0", f.from, maxNumber))
 		case f.from != 0:
-			*f.to = uint32(f.from) //nolint:gosec // checked
+			*f.to = uint32(f.from)
 		}
 	}
 	c.SplitExternalLocalOriginErrors, c.AlwaysEjectOneHost = o.SplitExternalLocalOriginErrors, o.AlwaysEjectOneHost

@@ -147,7 +147,7 @@ func (r *route) call(ctx context.Context, c *policy.Call) *policy.Outcome {
 		h = r.pick(c)
 	}
 	if h == nil {
-		return c.Refuse(r.noHost())
+		return c.Refuse(r.noHost(), envoy.NoHealthyUpstream)
 	}
 	p := r.cluster.picks.Get().(*pick) //nolint:forcetypeassert // it holds nothing else
 	p.host = h
@@ -173,12 +173,12 @@ func (r *route) call(ctx context.Context, c *policy.Call) *policy.Outcome {
 
 var errUnwound = errors.New("cluster: the call panicked or ended its goroutine")
 
-// noHost returns why there is no host, for [policy.Call.Refuse].
-func (r *route) noHost() (error, *envoy.Detail) {
+// noHost returns why there is no host.
+func (r *route) noHost() error {
 	if r.cluster.isClosed() {
-		return ErrClosed, envoy.NoHealthyUpstream
+		return ErrClosed
 	}
-	return errNoHealthy, envoy.NoHealthyUpstream
+	return errNoHealthy
 }
 
 // pick picks a host for the attempt, nil if there is none.
@@ -254,7 +254,7 @@ func (r *route) release(c *policy.Call, err error) {
 	}
 	state.V = nil
 	if p.attached {
-		p.stream.Release(err)
+		p.stream.Release(err) //nolint:contextcheck // a dial belongs to no request
 	}
 	if r.unwait(p) {
 		p.host.Observe(pool.RqCancelled, 1)

@@ -12,7 +12,7 @@ func (l *Limits) lend(b *policy.Builder, pool policy.Borrower, next policy.Func)
 	own := l.limiters[pool.Priority()]
 	loan := &lender{of: l}
 	for r := range loan.refusals {
-		loan.refusals[r] = own.full(b.Upstream(), policy.Resource(r)) //nolint:gosec // three
+		loan.refusals[r] = own.full(b.Upstream(), policy.Resource(r))
 	}
 	if err := pool.Borrow(loan); err != nil {
 		return nil, err
@@ -34,11 +34,11 @@ type lender struct {
 func (l *lender) Slots(p policy.Priority) policy.Slots { return slots{l.of.limiters[p]} }
 
 // Refusal returns why a pool refuses an attempt.
-func (l *lender) Refusal(r policy.Resource) (error, *envoy.Detail) {
+func (l *lender) Refusal(r policy.Resource) (*envoy.Detail, error) {
 	if r == policy.PendingRequests {
-		return l.refusals[r], PendingOverflow
+		return PendingOverflow, l.refusals[r]
 	}
-	return l.refusals[r], Overflow
+	return Overflow, l.refusals[r]
 }
 
 // full returns the error of a limit.

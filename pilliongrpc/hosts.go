@@ -201,7 +201,7 @@ func (h *hosts) conn(host policy.Host, p policy.Priority) (c *hostConn, ready bo
 		return c, c != nil && c.ready
 	}
 	c = &hostConn{host: host}
-	sub, err := h.cc.NewSubConn([]resolver.Address{{Addr: host.Address()}}, balancer.NewSubConnOptions{
+	sub, err := h.cc.NewSubConn([]resolver.Address{{Addr: host.Address()}}, balancer.NewSubConnOptions{ //nolint:staticcheck // one address is what stays allowed
 		StateListener: func(s balancer.SubConnState) { h.changed(c, s) },
 	})
 	if err != nil {

@@ -80,8 +80,8 @@ type Lender interface {
 	// Slots returns the slots of a priority. It returns equal ones for all upstreams that
 	// share them.
 	Slots(p Priority) Slots
-	// Refusal returns the error and the detail of an attempt for which no slot is free.
-	Refusal(r Resource) (error, *envoy.Detail)
+	// Refusal returns the detail and the error of an attempt for which no slot is free.
+	Refusal(r Resource) (*envoy.Detail, error)
 }
 
 // Borrower is a [Carrier] whose connection pool takes the slots of a policy of limits. Attempts

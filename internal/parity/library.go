@@ -47,7 +47,7 @@ func NewLibrary(_ context.Context, s *Scenario, addresses Addresses) (Side, erro
 	}
 	l := &library{addresses: addresses, registry: registry, infos: map[string]*pillion.Info{}}
 	c.metrics.Registry = registry
-	inside, err := l.share(c)
+	inside, err := l.share(c) //nolint:contextcheck // health checks belong to the cluster
 	if err != nil {
 		return nil, err
 	}
