@@ -21,8 +21,9 @@ func (r *route) Carry(a *policy.Attempt, o *policy.Outcome, req *http.Request) (
 		closeBody(req)
 		return nil, fmt.Errorf("cluster: %s: the attempt has no host", r.upstream)
 	}
-	if err := checkRequest(req); err != nil {
+	if err := r.checkRequest(req); err != nil {
 		closeBody(req)
+		o.Blame(err, policy.Invalid, nil)
 		return nil, err
 	}
 	if err := r.attach(req.Context(), c, p); err != nil {
@@ -42,13 +43,16 @@ func (r *route) SpeaksHTTP1(a *policy.Attempt) bool {
 	return ok && p.attached && !p.stream.HTTP2()
 }
 
-// checkRequest finds what net/http finds in a request before it has a connection.
-func checkRequest(req *http.Request) error {
+// checkRequest finds what net/http finds in a request before it has a connection, and a request that
+// must be encrypted where the connections are not.
+func (r *route) checkRequest(req *http.Request) error {
 	switch {
 	case req.URL == nil:
 		return errors.New("http: nil Request.URL")
 	case req.URL.Scheme != "http" && req.URL.Scheme != "https":
 		return fmt.Errorf("unsupported protocol scheme %q", req.URL.Scheme)
+	case req.URL.Scheme == "https" && r.cluster.tls == nil:
+		return fmt.Errorf("cluster: %s: the URL asks for https, but the connections are not encrypted: set Config.TLS, or write http", r.upstream)
 	case req.URL.Host == "":
 		return errors.New("http: no Host in request URL")
 	case req.Header == nil:

@@ -272,13 +272,14 @@ func (c *Cluster) isClosed() bool {
 	return c.closed
 }
 
-// CloseIdleConnections closes the connections that no call uses.
+// CloseIdleConnections closes the HTTP connections that no call uses, and the others when their
+// calls have ended. Later calls make new ones.
 func (c *Cluster) CloseIdleConnections() {
 	c.mu.Lock()
 	hosts := slices.Clone(c.hosts)
 	c.mu.Unlock()
 	for _, h := range hosts {
-		h.drain()
+		h.each((*pool.Pool).Drain)
 	}
 }
 

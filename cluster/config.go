@@ -213,8 +213,8 @@ type Config struct {
 	// Protocol is what connections speak. Empty means HTTP1.
 	Protocol Protocol `json:"protocol,omitempty"`
 
-	// TLS encrypts the connections. Nil means that they are not encrypted, whatever the scheme of a
-	// request's URL. Mirrors transport_socket.
+	// TLS encrypts the connections. Nil means that they are not encrypted; then a request whose URL
+	// has the scheme https fails. With TLS the scheme may be http, too. Mirrors transport_socket.
 	TLS *TLS `json:"tls,omitempty"`
 
 	// ConnectTimeout limits the time to make a connection, TLS handshake included. Zero means 5s,

@@ -22,6 +22,8 @@ func (r *route) Host(c *policy.Call) policy.Host {
 		if h == nil {
 			return nil
 		}
+		r.unwait(p)
+		r.detach(p)
 		p.host = h
 		c.SetEndpoint(h.address)
 	}
@@ -98,8 +100,8 @@ func (r *route) Unconnected(c *policy.Call, o *policy.Outcome, err error) {
 	r.unconnected(o, failed)
 }
 
-// slots are those of the calls' priority.
-func (r *route) slots() pool.Slots {
+// lent returns the slots of the calls' priority.
+func (r *route) lent() pool.Slots {
 	if s := r.cluster.lending.slots(r.Priority()); s != nil {
 		return s
 	}

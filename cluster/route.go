@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/pillion-go/pillion/cluster/internal/balance"
@@ -55,6 +56,7 @@ func (d routed) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 		return nil, err
 	}
 	r := &route{cluster: d.cluster, cfg: d.cfg, slot: b.Slot(), upstream: b.Upstream(), next: next, selection: otherHosts()}
+	r.slots = sync.OnceValue(r.lent)
 	r.end = r.ended
 	if !b.Carry(r) {
 		return nil, errors.New("cluster: another policy of the upstream picks the hosts; leave one of the two out")
@@ -81,6 +83,7 @@ type route struct {
 	next      policy.Func
 	end       policy.Hook
 	lender    policy.Lender // nil for none
+	slots     func() pool.Slots
 	selection policy.HostSelection
 }
 
@@ -116,13 +119,13 @@ func (r *route) Priority() policy.Priority {
 // Select sets which hosts retries avoid.
 func (r *route) Select(s policy.HostSelection) { r.selection = s }
 
-// CloseIdleConnections closes the connections that no call uses.
+// CloseIdleConnections is that of the cluster.
 func (r *route) CloseIdleConnections() { r.cluster.CloseIdleConnections() }
 
 // pick is the host of an attempt, and its use of a connection.
 type pick struct {
 	host     *host
-	began    time.Duration // on the cluster's clock; only for picks by latency
+	began    time.Duration // on the cluster's clock; only for picks that look at it
 	attached bool
 	waiting  bool         // for a connection of a client of its own
 	on       *connection  // that it has
@@ -165,6 +168,7 @@ func (r *route) call(ctx context.Context, c *policy.Call) *policy.Outcome {
 	o := r.next(ctx, c)
 	returned = true
 	r.overdue(p, o)
+	r.timed(p, o)
 	r.responded(c, p, o)
 	r.saidUnhealthy(c, p, o)
 	o.OnEnd(c, r.end)
@@ -200,6 +204,23 @@ func (r *route) pick(c *policy.Call) *host {
 		return nil
 	}
 	return hostOf(h)
+}
+
+// failureLatency is the least time that a failure counts as for PeakEWMA: a host that fails quickly
+// must not attract calls.
+const failureLatency = time.Second
+
+// timed tells the balancer how long the host took to respond.
+func (r *route) timed(p *pick, o *policy.Outcome) {
+	if !r.cluster.balancer.UsesTime() || o.Is.Any(policy.Refused|policy.Cancelled|policy.Invalid) {
+		return
+	}
+	now := r.cluster.now()
+	took := now - p.began
+	if o.Is.Any(policy.Failure) {
+		took = max(took, failureLatency)
+	}
+	r.cluster.balancer.Observe(p.host.Host, took, now)
 }
 
 // ended is the hook at the end of an attempt.
