@@ -155,7 +155,7 @@ func TestClosed(t *testing.T) {
 // TestFunctions leaves functions alone.
 func TestFunctions(t *testing.T) {
 	u := upstream(t, limits.Config{MaxRequests: 1}, made(t, cluster.Config{}))
-	if got, err := pillion.Do(t.Context(), u, func(ctx context.Context) (int, error) { return 7, nil }); got != 7 || err != nil {
+	if got, err := pillion.Do(t.Context(), u, func(context.Context) (int, error) { return 7, nil }); got != 7 || err != nil {
 		t.Errorf("got %d, %v, want 7", got, err)
 	}
 }

@@ -112,7 +112,7 @@ func ExampleConfig_healthCheck() {
 		log.Fatal(err)
 	}
 	defer kitchens.Close()
-	if err := kitchens.WaitReady(context.Background()); err != nil {
+	if err = kitchens.WaitReady(context.Background()); err != nil {
 		log.Fatal(err)
 	}
 	recipes, err := pillion.New("recipes", kitchens)

@@ -160,7 +160,7 @@ func (r *route) call(ctx context.Context, c *policy.Call) *policy.Outcome {
 	c.SetEndpoint(h.address)
 	c.State(r.slot).V = p
 	returned := false
-	defer func() {
+	defer func() { //nolint:contextcheck // a dial belongs to no request
 		if !returned {
 			r.release(c, errUnwound)
 		}
@@ -275,7 +275,7 @@ func (r *route) release(c *policy.Call, err error) {
 	}
 	state.V = nil
 	if p.attached {
-		p.stream.Release(err) //nolint:contextcheck // a dial belongs to no request
+		p.stream.Release(err)
 	}
 	if r.unwait(p) {
 		p.host.Observe(pool.RqCancelled, 1)
