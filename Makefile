@@ -31,7 +31,7 @@ bench: ## measure, check the bounds, write docs/performance.md and README
 	cd bench && go run . -check -docs ../docs/performance.md -readme ../README.md
 
 lint: tidy-check ## run go vet and golangci-lint in every module
-	@set -e; for m in $(MODULES); do (cd $$m && echo "== lint $$m" && go vet ./... && $(LINT) run ./...); done
+	@set -e; for m in $(MODULES); do (cd $$m && echo "== lint $$m" && go vet ./... && $(LINT) run --allow-parallel-runners ./...); done
 
 tidy-check: ## check that go.mod and go.sum match the code
 	@set -e; for m in $(MODULES); do (cd $$m && go mod tidy -diff); done

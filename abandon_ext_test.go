@@ -20,8 +20,8 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// TestAbandon has a policy outside of limits panic while it holds an open answer:
-// the place is free again, the body closed, the context ended, and whoever listens hears of
+// TestAbandon pins what a panic of a policy outside limits leaves behind while the policy holds an
+// open response: the slot is free, the body closed, the context ended, and listeners have received
 // the end.
 func TestAbandon(t *testing.T) {
 	boom := true
@@ -51,10 +51,10 @@ func TestAbandon(t *testing.T) {
 	select {
 	case <-body.shut:
 	default:
-		t.Error("the answer's body is open")
+		t.Error("the response's body is open")
 	}
 	if sent.Err() == nil {
-		t.Error("the attempt's context goes on")
+		t.Error("the attempt's context has not ended")
 	}
 	if got := strings.Join(events.all(), ", "); got != "attempt, attempt end, end" {
 		t.Errorf("got events %s, want the attempt's and the call's end", got)
@@ -62,12 +62,12 @@ func TestAbandon(t *testing.T) {
 	boom = false
 	resp, err := u.Transport(answers(http.StatusOK, "soup")).RoundTrip(get(t.Context(), t))
 	if err != nil {
-		t.Fatalf("the place is not free: %v", err)
+		t.Fatalf("the slot is not free: %v", err)
 	}
 	_ = resp.Body.Close()
 }
 
-// TestAbandon_do has work panic: its context ends, and the call too.
+// TestAbandon_do pins that a panic of work ends its context and the call.
 func TestAbandon_do(t *testing.T) {
 	ctx, info := pillion.WithInfo(t.Context())
 	u := newUpstream(t, timeout.Config{Total: time.Hour}, limits.Config{MaxRequests: 1})
@@ -83,7 +83,7 @@ func TestAbandon_do(t *testing.T) {
 	}
 }
 
-// narrow gives each attempt a deadline of its own.
+// narrow sets a deadline for each attempt.
 func narrow(d time.Duration) pillion.Policy {
 	return around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 		ctx, cancel := context.WithTimeout(ctx, d)
@@ -93,8 +93,8 @@ func narrow(d time.Duration) pillion.Policy {
 	})
 }
 
-// TestNarrowed has a policy inside retry give attempts deadlines: the total limit
-// holds all the same, and the deadline is not told as the caller's.
+// TestNarrowed pins deadlines that a policy inside retry sets for attempts: the total limit still
+// applies, and the deadline is not reported as the caller's.
 func TestNarrowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
@@ -135,8 +135,8 @@ func (c *halfCloser) CloseWrite() error {
 	return nil
 }
 
-// TestUpgraded outlives the context of the request that led to it, and can be
-// half-closed where net/http's can.
+// TestUpgraded pins that an upgraded connection outlives the context of its request, and can be
+// half-closed if net/http's can.
 func TestUpgraded(t *testing.T) {
 	b, err := breaker.New(breaker.Config{Name: "recipes"})
 	if err != nil {
@@ -171,8 +171,8 @@ func TestUpgraded(t *testing.T) {
 	}
 }
 
-// TestTransport_reopenedBodyFails has a body with a GetBody of the caller's own fail:
-// the upstream has no part in it.
+// TestTransport_reopenedBodyFails pins that a failing body of the caller's GetBody does not count
+// against the upstream.
 func TestTransport_reopenedBodyFails(t *testing.T) {
 	b, err := breaker.New(breaker.Config{Name: "recipes"})
 	if err != nil {
@@ -192,8 +192,8 @@ func TestTransport_reopenedBodyFails(t *testing.T) {
 	}
 }
 
-// TestTransport_bufferIsFrozen has net/http read on for an attempt whose answer was
-// discarded: what it takes must not be missing from the next attempt.
+// TestTransport_bufferIsFrozen pins that bytes that net/http reads for an attempt whose response
+// was discarded are not missing from the next attempt.
 func TestTransport_bufferIsFrozen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := 0
@@ -224,8 +224,8 @@ func TestTransport_bufferIsFrozen(t *testing.T) {
 	})
 }
 
-// TestTransport_headerOfTheCall has a policy outside of retry set a header: each
-// attempt has it.
+// TestTransport_headerOfTheCall pins that a header that a policy outside retry sets is in each
+// attempt.
 func TestTransport_headerOfTheCall(t *testing.T) {
 	var got []string
 	u := newUpstream(t, before(func(c *policy.Call) { c.Header().Set("Authorization", "x") }), retry.Config{BaseInterval: time.Millisecond})
@@ -238,8 +238,8 @@ func TestTransport_headerOfTheCall(t *testing.T) {
 	}
 }
 
-// TestTransport_localReplyOfTheCallersDeadline is an error: it is the caller's own
-// affair.
+// TestTransport_localReplyOfTheCallersDeadline pins that the caller's own deadline is an error, and
+// no local reply.
 func TestTransport_localReplyOfTheCallersDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)

@@ -23,11 +23,11 @@ var errTabClosed = errors.New("the tab was closed")
 // phase is a moment of a call at which its caller cancels.
 type phase struct {
 	name string
-	// world plays a server, and closes reached when the call has come to the phase.
+	// world plays a server, and closes reached when the call is in the phase.
 	world func(t *testing.T, reached chan<- struct{}) *world
 	retry retry.Config
 	http  pillion.Options
-	head  bool // the response's headers have come by then
+	head  bool // the response headers have arrived by then
 	again bool // and a retry is scheduled
 }
 
@@ -41,7 +41,7 @@ func phases() []phase {
 	}
 	const unavailable = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 9\r\n"
 	after := retry.Config{On: "5xx", ResetHeaders: []retry.ResetHeader{{Name: "Retry-After", Format: retry.Seconds}}}
-	none := retry.Config{NumRetries: retry.None}
+	none := retry.Config{NumRetries: retry.Never}
 	return []phase{
 		{name: "dialing", retry: none, world: func(_ *testing.T, reached chan<- struct{}) *world {
 			w := newWorld("http://upstream.test/")
@@ -67,8 +67,8 @@ func phases() []phase {
 	}
 }
 
-// TestCause has a caller cancel, with a cause, in each phase of a call. The error is
-// context.Canceled and the cause, and the call does not count.
+// TestCause cancels a call, with a cause, in each phase. The error is context.Canceled and the
+// cause, and the call does not count.
 func TestCause(t *testing.T) {
 	for _, test := range phases() {
 		for name, limits := range map[string]pillion.Policy{"limits": timeout.Config{Total: 3 * patience, Idle: patience}, "no limits": nil} {
@@ -115,14 +115,14 @@ func TestCause(t *testing.T) {
 				}
 				l.wantBalanced(t, 1, 1)
 				if s := l.breaker.Status(); s.Timeout != 0 || s.Failure > 1 || s.Failure == 1 && test.retry.On == "" {
-					t.Errorf("breaker: got %+v, want nothing for the caller's leaving", s)
+					t.Errorf("breaker: got %+v, want no count for a canceled caller", s)
 				}
 			})
 		}
 	}
 }
 
-// TestCause_before has callers that have left, or whose time is over, before the call.
+// TestCause_before makes calls whose context has been canceled, or whose deadline has passed.
 func TestCause_before(t *testing.T) {
 	canceled, cancel := context.WithCancelCause(bounded(t))
 	cancel(errTabClosed)
@@ -156,7 +156,7 @@ func TestCause_before(t *testing.T) {
 	}
 }
 
-// TestCause_do is the same for a function that is waited for.
+// TestCause_do is TestCause for a function.
 func TestCause_do(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(bounded(t))
 	l := newLedger(t)

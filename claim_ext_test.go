@@ -10,7 +10,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// claiming is a policy that must stand once for each name.
+// claiming is a policy that an upstream may have once for each name.
 type claiming string
 
 func (c claiming) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
@@ -20,7 +20,7 @@ func (c claiming) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error)
 	return next, nil
 }
 
-func TestSite_Claim(t *testing.T) {
+func TestBuilder_Claim(t *testing.T) {
 	if _, err := pillion.New("recipes", claiming("a"), claiming("b")); err != nil {
 		t.Errorf("different keys: got %v, want no error", err)
 	}
@@ -33,7 +33,7 @@ func TestSite_Claim(t *testing.T) {
 	}
 }
 
-// TestCall_limits reads what policies outside have set.
+// TestCall_limitsRead reads the limits that outer policies have set.
 func TestCall_limitsRead(t *testing.T) {
 	for _, tc := range []struct {
 		name       string
@@ -41,9 +41,9 @@ func TestCall_limitsRead(t *testing.T) {
 		want       time.Duration
 	}{
 		{"none", 0, 0, 0},
-		{"total alone", time.Minute, 0, 0},
-		{"attempt alone", 0, time.Second, time.Second},
-		{"attempt within the total", time.Minute, time.Second, time.Second},
+		{"only total", time.Minute, 0, 0},
+		{"only per try", 0, time.Second, time.Second},
+		{"per try shorter than the total", time.Minute, time.Second, time.Second},
 		{"as long as the total", time.Second, time.Second, 0},
 		{"longer than the total", time.Second, time.Minute, 0},
 	} {
@@ -55,10 +55,10 @@ func TestCall_limitsRead(t *testing.T) {
 							c.LimitTotal(tc.total)
 						}
 						if tc.try != 0 {
-							c.LimitTry(tc.try)
+							c.LimitPerTry(tc.try)
 						}
-						if got := c.TryLimit(); got != tc.want {
-							t.Errorf("TryLimit: got %v, want %v", got, tc.want)
+						if got := c.PerTryLimit(); got != tc.want {
+							t.Errorf("PerTryLimit: got %v, want %v", got, tc.want)
 						}
 						return next(ctx, c)
 					}, nil

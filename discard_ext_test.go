@@ -16,7 +16,7 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// thorny is a body that panics when it is closed for the first time.
+// thorny is a body whose first Close panics.
 type thorny struct {
 	io.Reader
 	closed bool
@@ -30,21 +30,21 @@ func (b *thorny) Close() error {
 	return nil
 }
 
-// TestDiscard_panics has the body of a response panic that is discarded, for a retry or since
-// it came after its time: its attempt ends, and the panic goes on to the caller.
+// TestDiscard_panics discards a response whose body panics, before a retry or because a timeout had
+// fired: its attempt ends, and the panic goes on to the caller.
 func TestDiscard_panics(t *testing.T) {
 	tests := map[string]struct {
 		policy pillion.Policy
 		takes  time.Duration
 	}{
-		"for a retry":    {policy: retry.Config{On: "5xx", NumRetries: 1}},
-		"after its time": {policy: timeout.Config{PerTry: time.Second}, takes: 2 * time.Second},
+		"for a retry":     {policy: retry.Config{On: "5xx", NumRetries: 1}},
+		"after a timeout": {policy: timeout.Config{PerTry: time.Second}, takes: 2 * time.Second},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var heard [policy.EventEnd + 1]int
-				u := newUpstream(t, pillion.Listener(func(_ context.Context, e policy.Event) { heard[e.Kind]++ }),
+				var events [policy.EventEnd + 1]int
+				u := newUpstream(t, pillion.Listener(func(_ context.Context, e policy.Event) { events[e.Kind]++ }),
 					test.policy, limits.Config{MaxRequests: 1})
 				body := &thorny{Reader: strings.NewReader("soup")}
 				base := roundTripper(func(*http.Request) (*http.Response, error) {
@@ -61,9 +61,9 @@ func TestDiscard_panics(t *testing.T) {
 					}()
 					_, _ = u.Transport(base).RoundTrip(get(t.Context(), t))
 				}()
-				if heard[policy.EventAttempt] != 1 || heard[policy.EventAttemptEnd] != 1 || heard[policy.EventEnd] != 1 {
+				if events[policy.EventAttempt] != 1 || events[policy.EventAttemptEnd] != 1 || events[policy.EventEnd] != 1 {
 					t.Errorf("got %d attempts, %d attempt ends and %d ends, want one of each",
-						heard[policy.EventAttempt], heard[policy.EventAttemptEnd], heard[policy.EventEnd])
+						events[policy.EventAttempt], events[policy.EventAttemptEnd], events[policy.EventEnd])
 				}
 				if _, err := pillion.Do(t.Context(), u, func(context.Context) (int, error) { return 0, nil }); err != nil {
 					t.Errorf("the next call: got %v, want its slot free", err)

@@ -9,20 +9,18 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Do calls work under the upstream's policies, for protocols that have no
-// adapter: a database, a queue, a client library. It runs work in the calling
-// goroutine, once for each attempt. work's context ends with the limits that the
-// policies set; work that does not heed it is waited for, and its late result is
-// dropped for a [*TimeoutError].
+// Do calls work under the upstream's policies. It is for protocols without an adapter: a database,
+// a queue, a client library. It runs work in the calling goroutine, once for each attempt. The
+// context of work ends when a timeout of the policies fires. If work does not honor it, Do waits
+// for work, drops its late result and returns a [*TimeoutError].
 //
-// An error counts as [policy.Failed] to the policies; one that says more is understood: a
-// time-out, a refused connection, a reset. A nil error is a success. By default
-// nothing is retried, since work may not be safe to run twice: [WithIdempotent] says that it
-// is. A retry policy with conditions of its own decides as for HTTP, "5xx" meaning any
-// failure.
+// An error counts as [policy.Failed], unless it is a known error of the network, such as a timeout,
+// a refused connection or a reset. A nil error is a success. By default nothing is retried, since
+// work may not be safe to run twice: [WithIdempotent] marks it as safe. A retry policy with custom
+// conditions decides as for HTTP; "5xx" means any failure.
 //
-// A panic in work goes on to the caller. Policies have returned what they held by
-// then, and [Info] and listeners know of the end; hooks of the attempt do not run. A nil
+// A panic in work goes on to the caller. Before that, policies have released what they held, and
+// [Info] and listeners have received the end of the call; hooks of the attempt do not run. A nil
 // context, upstream or work is an error.
 func Do[T any](ctx context.Context, u *Upstream, work func(context.Context) (T, error)) (T, error) {
 	if err := missing(ctx, u, work == nil); err != nil {
@@ -36,7 +34,7 @@ func Do[T any](ctx context.Context, u *Upstream, work func(context.Context) (T, 
 	return value, o.Err
 }
 
-// missing returns the error of a call of [Do] that lacks an argument.
+// missing returns an error if an argument of [Do] is nil.
 func missing(ctx context.Context, u *Upstream, work bool) error {
 	switch {
 	case u == nil:
@@ -49,10 +47,9 @@ func missing(ctx context.Context, u *Upstream, work bool) error {
 	return nil
 }
 
-// WithIdempotent returns a context whose calls may be sent, or whose functions may run,
-// more than once without harm. A retry policy under its default conditions then retries
-// them, whatever their protocol and method. It is for [Do], and for an HTTP POST or a gRPC
-// method that is idempotent without saying so.
+// WithIdempotent returns a context for calls or functions that may run more than once without harm.
+// A retry policy with its default conditions then retries them, whatever their protocol and method.
+// It is for [Do], and for an HTTP POST or a gRPC method that is idempotent but does not say so.
 func WithIdempotent(ctx context.Context) context.Context {
 	if ctx == nil {
 		panic("pillion: WithIdempotent: nil context")
@@ -66,17 +63,17 @@ type funcCall[T any] struct {
 	work  func(context.Context) (T, error)
 }
 
-// funcCall implements these. They are found by their methods.
+// The engine finds these interfaces by their methods.
 var _ interface {
 	policy.Exchange
 	policy.Unary
 	policy.Repeater
 } = (*funcCall[int])(nil)
 
-// Request says only that it is a function.
+// Request returns only the protocol.
 func (x *funcCall[T]) Request() policy.Request { return policy.Request{Protocol: policy.ProtocolFunc} }
 
-// Unary is true: a function returns once.
+// Unary returns true: a function returns once.
 func (x *funcCall[T]) Unary() bool { return true }
 
 // Try calls the function once.
@@ -87,15 +84,14 @@ func (x *funcCall[T]) Try(ctx context.Context, _ *policy.Attempt, o *policy.Outc
 	}
 }
 
-// Explain understands what the network's errors mean, and passes all errors on
-// as they are.
-func (x *funcCall[T]) Explain(_ *policy.Attempt, o *policy.Outcome, err error) {
+// Classify classifies the errors of the network, and keeps all errors unchanged.
+func (x *funcCall[T]) Classify(_ *policy.Attempt, o *policy.Outcome, err error) {
 	is, detail := functionFailure(err)
 	o.Blame(err, is, detail)
 }
 
-// functionFailure classifies the error of a function: what the network did to it
-// where it says so, else a failure that stands for a 5xx.
+// functionFailure classifies the error of a function: by the network's error in it, if any, else as
+// a failure that stands for a 5xx.
 func functionFailure(err error) (policy.Condition, *envoy.Detail) {
 	if errors.Is(err, context.Canceled) {
 		return policy.Cancelled, envoy.CallerGone
@@ -106,19 +102,19 @@ func functionFailure(err error) (policy.Condition, *envoy.Detail) {
 	return policy.Failed | policy.Status5xx, nil
 }
 
-// RequestHeader is empty: a function has none.
+// RequestHeader returns nil: a function has no header.
 func (x *funcCall[T]) RequestHeader(string) []string { return nil }
 
-// Header gives a header that goes nowhere.
+// Header returns a header that discards everything.
 func (x *funcCall[T]) Header(*policy.Attempt) policy.Header { return noHeader{} }
 
-// ResponseHeader is empty: a function has none.
+// ResponseHeader returns nil: a function has no header.
 func (x *funcCall[T]) ResponseHeader(*policy.Outcome, string) []string { return nil }
 
-// Idempotent is false: only [WithIdempotent] says otherwise.
+// Idempotent returns false: only [WithIdempotent] marks a function as idempotent.
 func (x *funcCall[T]) Idempotent() bool { return false }
 
-// Replayable is true: a function can always be called again.
+// Replayable returns true: a function can always be called again.
 func (x *funcCall[T]) Replayable() bool { return true }
 
 // noHeader is the header of a protocol that has none.

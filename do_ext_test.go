@@ -23,8 +23,8 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// TestDo_errors holds what the policies make of a function's errors. The caller
-// always gets the error itself.
+// TestDo_errors pins how a function's errors are classified. The caller always receives the error
+// itself.
 func TestDo_errors(t *testing.T) {
 	dial := func(err error) error { return &net.OpError{Op: "dial", Net: "tcp", Err: err} }
 	read := func(err error) error { return &net.OpError{Op: "read", Net: "tcp", Err: err} }
@@ -37,9 +37,9 @@ func TestDo_errors(t *testing.T) {
 		{"none", nil, 0, envoy.ViaUpstream},
 		{"any", errBroken, policy.Failed | policy.Status5xx, nil},
 		{"EOF", io.EOF, policy.Failed | policy.Status5xx, nil},
-		{"cancelled within", fmt.Errorf("query: %w", context.Canceled), policy.Cancelled, envoy.CallerGone},
-		{"time-out within", fmt.Errorf("query: %w", context.DeadlineExceeded), policy.Timeout | policy.PerTryTimeout, envoy.PerTryTimeout},
-		{"time-out of a read", read(os.ErrDeadlineExceeded), policy.Timeout | policy.PerTryTimeout, envoy.PerTryTimeout},
+		{"canceled, wrapped", fmt.Errorf("query: %w", context.Canceled), policy.Cancelled, envoy.CallerGone},
+		{"timeout, wrapped", fmt.Errorf("query: %w", context.DeadlineExceeded), policy.Timeout | policy.PerTryTimeout, envoy.PerTryTimeout},
+		{"timeout of a read", read(os.ErrDeadlineExceeded), policy.Timeout | policy.PerTryTimeout, envoy.PerTryTimeout},
 		{"refused", dial(syscall.ECONNREFUSED), policy.ConnectFailure, envoy.ConnectionRefused},
 		{"unreachable", dial(syscall.EHOSTUNREACH), policy.ConnectFailure, envoy.ConnectionFailure},
 		{"no connection in time", dial(os.ErrDeadlineExceeded), policy.ConnectFailure | policy.Timeout, envoy.ConnectionTimeout},
@@ -59,17 +59,17 @@ func TestDo_errors(t *testing.T) {
 			var end policy.Outcome
 			u := newUpstream(t, atEnd(func(_ *policy.Call, o *policy.Outcome) { end = *o }))
 			got, err := pillion.Do(t.Context(), u, func(context.Context) (string, error) { return "rest", test.err })
-			if got != "rest" || err != test.err { //nolint:errorlint // the very one
-				t.Errorf("got %q, %v, want what the function gave: %v", got, err, test.err)
+			if got != "rest" || err != test.err { //nolint:errorlint // the same value
+				t.Errorf("got %q, %v, want what the function returned: %v", got, err, test.err)
 			}
-			if end.Is != test.is || end.Detail != test.detail || end.Flags != test.detail.Flags() {
-				t.Errorf("end: got %b, %v, %v, want %b, %v", end.Is, end.Flags, end.Detail, test.is, test.detail)
+			if end.Conditions != test.is || end.Detail != test.detail || end.Flags != test.detail.Flags() {
+				t.Errorf("end: got %b, %v, %v, want %b, %v", end.Conditions, end.Flags, end.Detail, test.is, test.detail)
 			}
 		})
 	}
 }
 
-// TestDo_values pins that values of all kinds come through, nil ones too.
+// TestDo_values pins that Do returns values of all kinds, nil ones too.
 func TestDo_values(t *testing.T) {
 	u := newUpstream(t)
 	if got, err := pillion.Do(t.Context(), u, func(context.Context) (any, error) { return nil, nil }); got != nil || err != nil {
@@ -85,7 +85,7 @@ func TestDo_values(t *testing.T) {
 	}
 }
 
-// TestDo_refused pins that work is not called.
+// TestDo_refused pins that Do does not call work if a policy refuses the call.
 func TestDo_refused(t *testing.T) {
 	u := newUpstream(t, limits.Config{MaxRequests: limits.Zero})
 	got, err := pillion.Do(t.Context(), u, func(context.Context) (int, error) {
@@ -97,15 +97,14 @@ func TestDo_refused(t *testing.T) {
 	}
 }
 
-// TestDo_panic pins that a panic passes through, and that the next call finds no
-// trace of it.
+// TestDo_panic pins that a panic goes on to the caller, and that it does not affect the next call.
 func TestDo_panic(t *testing.T) {
 	u := newUpstream(t, timeout.Config{}, quick(1), limits.Config{MaxRequests: 1})
 	for range 2 {
 		got := recovered(func() {
 			_, _ = pillion.Do(t.Context(), u, func(context.Context) (int, error) { panic(errBroken) })
 		})
-		if got != errBroken { //nolint:errorlint // the very one
+		if got != errBroken { //nolint:errorlint // the same value
 			t.Errorf("got panic %v, want errBroken", got)
 		}
 	}
@@ -114,8 +113,8 @@ func TestDo_panic(t *testing.T) {
 	}
 }
 
-// TestDo_retry pins who is retried: nobody by default, for nobody vouches that work
-// may run twice, and whoever asks for it.
+// TestDo_retry pins that Do does not retry by default, since work may not be safe to run twice, and
+// retries if the conditions say so.
 func TestDo_retry(t *testing.T) {
 	for on, want := range map[string]int{"": 1, "5xx": 3, "connect-failure": 1} {
 		attempts := 0
@@ -144,7 +143,7 @@ func TestDo_retry(t *testing.T) {
 	}
 }
 
-// TestDo_discard pins that a policy may discard what is never open.
+// TestDo_discard pins that a policy may discard an outcome that is never open.
 func TestDo_discard(t *testing.T) {
 	u := newUpstream(t, around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 		o := next(ctx, c)
@@ -156,8 +155,7 @@ func TestDo_discard(t *testing.T) {
 	}
 }
 
-// TestDo_late pins that the result of work that does not heed its context is dropped,
-// once it is there.
+// TestDo_late pins that Do waits for work that does not honor its context, and drops its result.
 func TestDo_late(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
@@ -167,12 +165,12 @@ func TestDo_late(t *testing.T) {
 			return 42, nil
 		})
 		if got != 0 || scopeOf(err) != policy.ScopeTotal || time.Since(began) != time.Minute {
-			t.Errorf("got %d, %v after %v, want the total limit, and the work waited for", got, err, time.Since(began))
+			t.Errorf("got %d, %v after %v, want the total timeout, after work has returned", got, err, time.Since(began))
 		}
 	})
 }
 
-// TestDo_caller pins what the end of the caller's context comes to.
+// TestDo_caller pins the error after the end of the caller's context.
 func TestDo_caller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, leave := context.WithCancel(t.Context())
@@ -183,7 +181,7 @@ func TestDo_caller(t *testing.T) {
 		time.AfterFunc(time.Second, leave)
 		u := newUpstream(t, timeout.Config{})
 		if _, err := pillion.Do(ctx, u, work); !errors.Is(err, context.Canceled) || !strings.HasPrefix(err.Error(), "query:") {
-			t.Errorf("got %v, want the work's own word for the caller's leaving", err)
+			t.Errorf("got %v, want work's own error for the cancellation", err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()

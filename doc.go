@@ -40,24 +40,30 @@
 // One timeout.Config outside retry sets the timeouts of the whole call and of each attempt.
 // [New] returns an error for an order that makes no sense; [AnyOrder] allows it.
 //
+// # Zero values
+//
+// The zero value of each field means its default. Constants stand for other special values: Zero
+// for the number zero, Unlimited for no limit, and Never for something that must not happen, as
+// in retry.Zero, timeout.Unlimited and breaker.Never. Any other negative value is an error.
+//
 // # What happened to a call
 //
 // A refusal is a typed error: [errors.As] finds *breaker.OpenError or *limits.FullError. A
 // timeout that fires is a [*TimeoutError]. A failure of the network or the upstream is an
 // [*UpstreamError]. A response of any status is no error.
 //
-// [WithInfo] reports attempts, response flags, details and endpoint of one call. A [Listener] is
-// called with each event; [Log] is one that writes to log/slog. With LocalReplies of [Options],
-// a client gets the responses that Envoy would have sent, in place of errors.
+// [WithInfo] reports attempts, response flags, details and endpoint of one call. A [Listener]
+// receives each event; [Log] is one that writes to log/slog. With LocalReplies of [Options], a
+// client receives the responses that Envoy would have sent, in place of errors.
 //
 // # Ends
 //
-// A call ends when its response's body does: at its end, at an error, or when it is closed.
-// Until then its slot in the limits is held, its total timeout runs, and nothing that it needs is
-// canceled. So the body must be read to its end or closed, as always.
+// A call ends when its response's body ends, fails or is closed. Until then the call holds its
+// slot in the limits, its total timeout runs, and its context is not canceled. So the body must
+// be read to its end or closed, as always.
 //
 // # Writing a policy
 //
-// Package policy has what a policy is made of, and an example. Envoy's words, the response flags
-// and details, are in package envoy.
+// Package policy contains the types for it, and an example. Envoy's response flags and details
+// are in package envoy.
 package pillion

@@ -19,9 +19,8 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// story is one call whose answer is there at once, and all that may end it. No two
-// ends ever come at the same instant: what a tenth of a second leaves over tells them
-// apart.
+// story is one call whose response begins immediately, and everything that may end it. No two ends
+// are at the same instant: each kind has its own offset within a tenth of a second.
 type story struct {
 	arrivals []time.Duration // of the body's pieces, in tenths
 	pauses   []time.Duration // of the reader before each piece and before the end, in tenths
@@ -32,7 +31,7 @@ type story struct {
 	deadline time.Duration   // …83 ms: the caller's own
 	idle     time.Duration   // …11 ms
 	hooks    int
-	cancel   bool // a policy wants a context for each attempt
+	cancel   bool // a policy needs a context for each attempt
 }
 
 func newStory(r *rand.Rand) story {
@@ -67,8 +66,45 @@ type ending struct {
 	scope  policy.Scope
 }
 
-// model says what must become of it: the first end of all that there would be.
+// model returns how and when the call must end: by the earliest of all ends. The end of the context
+// of a caller that does not read is noticed by the next read, by Close, when the total timeout
+// fires, or at the next tick, which comes 50 ms after each tenth of a second; after ten ticks it is
+// noticed immediately.
 func (s story) model() ending {
+	first := s.firstEnd()
+	if first.at != s.leaves && first.at != s.deadline || first.at > 950*time.Millisecond {
+		return first
+	}
+	left := first.at
+	for first.at = 50 * time.Millisecond; first.at <= left; {
+		first.at += 100 * time.Millisecond
+	}
+	for _, at := range []time.Duration{s.nextRead(left), s.closes, s.total} {
+		if at >= left {
+			first.at = min(first.at, at)
+		}
+	}
+	return first
+}
+
+// nextRead returns when the reader notices that the caller was canceled: immediately if it reads.
+func (s story) nextRead(left time.Duration) time.Duration {
+	var now time.Duration
+	for i, pause := range s.pauses {
+		now += pause
+		if now >= left {
+			return now
+		}
+		if i < len(s.arrivals) {
+			if now = max(now, s.arrivals[i]); now > left {
+				return left
+			}
+		}
+	}
+	return never
+}
+
+func (s story) firstEnd() ending {
 	var now time.Duration
 	first := ending{at: never}
 	earlier := func(e ending) {
@@ -101,7 +137,7 @@ func (s story) model() ending {
 
 func (s story) upstream(t *testing.T, order *journal, end chan<- policy.Outcome) *pillion.Upstream {
 	t.Helper()
-	policies := []pillion.Policy{timeout.Config{Total: timeout.None, Idle: s.idle}}
+	policies := []pillion.Policy{timeout.Config{Total: timeout.Unlimited, Idle: s.idle}}
 	if s.total != 0 {
 		policies = append(policies, timeout.Config{Total: s.total})
 	}
@@ -112,9 +148,11 @@ func (s story) upstream(t *testing.T, order *journal, end chan<- policy.Outcome)
 	return newUpstream(t, append(policies, atEnd(func(_ *policy.Call, o *policy.Outcome) { end <- *o }))...)
 }
 
-// play lets the story happen, and gives its end and what the reader was told.
-func (s story) play(t *testing.T, u *pillion.Upstream, end <-chan policy.Outcome) (got ending, told error) {
+// play plays the story, and returns its end and the reader's error.
+func (s story) play(t *testing.T, u *pillion.Upstream, made time.Time, end <-chan policy.Outcome) (got ending, told error) {
 	t.Helper()
+	const tick = 100 * time.Millisecond
+	time.Sleep(tick + tick/2 - time.Since(made)%tick) // ticks are apart from all ends
 	began := time.Now()
 	ctx, leave := context.WithCancel(t.Context())
 	defer leave()
@@ -155,20 +193,19 @@ func (s story) play(t *testing.T, u *pillion.Upstream, end <-chan policy.Outcome
 		}
 	}()
 	o := <-end
-	got = ending{at: time.Since(began), is: o.Is, detail: o.Detail, scope: scopeOf(o.Err)}
+	got = ending{at: time.Since(began), is: o.Conditions, detail: o.Detail, scope: scopeOf(o.Err)}
 	synctest.Wait()
 	if sent.Context() != ctx && sent.Context().Err() == nil {
-		t.Error("the attempt's context lives on after its end")
+		t.Error("the attempt's context has not ended with the attempt")
 	}
 	told = <-readerEnds
 	_ = resp.Body.Close()
 	return got, told
 }
 
-// TestEnds_model has bodies, readers, callers and limits race in all ways, and
-// compares what policies and readers are told with a model that only looks for the
-// earliest end. Each story is told three times over the same upstream, whose timers and
-// calls are used again.
+// TestEnds_model combines bodies, readers, callers and limits at random, and compares the end that
+// policies and readers receive with a model that only looks for the earliest end. Each story is
+// played three times over the same upstream, whose timers and calls are reused.
 func TestEnds_model(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for seed := range uint64(500) {
@@ -176,9 +213,10 @@ func TestEnds_model(t *testing.T) {
 			want := s.model()
 			var order journal
 			end := make(chan policy.Outcome, 8)
+			made := time.Now()
 			u := s.upstream(t, &order, end)
 			for range 3 {
-				got, told := s.play(t, u, end)
+				got, told := s.play(t, u, made, end)
 				got.at = max(got.at, 1)
 				if got != want {
 					t.Errorf("seed %d: got %+v, want %+v\n%+v", seed, got, want, s)
@@ -212,11 +250,11 @@ func (s story) checkReader(t *testing.T, want ending, told error) {
 	case want.is.Any(policy.Reset):
 		_, wrapped := errors.AsType[*pillion.UpstreamError](told)
 		ok = wrapped && errors.Is(told, io.ErrUnexpectedEOF)
-	case want.at == s.closes: // whoever reads a closed body gets some error
+	case want.at == s.closes: // reading a closed body returns some error
 	default:
 		ok = told == io.EOF //nolint:errorlint // readers return it bare
 	}
 	if !ok {
-		t.Errorf("the reader was told %v, want what goes with %s\n%+v", told, fmt.Sprintf("%+v", want), s)
+		t.Errorf("the reader got %v, want the error of %s\n%+v", told, fmt.Sprintf("%+v", want), s)
 	}
 }

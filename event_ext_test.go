@@ -21,11 +21,11 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// listen takes down events: what, of which attempt, with what, after which wait.
+// listen records events: kind, attempt, outcome and wait.
 func (j *journal) listen() pillion.Listener {
 	return func(_ context.Context, e policy.Event) {
 		line := fmt.Sprintf("%v %d: %d %v %v", e.Kind, e.Call.Attempt(), e.Outcome.Code, e.Outcome.Flags, e.Outcome.Detail)
-		if e.Outcome.Is.Any(policy.Discarded) {
+		if e.Outcome.Has(policy.Discarded) {
 			line += ", discarded"
 		}
 		if e.BackOff != (policy.BackOff{}) {
@@ -35,7 +35,7 @@ func (j *journal) listen() pillion.Listener {
 	}
 }
 
-// TestListener_sequence holds all that is heard of a call, in its order.
+// TestListener_sequence pins the events of a call, in their order.
 func TestListener_sequence(t *testing.T) {
 	tries := retry.Config{
 		NumRetries: 1, Rand: func() float64 { return 0.5 }, BaseInterval: 20 * time.Millisecond, MaxInterval: 20 * time.Millisecond,
@@ -75,7 +75,7 @@ func TestListener_sequence(t *testing.T) {
 			"attempt end 2: 503 URX via_upstream",
 			"end 1: 503 URX via_upstream",
 		}},
-		{"no leave to retry", []pillion.Policy{tries, limits.Config{MaxRetries: limits.Zero}}, []int{503}, false, []string{
+		{"retry limit", []pillion.Policy{tries, limits.Config{MaxRetries: limits.Zero}}, []int{503}, false, []string{
 			"attempt 1: 0 - ",
 			"retry overflow 1: 503 UO via_upstream",
 			"head",
@@ -102,9 +102,9 @@ func TestListener_sequence(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var heard journal
-				// The listener's place does not matter.
-				u := newUpstream(t, append(test.policies, heard.listen(), pillion.Listener(nil))...)
+				var events journal
+				// The listener's position does not matter.
+				u := newUpstream(t, append(test.policies, events.listen(), pillion.Listener(nil))...)
 				attempts := 0
 				req := get(t.Context(), t)
 				if test.post {
@@ -119,11 +119,11 @@ func TestListener_sequence(t *testing.T) {
 					return answer(status, "soup"), nil
 				})).RoundTrip(req)
 				if err == nil {
-					heard.add("head")
+					events.add("head")
 					_, _ = io.ReadAll(resp.Body)
 					_ = resp.Body.Close()
 				}
-				if diff := cmp.Diff(test.want, heard.all()); diff != "" {
+				if diff := cmp.Diff(test.want, events.all()); diff != "" {
 					t.Errorf("(-want +got):\n%s", diff)
 				}
 			})
@@ -131,15 +131,15 @@ func TestListener_sequence(t *testing.T) {
 	}
 }
 
-// TestListener_context pins that listeners are called with the caller's context,
-// each of them, and in the order of their registration from the inside out.
+// TestListener_context pins that each listener is called with the caller's context, in the order of
+// registration, from the inside out.
 func TestListener_context(t *testing.T) {
 	type key struct{}
-	var heard journal
+	var events journal
 	named := func(name string) pillion.Listener {
 		return func(ctx context.Context, e policy.Event) {
 			if e.Kind == policy.EventEnd {
-				heard.add(fmt.Sprint(name, " ", ctx.Value(key{})))
+				events.add(fmt.Sprint(name, " ", ctx.Value(key{})))
 			}
 		}
 	}
@@ -148,12 +148,12 @@ func TestListener_context(t *testing.T) {
 	if _, err := pillion.Do(ctx, u, func(context.Context) (int, error) { return 0, nil }); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"inner mine", "outer mine"}, heard.all()); diff != "" {
+	if diff := cmp.Diff([]string{"inner mine", "outer mine"}, events.all()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 
-// logged gives what a logger writes of one call, without the time.
+// logged returns what a logger writes about one call, without the time.
 func logged(t *testing.T, level slog.Level, policies []pillion.Policy, base http.RoundTripper, ctx context.Context) []string { //nolint:revive // the context is a test's case
 	t.Helper()
 	var out bytes.Buffer
@@ -179,7 +179,7 @@ func TestLog(t *testing.T) {
 	const good = "response_code=200 response_flags=- response_code_details=via_upstream"
 	gone, leave := context.WithCancel(t.Context())
 	leave()
-	heeding := roundTripper(func(req *http.Request) (*http.Response, error) { return nil, req.Context().Err() })
+	honoring := roundTripper(func(req *http.Request) (*http.Response, error) { return nil, req.Context().Err() })
 	tests := []struct {
 		name     string
 		level    slog.Level
@@ -196,7 +196,7 @@ func TestLog(t *testing.T) {
 			`level=DEBUG msg="call attempt end" ` + call + "attempt=1 " + good,
 			`level=INFO msg="call end" ` + call + "upstream_request_attempt_count=1 " + good,
 		}},
-		{"good, and nobody asks", slog.LevelWarn, nil, answers(200, "soup"), nil, []string{""}},
+		{"good, level disabled", slog.LevelWarn, nil, answers(200, "soup"), nil, []string{""}},
 		{"failed", slog.LevelInfo, []pillion.Policy{quick(1)}, answers(503, "no"), nil, []string{
 			`level=WARN msg="call end" ` + call +
 				"upstream_request_attempt_count=2 response_code=503 response_flags=URX response_code_details=via_upstream",
@@ -216,7 +216,7 @@ func TestLog(t *testing.T) {
 				"upstream_request_attempt_count=1 response_code=0 response_flags=UO response_code_details=upstream_reset_before_response_started{overflow}" +
 				` error="limits: recipes: max_requests of 0 reached"`,
 		}},
-		{"the caller left", slog.LevelInfo, nil, heeding, gone, []string{
+		{"canceled caller", slog.LevelInfo, nil, honoring, gone, []string{
 			`level=INFO msg="call end" ` + call +
 				`upstream_request_attempt_count=1 response_code=0 response_flags=DC response_code_details=downstream_remote_disconnect error="context canceled"`,
 		}},
@@ -234,7 +234,7 @@ func TestLog(t *testing.T) {
 	}
 }
 
-// TestLog_nil pins that without a logger nobody listens at all.
+// TestLog_nil pins that there is no listener without a logger.
 func TestLog_nil(t *testing.T) {
 	if pillion.Log(nil) != nil {
 		t.Error("got a listener, want none")

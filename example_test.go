@@ -20,8 +20,8 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// kitchen is a server in memory. It answers with its statuses, one after the other,
-// and then with 200.
+// kitchen returns a server in memory. It responds with its statuses, one after the other, and then
+// with 200.
 func kitchen(statuses ...int) http.RoundTripper {
 	return roundTripper(func(req *http.Request) (*http.Response, error) {
 		status := http.StatusOK
@@ -32,7 +32,7 @@ func kitchen(statuses ...int) http.RoundTripper {
 	})
 }
 
-// order gets a URL, and shows what comes.
+// order gets a URL, and prints the response.
 func order(ctx context.Context, client *http.Client) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://recipes/soup", nil)
 	if err != nil {
@@ -51,8 +51,7 @@ func order(ctx context.Context, client *http.Client) error {
 	return nil
 }
 
-// An upstream is a name and the policies that its calls are put under, from the
-// outside in.
+// An upstream is a name and the policies for its calls, from the outside in.
 func ExampleNew() {
 	recipes, err := pillion.New("recipes",
 		timeout.Config{Total: 2 * time.Second, PerTry: 300 * time.Millisecond},
@@ -71,7 +70,7 @@ func ExampleNew() {
 	// Output: 200 soup
 }
 
-// The error of New tells of every bad field, and of every order that makes no sense.
+// The error of New contains every bad field, and every order that makes no sense.
 func ExampleNew_errors() {
 	_, err := pillion.New("recipes",
 		breaker.Config{Threshold: 0.5},
@@ -85,14 +84,14 @@ func ExampleNew_errors() {
 	// limits: Config.MaxRequests: -2 is negative
 }
 
-// AnyOrder allows a breaker that sees whole calls, and not their attempts.
+// AnyOrder allows a breaker that sees whole calls instead of attempts.
 func ExampleAnyOrder() {
 	_, err := pillion.New("recipes", breaker.Config{Threshold: 0.5}, retry.Config{}, pillion.AnyOrder{})
 	fmt.Println(err)
 	// Output: <nil>
 }
 
-// A transport composes with other people's round trippers, on either side.
+// A transport composes with other round trippers, on either side.
 func ExampleUpstream_Transport() {
 	recipes, err := pillion.New("recipes", retry.Config{BaseInterval: time.Millisecond})
 	if err != nil {
@@ -114,7 +113,7 @@ func ExampleUpstream_Transport() {
 	// 200 soup
 }
 
-// Do guards what has no adapter: a database, a queue, a client library.
+// Do guards calls without an adapter: a database, a queue, a client library.
 func ExampleDo() {
 	database, err := pillion.New("database",
 		timeout.Config{Total: time.Second},
@@ -135,7 +134,7 @@ func ExampleDo() {
 	// Output: leek soup <nil> 3
 }
 
-// An Info tells what happened to a call, good ones too.
+// An Info reports what happened to a call, successful ones too.
 func ExampleWithInfo() {
 	recipes, err := pillion.New("recipes", retry.Config{BaseInterval: time.Millisecond})
 	if err != nil {
@@ -154,11 +153,11 @@ func ExampleWithInfo() {
 	// 2 recipes URX via_upstream true
 }
 
-// Log writes the end of each call, and at debug level all that happens to it.
+// Log writes the end of each call and, at debug level, every event.
 func ExampleLog() {
 	logger := slog.New(slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{
 		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-			if a.Key == slog.TimeKey { // would be another one each time
+			if a.Key == slog.TimeKey { // it differs each time
 				return slog.Attr{}
 			}
 			return a
@@ -178,7 +177,7 @@ func ExampleLog() {
 	// too many
 }
 
-// A Listener hears of everything as it happens.
+// A Listener receives each event when it happens.
 func ExampleListener() {
 	listener := func(_ context.Context, e policy.Event) {
 		fmt.Println(e.Kind, e.Call.Attempt(), e.Outcome.Code)
@@ -204,7 +203,7 @@ func ExampleListener() {
 	// 200 soup
 }
 
-// LocalReplies gives the responses that a sidecar would have given, in place of errors.
+// LocalReplies returns the responses that a sidecar would have sent, in place of errors.
 func ExampleOptions() {
 	recipes, err := pillion.New("recipes", pillion.Options{LocalReplies: true}, limits.Config{MaxRequests: limits.Zero})
 	if err != nil {
@@ -218,7 +217,7 @@ func ExampleOptions() {
 	// Output: 503 upstream connect error or disconnect/reset before headers. reset reason: overflow
 }
 
-// A body that cannot be had again is kept while it is sent, if there is a buffer.
+// A body without GetBody is kept while it is sent, if there is a buffer.
 func ExampleOptions_replayBuffer() {
 	recipes, err := pillion.New("recipes",
 		pillion.Options{ReplayBuffer: 64 << 10},
@@ -256,7 +255,7 @@ func ExampleOptions_replayBuffer() {
 	// 200 <nil>
 }
 
-// inFlight is a policy that counts the calls under way.
+// inFlight is a policy that counts the running calls.
 type inFlight struct{ calls *int }
 
 // Wrap makes the hook once, for all calls.
@@ -271,12 +270,12 @@ func (p inFlight) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error)
 	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
 		*p.calls++
 		o := next(ctx, c)
-		o.OnEnd(c, ended) // when the body has been read, and not when the head is there
+		o.OnEnd(c, ended) // when the body has been read, not when the headers have arrived
 		return o
 	}, nil
 }
 
-// A policy of one's own wraps the others, and hears of ends with OnEnd.
+// A custom policy wraps the others, and registers end hooks with OnEnd.
 func ExamplePolicy() {
 	calls := 0
 	recipes, err := pillion.New("recipes", inFlight{&calls})
@@ -301,7 +300,7 @@ func ExamplePolicy() {
 	// under way: 0
 }
 
-// pigeon is an Exchange: a call by carrier pigeon. Its answers come whole, so that it needs no
+// pigeon is an Exchange: a call by carrier pigeon. Its responses arrive whole, so it needs no
 // Discard.
 type pigeon struct{ message string }
 
@@ -317,9 +316,9 @@ func (p *pigeon) Try(_ context.Context, c *policy.Attempt, o *policy.Outcome) {
 	o.Value, o.Detail = strings.ToUpper(p.message), envoy.ViaUpstream
 }
 
-// Explain says what an error means: here, that the message may not have arrived.
-func (p *pigeon) Explain(_ *policy.Attempt, o *policy.Outcome, err error) {
-	o.Err, o.Is, o.Flags, o.Detail = err, policy.Reset, envoy.UC, envoy.ConnectionTermination
+// Classify sets the meaning of an error: here, that the message may not have arrived.
+func (p *pigeon) Classify(_ *policy.Attempt, o *policy.Outcome, err error) {
+	o.Err, o.Conditions, o.Flags, o.Detail = err, policy.Reset, envoy.UC, envoy.ConnectionTermination
 }
 
 func (p *pigeon) Unary() bool                                     { return true }
@@ -329,7 +328,7 @@ func (p *pigeon) Idempotent() bool                                { return true 
 func (p *pigeon) Replayable() bool                                { return true }
 func (p *pigeon) ResponseHeader(*policy.Outcome, string) []string { return nil }
 
-// Invoke puts the calls of any protocol under the policies.
+// Invoke makes calls of any protocol under the policies.
 func ExampleChain_Invoke() {
 	loft, err := pillion.New("loft", retry.Config{BaseInterval: time.Millisecond})
 	if err != nil {
@@ -342,7 +341,7 @@ func ExampleChain_Invoke() {
 	// Output: HELLO <nil> 2
 }
 
-// A TimeoutError says which limit it was.
+// A TimeoutError contains the limit that fired.
 func ExampleTimeoutError() {
 	database, err := pillion.New("database", timeout.Config{Total: time.Millisecond})
 	if err != nil {
@@ -359,7 +358,7 @@ func ExampleTimeoutError() {
 	// Output: database total 1ms true
 }
 
-// An UpstreamError says what the network or the upstream did, in Envoy's words.
+// An UpstreamError contains Envoy's description of a failure of the network or the upstream.
 func ExampleUpstreamError() {
 	recipes, err := pillion.New("recipes")
 	if err != nil {

@@ -18,14 +18,14 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// letter is an Exchange of a protocol that only the tests have.
+// letter is an Exchange of a protocol of these tests.
 type letter struct {
-	open    bool                                            // answers go on after their head
-	try     func(ctx context.Context, o *policy.Outcome)    // what attempts bring; nil for "dear"
+	open    bool                                            // responses go on after their headers
+	try     func(ctx context.Context, o *policy.Outcome)    // the result of attempts; nil for "dear"
 	call    *policy.Attempt                                 // the last attempt
 	header  map[*policy.Attempt]http.Header                 // of attempts that asked for one
-	dropped []int                                           // attempts whose answer was discarded
-	explain func(o *policy.Outcome, err error) (known bool) // nil for the plain one
+	dropped []int                                           // attempts whose response was discarded
+	explain func(o *policy.Outcome, err error) (known bool) // nil for Reset
 }
 
 func (x *letter) Request() policy.Request {
@@ -47,11 +47,11 @@ func (x *letter) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome) 
 	}
 }
 
-func (x *letter) Explain(_ *policy.Attempt, o *policy.Outcome, err error) {
+func (x *letter) Classify(_ *policy.Attempt, o *policy.Outcome, err error) {
 	if x.explain != nil && x.explain(o, err) {
 		return
 	}
-	o.Err, o.Is, o.Flags, o.Detail = err, policy.Reset, envoy.UR, envoy.RemoteReset
+	o.Err, o.Conditions, o.Flags, o.Detail = err, policy.Reset, envoy.UR, envoy.RemoteReset
 }
 
 func (x *letter) Discard(c *policy.Attempt, _ *policy.Outcome) {
@@ -74,7 +74,7 @@ func (x *letter) Header(c *policy.Attempt) policy.Header {
 }
 
 func (x *letter) ResponseHeader(_ *policy.Outcome, name string) []string {
-	return http.Header{"X-Answer": {"yes"}}.Values(name)
+	return http.Header{"X-Reply": {"yes"}}.Values(name)
 }
 
 func (x *letter) Idempotent() bool { return true }
@@ -93,7 +93,7 @@ func TestInvoke_unary(t *testing.T) {
 		around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 			c.Header().Set("X-Mine", "1")
 			o := next(ctx, c)
-			if got, ok := c.ResponseHeader(o, "X-Answer"); got != "yes" || !ok {
+			if got, ok := c.ResponseHeader(o, "X-Reply"); got != "yes" || !ok {
 				t.Errorf("response header: got %q, %v, want yes", got, ok)
 			}
 			return o
@@ -109,8 +109,8 @@ func TestInvoke_unary(t *testing.T) {
 	}
 }
 
-// TestInvoke_unaryDeadline pins what a unary protocol tells its wire: the limit of
-// the try, where that is the shorter one; an open one only tells the total.
+// TestInvoke_unaryDeadline pins the deadline that the wire receives: of a unary exchange the
+// per-try limit if it is shorter, of an open one only the total limit.
 func TestInvoke_unaryDeadline(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -119,14 +119,14 @@ func TestInvoke_unaryDeadline(t *testing.T) {
 		caller time.Duration
 		want   time.Duration // 0 for none
 	}{
-		{"unary, try", false, timeout.Config{Total: time.Minute, PerTry: time.Second}, never, time.Second},
+		{"unary, per try", false, timeout.Config{Total: time.Minute, PerTry: time.Second}, never, time.Second},
 		{"unary, idle", false, timeout.Config{Total: time.Minute, PerTry: 3 * time.Second, Idle: 2 * time.Second}, never, 2 * time.Second},
 		{"unary, total", false, timeout.Config{Total: time.Minute, PerTry: time.Hour}, never, time.Minute},
 		{"unary, caller", false, timeout.Config{Total: time.Minute, PerTry: time.Hour}, time.Second, time.Second},
-		{"unary, try within the caller's", false, timeout.Config{Total: timeout.None, PerTry: time.Second}, time.Minute, time.Second},
-		{"open, try", true, timeout.Config{Total: time.Minute, PerTry: time.Second}, never, time.Minute},
+		{"unary, per try shorter than the caller's", false, timeout.Config{Total: timeout.Unlimited, PerTry: time.Second}, time.Minute, time.Second},
+		{"open, per try", true, timeout.Config{Total: time.Minute, PerTry: time.Second}, never, time.Minute},
 		{"open, caller", true, timeout.Config{Total: time.Minute, PerTry: time.Second}, 2 * time.Second, 2 * time.Second},
-		{"open, try alone", true, timeout.Config{Total: timeout.None, PerTry: time.Second}, never, never},
+		{"open, only per try", true, timeout.Config{Total: timeout.Unlimited, PerTry: time.Second}, never, never},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -150,8 +150,8 @@ func TestInvoke_unaryDeadline(t *testing.T) {
 	}
 }
 
-// TestInvoke_open pins the life of an answer that goes on: its hooks wait, the
-// first End counts, and later ones repeat what it came to.
+// TestInvoke_open pins the life of an open response: its hooks wait, the first End counts, and
+// later ones return its error.
 func TestInvoke_open(t *testing.T) {
 	tests := []struct {
 		name string
@@ -171,15 +171,15 @@ func TestInvoke_open(t *testing.T) {
 				policies := []pillion.Policy{needCancel}
 				if hooked {
 					policies = append(policies, atEnd(func(_ *policy.Call, end *policy.Outcome) {
-						if ends++; end.Is != test.is {
-							t.Errorf("hook: got condition %b, want %b", end.Is, test.is)
+						if ends++; end.Conditions != test.is {
+							t.Errorf("hook: got condition %b, want %b", end.Conditions, test.is)
 						}
 					}))
 				}
 				x := &letter{open: true}
 				o := newUpstream(t, policies...).Chain().Invoke(t.Context(), x)
 				if !o.Open() || ends != 0 {
-					t.Fatalf("at the head: got open %v and %d ends, want true and none", o.Open(), ends)
+					t.Fatalf("at the headers: got open %v and %d ends, want true and none", o.Open(), ends)
 				}
 				for i, err := range test.ends {
 					if got := x.call.Stream().End(err); !errors.Is(got, test.want[i]) {
@@ -194,8 +194,8 @@ func TestInvoke_open(t *testing.T) {
 	}
 }
 
-// TestInvoke_openUnwatched pins the answer whose end matters to nobody: it costs
-// no span, and all that concerns it does nothing.
+// TestInvoke_openUnwatched pins an open response whose end no policy needs: it has no Stream, and
+// its methods do nothing.
 func TestInvoke_openUnwatched(t *testing.T) {
 	x := &letter{open: true}
 	if o := newUpstream(t).Chain().Invoke(t.Context(), x); !o.Open() {
@@ -208,23 +208,23 @@ func TestInvoke_openUnwatched(t *testing.T) {
 	}
 }
 
-// TestInvoke_retry pins that an open answer that is retried is discarded, and
-// that each attempt has its own header.
+// TestInvoke_retry pins that an open response is discarded before a retry, and that each attempt
+// has its own header.
 func TestInvoke_retry(t *testing.T) {
 	attempts := 0
 	x := &letter{open: true}
 	x.try = func(_ context.Context, o *policy.Outcome) {
 		if attempts++; attempts < 3 {
-			o.Is = policy.RefusedStream
+			o.Conditions = policy.RefusedStream
 		}
 	}
 	var conditions []policy.Condition
 	u := newUpstream(t, quick(2),
-		atEnd(func(_ *policy.Call, end *policy.Outcome) { conditions = append(conditions, end.Is) }),
+		atEnd(func(_ *policy.Call, end *policy.Outcome) { conditions = append(conditions, end.Conditions) }),
 		before(func(c *policy.Call) { c.Header().Set("X-Attempt", "yes") }))
 	o := u.Chain().Invoke(t.Context(), x)
 	if o.Err != nil || !o.Open() || attempts != 3 || len(x.header) != 3 {
-		t.Errorf("got %v, open %v after %d attempts with %d headers, want an open answer after 3 with 3",
+		t.Errorf("got %v, open %v after %d attempts with %d headers, want an open response after 3 with 3",
 			o.Err, o.Open(), attempts, len(x.header))
 	}
 	_ = x.call.Stream().End(nil)
@@ -237,7 +237,7 @@ func TestInvoke_retry(t *testing.T) {
 	}
 }
 
-// TestInvoke_drop pins Drop without a span: the hooks run all the same.
+// TestInvoke_drop pins that the hooks run after Drop without a Stream.
 func TestInvoke_drop(t *testing.T) {
 	ends := 0
 	x := &letter{open: true}
@@ -245,12 +245,12 @@ func TestInvoke_drop(t *testing.T) {
 		around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 			o := next(ctx, c)
 			o.Discard()
-			o.Discard() // there is nothing any more
+			o.Discard() // nothing is left to discard
 			return o
 		}),
 		atEnd(func(_ *policy.Call, end *policy.Outcome) {
-			if ends++; end.Is != policy.Discarded {
-				t.Errorf("hook: got condition %b, want Discarded", end.Is)
+			if ends++; end.Conditions != policy.Discarded {
+				t.Errorf("hook: got condition %b, want Discarded", end.Conditions)
 			}
 		}))
 	if o := u.Chain().Invoke(t.Context(), x); o.Open() || ends != 1 || !slices.Equal(x.dropped, []int{1}) {
@@ -258,13 +258,13 @@ func TestInvoke_drop(t *testing.T) {
 	}
 }
 
-// TestInvoke_idle pins that the idle limit runs while somebody waits, and only then.
+// TestInvoke_idle pins that the idle limit runs only while the caller waits.
 func TestInvoke_idle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, info := pillion.WithInfo(t.Context())
 		x := &letter{open: true}
-		newUpstream(t, timeout.Config{Total: timeout.None, Idle: time.Second}).Chain().Invoke(ctx, x)
-		time.Sleep(time.Minute) // nobody waits
+		newUpstream(t, timeout.Config{Total: timeout.Unlimited, Idle: time.Second}).Chain().Invoke(ctx, x)
+		time.Sleep(time.Minute) // the caller does not wait
 		x.call.Stream().Await()
 		time.Sleep(900 * time.Millisecond)
 		x.call.Stream().Received()
@@ -286,28 +286,28 @@ func TestInvoke_idle(t *testing.T) {
 	})
 }
 
-// TestInvoke_explained pins that Explain is asked only where Try left a bare error.
-func TestInvoke_explained(t *testing.T) {
+// TestInvoke_classified pins that Classify is called only if Try left an error without conditions.
+func TestInvoke_classified(t *testing.T) {
 	for _, explained := range []bool{false, true} {
 		asked := 0
 		x := &letter{
 			try: func(_ context.Context, o *policy.Outcome) {
 				if o.Err = errBroken; explained {
-					o.Is, o.Detail = policy.GRPCUnavailable, envoy.RemoteRefusedStream
+					o.Conditions, o.Detail = policy.GRPCUnavailable, envoy.RemoteRefusedStream
 				}
 			},
 			explain: func(*policy.Outcome, error) bool { asked++; return false },
 		}
 		o := newUpstream(t).Chain().Invoke(t.Context(), x)
 		want := map[bool]policy.Condition{false: policy.Reset, true: policy.GRPCUnavailable}[explained]
-		if o.Is != want || !errors.Is(o.Err, errBroken) || (asked == 0) != explained {
-			t.Errorf("explained by Try %v: got %b, %v, asked %d times, want %b", explained, o.Is, o.Err, asked, want)
+		if o.Conditions != want || !errors.Is(o.Err, errBroken) || (asked == 0) != explained {
+			t.Errorf("classified by Try %v: got %b, %v, Classify called %d times, want %b", explained, o.Conditions, o.Err, asked, want)
 		}
 	}
 }
 
-// TestInvoke_ends has many ends of one stream at the same time: one counts, and
-// nobody is told before its hooks have run.
+// TestInvoke_ends ends one stream several times concurrently: one end counts, and no End returns
+// before its hooks have run.
 func TestInvoke_ends(t *testing.T) {
 	var hooks journal
 	u := newUpstream(t, atEnd(func(*policy.Call, *policy.Outcome) { hooks.add("end") }))
@@ -330,8 +330,7 @@ func TestInvoke_ends(t *testing.T) {
 	}
 }
 
-// TestCall_request pins what a policy can ask of the request, for a protocol that
-// knows all of it.
+// TestCall_request pins what a policy can read of the request, for a protocol with all of it.
 func TestCall_request(t *testing.T) {
 	type key struct{}
 	ctx := context.WithValue(t.Context(), key{}, "mine")
@@ -351,8 +350,8 @@ func TestCall_request(t *testing.T) {
 	}
 }
 
-// TestCall_attempts pins that attempts are counted right inside the policy that
-// makes them: outside of it none has begun.
+// TestCall_attempts pins that attempts are counted right inside the policy that makes them: outside
+// it none has begun.
 func TestCall_attempts(t *testing.T) {
 	var outer, inner []int
 	u := newUpstream(t,
@@ -372,7 +371,7 @@ func TestCall_attempts(t *testing.T) {
 	}
 }
 
-// TestCall_acquireRetry pins who is asked for leave to retry.
+// TestCall_acquireRetry pins which policy decides about a retry.
 func TestCall_acquireRetry(t *testing.T) {
 	var asked, released int
 	limiter := func(leave bool) pillion.Policy {
@@ -387,9 +386,9 @@ func TestCall_acquireRetry(t *testing.T) {
 		leave           bool
 		asked, released int
 	}{
-		{"nobody limits", nil, true, 0, 0},
-		{"leave", []pillion.Policy{limiter(true)}, true, 1, 1},
-		{"no leave", []pillion.Policy{limiter(false)}, false, 1, 0},
+		{"no limit", nil, true, 0, 0},
+		{"granted", []pillion.Policy{limiter(true)}, true, 1, 1},
+		{"denied", []pillion.Policy{limiter(false)}, false, 1, 0},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

@@ -14,8 +14,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// TestBuilder_stats pins that a policy finds the statistics of all policies of the upstream,
-// those outside it as well.
+// TestBuilder_stats pins that a policy receives the statistics of all others, inside and outside.
 func TestBuilder_stats(t *testing.T) {
 	offering := func(name string, value uint64) pillion.Policy {
 		return policyFunc(func(s *policy.Builder, next policy.Func) (policy.Func, error) {
@@ -34,8 +33,8 @@ func TestBuilder_stats(t *testing.T) {
 	}
 }
 
-// TestTransport_connectionReset pins that a connection that ends in the moment in
-// which it is made is one that could not be made, and told as Envoy tells it.
+// TestTransport_connectionReset pins that a connection that is reset while it is being made is
+// classified and reported as in Envoy, as a connection that could not be made.
 func TestTransport_connectionReset(t *testing.T) {
 	u := newUpstream(t, pillion.Options{LocalReplies: true})
 	base := roundTripper(func(*http.Request) (*http.Response, error) {

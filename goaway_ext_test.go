@@ -24,12 +24,12 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// framed is an HTTP/2 server's side of one stream whose request has come whole.
+// framed is an HTTP/2 server's side of one stream, after the complete request.
 type framed struct {
 	*http2.Framer
 	*peer
 	stream uint32
-	n      int64 // which request this is of all, from 1
+	n      int64 // the number of the request, from 1
 }
 
 // respond sends a response without a body.
@@ -41,8 +41,7 @@ func (f *framed) respond(status string) {
 	})
 }
 
-// frames speaks HTTP/2, and has serve do what it likes with each request. Streams that are
-// reset by the client are forgotten.
+// frames uses HTTP/2, and calls serve for each request. It forgets streams that the client resets.
 func frames(requests *atomic.Int64, serve func(f *framed)) step {
 	return func(p *peer) {
 		if _, err := io.ReadFull(p.read, make([]byte, len(http2.ClientPreface))); err != nil {
@@ -75,14 +74,14 @@ func frames(requests *atomic.Int64, serve func(f *framed)) step {
 	}
 }
 
-// unencryptedHTTP2 is a transport that speaks HTTP/2 without TLS.
+// unencryptedHTTP2 returns a transport that uses HTTP/2 without TLS.
 func unencryptedHTTP2() *http.Transport {
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Transport{Protocols: &protocols}
 }
 
-// http2Base is a way to speak HTTP/2.
+// http2Base is a way to use HTTP/2.
 type http2Base struct {
 	secured bool
 	build   func() http.RoundTripper
@@ -146,7 +145,7 @@ func orders() map[string]func(t *testing.T, url string) *http.Request {
 	}
 }
 
-// refusals are the ways in which a server says that it has not worked on a stream.
+// refusals are the ways in which a server reports that it has not processed a stream.
 func refusals() map[string]func(f *framed) {
 	all := map[string]func(f *framed){
 		"REFUSED_STREAM": func(f *framed) { _ = f.WriteRSTStream(f.stream, http2.ErrCodeRefusedStream) },
@@ -161,8 +160,8 @@ func refusals() map[string]func(f *framed) {
 	return all
 }
 
-// TestGoAway_refused has a server refuse the first stream: the retry policy decides, and
-// sees a refused stream.
+// TestGoAway_refused refuses the first stream: the retry policy receives a refused stream and
+// decides.
 func TestGoAway_refused(t *testing.T) {
 	silenceLog(t)
 	for refusal, refuse := range refusals() {
@@ -186,8 +185,8 @@ func TestGoAway_refused(t *testing.T) {
 					}
 					_ = resp.Body.Close()
 					first := l.attempts[0]
-					if !first.Is.Any(policy.RefusedStream) || first.Detail != envoy.RemoteRefusedStream || first.Flags != envoy.UR || first.unconnected {
-						t.Errorf("got %v %v %v, want refused-stream UR remote_refused_stream_reset", first.Is, first.Flags, first.Detail)
+					if !first.Has(policy.RefusedStream) || first.Detail != envoy.RemoteRefusedStream || first.Flags != envoy.UR || first.unconnected {
+						t.Errorf("got %v %v %v, want refused-stream UR remote_refused_stream_reset", first.Conditions, first.Flags, first.Detail)
 					}
 					if requests.Load() != 2 {
 						t.Errorf("got %d requests, want 2", requests.Load())
@@ -200,8 +199,8 @@ func TestGoAway_refused(t *testing.T) {
 	}
 }
 
-// TestGoAway_notRetried has no policy retry refused streams: the attempt ends with the first
-// refusal, and is not resent behind the policy's back.
+// TestGoAway_notRetried pins that the attempt ends with the first refusal if no policy retries
+// refused streams, and that net/http does not resend the request.
 func TestGoAway_notRetried(t *testing.T) {
 	for name, order := range orders() {
 		for kind, b := range http2Bases() {
@@ -210,8 +209,8 @@ func TestGoAway_notRetried(t *testing.T) {
 				url, base, requests := b.serve(t, func(f *framed) { _ = f.WriteRSTStream(f.stream, http2.ErrCodeRefusedStream) })
 				l := newLedger(t)
 				_, err := l.upstream(t, pillion.Options{ReplayBuffer: 100}, retry.Config{On: "connect-failure"}).Transport(base).RoundTrip(order(t, url))
-				if end := l.last(t); err == nil || !end.Is.Any(policy.RefusedStream) || requests.Load() != 1 {
-					t.Errorf("got %v, %v after %d requests, want a refused stream after 1", end.Is, err, requests.Load())
+				if end := l.last(t); err == nil || !end.Has(policy.RefusedStream) || requests.Load() != 1 {
+					t.Errorf("got %v, %v after %d requests, want a refused stream after 1", end.Conditions, err, requests.Load())
 				}
 				l.wantBalanced(t, 1, 1)
 			})
@@ -219,8 +218,8 @@ func TestGoAway_notRetried(t *testing.T) {
 	}
 }
 
-// TestGoAway_withoutRetry is an upstream without a policy that repeats calls: net/http
-// resends what it can by itself, and that is one attempt.
+// TestGoAway_withoutRetry pins that net/http resends what it can if no policy retries, and that
+// this is one attempt.
 func TestGoAway_withoutRetry(t *testing.T) {
 	for name, order := range orders() {
 		for kind, b := range http2Bases() {
@@ -235,9 +234,9 @@ func TestGoAway_withoutRetry(t *testing.T) {
 				})
 				l := newLedger(t)
 				resp, err := l.upstream(t, timeout.Config{Total: patience}).Transport(base).RoundTrip(order(t, url))
-				if name == "POST that is kept" { // net/http cannot have its body again
-					if end := l.last(t); err == nil || !end.Is.Any(policy.RefusedStream) {
-						t.Errorf("got %v, %v, want a refused stream", end.Is, err)
+				if name == "POST that is kept" { // net/http cannot read its body again
+					if end := l.last(t); err == nil || !end.Has(policy.RefusedStream) {
+						t.Errorf("got %v, %v, want a refused stream", end.Conditions, err)
 					}
 				} else if err != nil || resp.StatusCode != http.StatusOK || requests.Load() != 2 {
 					t.Errorf("got %v, %v after %d requests, want 200 after 2", resp, err, requests.Load())
@@ -251,9 +250,9 @@ func TestGoAway_withoutRetry(t *testing.T) {
 	}
 }
 
-// TestGoAway_workedOn has a server end a stream that it may have worked on: no refused
-// stream, so a POST is not retried.
-func TestGoAway_workedOn(t *testing.T) {
+// TestGoAway_processed ends a stream that the server may have processed: it is no refused stream,
+// so a POST is not retried.
+func TestGoAway_processed(t *testing.T) {
 	silenceLog(t)
 	tests := map[string]struct {
 		serve  func(f *framed)
@@ -286,8 +285,8 @@ func TestGoAway_workedOn(t *testing.T) {
 					_, err := l.upstream(t, pillion.Options{ReplayBuffer: 100}, timeout.Config{Total: patience},
 						retry.Config{On: "refused-stream,connect-failure"}).Transport(base).RoundTrip(order(t, url))
 					end := l.last(t)
-					if err == nil || end.Is != test.is || end.Detail != test.detail || requests.Load() != 1 {
-						t.Errorf("got %v %v after %d requests, want %v %v after 1: %v", end.Is, end.Detail, requests.Load(), test.is, test.detail, err)
+					if err == nil || end.Conditions != test.is || end.Detail != test.detail || requests.Load() != 1 {
+						t.Errorf("got %v %v after %d requests, want %v %v after 1: %v", end.Conditions, end.Detail, requests.Load(), test.is, test.detail, err)
 					}
 					l.wantBalanced(t, 1, 1)
 				})
@@ -296,16 +295,15 @@ func TestGoAway_workedOn(t *testing.T) {
 	}
 }
 
-// TestGoAway_protocolError has a server reset a stream with PROTOCOL_ERROR. What net/http
-// would resend cannot be told from a refused stream; what it cannot resend is a protocol
-// error.
+// TestGoAway_protocolError resets a stream with PROTOCOL_ERROR. If net/http would resend the
+// request, it cannot be distinguished from a refused stream; otherwise it is a protocol error.
 func TestGoAway_protocolError(t *testing.T) {
 	for name, order := range orders() {
 		t.Run(name, func(t *testing.T) {
 			wantNoLeaks(t)
 			url, base, requests := http2Bases()["h2c"].serve(t, func(f *framed) { _ = f.WriteRSTStream(f.stream, http2.ErrCodeProtocol) })
 			l := newLedger(t)
-			_, err := l.upstream(t, pillion.Options{ReplayBuffer: 100}, retry.Config{NumRetries: retry.None}).Transport(base).RoundTrip(order(t, url))
+			_, err := l.upstream(t, pillion.Options{ReplayBuffer: 100}, retry.Config{NumRetries: retry.Never}).Transport(base).RoundTrip(order(t, url))
 			want := envoy.RemoteRefusedStream
 			if name == "POST that is kept" {
 				want = envoy.MalformedResponse
@@ -317,8 +315,8 @@ func TestGoAway_protocolError(t *testing.T) {
 	}
 }
 
-// TestGoAway_severalRequests has a round tripper send two requests in one attempt, as for
-// an authentication challenge: the second is no resending.
+// TestGoAway_severalRequests sends two requests in one attempt, as for an authentication challenge:
+// the second does not count as resent.
 func TestGoAway_severalRequests(t *testing.T) {
 	for kind, b := range http2Bases() {
 		t.Run(kind, func(t *testing.T) {
@@ -342,8 +340,8 @@ func TestGoAway_severalRequests(t *testing.T) {
 	}
 }
 
-// TestGoAway_dialThatAsks has a transport's dial function make another request with the
-// context that it is given, as service discovery does: neither is taken for the other's.
+// TestGoAway_dialThatAsks makes another request in a transport's dial function, with the context
+// that it receives, as service discovery does: the requests are not confused.
 func TestGoAway_dialThatAsks(t *testing.T) {
 	wantNoLeaks(t)
 	url, _, requests := http2Bases()["h2c"].serve(t, func(f *framed) { f.respond("200") })
@@ -371,15 +369,15 @@ func TestGoAway_dialThatAsks(t *testing.T) {
 	l.wantBalanced(t, 1, 1)
 }
 
-// securedConn is a connection that carries HTTP/2.
+// securedConn is a connection that uses HTTP/2.
 type securedConn struct{ net.Conn }
 
 func (securedConn) ConnectionState() tls.ConnectionState {
 	return tls.ConnectionState{NegotiatedProtocol: "h2"}
 }
 
-// TestGoAway_lateUse has a round tripper that is no http.Transport call the hooks of an
-// attempt that has ended: that changes no later attempt.
+// TestGoAway_lateUse calls the hooks of an attempt that has ended, in a round tripper that is not
+// an http.Transport: that changes no later attempt.
 func TestGoAway_lateUse(t *testing.T) {
 	var traces []*httptrace.ClientTrace
 	conn := httptrace.GotConnInfo{Conn: securedConn{}}
@@ -407,8 +405,8 @@ func TestGoAway_lateUse(t *testing.T) {
 	}
 	failing = true
 	_, err := rt.RoundTrip(newRequest(t, http.MethodPost, "http://recipes.test/", strings.NewReader("order")))
-	if end := l.last(t); err == nil || end.Is != policy.Reset || end.unconnected {
-		t.Errorf("got %v, unconnected %v, %v, want a reset", end.Is, end.unconnected, err)
+	if end := l.last(t); err == nil || end.Conditions != policy.Reset || end.unconnected {
+		t.Errorf("got %v, unconnected %v, %v, want a reset", end.Conditions, end.unconnected, err)
 	}
 	l.wantBalanced(t, 21, 21)
 	for i, trace := range traces[:20] {

@@ -12,8 +12,8 @@ import (
 	"github.com/pillion-go/pillion/envoy"
 )
 
-// TestHeads pins which HTTP/1 responses net/http takes, where Envoy does otherwise: they are
-// stated in docs/envoy.md.
+// TestHeads pins which HTTP/1 responses net/http accepts where Envoy differs: docs/envoy.md lists
+// them.
 func TestHeads(t *testing.T) {
 	silenceLog(t)
 	many := strings.Repeat("X-Soup: leek\r\n", 150)
@@ -62,8 +62,8 @@ func TestHeads(t *testing.T) {
 	}
 }
 
-// TestHeads_notModified pins what becomes of a 304 over HTTP/2 that has a length, and of one
-// that has a body: the one is broken, if it is read, the other is a response.
+// TestHeads_notModified pins the handling of two kinds of 304 over HTTP/2: one with a length breaks
+// off if it is read, one with a body is a response.
 func TestHeads_notModified(t *testing.T) {
 	for name, body := range map[string]bool{"a length": false, "a body": true} {
 		t.Run(name, func(t *testing.T) {

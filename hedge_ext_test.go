@@ -18,15 +18,15 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// hedge is a policy that makes a second attempt when the first has brought nothing
-// good after a while. The first good answer wins; the other attempt is cancelled and
-// its answer discarded. It shows that the engine bears attempts beside each other.
+// hedge is a policy that makes a second attempt if the first has no good result after a delay. The
+// first good response wins; the other attempt is canceled and its response discarded. It shows that
+// the engine supports concurrent attempts.
 type hedge struct {
 	delay   time.Duration
 	running *sync.WaitGroup // its goroutines
 }
 
-// raced is what one of the attempts came to.
+// raced is the result of one of the attempts.
 type raced struct {
 	call *policy.Call
 	o    *policy.Outcome
@@ -39,7 +39,7 @@ func (h hedge) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	slot := s.Slot()
 	cancel := func(c *policy.Call, _ *policy.Outcome) { c.State(slot).V.(context.CancelFunc)() }
 	return func(ctx context.Context, first *policy.Call) *policy.Outcome {
-		second := first.Next() // made before the first one runs
+		second := first.Next() // derived before the first one runs
 		came := make(chan raced, 2)
 		start := func(c *policy.Call) {
 			own, cancel := context.WithCancel(ctx)
@@ -76,9 +76,8 @@ func (h hedge) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	}, nil
 }
 
-// race is a server whose requests are told apart by their number, and a client
-// that hedges.
-type race struct {
+// contest is a server that numbers its requests, and a client that hedges.
+type contest struct {
 	client  *http.Client
 	url     string
 	conns   *tally
@@ -86,7 +85,7 @@ type race struct {
 	breaker *breaker.Breaker
 }
 
-func newRace(t *testing.T, delay time.Duration, handler func(n int64, w http.ResponseWriter, r *http.Request)) *race {
+func newContest(t *testing.T, delay time.Duration, handler func(n int64, w http.ResponseWriter, r *http.Request)) *contest {
 	t.Helper()
 	wantNoLeaks(t)
 	var requests atomic.Int64
@@ -100,13 +99,13 @@ func newRace(t *testing.T, delay time.Duration, handler func(n int64, w http.Res
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &race{url: server.URL, conns: conns, breaker: b}
+	r := &contest{url: server.URL, conns: conns, breaker: b}
 	r.client = newClient(t, hedge{delay, &r.running}, limits.Config{}, b)
 	return r
 }
 
-// call makes one call and reads its answer.
-func (r *race) call(ctx context.Context, t *testing.T) (status int, body string, info *pillion.Info, err error) {
+// call makes one call and reads its response.
+func (r *contest) call(ctx context.Context, t *testing.T) (status int, body string, info *pillion.Info, err error) {
 	t.Helper()
 	ctx, info = pillion.WithInfo(ctx)
 	req := newRequest(t, http.MethodPut, r.url, strings.NewReader("order")).WithContext(ctx)
@@ -120,14 +119,14 @@ func (r *race) call(ctx context.Context, t *testing.T) (status int, body string,
 }
 
 // end waits until nothing is left of all calls.
-func (r *race) end(t *testing.T) {
+func (r *contest) end(t *testing.T) {
 	t.Helper()
 	r.running.Wait()
 	r.client.CloseIdleConnections()
 	r.conns.wantNone(t)
 }
 
-// untilGone is a server that has nothing to say until its client has left.
+// untilGone is a server that does not respond until its client has disconnected.
 func untilGone(r *http.Request) { <-r.Context().Done() }
 
 func TestHedge(t *testing.T) {
@@ -166,7 +165,7 @@ func TestHedge(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			r := newRace(t, test.delay, test.handler)
+			r := newContest(t, test.delay, test.handler)
 			status, body, info, err := r.call(bounded(t), t)
 			if err != nil || status != test.status || body != test.body {
 				t.Errorf("got %d, %d bytes, %v, want %d, %d bytes", status, len(body), err, test.status, len(test.body))
@@ -182,11 +181,11 @@ func TestHedge(t *testing.T) {
 	}
 }
 
-// TestHedge_loserAnswers has the loser's answer come all the same, together with the
-// winner's: it is discarded, whoever it is.
-func TestHedge_loserAnswers(t *testing.T) {
+// TestHedge_loserResponds pins that the loser's response is discarded if it arrives together with
+// the winner's.
+func TestHedge_loserResponds(t *testing.T) {
 	both := make(chan struct{})
-	r := newRace(t, time.Millisecond, func(n int64, w http.ResponseWriter, r *http.Request) {
+	r := newContest(t, time.Millisecond, func(n int64, w http.ResponseWriter, r *http.Request) {
 		if n == 2 {
 			close(both)
 		}
@@ -197,15 +196,15 @@ func TestHedge_loserAnswers(t *testing.T) {
 		_, _ = io.WriteString(w, strings.Repeat("x", 100<<10))
 	})
 	if status, body, info, err := r.call(bounded(t), t); err != nil || status != 200 || len(body) != 100<<10 || info.Attempts() != 2 {
-		t.Errorf("got %d, %d bytes, %v after %d attempts, want one whole answer after 2", status, len(body), err, info.Attempts())
+		t.Errorf("got %d, %d bytes, %v after %d attempts, want one complete response after 2", status, len(body), err, info.Attempts())
 	}
 	r.end(t)
 }
 
-// TestHedge_callerLeaves has the caller leave while both attempts are under way.
+// TestHedge_callerLeaves cancels the caller while both attempts are running.
 func TestHedge_callerLeaves(t *testing.T) {
 	ctx, leave := context.WithCancel(bounded(t))
-	r := newRace(t, time.Millisecond, func(n int64, _ http.ResponseWriter, r *http.Request) {
+	r := newContest(t, time.Millisecond, func(n int64, _ http.ResponseWriter, r *http.Request) {
 		if n == 2 {
 			leave()
 		}
@@ -221,9 +220,9 @@ func TestHedge_callerLeaves(t *testing.T) {
 	}
 }
 
-// TestHedge_crowd has many hedged calls at once, half of whose first attempts hang.
+// TestHedge_crowd makes many hedged calls concurrently; half of the first attempts hang.
 func TestHedge_crowd(t *testing.T) {
-	r := newRace(t, time.Millisecond, func(n int64, w http.ResponseWriter, r *http.Request) {
+	r := newContest(t, time.Millisecond, func(n int64, w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("X-Hang") != "" && n%2 == 0 {
 			untilGone(r)
 			return
@@ -245,16 +244,15 @@ func TestHedge_crowd(t *testing.T) {
 	r.end(t)
 }
 
-// TestHedge_order pins that a hedge has its place like other policies that repeat.
+// TestHedge_order pins that a hedge has a Place like a retry policy.
 func TestHedge_order(t *testing.T) {
 	if _, err := pillion.New("recipes", limits.Config{}, hedge{}); err == nil {
 		t.Error("got no error for limits outside a hedge")
 	}
 }
 
-// TestHedge_endpoint has a policy outside of a hedge read the endpoint of the first attempt
-// when the second one has won, while the first one is still on its way to the wire. The race
-// detector finds it.
+// TestHedge_endpoint reads the endpoint of the first attempt in a policy outside a hedge, when the
+// second attempt has won and the first has not been sent yet. It is for the race detector.
 func TestHedge_endpoint(t *testing.T) {
 	var running sync.WaitGroup
 	u := newUpstream(t,

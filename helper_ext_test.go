@@ -17,7 +17,7 @@ import (
 
 var errBroken = errors.New("broken")
 
-// newUpstream makes an upstream that is called recipes.
+// newUpstream makes an upstream with the name recipes.
 func newUpstream(t *testing.T, policies ...pillion.Policy) *pillion.Upstream {
 	t.Helper()
 	u, err := pillion.New("recipes", policies...)
@@ -27,7 +27,7 @@ func newUpstream(t *testing.T, policies ...pillion.Policy) *pillion.Upstream {
 	return u
 }
 
-// get is a request for soup.
+// get returns a request for soup.
 func get(ctx context.Context, t *testing.T) *http.Request {
 	t.Helper()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://recipes.test/soup", nil)
@@ -37,12 +37,12 @@ func get(ctx context.Context, t *testing.T) *http.Request {
 	return req
 }
 
-// roundTripper is a function as one.
+// roundTripper is a function as a RoundTripper.
 type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// answer is a whole answer with a text.
+// answer returns a complete response with a text.
 func answer(status int, text string) *http.Response {
 	return &http.Response{
 		StatusCode: status, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
@@ -50,12 +50,12 @@ func answer(status int, text string) *http.Response {
 	}
 }
 
-// answers is a server that gives the same answer to all.
+// answers returns a server that sends the same response to each request.
 func answers(status int, text string) roundTripper {
 	return func(*http.Request) (*http.Response, error) { return answer(status, text), nil }
 }
 
-// streams is a server whose answer has this body.
+// streams returns a server whose response has this body.
 func streams(body io.ReadCloser) roundTripper {
 	return func(*http.Request) (*http.Response, error) {
 		resp := answer(http.StatusOK, "")
@@ -64,19 +64,19 @@ func streams(body io.ReadCloser) roundTripper {
 	}
 }
 
-// policy is a function as one.
+// policyFunc is a function as a Policy.
 type policyFunc func(s *policy.Builder, next policy.Func) (policy.Func, error)
 
 func (p policyFunc) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) { return p(s, next) }
 
-// around is a policy that is no more than its function, made anew for each upstream.
+// around returns a policy with only this function, wrapped anew for each upstream.
 func around(f func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome) pillion.Policy {
 	return policyFunc(func(_ *policy.Builder, next policy.Func) (policy.Func, error) {
 		return func(ctx context.Context, c *policy.Call) *policy.Outcome { return f(ctx, c, next) }, nil
 	})
 }
 
-// atEnd is a policy that hears of ends.
+// atEnd returns a policy with an end hook.
 func atEnd(hook policy.Hook) pillion.Policy {
 	return around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 		o := next(ctx, c)
@@ -85,7 +85,7 @@ func atEnd(hook policy.Hook) pillion.Policy {
 	})
 }
 
-// before is a policy that does something with a call before it goes on.
+// before returns a policy that calls a function before next.
 func before(f func(c *policy.Call)) pillion.Policy {
 	return around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 		f(c)
@@ -93,10 +93,10 @@ func before(f func(c *policy.Call)) pillion.Policy {
 	})
 }
 
-// apart is c in two policies. One Config must have limits that can all fire.
+// apart returns c as two policies. All limits of one Config must be able to fire.
 func apart(c timeout.Config) []pillion.Policy {
 	attempt := c
-	attempt.Total, c.PerTry, c.Idle = timeout.None, 0, 0
+	attempt.Total, c.PerTry, c.Idle = timeout.Unlimited, 0, 0
 	return []pillion.Policy{c, attempt}
 }
 
@@ -106,7 +106,7 @@ var needCancel = policyFunc(func(s *policy.Builder, next policy.Func) (policy.Fu
 	return next, nil
 })
 
-// journal takes down what happens, from any goroutine.
+// journal records lines, from any goroutine.
 type journal struct {
 	mu    sync.Mutex
 	lines []string // guarded by mu
@@ -124,8 +124,8 @@ func (j *journal) all() []string {
 	return append([]string(nil), j.lines...)
 }
 
-// tape is a body whose pieces come at their times, whether anybody reads or not,
-// and whose end is err. It heeds ctx, and Close.
+// tape is a body whose pieces arrive at fixed times, even if they are not read, and whose end is
+// err. It honors ctx and Close.
 type tape struct {
 	ctx    context.Context
 	pieces []piece
@@ -176,7 +176,7 @@ func (b *tape) Close() error {
 	return nil
 }
 
-// scopeOf is the limit that err is about; 0 for another error.
+// scopeOf returns the scope of a timeout error, 0 for another error.
 func scopeOf(err error) policy.Scope {
 	if limit, ok := errors.AsType[*pillion.TimeoutError](err); ok {
 		return limit.Scope
@@ -184,5 +184,5 @@ func scopeOf(err error) policy.Scope {
 	return 0
 }
 
-// never is longer than any limit.
+// never is longer than any limit of a test.
 const never = 1000 * time.Hour

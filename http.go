@@ -13,24 +13,23 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// HTTP configures how an upstream speaks HTTP. It is a [Policy] in form, so that
-// it is given to [New] like all other configuration; its place among the others does
-// not matter. The zero value is what an upstream without it has.
+// Options configures how an upstream speaks HTTP. It is a [Policy] only so that [New] takes it like
+// all other configuration; its position among the others does not matter. An upstream without
+// Options behaves as with the zero value.
 type Options struct {
-	// LocalReplies answers with the response that an Envoy sidecar would have given,
-	// where otherwise the round trip returns an error: 503 and "upstream connect error
-	// or disconnect/reset before headers" for a refused call, 504 for a time-out, and so
-	// on. It is for programs that come from the proxy. A caller that leaves, or whose
-	// own deadline passes, gets an error all the same. Mirrors Envoy's local replies.
+	// LocalReplies returns the response that an Envoy sidecar would have sent where otherwise the
+	// round trip returns an error: 503 and "upstream connect error or disconnect/reset before
+	// headers" for a refused call, 504 for a timeout, and so on. It is for programs that used the
+	// proxy before. If the caller was canceled, or its own deadline has passed, it still receives
+	// an error. Mirrors Envoy's local replies.
 	LocalReplies bool `json:"local_replies,omitempty"`
 
-	// Sidecar is for a program whose calls go through an Envoy sidecar all the same: it
-	// tells the sidecar to leave retries to this library (x-envoy-max-retries: 0), so that
-	// they do not multiply, and to wait no longer than it does
-	// (x-envoy-upstream-rq-timeout-ms). The sidecar must take the caller for an internal
-	// one, which Envoy does not by itself: its listener needs use_remote_address, and
-	// the caller's address in internal_address_config. To leave both to the sidecar, configure
-	// neither retry nor timeout here instead.
+	// Sidecar is for a program whose calls still go through an Envoy sidecar. It turns the
+	// sidecar's retries off (x-envoy-max-retries: 0), so that they do not multiply, and passes it
+	// the remaining time (x-envoy-upstream-rq-timeout-ms). The sidecar must treat the caller as
+	// internal, which is not Envoy's default: its listener needs use_remote_address, and the
+	// caller's address in internal_address_config. To leave retries and timeouts to the sidecar,
+	// configure neither here instead.
 	Sidecar bool `json:"sidecar,omitempty"`
 
 	// IncludeRequestAttemptCount sends the number of each attempt, from 1, in
@@ -41,29 +40,28 @@ type Options struct {
 	// number of attempts. Mirrors include_attempt_count_in_response.
 	IncludeAttemptCountInResponse bool `json:"include_attempt_count_in_response,omitempty"`
 
-	// IncludeIsTimeoutRetryHeader sends x-envoy-is-timeout-retry with each attempt but
-	// the first: whether the one before it ran into its time-out. Mirrors
+	// IncludeIsTimeoutRetryHeader sends x-envoy-is-timeout-retry with each attempt but the first:
+	// whether the per-try timeout of the previous attempt fired. Mirrors
 	// include_is_timeout_retry_header.
 	IncludeIsTimeoutRetryHeader bool `json:"include_is_timeout_retry_header,omitempty"`
 
 	// SuppressEnvoyHeaders leaves out x-envoy-expected-rq-timeout-ms in requests and
-	// x-envoy-overloaded in local replies. As in Envoy, the headers that the fields above
-	// ask for are sent all the same. Mirrors suppress_envoy_headers of Envoy's Router.
+	// x-envoy-overloaded in local replies. As in Envoy, it does not affect the headers that the
+	// fields above ask for. Mirrors suppress_envoy_headers of Envoy's Router.
 	SuppressEnvoyHeaders bool `json:"suppress_envoy_headers,omitempty"`
 
-	// ReplayBuffer is how many bytes of a request body that has no GetBody are kept
-	// while it is sent, so that it can be sent again. Nothing is read ahead. A body that
-	// turns out larger is sent once and never retried. Zero keeps nothing; negative is an
-	// error. Mirrors Envoy's per_request_buffer_limit_bytes.
+	// ReplayBuffer is how many bytes of a request body without GetBody are kept while it is sent,
+	// so that it can be sent again. Nothing is read ahead. A larger body is sent once and never
+	// retried. Zero keeps nothing; negative is an error. Mirrors Envoy's
+	// per_request_buffer_limit_bytes.
 	ReplayBuffer int64 `json:"replay_buffer,omitempty"`
 
-	// DrainBytes is how much of a discarded answer's body is read so that its
-	// connection can be used again; a longer one costs its connection. Zero means 64 KiB;
-	// negative is an error.
+	// DrainBytes is how many bytes of a discarded response's body are read so that its connection
+	// can be reused; a longer body closes its connection. Zero means 64 KiB; negative is an error.
 	DrainBytes int64 `json:"drain_bytes,omitempty"`
 
-	// DrainTime is how long that may take. Zero means 100ms, but before a retry no longer
-	// than its back-off and at least 1ms; negative is an error.
+	// DrainTime is how long that may take. Zero means 100ms, but before a retry at most its
+	// back-off, and at least 1ms; negative is an error.
 	DrainTime time.Duration `json:"drain_time,omitempty"`
 }
 
@@ -72,14 +70,14 @@ const (
 	defaultDrainTime  = 100 * time.Millisecond
 )
 
-// optionsKey is what an HTTP claims.
+// optionsKey is the key that Options claims.
 type optionsKey struct{}
 
-// Wrap has attempts carry what the configuration asks for.
+// Wrap makes attempts carry the headers that the configuration asks for.
 func (h Options) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	var bad []error
 	if !s.Claim(optionsKey{}) {
-		bad = append(bad, errors.New("pillion: Options: it is given more than once, and only one would hold; write one with all the fields"))
+		bad = append(bad, errors.New("pillion: Options: it is given more than once; write one with all the fields"))
 	}
 	if h.ReplayBuffer < 0 {
 		bad = append(bad, fmt.Errorf("pillion: Options.ReplayBuffer: %d is negative", h.ReplayBuffer))
@@ -109,7 +107,7 @@ func (h Options) withDefaults() Options {
 	return h
 }
 
-// prepare makes the attempt's header what the configuration says.
+// prepare sets the attempt's headers that the configuration asks for.
 func (h Options) prepare(a *policy.Attempt) {
 	if h.Sidecar {
 		tellSidecar(a)
@@ -135,21 +133,20 @@ func tellSidecar(a *policy.Attempt) {
 	}
 }
 
-// Transport gives a round tripper that makes its calls through base and under
-// the upstream's policies. A nil base stands for the hosts of the cluster among the policies
-// (package cluster), or else for a clone of [http.DefaultTransport] that belongs to this upstream.
-// If there is a cluster, base must be nil: each call fails otherwise. As a function from RoundTripper to RoundTripper it
-// composes with other people's middleware.
+// Transport returns a round tripper that makes its calls through base, under the upstream's
+// policies. If base is nil, it uses the hosts of the cluster among the policies (package cluster),
+// or without a cluster a clone of [http.DefaultTransport] that belongs to this upstream. With a
+// cluster base must be nil; otherwise each call fails. As a function from RoundTripper to
+// RoundTripper it composes with other middleware.
 //
-// It keeps the contract of [http.RoundTripper]: the caller's request and header map
-// are not touched, its body is closed whatever happens, an answer of any status is no
-// error. The response's body must be read to its end or closed, as always: that is
-// when the call has ended. Errors are those of the policies that refused the call
-// ([errors.As] tells which), a [*TimeoutError], the caller's context error, or an
-// [*UpstreamError] around what net/http reported.
+// It honors the contract of [http.RoundTripper]: it does not change the caller's request and header
+// map, it always closes the request's body, and a response of any status is no error. The
+// response's body must be read to its end or closed, as always; then the call has ended. The error
+// is that of the policy that refused the call ([errors.As] finds its type), a [*TimeoutError], the
+// error of the caller's context, or an [*UpstreamError] around the error of net/http.
 //
-// An http.Transport resends some requests by itself when a kept-alive connection
-// turns out to be dead. These are not attempts here.
+// An http.Transport itself resends some requests when a kept-alive connection turns out to be
+// closed. These do not count as attempts.
 func (u *Upstream) Transport(base http.RoundTripper) http.RoundTripper {
 	if u == nil {
 		panic("pillion: Transport of a nil Upstream")
@@ -171,11 +168,10 @@ func (u *Upstream) Transport(base http.RoundTripper) http.RoundTripper {
 	return t
 }
 
-// defaultHeaderBytes is the limit of an http.Transport that names none.
+// defaultHeaderBytes is the default limit of an http.Transport.
 const defaultHeaderBytes = 10 << 20
 
-// ownTransport clones http.DefaultTransport, unless a program has put something
-// else in its place.
+// ownTransport clones http.DefaultTransport, unless a program has replaced it by another type.
 func (u *Upstream) ownTransport() http.RoundTripper {
 	t, ok := http.DefaultTransport.(*http.Transport)
 	if !ok {
@@ -196,14 +192,14 @@ type transport struct {
 	base     http.RoundTripper // nil beside a carrier
 	carrier  Carrier           // nil for none
 	netHTTP  bool              // base is an http.Transport, so that nothing else calls the hooks of a trace
-	h2c      bool              // base speaks HTTP/2 over connections without TLS
+	h2c      bool              // base uses HTTP/2 over connections without TLS
 
-	headerBytes int64 // how large the headers of a response may be
+	headerBytes int64 // how many bytes the headers of a response may have
 
 	spent wireTrace // stands for a trace to which net/http no longer reports
 }
 
-// CloseIdleConnections closes what base keeps open, if it can.
+// CloseIdleConnections closes the idle connections of base, if it supports that.
 func (t *transport) CloseIdleConnections() {
 	if c, ok := t.sender().(interface{ CloseIdleConnections() }); ok {
 		c.CloseIdleConnections()
@@ -221,18 +217,20 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return t.roundTrip(req, nil)
 }
 
-// cancelable makes one call that ends also when the request's deprecated Cancel is
-// closed, between attempts too.
+// cancelable makes one call that also ends when the request's deprecated Cancel is closed, between
+// attempts too.
 func (t *transport) cancelable(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(req.Context())
 	ended := func(*policy.Call, *policy.Outcome) { cancel(nil) }
 	with := req.WithContext(ctx)
 	closed := with.Cancel //nolint:staticcheck // callers still use it
-	with.Cancel = nil     //nolint:staticcheck // likewise
+	with.Cancel = nil     //nolint:staticcheck // callers still use it
 	go func() {
 		select {
 		case <-closed:
-			cancel(errCancelClosed)
+			if deadline, ok := ctx.Deadline(); !ok || time.Now().Before(deadline) {
+				cancel(errCancelClosed)
+			} // else it is http.Client.Timeout, which closes Cancel when the context ends too
 		case <-ctx.Done():
 		}
 	}()
@@ -242,7 +240,7 @@ func (t *transport) cancelable(req *http.Request) (*http.Response, error) {
 			cancel(nil)
 		}
 	}()
-	resp, err := t.roundTrip(with, ended) //nolint:contextcheck // with has the context
+	resp, err := t.roundTrip(with, ended)
 	returned = true
 	if resp != nil {
 		resp.Request = req
@@ -252,7 +250,7 @@ func (t *transport) cancelable(req *http.Request) (*http.Response, error) {
 
 var errCancelClosed = errors.New("pillion: the request's Cancel was closed")
 
-// roundTrip makes one call. ended, if there is one, is called when the call has ended.
+// roundTrip makes one call. ended, if not nil, is called when the call has ended.
 func (t *transport) roundTrip(req *http.Request, ended policy.Hook) (*http.Response, error) {
 	x := t.newCall(req)
 	o := x.invoke()
@@ -270,7 +268,7 @@ func (t *transport) roundTrip(req *http.Request, ended policy.Hook) (*http.Respo
 	resp, _ := o.Value.(*http.Response)
 	if resp == nil {
 		o.Discard()
-		return nil, fmt.Errorf("pillion: %s: a policy gave a %T in place of a response", t.upstream.Name(), o.Value)
+		return nil, fmt.Errorf("pillion: %s: a policy returned a %T in place of a response", t.upstream.Name(), o.Value)
 	}
 	t.countAttemptsIn(resp, x.frame.Attempts())
 	if a := o.Pending(); a != nil {
@@ -281,14 +279,15 @@ func (t *transport) roundTrip(req *http.Request, ended policy.Hook) (*http.Respo
 	return resp, nil
 }
 
-// failed is the result of a call without a response: a local reply if the caller asked for
-// such and is not gone, else the error.
+// failed returns the result of a call without a response: a local reply if the caller, or a policy
+// for this call, asked for one and the caller was not canceled, else the error.
 func (t *transport) failed(req *http.Request, o *policy.Outcome, attempts int) (*http.Response, error) {
 	detail := o.Detail
-	if o.Is.Any(policy.Informational) {
+	if o.Has(policy.Informational) {
 		detail = detail.BeforeResponse()
 	}
-	if !t.upstream.options.LocalReplies || detail.LocalStatus() == 0 || req.Context().Err() != nil {
+	replies := t.upstream.options.LocalReplies || detail.Injected()
+	if !replies || detail.LocalStatus() == 0 || req.Context().Err() != nil {
 		return nil, o.Err
 	}
 	resp := t.localReply(req, detail, attempts)

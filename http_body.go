@@ -7,22 +7,27 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// body is the body of a response whose end matters to a policy, together with what its attempt
+// body is the body of a response whose end matters to a policy, with the state that its attempt
 // leaves behind.
 type body struct {
 	stream policy.Stream
-	wire   wireContext // what net/http reports of the attempt
 	inner  io.ReadCloser
 }
 
-// upgraded is the body of a 101 response, which can be written to as well.
+// wiredBody is a body with room for the context of its attempt.
+type wiredBody struct {
+	body
+	wire wireContext // what net/http reports of the attempt
+}
+
+// upgraded is the body of a 101 response, which can also be written to.
 type upgraded struct {
 	*body
 	io.Writer
 }
 
-// CloseWrite ends the writing and leaves the reading, where the connection can.
-// net/http has it too.
+// CloseWrite closes the write side of the connection if it supports that, as the body of net/http
+// does.
 func (u upgraded) CloseWrite() error {
 	if c, ok := u.inner.(interface{ CloseWrite() error }); ok {
 		return c.CloseWrite()
@@ -30,15 +35,20 @@ func (u upgraded) CloseWrite() error {
 	return http.ErrNotSupported
 }
 
-// NewStream returns the stream of an attempt, which has room for its body.
+// NewStream returns the stream of an attempt, in the same allocation as its body, and as its
+// context if the attempt is still to be made.
 func (x *httpCall) NewStream(c *policy.Attempt) *policy.Stream {
 	a := attemptOf(c)
-	a.body = &body{}
+	if a.resp != nil {
+		a.body = &body{}
+	} else {
+		b := &wiredBody{}
+		a.body, a.room = &b.body, &b.wire
+	}
 	return &a.body.stream
 }
 
-// hand puts the wrapper around the body of an open response. From then on the
-// attempt must not be touched.
+// hand wraps the body of an open response. After it the attempt must not be used.
 func hand(c *policy.Attempt, resp *http.Response) {
 	_ = c.Stream()
 	b, inner := attemptOf(c).body, resp.Body
@@ -50,7 +60,7 @@ func hand(c *policy.Attempt, resp *http.Response) {
 	c.Watch()
 }
 
-// Read reads on, and ends the call at the end of the body.
+// Read reads from the body, and ends the call at the end of the body.
 func (b *body) Read(p []byte) (n int, err error) {
 	returned := false
 	defer b.unwound(&returned)
@@ -75,15 +85,15 @@ func (b *body) unwound(returned *bool) {
 	}
 }
 
-// Close closes the body. Before its end that is a caller that has seen enough,
-// and no failure; Read returns the error of a timeout, not Close.
+// Close closes the body. Before its end that means that the caller stops reading, which is no
+// failure; Read returns the error of a timeout, Close does not.
 func (b *body) Close() error { return b.stream.Close(b.inner.Close) }
 
-// Discard reads a small rest of a response that will not be read, so that its
-// connection can be used again, and cuts off a large or slow one.
+// Discard reads a small rest of a response that is not going to be read, so that its connection can
+// be reused, and cuts off a large or slow one.
 func (x *httpCall) Discard(c *policy.Attempt, _ *policy.Outcome) {
 	a := attemptOf(c)
-	resp := a.resp // not o.Value, which a policy can take away
+	resp := a.resp // not o.Value, which a policy can remove
 	a.freeze()
 	defer c.Drop() // also when the body panics
 	defer func() { _ = resp.Body.Close() }()
@@ -93,7 +103,7 @@ func (x *httpCall) Discard(c *policy.Attempt, _ *policy.Outcome) {
 		within = min(within, d)
 	}
 	if !c.Upgraded() && resp.ContentLength <= h.DrainBytes && c.DiscardWithin(within) {
-		// An error means that the rest cannot be had: closing is all that is left.
+		// After an error the rest cannot be read: Close follows in any case.
 		_, _ = io.CopyN(io.Discard, resp.Body, h.DrainBytes)
 	}
 }

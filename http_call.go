@@ -13,20 +13,20 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// httpCall is one HTTP call: the Exchange, and in the same allocation the
-// storage of the engine and of the first attempt.
+// httpCall is one HTTP call: the Exchange and, in the same allocation, the storage of the engine
+// and of the first attempt.
 type httpCall struct {
 	frame     policy.Frame
-	ctx       context.Context //nolint:containedctx // the caller's, for the length of the call
+	ctx       context.Context //nolint:containedctx // the caller's, while the call lasts
 	transport *transport
 	req       *http.Request
 	sent      atomic.Bool            // the caller's body was handed to an attempt, or closed
 	replay    *replay                // nil without a replay buffer
-	sending   atomic.Pointer[source] // the body that an attempt under way sends; nil for none
+	sending   atomic.Pointer[source] // the body that a running attempt sends; nil for none
 	first     httpAttempt
 }
 
-// httpCall implements all of these. They are found by their methods.
+// The engine finds these interfaces by their methods.
 var _ interface {
 	policy.Exchange
 	policy.Repeater
@@ -38,16 +38,17 @@ var _ interface {
 	policy.EarlyObserver
 } = (*httpCall)(nil)
 
-// httpAttempt is what one attempt adds to its Attempt.
+// httpAttempt is // what HTTP stores with an Attempt.
 type httpAttempt struct {
 	of      *policy.Attempt
-	guarded bool        // its context ends with it
-	header  http.Header // the attempt's own; nil while it is the caller's
-	body    *body       // with the attempt's stream; nil for none
+	guarded bool         // its context ends with it
+	header  http.Header  // the attempt's own; nil while it is the caller's
+	body    *body        // with the attempt's stream; nil for none
+	room    *wireContext // for its context; nil for none
 	resp    *http.Response
-	source  *source       // the body that is sent, where it can fail; else nil
+	source  *source       // the body that is sent, if it can fail; else nil
 	wire    *wire         // what net/http reports of the attempt; nil if nothing is reported
-	replay  *replayReader // and where it is kept
+	replay  *replayReader // keeps what is read of the body; nil for none
 }
 
 // newCall returns storage for a call.
@@ -67,8 +68,8 @@ func (t *transport) newCall(req *http.Request) *httpCall {
 	return x
 }
 
-// Recycle returns the storage of a call that has ended to its pool, unless it had further
-// attempts, which may still be in use. The wire and the caller hold no more than bodies.
+// Recycle returns the storage of a call that has ended to its pool, unless the call had further
+// attempts, which may still be in use. The wire and the caller hold only bodies.
 func (x *httpCall) Recycle() {
 	u := x.transport.upstream
 	if !x.frame.Reset() {
@@ -87,14 +88,14 @@ func (x *httpCall) Recycle() {
 
 func hasBody(req *http.Request) bool { return req.Body != nil && req.Body != http.NoBody }
 
-// invoke makes the call. The caller's body is closed also when a policy panics.
+// invoke makes the call. It closes the caller's body even if a policy panics.
 func (x *httpCall) invoke() *policy.Outcome {
 	defer x.closeUnsentBody()
 	return x.frame.Invoke(x.ctx)
 }
 
-// closeUnsentBody keeps a RoundTripper's promise to close the body, for a call
-// that was never sent. If the body's Close panics there is no caller for an open response.
+// closeUnsentBody closes the body of a call that was never sent, as a RoundTripper must. If the
+// body's Close panics, it discards an open response, since the caller will not receive it.
 func (x *httpCall) closeUnsentBody() {
 	if !hasBody(x.req) {
 		return
@@ -156,17 +157,17 @@ func (x *httpCall) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome
 	}
 	if err != nil {
 		if resp != nil && resp.Body != nil {
-			_ = resp.Body.Close() // against the contract of RoundTripper, but it would leak
+			_ = resp.Body.Close() // a violation of RoundTripper's contract, but it would leak
 		}
-		if o.Is == 0 { // else the carrier knows more
+		if o.Conditions == 0 { // else the carrier knows more
 			o.Err = err
 		}
 		return
 	}
-	x.answered(c, o, resp)
+	x.responded(c, o, resp)
 }
 
-// send hands the request to the base, and watches a body that takes time to send.
+// send passes the request to the base, or to the carrier. It watches a body that takes time to send.
 func (x *httpCall) send(ctx context.Context, a *httpAttempt, o *policy.Outcome, req *http.Request) (*http.Response, error) {
 	if a.source == nil {
 		return x.exchange(a, o, req)
@@ -187,8 +188,8 @@ func (x *httpCall) send(ctx context.Context, a *httpAttempt, o *policy.Outcome, 
 	return resp, err
 }
 
-// watch has the body of an attempt report how it goes on, and closes it when the
-// attempt's context ends.
+// watch makes the body of an attempt report its progress, and closes the body when the attempt's
+// context ends.
 func (x *httpCall) watch(ctx context.Context, a *httpAttempt) {
 	s, caller := a.source, x.ctx
 	s.call, s.ctx = a.of, ctx
@@ -196,8 +197,8 @@ func (x *httpCall) watch(ctx context.Context, a *httpAttempt) {
 	s.stop = context.AfterFunc(ctx, func() { s.wake(caller.Err() != nil || tookTooLong(ctx)) })
 }
 
-// unwatch ends the reports. A context of the engine's ends with the attempt: until then it
-// closes what is still being sent.
+// unwatch ends the reports. A context that the engine made ends with the attempt: until then it
+// closes a body that is still being sent.
 func (x *httpCall) unwatch(a *httpAttempt) {
 	s := a.source
 	s.detach()
@@ -206,8 +207,7 @@ func (x *httpCall) unwatch(a *httpAttempt) {
 	}
 }
 
-// reopen is the GetBody of a request whose body is watched: net/http resends some requests
-// by itself.
+// reopen is the GetBody of a request whose body is watched: net/http itself resends some requests.
 func (x *httpCall) reopen(ctx context.Context, a *httpAttempt) (io.ReadCloser, error) {
 	body, err := x.getBody()
 	if err != nil {
@@ -235,20 +235,20 @@ var (
 	errNilBody   = errors.New("pillion: the request's body cannot be sent again: GetBody returned neither a body nor an error")
 )
 
-// tookTooLong reports whether ctx was ended by the total limit of its call.
+// tookTooLong reports whether the total timeout of the call ended ctx.
 func tookTooLong(ctx context.Context) bool {
 	limit, ok := errors.AsType[*TimeoutError](context.Cause(ctx))
 	return ok && (limit.Scope == policy.ScopeTotal || limit.Scope == policy.ScopeCaller)
 }
 
-// CausedByCaller reports whether a limit that fired waited for the caller: for the next
-// part of the request's body.
+// CausedByCaller reports whether a timeout fired while the attempt waited for the caller, that is
+// for the next part of the request's body.
 func (x *httpCall) CausedByCaller(policy.Scope) bool {
 	s := x.sending.Load()
 	return s != nil && s.silent()
 }
 
-// Unconnected reports whether the attempt surely never had a connection.
+// Unconnected reports whether the attempt certainly never had a connection.
 func (x *httpCall) Unconnected(c *policy.Attempt) bool {
 	s := attemptOf(c).wire.state()
 	return s.has(wireAsked) && !s.has(wireConnected)
@@ -257,12 +257,12 @@ func (x *httpCall) Unconnected(c *policy.Attempt) bool {
 // ReceivedEarly reports whether a 1xx response of the attempt arrived.
 func (x *httpCall) ReceivedEarly(c *policy.Attempt) bool { return attemptOf(c).wire.informational() }
 
-// attemptOf returns what belongs to c.
+// attemptOf returns what HTTP stores with c.
 func attemptOf(c *policy.Attempt) *httpAttempt {
 	return c.Attached().(*httpAttempt) //nolint:forcetypeassert // newCall and NewAttempt attached it
 }
 
-// unusable says how the base broke the contract of RoundTripper, if it did.
+// unusable returns an error if the base broke the contract of RoundTripper.
 func (x *httpCall) unusable(resp *http.Response) error {
 	switch {
 	case resp == nil:
@@ -273,18 +273,18 @@ func (x *httpCall) unusable(resp *http.Response) error {
 	return nil
 }
 
-// answered says in o that the answer's head is there. One without a body is over,
-// unless more of a kept request body may still be read for it.
-func (x *httpCall) answered(c *policy.Attempt, o *policy.Outcome, resp *http.Response) {
+// responded stores the response in o. A response without a body has ended, unless the rest of a
+// kept request body may still be read for it.
+func (x *httpCall) responded(c *policy.Attempt, o *policy.Outcome, resp *http.Response) {
 	a := attemptOf(c)
 	a.resp, resp.Request = resp, x.req
 	if resp.Body == nil {
 		resp.Body = http.NoBody
 	}
-	o.Value, o.Code, o.Is, o.Detail = resp, resp.StatusCode, policy.HTTPCondition(resp.StatusCode), envoy.ViaUpstream
+	o.Value, o.Code, o.Conditions, o.Detail = resp, resp.StatusCode, policy.HTTPCondition(resp.StatusCode), envoy.ViaUpstream
 	if a.wire != nil {
 		if a.wire.informational() {
-			o.Is |= policy.Informational
+			o.Conditions |= policy.Informational
 		}
 		a.wire.release()
 	}
@@ -292,13 +292,13 @@ func (x *httpCall) answered(c *policy.Attempt, o *policy.Outcome, resp *http.Res
 		return
 	}
 	if resp.StatusCode == http.StatusSwitchingProtocols || x.req.Method == http.MethodConnect && resp.StatusCode/100 == 2 {
-		o.Is |= policy.Upgraded
+		o.Conditions |= policy.Upgraded
 	}
 	c.Open()
 }
 
-// unsendable says of a request what net/http says only when it has a connection for
-// it, and then not always: it may report instead that it closed that.
+// unsendable rejects requests that net/http rejects only after dialing, sometimes with a misleading
+// connection error.
 func (x *httpCall) unsendable() error {
 	switch u := x.req.URL; {
 	case x.req.ContentLength > 0 && x.req.Body == nil:
@@ -315,9 +315,9 @@ func (x *httpCall) unsendable() error {
 	return nil
 }
 
-// faultOfRequest returns what is wrong with a request that failed as if the connection
-// had been closed: net/http closes it where it finds a fault while it writes, and may
-// report just that. It returns nil for a request without a fault.
+// faultOfRequest returns the fault of a request that failed as if the connection had been closed.
+// If net/http finds a fault while it writes a request, it closes the connection, and may report
+// only that. It returns nil for a request without a fault.
 func (x *httpCall) faultOfRequest(seen wireState, err error) error {
 	base, ok := x.transport.base.(*http.Transport)
 	switch {
@@ -326,22 +326,21 @@ func (x *httpCall) faultOfRequest(seen wireState, err error) error {
 	case seen.has(wireLooked) && !seen.has(wireAsked):
 		return err // net/http did not ask for a connection
 	case !validHost(x.req.Host) && base.Proxy != nil && x.req.URL.Scheme == "http":
-		if proxy, _ := base.Proxy(x.req); proxy != nil { // without one, net/http sends an empty Host
+		if proxy, _ := base.Proxy(x.req); proxy != nil { // without a proxy, net/http sends an empty Host
 			return fmt.Errorf("http: invalid Host header %q: %w", x.req.Host, err)
 		}
 	}
 	return nil
 }
 
-// validHost reports whether net/http sends host, as far as it is ASCII.
+// validHost reports whether net/http sends the ASCII characters of host.
 func validHost(host string) bool {
 	return !strings.ContainsFunc(host, func(r rune) bool {
 		return r < 0x80 && (r < '0' || r > '9') && (r|0x20 < 'a' || r|0x20 > 'z') && !strings.ContainsRune("!$%&'()*+,-.:;=[]_~", r)
 	})
 }
 
-// isHTTP reports whether net/http itself, and no protocol that was registered with it,
-// sends req.
+// isHTTP reports whether net/http itself sends req, and not a protocol that was registered with it.
 func isHTTP(req *http.Request) bool {
 	return req.URL != nil && (req.URL.Scheme == "http" || req.URL.Scheme == "https")
 }
@@ -355,7 +354,7 @@ func hasControl(s string) bool {
 	return false
 }
 
-// request is what the attempt sends: the caller's own where nothing differs.
+// request returns the request to send: the caller's own if nothing differs.
 func (x *httpCall) request(ctx context.Context, a *httpAttempt) (*http.Request, error) {
 	if err := x.unsendable(); err != nil {
 		return nil, err
@@ -379,9 +378,8 @@ func (x *httpCall) request(ctx context.Context, a *httpAttempt) (*http.Request, 
 	return req, nil
 }
 
-// body is the body of one more attempt: the caller's for the first that is
-// sent, else one that can be had again. It is other than the request's own where it was
-// had again, or is watched.
+// body returns the body of the next attempt: the caller's own for the first attempt that is sent,
+// else one that can be read again. other reports whether it differs from the request's own.
 func (x *httpCall) body(a *httpAttempt) (body io.ReadCloser, other bool, err error) {
 	switch {
 	case !hasBody(x.req):
@@ -405,8 +403,8 @@ func (x *httpCall) body(a *httpAttempt) (body io.ReadCloser, other bool, err err
 	return body, true, err
 }
 
-// upload returns what is sent of body: body itself if it is in memory, else a source that
-// watches it. copied says that GetBody returned it.
+// upload returns the body to send: body itself if it is in memory, else a source that watches it.
+// copied reports whether GetBody returned it.
 func (x *httpCall) upload(a *httpAttempt, body io.ReadCloser, copied bool) (io.ReadCloser, error) {
 	length := x.req.ContentLength
 	if x.req.GetBody != nil {
@@ -422,20 +420,20 @@ func (x *httpCall) upload(a *httpAttempt, body io.ReadCloser, copied bool) (io.R
 	return a.source, nil
 }
 
-// freeze ends the reading of a body that is kept, by an attempt that has failed or
-// whose answer is not wanted: what it reads from then on would be missing from the next.
+// freeze stops the reading of a kept body by an attempt that has failed or whose response is
+// discarded: what it reads later would be missing from the next attempt.
 func (a *httpAttempt) freeze() {
 	if a.replay != nil {
 		a.replay.frozen.Store(true)
 	}
 }
 
-// Replayable reports whether there is a body for one more attempt.
+// Replayable reports whether the body can be sent once more.
 func (x *httpCall) Replayable() bool {
 	return !hasBody(x.req) || x.req.GetBody != nil || !x.sent.Load() || (x.replay != nil && x.replay.whole())
 }
 
-// Idempotent goes by the method, or by the header with which callers vouch for it.
+// Idempotent reports whether the method is idempotent, or the header says that the request is.
 func (x *httpCall) Idempotent() bool {
 	switch x.method() {
 	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
@@ -458,10 +456,10 @@ func (x *httpCall) NewAttempt(from *policy.Attempt) *policy.Attempt {
 	return &next.of
 }
 
-// RequestHeader reads the caller's header.
+// RequestHeader returns values of the caller's header.
 func (x *httpCall) RequestHeader(name string) []string { return headerValues(x.req.Header, name) }
 
-// Header copies the caller's header for one attempt.
+// Header returns the attempt's copy of the caller's header.
 func (x *httpCall) Header(c *policy.Attempt) policy.Header {
 	a := attemptOf(c)
 	if a.header == nil {
@@ -470,7 +468,7 @@ func (x *httpCall) Header(c *policy.Attempt) policy.Header {
 	return a.header
 }
 
-// ResponseHeader reads an answer's header.
+// ResponseHeader returns values of a response's header.
 func (x *httpCall) ResponseHeader(o *policy.Outcome, name string) []string {
 	resp, ok := o.Value.(*http.Response)
 	if !ok {

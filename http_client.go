@@ -15,49 +15,49 @@ import (
 	"github.com/pillion-go/pillion/internal/report"
 )
 
-// lastWrites is how long writes may take after a limit has fired: long enough for a response
+// lastWrites is how long writes may go on after a timeout has fired: long enough to send a response
 // to a client that reads.
 const lastWrites = 500 * time.Millisecond
 
-// longAgo is a deadline that has passed.
+// longAgo is a deadline in the past.
 var longAgo = time.Unix(1, 0) //nolint:gochecknoglobals // nothing writes it
 
-// errBody is what reading the request's body fails with after a limit has fired.
+// errBody is the error of reading the request's body after a timeout has fired.
 var errBody = fmt.Errorf("pillion: the request has timed out: %w", os.ErrDeadlineExceeded)
 
-// client is the client of a served request, as far as the handler waits for it: for the
-// request's body, or for the client to read the response. When a limit fires, it ends the
-// waiting with the deadlines of the connection, or of the HTTP/2 stream.
+// client represents the client of a served request while the handler waits for it: for the
+// request's body, or for the client to read the response. When a timeout fires, client ends the
+// wait with the deadlines of the connection or of the HTTP/2 stream.
 type client struct {
 	w       http.ResponseWriter // the server's
 	request context.Context     //nolint:containedctx // the server's: it ends when the client disconnects
 	body    servedBody
 
-	// These are set before the handler runs, and only if a limit can end its context.
+	// These are set before the handler runs, and only if a timeout can end its context.
 	limited bool
 	ctx     context.Context //nolint:containedctx // the handler's
 
 	mu        sync.Mutex
-	epoch     time.Time     // of the clock
-	began     time.Duration // when the limits did, on that clock, which may be before its epoch; guarded by mu
-	reads     waits         // for the request's body; guarded by mu
-	writes    waits         // for the client to read the response; guarded by mu
-	fired     bool          // a limit has fired; guarded by mu
+	epoch     time.Time     // the zero of the clock
+	began     time.Duration // when the limits began, on that clock; may be negative; guarded by mu
+	reads     waits         // waits for the request's body; guarded by mu
+	writes    waits         // waits for the client to read the response; guarded by mu
+	fired     bool          // a timeout has fired; guarded by mu
 	over      bool          // the handler has returned, or hijacked the connection; guarded by mu
-	bodyErr   error         // what reading the body failed with; guarded by mu
+	bodyErr   error         // the error of reading the body; guarded by mu
 	handlerBy time.Time     // the write deadline that the handler set; guarded by mu
-	writeBy   time.Time     // the one that was set because a limit fired; guarded by mu
+	writeBy   time.Time     // the write deadline that was set because a timeout fired; guarded by mu
 
 	// These are final when the handler has returned.
-	slow bool // the client caused the limit to fire; guarded by mu
+	slow bool // the client caused the timeout; guarded by mu
 	cut  bool // a read deadline was set: the connection must not be reused; guarded by mu
 }
 
-// waits counts operations that wait, and how long at least one did.
+// waits counts operations that wait, and measures how long at least one of them waited.
 type waits struct {
 	underWay int
 	since    time.Duration // when underWay became positive, on the client's clock
-	total    time.Duration // of all before that
+	total    time.Duration // the waits before since
 }
 
 func (w *waits) enter(now time.Duration) {
@@ -73,21 +73,21 @@ func (w *waits) leave(now time.Duration) {
 	}
 }
 
-// took reports whether the waits before took at least so much time.
+// took reports whether the completed waits took at least that much time.
 func (w *waits) took(least time.Duration) bool { return w.total > 0 && w.total >= least }
 
-// start begins to watch what the handler waits for until ctx ends. Its limits have run for so
-// long.
+// start begins to watch what the handler waits for, until ctx ends. Its limits have run for
+// elapsed.
 func (c *client) start(ctx context.Context, elapsed time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ctx, c.limited, c.epoch, c.began = ctx, true, time.Now(), -elapsed
 }
 
-// now is the client's clock.
+// now returns the time on the client's clock.
 func (c *client) now() time.Duration { return time.Since(c.epoch) }
 
-// finish ends that: the ResponseWriter is not touched any more.
+// finish ends the watch: the ResponseWriter is not used any more.
 func (c *client) finish() {
 	c.lock()
 	defer c.mu.Unlock()
@@ -97,7 +97,7 @@ func (c *client) finish() {
 	c.over = true
 }
 
-// lock locks mu. It notices that a limit has fired before [serverCall.LimitFired] does.
+// lock locks mu. It notices that a timeout has fired even before [serverCall.LimitFired] runs.
 func (c *client) lock() {
 	if c.limited && c.ctx.Err() != nil {
 		c.limitFired()
@@ -105,14 +105,14 @@ func (c *client) lock() {
 	c.mu.Lock()
 }
 
-// limitFired ends what the handler waits for, because a limit has fired.
+// limitFired ends the handler's waits, because a timeout has fired.
 func (c *client) limitFired() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.fire()
 }
 
-// fire is limitFired while mu is held.
+// fire is limitFired. The caller holds mu.
 func (c *client) fire() {
 	if c.fired || c.over || c.disconnected() {
 		return
@@ -125,18 +125,18 @@ func (c *client) fire() {
 	}
 }
 
-// keptWaiting reports whether the client took the time, and not the handler: the handler
-// waits for it, or has waited for a quarter of the time to read, or for half of it to write. A
-// client must not be able to take just so much that the limit fires in the work that follows.
-// mu is held.
+// keptWaiting reports whether the client took the time, and not the handler: the handler waits for
+// the client now, or has waited for a quarter of the time to read, or for half of it to write. A
+// client must not be able to take just so much time that the timeout fires in the work that
+// follows. The caller holds mu.
 func (c *client) keptWaiting() bool {
 	all := c.now() - c.began
 	return c.reads.underWay > 0 || c.writes.underWay > 0 || c.reads.took(all/4) || c.writes.took(all/2)
 }
 
-// endReads wakes a handler that waits for the request's body, or a server that does so before
-// it writes a response. If there is no body left, the server itself reads, to notice that the
-// client disconnects. mu is held.
+// endReads wakes a handler that waits for the request's body, or a server that reads the rest of it
+// before it writes a response. If no body is left, endReads does nothing: the server itself reads
+// then, to notice that the client disconnects. The caller holds mu.
 func (c *client) endReads() {
 	if c.body.ReadCloser == nil || c.body.done {
 		return
@@ -144,18 +144,19 @@ func (c *client) endReads() {
 	c.cut = http.NewResponseController(c.w).SetReadDeadline(longAgo) == nil
 }
 
-// endBody bounds how long the server waits for what is left of the request's body before it
-// sends a local reply. If the rest comes in that time, the connection can be used again.
+// endBody bounds how long the server waits for the rest of the request's body before it sends a
+// local reply. If the rest arrives in that time, the connection can be reused.
 func (c *client) endBody() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.body.ReadCloser == nil || c.body.done || c.serverEnds(readTimeout) {
 		return
 	}
-	_ = http.NewResponseController(c.w).SetReadDeadline(time.Now().Add(lastWrites)) // if it is not supported, nothing can be done
+	_ = http.NewResponseController(c.w).SetReadDeadline(time.Now().Add(lastWrites)) // without support there is no other way
 }
 
-// limitWrites sets the deadline for the last writes, unless an earlier one holds. mu is held.
+// limitWrites sets the deadline of the last writes, unless there is an earlier one. The caller
+// holds mu.
 func (c *client) limitWrites() {
 	if c.over || !c.writeBy.IsZero() {
 		return
@@ -164,11 +165,11 @@ func (c *client) limitWrites() {
 	if !c.handlerBy.IsZero() && c.handlerBy.Before(c.writeBy) || c.serverEnds(writeTimeout) {
 		return
 	}
-	_ = http.NewResponseController(c.w).SetWriteDeadline(c.writeBy) // if it is not supported, nothing can be done
+	_ = http.NewResponseController(c.w).SetWriteDeadline(c.writeBy) // without support there is no other way
 }
 
-// serverEnds reports whether a timeout of the server's own comes before the end of the last
-// writes. mu is held.
+// serverEnds reports whether the server's own timeout ends before the last writes may. The caller
+// holds mu.
 func (c *client) serverEnds(timeout func(*http.Server) time.Duration) bool {
 	server, ok := c.request.Value(http.ServerContextKey).(*http.Server)
 	if !ok || timeout(server) <= 0 {
@@ -180,8 +181,8 @@ func (c *client) serverEnds(timeout func(*http.Server) time.Duration) bool {
 func readTimeout(s *http.Server) time.Duration  { return s.ReadTimeout }
 func writeTimeout(s *http.Server) time.Duration { return s.WriteTimeout }
 
-// disconnected reports whether the request's context was canceled. When a read deadline was
-// set, the server may have done so because of that.
+// disconnected reports whether the request's context was canceled. After a read deadline was set,
+// the server may have canceled it because of that.
 func (c *client) disconnected() bool { return errors.Is(c.request.Err(), context.Canceled) }
 
 // gone reports whether the client has disconnected.
@@ -191,8 +192,8 @@ func (c *client) gone() bool {
 	return !c.cut && c.disconnected()
 }
 
-// fault returns what the client has done of which the handler may fail: it disconnected, sent
-// a body that cannot be read, or kept the handler waiting for too long.
+// fault returns an error if the client did something that may make the handler fail: it
+// disconnected, sent a body that cannot be read, or kept the handler waiting for too long.
 func (c *client) fault() error {
 	if c.gone() {
 		return context.Cause(c.request)
@@ -226,7 +227,7 @@ func (c *client) leaveWrite() {
 	c.writes.leave(c.now())
 }
 
-// hijack leaves conn to the handler, without deadlines.
+// hijack hands conn to the handler, without deadlines.
 func (c *client) hijack(conn net.Conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -236,7 +237,7 @@ func (c *client) hijack(conn net.Conn) {
 	c.over, c.cut = true, false
 }
 
-// setReadDeadline sets a deadline of the handler's, unless a limit has fired.
+// setReadDeadline sets a deadline for the handler, unless a timeout has fired.
 func (c *client) setReadDeadline(w http.ResponseWriter, deadline time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -246,8 +247,8 @@ func (c *client) setReadDeadline(w http.ResponseWriter, deadline time.Time) erro
 	return http.NewResponseController(w).SetReadDeadline(deadline)
 }
 
-// setWriteDeadline sets a deadline of the handler's. When a limit has fired, it may be
-// earlier than the one that was set then, but not later.
+// setWriteDeadline sets a deadline for the handler. After a timeout has fired it may not be later
+// than the one that was set then.
 func (c *client) setWriteDeadline(w http.ResponseWriter, deadline time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -258,9 +259,9 @@ func (c *client) setWriteDeadline(w http.ResponseWriter, deadline time.Time) err
 	return http.NewResponseController(w).SetWriteDeadline(deadline)
 }
 
-// closeAfterResponse makes the server close the connection when the response is sent: what
-// the client still sends must not be read as its next request. The server does that for a
-// request whose body is too large, also when the headers of the response are sent already.
+// closeAfterResponse makes the server close the connection when the response is sent: what the
+// client still sends must not be read as its next request. The server does that for a request whose
+// body is too large, even if the response headers have been sent.
 func closeAfterResponse(w http.ResponseWriter) {
 	for {
 		wrapper, ok := w.(interface{ Unwrap() http.ResponseWriter })
@@ -269,26 +270,26 @@ func closeAfterResponse(w http.ResponseWriter) {
 		}
 		w = wrapper.Unwrap()
 	}
-	_, _ = http.MaxBytesReader(w, io.NopCloser(strings.NewReader(" ")), 0).Read(make([]byte, 1)) // it is too large
+	_, _ = http.MaxBytesReader(w, io.NopCloser(strings.NewReader(" ")), 0).Read(make([]byte, 1)) // any body is too large for 0 bytes
 }
 
 // servedBody is the body of a request as the handler sees it.
 type servedBody struct {
-	io.ReadCloser // nil if there is none
+	io.ReadCloser // nil if the request has none
 
 	client *client
-	done   bool // it was read to its end, or closed; guarded by client.mu
+	done   bool // it was read to its end or closed; guarded by client.mu
 	closed bool // guarded by client.mu
 }
 
-// wrap makes b the body, if there is one.
+// wrap sets the body, if the request has one.
 func (b *servedBody) wrap(body io.ReadCloser, of *client) {
 	if body != http.NoBody {
 		b.ReadCloser, b.client = body, of
 	}
 }
 
-// Read reads from the body. After a limit has fired it fails.
+// Read reads from the body. It fails after a timeout has fired.
 func (b *servedBody) Read(p []byte) (n int, err error) {
 	if !b.enter() {
 		return 0, errBody
@@ -297,7 +298,7 @@ func (b *servedBody) Read(p []byte) (n int, err error) {
 	return b.ReadCloser.Read(p)
 }
 
-// enter is not ok if a limit has fired.
+// enter records that a Read begins. It is not ok if a timeout has fired.
 func (b *servedBody) enter() (ok bool) {
 	c := b.client
 	if !c.limited {
@@ -312,7 +313,7 @@ func (b *servedBody) enter() (ok bool) {
 	return true
 }
 
-// leave notes that a Read has ended, with err. It returns the error for the handler.
+// leave records that a Read has ended with err. It returns the error for the handler.
 func (b *servedBody) leave(err error) error {
 	c := b.client
 	c.lock()
@@ -322,7 +323,7 @@ func (b *servedBody) leave(err error) error {
 	}
 	switch {
 	case err == nil:
-	case err == io.EOF: //nolint:errorlint // a wrapped one is no end
+	case err == io.EOF: //nolint:errorlint // a wrapped EOF is not the end
 		b.done = true
 	case c.fired:
 		return errBody
@@ -347,7 +348,7 @@ func (b *servedBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// LimitFired ends what the handler waits for. It is called in a goroutine of the runtime.
+// LimitFired ends the handler's waits. It runs in a goroutine of the runtime.
 func (x *serverCall) LimitFired() {
 	defer func() {
 		if p := recover(); p != nil {

@@ -30,7 +30,7 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// kept is a service whose breaker and limits of one request a client may try to upset.
+// kept is a service with a breaker and a limit of one request that a client may try to upset.
 type kept struct {
 	*service
 	breaker *breaker.Breaker
@@ -50,7 +50,7 @@ func guard(t *testing.T, h2 bool, outer func(http.Handler) http.Handler, handler
 	return g
 }
 
-// dial opens a connection for a client of HTTP/1 that follows no rules.
+// dial opens a connection for an HTTP/1 client that violates the protocol.
 func (g kept) dial(t *testing.T) *net.TCPConn {
 	t.Helper()
 	conn, err := net.Dial("tcp", g.Listener.Addr().String())
@@ -72,8 +72,8 @@ func write(t *testing.T, conn net.Conn, text string) {
 	}
 }
 
-// upload starts a request with a body that what is written to body becomes. It ends with leave,
-// or the test. response gets the status, 0 for none.
+// upload starts a request. Its body is what the test writes to body. It ends with leave, or with
+// the test. response receives the status, 0 for none.
 func (g kept) upload(t *testing.T, header ...string) (body *io.PipeWriter, leave context.CancelFunc, response <-chan int) {
 	t.Helper()
 	ctx, leave := context.WithCancel(t.Context())
@@ -105,19 +105,19 @@ func (g kept) upload(t *testing.T, header ...string) (body *io.PipeWriter, leave
 	return body, leave, status
 }
 
-// wantNeutral fails the test unless the one call that was served counts neither for nor
-// against the service, and has given its slot back.
+// wantNeutral fails the test unless the one call that was served counts neither for nor against the
+// service, and has freed its slot.
 func (g kept) wantNeutral(t *testing.T) end {
 	t.Helper()
 	told := g.ends.await(t)
 	if !told.Is.Any(policy.Cancelled) {
-		t.Errorf("told: got %d, %v, %v, %v, want it to be the client's doing", told.Code, told.Is, told.Flags, told.err)
+		t.Errorf("end: got %d, %v, %v, %v, want it to be the client's doing", told.Code, told.Is, told.Flags, told.err)
 	}
 	g.wantCounts(t, breaker.Status{})
 	return told
 }
 
-// wantCounts fails the test unless the breaker has counted this, and the slot is free.
+// wantCounts fails the test unless the breaker has these counts, and the slot is free.
 func (g kept) wantCounts(t *testing.T, want breaker.Status) {
 	t.Helper()
 	if got := g.breaker.Status(); got != want {
@@ -134,10 +134,10 @@ func (g kept) wantCounts(t *testing.T, want breaker.Status) {
 	}
 }
 
-// fail responds as a handler does that takes each error for its own.
+// fail responds like a handler that blames the service for each error.
 func fail(w http.ResponseWriter) { http.Error(w, "cannot read", http.StatusInternalServerError) }
 
-// readAll reads the body, and fails if that fails.
+// readAll reads the body, and calls fail if that fails.
 func readAll(w http.ResponseWriter, r *http.Request) {
 	if _, err := io.Copy(io.Discard, r.Body); err != nil {
 		fail(w)
@@ -146,9 +146,9 @@ func readAll(w http.ResponseWriter, r *http.Request) {
 
 const soon = 50 * time.Millisecond
 
-// TestHandler_slowUpload has clients that do not send what they promised while a total limit
-// runs. The limit wakes the handler, whatever it waits in; the client gets a response, though
-// it still sends, and causes no failure.
+// TestHandler_slowUpload sends less than the announced body while a total limit runs. The timeout
+// wakes the handler, whatever it waits in. The client receives a response although it still sends,
+// and causes no failure.
 func TestHandler_slowUpload(t *testing.T) {
 	t.Parallel()
 	origin := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
@@ -211,11 +211,11 @@ func TestHandler_slowUpload(t *testing.T) {
 						t.Errorf("got status %d, want %d", got, test.status)
 					}
 					if test.name == "closes the body" && h2 {
-						return // that does not wait in HTTP/2
+						return // it does not wait in HTTP/2
 					}
 					told := g.wantNeutral(t)
 					if !told.Is.Any(policy.Timeout) || told.Detail != envoy.ResponseTimeout {
-						t.Errorf("told: got %v, %v, want the timeout", told.Is, told.Detail)
+						t.Errorf("end: got %v, %v, want the timeout", told.Is, told.Detail)
 					}
 				})
 			}
@@ -223,7 +223,7 @@ func TestHandler_slowUpload(t *testing.T) {
 	}
 }
 
-// TestHandler_slowUploadBegun has handlers whose response began in time: it stays.
+// TestHandler_slowUploadBegun pins that a response that began in time stays.
 func TestHandler_slowUploadBegun(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -236,7 +236,7 @@ func TestHandler_slowUploadBegun(t *testing.T) {
 			_ = http.NewResponseController(w).Flush()
 			_, _ = io.Copy(io.Discard, r.Body)
 		}},
-		// Here the server reads what is left of the body before it writes.
+		// Here the server reads the rest of the body before it writes.
 		{"flushes", func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(http.StatusAccepted)
 			_ = http.NewResponseController(w).Flush()
@@ -261,7 +261,7 @@ func TestHandler_slowUploadBegun(t *testing.T) {
 					}
 					told := g.ends.await(t)
 					if told.Code != http.StatusAccepted || told.Is.Any(policy.Timeout) != told.Is.Any(policy.Cancelled) {
-						t.Errorf("told: got %d, %v, %v, want 202, neutral if timed out", told.Code, told.Is, told.err)
+						t.Errorf("end: got %d, %v, %v, want 202, neutral if timed out", told.Code, told.Is, told.err)
 					}
 					if got := g.breaker.Status(); got.Timeout != 0 || got.Failure != 0 {
 						t.Errorf("breaker: got %+v, want no failure", got)
@@ -272,8 +272,8 @@ func TestHandler_slowUploadBegun(t *testing.T) {
 	}
 }
 
-// TestHandler_unreadUpload has a handler that is slow by itself, while the client still sends:
-// that counts, and the client has the response before it has sent all.
+// TestHandler_unreadUpload runs a handler that itself is slow while the client still sends: that
+// counts, and the client has the response before it has sent everything.
 func TestHandler_unreadUpload(t *testing.T) {
 	t.Parallel()
 	for version, h2 := range protocols {
@@ -302,8 +302,8 @@ func TestHandler_unreadUpload(t *testing.T) {
 	}
 }
 
-// TestHandler_ownSlowness has a service that is slow after it has read a request, or fails: that
-// counts, although there is a body, and although the client disconnects afterwards.
+// TestHandler_ownSlowness runs a service that is slow, or fails, after it has read a request: that
+// counts, even if there is a body, and even if the client disconnects afterwards.
 func TestHandler_ownSlowness(t *testing.T) {
 	t.Parallel()
 	read := func(r *http.Request) {
@@ -330,7 +330,7 @@ func TestHandler_ownSlowness(t *testing.T) {
 			}
 			<-r.Context().Done() // the client disconnects
 		}, 500, breaker.Status{Failure: 1}},
-		// The wait for its source was taken for one for the client.
+		// The wait for its source was counted as a wait for the client.
 		{"slow in the middle of a copy", func(w http.ResponseWriter, r *http.Request) {
 			read(r)
 			_, _ = io.Copy(w, io.MultiReader(strings.NewReader(strings.Repeat("s", 1<<14)), until(r.Context())))
@@ -372,7 +372,7 @@ func TestHandler_ownSlowness(t *testing.T) {
 	}
 }
 
-// until is a reader without a byte until ctx ends.
+// until is a reader that blocks until ctx ends.
 func until(ctx context.Context) io.Reader {
 	return readerFunc(func([]byte) (int, error) {
 		<-ctx.Done()
@@ -384,8 +384,7 @@ type readerFunc func(p []byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-// TestHandler_trickle has a client send its body so slowly that a limit fires in the little
-// work that follows.
+// TestHandler_trickle sends a body so slowly that the timeout fires in the short work that follows.
 func TestHandler_trickle(t *testing.T) {
 	t.Parallel()
 	for version, h2 := range protocols {
@@ -409,8 +408,8 @@ func TestHandler_trickle(t *testing.T) {
 	}
 }
 
-// TestHandler_slowReader has clients that do not read the response: a limit ends the Write
-// that waits for them, or the Flush, and they cause no failure.
+// TestHandler_slowReader runs clients that do not read the response: a timeout ends the Write or
+// Flush that waits for them, and they cause no failure.
 func TestHandler_slowReader(t *testing.T) {
 	t.Parallel()
 	name := filepath.Join(t.TempDir(), "soup")
@@ -471,7 +470,7 @@ func TestHandler_slowReader(t *testing.T) {
 					_ = wantSoon(t, failed, "the handler's write")
 					told := g.wantNeutral(t)
 					if told.Code != http.StatusOK {
-						t.Errorf("told: got %d, want 200", told.Code)
+						t.Errorf("end: got %d, want 200", told.Code)
 					}
 				})
 			}
@@ -479,9 +478,9 @@ func TestHandler_slowReader(t *testing.T) {
 	}
 }
 
-// TestHandler_connectionStays has a limit fire, and the client read all of the response: the
-// connection serves further requests as if nothing had been, for longer than last writes may
-// take, though they came with a body.
+// TestHandler_connectionStays pins that a connection stays usable after a timeout if the client
+// reads all of the response: it serves further requests with bodies, for longer than the last
+// writes may take.
 func TestHandler_connectionStays(t *testing.T) {
 	t.Parallel()
 	const size = 1 << 18
@@ -551,7 +550,7 @@ func TestHandler_connectionStays(t *testing.T) {
 	}
 }
 
-// withAddress is middleware that tells a client which connection it uses.
+// withAddress is middleware that sends the client the address of its connection.
 func withAddress(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Address", r.RemoteAddr)
@@ -559,8 +558,8 @@ func withAddress(next http.Handler) http.Handler {
 	})
 }
 
-// TestHandler_instants asks at which instants a handler is woken that waits for its client, by a
-// total limit of one second, deadlines that it sets itself, and those of the server.
+// TestHandler_instants pins at which instants a handler that waits for its client is woken: by a
+// total limit of one second, by deadlines that it sets itself, and by those of the server.
 func TestHandler_instants(t *testing.T) {
 	const sec, ms = time.Second, time.Millisecond
 	in := func(d time.Duration) time.Time { return time.Now().Add(d) }
@@ -614,7 +613,7 @@ func TestHandler_instants(t *testing.T) {
 		}, 1500 * ms},
 		{"a Write whose deadline is set again", &http.Server{}, func(w http.ResponseWriter, r *http.Request) error {
 			<-r.Context().Done()
-			w.WriteHeader(http.StatusOK) // from now on half a second
+			w.WriteHeader(http.StatusOK) // half a second starts here
 			_ = http.NewResponseController(w).SetWriteDeadline(in(5 * sec))
 			_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
 			return write(w)
@@ -658,7 +657,7 @@ func TestHandler_instants(t *testing.T) {
 				_ = client.Close()
 				_ = test.server.Close()
 				serving.Wait()
-				time.Sleep(sec) // the server lets a connection linger before it closes it
+				time.Sleep(sec) // the server keeps a connection for a while before it closes it
 			})
 		})
 	}
@@ -683,8 +682,8 @@ func (l *onePipe) Accept() (net.Conn, error) {
 func (l *onePipe) Close() error   { l.once.Do(func() { close(l.closed) }); return nil }
 func (l *onePipe) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "unix"} }
 
-// TestHandler_oneRequestOnly has a client send, as the rest of its body, what looks like a
-// further request, after the limit has cut the body off.
+// TestHandler_oneRequestOnly sends a further request as the rest of a body, after the timeout has
+// cut the body off.
 func TestHandler_oneRequestOnly(t *testing.T) {
 	t.Parallel()
 	tests := map[string]http.HandlerFunc{
@@ -724,8 +723,8 @@ func TestHandler_oneRequestOnly(t *testing.T) {
 	}
 }
 
-// TestHandler_badUpload has requests whose body cannot be read, by the client's doing:
-// whatever the handler makes of it, it is no failure of the service.
+// TestHandler_badUpload sends bodies that cannot be read, through the client's fault: whatever the
+// handler does with the error, it is no failure of the service.
 func TestHandler_badUpload(t *testing.T) {
 	t.Parallel()
 	clients := map[string]func(t *testing.T, conn *net.TCPConn){
@@ -787,7 +786,7 @@ func TestHandler_badUpload(t *testing.T) {
 	}
 }
 
-// TestHandler_tooLarge has handlers bound the body themselves, and panic with what they get.
+// TestHandler_tooLarge runs handlers that bound the body themselves, and panic with the error.
 func TestHandler_tooLarge(t *testing.T) {
 	g := guard(t, false, nil, func(w http.ResponseWriter, r *http.Request) {
 		if _, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 2)); err != nil {
@@ -799,8 +798,8 @@ func TestHandler_tooLarge(t *testing.T) {
 	g.wantNeutral(t)
 }
 
-// TestHandler_leaves has clients disconnect, or reset their HTTP/2 stream, at different times,
-// of handlers that respond with a failure, or panic, because of that.
+// TestHandler_leaves disconnects clients, or resets their HTTP/2 stream, at different times. The
+// handlers respond with a failure, or panic, because of that.
 func TestHandler_leaves(t *testing.T) {
 	t.Parallel()
 	handlers := map[string]http.HandlerFunc{
@@ -853,7 +852,7 @@ func TestHandler_leaves(t *testing.T) {
 						leave()
 						told := g.wantNeutral(t)
 						if told.Flags != envoy.DC || told.Detail != envoy.CallerGone {
-							t.Errorf("told: got %v, %v, want that the client disconnected", told.Flags, told.Detail)
+							t.Errorf("end: got %v, %v, want that the client disconnected", told.Flags, told.Detail)
 						}
 					})
 				}
@@ -862,8 +861,8 @@ func TestHandler_leaves(t *testing.T) {
 	}
 }
 
-// TestHandler_expectContinue has a client that asks for leave to send its body, gets it, and
-// never sends it.
+// TestHandler_expectContinue runs a client that asks whether it may send its body, receives 100,
+// and never sends it.
 func TestHandler_expectContinue(t *testing.T) {
 	t.Parallel()
 	for name, handler := range map[string]http.HandlerFunc{"read": readAll, "not read": silent} {
@@ -899,7 +898,7 @@ func TestHandler_expectContinue(t *testing.T) {
 	}
 }
 
-// TestHandler_namedDeadlines has clients name deadlines that no handler can keep.
+// TestHandler_namedDeadlines sends deadlines that no handler can keep.
 func TestHandler_namedDeadlines(t *testing.T) {
 	t.Parallel()
 	for _, header := range [][]string{
@@ -922,7 +921,7 @@ func TestHandler_namedDeadlines(t *testing.T) {
 					}
 					told := g.wantNeutral(t)
 					if !told.Is.Any(policy.Timeout) || scopeOf(told.err) != policy.ScopeCaller {
-						t.Errorf("told: got %v, %v, want the client's deadline", told.Is, told.err)
+						t.Errorf("end: got %v, %v, want the client's deadline", told.Is, told.err)
 					}
 				})
 			}
@@ -930,8 +929,8 @@ func TestHandler_namedDeadlines(t *testing.T) {
 	}
 }
 
-// TestHandler_outerDeadline has middleware end the context of the request before any limit
-// fires: that wakes the handler as well.
+// TestHandler_outerDeadline ends the context of the request in middleware before any timeout fires:
+// that wakes the handler as well.
 func TestHandler_outerDeadline(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -955,7 +954,7 @@ func TestHandler_outerDeadline(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			for _, limit := range []time.Duration{timeout.None, time.Minute} {
+			for _, limit := range []time.Duration{timeout.Unlimited, time.Minute} {
 				g := guard(t, false, outer, test.handler, timeout.Config{Total: limit})
 				body, _, response := g.upload(t)
 				_, _ = io.WriteString(body, "so")
@@ -973,8 +972,8 @@ func TestHandler_outerDeadline(t *testing.T) {
 	}
 }
 
-// TestHandler_hijackAtTheLimit has the connection taken over after a limit has fired, and
-// while it does: no deadline is left on it.
+// TestHandler_hijackAtTheLimit hijacks the connection after a timeout has fired, and while it
+// fires: no deadline is left on it.
 func TestHandler_hijackAtTheLimit(t *testing.T) {
 	t.Parallel()
 	for name, wait := range map[string]func(r *http.Request){
@@ -1014,14 +1013,14 @@ func TestHandler_hijackAtTheLimit(t *testing.T) {
 	}
 }
 
-// brittle is a server's writer whose deadlines panic.
+// brittle is a server's writer whose methods for deadlines panic.
 type brittle struct{ http.ResponseWriter }
 
 func (brittle) SetReadDeadline(time.Time) error  { panic("no deadlines here") }
 func (brittle) SetWriteDeadline(time.Time) error { panic("no deadlines here") }
 
-// TestHandler_brittleDeadlines has middleware panic where no caller can be told: that does not
-// end the process.
+// TestHandler_brittleDeadlines panics in middleware where the panic reaches no caller: that does
+// not end the process.
 func TestHandler_brittleDeadlines(t *testing.T) {
 	g := guard(t, false, func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { next.ServeHTTP(brittle{w}, r) })
@@ -1031,12 +1030,12 @@ func TestHandler_brittleDeadlines(t *testing.T) {
 	time.Sleep(2 * soon)
 	_ = body.Close()
 	if told := g.ends.await(t); !told.Is.Any(policy.Timeout) {
-		t.Errorf("told: got %v, %v, want a timeout", told.Is, told.err)
+		t.Errorf("end: got %v, %v, want a timeout", told.Is, told.err)
 	}
 }
 
-// TestHandler_form has a handler read a form whose files go to the disk: the server removes
-// them, though the handler got a copy of the request.
+// TestHandler_form reads a form whose files are on disk: the server removes them, although the
+// handler received a copy of the request.
 func TestHandler_form(t *testing.T) {
 	t.Parallel()
 	for name, policies := range map[string][]pillion.Policy{"unlimited": nil, "limited": {timeout.Config{}}} {
@@ -1076,7 +1075,7 @@ func TestHandler_form(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, _ = part.Write(make([]byte, 11<<20)) // more than is kept in memory
+			_, _ = part.Write(make([]byte, 11<<20)) // too large for memory
 			_ = w.Close()
 			resp, err := s.client.Post(s.URL+"/soup", w.FormDataContentType(), &form)
 			if err != nil {
@@ -1095,8 +1094,8 @@ func TestHandler_form(t *testing.T) {
 	}
 }
 
-// TestHandler_rudeClients has many clients at once do all that clients can do wrong, at all
-// times: in the end each call was reported to its end, and each slot is free.
+// TestHandler_rudeClients runs many clients concurrently that do everything wrong that clients can
+// do. At the end the end of each call has been reported, and each slot is free.
 func TestHandler_rudeClients(t *testing.T) {
 	t.Parallel()
 	for version, h2 := range protocols {
@@ -1148,7 +1147,7 @@ func TestHandler_rudeClients(t *testing.T) {
 				})
 			}
 			clients.Wait()
-			s.Close() // which does not wait for handlers of HTTP/2
+			s.Close() // it does not wait for handlers of HTTP/2
 			for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 				if _, underWay := s.ends.count(); allFree(t, s.Config.Handler, 8) && underWay == 0 {
 					break
@@ -1160,7 +1159,7 @@ func TestHandler_rudeClients(t *testing.T) {
 	}
 }
 
-// allFree reports whether so many requests that run into their limit are served at once.
+// allFree reports whether n requests whose timeout fires are served concurrently.
 func allFree(t *testing.T, h http.Handler, slots int) bool {
 	t.Helper()
 	var refused atomic.Bool

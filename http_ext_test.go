@@ -21,8 +21,8 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// TestTransport_attemptHeaders has each attempt change its header: the wire sees the
-// change, the caller's map stays as it was, for who reads it at the same time too.
+// TestTransport_attemptHeaders pins that the wire sees the headers that an attempt changes, while
+// the caller's map stays the same, even for a concurrent reader.
 func TestTransport_attemptHeaders(t *testing.T) {
 	for name, header := range map[string]http.Header{
 		"some": {"X-Mine": {"1", "2"}, "X-Gone": {"soon"}},
@@ -51,7 +51,7 @@ func TestTransport_attemptHeaders(t *testing.T) {
 
 			done := make(chan struct{})
 			var reading sync.WaitGroup
-			reading.Go(func() { // the race detector sees who writes meanwhile
+			reading.Go(func() { // for the race detector
 				for {
 					select {
 					case <-done:
@@ -89,7 +89,7 @@ func TestTransport_attemptHeaders(t *testing.T) {
 	}
 }
 
-// TestTransport_request holds what policies are told of an HTTP request.
+// TestTransport_request pins how an HTTP request is described to policies.
 func TestTransport_request(t *testing.T) {
 	build := func(method, host string) *http.Request {
 		req := get(t.Context(), t)
@@ -147,8 +147,8 @@ func TestTransport_request(t *testing.T) {
 	}
 }
 
-// TestTransport_noURL pins that net/http's own complaint about a request without a
-// URL comes through, and counts for nothing.
+// TestTransport_noURL pins that the error of net/http for a request without a URL is returned, and
+// does not count.
 func TestTransport_noURL(t *testing.T) {
 	req := get(t.Context(), t)
 	req.URL = nil
@@ -159,7 +159,7 @@ func TestTransport_noURL(t *testing.T) {
 	}
 }
 
-// TestTransport_bodyIsClosed adds to the seams what no server can bring about.
+// TestTransport_bodyIsClosed covers cases that no server can cause.
 func TestTransport_bodyIsClosed(t *testing.T) {
 	panics := around(func(context.Context, *policy.Call, policy.Func) *policy.Outcome { panic(errBroken) })
 	reads := func(status int) roundTripper {
@@ -169,7 +169,7 @@ func TestTransport_bodyIsClosed(t *testing.T) {
 			return answer(status, ""), nil
 		}
 	}
-	gives := func(err error) roundTripper {
+	fails := func(err error) roundTripper {
 		return func(req *http.Request) (*http.Response, error) {
 			_ = req.Body.Close()
 			return nil, err
@@ -188,8 +188,8 @@ func TestTransport_bodyIsClosed(t *testing.T) {
 		err     error
 	}{
 		{"a policy panics", panics, reads(200), nil, 1, true, nil},
-		{"an error", nil, gives(errBroken), nil, 1, false, errBroken},
-		{"an error, and again", quick(1), gives(errBroken), again, 2, false, errBroken},
+		{"an error", nil, fails(errBroken), nil, 1, false, errBroken},
+		{"an error, retried", quick(1), fails(errBroken), again, 2, false, errBroken},
 		{"refused", before(func(*policy.Call) {}), reads(200), again, 1, false, nil},
 		{"GetBody fails", quick(3), reads(503), func(*tally) func() (io.ReadCloser, error) {
 			return func() (io.ReadCloser, error) { return nil, errBroken }
@@ -226,8 +226,8 @@ func TestTransport_bodyIsClosed(t *testing.T) {
 	}
 }
 
-// TestTransport_getBodyFails pins that a body that cannot be had again ends the
-// call, as the caller's own failure.
+// TestTransport_getBodyFails pins that a body that cannot be read again ends the call, as the
+// caller's own failure.
 func TestTransport_getBodyFails(t *testing.T) {
 	asked := 0
 	req := newRequest(t, http.MethodPut, "http://recipes.test/", strings.NewReader("order"))
@@ -246,12 +246,12 @@ func TestTransport_getBodyFails(t *testing.T) {
 	}
 }
 
-// TestTransport_bodyIsGone pins what a policy gets that sends a body again which
-// cannot be had again, although it could have asked.
+// TestTransport_bodyIsGone pins the error of a policy that retries without asking, if the body
+// cannot be read again.
 func TestTransport_bodyIsGone(t *testing.T) {
 	for buffer, want := range map[int64]string{
 		0: "pillion: the request's body cannot be sent again: it has no GetBody",
-		3: "pillion: the request's body cannot be sent again: it is over Options.ReplayBuffer",
+		3: "pillion: the request's body cannot be sent again: it exceeds Options.ReplayBuffer",
 	} {
 		u := newUpstream(t, pillion.Options{ReplayBuffer: buffer}, around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 			if !c.Replayable() {
@@ -276,8 +276,8 @@ func TestTransport_bodyIsGone(t *testing.T) {
 	}
 }
 
-// TestTransport_guiltyBase names the round tripper that breaks its contract.
-func TestTransport_guiltyBase(t *testing.T) {
+// TestTransport_badBase pins that errors name a round tripper that breaks its contract.
+func TestTransport_badBase(t *testing.T) {
 	answerWith := func(change func(resp *http.Response)) roundTripper {
 		return func(*http.Request) (*http.Response, error) {
 			resp := answer(http.StatusOK, "soup")
@@ -285,23 +285,23 @@ func TestTransport_guiltyBase(t *testing.T) {
 			return resp, nil
 		}
 	}
-	nobody := func(length int64) roundTripper {
+	nilBody := func(length int64) roundTripper {
 		return answerWith(func(resp *http.Response) { resp.Body, resp.ContentLength = nil, length })
 	}
 	tests := []struct {
 		name   string
 		method string
 		base   http.RoundTripper
-		want   string // of the error, "" for none
+		want   string // the error, "" for none
 	}{
 		{
 			"nothing at all", http.MethodGet, roundTripper(func(*http.Request) (*http.Response, error) { return nil, nil }),
 			"pillion_test.roundTripper returned neither a response nor an error",
 		},
-		{"nil body", http.MethodGet, nobody(4), "pillion_test.roundTripper returned a response with content length 4 but a nil body"},
-		{"nil body of no length", http.MethodGet, nobody(0), ""},
-		{"nil body of unknown length", http.MethodGet, nobody(-1), ""},
-		{"nil body of a HEAD", http.MethodHead, nobody(4), ""},
+		{"nil body", http.MethodGet, nilBody(4), "pillion_test.roundTripper returned a response with content length 4 but a nil body"},
+		{"nil body of no length", http.MethodGet, nilBody(0), ""},
+		{"nil body of unknown length", http.MethodGet, nilBody(-1), ""},
+		{"nil body of a HEAD", http.MethodHead, nilBody(4), ""},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -326,9 +326,9 @@ func TestTransport_guiltyBase(t *testing.T) {
 	}
 }
 
-// TestTransport_answerAndError pins the base that gives both: the answer's body is
-// closed, and the error is the result.
-func TestTransport_answerAndError(t *testing.T) {
+// TestTransport_responseAndError pins the result of a base that returns both: the response's body
+// is closed, and the error is returned.
+func TestTransport_responseAndError(t *testing.T) {
 	bodies := newTally()
 	resp, err := newUpstream(t).Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
 		resp, _ := streams(newCountedBody(bodies))(req)
@@ -341,13 +341,13 @@ func TestTransport_answerAndError(t *testing.T) {
 	bodies.wantNone(t)
 }
 
-// TestTransport_noResponse names what a policy gave in place of a response.
+// TestTransport_noResponse pins that the error names what a policy returned in place of a response.
 func TestTransport_noResponse(t *testing.T) {
 	var none *http.Response
 	for value, want := range map[any]string{
-		nil:    "pillion: recipes: a policy gave a <nil> in place of a response",
-		"soup": "pillion: recipes: a policy gave a string in place of a response",
-		none:   "pillion: recipes: a policy gave a *http.Response in place of a response",
+		nil:    "pillion: recipes: a policy returned a <nil> in place of a response",
+		"soup": "pillion: recipes: a policy returned a string in place of a response",
+		none:   "pillion: recipes: a policy returned a *http.Response in place of a response",
 	} {
 		bodies := newTally()
 		u := newUpstream(t, around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
@@ -364,9 +364,9 @@ func TestTransport_noResponse(t *testing.T) {
 	}
 }
 
-// TestTransport_valueTakenAway is the policy that makes an error of an answer and
-// takes its value away as well: the call ends all the same.
-func TestTransport_valueTakenAway(t *testing.T) {
+// TestTransport_valueRemoved pins that a call ends if a policy replaces a response by an error and
+// removes its value.
+func TestTransport_valueRemoved(t *testing.T) {
 	u := newUpstream(t, around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 		o := next(ctx, c)
 		o.Value, o.Err = nil, errBroken
@@ -383,7 +383,7 @@ func TestTransport_valueTakenAway(t *testing.T) {
 	}
 }
 
-// TestTransport_noBody pins answers that have no body: their call ends with the head.
+// TestTransport_noBody pins that a call without a response body ends with the response headers.
 func TestTransport_noBody(t *testing.T) {
 	wantNoLeaks(t)
 	server, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -406,7 +406,7 @@ func TestTransport_noBody(t *testing.T) {
 		{http.MethodGet, "/204", http.StatusNoContent, 0},
 		{http.MethodGet, "/304", http.StatusNotModified, 0},
 	}
-	for range 2 { // the second finds the first one's place given back, though nobody closed its body
+	for range 2 { // the second needs the first one's slot, although its body was not closed
 		for _, test := range tests {
 			ctx, info := pillion.WithInfo(t.Context())
 			resp, err := client.Do(newRequest(t, test.method, server.URL+test.path, nil).WithContext(ctx))
@@ -447,40 +447,40 @@ func TestTransport_writableBody(t *testing.T) {
 	_ = resp.Body.Close()
 }
 
-// TestTransport_defaultBase pins what a nil base stands for.
+// TestTransport_defaultBase pins the default base.
 func TestTransport_defaultBase(t *testing.T) {
 	wantNoLeaks(t)
 	server, conns := serve(t, failFirst(0, 0, "soup"))
 	u := newUpstream(t)
-	for range 2 { // both have one base
+	for range 2 { // both share a base
 		client := &http.Client{Transport: u.Transport(nil)}
 		send(t, client, newRequest(t, http.MethodGet, server.URL, nil))
 	}
 	conns.wantEver(t, 1, 1)
 	other := &http.Client{Transport: newUpstream(t).Transport(nil)}
 	send(t, other, newRequest(t, http.MethodGet, server.URL, nil))
-	conns.wantEver(t, 2, 2) // another upstream has another one
+	conns.wantEver(t, 2, 2) // another upstream has another base
 	http.DefaultClient.CloseIdleConnections()
 	send(t, &http.Client{Transport: u.Transport(nil)}, newRequest(t, http.MethodGet, server.URL, nil))
-	conns.wantEver(t, 2, 2) // and the default transport has nothing to do with it
+	conns.wantEver(t, 2, 2) // and so has the default transport
 	(&http.Client{Transport: u.Transport(nil)}).CloseIdleConnections()
 	other.CloseIdleConnections()
 	conns.wantNone(t)
 }
 
-// TestTransport_replacedDefault pins that a program's own default is used as it is.
+// TestTransport_replacedDefault pins that a program's own http.DefaultTransport is used unchanged.
 func TestTransport_replacedDefault(t *testing.T) {
 	standard := http.DefaultTransport
 	t.Cleanup(func() { http.DefaultTransport = standard })
 	http.DefaultTransport = answers(http.StatusTeapot, "tea")
 	client := &http.Client{Transport: newUpstream(t).Transport(nil)}
 	if resp, body := send(t, client, get(t.Context(), t)); resp.StatusCode != http.StatusTeapot || body != "tea" {
-		t.Errorf("got %d %q, want the program's own answer", resp.StatusCode, body)
+		t.Errorf("got %d %q, want the program's own response", resp.StatusCode, body)
 	}
 }
 
-// TestTransport_beside has many callers at once, over storage that is used again.
-func TestTransport_beside(t *testing.T) {
+// TestTransport_concurrent makes many calls concurrently, over reused storage.
+func TestTransport_concurrent(t *testing.T) {
 	u := newUpstream(t, append(all(), numbered(&journal{}, 5)...)...)
 	var served atomic.Int64
 	client := &http.Client{Transport: u.Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
@@ -516,11 +516,11 @@ func TestTransport_beside(t *testing.T) {
 	callers.Wait()
 }
 
-// reply is Envoy's local reply, as its documentation and its responses have it.
+// reply is Envoy's local reply, as in its documentation and its responses.
 type reply struct {
 	status     int
 	body       string
-	retried    string // after a retry, where it differs
+	retried    string // after a retry, if it differs
 	overloaded bool
 	flags      string
 }
@@ -532,7 +532,7 @@ func reset503(reason, flags string) reply {
 	}
 }
 
-// replies holds every Detail; those without a reply only have their flags.
+// replies contains every Detail; those without a reply have only flags.
 func replies() map[*envoy.Detail]reply {
 	overflow, malformed := reset503("overflow", "UO"), reset503("protocol error", "UPE")
 	overflow.overloaded = true

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// FuzzValidHost compares with net/http: what is found invalid is not sent to a proxy.
+// FuzzValidHost compares with net/http: an invalid host is not sent to a proxy.
 func FuzzValidHost(f *testing.F) {
 	for _, host := range []string{"", "recipes.test", "recipes.test:80", "[::1]:80", "/var/run/docker.sock", "a b", "a\"b", "a\\b", "a#b", "a?b", "a@b", "a\x00b", "a\x7fb", "ünïcode.test", "a_b~c"} {
 		f.Add(host)
@@ -30,7 +30,7 @@ func isASCII(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r >= 0x80 })
 }
 
-// FuzzControl compares with a rune at a time.
+// FuzzControl compares with a loop over runes.
 func FuzzControl(f *testing.F) {
 	for _, s := range []string{"", "/soup", "a\nb", "a\x7f", "\x80", "ü", "\x00"} {
 		f.Add(s)
@@ -46,8 +46,7 @@ func FuzzControl(f *testing.F) {
 	})
 }
 
-// FuzzHeaderValues compares with the map: one line or many, absent, and present without a
-// value.
+// FuzzHeaderValues compares with the map: one line or many, absent, and present without a value.
 func FuzzHeaderValues(f *testing.F) {
 	f.Add("X-Soup", "x-soup", 2)
 	f.Add("X-Soup", "X-Salt", 1)

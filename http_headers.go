@@ -7,10 +7,9 @@ import (
 	"github.com/pillion-go/pillion/envoy"
 )
 
-// countAttemptsIn tells the caller, where it was asked for, how many attempts the
-// response took.
+// countAttemptsIn sets the header with the number of attempts, if configured.
 func (t *transport) countAttemptsIn(resp *http.Response, attempts int) {
-	if !t.upstream.options.IncludeAttemptCountInResponse {
+	if attempts == 0 || !t.upstream.options.IncludeAttemptCountInResponse {
 		return
 	}
 	if resp.Header == nil {
@@ -19,8 +18,9 @@ func (t *transport) countAttemptsIn(resp *http.Response, attempts int) {
 	resp.Header.Set(envoy.AttemptCountHeader, strconv.Itoa(attempts))
 }
 
-// headerValues returns the values of a header, nil if it is absent. A header without a
-// value is empty and not nil: net/http does not send it, but callers use it as a mark.
+// headerValues returns the values of a header, nil if it is absent. For a header without a value it
+// returns an empty slice, not nil: net/http does not send such a header, but callers use it as a
+// mark.
 func headerValues(h http.Header, name string) []string {
 	values, ok := h[http.CanonicalHeaderKey(name)]
 	if ok && values == nil {

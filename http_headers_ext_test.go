@@ -18,9 +18,8 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// notebook is a server in memory that takes down the headers of its requests. Its
-// answers are statuses, one after the other and the last again and again: 0 stands for
-// silence, -1 for a connection that is refused.
+// notebook is a server in memory that records the headers of its requests. It sends its statuses
+// one after the other, and repeats the last: 0 stands for silence, -1 for a refused connection.
 type notebook struct {
 	answers []int
 	seen    []http.Header
@@ -39,7 +38,7 @@ func (n *notebook) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// values gives what each attempt had in a header, "-" for nothing.
+// values returns the value of a header in each attempt, "-" for none.
 func (n *notebook) values(name string) string {
 	var all []string
 	for _, h := range n.seen {
@@ -52,9 +51,8 @@ func (n *notebook) values(name string) string {
 	return strings.Join(all, " ")
 }
 
-// TestHTTP_headers asks what each attempt tells the server, and the answer its
-// caller.
-func TestHTTP_headers(t *testing.T) {
+// TestOptions_headers pins the headers of each attempt, and of the response.
+func TestOptions_headers(t *testing.T) {
 	const (
 		count, again = "X-Envoy-Attempt-Count", "X-Envoy-Is-Timeout-Retry"
 		most, until  = "X-Envoy-Max-Retries", "X-Envoy-Upstream-Rq-Timeout-Ms"
@@ -70,21 +68,21 @@ func TestHTTP_headers(t *testing.T) {
 		name     string
 		http     pillion.Options
 		timeout  timeout.Config
-		own      []string // of the caller's request
+		own      []string // in the caller's request
 		answers  []int
 		sent     map[string]string
 		received string // x-envoy-attempt-count
 	}{
-		{name: "nothing is asked for", answers: []int{503, 200}, sent: map[string]string{count: "- -", again: "- -", most: "- -", until: "- -"}},
+		{name: "default", answers: []int{503, 200}, sent: map[string]string{count: "- -", again: "- -", most: "- -", until: "- -"}},
 		{name: "the number", http: pillion.Options{IncludeRequestAttemptCount: true}, answers: []int{503, 503, 200}, sent: map[string]string{count: "1 2 3", again: "- - -"}},
 		{
-			name: "the number in place of the caller's", http: pillion.Options{IncludeRequestAttemptCount: true}, own: []string{count, "9", again, "7"},
+			name: "the number, replacing the caller's", http: pillion.Options{IncludeRequestAttemptCount: true}, own: []string{count, "9", again, "7"},
 			answers: []int{503, 200}, sent: map[string]string{count: "1 2", again: "7 7"},
 		},
-		{name: "the number in the answer", http: pillion.Options{IncludeAttemptCountInResponse: true}, answers: []int{503, 200}, sent: map[string]string{count: "- -"}, received: "2"},
-		{name: "the number in the only answer", http: pillion.Options{IncludeAttemptCountInResponse: true}, answers: []int{200}, received: "1"},
+		{name: "the number in the response", http: pillion.Options{IncludeAttemptCountInResponse: true}, answers: []int{503, 200}, sent: map[string]string{count: "- -"}, received: "2"},
+		{name: "the number in the only response", http: pillion.Options{IncludeAttemptCountInResponse: true}, answers: []int{200}, received: "1"},
 		{
-			name: "after a time-out, or not", http: pillion.Options{IncludeIsTimeoutRetryHeader: true}, timeout: tries,
+			name: "after a timeout, or not", http: pillion.Options{IncludeIsTimeoutRetryHeader: true}, timeout: tries,
 			answers: []int{503, 0, 503, 0, 200}, sent: map[string]string{again: "- false true false true", count: "- - - - -"},
 		},
 		{name: "after a refused connection", http: pillion.Options{IncludeIsTimeoutRetryHeader: true}, answers: []int{-1, 200}, sent: map[string]string{again: "- false"}},
@@ -98,18 +96,18 @@ func TestHTTP_headers(t *testing.T) {
 			answers: []int{200}, sent: map[string]string{count: "9"},
 		},
 
-		{name: "to a sidecar", http: sidecar, timeout: timeout.Config{Total: timeout.None}, answers: []int{503, 200}, sent: map[string]string{most: "0 0", until: "- -"}},
-		{name: "to a sidecar, with a try's limit", http: sidecar, timeout: tries, answers: []int{503, 200}, sent: map[string]string{most: "0 0", until: "1000 1000"}},
+		{name: "to a sidecar", http: sidecar, timeout: timeout.Config{Total: timeout.Unlimited}, answers: []int{503, 200}, sent: map[string]string{most: "0 0", until: "- -"}},
+		{name: "to a sidecar, with a per-try limit", http: sidecar, timeout: tries, answers: []int{503, 200}, sent: map[string]string{most: "0 0", until: "1000 1000"}},
 		{
 			name: "to a sidecar, with what is left", http: sidecar, timeout: timeout.Config{Total: 1500 * time.Millisecond, PerTry: time.Second},
 			answers: []int{0, 200}, sent: map[string]string{most: "0 0", until: "1000 500"},
 		},
 		{
-			name: "to a sidecar, in place of the caller's", http: sidecar, timeout: tries, own: []string{most, "5", until, "9"},
+			name: "to a sidecar, replacing the caller's", http: sidecar, timeout: tries, own: []string{most, "5", until, "9"},
 			answers: []int{503, 200}, sent: map[string]string{most: "0 0", until: "1000 1000"},
 		},
 		{
-			name: "to a sidecar, the caller's wishes heeded", http: sidecar, timeout: timeout.Config{EnvoyHeaders: true}, own: []string{until, "700"},
+			name: "to a sidecar, the caller's headers honored", http: sidecar, timeout: timeout.Config{EnvoyHeaders: true}, own: []string{until, "700"},
 			answers: []int{200}, sent: map[string]string{most: "0", until: "700"},
 		},
 		{name: "to a sidecar, the rest suppressed", http: quietSidecar, timeout: tries, answers: []int{200}, sent: map[string]string{most: "0", until: "1000", count: "-"}},
@@ -145,9 +143,9 @@ func TestHTTP_headers(t *testing.T) {
 	}
 }
 
-// TestHTTP_localReplyHeaders has replies of our own bear what an answer would, and
-// say that we are overloaded, unless that is suppressed.
-func TestHTTP_localReplyHeaders(t *testing.T) {
+// TestOptions_localReplyHeaders pins that local replies have the headers of a response, and
+// x-envoy-overloaded unless that is suppressed.
+func TestOptions_localReplyHeaders(t *testing.T) {
 	full := limits.Config{MaxRequests: limits.Zero}
 	tests := []struct {
 		name   string
@@ -182,8 +180,8 @@ func TestHTTP_localReplyHeaders(t *testing.T) {
 	}
 }
 
-// TestHTTP_countInAnswerWithoutHeader has a base whose answer has no header map.
-func TestHTTP_countInAnswerWithoutHeader(t *testing.T) {
+// TestOptions_countInResponseWithoutHeader uses a base whose response has no header map.
+func TestOptions_countInResponseWithoutHeader(t *testing.T) {
 	u := newUpstream(t, pillion.Options{IncludeAttemptCountInResponse: true})
 	resp, err := u.Transport(roundTripper(func(*http.Request) (*http.Response, error) {
 		resp := answer(http.StatusOK, "soup")
@@ -199,10 +197,10 @@ func TestHTTP_countInAnswerWithoutHeader(t *testing.T) {
 	}
 }
 
-// TestConsumeHeaders has policies obey headers, which are then kept from the server in
-// whatever case they were named, in every attempt.
+// TestConsumeHeaders pins that headers that policies honor are not sent to the server, in any
+// attempt, whatever the case of their names.
 func TestConsumeHeaders(t *testing.T) {
-	obey := func(names ...string) pillion.Policy {
+	honor := func(names ...string) pillion.Policy {
 		return policyFunc(func(s *policy.Builder, next policy.Func) (policy.Func, error) {
 			s.Require(policy.Needs{Consume: names})
 			return next, nil
@@ -216,20 +214,20 @@ func TestConsumeHeaders(t *testing.T) {
 		want     http.Header
 	}{
 		{"none", nil, own, own},
-		{"one", []pillion.Policy{obey("x-one")}, own, http.Header{"X-Two": {"2", "2"}, "X-Three": {"3"}, "X-Four": nil}},
-		{"those of two policies", []pillion.Policy{obey("X-ONE", "x-four"), obey("X-Two")}, own, http.Header{"X-Three": {"3"}}},
-		{"one that is not there", []pillion.Policy{obey("X-Five")}, own, own},
-		{"of no header", []pillion.Policy{obey("X-One")}, nil, nil},
-		// What a policy inside adds is the attempt's own, and goes for the caller's all the same.
-		{"one that is added too", []pillion.Policy{obey("X-One"), before(func(c *policy.Call) { c.Header().Set("X-Six", "6") })}, own, http.Header{
+		{"one", []pillion.Policy{honor("x-one")}, own, http.Header{"X-Two": {"2", "2"}, "X-Three": {"3"}, "X-Four": nil}},
+		{"the headers of two policies", []pillion.Policy{honor("X-ONE", "x-four"), honor("X-Two")}, own, http.Header{"X-Three": {"3"}}},
+		{"an absent header", []pillion.Policy{honor("X-Five")}, own, own},
+		{"no header map", []pillion.Policy{honor("X-One")}, nil, nil},
+		// What an inner policy adds belongs to the attempt, and is removed like the caller's.
+		{"a header that a policy adds", []pillion.Policy{honor("X-One"), before(func(c *policy.Call) { c.Header().Set("X-Six", "6") })}, own, http.Header{
 			"X-Two": {"2", "2"}, "X-Three": {"3"}, "X-Four": nil, "X-Six": {"6"},
 		}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			server := &notebook{answers: []int{503, 200}}
-			var obeyed string
-			asked := before(func(c *policy.Call) { obeyed = c.RequestHeader("X-One") })
+			var honored string
+			asked := before(func(c *policy.Call) { honored = c.RequestHeader("X-One") })
 			u := newUpstream(t, append([]pillion.Policy{quick(1), asked}, test.policies...)...)
 			req := get(t.Context(), t)
 			req.Header = test.header.Clone()
@@ -244,16 +242,16 @@ func TestConsumeHeaders(t *testing.T) {
 			if diff := cmp.Diff(test.header, req.Header); diff != "" {
 				t.Errorf("the caller's header has changed (-want +got):\n%s", diff)
 			}
-			if want := test.header.Get("X-One"); obeyed != want {
-				t.Errorf("the policy itself: got %q, want %q", obeyed, want)
+			if want := test.header.Get("X-One"); honored != want {
+				t.Errorf("the policy itself: got %q, want %q", honored, want)
 			}
 		})
 	}
 }
 
-// TestHTTP_sidecarAfterTheEnd has no attempt go out with a limit of 0, which to a
-// sidecar means none.
-func TestHTTP_sidecarAfterTheEnd(t *testing.T) {
+// TestOptions_sidecarAfterTheEnd pins that no attempt is sent with a timeout of 0, which a sidecar
+// takes as none.
+func TestOptions_sidecarAfterTheEnd(t *testing.T) {
 	server := &notebook{answers: []int{200}}
 	u := newUpstream(t, pillion.Options{Sidecar: true}, before(func(c *policy.Call) { c.LimitTotal(1) }))
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

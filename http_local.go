@@ -9,18 +9,18 @@ import (
 	"github.com/pillion-go/pillion/envoy"
 )
 
-// localReply is the response that Envoy sends where it has none of the upstream.
+// localReply returns the response that Envoy sends if it has none from the upstream.
 func (t *transport) localReply(req *http.Request, d *envoy.Detail, attempts int) *http.Response {
 	status, text := d.LocalReply(attempts > 1)
 	header := http.Header{}
 	proto, major, minor := "HTTP/1.1", 1, 1
 	if envoy.IsGRPC(req.Header.Get("Content-Type")) {
-		setGRPCReply(header, status, text)
+		setGRPCReply(header, d.GRPCStatus(), text)
 		if req.Method == http.MethodHead { // as in Envoy
 			header.Del("Grpc-Message")
 		}
 		status, text = http.StatusOK, ""
-		proto, major, minor = "HTTP/2.0", 2, 0 // gRPC clients insist
+		proto, major, minor = "HTTP/2.0", 2, 0 // gRPC clients require it
 	} else {
 		header.Set("Content-Length", strconv.Itoa(len(text)))
 		header.Set("Content-Type", "text/plain")
@@ -45,10 +45,9 @@ func (t *transport) localReply(req *http.Request, d *envoy.Detail, attempts int)
 	return resp
 }
 
-// setGRPCReply puts a local reply into the header of a gRPC response, which is nothing
-// but a header.
-func setGRPCReply(h http.Header, status int, text string) {
+// setGRPCReply sets the headers of a gRPC local reply, which has headers only.
+func setGRPCReply(h http.Header, code int, text string) {
 	h.Set("Content-Type", "application/grpc")
-	h.Set(envoy.GRPCStatusHeader, strconv.Itoa(envoy.GRPCStatus(status)))
+	h.Set(envoy.GRPCStatusHeader, strconv.Itoa(code))
 	h.Set(envoy.GRPCMessageHeader, text)
 }

@@ -18,36 +18,35 @@ import (
 )
 
 var (
-	errOverBuffer = errors.New("pillion: the request's body cannot be sent again: it is over Options.ReplayBuffer")
-	errCallOver   = errors.New("pillion: the request's body cannot be sent again: the call is over")
+	errOverBuffer = errors.New("pillion: the request's body cannot be sent again: it exceeds Options.ReplayBuffer")
+	errCallOver   = errors.New("pillion: the request's body cannot be sent again: the call has ended")
 )
 
-// replay keeps what is read of a request body, up to a limit, so that it can be
-// sent again. It reads no further than the attempts do. Attempts may read concurrently,
-// at different places.
+// replay keeps what is read of a request body, up to a limit, so that it can be sent again. It
+// reads only as far as the attempts do. Attempts may read concurrently, at different offsets.
 type replay struct {
 	limit int64
-	over  atomic.Bool // more was read than is kept
+	over  atomic.Bool // more was read than may be kept
 
 	reading sync.Mutex    // held while source is read
-	source  io.ReadCloser // guarded by reading, but for Close
+	source  io.ReadCloser // guarded by reading, except for Close
 	kept    []byte        // what was read of source, while not over; guarded by reading
 	read    int64         // how much was read of source; guarded by reading
-	err     error         // how source ended; guarded by reading
+	err     error         // the error with which source ended; guarded by reading
 
 	mu      sync.Mutex
-	readers int  // attempts that have not closed theirs; guarded by mu
-	settled bool // no further attempt will come; guarded by mu
+	readers int  // how many attempts have not closed theirs; guarded by mu
+	settled bool // no further attempt follows; guarded by mu
 	closed  bool // guarded by mu
 }
 
-// source is a caller's body that takes time to send, or may fail to be read, which is
-// not the upstream's failure. net/http reads it in a goroutine of its own.
+// source is a caller's body that takes time to send, or whose Read may fail, which is not the
+// upstream's failure. net/http reads it in its own goroutine.
 type source struct {
 	body   io.ReadCloser
-	kept   *replayReader // body, if it is one; else nil
-	copied bool          // body is one that GetBody returned
-	length int64         // that the request names; 0 or less for none
+	kept   *replayReader // body, if it is a replayReader; else nil
+	copied bool          // GetBody returned body
+	length int64         // the length that the request names; 0 or less for none
 	closed atomic.Bool
 	ctx    context.Context //nolint:containedctx // the attempt's; nil until it is watched
 	stop   func() bool     // ends the watch of ctx
@@ -56,14 +55,14 @@ type source struct {
 	call    *policy.Attempt // the attempt, until it has returned; guarded by mu
 	begun   bool            // a Read was called; guarded by mu
 	reading bool            // a Read waits for the caller's body; guarded by mu
-	blocked bool            // and did so when the body was closed; guarded by mu
+	blocked bool            // a Read waited when the body was closed; guarded by mu
 	read    int64           // how much was read; guarded by mu
-	ended   bool            // and that was all; guarded by mu
-	err     error           // what Read failed with; guarded by mu
+	ended   bool            // the body was read to its end; guarded by mu
+	err     error           // the first error of the body; guarded by mu
 }
 
-// Read remembers what it failed with. A panic of the caller's body would end the process
-// here: it becomes an error.
+// Read records its error. A panic of the caller's body would end the process here, so it becomes an
+// error.
 func (s *source) Read(p []byte) (n int, err error) {
 	returned := false
 	defer func() {
@@ -94,8 +93,7 @@ func (s *source) readBegins() {
 	s.begun = true
 }
 
-// readReturned keeps what a Read came to. Of a body that was closed meanwhile it says
-// nothing.
+// readReturned records the result of a Read. It ignores a body that was closed meanwhile.
 func (s *source) readReturned(n int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -115,33 +113,33 @@ func (s *source) readReturned(n int, err error) {
 	}
 }
 
-// live reports whether the last part came from the caller just then.
+// live reports whether the caller has just supplied the last part.
 func (s *source) live() bool { return !s.copied && (s.kept == nil || s.kept.live) }
 
-// detach ends the reports to the attempt: it has returned, and its Call may be used again.
+// detach ends the reports to the attempt: it has returned, and its Call may be reused.
 func (s *source) detach() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.call = nil
 }
 
-// Close closes the body once. It remembers an error, with which net/http fails a request.
-// When the attempt is over it does not wait for the body's own Close.
+// Close closes the body once. It records an error, with which net/http fails a request. If the
+// attempt has ended, it does not wait for the body's own Close.
 func (s *source) Close() error {
 	switch {
 	case !s.close():
 		return nil
 	case s.ctx != nil && s.ctx.Err() != nil:
 		go func() { _ = closeBody(s.body) }()
-		return nil //nolint:nilerr // it is the end that matters, not why
+		return nil //nolint:nilerr // only the end matters, not its reason
 	}
 	err := closeBody(s.body)
 	s.failed(err)
 	return err
 }
 
-// close marks the body as closed, and remembers whether a Read was waiting then. It is
-// true the first time.
+// close marks the body as closed, and records whether a Read was waiting then. It reports true the
+// first time.
 func (s *source) close() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -153,8 +151,7 @@ func (s *source) close() bool {
 	return true
 }
 
-// closeBody closes a request's body, in whatever goroutine needs it closed. A panic becomes
-// an error.
+// closeBody closes a request's body, in whatever goroutine that is due. A panic becomes an error.
 func closeBody(body io.Closer) (err error) {
 	defer func() {
 		if value := recover(); value != nil {
@@ -164,7 +161,7 @@ func closeBody(body io.Closer) (err error) {
 	return body.Close()
 }
 
-// failed keeps the first error of the body.
+// failed records the first error of the body.
 func (s *source) failed(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -173,8 +170,8 @@ func (s *source) failed(err error) {
 	}
 }
 
-// wake ends a Read that waits for the caller's body, when the attempt's context has
-// ended: net/http waits for it. over says that no other attempt will need the body.
+// wake ends a Read that waits for the caller's body when the attempt's context has ended, since
+// net/http waits for that Read. over means that no other attempt will need the body.
 func (s *source) wake(over bool) {
 	if s.close() {
 		_ = closeBody(s.body) // the response does not depend on it
@@ -184,34 +181,33 @@ func (s *source) wake(over bool) {
 	}
 }
 
-// silent reports whether the attempt waits, or waited at its end, for the caller's body.
+// silent reports whether the attempt waits for the caller's body, or waited for it at its end.
 func (s *source) silent() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.blocked || s.reading
 }
 
-// fault returns what is wrong with the body if that is why an attempt failed with err,
-// and nil if it is not.
+// fault returns an error if the body is the reason why an attempt failed with err, else nil.
 func (s *source) fault(err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case s.length > 0 && (s.read > s.length || (s.ended && s.read < s.length)):
-		// net/http cuts the connection then, and may report just that.
+		// net/http closes the connection then, and may report only that.
 		return lengthError(err, s.length, s.read)
 	case s.err == nil:
 		return nil
 	case errors.Is(err, s.err):
 		return err
-	case errors.Is(err, net.ErrClosed): // net/http closed the connection because of it
+	case errors.Is(err, net.ErrClosed): // net/http closed the connection because of s.err
 		return fmt.Errorf("%w: %w", s.err, err)
 	}
 	return nil
 }
 
-// lengthError adds to err, where net/http has not, that a body has another length than its
-// request says.
+// lengthError returns err if it is net/http's error about a body whose length differs from the one
+// in its request, else that error around err.
 func lengthError(err error, want, got int64) error {
 	if hasPrefix(err, otherLength) {
 		return err
@@ -219,11 +215,10 @@ func lengthError(err error, want, got int64) error {
 	return fmt.Errorf(otherLength+"%d with Body length %d: %w", want, got, err)
 }
 
-const otherLength = "http: ContentLength=" // is how net/http begins to say it
+const otherLength = "http: ContentLength=" // the start of net/http's text
 
-// inMemory reports whether body, of a request with GetBody, is what http.NewRequest
-// makes of a reader over memory, which neither fails nor takes time, and how much is left of
-// it.
+// inMemory reports whether body, of a request with GetBody, is what http.NewRequest makes of a
+// reader over memory, and how much of it is left. Reading such a body neither fails nor takes time.
 func inMemory(body io.ReadCloser) (left int64, ok bool) {
 	if body == http.NoBody {
 		return 0, true
@@ -243,11 +238,10 @@ func inMemory(body io.ReadCloser) (left int64, ok bool) {
 	return 0, false
 }
 
-//nolint:gochecknoglobals // a type that has no name outside of package io
+//nolint:gochecknoglobals // package io does not export this type
 var memoryBody = reflect.TypeOf(io.NopCloser(strings.NewReader("")))
 
-// newReplay keeps nothing of a body that is known to be too large, nor where
-// nothing may be kept.
+// newReplay returns nil if nothing may be kept, or if the body is known to be too large.
 func newReplay(source io.ReadCloser, length, limit int64) *replay {
 	if limit == 0 || length > limit {
 		return nil
@@ -255,10 +249,10 @@ func newReplay(source io.ReadCloser, length, limit int64) *replay {
 	return &replay{source: source, limit: limit}
 }
 
-// whole reports whether all that was read is still there.
+// whole reports whether everything that was read is kept.
 func (r *replay) whole() bool { return !r.over.Load() }
 
-// reader gives the body from its start, for one more attempt.
+// reader returns the body from its start, for the next attempt.
 func (r *replay) reader() (*replayReader, error) {
 	if !r.whole() {
 		return nil, errOverBuffer
@@ -272,8 +266,7 @@ func (r *replay) reader() (*replayReader, error) {
 	return &replayReader{replay: r}, nil
 }
 
-// settle says that no further attempt will come: the source is closed with the
-// last reader.
+// settle reports that no further attempt follows: the source is closed with the last reader.
 func (r *replay) settle() {
 	r.closeIf(func() bool {
 		r.settled = true
@@ -281,7 +274,7 @@ func (r *replay) settle() {
 	})
 }
 
-// leave is a reader's end.
+// leave reports that a reader was closed.
 func (r *replay) leave() {
 	r.closeIf(func() bool {
 		r.readers--
@@ -289,11 +282,10 @@ func (r *replay) leave() {
 	})
 }
 
-// abort closes the source under a Read that waits for it, when the call is over.
+// abort closes the source under a Read that waits for it, when the call has ended.
 func (r *replay) abort() { r.closeIf(func() bool { return true }) }
 
-// closeIf closes the source, unless it is closed, if due says so, which is called with mu
-// held.
+// closeIf closes the source if due returns true and it is not closed yet. due runs with mu held.
 func (r *replay) closeIf(due func() bool) {
 	r.mu.Lock()
 	closing := due() && !r.closed
@@ -309,9 +301,9 @@ func (r *replay) closeIf(due func() bool) {
 	}
 }
 
-// readAt fills p with what stands at offset, and reports whether that is live: read of
-// the source just now. It waits for the source under the lock: what one attempt reads there
-// is what the next one needs.
+// readAt fills p with the bytes at offset. live reports whether they were just read from the
+// source. It waits for the source under the lock: what one attempt reads there is what the next one
+// needs.
 func (r *replay) readAt(p []byte, offset int64, frozen *atomic.Bool) (n int, live bool, err error) {
 	r.reading.Lock()
 	defer r.reading.Unlock()
@@ -319,7 +311,7 @@ func (r *replay) readAt(p []byte, offset int64, frozen *atomic.Bool) (n int, liv
 	case offset < int64(len(r.kept)):
 		return copy(p, r.kept[offset:]), false, nil
 	case offset != r.read:
-		return 0, false, errOverBuffer // another attempt read on, and it was not kept
+		return 0, false, errOverBuffer // another attempt has read further, and that was not kept
 	case r.err != nil:
 		return 0, false, r.err
 	}
@@ -330,8 +322,8 @@ func (r *replay) readAt(p []byte, offset int64, frozen *atomic.Bool) (n int, liv
 	return n, true, err
 }
 
-// keep remembers what was read, or, once it is too much, that it does not. What was
-// on its way when its reader's attempt ended is kept all the same: the next one was promised.
+// keep stores p, or drops everything if the limit is exceeded. A read that was running when its
+// attempt ended is stored regardless, because a retry was already promised.
 func (r *replay) keep(p []byte, promised bool) {
 	if r.read > r.limit && !promised {
 		r.over.Store(true)
@@ -345,12 +337,12 @@ func (r *replay) keep(p []byte, promised bool) {
 type replayReader struct {
 	replay *replay
 	offset int64
-	live   bool // the last Read was one of the source
+	live   bool // the last Read read from the source
 	closed atomic.Bool
-	frozen atomic.Bool // the attempt has ended, whether net/http knows or not
+	frozen atomic.Bool // the attempt has ended, even if net/http does not know yet
 }
 
-// Read reads on from where this attempt is.
+// Read reads from the current offset of this attempt.
 func (r *replayReader) Read(p []byte) (int, error) {
 	if r.closed.Load() || r.frozen.Load() {
 		return 0, http.ErrBodyReadAfterClose
@@ -361,7 +353,7 @@ func (r *replayReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close ends this attempt's reading. The source stays open for the next one.
+// Close ends this attempt's reading. The source stays open for the next attempt.
 func (r *replayReader) Close() error {
 	if r.closed.CompareAndSwap(false, true) {
 		r.replay.leave()

@@ -12,11 +12,11 @@ import (
 
 var errSource = errors.New("source broke")
 
-// spring is a source of known bytes, given in pieces, that counts what is done to it.
+// spring is a source of known bytes in pieces. It counts the calls of its methods.
 type spring struct {
 	data   []byte
 	end    error
-	piece  int // most bytes at a time
+	piece  int // at most so many bytes in one Read
 	given  int
 	closed int
 }
@@ -27,7 +27,7 @@ func (s *spring) Read(p []byte) (int, error) {
 	}
 	n := copy(p[:min(len(p), s.piece)], s.data[s.given:])
 	s.given += n
-	if s.given == len(s.data) && (n == 0 || len(s.data)%2 == 0) { // an end comes with the last bytes or after them
+	if s.given == len(s.data) && (n == 0 || len(s.data)%2 == 0) { // EOF comes with the last bytes or after them
 		return n, s.end
 	}
 	return n, nil
@@ -59,8 +59,8 @@ func TestNewReplay(t *testing.T) {
 	}
 }
 
-// TestReplay_settled pins that a source that was closed, because no further attempt
-// was to come, is not read by one that comes all the same.
+// TestReplay_settled pins that a source that was closed, because no further attempt was expected,
+// is not read by a later attempt.
 func TestReplay_settled(t *testing.T) {
 	s := &spring{data: []byte("order"), end: io.EOF, piece: 9}
 	r := newReplay(s, 5, 100)
@@ -76,7 +76,7 @@ func TestReplay_settled(t *testing.T) {
 	}
 }
 
-// TestSource pins that a body that failed is told from an upstream that did.
+// TestSource pins that a failed body is distinguished from a failed upstream.
 func TestSource(t *testing.T) {
 	s := &source{body: io.NopCloser(io.MultiReader(bytes.NewReader([]byte("order")), iotest.ErrReader(errSource)))}
 	if s.fault(errSource) != nil {
@@ -94,8 +94,7 @@ func TestSource(t *testing.T) {
 	}
 }
 
-// replayModel is what FuzzReplay compares with: the bytes, and how far the source
-// was read.
+// replayModel is the model of FuzzReplay: the bytes, and how many of them were read.
 type replayModel struct {
 	t       *testing.T
 	data    []byte
@@ -134,7 +133,7 @@ func (m *replayModel) live() (n int) {
 	return n
 }
 
-// read reads once. given is how much the source had given before, and has after.
+// read reads once. given is how many bytes the source had returned before.
 func (m *replayModel) read(r *modelReader, size int, given *int) {
 	before, p := *given, make([]byte, size)
 	n, err := r.Read(p)
@@ -158,18 +157,18 @@ func (m *replayModel) read(r *modelReader, size int, given *int) {
 	}
 	r.offset += n
 	if r.offset > after {
-		m.t.Errorf("got to %d, but the source gave only %d", r.offset, after)
+		m.t.Errorf("got to %d, but the source returned only %d", r.offset, after)
 	}
 	if err != nil && (r.offset != len(m.data) || !errors.Is(err, m.end)) {
 		m.t.Errorf("at %d of %d: got %v, want %v at the end", r.offset, len(m.data), err, m.end)
 	}
 }
 
-// FuzzReplay drives a replay by a script of opens, reads, closes and a settle, and
-// compares it with its bytes. Its invariants: each reader gets the source's bytes from
-// the start, or errOverBuffer once they are no longer kept; there is a new reader as long
-// as all is kept; the source is never read ahead nor twice, and closed once, when it is
-// settled and the last reader has closed. Then many read the same beside each other.
+// FuzzReplay drives a replay with a script of opens, reads, closes and a settle, and compares it
+// with its bytes. Its invariants: each reader returns the source's bytes from the start, or
+// errOverBuffer if they are no longer kept; there is a new reader as long as everything is kept;
+// the source is never read ahead nor twice, and closed once, when it is settled and the last reader
+// has closed. Then many readers read concurrently.
 func FuzzReplay(f *testing.F) {
 	f.Add([]byte("order"), uint8(10), uint8(3), false, []byte{0, 17, 18, 1, 17, 33, 2, 3})
 	f.Add([]byte("a longer order"), uint8(4), uint8(2), true, []byte{0, 0, 17, 17, 17, 18, 18, 0, 3, 2, 6})
@@ -178,7 +177,7 @@ func FuzzReplay(f *testing.F) {
 	f.Add([]byte("order"), uint8(5), uint8(9), false, []byte{0, 1, 1, 1, 0, 5, 5, 5, 3, 2, 6, 0})
 	f.Fuzz(func(t *testing.T, data []byte, limit, piece uint8, breaks bool, script []byte) {
 		if limit == 0 {
-			return // there is none
+			return // there is no replay
 		}
 		m := &replayModel{t: t, data: data, end: io.EOF, limit: int(limit)}
 		if breaks {
@@ -201,7 +200,7 @@ func FuzzReplay(f *testing.F) {
 				m.read(reader, 1+int(op>>4), &s.given)
 			case op%4 == 2:
 				_ = reader.Close()
-				_ = reader.Close() // counts once
+				_ = reader.Close() // a second Close has no effect
 				reader.closed = true
 			}
 			if got, want := s.closed == 1, m.settled && m.live() == 0; got != want || s.closed > 1 {
@@ -215,7 +214,7 @@ func FuzzReplay(f *testing.F) {
 	})
 }
 
-// readBeside has several attempts read the whole body at the same time.
+// readBeside reads the whole body in several attempts concurrently.
 func readBeside(t *testing.T, m *replayModel, piece int) {
 	t.Helper()
 	s := &spring{data: m.data, end: m.end, piece: piece}

@@ -15,51 +15,52 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Handler returns a handler that serves requests under the upstream's policies, with next;
-// the name of the upstream is then that of the service itself. Limits and a breaker shed
-// load, listeners and statistics see each request, and timeouts reach next as the end of its
-// request's context: those of a timeout policy, and what the client named in
-// x-envoy-expected-rq-timeout-ms or grpc-timeout, whichever comes first. A per-try or idle
-// timeout holds until the response headers are written, a total one until next returns.
+// Handler returns a handler that serves requests with next under the upstream's policies; the name
+// of the upstream is then that of the service itself. Limits and a breaker shed load, listeners and
+// statistics see each request, and a timeout ends the context of the request that next receives.
+// The timeouts are those of a timeout policy and the time that the client named in
+// x-envoy-expected-rq-timeout-ms or grpc-timeout, whichever is shorter. A per-try or idle timeout
+// applies until the response headers are written, a total timeout until next returns.
 //
-// A request that is refused, or whose timeout fires before next wrote anything, gets the
-// response that Envoy sends: 503 with x-envoy-overloaded, or 504; as a gRPC status in a 200
-// if the request is gRPC. Its text is a constant: it contains neither errors nor the value of a
-// panic. Next runs in the goroutine of the server and is waited for. After a timeout has fired,
-// a Read of the request's body fails with [os.ErrDeadlineExceeded], also one that is blocked;
-// writes may go on for half a second, then a blocked Write or Flush fails as well. That needs a ResponseWriter that supports the deadlines of
-// [http.ResponseController], as the server's own does; middleware around this handler must
-// have the method Unwrap, else only [http.Server] ReadTimeout and WriteTimeout end such a
-// wait. A response whose headers are written after the timeout has fired is still sent, and
-// reported as timed out.
+// If a policy refuses a request, or a timeout fires before next has written anything, the client
+// receives the response that Envoy sends: 503 with x-envoy-overloaded, or 504; for gRPC, a gRPC
+// status in a 200. Its text is constant: it contains neither errors nor the value of a panic.
 //
-// What a client causes does not count as a failure of the service, so that no client can
-// open its breaker: a timeout that the client named, or that fires while next waits for the
-// client, or after it has waited for a quarter of the time to read, or for half of it to write; a
-// status 5xx or a panic after the client disconnected, or after its request's body could not be
-// read. If the client has disconnected, no local reply is written.
+// Handler runs next in the goroutine of the server and waits for it. After a timeout has fired, a
+// Read of the request's body fails with [os.ErrDeadlineExceeded], even a blocked one. Writes may go
+// on for half a second; then a blocked Write or Flush fails as well. That needs a ResponseWriter
+// that supports the deadlines of [http.ResponseController], as the server's own does. Middleware
+// around this handler must have the method Unwrap; without it only [http.Server] ReadTimeout and
+// WriteTimeout end such a wait. A response whose headers are written after the timeout has fired is
+// still sent, and is reported as timed out.
 //
-// A panic, [http.ErrAbortHandler] too, is reported to the policies as a [*PanicError] and
-// goes on to the server, as the same value; the PanicError's Stack is that of the panic,
-// which the server's own log does not show. A value that is an [*http.MaxBytesError] is the
-// client's doing.
+// What a client causes does not count as a failure of the service, so that no client can open its
+// breaker. That includes a timeout that the client named, or that fires while next waits for the
+// client, or after next has waited for a quarter of the time to read, or for half of it to write.
+// It also includes a status 5xx or a panic after the client disconnected, or after reading its
+// request's body failed. If the client has disconnected, no local reply is written.
 //
-// The ResponseWriter keeps the abilities of the server's: it can flush, be hijacked, push,
-// send files and notify of a closed connection where that can, also through
+// A panic, [http.ErrAbortHandler] too, is reported to the policies as a [*PanicError] and goes on
+// to the server with the same value. The PanicError's Stack is that of the panic, which the
+// server's own log does not contain. A panic with an [*http.MaxBytesError] counts as caused by the
+// client.
+//
+// The ResponseWriter keeps the optional methods of the server's: it can flush, hijack, push, send
+// files and notify of a closed connection if the server's can, also through
 // [http.ResponseController]. Timeouts do not apply to a hijacked connection.
 //
-// Handler returns an error if u is not from [New], if next is nil, and if the policies retry
-// or hedge, which a server cannot, or if there is a cluster among them.
+// Handler returns an error if u is not from [New], if next is nil, or if the policies retry or
+// hedge, which a server cannot, or include a cluster.
 func (u *Upstream) Handler(next http.Handler) (http.Handler, error) {
 	switch {
 	case u == nil || u.chain == nil:
-		return nil, errors.New("pillion: Handler: the Upstream is nil or zero: make it with pillion.New")
+		return nil, errors.New("pillion: Handler: the Upstream is nil or zero; make it with pillion.New")
 	case isNil(next):
 		return nil, fmt.Errorf("upstream %q: pillion: Handler: nil handler", u.Name())
 	case u.chain.Repeats():
-		return nil, fmt.Errorf("upstream %q: pillion: Handler: a request that is being served cannot be sent again: leave out retry and hedge", u.Name())
+		return nil, fmt.Errorf("upstream %q: pillion: Handler: a server cannot retry or hedge a request; leave out retry and hedge", u.Name())
 	case u.chain.Carrier() != nil:
-		return nil, fmt.Errorf("upstream %q: pillion: Handler: a request that is being served goes to no host of a cluster: leave out cluster", u.Name())
+		return nil, fmt.Errorf("upstream %q: pillion: Handler: a server calls no host of a cluster; leave out cluster", u.Name())
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if w == nil || r == nil {
@@ -69,7 +70,7 @@ func (u *Upstream) Handler(next http.Handler) (http.Handler, error) {
 	}), nil
 }
 
-// isNil reports whether next cannot serve anything.
+// isNil reports whether next is nil, or a nil HandlerFunc.
 func isNil(next http.Handler) bool {
 	f, ok := next.(http.HandlerFunc)
 	return next == nil || ok && f == nil
@@ -85,7 +86,7 @@ func (u *Upstream) serve(next http.Handler, w http.ResponseWriter, r *http.Reque
 	if d, ok := envoy.InboundDeadline(r.Header.Get); ok {
 		x.first.LimitClient(d)
 	}
-	o := x.frame.Invoke(x.ctx)
+	o := x.frame.Invoke(x.ctx) //nolint:contextcheck // it is the request's
 	switch {
 	case x.panic != nil:
 		panic(x.panic.Value)
@@ -101,23 +102,23 @@ type serverCall struct {
 	frame    policy.Frame
 	first    *policy.Attempt
 	upstream *Upstream
-	ctx      context.Context //nolint:containedctx // the server's, for the length of the call
+	ctx      context.Context //nolint:containedctx // the server's, while the call lasts
 	next     http.Handler
 	w        respwriter.Writer
 	req      *http.Request
-	header   http.Header // the request's as next sees it; nil while it is the server's
+	header   http.Header // the request's, for next; nil while it is the server's
 	served   bool        // next was called
-	found    http.Header // the response header before that; nil if it was empty
+	found    http.Header // the response header before next was called; nil if it was empty
 	panic    *PanicError
 	client   client
 
 	code   int   // the status of the response
-	late   bool  // its headers were written after a limit had fired
-	broken bool  // the client can no longer be written to
-	fault  error // what the client had done by then; nil for nothing
+	late   bool  // its headers were written after a timeout had fired
+	broken bool  // writing to the client has failed
+	fault  error // the client's fault by then; nil for none
 }
 
-// serverCall implements these. They are found by their methods.
+// The engine finds these interfaces by their methods.
 var _ interface {
 	policy.Exchange
 	policy.Blamer
@@ -133,7 +134,7 @@ func (x *serverCall) Request() policy.Request {
 	return r
 }
 
-// Try has the handler serve the request.
+// Try calls the handler.
 func (x *serverCall) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome) {
 	if x.serve(ctx, c, o) {
 		x.classify(ctx, c, o)
@@ -143,7 +144,7 @@ func (x *serverCall) Try(ctx context.Context, c *policy.Attempt, o *policy.Outco
 	}
 }
 
-// serve is not ok when the handler panicked.
+// serve calls the handler. It is not ok if the handler panicked.
 func (x *serverCall) serve(ctx context.Context, c *policy.Attempt, o *policy.Outcome) (ok bool) {
 	stop := x.watch(ctx, c)
 	defer func() {
@@ -163,8 +164,8 @@ func (x *serverCall) serve(ctx context.Context, c *policy.Attempt, o *policy.Out
 	return true
 }
 
-// watch watches what the handler waits for. The engine calls LimitFired when a limit of the
-// call fires; watch has it called for other ends of ctx, those of middleware and policies.
+// watch watches what the handler waits for. If a timeout of the call fires, the engine calls
+// LimitFired; watch makes other ends of ctx call it, those of middleware and policies.
 func (x *serverCall) watch(ctx context.Context, c *policy.Attempt) (stop func() bool) {
 	server, own := x.ctx, c.Guarded()
 	_, others := server.Deadline()
@@ -178,7 +179,7 @@ func (x *serverCall) watch(ctx context.Context, c *policy.Attempt) (stop func() 
 	return func() bool { return false }
 }
 
-// request is what next sees: the server's own where nothing differs.
+// request returns the request for next: the server's own if nothing differs.
 func (x *serverCall) request(ctx context.Context) *http.Request {
 	x.first.ConsumeHeaders()
 	body := x.client.body.ReadCloser != nil
@@ -203,11 +204,11 @@ func (x *serverCall) classify(ctx context.Context, c *policy.Attempt, o *policy.
 		return
 	}
 	o.Code = x.status()
-	o.Is, o.Detail = policy.HTTPCondition(o.Code), envoy.ViaUpstream
+	o.Conditions, o.Detail = policy.HTTPCondition(o.Code), envoy.ViaUpstream
 	if o.Code == http.StatusSwitchingProtocols {
-		o.Is |= policy.Upgraded
+		o.Conditions |= policy.Upgraded
 	}
-	theirs := x.fault != nil && o.Is.Any(policy.Failure)
+	theirs := x.fault != nil && o.Has(policy.Failure)
 	switch {
 	case (x.broken || theirs) && x.client.gone():
 		c.Canceled(o)
@@ -219,13 +220,13 @@ func (x *serverCall) classify(ctx context.Context, c *policy.Attempt, o *policy.
 // ended makes o the outcome of a handler that did not return.
 func (x *serverCall) ended(o *policy.Outcome, p any) {
 	if p == nil {
-		return // it ended its goroutine: nothing that follows runs
+		return // it ended its goroutine: nothing else runs
 	}
 	x.panic = &PanicError{Value: p, Stack: debug.Stack()}
 	_, tooLarge := errors.AsType[*http.MaxBytesError](x.panic)
 	switch {
 	case x.client.gone(), p == http.ErrAbortHandler && x.ctx.Err() != nil: //nolint:errorlint // as the server compares
-		o.Err = x.panic // a proxy whose client has disconnected ends so
+		o.Err = x.panic // a proxy panics so if its client has disconnected
 	case tooLarge, x.client.fault() != nil:
 		o.Blame(x.panic, policy.Cancelled, nil)
 	case p == http.ErrAbortHandler: //nolint:errorlint // as the server compares
@@ -235,23 +236,22 @@ func (x *serverCall) ended(o *policy.Outcome, p any) {
 	}
 }
 
-// CausedByCaller reports whether the client caused a limit to fire: it named the deadline
-// itself, or it kept the handler waiting. The deadline of the request's context is the
-// service's own.
+// CausedByCaller reports whether the client caused a timeout: it named the deadline itself, or it
+// kept the handler waiting. The deadline of the request's context is the service's own.
 func (x *serverCall) CausedByCaller(scope policy.Scope) bool {
 	named := scope == policy.ScopeCaller && !errors.Is(x.ctx.Err(), context.DeadlineExceeded)
 	return named || x.client.slow
 }
 
-// Explain has nothing to add: the context's errors are explained by the engine.
-func (x *serverCall) Explain(_ *policy.Attempt, o *policy.Outcome, err error) {
+// Classify adds nothing: the engine classifies the errors of the context.
+func (x *serverCall) Classify(_ *policy.Attempt, o *policy.Outcome, err error) {
 	o.Blame(err, policy.Failed, nil)
 }
 
-// RequestHeader reads the request's header.
+// RequestHeader returns values of the request's header.
 func (x *serverCall) RequestHeader(name string) []string { return headerValues(x.req.Header, name) }
 
-// Header copies the request's header for the handler.
+// Header returns the handler's copy of the request's header.
 func (x *serverCall) Header(*policy.Attempt) policy.Header {
 	if x.header == nil {
 		x.header = copyHeader(x.req.Header)
@@ -259,13 +259,13 @@ func (x *serverCall) Header(*policy.Attempt) policy.Header {
 	return x.header
 }
 
-// ResponseHeader reads the header of the answer.
+// ResponseHeader returns values of the response's header.
 func (x *serverCall) ResponseHeader(_ *policy.Outcome, name string) []string {
 	return x.w.Wrapped().Header().Values(name)
 }
 
-// reply sends the response that Envoy sends in the upstream's place. It goes to the server's
-// own writer: no limit applies to it any more.
+// reply sends the response that Envoy sends in the upstream's place. It writes to the server's own
+// writer: no limit applies to it any more.
 func (x *serverCall) reply(o *policy.Outcome) {
 	if x.client.gone() {
 		return
@@ -283,7 +283,7 @@ func (x *serverCall) reply(o *policy.Outcome) {
 	}
 	if envoy.IsGRPC(x.req.Header.Get("Content-Type")) {
 		h.Set("Content-Type", "application/grpc")
-		h.Set(envoy.GRPCStatusHeader, strconv.Itoa(envoy.GRPCStatus(status)))
+		h.Set(envoy.GRPCStatusHeader, strconv.Itoa(localCode(o.Detail, status)))
 		h.Set(envoy.GRPCMessageHeader, text)
 		w.WriteHeader(http.StatusOK)
 		return
@@ -300,10 +300,18 @@ func localReply(o *policy.Outcome) (status int, text string) {
 		return status, text
 	}
 	status = http.StatusInternalServerError // of a policy for which Envoy has no word
-	if o.Is.Any(policy.Refused) {
+	if o.Has(policy.Refused) {
 		status = http.StatusServiceUnavailable
 	}
 	return status, http.StatusText(status)
+}
+
+// localCode returns the gRPC status of a local reply.
+func localCode(d *envoy.Detail, status int) int {
+	if d.LocalStatus() != 0 {
+		return d.GRPCStatus()
+	}
+	return envoy.GRPCStatus(status)
 }
 
 // replyHeader returns h without what the handler put there for its own response.

@@ -14,7 +14,7 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// visit asks a handler for a page, and shows what it answers.
+// visit requests a page of a handler, and prints the response.
 func visit(h http.Handler, header http.Header) {
 	r := httptest.NewRequestWithContext(context.Background(), http.MethodGet, "/soup", nil)
 	r.Header = header
@@ -23,8 +23,8 @@ func visit(h http.Handler, header http.Header) {
 	fmt.Println(w.Code, w.Body)
 }
 
-// A service that serves one request at a time sheds what is too much for it, with
-// the answer of an Envoy in front of it.
+// A service that serves one request at a time refuses further ones, with the response of an Envoy in
+// front of it.
 func ExampleUpstream_Handler() {
 	kitchen, err := pillion.New("kitchen", timeout.Config{Total: time.Second}, limits.Config{MaxRequests: 1})
 	if err != nil {
@@ -33,7 +33,7 @@ func ExampleUpstream_Handler() {
 	}
 	var guarded http.Handler
 	guarded, err = kitchen.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		visit(guarded, nil) // somebody else, meanwhile
+		visit(guarded, nil) // another client, meanwhile
 		_, _ = io.WriteString(w, "soup")
 	}))
 	if err != nil {
@@ -46,7 +46,7 @@ func ExampleUpstream_Handler() {
 	// 200 soup
 }
 
-// What the client said about its patience ends the context of the request.
+// The timeout that the client names ends the context of the request.
 func ExampleUpstream_Handler_deadline() {
 	kitchen, err := pillion.New("kitchen")
 	if err != nil {
@@ -54,7 +54,7 @@ func ExampleUpstream_Handler_deadline() {
 		return
 	}
 	guarded, err := kitchen.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		<-r.Context().Done() // a slow database, which is asked with this context
+		<-r.Context().Done() // a slow database query with this context
 		fmt.Println(r.Context().Err())
 	}))
 	if err != nil {
@@ -67,7 +67,7 @@ func ExampleUpstream_Handler_deadline() {
 	// 504 upstream request timeout
 }
 
-// A server cannot have a request sent again.
+// A server cannot retry a request.
 func ExampleUpstream_Handler_retry() {
 	kitchen, err := pillion.New("kitchen", retry.Config{})
 	if err != nil {
@@ -76,5 +76,5 @@ func ExampleUpstream_Handler_retry() {
 	}
 	_, err = kitchen.Handler(http.NotFoundHandler())
 	fmt.Println(err)
-	// Output: upstream "kitchen": pillion: Handler: a request that is being served cannot be sent again: leave out retry and hedge
+	// Output: upstream "kitchen": pillion: Handler: a server cannot retry or hedge a request; leave out retry and hedge
 }

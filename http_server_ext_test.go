@@ -28,6 +28,7 @@ import (
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
 	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/internal/race"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/policy"
@@ -35,7 +36,7 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// service is a server whose handler stands under policies, and a client for it.
+// service is a server whose handler is under policies, with a client for it.
 type service struct {
 	*httptest.Server
 	client   *http.Client
@@ -43,11 +44,10 @@ type service struct {
 	ends     *ends
 }
 
-// protocols says of each whether it is HTTP/2.
+// protocols maps each protocol to whether it is HTTP/2.
 var protocols = map[string]bool{"HTTP1": false, "HTTP2": true}
 
-// serveUnder starts a service. outer, if there is one, stands around the guarded
-// handler as other middleware would.
+// serveUnder starts a service. outer, if not nil, is middleware around the guarded handler.
 func serveUnder(t *testing.T, h2 bool, outer func(http.Handler) http.Handler, handler http.HandlerFunc, policies ...pillion.Policy) *service {
 	t.Helper()
 	s := &service{ends: &ends{}}
@@ -91,7 +91,7 @@ func (s *service) do(t *testing.T, method string, header ...string) (resp *http.
 	return resp, string(text), err
 }
 
-// end is what listeners are told at the end of a call.
+// end is what listeners receive at the end of a call.
 type end struct {
 	Code   int
 	Is     policy.Condition
@@ -100,11 +100,11 @@ type end struct {
 	err    error
 }
 
-// ends takes down the ends of calls, and counts attempts.
+// ends records the ends of calls, and counts attempts.
 type ends struct {
 	mu       sync.Mutex
 	list     []end // guarded by mu
-	attempts int   // under way; guarded by mu
+	attempts int   // running; guarded by mu
 }
 
 func (e *ends) hear(_ context.Context, event policy.Event) {
@@ -117,19 +117,19 @@ func (e *ends) hear(_ context.Context, event policy.Event) {
 		e.attempts--
 	case policy.EventEnd:
 		o := event.Outcome
-		e.list = append(e.list, end{o.Code, o.Is, o.Flags, o.Detail, o.Err})
+		e.list = append(e.list, end{o.Code, o.Conditions, o.Flags, o.Detail, o.Err})
 	default:
 	}
 }
 
-// count is how many calls ended, and how many attempts are under way.
+// count returns how many calls have ended, and how many attempts are running.
 func (e *ends) count() (ended, attempts int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return len(e.list), e.attempts
 }
 
-// await gives the end of the only call, which may come after its answer.
+// await returns the end of the only call, which may come after its response.
 func (e *ends) await(t *testing.T) end {
 	t.Helper()
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
@@ -146,26 +146,26 @@ func (e *ends) await(t *testing.T) end {
 	return end{}
 }
 
-// want fails the test unless the only call ended like this.
+// want fails the test unless the only call ended in this way.
 func (e *ends) want(t *testing.T, want end) end {
 	t.Helper()
 	got := e.await(t)
 	if got.Code != want.Code || got.Is != want.Is || got.Flags != want.Flags || got.Detail != want.Detail {
-		t.Errorf("told: got %d, %b, %v, %q (%v), want %d, %b, %v, %q",
+		t.Errorf("end: got %d, %b, %v, %q (%v), want %d, %b, %v, %q",
 			got.Code, got.Is, got.Flags, got.Detail, got.err, want.Code, want.Is, want.Flags, want.Detail)
 	}
 	return got
 }
 
-// silent waits until the request's time is over, and writes nothing.
+// silent waits until the request's context ends, and writes nothing.
 func silent(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 
-// TestHandler_deadline asks how much time a handler has.
+// TestHandler_deadline pins the deadline that a handler has.
 func TestHandler_deadline(t *testing.T) {
 	const expected, grpc, none = "X-Envoy-Expected-Rq-Timeout-Ms", "Grpc-Timeout", time.Duration(-1)
 	tests := []struct {
 		name   string
-		total  time.Duration // of a timeout policy; 0 for none
+		total  time.Duration // the total limit of a timeout policy; 0 for none
 		header []string
 		want   time.Duration
 	}{
@@ -196,7 +196,7 @@ func TestHandler_deadline(t *testing.T) {
 		{name: "the policy's alone", total: time.Second, want: time.Second},
 		{name: "the policy's is shorter", total: time.Second, header: []string{expected, "3000"}, want: time.Second},
 		{name: "the client's is shorter", total: time.Second, header: []string{expected, "300"}, want: 300 * time.Millisecond},
-		// Its sum with the clock overflowed, and the policy's limit was lost with it.
+		// Its sum with the clock overflowed, and the policy's limit was lost.
 		{name: "the policy's, not for ever", total: time.Second, header: []string{grpc, "99999999H"}, want: time.Second},
 	}
 	for _, test := range tests {
@@ -215,7 +215,7 @@ func TestHandler_deadline(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				time.Sleep(48 * time.Hour) // the clock is not at its beginning
+				time.Sleep(48 * time.Hour) // the clock is not at zero
 				r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/soup", nil)
 				for i := 0; i < len(test.header); i += 2 {
 					r.Header.Set(test.header[i], test.header[i+1])
@@ -229,7 +229,7 @@ func TestHandler_deadline(t *testing.T) {
 	}
 }
 
-// TestHandler_over asks for what there is no time for at all.
+// TestHandler_over makes requests whose time has passed before they begin.
 func TestHandler_over(t *testing.T) {
 	s := serveUnder(t, false, nil, func(http.ResponseWriter, *http.Request) { t.Error("the handler was called") })
 	resp, body, err := s.do(t, http.MethodGet, "Grpc-Timeout", "0S")
@@ -238,25 +238,24 @@ func TestHandler_over(t *testing.T) {
 	}
 }
 
-// localAnswer is what a client gets to see of a local reply.
-type localAnswer struct {
+// localResponse is a local reply as a client receives it.
+type localResponse struct {
 	Status                                       int
 	Body, Type, Length, Overloaded, GRPC, Detail string
 	Outer, Handlers                              string
 }
 
-func replyOf(resp *http.Response, body string) localAnswer {
+func replyOf(resp *http.Response, body string) localResponse {
 	h := resp.Header
-	return localAnswer{
+	return localResponse{
 		Status: resp.StatusCode, Body: body, Type: h.Get("Content-Type"), Length: h.Get("Content-Length"),
 		Overloaded: h.Get("X-Envoy-Overloaded"), GRPC: h.Get("Grpc-Status"), Detail: h.Get("Grpc-Message"),
 		Outer: h.Get("X-Outer"), Handlers: h.Get("X-Handlers") + h.Get("Etag"),
 	}
 }
 
-// TestHandler_localReply has requests refused, or run out of time, before anything
-// was written: headers that the handler had set are none of the reply's, and those of
-// middleware around it stay.
+// TestHandler_localReply makes requests that are refused or time out before anything was written:
+// the reply has no headers of the handler, and keeps those of outer middleware.
 func TestHandler_localReply(t *testing.T) {
 	const overflow = "upstream connect error or disconnect/reset before headers. reset reason: overflow"
 	const late = "upstream request timeout"
@@ -277,11 +276,11 @@ func TestHandler_localReply(t *testing.T) {
 		return o
 	})
 	suppress := pillion.Options{SuppressEnvoyHeaders: true}
-	text := func(status int, body, overloaded string) localAnswer {
-		return localAnswer{Status: status, Body: body, Type: "text/plain", Length: strconv.Itoa(len(body)), Overloaded: overloaded, Outer: "1"}
+	text := func(status int, body, overloaded string) localResponse {
+		return localResponse{Status: status, Body: body, Type: "text/plain", Length: strconv.Itoa(len(body)), Overloaded: overloaded, Outer: "1"}
 	}
-	inGRPC := func(status, message, overloaded string) localAnswer {
-		return localAnswer{Status: 200, Type: "application/grpc", Length: "0", Overloaded: overloaded, GRPC: status, Detail: message, Outer: "1"}
+	inGRPC := func(status, message, overloaded string) localResponse {
+		return localResponse{Status: 200, Type: "application/grpc", Length: "0", Overloaded: overloaded, GRPC: status, Detail: message, Outer: "1"}
 	}
 	tests := []struct {
 		name     string
@@ -289,7 +288,7 @@ func TestHandler_localReply(t *testing.T) {
 		content  string
 		policies []pillion.Policy
 		header   []string
-		want     localAnswer
+		want     localResponse
 	}{
 		{name: "limit", policies: []pillion.Policy{full}, want: text(503, overflow, "true")},
 		{name: "breaker", policies: []pillion.Policy{open}, want: text(503, overflow, "true")},
@@ -345,7 +344,7 @@ func TestHandler_localReply(t *testing.T) {
 					want.Body = ""
 					got := replyOf(resp, body)
 					if want.GRPC != "" {
-						got.Length = want.Length // net/http sends none where it may be left out
+						got.Length = want.Length // net/http does not send an optional length
 					}
 					if diff := cmp.Diff(want, got); diff != "" {
 						t.Errorf("reply to HEAD (-want +got):\n%s", diff)
@@ -356,7 +355,7 @@ func TestHandler_localReply(t *testing.T) {
 	}
 }
 
-// withOuterHeader is middleware that sets a header before it asks the next.
+// withOuterHeader is middleware that sets a header.
 func withOuterHeader(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Outer", "1")
@@ -364,7 +363,7 @@ func withOuterHeader(next http.Handler) http.Handler {
 	})
 }
 
-// head writes the heads of answers.
+// head writes the headers of a response.
 func head(codes ...int) func(http.ResponseWriter) {
 	return func(w http.ResponseWriter) {
 		for _, code := range codes {
@@ -373,8 +372,8 @@ func head(codes ...int) func(http.ResponseWriter) {
 	}
 }
 
-// TestHandler_begun has a limit strike after the handler began to answer: nothing
-// is added to what it wrote, and its status stays.
+// TestHandler_begun fires a timeout after the handler has begun its response: nothing is added to
+// it, and its status stays.
 func TestHandler_begun(t *testing.T) {
 	tests := []struct {
 		name  string
@@ -390,7 +389,7 @@ func TestHandler_begun(t *testing.T) {
 		{"ReadFrom", nil, func(w http.ResponseWriter) { _, _ = io.Copy(w, strings.NewReader("part")) }, 200, "part"},
 		{"Flush", nil, func(w http.ResponseWriter) { w.(http.Flusher).Flush() }, 200, ""},
 		{"ResponseController", nil, func(w http.ResponseWriter) { _ = http.NewResponseController(w).Flush() }, 200, ""},
-		// The controller went past the writer, to the server's: a second answer followed the first.
+		// The controller bypassed the writer: a second response followed the first.
 		{"ResponseController behind a wrapper", unwrappable, func(w http.ResponseWriter) { _ = http.NewResponseController(w).Flush() }, 200, ""},
 	}
 	for _, test := range tests {
@@ -412,8 +411,8 @@ func TestHandler_begun(t *testing.T) {
 	}
 }
 
-// TestHandler_late has a handler that does not heed its context answer too late:
-// its answer goes out, and is told as what it is.
+// TestHandler_late runs a handler that does not honor its context and responds too late: its
+// response is sent, and reported with its status.
 func TestHandler_late(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told ends
@@ -434,18 +433,18 @@ func TestHandler_late(t *testing.T) {
 	})
 }
 
-// TestHandler_body has limits that end with the head spare the body, which the
-// total one does not.
+// TestHandler_body pins that limits until the response headers do not end the body, and that the
+// total limit does.
 func TestHandler_body(t *testing.T) {
 	const sec = time.Second
 	tests := []struct {
 		name   string
 		cfg    timeout.Config
 		caller time.Duration // the deadline of the request's context; 0 for none
-		want   time.Duration // when the body was cut; 0 for never
+		want   time.Duration // when the body is cut; 0 for never
 	}{
-		{"per try", timeout.Config{Total: timeout.None, PerTry: 2 * sec}, 0, 0},
-		{"idle", timeout.Config{Total: timeout.None, Idle: 2 * sec}, 0, 0},
+		{"per try", timeout.Config{Total: timeout.Unlimited, PerTry: 2 * sec}, 0, 0},
+		{"idle", timeout.Config{Total: timeout.Unlimited, Idle: 2 * sec}, 0, 0},
 		{"total", timeout.Config{Total: 5 * sec}, 0, 5 * sec},
 		{"per try and total", timeout.Config{Total: 5 * sec, PerTry: 2 * sec}, 0, 5 * sec},
 		{"idle and total", timeout.Config{Total: 5 * sec, Idle: 2 * sec}, 0, 5 * sec},
@@ -489,11 +488,11 @@ func TestHandler_body(t *testing.T) {
 	}
 }
 
-// TestHandler_headAtTheLimit has the head go out at the very instant at which its
-// limit strikes, which must not upset anything.
-func TestHandler_headAtTheLimit(t *testing.T) {
+// TestHandler_headersAtTheLimit sends the response headers at the instant at which the timeout
+// fires: both orders are fine.
+func TestHandler_headersAtTheLimit(t *testing.T) {
 	for range 200 {
-		s := newUpstream(t, timeout.Config{Total: time.Minute}, before(func(c *policy.Call) { c.LimitTry(100 * time.Microsecond) }))
+		s := newUpstream(t, timeout.Config{Total: time.Minute}, before(func(c *policy.Call) { c.LimitPerTry(100 * time.Microsecond) }))
 		guarded, err := s.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			for began := time.Now(); time.Since(began) < 100*time.Microsecond; {
 				runtime.Gosched()
@@ -507,15 +506,15 @@ func TestHandler_headAtTheLimit(t *testing.T) {
 		w := httptest.NewRecorder()
 		guarded.ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil))
 		good := info.Code() == http.StatusCreated && info.Err() == nil
-		late := info.Code() == 0 && scopeOf(info.Err()) == policy.ScopeTry
+		late := info.Code() == 0 && scopeOf(info.Err()) == policy.ScopePerTry
 		if w.Code != http.StatusCreated || !good && !late {
-			t.Fatalf("got %d, told as %d, %v, want 201, told as that or as late", w.Code, info.Code(), info.Err())
+			t.Fatalf("got %d, reported as %d, %v, want 201, reported as 201 or as a timeout", w.Code, info.Code(), info.Err())
 		}
 	}
 }
 
-// TestHandler_panic has panics arrive at the server as they were, after the
-// policies were told.
+// TestHandler_panic pins that panics reach the server unchanged, after the policies have received
+// the end.
 func TestHandler_panic(t *testing.T) {
 	const crash = policy.Failed | policy.Status5xx
 	tests := []struct {
@@ -564,16 +563,16 @@ func TestHandler_panic(t *testing.T) {
 					told := s.ends.want(t, end{Is: test.is})
 					var panicked *pillion.PanicError
 					if !errors.As(told.err, &panicked) || !strings.Contains(string(panicked.Stack), "TestHandler_panic") {
-						t.Errorf("told: got %v, want a PanicError with the handler's stack", told.err)
+						t.Errorf("end: got %v, want a PanicError with the handler's stack", told.err)
 					}
 					if err, ok := test.value.(error); ok && !errors.Is(told.err, err) {
-						t.Errorf("told: got %v, want it to wrap %v", told.err, err)
+						t.Errorf("end: got %v, want it to wrap %v", told.err, err)
 					}
 					if got := guard.Status().Failure; got != 1 {
 						t.Errorf("breaker: got %d failures, want 1", got)
 					}
-					if _, _, err := s.do(t, http.MethodGet); err == nil { // its place is free again: no 503
-						t.Error("the second request: got an answer, want a panic again")
+					if _, _, err := s.do(t, http.MethodGet); err == nil { // its slot is free again: no 503
+						t.Error("the second request: got a response, want a panic again")
 					}
 				})
 			}
@@ -590,8 +589,8 @@ func newBreaker(t *testing.T) *breaker.Breaker {
 	return b
 }
 
-// TestHandler_goexit has a handler end its goroutine: its place is free again,
-// everybody is told, and the server closes the connection as ever.
+// TestHandler_goexit ends the goroutine of a handler: its slot is free again, listeners receive the
+// end, and the server closes the connection.
 func TestHandler_goexit(t *testing.T) {
 	for version, h2 := range protocols {
 		t.Run(version, func(t *testing.T) {
@@ -608,12 +607,12 @@ func TestHandler_goexit(t *testing.T) {
 	}
 }
 
-// TestHandler_informational sends a 1xx, which is no answer: a local reply may
-// still follow it.
+// TestHandler_informational sends a 1xx, which is no final response: a local reply may still follow
+// it.
 func TestHandler_informational(t *testing.T) {
 	for version, h2 := range protocols {
 		t.Run(version, func(t *testing.T) {
-			for name, want := range map[string]int{"answered": http.StatusNoContent, "not answered": http.StatusGatewayTimeout} {
+			for name, want := range map[string]int{"with a response": http.StatusNoContent, "without a response": http.StatusGatewayTimeout} {
 				t.Run(name, func(t *testing.T) {
 					s := serveUnder(t, h2, nil, func(w http.ResponseWriter, r *http.Request) {
 						w.Header().Set("Link", "</style.css>")
@@ -641,7 +640,7 @@ func TestHandler_informational(t *testing.T) {
 						t.Errorf("got %d after %d, want %d after 103", resp.StatusCode, hints.Load(), want)
 					}
 					if got := s.ends.await(t); want == http.StatusNoContent && got.Code != want {
-						t.Errorf("told: got %d, want %d", got.Code, want)
+						t.Errorf("end: got %d, want %d", got.Code, want)
 					}
 				})
 			}
@@ -649,8 +648,7 @@ func TestHandler_informational(t *testing.T) {
 	}
 }
 
-// TestHandler_clientGone has clients leave at different points: that is nobody's
-// failure.
+// TestHandler_clientGone disconnects clients at different points: that does not count as a failure.
 func TestHandler_clientGone(t *testing.T) {
 	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, "part")
@@ -668,7 +666,7 @@ func TestHandler_clientGone(t *testing.T) {
 	tests := []struct {
 		name    string
 		handler http.HandlerFunc
-		part    bool // the client leaves after the first part
+		part    bool // the client disconnects after the first part
 		code    int
 	}{
 		{"before the head", silent, false, 0},
@@ -676,13 +674,13 @@ func TestHandler_clientGone(t *testing.T) {
 			_, _ = io.WriteString(w, "part")
 			_ = http.NewResponseController(w).Flush()
 			<-r.Context().Done()
-			for err := error(nil); err == nil; { // what is written now may still fit in some buffer
+			for err := error(nil); err == nil; { // the first writes may still fit into a buffer
 				if _, err = w.Write(make([]byte, 1<<16)); err == nil {
 					err = http.NewResponseController(w).Flush()
 				}
 			}
 		}, true, 200},
-		// It panics with http.ErrAbortHandler, which was taken for a failure of the service.
+		// It panics with http.ErrAbortHandler, which counted as a failure of the service.
 		{"within the body, through a proxy", proxy.ServeHTTP, true, 0},
 	}
 	for _, test := range tests {
@@ -722,7 +720,7 @@ func TestHandler_clientGone(t *testing.T) {
 	}
 }
 
-// TestHandler_errors makes handlers that make no sense.
+// TestHandler_errors pins the errors of Handler.
 func TestHandler_errors(t *testing.T) {
 	ok := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
 	for _, u := range []*pillion.Upstream{nil, {}} {
@@ -738,9 +736,9 @@ func TestHandler_errors(t *testing.T) {
 	}{
 		{"nil handler", nil, nil, `upstream "recipes": pillion: Handler: nil handler`},
 		{"nil function", http.HandlerFunc(nil), nil, `upstream "recipes": pillion: Handler: nil handler`},
-		{"retry", ok, retry.Config{}, "cannot be sent again: leave out retry and hedge"},
-		{"retry that never does", ok, retry.Config{NumRetries: retry.None}, "cannot be sent again"},
-		{"retryable", ok, retry.Retryable{}, "cannot be sent again"},
+		{"retry", ok, retry.Config{}, "a server cannot retry or hedge a request; leave out retry and hedge"},
+		{"retry that never does", ok, retry.Config{NumRetries: retry.Never}, "cannot retry or hedge"},
+		{"retryable", ok, retry.Retryable{}, "cannot retry or hedge"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -752,8 +750,8 @@ func TestHandler_errors(t *testing.T) {
 	}
 }
 
-// TestHandler_nilParts serves requests that no server makes: they are served, or one clear
-// message says what is missing.
+// TestHandler_nilParts serves requests that no server makes: they are served, or one clear message
+// names what is missing.
 func TestHandler_nilParts(t *testing.T) {
 	request := func(change func(r *http.Request)) *http.Request {
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/soup", nil)
@@ -804,8 +802,8 @@ type headless struct{ http.ResponseWriter }
 
 func (headless) Header() http.Header { return nil }
 
-// TestHandler_noSecrets has clients cause errors and panics that hold secrets, and others read
-// all that the server sends: none of it is there.
+// TestHandler_noSecrets causes errors and panics that contain secrets, and reads everything that
+// the server sends: it contains none of them.
 func TestHandler_noSecrets(t *testing.T) {
 	const secret = "hunter2"
 	refusal := around(func(_ context.Context, c *policy.Call, _ policy.Func) *policy.Outcome {
@@ -826,7 +824,7 @@ func TestHandler_noSecrets(t *testing.T) {
 	tests := map[string]struct {
 		policies []pillion.Policy
 		handler  http.HandlerFunc
-		status   string // of the last response; empty for none
+		status   string // the status of the last response; empty for none
 	}{
 		"a panic":                {nil, func(http.ResponseWriter, *http.Request) { panic(secret) }, ""},
 		"a panic with an error":  {nil, func(http.ResponseWriter, *http.Request) { panic(errors.New(secret)) }, ""},
@@ -872,8 +870,8 @@ func TestHandler_noSecrets(t *testing.T) {
 	}
 }
 
-// TestHandler_countsAfterwards has handlers end in all ways: right afterwards gauges and slots
-// are back, and each attempt and call was reported to its end.
+// TestHandler_countsAfterwards ends handlers in all ways: immediately afterwards gauges and slots
+// are back, and the end of each attempt and call has been reported.
 func TestHandler_countsAfterwards(t *testing.T) {
 	handlers := map[string]http.HandlerFunc{
 		"returns":         func(http.ResponseWriter, *http.Request) {},
@@ -923,10 +921,9 @@ func TestHandler_countsAfterwards(t *testing.T) {
 	}
 }
 
-// TestHandler_allocations pins what serving a request may allocate, beyond what the handler
-// does.
+// TestHandler_allocations pins what serving a request may allocate, in addition to the handler.
 func TestHandler_allocations(t *testing.T) {
-	if raceEnabled {
+	if race.Enabled {
 		t.Skip("the race detector allocates")
 	}
 	limited := []pillion.Policy{timeout.Config{Total: time.Hour}, limits.Config{}, breaker.Config{}}
@@ -960,7 +957,7 @@ func TestHandler_allocations(t *testing.T) {
 	}
 }
 
-// sink is a writer that keeps nothing.
+// sink is a writer that discards everything.
 type sink struct{}
 
 func (sink) Header() http.Header         { return nil }
@@ -968,7 +965,7 @@ func (sink) Write(p []byte) (int, error) { return len(p), nil }
 func (sink) WriteHeader(int)             {}
 func (sink) Flush()                      {}
 
-// TestHandler_statuses asks what policies are told of an answer.
+// TestHandler_statuses pins what policies receive for each kind of response.
 func TestHandler_statuses(t *testing.T) {
 	const failed = policy.Status5xx
 	tests := []struct {
@@ -1017,8 +1014,8 @@ func TestHandler_statuses(t *testing.T) {
 	}
 }
 
-// TestHandler_requestHeader has a policy change the request's header, and others
-// obey some of it: the handler sees what is left, the server's own stays.
+// TestHandler_requestHeader changes the request's header in a policy, and consumes some of it in
+// others: the handler receives the rest, and the server's own header stays unchanged.
 func TestHandler_requestHeader(t *testing.T) {
 	var seen http.Header
 	s := newUpstream(t, timeout.Config{EnvoyHeaders: true}, before(func(c *policy.Call) { c.Header().Set("X-Added", "1") }))
@@ -1038,8 +1035,8 @@ func TestHandler_requestHeader(t *testing.T) {
 	}
 }
 
-// TestHandler_timeoutHandler has the deadline of other middleware, which answers by
-// itself: what is told is that the caller's time was over.
+// TestHandler_timeoutHandler uses the deadline of other middleware, which sends the response
+// itself: the reported end is the caller's deadline.
 func TestHandler_timeoutHandler(t *testing.T) {
 	s := serveUnder(t, false, func(next http.Handler) http.Handler {
 		return http.TimeoutHandler(next, 20*time.Millisecond, "too slow")
@@ -1050,12 +1047,12 @@ func TestHandler_timeoutHandler(t *testing.T) {
 	}
 	told := s.ends.want(t, end{Is: policy.Timeout, Flags: envoy.UT, Detail: envoy.ResponseTimeout})
 	if scopeOf(told.err) != policy.ScopeCaller {
-		t.Errorf("told: got %v, want the caller's deadline", told.err)
+		t.Errorf("end: got %v, want the caller's deadline", told.err)
 	}
 }
 
-// TestHandler_crowd serves many at once, some of which are refused, leave, panic, or
-// run out of time: in the end every place is free.
+// TestHandler_crowd serves many requests concurrently, some of which are refused, disconnect,
+// panic, or time out: at the end every slot is free.
 func TestHandler_crowd(t *testing.T) {
 	for version, h2 := range protocols {
 		t.Run(version, func(t *testing.T) {
@@ -1076,13 +1073,13 @@ func TestHandler_crowd(t *testing.T) {
 			}
 			clients.Wait()
 			s.Close()                                                      // all handlers have returned
-			if got, underWay := told.count(); underWay != 0 || got < 100 { // net/http sends some again that were cut off
+			if got, underWay := told.count(); underWay != 0 || got < 100 { // net/http resends some that were cut off
 				t.Errorf("got %d ends, %d attempts under way, want 100 and none", got, underWay)
 			}
 			w := httptest.NewRecorder()
 			s.Config.Handler.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil))
 			if w.Code != 200 {
-				t.Errorf("after the crowd: got %d, want a free place", w.Code)
+				t.Errorf("after the crowd: got %d, want a free slot", w.Code)
 			}
 		})
 	}

@@ -14,35 +14,35 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// wire observes one attempt inside net/http: what became of its connection, and whether a
-// 1xx response arrived. It is part of the attempt's context, and makes a trace when net/http
-// first looks for one. A round tripper that never looks pays nothing.
+// wire observes one attempt inside net/http: its connection, and whether a 1xx response arrived. It
+// is part of the attempt's context, and makes a trace when net/http first looks for one. A round
+// tripper that never looks for a trace costs nothing.
 //
-// A wire serves one attempt. A round tripper that uses the context when the attempt has
-// ended, in a dial that goes on in the background, reports to no other attempt.
+// A wire serves one attempt. If a round tripper uses the context after the attempt has ended, as in
+// a dial that continues in the background, it never reports to another attempt.
 type wire struct {
 	transport *transport // nil for other protocols than HTTP
 	trace     atomic.Pointer[wireTrace]
 }
 
-// wireState is what net/http has reported of an attempt.
+// wireState is the set of what net/http has reported of an attempt.
 type wireState uint32
 
 const (
 	wireLooked    wireState = 1 << iota // net/http looked for a trace
-	wireAsked                           // a connection was asked for
-	wireWaiting                         // and is still awaited
-	wireConnected                       // a connection was found
-	wireWrote                           // the headers of a request were written
-	wireSent                            // those of the request on the latest connection
+	wireAsked                           // net/http asked for a connection
+	wireWaiting                         // and still waits for it
+	wireConnected                       // net/http has a connection
+	wireWrote                           // net/http wrote the headers of a request
+	wireSent                            // and did so on the latest connection
 	wireResponded                       // and a response to it began
-	wireAgain                           // another connection was asked for in place of a response
-	wireResent                          // the attempt was ended: net/http was about to resend the request
+	wireAgain                           // net/http asked for another connection instead
+	wireResent                          // the attempt was canceled: net/http was about to resend the request
 )
 
 func (s wireState) has(bits wireState) bool { return s&bits == bits }
 
-// unconnected reports whether the attempt surely has no connection and has sent nothing.
+// unconnected reports whether the attempt certainly has no connection and has sent nothing.
 func (s wireState) unconnected() bool { return s.has(wireWaiting) && !s.has(wireWrote) }
 
 // seen returns the trace if net/http has looked for it and still reports to it, else nil.
@@ -56,7 +56,7 @@ func (w *wire) seen() *wireTrace {
 	return nil
 }
 
-// state returns what net/http has reported; 0 if it reports nothing, or no more.
+// state returns what net/http has reported, 0 if it does not report or has stopped.
 func (w *wire) state() wireState {
 	if t := w.seen(); t != nil {
 		return wireLooked | wireState(t.state.Load())
@@ -70,8 +70,8 @@ func (w *wire) informational() bool {
 	return t != nil && t.early.Load() != 0
 }
 
-// value returns the trace for the key under which package httptrace looks for it, in a
-// context that is made from parent, of an attempt with that stream.
+// value returns the trace if key is the one under which package httptrace looks for it. parent is
+// the context that the wire's context was made from, stream the attempt's.
 func (w *wire) value(parent context.Context, stream *policy.Stream, key any) any {
 	if key != traceKey || w.transport == nil {
 		return nil
@@ -86,8 +86,8 @@ func (w *wire) value(parent context.Context, stream *policy.Stream, key any) any
 	return &t.trace
 }
 
-// begin makes the trace. Traces are used again only if net/http alone calls them, and
-// only without the hooks of the caller, which package httptrace adds for good.
+// begin makes the trace. A trace is reused only if net/http alone calls it and the caller has no
+// hooks: package httptrace adds those to the trace permanently.
 func (w *wire) begin(parent context.Context, stream *policy.Stream) *wireTrace {
 	var t *wireTrace
 	var pool *sync.Pool
@@ -110,8 +110,8 @@ func (w *wire) begin(parent context.Context, stream *policy.Stream) *wireTrace {
 	return t
 }
 
-// release returns the trace of an attempt that got its response to its pool, unless
-// net/http may still call its hooks.
+// release returns the trace of an attempt with a response to its pool, unless net/http may still
+// call its hooks.
 func (w *wire) release() {
 	t := w.trace.Swap(&w.transport.spent)
 	if t == nil || t.pool == nil || !wireState(t.state.Load()).has(wireSent) {
@@ -127,12 +127,12 @@ func (w *wire) release() {
 
 // wireContext is the context of an attempt with a wire.
 type wireContext struct {
-	context.Context //nolint:containedctx // it is one
+	context.Context //nolint:containedctx // wireContext is a context
 	wire            wire
-	stream          *policy.Stream // of the attempt; nil if the engine does not guard it
+	stream          *policy.Stream // the attempt's; nil if the attempt has no context of its own
 }
 
-// Value is that of the wire, or else of the attempt's context.
+// Value returns the value of the wire if it has one, else that of the attempt's context.
 func (c *wireContext) Value(key any) any {
 	if v := c.wire.value(c.Context, c.stream, key); v != nil {
 		return v
@@ -140,20 +140,20 @@ func (c *wireContext) Value(key any) any {
 	return c.Context.Value(key)
 }
 
-// traced returns the context of an attempt with a wire in it. Without room for it in the
-// attempt's storage it is worth its price under TLS only, where errors say too little.
+// traced returns the attempt's context with a wire in it. If the attempt's storage has no room for
+// a wire, it makes one for TLS only, where errors contain too little.
 func (x *httpCall) traced(ctx context.Context, a *httpAttempt) context.Context {
 	var c *wireContext
 	switch {
 	case a.guarded:
-		c = &a.body.wire
+		c = a.room
 		c.stream = &a.body.stream
 	case x.req.URL == nil || x.req.URL.Scheme != "https":
 		return ctx
 	default:
 		c = &wireContext{}
 	}
-	c.Context, c.wire.transport = ctx, x.transport //nolint:fatcontext // it is not nested: it is used once
+	c.Context, c.wire.transport = ctx, x.transport
 	a.wire = &c.wire
 	return c
 }
@@ -163,15 +163,15 @@ type wireTrace struct {
 	trace   httptrace.ClientTrace
 	state   atomic.Uint32  // a wireState
 	early   atomic.Int64   // bytes of the headers of 1xx responses; 0 if none arrived
-	stream  *policy.Stream // of the attempt; it, and what follows, is written before net/http sees the trace
-	repeats bool           // a policy decides about retries
-	h2c     bool           // connections without TLS carry HTTP/2
+	stream  *policy.Stream // the attempt's; this and the fields below are written before net/http has the trace
+	repeats bool           // a policy retries or hedges
+	h2c     bool           // connections without TLS use HTTP/2
 	limit   int64          // of early, in bytes
-	pool    *sync.Pool     // where the trace is used again; nil for nowhere
+	pool    *sync.Pool     // where the trace goes for reuse; nil if it is not reused
 }
 
-// newWireTrace makes a trace. Where net/http is wrapped by another round tripper, that may
-// send several requests in one attempt: a response distinguishes them from resending.
+// newWireTrace makes a trace. Another round tripper around net/http may send several requests in
+// one attempt; the hook for a response distinguishes them from a request that net/http resends.
 func newWireTrace(netHTTP bool) *wireTrace {
 	t := &wireTrace{}
 	t.trace = httptrace.ClientTrace{GetConn: t.getConn, GotConn: t.gotConn, WroteHeaders: t.wroteHeaders, Got1xxResponse: t.got1xx}
@@ -181,7 +181,7 @@ func newWireTrace(netHTTP bool) *wireTrace {
 	return t
 }
 
-// change clears and then sets bits of the state, and returns what it was before.
+// change clears and then sets bits of the state, and returns the state before.
 func (t *wireTrace) change(clearing, set wireState) (before wireState) {
 	for {
 		before = wireState(t.state.Load())
@@ -199,10 +199,11 @@ func (t *wireTrace) getConn(string) {
 	t.change(0, set)
 }
 
-// gotConn notes a connection. One in place of the response to a request that was sent over
-// HTTP/2 means that net/http resends the request: the server refused the stream. Whether a
-// request is retried is the retry policy's decision, so the attempt ends. A stream that the
-// server reset with PROTOCOL_ERROR is resent too, and cannot be told from a refused one.
+// gotConn records a connection. If net/http asks for one instead of reading the response to a
+// request that it sent over HTTP/2, it is about to resend the request, because the server refused
+// the stream. The retry policy decides whether a request is retried, so gotConn cancels the
+// attempt. net/http also resends a stream that the server reset with PROTOCOL_ERROR; it cannot be
+// distinguished from a refused one.
 func (t *wireTrace) gotConn(info httptrace.GotConnInfo) {
 	before := t.change(wireWaiting|wireSent|wireResponded|wireAgain, wireConnected)
 	if before.has(wireAgain) && t.stream != nil && t.repeats && t.speaksHTTP2(info.Conn) {
@@ -215,8 +216,8 @@ func (t *wireTrace) wroteHeaders() { t.change(0, wireWrote|wireSent) }
 
 func (t *wireTrace) responded() { t.change(0, wireResponded) }
 
-// got1xx notes a 1xx response. With this hook in place net/http no longer limits how many
-// of them arrive, so the hook does.
+// got1xx records a 1xx response. With this hook net/http does not limit how many of them arrive, so
+// the hook does.
 func (t *wireTrace) got1xx(_ int, header textproto.MIMEHeader) error {
 	size := int64(len("HTTP/1.1 103\r\n\r\n"))
 	for name, values := range header {
@@ -230,12 +231,12 @@ func (t *wireTrace) got1xx(_ int, header textproto.MIMEHeader) error {
 	return nil
 }
 
-// errResent stands for a stream that the server refused where net/http was about to
-// resend the request by itself.
+// errResent is the error of a stream that the server refused, when net/http was about to resend the
+// request.
 var errResent = errors.New("pillion: the server refused the stream")
 
-// speaksHTTP2 reports whether a connection surely carries HTTP/2. net/http resends over
-// HTTP/1 only where a kept-alive connection turns out to be closed.
+// speaksHTTP2 reports whether a connection certainly uses HTTP/2. Over HTTP/1, net/http resends a
+// request only if a kept-alive connection turns out to be closed.
 func (t *wireTrace) speaksHTTP2(conn net.Conn) bool {
 	for {
 		if secured, ok := conn.(interface{ ConnectionState() tls.ConnectionState }); ok {
@@ -260,9 +261,9 @@ func findTraceKey() any {
 	return spy.key
 }
 
-// keySpy is a context that remembers the key that it was asked for.
+// keySpy is a context that records the key that it was asked for.
 type keySpy struct {
-	context.Context //nolint:containedctx // it has none: only Value is called
+	context.Context //nolint:containedctx // it is nil: only Value is called
 	key             any
 }
 

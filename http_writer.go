@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Begin notes the status of the response, and whether it is in time.
+// Begin records the status of the response, and whether it is in time.
 func (x *serverCall) Begin(status int) {
 	x.code, x.late = status, !x.first.HeadersSent()
 	x.fault = x.client.fault()
@@ -20,17 +20,17 @@ func (x *serverCall) status() int {
 	return x.code
 }
 
-// Enter notes that the handler may wait for the client to read.
+// Enter records that the handler may wait for the client to read.
 func (x *serverCall) Enter() { x.client.enterWrite() }
 
-// Leave notes that it does so no longer.
+// Leave records the end of that wait.
 func (x *serverCall) Leave(_ int64, err error) {
 	x.broken = x.broken || err != nil
 	x.client.leaveWrite()
 }
 
-// Hijacked leaves the connection to the handler: no limit applies to it, and it is reported
-// as a 101.
+// Hijacked hands the connection to the handler: no limit applies to it, and the call is reported as
+// a 101.
 func (x *serverCall) Hijacked(conn net.Conn) {
 	if !x.w.Begun() {
 		x.Begin(http.StatusSwitchingProtocols)
@@ -39,12 +39,12 @@ func (x *serverCall) Hijacked(conn net.Conn) {
 	x.client.hijack(conn)
 }
 
-// SetReadDeadline sets a deadline for which the handler asked.
+// SetReadDeadline sets a read deadline for the handler.
 func (x *serverCall) SetReadDeadline(w http.ResponseWriter, deadline time.Time) error {
 	return x.client.setReadDeadline(w, deadline)
 }
 
-// SetWriteDeadline sets a deadline for which the handler asked.
+// SetWriteDeadline sets a write deadline for the handler.
 func (x *serverCall) SetWriteDeadline(w http.ResponseWriter, deadline time.Time) error {
 	return x.client.setWriteDeadline(w, deadline)
 }

@@ -21,8 +21,8 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// TestHandler_shapes has servers' writers of all kinds, and asks what a handler can
-// do with what it gets.
+// TestHandler_shapes uses servers' writers of all kinds, and pins what a handler can do with its
+// writer.
 func TestHandler_shapes(t *testing.T) {
 	plain := shapeless{httptest.NewRecorder()}
 	tests := []struct {
@@ -87,7 +87,7 @@ func TestHandler_shapes(t *testing.T) {
 	}
 }
 
-// shapeless is a ResponseWriter that can do nothing else.
+// shapeless is a ResponseWriter without optional methods.
 type shapeless struct{ http.ResponseWriter }
 
 func abilitiesOf(w http.ResponseWriter) (can []string) {
@@ -109,7 +109,7 @@ func abilitiesOf(w http.ResponseWriter) (can []string) {
 	return can
 }
 
-// TestHandler_realShapes asks the same of net/http's own writers, wrapped ones too.
+// TestHandler_realShapes is TestHandler_shapes with net/http's own writers, wrapped ones too.
 func TestHandler_realShapes(t *testing.T) {
 	for version, h2 := range protocols {
 		t.Run(version, func(t *testing.T) {
@@ -143,7 +143,7 @@ func TestHandler_realShapes(t *testing.T) {
 	}
 }
 
-// TestHandler_unsupported asks a writer that can do nothing for everything.
+// TestHandler_unsupported calls every optional method of a writer that supports none.
 func TestHandler_unsupported(t *testing.T) {
 	var flushed, hijacked error
 	guarded, err := newUpstream(t).Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -162,7 +162,7 @@ func TestHandler_unsupported(t *testing.T) {
 	}
 }
 
-// TestHandler_flush has the client read the first part of an answer whose handler
+// TestHandler_flush pins that the client can read the first part of a response while the handler
 // waits for it.
 func TestHandler_flush(t *testing.T) {
 	for version, h2 := range protocols {
@@ -204,8 +204,7 @@ func requestTo(t *testing.T, url string) *http.Request {
 	return req
 }
 
-// TestHandler_push has a handler push; Go's client does not take pushes, and the
-// server says so.
+// TestHandler_push pushes; Go's client does not accept pushes, and the server returns that error.
 func TestHandler_push(t *testing.T) {
 	var got error
 	s := serveUnder(t, true, nil, func(w http.ResponseWriter, _ *http.Request) { got = w.(http.Pusher).Push("/bread", nil) })
@@ -217,8 +216,7 @@ func TestHandler_push(t *testing.T) {
 	}
 }
 
-// TestHandler_closeNotify has a handler notified of a client that disconnects, as frameworks
-// still ask for it.
+// TestHandler_closeNotify notifies a handler of a client that disconnects, as frameworks still do.
 func TestHandler_closeNotify(t *testing.T) {
 	for version, h2 := range protocols {
 		t.Run(version, func(t *testing.T) {
@@ -245,8 +243,8 @@ func TestHandler_closeNotify(t *testing.T) {
 	}
 }
 
-// TestHandler_hijack has a connection taken over, by the type and by the controller,
-// and used for longer than any limit.
+// TestHandler_hijack hijacks a connection, by the type and by the controller, and uses it for
+// longer than any limit.
 func TestHandler_hijack(t *testing.T) {
 	take := map[string]func(w http.ResponseWriter) (net.Conn, *bufio.ReadWriter, error){
 		"Hijacker": func(w http.ResponseWriter) (net.Conn, *bufio.ReadWriter, error) { return w.(http.Hijacker).Hijack() },
@@ -286,7 +284,7 @@ func TestHandler_hijack(t *testing.T) {
 	}
 }
 
-// TestHandler_sendfile has a file go from the disk to the socket without being copied.
+// TestHandler_sendfile pins that a file is sent from the disk to the socket without a copy.
 func TestHandler_sendfile(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "soup")
 	text := strings.Repeat("soup ", 100_000)
@@ -316,7 +314,7 @@ func TestHandler_sendfile(t *testing.T) {
 	}
 }
 
-// sendingListener counts what its connections are given to read themselves.
+// sendingListener counts what its connections read themselves.
 type sendingListener struct {
 	net.Listener
 	sent atomic.Int64
@@ -341,8 +339,8 @@ func (c sendingConn) ReadFrom(r io.Reader) (int64, error) {
 	return n, err
 }
 
-// unwrappable is middleware that hides all but the three methods of a ResponseWriter, and
-// lets http.ResponseController through.
+// unwrappable is middleware that hides all but the three methods of a ResponseWriter, and that
+// http.ResponseController can unwrap.
 func unwrappable(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { next.ServeHTTP(unwrappableWriter{w}, r) })
 }

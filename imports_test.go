@@ -9,7 +9,7 @@ import (
 
 const modulePath = "github.com/pillion-go/pillion"
 
-// imported returns the dependencies of a package, tests apart.
+// imported returns the dependencies of a package, without those of its tests.
 func imported(t *testing.T, pkg string) []string {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", pkg).Output()
@@ -23,15 +23,15 @@ func imported(t *testing.T, pkg string) []string {
 	return deps
 }
 
-// TestImports keeps what every user compiles light: whoever guards HTTP calls must
-// not build gRPC, Prometheus or the X-Ray SDK for it. What brings them has its own package.
+// TestImports keeps light what every program compiles: a program that guards HTTP calls must not
+// build gRPC, Prometheus or the X-Ray SDK. What needs them has its own package.
 func TestImports(t *testing.T) {
 	heavy := map[string]string{
 		"google.golang.org/grpc": "gRPC belongs to the gRPC adapter alone",
 		"github.com/prometheus/": "Prometheus belongs to metrics alone",
 		"github.com/aws/":        "the X-Ray SDK belongs to tracing alone",
 	}
-	for _, pkg := range []string{".", "./policy", "./breaker", "./retry", "./timeout", "./limits", "./cluster"} {
+	for _, pkg := range []string{".", "./policy", "./breaker", "./retry", "./timeout", "./limits", "./cluster", "./fault", "./ratelimit", "./hedge"} {
 		for _, dep := range imported(t, pkg) {
 			for prefix, why := range heavy {
 				if strings.HasPrefix(dep, prefix) {
@@ -42,11 +42,11 @@ func TestImports(t *testing.T) {
 	}
 }
 
-// TestImports_direction pins that imports point one way: from the face to the policies, from
-// those to the engine, and from that to Envoy's vocabulary. Any package may import those below
-// internal.
+// TestImports_direction pins that imports point one way: from package pillion to the policies, from
+// those to the engine, and from that to package envoy. Any package may import the others of this
+// list that are below it, and internal ones.
 func TestImports_direction(t *testing.T) {
-	policies := []string{"breaker", "retry", "timeout", "limits", "cluster", "metrics", "tracing"}
+	policies := []string{"breaker", "retry", "timeout", "limits", "cluster", "fault", "ratelimit", "hedge", "metrics", "tracing"}
 	below := map[string][]string{"envoy": {}, "policy": {"envoy"}}
 	for _, pkg := range policies {
 		below[pkg] = []string{"envoy", "policy"}
@@ -57,7 +57,7 @@ func TestImports_direction(t *testing.T) {
 			name = strings.TrimPrefix(name, "/")
 			own := name == pkg || strings.HasPrefix(name, pkg+"/") || strings.HasPrefix(name, "internal/")
 			if ours && !own && !slices.Contains(allowed, name) {
-				t.Errorf("%s imports %q, want no more than %q", pkg, dep, allowed)
+				t.Errorf("%s imports %q, want only %q", pkg, dep, allowed)
 			}
 		}
 	}

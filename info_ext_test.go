@@ -17,7 +17,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// told is all that an Info says.
+// told is everything that an Info reports.
 type told struct {
 	Upstream, Endpoint string
 	Attempts, Code     int
@@ -31,7 +31,7 @@ func all8(i *pillion.Info) told {
 	return told{i.Upstream(), i.Endpoint(), i.Attempts(), i.Code(), i.Flags(), i.Detail(), fmt.Sprint(i.Err()), i.Done()}
 }
 
-// TestWithInfo asks an Info before, at the head of, and after good and bad calls.
+// TestWithInfo reads an Info before, at the response headers of, and after good and bad calls.
 func TestWithInfo(t *testing.T) {
 	none := told{Err: "<nil>"}
 	good := told{
@@ -94,8 +94,8 @@ func TestWithInfo(t *testing.T) {
 	}
 }
 
-// TestWithInfo_nested pins that the innermost Info is the one that is told, and that
-// one that several calls use tells of the last.
+// TestWithInfo_nested pins that only the innermost Info receives the report, and that an Info of
+// several calls reports the last one.
 func TestWithInfo_nested(t *testing.T) {
 	outer, first := pillion.WithInfo(t.Context())
 	inner, second := pillion.WithInfo(outer)
@@ -104,11 +104,11 @@ func TestWithInfo_nested(t *testing.T) {
 	works := func(context.Context) (int, error) { return 42, nil }
 	_, _ = pillion.Do(inner, u, fails)
 	if first.Done() || !second.Done() || !errors.Is(second.Err(), errBroken) {
-		t.Errorf("got done %v and %v with %v, want the inner one alone to be told", first.Done(), second.Done(), second.Err())
+		t.Errorf("got done %v and %v with %v, want only the inner Info to be done", first.Done(), second.Done(), second.Err())
 	}
 	_, _ = pillion.Do(outer, u, works)
 	if !first.Done() || first.Err() != nil || !errors.Is(second.Err(), errBroken) {
-		t.Errorf("got %v and %v, want the outer one to be told of its own call", first.Err(), second.Err())
+		t.Errorf("got %v and %v, want the outer Info to report its own call", first.Err(), second.Err())
 	}
 	_, _ = pillion.Do(inner, u, works)
 	if second.Err() != nil || second.Detail() != envoy.ViaUpstream {
@@ -116,8 +116,8 @@ func TestWithInfo_nested(t *testing.T) {
 	}
 }
 
-// TestWithInfo_upstreamOverUpstream is one upstream as the base of another: the outer
-// one has the last word.
+// TestWithInfo_upstreamOverUpstream uses one upstream as the base of another: the report of the
+// outer one stays.
 func TestWithInfo_upstreamOverUpstream(t *testing.T) {
 	inside, err := pillion.New("inside", limits.Config{})
 	if err != nil {
@@ -138,7 +138,7 @@ func TestWithInfo_upstreamOverUpstream(t *testing.T) {
 	_ = resp.Body.Close()
 }
 
-// TestWithInfo_endpoint pins that a policy that picks an address has it told.
+// TestWithInfo_endpoint pins that the Info reports the address that a policy picks.
 func TestWithInfo_endpoint(t *testing.T) {
 	u := newUpstream(t, quick(1), before(func(c *policy.Call) {
 		c.SetEndpoint(fmt.Sprintf("192.0.2.%d:80", c.Attempt()))
@@ -164,8 +164,8 @@ func TestWithInfo_endpoint(t *testing.T) {
 	}
 }
 
-// TestInfo_beside asks an Info while its call goes on; it is for the race detector.
-func TestInfo_beside(t *testing.T) {
+// TestInfo_concurrent reads an Info while its call runs; it is for the race detector.
+func TestInfo_concurrent(t *testing.T) {
 	ctx, info := pillion.WithInfo(t.Context())
 	u := newUpstream(t, quick(3))
 	done := make(chan struct{})

@@ -23,9 +23,9 @@ import (
 type afterwards struct {
 	name   string
 	http1  []step
-	http2  func(f *framed) // nil where HTTP/2 has no such thing
-	status int             // of the response; 0 for none
-	local  int             // of the local reply where there is none
+	http2  func(f *framed) // nil if it does not exist in HTTP/2
+	status int             // the status of the response; 0 for none
+	local  int             // the status of the local reply without a response
 	flags  envoy.Flags
 	detail *envoy.Detail
 	counts breaker.Status
@@ -64,8 +64,8 @@ func afterInformational() []afterwards {
 	}
 }
 
-// TestInformational has a server send 1xx responses first: nothing is retried after them, as
-// in Envoy, whatever comes then, and it is no retry that succeeded or ran out.
+// TestInformational sends 1xx responses first: as in Envoy, nothing is retried after them, whatever
+// follows, and the call counts neither as a successful retry nor as one whose retries were used up.
 func TestInformational(t *testing.T) {
 	silenceLog(t)
 	early := map[string][]string{"100": {"100"}, "102": {"102"}, "103": {"103"}, "several": {"100", "103", "103"}}
@@ -143,8 +143,8 @@ func (a afterwards) serve(t *testing.T, version string, statuses []string) (url 
 	return url, transport
 }
 
-// TestInformational_endless has a server send 1xx responses without end: they are limited
-// as the headers of a response are.
+// TestInformational_endless sends 1xx responses without end: their size is limited like the headers
+// of a response.
 func TestInformational_endless(t *testing.T) {
 	silenceLog(t)
 	const early = "HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n"
@@ -165,8 +165,7 @@ func TestInformational_endless(t *testing.T) {
 	}
 }
 
-// TestInformational_callersHook has the caller's own trace take 1xx responses, and refuse
-// them.
+// TestInformational_callersHook accepts and refuses 1xx responses in the caller's own trace.
 func TestInformational_callersHook(t *testing.T) {
 	wantNoLeaks(t)
 	const text = "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"

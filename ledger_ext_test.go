@@ -14,18 +14,18 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// ledger counts the events of an upstream's calls, beside a breaker and Envoy's gauge.
+// ledger counts the events of an upstream's calls, next to a breaker and Envoy's gauge.
 type ledger struct {
 	registry *metrics.Registry
 	breaker  *breaker.Breaker
 
 	mu       sync.Mutex
 	kinds    map[policy.EventKind]int // guarded by mu
-	attempts []attemptSeen            // that have ended; guarded by mu
-	changed  chan struct{}            // closed and made anew at each event; guarded by mu
+	attempts []attemptSeen            // the ended ones; guarded by mu
+	changed  chan struct{}            // closed and replaced at each event; guarded by mu
 }
 
-// attemptSeen is what a listener sees of the end of an attempt.
+// attemptSeen is what a listener receives at the end of an attempt.
 type attemptSeen struct {
 	policy.Outcome
 	unconnected bool
@@ -44,8 +44,8 @@ func newLedger(t *testing.T) *ledger {
 	return &ledger{registry: registry, breaker: b, kinds: map[policy.EventKind]int{}, changed: make(chan struct{})}
 }
 
-// upstream makes an upstream with policies between the ledger's own: metrics and the
-// listener outside, the breaker inside.
+// upstream makes an upstream with policies between the ledger's own: metrics and the listener
+// outside, the breaker inside.
 func (l *ledger) upstream(t *testing.T, policies ...pillion.Policy) *pillion.Upstream {
 	t.Helper()
 	outside := []pillion.Policy{metrics.Config{Registry: l.registry}, pillion.Listener(l.listen)}
@@ -80,8 +80,8 @@ func (l *ledger) last(t *testing.T) attemptSeen {
 	return l.attempts[len(l.attempts)-1]
 }
 
-// wantBalanced fails the test unless, now, attempts and calls have ended as often as given
-// and none goes on.
+// wantBalanced fails the test unless that many attempts and calls have begun and ended, and none is
+// running.
 func (l *ledger) wantBalanced(t *testing.T, calls, attempts int) {
 	t.Helper()
 	begun, ended, ends := l.count(policy.EventAttempt), l.count(policy.EventAttemptEnd), l.count(policy.EventEnd)
@@ -93,7 +93,7 @@ func (l *ledger) wantBalanced(t *testing.T, calls, attempts int) {
 	}
 }
 
-// await waits until so many calls have ended.
+// await waits until that many calls have ended.
 func (l *ledger) await(t *testing.T, calls int) {
 	t.Helper()
 	for deadline := time.After(patience); ; {
@@ -111,7 +111,7 @@ func (l *ledger) await(t *testing.T, calls int) {
 	}
 }
 
-// wantCounted fails the test unless the breaker has counted this.
+// wantCounted fails the test unless the breaker has these counts.
 func (l *ledger) wantCounted(t *testing.T, want breaker.Status) {
 	t.Helper()
 	if got := l.breaker.Status(); got != want {

@@ -23,13 +23,13 @@ func replacements() map[string]func(ctx context.Context, c *policy.Call, o *poli
 	type replace = func(ctx context.Context, c *policy.Call, o *policy.Outcome) *policy.Outcome
 	return map[string]replace{
 		"an error": func(context.Context, *policy.Call, *policy.Outcome) *policy.Outcome {
-			return &policy.Outcome{Err: errBroken, Is: policy.Failed}
+			return &policy.Outcome{Err: errBroken, Conditions: policy.Failed}
 		},
 		"an error with the value": func(_ context.Context, _ *policy.Call, o *policy.Outcome) *policy.Outcome {
-			return &policy.Outcome{Value: o.Value, Err: errBroken, Is: policy.Failed}
+			return &policy.Outcome{Value: o.Value, Err: errBroken, Conditions: policy.Failed}
 		},
 		"an error of the outcome": func(_ context.Context, _ *policy.Call, o *policy.Outcome) *policy.Outcome {
-			o.Err, o.Is = errBroken, policy.Failed
+			o.Err, o.Conditions = errBroken, policy.Failed
 			return o
 		},
 		"another response": func(context.Context, *policy.Call, *policy.Outcome) *policy.Outcome {
@@ -49,8 +49,8 @@ func replacements() map[string]func(ctx context.Context, c *policy.Call, o *poli
 	}
 }
 
-// replacing is a policy that leaves responses open. It makes a second attempt where replace
-// returns nil, and leaves the first one's response open, too.
+// replacing is a policy that leaves responses open. If replace returns nil it makes a second
+// attempt, and leaves the first response open, too.
 type replacing func(ctx context.Context, c *policy.Call, o *policy.Outcome) *policy.Outcome
 
 func (replacing) Place() policy.Place { return policy.Place{Rank: policy.Retries} }
@@ -65,9 +65,9 @@ func (r replacing) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error
 	}, nil
 }
 
-// TestLeftOpen has a policy return something else than the response that it got. What is
-// left open is discarded: slots, gauges, connections and the trial of a breaker come back, and
-// what is inside the policy sees the response as it was.
+// TestLeftOpen returns something other than the response from a policy. The response that is left
+// open is discarded: slots, gauges, connections and the trial of a breaker are freed, and inner
+// policies receive the response unchanged.
 func TestLeftOpen(t *testing.T) {
 	for name, replace := range replacements() {
 		for _, nested := range []bool{false, true} {
@@ -96,7 +96,7 @@ func TestLeftOpen(t *testing.T) {
 					}
 					l.wantBalanced(t, n, n*attempts)
 				}
-				if name == "an error of the outcome" { // what is inside sees the change, too
+				if name == "an error of the outcome" { // inner policies receive the change, too
 					l.wantCounted(t, breaker.Status{Failure: 3})
 				} else {
 					l.wantCounted(t, breaker.Status{Success: int64(3 * attempts)})
@@ -114,8 +114,8 @@ func TestLeftOpen(t *testing.T) {
 	}
 }
 
-// TestLeftOpen_sameResponse has a policy make a new Outcome around the response that it
-// got: the caller can read it, and the call ends with it.
+// TestLeftOpen_sameResponse makes a new Outcome around the response in a policy: the caller can
+// read the response, and the call ends with it.
 func TestLeftOpen_sameResponse(t *testing.T) {
 	l := newLedger(t)
 	u := l.upstream(t, around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
@@ -138,7 +138,7 @@ func TestLeftOpen_sameResponse(t *testing.T) {
 	}
 }
 
-// TestLeftOpen_incomparable has a custom protocol whose values cannot be compared.
+// TestLeftOpen_incomparable uses a custom protocol whose values cannot be compared.
 func TestLeftOpen_incomparable(t *testing.T) {
 	u := newUpstream(t, around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 		return &policy.Outcome{Value: next(ctx, c).Value}
@@ -149,7 +149,7 @@ func TestLeftOpen_incomparable(t *testing.T) {
 	}
 }
 
-// TestLeftOpen_trial has the response of a breaker's trial left open: the next trial comes.
+// TestLeftOpen_trial leaves the response of a breaker's trial open: the next trial is admitted.
 func TestLeftOpen_trial(t *testing.T) {
 	settings, err := breaker.GobreakerSettings(breaker.Config{NonBreakCount: 1, Sleep: time.Millisecond})
 	if err != nil {
@@ -174,7 +174,7 @@ func TestLeftOpen_trial(t *testing.T) {
 			}), b)
 			rt := u.Transport(streams(io.NopCloser(strings.NewReader("soup"))))
 			down := func(context.Context) (int, error) { return 0, errBroken }
-			for range 3 { // opens it
+			for range 3 { // opens the breaker
 				_, _ = pillion.Do(t.Context(), u, down)
 			}
 			wantLet(t, rt) // the trial
@@ -184,7 +184,7 @@ func TestLeftOpen_trial(t *testing.T) {
 	}
 }
 
-// wantLet waits until a breaker lets a call through.
+// wantLet waits until a breaker admits a call.
 func wantLet(t *testing.T, rt http.RoundTripper) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(time.Millisecond) {

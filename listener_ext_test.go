@@ -8,8 +8,8 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// TestListener_panics wants a listener that panics to keep no event from the others, and
-// the panic to go on to the caller.
+// TestListener_panics pins that the other listeners receive each event if one listener panics, and
+// that the panic goes on to the caller.
 func TestListener_panics(t *testing.T) {
 	for _, at := range []policy.EventKind{policy.EventAttempt, policy.EventAttemptEnd, policy.EventEnd} {
 		t.Run(at.String(), func(t *testing.T) {
@@ -31,10 +31,10 @@ func TestListener_panics(t *testing.T) {
 				}()
 				_, _ = pillion.Do(t.Context(), u, func(context.Context) (int, error) { return 0, nil })
 			}()
-			for name, heard := range map[string][policy.EventEnd + 1]int{"outer": outer, "inner": inner} {
+			for name, seen := range map[string][policy.EventEnd + 1]int{"outer": outer, "inner": inner} {
 				for _, kind := range []policy.EventKind{policy.EventAttempt, policy.EventAttemptEnd, policy.EventEnd} {
-					if heard[kind] != 1 {
-						t.Errorf("the %s listener: got %d times %v, want 1", name, heard[kind], kind)
+					if seen[kind] != 1 {
+						t.Errorf("the %s listener: got %d times %v, want 1", name, seen[kind], kind)
 					}
 				}
 			}

@@ -22,8 +22,8 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// TestLocalReply_grpc has calls that speak gRPC fail: Envoy's local reply to them is a gRPC
-// status in a 200 that is nothing but a header.
+// TestLocalReply_grpc pins Envoy's local reply to gRPC calls: a gRPC status in a 200 with only
+// headers.
 func TestLocalReply_grpc(t *testing.T) {
 	const reset = "upstream connect error or disconnect/reset before headers. reset reason: "
 	tests := map[*envoy.Detail]struct {
@@ -80,7 +80,7 @@ func TestLocalReply_grpc(t *testing.T) {
 	}
 }
 
-// TestLocalReplies_head leaves out grpc-message where there is no room for a text, as Envoy does.
+// TestLocalReplies_head pins that the reply to HEAD has no grpc-message, as in Envoy.
 func TestLocalReplies_head(t *testing.T) {
 	req := newRequest(t, http.MethodHead, "http://recipes.test/kitchen.v1.Cook/Get", nil)
 	req.Header.Set("Content-Type", "application/grpc")
@@ -96,7 +96,7 @@ func TestLocalReplies_head(t *testing.T) {
 	}
 }
 
-// tunnel is a proxy that connects a client with itself: it sends back what it receives.
+// tunnel is a proxy that sends back what it receives.
 func tunnel(p *peer) {
 	if _, err := http.ReadRequest(p.read); err != nil {
 		return
@@ -105,8 +105,8 @@ func tunnel(p *peer) {
 	_, _ = io.Copy(p.Conn, p.read)
 }
 
-// TestTunnel has a CONNECT come through: from then on it is the caller's connection, under
-// no limit.
+// TestTunnel makes a successful CONNECT: then the connection belongs to the caller, and no limit
+// applies.
 func TestTunnel(t *testing.T) {
 	for name, policies := range map[string][]pillion.Policy{
 		"no policies": nil,
@@ -129,7 +129,7 @@ func TestTunnel(t *testing.T) {
 				}
 				for i := range 2 {
 					if i == 1 {
-						time.Sleep(8 * short) // all limits must have run out: that is the test
+						time.Sleep(8 * short) // all limits must have passed: that is the test
 					}
 					if _, err := io.WriteString(pw, "hello"); err != nil {
 						t.Fatal(err)
@@ -147,8 +147,8 @@ func TestTunnel(t *testing.T) {
 	}
 }
 
-// TestTunnel_refused has a CONNECT be refused, or not come through in time: that is a
-// response, or a timeout, like any other.
+// TestTunnel_refused makes a CONNECT that is refused or times out: the result is a response or a
+// timeout, as for other methods.
 func TestTunnel_refused(t *testing.T) {
 	wantNoLeaks(t)
 	base := &http.Transport{}
@@ -171,8 +171,8 @@ func TestTunnel_refused(t *testing.T) {
 	l.wantBalanced(t, 2, 2)
 }
 
-// TestRequestCancel has a caller close the request's deprecated Cancel in each phase of a
-// call: the call ends, and no goroutine is left.
+// TestRequestCancel closes the request's deprecated Cancel in each phase of a call: the call ends,
+// and no goroutine is left.
 func TestRequestCancel(t *testing.T) {
 	for _, test := range phases() {
 		t.Run(test.name, func(t *testing.T) {
@@ -217,8 +217,8 @@ func TestRequestCancel(t *testing.T) {
 	}
 }
 
-// TestRequestCancel_unused has a request with a Cancel that is never closed: nothing is left
-// of it however the call ends, and local replies are sent.
+// TestRequestCancel_unused makes requests with a Cancel that is never closed: nothing is left over
+// however the call ends, and local replies are sent.
 func TestRequestCancel_unused(t *testing.T) {
 	with := func(t *testing.T, url string) *http.Request {
 		t.Helper()
@@ -277,8 +277,8 @@ func TestRequestCancel_unused(t *testing.T) {
 	})
 }
 
-// TestDiscardWithin bounds how long a response that does not end is drained: by what the
-// policy says, by DrainTime where that is configured, and by what is left of the call.
+// TestDiscardWithin pins how long a response that does not end is drained: as long as the policy
+// allows, or DrainTime if it is set, or what is left of the call.
 func TestDiscardWithin(t *testing.T) {
 	const ms = time.Millisecond
 	tests := []struct {
@@ -320,8 +320,7 @@ func TestDiscardWithin(t *testing.T) {
 	}
 }
 
-// TestUnconnected is what listeners can ask at the end of an attempt: whether it ever had a
-// connection, whatever ended it.
+// TestUnconnected pins what Unconnected reports at the end of an attempt, whatever ended it.
 func TestUnconnected(t *testing.T) {
 	stuck := with(dials(func(ctx context.Context, _, _ string) (net.Conn, error) {
 		<-ctx.Done()
@@ -331,17 +330,17 @@ func TestUnconnected(t *testing.T) {
 		name  string
 		world func(t *testing.T) *world
 		limit timeout.Config
-		leave bool // the caller leaves after a while
+		leave bool // the caller is canceled after a while
 		want  bool
 	}{
 		{"refused", nowhere, timeout.Config{Total: patience}, false, true},
-		{"refused, no limits", nowhere, timeout.Config{Total: timeout.None}, false, true},
+		{"refused, no limits", nowhere, timeout.Config{Total: timeout.Unlimited}, false, true},
 		{"the total limit, dialing", stuck, timeout.Config{Total: short}, false, true},
 		{"the limit of the attempt, dialing", stuck, timeout.Config{Total: patience, PerTry: short}, false, true},
 		{"the limit of silence, dialing", stuck, timeout.Config{Total: patience, Idle: short}, false, true},
 		{"the caller leaves, dialing", stuck, timeout.Config{Total: patience}, true, true},
 		{"the total limit, in the handshake", with(plays(firstByte, untilClosed), secure), timeout.Config{Total: short}, false, true},
-		{"the caller leaves, in the handshake", with(plays(firstByte, untilClosed), secure), timeout.Config{Total: timeout.None}, true, true},
+		{"the caller leaves, in the handshake", with(plays(firstByte, untilClosed), secure), timeout.Config{Total: timeout.Unlimited}, true, true},
 		{"the total limit, waiting", plays(request, untilClosed), timeout.Config{Total: 3 * short}, false, false},
 		{"the caller leaves, waiting", plays(request, untilClosed), timeout.Config{Total: patience}, true, false},
 		{"closed", plays(request, fin), timeout.Config{Total: patience}, false, false},

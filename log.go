@@ -7,9 +7,8 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Log is a Listener that writes to logger: the end of each call at Info, or at
-// Warn when it failed, and all else that happens to it at Debug. A nil logger is
-// silent.
+// Log returns a Listener that writes to logger: the end of each call at level Info, or at Warn if
+// the call failed or was refused, and all other events at Debug. A nil logger is silent.
 func Log(logger *slog.Logger) Listener {
 	if logger == nil {
 		return nil
@@ -18,7 +17,7 @@ func Log(logger *slog.Logger) Listener {
 		level := slog.LevelDebug
 		if e.Kind == policy.EventEnd {
 			level = slog.LevelInfo
-			if e.Outcome.Is.Any(policy.Failure | policy.Refused) {
+			if e.Outcome.Has(policy.Failure | policy.Refused) {
 				level = slog.LevelWarn
 			}
 		}
@@ -28,7 +27,7 @@ func Log(logger *slog.Logger) Listener {
 	}
 }
 
-// attributes describes the event in the words of Envoy's access log.
+// attributes describes the event with the field names of Envoy's access log.
 func attributes(e policy.Event) []slog.Attr {
 	r := e.Call.Request()
 	attrs := []slog.Attr{
@@ -41,7 +40,7 @@ func attributes(e policy.Event) []slog.Attr {
 	} else {
 		attrs = append(attrs, slog.Int("attempt", e.Call.Attempt()))
 	}
-	if e.Kind == policy.EventRetryScheduled || e.Kind == policy.EventRetry {
+	if e.Kind == policy.EventRetryScheduled || e.Kind == policy.EventRetry || e.Kind == policy.EventDelayed {
 		attrs = append(attrs, slog.Duration("back_off", e.BackOff.Wait))
 	}
 	if e.Kind == policy.EventAttempt {

@@ -17,15 +17,15 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// longest are limits that are meant never to fire: they must not wrap round to the past.
+// longest are limits that must never fire: they must not overflow.
 func longest() map[string]timeout.Config {
 	const most, decades = math.MaxInt64, 40 * 365 * 24 * time.Hour
 	return map[string]timeout.Config{
 		"total":              {Total: most},
 		"total, a bit less":  {Total: most - 1},
-		"per try":            {Total: timeout.None, PerTry: most},
-		"idle":               {Total: timeout.None, Idle: most},
-		"idle, a bit less":   {Total: timeout.None, Idle: most - 1},
+		"per try":            {Total: timeout.Unlimited, PerTry: most},
+		"idle":               {Total: timeout.Unlimited, Idle: most},
+		"idle, a bit less":   {Total: timeout.Unlimited, Idle: most - 1},
 		"all":                {Total: most, PerTry: most - 1, Idle: most - 2},
 		"all, a bit less":    {Total: most - 1, PerTry: most - 2, Idle: most - 3},
 		"all, decades":       {Total: decades, PerTry: decades - 1, Idle: decades - 2},
@@ -33,8 +33,8 @@ func longest() map[string]timeout.Config {
 	}
 }
 
-// TestLongest_do has a function run, and be retried, under limits that never fire, a while
-// after the upstream was made.
+// TestLongest_do runs and retries a function under limits that never fire, some time after the
+// upstream was made.
 func TestLongest_do(t *testing.T) {
 	for name, limits := range longest() {
 		t.Run(name, func(t *testing.T) {
@@ -61,8 +61,8 @@ func TestLongest_do(t *testing.T) {
 	}
 }
 
-// TestLongest_http is the same over HTTP: no header announces a time that is over or next
-// to nothing, and the body is read to its end, however slowly.
+// TestLongest_http is TestLongest_do over HTTP: no header announces a time that has passed or is
+// very short, and the body is read to its end, however slowly.
 func TestLongest_http(t *testing.T) {
 	for name, limits := range longest() {
 		for _, upload := range []bool{false, true} {
@@ -101,7 +101,7 @@ func TestLongest_http(t *testing.T) {
 	}
 }
 
-// TestLongest_unary is the deadline that a unary protocol passes on.
+// TestLongest_unary pins the deadline that a unary protocol propagates.
 func TestLongest_unary(t *testing.T) {
 	for name, limits := range longest() {
 		t.Run(name, func(t *testing.T) {
@@ -123,7 +123,7 @@ func TestLongest_unary(t *testing.T) {
 	}
 }
 
-// TestLongest_caller has callers whose deadline is as far away as time goes, or beyond.
+// TestLongest_caller makes calls whose deadline is the largest time, or later.
 func TestLongest_caller(t *testing.T) {
 	for name, deadline := range map[string]time.Time{
 		"292 years":    time.Now().Add(math.MaxInt64),
@@ -134,7 +134,7 @@ func TestLongest_caller(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				ctx, cancel := context.WithDeadline(t.Context(), deadline)
 				defer cancel()
-				for _, limits := range []timeout.Config{{Total: math.MaxInt64}, {Total: time.Hour, PerTry: time.Minute}, {Total: timeout.None, Idle: math.MaxInt64}} {
+				for _, limits := range []timeout.Config{{Total: math.MaxInt64}, {Total: time.Hour, PerTry: time.Minute}, {Total: timeout.Unlimited, Idle: math.MaxInt64}} {
 					limits.ExpectedHeader = true
 					resp, err := newUpstream(t, limits, retry.Config{}).Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
 						time.Sleep(time.Second)
@@ -154,18 +154,18 @@ func TestLongest_caller(t *testing.T) {
 	}
 }
 
-// TestLongest_shorterHolds has a long limit and a short one: the short one fires.
-func TestLongest_shorterHolds(t *testing.T) {
+// TestLongest_shorterFires sets a long limit and a short one: the short one fires.
+func TestLongest_shorterFires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		long := before(func(c *policy.Call) {
 			c.LimitTotal(math.MaxInt64)
-			c.LimitTry(math.MaxInt64)
+			c.LimitPerTry(math.MaxInt64)
 			c.LimitIdle(math.MaxInt64)
 		})
 		for want, limits := range map[policy.Scope]timeout.Config{
-			policy.ScopeTotal: {Total: time.Second},
-			policy.ScopeTry:   {Total: timeout.None, PerTry: time.Second},
-			policy.ScopeIdle:  {Total: timeout.None, Idle: time.Second},
+			policy.ScopeTotal:  {Total: time.Second},
+			policy.ScopePerTry: {Total: timeout.Unlimited, PerTry: time.Second},
+			policy.ScopeIdle:   {Total: timeout.Unlimited, Idle: time.Second},
 		} {
 			began := time.Now()
 			_, err := pillion.Do(t.Context(), newUpstream(t, long, limits, long), func(ctx context.Context) (int, error) {

@@ -15,8 +15,8 @@ import (
 	"github.com/pillion-go/pillion/retry"
 )
 
-// TestNil hands nil to each function that a program calls: an error, or a panic where there
-// is no way to return one, says what is missing.
+// TestNil passes nil to each function that a program calls: an error names what is missing, or a
+// panic if the function returns no error.
 func TestNil(t *testing.T) {
 	u := newUpstream(t)
 	work := func(context.Context) (int, error) { return 1, nil }
@@ -65,7 +65,7 @@ func TestNil(t *testing.T) {
 	}
 }
 
-// TestNil_harmless hands nil where it means the default, or nothing.
+// TestNil_harmless passes nil where it means the default, or nothing.
 func TestNil_harmless(t *testing.T) {
 	var listener pillion.Listener
 	var config *retry.Config
@@ -84,8 +84,8 @@ func TestNil_harmless(t *testing.T) {
 	}
 }
 
-// TestHTTP_settings holds settings against sense.
-func TestHTTP_settings(t *testing.T) {
+// TestOptions_settings pins the errors of bad settings.
+func TestOptions_settings(t *testing.T) {
 	tests := map[string]struct {
 		policies []pillion.Policy
 		want     []string // lines of the error, nil for none
@@ -93,13 +93,13 @@ func TestHTTP_settings(t *testing.T) {
 		"none":     {nil, nil},
 		"one":      {[]pillion.Policy{pillion.Options{}}, nil},
 		"1ms":      {[]pillion.Policy{pillion.Options{DrainTime: 1e6}}, nil},
-		"two":      {[]pillion.Policy{pillion.Options{}, pillion.Options{LocalReplies: true}}, []string{`upstream "recipes": pillion: Options: it is given more than once, and only one would hold; write one with all the fields`}},
-		"two, nil": {[]pillion.Policy{(*pillion.Options)(nil), &pillion.Options{}}, []string{`upstream "recipes": pillion: Options: it is given more than once, and only one would hold; write one with all the fields`}},
+		"two":      {[]pillion.Policy{pillion.Options{}, pillion.Options{LocalReplies: true}}, []string{`upstream "recipes": pillion: Options: it is given more than once; write one with all the fields`}},
+		"two, nil": {[]pillion.Policy{(*pillion.Options)(nil), &pillion.Options{}}, []string{`upstream "recipes": pillion: Options: it is given more than once; write one with all the fields`}},
 		"no unit":  {[]pillion.Policy{pillion.Options{DrainTime: 100}}, []string{`upstream "recipes": pillion: Options.DrainTime: 100ns is below 1ms; did you forget the unit, as in 100 * time.Millisecond?`}},
 		"all wrong": {
 			[]pillion.Policy{pillion.Options{ReplayBuffer: -1, DrainBytes: -2, DrainTime: 5}, retry.Config{On: "5xx"}, pillion.Options{}},
 			[]string{
-				`upstream "recipes": pillion: Options: it is given more than once, and only one would hold; write one with all the fields`,
+				`upstream "recipes": pillion: Options: it is given more than once; write one with all the fields`,
 				"pillion: Options.ReplayBuffer: -1 is negative",
 				"pillion: Options.DrainBytes: -2 is negative",
 				"pillion: Options.DrainTime: 5ns is below 1ms; did you forget the unit, as in 5 * time.Millisecond?",

@@ -17,7 +17,7 @@ import (
 
 //go:generate env PILLION_NOTICE=write go test -count=1 -run ^TestNotice$ .
 
-// ownNotice begins NOTICE. The rest of it is made of what is linked.
+// ownNotice is the start of NOTICE. The rest follows from the linked modules.
 const ownNotice = `pillion
 Copyright 2026 The pillion authors
 
@@ -28,7 +28,7 @@ This file names it, with the notices that its licenses want passed on with the
 program. "In" names the packages that bring a work into a program.
 `
 
-// ported are works that packages were ported from. Their licenses are the MIT License.
+// ported are the works that packages were ported from, under the MIT License.
 const ported = `
 Expeditor, https://github.com/cookpad/expeditor
 In: breaker, command
@@ -63,8 +63,8 @@ OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION
 WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
 `
 
-// TestNotice wants NOTICE to say what a program contains that imports the packages: it
-// fails when a module is linked that has no entry.
+// TestNotice compares NOTICE with the modules that programs link which import the packages. It
+// fails if a linked module has no entry.
 func TestNotice(t *testing.T) {
 	want := notice(t)
 	if os.Getenv("PILLION_NOTICE") == "write" {
@@ -81,7 +81,7 @@ func TestNotice(t *testing.T) {
 	}
 }
 
-// notice is what NOTICE should be.
+// notice returns what NOTICE should be.
 func notice(t *testing.T) string {
 	t.Helper()
 	var text strings.Builder
@@ -95,11 +95,11 @@ func notice(t *testing.T) string {
 
 const line = "\n--------------------------------------------------------------------------------\n"
 
-// module is a module and where its source is.
+// module is a module and the directory of its source.
 type module struct{ path, dir string }
 
-// linkedModules finds the modules that are linked into programs which import packages of
-// this one, and which packages bring each.
+// linkedModules returns the modules that are linked into programs which import packages of this
+// module, and the packages that need each of them.
 func linkedModules(t *testing.T) map[module][]string {
 	t.Helper()
 	const name = `{{if ne .Name "main"}}{{.ImportPath}}{{end}}`
@@ -122,8 +122,8 @@ func linkedModules(t *testing.T) map[module][]string {
 	return linked
 }
 
-// goList runs go list for one platform, so that its result is the same on all, and returns its
-// lines. On Linux more is linked than elsewhere.
+// goList runs go list for one platform, so that its result is the same everywhere, and returns its
+// lines. More is linked on Linux than elsewhere.
 func goList(t *testing.T, args ...string) []string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -137,8 +137,8 @@ func goList(t *testing.T, args ...string) []string {
 	return strings.FieldsFunc(string(out), func(r rune) bool { return r == '\n' })
 }
 
-// notices is what the module's license wants passed on: its notice, and its license if that
-// is not the Apache License, which this module is under itself.
+// notices returns what the module's license requires to be passed on: its notice, and its license
+// unless that is the Apache License, which is the license of this module too.
 func (m module) notices(t *testing.T) string {
 	t.Helper()
 	text := m.read(t, "LICENSE*", "COPYING*")

@@ -22,7 +22,7 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// numbered are hooks as so many policies register them: the innermost says 1 first.
+// numbered returns the hooks of that many policies: the innermost logs 1 first.
 func numbered(j *journal, n int) []pillion.Policy {
 	var policies []pillion.Policy
 	for i := n; i >= 1; i-- {
@@ -38,15 +38,15 @@ func oneTo(n int) (all []string) {
 	return all
 }
 
-// TestOnEnd_exactlyOnce ends an answer in all ways that there are, with more hooks
-// than find room in a call, and then tries it once more in others.
+// TestOnEnd_exactlyOnce ends a response in each way, with more hooks than a Call has room for, and
+// then ends it again in other ways.
 func TestOnEnd_exactlyOnce(t *testing.T) {
 	readAll := func(_ context.CancelFunc, body io.ReadCloser) { _, _ = io.ReadAll(body) }
 	shut := func(_ context.CancelFunc, body io.ReadCloser) { _ = body.Close() }
 	tests := []struct {
 		name   string
 		policy pillion.Policy
-		bytes  error // how the body ends, 100ms after its head
+		bytes  error // how the body ends, 100ms after the response headers
 		end    func(leave context.CancelFunc, body io.ReadCloser)
 		is     policy.Condition
 		flags  envoy.Flags
@@ -74,6 +74,7 @@ func TestOnEnd_exactlyOnce(t *testing.T) {
 		}, 0, 0, envoy.ViaUpstream},
 		{"the caller leaves", nil, io.EOF, func(leave context.CancelFunc, _ io.ReadCloser) {
 			leave() // and neither reads nor closes
+			time.Sleep(100 * time.Millisecond)
 		}, policy.Cancelled, envoy.DC, envoy.CallerGone},
 		{"the caller leaves, and closes", nil, io.EOF, func(leave context.CancelFunc, body io.ReadCloser) {
 			leave()
@@ -89,7 +90,7 @@ func TestOnEnd_exactlyOnce(t *testing.T) {
 			io.EOF, readAll,
 			policy.Timeout, envoy.UT, envoy.ResponseTimeout,
 		},
-		{"total limit, nobody there", timeout.Config{Total: 50 * time.Millisecond}, io.EOF, func(context.CancelFunc, io.ReadCloser) {
+		{"total limit, no reader", timeout.Config{Total: 50 * time.Millisecond}, io.EOF, func(context.CancelFunc, io.ReadCloser) {
 			time.Sleep(60 * time.Millisecond)
 		}, policy.Timeout, envoy.UT, envoy.ResponseTimeout},
 		{
@@ -125,18 +126,18 @@ func TestOnEnd_exactlyOnce(t *testing.T) {
 						t.Fatal(err)
 					}
 					test.end(leave, resp.Body)
-					synctest.Wait() // Close waits for no hook that runs elsewhere
+					synctest.Wait() // Close does not wait for a hook that runs elsewhere
 					want := append([]string{"0"}, oneTo(hooks-1)...)
 					if diff := cmp.Diff(want, order.all()); diff != "" {
 						t.Errorf("hooks, inner before outer (-want +got):\n%s", diff)
 					}
-					if ended.Is != test.is || ended.Flags != test.flags || ended.Detail != test.detail {
-						t.Errorf("end: got %b %v %v, want %b %v %v", ended.Is, ended.Flags, ended.Detail, test.is, test.flags, test.detail)
+					if ended.Conditions != test.is || ended.Flags != test.flags || ended.Detail != test.detail {
+						t.Errorf("end: got %b %v %v, want %b %v %v", ended.Conditions, ended.Flags, ended.Detail, test.is, test.flags, test.detail)
 					}
 					if (ended.Err != nil) != test.is.Any(^policy.Discarded) {
-						t.Errorf("end: got error %v with condition %b", ended.Err, ended.Is)
+						t.Errorf("end: got error %v with condition %b", ended.Err, ended.Conditions)
 					}
-					// Whatever comes now comes too late.
+					// All later ends have no effect.
 					_, _ = resp.Body.Read(make([]byte, 1))
 					_ = resp.Body.Close()
 					leave()
@@ -151,8 +152,8 @@ func TestOnEnd_exactlyOnce(t *testing.T) {
 	}
 }
 
-// TestOnEnd_finished pins that hooks of finished outcomes are called at once, and
-// so those that a hook registers itself.
+// TestOnEnd_finished pins that hooks of finished outcomes are called immediately, also those that a
+// hook registers.
 func TestOnEnd_finished(t *testing.T) {
 	var order journal
 	u := newUpstream(t, around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
@@ -178,7 +179,7 @@ func TestOnEnd_finished(t *testing.T) {
 	}
 }
 
-// TestOnEnd_many pins that no number of hooks is too many.
+// TestOnEnd_many pins that the number of hooks is not limited.
 func TestOnEnd_many(t *testing.T) {
 	const many = 300
 	calls := 0
@@ -199,8 +200,8 @@ func TestOnEnd_many(t *testing.T) {
 	}
 }
 
-// TestOnEnd_panic has hooks panic: the others run all the same, once, and so does
-// whoever waits for the end; the panic comes out where the end was brought about.
+// TestOnEnd_panic panics in hooks: the others still run, once, and goroutines that wait for the end
+// go on; the panic goes on in the goroutine that ended the response.
 func TestOnEnd_panic(t *testing.T) {
 	for _, hooks := range []int{1, 3, 7} {
 		for panics := 1; panics <= hooks; panics++ {
@@ -226,7 +227,7 @@ func TestOnEnd_panic(t *testing.T) {
 					if diff := cmp.Diff(oneTo(hooks), order.all()); diff != "" {
 						t.Errorf("hooks (-want +got):\n%s", diff)
 					}
-					// Nobody is stuck, nothing is called again.
+					// No goroutine is stuck, no hook is called again.
 					if n, err := resp.Body.Read(make([]byte, 1)); n != 0 || err != io.EOF {
 						t.Errorf("reading on: got %d, %v, want EOF", n, err)
 					}
@@ -240,16 +241,15 @@ func TestOnEnd_panic(t *testing.T) {
 	}
 }
 
-// recovered gives what f panicked with.
+// recovered returns the value of f's panic.
 func recovered(f func()) (value any) {
 	defer func() { value = recover() }()
 	f()
 	return nil
 }
 
-// TestOnEnd_lateReader has a caller's context end a body, with a hook that takes
-// its time, and a reader who comes meanwhile: it waits for the hook, and is told what
-// the hook was told.
+// TestOnEnd_lateReader ends a body by the caller's context, with a slow hook, and reads meanwhile:
+// the reader waits for the hook, and receives the error that the hook received.
 func TestOnEnd_lateReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		goOn := make(chan struct{})
@@ -272,22 +272,22 @@ func TestOnEnd_lateReader(t *testing.T) {
 		}
 		synctest.Wait()
 		if len(told) != 0 {
-			t.Error("a reader was told of the end before the hooks had run")
+			t.Error("a reader received the end before the hooks had run")
 		}
-		if err := resp.Body.Close(); err != nil { // waits for nobody
+		if err := resp.Body.Close(); err != nil { // does not wait
 			t.Errorf("close: %v", err)
 		}
 		close(goOn)
 		for range cap(told) {
 			if err := <-told; !errors.Is(err, context.Canceled) {
-				t.Errorf("a reader was told %v, want the caller's leaving", err)
+				t.Errorf("a reader got %v, want that the caller was canceled", err)
 			}
 		}
 	})
 }
 
-// TestOnEnd_lateReaderOfAPanic is the same with a hook that panics: the readers are
-// not stuck, and get their own error.
+// TestOnEnd_lateReaderOfAPanic is TestOnEnd_lateReader with a hook that panics: the readers are not
+// stuck, and receive their own error.
 func TestOnEnd_lateReaderOfAPanic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		goOn := make(chan struct{})
@@ -313,13 +313,13 @@ func TestOnEnd_lateReaderOfAPanic(t *testing.T) {
 			t.Errorf("close: got panic %v, want the hook's", got)
 		}
 		if err := <-told; !errors.Is(err, errBroken) {
-			t.Errorf("the reader was told %v, want errBroken", err)
+			t.Errorf("the reader got %v, want errBroken", err)
 		}
 	})
 }
 
-// TestOnEnd_closeInHook pins that a hook may close the body that it hears the end
-// of, however that came about.
+// TestOnEnd_closeInHook pins that a hook may close the body whose end it receives, whatever ended
+// it.
 func TestOnEnd_closeInHook(t *testing.T) {
 	for name, end := range map[string]func(body io.ReadCloser){
 		"EOF":   func(body io.ReadCloser) { _, _ = io.ReadAll(body) },
@@ -347,8 +347,8 @@ func TestOnEnd_closeInHook(t *testing.T) {
 	}
 }
 
-// TestCall_slots has more policies with a state of their own than a call has room
-// for: each finds what it put there, in each attempt for itself, and zero at first.
+// TestCall_slots uses more policies with state than a Call has room for: each finds its own state,
+// separately in each attempt, and zero at first.
 func TestCall_slots(t *testing.T) {
 	const many = 9
 	var seen journal
@@ -371,7 +371,7 @@ func TestCall_slots(t *testing.T) {
 			}, nil
 		}))
 		if i == 3 {
-			policies = append(policies, quick(1)) // all further ones see two attempts
+			policies = append(policies, quick(1)) // all inner ones see two attempts
 		}
 	}
 	u := newUpstream(t, policies...)
@@ -383,7 +383,7 @@ func TestCall_slots(t *testing.T) {
 			want[fmt.Sprintf("%d: %d v%d", i, 10*i+2, i)]++
 		}
 	}
-	for range 3 { // the storage of a call is used again
+	for range 3 { // the storage of a call is reused
 		seen = journal{}
 		send(t, client, get(t.Context(), t))
 		got := map[string]int{}
@@ -396,8 +396,8 @@ func TestCall_slots(t *testing.T) {
 	}
 }
 
-// TestOutcome_openWithError pins what becomes of an answer that a policy makes an
-// error of, without a thought of its body: it is discarded, and the call has ended.
+// TestOutcome_openWithError pins that a response that a policy replaces by an error without
+// discarding it is discarded, and that the call has ended.
 func TestOutcome_openWithError(t *testing.T) {
 	bodies := newTally()
 	ends := 0
@@ -432,11 +432,11 @@ func TestOutcome_failure(t *testing.T) {
 	}{
 		{"success", policy.Outcome{Code: 200}, ""},
 		{"not found", policy.Outcome{Code: 404}, ""},
-		{"409", policy.Outcome{Code: 409, Is: policy.Retriable4xx}, ""},
-		{"503", policy.Outcome{Code: 503, Is: policy.Status5xx | policy.GatewayError}, "upstream answered 503"},
-		{"error", policy.Outcome{Err: errBroken, Is: policy.Reset}, "broken"},
-		{"cancelled", policy.Outcome{Err: context.Canceled, Is: policy.Cancelled}, "context canceled"},
-		{"error within an answer", policy.Outcome{Code: 503, Err: errBroken, Is: policy.Status5xx}, "broken"},
+		{"409", policy.Outcome{Code: 409, Conditions: policy.Retriable4xx}, ""},
+		{"503", policy.Outcome{Code: 503, Conditions: policy.Status5xx | policy.GatewayError}, "upstream responded with status 503"},
+		{"error", policy.Outcome{Err: errBroken, Conditions: policy.Reset}, "broken"},
+		{"cancelled", policy.Outcome{Err: context.Canceled, Conditions: policy.Cancelled}, "context canceled"},
+		{"error within a response", policy.Outcome{Code: 503, Err: errBroken, Conditions: policy.Status5xx}, "broken"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -455,8 +455,7 @@ func TestOutcome_failure(t *testing.T) {
 	}
 }
 
-// closable is a body with nothing to read, whose Close has a reader told before it
-// returns itself.
+// closable is an empty body. Its Close makes a reader return before it returns itself.
 type closable struct{ shut chan struct{} }
 
 func (b closable) Read([]byte) (int, error) {
@@ -470,8 +469,8 @@ func (b closable) Close() error {
 	return nil
 }
 
-// TestOnEnd_closeUnderAReader pins that closing a body is no failure of the upstream
-// when a reader waits for it at the same time, whoever of the two is first.
+// TestOnEnd_closeUnderAReader pins that closing a body is no failure of the upstream if a reader
+// waits for it concurrently, in either order.
 func TestOnEnd_closeUnderAReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var end policy.Outcome
@@ -489,13 +488,13 @@ func TestOnEnd_closeUnderAReader(t *testing.T) {
 		closed := make(chan error)
 		go func() { closed <- resp.Body.Close() }()
 		if err := <-told; !errors.Is(err, http.ErrBodyReadAfterClose) {
-			t.Errorf("the reader was told %v, want that the body is closed", err)
+			t.Errorf("the reader got %v, want that the body is closed", err)
 		}
 		if err := <-closed; err != nil {
 			t.Errorf("close: %v", err)
 		}
-		if end.Err != nil || end.Is != 0 || end.Detail != envoy.ViaUpstream {
-			t.Errorf("end: got %v, %b, %v, want no failure", end.Err, end.Is, end.Detail)
+		if end.Err != nil || end.Conditions != 0 || end.Detail != envoy.ViaUpstream {
+			t.Errorf("end: got %v, %b, %v, want no failure", end.Err, end.Conditions, end.Detail)
 		}
 	})
 }

@@ -19,8 +19,8 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// TestRetryOverflow tells a call whose retry was not made from a refused one: both have
-// the flag UO. Info, listeners and log agree.
+// TestRetryOverflow distinguishes a call whose retry was not made from a refused one: both have the
+// flag UO. Info, listeners and log agree.
 func TestRetryOverflow(t *testing.T) {
 	open, err := breaker.New(breaker.Config{NonBreakCount: 1, Sleep: time.Hour})
 	if err != nil {
@@ -28,7 +28,7 @@ func TestRetryOverflow(t *testing.T) {
 	}
 	open.Record(breaker.Failure)
 	noRetries := limits.Config{MaxRetries: limits.Zero}
-	noBudget := retry.Config{Budget: &retry.Budget{Percent: retry.None, MinPerSecond: retry.None}}
+	noBudget := retry.Config{Budget: &retry.Budget{Percent: retry.Zero, MinPerSecond: retry.Zero}}
 	tests := []struct {
 		name     string
 		policies []pillion.Policy
@@ -74,7 +74,7 @@ func TestRetryOverflow(t *testing.T) {
 	}
 }
 
-// TestRetryOverflow_ofOneCall has calls that use the same storage, one after the other.
+// TestRetryOverflow_ofOneCall makes calls that use the same storage, one after the other.
 func TestRetryOverflow_ofOneCall(t *testing.T) {
 	status := http.StatusServiceUnavailable
 	u := newUpstream(t, quick(1), limits.Config{MaxRetries: limits.Zero})
@@ -93,9 +93,9 @@ func TestRetryOverflow_ofOneCall(t *testing.T) {
 	}
 }
 
-// TestNew_twice has policies that must stand once.
+// TestNew_twice uses policies that an upstream may have only once.
 func TestNew_twice(t *testing.T) {
-	const twice = `upstream "recipes": pillion: Options: it is given more than once, and only one would hold; write one with all the fields`
+	const twice = `upstream "recipes": pillion: Options: it is given more than once; write one with all the fields`
 	const order = `upstream "recipes": pillion: order: `
 	const anyOrder = "; put AnyOrder among the policies if you mean it"
 	tests := []struct {
@@ -128,8 +128,8 @@ type yielding struct {
 
 func (y yielding) Yield() (without pillion.Policy, ok bool) { return y.instead, true }
 
-// TestNew_yields has New leave out a place that a policy has by default, if another one has
-// it otherwise.
+// TestNew_yields pins that New drops a place that a policy has by default if another policy has
+// that place explicitly.
 func TestNew_yields(t *testing.T) {
 	var wrapped []string
 	named := func(name string) pillion.Policy {
@@ -169,8 +169,8 @@ func TestNew_yields(t *testing.T) {
 	}
 }
 
-// TestNew_totalLimitOfOne has two timeout policies of which one sets Total: the default of
-// the other does not cut it short.
+// TestNew_totalLimitOfOne uses two timeout policies of which one sets Total: the default of the
+// other does not shorten it.
 func TestNew_totalLimitOfOne(t *testing.T) {
 	for name, policies := range map[string][]pillion.Policy{
 		"outer": {timeout.Config{Total: time.Hour}, timeout.Config{PerTry: time.Minute}},

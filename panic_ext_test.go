@@ -39,7 +39,7 @@ func (b hookedBody) Close() error {
 	return nil
 }
 
-// with is a response of this status with a body.
+// with returns a response with this status and body.
 func (b hookedBody) with(status int) roundTripper {
 	return func(*http.Request) (*http.Response, error) {
 		resp := answer(status, "")
@@ -48,7 +48,7 @@ func (b hookedBody) with(status int) roundTripper {
 	}
 }
 
-// at is a policy that calls f before, or after, attempt n.
+// at returns a policy that calls f before or after attempt n.
 func at(n int, before, after func()) pillion.Policy {
 	return around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
 		if c.Attempt() == n && before != nil {
@@ -62,9 +62,9 @@ func at(n int, before, after func()) pillion.Policy {
 	})
 }
 
-// TestPanic_unwinds has each function that a caller supplies panic, or end its goroutine,
-// in the goroutine of a call. The panic goes on to the caller, and right then nothing of the
-// call is left: slots, gauges, events.
+// TestPanic_unwinds panics, or ends the goroutine, in each function that a caller supplies, in the
+// goroutine of a call. The panic goes on to the caller, and at that moment nothing of the call is
+// left: slots, gauges, events.
 func TestPanic_unwinds(t *testing.T) {
 	over := func(base roundTripper) func(func()) roundTripper { return func(func()) roundTripper { return base } }
 	ok, down := over(answers(http.StatusOK, "soup")), over(answers(http.StatusServiceUnavailable, "no"))
@@ -72,7 +72,7 @@ func TestPanic_unwinds(t *testing.T) {
 	hook := func(end func()) pillion.Policy { return atEnd(func(*policy.Call, *policy.Outcome) { end() }) }
 	tests := []struct {
 		name            string
-		outside, inside func(end func()) pillion.Policy // of retry and limits; nil for none
+		outside, inside func(end func()) pillion.Policy // outside and inside retry and limits; nil for none
 		base            func(end func()) roundTripper   // nil for Do
 		unread          bool                            // the caller closes the body without reading it
 		attempts        int
@@ -153,7 +153,7 @@ func TestPanic_unwinds(t *testing.T) {
 	}
 }
 
-// read makes a call, and reads its response, or closes it without.
+// read makes a call, and reads its response, or closes it without reading.
 func read(t *testing.T, rt http.RoundTripper, unread bool) {
 	t.Helper()
 	resp, err := rt.RoundTrip(get(t.Context(), t))
@@ -166,8 +166,8 @@ func read(t *testing.T, rt http.RoundTripper, unread bool) {
 	_ = resp.Body.Close()
 }
 
-// TestPanic_concurrentRead has the Close of a body panic while, and before, another
-// goroutine reads it: the reader returns.
+// TestPanic_concurrentRead panics in the Close of a body while, and before, another goroutine reads
+// it: the reader returns.
 func TestPanic_concurrentRead(t *testing.T) {
 	pr, pw := io.Pipe()
 	defer pw.Close()
@@ -189,8 +189,8 @@ func TestPanic_concurrentRead(t *testing.T) {
 	}
 }
 
-// TestPanic_hedge has a policy outside of a hedge panic, or return another outcome: the
-// winner's response is discarded.
+// TestPanic_hedge panics, or returns another outcome, in a policy outside a hedge: the winner's
+// response is discarded.
 func TestPanic_hedge(t *testing.T) {
 	for _, panics := range []bool{true, false} {
 		l := newLedger(t)
@@ -201,7 +201,7 @@ func TestPanic_hedge(t *testing.T) {
 			if panics {
 				panic(errBroken)
 			}
-			return &policy.Outcome{Err: errBroken, Is: o.Is | policy.Failed}
+			return &policy.Outcome{Err: errBroken, Conditions: o.Conditions | policy.Failed}
 		}), hedge{time.Millisecond, &running})
 		n := make(chan int, 2)
 		n <- 1
@@ -228,9 +228,9 @@ func TestPanic_hedge(t *testing.T) {
 	}
 }
 
-// TestPanic_inTheBackground has hooks and listeners panic where no caller waits for them,
-// at a limit and when the caller's context ends: the panic is reported, and the process
-// lives. The test runs itself as that process.
+// TestPanic_inTheBackground panics in hooks and listeners where no caller waits for them, after a
+// timeout and at the end of the caller's context: the panic is reported, and the process goes on.
+// The test runs itself as that process.
 func TestPanic_inTheBackground(t *testing.T) {
 	if os.Getenv("PILLION_TEST_PANIC") == "" {
 		ctx, cancel := context.WithTimeout(t.Context(), 6*patience)
@@ -288,8 +288,8 @@ func TestPanic_inTheBackground(t *testing.T) {
 	}
 }
 
-// TestPanic_explain has an adapter of a custom protocol panic where it explains an error.
-func TestPanic_explain(t *testing.T) {
+// TestPanic_classify panics in the Classify of a custom protocol.
+func TestPanic_classify(t *testing.T) {
 	l := newLedger(t)
 	u := l.upstream(t, timeout.Config{Total: time.Hour}, retry.Config{}, limits.Config{MaxRequests: 1})
 	x := &letter{

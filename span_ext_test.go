@@ -25,8 +25,8 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// family is a caller's context that counts who hangs on it: contexts made of it,
-// and functions to be called at its end.
+// family is a caller's context that counts what depends on it: contexts made of it, and functions
+// to be called at its end.
 type family struct {
 	context.Context
 	done chan struct{}
@@ -38,7 +38,7 @@ func newFamily(ctx context.Context) *family { return &family{Context: ctx, done:
 
 func (f *family) Done() <-chan struct{} { return f.done }
 
-// AfterFunc is what package context asks of contexts that are not its own.
+// AfterFunc is the method that package context looks for in custom contexts.
 func (f *family) AfterFunc(func()) (stop func() bool) {
 	f.ever.Add(1)
 	f.live.Add(1)
@@ -49,25 +49,24 @@ func (f *family) AfterFunc(func()) (stop func() bool) {
 	}
 }
 
-// TestSpan_contexts pins what a call costs the caller's context: one context for
-// each attempt at most, one watch for the body, and nothing where there is no need;
-// none of it outlives the call.
-func TestSpan_contexts(t *testing.T) {
+// TestStream_contexts pins how many contexts a call derives from the caller's context: at most one
+// for each attempt, and none for the body or without need. None of them outlives the call.
+func TestStream_contexts(t *testing.T) {
 	every := timeout.Config{Total: time.Hour, PerTry: time.Minute, Idle: time.Minute}
 	tests := []struct {
 		name     string
 		policies []pillion.Policy
 		deadline time.Duration // the caller's own, 0 for none
-		head     int64         // hang on the caller's context while the base works
+		head     int64         // how many depend on the caller's context while the base works
 		ever     int64
 	}{
 		{"no policies", nil, 0, 0, 0},
-		{"a hook", []pillion.Policy{limits.Config{}}, 0, 0, 1},
+		{"a hook", []pillion.Policy{limits.Config{}}, 0, 0, 0},
 		{"a total limit", []pillion.Policy{timeout.Config{Total: time.Hour}}, 0, 1, 1},
 		{"all limits", []pillion.Policy{every}, 0, 1, 1},
 		{"two attempts", []pillion.Policy{quick(1)}, 0, 1, 2},
 		{"two attempts under all limits", []pillion.Policy{every, quick(1)}, 0, 1, 2},
-		{"all policies", []pillion.Policy{every, quick(1), limits.Config{}, breaker.Config{}}, 0, 1, 3},
+		{"all policies", []pillion.Policy{every, quick(1), limits.Config{}, breaker.Config{}}, 0, 1, 2},
 		{"the caller's deadline is first", []pillion.Policy{timeout.Config{Total: time.Hour, PerTry: time.Minute}}, time.Second, 0, 0},
 		{"the caller's deadline is before the total", []pillion.Policy{timeout.Config{Total: time.Hour, PerTry: time.Minute}}, 2 * time.Minute, 1, 1},
 	}
@@ -105,9 +104,9 @@ func TestSpan_contexts(t *testing.T) {
 	}
 }
 
-// TestSpan_nothingIsCancelledWhileRead reads a body that is longer than all limits
-// on tries, piece by piece: its context is alive until its end, and no longer.
-func TestSpan_nothingIsCancelledWhileRead(t *testing.T) {
+// TestStream_notCanceledWhileRead reads a body for longer than all limits on attempts, piece by
+// piece: its context lives until its end, and not longer.
+func TestStream_notCanceledWhileRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := newUpstream(t, timeout.Config{Total: time.Hour, PerTry: time.Second, Idle: 2 * time.Second}, quick(1), limits.Config{})
 		var sent []context.Context
@@ -145,20 +144,20 @@ func TestSpan_nothingIsCancelledWhileRead(t *testing.T) {
 	})
 }
 
-// TestSpan_wire holds what the wire can ask of its context, however the attempt ends.
-func TestSpan_wire(t *testing.T) {
+// TestStream_wire pins what the attempt's context reports to the wire, however the attempt ends.
+func TestStream_wire(t *testing.T) {
 	type key struct{}
 	errLeft := errors.New("left")
 	tests := []struct {
 		name   string
 		limits timeout.Config
 		leave  bool
-		after  time.Duration // the base answers, if it is not cut off before
+		after  time.Duration // when the base responds, if it is not canceled before
 		err    error
 		cause  func(error) bool
 	}{
 		{
-			"answered",
+			"a response",
 			timeout.Config{Total: time.Hour},
 			false, time.Second, context.Canceled,
 			func(err error) bool { return err != nil && err.Error() == "pillion: the attempt has ended" },
@@ -170,10 +169,10 @@ func TestSpan_wire(t *testing.T) {
 			func(err error) bool { return scopeOf(err) == policy.ScopeTotal },
 		},
 		{
-			"limit of the try",
+			"per-try limit",
 			timeout.Config{PerTry: time.Second},
 			false, time.Hour, context.DeadlineExceeded,
-			func(err error) bool { return scopeOf(err) == policy.ScopeTry },
+			func(err error) bool { return scopeOf(err) == policy.ScopePerTry },
 		},
 		{
 			"idle limit",
@@ -182,7 +181,7 @@ func TestSpan_wire(t *testing.T) {
 			func(err error) bool { return scopeOf(err) == policy.ScopeIdle },
 		},
 		{
-			"the caller leaves",
+			"a canceled caller",
 			timeout.Config{Total: time.Hour},
 			true, time.Hour, context.Canceled,
 			func(err error) bool { return err == errLeft }, //nolint:errorlint // the very one
@@ -242,9 +241,9 @@ func TestSpan_wire(t *testing.T) {
 	}
 }
 
-// TestSpan_wireErrIsConstant pins that the error of a context never changes: here
-// the caller has left, the wire does not heed it, and then a limit strikes too.
-func TestSpan_wireErrIsConstant(t *testing.T) {
+// TestStream_wireErrIsConstant pins that the error of a context never changes: here the caller is
+// canceled, the wire does not honor that, and then a timeout fires too.
+func TestStream_wireErrIsConstant(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, leave := context.WithCancel(t.Context())
 		u := newUpstream(t, timeout.Config{Total: time.Minute})
@@ -266,9 +265,9 @@ func TestSpan_wireErrIsConstant(t *testing.T) {
 	})
 }
 
-// TestSpan_wireErrAfterDone pins that a context has no error before it is done.
-func TestSpan_wireErrAfterDone(t *testing.T) {
-	u := newUpstream(t, before(func(c *policy.Call) { c.LimitTry(20 * time.Microsecond) }))
+// TestStream_wireErrAfterDone pins that a context has no error before it is done.
+func TestStream_wireErrAfterDone(t *testing.T) {
+	u := newUpstream(t, before(func(c *policy.Call) { c.LimitPerTry(20 * time.Microsecond) }))
 	base := u.Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
 		ctx := req.Context()
 		for {
@@ -283,18 +282,18 @@ func TestSpan_wireErrAfterDone(t *testing.T) {
 		}
 	}))
 	for range 300 {
-		if _, err := base.RoundTrip(get(t.Context(), t)); scopeOf(err) != policy.ScopeTry {
-			t.Errorf("got %v, want the limit of the try", err)
+		if _, err := base.RoundTrip(get(t.Context(), t)); scopeOf(err) != policy.ScopePerTry {
+			t.Errorf("got %v, want the per-try limit", err)
 		}
 	}
 }
 
-// TestSpan_deadlineOnlyShrinks tells a wire the earlier of all deadlines.
-func TestSpan_deadlineOnlyShrinks(t *testing.T) {
+// TestStream_deadlineOnlyShrinks pins that the wire receives the earliest of all deadlines.
+func TestStream_deadlineOnlyShrinks(t *testing.T) {
 	for _, caller := range []time.Duration{0, time.Millisecond, time.Second, time.Minute, time.Hour} {
-		for _, total := range []time.Duration{timeout.None, time.Millisecond, time.Second, time.Minute} {
+		for _, total := range []time.Duration{timeout.Unlimited, time.Millisecond, time.Second, time.Minute} {
 			for _, try := range []time.Duration{0, time.Microsecond, time.Hour} {
-				t.Run(fmt.Sprintf("caller %v, total %v, try %v", caller, total, try), func(t *testing.T) {
+				t.Run(fmt.Sprintf("caller %v, total %v, per try %v", caller, total, try), func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
 						began, ctx := time.Now(), t.Context()
 						if caller != 0 {
@@ -303,14 +302,14 @@ func TestSpan_deadlineOnlyShrinks(t *testing.T) {
 							defer cancel()
 						}
 						var want time.Duration
-						for _, d := range []time.Duration{caller, total} { // a try's limit does not end the body
+						for _, d := range []time.Duration{caller, total} { // the per-try limit does not end the body
 							if d > 0 && (want == 0 || d < want) {
 								want = d
 							}
 						}
 						u := newUpstream(t, timeout.Config{Total: total}, before(func(c *policy.Call) {
 							if try != 0 {
-								c.LimitTry(try)
+								c.LimitPerTry(try)
 							}
 						}))
 						resp, err := u.Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
@@ -331,15 +330,15 @@ func TestSpan_deadlineOnlyShrinks(t *testing.T) {
 	}
 }
 
-// TestSpan_lateAnswer pins the base that does not heed its context: what it brings
-// after the limit is dropped, closed, and the limit's error is the result.
-func TestSpan_lateAnswer(t *testing.T) {
+// TestStream_lateResponse pins a base that does not honor its context: its response after the timeout
+// is dropped and closed, and the timeout's error is the result.
+func TestStream_lateResponse(t *testing.T) {
 	tests := []struct {
 		name  string
 		bring func(body io.ReadCloser) (*http.Response, error)
 		wraps error
 	}{
-		{"an answer", func(body io.ReadCloser) (*http.Response, error) { return streams(body)(nil) }, nil},
+		{"a response", func(body io.ReadCloser) (*http.Response, error) { return streams(body)(nil) }, nil},
 		{"an echo of its context", func(body io.ReadCloser) (*http.Response, error) {
 			_ = body.Close()
 			return nil, context.DeadlineExceeded
@@ -378,9 +377,8 @@ func TestSpan_lateAnswer(t *testing.T) {
 	}
 }
 
-// TestSpan_tooLateToBegin pins the attempt that is not made, because the time of the
-// call was over before.
-func TestSpan_tooLateToBegin(t *testing.T) {
+// TestStream_tooLateToBegin pins that no attempt is made after the time of the call has passed.
+func TestStream_tooLateToBegin(t *testing.T) {
 	for _, callerToo := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			var events journal
@@ -407,13 +405,13 @@ func TestSpan_tooLateToBegin(t *testing.T) {
 	}
 }
 
-// TestSpan_timersAreNotShared uses the same timers for patient calls and for ones
-// whose limit strikes just when their answer comes. No patient call may be hit.
-func TestSpan_timersAreNotShared(t *testing.T) {
+// TestStream_timersAreNotShared reuses timers for calls with long limits and for calls whose timeout
+// fires just when their response arrives. A timer must not fire for another call.
+func TestStream_timersAreNotShared(t *testing.T) {
 	const callers, each = 4, 400
 	u := newUpstream(t, before(func(c *policy.Call) {
 		if c.RequestHeader("X-Patient") == "" {
-			c.LimitTry(30 * time.Microsecond)
+			c.LimitPerTry(30 * time.Microsecond)
 		} else {
 			c.LimitTotal(time.Hour)
 			c.LimitIdle(time.Hour)
@@ -443,24 +441,24 @@ func TestSpan_timersAreNotShared(t *testing.T) {
 					answered.Add(1)
 					_, err = io.ReadAll(resp.Body)
 					_ = resp.Body.Close()
-				} else if !patient && scopeOf(err) == policy.ScopeTry {
+				} else if !patient && scopeOf(err) == policy.ScopePerTry {
 					struck.Add(1)
 					err = nil
 				}
 				if err != nil {
-					t.Errorf("patient %v: got %v, want an answer", patient, err)
+					t.Errorf("patient %v: got %v, want a response", patient, err)
 				}
 			}
 		})
 	}
 	running.Wait()
 	if struck.Load()+answered.Load() != callers*each {
-		t.Errorf("got %d struck, %d answered, want %d in all", struck.Load(), answered.Load(), callers*each)
+		t.Errorf("got %d timeouts, %d responses, want %d in total", struck.Load(), answered.Load(), callers*each)
 	}
 }
 
-// TestCall_limits pins that of several limits of a kind the shortest holds, and what
-// a policy is told of the time that is left.
+// TestCall_limits pins that the shortest of several limits of a kind applies, and how much time is
+// left for a policy.
 func TestCall_limits(t *testing.T) {
 	tests := []struct {
 		name    string
@@ -477,13 +475,13 @@ func TestCall_limits(t *testing.T) {
 		{"total within the caller's", func(c *policy.Call) { c.LimitTotal(time.Minute) }, time.Hour, time.Minute, true, policy.ScopeTotal, time.Minute},
 		{"total beyond the caller's", func(c *policy.Call) { c.LimitTotal(time.Minute) }, time.Second, time.Second, true, policy.ScopeCaller, 0},
 		{"totals", func(c *policy.Call) { c.LimitTotal(time.Hour); c.LimitTotal(time.Second); c.LimitTotal(time.Minute) }, 0, time.Second, true, policy.ScopeTotal, time.Second},
-		{"tries", func(c *policy.Call) { c.LimitTry(time.Hour); c.LimitTry(time.Second); c.LimitTry(time.Minute) }, 0, 0, false, policy.ScopeTry, time.Second},
+		{"per try", func(c *policy.Call) { c.LimitPerTry(time.Hour); c.LimitPerTry(time.Second); c.LimitPerTry(time.Minute) }, 0, 0, false, policy.ScopePerTry, time.Second},
 		{"idles", func(c *policy.Call) { c.LimitIdle(time.Hour); c.LimitIdle(time.Second); c.LimitIdle(time.Minute) }, 0, 0, false, policy.ScopeIdle, time.Second},
-		{"idle within the try", func(c *policy.Call) { c.LimitTry(time.Minute); c.LimitIdle(time.Second) }, time.Hour, time.Hour, true, policy.ScopeIdle, time.Second},
-		{"try within the total", func(c *policy.Call) { c.LimitTotal(time.Minute); c.LimitTry(time.Second) }, 0, time.Minute, true, policy.ScopeTry, time.Second},
+		{"idle shorter than per try", func(c *policy.Call) { c.LimitPerTry(time.Minute); c.LimitIdle(time.Second) }, time.Hour, time.Hour, true, policy.ScopeIdle, time.Second},
+		{"per try shorter than the total", func(c *policy.Call) { c.LimitTotal(time.Minute); c.LimitPerTry(time.Second) }, 0, time.Minute, true, policy.ScopePerTry, time.Second},
 		{"lifted", func(c *policy.Call) {
 			c.LimitTotal(time.Minute)
-			c.LimitTry(time.Second)
+			c.LimitPerTry(time.Second)
 			(*policy.Attempt)(c).LiftLimits()
 		}, 0, 0, false, 0, 0},
 	}
@@ -520,8 +518,7 @@ func TestCall_limits(t *testing.T) {
 	}
 }
 
-// TestCall_endsWithoutAttempt holds what a policy can say of a call that ended while
-// none was under way.
+// TestCall_endsWithoutAttempt pins the outcomes for a call that ended while no attempt was running.
 func TestCall_endsWithoutAttempt(t *testing.T) {
 	broken := &policy.Outcome{Err: errBroken}
 	total := func(c *policy.Call) { c.LimitTotal(time.Minute) }
@@ -529,7 +526,7 @@ func TestCall_endsWithoutAttempt(t *testing.T) {
 	tests := []struct {
 		name  string
 		limit func(c *policy.Call)
-		leave time.Duration // 0 for no deadline of the caller's, -1 for leaving at once
+		leave time.Duration // 0 for no deadline of the caller, -1 for canceled immediately
 		end   func(ctx context.Context, c *policy.Call) *policy.Outcome
 		want  string
 		is    policy.Condition
@@ -557,10 +554,10 @@ func TestCall_endsWithoutAttempt(t *testing.T) {
 			"context canceled: broken", policy.Cancelled, envoy.DC,
 		},
 		{
-			"gone after its echo", total, -1, func(ctx context.Context, c *policy.Call) *policy.Outcome {
-				return c.Gone(ctx, &policy.Outcome{Err: fmt.Errorf("dialling: %w", context.Canceled)})
+			"gone after the context's error", total, -1, func(ctx context.Context, c *policy.Call) *policy.Outcome {
+				return c.Gone(ctx, &policy.Outcome{Err: fmt.Errorf("dialing: %w", context.Canceled)})
 			},
-			"dialling: context canceled", policy.Cancelled, envoy.DC,
+			"dialing: context canceled", policy.Cancelled, envoy.DC,
 		},
 		{
 			"gone by a deadline", total, time.Second, func(ctx context.Context, c *policy.Call) *policy.Outcome {
@@ -585,17 +582,17 @@ func TestCall_endsWithoutAttempt(t *testing.T) {
 					return test.end(ctx, c)
 				}))
 				o := u.Chain().Invoke(ctx, &letter{})
-				if o.Err == nil || o.Err.Error() != test.want || o.Is != test.is || o.Flags != test.flags {
-					t.Errorf("got %v, %b, %v, want %s, %b, %v", o.Err, o.Is, o.Flags, test.want, test.is, test.flags)
+				if o.Err == nil || o.Err.Error() != test.want || o.Conditions != test.is || o.Flags != test.flags {
+					t.Errorf("got %v, %b, %v, want %s, %b, %v", o.Err, o.Conditions, o.Flags, test.want, test.is, test.flags)
 				}
 			})
 		})
 	}
 }
 
-// TestSpan_retriesShareTheTotal pins that the total limit is one for all attempts,
-// and the limit of a try one for each.
-func TestSpan_retriesShareTheTotal(t *testing.T) {
+// TestStream_retriesShareTheTotal pins that all attempts share the total limit, and that each has its
+// own per-try limit.
+func TestStream_retriesShareTheTotal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
 		var starts []time.Duration

@@ -22,23 +22,23 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// secured is a server whose TLS connections go wrong.
+// secured is a server whose TLS connections fail.
 type secured struct {
 	name   string
 	tls    func(config *tls.Config) // nil changes nothing
 	client func(base *http.Transport)
 	raw    bool // the steps are played below TLS, without a handshake
 	steps  func(posts *atomic.Int64) []step
-	posts  int64         // how many requests the server works on
-	detail *envoy.Detail // of a failure to connect, if it is not the usual one
+	posts  int64         // how many requests the server processes
+	detail *envoy.Detail // the detail of a failure to connect, if it is not the usual one
 }
 
-// always plays the same steps.
+// always returns the same steps each time.
 func always(steps ...step) func(*atomic.Int64) []step {
 	return func(*atomic.Int64) []step { return steps }
 }
 
-// posted reads a whole request, and counts it.
+// posted reads a complete request, and counts it.
 func posted(posts *atomic.Int64) step {
 	return func(p *peer) {
 		r, err := http.ReadRequest(p.read)
@@ -68,7 +68,7 @@ func onlyTLS(version uint16, auth tls.ClientAuthType) func(*tls.Config) {
 	}
 }
 
-// handshakes fail before there is a connection.
+// handshakes are servers that fail before there is a connection.
 func handshakes(t *testing.T) []secured {
 	t.Helper()
 	roots := x509.NewCertPool()
@@ -108,7 +108,7 @@ func handshakes(t *testing.T) []secured {
 	}
 }
 
-// brokenLater are connections that go wrong when they have been made.
+// brokenLater are servers whose connections fail after they were made.
 func brokenLater() []secured {
 	var tests []secured
 	for name, version := range map[string]uint16{"1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13} {
@@ -146,7 +146,7 @@ func (s secured) start(t *testing.T) (url string, base *http.Transport, posts *a
 	return "https://" + serveScriptTLS(t, config, s.steps(posts)).addr() + "/", base, posts
 }
 
-// wrapped is a base behind another round tripper, which traces as tracing libraries do.
+// wrapped puts a round tripper that traces, as tracing libraries do, around a base.
 func wrapped(base http.RoundTripper) http.RoundTripper {
 	return roundTripper(func(req *http.Request) (*http.Response, error) {
 		ctx := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) {}})
@@ -156,8 +156,8 @@ func wrapped(base http.RoundTripper) http.RoundTripper {
 
 func plain(base http.RoundTripper) http.RoundTripper { return base }
 
-// tlsUpstreams are upstreams with and without a retry policy. A policy with limits has
-// contexts for attempts.
+// tlsUpstreams are upstreams with and without a retry policy. With limits, each attempt has its own
+// context.
 func tlsUpstreams() map[string][]pillion.Policy {
 	connect := retry.Config{On: "connect-failure", NumRetries: 2, BaseInterval: time.Millisecond}
 	return map[string][]pillion.Policy{
@@ -168,8 +168,8 @@ func tlsUpstreams() map[string][]pillion.Policy {
 	}
 }
 
-// TestTLS_handshake has connections fail before they are made: UF, and a POST is sent
-// again, for it was never sent.
+// TestTLS_handshake fails connections before they are made: the flag is UF, and a POST is retried,
+// since it was never sent.
 func TestTLS_handshake(t *testing.T) {
 	silenceLog(t)
 	for _, test := range handshakes(t) {
@@ -189,8 +189,8 @@ func TestTLS_handshake(t *testing.T) {
 					if test.detail != nil {
 						detail = test.detail
 					}
-					if end := l.last(t); !end.Is.Any(policy.ConnectFailure) || end.Detail != detail || end.Flags != envoy.UF || !end.unconnected {
-						t.Errorf("got %v %v %v, unconnected %v, want connect-failure UF %v, true: %v", end.Is, end.Flags, end.Detail, end.unconnected, detail, err)
+					if end := l.last(t); !end.Has(policy.ConnectFailure) || end.Detail != detail || end.Flags != envoy.UF || !end.unconnected {
+						t.Errorf("got %v %v %v, unconnected %v, want connect-failure UF %v, true: %v", end.Conditions, end.Flags, end.Detail, end.unconnected, detail, err)
 					}
 					if info.Attempts() != attempts {
 						t.Errorf("got %d attempts, want %d", info.Attempts(), attempts)
@@ -202,8 +202,8 @@ func TestTLS_handshake(t *testing.T) {
 	}
 }
 
-// TestTLS_brokenLater has connections go wrong when they have been made: UC, and a POST is
-// not retried as if there had been none.
+// TestTLS_brokenLater fails connections after they were made: the flag is UC, and a POST is not
+// retried.
 func TestTLS_brokenLater(t *testing.T) {
 	silenceLog(t)
 	for _, test := range brokenLater() {
@@ -217,8 +217,8 @@ func TestTLS_brokenLater(t *testing.T) {
 					if err == nil {
 						t.Fatal("got a response")
 					}
-					if end := l.last(t); end.Is != policy.Reset || end.Detail != envoy.ConnectionTermination || end.Flags != envoy.UC || end.unconnected {
-						t.Errorf("got %v %v %v, unconnected %v, want reset UC connection_termination, false: %v", end.Is, end.Flags, end.Detail, end.unconnected, err)
+					if end := l.last(t); end.Conditions != policy.Reset || end.Detail != envoy.ConnectionTermination || end.Flags != envoy.UC || end.unconnected {
+						t.Errorf("got %v %v %v, unconnected %v, want reset UC connection_termination, false: %v", end.Conditions, end.Flags, end.Detail, end.unconnected, err)
 					}
 					if got := posts.Load(); got != test.posts {
 						t.Errorf("the server worked on the POST %d times, want %d", got, test.posts)
@@ -231,10 +231,10 @@ func TestTLS_brokenLater(t *testing.T) {
 	}
 }
 
-// TestTLS_http2 is the same over HTTP/2.
+// TestTLS_http2 is TestTLS_brokenLater over HTTP/2.
 func TestTLS_http2(t *testing.T) {
 	silenceLog(t)
-	framesRead := func(n int) step { // the client's preface and some frames, the request among them
+	framesRead := func(n int) step { // the client's preface and some frames, including the request
 		return func(p *peer) {
 			_, _ = io.ReadFull(p.read, make([]byte, len(http2.ClientPreface)))
 			f := http2.NewFramer(p.Conn, p.read)
@@ -255,8 +255,8 @@ func TestTLS_http2(t *testing.T) {
 					base.ForceAttemptHTTP2 = true
 					l := newLedger(t)
 					_, err := l.upstream(t, policies...).Transport(wrap(base)).RoundTrip(newRequest(t, http.MethodPost, url, strings.NewReader("pay 10")))
-					if end := l.last(t); err == nil || end.Is != policy.Reset || end.Detail != envoy.ConnectionTermination || end.unconnected {
-						t.Errorf("got %v %v, unconnected %v, want reset connection_termination, false: %v", end.Is, end.Detail, end.unconnected, err)
+					if end := l.last(t); err == nil || end.Conditions != policy.Reset || end.Detail != envoy.ConnectionTermination || end.unconnected {
+						t.Errorf("got %v %v, unconnected %v, want reset connection_termination, false: %v", end.Conditions, end.Detail, end.unconnected, err)
 					}
 					l.wantBalanced(t, 1, 1)
 				})
@@ -265,8 +265,8 @@ func TestTLS_http2(t *testing.T) {
 	}
 }
 
-// TestTLS_proxy has a forward proxy stand before an https upstream: what it refuses was
-// never sent.
+// TestTLS_proxy uses a forward proxy before an https upstream: what the proxy refuses was never
+// sent.
 func TestTLS_proxy(t *testing.T) {
 	tests := map[string][]step{
 		"407":          {request, say("HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")},
@@ -292,8 +292,8 @@ func TestTLS_proxy(t *testing.T) {
 				l := newLedger(t)
 				attempts := map[bool]int{true: 3, false: 1}[strings.HasPrefix(upstream, "retries")]
 				_, err := l.upstream(t, policies...).Transport(base).RoundTrip(newRequest(t, http.MethodPost, "https://recipes.test/", strings.NewReader("pay 10")))
-				if end := l.last(t); err == nil || !end.Is.Any(policy.ConnectFailure) || end.Flags != envoy.UF || !end.unconnected {
-					t.Errorf("got %v %v, unconnected %v, want connect-failure UF, true: %v", end.Is, end.Flags, end.unconnected, err)
+				if end := l.last(t); err == nil || !end.Has(policy.ConnectFailure) || end.Flags != envoy.UF || !end.unconnected {
+					t.Errorf("got %v %v, unconnected %v, want connect-failure UF, true: %v", end.Conditions, end.Flags, end.unconnected, err)
 				}
 				l.wantBalanced(t, 1, attempts)
 			})
@@ -301,7 +301,7 @@ func TestTLS_proxy(t *testing.T) {
 	}
 }
 
-// TestTLS_proxyPlain has a forward proxy take a plain request, and fail then: the request
+// TestTLS_proxyPlain uses a forward proxy that reads a plain request and then fails: the request
 // was sent.
 func TestTLS_proxyPlain(t *testing.T) {
 	for name, steps := range map[string][]step{"closed": {request, fin}, "reset": {request, reset}} {
@@ -312,8 +312,8 @@ func TestTLS_proxyPlain(t *testing.T) {
 				defer base.CloseIdleConnections()
 				l := newLedger(t)
 				_, err := l.upstream(t, policies...).Transport(base).RoundTrip(newRequest(t, http.MethodPost, "http://recipes.test/", strings.NewReader("pay 10")))
-				if end := l.last(t); err == nil || end.Is != policy.Reset || end.Flags != envoy.UC || end.unconnected {
-					t.Errorf("got %v %v, unconnected %v, want reset UC, false: %v", end.Is, end.Flags, end.unconnected, err)
+				if end := l.last(t); err == nil || end.Conditions != policy.Reset || end.Flags != envoy.UC || end.unconnected {
+					t.Errorf("got %v %v, unconnected %v, want reset UC, false: %v", end.Conditions, end.Flags, end.unconnected, err)
 				}
 				l.wantBalanced(t, 1, 1)
 			})
@@ -321,8 +321,8 @@ func TestTLS_proxyPlain(t *testing.T) {
 	}
 }
 
-// TestTLS_callersTrace has the caller bring its own trace: its hooks run, in each
-// attempt, and the failure is classified as without it.
+// TestTLS_callersTrace uses the caller's own trace: its hooks run in each attempt, and the failure
+// is classified as without it.
 func TestTLS_callersTrace(t *testing.T) {
 	silenceLog(t)
 	s := secured{tls: onlyTLS(tls.VersionTLS13, 0), steps: func(posts *atomic.Int64) []step { return []step{posted(posts), below(damagedRecord)} }}
@@ -348,8 +348,8 @@ func TestTLS_callersTrace(t *testing.T) {
 			})
 			l := newLedger(t)
 			_, err := l.upstream(t, policies...).Transport(base).RoundTrip(newRequest(t, http.MethodPost, url, strings.NewReader("pay 10")).WithContext(ctx))
-			if end := l.last(t); err == nil || end.Is != policy.Reset || posts.Load() != 1 {
-				t.Errorf("got %v after %d requests, want reset after 1: %v", end.Is, posts.Load(), err)
+			if end := l.last(t); err == nil || end.Conditions != policy.Reset || posts.Load() != 1 {
+				t.Errorf("got %v after %d requests, want reset after 1: %v", end.Conditions, posts.Load(), err)
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -361,8 +361,8 @@ func TestTLS_callersTrace(t *testing.T) {
 	}
 }
 
-// TestTLS_resent has net/http resend a request for which a kept-alive connection was dead,
-// and find no other connection: the request was sent, so that is no failure to connect.
+// TestTLS_resent makes net/http resend a request because a kept-alive connection was closed, and
+// then find no other connection: the request was sent, so that is no failure to connect.
 func TestTLS_resent(t *testing.T) {
 	const empty = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 	for name, second := range map[string]part{"closed in the handshake": {fin}, "reset in the handshake": {reset}, "no TLS": {func(p *peer) { _, _ = io.WriteString(p.raw, badRequest) }}} {
@@ -377,10 +377,10 @@ func TestTLS_resent(t *testing.T) {
 				rt := l.upstream(t, policies...).Transport(base)
 				warm(t, rt, url)
 				req := newRequest(t, http.MethodPost, url, strings.NewReader("pay 10"))
-				req.Header.Set("Idempotency-Key", "1") // or net/http does not resend it
+				req.Header.Set("Idempotency-Key", "1") // otherwise net/http does not resend it
 				_, err := rt.RoundTrip(req)
-				if end := l.last(t); err == nil || end.Is.Any(policy.ConnectFailure) || !end.Is.Any(policy.Reset) || end.unconnected {
-					t.Errorf("got %v, unconnected %v, %v, want a reset", end.Is, end.unconnected, err)
+				if end := l.last(t); err == nil || end.Has(policy.ConnectFailure) || !end.Has(policy.Reset) || end.unconnected {
+					t.Errorf("got %v, unconnected %v, %v, want a reset", end.Conditions, end.unconnected, err)
 				}
 				l.wantBalanced(t, 2, 2)
 			})

@@ -39,19 +39,19 @@ func (b *callersBody) Close() error {
 type unsendable struct {
 	name   string
 	change func(req *http.Request, body *callersBody)
-	word   string // that the error says
+	word   string // in the error's text
 	http1  bool   // over HTTP/1 only
 	http2  bool   // over HTTP/2 only
 	proxy  bool   // through a forward proxy only
 	unkept bool   // without a replay buffer only
 }
 
-// errorReader returns some text and then an error.
+// errorReader returns some text, and then an error.
 func errorReader(err error) io.Reader {
 	return io.MultiReader(strings.NewReader("or"), iotest.ErrReader(err))
 }
 
-// panicReader returns some text and then panics.
+// panicReader returns some text, and then panics.
 type panicReader struct{ given bool }
 
 func (r *panicReader) Read(p []byte) (int, error) {
@@ -117,14 +117,14 @@ func unsendables() []unsendable {
 	}
 }
 
-// TestUnsendable has requests that cannot be sent: invalid, one attempt, nothing counted, and
-// the caller's body closed once, whatever net/http reports of them.
+// TestUnsendable makes requests that cannot be sent: the result is invalid, one attempt, nothing
+// counted, and the caller's body closed once, whatever net/http reports.
 func TestUnsendable(t *testing.T) {
 	silenceLog(t)
 	silenceDefaultLogger(t)
 	swallow := func(_ http.ResponseWriter, r *http.Request) {
 		if _, _ = io.Copy(io.Discard, r.Body); r.Method != http.MethodGet {
-			<-r.Context().Done() // a response could come before net/http finds the fault
+			<-r.Context().Done() // a response could arrive before net/http finds the fault
 		}
 	}
 	one, _ := serve(t, swallow)
@@ -161,7 +161,7 @@ func TestUnsendable(t *testing.T) {
 					defer base.CloseIdleConnections()
 					l := newLedger(t)
 					rt := l.upstream(t, policies...).Transport(base)
-					warm(t, rt, w.url) // so that the peer's settings are known
+					warm(t, rt, w.url) // so that the client knows the server's settings
 					body := &callersBody{Reader: strings.NewReader("order")}
 					req := newRequest(t, http.MethodPut, w.url, body)
 					test.change(req, body)
@@ -170,8 +170,8 @@ func TestUnsendable(t *testing.T) {
 						_ = resp.Body.Close()
 						t.Fatalf("got status %d, want an error", resp.StatusCode)
 					}
-					if end := l.last(t); end.Is != policy.Invalid || end.Flags != 0 || end.Detail != nil || !strings.Contains(err.Error(), test.word) {
-						t.Errorf("got %v %v %v, want invalid and no flags: %v, want %q", end.Is, end.Flags, end.Detail, err, test.word)
+					if end := l.last(t); end.Conditions != policy.Invalid || end.Flags != 0 || end.Detail != nil || !strings.Contains(err.Error(), test.word) {
+						t.Errorf("got %v %v %v, want invalid and no flags: %v, want %q", end.Conditions, end.Flags, end.Detail, err, test.word)
 					}
 					l.wantBalanced(t, 2, 2)
 					l.wantCounted(t, breaker.Status{Success: 1})
@@ -195,8 +195,8 @@ func warm(t *testing.T, rt http.RoundTripper, url string) {
 	_ = resp.Body.Close()
 }
 
-// TestUnsendable_hostOfASocket has a Host that net/http does not send, nor complains of
-// without a proxy: a failure of the upstream is one.
+// TestUnsendable_hostOfASocket uses a Host that net/http does not send, but accepts without a
+// proxy: a failure of the upstream counts.
 func TestUnsendable_hostOfASocket(t *testing.T) {
 	wantNoLeaks(t)
 	base := &http.Transport{}
@@ -204,15 +204,15 @@ func TestUnsendable_hostOfASocket(t *testing.T) {
 	l := newLedger(t)
 	req := newRequest(t, http.MethodGet, "http://"+serveScript(t, part{request, fin}).addr(), nil)
 	req.Host = "/var/run/docker.sock"
-	_, err := l.upstream(t, retry.Config{NumRetries: retry.None}).Transport(base).RoundTrip(req)
-	if end := l.last(t); err == nil || end.Is != policy.Reset {
-		t.Errorf("got %v, %v, want reset", end.Is, err)
+	_, err := l.upstream(t, retry.Config{NumRetries: retry.Never}).Transport(base).RoundTrip(req)
+	if end := l.last(t); err == nil || end.Conditions != policy.Reset {
+		t.Errorf("got %v, %v, want reset", end.Conditions, err)
 	}
 	l.wantCounted(t, breaker.Status{Failure: 1})
 }
 
-// TestUnsendable_secondBody has the body of a retry fail in all ways: the first attempt
-// counts, the second does not.
+// TestUnsendable_secondBody fails the body of a retry in each way: the first attempt counts, the
+// second does not.
 func TestUnsendable_secondBody(t *testing.T) {
 	silenceLog(t)
 	silenceDefaultLogger(t)
@@ -234,7 +234,7 @@ func TestUnsendable_secondBody(t *testing.T) {
 					return
 				}
 				if requests.Add(1) > 1 {
-					<-r.Context().Done() // a response could come before net/http finds the fault
+					<-r.Context().Done() // a response could arrive before net/http finds the fault
 				}
 				w.WriteHeader(http.StatusServiceUnavailable)
 			})
@@ -244,8 +244,8 @@ func TestUnsendable_secondBody(t *testing.T) {
 			req := newRequest(t, http.MethodPut, server.URL, &callersBody{Reader: strings.NewReader("order")})
 			req.ContentLength, req.GetBody = int64(len("order")), getBody
 			_, err := l.upstream(t, timeout.Config{Total: patience}, quick(3)).Transport(base).RoundTrip(req)
-			if end := l.last(t); err == nil || end.Is != policy.Invalid {
-				t.Errorf("got %v, %v, want invalid", end.Is, err)
+			if end := l.last(t); err == nil || end.Conditions != policy.Invalid {
+				t.Errorf("got %v, %v, want invalid", end.Conditions, err)
 			}
 			l.wantBalanced(t, 1, 2)
 			l.wantCounted(t, breaker.Status{Failure: 1})
@@ -267,8 +267,7 @@ func TestUnsendable_secondBody(t *testing.T) {
 	})
 }
 
-// TestUnsendable_keptBody has the Close of a body that is kept fail, and panic: nothing
-// depends on it.
+// TestUnsendable_keptBody fails and panics in the Close of a kept body: that has no effect.
 func TestUnsendable_keptBody(t *testing.T) {
 	silenceDefaultLogger(t)
 	for name, onClose := range map[string]func() error{"fails": func() error { return errBody }, "panics": func() error { panic(errBody) }} {
@@ -289,8 +288,8 @@ func TestUnsendable_keptBody(t *testing.T) {
 	}
 }
 
-// TestUnsendable_misreported has net/http say only that it closed the connection, as it does
-// once in some hundred times.
+// TestUnsendable_misreported covers what net/http does once in some hundred times: it only reports
+// that it closed the connection.
 func TestUnsendable_misreported(t *testing.T) {
 	closed := roundTripper(func(req *http.Request) (*http.Response, error) {
 		_, _ = io.Copy(io.Discard, req.Body)
@@ -307,7 +306,7 @@ func TestUnsendable_misreported(t *testing.T) {
 	for name, change := range tests {
 		for how, policies := range map[string][]pillion.Policy{"": nil, ", retries": {quick(2)}, ", buffer": {pillion.Options{ReplayBuffer: 100}, quick(2)}} {
 			if name == "a bad Close" && how == ", buffer" {
-				continue // which closes the body when the call is over
+				continue // this closes the body at the end of the call
 			}
 			t.Run(name+how, func(t *testing.T) {
 				l := newLedger(t)
@@ -320,16 +319,16 @@ func TestUnsendable_misreported(t *testing.T) {
 					want = policy.Reset
 				}
 				_, err := l.upstream(t, policies...).Transport(closed).RoundTrip(req)
-				if end := l.last(t); end.Is != want || !errors.Is(err, errClosedHere) {
-					t.Errorf("got %v, %v, want %v and what was reported", end.Is, err, want)
+				if end := l.last(t); end.Conditions != want || !errors.Is(err, errClosedHere) {
+					t.Errorf("got %v, %v, want %v and what was reported", end.Conditions, err, want)
 				}
 			})
 		}
 	}
 }
 
-// TestUnsendable_closedBody has the upstream fail, and the caller's body misbehave once it
-// was closed: that is no fault of the request.
+// TestUnsendable_closedBody fails in the upstream, and then in the caller's body after it was
+// closed: that is no fault of the request.
 func TestUnsendable_closedBody(t *testing.T) {
 	for name, afterClose := range map[string]error{"EOF": io.EOF, "an error": errBody, "the same error": errClosedHere} {
 		t.Run(name, func(t *testing.T) {
@@ -349,8 +348,8 @@ func TestUnsendable_closedBody(t *testing.T) {
 				<-read
 				return nil, errClosedHere
 			})).RoundTrip(req)
-			if end := l.last(t); end.Is != policy.Reset {
-				t.Errorf("got %v, %v, want reset", end.Is, err)
+			if end := l.last(t); end.Conditions != policy.Reset {
+				t.Errorf("got %v, %v, want reset", end.Conditions, err)
 			}
 			l.wantCounted(t, breaker.Status{Failure: 1})
 		})
@@ -359,9 +358,9 @@ func TestUnsendable_closedBody(t *testing.T) {
 
 var errClosedHere = &net.OpError{Op: "read", Net: "tcp", Err: net.ErrClosed}
 
-// TestUnsendable_beforeAConnection has net/http itself stop before it asks for a
-// connection, for a reason that is not known here: the request, or the configuration, is at
-// fault. A protocol that was registered with it fails for its own reasons.
+// TestUnsendable_beforeAConnection stops net/http before it asks for a connection, for an unknown
+// reason: the request or the configuration is at fault. A registered protocol fails for its own
+// reasons.
 func TestUnsendable_beforeAConnection(t *testing.T) {
 	registered := &http.Transport{}
 	registered.RegisterProtocol("memo", roundTripper(func(*http.Request) (*http.Response, error) { return nil, errBroken }))
@@ -376,9 +375,9 @@ func TestUnsendable_beforeAConnection(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			l := newLedger(t)
-			_, err := l.upstream(t, timeout.Config{Total: patience}, retry.Config{NumRetries: retry.None}).Transport(test.base).RoundTrip(newRequest(t, http.MethodGet, test.url, nil))
-			if end := l.last(t); end.Is != test.want || !errors.Is(err, errBroken) {
-				t.Errorf("got %v, %v, want %v", end.Is, err, test.want)
+			_, err := l.upstream(t, timeout.Config{Total: patience}, retry.Config{NumRetries: retry.Never}).Transport(test.base).RoundTrip(newRequest(t, http.MethodGet, test.url, nil))
+			if end := l.last(t); end.Conditions != test.want || !errors.Is(err, errBroken) {
+				t.Errorf("got %v, %v, want %v", end.Conditions, err, test.want)
 			}
 		})
 	}

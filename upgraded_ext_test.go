@@ -10,8 +10,8 @@ import (
 	"github.com/pillion-go/pillion/retry"
 )
 
-// connection is the body of a response 101: a Read waits until it is closed, whatever the
-// context of the request.
+// connection is the body of a 101 response: a Read blocks until it is closed, whatever the context
+// of the request.
 type connection struct {
 	io.Writer
 	closed atomic.Bool
@@ -30,8 +30,8 @@ func (c *connection) Close() error {
 	return nil
 }
 
-// TestDiscard_upgraded wants a response 101 that no one wants to be closed. Its body is a
-// connection, which may never bring anything to read.
+// TestDiscard_upgraded pins that discarding a 101 response closes it. Its body is a connection,
+// which may never return anything to read.
 func TestDiscard_upgraded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var made []*connection

@@ -46,7 +46,7 @@ func (b *paced) Close() error {
 	return nil
 }
 
-// seconds are n pauses of a second.
+// seconds returns n pauses of a second.
 func seconds(n int) []time.Duration {
 	pauses := make([]time.Duration, n)
 	for i := range pauses {
@@ -55,7 +55,7 @@ func seconds(n int) []time.Duration {
 	return pauses
 }
 
-// takes is a server that needs so long to connect, to read each byte of the request, and to
+// takes is a server with these delays: to connect, to read each byte of the request, and to
 // respond. A negative time is forever.
 type takes struct{ connect, each, respond time.Duration }
 
@@ -95,8 +95,7 @@ func wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// TestUpload_limits holds when limits run while a request is sent, and whose doing it is
-// when one fires.
+// TestUpload_limits pins when limits run while a request is sent, and who causes a timeout.
 func TestUpload_limits(t *testing.T) {
 	const s = time.Second
 	tests := []struct {
@@ -105,14 +104,14 @@ func TestUpload_limits(t *testing.T) {
 		caller time.Duration // the caller's deadline, 0 for none
 		pauses []time.Duration
 		server takes
-		scope  policy.Scope  // of the limit that fires, 0 for none
-		after  time.Duration // of the call's end
+		scope  policy.Scope  // the scope of the timeout, 0 for none
+		after  time.Duration // when the call ends
 		counts breaker.Status
 	}{
 		{"slow, but on its way", timeout.Config{Total: 3 * s, PerTry: 2 * s}, 0, seconds(20), takes{}, 0, 20 * s, oneSuccess},
 		{"slow, under an idle limit", timeout.Config{Total: 3 * s, Idle: 2 * s}, 0, seconds(20), takes{}, 0, 20 * s, oneSuccess},
 		{"slow to respond", timeout.Config{Total: 3 * s}, 0, seconds(20), takes{respond: 2 * s}, 0, 22 * s, oneSuccess},
-		{"a response too late for the attempt", timeout.Config{Total: 9 * s, PerTry: 2 * s}, 0, seconds(20), takes{respond: -1}, policy.ScopeTry, 22 * s, oneTimeout},
+		{"a response too late for the attempt", timeout.Config{Total: 9 * s, PerTry: 2 * s}, 0, seconds(20), takes{respond: -1}, policy.ScopePerTry, 22 * s, oneTimeout},
 		{"a response too late for silence", timeout.Config{Total: 9 * s, Idle: 2 * s}, 0, seconds(20), takes{respond: -1}, policy.ScopeIdle, 22 * s, oneTimeout},
 		{"a response too late for the call", timeout.Config{Total: 3 * s}, 0, seconds(20), takes{respond: -1}, policy.ScopeTotal, 23 * s, oneTimeout},
 		{"the caller pauses", timeout.Config{Total: 3 * s}, 0, append(seconds(5), 4*s), takes{}, policy.ScopeTotal, 8 * s, nothing},
@@ -120,15 +119,15 @@ func TestUpload_limits(t *testing.T) {
 		{"the caller sends nothing", timeout.Config{Total: 3 * s}, 0, []time.Duration{9 * s}, takes{}, policy.ScopeTotal, 3 * s, nothing},
 		{"the upstream reads slowly", timeout.Config{Total: 3 * s, PerTry: s}, 0, seconds(5), takes{each: 3 * s / 2}, 0, 25 * s / 2, oneSuccess},
 		{"the upstream does not read on", timeout.Config{Total: 3 * s}, 0, seconds(5), takes{each: -1}, policy.ScopeTotal, 4 * s, oneTimeout},
-		{"no connection in time for the attempt", timeout.Config{Total: 9 * s, PerTry: 2 * s}, 0, seconds(5), takes{connect: -1}, policy.ScopeTry, 2 * s, oneTimeout},
+		{"no connection in time for the attempt", timeout.Config{Total: 9 * s, PerTry: 2 * s}, 0, seconds(5), takes{connect: -1}, policy.ScopePerTry, 2 * s, oneTimeout},
 		{"no connection in time for silence", timeout.Config{Total: 9 * s, Idle: 2 * s}, 0, seconds(5), takes{connect: -1}, policy.ScopeIdle, 2 * s, oneTimeout},
 		{"no connection in time for the call", timeout.Config{Total: 3 * s}, 0, seconds(5), takes{connect: -1}, policy.ScopeTotal, 3 * s, oneTimeout},
 		{"the caller's deadline, while it pauses", timeout.Config{Total: 9 * s}, 7 * s, append(seconds(5), 4*s), takes{}, policy.ScopeCaller, 7 * s, nothing},
 		{"the caller's deadline, while the upstream does not read", timeout.Config{Total: 9 * s}, 7 * s, seconds(5), takes{each: -1}, policy.ScopeCaller, 7 * s, oneTimeout},
-		{"the caller's deadline alone", timeout.Config{Total: timeout.None}, 13 * s / 2, seconds(9), takes{}, policy.ScopeCaller, 13 * s / 2, nothing},
+		{"the caller's deadline alone", timeout.Config{Total: timeout.Unlimited}, 13 * s / 2, seconds(9), takes{}, policy.ScopeCaller, 13 * s / 2, nothing},
 	}
 	for _, test := range tests {
-		for how, policies := range map[string][]pillion.Policy{"": nil, ", retries": {retry.Config{NumRetries: retry.None}}, ", buffer": {pillion.Options{ReplayBuffer: 100}, retry.Config{NumRetries: retry.None}}} {
+		for how, policies := range map[string][]pillion.Policy{"": nil, ", retries": {retry.Config{NumRetries: retry.Never}}, ", buffer": {pillion.Options{ReplayBuffer: 100}, retry.Config{NumRetries: retry.Never}}} {
 			t.Run(test.name+how, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					l := newLedger(t)
@@ -153,9 +152,9 @@ func TestUpload_limits(t *testing.T) {
 					}
 					l.wantBalanced(t, 1, 1)
 					counts := test.counts
-					if test.scope == policy.ScopeTry || test.scope == policy.ScopeIdle {
-						if end := l.last(t); !end.Is.Any(policy.PerTryTimeout) {
-							t.Errorf("got %v, want per-try-timeout", end.Is)
+					if test.scope == policy.ScopePerTry || test.scope == policy.ScopeIdle {
+						if end := l.last(t); !end.Has(policy.PerTryTimeout) {
+							t.Errorf("got %v, want per-try-timeout", end.Conditions)
 						}
 					}
 					l.wantCounted(t, counts)
@@ -171,8 +170,8 @@ func TestUpload_limits(t *testing.T) {
 	}
 }
 
-// TestUpload_totalMoves holds what moves the total limit: what the caller sends, in later
-// attempts too where they go on from a buffer, but no copies.
+// TestUpload_totalMoves pins what moves the total limit: what the caller sends, also in later
+// attempts that continue from a buffer, but no copies.
 func TestUpload_totalMoves(t *testing.T) {
 	const s = time.Second
 	for _, kept := range []bool{true, false} {
@@ -206,8 +205,8 @@ func TestUpload_totalMoves(t *testing.T) {
 	}
 }
 
-// TestUpload_deadline is what the wire is told while the limit may still move: the
-// caller's deadline, if any.
+// TestUpload_deadline pins the deadline that the wire receives while the limit may still move: the
+// caller's, if any.
 func TestUpload_deadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, caller := range []time.Duration{0, time.Hour} {
@@ -231,8 +230,8 @@ func TestUpload_deadline(t *testing.T) {
 	})
 }
 
-// TestUpload_discardedTooSlowly has a retry discard an early response whose body does not
-// end: the attempt's end does not close the body that the next attempt needs.
+// TestUpload_discardedTooSlowly discards an early response whose body does not end, before a retry:
+// the attempt's end does not close the body that the next attempt needs.
 func TestUpload_discardedTooSlowly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := 0
@@ -302,8 +301,8 @@ func (b *stuckBody) Close() error {
 	return nil
 }
 
-// TestUpload_woken has a request body block, and a limit, the caller's deadline or its
-// cancellation end the call: the body is closed, and the call returns, whatever Close does.
+// TestUpload_woken blocks in a request body, and ends the call by a timeout, the caller's deadline
+// or its cancellation: the body is closed, and the call returns, whatever Close does.
 func TestUpload_woken(t *testing.T) {
 	silenceLog(t)
 	silenceDefaultLogger(t)
@@ -357,7 +356,7 @@ func TestUpload_woken(t *testing.T) {
 						select {
 						case <-body.reached:
 							l.wantCounted(t, nothing)
-						default: // the machine is so slow that the connection took all the time
+						default: // on a slow machine the connection may take all the time
 						}
 					})
 				}
@@ -366,8 +365,8 @@ func TestUpload_woken(t *testing.T) {
 	}
 }
 
-// TestUpload_brokenMidway has the server reset the connection while the request is sent:
-// an attempt that goes on from the buffer sends all of it.
+// TestUpload_brokenMidway resets the connection while the request is being sent: an attempt that
+// continues from the buffer sends all of it.
 func TestUpload_brokenMidway(t *testing.T) {
 	wantNoLeaks(t)
 	got := make(chan string, 1)
@@ -391,7 +390,7 @@ func TestUpload_brokenMidway(t *testing.T) {
 	pr, pw := io.Pipe()
 	go func() {
 		for range 20 {
-			time.Sleep(5 * time.Millisecond) // so that the reset is noticed on the way
+			time.Sleep(5 * time.Millisecond) // so that the reset is noticed before the end
 			if _, err := io.WriteString(pw, "order"); err != nil {
 				return
 			}
@@ -410,13 +409,13 @@ func TestUpload_brokenMidway(t *testing.T) {
 	l.wantBalanced(t, 1, 2)
 }
 
-// TestUpload_earlyResponse has a server respond, and end the response, before it has the
-// whole request: that is the result, and the body is closed.
+// TestUpload_earlyResponse responds, and ends the response, before the server has the complete
+// request: that is the result, and the body is closed.
 func TestUpload_earlyResponse(t *testing.T) {
 	silenceLog(t)
 	for version, world := range uploadServers(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.ProtoMajor == 1 {
-			w.Header().Set("Connection", "close") // or the server reads on first
+			w.Header().Set("Connection", "close") // otherwise the server reads the rest first
 		}
 		_, _ = r.Body.Read(make([]byte, 1))
 		w.WriteHeader(http.StatusTeapot)
@@ -439,7 +438,7 @@ func TestUpload_earlyResponse(t *testing.T) {
 				_ = resp.Body.Close()
 				l.wantBalanced(t, 1, 1)
 				l.wantCounted(t, oneSuccess)
-				if how != "without policies" || version == "HTTP/2" { // net/http leaves the other one open
+				if how != "without policies" || version == "HTTP/2" { // net/http leaves the other body open
 					wantSoon(t, body.closed, "the close of the body")
 				} else {
 					_ = body.Close()
@@ -449,8 +448,8 @@ func TestUpload_earlyResponse(t *testing.T) {
 	}
 }
 
-// TestUpload_resent has net/http resend a request by itself, on a new connection where the
-// old one turned out to be dead: the body that it gets anew is watched like the first.
+// TestUpload_resent makes net/http resend a request on a new connection because the old one was
+// closed: the new body is watched like the first.
 func TestUpload_resent(t *testing.T) {
 	tests := []struct {
 		name string
@@ -470,7 +469,7 @@ func TestUpload_resent(t *testing.T) {
 			wantNoLeaks(t)
 			const empty = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 			server := serveScript(t,
-				part{request, say(empty), request, fin}, // the second request comes to nothing
+				part{request, say(empty), request, fin}, // the second request has no response
 				part{request, say(empty)})
 			l := newLedger(t)
 			base := &http.Transport{}
@@ -479,23 +478,22 @@ func TestUpload_resent(t *testing.T) {
 			warm(t, rt, "http://"+server.addr()+"/")
 			req := newRequest(t, http.MethodPut, "http://"+server.addr()+"/", &callersBody{Reader: strings.NewReader("order")})
 			req.ContentLength = 5
-			req.Header.Set("Idempotency-Key", "1") // or net/http resends nothing
+			req.Header.Set("Idempotency-Key", "1") // otherwise net/http does not resend it
 			reopened := false
 			req.GetBody = func() (io.ReadCloser, error) { reopened = true; return test.body(), nil }
 			resp, err := rt.RoundTrip(req)
 			if err == nil {
 				_ = resp.Body.Close()
 			}
-			if end := l.last(t); !reopened || end.Is != test.is || test.word != "" && !strings.Contains(err.Error(), test.word) {
-				t.Errorf("got %v, %v, resent %v, want %v and %q", end.Is, err, reopened, test.is, test.word)
+			if end := l.last(t); !reopened || end.Conditions != test.is || test.word != "" && !strings.Contains(err.Error(), test.word) {
+				t.Errorf("got %v, %v, resent %v, want %v and %q", end.Conditions, err, reopened, test.is, test.word)
 			}
 			l.wantBalanced(t, 2, 2)
 		})
 	}
 }
 
-// TestUpload_expectContinue has the server never ask for the body: the limit of the attempt
-// runs.
+// TestUpload_expectContinue uses a server that never asks for the body: the per-try limit runs.
 func TestUpload_expectContinue(t *testing.T) {
 	wantNoLeaks(t)
 	server := serveScript(t, part{requestHead, untilClosed})
@@ -506,7 +504,7 @@ func TestUpload_expectContinue(t *testing.T) {
 	req := newRequest(t, http.MethodPut, "http://"+server.addr()+"/", body)
 	req.Header.Set("Expect", "100-continue")
 	_, err := l.upstream(t, timeout.Config{Total: patience, PerTry: short}).Transport(base).RoundTrip(req)
-	if scopeOf(err) != policy.ScopeTry || body.given.Load() {
+	if scopeOf(err) != policy.ScopePerTry || body.given.Load() {
 		t.Errorf("got %v, body read %v, want the limit of the attempt, and a body that is not read", err, body.given.Load())
 	}
 	wantSoon(t, body.closed, "the close of the body")

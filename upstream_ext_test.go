@@ -34,19 +34,19 @@ var (
 	breakerPlace = breaker.Config{}.Place()
 )
 
-// placed is a policy that does nothing, in a place.
+// placed is a policy that only has a place.
 type placed struct{ place policy.Place }
 
 func (p placed) Place() policy.Place { return p.place }
 
 func (placed) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) { return next, nil }
 
-// bad is a policy whose configuration is wrong.
+// bad is a policy with a wrong configuration.
 func bad(what string) pillion.Policy {
 	return policyFunc(func(*policy.Builder, policy.Func) (policy.Func, error) { return nil, errors.New(what) })
 }
 
-// lines are those of an error that joins others.
+// lines returns the lines of an error that joins others.
 func lines(err error) []string {
 	if err == nil {
 		return nil
@@ -93,10 +93,10 @@ func TestNew_reportsAll(t *testing.T) {
 		{
 			"a policy that wraps nothing", "recipes",
 			[]pillion.Policy{policyFunc(func(*policy.Builder, policy.Func) (policy.Func, error) { return nil, nil })},
-			[]string{`upstream "recipes": pillion: pillion_test.policyFunc.Wrap gave neither a Func nor an error`},
+			[]string{`upstream "recipes": pillion: pillion_test.policyFunc.Wrap returned neither a Func nor an error`},
 		},
 		{
-			"a breaker that nobody made", "recipes",
+			"a breaker without New", "recipes",
 			[]pillion.Policy{(*breaker.Breaker)(nil)},
 			[]string{`upstream "recipes": breaker: a *Breaker was not made by New or FromGobreaker`},
 		},
@@ -121,8 +121,7 @@ func TestNew_errorsCanBeMatched(t *testing.T) {
 	}
 }
 
-// TestNew_order holds each pair of places. It says once more, pair by pair, what
-// the rules come to.
+// TestNew_order pins the result for each pair of places, without using the rules.
 func TestNew_order(t *testing.T) {
 	places := []policy.Place{
 		anyPlace, metricsPlace, tracingPlace, totalPlace,
@@ -131,8 +130,9 @@ func TestNew_order(t *testing.T) {
 	const (
 		multiply = "would multiply the attempts"
 		hides    = "would hide failed attempts from the breaker"
-		holds    = "would hold its place during back-offs, and need a second one for nothing"
+		holds    = "would hold its slot during back-offs, and need a second one without use"
 		mistakes = "would see attempts and take them for calls"
+		records  = "would record attempts as calls"
 		each     = "would limit each attempt, not the call"
 	)
 	refused := map[[2]policy.Place]string{
@@ -148,9 +148,9 @@ func TestNew_order(t *testing.T) {
 		{retryPlace, totalPlace}:   each,
 		{hedgePlace, totalPlace}:   each,
 		{retryPlace, metricsPlace}: mistakes,
-		{retryPlace, tracingPlace}: mistakes,
+		{retryPlace, tracingPlace}: records,
 		{hedgePlace, metricsPlace}: mistakes,
-		{hedgePlace, tracingPlace}: mistakes,
+		{hedgePlace, tracingPlace}: records,
 	}
 	for _, outer := range places {
 		for _, inner := range places {
@@ -160,7 +160,7 @@ func TestNew_order(t *testing.T) {
 					want = []string{fmt.Sprintf(
 						"upstream \"recipes\": pillion: order: %v outside %v %s; put AnyOrder among the policies if you mean it", nameOf(outer), nameOf(inner), why)}
 				}
-				between := placed{anyPlace} // what stands between is no excuse
+				between := placed{anyPlace} // a policy between them changes nothing
 				_, err := pillion.New("recipes", placed{outer}, between, placed{inner})
 				if diff := cmp.Diff(want, lines(err)); diff != "" {
 					t.Errorf("error (-want +got):\n%s", diff)
@@ -178,7 +178,7 @@ func TestNew_order(t *testing.T) {
 	}
 }
 
-// nameOf is the name of a place in errors.
+// nameOf returns the name of a place in errors.
 func nameOf(p policy.Place) string {
 	if p.Name == "" {
 		return p.Rank.String()
@@ -194,7 +194,7 @@ func TestNew_eachSenselessPair(t *testing.T) {
 	}
 }
 
-// TestNew_anyOrderAllowsNoBadField pins that AnyOrder is about order alone.
+// TestNew_anyOrderAllowsNoBadField pins that AnyOrder allows only an order.
 func TestNew_anyOrderAllowsNoBadField(t *testing.T) {
 	if _, err := pillion.New("recipes", pillion.AnyOrder{}, bad("one")); err == nil {
 		t.Error("got no error, want that of the bad policy")
@@ -215,8 +215,8 @@ func TestNew_name(t *testing.T) {
 	}
 }
 
-// TestNew_nil pins that a policy that is not there does nothing, and that a
-// configuration that is not there stands for its defaults.
+// TestNew_nil pins that a nil policy does nothing, and that a nil configuration stands for its
+// defaults.
 func TestNew_nil(t *testing.T) {
 	var (
 		none     pillion.Policy
@@ -239,7 +239,7 @@ func TestNew_nil(t *testing.T) {
 	}
 }
 
-// TestNew_pointers pins that a pointer to a configuration is as good as itself.
+// TestNew_pointers pins that a pointer to a configuration is equivalent to the configuration.
 func TestNew_pointers(t *testing.T) {
 	u := newUpstream(t, &timeout.Config{Total: time.Hour}, &retry.Config{}, &limits.Config{MaxRequests: limits.Zero})
 	if _, err := pillion.Do(t.Context(), u, func(context.Context) (int, error) { return 42, nil }); !errors.Is(err, limits.ErrFull) {
@@ -247,8 +247,8 @@ func TestNew_pointers(t *testing.T) {
 	}
 }
 
-// TestUpstream_wrapsOnce pins that policies are wrapped by New, inner ones before
-// outer ones, and never by a call.
+// TestUpstream_wrapsOnce pins that New wraps the policies, inner ones before outer ones, and that
+// calls do not.
 func TestUpstream_wrapsOnce(t *testing.T) {
 	var wrapped, called journal
 	named := func(name string) pillion.Policy {
@@ -274,14 +274,14 @@ func TestUpstream_wrapsOnce(t *testing.T) {
 	}
 }
 
-// TestUpstream_oneForAllProtocols has HTTP, a function and a protocol of the
-// test's own share one limit and one breaker, one after the other and all at once.
+// TestUpstream_oneForAllProtocols shares one limit and one breaker between HTTP, a function and a
+// custom protocol, one after the other and concurrently.
 func TestUpstream_oneForAllProtocols(t *testing.T) {
 	b, err := breaker.New(breaker.Config{NonBreakCount: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
-	u := newUpstream(t, timeout.Config{Total: patience}, retry.Config{NumRetries: retry.None}, limits.Config{MaxRequests: 1}, b)
+	u := newUpstream(t, timeout.Config{Total: patience}, retry.Config{NumRetries: retry.Never}, limits.Config{MaxRequests: 1}, b)
 	client := &http.Client{Transport: u.Transport(answers(http.StatusOK, "soup"))}
 	resp, err := client.Do(get(t.Context(), t))
 	if err != nil {
@@ -289,10 +289,10 @@ func TestUpstream_oneForAllProtocols(t *testing.T) {
 	}
 	nothing := func(context.Context) (int, error) { return 0, nil }
 	if _, err := pillion.Do(t.Context(), u, nothing); !errors.Is(err, limits.ErrFull) {
-		t.Errorf("a function beside an open answer: got %v, want ErrFull", err)
+		t.Errorf("a function beside an open response: got %v, want ErrFull", err)
 	}
 	if o := u.Chain().Invoke(t.Context(), &letter{}); !errors.Is(o.Err, limits.ErrFull) {
-		t.Errorf("a letter beside an open answer: got %v, want ErrFull", o.Err)
+		t.Errorf("a letter beside an open response: got %v, want ErrFull", o.Err)
 	}
 	_ = resp.Body.Close()
 	if _, err := pillion.Do(t.Context(), u, nothing); err != nil {

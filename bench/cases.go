@@ -160,10 +160,13 @@ func refusalGroup() group {
 
 func breakerGroup(where string, base http.RoundTripper) group {
 	ctx := context.Background()
+	cancellable, cancel := context.WithCancel(ctx)
+	keep = append(keep, cancel)
 	const url = "http://bench/"
 	return group{"closed breaker through a RoundTripper, " + where, []candidate{
 		{"bare", get(ctx, base, url)},
 		{"pillion", get(ctx, upstream(breaker.Config{}).Transport(base), url)},
+		{"pillion, cancellable caller", get(cancellable, upstream(breaker.Config{}).Transport(base), url)},
 		{"gobreaker v2", get(ctx, gobreakerTransport{newGobreaker(false), base}, url)},
 		{"gobreaker v2 two-step, judged at the end of the body", get(ctx, newTwoStep(base), url)},
 		{"failsafe-go", get(ctx, failsafehttp.NewRoundTripper(base, failsafeBreaker()), url)},

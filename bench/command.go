@@ -47,7 +47,7 @@ func commandHereGroup() group {
 			if err := c.SetFallback(noValue); err != nil {
 				log.Fatal(err)
 			}
-			if err := c.StartHereWithRetry(ctx, retry.Retryable{Tries: 3}); err != nil {
+			if err := c.RunWithRetry(ctx, retry.Retryable{Tries: 3}); err != nil {
 				log.Fatal(err)
 			}
 			expect(c.Get(ctx))

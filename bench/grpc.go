@@ -81,8 +81,8 @@ func failsafeGRPC(outside ...failsafe.Policy[any]) grpc.UnaryClientInterceptor {
 func grpcStubGroup() group {
 	return group{grpcStub, []candidate{
 		{"bare", grpcCall(nil)},
-		{"pillion", grpcCall(pilliongrpc.Unary(upstream(grpcPolicies()...)))},
-		{"pillion, with gRPC's own statistics", grpcCall(pilliongrpc.Unary(upstream(
+		{"pillion", grpcCall(pilliongrpc.UnaryClientInterceptor(upstream(grpcPolicies()...)))},
+		{"pillion, with gRPC's own statistics", grpcCall(pilliongrpc.UnaryClientInterceptor(upstream(
 			append([]pillion.Policy{metrics.GRPC{Registry: registry()}}, grpcPolicies()...)...)))},
 		{"failsafegrpc, uncounted", grpcCall(failsafeGRPC())},
 		{"failsafegrpc, uncounted, with a total timeout too", grpcCall(failsafeGRPC(fstimeout.New[any](time.Second)))},

@@ -154,7 +154,7 @@ func scrapeGroup() group {
 		for _, code := range []int{200, 404, 503} {
 			get(context.Background(), u.Transport(stub{code, body}), "http://bench/")()
 		}
-		c.Answers(metrics.Retry).Count(503)
+		c.Responses(metrics.Retry).Count(503)
 	}
 	scrape := func(url string) func() {
 		h := metrics.Handler(r)
@@ -185,6 +185,7 @@ func scrapeGroup() group {
 func metricsBounds() []bound {
 	return []bound{
 		{"metrics, added to all policies, stub with a body", "pillion", "the same, until the end of the body", 1, 0},
+		{"metrics, added to all policies, stub with a body", "pillion", "promhttp", 1, 0},
 		{"metrics, added to all policies, stub with http.NoBody", "pillion", "three handles of client_golang", 1.5, 0},
 	}
 }

@@ -40,10 +40,12 @@ type bound struct {
 var bounds = []bound{
 	{"breaker core", "pillion, clean window", "gobreaker v2 rolling Execute", 0.5, 0},
 	{"breaker open", "pillion", "gobreaker v2", 2, 0},
-	{"closed breaker through a RoundTripper, stub with a body", "pillion", "gobreaker v2 two-step, judged at the end of the body", 1.25, 0},
+	{"closed breaker through a RoundTripper, stub with a body", "pillion", "gobreaker v2 two-step, judged at the end of the body", 1, 1},
+	{"closed breaker through a RoundTripper, stub with a body", "pillion, cancellable caller", "gobreaker v2 two-step, judged at the end of the body", 1, 1},
 	{"closed breaker through a RoundTripper, stub with http.NoBody", "pillion", "gobreaker v2", 1.15, 0},
-	{"retry, breaker, limits and timeouts, stub", "pillion", "failsafe-go", 0.45, 6},
-	{"retry, breaker, limits and timeouts, stub", "pillion", "named packages by hand", 1, 6},
+	{"retry, breaker, limits and timeouts, stub with a body", "pillion", "failsafe-go", 0.40, 4},
+	{"retry, breaker, limits and timeouts, stub", "pillion", "failsafe-go", 0.45, 4},
+	{"retry, breaker, limits and timeouts, stub", "pillion", "named packages by hand", 1, 4},
 	{"retry, breaker, limits and timeouts, stub", "pillion, with the timeout header", "failsafe-go", 0.65, 10},
 }
 

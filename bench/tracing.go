@@ -24,7 +24,7 @@ func tracingGroups() []group {
 	daemon := drain()
 	return []group{
 		tracingGroup("tracing, sampled", daemon, 1),
-		tracingGroup("tracing, not sampled", daemon, tracing.NeverSample),
+		tracingGroup("tracing, not sampled", daemon, tracing.Never),
 	}
 }
 

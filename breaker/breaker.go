@@ -8,15 +8,15 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Breaker is a circuit breaker. As a policy it can be given to several upstreams,
-// which then share its state and its counters. It is safe for concurrent use.
+// Breaker is a circuit breaker. It is a policy: upstreams that use the same Breaker share
+// its state and its counters. It is safe for concurrent use.
 type Breaker struct {
 	engine   engine
 	classify func(*policy.Outcome) Result
 }
 
-// New makes a breaker with Expeditor's rules. The error joins all that is wrong
-// with cfg.
+// New returns a breaker with Expeditor's rules. Its error joins one error for each invalid
+// field of cfg.
 func New(cfg Config) (*Breaker, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
@@ -28,20 +28,20 @@ func New(cfg Config) (*Breaker, error) {
 // Status returns the counters over the last period. Mirrors Expeditor::Service#status.
 func (b *Breaker) Status() Status { return b.use().status() }
 
-// State reports whether the circuit is open. It opens with the first call that is
-// refused, not with the last failure. Mirrors Expeditor::Service#breaking?.
+// State returns the state of the circuit. The circuit opens at the first call that it
+// refuses, not at the last failure. Mirrors Expeditor::Service#breaking?.
 func (b *Breaker) State() State { return b.use().state() }
 
-// ResetStatus closes the circuit and empties its counters. A gobreaker keeps its
-// own state; for it only the counters are emptied. Mirrors Expeditor::Service#reset_status!.
+// ResetStatus closes the circuit and resets its counters. For a gobreaker it resets only the
+// counters: the gobreaker keeps its state. Mirrors Expeditor::Service#reset_status!.
 func (b *Breaker) ResetStatus() { b.use().reset() }
 
-// Record adds one r to the counters and does nothing else: what it makes of the
-// ratio shows at the next call. It mirrors the methods success, failure, rejection,
-// timeout, break and dependency of Expeditor::Service.
+// Record adds one r to the counters. It never opens or closes the circuit itself: the next
+// call checks the counters. Mirrors the methods success, failure, rejection, timeout, break
+// and dependency of Expeditor::Service.
 func (b *Breaker) Record(r Result) { b.use().record(r) }
 
-// use returns the engine. A Breaker that no constructor made has one that refuses all calls.
+// use returns the engine. For a Breaker not made by a constructor it refuses all calls.
 func (b *Breaker) use() engine {
 	if b == nil || b.engine == nil {
 		return unmade{}
@@ -49,21 +49,22 @@ func (b *Breaker) use() engine {
 	return b.engine
 }
 
-// Ticket is the admission of one call. Do not copy a Ticket before Done is called: each
-// copy counts the call once.
+// Ticket is the admission of one call. Do not copy a Ticket before calling Done: each copy
+// would count the call once.
 type Ticket struct {
 	engine engine
 	ticket ticket
-	done   uint32 // 1 once the call is counted
+	done   uint32 //nolint:modernize // 1 once the call is counted; a Ticket is returned by value
 }
 
-// Admit asks whether a call may be made, for programs that guard something by
-// hand. If so, [Ticket.Done] must be called when the call has ended. If not, the error
-// is an [*OpenError]; the refusal has not been counted, which is for [Breaker.Record].
-// It mirrors the gate of Expeditor::Service#run_if_allowed.
+// Admit asks the breaker to admit a call. It is for programs that guard work which is not a
+// call of an upstream. If the call is admitted, the program must call [Ticket.Done] when the
+// call has ended. Otherwise the error is an [*OpenError]; the refusal is not counted, which
+// the program can do with [Breaker.Record]. Mirrors the gate of
+// Expeditor::Service#run_if_allowed.
 //
-// A Breaker made of a plain gobreaker and one that no constructor made refuse all calls:
-// see [Breaker.AdmitsByHand].
+// A Breaker made from a plain gobreaker, or not made by a constructor, refuses all calls: see
+// [Breaker.AdmitsByHand].
 func (b *Breaker) Admit() (Ticket, error) {
 	e := b.use()
 	t, refusal := e.admit(false)
@@ -73,8 +74,8 @@ func (b *Breaker) Admit() (Ticket, error) {
 	return Ticket{engine: e, ticket: t}, nil
 }
 
-// AdmitsByHand reports whether [Breaker.Admit] can admit calls at all. It is false for a plain
-// gobreaker, which can only guard an upstream, and for a Breaker that no constructor made.
+// AdmitsByHand reports whether [Breaker.Admit] can admit calls. It is false for a plain
+// gobreaker, which can only guard an upstream, and for a Breaker not made by a constructor.
 func (b *Breaker) AdmitsByHand() bool {
 	switch b.use().(type) {
 	case unmade, runner:
@@ -83,29 +84,27 @@ func (b *Breaker) AdmitsByHand() bool {
 	return true
 }
 
-// Trial reports whether the call was let through an open circuit, to find out
-// whether it can be closed.
+// Trial reports whether an open circuit admitted the call as a trial.
 func (t *Ticket) Trial() bool { return t.ticket.verdict == trial }
 
-// Done reports how the call ended. err is what it failed with, if it did; it is
-// shown to the calls that are refused later. The first Done counts the call; later ones do
-// nothing, nor does that of the zero Ticket, which Admit returns with its error. It is safe
-// for concurrent use.
+// Done reports how the call ended. err is the call's error, if any; the [OpenError] of calls
+// refused later includes it. Only the first Done counts the call. Done of the zero Ticket,
+// which Admit returns with an error, does nothing. It is safe for concurrent use.
 func (t *Ticket) Done(r Result, err error) {
 	if t.engine != nil && atomic.CompareAndSwapUint32(&t.done, 0, 1) {
 		t.engine.done(t.ticket, r, Failed{Err: err})
 	}
 }
 
-// Place is inside of what retries or hedges.
+// Place returns a place inside retry and hedge policies.
 func (*Breaker) Place() policy.Place { return place() }
 
-// place is that of a policy that judges each attempt.
+// place is the place of a policy that counts each attempt.
 func place() policy.Place {
 	return policy.Place{Rank: policy.PerAttempt, Name: "breaker", Why: "would hide failed attempts from the breaker"}
 }
 
-// Wrap puts the breaker in an upstream.
+// Wrap wraps next with the breaker.
 func (b *Breaker) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	if b == nil || b.engine == nil {
 		return nil, errUnmade
@@ -124,8 +123,8 @@ func (b *Breaker) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error)
 	}, nil
 }
 
-// guard makes one attempt, if the circuit admits it: the response is judged by its headers
-// if they are bad, else by atEnd, which finds the ticket in state.
+// guard makes one attempt if the circuit admits it. It counts the attempt when the response
+// headers are a failure; otherwise atEnd counts it, with the ticket that state holds.
 func (b *Breaker) guard(
 	ctx context.Context, c *policy.Call, next policy.Func, state *policy.State, atEnd policy.Hook,
 ) *policy.Outcome {
@@ -146,7 +145,7 @@ func (b *Breaker) guard(
 	o := next(ctx, c)
 	r := b.classify(o)
 	judged = true
-	if o.Open() && !r.failing() && !o.Is.Any(policy.Upgraded) {
+	if o.Open() && !r.failing() && !o.Has(policy.Upgraded) {
 		o.OnEnd(c, atEnd)
 		return o
 	}
@@ -156,8 +155,8 @@ func (b *Breaker) guard(
 
 var errPanicked = errors.New("breaker: the call panicked")
 
-// judge counts how an admitted call ended. If Classify panics the call counts as a failure,
-// so that no trial stays without a result.
+// judge counts an admitted call. If Classify panics the call counts as a failure, so that
+// every trial has a result.
 func (b *Breaker) judge(t ticket, end *policy.Outcome) {
 	judged := false
 	defer func() {
@@ -174,7 +173,7 @@ func (b *Breaker) done(t ticket, r Result, o *policy.Outcome) {
 	b.engine.done(t, r, Failed{Code: o.Code, Err: o.Err})
 }
 
-// unmade is the engine of a Breaker that no constructor made.
+// unmade is the engine of a Breaker not made by a constructor.
 type unmade struct{}
 
 var errUnmade = errors.New("breaker: a *Breaker was not made by New or FromGobreaker")

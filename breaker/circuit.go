@@ -8,35 +8,35 @@ import (
 	"time"
 )
 
-// State is what a circuit is in. Expeditor stores no half-open state: an open
-// circuit lets one call through each time its sleep is over.
+// State is the state of a circuit. Expeditor has no half-open state: an open circuit
+// admits one call each time its sleep has passed.
 type State uint8
 
 // The states of a circuit.
 const (
 	Closed State = iota
 	Open
-	HalfOpen // of a gobreaker engine only
+	HalfOpen // only with a gobreaker engine
 )
 
-// String names the state in lower case.
+// String returns the name of the state in lower case.
 func (s State) String() string { return [...]string{"closed", "open", "half-open"}[s] }
 
-// Change tells of a circuit that opened or closed.
+// Change describes an opening or a closing of a circuit.
 type Change struct {
 	Name   string
 	From   State
 	To     State
 	At     time.Time
-	Status Status   // the counters at that moment; after a closing, at most the trial's success
+	Status Status   // the counters at that time; after a closing, at most the trial's success
 	Last   []Failed // at an opening, the last failures, newest first
 }
 
-// engine decides which calls may pass, and counts how they ended.
+// engine decides which calls are admitted, and counts how they end.
 type engine interface {
-	// admit judges a call. When it refuses, and count is set, it counts a break.
+	// admit admits or refuses a call. If count is set, it counts a refusal as a Break.
 	admit(count bool) (ticket, *OpenError)
-	// done says how an admitted call ended, and with what.
+	// done counts an admitted call that ended with r. f describes a failure.
 	done(t ticket, r Result, f Failed)
 	record(r Result)
 	status() Status
@@ -47,7 +47,7 @@ type engine interface {
 // ticket is an engine's admission of one call.
 type ticket struct {
 	verdict verdict
-	settle  func(error) // of a two-step gobreaker
+	settle  func(error) // set by a two-step gobreaker
 }
 
 // circuit is the engine with Expeditor's rules: the core with a clock and a lock.
@@ -55,31 +55,31 @@ type circuit struct {
 	name     string
 	epoch    time.Time
 	onChange func(Change)
-	shorten  bool // long texts of failures: they may hold the key, which a stranger chose
+	shorten  bool // long failure texts: they may contain a key that a client chose
 
-	harmless atomic.Bool // what core.harmless said last: calls may pass without lock and clock
+	cannotTrip atomic.Bool // the last result of core.cannotTrip: admission may skip the lock and the clock
 
 	mu       sync.Mutex
 	core     core       // guarded by mu
 	refusal  *OpenError // for all calls refused until the next trial; guarded by mu
-	last     [3]Failed  // a ring of the last failures; guarded by mu
-	failures int        // how many there ever were; guarded by mu
-	changes  []Change   // still to be told; guarded by mu
-	telling  bool       // somebody is telling them; guarded by mu
+	last     [3]Failed  // ring buffer of the last failures; guarded by mu
+	failures int        // total number of failures; guarded by mu
+	changes  []Change   // not yet passed to onChange; guarded by mu
+	telling  bool       // a goroutine is calling onChange; guarded by mu
 }
 
 func newCircuit(cfg Config) *circuit {
 	c := &circuit{name: cfg.Name, epoch: time.Now(), onChange: cfg.OnStateChange}
 	c.core = newCore(cfg.Threshold, int64(cfg.NonBreakCount), cfg.Sleep, cfg.Period, 0)
-	c.harmless.Store(c.core.harmless())
+	c.cannotTrip.Store(c.core.cannotTrip())
 	return c
 }
 
-// now is the circuit's monotonic clock.
+// now returns the time since the circuit was made.
 func (c *circuit) now() time.Duration { return time.Since(c.epoch) }
 
 func (c *circuit) admit(count bool) (ticket, *OpenError) {
-	if c.harmless.Load() {
+	if c.cannotTrip.Load() {
 		return ticket{verdict: normal}, nil
 	}
 	now := c.now()
@@ -120,7 +120,7 @@ func (c *circuit) done(t ticket, r Result, f Failed) {
 	c.unlock(now, was)
 }
 
-// longestText is how much of a failure's text is kept by a circuit that shortens them.
+// longestText is the number of bytes that shortened keeps of a failure's text.
 const longestText = 1024
 
 // shortened returns err, or the beginning of its text if that is too long to keep.
@@ -159,7 +159,7 @@ func (c *circuit) state() State {
 	return stateOf(c.core.open)
 }
 
-// left is how long it is until nothing is lost with the circuit: see core.left.
+// left returns how long the circuit still matters: see core.left.
 func (c *circuit) left() time.Duration {
 	now := c.now()
 	c.mu.Lock()
@@ -174,18 +174,18 @@ func stateOf(open bool) State {
 	return Closed
 }
 
-// openError makes the error of the present opening. The caller holds mu.
+// openError makes the error of the current opening. The caller holds mu.
 func (c *circuit) openError(now time.Duration) *OpenError {
 	c.core.window.roll(now)
 	return &OpenError{
 		Name:   c.name,
-		Until:  c.epoch.Add(c.core.since).Add(c.core.sleep), // apart: the sum may be more than a Duration holds
+		Until:  c.epoch.Add(c.core.since).Add(c.core.sleep), // added separately: the sum can overflow a Duration
 		Status: c.core.window.sum.status(),
 		Last:   c.lastFailures(),
 	}
 }
 
-// lastFailures copies what the ring holds since the window was last emptied,
+// lastFailures returns a copy of the failures in the ring since the window was last reset,
 // newest first. The caller holds mu.
 func (c *circuit) lastFailures() []Failed {
 	var last []Failed
@@ -200,11 +200,11 @@ func (c *circuit) lastFailures() []Failed {
 	return last
 }
 
-// unlock ends a change of the core: it keeps what is derived from it, releases
-// mu, and tells of a change of state. was is whether the circuit was open before.
+// unlock ends a change of the core: it updates the derived fields, releases mu, and reports a
+// change of state. was reports whether the circuit was open before.
 func (c *circuit) unlock(now time.Duration, was bool) {
-	if h := c.core.harmless(); h != c.harmless.Load() {
-		c.harmless.Store(h)
+	if h := c.core.cannotTrip(); h != c.cannotTrip.Load() {
+		c.cannotTrip.Store(h)
 	}
 	if was == c.core.open {
 		c.mu.Unlock()
@@ -229,8 +229,8 @@ func (c *circuit) unlock(now time.Duration, was bool) {
 	c.tell()
 }
 
-// tell calls onChange for what has happened, in order, outside the lock and
-// never from two goroutines at once.
+// tell calls onChange for the pending changes, in order, without holding mu and never
+// concurrently.
 func (c *circuit) tell() {
 	for {
 		c.mu.Lock()
@@ -246,8 +246,8 @@ func (c *circuit) tell() {
 	}
 }
 
-// tellOne calls onChange. When it panics the other changes are still told, and
-// then the panic goes on.
+// tellOne calls onChange. If it panics, the pending changes are still reported before the
+// panic propagates.
 func (c *circuit) tellOne(change Change) {
 	returned := false
 	defer func() {

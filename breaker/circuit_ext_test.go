@@ -15,7 +15,7 @@ import (
 	"github.com/pillion-go/pillion/breaker"
 )
 
-// recorder keeps the changes that it is told.
+// recorder records the changes that it receives.
 type recorder struct {
 	mu      sync.Mutex
 	changes []breaker.Change // guarded by mu
@@ -27,7 +27,7 @@ func (r *recorder) tell(c breaker.Change) {
 	r.changes = append(r.changes, c)
 }
 
-// all checks that the changes follow on one another, and gives them.
+// all checks that each change starts from the state of the previous one, and returns the changes.
 func (r *recorder) all(t *testing.T) []breaker.Change {
 	t.Helper()
 	r.mu.Lock()
@@ -51,7 +51,7 @@ func TestOnStateChange(t *testing.T) {
 		_ = get(t, u, answer(http.StatusBadGateway))
 		_ = get(t, u, broken(errBoom))
 		if got := told.all(t); len(got) != 0 {
-			t.Fatalf("got changes %v of the last failure, want none before the next call", got)
+			t.Fatalf("got changes %v after the last failure, want none before the next call", got)
 		}
 		time.Sleep(time.Second)
 		opened := time.Now()
@@ -62,7 +62,7 @@ func TestOnStateChange(t *testing.T) {
 		time.Sleep(time.Second + 1)
 		closed := time.Now()
 		_ = get(t, u, text(http.StatusOK))
-		b.ResetStatus() // of a closed one changes nothing
+		b.ResetStatus() // does nothing on a closed circuit
 		open(t, b, 2)
 		b.ResetStatus()
 
@@ -91,15 +91,15 @@ func TestOnStateChange(t *testing.T) {
 	})
 }
 
-// TestOnStateChange_mayUseTheBreaker has it close the circuit as soon as it opens:
-// the closing is told after the opening, not within.
+// TestOnStateChange_mayUseTheBreaker closes the circuit in the callback of its opening: the
+// callback of the closing comes after that one, not within it.
 func TestOnStateChange_mayUseTheBreaker(t *testing.T) {
 	var told recorder
 	var b *breaker.Breaker
 	within := false
 	b = newBreaker(t, breaker.Config{NonBreakCount: 1, OnStateChange: func(c breaker.Change) {
 		if within {
-			t.Errorf("told of %v to %v within another change", c.From, c.To)
+			t.Errorf("got the change %v to %v within another change", c.From, c.To)
 		}
 		within = true
 		defer func() { within = false }()
@@ -118,15 +118,15 @@ func TestOnStateChange_mayUseTheBreaker(t *testing.T) {
 	}
 }
 
-// TestOnStateChange_panics lets a panic through to the call that changed the
-// state, and goes on telling.
+// TestOnStateChange_panics checks that a panic propagates to the call that changed the state,
+// and that later changes are still reported.
 func TestOnStateChange_panics(t *testing.T) {
 	var told recorder
 	var b *breaker.Breaker
 	b = newBreaker(t, breaker.Config{NonBreakCount: 1, OnStateChange: func(c breaker.Change) {
 		told.tell(c)
 		if len(told.changes) == 1 {
-			b.ResetStatus() // to be told although this one panics
+			b.ResetStatus() // must be reported although this callback panics
 			panic(errBoom)
 		}
 	}})
@@ -149,8 +149,8 @@ func TestOnStateChange_panics(t *testing.T) {
 	}
 }
 
-// TestOnStateChange_panicInAnUpstream has the refused call, and later the trial
-// that closes, meet the panic.
+// TestOnStateChange_panicInAnUpstream checks that the panic reaches the refused call, and later
+// the trial that closes the circuit.
 func TestOnStateChange_panicInAnUpstream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBreaker(t, breaker.Config{NonBreakCount: 1, OnStateChange: func(breaker.Change) { panic(errBoom) }})
@@ -178,8 +178,8 @@ func TestOnStateChange_panicInAnUpstream(t *testing.T) {
 	})
 }
 
-// TestConcurrent hammers one breaker. Time stands still in the bubble, so that no
-// result leaves the window.
+// TestConcurrent uses one breaker from many goroutines. Time does not pass in the bubble, so
+// that no result leaves the window.
 func TestConcurrent(t *testing.T) {
 	const workers, each = 64, 200
 	hammer := func(call func(worker, i int)) {
@@ -245,7 +245,7 @@ func TestConcurrent(t *testing.T) {
 				t.Errorf("got %d calls, want %d", got, workers*each)
 			}
 			if got := ran.Load(); got < 1000 || got > 1000+workers {
-				t.Errorf("got %d calls that ran, want 1000 and at most those that were under way", got)
+				t.Errorf("got %d calls that ran, want at least 1000 and at most the concurrent ones more", got)
 			}
 			wantStatus(t, b, breaker.Status{Failure: ran.Load(), Break: refused.Load()})
 			if got := len(told.all(t)); got != 1 {
@@ -260,7 +260,7 @@ func TestConcurrent(t *testing.T) {
 		var b *breaker.Breaker
 		b = newBreaker(t, breaker.Config{NonBreakCount: 1, Sleep: breaker.Zero, OnStateChange: func(c breaker.Change) {
 			if within.Add(1) != 1 {
-				t.Error("told of two changes at once")
+				t.Error("got two concurrent changes")
 			}
 			defer within.Add(-1)
 			_ = b.State()

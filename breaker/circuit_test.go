@@ -6,15 +6,15 @@ import (
 	"time"
 )
 
-// TestCircuit_shortcutComesBack has calls pass without lock and clock again when
-// the failures have left the window, and when it is emptied.
+// TestCircuit_shortcutComesBack checks that calls skip the lock and the clock again when the
+// failures have left the window, and when the window is reset.
 func TestCircuit_shortcutComesBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCircuit(Config{}.withDefaults())
-		want := func(harmless bool) {
+		want := func(cannotTrip bool) {
 			t.Helper()
-			if got := c.harmless.Load(); got != harmless {
-				t.Errorf("got harmless %t, want %t", got, harmless)
+			if got := c.cannotTrip.Load(); got != cannotTrip {
+				t.Errorf("got cannotTrip %t, want %t", got, cannotTrip)
 			}
 		}
 		fail := func() {
@@ -35,8 +35,8 @@ func TestCircuit_shortcutComesBack(t *testing.T) {
 	})
 }
 
-// TestCircuit_shortcut runs the same schedule on a circuit as it is, on one that
-// is never allowed to pass a call without lock and clock, and on a slow model.
+// TestCircuit_shortcut runs the same schedule on a normal circuit, on one that never skips the
+// lock and the clock, and on a slow model.
 func TestCircuit_shortcut(t *testing.T) {
 	shortcuts := 0
 	for seed := range uint64(60) {
@@ -49,10 +49,10 @@ func TestCircuit_shortcut(t *testing.T) {
 				now := quick.now()
 				switch n := s.IntN(100); {
 				case n < 60:
-					if quick.harmless.Load() {
+					if quick.cannotTrip.Load() {
 						shortcuts++
 					}
-					thorough.harmless.Store(false)
+					thorough.cannotTrip.Store(false)
 					got, _ := quick.admit(true)
 					same, _ := thorough.admit(true)
 					want := slow.admit(now)
@@ -82,7 +82,7 @@ func TestCircuit_shortcut(t *testing.T) {
 					thorough.reset()
 					slow.reset(now)
 				}
-				if s.IntN(3) == 0 { // not always: a look rolls the window
+				if s.IntN(3) == 0 { // not always: reading rolls the window
 					slow.window.roll(now)
 					want := slow.window.sum().status()
 					if got, same := quick.status(), thorough.status(); got != want || same != want {

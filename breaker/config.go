@@ -12,10 +12,10 @@ import (
 // Zero is a threshold or a sleep of zero, where zero means the default.
 const Zero = -1
 
-// Never is the threshold of a circuit that never opens. It counts all the same.
+// Never is the threshold of a circuit that never opens. The breaker still counts results.
 const Never = -2
 
-// The values of a Config that names none, as in Expeditor.
+// The defaults of a Config, as in Expeditor.
 const (
 	DefaultThreshold     = 0.5
 	DefaultNonBreakCount = 20
@@ -23,53 +23,53 @@ const (
 	DefaultPeriod        = 10 * time.Second
 )
 
-// Config describes a circuit breaker with Expeditor's rules. It is a policy:
-// each upstream that it is given to has a breaker of its own, which can be read with
-// OnStateChange and the errors alone; make it with [New] to read its status or to share
-// it. It mirrors the options of Expeditor::Service.
+// Config configures a circuit breaker with Expeditor's rules. It is a policy: each
+// upstream that uses it has a separate breaker, which a program observes through
+// OnStateChange and the errors only. Use [New] to read a breaker's status or to share it.
+// Mirrors the options of Expeditor::Service.
 type Config struct {
-	// Name is what the breaker is called in errors and changes. Empty means the name of
-	// the upstream; a breaker made with New belongs to none, and should be given one.
+	// Name is the breaker's name in errors and changes. Empty means the name of the
+	// upstream. Set it for a breaker made with New, which belongs to no upstream.
 	Name string `json:"name,omitempty"`
 
-	// Threshold is the ratio of failures and timeouts at which the circuit opens: at it or
-	// above it. 0 means 0.5; the constant Zero is a threshold of 0, which opens after any
-	// result; with the constant Never the circuit never opens. Any other negative value, NaN,
-	// and a value above 1 are errors. Mirrors threshold.
+	// Threshold is the ratio of failures and timeouts at or above which the circuit opens. 0
+	// means 0.5; the constant Zero is a threshold of 0, which opens after any result; with the
+	// constant Never the circuit never opens. Any other negative value, NaN, and a value
+	// above 1 are errors. Mirrors threshold.
 	Threshold float64 `json:"threshold,omitempty"`
 
-	// NonBreakCount is how many results the window must hold at least for the circuit to
+	// NonBreakCount is the number of results the window must hold before the circuit can
 	// open. Zero means 20; negative is an error. Mirrors non_break_count.
 	NonBreakCount int `json:"non_break_count,omitempty"`
 
-	// Sleep is how long the circuit stays open before it lets one call through as a trial,
-	// and then the next. It starts with the first refused call. 0 means 1s; the constant Zero
-	// is no time at all; any other negative value is an error, as is less than a millisecond.
-	// Mirrors sleep.
+	// Sleep is how long an open circuit waits before it admits a trial, and between one trial
+	// and the next. It starts at the first refused call. 0 means 1s; the constant Zero means
+	// no wait; any other negative value is an error, as is less than a millisecond. Mirrors
+	// sleep.
 	Sleep time.Duration `json:"sleep,omitempty"`
 
-	// Period is how long a result counts: nine to ten tenths of it, as the window has ten
-	// parts. Zero means 10s; negative is an error, as is less than a millisecond. Mirrors
-	// period.
+	// Period is the length of the window. The window has ten buckets, so that a result counts
+	// for nine tenths of Period to all of it. Zero means 10s; negative is an error, as is less
+	// than a millisecond. Mirrors period.
 	Period time.Duration `json:"period,omitempty"`
 
-	// Classify says how an outcome is counted. It receives the response headers, and,
-	// unless they are a Failure or a Timeout, the outcome again at its end. It must be safe for
-	// concurrent use. If it panics the call counts as a failure, and the panic goes on to the caller.
-	// Nil means [Classify].
+	// Classify returns the Result that an outcome counts as. It is called when the response
+	// headers arrive and, unless it then returns Failure or Timeout, again when the response
+	// ends. It must be safe for concurrent use. If it panics, the call counts as a failure and
+	// the panic propagates to the caller. Nil means [Classify].
 	Classify func(*policy.Outcome) Result `json:"-"`
 
-	// OnStateChange is called when the circuit opens and closes: outside all locks, in order,
-	// never concurrently, in the goroutine of a call that the breaker guards. It may use the
-	// breaker. If it panics the state has changed and the call is counted; the panic goes on
-	// to the caller. Nil calls nothing.
+	// OnStateChange is called when the circuit opens or closes, in the goroutine of a call that
+	// the breaker guards. Calls are in order and never concurrent, and no lock is held: it may
+	// use the breaker. If it panics, the state has changed and the call is counted; the panic
+	// propagates to the caller. Nil means no callback.
 	OnStateChange func(Change) `json:"-"`
 }
 
-// Place is inside of what retries or hedges.
+// Place returns a place inside retry and hedge policies.
 func (Config) Place() policy.Place { return place() }
 
-// Wrap makes the breaker of one upstream.
+// Wrap makes the breaker of an upstream and wraps next with it.
 func (c Config) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	if c.Name == "" {
 		c.Name = s.Upstream()
@@ -110,8 +110,8 @@ func (c Config) checkCount() error {
 	return nil
 }
 
-// checkDuration checks a field that may be zero, or special. other is what can be written
-// in place of a duration.
+// checkDuration checks a field that may be zero, or special. other describes what a user can
+// write instead of a duration.
 func (Config) checkDuration(field string, d time.Duration, special bool, other string) error {
 	switch {
 	case d == 0 || special || d >= time.Millisecond:

@@ -67,7 +67,7 @@ func TestConfig_errors(t *testing.T) {
 	}
 }
 
-// configErrors gives cfg to all that take one.
+// configErrors returns the error of each function that takes cfg.
 func configErrors(cfg breaker.Config) map[string]error {
 	_, alone := breaker.New(cfg)
 	_, upstream := pillion.New("recipes", cfg)
@@ -92,8 +92,7 @@ func TestConfig_good(t *testing.T) {
 	}
 }
 
-// TestConfig_defaults looks at what the documented defaults do, for each way to get
-// them.
+// TestConfig_defaults checks the effect of the documented defaults, for each way to get them.
 func TestConfig_defaults(t *testing.T) {
 	policies := map[string]pillion.Policy{
 		"zero value":         breaker.Config{},
@@ -112,7 +111,7 @@ func TestConfig_defaults(t *testing.T) {
 				for range 20 {
 					call(broken(errBoom))
 				}
-				time.Sleep(10 * time.Second) // all of it is forgotten
+				time.Sleep(10 * time.Second) // all results leave the window
 				for i := range 20 {
 					if call(answer(http.StatusOK + i%2*300)) {
 						t.Fatalf("call %d of 20, half of them bad: got a refusal, want none", i)
@@ -120,7 +119,7 @@ func TestConfig_defaults(t *testing.T) {
 				}
 				time.Sleep(10*time.Second - 1)
 				if !call(answer(http.StatusOK)) {
-					t.Error("got no refusal of the call after, want one")
+					t.Error("got no refusal of the next call, want one")
 				}
 				time.Sleep(time.Second)
 				if !call(answer(http.StatusOK)) {
@@ -161,7 +160,7 @@ func TestConfig_neverOpens(t *testing.T) {
 	wantStatus(t, b, breaker.Status{Failure: 100})
 }
 
-// TestConfig_json has a Config come through JSON as it was.
+// TestConfig_json checks that a Config survives a round trip through JSON.
 func TestConfig_json(t *testing.T) {
 	cfg := breaker.GroupConfig{
 		Breaker: breaker.Config{Name: "n", Threshold: breaker.Zero, NonBreakCount: 7, Sleep: time.Minute, Period: time.Hour},
@@ -184,7 +183,7 @@ func TestConfig_json(t *testing.T) {
 	}
 }
 
-// TestNotMade uses policies that no constructor made.
+// TestNotMade uses policies not made by a constructor.
 func TestNotMade(t *testing.T) {
 	for want, policies := range map[string][]pillion.Policy{
 		"breaker: a *Breaker was not made by New or FromGobreaker": {(*breaker.Breaker)(nil), &breaker.Breaker{}},
@@ -214,7 +213,7 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// repeater stands for a retry policy.
+// repeater takes the role of a retry policy.
 type repeater struct{ pillion.AnyOrder }
 
 func (repeater) Place() policy.Place { return policy.Place{Rank: policy.Retries} }

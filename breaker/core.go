@@ -2,24 +2,24 @@ package breaker
 
 import "time"
 
-// verdict is what a call is told at the gate.
+// verdict is the decision about a call before it runs.
 type verdict uint8
 
 const (
 	refused verdict = iota // the circuit is open
 	normal                 // the circuit is closed
-	trial                  // the circuit is open, and this call finds out whether it still has to be
+	trial                  // the circuit is open, and this call tests the upstream
 )
 
-// core is Expeditor's breaker, without a clock, a lock or a name: instants are
-// given. It judges before a call and never after one.
+// core is Expeditor's breaker without a clock, a lock or a name: each method takes the current
+// time. It checks the counters before a call and never after one.
 type core struct {
 	threshold float64
-	volume    int64 // the least volume at which it can trip
+	volume    int64 // the smallest volume at which it can trip
 	sleep     time.Duration
 	window    window
 	open      bool
-	since     time.Duration // the opening, or the last trial let in
+	since     time.Duration // when it opened, or admitted the last trial
 }
 
 func newCore(threshold float64, volume int64, sleep, period, now time.Duration) core {
@@ -28,9 +28,9 @@ func newCore(threshold float64, volume int64, sleep, period, now time.Duration) 
 	return c
 }
 
-// admit judges a call. The one that finds the window bad enough opens the
-// circuit, and is refused itself. An open circuit lets one trial through each time
-// that more than sleep has passed since its opening or since the last trial began.
+// admit admits or refuses a call. The call that finds the threshold reached opens the circuit
+// and is refused. An open circuit admits a trial each time more than sleep has passed since it
+// opened or since the last trial began.
 func (c *core) admit(now time.Duration) verdict {
 	switch {
 	case !c.open:
@@ -52,15 +52,13 @@ func (c *core) tripping() bool {
 	return volume >= c.volume && float64(c.window.failing())/float64(volume) >= c.threshold
 }
 
-// harmless reports that no passage of time can make the window trip: what has
-// been counted holds too few failures, even if all successes left first. Then a call
-// may pass without a look at the clock.
-func (c *core) harmless() bool {
+// cannotTrip reports whether the window cannot trip however much time passes: it holds too few
+// failures even if all successes leave it first. Admission may then skip the lock and the clock.
+func (c *core) cannotTrip() bool {
 	return !c.open && c.threshold > 0 && float64(c.window.failing())/float64(c.volume) < c.threshold
 }
 
-// done counts how an admitted call ended. A trial that succeeded closes the
-// circuit first.
+// done counts an admitted call. A trial that succeeded first closes the circuit.
 func (c *core) done(v verdict, r Result, now time.Duration) {
 	if v == trial && r == Success {
 		c.reset(now)
@@ -68,21 +66,21 @@ func (c *core) done(v verdict, r Result, now time.Duration) {
 	c.record(r, now)
 }
 
-// record counts r and does nothing else.
+// record counts r. It does not open or close the circuit.
 func (c *core) record(r Result, now time.Duration) {
 	if r < resultCount {
 		c.window.add(now, r)
 	}
 }
 
-// reset closes the circuit and empties the window.
+// reset closes the circuit and resets the window.
 func (c *core) reset(now time.Duration) {
 	c.open, c.since = false, 0
 	c.window.reset(now)
 }
 
-// left is how long it is from now until the window holds no failure and the circuit, if it
-// is open, would admit a trial, provided that nothing happens. It is zero or less when both are so.
+// left returns the time from now until the window holds no failure and the circuit, if it is
+// open, would admit a trial, provided that no call comes. It is zero or less if both hold now.
 func (c *core) left(now time.Duration) time.Duration {
 	c.window.roll(now)
 	left := c.window.failingLeft(now)

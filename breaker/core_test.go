@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// TestCore_transitions has each state meet each event, at the instants that
-// matter. The golden traces say the same of longer stories.
+// TestCore_transitions checks each event in each state, at the instants that matter. The
+// golden traces check longer sequences.
 func TestCore_transitions(t *testing.T) {
 	const sleep, opened = time.Second, 5 * time.Second
 	closed := func(results ...Result) core {
@@ -41,29 +41,29 @@ func TestCore_transitions(t *testing.T) {
 		open  bool
 		count int64 // success, failure and timeout in the window
 	}{
-		"empty":                          {closed(), admit, 0, normal, false, 0},
-		"below the volume":               {closed(Failure, Failure, Failure), admit, 0, normal, false, 3},
-		"others are no volume":           {closed(Failure, Rejection, Break, Dependency, Ignored), admit, 0, normal, false, 1},
-		"below the ratio":                {closed(Failure, Success, Success, Success), admit, 0, normal, false, 4},
-		"at the ratio":                   {closed(Failure, Timeout, Success, Success), admit, 0, refused, true, 4},
-		"last moment of the window":      {closed(Failure, Failure, Failure, Failure), admit, 10*time.Second - 1, refused, true, 4},
-		"aged out":                       {closed(Failure, Failure, Failure, Failure), admit, 10 * time.Second, normal, false, 0},
-		"failure does not open":          {closed(Failure, Failure, Failure), done(normal, Failure), 0, normal, false, 4},
-		"open, at once":                  {open(), admit, opened, refused, true, 4},
-		"open, exactly sleep later":      {open(), admit, opened + sleep, refused, true, 4},
-		"open, more than sleep later":    {open(), admit, opened + sleep + 1, trial, true, 4},
-		"open, empty window":             {open(), admit, opened + time.Minute, trial, true, 4},
-		"open, before it was opened":     {open(), admit, 0, refused, true, 4},
-		"open, late success":             {open(), done(normal, Success), opened + 1, normal, true, 5},
-		"second trial, too early":        {inTrial(), admit, opened + 2*sleep + 1, refused, true, 4},
-		"second trial":                   {inTrial(), admit, opened + 2*sleep + 2, trial, true, 4},
-		"trial succeeds":                 {inTrial(), done(trial, Success), opened + 2*sleep, trial, false, 1},
-		"trial fails":                    {inTrial(), done(trial, Failure), opened + 2*sleep, trial, true, 5},
-		"trial is refused further in":    {inTrial(), done(trial, Rejection), opened + 2*sleep, trial, true, 4},
-		"trial is cancelled":             {inTrial(), done(trial, Ignored), opened + 2*sleep, trial, true, 4},
-		"trial that closed it long ago":  {closed(Failure, Failure), done(trial, Success), 1, trial, false, 1},
-		"trial that fails once closed":   {closed(Success), done(trial, Failure), 1, trial, false, 2},
-		"result that is none is ignored": {closed(Success), done(normal, Result(99)), 1, normal, false, 1},
+		"empty":                       {closed(), admit, 0, normal, false, 0},
+		"below the volume":            {closed(Failure, Failure, Failure), admit, 0, normal, false, 3},
+		"other results do not count":  {closed(Failure, Rejection, Break, Dependency, Ignored), admit, 0, normal, false, 1},
+		"below the ratio":             {closed(Failure, Success, Success, Success), admit, 0, normal, false, 4},
+		"at the ratio":                {closed(Failure, Timeout, Success, Success), admit, 0, refused, true, 4},
+		"last moment of the window":   {closed(Failure, Failure, Failure, Failure), admit, 10*time.Second - 1, refused, true, 4},
+		"aged out":                    {closed(Failure, Failure, Failure, Failure), admit, 10 * time.Second, normal, false, 0},
+		"failure does not open":       {closed(Failure, Failure, Failure), done(normal, Failure), 0, normal, false, 4},
+		"open, immediately":           {open(), admit, opened, refused, true, 4},
+		"open, exactly sleep later":   {open(), admit, opened + sleep, refused, true, 4},
+		"open, more than sleep later": {open(), admit, opened + sleep + 1, trial, true, 4},
+		"open, empty window":          {open(), admit, opened + time.Minute, trial, true, 4},
+		"open, before it was opened":  {open(), admit, 0, refused, true, 4},
+		"open, late success":          {open(), done(normal, Success), opened + 1, normal, true, 5},
+		"second trial, too early":     {inTrial(), admit, opened + 2*sleep + 1, refused, true, 4},
+		"second trial":                {inTrial(), admit, opened + 2*sleep + 2, trial, true, 4},
+		"trial succeeds":              {inTrial(), done(trial, Success), opened + 2*sleep, trial, false, 1},
+		"trial fails":                 {inTrial(), done(trial, Failure), opened + 2*sleep, trial, true, 5},
+		"trial is refused inside":     {inTrial(), done(trial, Rejection), opened + 2*sleep, trial, true, 4},
+		"trial is canceled":           {inTrial(), done(trial, Ignored), opened + 2*sleep, trial, true, 4},
+		"trial succeeds once closed":  {closed(Failure, Failure), done(trial, Success), 1, trial, false, 1},
+		"trial fails once closed":     {closed(Success), done(trial, Failure), 1, trial, false, 2},
+		"unknown result is ignored":   {closed(Success), done(normal, Result(99)), 1, normal, false, 1},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -128,16 +128,16 @@ func TestCore_random(t *testing.T) {
 			}
 		}
 	}
-	// A schedule in which nothing happens would prove nothing.
+	// Schedules without transitions would prove nothing.
 	if opened < 500 || closed < 500 {
 		t.Errorf("got %d openings and %d closings, want at least 500 of each", opened, closed)
 	}
 }
 
-// TestCore_harmless looks ahead: while a core is harmless a call at any later
-// instant must be let through, as long as nothing else is counted.
-func TestCore_harmless(t *testing.T) {
-	harmless := 0
+// TestCore_cannotTrip looks ahead: while a core cannot trip it must admit a call at any later
+// instant, as long as nothing else is counted.
+func TestCore_cannotTrip(t *testing.T) {
+	cannotTrip := 0
 	for seed := range uint64(200) {
 		s := newSchedule(seed)
 		now := time.Duration(0)
@@ -147,20 +147,20 @@ func TestCore_harmless(t *testing.T) {
 			if v := c.admit(now); v != refused {
 				c.done(v, s.result(i), now)
 			}
-			if !c.harmless() {
+			if !c.cannotTrip() {
 				continue
 			}
-			harmless++
+			cannotTrip++
 			later, at := c, now
 			for range 5 {
 				at += s.step(at, c.window.start, c.since)
 				if got := later.admit(at); got != normal {
-					t.Fatalf("seed %d, %+v, event %d: harmless at %v: got verdict %d at %v, want %d", seed, s.cfg, i, now, got, at, normal)
+					t.Fatalf("seed %d, %+v, event %d: cannotTrip at %v: got verdict %d at %v, want %d", seed, s.cfg, i, now, got, at, normal)
 				}
 			}
 		}
 	}
-	if harmless < 1000 {
-		t.Errorf("got a harmless core %d times, want at least 1000", harmless)
+	if cannotTrip < 1000 {
+		t.Errorf("got a cannotTrip core %d times, want at least 1000", cannotTrip)
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// fetch gets a URL, and shows how that went.
+// fetch gets a URL and prints the status or body.
 func fetch(client *http.Client, url string) error {
 	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, url, http.NoBody)
 	if err != nil {
@@ -32,7 +32,7 @@ func fetch(client *http.Client, url string) error {
 	return nil
 }
 
-// Calls through an upstream are refused as soon as too many have failed.
+// An upstream refuses calls once too many have failed.
 func ExampleConfig() {
 	recipes, err := pillion.New("recipes", breaker.Config{NonBreakCount: 3})
 	if err != nil {
@@ -54,8 +54,8 @@ func ExampleConfig() {
 	// refused
 }
 
-// OnStateChange hears of each opening and closing. It may use the breaker, here to
-// close it at once.
+// OnStateChange is called for each opening and closing. It may use the breaker, here to close
+// it immediately.
 func ExampleConfig_onStateChange() {
 	var b *breaker.Breaker
 	b, err := breaker.New(breaker.Config{
@@ -87,8 +87,8 @@ func ExampleConfig_onStateChange() {
 	// refused
 }
 
-// A breaker of one's own tells its counters. Given to several upstreams, it guards
-// them together.
+// New returns a breaker whose counters can be read. Upstreams that use the same breaker share
+// its state.
 func ExampleNew() {
 	b, err := breaker.New(breaker.Config{Name: "kitchen"})
 	if err != nil {
@@ -123,7 +123,7 @@ func ExampleNew() {
 	// closed {Success:1 Failure:1 Rejection:0 Timeout:0 Break:0 Dependency:0}
 }
 
-// The error joins all that is wrong with a configuration.
+// The error lists each invalid field of a configuration.
 func ExampleNew_errors() {
 	_, err := breaker.New(breaker.Config{Threshold: 50, Period: 3})
 	fmt.Println(err)
@@ -132,7 +132,7 @@ func ExampleNew_errors() {
 	// breaker: Config.Period: 3ns is below a millisecond, did you forget the unit? Write a duration such as 5*time.Second, or 0 for 10s
 }
 
-// A breaker can guard what is no call of an upstream.
+// A breaker can guard work that is not a call of an upstream.
 func ExampleBreaker_Admit() {
 	b, err := breaker.New(breaker.Config{Name: "printer", NonBreakCount: 2})
 	if err != nil {
@@ -142,10 +142,10 @@ func ExampleBreaker_Admit() {
 	printOut := func(work func() error) error {
 		ticket, err := b.Admit()
 		if err != nil {
-			b.Record(breaker.Break) // a refusal by hand is not counted by itself
+			b.Record(breaker.Break) // Admit does not count its refusals
 			return err
 		}
-		result := breaker.Failure // should work panic
+		result := breaker.Failure // in case work panics
 		defer func() { ticket.Done(result, err) }()
 		if err = work(); err == nil {
 			result = breaker.Success
@@ -164,8 +164,8 @@ func ExampleBreaker_Admit() {
 	// {Success:0 Failure:2 Rejection:0 Timeout:0 Break:1 Dependency:0}
 }
 
-// Results that a program learns of in other ways can be recorded. They show at the
-// next call.
+// Record counts a result that the program learned in another way. The next call checks the
+// counters.
 func ExampleBreaker_Record() {
 	b, err := breaker.New(breaker.Config{NonBreakCount: 3})
 	if err != nil {
@@ -184,7 +184,7 @@ func ExampleBreaker_Record() {
 	// open
 }
 
-// Who knows that an upstream is well again need not wait for a trial.
+// A program that knows that an upstream has recovered need not wait for a trial.
 func ExampleBreaker_ResetStatus() {
 	b, err := breaker.New(breaker.Config{NonBreakCount: 1})
 	if err != nil {
@@ -202,7 +202,7 @@ func ExampleBreaker_ResetStatus() {
 	// closed {Success:0 Failure:0 Rejection:0 Timeout:0 Break:0 Dependency:0}
 }
 
-// A refusal tells who refused, until when, and why.
+// The error of a refused call names the breaker, until when it refuses, and why.
 func ExampleOpenError() {
 	recipes, err := pillion.New("recipes", breaker.Config{NonBreakCount: 2})
 	if err != nil {
@@ -229,11 +229,11 @@ func ExampleOpenError() {
 	// 2 failures, newest first: [status 503 status 502]
 }
 
-// A Classify of one's own can leave most outcomes to the default.
+// A custom Classify can leave most outcomes to the default.
 func ExampleClassify() {
 	b, err := breaker.New(breaker.Config{Classify: func(o *policy.Outcome) breaker.Result {
 		if o.Code == http.StatusTooManyRequests {
-			return breaker.Rejection // full, and neither well nor ill
+			return breaker.Rejection // at its limit: neither a success nor a failure
 		}
 		return breaker.Classify(o)
 	}})
@@ -256,7 +256,7 @@ func ExampleClassify() {
 	// {Success:0 Failure:0 Rejection:1 Timeout:0 Break:0 Dependency:0}
 }
 
-// Each host has a breaker of its own: one that is down does not shut out the others.
+// Each host has a separate breaker: a host that is down does not affect the others.
 func ExampleGroupConfig() {
 	kitchens, err := pillion.New("kitchens", breaker.GroupConfig{
 		Breaker: breaker.Config{NonBreakCount: 1},
@@ -287,7 +287,7 @@ func ExampleGroupConfig() {
 	// 200
 }
 
-// A group of one's own tells its breakers, here one for each method.
+// NewGroup returns a group whose breakers can be read, here one for each method.
 func ExampleNewGroup() {
 	group, err := breaker.NewGroup(breaker.GroupConfig{
 		Breaker: breaker.Config{Name: "recipes"},
@@ -317,13 +317,13 @@ func ExampleNewGroup() {
 	// GET closed 1 0
 }
 
-// A program that has a gobreaker keeps it, with its settings. A two-step one judges
-// an answer when its body ends.
+// A program can keep its own gobreaker and its settings. A two-step gobreaker counts a response
+// when its body ends.
 func ExampleFromGobreaker() {
 	cb := gobreaker.NewTwoStepCircuitBreaker[*http.Response](gobreaker.Settings{
 		Name:        "recipes",
 		ReadyToTrip: func(counts gobreaker.Counts) bool { return counts.ConsecutiveFailures == 2 },
-		IsExcluded:  breaker.Excluded, // else callers who walk away open it
+		IsExcluded:  breaker.Excluded, // without it canceled calls open the gobreaker
 	})
 	b, err := breaker.FromGobreaker[*http.Response](cb)
 	if err != nil {
@@ -349,7 +349,7 @@ func ExampleFromGobreaker() {
 	// open 2
 }
 
-// GobreakerSettings brings a gobreaker as near to a Config as it goes.
+// GobreakerSettings returns the gobreaker settings that are closest to a Config.
 func ExampleGobreakerSettings() {
 	settings, err := breaker.GobreakerSettings(breaker.Config{Name: "recipes", Threshold: 0.25, NonBreakCount: 4})
 	if err != nil {
@@ -386,7 +386,7 @@ func ExampleGobreakerSettings() {
 	//  burnt
 }
 
-// Excluded can be part of a rule of one's own.
+// Excluded can be part of a custom rule.
 func ExampleExcluded() {
 	errNotFound := errors.New("not found")
 	settings := gobreaker.Settings{IsExcluded: func(err error) bool {

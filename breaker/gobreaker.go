@@ -12,24 +12,23 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// FromGobreaker makes a Breaker whose engine is the caller's own gobreaker, plain
-// or two-step, with whatever settings it has. The type argument is the gobreaker's and
-// must be written: FromGobreaker[*http.Response](cb). nil is an error.
+// FromGobreaker returns a Breaker whose engine is the caller's own gobreaker, plain or
+// two-step, with any settings. The type argument is the gobreaker's and must be written:
+// FromGobreaker[*http.Response](cb). A nil cb is an error.
 //
-// Each attempt is a request of the gobreaker. An answer that Classify calls a
-// Failure or a Timeout reaches it as an error, a 503 as a [*policy.StatusError]. A
-// plain gobreaker judges an answer by its head, since it offers nothing else; a two-step
-// one by its end, unless the head is bad. A plain one cannot be asked by hand: its Admit
-// always refuses. A refused call is an [*OpenError] that unwraps to gobreaker's error; its
-// Until is zero, for gobreaker does not tell.
+// Each attempt is a request of the gobreaker. The gobreaker receives an error for a response
+// that [Classify] calls a Failure or a Timeout; for a 503 this is a [*policy.StatusError]. A
+// plain gobreaker counts a response when its headers arrive. A two-step gobreaker counts it
+// when it ends, unless the headers are already a failure. A plain gobreaker cannot admit calls
+// through Admit, which always refuses. A refused call returns an [*OpenError] that unwraps to
+// gobreaker's error; its Until is zero, because gobreaker does not report it.
 //
-// Calls that were cancelled, refused inside the breaker or could not be sent
-// count as what gobreaker's IsExcluded makes of them: put [Excluded] there, or start from
-// [GobreakerSettings]. Without it a gobreaker counts them as failures, and opens
-// because callers walk away.
+// gobreaker's IsExcluded decides about calls that were canceled, refused inside the breaker or
+// could not be sent. Set it to [Excluded], or start from [GobreakerSettings]. Without it a
+// gobreaker counts these calls as failures, and opens when callers cancel calls.
 //
-// Status counts beside the gobreaker, over a period of 10s, since its own counts
-// know fewer kinds and are dropped at each change of state.
+// Status returns separate counters over a period of 10s: gobreaker's own counters have fewer
+// kinds of results, and each change of state resets them.
 func FromGobreaker[T any, B interface {
 	*gobreaker.CircuitBreaker[T] | *gobreaker.TwoStepCircuitBreaker[T]
 }](cb B) (*Breaker, error) {
@@ -50,9 +49,9 @@ func FromGobreaker[T any, B interface {
 	return &Breaker{engine: e, classify: Classify}, nil
 }
 
-// Excluded is what a gobreaker's Settings.IsExcluded should be: it reports whether
-// err is that of a call which says nothing of the upstream, because the caller
-// cancelled it, a limit refused it, or it could not be sent.
+// Excluded is for a gobreaker's Settings.IsExcluded. It reports whether err belongs to a call
+// that says nothing about the upstream: the caller canceled it, a limit refused it, or it could
+// not be sent.
 func Excluded(err error) bool {
 	if told, ok := errors.AsType[*verdictError](err); ok {
 		return !told.result.failing()
@@ -60,17 +59,18 @@ func Excluded(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, ErrOpen)
 }
 
-// GobreakerSettings maps a Config to gobreaker's settings, as near as they go:
-// the same ratio over the same window, the same sleep, one trial at a time, and [Excluded].
-// A Period that cannot be cut in ten whole nanoseconds is rounded up to one that can. What
-// stays different is told in the package documentation. Classify and OnStateChange have no
-// counterpart: they are errors. The error joins all that is wrong with cfg.
+// GobreakerSettings returns the gobreaker settings that are closest to cfg: the same ratio over
+// the same window, the same sleep, one trial at a time, and [Excluded]. It rounds Period up to
+// a multiple of ten nanoseconds. The package documentation lists the remaining differences.
+// Classify and OnStateChange have no counterpart: setting them is an error. The error joins one
+// error for each invalid field of cfg.
 func GobreakerSettings(cfg Config) (gobreaker.Settings, error) {
 	if err := errors.Join(cfg.check(), cfg.checkMapped()); err != nil {
 		return gobreaker.Settings{}, err
 	}
 	cfg = cfg.withDefaults()
-	// Rounded up, or gobreaker would make an eleventh; halved, for it adds a bucket to the longest.
+	// Rounded up, or gobreaker would add an eleventh bucket. At most half of the longest Duration,
+	// because gobreaker adds a bucket to it.
 	bucket := (min(cfg.Period, math.MaxInt64/2) + buckets - 1) / buckets
 	return gobreaker.Settings{
 		Name:         cfg.Name,
@@ -87,7 +87,7 @@ func GobreakerSettings(cfg Config) (gobreaker.Settings, error) {
 	}, nil
 }
 
-// checkMapped finds what has no counterpart in gobreaker's settings.
+// checkMapped reports the fields that have no counterpart in gobreaker's settings.
 func (c Config) checkMapped() error {
 	var bad []error
 	if c.Classify != nil {
@@ -99,8 +99,7 @@ func (c Config) checkMapped() error {
 	return errors.Join(bad...)
 }
 
-// verdictError carries what Classify found to a gobreaker, around the error
-// itself.
+// verdictError carries the result of Classify to a gobreaker, around the error itself.
 type verdictError struct {
 	result Result
 	err    error
@@ -110,7 +109,7 @@ func (e *verdictError) Error() string { return e.err.Error() }
 
 func (e *verdictError) Unwrap() error { return e.err }
 
-// engineError is what a gobreaker is told of a call: nil for a success.
+// engineError returns the error to report to a gobreaker: nil for a success.
 func engineError(r Result, f Failed) error {
 	switch {
 	case r == Success:
@@ -121,7 +120,7 @@ func engineError(r Result, f Failed) error {
 	return &verdictError{r, &policy.StatusError{Code: f.Code}}
 }
 
-// tally keeps Expeditor's counters beside a gobreaker.
+// tally keeps Expeditor's counters for a gobreaker.
 type tally struct {
 	epoch  time.Time
 	mu     sync.Mutex
@@ -156,7 +155,7 @@ func (t *tally) reset() {
 	t.window.reset(time.Since(t.epoch))
 }
 
-// refusal turns gobreaker's error into ours.
+// refusal converts gobreaker's error to an OpenError.
 func (t *tally) refusal(name string, err error, count bool) *OpenError {
 	if count {
 		t.record(Break)
@@ -185,7 +184,7 @@ func (e *twoStep[T]) done(t ticket, r Result, f Failed) {
 
 func (e *twoStep[T]) state() State { return fromGobreaker(e.cb.State()) }
 
-// runner is an engine that cannot judge an attempt later than when it returns.
+// runner is an engine that must count an attempt when it returns.
 type runner interface {
 	wrap(b *Breaker, next policy.Func) policy.Func
 }
@@ -196,13 +195,13 @@ type plain[T any] struct {
 	cb *gobreaker.CircuitBreaker[T]
 }
 
-var errPlain = errors.New("breaker: a plain gobreaker cannot be asked by hand: use a two-step one")
+var errPlain = errors.New("breaker: a plain gobreaker has no Admit: use a two-step gobreaker")
 
 func (e *plain[T]) admit(bool) (ticket, *OpenError) {
 	return ticket{}, &OpenError{Name: e.cb.Name(), Err: errPlain}
 }
 
-// done has nothing to do: admit lets nothing in.
+// done does nothing: admit refuses all calls.
 func (e *plain[T]) done(ticket, Result, Failed) {}
 
 func (e *plain[T]) state() State { return fromGobreaker(e.cb.State()) }
@@ -219,7 +218,7 @@ func (e *plain[T]) wrap(b *Breaker, next policy.Func) policy.Func {
 		_, err := e.cb.Execute(func() (none T, err error) {
 			ran = true
 			r := Failure
-			defer func() { e.record(r) }() // a panic counts as one
+			defer func() { e.record(r) }() // a panic counts as a Failure
 			defer endLoudly(&exited)
 			o = next(ctx, c)
 			exited = false
@@ -233,12 +232,11 @@ func (e *plain[T]) wrap(b *Breaker, next policy.Func) policy.Func {
 	}
 }
 
-// errExited stands for runtime.Goexit within Execute.
+// errExited represents runtime.Goexit in Execute.
 var errExited = errors.New("breaker: the call ended its goroutine")
 
-// endLoudly makes a panic of an end of the goroutine by runtime.Goexit. A plain gobreaker
-// does not notice one, and would wait for the end of that trial forever. It is deferred
-// directly.
+// endLoudly turns runtime.Goexit into a panic. A plain gobreaker does not notice Goexit, and
+// would wait forever for the end of that trial. It must be deferred directly.
 func endLoudly(exited *bool) {
 	if !*exited {
 		return
@@ -249,7 +247,7 @@ func endLoudly(exited *bool) {
 	panic(errExited)
 }
 
-// endQuietly undoes that outside of the gobreaker: the runtime goes on to end the goroutine.
+// endQuietly undoes endLoudly outside the gobreaker: the runtime then ends the goroutine.
 func endQuietly(p any) {
 	if err, _ := p.(error); p != nil && !errors.Is(err, errExited) {
 		panic(p)

@@ -67,7 +67,7 @@ func eachEngine(t *testing.T, test func(engineCase)) {
 	}
 }
 
-// settings are those for cfg.
+// settings returns the gobreaker settings for cfg.
 func settings(t *testing.T, cfg breaker.Config) gobreaker.Settings {
 	t.Helper()
 	s, err := breaker.GobreakerSettings(cfg)
@@ -106,7 +106,7 @@ func TestFromGobreaker(t *testing.T) {
 			t.Fatalf("got error %v, want an OpenError that is ErrOpen and %v", err, gobreaker.ErrOpenState)
 		}
 		if refusal.Name != "own" || !refusal.Until.IsZero() || refusal.Status != (breaker.Status{Failure: 6, Break: 1}) {
-			t.Errorf("got refusal %+v, want the gobreaker's name, no instant, and the counters", refusal)
+			t.Errorf("got refusal %+v, want the gobreaker's name, no Until, and the counters", refusal)
 		}
 		if want := "breaker: own: circuit open: circuit breaker is open"; err.Error() != want {
 			t.Errorf("got text %s, want %s", err, want)
@@ -118,7 +118,7 @@ func TestFromGobreaker(t *testing.T) {
 			t.Errorf("got error %v for a trial, want none", err)
 		}
 		wantState(t, b, breaker.Closed)
-		wantStatus(t, b, breaker.Status{Success: 1}) // what came before has left the window
+		wantStatus(t, b, breaker.Status{Success: 1}) // earlier results have left the window
 
 		b.Record(breaker.Dependency)
 		b.Record(breaker.Ignored)
@@ -128,8 +128,8 @@ func TestFromGobreaker(t *testing.T) {
 	})
 }
 
-// TestFromGobreaker_whenJudged has a plain gobreaker go by the head, and a two-step
-// one by the end.
+// TestFromGobreaker_whenJudged checks that a plain gobreaker counts at the response headers, and
+// a two-step one at the end.
 func TestFromGobreaker_whenJudged(t *testing.T) {
 	eachEngine(t, func(c engineCase) {
 		t, engine := c.T, c.engine
@@ -165,8 +165,8 @@ func TestFromGobreaker_panicPassesThrough(t *testing.T) {
 	})
 }
 
-// TestFromGobreaker_excluded has 200 callers walk away. With Excluded they count
-// nowhere, nor do refusals further in; without it they open the gobreaker.
+// TestFromGobreaker_excluded cancels 200 calls. With Excluded neither they nor refusals inside
+// the breaker are counted; without it they open the gobreaker.
 func TestFromGobreaker_excluded(t *testing.T) {
 	cancelled := func(t *testing.T, u *pillion.Upstream) {
 		t.Helper()
@@ -208,9 +208,9 @@ func TestFromGobreaker_excluded(t *testing.T) {
 	})
 }
 
-// TestFromGobreaker_cancelledInTheBody is about calls that a two-step gobreaker
-// hears of when their caller leaves, long after the head.
-func TestFromGobreaker_cancelledInTheBody(t *testing.T) {
+// TestFromGobreaker_canceledInTheBody checks calls that are canceled long after the response
+// headers, which a two-step gobreaker counts only then.
+func TestFromGobreaker_canceledInTheBody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := engines["two-step"](t, settings(t, breaker.Config{NonBreakCount: 1}))
 		u := newUpstream(t, b)
@@ -225,7 +225,7 @@ func TestFromGobreaker_cancelledInTheBody(t *testing.T) {
 	})
 }
 
-// TestFromGobreaker_isSuccessful shows a caller's own judge the error itself.
+// TestFromGobreaker_isSuccessful checks that a custom IsSuccessful receives the original error.
 func TestFromGobreaker_isSuccessful(t *testing.T) {
 	eachEngine(t, func(c engineCase) {
 		t, engine := c.T, c.engine
@@ -248,11 +248,11 @@ func TestFromGobreaker_isSuccessful(t *testing.T) {
 		if len(seen) != 13 {
 			t.Fatalf("got %d errors, want one for each of 13 calls", len(seen))
 		}
-		if got, want := seen[0].Error(), "upstream answered 501"; got != want {
+		if got, want := seen[0].Error(), "upstream responded with status 501"; got != want {
 			t.Errorf("got text %q, want %q", got, want)
 		}
 		if seen[10] != nil {
-			t.Errorf("got error %v of a good call, want none", seen[10])
+			t.Errorf("got error %v for a good call, want none", seen[10])
 		}
 		if _, ok := errors.AsType[*pillion.UpstreamError](seen[11]); !ok || !errors.Is(seen[11], errBoom) {
 			t.Errorf("got error %v, want an UpstreamError around %v", seen[11], errBoom)
@@ -263,7 +263,7 @@ func TestFromGobreaker_isSuccessful(t *testing.T) {
 	})
 }
 
-// TestFromGobreaker_halfOpen lets one trial through at a time.
+// TestFromGobreaker_halfOpen checks that one trial runs at a time.
 func TestFromGobreaker_halfOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := engines["two-step"](t, settings(t, breaker.Config{NonBreakCount: 1, Sleep: time.Second}))
@@ -286,7 +286,7 @@ func TestFromGobreaker_byHand(t *testing.T) {
 		for range 6 {
 			ticket, err := b.Admit()
 			if err != nil || ticket.Trial() {
-				t.Fatalf("got trial %t, error %v, want an ordinary call", ticket.Trial(), err)
+				t.Fatalf("got trial %t, error %v, want an admitted call that is no trial", ticket.Trial(), err)
 			}
 			ticket.Done(breaker.Timeout, errBoom)
 		}
@@ -298,14 +298,14 @@ func TestFromGobreaker_byHand(t *testing.T) {
 	t.Run("plain", func(t *testing.T) {
 		b := engines["plain"](t, gobreaker.Settings{})
 		_, err := b.Admit()
-		if want := "breaker: a plain gobreaker cannot be asked by hand: use a two-step one"; err == nil || !errors.Is(err, breaker.ErrOpen) ||
+		if want := "breaker: a plain gobreaker has no Admit: use a two-step gobreaker"; err == nil || !errors.Is(err, breaker.ErrOpen) ||
 			errors.Unwrap(err) == nil || errors.Unwrap(err).Error() != want {
 			t.Errorf("got error %v, want one that is ErrOpen around %s", err, want)
 		}
 	})
 }
 
-// TestFromGobreaker_shared has one gobreaker guard two upstreams, many calls at once.
+// TestFromGobreaker_shared makes concurrent calls to two upstreams guarded by one gobreaker.
 func TestFromGobreaker_shared(t *testing.T) {
 	eachEngine(t, func(c engineCase) {
 		t, engine := c.T, c.engine
@@ -332,9 +332,9 @@ func TestExcluded(t *testing.T) {
 	}{
 		"none":                 {nil, false},
 		"failure":              {errBoom, false},
-		"time-out":             {context.DeadlineExceeded, false},
+		"timeout":              {context.DeadlineExceeded, false},
 		"cancelled":            {context.Canceled, true},
-		"cancelled, wrapped":   {fmt.Errorf("call: %w", context.Canceled), true},
+		"canceled, wrapped":    {fmt.Errorf("call: %w", context.Canceled), true},
 		"refused by a breaker": {&breaker.OpenError{}, true},
 	}
 	for name, tt := range tests {
@@ -346,7 +346,7 @@ func TestExcluded(t *testing.T) {
 	}
 }
 
-// TestGobreakerSettings has a gobreaker do what its Config says, as near as it can.
+// TestGobreakerSettings checks that a gobreaker follows a Config as closely as it can.
 func TestGobreakerSettings(t *testing.T) {
 	eachEngine(t, func(c engineCase) {
 		t, engine := c.T, c.engine
@@ -355,12 +355,12 @@ func TestGobreakerSettings(t *testing.T) {
 		good, bad := text(http.StatusOK), text(http.StatusBadGateway)
 		_ = get(t, u, bad)
 		_ = get(t, u, bad)
-		time.Sleep(20 * time.Second) // these are forgotten
+		time.Sleep(20 * time.Second) // these leave the window
 		for range 6 {
 			_ = get(t, u, good)
 		}
 		_ = get(t, u, bad)
-		for range 5 { // no volume
+		for range 5 { // not part of the volume
 			walkAway(t, u)
 		}
 		wantState(t, b, breaker.Closed)
@@ -383,11 +383,11 @@ func TestGobreakerSettings_fields(t *testing.T) {
 		cfg                       breaker.Config
 		interval, bucket, timeout time.Duration
 	}{
-		"defaults":             {breaker.Config{}, 10 * time.Second, time.Second, time.Second},
-		"no sleep":             {breaker.Config{Sleep: breaker.Zero}, 10 * time.Second, time.Second, 1},
-		"not to be cut evenly": {breaker.Config{Period: time.Second + 1}, time.Second + 10, time.Second/10 + 1, time.Second},
-		"longest":              {breaker.Config{Period: math.MaxInt64}, math.MaxInt64/2 + 7, math.MaxInt64/20 + 1, time.Second},
-		"smallest":             {breaker.Config{Period: time.Millisecond + 9}, time.Millisecond + 10, time.Millisecond/10 + 1, time.Second},
+		"defaults":          {breaker.Config{}, 10 * time.Second, time.Second, time.Second},
+		"no sleep":          {breaker.Config{Sleep: breaker.Zero}, 10 * time.Second, time.Second, 1},
+		"period rounded up": {breaker.Config{Period: time.Second + 1}, time.Second + 10, time.Second/10 + 1, time.Second},
+		"longest":           {breaker.Config{Period: math.MaxInt64}, math.MaxInt64/2 + 7, math.MaxInt64/20 + 1, time.Second},
+		"smallest":          {breaker.Config{Period: time.Millisecond + 9}, time.Millisecond + 10, time.Millisecond/10 + 1, time.Second},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -396,7 +396,7 @@ func TestGobreakerSettings_fields(t *testing.T) {
 			if got.Name != name || got.MaxRequests != 1 {
 				t.Errorf("got name %q and %d trials, want %q and 1", got.Name, got.MaxRequests, name)
 			}
-			gobreaker.NewCircuitBreaker[any](got) // must find the lengths possible
+			gobreaker.NewCircuitBreaker[any](got) // panics on impossible lengths
 			if got.Interval != tt.interval || got.BucketPeriod != tt.bucket || got.Timeout != tt.timeout {
 				t.Errorf("got interval %v in %v, timeout %v, want %v in %v, %v",
 					got.Interval, got.BucketPeriod, got.Timeout, tt.interval, tt.bucket, tt.timeout)

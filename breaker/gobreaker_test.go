@@ -7,9 +7,9 @@ import (
 	"github.com/sony/gobreaker/v2"
 )
 
-// TestGobreakerSettings_golden measures how near a gobreaker with GobreakerSettings
-// comes to the rules of this package: on how many of the recorded traces that ask for
-// nothing it lacks it admits the same calls.
+// TestGobreakerSettings_golden measures how close a gobreaker with GobreakerSettings is to the
+// rules of this package. It counts the recorded traces on which both admit the same calls, and
+// leaves out traces that need features gobreaker lacks.
 func TestGobreakerSettings_golden(t *testing.T) {
 	same, all := 0, 0
 	for _, tr := range readTraces(t) {
@@ -39,8 +39,8 @@ func TestGobreakerSettings_golden(t *testing.T) {
 	}
 }
 
-// sameCalls reports whether s lets the same calls run as the trace tells, up to
-// the end or the first that is not.
+// sameCalls reports whether s admits the same calls as the trace. It stops at the first
+// difference.
 func (tr trace) sameCalls(t *testing.T, s subject) bool {
 	t.Helper()
 	flying := map[int]func(string){}

@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// The one documented difference of the breaker, in docs/expeditor.md under "bucket edges": the
-// gem numbers its buckets with doubles, so that an event on an edge that is no finite binary
-// fraction can fall one bucket early. The rule plays a trace both ways. It applies where the
-// gem's arithmetic sees what was recorded, and whole nanoseconds see something else.
+// The breaker has one documented difference, in docs/expeditor.md under "bucket edges". The gem
+// numbers its buckets with doubles, so that an event on an edge that is no finite binary
+// fraction can fall one bucket early. The rule replays a trace with both arithmetics. It applies
+// if the gem's arithmetic reproduces the recording and whole nanoseconds do not.
 
-// gemWindow is the gem's window, with its arithmetic: RollingNumber of
+// gemWindow is the gem's window with the gem's arithmetic. Mirrors RollingNumber of
 // lib/expeditor/rolling_number.rb.
 type gemWindow struct {
 	width float64
@@ -29,8 +29,8 @@ func newGemWindow(period time.Duration) *gemWindow {
 
 func seconds(d time.Duration) *big.Rat { return big.NewRat(int64(d), int64(time.Second)) }
 
-// rubyFloat is what Ruby makes of the difference of two of its times: whole nanoseconds are
-// divided as doubles, fractions by their parts, if these are small integers.
+// rubyFloat returns the difference of two Ruby times as Ruby converts it to a float: whole
+// nanoseconds are divided as doubles, fractions by their parts if these are small integers.
 func rubyFloat(d *big.Rat) float64 {
 	ns := new(big.Rat).Mul(d, big.NewRat(int64(time.Second), 1))
 	if ns.IsInt() && ns.Num().IsInt64() {
@@ -73,7 +73,7 @@ func (w *gemWindow) sum() (sum counts) {
 	return sum
 }
 
-// slowSubject plays traces on a slowBreaker.
+// slowSubject replays traces on a slowBreaker.
 type slowSubject struct {
 	*slowBreaker
 	now time.Duration
@@ -107,7 +107,7 @@ func (s *slowSubject) look() (Status, bool) {
 	return s.window.sum().status(), s.open
 }
 
-// asTheGem plays the trace with the gem's arithmetic, exactly with whole numbers.
+// asTheGem replays the trace with the gem's arithmetic, or exactly with whole numbers.
 func (tr trace) asTheGem(t *testing.T) []traceEvent {
 	t.Helper()
 	cfg := tr.Config.config()
@@ -119,7 +119,7 @@ func (tr trace) exactly(t *testing.T) []traceEvent {
 	return tr.seenBy(t, &slowSubject{slowBreaker: newSlowBreaker(tr.Config.config(), 0)})
 }
 
-// seenBy returns the events with what s shows of each. A call that s refuses has no end.
+// seenBy returns the events as s reports them. A call that s refuses has no end.
 func (tr trace) seenBy(t *testing.T, s subject) []traceEvent {
 	t.Helper()
 	flying := map[int]func(string){}
@@ -150,8 +150,8 @@ func sameEvents(a, b []traceEvent) bool {
 	})
 }
 
-// applyRule changes what is expected of a trace that shows the difference, and reports
-// whether it does.
+// applyRule changes the expectations of a trace that shows the difference. It reports whether
+// the trace does.
 func (tr *trace) applyRule(t *testing.T) bool {
 	t.Helper()
 	exact := tr.exactly(t)
@@ -162,17 +162,17 @@ func (tr *trace) applyRule(t *testing.T) bool {
 	return true
 }
 
-// TestRule_explainsTheRecordings has the gem's arithmetic see all that was recorded.
+// TestRule_explainsTheRecordings checks that the gem's arithmetic reproduces each recording.
 func TestRule_explainsTheRecordings(t *testing.T) {
 	for _, tr := range readTraces(t) {
 		if !sameEvents(tr.Events, tr.asTheGem(t)) {
-			t.Errorf("%s: got something else from the gem's arithmetic, want what was recorded", tr.Name)
+			t.Errorf("%s: got another result from the gem's arithmetic, want the recorded one", tr.Name)
 		}
 	}
 }
 
-// TestRule_randomTraces proves the rule on traces whose periods and instants nobody recorded:
-// the gem's arithmetic stands for the recording.
+// TestRule_randomTraces checks the rule on traces with random periods and instants. The gem's
+// arithmetic takes the place of the recording.
 func TestRule_randomTraces(t *testing.T) {
 	const traces = 400
 	different := 0
@@ -185,11 +185,11 @@ func TestRule_randomTraces(t *testing.T) {
 		tr.replay(t, newCoreSubject(tr.Config), true)
 	}
 	if different < traces/20 || different > traces*3/4 {
-		t.Errorf("got %d of %d traces with a difference, want some, and not most", different, traces)
+		t.Errorf("got %d of %d traces with a difference, want some, but not most", different, traces)
 	}
 }
 
-// randomTrace makes calls that are often on the edges of buckets.
+// randomTrace returns a trace whose calls are often on bucket edges.
 func randomTrace(r *rand.Rand) *trace {
 	period := []int64{1_000_000, 3_000_000, 700_000, 2_500_000, 10_000_000, 1 + r.Int64N(20_000_000)}[r.IntN(6)] + 1000
 	if r.IntN(2) == 0 {

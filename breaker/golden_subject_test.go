@@ -12,7 +12,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// realSubjects are the ways in which a program uses a Breaker.
+// realSubjects are the ways a program uses a Breaker.
 var realSubjects = map[string]func(*testing.T, traceConfig) subject{
 	"by hand":  newHandSubject,
 	"upstream": newUpstreamSubject,
@@ -32,7 +32,7 @@ func newCoreSubject(cfg traceConfig) *coreSubject {
 	return &coreSubject{core: newCore(c.Threshold, int64(c.NonBreakCount), c.Sleep, c.Period, 0)}
 }
 
-// coreOf is the core that a circuit made of cfg would have.
+// coreOf returns the core of a circuit with cfg.
 func coreOf(cfg Config, now time.Duration) core {
 	cfg = cfg.withDefaults()
 	return newCore(cfg.Threshold, int64(cfg.NonBreakCount), cfg.Sleep, cfg.Period, now)
@@ -66,7 +66,7 @@ func (s *coreSubject) look() (Status, bool) {
 	return s.core.window.sum.status(), s.core.open
 }
 
-// handSubject asks a Breaker by hand, under the clock of a synctest bubble.
+// handSubject uses a Breaker through Admit and Done, under the clock of a synctest bubble.
 type handSubject struct {
 	breaker *Breaker
 	epoch   time.Time
@@ -106,8 +106,8 @@ func (s *handSubject) reset() { s.breaker.ResetStatus() }
 
 func (s *handSubject) look() (Status, bool) { return s.breaker.Status(), s.breaker.State() == Open }
 
-// upstreamSubject makes real calls through an upstream with a Breaker: functions,
-// and, where a call is to stay under way, HTTP answers whose body is not over.
+// upstreamSubject makes real calls through an upstream with a Breaker: functions, and, for a
+// call that must stay in progress, HTTP responses whose body has not ended.
 type upstreamSubject struct {
 	handSubject
 	upstream *pillion.Upstream
@@ -128,7 +128,7 @@ func newUpstreamSubject(t *testing.T, cfg traceConfig) subject {
 	return &upstreamSubject{handSubject{b, time.Now()}, u}
 }
 
-// toldError ends a call as a trace tells.
+// toldError ends a call with the result that a trace asks for.
 type toldError struct{ result Result }
 
 func (e *toldError) Error() string { return e.result.String() }
@@ -140,7 +140,7 @@ func classifyTold(o *policy.Outcome) Result {
 	return Classify(o)
 }
 
-// told is what a call fails with that is to end with out.
+// told returns the error that ends a call with out, nil for a success.
 func told(out string) error {
 	if r := traceResults[out]; r != Success {
 		return &toldError{r}
@@ -149,7 +149,7 @@ func told(out string) error {
 }
 
 func (s *upstreamSubject) run(out string) (ran bool) {
-	defer func() { _ = recover() }() // of a fatal one
+	defer func() { _ = recover() }() // a fatal call panics
 	_, _ = pillion.Do(context.Background(), s.upstream, func(context.Context) (any, error) {
 		ran = true
 		if out == "fatal" {
@@ -167,7 +167,7 @@ func (s *upstreamSubject) begin() (end func(string), ran bool) {
 	})
 	req, err := http.NewRequest(http.MethodGet, "http://golden/", http.NoBody)
 	if err != nil {
-		panic(err) // the request is fixed
+		panic(err) // the request is constant
 	}
 	resp, err := s.upstream.Transport(base).RoundTrip(req)
 	if err != nil {
@@ -189,7 +189,7 @@ func (b *toldBody) Read([]byte) (int, error) { return 0, b.err }
 
 func (b *toldBody) Close() error { return nil }
 
-// roundTrip is a function as http.RoundTripper.
+// roundTrip adapts a function to http.RoundTripper.
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }

@@ -15,15 +15,15 @@ import (
 	"time"
 )
 
-// TestGolden replays what the Ruby gem did: through the core, whose instants are
-// given, and through the two ways in which programs use a Breaker, under a fake clock.
+// TestGolden replays recordings of the Ruby gem: on the core, which takes the time as an
+// argument, and on the two ways in which programs use a Breaker, under a fake clock.
 func TestGolden(t *testing.T) {
 	traces := readTraces(t)
 	same, different, failing := 0, 0, 0
 	for _, tr := range traces {
 		t.Run(tr.Name, func(t *testing.T) {
 			changed := tr.applyRule(t)
-			defer func() { // a replay that fails ends the test
+			defer func() { // a failed replay ends the test
 				switch {
 				case t.Failed():
 					failing++
@@ -39,7 +39,7 @@ func TestGolden(t *testing.T) {
 					t.Run(name, func(t *testing.T) {
 						synctest.Test(t, func(t *testing.T) { tr.replay(t, subject(t, tr.Config), true) })
 					})
-					// A look at the counters rolls the window, and so may hide what a call does not do.
+					// Reading the counters rolls the window, which can hide that a call does not.
 					t.Run(name+" unseen", func(t *testing.T) {
 						synctest.Test(t, func(t *testing.T) { tr.replay(t, subject(t, tr.Config), false) })
 					})
@@ -48,18 +48,17 @@ func TestGolden(t *testing.T) {
 		})
 	}
 	if os.Getenv("PILLION_GOLDEN_EXPEDITOR") == "" && different == 0 {
-		t.Error("got no trace that needs the rule of bucket edges, want one")
+		t.Error("got no trace that needs the rule for bucket edges, want one")
 	}
 	t.Logf("golden expeditor: %d cases, %d same, %d documented differences, 0 not yet, %d failing",
 		len(traces), same, different, failing)
 }
 
-// trace is one recording of the gem. testdata/expeditor/README.md tells what the
-// fields mean.
+// trace is one recording of the gem. testdata/expeditor/README.md describes the fields.
 type trace struct {
 	Kind   string       `json:"kind"`
 	Name   string       `json:"name"`
-	Float  bool         `json:"float_edge"` // it shows the gem's arithmetic
+	Float  bool         `json:"float_edge"` // it depends on the gem's arithmetic
 	Note   string       `json:"note"`
 	Seed   int64        `json:"seed"`
 	Config traceConfig  `json:"config"`
@@ -84,17 +83,17 @@ type traceEvent struct {
 	Open *bool   `json:"open"`
 }
 
-// goldenFiles are those that this package must agree with.
+// goldenFiles are the recordings that this package must reproduce.
 var goldenFiles = []string{"breaker_scripted.jsonl", "breaker_random.jsonl", "breaker_float_quirks.jsonl"}
 
-// traceResults is how the outcomes in traces are counted.
+// traceResults maps the outcomes in traces to results.
 var traceResults = map[string]Result{
 	"success": Success, "failure": Failure, "fatal": Failure, "rejection": Rejection,
 	"timeout": Timeout, "break": Break, "dependency": Dependency,
 }
 
-// readTraces reads all traces of the golden directory. There must be some, and
-// all must be understood.
+// readTraces reads all traces of the golden directory. It fails if there is none, or one that
+// is invalid.
 func readTraces(t *testing.T) []trace {
 	t.Helper()
 	dir := os.Getenv("PILLION_GOLDEN_EXPEDITOR")
@@ -145,8 +144,7 @@ func parseTrace(line []byte) (trace, error) {
 	return tr, nil
 }
 
-// check reports an event that lacks something, has something too much, or has a
-// word that is not known.
+// check reports an event with a missing field, an extra field or an unknown word.
 func (e traceEvent) check() error {
 	_, knownOut := traceResults[e.Out]
 	_, knownKind := traceResults[e.Kind]
@@ -185,7 +183,7 @@ func (e traceEvent) status() Status { return counts(e.St).status() }
 
 func (e traceEvent) instant() time.Duration { return time.Duration(*e.At) * time.Microsecond }
 
-// config is the Config that makes a breaker like the recorded one.
+// config returns the Config of a breaker like the recorded one.
 func (c traceConfig) config() Config {
 	cfg := Config{Name: "golden"}
 	if c.Threshold != nil {
@@ -206,7 +204,7 @@ func (c traceConfig) config() Config {
 	return cfg
 }
 
-// thresholdOf is the Threshold for one of the gem's. Above 1 it never opens.
+// thresholdOf converts a threshold of the gem to a Threshold. Above 1 the gem's circuit never opens.
 func thresholdOf(t float64) float64 {
 	switch {
 	case t == 0:
@@ -221,25 +219,25 @@ func (tr trace) stepsBack() bool {
 	return !slices.IsSortedFunc(tr.Events, func(a, b traceEvent) int { return int(*a.At - *b.At) })
 }
 
-// has reports whether the trace has an event of one of the kinds.
+// has reports whether the trace has an event with one of the ops.
 func (tr trace) has(ops ...string) bool {
 	return slices.ContainsFunc(tr.Events, func(e traceEvent) bool { return slices.Contains(ops, e.Op) })
 }
 
-// subject is a breaker that a trace is replayed on.
+// subject is a breaker on which a trace is replayed.
 type subject interface {
 	advance(at time.Duration)
-	// run makes a call that ends with out at once, if it is let in.
+	// run makes a call that, if it is admitted, ends with out immediately.
 	run(out string) (ran bool)
-	// begin makes a call that ends when end is called, if it is let in.
+	// begin makes a call that, if it is admitted, ends when end is called.
 	begin() (end func(out string), ran bool)
 	record(r Result)
 	reset()
 	look() (Status, bool)
 }
 
-// replay makes all of the trace's events happen to s. Only if it looks does it
-// compare the counters and the flag after each event; else after the last one.
+// replay applies the trace's events to s. If looks is set it compares the counters and the flag
+// after each event, else only after the last one.
 func (tr trace) replay(t *testing.T, s subject, looks bool) {
 	t.Helper()
 	flying := map[int]func(string){}
@@ -255,12 +253,12 @@ func (tr trace) replay(t *testing.T, s subject, looks bool) {
 				i, e.Op, e.instant(), st, open, e.status(), *e.Open)
 		}
 	}
-	for _, end := range flying { // so that nothing is left of a real call
+	for _, end := range flying { // no real call may remain
 		end("success")
 	}
 }
 
-// happen makes one event happen to s.
+// happen applies one event to s.
 func happen(t *testing.T, s subject, e traceEvent, flying map[int]func(string)) (ran bool) {
 	t.Helper()
 	s.advance(e.instant())
@@ -276,7 +274,7 @@ func happen(t *testing.T, s subject, e traceEvent, flying map[int]func(string)) 
 	case "end":
 		end, ok := flying[e.ID]
 		if !ok {
-			t.Fatalf("end of call %d, which is not under way", e.ID)
+			t.Fatalf("end of call %d, which is not in progress", e.ID)
 		}
 		end(e.Out)
 		delete(flying, e.ID)
@@ -288,8 +286,8 @@ func happen(t *testing.T, s subject, e traceEvent, flying map[int]func(string)) 
 	return false
 }
 
-// TestParseTrace has traces that are not as they should be found out, for a replay
-// that skips what it does not know proves nothing.
+// TestParseTrace checks that invalid traces are rejected: a replay that skips what it does not
+// know proves nothing.
 func TestParseTrace(t *testing.T) {
 	const head, tail = `{"kind":"breaker","name":"n","config":{},"events":[`, `]}`
 	const seen = `"at":1,"st":[0,0,0,0,0,0],"open":false`

@@ -13,37 +13,37 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// DefaultMaxKeys is the bound of a GroupConfig that names none.
+// DefaultMaxKeys is the default of MaxKeys.
 const DefaultMaxKeys = 1000
 
-// GroupConfig describes breakers that are made as they are needed, one for each
-// key: each host, each route. It is a policy: each upstream that it is given to has a
-// group of its own. Make it with [NewGroup] to read its breakers.
+// GroupConfig configures a group of breakers, one per key, such as a host or a route. The
+// group makes a breaker when its key is first used. It is a policy: each upstream that uses it
+// has a separate group. Use [NewGroup] to read a group's breakers.
 type GroupConfig struct {
-	// Breaker is what each breaker of the group is like. Its Name stands before the key in
-	// the names of the breakers; empty means the name of the upstream.
+	// Breaker configures each breaker of the group. Its Name is a prefix of the breakers'
+	// names, before the key. An empty Name means the name of the upstream.
 	Breaker Config `json:"breaker"`
 
-	// Key finds the key of a call. It must be safe for concurrent use, and have few values: a
-	// route, not a URL. A key longer than 256 bytes is cut, with a hash of the whole at its end.
-	// Nil means [ByAuthority].
+	// Key returns the key of a call. It must be safe for concurrent use and return few distinct
+	// values: a route, not a URL. A key longer than 256 bytes is cut; the cut key ends with a
+	// hash of the whole. Nil means [ByAuthority].
 	Key func(*policy.Call) string `json:"-"`
 
-	// MaxKeys bounds how many breakers there are. Beyond it one is forgotten: one without a
-	// failure in its period if there is one, else a closed one, the least recently used first.
-	// An open one is forgotten when its sleep and its failures' period are over, not before.
-	// While all are open, further keys share one breaker. Zero means 1000; negative is an
-	// error.
+	// MaxKeys is the maximum number of breakers. At the limit a new key evicts a breaker: one
+	// without a failure in its period, else a closed one, the least recently used first. An
+	// open breaker is not evicted before its sleep has passed and its failures have left its
+	// period. While all breakers are open, new keys share one breaker. Zero means 1000;
+	// negative is an error.
 	MaxKeys int `json:"max_keys,omitempty"`
 }
 
-// ByAuthority is the host and port that a call asks for.
+// ByAuthority returns the host and port of a call's request, as the request states them.
 func ByAuthority(c *policy.Call) string { return c.Request().Authority }
 
-// Place is inside of what retries or hedges.
+// Place returns a place inside retry and hedge policies.
 func (GroupConfig) Place() policy.Place { return place() }
 
-// Wrap makes the group of one upstream.
+// Wrap makes the group of an upstream and wraps next with it.
 func (c GroupConfig) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	if c.Breaker.Name == "" {
 		c.Breaker.Name = s.Upstream()
@@ -67,14 +67,14 @@ func (c GroupConfig) check() error {
 type Group struct {
 	cfg    Config
 	key    func(*policy.Call) string
-	shared *Breaker // of the keys that find no room
+	shared *Breaker // for the keys that find no room
 	seed   maphash.Seed
 
 	mu      sync.Mutex
 	members *members // guarded by mu
 }
 
-// NewGroup makes a group. The error joins all that is wrong with cfg.
+// NewGroup returns a group. Its error joins one error for each invalid field of cfg.
 func NewGroup(cfg GroupConfig) (*Group, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
@@ -90,7 +90,7 @@ func NewGroup(cfg GroupConfig) (*Group, error) {
 	return g, nil
 }
 
-// make makes the breaker of a key. The configuration has been checked.
+// make makes the breaker of a key. The caller has checked the configuration.
 func (g *Group) make(key string, shorten bool) *Breaker {
 	cfg := g.cfg
 	if cfg.Name != "" {
@@ -102,11 +102,11 @@ func (g *Group) make(key string, shorten bool) *Breaker {
 	return &Breaker{engine: c, classify: cfg.Classify}
 }
 
-// longestKey is how many bytes of a key are kept.
+// longestKey is the maximum length of a stored key in bytes.
 const longestKey = 256
 
-// bounded returns the key under which a key is kept, and whether it was cut. A cut key
-// differs from all others by its hash.
+// bounded returns the key to store for key, and whether it was cut. A hash keeps cut keys
+// distinct.
 func (g *Group) bounded(key string) (kept string, cut bool) {
 	if len(key) <= longestKey {
 		return key, false
@@ -115,8 +115,8 @@ func (g *Group) bounded(key string) (kept string, cut bool) {
 	return strings.ToValidUTF8(key[:longestKey-len(hash)], "") + hash, true
 }
 
-// Get returns the breaker of key, made now if there is none. It panics if the group was not
-// made by NewGroup.
+// Get returns the breaker of key. It makes the breaker if there is none. It panics if the
+// group was not made by NewGroup.
 func (g *Group) Get(key string) *Breaker {
 	if g == nil || g.members == nil {
 		panic(errUnmadeGroup)
@@ -137,7 +137,7 @@ func (g *Group) Get(key string) *Breaker {
 
 var errUnmadeGroup = errors.New("breaker: a *Group was not made by NewGroup")
 
-// All returns the breakers by key, the last used first.
+// All returns an iterator over a snapshot of the keys and their breakers, most recently used first.
 func (g *Group) All() iter.Seq2[string, *Breaker] {
 	return func(yield func(string, *Breaker) bool) {
 		for _, m := range g.list() {
@@ -157,10 +157,10 @@ func (g *Group) list() []member {
 	return g.members.list()
 }
 
-// Place is inside of what retries or hedges.
+// Place returns a place inside retry and hedge policies.
 func (*Group) Place() policy.Place { return place() }
 
-// Wrap puts the group in an upstream.
+// Wrap wraps next with the group.
 func (g *Group) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	if g == nil || g.members == nil {
 		return nil, errUnmadeGroup

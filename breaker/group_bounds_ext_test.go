@@ -16,14 +16,14 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// TestGroup_openIsForgotten has an open breaker make room when a trial would be admitted and
-// its failures have left the window, and not before. Keys that fail once are not kept for ever
-// so, nor do they open the shared breaker for others.
+// TestGroup_openIsForgotten checks that an open breaker is evicted once it would admit a trial
+// and its failures have left the window, and not before. So keys that fail once are not kept
+// forever, and do not open the shared breaker for other keys.
 func TestGroup_openIsForgotten(t *testing.T) {
 	const ms = time.Millisecond
 	tests := map[string]struct {
 		sleep, period time.Duration
-		wait          time.Duration // the longest after which there is no room
+		wait          time.Duration // the longest wait after which there is still no room
 	}{
 		"the sleep is longer":  {300 * ms, 100 * ms, 300 * ms},
 		"the period is longer": {100 * ms, 300 * ms, 300*ms - 1},
@@ -54,7 +54,7 @@ func TestGroup_openIsForgotten(t *testing.T) {
 	}
 }
 
-// TestGroup_openInUseIsKept has a trial that fails prolong the time of an open breaker.
+// TestGroup_openInUseIsKept checks that a failed trial keeps an open breaker in the group longer.
 func TestGroup_openInUseIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGroup(t, breaker.GroupConfig{MaxKeys: 1, Breaker: breaker.Config{NonBreakCount: 1, Period: time.Minute}})
@@ -69,12 +69,12 @@ func TestGroup_openInUseIsKept(t *testing.T) {
 			}
 			ticket.Done(breaker.Failure, errBoom)
 			if g.Get("good") != shared {
-				t.Error("got room beside a breaker that is needed, want the shared one")
+				t.Error("got a new breaker, want the shared one while the open one is needed")
 			}
 		}
 		time.Sleep(time.Minute)
 		if g.Get("good") == shared {
-			t.Error("got no room, want that of the one that is over")
+			t.Error("got no new breaker, want one in place of the expired one")
 		}
 	})
 }
@@ -97,12 +97,12 @@ func TestGroup_longKeys(t *testing.T) {
 		}
 	}
 	if got := keys(g)[0]; got != exact {
-		t.Errorf("got key %q, want one of 256 bytes to be kept as it is", got)
+		t.Errorf("got key %q, want a key of 256 bytes unchanged", got)
 	}
 }
 
-// TestGroup_memory uses many keys of a stranger's making, which are long or part of something
-// long, and whose failures have long texts.
+// TestGroup_memory uses many keys chosen by a client. They are long, or part of a long string,
+// and their failures have long texts.
 func TestGroup_memory(t *testing.T) {
 	const most, size = 200, 100 << 10
 	path := func(c *policy.Call) string { return c.Request().Path }
@@ -127,7 +127,7 @@ func TestGroup_memory(t *testing.T) {
 				for range 3 {
 					_, err := u.Transport(broken(fmt.Errorf("lookup %s%s: no such host", req.URL.Host, req.URL.Path[:5]))).RoundTrip(req)
 					if !errors.Is(err, errBoom) && err == nil {
-						t.Fatal("got no error of a broken upstream")
+						t.Fatal("got no error from a broken upstream")
 					}
 				}
 			}
@@ -146,8 +146,8 @@ func heapInUse() uint64 {
 	return m.HeapAlloc
 }
 
-// TestClassify_panicsAtTheEnd has a call whose Classify panics at the end of its body be
-// counted, for the breaker and for a group, and the breaker be whole.
+// TestClassify_panicsAtTheEnd checks that a call is counted if Classify panics at the end of its
+// body, in a breaker and in a group, and that the breaker still works.
 func TestClassify_panicsAtTheEnd(t *testing.T) {
 	judged := 0
 	classify := func(*policy.Outcome) breaker.Result {
@@ -170,7 +170,7 @@ func TestClassify_panicsAtTheEnd(t *testing.T) {
 		func() {
 			defer func() {
 				if got := recover(); got != any(errBoom) {
-					t.Errorf("%s: got panic %v, want %v to go on to the caller", name, got, errBoom)
+					t.Errorf("%s: got panic %v, want %v to reach the caller", name, got, errBoom)
 				}
 			}()
 			_ = get(t, u, text(http.StatusOK))

@@ -26,7 +26,7 @@ func newGroup(t *testing.T, cfg breaker.GroupConfig) *breaker.Group {
 	return g
 }
 
-// getURL makes a call to a host and path of one's own.
+// getURL makes a call to url.
 func getURL(t *testing.T, u *pillion.Upstream, url string, base http.RoundTripper) error {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, http.NoBody)
@@ -78,7 +78,7 @@ func TestGroup_keysAreApart(t *testing.T) {
 				t.Fatal(err)
 			}
 			if err := getURL(t, u, tt.other, text(http.StatusOK)); err != nil {
-				t.Errorf("got error %v of another key, want none", err)
+				t.Errorf("got error %v for another key, want none", err)
 			}
 			refusal, ok := errors.AsType[*breaker.OpenError](getURL(t, u, tt.same, text(http.StatusOK)))
 			if !ok || refusal.Name != tt.named {
@@ -94,7 +94,7 @@ func TestGroup_keysAreApart(t *testing.T) {
 	}
 }
 
-// TestGroup_judgesAtTheEnd counts a body that breaks off for its own key.
+// TestGroup_judgesAtTheEnd checks that a broken body is counted for its key.
 func TestGroup_judgesAtTheEnd(t *testing.T) {
 	g := newGroup(t, breaker.GroupConfig{})
 	u := newUpstream(t, g)
@@ -120,7 +120,7 @@ func TestGroup_panicPassesThrough(t *testing.T) {
 	wantStatus(t, g.Get("recipes"), breaker.Status{Failure: 1})
 }
 
-// TestGroupConfig_ownState gives each upstream breakers of its own, named after it.
+// TestGroupConfig_ownState checks that each upstream has separate breakers, named after it.
 func TestGroupConfig_ownState(t *testing.T) {
 	cfg := breaker.GroupConfig{Breaker: breaker.Config{NonBreakCount: 1}}
 	bad, good := newUpstream(t, cfg), newUpstream(t, cfg)
@@ -130,11 +130,11 @@ func TestGroupConfig_ownState(t *testing.T) {
 		t.Errorf("got refusal %v, want one of recipes/recipes", refusal)
 	}
 	if err := get(t, good, answer(http.StatusOK)); err != nil {
-		t.Errorf("got error %v of the other upstream, want none", err)
+		t.Errorf("got error %v from the other upstream, want none", err)
 	}
 }
 
-// TestGroup_names are those of a group that was given none.
+// TestGroup_names checks the breaker names of a group without a name.
 func TestGroup_names(t *testing.T) {
 	g := newGroup(t, breaker.GroupConfig{Breaker: breaker.Config{NonBreakCount: 1}, MaxKeys: 1})
 	if got := open(t, g.Get("a"), 1).Name; got != "a" {
@@ -150,20 +150,20 @@ func TestGroup_order(t *testing.T) {
 	a, b := g.Get("a"), g.Get("b")
 	g.Get("c")
 	if g.Get("a") != a || g.Get("b") != b || a == b {
-		t.Error("got another breaker for a key that is there, want the same")
+		t.Error("got another breaker for an existing key, want the same")
 	}
 	wantKeys(t, g, "b", "a", "c")
 	for key, first := range g.All() {
 		if key != "b" || first != b {
 			t.Errorf("got %q first, want b", key)
 		}
-		g.Get("d") // All has no lock on the group
+		g.Get("d") // All does not hold the group's lock
 		break
 	}
 	wantKeys(t, g, "d", "b", "a", "c")
 }
 
-// TestGroup_forgets fills groups with keys in some state, and asks for one more.
+// TestGroup_forgets fills groups with keys in various states, and uses one more key.
 func TestGroup_forgets(t *testing.T) {
 	type state func(*testing.T, *breaker.Breaker)
 	clean := func(*testing.T, *breaker.Breaker) {}
@@ -184,24 +184,24 @@ func TestGroup_forgets(t *testing.T) {
 		b.Record(breaker.Failure)
 		time.Sleep(breaker.DefaultPeriod)
 	}
-	type members []state // named a, b, c; used in that order
+	type members []state // named a, b and c; used in that order
 	tests := map[string]struct {
 		members members
-		want    []string // the keys after d was asked for
+		want    []string // the keys after d was used
 	}{
-		"the one not used for longest":         {members{clean, clean, clean}, []string{"d", "c", "b"}},
-		"one without a failure first":          {members{failed, clean, clean}, []string{"d", "c", "a"}},
-		"a time-out is a failure":              {members{timedOut, failed, clean}, []string{"d", "b", "a"}},
-		"others are not":                       {members{failed, record(breaker.Rejection), clean}, []string{"d", "c", "a"}},
-		"nor are successes":                    {members{failed, record(breaker.Success), record(breaker.Break)}, []string{"d", "c", "a"}},
-		"all with failures":                    {members{failed, timedOut, failed}, []string{"d", "c", "b"}},
-		"failures that have left the window":   {members{failed, clean, aged}, []string{"d", "c", "b"}},
-		"an open one never":                    {members{opened, failed, opened}, []string{"d", "c", "a"}},
-		"one that was open":                    {members{failed, wasOpen, failed}, []string{"d", "c", "a"}},
-		"all open: d gets the shared breaker":  {members{opened, opened, opened}, []string{"c", "b", "a"}},
-		"open, and one about to open":          {members{opened, opened, failed}, []string{"d", "b", "a"}},
-		"room is left":                         {members{opened, clean}, []string{"d", "b", "a"}},
-		"a closed one behind those used later": {members{clean, opened, opened}, []string{"d", "c", "b"}},
+		"the least recently used":             {members{clean, clean, clean}, []string{"d", "c", "b"}},
+		"without a failure first":             {members{failed, clean, clean}, []string{"d", "c", "a"}},
+		"a timeout is a failure":              {members{timedOut, failed, clean}, []string{"d", "b", "a"}},
+		"a rejection is not":                  {members{failed, record(breaker.Rejection), clean}, []string{"d", "c", "a"}},
+		"a success and a break are not":       {members{failed, record(breaker.Success), record(breaker.Break)}, []string{"d", "c", "a"}},
+		"all with failures":                   {members{failed, timedOut, failed}, []string{"d", "c", "b"}},
+		"failures no longer in the window":    {members{failed, clean, aged}, []string{"d", "c", "b"}},
+		"never an open one":                   {members{opened, failed, opened}, []string{"d", "c", "a"}},
+		"one that was open":                   {members{failed, wasOpen, failed}, []string{"d", "c", "a"}},
+		"all open: d gets the shared breaker": {members{opened, opened, opened}, []string{"c", "b", "a"}},
+		"all but one open":                    {members{opened, opened, failed}, []string{"d", "b", "a"}},
+		"one key below the limit":             {members{opened, clean}, []string{"d", "b", "a"}},
+		"a clean one before open ones":        {members{clean, opened, opened}, []string{"d", "c", "b"}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -217,8 +217,8 @@ func TestGroup_forgets(t *testing.T) {
 	}
 }
 
-// TestGroup_forgotten has a key that was forgotten start anew, while a call that was
-// made before ends with the breaker that admitted it.
+// TestGroup_forgotten checks that an evicted key gets a new breaker, while an earlier call ends
+// with the breaker that admitted it.
 func TestGroup_forgotten(t *testing.T) {
 	g := newGroup(t, breaker.GroupConfig{MaxKeys: 1})
 	u := newUpstream(t, g)
@@ -229,14 +229,13 @@ func TestGroup_forgotten(t *testing.T) {
 	wantStatus(t, before, breaker.Status{Failure: 1})
 	again := g.Get("recipes")
 	if again == before {
-		t.Error("got the breaker that was forgotten, want a new one")
+		t.Error("got the evicted breaker, want a new one")
 	}
 	wantStatus(t, again, breaker.Status{})
 	wantKeys(t, g, "recipes")
 }
 
-// TestGroup_shared fills a group with open breakers: further keys share one until
-// there is room.
+// TestGroup_shared fills a group with open breakers: new keys share one until there is room.
 func TestGroup_shared(t *testing.T) {
 	g := newGroup(t, breaker.GroupConfig{
 		Breaker: breaker.Config{Name: "recipes", NonBreakCount: 1}, MaxKeys: 2,
@@ -264,7 +263,7 @@ func TestGroup_shared(t *testing.T) {
 	wantKeys(t, g, "d", "a")
 }
 
-// TestGroup_bound is about the default bound, and one of a single key.
+// TestGroup_bound checks the default limit, and a limit of one key.
 func TestGroup_bound(t *testing.T) {
 	for bound, want := range map[int]int{0: breaker.DefaultMaxKeys, 1: 1} {
 		g := newGroup(t, breaker.GroupConfig{MaxKeys: bound})
@@ -277,7 +276,7 @@ func TestGroup_bound(t *testing.T) {
 	}
 }
 
-// TestGroup_concurrent uses many more keys than there is room for.
+// TestGroup_concurrent uses many more keys than the limit.
 func TestGroup_concurrent(t *testing.T) {
 	const workers, most = 32, 20
 	var told sync.Map

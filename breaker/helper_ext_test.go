@@ -14,26 +14,26 @@ import (
 
 var errBoom = errors.New("boom")
 
-// roundTrip is a function as http.RoundTripper.
+// roundTrip adapts a function to http.RoundTripper.
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// answer is an upstream that answers with a status and no body.
+// answer is an upstream that responds with a status and no body.
 func answer(code int) roundTrip {
 	return func(*http.Request) (*http.Response, error) {
 		return &http.Response{StatusCode: code, Body: http.NoBody}, nil
 	}
 }
 
-// stream is an upstream that answers with a status and whatever body gives.
+// stream is an upstream that responds with a status and a body read from body.
 func stream(code int, body io.Reader) roundTrip {
 	return func(*http.Request) (*http.Response, error) {
 		return &http.Response{StatusCode: code, Body: io.NopCloser(body), ProtoMajor: 1, ContentLength: -1}, nil
 	}
 }
 
-// text is an upstream whose answers have a body.
+// text is an upstream whose responses have a body.
 func text(code int) roundTrip {
 	return func(req *http.Request) (*http.Response, error) { return stream(code, strings.NewReader("text"))(req) }
 }
@@ -43,13 +43,13 @@ func broken(err error) roundTrip {
 	return func(*http.Request) (*http.Response, error) { return nil, err }
 }
 
-// hang is an upstream that never answers.
+// hang is an upstream that never responds.
 func hang(req *http.Request) (*http.Response, error) {
 	<-req.Context().Done()
 	return nil, req.Context().Err()
 }
 
-// brokenReader gives a few bytes and then err.
+// brokenReader returns a few bytes and then err.
 func brokenReader(err error) io.Reader {
 	return io.MultiReader(strings.NewReader("some"), errReader{err})
 }
@@ -85,7 +85,7 @@ func newRequest(ctx context.Context, t *testing.T) *http.Request {
 	return req
 }
 
-// get makes a call and reads the answer to its end.
+// get makes a call and reads the response to its end.
 func get(t *testing.T, u *pillion.Upstream, base http.RoundTripper) error {
 	t.Helper()
 	return getContext(t.Context(), t, u, base)
@@ -101,7 +101,7 @@ func getContext(ctx context.Context, t *testing.T, u *pillion.Upstream, base htt
 	return errors.Join(err, resp.Body.Close())
 }
 
-// walkAway makes a call whose caller leaves before the answer's head.
+// walkAway makes a call that is canceled before the response headers.
 func walkAway(t *testing.T, u *pillion.Upstream) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -111,7 +111,7 @@ func walkAway(t *testing.T, u *pillion.Upstream) {
 	}))
 }
 
-// begin makes a call and leaves the answer's body to the caller.
+// begin makes a call and leaves the response body to its caller.
 func begin(ctx context.Context, t *testing.T, u *pillion.Upstream, base http.RoundTripper) *http.Response {
 	t.Helper()
 	resp, err := u.Transport(base).RoundTrip(newRequest(ctx, t))
@@ -121,7 +121,7 @@ func begin(ctx context.Context, t *testing.T, u *pillion.Upstream, base http.Rou
 	return resp
 }
 
-// wantStatus compares what b has counted.
+// wantStatus compares b's counters with want.
 func wantStatus(t *testing.T, b *breaker.Breaker, want breaker.Status) {
 	t.Helper()
 	if got := b.Status(); got != want {
@@ -136,7 +136,7 @@ func wantState(t *testing.T, b *breaker.Breaker, want breaker.State) {
 	}
 }
 
-// open makes b refuse calls: at least count of them fail, and the next is refused.
+// open opens b: it records at least count failures, and the next call is refused.
 func open(t *testing.T, b *breaker.Breaker, count int) *breaker.OpenError {
 	t.Helper()
 	for range count {
@@ -149,7 +149,7 @@ func open(t *testing.T, b *breaker.Breaker, count int) *breaker.OpenError {
 	return refusalOf(t, b)
 }
 
-// refusalOf asks b for a call and gives the refusal.
+// refusalOf asks b to admit a call and returns the refusal.
 func refusalOf(t *testing.T, b *breaker.Breaker) *breaker.OpenError {
 	t.Helper()
 	_, err := b.Admit()

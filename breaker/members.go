@@ -8,17 +8,17 @@ import (
 	"time"
 )
 
-// members are the breakers of a group, at most so many. Finding the one to forget takes
-// no walk over all of them: those that hold failures or are open are set aside until they are
-// used again or their time is over.
+// members holds the breakers of a group, up to a limit. It finds the one to evict without a
+// scan of all: members that are open or hold failures are set aside until they are used again
+// or expire.
 type members struct {
 	most   int
 	epoch  time.Time
-	uses   uint64 // how often a member was asked for
+	uses   uint64 // number of look-ups
 	byKey  map[string]*member
-	recent *list.List // of those that are not set aside, the last used in front
-	closed *list.List // of those that are set aside and were closed then, likewise
-	aside  overHeap   // all that are set aside
+	recent *list.List // members not set aside, most recently used first
+	closed *list.List // members set aside while closed, most recent first
+	aside  overHeap   // all members set aside
 }
 
 // member is one breaker of a group.
@@ -26,12 +26,12 @@ type member struct {
 	key     string
 	breaker *Breaker
 	circuit *circuit
-	used    uint64 // the number of its last use
+	used    uint64 // the value of uses at its last use
 
 	recent *list.Element // nil if it is set aside
-	closed *list.Element // nil unless it is set aside and was closed then
+	closed *list.Element // nil unless it was set aside while closed
 	index  int           // in aside
-	over   time.Duration // when its sleep and its failures are over, if nothing happens
+	over   time.Duration // when its sleep has passed and its failures have left the window, if no call comes
 }
 
 func newMembers(most int) *members {
@@ -40,7 +40,8 @@ func newMembers(most int) *members {
 	}
 }
 
-// find returns the member of key, now the last used one, or nil.
+// find returns the member of key and marks it as the most recently used. It returns nil if there is
+// none.
 func (s *members) find(key string) *member {
 	m := s.byKey[key]
 	if m == nil {
@@ -57,7 +58,7 @@ func (s *members) find(key string) *member {
 	return m
 }
 
-// add adds a member. There must be room.
+// add adds a member. The caller has made room.
 func (s *members) add(key string, b *Breaker) {
 	c, _ := b.engine.(*circuit)
 	s.uses++
@@ -66,7 +67,7 @@ func (s *members) add(key string, b *Breaker) {
 	m.recent = s.recent.PushFront(m)
 }
 
-// remove takes a member out of the lists that it is in.
+// remove removes a member from the lists that hold it.
 func (s *members) remove(m *member) {
 	if m.recent != nil {
 		s.recent.Remove(m.recent)
@@ -80,7 +81,7 @@ func (s *members) remove(m *member) {
 	}
 }
 
-// makeRoom forgets a member if there are as many as may be. It reports whether there is room.
+// makeRoom evicts a member if the limit is reached. It reports whether there is room.
 func (s *members) makeRoom() bool {
 	if len(s.byKey) < s.most {
 		return true
@@ -94,13 +95,13 @@ func (s *members) makeRoom() bool {
 	return true
 }
 
-// victim returns the member to forget: one that is harmless, else a closed one, else nil.
+// victim returns the member to evict: one that cannot trip, else a closed one, else nil.
 func (s *members) victim() *member {
 	if m := s.firstOver(); m != nil {
 		return m
 	}
 	for m := last(s.recent); m != nil; m = last(s.recent) {
-		if s.harmless(m) {
+		if s.cannotTrip(m) {
 			return m
 		}
 		s.setAside(m)
@@ -115,12 +116,12 @@ func (s *members) victim() *member {
 	return nil
 }
 
-// firstOver returns a member whose time is over, of those that are set aside, or nil. It
-// looks only at those whose time should be over.
+// firstOver returns a member that was set aside and has expired, or nil. It checks only
+// members that should have expired.
 func (s *members) firstOver() *member {
 	for len(s.aside) > 0 && s.aside[0].over <= time.Since(s.epoch) {
 		m := s.aside[0]
-		if s.harmless(m) {
+		if s.cannotTrip(m) {
 			return m
 		}
 		heap.Fix(&s.aside, m.index)
@@ -128,15 +129,15 @@ func (s *members) firstOver() *member {
 	return nil
 }
 
-// harmless reports whether nothing is lost with m but successes: it holds no failure, and
-// is closed or would admit a trial. It sets when that will be.
-func (s *members) harmless(m *member) bool {
+// cannotTrip reports whether evicting m loses only successes: m holds no failure, and is closed
+// or would admit a trial. It sets m.over to when that will be so.
+func (s *members) cannotTrip(m *member) bool {
 	left := m.circuit.left()
 	m.over = sum(time.Since(s.epoch), max(left, 0))
 	return left <= 0
 }
 
-// setAside moves a recent member that is not harmless.
+// setAside sets a recent member aside that can trip.
 func (s *members) setAside(m *member) {
 	s.remove(m)
 	heap.Push(&s.aside, m)
@@ -152,7 +153,7 @@ func last(l *list.List) *member {
 	return nil
 }
 
-// list copies the members, the last used first.
+// list returns a copy of the members, most recently used first.
 func (s *members) list() []member {
 	all := make([]member, 0, len(s.byKey))
 	for _, m := range s.byKey {
@@ -162,7 +163,7 @@ func (s *members) list() []member {
 	return all
 }
 
-// overHeap orders members by when their time is over, the first one on top.
+// overHeap is a heap of members, the first to expire on top.
 type overHeap []*member
 
 func (h overHeap) Len() int { return len(h) }
@@ -174,14 +175,14 @@ func (h overHeap) Swap(i, j int) {
 	h[i].index, h[j].index = i, j
 }
 
-// Push adds a member, for package heap.
+// Push implements heap.Interface.
 func (h *overHeap) Push(x any) {
 	m := x.(*member) //nolint:forcetypeassert // setAside pushes nothing else
 	m.index = len(*h)
 	*h = append(*h, m)
 }
 
-// Pop removes the last member, for package heap.
+// Pop implements heap.Interface.
 func (h *overHeap) Pop() any {
 	last := len(*h) - 1
 	m := (*h)[last]

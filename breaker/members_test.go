@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// TestMembers_model compares the member that is forgotten with what a look at all of them
-// allows, over random uses, results and waits.
+// TestMembers_model compares the evicted member with those that a scan of all members allows,
+// over random uses, results and waits.
 func TestMembers_model(t *testing.T) {
 	for seed := range uint64(300) {
 		synctest.Test(t, func(t *testing.T) {
@@ -40,7 +40,7 @@ func TestMembers_model(t *testing.T) {
 	}
 }
 
-// allowed are the keys of which Get may forget one to make room for key.
+// allowed returns the keys of which Get may evict one to make room for key.
 func (g *Group) allowed(key string) (keys []string) {
 	if len(g.members.byKey) < g.members.most || g.members.byKey[key] != nil {
 		return nil
@@ -63,7 +63,7 @@ func (g *Group) allowed(key string) (keys []string) {
 	return keys
 }
 
-// compareForgotten checks that one of the allowed keys is gone, if there is one, and no other.
+// compareForgotten checks that one of the allowed keys, if any, was evicted, and no other.
 func compareForgotten(t *testing.T, seed uint64, before, after []member, allowed []string) {
 	t.Helper()
 	has := func(list []member, key string) bool {
@@ -77,14 +77,14 @@ func compareForgotten(t *testing.T, seed uint64, before, after []member, allowed
 	}
 	switch {
 	case len(gone) > 1, len(gone) == 1 && !slices.Contains(allowed, gone[0]), len(gone) == 0 && len(allowed) > 0:
-		t.Fatalf("seed %d: got %q forgotten, want one of %q", seed, gone, allowed)
+		t.Fatalf("seed %d: got %q evicted, want one of %q", seed, gone, allowed)
 	case !slices.IsSortedFunc(after, func(a, b member) int { return cmp.Compare(b.used, a.used) }):
-		t.Fatalf("seed %d: got %v, want the last used first", seed, after)
+		t.Fatalf("seed %d: got %v, want the most recently used first", seed, after)
 	}
 }
 
-// TestMembers_noWalk fills a group with open circuits: once they have been set aside, a
-// further key looks at none of them until the time of one is over.
+// TestMembers_noWalk fills a group with open circuits: once they are set aside, a new key checks
+// none of them until one expires.
 func TestMembers_noWalk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, err := NewGroup(GroupConfig{MaxKeys: 100, Breaker: Config{NonBreakCount: 1, Sleep: time.Hour}})
@@ -102,7 +102,7 @@ func TestMembers_noWalk(t *testing.T) {
 			t.Fatalf("got %d recent, %d closed and %d set aside, want all set aside", s.recent.Len(), s.closed.Len(), len(s.aside))
 		}
 		if left, want := s.aside[0].over-time.Since(s.epoch), g.members.byKey["0"].circuit.left(); left != want || s.aside[0].key != "0" {
-			t.Errorf("got %v left of key %s, want %v of key 0, the first to be over", left, s.aside[0].key, want)
+			t.Errorf("got %v left of key %s, want %v of key 0, the first to expire", left, s.aside[0].key, want)
 		}
 	})
 }

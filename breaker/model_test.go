@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// slowWindow is a window that keeps every event with its instant and counts them
-// anew each time.
+// slowWindow is a window that stores each event with its time, and counts all events on each
+// read.
 type slowWindow struct {
 	period time.Duration
 	start  time.Duration
-	newest time.Duration // the latest instant there ever was: time does not step back here
+	newest time.Duration // the latest time so far: time does not step back here
 	events []slowEvent
 }
 
@@ -43,8 +43,8 @@ func (w *slowWindow) sum() counts {
 
 func (w *slowWindow) bucket(at time.Duration) int64 { return int64((at - w.start) * 10 / w.period) }
 
-// slowBreaker follows Expeditor's rules in the order in which they are told: the
-// counters, the flag, the instant that sleep is measured from.
+// slowBreaker implements Expeditor's rules literally: the counters, the flag, and the time from
+// which sleep is measured.
 type slowBreaker struct {
 	threshold float64
 	minimum   int64
@@ -112,7 +112,7 @@ func (b *slowBreaker) reset(now time.Duration) {
 	b.window.reset(now)
 }
 
-// schedule makes random sequences of what can happen to a breaker.
+// schedule generates random sequences of events for a breaker.
 type schedule struct {
 	*rand.Rand
 	cfg    Config
@@ -132,10 +132,10 @@ func newSchedule(seed uint64) *schedule {
 	return &schedule{r, cfg, cfg.withDefaults().Sleep, cfg.Period}
 }
 
-// step is how much time passes from now on: often none, often up to exactly where
-// a bucket or the sleep ends, or a nanosecond beside it.
+// step returns a random time to pass: often zero, often up to exactly the end of a bucket or of
+// the sleep, or a nanosecond less or more.
 func (s *schedule) step(now, start, since time.Duration) time.Duration {
-	width := func(n int64) time.Duration { // up to the edge n buckets on
+	width := func(n int64) time.Duration { // to the edge n buckets later
 		i := int64((now-start)*10/s.period) + n
 		return start + (time.Duration(i)*s.period+9)/10 - now
 	}
@@ -157,10 +157,10 @@ func (s *schedule) step(now, start, since time.Duration) time.Duration {
 	return max(d, 0)
 }
 
-// upTo is a random duration of at most d.
+// upTo returns a random duration of at most d.
 func (s *schedule) upTo(d time.Duration) time.Duration { return time.Duration(s.Int64N(int64(d) + 1)) }
 
-// result is how a call ends: in phases, so that circuits both open and close.
+// result returns a random result. It changes in phases, so that circuits both open and close.
 func (s *schedule) result(i int) Result {
 	if s.IntN(6) == 0 {
 		return Result(s.IntN(int(Ignored) + 1))
@@ -171,12 +171,12 @@ func (s *schedule) result(i int) Result {
 	return Success
 }
 
-// flights are calls under way.
+// flights holds the calls in progress.
 type flights[T any] struct{ calls []T }
 
 func (f *flights[T]) add(call T) { f.calls = append(f.calls, call) }
 
-// take gives one of them, and forgets it.
+// take removes one of them and returns it.
 func (f *flights[T]) take(r *rand.Rand) (call T, ok bool) {
 	if len(f.calls) == 0 {
 		return call, false

@@ -7,12 +7,14 @@ import (
 	"math"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/internal/race"
 )
 
 func TestOpenError(t *testing.T) {
@@ -30,7 +32,7 @@ func TestOpenError(t *testing.T) {
 		}
 		opened := time.Now()
 
-		client := &http.Client{Transport: u.Transport(answer(http.StatusOK))} // wraps the error once more
+		client := &http.Client{Transport: u.Transport(answer(http.StatusOK))} // wraps the error again
 		resp, err := client.Do(newRequest(t.Context(), t))
 		if err == nil {
 			_ = resp.Body.Close()
@@ -95,8 +97,8 @@ func TestOpenError_texts(t *testing.T) {
 	}
 }
 
-// TestOpenError_oncePerOpening has all calls get the same error until another
-// trial is let in.
+// TestOpenError_oncePerOpening checks that all calls get the same error until the next trial is
+// admitted.
 func TestOpenError_oncePerOpening(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBreaker(t, breaker.Config{NonBreakCount: 2, Sleep: time.Second})
@@ -136,8 +138,8 @@ func TestOpenError_oncePerOpening(t *testing.T) {
 	})
 }
 
-// TestOpenError_afterTheWindow is about a circuit that is still open when what
-// opened it has left the window: the counters are those of now, the failures still tell.
+// TestOpenError_afterTheWindow checks a circuit that is still open when the failures that opened
+// it have left the window: the counters are current, and Last still has the failures.
 func TestOpenError_afterTheWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBreaker(t, breaker.Config{NonBreakCount: 2})
@@ -154,7 +156,7 @@ func TestOpenError_afterTheWindow(t *testing.T) {
 	})
 }
 
-// TestOpenError_lastOfThisOpening leaves out failures that a closing has settled.
+// TestOpenError_lastOfThisOpening checks that Last has no failures from before a closing.
 func TestOpenError_lastOfThisOpening(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBreaker(t, breaker.Config{NonBreakCount: 1})
@@ -178,7 +180,7 @@ func TestOpenError_lastOfThisOpening(t *testing.T) {
 	})
 }
 
-// TestOpenError_forEver has a sleep that no Duration can be added to.
+// TestOpenError_forEver uses a sleep so long that adding any Duration overflows.
 func TestOpenError_forEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBreaker(t, breaker.Config{NonBreakCount: 1, Sleep: math.MaxInt64})
@@ -194,10 +196,10 @@ func TestOpenError_forEver(t *testing.T) {
 	})
 }
 
-// TestAllocations pins what calls through a breaker cost: nothing.
+// TestAllocations checks that calls through a breaker do not allocate.
 func TestAllocations(t *testing.T) {
 	clean, failing, closed := newBreaker(t, breaker.Config{}), newBreaker(t, breaker.Config{}), newBreaker(t, breaker.Config{NonBreakCount: 1})
-	for range 11 { // not harmless any more: calls look at the clock
+	for range 11 { // no longer harmless: calls read the clock
 		failing.Record(breaker.Failure)
 	}
 	open(t, closed, 1)
@@ -226,19 +228,19 @@ func TestAllocations(t *testing.T) {
 		call     func()
 		upstream bool
 	}{
-		"by hand":                 {call: byHand(clean, breaker.Success, nil)},
-		"by hand, failures about": {call: byHand(failing, breaker.Success, nil)},
-		"by hand, failing":        {call: byHand(newBreaker(t, breaker.Config{Threshold: breaker.Never}), breaker.Failure, errBoom)},
-		"by hand, refused":        {call: byHand(shut, breaker.Success, nil)},
-		"upstream":                {call: through(clean), upstream: true},
-		"upstream, failures":      {call: through(failing), upstream: true},
-		"upstream, refused":       {call: through(shut), upstream: true},
-		"group":                   {call: through(group), upstream: true},
+		"by hand":                {call: byHand(clean, breaker.Success, nil)},
+		"by hand, some failures": {call: byHand(failing, breaker.Success, nil)},
+		"by hand, failing":       {call: byHand(newBreaker(t, breaker.Config{Threshold: breaker.Never}), breaker.Failure, errBoom)},
+		"by hand, refused":       {call: byHand(shut, breaker.Success, nil)},
+		"upstream":               {call: through(clean), upstream: true},
+		"upstream, failures":     {call: through(failing), upstream: true},
+		"upstream, refused":      {call: through(shut), upstream: true},
+		"group":                  {call: through(group), upstream: true},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			if tt.upstream && raceEnabled {
-				t.Skip("the race detector makes pools forget")
+			if tt.upstream && race.Enabled {
+				t.Skip("the race detector makes pools drop their contents")
 			}
 			if got := testing.AllocsPerRun(200, tt.call); got != 0 {
 				t.Errorf("got %v allocations, want none", got)
@@ -247,24 +249,24 @@ func TestAllocations(t *testing.T) {
 	}
 }
 
-// TestTicket asks by hand.
+// TestTicket uses Admit and Done.
 func TestTicket(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBreaker(t, breaker.Config{Name: "hand", NonBreakCount: 2})
 		for i := range 2 {
 			ticket, err := b.Admit()
 			if err != nil || ticket.Trial() {
-				t.Fatalf("call %d: got trial %t, error %v, want an ordinary call", i, ticket.Trial(), err)
+				t.Fatalf("call %d: got trial %t, error %v, want an admitted call that is no trial", i, ticket.Trial(), err)
 			}
 			ticket.Done(breaker.Failure, fmt.Errorf("call %d: %w", i, errBoom))
 		}
-		wantState(t, b, breaker.Closed) // it is judged before a call
+		wantState(t, b, breaker.Closed) // it is checked only before a call
 		refusal := refusalOf(t, b)
 		wantState(t, b, breaker.Open)
 		if !errors.Is(refusal.Last[0].Err, errBoom) || errors.Is(refusal, errBoom) {
-			t.Errorf("got refusal %v, want one that tells of %v and does not unwrap to it", refusal, errBoom)
+			t.Errorf("got refusal %v, want one that mentions %v and does not unwrap to it", refusal, errBoom)
 		}
-		wantStatus(t, b, breaker.Status{Failure: 2}) // the refusal is the caller's to count
+		wantStatus(t, b, breaker.Status{Failure: 2}) // the caller counts refusals
 		b.Record(breaker.Break)
 		b.Record(breaker.Ignored)
 		wantStatus(t, b, breaker.Status{Failure: 2, Break: 1})
@@ -280,4 +282,22 @@ func TestTicket(t *testing.T) {
 		b.ResetStatus()
 		wantStatus(t, b, breaker.Status{})
 	})
+}
+
+// TestOpenError_repeated describes a failure that is repeated once.
+func TestOpenError_repeated(t *testing.T) {
+	reset, timedOut, status := breaker.Failed{Err: errBoom}, breaker.Failed{Result: breaker.Timeout}, breaker.Failed{Code: 502}
+	for want, last := range map[string][]breaker.Failed{
+		"boom":                      {reset},
+		"3 times boom":              {reset, reset, reset},
+		"2 times boom; timeout":     {reset, reset, timedOut},
+		"timeout; 2 times boom":     {timedOut, reset, reset},
+		"boom; status 502; boom":    {reset, status, reset},
+		"status 502; boom; timeout": {status, reset, timedOut},
+	} {
+		err := breaker.OpenError{Name: "a", Last: last}
+		if _, got, _ := strings.Cut(err.Error(), "; last: "); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
 }

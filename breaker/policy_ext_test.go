@@ -23,7 +23,7 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// TestPolicy_counts has one call come to each end there is.
+// TestPolicy_counts ends one call in each possible way.
 func TestPolicy_counts(t *testing.T) {
 	refusing := newBreaker(t, breaker.Config{NonBreakCount: 1})
 	open(t, refusing, 1)
@@ -36,48 +36,48 @@ func TestPolicy_counts(t *testing.T) {
 		base            roundTrip
 		want            breaker.Status
 	}{
-		"no body":                 {base: answer(http.StatusOK), want: success},
-		"body":                    {base: text(http.StatusOK), want: success},
-		"404":                     {base: text(http.StatusNotFound), want: success},
-		"409":                     {base: text(http.StatusConflict), want: success},
-		"429":                     {base: text(http.StatusTooManyRequests), want: success},
-		"500":                     {base: answer(http.StatusInternalServerError), want: failure},
-		"503 with a body":         {base: text(http.StatusServiceUnavailable), want: failure},
-		"503 with a broken body":  {base: stream(http.StatusServiceUnavailable, brokenReader(errBoom)), want: failure},
-		"status beyond 599":       {base: answer(600), want: success},
-		"not connected":           {base: broken(dial), want: failure},
-		"unknown error":           {base: broken(errBoom), want: failure},
-		"no answer, no error":     {base: func(*http.Request) (*http.Response, error) { return nil, nil }, want: failure},
-		"body breaks":             {base: stream(http.StatusOK, brokenReader(syscall.ECONNRESET)), want: failure},
-		"body cut short":          {base: stream(http.StatusOK, brokenReader(io.ErrUnexpectedEOF)), want: failure},
-		"404 whose body breaks":   {base: stream(http.StatusNotFound, brokenReader(errBoom)), want: failure},
-		"request cannot be sent":  {base: broken(errors.New("unsupported protocol scheme \"\"")), want: breaker.Status{}},
-		"time-out of the base":    {base: broken(os.ErrDeadlineExceeded), want: timedOut},
-		"time-out in the body":    {base: stream(http.StatusOK, brokenReader(os.ErrDeadlineExceeded)), want: timedOut},
-		"limit on the try":        {outside: timeout.Config{PerTry: time.Second}, base: hang, want: timedOut},
-		"limit inside":            {inside: timeout.Config{PerTry: time.Second}, base: hang, want: timedOut},
-		"total limit, no head":    {outside: timeout.Config{Total: time.Second}, base: hang, want: timedOut},
-		"total limit, body":       {outside: timeout.Config{Total: time.Second}, base: hangInBody, want: timedOut},
-		"idle limit, body":        {outside: timeout.Config{Idle: time.Second}, base: hangInBody, want: timedOut},
-		"full limit inside":       {inside: limits.Config{MaxRequests: limits.Zero}, base: answer(http.StatusOK), want: rejection},
-		"full limit outside":      {outside: limits.Config{MaxRequests: limits.Zero}, base: answer(http.StatusOK), want: breaker.Status{}},
-		"refused by a breaker":    {inside: refusing, base: answer(http.StatusOK), want: breaker.Status{Break: 1}},
-		"refused by one outside":  {outside: refusing, base: answer(http.StatusOK), want: breaker.Status{}},
-		"each attempt of a retry": {outside: retry.Config{On: "5xx", NumRetries: 2}, base: text(http.StatusBadGateway), want: breaker.Status{Failure: 3}},
-		"discarded by a retry":    {outside: retry.Config{On: "retriable-4xx", NumRetries: 1}, base: text(http.StatusConflict), want: breaker.Status{Success: 2}},
+		"no body":                   {base: answer(http.StatusOK), want: success},
+		"body":                      {base: text(http.StatusOK), want: success},
+		"404":                       {base: text(http.StatusNotFound), want: success},
+		"409":                       {base: text(http.StatusConflict), want: success},
+		"429":                       {base: text(http.StatusTooManyRequests), want: success},
+		"500":                       {base: answer(http.StatusInternalServerError), want: failure},
+		"503 with a body":           {base: text(http.StatusServiceUnavailable), want: failure},
+		"503 with a broken body":    {base: stream(http.StatusServiceUnavailable, brokenReader(errBoom)), want: failure},
+		"status beyond 599":         {base: answer(600), want: success},
+		"not connected":             {base: broken(dial), want: failure},
+		"unknown error":             {base: broken(errBoom), want: failure},
+		"no response, no error":     {base: func(*http.Request) (*http.Response, error) { return nil, nil }, want: failure},
+		"body breaks":               {base: stream(http.StatusOK, brokenReader(syscall.ECONNRESET)), want: failure},
+		"body cut short":            {base: stream(http.StatusOK, brokenReader(io.ErrUnexpectedEOF)), want: failure},
+		"404 whose body breaks":     {base: stream(http.StatusNotFound, brokenReader(errBoom)), want: failure},
+		"request cannot be sent":    {base: broken(errors.New("unsupported protocol scheme \"\"")), want: breaker.Status{}},
+		"timeout of the base":       {base: broken(os.ErrDeadlineExceeded), want: timedOut},
+		"timeout in the body":       {base: stream(http.StatusOK, brokenReader(os.ErrDeadlineExceeded)), want: timedOut},
+		"per-try timeout":           {outside: timeout.Config{PerTry: time.Second}, base: hang, want: timedOut},
+		"timeout inside":            {inside: timeout.Config{PerTry: time.Second}, base: hang, want: timedOut},
+		"total timeout, no headers": {outside: timeout.Config{Total: time.Second}, base: hang, want: timedOut},
+		"total timeout, body":       {outside: timeout.Config{Total: time.Second}, base: hangInBody, want: timedOut},
+		"idle timeout, body":        {outside: timeout.Config{Idle: time.Second}, base: hangInBody, want: timedOut},
+		"full limit inside":         {inside: limits.Config{MaxRequests: limits.Zero}, base: answer(http.StatusOK), want: rejection},
+		"full limit outside":        {outside: limits.Config{MaxRequests: limits.Zero}, base: answer(http.StatusOK), want: breaker.Status{}},
+		"refused by a breaker":      {inside: refusing, base: answer(http.StatusOK), want: breaker.Status{Break: 1}},
+		"refused by one outside":    {outside: refusing, base: answer(http.StatusOK), want: breaker.Status{}},
+		"each attempt of a retry":   {outside: retry.Config{On: "5xx", NumRetries: 2}, base: text(http.StatusBadGateway), want: breaker.Status{Failure: 3}},
+		"discarded by a retry":      {outside: retry.Config{On: "retriable-4xx", NumRetries: 1}, base: text(http.StatusConflict), want: breaker.Status{Success: 2}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := newBreaker(t, breaker.Config{})
-				_ = get(t, newUpstream(t, tt.outside, b, tt.inside), tt.base) // the counters tell
+				_ = get(t, newUpstream(t, tt.outside, b, tt.inside), tt.base) // the counters are checked below
 				wantStatus(t, b, tt.want)
 			})
 		})
 	}
 }
 
-// hangInBody answers with a body that never comes.
+// hangInBody responds with a body that never arrives.
 func hangInBody(req *http.Request) (*http.Response, error) {
 	return stream(http.StatusOK, &hangingReader{req.Context()})(req)
 }
@@ -100,12 +100,12 @@ func TestPolicy_whenJudged(t *testing.T) {
 		"good, closed early":       {text(http.StatusOK), closeOnly, breaker.Status{}, success},
 		"good, broken":             {stream(http.StatusOK, brokenReader(errBoom)), readAll, breaker.Status{}, failure},
 		"good, broken, unread":     {stream(http.StatusOK, brokenReader(errBoom)), closeOnly, breaker.Status{}, success},
-		"good, cancelled":          {text(http.StatusOK), cancelAndClose, breaker.Status{}, breaker.Status{}},
-		"bad, at the head":         {text(http.StatusInternalServerError), readAll, failure, failure},
+		"good, canceled":           {text(http.StatusOK), cancelAndClose, breaker.Status{}, breaker.Status{}},
+		"bad, at the headers":      {text(http.StatusInternalServerError), readAll, failure, failure},
 		"bad, closed early":        {text(http.StatusInternalServerError), closeOnly, failure, failure},
-		"bad, cancelled":           {text(http.StatusInternalServerError), cancelAndClose, failure, failure},
+		"bad, canceled":            {text(http.StatusInternalServerError), cancelAndClose, failure, failure},
 		"good, without a body":     {answer(http.StatusOK), readAll, success, success},
-		"upgraded, at the head":    {text(http.StatusSwitchingProtocols), readAll, success, success},
+		"upgraded, at the headers": {text(http.StatusSwitchingProtocols), readAll, success, success},
 		"redirect, at the end too": {text(http.StatusFound), readAll, breaker.Status{}, success},
 	}
 	for name, tt := range tests {
@@ -132,26 +132,26 @@ func readAll(resp *http.Response, _ context.CancelFunc) {
 
 func closeOnly(resp *http.Response, _ context.CancelFunc) { _ = resp.Body.Close() }
 
-// cancelAndClose has the cancelled context end the call before Close can.
+// cancelAndClose ends the call by canceling its context, before it calls Close.
 func cancelAndClose(resp *http.Response, cancel context.CancelFunc) {
 	cancel()
 	synctest.Wait()
 	_ = resp.Body.Close()
 }
 
-// TestPolicy_cancelled has hundreds of callers walk away, at each point of a call.
-func TestPolicy_cancelled(t *testing.T) {
+// TestPolicy_canceled cancels hundreds of calls, at each point of a call.
+func TestPolicy_canceled(t *testing.T) {
 	tests := map[string]func(context.Context, *testing.T, *pillion.Upstream, context.CancelFunc){
 		"before the call": func(ctx context.Context, t *testing.T, u *pillion.Upstream, cancel context.CancelFunc) {
 			t.Helper()
 			cancel()
 			_ = getContext(ctx, t, u, roundTrip(hang))
 		},
-		"before the head": func(_ context.Context, t *testing.T, u *pillion.Upstream, _ context.CancelFunc) {
+		"before the headers": func(_ context.Context, t *testing.T, u *pillion.Upstream, _ context.CancelFunc) {
 			t.Helper()
 			walkAway(t, u)
 		},
-		"before the head, another error": func(ctx context.Context, t *testing.T, u *pillion.Upstream, cancel context.CancelFunc) {
+		"before the headers, another error": func(ctx context.Context, t *testing.T, u *pillion.Upstream, cancel context.CancelFunc) {
 			t.Helper()
 			_ = getContext(ctx, t, u, roundTrip(func(*http.Request) (*http.Response, error) {
 				cancel()
@@ -165,7 +165,7 @@ func TestPolicy_cancelled(t *testing.T) {
 			_, _ = io.Copy(io.Discard, resp.Body)
 			_ = resp.Body.Close()
 		},
-		"with the body left alone": func(ctx context.Context, t *testing.T, u *pillion.Upstream, cancel context.CancelFunc) {
+		"with an unread body": func(ctx context.Context, t *testing.T, u *pillion.Upstream, cancel context.CancelFunc) {
 			t.Helper()
 			_ = begin(ctx, t, u, text(http.StatusOK))
 			cancel()
@@ -190,7 +190,7 @@ func TestPolicy_cancelled(t *testing.T) {
 				}
 				wantStatus(t, b, breaker.Status{})
 				if err := get(t, u, answer(http.StatusOK)); err != nil {
-					t.Errorf("got error %v after cancelled calls, want none", err)
+					t.Errorf("got error %v after canceled calls, want none", err)
 				}
 				wantState(t, b, breaker.Closed)
 			})
@@ -198,8 +198,8 @@ func TestPolicy_cancelled(t *testing.T) {
 	}
 }
 
-// TestPolicy_trial has a circuit that is open for a second let one call through,
-// which ends in different ways half a second later.
+// TestPolicy_trial admits a trial after a circuit has been open for a second. The trial ends in
+// different ways half a second later.
 func TestPolicy_trial(t *testing.T) {
 	const sleep = time.Second
 	slowly := func(f roundTrip) roundTrip {
@@ -217,7 +217,7 @@ func TestPolicy_trial(t *testing.T) {
 		"succeeds":           {base: slowly(text(http.StatusOK)), want: breaker.Closed},
 		"fails":              {base: slowly(text(http.StatusBadGateway)), want: breaker.Open},
 		"breaks in the body": {base: slowly(stream(http.StatusOK, brokenReader(errBoom))), want: breaker.Open},
-		"is cancelled":       {base: slowly(hang), cancelled: true, want: breaker.Open},
+		"is canceled":        {base: slowly(hang), cancelled: true, want: breaker.Open},
 		"times out":          {inside: timeout.Config{PerTry: sleep / 2}, base: hang, want: breaker.Open},
 		"is refused later":   {inside: refuseAfter(sleep / 2), base: answer(http.StatusOK), want: breaker.Open},
 		"panics":             {base: slowly(func(*http.Request) (*http.Response, error) { panic("boom") }), want: breaker.Open},
@@ -243,7 +243,7 @@ func TestPolicy_trial(t *testing.T) {
 					wantStatus(t, b, breaker.Status{Success: 1})
 					return
 				}
-				// The sleep runs from when the trial was let in.
+				// The sleep runs from when the trial was admitted.
 				time.Sleep(sleep / 2)
 				if err := get(t, u, answer(http.StatusOK)); !errors.Is(err, breaker.ErrOpen) {
 					t.Errorf("got error %v when sleep has not passed since the trial began, want one that is ErrOpen", err)
@@ -258,7 +258,7 @@ func TestPolicy_trial(t *testing.T) {
 	}
 }
 
-// refuseAfter is a policy that refuses every call after a while.
+// refuseAfter is a policy that refuses every call after a delay.
 type refuseAfter time.Duration
 
 func (d refuseAfter) Wrap(*policy.Builder, policy.Func) (policy.Func, error) {
@@ -268,7 +268,7 @@ func (d refuseAfter) Wrap(*policy.Builder, policy.Func) (policy.Func, error) {
 	}, nil
 }
 
-func TestPolicy_slowTrialDoesNotHoldBackTheNext(t *testing.T) {
+func TestPolicy_slowTrialDoesNotBlockTheNext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBreaker(t, breaker.Config{NonBreakCount: 1, Sleep: time.Second})
 		open(t, b, 1)
@@ -276,7 +276,7 @@ func TestPolicy_slowTrialDoesNotHoldBackTheNext(t *testing.T) {
 		time.Sleep(time.Second + 1)
 		first := begin(t.Context(), t, u, text(http.StatusOK))
 		if err := get(t, u, answer(http.StatusOK)); !errors.Is(err, breaker.ErrOpen) {
-			t.Errorf("got error %v beside the trial, want one that is ErrOpen", err)
+			t.Errorf("got error %v during the trial, want one that is ErrOpen", err)
 		}
 		time.Sleep(time.Second + 1)
 		if err := get(t, u, answer(http.StatusOK)); err != nil {
@@ -284,7 +284,7 @@ func TestPolicy_slowTrialDoesNotHoldBackTheNext(t *testing.T) {
 		}
 		wantState(t, b, breaker.Closed)
 		readAll(first, nil)
-		wantStatus(t, b, breaker.Status{Success: 1}) // it resets once more
+		wantStatus(t, b, breaker.Status{Success: 1}) // the slow trial resets again
 	})
 }
 
@@ -312,14 +312,14 @@ func TestPolicy_panicPassesThrough(t *testing.T) {
 			}()
 			wantStatus(t, b, breaker.Status{Failure: 1})
 			if got := refusalOf(t, b).Last; len(got) != 1 || got[0].Err == nil || !strings.Contains(got[0].Err.Error(), "panic") {
-				t.Errorf("got last failures %v, want one that tells of a panic", got)
+				t.Errorf("got last failures %v, want one that mentions a panic", got)
 			}
 		})
 	}
 }
 
-// TestPolicy_classify counts a full upstream's 429 against it, and asks for the head
-// and, unless that was bad, for the end.
+// TestPolicy_classify counts a 429 as a failure. Classify is called for the response headers
+// and, unless they are a failure, at the end.
 func TestPolicy_classify(t *testing.T) {
 	var asked atomic.Int32
 	b := newBreaker(t, breaker.Config{Classify: func(o *policy.Outcome) breaker.Result {
@@ -349,7 +349,7 @@ func TestPolicy_classify(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := asked.Load(); got != tt.asked {
-			t.Errorf("call %d: asked %d times, want %d", i, got, tt.asked)
+			t.Errorf("call %d: got %d calls of Classify, want %d", i, got, tt.asked)
 		}
 		wantStatus(t, b, tt.want)
 	}
@@ -368,8 +368,7 @@ func TestPolicy_classifyPanics(t *testing.T) {
 	wantStatus(t, b, breaker.Status{Failure: 1})
 }
 
-// TestPolicy_shared has HTTP on one upstream and functions on another meet the same
-// breaker.
+// TestPolicy_shared shares a breaker between HTTP on one upstream and functions on another.
 func TestPolicy_shared(t *testing.T) {
 	b := newBreaker(t, breaker.Config{Name: "shared", NonBreakCount: 4})
 	web := newUpstream(t, b)
@@ -397,8 +396,8 @@ func TestPolicy_shared(t *testing.T) {
 	wantStatus(t, b, breaker.Status{Failure: 4, Break: 2})
 }
 
-// TestPolicy_bothAtOnce has one upstream serve HTTP and functions.
-func TestPolicy_bothAtOnce(t *testing.T) {
+// TestPolicy_both uses one upstream for HTTP and functions.
+func TestPolicy_both(t *testing.T) {
 	b := newBreaker(t, breaker.Config{NonBreakCount: 2})
 	u := newUpstream(t, b)
 	if err := get(t, u, broken(errBoom)); err == nil {
@@ -414,7 +413,7 @@ func TestPolicy_bothAtOnce(t *testing.T) {
 	}
 }
 
-// TestPolicy_ownState gives one Config to two upstreams.
+// TestPolicy_ownState uses one Config in two upstreams.
 func TestPolicy_ownState(t *testing.T) {
 	cfg := breaker.Config{NonBreakCount: 1}
 	bad, good := newUpstream(t, cfg), newUpstream(t, cfg)
@@ -423,12 +422,11 @@ func TestPolicy_ownState(t *testing.T) {
 		t.Errorf("got error %v, want one that is ErrOpen", err)
 	}
 	if err := get(t, good, answer(http.StatusOK)); err != nil {
-		t.Errorf("got error %v of the other upstream, want none", err)
+		t.Errorf("got error %v from the other upstream, want none", err)
 	}
 }
 
-// TestPolicy_manySlots puts so many breakers on each other that their state no
-// longer fits in the Call itself.
+// TestPolicy_manySlots nests so many breakers that their state no longer fits in the Call.
 func TestPolicy_manySlots(t *testing.T) {
 	var policies []pillion.Policy
 	var all []*breaker.Breaker
@@ -452,23 +450,23 @@ func TestClassify(t *testing.T) {
 		outcome policy.Outcome
 		want    breaker.Result
 	}{
-		"success":                      {policy.Outcome{}, breaker.Success},
-		"discarded":                    {policy.Outcome{Is: policy.Discarded}, breaker.Success},
-		"5xx":                          {policy.Outcome{Is: policy.Status5xx}, breaker.Failure},
-		"5xx, discarded":               {policy.Outcome{Is: policy.Status5xx | policy.Discarded}, breaker.Failure},
-		"409":                          {policy.Outcome{Is: policy.Retriable4xx}, breaker.Success},
-		"reset":                        {policy.Outcome{Is: policy.Reset}, breaker.Failure},
-		"refused stream":               {policy.Outcome{Is: policy.Reset | policy.RefusedStream}, breaker.Failure},
-		"no connection":                {policy.Outcome{Is: policy.ConnectFailure}, breaker.Failure},
-		"no connection in time":        {policy.Outcome{Is: policy.ConnectFailure | policy.Timeout}, breaker.Timeout},
-		"no protocol":                  {policy.Outcome{Is: policy.ProtocolError}, breaker.Failure},
-		"failed":                       {policy.Outcome{Is: policy.Failed}, breaker.Failure},
-		"timeout":                      {policy.Outcome{Is: policy.Timeout}, breaker.Timeout},
-		"cancelled":                    {policy.Outcome{Is: policy.Cancelled}, breaker.Ignored},
-		"cancelled while it timed out": {policy.Outcome{Is: policy.Cancelled | policy.Timeout}, breaker.Ignored},
-		"bad request to send":          {policy.Outcome{Is: policy.Invalid}, breaker.Ignored},
-		"full":                         {policy.Outcome{Is: policy.Refused, Detail: limits.Overflow}, breaker.Rejection},
-		"refused by a breaker":         {policy.Outcome{Is: policy.Refused, Detail: breaker.CircuitOpen}, breaker.Break},
+		"success":                     {policy.Outcome{}, breaker.Success},
+		"discarded":                   {policy.Outcome{Conditions: policy.Discarded}, breaker.Success},
+		"5xx":                         {policy.Outcome{Conditions: policy.Status5xx}, breaker.Failure},
+		"5xx, discarded":              {policy.Outcome{Conditions: policy.Status5xx | policy.Discarded}, breaker.Failure},
+		"409":                         {policy.Outcome{Conditions: policy.Retriable4xx}, breaker.Success},
+		"reset":                       {policy.Outcome{Conditions: policy.Reset}, breaker.Failure},
+		"refused stream":              {policy.Outcome{Conditions: policy.Reset | policy.RefusedStream}, breaker.Failure},
+		"no connection":               {policy.Outcome{Conditions: policy.ConnectFailure}, breaker.Failure},
+		"no connection in time":       {policy.Outcome{Conditions: policy.ConnectFailure | policy.Timeout}, breaker.Timeout},
+		"no protocol":                 {policy.Outcome{Conditions: policy.ProtocolError}, breaker.Failure},
+		"failed":                      {policy.Outcome{Conditions: policy.Failed}, breaker.Failure},
+		"timeout":                     {policy.Outcome{Conditions: policy.Timeout}, breaker.Timeout},
+		"cancelled":                   {policy.Outcome{Conditions: policy.Cancelled}, breaker.Ignored},
+		"canceled while it timed out": {policy.Outcome{Conditions: policy.Cancelled | policy.Timeout}, breaker.Ignored},
+		"bad request to send":         {policy.Outcome{Conditions: policy.Invalid}, breaker.Ignored},
+		"full":                        {policy.Outcome{Conditions: policy.Refused, Detail: limits.Overflow}, breaker.Rejection},
+		"refused by a breaker":        {policy.Outcome{Conditions: policy.Refused, Detail: breaker.CircuitOpen}, breaker.Break},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -4,25 +4,25 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Result says how a guarded call ended. The first six are Expeditor's counters.
+// Result is how a guarded call ended. The first six values are Expeditor's counters.
 type Result uint8
 
-// How a call can end.
+// The results of a call.
 const (
 	Success    Result = iota
 	Failure           // counts against the upstream
-	Rejection         // refused by a limit or a full pool; neither for nor against
+	Rejection         // refused by a limit or a full pool; not in the ratio
 	Timeout           // counts against the upstream
-	Break             // refused by a breaker; neither for nor against
-	Dependency        // what it depended on failed; neither for nor against
+	Break             // refused by a breaker; not in the ratio
+	Dependency        // a dependency failed; not in the ratio
 
-	resultCount // how many are counted
+	resultCount // the number of counted results
 
-	// Ignored is counted nowhere: the caller went away, or the request was none.
+	// Ignored is not counted: the call was canceled, or its request was invalid.
 	Ignored = resultCount
 )
 
-// String names the result as Expeditor's status does.
+// String returns the name of the result, as in Expeditor's status.
 func (r Result) String() string {
 	return [...]string{"success", "failure", "rejection", "timeout", "break", "dependency", "ignored"}[r]
 }
@@ -30,33 +30,32 @@ func (r Result) String() string {
 // failing reports whether r counts against the upstream.
 func (r Result) failing() bool { return r == Failure || r == Timeout }
 
-// Classify is how a [Config] without a Classify of its own judges an outcome:
-//   - a caller who went away and a request that cannot be sent are Ignored
-//   - a refusal inside the breaker is a Rejection, one by another breaker a Break
-//   - a time-out is a Timeout, whoever set the limit
-//   - a 5xx answer, a connection that failed or broke, and a function's error are a Failure
-//   - all else is a Success, a 404 or 429 too
+// Classify is the default of [Config].Classify:
+//   - A canceled call and an invalid request are Ignored.
+//   - A refusal by another breaker inside this one is a Break, any other refusal a Rejection.
+//   - Any timeout is a Timeout.
+//   - A 5xx response, a connection that failed or broke, and a function's error are a Failure.
+//   - Any other outcome is a Success, including 404 and 429.
 func Classify(o *policy.Outcome) Result {
 	switch {
-	case o.Is == 0 || o.Is == policy.Discarded:
+	case o.Conditions == 0 || o.Conditions == policy.Discarded:
 		return Success
-	case o.Is.Any(policy.Cancelled | policy.Invalid):
+	case o.Has(policy.Cancelled | policy.Invalid):
 		return Ignored
-	case o.Is.Any(policy.Refused):
+	case o.Has(policy.Refused):
 		if o.Detail == CircuitOpen {
 			return Break
 		}
 		return Rejection
-	case o.Is.Any(policy.Timeout):
+	case o.Has(policy.Timeout):
 		return Timeout
-	case o.Is.Any(policy.Failure):
+	case o.Has(policy.Failure):
 		return Failure
 	}
 	return Success
 }
 
-// Status is a snapshot of a breaker's counters over its period. It does not
-// change later. Mirrors Expeditor::Status.
+// Status is a snapshot of a breaker's counters over its period. Mirrors Expeditor::Status.
 type Status struct {
 	Success    int64 `json:"success"`
 	Failure    int64 `json:"failure"`

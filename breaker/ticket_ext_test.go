@@ -12,7 +12,7 @@ import (
 	"github.com/pillion-go/pillion/breaker"
 )
 
-// TestTicket_doneTwice has the first Done count, and no other.
+// TestTicket_doneTwice checks that only the first Done counts.
 func TestTicket_doneTwice(t *testing.T) {
 	all := []breaker.Result{breaker.Success, breaker.Failure, breaker.Timeout, breaker.Ignored}
 	for _, first := range all {
@@ -31,7 +31,7 @@ func TestTicket_doneTwice(t *testing.T) {
 	}
 }
 
-// TestTicket_doneTwiceOfATrial has a second Done neither close nor count.
+// TestTicket_doneTwiceOfATrial checks that a second Done neither closes the circuit nor counts.
 func TestTicket_doneTwiceOfATrial(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBreaker(t, breaker.Config{NonBreakCount: 1})
@@ -48,7 +48,7 @@ func TestTicket_doneTwiceOfATrial(t *testing.T) {
 	})
 }
 
-// TestTicket_doneConcurrently has many end one call.
+// TestTicket_doneConcurrently ends one call from many goroutines.
 func TestTicket_doneConcurrently(t *testing.T) {
 	b := newBreaker(t, breaker.Config{})
 	ticket, err := b.Admit()
@@ -63,7 +63,7 @@ func TestTicket_doneConcurrently(t *testing.T) {
 	wantStatus(t, b, breaker.Status{Failure: 1})
 }
 
-// TestTicket_refused has the ticket of a refused call count nothing.
+// TestTicket_refused checks that the ticket of a refused call counts nothing.
 func TestTicket_refused(t *testing.T) {
 	b := newBreaker(t, breaker.Config{NonBreakCount: 1})
 	open(t, b, 1)
@@ -76,7 +76,7 @@ func TestTicket_refused(t *testing.T) {
 	wantStatus(t, b, breaker.Status{Failure: 1})
 }
 
-// TestTicket_ofAGobreaker has a second Done not reach a two-step gobreaker.
+// TestTicket_ofAGobreaker checks that a second Done does not reach a two-step gobreaker.
 func TestTicket_ofAGobreaker(t *testing.T) {
 	cb := gobreaker.NewTwoStepCircuitBreaker[any](gobreaker.Settings{})
 	b, err := breaker.FromGobreaker[any](cb)
@@ -95,8 +95,7 @@ func TestTicket_ofAGobreaker(t *testing.T) {
 	wantStatus(t, b, breaker.Status{Success: 1})
 }
 
-// TestAdmitsByHand tells the breakers that can be asked by hand from those that refuse all
-// calls.
+// TestAdmitsByHand checks which breakers can admit calls and which refuse all calls.
 func TestAdmitsByHand(t *testing.T) {
 	plain, err := breaker.FromGobreaker[any](gobreaker.NewCircuitBreaker[any](gobreaker.Settings{}))
 	if err != nil {
@@ -124,7 +123,8 @@ func TestAdmitsByHand(t *testing.T) {
 	}
 }
 
-// TestNotMade_byHand has a Breaker that no constructor made refuse calls, and do nothing else.
+// TestNotMade_byHand checks that a Breaker not made by a constructor refuses calls and does nothing
+// else.
 func TestNotMade_byHand(t *testing.T) {
 	for name, b := range map[string]*breaker.Breaker{"nil": nil, "zero": {}} {
 		_, err := b.Admit()
@@ -138,7 +138,7 @@ func TestNotMade_byHand(t *testing.T) {
 	}
 	for name, g := range map[string]*breaker.Group{"nil": nil, "zero": {}} {
 		for range g.All() {
-			t.Errorf("%s: got a breaker of a group that was not made, want none", name)
+			t.Errorf("%s: got a breaker of a group not made by NewGroup, want none", name)
 		}
 		func() {
 			defer func() {

@@ -13,8 +13,8 @@ import (
 	"github.com/pillion-go/pillion/breaker"
 )
 
-// TestUnwind_trial has the trial of a circuit end its goroutine, or panic: it has failed, and
-// the circuit lets another one through later.
+// TestUnwind_trial ends the goroutine of a trial, or panics in it: the trial counts as failed,
+// and the circuit admits another one later.
 func TestUnwind_trial(t *testing.T) {
 	const sleep = time.Second
 	settings := gobreaker.Settings{Timeout: sleep, ReadyToTrip: func(gobreaker.Counts) bool { return true }}
@@ -32,7 +32,7 @@ func TestUnwind_trial(t *testing.T) {
 					}
 					fail := func(context.Context) (int, error) { return 0, errBoom }
 					_, _ = pillion.Do(t.Context(), u, fail)
-					_, _ = pillion.Do(t.Context(), u, fail) // opens a circuit of our own
+					_, _ = pillion.Do(t.Context(), u, fail) // opens a circuit of this package
 					time.Sleep(2 * sleep)
 					var recovered any
 					returned, done := false, make(chan struct{})
@@ -48,7 +48,7 @@ func TestUnwind_trial(t *testing.T) {
 					}
 					time.Sleep(2 * sleep)
 					if got, err := pillion.Do(t.Context(), u, func(context.Context) (int, error) { return 1, nil }); err != nil || got != 1 {
-						t.Errorf("the next trial: got %v, %v, want it let through", got, err)
+						t.Errorf("the next trial: got %v, %v, want it admitted", got, err)
 					}
 				})
 			})

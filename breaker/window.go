@@ -5,38 +5,38 @@ import (
 	"time"
 )
 
-// buckets is how many parts the window is cut in. It is no option in Expeditor.
+// buckets is the number of buckets in a window. Expeditor has no option for it.
 const buckets = 10
 
-// counts holds one number for each [Result] that is counted.
+// counts holds a count for each [Result] that is counted.
 type counts [resultCount]int64
 
-// window is Expeditor's rolling counter: the sum of ten buckets on a grid that
-// starts when the window is made or reset. An event stays visible for nine to ten
-// bucket widths, depending on where in its bucket it fell. Instants are given, and may
-// step back: then nothing rolls.
+// window is Expeditor's rolling counter: the sum of ten buckets on a grid that starts when the
+// window is made or reset. An event counts for nine to ten bucket widths, depending on its
+// position in its bucket. Each method takes the current time, which may step back: then nothing
+// rolls.
 type window struct {
 	period  time.Duration
 	start   time.Duration // the grid's origin
 	current int64         // number of the newest bucket since start
-	end     time.Duration // when the newest bucket is over
+	end     time.Duration // when the newest bucket ends
 	ring    [buckets]counts
 	sum     counts
 }
 
-// reset empties the window and starts a new grid at now.
+// reset clears the counts and starts a new grid at now.
 func (w *window) reset(now time.Duration) {
 	*w = window{period: w.period, start: now}
 	w.end = w.edge(1)
 }
 
-// edge is when bucket i begins: the first instant at which elapsed*10/period,
-// rounded down, is i.
+// edge returns when bucket i begins: the first instant at which elapsed*10/period, rounded
+// down, is i.
 func (w *window) edge(i int64) time.Duration {
 	return w.start + (time.Duration(i)*w.period+buckets-1)/buckets
 }
 
-// roll drops what has left the window by now.
+// roll drops the results that have left the window at now.
 func (w *window) roll(now time.Duration) {
 	if now >= w.end {
 		w.advance(int64((now - w.start) * buckets / w.period))
@@ -55,7 +55,7 @@ func (w *window) advance(i int64) {
 	w.current, w.end = i, w.edge(i+1)
 }
 
-// drop empties a bucket.
+// drop clears a bucket and subtracts it from the sum.
 func (w *window) drop(b *counts) {
 	for r := range b {
 		w.sum[r] -= b[r]
@@ -63,20 +63,20 @@ func (w *window) drop(b *counts) {
 	*b = counts{}
 }
 
-// add counts one r at now.
+// add counts a result r at now.
 func (w *window) add(now time.Duration, r Result) {
 	w.roll(now)
 	w.ring[w.current%buckets][r]++
 	w.sum[r]++
 }
 
-// volume is what the threshold is a ratio of.
+// volume returns the number of results of which the threshold is a ratio.
 func (w *window) volume() int64 { return w.sum[Success] + w.failing() }
 
-// failing is what counts against the upstream.
+// failing returns the number of results that count against the upstream.
 func (w *window) failing() int64 { return w.sum[Failure] + w.sum[Timeout] }
 
-// sum is a+b, or the longest Duration if that is less. Neither is negative.
+// sum returns a+b, or the longest Duration on overflow. Neither a nor b may be negative.
 func sum(a, b time.Duration) time.Duration {
 	if a > math.MaxInt64-b {
 		return math.MaxInt64
@@ -84,8 +84,8 @@ func sum(a, b time.Duration) time.Duration {
 	return a + b
 }
 
-// failingLeft is how long it is from now until the window holds no failure, if none is
-// added. The window has been rolled.
+// failingLeft returns the time from now until the window holds no failure, if none is added.
+// The caller has rolled the window.
 func (w *window) failingLeft(now time.Duration) time.Duration {
 	for i := w.current; i > w.current-buckets && i >= 0; i-- {
 		if b := &w.ring[i%buckets]; b[Failure]+b[Timeout] > 0 {

@@ -13,7 +13,7 @@ func TestWindow(t *testing.T) {
 		add, look time.Duration
 		want      int64
 	}{
-		"at once":                             {add: 0, look: 0, want: 1},
+		"immediately":                         {add: 0, look: 0, want: 1},
 		"start of a bucket, before period":    {add: 0, look: 10*width - 1, want: 1},
 		"start of a bucket, after period":     {add: 0, look: 10 * width, want: 0},
 		"end of a bucket, before nine widths": {add: width - 1, look: 10*width - 1, want: 1},
@@ -36,7 +36,7 @@ func TestWindow(t *testing.T) {
 	}
 }
 
-// TestWindow_longPeriod is about a period whose bucket edges no Duration can hold.
+// TestWindow_longPeriod uses a period whose bucket edges overflow a Duration.
 func TestWindow_longPeriod(t *testing.T) {
 	for _, period := range []time.Duration{math.MaxInt64, math.MaxInt64 - 8, math.MaxInt64/2 + 1, math.MaxInt64 / 10} {
 		w := window{period: period}
@@ -52,7 +52,7 @@ func TestWindow_longPeriod(t *testing.T) {
 	}
 }
 
-// twins are a window and its slow model, to which the same things happen.
+// twins is a window and its slow model, which receive the same events.
 type twins struct {
 	fast window
 	slow slowWindow
@@ -80,7 +80,7 @@ func (w *twins) add(r Result) {
 	w.slow.add(w.now, r)
 }
 
-// check compares the two, and the window with itself.
+// check compares the two, and checks the window's own consistency.
 func (w *twins) check(t *testing.T) {
 	t.Helper()
 	var sum counts
@@ -128,18 +128,18 @@ func TestWindow_random(t *testing.T) {
 				t.Fatalf("seed %d, event %d", seed, i)
 			}
 			if w.now < w.slow.newest {
-				w.now = w.slow.newest // steps are reckoned from there
+				w.now = w.slow.newest // steps are relative to it
 			}
 		}
 	}
 }
 
-// FuzzWindow makes the same things happen to a window and to a slow twin of it,
-// which keeps every event. What must hold after each:
-//   - the twin has the same counters
-//   - the sum is that of the buckets, and no bucket goes below zero
-//   - volume and failing are what the counters say
-//   - no instant makes it panic, not even one before the last
+// FuzzWindow applies the same events to a window and to a slow model, which stores every event.
+// After each event:
+//   - The model has the same counters.
+//   - The sum equals that of the buckets, and no bucket is negative.
+//   - volume and failing agree with the counters.
+//   - No time makes the window panic, not even one before the last.
 func FuzzWindow(f *testing.F) {
 	const second = time.Second
 	script := func(ops ...uint64) []byte {
@@ -186,11 +186,11 @@ func FuzzWindow(f *testing.F) {
 	})
 }
 
-// What the last two bits of a number in a fuzz script mean; the others are how much
-// time passes before.
+// The events of a fuzz script, in the last two bits of a number. The other bits are the time
+// that passes first.
 const (
 	fuzzAdd = iota
 	fuzzRoll
-	fuzzBack // time goes back, and one is added
+	fuzzBack // time steps back, and a result is added
 	fuzzReset
 )

@@ -49,11 +49,11 @@ func (l *streamLimit) stop() {
 
 // overdue makes o that of an attempt that took too long, if it did.
 func (r *route) overdue(p *pick, o *policy.Outcome) {
-	if p.limit == nil || !p.limit.expired.Load() || o.Err == nil || o.Is.Any(policy.Timeout) || o.Detail == MaxStreamDuration {
+	if p.limit == nil || !p.limit.expired.Load() || o.Err == nil || o.Has(policy.Timeout) || o.Detail == MaxStreamDuration {
 		return
 	}
 	p.host.Observe(maxDurationReached, 1)
-	o.Is = o.Is&^policy.Cancelled | policy.Reset
+	o.Conditions = o.Conditions&^policy.Cancelled | policy.Reset
 	o.Flags, o.Detail = MaxStreamDuration.Flags(), MaxStreamDuration
 	o.Err = &policy.UpstreamError{Upstream: r.upstream, Flags: o.Flags, Detail: o.Detail, Err: errMaxStreamDuration}
 }

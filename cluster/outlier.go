@@ -210,13 +210,13 @@ func (r *route) responded(c *policy.Call, p *pick, o *policy.Outcome) {
 // was refused or canceled, or waited for a connection until its time was over.
 func (r *route) result(c *policy.Call, p *pick, o *policy.Outcome) (result outlier.Result, ok bool) {
 	switch {
-	case o.Is.Any(policy.Refused | policy.Cancelled | policy.Invalid), o.Detail == MaxStreamDuration:
+	case o.Has(policy.Refused | policy.Cancelled | policy.Invalid), o.Detail == MaxStreamDuration:
 		return result, false
-	case o.Is.Any(policy.ConnectFailure):
+	case o.Has(policy.ConnectFailure):
 		return outlier.Result{Outcome: outlier.ConnectFailed}, true
-	case o.Is.Any(policy.Timeout):
+	case o.Has(policy.Timeout):
 		return outlier.Result{Outcome: outlier.Timeout}, p.attached || p.on != nil
-	case o.Is.Any(policy.NoResponse):
+	case o.Has(policy.NoResponse):
 		return outlier.Result{Outcome: outlier.ConnectFailed}, true
 	case c.Request().Protocol == policy.ProtocolGRPC:
 		return grpcResult(o)
@@ -259,7 +259,7 @@ func (r *route) reset(p *pick, end *policy.Outcome) {
 	if !p.reported || r.cluster.detector == nil {
 		return
 	}
-	if end.Err != nil && end.Value != nil && end.Is.Any(policy.NoResponse) && !end.Is.Any(policy.Timeout|policy.Cancelled) && end.Detail != MaxStreamDuration {
+	if end.Err != nil && end.Value != nil && end.Has(policy.NoResponse) && !end.Has(policy.Timeout|policy.Cancelled) && end.Detail != MaxStreamDuration {
 		r.cluster.took(r.cluster.detector.Report(p.host, outlier.Result{Outcome: outlier.ConnectFailed}, time.Now()))
 	}
 }

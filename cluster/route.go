@@ -212,12 +212,12 @@ const failureLatency = time.Second
 
 // timed tells the balancer how long the host took to respond.
 func (r *route) timed(p *pick, o *policy.Outcome) {
-	if !r.cluster.balancer.UsesTime() || o.Is.Any(policy.Refused|policy.Cancelled|policy.Invalid) {
+	if !r.cluster.balancer.UsesTime() || o.Has(policy.Refused|policy.Cancelled|policy.Invalid) {
 		return
 	}
 	now := r.cluster.now()
 	took := now - p.began
-	if o.Is.Any(policy.Failure) {
+	if o.Has(policy.Failure) {
 		took = max(took, failureLatency)
 	}
 	r.cluster.balancer.Observe(p.host.Host, took, now)

@@ -112,12 +112,12 @@ func sum(_ context.Context, values []int) (int, error) {
 // starts are the ways to start a command.
 var starts = map[string]func(c *Command[int], ctx context.Context) error{
 	"on the pool": (*Command[int]).Start,
-	"here":        (*Command[int]).StartHere,
+	"here":        (*Command[int]).Run,
 	"on the pool, with retry": func(c *Command[int], ctx context.Context) error {
 		return c.StartWithRetry(ctx, retry.Retryable{Tries: 1})
 	},
 	"here, with retry": func(c *Command[int], ctx context.Context) error {
-		return c.StartHereWithRetry(ctx, retry.Retryable{Tries: 1})
+		return c.RunWithRetry(ctx, retry.Retryable{Tries: 1})
 	},
 }
 
@@ -146,7 +146,7 @@ func TestNilFunctions(t *testing.T) {
 			t.Errorf("%s: got %v, want an error that says nil", name, err)
 		}
 	}
-	must(t, c.StartHere(t.Context()))
+	must(t, c.Run(t.Context()))
 	if v, err := c.Get(t.Context()); v != 1 || err != nil {
 		t.Errorf("got %d and %v, want the command to work", v, err)
 	}
@@ -196,7 +196,7 @@ func TestStartAfterShutdown(t *testing.T) {
 		t.Errorf("got %q, want %q", err, want)
 	}
 	c := New(Config{Service: s}, value(2))
-	must(t, c.StartHere(t.Context()))
+	must(t, c.Run(t.Context()))
 	if v, err := c.Get(t.Context()); v != 2 || err != nil {
 		t.Errorf("got %d and %v, want the value", v, err)
 	}
@@ -264,7 +264,7 @@ func TestParseRetry(t *testing.T) {
 		t.Errorf("got %+v and %v, want all options", r, err)
 	}
 	for sleep, want := range map[any]time.Duration{
-		0: retry.NoSleep, 2: 2 * time.Second, time.Minute: time.Minute, time.Duration(0): retry.NoSleep, int64(1): time.Second,
+		0: retry.Zero, 2: 2 * time.Second, time.Minute: time.Minute, time.Duration(0): retry.Zero, int64(1): time.Second,
 		uint64(3): 3 * time.Second,
 	} {
 		r, err = ParseRetry(map[string]any{"sleep": sleep})
@@ -273,7 +273,7 @@ func TestParseRetry(t *testing.T) {
 		}
 	}
 	r, err = ParseRetry(map[string]any{"tries": "infinite", "sleep": func(int) time.Duration { return 7 }, "matching": "x"})
-	if err != nil || r.Tries != retry.Infinite || r.SleepFunc(0) != 7 || !r.Matching[0].MatchString("axb") {
+	if err != nil || r.Tries != retry.Unlimited || r.SleepFunc(0) != 7 || !r.Matching[0].MatchString("axb") {
 		t.Errorf("got %+v and %v, want no bound, a function and a substring", r, err)
 	}
 	for _, bad := range []map[string]any{
@@ -321,7 +321,7 @@ func FuzzParseRetry(f *testing.F) {
 			if err == nil && checkRetry(&r) != nil {
 				t.Errorf("%s: %v: got %+v, which StartWithRetry does not accept: %v", name, v, r, checkRetry(&r))
 			}
-			if err == nil && (waitOf(&r, 0) < 0 && r.Sleep != retry.NoSleep || tries(&r) < 1) {
+			if err == nil && (waitOf(&r, 0) < 0 && r.Sleep != retry.Zero || tries(&r) < 1) {
 				t.Errorf("%s: %v: got %+v", name, v, r)
 			}
 		}
@@ -371,7 +371,7 @@ func TestCyclesOfGets(t *testing.T) {
 					t.Errorf("what depends on it: got %v, want a cycle of two", err)
 				}
 				a = New(Config{}, func(ctx context.Context) (int, error) {
-					must(t, b.StartHere(ctx))
+					must(t, b.Run(ctx))
 					return b.Get(ctx)
 				})
 				b = Chain(Config{}, a, func(_ context.Context, v int) (int, error) { return v, nil })
@@ -420,7 +420,7 @@ func TestPanics(t *testing.T) {
 		"Goexit":      runtime.Goexit,
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := boundedService(t, 1, NoQueue, Abort)
+			s := boundedService(t, 1, Zero, Abort)
 			cfg := Config{Service: s}
 			explode := func(context.Context) (int, error) { boom(); return 1, nil }
 			calm := func(context.Context, error) (int, error) { return 7, nil }
@@ -452,15 +452,15 @@ func TestPanics(t *testing.T) {
 
 			retried := New(cfg, explode)
 			all := []retry.Match{func(error) bool { return true }}
-			must(t, retried.StartWithRetry(t.Context(), retry.Retryable{Tries: 2, Sleep: retry.NoSleep, On: all}))
+			must(t, retried.StartWithRetry(t.Context(), retry.Retryable{Tries: 2, Sleep: retry.Zero, On: all}))
 			_, err = retried.Get(t.Context())
 			wantPanic(t, "retried work", err, name)
 			waitIdle(t, s)
 
 			for option, r := range map[string]retry.Retryable{
 				"SleepFunc":   {SleepFunc: func(int) time.Duration { boom(); return 0 }},
-				"ExceptionCB": {Sleep: retry.NoSleep, ExceptionCB: func(error) { boom() }},
-				"LogMethod":   {Sleep: retry.NoSleep, LogMethod: func(int, error) { boom() }},
+				"ExceptionCB": {Sleep: retry.Zero, ExceptionCB: func(error) { boom() }},
+				"LogMethod":   {Sleep: retry.Zero, LogMethod: func(int, error) { boom() }},
 				"Ensure":      {Tries: 1, Ensure: func(int) { boom() }},
 				"On":          {On: []retry.Match{func(error) bool { boom(); return true }}},
 			} {
@@ -512,7 +512,7 @@ func wantPanic(t *testing.T, what string, err error, name string) {
 func TestPanicHere(t *testing.T) {
 	s := service(t, ServiceConfig{})
 	c := New(Config{Service: s}, func(context.Context) (int, error) { panic(errBoom) })
-	must(t, c.StartHere(t.Context()))
+	must(t, c.Run(t.Context()))
 	_, err := c.Get(t.Context())
 	wantPanic(t, "work", err, "panic")
 	if want := "command: panic: boom"; err.Error() != want {
@@ -538,7 +538,7 @@ func TestPanicOfOnStateChange(t *testing.T) {
 		for range 2 {
 			time.Sleep(ms)
 			c := New(Config{Service: s}, value(1))
-			must(t, c.StartHere(t.Context()))
+			must(t, c.Run(t.Context()))
 			if v, err := c.Get(t.Context()); err != nil && !errors.Is(err, breaker.ErrOpen) {
 				t.Errorf("got %d and %v, want a refusal or the value", v, err)
 			}

@@ -95,15 +95,15 @@ func (c *Command[T]) StartWithRetry(ctx context.Context, r retry.Retryable) erro
 	return c.start(ctx, &retrying{options: r}, false)
 }
 
-// StartHere runs the command in the calling goroutine and returns when it has ended: after
+// Run runs the command in the calling goroutine and returns when it has ended: after
 // the wait for dependencies, the work, the fallback and the hooks. It uses no pool, so that it
 // works after a shutdown. It starts no goroutine, so that the timeout acts through the context
-// alone: StartHere waits for work that ignores its context. It returns nil if the work
+// alone: Run waits for work that ignores its context. It returns nil if the work
 // fails: Get returns the error. Mirrors Expeditor::Command#start(current_thread: true).
-func (c *Command[T]) StartHere(ctx context.Context) error { return c.start(ctx, nil, true) }
+func (c *Command[T]) Run(ctx context.Context) error { return c.start(ctx, nil, true) }
 
-// StartHereWithRetry is [Command.StartHere] with retries: see [Command.StartWithRetry].
-func (c *Command[T]) StartHereWithRetry(ctx context.Context, r retry.Retryable) error {
+// RunWithRetry is [Command.Run] with retries: see [Command.StartWithRetry].
+func (c *Command[T]) RunWithRetry(ctx context.Context, r retry.Retryable) error {
 	return c.start(ctx, &retrying{options: r}, true)
 }
 

@@ -22,6 +22,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/internal/race"
 	"github.com/pillion-go/pillion/retry"
 )
 
@@ -65,7 +66,7 @@ func TestOwnClassify(t *testing.T) {
 		return Classify(err)
 	}})
 	c := New(Config{Service: s}, failing(errBoom))
-	must(t, c.StartHere(t.Context()))
+	must(t, c.Run(t.Context()))
 	wantStatus(t, s, breaker.Status{Success: 1})
 	if _, err := c.Get(t.Context()); !errors.Is(err, errBoom) {
 		t.Errorf("got %v, want the error too", err)
@@ -89,7 +90,7 @@ func TestHookPanics(t *testing.T) {
 		c := New(cfg, value(1))
 		must(t, c.OnSuccess(func(int) { panic(errBoom) }))
 		must(t, c.OnComplete(func(int, error) { t.Error("a hook after one that panicked ran") }))
-		must(t, c.StartHere(t.Context()))
+		must(t, c.Run(t.Context()))
 		if v, err := c.Get(t.Context()); v != 1 || err != nil {
 			t.Errorf("got %d and %v, want the value", v, err)
 		}
@@ -119,7 +120,7 @@ func TestDependencyTypes(t *testing.T) {
 		t.Errorf("got %q and %v, want 1two3.5", v, err)
 	}
 	none := NewAll(Config{}, nil, sum)
-	must(t, none.StartHere(t.Context()))
+	must(t, none.Run(t.Context()))
 	if v, err := none.Get(t.Context()); v != 0 || err != nil {
 		t.Errorf("got %d and %v, want the sum of nothing", v, err)
 	}
@@ -151,7 +152,7 @@ func TestDependencyFails(t *testing.T) {
 		"two of them": func(cfg Config) *Command[int] { return NewAll(cfg, []*Command[int]{bad(), bad(), bad()}, sum) },
 		"an old one": func(cfg Config) *Command[int] {
 			d := bad()
-			must(t, d.StartHere(t.Context()))
+			must(t, d.Run(t.Context()))
 			return New2(cfg, slow(), d, not)
 		},
 	} {
@@ -212,7 +213,7 @@ func TestOneBreakerForAll(t *testing.T) {
 		must(t, get())
 	}
 	c := New(Config{Service: s}, failing(errBoom))
-	must(t, c.StartHere(t.Context()))
+	must(t, c.Run(t.Context()))
 	wantStatus(t, s, breaker.Status{Failure: 3})
 	if s.Breaking() {
 		t.Error("the circuit is open before a call was refused")
@@ -242,13 +243,13 @@ func TestGivenBreakers(t *testing.T) {
 	a, b := service(t, ServiceConfig{Breaker: two}), service(t, ServiceConfig{Breaker: two})
 	for _, s := range []*Service{a, b} {
 		c := New(Config{Service: s}, failing(errBoom))
-		must(t, c.StartHere(t.Context()))
+		must(t, c.Run(t.Context()))
 		gone := New(Config{Service: s}, failing(context.Canceled))
-		must(t, gone.StartHere(t.Context()))
+		must(t, gone.Run(t.Context()))
 	}
 	for _, s := range []*Service{a, b} {
 		c := New(Config{Service: s}, value(1))
-		must(t, c.StartHere(t.Context()))
+		must(t, c.Run(t.Context()))
 		if _, err := c.Get(t.Context()); !errors.Is(err, gobreaker.ErrOpenState) || !s.Breaking() {
 			t.Errorf("got %v, want gobreaker to refuse", err)
 		}
@@ -265,9 +266,9 @@ func TestDefaultService(t *testing.T) {
 	s.ResetStatus()
 	for range 100 {
 		c := New(Config{}, failing(errBoom))
-		must(t, c.StartHere(t.Context()))
+		must(t, c.Run(t.Context()))
 	}
-	if v, err := RunIfAllowed(s, func() (int, error) { return 3, nil }); v != 3 || err != nil {
+	if v, err := Allow(s, func() (int, error) { return 3, nil }); v != 3 || err != nil {
 		t.Errorf("got %d and %v, want all to be allowed", v, err)
 	}
 	if s.Breaking() || s.Status() != (breaker.Status{}) {
@@ -276,8 +277,8 @@ func TestDefaultService(t *testing.T) {
 	must(t, Start(t.Context(), Config{}, value(1)).Wait(t.Context()))
 }
 
-// TestRunIfAllowedPanics has the function panic: the panic goes on, and the next call works.
-func TestRunIfAllowedPanics(t *testing.T) {
+// TestAllowPanics has the function panic: the panic goes on, and the next call works.
+func TestAllowPanics(t *testing.T) {
 	s := service(t, ServiceConfig{})
 	func() {
 		defer func() {
@@ -285,7 +286,7 @@ func TestRunIfAllowedPanics(t *testing.T) {
 				t.Errorf("got %v, want the panic", p)
 			}
 		}()
-		_, _ = RunIfAllowed(s, func() (int, error) { panic(errBoom) })
+		_, _ = Allow(s, func() (int, error) { panic(errBoom) })
 	}()
 	wantStatus(t, s, breaker.Status{})
 }
@@ -336,7 +337,7 @@ func TestSixtyFourGoroutines(t *testing.T) {
 				b := New2(Config{Service: small}, a, shared, func(_ context.Context, x, y int) (int, error) { return x + y, nil })
 				must(t, b.OnComplete(func(int, error) { ended.Add(1) }))
 				if r.IntN(2) == 0 {
-					must(t, a.StartWithRetry(ctx, retry.Retryable{Tries: 3, Sleep: retry.NoSleep}))
+					must(t, a.StartWithRetry(ctx, retry.Retryable{Tries: 3, Sleep: retry.Zero}))
 				}
 				must(t, b.Start(ctx))
 				if v, err := b.Get(ctx); v != 3 || err != nil {
@@ -422,7 +423,7 @@ func FuzzPool(f *testing.F) {
 
 func fuzzPool(t *testing.T, threads, queue int, ops []byte) {
 	t.Helper()
-	s := boundedService(t, threads, cmpOr(queue, NoQueue), Abort)
+	s := boundedService(t, threads, cmpOr(queue, Zero), Abort)
 	type flying struct {
 		c      *Command[int]
 		finish chan struct{}
@@ -486,7 +487,7 @@ func cmpOr(a, b int) int {
 
 // TestAllocations bounds the allocations of a command. The race detector adds some.
 func TestAllocations(t *testing.T) {
-	if raceEnabled {
+	if race.Enabled {
 		t.Skip("allocations are not those of a real program under the race detector")
 	}
 	s, ctx := service(t, ServiceConfig{}), context.Background()
@@ -499,12 +500,12 @@ func TestAllocations(t *testing.T) {
 		"here, with all": {7, func() {
 			c := New(cfg, work)
 			_ = c.SetFallback(rescue)
-			_ = c.StartHereWithRetry(ctx, retry.Retryable{Tries: 3})
+			_ = c.RunWithRetry(ctx, retry.Retryable{Tries: 3})
 			_, _ = c.Get(ctx)
 		}},
 		"here, with nothing": {1, func() {
 			c := New(Config{Service: s}, work)
-			_ = c.StartHere(ctx)
+			_ = c.Run(ctx)
 			_, _ = c.Get(ctx)
 		}},
 		"on the pool":             {2, func() { _, _ = Start(ctx, Config{Service: s}, work).Get(ctx) }},

@@ -196,14 +196,14 @@ func ExampleServiceConfig() {
 	// Output: true true 1
 }
 
-func ExampleCommand_StartHere() {
+func ExampleCommand_Run() {
 	ctx := context.Background()
 	command1 := command.New(command.Config{}, func(context.Context) (string, error) {
 		fmt.Println("working")
 		return "one", nil
 	})
 
-	if err := command1.StartHere(ctx); err != nil { // blocking
+	if err := command1.Run(ctx); err != nil { // blocking
 		fmt.Println(err)
 	}
 	fmt.Println("started")
@@ -308,7 +308,7 @@ func ExampleNew3() {
 		func(_ context.Context, recipe string, servings int, vegan bool) (string, error) {
 			return fmt.Sprint(recipe, " for ", servings, ", vegan: ", vegan), nil
 		})
-	if err := page.StartHere(ctx); err != nil {
+	if err := page.Run(ctx); err != nil {
 		fmt.Println(err)
 	}
 	fmt.Println(page.Get(ctx))
@@ -369,7 +369,7 @@ func ExampleCommand_OnComplete() {
 		c.OnComplete(func(value int, err error) { fmt.Println("complete:", err == nil, value, err) }),
 		c.OnSuccess(func(value int) { fmt.Println("success:", value) }),
 		c.OnFailure(func(err error) { fmt.Println("failure:", err) }),
-		c.StartHere(ctx),
+		c.Run(ctx),
 	); err != nil {
 		fmt.Println(err)
 	}
@@ -384,7 +384,7 @@ func ExampleCommand_OnFailure() {
 	if err := errors.Join(
 		c.OnFailure(func(err error) { fmt.Println("failure:", err) }),
 		c.OnSuccess(func(value int) { fmt.Println("success:", value) }),
-		c.StartHere(ctx),
+		c.Run(ctx),
 	); err != nil {
 		fmt.Println(err)
 	}
@@ -410,7 +410,7 @@ func ExampleConfig_hookPanic() {
 	}, func(context.Context) (int, error) { return 42, nil })
 	if err := errors.Join(
 		c.OnSuccess(func(int) { panic("oh") }),
-		c.StartHere(ctx),
+		c.Run(ctx),
 	); err != nil {
 		fmt.Println(err)
 	}
@@ -420,24 +420,24 @@ func ExampleConfig_hookPanic() {
 	// 42 <nil>
 }
 
-func ExampleRunIfAllowed() {
+func ExampleAllow() {
 	service, err := command.NewService(command.ServiceConfig{NonBreakCount: 2})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	fmt.Println(command.RunIfAllowed(service, func() (int, error) { return 3, nil }))
+	fmt.Println(command.Allow(service, func() (int, error) { return 3, nil }))
 
 	service.Record(breaker.Failure) // Ruby: service.failure
 	service.Record(breaker.Failure)
-	_, err = command.RunIfAllowed(service, func() (int, error) { return 3, nil })
+	_, err = command.Allow(service, func() (int, error) { return 3, nil })
 	fmt.Println(errors.Is(err, breaker.ErrOpen), service.Breaking(), service.Status().Break)
 	// Output:
 	// 3 <nil>
 	// true true 0
 }
 
-func ExampleCommand_StartHereWithRetry() {
+func ExampleCommand_RunWithRetry() {
 	ctx := context.Background()
 	errTimeout, errDeleted := errors.New("temporary: no response"), errors.New("deleted")
 	results := []error{errTimeout, errTimeout, errDeleted}
@@ -446,8 +446,8 @@ func ExampleCommand_StartHereWithRetry() {
 		results = results[1:]
 		return 0, err
 	})
-	err := c.StartHereWithRetry(ctx, retry.Retryable{
-		Tries: retry.Infinite,
+	err := c.RunWithRetry(ctx, retry.Retryable{
+		Tries: retry.Unlimited,
 		SleepFunc: func(retry int) time.Duration { // a function of the retry's number, from zero
 			return time.Duration(retry+1) * time.Microsecond
 		},
@@ -518,7 +518,7 @@ func ExampleCommand_Get_errors() {
 
 func ExampleNewPool() {
 	ctx := context.Background()
-	pool, err := command.NewPool(command.PoolConfig{MaxThreads: 1, MaxQueue: command.NoQueue, Overflow: command.Abort})
+	pool, err := command.NewPool(command.PoolConfig{MaxThreads: 1, MaxQueue: command.Zero, Overflow: command.Abort})
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -10,6 +10,8 @@ import (
 	"testing/synctest"
 
 	gocmp "github.com/google/go-cmp/cmp"
+
+	"github.com/pillion-go/pillion/internal/race"
 )
 
 // TestRules_randomTraces checks the rules on random traces: the model of the gem takes the
@@ -17,7 +19,7 @@ import (
 // A trace is left out if its result depends on which of several threads runs first.
 func TestRules_randomTraces(t *testing.T) {
 	traces := 250
-	if raceEnabled { // the model is one thread, and slow there
+	if race.Enabled { // the model is one thread, and slow there
 		traces = 40
 	}
 	open, different := 0, 0

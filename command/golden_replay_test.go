@@ -400,7 +400,7 @@ func (p *player) runIfAllowed(ctx context.Context, s *Service, body []traceStep)
 			e = describe(newPanicError(v))
 		}
 	}()
-	return told(RunIfAllowed(s, func() (any, error) { return p.steps(ctx, body, nil, nil) }))
+	return told(Allow(s, func() (any, error) { return p.steps(ctx, body, nil, nil) }))
 }
 
 // settle waits until everything that can run has run. Delays take no time in a trace, so that
@@ -434,11 +434,11 @@ func (p *player) start(ctx context.Context, t *testing.T, a traceAction) error {
 	c := p.commands[a.Cmd]
 	switch {
 	case a.Retry == nil && a.CurrentThread:
-		return c.StartHere(ctx)
+		return c.Run(ctx)
 	case a.Retry == nil:
 		return c.Start(ctx)
 	case a.CurrentThread:
-		return c.StartHereWithRetry(ctx, p.options(t, a))
+		return c.RunWithRetry(ctx, p.options(t, a))
 	}
 	return c.StartWithRetry(ctx, p.options(t, a))
 }
@@ -450,7 +450,7 @@ func (p *player) options(t *testing.T, a traceAction) retry.Retryable {
 	switch string(a.Retry.Tries) {
 	case "":
 	case `"infinite"`:
-		r.Tries = retry.Infinite
+		r.Tries = retry.Unlimited
 	default:
 		unmarshal(t, a.Retry.Tries, &r.Tries)
 	}

@@ -11,7 +11,7 @@ import (
 //
 // Hooks run after the result is counted, in the order in which they were added, whether by
 // OnComplete, OnSuccess or OnFailure. They run in the goroutine that ends the command: a
-// worker, the goroutine that called StartHere or whose Start was rejected, or that of a timer.
+// worker, the goroutine that called Run or whose Start was rejected, or that of a timer.
 // The command's slot in the pool is free by then. Commands that were queued before wait for the
 // hooks of a worker; commands that are started meanwhile do not. Get and Wait may return before
 // the hooks have run. If the command has ended already, OnComplete runs the hook before it

@@ -75,7 +75,7 @@ func randomService(r *rand.Rand) planService {
 		}
 	}
 	if r.IntN(2) == 0 {
-		s.pool = PoolConfig{MaxThreads: 1 + r.IntN(3), MaxQueue: []int{NoQueue, 0, 1, 2}[r.IntN(4)], Overflow: []Overflow{Abort, Discard}[r.IntN(2)]}
+		s.pool = PoolConfig{MaxThreads: 1 + r.IntN(3), MaxQueue: []int{Zero, 0, 1, 2}[r.IntN(4)], Overflow: []Overflow{Abort, Discard}[r.IntN(2)]}
 		if s.pool.MaxQueue == 0 { // it is never full
 			s.pool.Overflow = Abort
 		}

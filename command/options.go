@@ -64,7 +64,7 @@ var retryOptions = map[string]func(r *retry.Retryable, v any) bool{ //nolint:goc
 
 func parseTries(tries *int, v any) bool {
 	if v == "infinite" {
-		*tries = retry.Infinite
+		*tries = retry.Unlimited
 		return true
 	}
 	n, ok := number(v)
@@ -90,7 +90,7 @@ func parseSleep(r *retry.Retryable, v any) bool {
 		}
 	}
 	if r.Sleep == 0 {
-		r.Sleep = retry.NoSleep
+		r.Sleep = retry.Zero
 		return true
 	}
 	return r.Sleep >= time.Millisecond

@@ -90,7 +90,7 @@ func TestReport_hooks(t *testing.T) {
 				continue // no fallback runs
 			}
 			synctest.Test(t, func(t *testing.T) {
-				s := boundedService(t, 1, NoQueue, Abort)
+				s := boundedService(t, 1, Zero, Abort)
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				if tt.shut {
@@ -99,7 +99,7 @@ func TestReport_hooks(t *testing.T) {
 				c := New(Config{Service: s, Timeout: tt.timeout}, tt.work)
 				must(t, add(c))
 				if tt.here {
-					must(t, c.StartHere(ctx))
+					must(t, c.Run(ctx))
 				} else {
 					must(t, c.Start(ctx))
 				}
@@ -181,7 +181,7 @@ func TestReport_hookPanic(t *testing.T) {
 	l := captureLog(t)
 	c := New(Config{HookPanic: func(*PanicError) { panic(errBoom) }}, value(1))
 	must(t, c.OnSuccess(func(int) { panic("of the hook") }))
-	must(t, c.StartHere(t.Context()))
+	must(t, c.Run(t.Context()))
 	wantReport(t, l, "HookPanic")
 }
 

@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// NoQueue is a MaxQueue of zero. The zero value of the field means no bound.
-const NoQueue = -1
+// Zero is a MaxQueue of zero. The zero value of the field means no bound.
+const Zero = -1
 
 // Overflow is what a full pool does with a command.
 type Overflow uint8
@@ -54,7 +54,7 @@ type PoolConfig struct {
 	MaxThreads int `json:"max_threads,omitempty"`
 
 	// MaxQueue is the number of commands that can wait for a worker or for dependencies. Zero
-	// means no bound, as in Ruby; with the constant NoQueue none can wait. Other negative values
+	// means no bound, as in Ruby; with the constant Zero none can wait. Other negative values
 	// are errors, and so is any value but zero without MaxThreads. Mirrors max_queue.
 	MaxQueue int `json:"max_queue,omitempty"`
 
@@ -70,8 +70,8 @@ func (cfg PoolConfig) check() error {
 		bad.say("PoolConfig.MaxThreads: %d is negative: write 1 or more, or 0 for no bound", cfg.MaxThreads)
 	}
 	switch {
-	case cfg.MaxQueue < 0 && cfg.MaxQueue != NoQueue:
-		bad.say("PoolConfig.MaxQueue: %d is negative: write 1 or more, 0 for no bound, or command.NoQueue", cfg.MaxQueue)
+	case cfg.MaxQueue < 0 && cfg.MaxQueue != Zero:
+		bad.say("PoolConfig.MaxQueue: %d is negative: write 1 or more, 0 for no bound, or command.Zero", cfg.MaxQueue)
 	case cfg.MaxQueue != 0 && cfg.MaxThreads == 0:
 		bad.say("PoolConfig.MaxQueue: %d has no effect on a pool without MaxThreads: write MaxThreads too", cfg.MaxQueue)
 	}

@@ -119,7 +119,7 @@ func tries(o *retry.Retryable) int {
 	switch o.Tries {
 	case 0:
 		return retry.DefaultTries
-	case retry.Infinite:
+	case retry.Unlimited:
 		return math.MaxInt
 	}
 	return o.Tries
@@ -133,7 +133,7 @@ func waitOf(o *retry.Retryable, retries int) time.Duration {
 	case o.Sleep == 0:
 		return retry.DefaultSleep
 	}
-	return o.Sleep // NoSleep is below zero
+	return o.Sleep // Zero is below zero
 }
 
 // pause waits for d, or until ctx ends.
@@ -152,14 +152,14 @@ func pause(ctx context.Context, d time.Duration) {
 // checkRetry checks the options.
 func checkRetry(o *retry.Retryable) error {
 	var bad problems
-	if o.Tries < 0 && o.Tries != retry.Infinite {
-		bad.say("Retryable.Tries: %d is negative: write 1 or more, 0 for 2, or retry.Infinite", o.Tries)
+	if o.Tries < 0 && o.Tries != retry.Unlimited {
+		bad.say("Retryable.Tries: %d is negative: write 1 or more, 0 for 2, or retry.Unlimited", o.Tries)
 	}
 	switch {
-	case o.Sleep < 0 && o.Sleep != retry.NoSleep:
-		bad.say("Retryable.Sleep: %v is negative: write a duration such as time.Second, or retry.NoSleep", o.Sleep)
+	case o.Sleep < 0 && o.Sleep != retry.Zero:
+		bad.say("Retryable.Sleep: %v is negative: write a duration such as time.Second, or retry.Zero", o.Sleep)
 	case o.Sleep > 0 && o.Sleep < time.Millisecond:
-		bad.say("Retryable.Sleep: %v is below a millisecond, did you forget the unit? Write a duration such as time.Second, or retry.NoSleep", o.Sleep)
+		bad.say("Retryable.Sleep: %v is below a millisecond, did you forget the unit? Write a duration such as time.Second, or retry.Zero", o.Sleep)
 	}
 	isNil := func(m retry.Match) bool { return m == nil }
 	if slices.ContainsFunc(o.On, isNil) || slices.ContainsFunc(o.Not, isNil) {

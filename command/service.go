@@ -180,7 +180,7 @@ func (s *Service) Breaker() *breaker.Breaker { return s.breaker }
 func (s *Service) Executor() *Pool { return s.pool }
 
 // Shutdown shuts down the pool of the service, for all services that share it: see
-// [Pool.Shutdown]. StartHere still works. For the default service it returns an error that
+// [Pool.Shutdown]. Run still works. For the default service it returns an error that
 // matches [ErrInvalid]. Mirrors Expeditor::Service#shutdown, which does not wait.
 func (s *Service) Shutdown(ctx context.Context) error {
 	if !s.made() {
@@ -192,11 +192,11 @@ func (s *Service) Shutdown(ctx context.Context) error {
 	return s.pool.Shutdown(ctx)
 }
 
-// RunIfAllowed runs f if the breaker of s admits it, and returns what f returns. Otherwise
+// Allow runs f if the breaker of s admits it, and returns what f returns. Otherwise
 // it returns a [*CircuitBreakError]. It counts nothing, but a trial that succeeds closes the
 // circuit. A panic of f goes on to the caller. If s or f is nil it returns an error that
 // matches [ErrInvalid]. Mirrors Expeditor::Service#run_if_allowed.
-func RunIfAllowed[T any](s *Service, f func() (T, error)) (T, error) {
+func Allow[T any](s *Service, f func() (T, error)) (T, error) {
 	if err := checkRun(s, f == nil); err != nil {
 		var none T
 		return none, err
@@ -221,13 +221,13 @@ func RunIfAllowed[T any](s *Service, f func() (T, error)) (T, error) {
 	return v, err
 }
 
-// checkRun checks the arguments of RunIfAllowed.
+// checkRun checks the arguments of Allow.
 func checkRun(s *Service, noFunction bool) error {
 	switch {
 	case !s.made():
-		return invalid("RunIfAllowed: the service is nil, or was not made by NewService: pass one that was")
+		return invalid("Allow: the service is nil, or was not made by NewService: pass one that was")
 	case noFunction:
-		return invalid("RunIfAllowed: the function is nil: pass one")
+		return invalid("Allow: the function is nil: pass one")
 	}
 	return nil
 }

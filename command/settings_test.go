@@ -71,7 +71,7 @@ func TestSettings(t *testing.T) {
 		"negative threads":          {PoolConfig{MaxThreads: -1}, []string{"PoolConfig.MaxThreads: -1 is negative: write"}},
 		"negative queue":            {PoolConfig{MaxThreads: 1, MaxQueue: -2}, []string{"PoolConfig.MaxQueue: -2 is negative: write"}},
 		"queue without threads":     {PoolConfig{MaxQueue: 100}, []string{"PoolConfig.MaxQueue: 100 has no effect on a pool without MaxThreads: write"}},
-		"no queue, without threads": {PoolConfig{MaxQueue: NoQueue}, []string{"PoolConfig.MaxQueue: -1 has no effect on a pool without MaxThreads: write"}},
+		"no queue, without threads": {PoolConfig{MaxQueue: Zero}, []string{"PoolConfig.MaxQueue: -1 has no effect on a pool without MaxThreads: write"}},
 		"unknown overflow":          {PoolConfig{MaxThreads: 1, MaxQueue: 1, Overflow: 9}, []string{"PoolConfig.Overflow: 9 is unknown: write"}},
 		"overflow, no bounds":       {PoolConfig{Overflow: CallerRuns}, []string{"PoolConfig.Overflow: caller_runs has no effect on a pool that is never full: write"}},
 		"overflow, endless queue":   {PoolConfig{MaxThreads: 4, Overflow: Discard}, []string{"PoolConfig.Overflow: discard has no effect on a pool that is never full: write"}},
@@ -86,7 +86,7 @@ func TestSettings(t *testing.T) {
 		})
 	}
 	for name, cfg := range map[string]PoolConfig{
-		"nothing": {}, "threads": {MaxThreads: 1}, "no queue": {MaxThreads: 1, MaxQueue: NoQueue, Overflow: Discard},
+		"nothing": {}, "threads": {MaxThreads: 1}, "no queue": {MaxThreads: 1, MaxQueue: Zero, Overflow: Discard},
 		"caller runs": {MaxThreads: 1, MaxQueue: 1, Overflow: CallerRuns},
 	} {
 		if _, err := NewPool(cfg); err != nil {
@@ -114,7 +114,7 @@ func TestSettings_ofCommands(t *testing.T) {
 			"the work is a nil function", "Config.Timeout: 1ns", "Config.Service: ", "dependency 2 is nil", "dependency 3 is nil",
 		}},
 	} {
-		must(t, tt.command.StartHere(t.Context()))
+		must(t, tt.command.Run(t.Context()))
 		_, err := tt.command.Get(t.Context())
 		t.Run(name, func(t *testing.T) { wantLines(t, err, tt.want...) })
 	}
@@ -129,7 +129,7 @@ func TestSettings_ofCommands(t *testing.T) {
 		}},
 	} {
 		c := New(Config{}, value(1))
-		must(t, c.StartHereWithRetry(t.Context(), tt.options))
+		must(t, c.RunWithRetry(t.Context(), tt.options))
 		_, err := c.Get(t.Context())
 		t.Run("retry, "+name, func(t *testing.T) { wantLines(t, err, tt.want...) })
 	}
@@ -165,12 +165,12 @@ func TestNilArguments(t *testing.T) {
 		t.Errorf("got %d and %v, want a pool that works", v, err)
 	}
 	for name, bad := range map[string]*Service{"nil": nil, "zero": {}} {
-		_, err = RunIfAllowed(bad, func() (int, error) { t.Error("it ran"); return 1, nil })
+		_, err = Allow(bad, func() (int, error) { t.Error("it ran"); return 1, nil })
 		t.Run(name, func(t *testing.T) {
-			wantLines(t, err, "invalid: RunIfAllowed: the service is nil, or was not made by NewService: pass")
+			wantLines(t, err, "invalid: Allow: the service is nil, or was not made by NewService: pass")
 			wantLines(t, bad.Shutdown(t.Context()), "invalid: Shutdown: the service is nil")
 		})
 	}
-	_, err = RunIfAllowed[int](s, nil)
-	wantLines(t, err, "invalid: RunIfAllowed: the function is nil: pass")
+	_, err = Allow[int](s, nil)
+	wantLines(t, err, "invalid: Allow: the function is nil: pass")
 }

@@ -90,7 +90,7 @@ func TestSlot_serialCaller(t *testing.T) {
 			for _, overflow := range []Overflow{Abort, CallerRuns, Discard} {
 				t.Run(fmt.Sprint(ending, ", ", wait, ", ", overflow), func(t *testing.T) {
 					t.Parallel()
-					s := boundedService(t, 1, NoQueue, overflow)
+					s := boundedService(t, 1, Zero, overflow)
 					s.breaker = mustBreaker(t, breaker.Config{Threshold: breaker.Never})
 					cfg := Config{Service: s}
 					for range 100 {
@@ -114,7 +114,7 @@ func TestSlot_serialCaller(t *testing.T) {
 func TestSlot_withinAHook(t *testing.T) {
 	for _, overflow := range []Overflow{Abort, CallerRuns, Discard} {
 		synctest.Test(t, func(t *testing.T) {
-			cfg := Config{Service: boundedService(t, 1, NoQueue, overflow)}
+			cfg := Config{Service: boundedService(t, 1, Zero, overflow)}
 			outer, got := New(cfg, value(1)), 0
 			must(t, outer.OnSuccess(func(int) {
 				inner := New(cfg, func(context.Context) (int, error) { time.Sleep(time.Second); return 2, nil })
@@ -137,7 +137,7 @@ func TestSlot_withinAHook(t *testing.T) {
 // at a time as the pool has threads.
 func TestSlot_slowHooks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := boundedService(t, 2, NoQueue, Abort)
+		s := boundedService(t, 2, Zero, Abort)
 		var running, most atomic.Int64
 		work := func(context.Context) (int, error) {
 			most.Store(max(most.Load(), running.Add(1)))
@@ -213,7 +213,7 @@ func (*stubJob) runHooks()                                           {}
 // first has ended. The work returns when it is canceled. The next command is accepted when the
 // work has returned, and always if the work did not begin.
 func TestSlot_cancelAndStart(t *testing.T) {
-	s := boundedService(t, 1, NoQueue, Abort)
+	s := boundedService(t, 1, Zero, Abort)
 	s.breaker = mustBreaker(t, breaker.Config{Threshold: breaker.Never})
 	for range 2000 {
 		var began atomic.Bool

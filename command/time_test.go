@@ -142,8 +142,8 @@ func TestCancel(t *testing.T) {
 		"in work without a context":     {work: deaf},
 		"waiting for a dependency":      {work: value(1), within: true},
 		"waiting for another attempt":   {work: failing(errBoom), retry: &retry.Retryable{Tries: 3, Sleep: time.Hour}, want: breaker.Status{Failure: 1}},
-		"in the work, with retries":     {work: hang, retry: &retry.Retryable{Tries: retry.Infinite}},
-		"between many quick attempts":   {work: retryingUntil(t), retry: &retry.Retryable{Tries: retry.Infinite, Sleep: ms}, want: breaker.Status{Failure: 11}},
+		"in the work, with retries":     {work: hang, retry: &retry.Retryable{Tries: retry.Unlimited}},
+		"between many quick attempts":   {work: retryingUntil(t), retry: &retry.Retryable{Tries: retry.Unlimited, Sleep: ms}, want: breaker.Status{Failure: 11}},
 		"with an error of the work's":   {work: func(ctx context.Context) (int, error) { <-ctx.Done(); return 0, errBoom }},
 		"with the error of the context": {work: func(ctx context.Context) (int, error) { <-ctx.Done(); return 0, ctx.Err() }},
 	} {
@@ -195,12 +195,12 @@ func TestCancelHere(t *testing.T) {
 	s := service(t, ServiceConfig{})
 	ctx, cancel := context.WithCancel(t.Context())
 	c := New(Config{Service: s}, func(context.Context) (int, error) { cancel(); return 0, errBoom })
-	must(t, c.StartHere(ctx))
+	must(t, c.Run(ctx))
 	if _, err := c.Get(t.Context()); !errors.Is(err, context.Canceled) || !errors.Is(err, errBoom) {
 		t.Errorf("got %v, want the cancellation and the error of the work", err)
 	}
 	done := New(Config{Service: s}, func(context.Context) (int, error) { return 4, nil })
-	if err := done.StartHere(ctx); err != nil {
+	if err := done.Run(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := done.Get(t.Context()); !errors.Is(err, context.Canceled) {
@@ -210,7 +210,7 @@ func TestCancelHere(t *testing.T) {
 
 	ctx, stop := context.WithCancelCause(t.Context())
 	late := New(Config{Service: s}, func(context.Context) (int, error) { stop(errBoom); return 4, nil })
-	must(t, late.StartHere(ctx))
+	must(t, late.Run(ctx))
 	if v, err := late.Get(t.Context()); v != 4 || err != nil {
 		t.Errorf("got %d and %v, want the value", v, err)
 	}
@@ -347,7 +347,7 @@ func TestNoDeadlockInASmallPool(t *testing.T) {
 // and so slows its caller down.
 func TestCallerRuns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, epoch := boundedService(t, 2, NoQueue, CallerRuns), time.Now()
+		s, epoch := boundedService(t, 2, Zero, CallerRuns), time.Now()
 		sleep := func(context.Context) (int, error) { time.Sleep(time.Second); return 1, nil }
 		var all []*Command[int]
 		for range 9 {
@@ -435,7 +435,7 @@ func (c *watchedContext) AfterFunc(f func()) func() bool {
 // context, which may exist for long.
 func TestCallersContextIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		full := boundedService(t, 1, NoQueue, Abort)
+		full := boundedService(t, 1, Zero, Abort)
 		busy, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		Start(busy, Config{Service: full}, func(ctx context.Context) (int, error) { <-ctx.Done(); return 0, nil })

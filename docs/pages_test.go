@@ -223,7 +223,7 @@ var declarations = regexp.MustCompile(`^(?://.*\n)*(?:func|type|import) `)
 
 // imports are the packages that blocks may use without importing them.
 var imports = []string{
-	"context", "database/sql", "errors", "fmt", "io", "log", "log/slog", "net/http", "net/http/httptest", "net/http/httputil", "net/url", "os", "time",
+	"context", "database/sql", "errors", "fmt", "io", "log", "log/slog", "net/http", "net/http/httptest", "net/http/httputil", "net/url", "os", "testing", "time",
 	"github.com/sony/gobreaker/v2",
 	"google.golang.org/grpc",
 	"github.com/pillion-go/pillion",
@@ -232,6 +232,8 @@ var imports = []string{
 	"github.com/pillion-go/pillion/limits",
 	"github.com/pillion-go/pillion/metrics",
 	"github.com/pillion-go/pillion/pilliongrpc",
+	"github.com/pillion-go/pillion/policy",
+	"github.com/pillion-go/pillion/policytest",
 	"github.com/pillion-go/pillion/retry",
 	"github.com/pillion-go/pillion/timeout",
 	"github.com/pillion-go/pillion/tracing",

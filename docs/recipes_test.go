@@ -11,6 +11,8 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -67,6 +69,68 @@ func Example_hosts() {
 	// leeks.example Service Unavailable false
 	// leeks.example  true
 	// onions.example soup false
+}
+
+func Example_hostLimits() {
+	const most = 1000
+	var mu sync.Mutex
+	transports := map[string]http.RoundTripper{} // guarded by mu
+	registry := metrics.Default()
+	statName := func(host string) string { return strings.ReplaceAll(host, ".", "_") }
+	base := down("leeks.example") // a program has one *http.Transport for all hosts
+	transportOf := func(host string) (http.RoundTripper, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if t := transports[host]; t != nil {
+			return t, nil
+		}
+		shop, err := pillion.New(host,
+			metrics.Config{StatName: statName(host), Registry: registry},
+			timeout.Config{Total: time.Second},
+			retry.Config{},
+			limits.Config{MaxRequests: 1},
+			breaker.Config{},
+		)
+		if err != nil {
+			return nil, err
+		}
+		for old := range transports { // any one; a cache would forget the one used least recently
+			if len(transports) < most {
+				break
+			}
+			delete(transports, old)
+			registry.Remove(statName(old))
+		}
+		transports[host] = shop.Transport(base)
+		return transports[host], nil
+	}
+	client := &http.Client{Transport: roundTripper(func(req *http.Request) (*http.Response, error) {
+		t, err := transportOf(req.URL.Host)
+		if err != nil { // the host is empty
+			if req.Body != nil {
+				_ = req.Body.Close()
+			}
+			return nil, err
+		}
+		return t.RoundTrip(req)
+	})}
+
+	resp, err := client.Get("http://onions.example") // holds the one slot of its host
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, err = get(client, "http://onions.example")
+	fmt.Println(err)
+	_, err = get(client, "http://leeks.example")
+	fmt.Println(err)
+	_ = resp.Body.Close()
+	page := httptest.NewRecorder()
+	metrics.Handler(registry).ServeHTTP(page, httptest.NewRequest(http.MethodGet, "/stats?usedonly&filter=overflow", http.NoBody))
+	fmt.Print(page.Body)
+	// Output:
+	// Get "http://onions.example": limits: onions.example: max_requests of 1 reached; is the body of every response closed?
+	// http://leeks.example: status 503
+	// cluster.onions_example.upstream_rq_active_overflow: 1
 }
 
 func Example_cluster() {

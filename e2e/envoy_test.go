@@ -4,13 +4,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -18,13 +16,14 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/internal/envoytest"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// envoyConfig is a sidecar with a route and a cluster for each scenario. A
-// scenario's fields are fragments in YAML's flow style.
+// envoyConfig configures a sidecar with a route and a cluster for each scenario. The fields
+// of a scenario are fragments in YAML's flow style.
 var envoyConfig = template.Must(template.New("envoy").Parse(`
 admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}
 static_resources:
@@ -86,29 +85,28 @@ static_resources:
   {{- end}}
 `))
 
-// scenario is an upstream, and how a sidecar and the library are configured for
-// it alike.
+// scenario is an upstream, with equivalent configurations of a sidecar and of the library.
 type scenario struct {
 	name     string
 	method   string                        // empty means GET
-	play     func(s *scripted, c net.Conn) // nil for an upstream that refuses connections
-	act      func(s *stream)               // of an HTTP/2 upstream, in place of play
-	TLS      bool                          // towards the upstream
-	busy     bool                          // one call is under way already
-	Route    string                        // of the sidecar's route
-	Cluster  string                        // of the sidecar's cluster
-	policies []pillion.Policy              // of the library
-	base     func(*http.Transport)         // nil changes nothing
+	play     func(s *scripted, c net.Conn) // nil if the upstream refuses connections
+	act      func(s *stream)               // for an HTTP/2 upstream, instead of play
+	TLS      bool                          // to the upstream
+	busy     bool                          // another call is active
+	Route    string                        // fields of the sidecar's route
+	Cluster  string                        // fields of the sidecar's cluster
+	policies []pillion.Policy              // the library's policies
+	base     func(*http.Transport)         // configures the transport, if not nil
 	ID       string
 	Port     string
 	H2       bool
 	addr     string
-	server   *scripted // nil when it refuses connections
+	server   *scripted // nil if the upstream refuses connections
 	script   *h2script
 }
 
-// told is what a caller and an access log get to see of a call.
-type told struct {
+// observed is what a caller and an access log see of a call.
+type observed struct {
 	Status     int
 	Body       string
 	Type       string
@@ -117,17 +115,16 @@ type told struct {
 	Flags      string
 	Detail     string
 	Attempts   int
-	Upstream   int64 // requests that the upstream saw
+	Upstream   int64 // number of requests that the upstream received
 }
 
-// TestEnvoy compares the library, with LocalReplies, with a real Envoy in front
-// of the same upstreams. The sidecar is the binary that PILLION_ENVOY names, or envoy
-// on PATH.
+// TestEnvoy compares the library, with LocalReplies, with a real Envoy in front of the same
+// upstreams. The sidecar is the binary that PILLION_ENVOY names, or envoy on PATH.
 func TestEnvoy(t *testing.T) {
 	binary := envoyBinary(t)
 	scenarios := envoyScenarios()
 	for _, f := range h2Failures() {
-		if f.base == nil && f.unlike == "" { // with a base it is the client's own doing
+		if f.base == nil && f.unlike == "" { // with a base the client itself causes the failure
 			scenarios = append(scenarios, &scenario{name: "HTTP/2: " + f.name, act: f.act, base: unencryptedHTTP2})
 		}
 	}
@@ -139,13 +136,13 @@ func TestEnvoy(t *testing.T) {
 		t.Run(s.name, func(t *testing.T) {
 			library, envoy := s.throughLibrary(t), s.throughEnvoy(t, sidecar)
 			if library != envoy {
-				t.Errorf("the library tells\n\t%+v\nand Envoy\n\t%+v", library, envoy)
+				t.Errorf("library:\n\t%+v\nEnvoy:\n\t%+v", library, envoy)
 			}
 		})
 	}
 }
 
-// envoyScenarios gives new scenarios.
+// envoyScenarios returns new scenarios.
 func envoyScenarios() []*scenario {
 	const (
 		again     = "retry_policy: {retry_on: \"5xx,reset,connect-failure\", num_retries: 2, retry_back_off: {base_interval: 0.001s, max_interval: 0.002s}}"
@@ -163,32 +160,32 @@ func envoyScenarios() []*scenario {
 		{name: "garbage", play: afterRequest(say("\x00\x01 what is this\r\n\r\n"), fin)},
 		{name: "garbage, retried", play: afterRequest(say("\x00\x01 what is this\r\n\r\n"), fin), Route: again, policies: retries},
 		{name: "garbage after the status line", play: afterRequest(say("HTTP/1.1 200 OK\r\n\x00\x01\r\n\r\n"), fin)},
-		{name: "closed within the head", play: afterRequest(say("HTTP/1.1 200 OK\r\nServer: te"), fin)},
+		{name: "closed within the headers", play: afterRequest(say("HTTP/1.1 200 OK\r\nServer: te"), fin)},
 		{
 			name: "503, retried", play: afterRequest(say("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 3\r\nContent-Type: text/x\r\n\r\nno\n")),
 			Route: again, policies: retries,
 		},
 		{
-			name: "per-try limit, retried", play: afterRequest(), Route: onceAgain,
+			name: "per-try timeout, retried", play: afterRequest(), Route: onceAgain,
 			policies: []pillion.Policy{
 				timeout.Config{PerTry: 50 * time.Millisecond}, retry.Config{On: "5xx", NumRetries: 1, BaseInterval: time.Millisecond},
 			},
 		},
 		{
-			name: "total limit", play: afterRequest(), Route: "timeout: 0.05s",
+			name: "total timeout", play: afterRequest(), Route: "timeout: 0.05s",
 			policies: []pillion.Policy{timeout.Config{Total: 50 * time.Millisecond}},
 		},
 		{
-			name: "total limit within the body", play: afterRequest(say("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart")),
+			name: "total timeout within the body", play: afterRequest(say("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart")),
 			Route: "timeout: 0.2s", policies: []pillion.Policy{timeout.Config{Total: 200 * time.Millisecond}},
 		},
 		{
 			name: "max_requests", busy: true, play: afterRequest(), Cluster: "circuit_breakers: {thresholds: [{max_requests: 1}]}",
 			policies: []pillion.Policy{limits.Config{MaxRequests: 1}},
 		},
-		{name: "a length that is not reached", play: afterRequest(say("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart"), fin)},
-		{name: "a length that is not reached, reset", play: afterRequest(say("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart"), reset)},
-		{name: "a chunk that is none", play: afterRequest(say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\nmany\r\n"), fin)},
+		{name: "a body shorter than its length", play: afterRequest(say("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart"), fin)},
+		{name: "a body shorter than its length, reset", play: afterRequest(say("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart"), reset)},
+		{name: "an invalid chunk", play: afterRequest(say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\nmany\r\n"), fin)},
 		{name: "TLS to a plain HTTP server", TLS: true, play: func(_ *scripted, c net.Conn) { say("HTTP/1.1 400 Bad Request\r\n\r\n")(c) }},
 		{
 			name: "silence in the TLS handshake", TLS: true, play: func(_ *scripted, c net.Conn) { firstByte(c) },
@@ -215,7 +212,7 @@ func (s *scenario) start(t *testing.T, id string) {
 	_, s.Port, _ = strings.Cut(s.addr, ":")
 }
 
-// seenUpstream is how many requests the upstream has seen.
+// seenUpstream returns the number of requests that the upstream has received.
 func (s *scenario) seenUpstream() int64 {
 	switch {
 	case s.H2:
@@ -227,7 +224,7 @@ func (s *scenario) seenUpstream() int64 {
 }
 
 // throughLibrary makes the scenario's call through the library.
-func (s *scenario) throughLibrary(t *testing.T) told {
+func (s *scenario) throughLibrary(t *testing.T) observed {
 	t.Helper()
 	base := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 	if s.base != nil {
@@ -254,8 +251,8 @@ func (s *scenario) throughLibrary(t *testing.T) told {
 	return seen
 }
 
-// throughEnvoy makes it through the sidecar.
-func (s *scenario) throughEnvoy(t *testing.T, e *sidecar) told {
+// throughEnvoy makes the scenario's call through the sidecar.
+func (s *scenario) throughEnvoy(t *testing.T, e *sidecar) observed {
 	t.Helper()
 	base := &http.Transport{}
 	client := &http.Client{Transport: callID{base, s.ID}}
@@ -275,7 +272,7 @@ func (s *scenario) throughEnvoy(t *testing.T, e *sidecar) told {
 	return seen
 }
 
-// occupy has a call under way until the function that it gives is called.
+// occupy keeps a call active until the returned function is called.
 func (s *scenario) occupy(t *testing.T, client *http.Client, url string) func() {
 	t.Helper()
 	before := s.seenUpstream()
@@ -285,9 +282,9 @@ func (s *scenario) occupy(t *testing.T, client *http.Client, url string) func() 
 		defer close(done)
 		get(ctx, t, client, http.MethodGet, url)
 	}()
-	for deadline := time.Now().Add(patience); s.seenUpstream() == before; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(waitLimit); s.seenUpstream() == before; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Errorf("the upstream saw no request within %v", patience)
+			t.Errorf("the upstream received no request within %v", waitLimit)
 			break
 		}
 	}
@@ -297,7 +294,7 @@ func (s *scenario) occupy(t *testing.T, client *http.Client, url string) func() 
 	}
 }
 
-// callID has each request name its scenario to the access log.
+// callID adds a header that identifies the call in the access log.
 type callID struct {
 	http.RoundTripper
 	id string
@@ -309,10 +306,10 @@ func (c callID) RoundTrip(req *http.Request) (*http.Response, error) {
 	return c.RoundTripper.RoundTrip(req)
 }
 
-// get makes a call, and tells what its caller gets to see. An error is status 0.
-func get(ctx context.Context, t *testing.T, client *http.Client, method, url string) (seen told) {
+// get makes a call, and returns what its caller observes. The status is 0 after an error.
+func get(ctx context.Context, t *testing.T, client *http.Client, method, url string) (seen observed) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, waitLimit)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, url, nil)
 	if err != nil {
@@ -326,15 +323,15 @@ func get(ctx context.Context, t *testing.T, client *http.Client, method, url str
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
-		body = []byte("broken") // after how much of it is a matter of buffers
+		body = []byte("broken") // the length of the part that arrives depends on buffers
 	}
-	return told{
+	return observed{
 		Status: resp.StatusCode, Body: string(body), Type: resp.Header.Get("Content-Type"),
 		Length: resp.Header.Get("Content-Length"), Overloaded: resp.Header.Get("X-Envoy-Overloaded"),
 	}
 }
 
-// reason leaves away what Envoy tells of its transport: "{a|b}" becomes "{a}".
+// reason removes Envoy's description of the transport error: "{a|b}" becomes "{a}".
 func reason(detail string) string {
 	before, _, more := strings.Cut(detail, "|")
 	if more {
@@ -345,18 +342,15 @@ func reason(detail string) string {
 
 // sidecar is a running Envoy.
 type sidecar struct {
-	egress string // where it listens for calls
-	log    string // its access log
+	egress string // URL of the listener for calls
+	log    string // path of the access log
 }
 
-// envoyBinary finds Envoy, or skips the test.
+// envoyBinary returns the path of Envoy, or skips the test.
 func envoyBinary(t *testing.T) string {
 	t.Helper()
-	if path := os.Getenv("PILLION_ENVOY"); path != "" {
-		return path
-	}
-	path, err := exec.LookPath("envoy")
-	if err != nil {
+	path := envoytest.Find()
+	if path == "" {
 		t.Skip("SKIPPED, NOTHING WAS COMPARED: there is no envoy on PATH and PILLION_ENVOY does not name one")
 	}
 	return path
@@ -368,93 +362,37 @@ func startEnvoy(t *testing.T, binary string, scenarios []*scenario) *sidecar {
 	return startEnvoyThat(t, binary, scenarios, false)
 }
 
-// startEnvoyThat runs one that may take callers on loopback for internal ones, and
-// so obey their headers.
+// startEnvoyThat runs an Envoy that may treat callers on the loopback interface as internal
+// ones, and so honor their headers.
 func startEnvoyThat(t *testing.T, binary string, scenarios []*scenario, trusting bool) *sidecar {
 	t.Helper()
-	dir := t.TempDir()
-	e := &sidecar{log: filepath.Join(dir, "access.log")}
-	var config bytes.Buffer
-	if err := envoyConfig.Execute(&config, struct {
-		AccessLog string
-		Scenarios []*scenario
-		Trusting  bool
-	}{e.log, scenarios, trusting}); err != nil {
+	e, err := envoytest.Start(context.Background(), binary, func(dir string) ([]byte, error) { // the cleanup, which runs after t.Context ends, stops it
+		var config bytes.Buffer
+		err := envoyConfig.Execute(&config, struct {
+			AccessLog string
+			Scenarios []*scenario
+			Trusting  bool
+		}{filepath.Join(dir, accessLog), scenarios, trusting})
+		return config.Bytes(), err
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
-	file, admin := filepath.Join(dir, "envoy.yaml"), filepath.Join(dir, "admin")
-	if err := os.WriteFile(file, config.Bytes(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.Background()) // longer than t.Context: the cleanup ends it
-	cmd := exec.CommandContext(ctx, binary, "-c", file, "--use-dynamic-base-id", "--concurrency", "1",
-		"--admin-address-path", admin, "--file-flush-interval-msec", "10", "--log-level", "warning")
-	var output bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &output, &output
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = cmd.Wait() // it is killed in the end
-	}()
 	t.Cleanup(func() {
-		stop()
-		<-ended
-		if t.Failed() {
-			t.Logf("envoy said:\n%s", output.String())
+		if output := e.Close(); t.Failed() {
+			t.Logf("envoy said:\n%s", output)
 		}
 	})
-	e.egress = e.await(t, admin, ended)
-	return e
+	return &sidecar{egress: "http://" + e.Egress, log: e.File(accessLog)}
 }
 
-// await gives the address of the listener, once there is one.
-func (e *sidecar) await(t *testing.T, admin string, ended <-chan struct{}) string {
-	t.Helper()
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		select {
-		case <-ended:
-			t.Fatal("envoy ended at once")
-		default:
-		}
-		address, err := os.ReadFile(admin)
-		if err != nil {
-			continue
-		}
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+string(address)+"/listeners?format=json", nil)
-		if err != nil {
-			continue // half written
-		}
-		resp, err := client.Do(req)
-		if err != nil {
-			continue
-		}
-		var answer struct {
-			Listeners []struct {
-				Local struct {
-					Socket struct {
-						Port int `json:"port_value"`
-					} `json:"socket_address"`
-				} `json:"local_address"`
-			} `json:"listener_statuses"`
-		}
-		err = json.NewDecoder(resp.Body).Decode(&answer)
-		_ = resp.Body.Close()
-		if err == nil && len(answer.Listeners) == 1 {
-			return fmt.Sprintf("http://127.0.0.1:%d", answer.Listeners[0].Local.Socket.Port)
-		}
-	}
-	t.Fatalf("envoy was not ready within %v", patience)
-	return ""
-}
+// accessLog is the name of the file.
+const accessLog = "access.log"
 
-// logged gives the fields of a call's line in the access log.
+// logged returns the fields of a call's line in the access log.
 func (e *sidecar) logged(t *testing.T, id string) []string {
 	t.Helper()
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(waitLimit); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		text, err := os.ReadFile(e.log)
 		if err != nil {
 			continue
@@ -466,6 +404,6 @@ func (e *sidecar) logged(t *testing.T, id string) []string {
 			}
 		}
 	}
-	t.Fatalf("access log: got no line of call %s within %v", id, patience)
+	t.Fatalf("access log: got no line of call %s within %v", id, waitLimit)
 	return nil
 }

@@ -43,17 +43,17 @@ func (b *bidi) FullDuplexCall(s testgrpc.TestService_FullDuplexCallServer) error
 	return b.serve(b.n.Add(1), s)
 }
 
-// streamClient serves service in memory, and gives a client of it whose streams
-// are under u's policies.
+// streamClient serves service in memory, and returns a client whose streams go through u's
+// policies.
 func streamClient(t *testing.T, service testgrpc.TestServiceServer, u *pillion.Upstream) testgrpc.TestServiceClient {
 	t.Helper()
 	l := bufconn.Listen(1 << 20)
-	conn := serveGRPC(t, l, service, pilliongrpc.Stream(u), nil,
+	conn := serveGRPC(t, l, service, pilliongrpc.StreamClientInterceptor(u), nil,
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }))
 	return testgrpc.NewTestServiceClient(conn)
 }
 
-// serveGRPC serves service at l, and gives a connection to it.
+// serveGRPC serves service on l, and returns a connection to it.
 func serveGRPC(t *testing.T, l net.Listener, service testgrpc.TestServiceServer, intercept grpc.StreamClientInterceptor,
 	fail grpc.StreamServerInterceptor, dial ...grpc.DialOption,
 ) *grpc.ClientConn {
@@ -83,8 +83,7 @@ func serveGRPC(t *testing.T, l net.Listener, service testgrpc.TestServiceServer,
 	return conn
 }
 
-// streamUpstream is an upstream with all policies, that tells of the ends of
-// its calls.
+// streamUpstream returns an upstream with all policies, and the events of its calls.
 func streamUpstream(t *testing.T, policies ...pillion.Policy) (u *pillion.Upstream, b *breaker.Breaker, events *eventLog) {
 	t.Helper()
 	b, err := breaker.New(breaker.Config{Threshold: breaker.Never})
@@ -105,7 +104,7 @@ func streamUpstream(t *testing.T, policies ...pillion.Policy) (u *pillion.Upstre
 
 // eventLog counts events.
 type eventLog struct {
-	ends chan policy.Outcome // of calls
+	ends chan policy.Outcome // outcomes of calls
 	mu   sync.Mutex
 	seen [policy.EventEnd + 1]int // guarded by mu
 }
@@ -130,7 +129,7 @@ func again(retries int) retry.Config {
 	return retry.Config{On: "unavailable", NumRetries: retries, Rand: func() float64 { return 0 }}
 }
 
-// message is a message with text in it.
+// message returns a message with the given text.
 func message(text string) *testgrpc.StreamingOutputCallRequest {
 	return &testgrpc.StreamingOutputCallRequest{Payload: &testgrpc.Payload{Body: []byte(text)}}
 }
@@ -185,7 +184,8 @@ func wantEnd(t *testing.T, s testgrpc.TestService_FullDuplexCallClient, code cod
 	return err
 }
 
-// shout answers each message in capitals, until there are no more.
+// shout responds to each message with its text in capitals, until the client closes the
+// stream.
 func shout(s testgrpc.TestService_FullDuplexCallServer) error {
 	for {
 		m, err := s.Recv()
@@ -201,15 +201,15 @@ func shout(s testgrpc.TestService_FullDuplexCallServer) error {
 	}
 }
 
-// TestGRPCStream_interop has gRPC's own interop tests of streams go through a retry
-// policy, while the server fails every third stream before it answers. It shows that the
-// interceptor carries client, server and bidirectional streams which are sent again: messages in
-// order, metadata both ways, status codes, cancellation, deadlines; with a chain that
-// runs in a goroutine of its own, hooks at the stream's end, and nothing left over.
-// The interop functions end the process when they fail.
+// TestGRPCStream_interop runs gRPC's interop tests of streams through a retry policy, while
+// the server fails every third stream before it responds. It verifies that the interceptor
+// supports client, server and bidirectional streams that are retried: order of messages,
+// metadata in both directions, status codes, cancellation and deadlines, with a chain that
+// runs in a separate goroutine, hooks at the end of the stream, and no leaks. The interop
+// functions end the process when they fail.
 func TestGRPCStream_interop(t *testing.T) {
 	wantNoLeaks(t)
-	u, b, events := streamUpstream(t, timeout.Config{Total: timeout.None, PerTry: patience}, again(3), limits.Config{MaxRequests: 1})
+	u, b, events := streamUpstream(t, timeout.Config{Total: timeout.Unlimited, PerTry: waitLimit}, again(3), limits.Config{MaxRequests: 1})
 	var streams atomic.Int64
 	fail := func(srv any, s grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 		if streams.Add(1)%3 == 0 {
@@ -217,7 +217,7 @@ func TestGRPCStream_interop(t *testing.T) {
 		}
 		return handler(srv, s)
 	}
-	c := testgrpc.NewTestServiceClient(serveGRPC(t, listen(t), interop.NewTestServer(), pilliongrpc.Stream(u), fail))
+	c := testgrpc.NewTestServiceClient(serveGRPC(t, listen(t), interop.NewTestServer(), pilliongrpc.StreamClientInterceptor(u), fail))
 	const rounds = 30
 	calls := 0
 	for range rounds {
@@ -242,8 +242,8 @@ func TestGRPCStream_interop(t *testing.T) {
 	t.Logf("%d calls, %d attempts, %d retries, breaker %+v", calls, attempts, retried, b.Status())
 }
 
-// TestGRPCStream_replay has a server fail after it has read some messages: the
-// next attempt gets them again, as they were when they were sent.
+// TestGRPCStream_replay has a server fail after it has read some messages: the next attempt
+// receives them again, unchanged.
 func TestGRPCStream_replay(t *testing.T) {
 	wantNoLeaks(t)
 	u, b, events := streamUpstream(t, again(2), limits.Config{MaxRequests: 1})
@@ -263,7 +263,7 @@ func TestGRPCStream_replay(t *testing.T) {
 	s := startStream(ctx, t, c)
 	m := message("one")
 	for _, text := range []string{"one", "two", "three"} {
-		m.Payload.Body = append(m.Payload.Body[:0], text...) // gRPC forbids it, until the call has returned
+		m.Payload.Body = append(m.Payload.Body[:0], text...) // gRPC forbids this until the call has returned
 		if err := s.Send(m); err != nil {
 			t.Errorf("send: %v", err)
 		}
@@ -271,7 +271,7 @@ func TestGRPCStream_replay(t *testing.T) {
 	for _, text := range []string{"ONE", "TWO", "THREE"} {
 		wantText(t, s, text)
 	}
-	sendText(t, s, "four") // now it is a plain stream
+	sendText(t, s, "four") // from here on the stream is not buffered
 	wantText(t, s, "FOUR")
 	if err := s.CloseSend(); err != nil {
 		t.Errorf("CloseSend: %v", err)
@@ -286,7 +286,8 @@ func TestGRPCStream_replay(t *testing.T) {
 	}
 }
 
-// TestGRPCStream_retriesUsedUp wants the last status, after as many attempts.
+// TestGRPCStream_retriesUsedUp checks that the caller receives the last status after all
+// attempts.
 func TestGRPCStream_retriesUsedUp(t *testing.T) {
 	wantNoLeaks(t)
 	u, b, _ := streamUpstream(t, again(2), limits.Config{})
@@ -308,8 +309,8 @@ func TestGRPCStream_retriesUsedUp(t *testing.T) {
 	}
 }
 
-// TestGRPCStream_overTheBuffer has a client send more than is kept: the call is
-// made once, and its failure is the result.
+// TestGRPCStream_overTheBuffer has a client send more than the buffer can hold: the call
+// has one attempt, whose failure is the result.
 func TestGRPCStream_overTheBuffer(t *testing.T) {
 	wantNoLeaks(t)
 	u, _, events := streamUpstream(t, again(3), limits.Config{}, pillion.Options{ReplayBuffer: 20})
@@ -326,16 +327,16 @@ func TestGRPCStream_overTheBuffer(t *testing.T) {
 	sendText(t, s, "this is too much for it")
 	_ = wantEnd(t, s, codes.Unavailable)
 	if got := service.n.Load(); got != 1 {
-		t.Errorf("streams that the server saw: got %d, want 1", got)
+		t.Errorf("streams that the server received: got %d, want 1", got)
 	}
 	if got := events.count(policy.EventRetryAbandoned); got != 1 {
 		t.Errorf("retries abandoned: got %d, want 1", got)
 	}
 }
 
-// TestGRPCStream_answered has a stream fail after the first answer: too late for
-// a further attempt, but a failure to the breaker.
-func TestGRPCStream_answered(t *testing.T) {
+// TestGRPCStream_responded has a stream fail after the first response message: it cannot be
+// retried, and the breaker counts a failure.
+func TestGRPCStream_responded(t *testing.T) {
 	wantNoLeaks(t)
 	u, b, events := streamUpstream(t, again(3), limits.Config{})
 	service := &bidi{serve: func(_ int64, s testgrpc.TestService_FullDuplexCallServer) error {
@@ -348,17 +349,18 @@ func TestGRPCStream_answered(t *testing.T) {
 	wantText(t, s, "hello")
 	_ = wantEnd(t, s, codes.Unavailable)
 	end := wantSoon(t, events.ends, "the end of the call")
-	if status.Code(end.Err) != codes.Unavailable || !end.Is.Any(policy.GRPCUnavailable) {
-		t.Errorf("end: got %v, condition %b, want Unavailable", end.Err, end.Is)
+	if status.Code(end.Err) != codes.Unavailable || !end.Has(policy.GRPCUnavailable) {
+		t.Errorf("end: got %v, condition %b, want Unavailable", end.Err, end.Conditions)
 	}
 	if got, want := b.Status(), (breaker.Status{Failure: 1}); got != want || service.n.Load() != 1 {
 		t.Errorf("breaker: got %+v after %d streams, want %+v after 1", got, service.n.Load(), want)
 	}
 }
 
-// TestGRPCStream_place has a stream hold its place in the limits to its end, and
-// give it back: when it is read to its end, and when its context ends and nobody reads.
-func TestGRPCStream_place(t *testing.T) {
+// TestGRPCStream_slot checks that a stream holds its slot in the limits until its end, and
+// releases it: when it is read to its end, and when its context ends although it is not
+// read.
+func TestGRPCStream_slot(t *testing.T) {
 	wantNoLeaks(t)
 	u, b, events := streamUpstream(t, again(1), limits.Config{MaxRequests: 1})
 	c := streamClient(t, &bidi{serve: func(_ int64, s testgrpc.TestService_FullDuplexCallServer) error { return shout(s) }}, u)
@@ -387,8 +389,8 @@ func TestGRPCStream_place(t *testing.T) {
 	wantText(t, s, "TWO")
 	refused()
 	cancel()
-	if end := wantSoon(t, events.ends, "the end of the stream that nobody reads"); end.Is != policy.Cancelled || end.Flags != envoy.DC {
-		t.Errorf("end: got %b %v, want %b DC", end.Is, end.Flags, policy.Cancelled)
+	if end := wantSoon(t, events.ends, "the end of the stream that is not read"); end.Conditions != policy.Cancelled || end.Flags != envoy.DC {
+		t.Errorf("end: got %b %v, want %b DC", end.Conditions, end.Flags, policy.Cancelled)
 	}
 	_ = wantEnd(t, s, codes.Canceled)
 
@@ -405,9 +407,9 @@ func TestGRPCStream_place(t *testing.T) {
 	}
 }
 
-// TestGRPCStream_limits holds limits on time against streams, in a bubble: the
-// one of a try ends with the head, the one of the call does not, and only the latter is
-// told to the server.
+// TestGRPCStream_limits applies timeouts to streams, in a synctest bubble: the timeout of
+// an attempt ends with the header, that of the call does not, and only the latter is sent
+// to the server.
 func TestGRPCStream_limits(t *testing.T) {
 	silent := func(s testgrpc.TestService_FullDuplexCallServer) error {
 		<-s.Context().Done()
@@ -417,16 +419,16 @@ func TestGRPCStream_limits(t *testing.T) {
 		name    string
 		limits  timeout.Config
 		serve   func(n int64, s testgrpc.TestService_FullDuplexCallServer) error
-		first   string // message, where there is one
+		first   string // the first message, if any
 		code    codes.Code
 		took    time.Duration
 		streams int64
 	}{
 		{
-			name: "a long stream under a limit per try", limits: timeout.Config{Total: timeout.None, PerTry: time.Second},
+			name: "a long stream with a timeout per attempt", limits: timeout.Config{Total: timeout.Unlimited, PerTry: time.Second},
 			serve: func(_ int64, s testgrpc.TestService_FullDuplexCallServer) error {
 				if _, ok := s.Context().Deadline(); ok {
-					t.Error("the server was told of a deadline, want none")
+					t.Error("the server received a deadline, want none")
 				}
 				if err := s.SendHeader(nil); err != nil {
 					return err
@@ -437,7 +439,7 @@ func TestGRPCStream_limits(t *testing.T) {
 			first: "late", code: codes.OK, took: time.Hour, streams: 1,
 		},
 		{
-			name: "a head later than the limit per try", limits: timeout.Config{Total: timeout.None, PerTry: time.Second},
+			name: "a header later than the timeout per attempt", limits: timeout.Config{Total: timeout.Unlimited, PerTry: time.Second},
 			serve: func(n int64, s testgrpc.TestService_FullDuplexCallServer) error {
 				if n == 1 {
 					return silent(s)
@@ -447,7 +449,7 @@ func TestGRPCStream_limits(t *testing.T) {
 			first: "second", code: codes.OK, took: time.Second, streams: 2,
 		},
 		{
-			name: "no head at all", limits: timeout.Config{Total: 1500 * time.Millisecond, PerTry: time.Second},
+			name: "no header", limits: timeout.Config{Total: 1500 * time.Millisecond, PerTry: time.Second},
 			serve: func(_ int64, s testgrpc.TestService_FullDuplexCallServer) error { return silent(s) },
 			code:  codes.DeadlineExceeded, took: 1500 * time.Millisecond, streams: 2,
 		},
@@ -474,7 +476,7 @@ func TestGRPCStream_limits(t *testing.T) {
 				service := &bidi{serve: test.serve}
 				began := time.Now()
 				s := startStream(t.Context(), t, streamClient(t, service, u))
-				if err := s.CloseSend(); err != nil { // from here on the limits of one try hold
+				if err := s.CloseSend(); err != nil { // the timeouts of an attempt begin here
 					t.Error(err)
 				}
 				if test.first != "" {
@@ -486,15 +488,15 @@ func TestGRPCStream_limits(t *testing.T) {
 				}
 				<-events.ends
 				if got := service.n.Load(); got != test.streams {
-					t.Errorf("streams that the server saw: got %d, want %d", got, test.streams)
+					t.Errorf("streams that the server received: got %d, want %d", got, test.streams)
 				}
 			})
 		})
 	}
 }
 
-// TestGRPCStream_bothWays has client and server send much at the same time, more
-// than flow control lets stand unread, while attempts fail.
+// TestGRPCStream_bothWays has client and server send large amounts of data concurrently,
+// more than flow control allows to be unread, while attempts fail.
 func TestGRPCStream_bothWays(t *testing.T) {
 	wantNoLeaks(t)
 	const messages = 200
@@ -515,7 +517,8 @@ func TestGRPCStream_bothWays(t *testing.T) {
 		for i := range messages {
 			sendText(t, s, text)
 			if i == 0 {
-				// The next message is over the buffer: sent earlier, it would leave no second attempt.
+				// The next message exceeds the buffer: if it were sent earlier, there would
+				// be no second attempt.
 				_, _ = s.Header()
 			}
 		}
@@ -528,12 +531,12 @@ func TestGRPCStream_bothWays(t *testing.T) {
 	sending.Wait()
 	wantSoon(t, events.ends, "the end of the call")
 	if got := service.n.Load(); got != 2 {
-		t.Errorf("streams that the server saw: got %d, want 2", got)
+		t.Errorf("streams that the server received: got %d, want 2", got)
 	}
 }
 
-// TestGRPCStream_discard has a stream thrown away for its header, while it is
-// open: the server must see it end.
+// TestGRPCStream_discard discards an open stream because of its header: the server must see
+// it end.
 func TestGRPCStream_discard(t *testing.T) {
 	wantNoLeaks(t)
 	retries := retry.Config{On: "retriable-headers", RetriableHeaders: []retry.HeaderMatcher{{Name: "x-again"}}, Rand: func() float64 { return 0 }}
@@ -565,8 +568,8 @@ func TestGRPCStream_discard(t *testing.T) {
 	}
 }
 
-// TestGRPCStream_bare has no policies at all: nobody waits for the end, and the
-// stream's own result comes through.
+// TestGRPCStream_bare uses no policies: the call has no goroutine that waits for the end,
+// and the stream's own result is passed on.
 func TestGRPCStream_bare(t *testing.T) {
 	wantNoLeaks(t)
 	u, err := pillion.New("upstream")
@@ -588,7 +591,7 @@ func TestGRPCStream_bare(t *testing.T) {
 	_ = wantEnd(t, startStream(t.Context(), t, c), codes.Unavailable)
 }
 
-// TestGRPCStream_idle has a stream fall silent under the idle limit.
+// TestGRPCStream_idle has a stream stop sending until the idle timeout fires.
 func TestGRPCStream_idle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u, _, events := streamUpstream(t, timeout.Config{Total: time.Hour, Idle: time.Second})
@@ -604,7 +607,7 @@ func TestGRPCStream_idle(t *testing.T) {
 		wantText(t, s, "first")
 		_ = wantEnd(t, s, codes.DeadlineExceeded)
 		if got := time.Since(began); got != time.Second {
-			t.Errorf("took %v, want the idle limit of 1s", got)
+			t.Errorf("took %v, want the idle timeout of 1s", got)
 		}
 		<-events.ends
 	})

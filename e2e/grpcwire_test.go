@@ -18,15 +18,15 @@ import (
 	"github.com/pillion-go/pillion/retry"
 )
 
-// trailersOnly answers with a status and nothing else.
+// trailersOnly responds with a status only.
 func (s *stream) trailersOnly(code string) {
-	s.answer(true, ":status", "200", "content-type", "application/grpc", "grpc-status", code)
+	s.respond(true, ":status", "200", "content-type", "application/grpc", "grpc-status", code)
 }
 
-// TestGRPCWire has a server reset streams with every code, and go away, before it
-// answers: Envoy's words, flags and codes, over a real connection. gRPC sends a refused
-// stream, and one that GOAWAY says was not worked on, once more by itself: these are no
-// attempts.
+// TestGRPCWire has a server reset streams with every code, and send GOAWAY, before it
+// responds. Texts, flags and codes are Envoy's, over a real connection. gRPC resends by
+// itself a refused stream, and one that was not processed according to GOAWAY, once: these
+// are not attempts.
 func TestGRPCWire(t *testing.T) {
 	rst := func(code http2.ErrCode) func(s *stream) { return func(s *stream) { s.rst(code) } }
 	goAway := func(last func(s *stream) uint32) func(s *stream) {
@@ -42,7 +42,7 @@ func TestGRPCWire(t *testing.T) {
 		on       string
 		detail   *envoy.Detail
 		flags    envoy.Flags
-		requests int64 // at the server, for 2 attempts
+		requests int64 // received by the server, for 2 attempts
 	}{
 		{"NO_ERROR", rst(http2.ErrCodeNo), "reset", envoy.RemoteReset, envoy.UR, 2},
 		{"PROTOCOL_ERROR", rst(http2.ErrCodeProtocol), "reset", envoy.MalformedResponse, envoy.UPE, 2},
@@ -51,7 +51,7 @@ func TestGRPCWire(t *testing.T) {
 		{"ENHANCE_YOUR_CALM", rst(http2.ErrCodeEnhanceYourCalm), "reset", envoy.RemoteReset, envoy.UR, 2},
 		{"INADEQUATE_SECURITY", rst(http2.ErrCodeInadequateSecurity), "reset", envoy.RemoteReset, envoy.UR, 2},
 		{"REFUSED_STREAM", rst(http2.ErrCodeRefusedStream), "refused-stream", envoy.RemoteRefusedStream, envoy.UR, 4},
-		{"GOAWAY, and the stream was worked on", worked, "reset", envoy.ConnectionTermination, envoy.UC, 2},
+		{"GOAWAY, and the stream was processed", worked, "reset", envoy.ConnectionTermination, envoy.UC, 2},
 	}
 	for _, test := range tests {
 		for _, streaming := range []bool{false, true} {
@@ -86,8 +86,8 @@ func TestGRPCWire(t *testing.T) {
 	}
 }
 
-// TestGRPCWire_otherStatus gives a status of no known code, which is Unknown's kind:
-// no word retries it, and it is passed on.
+// TestGRPCWire_otherStatus responds with an unknown status code, which is treated as
+// Unknown: no condition retries it, and it is passed on.
 func TestGRPCWire_otherStatus(t *testing.T) {
 	wantNoLeaks(t)
 	u, _, _ := streamUpstream(t, again(3))
@@ -105,11 +105,11 @@ func TestGRPCWire_otherStatus(t *testing.T) {
 	}
 }
 
-// TestGRPCWire_malformed has a server send what is no gRPC response, or breaks off within one:
-// flags and details are Envoy's, and behind response headers nothing is retried.
+// TestGRPCWire_malformed has a server send an invalid gRPC response, or break a response
+// off: flags and details are Envoy's, and nothing is retried after the response headers.
 func TestGRPCWire_malformed(t *testing.T) {
-	head := func(s *stream) { s.answer(false, ":status", "200", "content-type", "application/grpc") }
-	behind := func(act func(s *stream)) func(s *stream) {
+	head := func(s *stream) { s.respond(false, ":status", "200", "content-type", "application/grpc") }
+	afterHeader := func(act func(s *stream)) func(s *stream) {
 		return func(s *stream) {
 			head(s)
 			act(s)
@@ -129,22 +129,22 @@ func TestGRPCWire_malformed(t *testing.T) {
 	}{
 		{"grpc-status: abc", func(s *stream) { s.trailersOnly("abc") }, codes.Unavailable, envoy.MalformedResponse, envoy.UPE, 2},
 		{"a header name in capitals", func(s *stream) {
-			s.answer(true, ":status", "200", "content-type", "application/grpc", "X-Capital", "1", "grpc-status", "0")
+			s.respond(true, ":status", "200", "content-type", "application/grpc", "X-Capital", "1", "grpc-status", "0")
 		}, codes.Unavailable, envoy.MalformedResponse, envoy.UPE, 2},
-		{"no content-type", func(s *stream) { s.answer(true, ":status", "200", "grpc-status", "0") }, codes.Unknown, envoy.ViaUpstream, 0, 1},
-		{"NO_ERROR behind the header", behind(rst(http2.ErrCodeNo)), codes.Internal, envoy.RemoteResetAfter, envoy.UR, 1},
-		{"PROTOCOL_ERROR behind the header", behind(rst(http2.ErrCodeProtocol)), codes.Internal, envoy.MalformedResponseAfter, envoy.UPE, 1},
-		{"CANCEL behind the header", behind(rst(http2.ErrCodeCancel)), codes.Canceled, envoy.RemoteResetAfter, envoy.UR, 1},
-		{"a second header", behind(head), codes.Internal, envoy.MalformedResponseAfter, envoy.UPE, 1},
-		{"no trailers", behind(data(true, "")), codes.Internal, envoy.MalformedResponseAfter, envoy.UPE, 1},
-		{"a cut message and no trailers", behind(data(true, "\x00\x00\x00\x00\x05hi")), codes.Internal, envoy.MalformedResponseAfter, envoy.UPE, 1},
-		{"a cut message and trailers", behind(func(s *stream) {
+		{"no content-type", func(s *stream) { s.respond(true, ":status", "200", "grpc-status", "0") }, codes.Unknown, envoy.ViaUpstream, 0, 1},
+		{"NO_ERROR after the header", afterHeader(rst(http2.ErrCodeNo)), codes.Internal, envoy.RemoteResetAfter, envoy.UR, 1},
+		{"PROTOCOL_ERROR after the header", afterHeader(rst(http2.ErrCodeProtocol)), codes.Internal, envoy.MalformedResponseAfter, envoy.UPE, 1},
+		{"CANCEL after the header", afterHeader(rst(http2.ErrCodeCancel)), codes.Canceled, envoy.RemoteResetAfter, envoy.UR, 1},
+		{"a second header", afterHeader(head), codes.Internal, envoy.MalformedResponseAfter, envoy.UPE, 1},
+		{"no trailers", afterHeader(data(true, "")), codes.Internal, envoy.MalformedResponseAfter, envoy.UPE, 1},
+		{"a cut message and no trailers", afterHeader(data(true, "\x00\x00\x00\x00\x05hi")), codes.Internal, envoy.MalformedResponseAfter, envoy.UPE, 1},
+		{"a cut message and trailers", afterHeader(func(s *stream) {
 			data(false, "\x00\x00\x00\x00\x05hi")(s)
-			s.answer(true, "grpc-status", "0")
+			s.respond(true, "grpc-status", "0")
 		}), codes.Internal, envoy.ViaUpstream, 0, 1},
-		{"a message that cannot be read, and trailers", behind(func(s *stream) {
+		{"a message that cannot be read, and trailers", afterHeader(func(s *stream) {
 			data(false, "\x00\x00\x00\x00\x01\xff")(s)
-			s.answer(true, "grpc-status", "0")
+			s.respond(true, "grpc-status", "0")
 		}), codes.Internal, envoy.ViaUpstream, 0, 1},
 	}
 	for _, test := range tests {

@@ -23,7 +23,7 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// h2c is a transport that speaks HTTP/2 without TLS.
+// h2c is a transport that uses HTTP/2 without TLS.
 func h2c() *http.Transport {
 	base := &http.Transport{}
 	unencryptedHTTP2(base)
@@ -35,11 +35,11 @@ func unencryptedHTTP2(base *http.Transport) {
 	base.Protocols.SetUnencryptedHTTP2(true)
 }
 
-// guarded is an upstream with all policies around it.
+// guarded is an upstream with all policies.
 type guarded struct {
 	client  *http.Client
 	breaker *breaker.Breaker
-	ends    chan policy.Outcome // of all calls
+	ends    chan policy.Outcome // outcomes of all calls
 }
 
 func newGuarded(t *testing.T, base http.RoundTripper, retries retry.Config, more ...pillion.Policy) *guarded {
@@ -70,16 +70,16 @@ func newGuarded(t *testing.T, base http.RoundTripper, retries retry.Config, more
 	return g
 }
 
-// seen is what came of a call.
+// seen is the result of a call.
 type seen struct {
 	status int
 	body   string
-	err    error // of the round trip, or of the body
+	err    error // the error of the round trip or of the body
 	info   *pillion.Info
 	end    policy.Outcome
 }
 
-// call makes one call, and reads its answer to the end.
+// call makes one call, and reads its response to the end.
 func (g *guarded) call(t *testing.T, method, url string, body io.Reader) (s seen) {
 	t.Helper()
 	ctx, info := pillion.WithInfo(t.Context())
@@ -97,28 +97,28 @@ func (g *guarded) call(t *testing.T, method, url string, body io.Reader) (s seen
 		_ = resp.Body.Close()
 	}
 	s.err = err
-	select { // no safety net in a bubble, where time would run to it
+	select { // no timeout in a synctest bubble, where it would fire
 	case s.end = <-g.ends:
 	case <-t.Context().Done():
 	}
 	return s
 }
 
-// unrepeatable is a body that can be read once.
+// unrepeatable returns a body that can be read only once.
 func unrepeatable(text string) io.Reader { return io.MultiReader(strings.NewReader(text)) }
 
-// h2failure is something that can happen to a stream or to its connection.
+// h2failure is a failure of a stream or of its connection.
 type h2failure struct {
 	name    string
 	act     func(s *stream)
-	base    func(*http.Transport) // nil changes nothing
+	base    func(*http.Transport) // configures the transport, if not nil
 	head    int
 	flags   string
 	detail  *envoy.Detail
 	is      policy.Condition
 	words   string
-	timeout bool   // counts as a time-out and not as a failure
-	unlike  string // why Envoy tells something else, where that cannot be helped
+	timeout bool   // counts as a timeout and not as a failure
+	unlike  string // why Envoy's result differs, if that cannot be avoided
 }
 
 func h2Failures() []h2failure {
@@ -142,7 +142,7 @@ func h2Failures() []h2failure {
 		{
 			name: "RST_STREAM in the middle of the body",
 			act: func(s *stream) {
-				s.answer(false, ":status", "200")
+				s.respond(false, ":status", "200")
 				_ = s.framer.WriteData(s.id, false, []byte("part"))
 				s.rst(http2.ErrCodeInternal)
 			},
@@ -150,17 +150,17 @@ func h2Failures() []h2failure {
 			flags: "UR", detail: envoy.RemoteResetAfter, is: policy.Reset, words: "INTERNAL_ERROR",
 		},
 		{
-			name: "the connection is closed before the answer", act: func(s *stream) { fin(s.Conn) },
+			name: "the connection is closed before the response", act: func(s *stream) { fin(s.Conn) },
 			flags: "URX,UC", detail: envoy.ConnectionTermination, is: policy.Reset, words: "EOF",
 		},
 		{
-			name: "the connection is reset before the answer", act: func(s *stream) { reset(s.Conn) },
+			name: "the connection is reset before the response", act: func(s *stream) { reset(s.Conn) },
 			flags: "URX,UC", detail: envoy.ConnectionTermination, is: policy.Reset,
 		},
 		{
 			name: "the connection is closed in the middle of the body",
 			act: func(s *stream) {
-				s.answer(false, ":status", "200")
+				s.respond(false, ":status", "200")
 				_ = s.framer.WriteData(s.id, false, []byte("part"))
 				fin(s.Conn)
 			},
@@ -176,7 +176,7 @@ func h2Failures() []h2failure {
 			flags: "URX,UC", detail: envoy.ConnectionTermination, is: policy.Reset, words: "GOAWAY",
 		},
 		{
-			name: "a lost connection that is found out by a ping",
+			name: "a lost connection that a ping detects",
 			act:  func(s *stream) { <-s.gone },
 			base: func(b *http.Transport) {
 				b.HTTP2 = &http.HTTP2Config{SendPingTimeout: short, PingTimeout: short}
@@ -184,7 +184,7 @@ func h2Failures() []h2failure {
 			flags: "URX,UC", detail: envoy.ConnectionTermination, is: policy.Reset, words: "connection lost",
 		},
 		{
-			name: "the transport's own limit on the head", act: func(*stream) {},
+			name: "the transport's timeout for response headers", act: func(*stream) {},
 			base:  func(b *http.Transport) { b.ResponseHeaderTimeout = short },
 			flags: "URX,UT", detail: envoy.PerTryTimeout, is: policy.Timeout | policy.PerTryTimeout, words: "timeout awaiting", timeout: true,
 		},
@@ -193,32 +193,32 @@ func h2Failures() []h2failure {
 			flags: "URX,UPE", detail: envoy.MalformedResponse, is: policy.ProtocolError, words: "PROTOCOL_ERROR",
 		},
 		{
-			name: "a head that cannot be decompressed",
+			name: "headers that cannot be decompressed",
 			act: func(s *stream) {
 				_ = s.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: s.id, BlockFragment: []byte{0xff, 0xff, 0xff}, EndHeaders: true})
 			},
 			flags: "URX,UPE", detail: envoy.MalformedResponse, is: policy.ProtocolError, words: "COMPRESSION_ERROR",
 		},
 		{
-			name: "a head larger than the client takes",
+			name: "headers larger than the client accepts",
 			act: func(s *stream) {
-				s.answer(true, ":status", "200", "x-filler", strings.Repeat("x", 8<<10))
+				s.respond(true, ":status", "200", "x-filler", strings.Repeat("x", 8<<10))
 			},
 			base:  func(b *http.Transport) { b.MaxResponseHeaderBytes = 4 << 10 },
 			flags: "URX,UPE", detail: envoy.MalformedResponse, is: policy.ProtocolError,
 		},
 		{
-			name: "a head without a status", act: func(s *stream) { s.answer(true, "server", "test") },
+			name: "headers without a status", act: func(s *stream) { s.respond(true, "server", "test") },
 			flags: "URX,UPE", detail: envoy.MalformedResponse, is: policy.ProtocolError, words: "missing status",
 		},
 		{
-			name: "DATA before the head", act: func(s *stream) { _ = s.framer.WriteData(s.id, true, []byte("data")) },
+			name: "DATA before the headers", act: func(s *stream) { _ = s.framer.WriteData(s.id, true, []byte("data")) },
 			flags: "URX,UPE", detail: envoy.MalformedResponse, is: policy.ProtocolError, words: "PROTOCOL_ERROR",
 		},
 		{
 			name: "a body longer than its length",
 			act: func(s *stream) {
-				s.answer(false, ":status", "200", "content-length", "4")
+				s.respond(false, ":status", "200", "content-length", "4")
 				_ = s.framer.WriteData(s.id, true, []byte("too long"))
 			},
 			head:  http.StatusOK,
@@ -227,12 +227,12 @@ func h2Failures() []h2failure {
 		{
 			name: "a body shorter than its length",
 			act: func(s *stream) {
-				s.answer(false, ":status", "200", "content-length", "100")
+				s.respond(false, ":status", "200", "content-length", "100")
 				_ = s.framer.WriteData(s.id, true, []byte("short"))
 			},
 			head:  http.StatusOK,
 			flags: "UC", detail: envoy.ConnectionTerminationAfter, is: policy.Reset, words: "EOF",
-			unlike: "Envoy says UPE; net/http gives the same error as for a connection that was closed",
+			unlike: "Envoy reports UPE; net/http returns the same error as for a closed connection",
 		},
 		{
 			name: "HTTP/1 to an HTTP/2 client", act: func(s *stream) { _, _ = io.WriteString(s.Conn, "HTTP/1.1 400 Bad Request\r\n\r\n") },
@@ -241,7 +241,7 @@ func h2Failures() []h2failure {
 	}
 }
 
-// TestHTTP2_failures wants flags, details and conditions to be those of Envoy.
+// TestHTTP2_failures checks that flags, details and conditions are those of Envoy.
 func TestHTTP2_failures(t *testing.T) {
 	for _, test := range h2Failures() {
 		t.Run(test.name, func(t *testing.T) {
@@ -252,13 +252,13 @@ func TestHTTP2_failures(t *testing.T) {
 			if test.base != nil {
 				test.base(base)
 			}
-			g := newGuarded(t, base, retry.Config{NumRetries: retry.None})
+			g := newGuarded(t, base, retry.Config{NumRetries: retry.Never})
 			s := g.call(t, http.MethodGet, "http://"+server.addr()+"/", nil)
 			if s.status != test.head || s.err == nil || !strings.Contains(s.err.Error(), test.words) {
 				t.Errorf("got status %d, %v, want %d and an error with %q", s.status, s.err, test.head, test.words)
 			}
-			if got := s.end.Flags.String(); got != test.flags || s.end.Detail != test.detail || s.end.Is != test.is {
-				t.Errorf("got %b %s %q, want %b %s %q", s.end.Is, got, s.end.Detail, test.is, test.flags, test.detail)
+			if got := s.end.Flags.String(); got != test.flags || s.end.Detail != test.detail || s.end.Conditions != test.is {
+				t.Errorf("got %b %s %q, want %b %s %q", s.end.Conditions, got, s.end.Detail, test.is, test.flags, test.detail)
 			}
 			want := breaker.Status{Failure: 1}
 			if test.timeout {
@@ -268,15 +268,15 @@ func TestHTTP2_failures(t *testing.T) {
 				t.Errorf("breaker: got %+v, want %+v", got, want)
 			}
 			if got := script.requests.Load(); got != 1 {
-				t.Errorf("requests that the server saw: got %d, want 1", got)
+				t.Errorf("requests that the server received: got %d, want 1", got)
 			}
 		})
 	}
 }
 
-// TestHTTP2_reset resets a stream once. "reset" retries it, "refused-stream" only if
-// the server refused it. Net/http would send a refused request without a body again by
-// itself: a retry policy, which decides about that alone, keeps it from doing so.
+// TestHTTP2_reset resets a stream once. "reset" retries it; "refused-stream" does so only
+// if the server refused it. By itself net/http would resend a refused request without a
+// body: a retry policy prevents that, because only the policy decides.
 func TestHTTP2_reset(t *testing.T) {
 	tests := []struct {
 		name     string
@@ -316,12 +316,12 @@ func TestHTTP2_reset(t *testing.T) {
 	}
 }
 
-// TestHTTP2_refusedStream has a server refuse streams: each is one attempt, and no
-// pause is net/http's.
+// TestHTTP2_refusedStream has a server refuse streams: each is one attempt, and net/http
+// does not pause.
 func TestHTTP2_refusedStream(t *testing.T) {
 	tests := []struct {
 		name     string
-		on       string // empty means never
+		on       string // empty disables retries
 		refused  int64  // how often
 		status   int
 		attempts int
@@ -361,25 +361,25 @@ func TestHTTP2_refusedStream(t *testing.T) {
 				}
 				retries := retry.Config{On: test.on, BaseInterval: time.Millisecond}
 				if test.on == "" {
-					retries.NumRetries = retry.None
+					retries.NumRetries = retry.Never
 				}
 				g := newGuarded(t, base, retries)
 				s := g.call(t, http.MethodGet, "http://upstream.test/", nil)
-				synctest.Wait() // until the connection is idle: net/http closes no other
+				synctest.Wait() // wait until the connection is idle, because net/http closes only idle ones
 				if s.status != test.status || s.info.Attempts() != test.attempts {
 					t.Errorf("got %d, %v after %d attempts, want %d after %d", s.status, s.err, s.info.Attempts(), test.status, test.attempts)
 				}
-				if got := s.end.Flags.String(); got != test.flags || s.end.Detail != test.detail || s.end.Is != test.is {
-					t.Errorf("got %b %s %q, want %b %s %q", s.end.Is, got, s.end.Detail, test.is, test.flags, test.detail)
+				if got := s.end.Flags.String(); got != test.flags || s.end.Detail != test.detail || s.end.Conditions != test.is {
+					t.Errorf("got %b %s %q, want %b %s %q", s.end.Conditions, got, s.end.Detail, test.is, test.flags, test.detail)
 				}
 			})
 		})
 	}
 }
 
-// TestHTTP2_refusedUpload has a stream refused whose body net/http cannot have
-// again: it says so at once, in an error that has lost its type. With a replay buffer the
-// library could send it again.
+// TestHTTP2_refusedUpload refuses a stream whose body net/http cannot read again: net/http
+// returns immediately, with an error that has lost its type. With a replay buffer the
+// library can retry it.
 func TestHTTP2_refusedUpload(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -407,14 +407,14 @@ func TestHTTP2_refusedUpload(t *testing.T) {
 			if s.status != test.status {
 				t.Errorf("got %d, %v, want %d", s.status, s.err, test.status)
 			}
-			if want := policy.Reset | policy.RefusedStream; test.status == 0 && (s.end.Is != want || s.end.Flags != envoy.UR) {
-				t.Errorf("got %b %v %q, want %b UR %q", s.end.Is, s.end.Flags, s.end.Detail, want, envoy.RemoteRefusedStream)
+			if want := policy.Reset | policy.RefusedStream; test.status == 0 && (s.end.Conditions != want || s.end.Flags != envoy.UR) {
+				t.Errorf("got %b %v %q, want %b UR %q", s.end.Conditions, s.end.Flags, s.end.Detail, want, envoy.RemoteRefusedStream)
 			}
 		})
 	}
 }
 
-// TestHTTP2_goAway has a server go away before it processed the request. The retry
+// TestHTTP2_goAway has a server send GOAWAY before it processed the request. The retry
 // policy decides whether the request is sent on another connection.
 func TestHTTP2_goAway(t *testing.T) {
 	tests := []struct {
@@ -425,7 +425,7 @@ func TestHTTP2_goAway(t *testing.T) {
 		requests int64
 	}{
 		{"retried", retry.Config{On: "refused-stream"}, http.StatusOK, "ok", 2},
-		{"never retried", retry.Config{NumRetries: retry.None}, 0, "", 1},
+		{"never retried", retry.Config{NumRetries: retry.Never}, 0, "", 1},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -453,30 +453,31 @@ func TestHTTP2_goAway(t *testing.T) {
 	}
 }
 
-// TestHTTP2_earlyAnswer has a server answer without the rest of the request and
-// end the stream with RST_STREAM(NO_ERROR): a whole answer (RFC 9113, section 8.1).
-func TestHTTP2_earlyAnswer(t *testing.T) {
+// TestHTTP2_earlyResponse has a server respond before it has received the whole request,
+// and end the stream with RST_STREAM(NO_ERROR). This is a complete response (RFC 9113,
+// section 8.1).
+func TestHTTP2_earlyResponse(t *testing.T) {
 	wantNoLeaks(t)
 	var script h2script
 	server := serveScript(t, func(_ *scripted, conn net.Conn) {
 		script.play(conn, func(s *stream) {
-			s.answer(false, ":status", "413")
+			s.respond(false, ":status", "413")
 			_ = s.framer.WriteData(s.id, true, []byte("too much"))
 			s.rst(http2.ErrCodeNo)
 		})
 	})
-	g := newGuarded(t, h2c(), retry.Config{NumRetries: retry.None})
+	g := newGuarded(t, h2c(), retry.Config{NumRetries: retry.Never})
 	body := &endlessBody{}
 	s := g.call(t, http.MethodPut, "http://"+server.addr()+"/", body)
-	if s.err != nil || s.status != http.StatusRequestEntityTooLarge || s.body != "too much" || s.end.Is != 0 {
-		t.Errorf("got %d %q, %v, condition %b, want 413 %q", s.status, s.body, s.err, s.end.Is, "too much")
+	if s.err != nil || s.status != http.StatusRequestEntityTooLarge || s.body != "too much" || s.end.Conditions != 0 {
+		t.Errorf("got %d %q, %v, condition %b, want 413 %q", s.status, s.body, s.err, s.end.Conditions, "too much")
 	}
 	if got, want := g.breaker.Status(), (breaker.Status{Success: 1}); got != want {
 		t.Errorf("breaker: got %+v, want %+v", got, want)
 	}
 }
 
-// endlessBody is a body that goes on until it is closed.
+// endlessBody is a body that returns data until it is closed.
 type endlessBody struct{ closed atomic.Bool }
 
 func (b *endlessBody) Read(p []byte) (int, error) {
@@ -491,9 +492,9 @@ func (b *endlessBody) Close() error {
 	return nil
 }
 
-// TestHTTP2_resetAfterTheEnd counts RST_STREAM frames for answers that were read
-// to their end, when the attempt's context is cancelled. Servers take many of them for
-// an attack (CVE-2023-44487).
+// TestHTTP2_resetAfterTheEnd counts RST_STREAM frames for responses that were read to their
+// end before the attempt's context is canceled. Servers treat many of them as an attack
+// (CVE-2023-44487).
 func TestHTTP2_resetAfterTheEnd(t *testing.T) {
 	wantNoLeaks(t)
 	var script h2script
@@ -507,12 +508,12 @@ func TestHTTP2_resetAfterTheEnd(t *testing.T) {
 		}
 	}
 	if got := script.resets.Load(); got != 0 {
-		t.Errorf("RST_STREAM frames after 500 whole answers: got %d, want none", got)
+		t.Errorf("RST_STREAM frames after 500 complete responses: got %d, want none", got)
 	}
 }
 
-// TestHTTP2_invalid sends what HTTP/2 cannot send: the upstream has no part in
-// it.
+// TestHTTP2_invalid sends requests that HTTP/2 does not allow: they do not count against
+// the upstream.
 func TestHTTP2_invalid(t *testing.T) {
 	tests := []struct{ name, header, value, words string }{
 		{"Upgrade", "Upgrade", "shout", "invalid Upgrade request header"},
@@ -526,13 +527,13 @@ func TestHTTP2_invalid(t *testing.T) {
 			server := serveScript(t, func(_ *scripted, conn net.Conn) {
 				script.play(conn, func(s *stream) { s.ok("ok") })
 			})
-			g := newGuarded(t, withHeader{h2c(), test.header, test.value}, retry.Config{NumRetries: retry.None})
+			g := newGuarded(t, withHeader{h2c(), test.header, test.value}, retry.Config{NumRetries: retry.Never})
 			s := g.call(t, http.MethodGet, "http://"+server.addr()+"/", nil)
 			if s.err == nil || !strings.Contains(s.err.Error(), test.words) {
 				t.Errorf("got %d, %v, want an error with %q", s.status, s.err, test.words)
 			}
-			if s.end.Is != policy.Invalid || s.end.Flags != 0 {
-				t.Errorf("got %b %v, want %b and no flags", s.end.Is, s.end.Flags, policy.Invalid)
+			if s.end.Conditions != policy.Invalid || s.end.Flags != 0 {
+				t.Errorf("got %b %v, want %b and no flags", s.end.Conditions, s.end.Flags, policy.Invalid)
 			}
 			if got := g.breaker.Status(); got != (breaker.Status{}) {
 				t.Errorf("breaker: got %+v, want nothing counted", got)
@@ -553,15 +554,15 @@ func (h withHeader) RoundTrip(req *http.Request) (*http.Response, error) {
 	return h.Transport.RoundTrip(req)
 }
 
-// TestHTTP2_otherTransport has x/net's own transport as base: its stream
-// errors are of an exported type, which must be understood as well.
+// TestHTTP2_otherTransport uses the transport of x/net as base: its stream errors have an
+// exported type, which must be recognized too.
 func TestHTTP2_otherTransport(t *testing.T) {
 	wantNoLeaks(t)
 	var script h2script
 	server := serveScript(t, func(_ *scripted, conn net.Conn) {
 		script.play(conn, func(s *stream) { s.rst(http2.ErrCodeInternal) })
 	})
-	base := &http2.Transport{ //nolint:staticcheck // deprecated, and much in use
+	base := &http2.Transport{ //nolint:staticcheck // deprecated, but widely used
 		AllowHTTP: true, //nolint:staticcheck // as above
 		//nolint:staticcheck // as above
 		DialTLSContext: func(ctx context.Context, network, address string, _ *tls.Config) (net.Conn, error) {
@@ -569,7 +570,7 @@ func TestHTTP2_otherTransport(t *testing.T) {
 			return d.DialContext(ctx, network, address)
 		},
 	}
-	g := newGuarded(t, base, retry.Config{NumRetries: retry.None})
+	g := newGuarded(t, base, retry.Config{NumRetries: retry.Never})
 	s := g.call(t, http.MethodGet, "http://"+server.addr()+"/", nil)
 	if s.end.Flags.String() != "URX,UR" || s.end.Detail != envoy.RemoteReset {
 		t.Errorf("got %v %q, %v, want URX,UR %q", s.end.Flags, s.end.Detail, s.err, envoy.RemoteReset)

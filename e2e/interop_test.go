@@ -38,7 +38,7 @@ import (
 	"github.com/pillion-go/pillion/tracing"
 )
 
-// sideOf is all policies of one side.
+// sideOf returns the policies of one side.
 func sideOf(t *testing.T, name string, tracer *tracing.Tracer, log *eventLog, client bool) (*pillion.Upstream, *metrics.Registry) {
 	t.Helper()
 	registry, err := metrics.NewRegistry(metrics.Settings{})
@@ -67,12 +67,12 @@ func sideOf(t *testing.T, name string, tracer *tracing.Tracer, log *eventLog, cl
 	return u, registry
 }
 
-// thirds fails every third attempt of each method before any answer, but those that
-// are to sleep.
+// thirds fails every third attempt of each method before it responds, except for methods
+// that sleep.
 type thirds struct {
 	mu     sync.Mutex
 	seen   map[string]int // guarded by mu
-	n      atomic.Int64   // failed
+	n      atomic.Int64   // number of failed attempts
 	paused atomic.Bool
 }
 
@@ -104,9 +104,9 @@ func (f *thirds) stream(srv any, s grpc.ServerStream, info *grpc.StreamServerInf
 	return handler(srv, s)
 }
 
-// suite is gRPC's own interoperability suite: all that needs no cloud. Its functions
-// end the process when they fail. It gives the number of functions. undisturbed runs what
-// no failure may be injected into.
+// suite runs gRPC's interoperability suite, except for the parts that need a cloud. Its
+// functions end the process when they fail. It returns the number of functions. undisturbed
+// runs the functions into which no failure may be injected.
 func suite(ctx context.Context, conn *grpc.ClientConn, undisturbed func(func())) int {
 	c := testgrpc.NewTestServiceClient(conn)
 	calls := []func(context.Context, testgrpc.TestServiceClient, ...grpc.CallOption){
@@ -122,16 +122,16 @@ func suite(ctx context.Context, conn *grpc.ClientConn, undisturbed func(func()))
 	interop.DoUnimplementedMethod(ctx, conn)
 	interop.DoORCAPerRPCTest(ctx, c)
 	interop.DoSoakTest(ctx, interop.SoakTestConfig{
-		RequestSize: 271828, ResponseSize: 314159, PerIterationMaxAcceptableLatency: patience, OverallTimeout: patience,
+		RequestSize: 271828, ResponseSize: 314159, PerIterationMaxAcceptableLatency: waitLimit, OverallTimeout: waitLimit,
 		ServerAddr: conn.Target(), NumWorkers: 2, Iterations: 10,
 		ChannelForTest: func() (*grpc.ClientConn, func()) { return conn, func() {} },
 	})
 	return len(calls) + 5
 }
 
-// TestInterop has gRPC's own interoperability suite go through all policies on both
-// sides, in plain text and over TLS; and again while every third attempt of a method
-// fails, which the suite must not notice.
+// TestInterop runs gRPC's interoperability suite through all policies on both sides, in
+// plain text and over TLS; and again while every third attempt of a method fails, which
+// must not change the results of the suite.
 func TestInterop(t *testing.T) {
 	for _, secure := range []bool{false, true} {
 		for _, failing := range []bool{false, true} {
@@ -180,21 +180,21 @@ func testInterop(t *testing.T, secure, failing bool) {
 	seg.End(nil)
 	cluster := registry.Cluster("client")
 	retries := cluster.Counter("upstream_rq_retry").Value()
-	t.Logf("%d functions, %d calls, %d attempts, %d retries, %d failed on purpose", n,
+	t.Logf("%d functions, %d calls, %d attempts, %d retries, %d injected failures", n,
 		log.count(policy.EventEnd), log.count(policy.EventAttempt), retries, third.n.Load())
 	if n != 16 || retries != uint64(third.n.Load()) || (retries != 0) != failing {
-		t.Errorf("got %d functions and %d retries, want 16, and as many retries as were failed: %d", n, retries, third.n.Load())
+		t.Errorf("got %d functions and %d retries, want 16, and as many retries as injected failures: %d", n, retries, third.n.Load())
 	}
-	for name, c := range map[string]*metrics.Cluster{"client": cluster, "server": served.Cluster("server")} {
-		for deadline := time.Now().Add(patience); c.Gauge("upstream_rq_active").Value() != 0; time.Sleep(time.Millisecond) {
+	for name, c := range map[string]*metrics.ClusterStats{"client": cluster, "server": served.Cluster("server")} {
+		for deadline := time.Now().Add(waitLimit); c.Gauge("upstream_rq_active").Value() != 0; time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
-				t.Fatalf("%s: %d calls are under way, want none", name, c.Gauge("upstream_rq_active").Value())
+				t.Fatalf("%s: %d calls are active, want none", name, c.Gauge("upstream_rq_active").Value())
 			}
 		}
 	}
 }
 
-// interopConn serves the interop service on a socket, and gives a connection to it.
+// interopConn serves the interop service on a socket, and returns a connection to it.
 func interopConn(t *testing.T, options []grpc.ServerOption, dial []grpc.DialOption) *grpc.ClientConn {
 	t.Helper()
 	l := listen(t)
@@ -214,7 +214,7 @@ func interopConn(t *testing.T, options []grpc.ServerOption, dial []grpc.DialOpti
 	return conn
 }
 
-// certificate makes one for localhost, and who trusts it.
+// certificate returns a certificate for localhost, and a pool that trusts it.
 func certificate(t *testing.T) (tls.Certificate, *x509.CertPool) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -238,8 +238,8 @@ func certificate(t *testing.T) (tls.Certificate, *x509.CertPool) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
 }
 
-// TestSharedBreaker has one breaker guard an upstream over HTTP and over gRPC: it
-// opens for both, whichever fails, and one set of statistics counts them.
+// TestSharedBreaker uses one breaker for an upstream over HTTP and over gRPC: it opens for
+// both, whichever fails, and one set of statistics counts both.
 func TestSharedBreaker(t *testing.T) {
 	for _, failing := range []string{"http", "grpc"} {
 		t.Run(failing+" fails", func(t *testing.T) {

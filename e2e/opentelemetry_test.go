@@ -25,7 +25,7 @@ func Example_openTelemetry() {
 		}
 	}))
 	defer server.Close()
-	spans := tracetest.NewSpanRecorder() // in a program, an exporter
+	spans := tracetest.NewSpanRecorder() // a program uses an exporter
 	provider := otelhttp.WithTracerProvider(trace.NewTracerProvider(trace.WithSpanProcessor(spans)))
 	named := func(name string) otelhttp.Option {
 		return otelhttp.WithSpanNameFormatter(func(string, *http.Request) string { return name })

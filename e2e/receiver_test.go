@@ -24,11 +24,11 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-// menuTree is what examples/tracing must come to: for each span its name, kind and
-// status, and attributes that tell it from others, each below its parent. A segment
-// is a Server span, a try of a call (namespace remote) a Client span, and both the
-// call as a whole and what a service does by itself are Internal spans. A 503 is the
-// fault of the try and of the segment that answered it; the call as a whole was well.
+// menuTree is the expected result of examples/tracing: for each span its name, kind and
+// status, and the attributes that distinguish it from others, each below its parent. A
+// segment is a Server span, an attempt of a call (namespace remote) a Client span; the call
+// as a whole and other work of a service are Internal spans. A 503 is the fault of the
+// attempt and of the segment that returned it; the call as a whole succeeded.
 const menuTree = `front Server Unset GET 200
   recipe Internal Unset GET 200 attempts=2
     recipe Client Error GET 503 attempt=1
@@ -41,13 +41,13 @@ const menuTree = `front Server Unset GET 200
             user Server Unset GET 200
 `
 
-// TestReceiver_tree has the OpenTelemetry collector's X-Ray receiver read the packets
-// that examples/tracing sends, as a program of its own: it must understand each, and
-// get the whole tree, with nothing besides.
+// TestReceiver_tree has the OpenTelemetry collector's X-Ray receiver read the packets that
+// examples/tracing sends from a separate process: it must accept each, and receive exactly
+// the whole tree.
 func TestReceiver_tree(t *testing.T) {
 	r := startReceiver(t)
 	cmd := exec.CommandContext(t.Context(), "go", "run", "./examples/tracing", "-daemon", r.address)
-	cmd.Dir = ".." // the library's module, which has what its examples need
+	cmd.Dir = ".." // the library's module, which has the dependencies of its examples
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "AWS_XRAY_") })
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("examples/tracing: got error %v, want none:\n%s", err, out)
@@ -55,7 +55,7 @@ func TestReceiver_tree(t *testing.T) {
 
 	spans := r.take(t, strings.Count(menuTree, "\n"))
 	for _, entry := range r.log.All() {
-		t.Errorf("the receiver says %q %v, want it content", entry.Message, entry.ContextMap())
+		t.Errorf("the receiver logged %q %v, want no warnings", entry.Message, entry.ContextMap())
 	}
 	if got := tree(spans); got != menuTree {
 		t.Errorf("got spans\n%swant\n%s", got, menuTree)
@@ -69,11 +69,11 @@ func TestReceiver_tree(t *testing.T) {
 	}
 }
 
-// xrayReceiver is the collector's receiver, with what it made of the packets.
+// xrayReceiver is the collector's receiver, with the spans that it made of the packets.
 type xrayReceiver struct {
 	address string // UDP
 	docs    chan ptrace.Traces
-	log     *observer.ObservedLogs // from warnings on
+	log     *observer.ObservedLogs // warnings and errors
 }
 
 // startReceiver runs the receiver until the test ends.
@@ -83,7 +83,7 @@ func startReceiver(t *testing.T) *xrayReceiver {
 	core, log := observer.New(zapcore.WarnLevel)
 	x := &xrayReceiver{docs: make(chan ptrace.Traces, 100), log: log}
 	running := x.listen(t, zap.New(core))
-	ctx := context.WithoutCancel(t.Context()) // it outlives the test's own
+	ctx := context.WithoutCancel(t.Context()) // it outlives the test's context
 	if err := running.Start(ctx, componenttest.NewNopHost()); err != nil {
 		t.Fatal(err)
 	}
@@ -95,9 +95,9 @@ func startReceiver(t *testing.T) *xrayReceiver {
 	return x
 }
 
-// listen makes the receiver, which opens its socket. The port must be named, as the
-// receiver does not tell which one it got: should another process take the one that
-// was free a moment ago, another is tried.
+// listen makes the receiver, which opens its socket. The port must be chosen in advance,
+// because the receiver does not report it. If another process takes the port first, another
+// port is used.
 func (x *xrayReceiver) listen(t *testing.T, log *zap.Logger) receiver.Traces {
 	t.Helper()
 	sink, err := consumer.NewTraces(func(_ context.Context, doc ptrace.Traces) error {
@@ -114,9 +114,9 @@ func (x *xrayReceiver) listen(t *testing.T, log *zap.Logger) receiver.Traces {
 		x.address = freeUDP(t)
 		config := factory.CreateDefaultConfig().(*awsxrayreceiver.Config)
 		config.Endpoint = x.address
-		config.ProxyServer.Endpoint = "127.0.0.1:0" // for sampling rules: nobody asks
+		config.ProxyServer.Endpoint = "127.0.0.1:0" // for sampling rules, which are not requested
 		config.ProxyServer.Region = "us-east-1"
-		config.ProxyServer.LocalMode = true // looks nothing up in the cloud
+		config.ProxyServer.LocalMode = true // makes no requests to the cloud
 		var made receiver.Traces
 		if made, err = factory.CreateTraces(t.Context(), settings, config, sink); err == nil {
 			return made
@@ -126,7 +126,7 @@ func (x *xrayReceiver) listen(t *testing.T, log *zap.Logger) receiver.Traces {
 	return nil
 }
 
-// freeUDP is an address at which nobody listens for packets, for now.
+// freeUDP returns an address at which nothing listens for packets at the moment.
 func freeUDP(t *testing.T) string {
 	t.Helper()
 	var config net.ListenConfig
@@ -142,9 +142,9 @@ func freeUDP(t *testing.T) string {
 const fence = `{"format": "json", "version": 1}
 {"name": "fence", "id": "00000000000000fe", "trace_id": "1-00000001-000000000000000000000001", "start_time": 1, "end_time": 2}`
 
-// take gives the spans of all packets that have been sent: n if all is well. A fence
-// goes behind them, so that it sees those that are too many; fewer than n are what has
-// come after twice the patience.
+// take returns the spans of all packets that have been sent: n if all arrive. It sends a
+// fence after them, so that additional spans are received too. It returns fewer than n
+// spans after twice the waitLimit.
 func (x *xrayReceiver) take(t *testing.T, n int) (spans []ptrace.Span) {
 	t.Helper()
 	var d net.Dialer
@@ -156,9 +156,9 @@ func (x *xrayReceiver) take(t *testing.T, n int) (spans []ptrace.Span) {
 	if _, err := io.WriteString(conn, fence); err != nil {
 		t.Fatal(err)
 	}
-	enough := time.NewTimer(2 * patience)
+	enough := time.NewTimer(2 * waitLimit)
 	defer enough.Stop()
-	for fenced := false; !fenced || len(spans) < n; { // two goroutines read: the fence may overtake one
+	for fenced := false; !fenced || len(spans) < n; { // two goroutines read, so the fence may overtake a span
 		select {
 		case doc := <-x.docs:
 			for _, s := range spansOf(doc) {
@@ -169,7 +169,7 @@ func (x *xrayReceiver) take(t *testing.T, n int) (spans []ptrace.Span) {
 				}
 			}
 		case <-enough.C:
-			t.Errorf("got %d spans within %v (fence: %t), want %d", len(spans), 2*patience, fenced, n)
+			t.Errorf("got %d spans within %v (fence: %t), want %d", len(spans), 2*waitLimit, fenced, n)
 			return spans
 		}
 	}
@@ -187,10 +187,10 @@ func spansOf(doc ptrace.Traces) (spans []ptrace.Span) {
 	return spans
 }
 
-// tree draws spans below their parents, siblings in the order of their text. Spans
-// whose parent is missing come last, below its ID.
+// tree prints spans below their parents, siblings in the order of their text. Spans whose
+// parent is missing come last, below the ID of the parent.
 func tree(spans []ptrace.Span) string {
-	known := map[pcommon.SpanID]bool{{}: true} // no parent at all
+	known := map[pcommon.SpanID]bool{{}: true} // no parent
 	below := map[pcommon.SpanID][]ptrace.Span{}
 	for _, s := range spans {
 		known[s.SpanID()] = true
@@ -206,7 +206,7 @@ func tree(spans []ptrace.Span) string {
 	return text.String()
 }
 
-// branches draws what is below a span, and takes it out of the map.
+// branches prints the spans below a span, and removes them from the map.
 func branches(below map[pcommon.SpanID][]ptrace.Span, parent pcommon.SpanID, indent string) string {
 	children := below[parent]
 	delete(below, parent)
@@ -218,7 +218,7 @@ func branches(below map[pcommon.SpanID][]ptrace.Span, parent pcommon.SpanID, ind
 	return strings.Join(texts, "")
 }
 
-// describe gives a span's name, kind, status, request and annotations.
+// describe returns a span's name, kind, status, request and annotations.
 func describe(s ptrace.Span) string {
 	words := []string{s.Name(), s.Kind().String(), s.Status().Code().String()}
 	for _, key := range []string{"http.method", "http.status_code"} {

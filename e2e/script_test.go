@@ -16,26 +16,25 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// patience is how long a test waits for what must happen; it is a safety net and
-// no part of what is tested.
-const patience = 10 * time.Second
+// waitLimit bounds the wait of a test for an event that must happen.
+const waitLimit = 10 * time.Second
 
-// short is a limit that a test lets strike.
+// short is a timeout that fires in a test.
 const short = 40 * time.Millisecond
 
-// scripted is a TCP server that plays a part on each connection.
+// scripted is a TCP server that runs a function for each connection.
 type scripted struct {
 	listener net.Listener
 	play     func(conn net.Conn)
 	running  sync.WaitGroup
-	requests atomic.Int64 // those that the part counted
+	requests atomic.Int64 // the requests that play counted
 
 	mu    sync.Mutex
 	conns []net.Conn // guarded by mu
 }
 
-// serveScript starts a server that has play deal with each connection. At the
-// test's end it closes those that are left, which ends play.
+// serveScript starts a server that runs play for each connection. At the end of the test it
+// closes the remaining connections, which ends play.
 func serveScript(t *testing.T, play func(s *scripted, conn net.Conn)) *scripted {
 	t.Helper()
 	s := &scripted{listener: listen(t)}
@@ -55,8 +54,8 @@ func listen(t *testing.T) net.Listener {
 	return l
 }
 
-// refusing is an address at which nobody listens. A connection from there keeps
-// others from taking it.
+// refusing returns an address at which nothing listens. A connection from there prevents
+// other programs from using it.
 func refusing(t *testing.T) string {
 	t.Helper()
 	l := listen(t)
@@ -97,13 +96,14 @@ func (s *scripted) close() {
 	s.running.Wait()
 }
 
-// addr is where the server listens.
+// addr returns the address of the server.
 func (s *scripted) addr() string { return s.listener.Addr().String() }
 
-// step is one thing that a scripted HTTP/1 server does with a connection.
+// step is one action of a scripted HTTP/1 server on a connection.
 type step func(conn net.Conn)
 
-// afterRequest is a part that reads requests, and plays steps after each.
+// afterRequest returns a function for scripted that reads requests, and runs the steps
+// after each.
 func afterRequest(steps ...step) func(*scripted, net.Conn) {
 	return func(s *scripted, conn net.Conn) {
 		requests := bufio.NewReader(conn)
@@ -124,7 +124,7 @@ func afterRequest(steps ...step) func(*scripted, net.Conn) {
 // firstByte waits for the first byte that the client sends.
 func firstByte(conn net.Conn) { _, _ = conn.Read(make([]byte, 1)) }
 
-// say writes text as it stands.
+// say writes text unchanged.
 func say(text string) step {
 	return func(conn net.Conn) { _, _ = io.WriteString(conn, text) }
 }
@@ -143,21 +143,21 @@ func wantSoon[T any](t *testing.T, done <-chan T, what string) (value T) {
 	t.Helper()
 	select {
 	case value = <-done:
-	case <-time.After(patience):
-		t.Fatalf("%s: got nothing within %v", what, patience)
+	case <-time.After(waitLimit):
+		t.Fatalf("%s: got nothing within %v", what, waitLimit)
 	}
 	return value
 }
 
-// wantNoLeaks has the test fail at its end, after all cleanups that are
-// registered later, if a goroutine runs that did not run before.
+// wantNoLeaks fails the test at its end, after all cleanups that are registered later, if a
+// goroutine runs that did not run before.
 func wantNoLeaks(t *testing.T) {
 	t.Helper()
 	old := goleak.IgnoreCurrent()
 	t.Cleanup(func() { goleak.VerifyNone(t, old) })
 }
 
-// stream is a request that a scripted HTTP/2 server has got, at its head.
+// stream is a request of which a scripted HTTP/2 server has received the headers.
 type stream struct {
 	*h2conn
 	id    uint32
@@ -174,10 +174,10 @@ type h2conn struct {
 	gone   chan struct{} // closed when the client has closed the connection
 }
 
-// h2script is an HTTP/2 server without TLS that plays an act for each request.
+// h2script is an HTTP/2 server without TLS that runs a function for each request.
 type h2script struct {
 	requests atomic.Int64
-	resets   atomic.Int64 // RST_STREAM frames that came
+	resets   atomic.Int64 // RST_STREAM frames received
 }
 
 // play serves one connection until it ends.
@@ -188,7 +188,7 @@ func (h *h2script) play(conn net.Conn, act func(s *stream)) {
 	}
 	c := &h2conn{Conn: conn, framer: http2.NewFramer(conn, conn), gone: make(chan struct{})}
 	c.hpack = hpack.NewEncoder(&c.head)
-	// Frames are read on while others are written: a pipe has no room of its own.
+	// Frames are read while others are written: a pipe has no buffer.
 	frames := make(chan func(), 1024)
 	go h.read(c, act, frames)
 	_ = c.framer.WriteSettings()
@@ -197,7 +197,7 @@ func (h *h2script) play(conn net.Conn, act func(s *stream)) {
 	}
 }
 
-// read turns frames into what is to be done about them.
+// read converts frames to actions.
 func (h *h2script) read(c *h2conn, act func(*stream), frames chan<- func()) {
 	defer close(frames)
 	defer close(c.gone)
@@ -224,8 +224,8 @@ func (h *h2script) read(c *h2conn, act func(*stream), frames chan<- func()) {
 	}
 }
 
-// answer sends the head of an answer with these pairs of names and values.
-func (s *stream) answer(end bool, pairs ...string) {
+// respond sends response headers with these pairs of names and values.
+func (s *stream) respond(end bool, pairs ...string) {
 	s.head.Reset()
 	for i := 0; i < len(pairs); i += 2 {
 		_ = s.hpack.WriteField(hpack.HeaderField{Name: pairs[i], Value: pairs[i+1]})
@@ -235,9 +235,9 @@ func (s *stream) answer(end bool, pairs ...string) {
 	})
 }
 
-// ok answers 200 with a body.
+// ok responds with 200 and a body.
 func (s *stream) ok(body string) {
-	s.answer(false, ":status", "200")
+	s.respond(false, ":status", "200")
 	_ = s.framer.WriteData(s.id, true, []byte(body))
 }
 

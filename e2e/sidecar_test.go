@@ -16,27 +16,27 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// thrice is the retry policy of a sidecar's route that makes three tries.
+// thrice is the retry policy of a sidecar's route that makes three attempts.
 const thrice = "retry_policy: {retry_on: \"5xx,reset,connect-failure\", num_retries: 2, retry_back_off: {base_interval: 0.001s, max_interval: 0.002s}}"
 
-// TestSidecar_tries sends calls through the library and a sidecar, which both make
-// three tries: with HTTP.Sidecar there are three in all, and without it nine; as there
-// are if the sidecar takes the caller for a stranger.
-func TestSidecar_tries(t *testing.T) {
+// TestSidecar_attempts sends calls through the library and a sidecar, which both make three
+// attempts. With Options.Sidecar there are three in total. Without it there are nine, and
+// also if the sidecar does not trust the caller.
+func TestSidecar_attempts(t *testing.T) {
 	binary := envoyBinary(t)
 	ours := retry.Config{On: "5xx,reset,connect-failure", NumRetries: 2, BaseInterval: time.Millisecond}
 	tests := []struct {
 		name     string
 		trusting bool
 		policies []pillion.Policy
-		attempts int   // of ours
-		upstream int64 // what the upstream sees
+		attempts int   // attempts of the library
+		upstream int64 // requests that the upstream receives
 	}{
 		{"both retry", true, []pillion.Policy{ours}, 3, 9},
-		{"ours alone", true, []pillion.Policy{ours, pillion.Options{Sidecar: true}}, 3, 3},
-		{"the sidecar's alone", true, nil, 1, 3},
-		{"nobody retries", true, []pillion.Policy{pillion.Options{Sidecar: true}}, 1, 1},
-		{"a sidecar that trusts nobody", false, []pillion.Policy{ours, pillion.Options{Sidecar: true}}, 3, 9},
+		{"only the library retries", true, []pillion.Policy{ours, pillion.Options{Sidecar: true}}, 3, 3},
+		{"only the sidecar retries", true, nil, 1, 3},
+		{"neither retries", true, []pillion.Policy{pillion.Options{Sidecar: true}}, 1, 1},
+		{"a sidecar that does not trust the caller", false, []pillion.Policy{ours, pillion.Options{Sidecar: true}}, 3, 9},
 	}
 	scenarios := failing(t)
 	sidecars := map[bool]*sidecar{}
@@ -55,15 +55,14 @@ func TestSidecar_tries(t *testing.T) {
 					t.Errorf("got %d after %d attempts, want a failure after %d", seen.Status, info.Attempts(), test.attempts)
 				}
 				if got := s.seenUpstream() - before; got != test.upstream {
-					t.Errorf("the upstream saw %d requests, want %d", got, test.upstream)
+					t.Errorf("the upstream received %d requests, want %d", got, test.upstream)
 				}
 			})
 		}
 	}
 }
 
-// failing starts upstreams that fail in ways of their own, behind routes with three
-// tries.
+// failing starts upstreams that fail in different ways, behind routes with three attempts.
 func failing(t *testing.T) (scenarios []*scenario) {
 	t.Helper()
 	scenarios = []*scenario{
@@ -79,7 +78,7 @@ func failing(t *testing.T) (scenarios []*scenario) {
 	return scenarios
 }
 
-// behind is a client whose calls go through the library to a sidecar.
+// behind returns a client whose calls go through the library to a sidecar.
 func behind(t *testing.T, policies ...pillion.Policy) (*http.Client, *http.Transport) {
 	t.Helper()
 	u, err := pillion.New("upstream", policies...)
@@ -90,8 +89,9 @@ func behind(t *testing.T, policies ...pillion.Policy) (*http.Client, *http.Trans
 	return &http.Client{Transport: u.Transport(base)}, base
 }
 
-// TestSidecar_deadline has an upstream that never answers: with HTTP.Sidecar the
-// sidecar gives up when our limit strikes, by itself, and tells the upstream beforehand.
+// TestSidecar_deadline has an upstream that never responds. With Options.Sidecar the
+// sidecar ends the call by itself when the library's timeout fires, and announces the
+// timeout to the upstream.
 func TestSidecar_deadline(t *testing.T) {
 	binary := envoyBinary(t)
 	const limit = 150 * time.Millisecond
@@ -115,38 +115,39 @@ func TestSidecar_deadline(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			base := &http.Transport{}
 			defer base.CloseIdleConnections()
-			patient := &patientBase{base: callID{base, test.name}}
+			waiting := &waitingBase{base: callID{base, test.name}}
 			u, err := pillion.New("upstream", test.limits, pillion.Options{Sidecar: true})
 			if err != nil {
 				t.Fatal(err)
 			}
-			seen := get(t.Context(), t, &http.Client{Transport: u.Transport(patient)}, http.MethodGet, envoy.egress+"/hang/")
-			// Both limits strike at once: the caller sees ours, or the sidecar's answer.
+			seen := get(t.Context(), t, &http.Client{Transport: u.Transport(waiting)}, http.MethodGet, envoy.egress+"/hang/")
+			// Both timeouts fire at the same time: the caller receives the library's error
+			// or the sidecar's response.
 			if seen.Status != 0 && seen.Status != http.StatusGatewayTimeout {
-				t.Errorf("got %d, want that our limit struck, or 504", seen.Status)
+				t.Errorf("got %d, want the library's timeout, or 504", seen.Status)
 			}
-			if patient.status != http.StatusGatewayTimeout || patient.body != "upstream request timeout" {
-				t.Errorf("the sidecar: got %d %q, want 504", patient.status, patient.body)
+			if waiting.status != http.StatusGatewayTimeout || waiting.body != "upstream request timeout" {
+				t.Errorf("the sidecar: got %d %q, want 504", waiting.status, waiting.body)
 			}
-			if patient.asked != "150" {
-				t.Errorf("X-Envoy-Upstream-Rq-Timeout-Ms: got %q, want 150", patient.asked)
+			if waiting.asked != "150" {
+				t.Errorf("X-Envoy-Upstream-Rq-Timeout-Ms: got %q, want 150", waiting.asked)
 			}
-			if got := patient.took; got < limit*9/10 || got > limit+patience/10 { // Envoy's clock is a coarse one
+			if got := waiting.took; got < limit*9/10 || got > limit+waitLimit/10 { // Envoy's clock is coarse
 				t.Errorf("the sidecar gave up after %v, want %v", got, limit)
 			}
 			if fields := envoy.logged(t, test.name); fields[0] != "UT" || fields[2] != "response_timeout" {
 				t.Errorf("the sidecar logged %q, want UT and response_timeout", fields)
 			}
 			if got := expected.Load(); got == nil || *got != "150" {
-				t.Errorf("the upstream was told %v, want 150", got)
+				t.Errorf("the upstream received a timeout of %v, want 150", got)
 			}
 		})
 	}
 }
 
-// patientBase lets the sidecar answer where our own limit would have hung up, and
-// takes down what it said.
-type patientBase struct {
+// waitingBase waits for the sidecar's response where the library would have canceled the
+// request, and records the response.
+type waitingBase struct {
 	base   http.RoundTripper
 	asked  string
 	status int
@@ -154,9 +155,9 @@ type patientBase struct {
 	took   time.Duration
 }
 
-func (p *patientBase) RoundTrip(req *http.Request) (*http.Response, error) {
+func (p *waitingBase) RoundTrip(req *http.Request) (*http.Response, error) {
 	p.asked = req.Header.Get("X-Envoy-Upstream-Rq-Timeout-Ms")
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(req.Context()), patience)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(req.Context()), waitLimit)
 	defer cancel()
 	began := time.Now()
 	resp, err := p.base.RoundTrip(req.WithContext(ctx))
@@ -170,9 +171,9 @@ func (p *patientBase) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// TestSidecar_ours has the sidecar's limit be the longer one: what strikes is ours,
-// and the sidecar and the upstream are let go.
-func TestSidecar_ours(t *testing.T) {
+// TestSidecar_libraryTimeout gives the sidecar the longer timeout. The library's timeout
+// fires, and the requests to the sidecar and to the upstream are canceled.
+func TestSidecar_libraryTimeout(t *testing.T) {
 	binary := envoyBinary(t)
 	closed := make(chan struct{})
 	s := &scenario{name: "hang", play: func(_ *scripted, conn net.Conn) {
@@ -189,10 +190,10 @@ func TestSidecar_ours(t *testing.T) {
 	defer base.CloseIdleConnections()
 	began := time.Now()
 	if seen := get(t.Context(), t, client, http.MethodGet, envoy.egress+"/hang/"); seen.Status != 0 {
-		t.Errorf("got %d, want that our limit struck", seen.Status)
+		t.Errorf("got %d, want the library's timeout", seen.Status)
 	}
 	wantSoon(t, closed, "the sidecar's connection to the upstream")
-	if took := time.Since(began); took > patience/2 {
-		t.Errorf("the upstream was let go after %v, want soon after our limit", took)
+	if took := time.Since(began); took > waitLimit/2 {
+		t.Errorf("the request to the upstream was canceled after %v, want soon after the library's timeout", took)
 	}
 }

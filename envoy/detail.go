@@ -1,40 +1,53 @@
 package envoy
 
-// Detail says how an attempt ended, in Envoy's words. It prints as Envoy's
-// %RESPONSE_CODE_DETAILS%, and knows the response that Envoy sends where it has none of the
-// upstream. A nil *Detail means that nothing is known.
+// Detail describes how an attempt ended, in Envoy's terms. It prints as Envoy's
+// %RESPONSE_CODE_DETAILS%, and knows the local reply: the response that Envoy sends if it has none
+// from the upstream. A nil *Detail means that nothing is known.
 //
-// Details are compared by pointer. A policy makes its own with [NewDetail], once and not for
-// each call. A Detail is immutable and safe for concurrent use.
+// Details are compared by pointer. A policy makes its own with [NewDetail], once and not for each
+// call. A Detail is immutable and safe for concurrent use.
 type Detail struct{ spec DetailSpec }
 
-// DetailSpec is what a [Detail] knows. The zero value of each field means none.
+// DetailSpec describes a [Detail]. The zero value of each field means none.
 type DetailSpec struct {
 	// Text is Envoy's text, without spaces.
 	Text string
 
-	// Flags are the response flags of an attempt that ended so.
+	// Flags are the response flags of an attempt with this detail.
 	Flags Flags
 
-	// Status is the HTTP status of the local reply. Zero means that there is no local reply:
-	// the upstream sent a response, or the caller is gone.
+	// Status is the HTTP status of the local reply. Zero means that there is no local reply: the
+	// upstream sent a response, or the caller was canceled.
 	Status int
 
-	// Body is the text of the local reply, or the reason alone if Reset is set.
+	// Body is the text of the local reply; only the reason if Reset is set.
 	Body string
 
 	// Reset puts Body at the end of Envoy's sentence about a connection that was reset.
 	Reset bool
 
+	// GRPC is the gRPC status code of the local reply. Zero means the code that Envoy sends in
+	// place of Status.
+	GRPC int
+
+	// Injected makes the local reply visible to the caller: an HTTP client receives it even where
+	// it would receive an error in place of a local reply.
+	Injected bool
+
+	// Unrouted means that the call ended before it reached the upstream's route. No statistic of
+	// the upstream's responses counts it, and it has no attempts. Mirrors a local reply of one of
+	// Envoy's filters.
+	Unrouted bool
+
 	// Overloaded adds x-envoy-overloaded to the local reply.
 	Overloaded bool
 
-	// Counter is the cluster statistic that counts refusals that end so, in Envoy's words and
+	// Counter is Envoy's name of the cluster statistic that counts refusals with this detail,
 	// without the prefix "cluster.<name>.", such as upstream_rq_active_overflow.
 	Counter string
 }
 
-// NewDetail returns a new Detail. It is equal to no other one.
+// NewDetail returns a new Detail. It does not equal any other Detail.
 func NewDetail(spec DetailSpec) *Detail { return &Detail{spec} }
 
 const (
@@ -43,10 +56,10 @@ const (
 	timeoutBody    = "upstream request timeout"
 )
 
-// How an attempt can end, with or without a response. Policies that refuse attempts have
-// details of their own.
+// The details of attempts with and without a response. Policies that refuse attempts define
+// their own.
 //
-//nolint:gochecknoglobals // constants, which Go has none of this type
+//nolint:gochecknoglobals // constants of a type that Go has no constants of
 var (
 	// ViaUpstream: the upstream sent a response.
 	ViaUpstream = NewDetail(DetailSpec{Text: "via_upstream"})
@@ -55,22 +68,22 @@ var (
 		Text:  beforeResponse + "{remote_connection_failure|delayed_connect_error:_Connection_refused}",
 		Flags: UF, Status: 503, Body: "remote connection failure", Reset: true,
 	})
-	// ConnectionReset: the connection was reset while it was made.
+	// ConnectionReset: the connection was reset while it was being made.
 	ConnectionReset = NewDetail(DetailSpec{
 		Text:  beforeResponse + "{remote_connection_failure|delayed_connect_error:_Connection_reset_by_peer}",
 		Flags: UF, Status: 503, Body: "remote connection failure", Reset: true,
 	})
-	// ConnectionFailure: there is no connection, for another reason (TLS, routing).
+	// ConnectionFailure: no connection could be made for another reason (TLS, routing).
 	ConnectionFailure = NewDetail(DetailSpec{
 		Text:  beforeResponse + "{remote_connection_failure}",
 		Flags: UF, Status: 503, Body: "remote connection failure", Reset: true,
 	})
-	// ConnectionTimeout: there was no connection in time.
+	// ConnectionTimeout: no connection was made in time.
 	ConnectionTimeout = NewDetail(DetailSpec{
 		Text:  beforeResponse + "{connection_timeout}",
 		Flags: UF, Status: 503, Body: "connection timeout", Reset: true,
 	})
-	// DNSFailure: the name was not resolved.
+	// DNSFailure: the name could not be resolved.
 	DNSFailure = NewDetail(DetailSpec{Text: "dns_resolution_failure", Flags: DF, Status: 503, Body: "DNS resolution failure"})
 	// NoHealthyUpstream: there is no endpoint to send to.
 	NoHealthyUpstream = NewDetail(DetailSpec{
@@ -91,7 +104,7 @@ var (
 		Text:  beforeResponse + "{remote_refused_stream_reset}",
 		Flags: UR, Status: 503, Body: "remote refused stream reset", Reset: true,
 	})
-	// MalformedAnswer: what came was not the protocol.
+	// MalformedResponse: the response violates the protocol.
 	MalformedResponse = NewDetail(DetailSpec{
 		Text:  beforeResponse + "{protocol_error}",
 		Flags: UPE, Status: 502, Body: "protocol error", Reset: true,
@@ -100,19 +113,19 @@ var (
 	ConnectionTerminationAfter = NewDetail(DetailSpec{Text: afterResponse + "{connection_termination}", Flags: UC})
 	// RemoteResetAfter: the upstream sent RST_STREAM within the response.
 	RemoteResetAfter = NewDetail(DetailSpec{Text: afterResponse + "{remote_reset}", Flags: UR})
-	// MalformedAnswerAfter: the response was cut short or broken.
+	// MalformedResponseAfter: the response was cut short or malformed.
 	MalformedResponseAfter = NewDetail(DetailSpec{Text: afterResponse + "{protocol_error}", Flags: UPE})
-	// ResponseTimeout: the total limit was reached, or the caller's deadline.
+	// ResponseTimeout: the total timeout fired, or the caller's deadline passed.
 	ResponseTimeout = NewDetail(DetailSpec{Text: "response_timeout", Flags: UT, Status: 504, Body: timeoutBody})
-	// TryTimeout: the limit of one attempt was reached.
+	// PerTryTimeout: the per-try timeout fired.
 	PerTryTimeout = NewDetail(DetailSpec{Text: "upstream_per_try_timeout", Flags: UT, Status: 504, Body: timeoutBody})
-	// TryIdleTimeout: nothing came for too long within one attempt.
+	// PerTryIdleTimeout: the idle timeout of one attempt fired.
 	PerTryIdleTimeout = NewDetail(DetailSpec{Text: "upstream_per_try_idle_timeout", Flags: UT, Status: 504, Body: timeoutBody})
 	// CallerGone: the caller was canceled.
 	CallerGone = NewDetail(DetailSpec{Text: "downstream_remote_disconnect", Flags: DC})
 )
 
-// known returns what d knows.
+// known returns the description of d, zero for nil.
 func (d *Detail) known() DetailSpec {
 	if d == nil {
 		return DetailSpec{}
@@ -120,8 +133,8 @@ func (d *Detail) known() DetailSpec {
 	return d.spec
 }
 
-// Equal reports whether d and e are one Detail. It is for packages that compare values, such
-// as go-cmp.
+// Equal reports whether d and e are the same Detail. It is for packages that compare values,
+// such as go-cmp.
 func (d *Detail) Equal(e *Detail) bool { return d == e }
 
 // String returns Envoy's text, such as "upstream_reset_before_response_started{overflow}".
@@ -140,8 +153,7 @@ func (d *Detail) Flags() Flags {
 	return d.spec.Flags
 }
 
-// LocalStatus is the HTTP status of the response that Envoy sends in the upstream's place, 0
-// if it sends none.
+// LocalStatus returns the HTTP status of the local reply, 0 if there is none.
 func (d *Detail) LocalStatus() int {
 	if d == nil {
 		return 0
@@ -149,15 +161,31 @@ func (d *Detail) LocalStatus() int {
 	return d.spec.Status
 }
 
-// Overloaded reports whether that response has x-envoy-overloaded: nothing was sent to the
+// GRPCStatus returns the gRPC status code of the local reply, by Envoy's rule if d names none.
+func (d *Detail) GRPCStatus() int {
+	known := d.known()
+	if known.GRPC != 0 {
+		return known.GRPC
+	}
+	return GRPCStatus(known.Status)
+}
+
+// Injected reports whether an HTTP client receives the local reply even where it would receive an
+// error.
+func (d *Detail) Injected() bool { return d.known().Injected }
+
+// Unrouted reports whether the call ended before it reached the upstream's route.
+func (d *Detail) Unrouted() bool { return d != nil && d.spec.Unrouted }
+
+// Overloaded reports whether the local reply has x-envoy-overloaded: nothing was sent to the
 // upstream, because of a limit or an open breaker.
 func (d *Detail) Overloaded() bool { return d != nil && d.spec.Overloaded }
 
-// Counter is the cluster statistic that counts refusals with this detail, "" for none.
+// Counter returns the cluster statistic that counts refusals with this detail, "" for none.
 func (d *Detail) Counter() string { return d.known().Counter }
 
-// LocalReply returns the status of the response that Envoy sends in the upstream's place, 0 if
-// it sends none, and its text, which is another one if the call was retried.
+// LocalReply returns the status and the text of the local reply; 0 and "" if there is none. The
+// text depends on whether the call was retried.
 func (d *Detail) LocalReply(retried bool) (status int, text string) {
 	known := d.known()
 	switch {
@@ -171,9 +199,9 @@ func (d *Detail) LocalReply(retried bool) (status int, text string) {
 	return known.Status, text
 }
 
-// BeforeResponse returns the detail of a failure before the response for that of a failure
-// within it, and any other detail as it is. They have a local reply in common if only a 1xx
-// response came before.
+// BeforeResponse returns the detail of the same failure before the response, if d is one within the
+// response, else d. If only a 1xx response came before, a failure within the response has the local
+// reply of one before it.
 func (d *Detail) BeforeResponse() *Detail {
 	switch d {
 	case ConnectionTerminationAfter:
@@ -186,7 +214,8 @@ func (d *Detail) BeforeResponse() *Detail {
 	return d
 }
 
-// AfterResponse is the opposite of BeforeResponse.
+// AfterResponse returns the detail of the same failure within the response, if d is one before the
+// response, else d.
 func (d *Detail) AfterResponse() *Detail {
 	switch d {
 	case ConnectionTermination:

@@ -30,7 +30,7 @@ func TestDetails(t *testing.T) {
 	}
 }
 
-// TestDetail_pairs pins that a failure within a response has one before it.
+// TestDetail_pairs pins that each detail within a response has one before the response.
 func TestDetail_pairs(t *testing.T) {
 	for _, d := range known() {
 		before, after := d.BeforeResponse(), d.AfterResponse()
@@ -43,7 +43,7 @@ func TestDetail_pairs(t *testing.T) {
 	}
 }
 
-// TestDetail_nil pins that a nil Detail knows nothing, and does not panic.
+// TestDetail_nil pins that the methods of a nil Detail return zero values.
 func TestDetail_nil(t *testing.T) {
 	var d *Detail
 	status, body := d.LocalReply(true)
@@ -55,7 +55,7 @@ func TestDetail_nil(t *testing.T) {
 	}
 }
 
-// TestNewDetail makes one that is equal to itself alone.
+// TestNewDetail pins that a new Detail equals only itself.
 func TestNewDetail(t *testing.T) {
 	spec := DetailSpec{Text: "fault_filter_abort", Flags: FI, Status: 418, Body: "fault filter abort", Overloaded: true, Counter: "aborts_injected"}
 	d := NewDetail(spec)
@@ -64,7 +64,7 @@ func TestNewDetail(t *testing.T) {
 		t.Errorf("got %v, %v, %d, %q, %v, %q, want %+v", d, d.Flags(), status, body, d.Overloaded(), d.Counter(), spec)
 	}
 	if d.Equal(NewDetail(spec)) || !d.Equal(d) {
-		t.Error("got a Detail that is not equal to itself alone")
+		t.Error("got a Detail that equals another one, or not itself")
 	}
 }
 
@@ -112,7 +112,7 @@ func TestFlags(t *testing.T) {
 	}
 }
 
-// TestFlags_unknown pins that flags without a name print too.
+// TestFlags_unknown pins that flags without a name print their number.
 func TestFlags_unknown(t *testing.T) {
 	for i := range 256 {
 		f := Flags(i << 20)

@@ -5,33 +5,33 @@ import (
 	"strings"
 )
 
-// Flags are Envoy's response flags: why a call did not go as it should. They
-// add up, and print in Envoy's short form and order ("URX,UF", "-" for none).
-// Mirrors %RESPONSE_FLAGS% of Envoy's access log.
+// Flags are Envoy's response flags: why a call failed. Several may be set together. They print in
+// Envoy's short form and order ("URX,UF", "-" for none). Mirrors %RESPONSE_FLAGS% of Envoy's access
+// log.
 type Flags uint32
 
 // The response flags, each with Envoy's long name.
 const (
-	URX   Flags = 1 << iota // UpstreamRetryLimitExceeded: it would have been retried, but the retries were used up
-	UO                      // UpstreamOverflow: refused by a breaker or a limit
+	URX   Flags = 1 << iota // UpstreamRetryLimitExceeded: the call needed a retry, but the retries were used up
+	UO                      // UpstreamOverflow: a breaker or a limit refused it
 	UH                      // NoHealthyUpstream: no endpoint to send to
-	UT                      // UpstreamRequestTimeout: a limit of ours, or the caller's deadline, ran out
+	UT                      // UpstreamRequestTimeout: a timeout fired, or the caller's deadline passed
 	UR                      // UpstreamRemoteReset: the upstream reset the stream
 	UF                      // UpstreamConnectionFailure: no connection could be made
-	UC                      // UpstreamConnectionTermination: the connection ended before the answer
+	UC                      // UpstreamConnectionTermination: the connection ended before the response
 	NR                      // NoRouteFound: no route for the request
 	DI                      // DelayInjected: delayed on purpose
 	FI                      // FaultInjected: aborted on purpose
-	RL                      // RateLimited: refused by a rate limit
-	DC                      // DownstreamConnectionTermination: the caller went away
-	SI                      // StreamIdleTimeout: nothing moved for too long
+	RL                      // RateLimited: a rate limit refused it
+	DC                      // DownstreamConnectionTermination: the caller was canceled or disconnected
+	SI                      // StreamIdleTimeout: the stream was idle for too long
 	UMSDR                   // UpstreamMaxStreamDurationReached: the stream lived too long
-	UPE                     // UpstreamProtocolError: the upstream did not speak the protocol
+	UPE                     // UpstreamProtocolError: the upstream violated the protocol
 	NC                      // NoClusterFound: the route names an unknown cluster
 	DF                      // DnsResolutionFailed: the name could not be resolved
 )
 
-// flagNames is in the order of the bits, which is the order they print in.
+// flagNames is in the order of the bits, which is the order in which they print.
 //
 //nolint:gochecknoglobals // a table that nothing writes
 var flagNames = [...]struct{ short, long string }{
@@ -57,12 +57,12 @@ var flagNames = [...]struct{ short, long string }{
 // Has reports whether all of flags are set in f.
 func (f Flags) Has(flags Flags) bool { return f&flags == flags }
 
-// String gives Envoy's short form, such as "URX,UF", or "-" when no flag is set.
+// String returns Envoy's short form, such as "URX,UF", "-" if no flag is set.
 func (f Flags) String() string {
 	return f.join(func(i int) string { return flagNames[i].short })
 }
 
-// Long gives Envoy's long form, such as "UpstreamRetryLimitExceeded,UpstreamConnectionFailure".
+// Long returns Envoy's long form, such as "UpstreamRetryLimitExceeded,UpstreamConnectionFailure".
 func (f Flags) Long() string {
 	return f.join(func(i int) string { return flagNames[i].long })
 }

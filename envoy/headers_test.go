@@ -11,8 +11,7 @@ import (
 
 var grpcTimeout = regexp.MustCompile(`^([0-9]{1,8})([HMSmun])$`)
 
-// slowGRPCTimeout is GRPCTimeout by the words of gRPC's protocol, with numbers
-// that do not overflow.
+// slowGRPCTimeout is GRPCTimeout by the text of gRPC's protocol, with numbers that do not overflow.
 func slowGRPCTimeout(value string) (time.Duration, bool) {
 	parts := grpcTimeout.FindStringSubmatch(value)
 	if parts == nil {
@@ -27,8 +26,8 @@ func slowGRPCTimeout(value string) (time.Duration, bool) {
 	return time.Duration(n.Int64()), true
 }
 
-// FuzzGRPCTimeout reads anything. What is read is never negative nor longer than
-// the longest, and is what the slow model finds.
+// FuzzGRPCTimeout parses any text. Its invariants: the result is neither negative nor longer than
+// the longest, and equals that of the slow model.
 func FuzzGRPCTimeout(f *testing.F) {
 	for _, value := range []string{
 		"", "1", "S", "0n", "1H", "2M", "3S", "4m", "5u", "6n", "99999999H", "876000H", "876001H", "100000000n", "00000001S",
@@ -47,9 +46,9 @@ func FuzzGRPCTimeout(f *testing.F) {
 	})
 }
 
-// FuzzExpectedTimeout compares with a parser of whole numbers without bounds. Its
-// invariants: digits alone are a number, of milliseconds; 0, and what does not fit into 32
-// bits, is no limit; a limit is positive and survives being written again.
+// FuzzExpectedTimeout compares with a parser of integers without bounds. Its invariants: only
+// digits are a number of milliseconds; 0, and what does not fit into 32 bits, is no limit; a limit
+// is positive and stays the same when it is formatted and parsed again.
 func FuzzExpectedTimeout(f *testing.F) {
 	for _, value := range []string{"", "0", "1", "15000", "4294967295", "4294967296", "-1", "+1", "1.5", " 1", "1 ", "0x10", "1_000", "007", "９"} {
 		f.Add(value)
@@ -65,12 +64,12 @@ func FuzzExpectedTimeout(f *testing.F) {
 			t.Errorf("%q: got %v, %v, want %v", value, got, ok, want)
 		}
 		if again, _ := ExpectedTimeout(Milliseconds(got)); ok && again != got {
-			t.Errorf("%q: got %v, and %v when written again", value, got, again)
+			t.Errorf("%q: got %v, and %v after formatting and parsing", value, got, again)
 		}
 	})
 }
 
-// FuzzMilliseconds compares with exact arithmetic: rounded up, and never 0.
+// FuzzMilliseconds compares with exact arithmetic that rounds up and never returns 0.
 func FuzzMilliseconds(f *testing.F) {
 	for _, d := range []int64{0, 1, -1, 999_999, 1_000_000, 1_000_001, math.MaxInt64, math.MaxInt64 - 1, math.MinInt64} {
 		f.Add(d)
@@ -87,8 +86,8 @@ func FuzzMilliseconds(f *testing.F) {
 	})
 }
 
-// FuzzIsGRPC compares with the rule in words: the media type is application/grpc, alone or
-// with a subtype after a plus sign; not gRPC-Web, and nothing in other letters.
+// FuzzIsGRPC compares with the text of the rule: the media type is application/grpc, alone or
+// with a suffix after a plus sign; gRPC-Web and other case do not match.
 func FuzzIsGRPC(f *testing.F) {
 	for _, value := range []string{"", "application/grpc", "application/grpc+proto", "application/grpc-web", "application/grpc;x", "Application/grpc", " application/grpc", "application/grpc+"} {
 		f.Add(value)

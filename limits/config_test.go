@@ -18,7 +18,7 @@ func TestConfigErrors(t *testing.T) {
 		want []string
 	}{
 		{"zero", Config{}, nil},
-		{"none of all", Config{MaxRequests: Zero, MaxRetries: Zero, RetryBudget: &RetryBudget{MinRetryConcurrency: Zero}}, nil},
+		{"nothing allowed", Config{MaxRequests: Zero, MaxRetries: Zero, RetryBudget: &RetryBudget{MinRetryConcurrency: Zero}}, nil},
 		{"whole budget", Config{RetryBudget: &RetryBudget{BudgetPercent: 100}}, nil},
 		{"MaxRequests", Config{MaxRequests: -2}, []string{"limits: Config.MaxRequests: -2 is negative"}},
 		{"MaxRetries", Config{MaxRetries: -3}, []string{"limits: Config.MaxRetries: -3 is negative"}},
@@ -44,7 +44,7 @@ func TestConfigErrors(t *testing.T) {
 		},
 		{"BudgetPercent of one", Config{RetryBudget: &RetryBudget{BudgetPercent: 1}}, nil},
 		{
-			"BudgetPercent that is no number",
+			"BudgetPercent NaN",
 			Config{RetryBudget: &RetryBudget{BudgetPercent: math.NaN()}},
 			[]string{"limits: Config.RetryBudget.BudgetPercent: NaN is not within 0 and 100"},
 		},
@@ -52,7 +52,7 @@ func TestConfigErrors(t *testing.T) {
 		{"no MaxConnections", Config{MaxConnections: Zero}, []string{"limits: Config.MaxConnections: -1: " + noPool}},
 		{"MaxPendingRequests", Config{MaxPendingRequests: 1024}, []string{"limits: Config.MaxPendingRequests: 1024: " + noPool}},
 		{
-			"all at once",
+			"all together",
 			Config{
 				MaxRequests: -2, MaxRetries: -2, MaxConnections: 5, MaxPendingRequests: 6,
 				RetryBudget: &RetryBudget{BudgetPercent: -2, MinRetryConcurrency: -2},
@@ -96,13 +96,13 @@ func TestMaxRequests(t *testing.T) {
 				defer open(t.Context(), t, u).Body.Close()
 			}
 			if !full(t, u) {
-				t.Errorf("got a call through beside %d others, want it refused", tc.want)
+				t.Errorf("got a call admitted with %d others, want it refused", tc.want)
 			}
 		})
 	}
 }
 
-// TestMaxRetries counts how many retries may be under way beside so many requests.
+// TestMaxRetries counts the concurrent retries allowed with a number of requests.
 func TestMaxRetries(t *testing.T) {
 	budget := func(percent float64, least int) Config {
 		return Config{MaxRetries: 77, RetryBudget: &RetryBudget{BudgetPercent: percent, MinRetryConcurrency: least}}
@@ -127,7 +127,7 @@ func TestMaxRetries(t *testing.T) {
 		{"no minimum, idle", budget(50, Zero), 0, 0},
 		{"no minimum, one", budget(50, Zero), 1, 0},
 		{"no minimum, two", budget(50, Zero), 2, 1},
-		{"minimum holds", budget(10, 7), 79, 7},
+		{"minimum applies", budget(10, 7), 79, 7},
 		{"share is above the minimum", budget(10, 7), 80, 8},
 		{"less than a percent", budget(0.5, Zero), 199, 0},
 		{"less than a percent of many", budget(0.5, Zero), 200, 1},
@@ -140,26 +140,26 @@ func TestMaxRetries(t *testing.T) {
 				got++
 			}
 			if got != tc.want {
-				t.Fatalf("got %d retries beside %d requests, want %d", got, tc.active, tc.want)
+				t.Fatalf("got %d retries with %d requests, want %d", got, tc.active, tc.want)
 			}
 			if got == 0 {
 				return
 			}
 			l.releaseRetry()
 			if !l.acquireRetry(0) || l.acquireRetry(0) {
-				t.Error("want exactly one place after one was given back")
+				t.Error("want exactly one slot after one was released")
 			}
 		})
 	}
 }
 
-// TestConfigIsOneUpstreams gives one Config to two upstreams: each counts for itself.
+// TestConfigIsOneUpstreams uses one Config in two upstreams: each counts separately.
 func TestConfigIsOneUpstreams(t *testing.T) {
 	cfg := Config{MaxRequests: 1}
 	first, second := upstream(t, cfg), upstream(t, cfg)
 	defer open(t.Context(), t, first).Body.Close()
 	if !full(t, first) || full(t, second) {
-		t.Errorf("got full: %v and %v, want the first upstream alone to be", full(t, first), full(t, second))
+		t.Errorf("got full: %v and %v, want only the first upstream to be", full(t, first), full(t, second))
 	}
 }
 
@@ -170,6 +170,6 @@ func TestConfigIsCopied(t *testing.T) {
 	b.MinRetryConcurrency, b.BudgetPercent = 5, 100
 	l.requests.Store(4)
 	if !l.acquireRetry(0) || l.acquireRetry(0) {
-		t.Error("want one retry, as the budget was when the upstream was made")
+		t.Error("want one retry, from the budget when the upstream was made")
 	}
 }

@@ -14,15 +14,15 @@ import (
 	"github.com/pillion-go/pillion/retry"
 )
 
-// kitchen is a server in memory that answers with a status.
+// kitchen is an in-memory server that responds with a status.
 type kitchen int
 
 func (k kitchen) RoundTrip(req *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: int(k), Request: req, Body: io.NopCloser(strings.NewReader("soup"))}, nil
 }
 
-// A place is held until the answer's body is read or closed. A call that finds
-// none free is refused at once.
+// A call holds a slot until its response body is read or closed. A call without a free slot is
+// refused immediately.
 func ExampleConfig() {
 	recipes, err := pillion.New("recipes", limits.Config{MaxRequests: 1})
 	if err != nil {
@@ -53,7 +53,7 @@ func ExampleConfig() {
 	// 200
 }
 
-// Zero lets nothing through: the upstream is out of service.
+// Zero admits nothing: the upstream is out of service.
 func ExampleConfig_none() {
 	database, err := pillion.New("database", limits.Config{MaxRequests: limits.Zero})
 	if err != nil {
@@ -65,7 +65,7 @@ func ExampleConfig_none() {
 	// Output: limits: database: max_requests of 0 reached true
 }
 
-// What is refused can be read from the error.
+// FullError describes the limit that refused the call.
 func ExampleFullError() {
 	database, err := pillion.New("database", limits.Config{MaxRequests: limits.Zero})
 	if err != nil {
@@ -79,8 +79,8 @@ func ExampleFullError() {
 	// Output: database max_requests 0
 }
 
-// Retries may be a share of what is under way. One that is over it is not made: the
-// upstream's answer stays the result.
+// RetryBudget bounds retries to a share of the concurrent requests. A retry over the budget is not
+// made: the call returns the upstream's response.
 func ExampleRetryBudget() {
 	recipes, err := pillion.New("recipes",
 		retry.Config{On: "5xx", NumRetries: 3, BaseInterval: time.Millisecond},

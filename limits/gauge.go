@@ -2,8 +2,8 @@ package limits
 
 import "github.com/pillion-go/pillion/policy"
 
-// offer offers Envoy's gauges of a circuit breaker: rq_open and rq_retry_open are 1
-// while all slots are taken, the remaining ones are how many are free.
+// offer registers Envoy's circuit breaker gauges: rq_open and rq_retry_open are 1 while all slots
+// are taken, remaining_rq and remaining_retries are the numbers of free slots.
 func (l *limiter) offer(s *policy.Builder) {
 	s.Stat(
 		l.gauge("rq_open", func() uint64 { return flag(l.max > 0 && l.requests.Load() >= l.max) }),
@@ -36,13 +36,13 @@ func flag(set bool) uint64 {
 	return 0
 }
 
-func remaining(places, taken int64) uint64 {
-	return uint64(max(0, places-taken))
+func remaining(slots, taken int64) uint64 {
+	return uint64(max(0, slots-taken))
 }
 
-// retriesOpen reports whether MaxRetries is reached, whether or not there is a
-// RetryBudget. Envoy looks only when a retry begins or ends: where MaxRetries forbids retries it
-// finds the limit reached from the first one on that a budget allowed, and never before.
+// retriesOpen reports whether MaxRetries is reached, even if a RetryBudget replaces it. Envoy
+// updates this only when a retry begins or ends. So a MaxRetries of 0 counts as reached only after
+// the first retry that a budget allowed.
 func (l *limiter) retriesOpen() bool {
 	if l.most == 0 {
 		return l.retried.Load()

@@ -10,7 +10,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// gauges is a policy that finds the gauges of those inside it.
+// gauges is a policy that collects the gauges of the policies inside it.
 type gauges map[string]func() uint64
 
 func (g gauges) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
@@ -26,7 +26,7 @@ func (g gauges) read() map[string]uint64 {
 	return values
 }
 
-// retrying is a policy that takes each call for a retry.
+// retrying is a policy that treats each call as a retry.
 type retrying struct{}
 
 func (retrying) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
@@ -38,7 +38,7 @@ func (retrying) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
 	}, nil
 }
 
-// TestGauges follows the gauges through requests and retries that come and go.
+// TestGauges checks the gauges while requests and retries start and end.
 func TestGauges(t *testing.T) {
 	const open, retryOpen = "circuit_breakers.default.rq_open", "circuit_breakers.default.rq_retry_open"
 	const left, retriesLeft = "circuit_breakers.default.remaining_rq", "circuit_breakers.default.remaining_retries"
@@ -55,7 +55,7 @@ func TestGauges(t *testing.T) {
 			map[string]uint64{open: 0, retryOpen: 0},
 		},
 		{
-			"tracked, but no limit of retries",
+			"tracked, but no limit on retries",
 			Config{MaxRequests: 1, TrackRemaining: true},
 			map[string]uint64{open: 0, retryOpen: 0, left: 1},
 			map[string]uint64{open: 1, retryOpen: 0, left: 0},
@@ -76,7 +76,7 @@ func TestGauges(t *testing.T) {
 			map[string]uint64{open: 0, retryOpen: 0, left: 0, retriesLeft: 0},
 		},
 		{
-			"a budget beside no retries",
+			"a budget with no MaxRetries",
 			Config{MaxRequests: 2, MaxRetries: Zero, RetryBudget: &RetryBudget{}, TrackRemaining: true},
 			map[string]uint64{open: 0, retryOpen: 0, left: 2, retriesLeft: 0},
 			map[string]uint64{open: 0, retryOpen: 1, left: 1, retriesLeft: 0},

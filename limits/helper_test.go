@@ -16,12 +16,12 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// roundTripper is a round tripper that is a function.
+// roundTripper adapts a function to http.RoundTripper.
 type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// answer answers with a status and a body.
+// answer responds with a status and a body.
 func answer(code int, body io.Reader) roundTripper {
 	return func(req *http.Request) (*http.Response, error) {
 		return &http.Response{
@@ -31,7 +31,7 @@ func answer(code int, body io.Reader) roundTripper {
 	}
 }
 
-// upstream makes an upstream that is called recipes.
+// upstream makes an upstream with the name recipes.
 func upstream(t *testing.T, policies ...policy.Policy) *pillion.Upstream {
 	t.Helper()
 	u, err := pillion.New("recipes", policies...)
@@ -50,7 +50,7 @@ func send(ctx context.Context, u *pillion.Upstream, base http.RoundTripper) (*ht
 	return u.Transport(base).RoundTrip(req)
 }
 
-// open makes a call whose answer is not read, and so holds a place.
+// open makes a call whose response is not read, so that it holds a slot.
 func open(ctx context.Context, t *testing.T, u *pillion.Upstream) *http.Response {
 	t.Helper()
 	resp, err := send(ctx, u, answer(200, strings.NewReader("soup")))
@@ -60,7 +60,7 @@ func open(ctx context.Context, t *testing.T, u *pillion.Upstream) *http.Response
 	return resp
 }
 
-// full reports whether the upstream has no place.
+// full reports whether the upstream has no free slot.
 func full(t *testing.T, u *pillion.Upstream) bool {
 	t.Helper()
 	_, err := pillion.Do(t.Context(), u, func(context.Context) (int, error) { return 0, nil })
@@ -70,5 +70,5 @@ func full(t *testing.T, u *pillion.Upstream) bool {
 	return err != nil
 }
 
-// errBroken is an error of no kind that the library knows.
+// errBroken is an error that the library does not recognize.
 var errBroken = errors.New("broken")

@@ -1,26 +1,26 @@
-// Package limits refuses calls when too many are under way, as Envoy's circuit
-// breakers do: so many requests at a time, so many retries at a time.
+// Package limits bounds the number of concurrent requests and of concurrent retries, as Envoy's
+// circuit breakers do.
 //
-// A refusal is immediate; nothing waits in a queue. A refused request is a
-// [*FullError]; a refused retry leaves the upstream's response as the result.
+// A refusal is immediate; nothing waits in a queue. A refused request returns a [*FullError].
+// If a retry is refused, the call returns the upstream's last response or error.
 //
 //	recipes, err := pillion.New("recipes",
 //		retry.Config{On: "5xx"},
 //		limits.Config{MaxRequests: 200, RetryBudget: &limits.RetryBudget{BudgetPercent: 25}},
 //	)
 //
-// It stands inside retry: a slot is held from the start of an attempt to the end of
-// its response's body, and not during back-offs. A retry's slot is held from the
-// decision to retry until the response headers arrive.
+// The policy must be inside retry. An attempt holds a slot from its start to the end of its
+// response body. A call holds no slot during back-offs. A retry holds a retry slot from the
+// decision to retry until its response headers arrive.
 //
 // Beside a cluster (package cluster) it limits the cluster's connection pools, as Envoy's
 // circuit breakers do: an attempt that finds no connection waits for one, while there is room for
 // another one that waits; and it takes its slot when it has a connection. The hosts of the cluster,
 // and all upstreams that are given the same [Limits], share the slots.
 //
-// Without MaxRetries and RetryBudget the retry policy's own budget holds, which
-// counts calls and retries over time. MaxRetries: DefaultMaxRetries is what Envoy does
-// by default: it refuses retries of a busy upstream even where few calls fail.
+// Without MaxRetries and RetryBudget the retry policy's own budget applies, which counts calls
+// and retries over time. MaxRetries: DefaultMaxRetries is Envoy's default: it refuses retries to
+// a busy upstream even if few calls fail.
 package limits
 
 import (
@@ -35,11 +35,11 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Zero is a limit of zero: nothing is let through.
+// Zero is a limit of zero, which admits nothing.
 const Zero = -1
 
-// The limits that Envoy has by default. Those of a Config that names none are the
-// same, but for DefaultMaxRetries, which must be named.
+// Envoy's default limits. They are also the defaults of a Config, except DefaultMaxRetries, which
+// must be set explicitly.
 const (
 	DefaultMaxConnections      = 1024
 	DefaultMaxPendingRequests  = 1024
@@ -55,7 +55,7 @@ var ErrFull = errors.New("limits: full")
 // Overflow is the detail of a call that a limit refused. Mirrors Envoy's
 // upstream_reset_before_response_started{overflow}.
 //
-//nolint:gochecknoglobals // a constant, which Go has none of this type
+//nolint:gochecknoglobals // a constant of a type that Go has no constants of
 var Overflow = envoy.NewDetail(envoy.DetailSpec{
 	Text: "upstream_reset_before_response_started{overflow}", Flags: envoy.UO, Status: http.StatusServiceUnavailable,
 	Body: "overflow", Reset: true, Overloaded: true, Counter: "upstream_rq_active_overflow",
@@ -70,11 +70,11 @@ var PendingOverflow = envoy.NewDetail(envoy.DetailSpec{
 	Body: "overflow", Reset: true, Overloaded: true, Counter: "upstream_rq_pending_overflow",
 })
 
-// FullError says which limit refused a call.
+// FullError is the error of a call that a limit refused.
 type FullError struct {
 	Upstream string
 	Limit    string // max_requests or max_pending_requests
-	Max      int    // its value
+	Max      int    // the limit's value
 }
 
 func (e *FullError) Error() string {
@@ -88,27 +88,28 @@ func (e *FullError) Error() string {
 // Is reports whether target is [ErrFull].
 func (e *FullError) Is(target error) bool { return target == ErrFull }
 
-// Config says how much may be under way at a time. It is a policy, to stand inside
-// retry; each upstream that it is given to counts for itself: see [New] for one that several share.
-// It mirrors circuit_breakers.thresholds of Envoy's Cluster, priority DEFAULT.
+// Config configures the limits. It is a policy that must be inside retry. Each upstream that uses
+// it counts separately; use [New] for limits that several upstreams share. Mirrors
+// circuit_breakers.thresholds of Envoy's Cluster, priority DEFAULT.
 type Config struct {
-	// MaxRequests is how many attempts may be under way at a time, bodies included. Zero means
-	// 1024, the constant Zero lets nothing through, any other negative value is an error.
+	// MaxRequests is the maximum number of concurrent attempts. An attempt lasts until its
+	// response body ends. 0 means 1024; the constant Zero admits nothing; any other negative
+	// value is an error.
 	MaxRequests int `json:"max_requests,omitempty"`
 
-	// MaxRetries is how many retries may be under way at a time, those that wait out
-	// their back-off included. 0 means no such limit: the budget of the retry policy holds. The
-	// constant Zero forbids retries, DefaultMaxRetries is Envoy's default, any other
-	// negative value is an error. Beside a RetryBudget it matters for gauges alone.
+	// MaxRetries is the maximum number of concurrent retries, including those in back-off. 0
+	// means no limit here: the budget of the retry policy applies. The constant Zero forbids
+	// retries; DefaultMaxRetries is Envoy's default; any other negative value is an error. If
+	// RetryBudget is set, MaxRetries only affects gauges.
 	MaxRetries int `json:"max_retries,omitempty"`
 
-	// RetryBudget bounds retries by a share of the requests under way. Nil means that
-	// MaxRetries holds.
+	// RetryBudget bounds concurrent retries to a share of the concurrent requests. Nil means
+	// that MaxRetries applies.
 	RetryBudget *RetryBudget `json:"retry_budget,omitempty"`
 
-	// TrackRemaining also offers how many slots are left, as the gauges
-	// circuit_breakers.default.remaining_rq and remaining_retries; the latter is always 0
-	// beside a RetryBudget, and absent without MaxRetries. Mirrors track_remaining.
+	// TrackRemaining adds gauges for the number of free slots:
+	// circuit_breakers.default.remaining_rq and remaining_retries. The latter is always 0 with a
+	// RetryBudget, and absent with neither RetryBudget nor MaxRetries. Mirrors track_remaining.
 	TrackRemaining bool `json:"track_remaining,omitempty"`
 
 	// MaxConnections is how many connections a cluster may have to all its hosts, those that are
@@ -127,27 +128,27 @@ type Config struct {
 	High *Config `json:"high,omitempty"`
 }
 
-// RetryBudget allows as many concurrent retries as a share of the requests under
-// way, and always a few. Mirrors Envoy's RetryBudget.
+// RetryBudget bounds concurrent retries to a share of the concurrent requests, with a minimum.
+// Mirrors Envoy's RetryBudget.
 type RetryBudget struct {
-	// BudgetPercent is the share, in percent. 0 means 20, the constant Zero no share at all;
-	// any other value that is not within 1 and 100 is an error.
+	// BudgetPercent is the share, in percent. 0 means 20; the constant Zero means no share; any
+	// other value outside 1 to 100 is an error.
 	BudgetPercent float64 `json:"budget_percent,omitempty"`
 
-	// MinRetryConcurrency is how many retries are always allowed. 0 means 3, the constant Zero
-	// no such minimum, any other negative value is an error.
+	// MinRetryConcurrency is the number of concurrent retries that are always allowed. 0 means
+	// 3; the constant Zero means no minimum; any other negative value is an error.
 	MinRetryConcurrency int `json:"min_retry_concurrency,omitempty"`
 }
 
-// Place is inside of what retries or hedges.
+// Place returns a place inside retry and hedge policies.
 func (Config) Place() policy.Place {
 	return policy.Place{
 		Rank: policy.PerAttempt, Name: "limits", Once: "would hold two slots for each attempt",
-		Why: "would hold its place during back-offs, and need a second one for nothing",
+		Why: "would hold its slot during back-offs, and need a second one without use",
 	}
 }
 
-// Wrap makes the counters of one upstream.
+// Wrap makes the counters of an upstream and wraps next with the limits.
 func (c Config) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 	l, err := New(c)
 	if err != nil {
@@ -159,11 +160,11 @@ func (c Config) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 	return l.Wrap(b, next)
 }
 
-// Limits is a Config with its counters. As a policy it can be given to several upstreams, such as
-// several routes to one service, which then share its slots. It is safe for concurrent use.
+// Limits holds limits and their counters. It is a policy: upstreams that use the same Limits, such
+// as several routes to one service, share its slots. It is safe for concurrent use.
 type Limits struct{ limiters [2]*limiter } // by priority
 
-// New makes limits. The error joins all that is wrong with cfg.
+// New returns limits. Its error joins one error for each invalid field of cfg.
 func New(cfg Config) (*Limits, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
@@ -179,10 +180,10 @@ func New(cfg Config) (*Limits, error) {
 
 var errUnmade = errors.New("limits: a *Limits was not made by New")
 
-// Place is that of a [Config].
+// Place returns the place of a [Config].
 func (*Limits) Place() policy.Place { return Config{}.Place() }
 
-// Wrap puts the limits in an upstream.
+// Wrap wraps next with the limits.
 func (l *Limits) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 	if l == nil || l.limiters[0] == nil {
 		return nil, errUnmade
@@ -210,7 +211,7 @@ func (l *limiter) wrap(s *policy.Builder, next policy.Func) policy.Func {
 	if !l.cfg.limitsRetries() {
 		return call
 	}
-	slot := s.Slot() // N is what a retry's budget adds to the requests for the attempt before it
+	slot := s.Slot() // N is the result of addition for the attempt before a retry
 	s.LimitRetries(func(failed *policy.Call) bool { return l.acquireRetry(failed.State(slot).N) }, l.releaseRetry)
 	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
 		o := call(ctx, c)
@@ -221,7 +222,7 @@ func (l *limiter) wrap(s *policy.Builder, next policy.Func) policy.Func {
 
 // guard holds a slot for each attempt, but for those to which a cluster's pool lends one.
 func (l *limiter) guard(upstream string, next policy.Func) policy.Func {
-	full := l.full(upstream, policy.Requests) // made once: refusing must be cheap
+	full := l.full(upstream, policy.Requests) // made once, so that a refusal is cheap
 	release := func(*policy.Call, *policy.Outcome) { l.requests.Add(-1) }
 	return func(ctx context.Context, call *policy.Call) *policy.Outcome {
 		if call.Carried() {
@@ -301,7 +302,7 @@ func (b *RetryBudget) checkPercent(field string) error {
 	return nil
 }
 
-// limiter counts what is under way in one priority.
+// limiter counts concurrent requests and retries of one priority.
 type limiter struct {
 	cfg        Config
 	priority   string // in names of statistics
@@ -309,8 +310,8 @@ type limiter struct {
 	retries    atomic.Int64
 	max        int64
 	most       int64       // MaxRetries
-	retried    atomic.Bool // a budget allowed what MaxRetries forbids
-	streams    atomic.Bool // the last response that was looked at came over HTTP/2 or later
+	retried    atomic.Bool // a budget allowed a retry that MaxRetries forbids
+	streams    atomic.Bool // the last response came over HTTP/2 or later
 	maxRetries func(requests int64) int64
 
 	// Of the connection pools of a cluster.
@@ -330,8 +331,8 @@ func (c Config) limiter() *limiter {
 	}
 }
 
-// retryLimit gives the number of concurrent retries allowed beside so many
-// requests.
+// retryLimit returns a function from the number of concurrent requests to the number of concurrent
+// retries allowed.
 func (c Config) retryLimit() func(requests int64) int64 {
 	if c.RetryBudget == nil {
 		most := int64(orDefault(c.MaxRetries, DefaultMaxRetries))
@@ -358,12 +359,12 @@ func orDefault(value, standard int) int {
 	return value
 }
 
-func (l *limiter) acquire() bool { return take(&l.requests, l.max) }
+func (l *limiter) acquire() bool { return tryAcquire(&l.requests, l.max) }
 
-// acquireRetry takes a slot for a retry, where so many more requests than those that hold
-// a slot are under way.
+// acquireRetry takes a retry slot, if one is free. more is the number of requests to count in
+// addition to those that hold a slot.
 func (l *limiter) acquireRetry(more int64) bool {
-	ok := take(&l.retries, l.maxRetries(l.requests.Load()+l.pending.Load()+more))
+	ok := tryAcquire(&l.retries, l.maxRetries(l.requests.Load()+l.pending.Load()+more))
 	if ok && l.most == 0 {
 		l.retried.Store(true)
 	}
@@ -372,12 +373,12 @@ func (l *limiter) acquireRetry(more int64) bool {
 
 func (l *limiter) releaseRetry() { l.retries.Add(-1) }
 
-// take takes one of so many slots, if one is free. It uses compare-and-swap, so that a
-// refused caller never occupies a slot: another one would be refused beside a free slot.
-func take(taken *atomic.Int64, places int64) bool {
+// tryAcquire takes one of slots, if one is free. It uses compare-and-swap so that a refused caller
+// never occupies a slot, which would refuse another caller while a slot is free.
+func tryAcquire(taken *atomic.Int64, slots int64) bool {
 	for {
 		n := taken.Load()
-		if n >= places {
+		if n >= slots {
 			return false
 		}
 		if taken.CompareAndSwap(n, n+1) {
@@ -386,9 +387,8 @@ func take(taken *atomic.Int64, places int64) bool {
 	}
 }
 
-// addition is how many requests Envoy counts in addition to those that hold a slot, when
-// it asks its budget about a retry after o. The attempt that failed is one of them, unless it
-// was a stream that has ended.
+// addition returns how many requests Envoy's budget counts in addition to those that hold a slot,
+// for a retry after o. The failed attempt is one of them, unless it was a stream that has ended.
 func (l *limiter) addition(c *policy.Call, o *policy.Outcome) int64 {
 	counted := int64(1)
 	if l.isEndedStream(c, o) {
@@ -401,12 +401,12 @@ func (l *limiter) addition(c *policy.Call, o *policy.Outcome) int64 {
 }
 
 // isEndedStream reports whether an attempt was a stream of HTTP/2 or later that has ended.
-// net/http hands out a body also where the response has none. Without a response, a reset of the
-// stream proves it; otherwise the protocol is that of the response before.
+// net/http returns a body even if the response has none. Without a response, a stream reset shows
+// that it was a stream; otherwise the previous response determines the protocol.
 func (l *limiter) isEndedStream(c *policy.Call, o *policy.Outcome) bool {
 	resp, ok := o.Value.(*http.Response)
 	switch {
-	case o.Is.Any(policy.ConnectFailure | policy.Invalid | policy.Refused):
+	case o.Has(policy.ConnectFailure | policy.Invalid | policy.Refused):
 		return false
 	case ok:
 		if stream := resp.ProtoMajor >= 2; stream != l.streams.Load() {
@@ -421,12 +421,13 @@ func (l *limiter) isEndedStream(c *policy.Call, o *policy.Outcome) bool {
 		return !o.Open()
 	case policy.ProtocolHTTP:
 		return l.streams.Load()
+	case policy.ProtocolFunc:
 	}
 	return false
 }
 
-// isStreamError recognizes an error of net/http about one stream of HTTP/2, such as a reset
-// with PROTOCOL_ERROR. Its type has no name outside of net/http.
+// isStreamError reports whether err is an error of net/http about one HTTP/2 stream, such as a
+// reset with PROTOCOL_ERROR. net/http does not export its type.
 func isStreamError(err error) bool {
 	return err != nil && strings.Contains(err.Error(), "stream error: stream ID ")
 }

@@ -61,7 +61,7 @@ type slots struct{ of *limiter }
 // TryAcquire takes a slot, if one is free.
 func (s slots) TryAcquire(r policy.Resource) bool {
 	taken, places := s.of.resource(r)
-	ok := take(taken, places)
+	ok := tryAcquire(taken, places)
 	if ok && r == policy.Connections {
 		s.of.touch()
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// TestRefusal looks at a refusal from all sides.
+// TestRefusal checks all effects of a refusal.
 func TestRefusal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var events []policy.EventKind
@@ -38,7 +38,7 @@ func TestRefusal(t *testing.T) {
 		began := time.Now()
 		_, err = client.Do(req)
 		if waited := time.Since(began); waited != 0 {
-			t.Errorf("got a refusal after %v, want it at once", waited)
+			t.Errorf("got a refusal after %v, want it immediately", waited)
 		}
 		var refused *FullError
 		if !errors.Is(err, ErrFull) || !errors.As(err, &refused) {
@@ -63,7 +63,7 @@ func TestRefusal(t *testing.T) {
 	})
 }
 
-// closeWatch is a body that knows whether it was closed.
+// closeWatch is a body that records whether it was closed.
 type closeWatch struct {
 	*strings.Reader
 	closed bool
@@ -74,16 +74,16 @@ func (b *closeWatch) Close() error {
 	return nil
 }
 
-// TestFullErrorIs matches a FullError with others.
+// TestFullErrorIs matches a FullError with other errors.
 func TestFullErrorIs(t *testing.T) {
 	err := fmt.Errorf("asking: %w", &FullError{Upstream: "recipes", Limit: "max_requests", Max: 1})
 	if !errors.Is(err, ErrFull) || errors.Is(err, errBroken) || errors.Is(errBroken, ErrFull) {
-		t.Errorf("got %v match ErrFull: %v, another error: %v, want the former alone",
+		t.Errorf("got %v match ErrFull: %v, another error: %v, want only the former",
 			err, errors.Is(err, ErrFull), errors.Is(err, errBroken))
 	}
 }
 
-// measured counts the allocations of what stands inside of it.
+// measured counts the allocations of the policies inside it.
 type measured struct{ allocs *float64 }
 
 func (p measured) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
@@ -93,7 +93,7 @@ func (p measured) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error)
 	}, nil
 }
 
-// good gives the same outcome again and again, and sends nothing.
+// good always returns the same outcome and sends nothing.
 type good struct{}
 
 func (good) Wrap(*policy.Builder, policy.Func) (policy.Func, error) {
@@ -101,8 +101,8 @@ func (good) Wrap(*policy.Builder, policy.Func) (policy.Func, error) {
 	return func(context.Context, *policy.Call) *policy.Outcome { return o }, nil
 }
 
-// TestCostsNothing measures a refusal, which runs under overload, and its
-// opposite.
+// TestCostsNothing checks that neither a refusal, which must be cheap under overload, nor an
+// admission allocates.
 func TestCostsNothing(t *testing.T) {
 	for _, tc := range []struct {
 		name string
@@ -110,7 +110,7 @@ func TestCostsNothing(t *testing.T) {
 		want error
 	}{
 		{"refused", Config{MaxRequests: Zero}, ErrFull},
-		{"let through", Config{}, nil},
+		{"admitted", Config{}, nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			allocs := -1.0

@@ -17,7 +17,7 @@ import (
 	"github.com/pillion-go/pillion/retry"
 )
 
-// acquiring takes as many slots for retries as it gets, up to ten.
+// acquiring takes as many retry slots as it can, up to ten.
 type acquiring struct{ got *int }
 
 func (a acquiring) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
@@ -32,8 +32,8 @@ func (a acquiring) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error
 	}, nil
 }
 
-// TestRetriesAreLimitedWhereSaid counts concurrent retries. Where nothing is said, the budget
-// of the retry policy holds alone.
+// TestRetriesAreLimitedWhereSaid counts concurrent retries. Without a limit only the budget of the
+// retry policy applies.
 func TestRetriesAreLimitedWhereSaid(t *testing.T) {
 	for _, tc := range []struct {
 		name string
@@ -60,9 +60,9 @@ func TestRetriesAreLimitedWhereSaid(t *testing.T) {
 	}
 }
 
-// TestBudgetOfStreams makes one call under a budget that allows one retry beside one request,
-// as observed of Envoy 1.40: the attempt that failed is that request, unless it was a stream of
-// HTTP/2 that has ended.
+// TestBudgetOfStreams makes one call under a budget that allows one retry for one request. As
+// observed with Envoy 1.40 the failed attempt counts as that request, unless it was an HTTP/2
+// stream that has ended.
 func TestBudgetOfStreams(t *testing.T) {
 	dial := &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
 	response := func(major int, method string, length int64, body io.ReadCloser) roundTripper {
@@ -86,7 +86,7 @@ func TestBudgetOfStreams(t *testing.T) {
 		{"HTTP/1, no body", "GET", response(1, "GET", 0, http.NoBody), 2},
 		{"HTTP/1, open body", "GET", response(1, "GET", 4, text()), 2},
 		{"HTTP/2, no body", "GET", response(2, "GET", 0, http.NoBody), 1},
-		{"HTTP/2, a body of net/http's that holds nothing", "GET", response(2, "GET", 0, io.NopCloser(strings.NewReader(""))), 1},
+		{"HTTP/2, an empty body of net/http", "GET", response(2, "GET", 0, io.NopCloser(strings.NewReader(""))), 1},
 		{"HTTP/2, open body", "GET", response(2, "GET", 4, text()), 2},
 		{"HTTP/2, open body of unknown length", "GET", response(2, "GET", -1, text()), 2},
 		{"HTTP/2, HEAD", "HEAD", response(2, "HEAD", 4, io.NopCloser(strings.NewReader(""))), 1},
@@ -117,8 +117,8 @@ func TestBudgetOfStreams(t *testing.T) {
 	}
 }
 
-// TestBudgetOfStreams_known has attempts fail without a response: their protocol is taken to
-// be that of the response before.
+// TestBudgetOfStreams_known fails attempts without a response: the previous response determines
+// the protocol.
 func TestBudgetOfStreams_known(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
@@ -151,8 +151,7 @@ func TestBudgetOfStreams_known(t *testing.T) {
 	}
 }
 
-// TestFullErrorAsks has the error ask for the usual cause, unless nothing is let through by
-// intent.
+// TestFullErrorAsks checks that the error asks about the usual cause, unless the limit is zero.
 func TestFullErrorAsks(t *testing.T) {
 	for most, want := range map[int]string{
 		200: "limits: recipes: max_requests of 200 reached; is the body of every response closed?",

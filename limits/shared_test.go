@@ -10,7 +10,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// TestNew_shared has two upstreams share the slots of one Limits. The error names the upstream
+// TestNew_shared shares the slots of one Limits between two upstreams. The error names the upstream
 // whose call was refused.
 func TestNew_shared(t *testing.T) {
 	shared, err := New(Config{MaxRequests: 1})
@@ -19,8 +19,7 @@ func TestNew_shared(t *testing.T) {
 	}
 	first, second := upstream(t, shared), upstream(t, shared)
 	refused := func(context.Context) (int, error) {
-		_, err := pillion.Do(t.Context(), second, func(context.Context) (int, error) { return 0, nil })
-		return 0, err
+		return pillion.Do(t.Context(), second, func(context.Context) (int, error) { return 0, nil })
 	}
 	_, err = pillion.Do(t.Context(), first, refused)
 	full, ok := errors.AsType[*FullError](err)
@@ -32,7 +31,7 @@ func TestNew_shared(t *testing.T) {
 	}
 }
 
-// TestConfig_apart pins that a Config makes new slots in each upstream.
+// TestConfig_apart checks that a Config makes separate slots in each upstream.
 func TestConfig_apart(t *testing.T) {
 	cfg := Config{MaxRequests: 1}
 	first, second := upstream(t, cfg), upstream(t, cfg)
@@ -44,7 +43,7 @@ func TestConfig_apart(t *testing.T) {
 	}
 }
 
-// TestNew_bad reports bad fields, and refuses Limits that New did not make.
+// TestNew_bad checks the errors of invalid fields and of Limits not made by New.
 func TestNew_bad(t *testing.T) {
 	if l, err := New(Config{MaxRequests: -7, MaxRetries: -8}); l != nil || err == nil ||
 		!strings.Contains(err.Error(), "MaxRequests: -7") || !strings.Contains(err.Error(), "MaxRetries: -8") {

@@ -19,7 +19,7 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// BenchmarkCall shows what the policy adds to a call through all others, over a
+// BenchmarkCall measures the cost that the policy adds to a call through all other policies, over a
 // stub.
 func BenchmarkCall(b *testing.B) {
 	for _, tc := range []struct {
@@ -73,7 +73,7 @@ func benchmarkCall(b *testing.B, body string, counted, parallel bool) {
 	})
 }
 
-// stub answers 200 with a body.
+// stub responds with 200 and a body.
 type stub string
 
 func (s stub) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -84,11 +84,11 @@ func (s stub) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// BenchmarkCount shows the leaves alone, and the same with the client library of
-// Prometheus.
+// BenchmarkCount measures single statistics, and a histogram of Prometheus's client library for
+// comparison.
 func BenchmarkCount(b *testing.B) {
 	c := registry(b, Settings{}).Cluster("recipes")
-	counter, gauge, answers := c.Counter("upstream_rq_total"), c.Gauge("upstream_rq_active"), c.Answers(Internal)
+	counter, gauge, answers := c.Counter("upstream_rq_total"), c.Gauge("upstream_rq_active"), c.Responses(Internal)
 	theirs := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "upstream_rq_time", Help: "the same", Buckets: bounds[:]})
 	for _, bc := range []struct {
 		name string
@@ -116,7 +116,7 @@ func BenchmarkCount(b *testing.B) {
 	}
 }
 
-// crowd makes a registry with n clusters that have been called.
+// crowd makes a registry with n used clusters.
 func crowd(tb testing.TB, n int) *Registry {
 	tb.Helper()
 	r := registry(tb, Settings{Tags: []Tag{{Name: "service.node", Value: "node-1"}}})
@@ -132,8 +132,7 @@ func crowd(tb testing.TB, n int) *Registry {
 	return r
 }
 
-// BenchmarkScrape reads pages of many clusters, with their layout kept and made
-// anew.
+// BenchmarkScrape reads pages of many clusters, with a cached layout and with a new one.
 func BenchmarkScrape(b *testing.B) {
 	for _, n := range []int{1000, 10000} {
 		r := crowd(b, n)
@@ -159,7 +158,7 @@ func BenchmarkScrape(b *testing.B) {
 	}
 }
 
-// discard counts what is written.
+// discard counts the bytes written.
 type discard int
 
 func (d *discard) Write(p []byte) (int, error) {

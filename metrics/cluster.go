@@ -8,23 +8,22 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Cluster counts for one cluster, in Envoy's word for a service that is called.
-// It is made by [Registry.Cluster]. Its statistics are made when they are first asked for,
-// and stay; ask once and keep the handle, which is all that counting needs. Names are
-// those after "cluster.<name>." in Envoy's list, such as upstream_rq_retry. All methods
-// are safe for concurrent use. One that is asked for a name that exists as a statistic of
-// another type panics, since that is a mistake in the program.
-type Cluster struct {
+// ClusterStats holds the statistics of one cluster, which is Envoy's term for an upstream service.
+// [Registry.Cluster] makes it. A statistic is made when a method first requests it, and is never
+// removed: request it once and keep the handle. Names are those after "cluster.<name>." in Envoy's
+// list, such as upstream_rq_retry. All methods are safe for concurrent use. A method panics if the
+// name exists as a statistic of another type, since that is a mistake in the program.
+type ClusterStats struct {
 	name     string
 	prefix   string // "cluster.recipes."
 	registry *Registry
 
 	mu       sync.RWMutex
-	rows     map[string]row       // by name after prefix; guarded by mu
-	answers  map[string]*Answers  // by category; guarded by mu
-	conns    *conns               // nil until something dials; guarded by mu
-	offers   map[offered]struct{} // by policies, with an owner; guarded by mu
-	detached bool                 // removed from its registry: counted on, shown no more
+	rows     map[string]row               // by name after prefix; guarded by mu
+	answers  map[string]*ResponseCounters // by category; guarded by mu
+	conns    *conns                       // nil until something dials; guarded by mu
+	offers   map[offered]struct{}         // by policies, with an owner; guarded by mu
+	detached bool                         // removed from its registry: still counts, but is not shown
 }
 
 // kind is the type of a statistic.
@@ -36,24 +35,24 @@ const (
 	histogramKind
 )
 
-// String is the type's name in Prometheus.
+// String returns the type's name in Prometheus.
 func (k kind) String() string { return [...]string{"counter", "gauge", "histogram"}[k] }
 
-// row is one statistic as it is shown.
+// row is one statistic of a page.
 type row struct {
 	name string // cluster.recipes.upstream_rq_200
 	kind kind
-	num  number     // of a counter or gauge
-	bins histograms // of a histogram
+	num  number     // for a counter or gauge
+	bins histograms // for a histogram
 }
 
-// number is a value that is read when it is shown.
+// number is a value that a page reads.
 type number interface {
 	Value() uint64
 	used() bool
 }
 
-// used reports whether anything was counted. What cannot be read was not.
+// used reports whether anything was counted. It is false if the value cannot be read.
 func (r row) used() (used bool) {
 	if r.kind == histogramKind {
 		return r.bins.used()
@@ -62,17 +61,17 @@ func (r row) used() (used bool) {
 	return r.num.used()
 }
 
-// read reads a number. It is not ok where the function of a gauge panics: there is nothing
-// to show then.
+// read returns a number. It is not ok if the function of the statistic panics.
 func (r row) read() (n uint64, ok bool) {
-	if r.kind == counterKind && !asks(r.num) { // it has no function
+	if r.kind == counterKind && !asks(r.num) { // no function that could panic
 		return r.num.Value(), true
 	}
 	defer r.unread(func() { n, ok = 0, false })
 	return r.num.Value(), true
 }
 
-// unread is deferred by those that read a number. It reports a panic, and calls then.
+// unread recovers from a panic while a number is read: it reports the panic and calls then. It must
+// be deferred.
 func (r row) unread(then func()) {
 	if p := recover(); p != nil {
 		report.Panic(fmt.Sprintf("the function of the %v %s", r.kind, r.name), p)
@@ -80,19 +79,19 @@ func (r row) unread(then func()) {
 	}
 }
 
-func newCluster(r *Registry, name string) *Cluster {
-	return &Cluster{
+func newCluster(r *Registry, name string) *ClusterStats {
+	return &ClusterStats{
 		name: name, prefix: "cluster." + name + ".", registry: r,
-		rows: map[string]row{}, answers: map[string]*Answers{},
+		rows: map[string]row{}, answers: map[string]*ResponseCounters{},
 	}
 }
 
-// Name is the name as it is shown, which for an odd one is not the name that was
-// asked for.
-func (c *Cluster) Name() string { return c.name }
+// Name returns the name as pages show it. Characters that a page cannot show are replaced, so that
+// it can differ from the name passed to [Registry.Cluster].
+func (c *ClusterStats) Name() string { return c.name }
 
-// Counter gives the counter of that name.
-func (c *Cluster) Counter(name string) *Counter {
+// Counter returns the counter with the given name.
+func (c *ClusterStats) Counter(name string) *Counter {
 	r := c.row(name, counterKind, func() row { return row{num: &Counter{}} })
 	switch n := r.num.(type) {
 	case *Counter:
@@ -100,11 +99,11 @@ func (c *Cluster) Counter(name string) *Counter {
 	case sumCounter:
 		return n.own
 	}
-	panic(fmt.Sprintf("metrics: %s%s is a sum, which is not counted by itself", c.prefix, name))
+	panic(fmt.Sprintf("metrics: %s%s is a sum, which cannot be counted directly", c.prefix, name))
 }
 
-// Gauge gives the gauge of that name.
-func (c *Cluster) Gauge(name string) *Gauge {
+// Gauge returns the gauge with the given name.
+func (c *ClusterStats) Gauge(name string) *Gauge {
 	r := c.row(name, gaugeKind, func() row { return row{num: &Gauge{}} })
 	switch g := r.num.(type) {
 	case *Gauge:
@@ -115,38 +114,38 @@ func (c *Cluster) Gauge(name string) *Gauge {
 	panic(fmt.Sprintf("metrics: %s%s is read from a function", c.prefix, name))
 }
 
-// ReadGauge has read called whenever the gauge of that name is shown. It must be fast and
-// safe for concurrent use. Where it panics the gauge is left out of the page, and the panic
-// is logged to [log/slog.Default]. A second function for one name takes the place of the
-// first, as an upstream that is made anew takes that of the old one. A nil function, and a
-// name of another statistic, panic.
-func (c *Cluster) ReadGauge(name string, read func() uint64) {
+// ReadGauge makes a gauge whose value is the result of read, which is called each time the gauge
+// is shown. read must be fast and safe for concurrent use. If it panics, the page omits the gauge
+// and the panic is logged to [log/slog.Default]. A second function for the same name replaces the
+// first, so that a new upstream can replace an old one. ReadGauge panics if read is nil or the
+// name is that of another statistic.
+func (c *ClusterStats) ReadGauge(name string, read func() uint64) {
 	if err := c.offer(policy.Stat{Kind: policy.Gauge, Name: name, Read: read}); err != nil {
 		panic(err.Error())
 	}
 }
 
-// Histogram gives the histogram of that name.
-func (c *Cluster) Histogram(name string) *Histogram {
+// Histogram returns the histogram with the given name.
+func (c *ClusterStats) Histogram(name string) *Histogram {
 	return c.row(name, histogramKind, func() row { return row{bins: histograms{{}}} }).bins[0]
 }
 
-// Answers gives the counters of a category of answers, such as [Internal] or
-// [Retry]. Their rows appear with the first answer, upstream_rq_completed of the
-// cluster's total at once.
-func (c *Cluster) Answers(category string) *Answers {
+// Responses returns the counters of a category of responses, such as [Internal] or [Retry]. Its
+// statistics appear with the first response, except upstream_rq_completed of the cluster's total,
+// which appears immediately.
+func (c *ClusterStats) Responses(category string) *ResponseCounters {
 	category = clean(category)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.category(category)
 }
 
-// category finds or makes a category. The caller holds mu.
-func (c *Cluster) category(name string) *Answers {
+// category returns a category, and makes it if needed. The caller holds mu.
+func (c *ClusterStats) category(name string) *ResponseCounters {
 	if a := c.answers[name]; a != nil {
 		return a
 	}
-	a := &Answers{cluster: c, name: name + "."}
+	a := &ResponseCounters{cluster: c, name: name + "."}
 	a.time.reveal = a.showTime
 	if name == "" {
 		a.name = ""
@@ -160,8 +159,8 @@ func (c *Cluster) category(name string) *Answers {
 	return a
 }
 
-// widen makes the rows of a sum that got another part. The caller holds mu.
-func (c *Cluster) widen(whole *Answers) {
+// widen remakes the rows of a sum that has a new part. The caller holds mu.
+func (c *ClusterStats) widen(whole *ResponseCounters) {
 	for name, r := range c.rows {
 		if s, ok := r.num.(codeSum); ok && len(s.parts) != 0 && s.parts[0] == whole {
 			delete(c.rows, name)
@@ -177,10 +176,12 @@ func (c *Cluster) widen(whole *Answers) {
 	}
 }
 
-// partsOf is a sum's own answers, and those of its parts.
-func (c *Cluster) partsOf(a *Answers) []*Answers { return append([]*Answers{a}, a.parts...) }
+// partsOf returns a category and its parts.
+func (c *ClusterStats) partsOf(a *ResponseCounters) []*ResponseCounters {
+	return append([]*ResponseCounters{a}, a.parts...)
+}
 
-func (c *Cluster) timesOf(a *Answers) histograms {
+func (c *ClusterStats) timesOf(a *ResponseCounters) histograms {
 	all := histograms{&a.time}
 	for _, part := range a.parts {
 		all = append(all, &part.time)
@@ -189,12 +190,12 @@ func (c *Cluster) timesOf(a *Answers) histograms {
 }
 
 // showCode makes the row of a code. The caller holds mu.
-func (c *Cluster) showCode(a *Answers, what int) {
+func (c *ClusterStats) showCode(a *ResponseCounters, what int) {
 	c.put(a.name+codeName(what), row{num: codeSum{c.partsOf(a), what}})
 }
 
-// row finds the row of that name, or makes it.
-func (c *Cluster) row(name string, k kind, create func() row) row {
+// row returns the row with the given name, and makes it if needed.
+func (c *ClusterStats) row(name string, k kind, create func() row) row {
 	name = clean(name)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -210,8 +211,8 @@ func (c *Cluster) row(name string, k kind, create func() row) row {
 	return r
 }
 
-// put makes a row, if there is none of that name. The caller holds mu.
-func (c *Cluster) put(name string, r row) {
+// put adds a row unless the name exists. The caller holds mu.
+func (c *ClusterStats) put(name string, r row) {
 	if _, ok := c.rows[name]; ok {
 		return
 	}

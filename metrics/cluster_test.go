@@ -11,8 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// rowsOf gives the names and values of a cluster's counters and gauges.
-func rowsOf(c *Cluster) map[string]uint64 {
+// rowsOf returns the names and values of a cluster's counters and gauges.
+func rowsOf(c *ClusterStats) map[string]uint64 {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	found := map[string]uint64{}
@@ -24,19 +24,18 @@ func rowsOf(c *Cluster) map[string]uint64 {
 	return found
 }
 
-// TestAnswers counts codes in several categories: leaves are what was counted, all
-// else is their sum.
+// TestAnswers counts codes in several categories: single codes are counted, all else is a sum.
 func TestAnswers(t *testing.T) {
 	c := registry(t, Settings{}).Cluster("recipes")
-	c.Answers(Internal).Count(200)
-	c.Answers(External).Count(204)
-	c.Answers(External).Count(503)
-	c.Answers(Retry).Count(503)
-	c.Answers(Canary).Count(200)
-	c.Answers("alt.internal").Count(404)
-	c.Answers(Internal).Count(101)
+	c.Responses(Internal).Count(200)
+	c.Responses(External).Count(204)
+	c.Responses(External).Count(503)
+	c.Responses(Retry).Count(503)
+	c.Responses(Canary).Count(200)
+	c.Responses("alt.internal").Count(404)
+	c.Responses(Internal).Count(101)
 	for _, odd := range []int{0, 99, 600, 999, -1, 1 << 40} {
-		c.Answers(Internal).Count(odd)
+		c.Responses(Internal).Count(odd)
 	}
 	want := map[string]uint64{
 		"internal.upstream_rq_200": 1, "internal.upstream_rq_2xx": 1, "internal.upstream_rq_101": 1,
@@ -55,9 +54,8 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// TestAnswersModel counts the same codes here and in maps, in all orders of
-// categories.
-func TestAnswersModel(t *testing.T) {
+// TestResponsesModel compares ResponseCounters with maps, with random orders of categories.
+func TestResponsesModel(t *testing.T) {
 	categories := []string{Internal, External, Retry, "alt.internal", "alt.external", Canary, "x.y.internal"}
 	for i := range 50 {
 		c := registry(t, Settings{}).Cluster("recipes")
@@ -65,7 +63,7 @@ func TestAnswersModel(t *testing.T) {
 		for n := range 200 {
 			category := categories[(n*7+i*n/3)%len(categories)]
 			code := 100 + (n*37+i*11)%700
-			c.Answers(category).Count(code)
+			c.Responses(category).Count(code)
 			add(want, category+".", code)
 			if whole, ok := wholeOf(category); ok && whole != "" {
 				add(want, whole+".", code)
@@ -89,19 +87,19 @@ func add(want map[string]uint64, prefix string, code int) {
 	want[prefix+fmt.Sprintf("upstream_rq_%dxx", code/100)]++
 }
 
-// TestOtherType asks for names as what they are not.
+// TestOtherType requests names as statistics of another type.
 func TestOtherType(t *testing.T) {
-	for name, ask := range map[string]func(c *Cluster){
-		"a counter as a gauge":         func(c *Cluster) { c.Counter("x"); c.Gauge("x") },
-		"a gauge as a histogram":       func(c *Cluster) { c.Gauge("x"); c.Histogram("x") },
-		"a sum as a counter":           func(c *Cluster) { c.Answers(Internal); c.Counter("upstream_rq_completed") },
-		"a function as a gauge":        func(c *Cluster) { c.ReadGauge("x", func() uint64 { return 1 }); c.Gauge("x") },
-		"a gauge from a function, too": func(c *Cluster) { c.Gauge("x"); c.ReadGauge("x", func() uint64 { return 1 }) },
+	for name, ask := range map[string]func(c *ClusterStats){
+		"a counter as a gauge":   func(c *ClusterStats) { c.Counter("x"); c.Gauge("x") },
+		"a gauge as a histogram": func(c *ClusterStats) { c.Gauge("x"); c.Histogram("x") },
+		"a sum as a counter":     func(c *ClusterStats) { c.Responses(Internal); c.Counter("upstream_rq_completed") },
+		"a function as a gauge":  func(c *ClusterStats) { c.ReadGauge("x", func() uint64 { return 1 }); c.Gauge("x") },
+		"a gauge as a function":  func(c *ClusterStats) { c.Gauge("x"); c.ReadGauge("x", func() uint64 { return 1 }) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer func() {
 				if got := fmt.Sprint(recover()); !strings.HasPrefix(got, "metrics: cluster.recipes.") {
-					t.Errorf("got a panic of %q, want one that names the statistic", got)
+					t.Errorf("got panic %q, want one that names the statistic", got)
 				}
 			}()
 			ask(registry(t, Settings{}).Cluster("recipes"))
@@ -128,12 +126,12 @@ func TestGauges(t *testing.T) {
 	}
 }
 
-// TestRegistry finds clusters by the name that they are shown under.
+// TestRegistry finds clusters by the name that pages show.
 func TestRegistry(t *testing.T) {
 	r := registry(t, Settings{})
 	c := r.Cluster("a:b")
 	if r.Cluster("a_b") != c || r.Cluster("a:b") != c || c.Name() != "a_b" {
-		t.Errorf("got a cluster %q, want one for all names that are shown as a_b", c.Name())
+		t.Errorf("got cluster %q, want one for all names that are shown as a_b", c.Name())
 	}
 	n := c.Counter("upstream_rq_retry")
 	n.Inc()
@@ -141,7 +139,7 @@ func TestRegistry(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 	r.Remove("a:b")
-	r.Remove("never there")
+	r.Remove("unknown")
 	n.Inc()
 	c.Counter("upstream_rq_timeout").Inc()
 	if got := page(t, r, "/stats"); got != "" {
@@ -155,7 +153,7 @@ func TestRegistry(t *testing.T) {
 	}
 }
 
-// TestSettings shows one statistic under all kinds of settings.
+// TestSettings shows one statistic with various settings.
 func TestSettings(t *testing.T) {
 	for _, tc := range []struct {
 		name string
@@ -170,7 +168,7 @@ func TestSettings(t *testing.T) {
 		},
 		{"whole names", Settings{NoDefaultTags: true}, `envoy_cluster_a_b_c_upstream_rq_200{} 1`},
 		{
-			"whole names, fixed",
+			"whole names, fixed tag",
 			Settings{NoDefaultTags: true, Tags: []Tag{{Name: "e", Value: "v"}}},
 			`envoy_cluster_a_b_c_upstream_rq_200{e="v"} 1`,
 		},
@@ -185,7 +183,7 @@ func TestSettings(t *testing.T) {
 			`envoy_cluster_c_upstream_rq{envoy_response_code="200",envoy_cluster_name="a",team="b."} 1`,
 		},
 		{
-			"regex that cuts what is cut already",
+			"regex that overlaps another cut",
 			Settings{Tags: []Tag{{Name: "all", Regex: `^(cluster\.(a\.b))`}}},
 			`envoy__c_upstream_rq{envoy_response_code="200",envoy_cluster_name="a",all="a.b"} 1`,
 		},
@@ -195,7 +193,7 @@ func TestSettings(t *testing.T) {
 			`envoy_cluster_b_c_upstream_rq{envoy_response_code="200",envoy_cluster_name="a"} 1`,
 		},
 		{
-			"regex and whole names",
+			"whole names, regex",
 			Settings{NoDefaultTags: true, Tags: []Tag{{Name: "code", Regex: `(_(\d+))$`}}},
 			`envoy_cluster_a_b_c_upstream_rq{code="200"} 1`,
 		},
@@ -207,8 +205,8 @@ func TestSettings(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := registry(t, tc.s)
-			r.Cluster("a.b.c").Answers(Retry).Count(200)
-			r.Cluster("a.b.c").Answers(Internal).Count(200)
+			r.Cluster("a.b.c").Responses(Retry).Count(200)
+			r.Cluster("a.b.c").Responses(Internal).Count(200)
 			text := page(t, r, "/stats/prometheus?filter=c.upstream_rq_200")
 			validPrometheus(t, text)
 			if _, got, _ := strings.Cut(strings.TrimSpace(text), "\n"); got != tc.want {
@@ -218,8 +216,8 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-// TestLostTags has settings take away what tells clusters apart: the series are
-// summed up, and none is there twice.
+// TestLostTags uses settings that remove the difference between clusters: their series are summed,
+// and none is duplicate.
 func TestLostTags(t *testing.T) {
 	for name, tags := range map[string][]Tag{
 		"overwritten": {{Name: "envoy.cluster_name", Value: "all"}},
@@ -258,24 +256,24 @@ func TestSettingsErrors(t *testing.T) {
 		{Name: "a_b", Value: "2"},
 	}})
 	if err == nil {
-		t.Fatal("got no error")
+		t.Fatal("got no error, want one")
 	}
 	want := []string{
-		`metrics: Settings.Tags[0]: a tag without a name`,
-		`metrics: Settings.Tags[1]: "both" needs a value or a regex, and not both`,
-		`metrics: Settings.Tags[2]: "neither" needs a value or a regex, and not both`,
+		`metrics: Settings.Tags[0]: the name is empty`,
+		`metrics: Settings.Tags[1]: "both" needs either a value or a regex`,
+		`metrics: Settings.Tags[2]: "neither" needs either a value or a regex`,
 		`metrics: Settings.Tags[3]: "no.group": the regex "x" has no group`,
 		"metrics: Settings.Tags[4]: \"broken\": error parsing regexp: missing closing ): `(`",
-		`metrics: Settings.Tags[5]: the name "le" is Prometheus's own`,
-		`metrics: Settings.Tags[6]: the name "__name" is Prometheus's own`,
-		`metrics: Settings.Tags[8]: "a_b" is there twice`,
+		`metrics: Settings.Tags[5]: the name "le" is reserved by Prometheus; write another`,
+		`metrics: Settings.Tags[6]: the name "__name" is reserved by Prometheus; write another`,
+		`metrics: Settings.Tags[8]: "a_b" is a duplicate; remove one of the two`,
 	}
 	if diff := cmp.Diff(want, strings.Split(err.Error(), "\n")); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 
-// FuzzNames has clusters, statistics and tags of any name shown in all forms.
+// FuzzNames shows clusters, statistics and tags with arbitrary names in all formats.
 func FuzzNames(f *testing.F) {
 	for _, name := range odd {
 		f.Add(name, "upstream_rq_200", "value")
@@ -304,7 +302,7 @@ func FuzzNames(f *testing.F) {
 	})
 }
 
-// TestBusyRegistry counts, adds and shows all at once.
+// TestBusyRegistry counts, adds and shows clusters concurrently.
 func TestBusyRegistry(t *testing.T) {
 	r := registry(t, Settings{})
 	var all sync.WaitGroup
@@ -312,8 +310,8 @@ func TestBusyRegistry(t *testing.T) {
 		all.Go(func() {
 			for j := range 200 {
 				c := r.Cluster(fmt.Sprint("cluster-", j%20))
-				c.Answers([]string{Internal, External, Retry}[i%3]).Count(100 + j%500)
-				c.Answers(Internal).Time(uint64(j))
+				c.Responses([]string{Internal, External, Retry}[i%3]).Count(100 + j%500)
+				c.Responses(Internal).Time(uint64(j))
 				c.Counter(fmt.Sprint("x", j%7)).Inc()
 				switch {
 				case j%50 == 0 && i == 0:
@@ -328,6 +326,6 @@ func TestBusyRegistry(t *testing.T) {
 	all.Wait()
 	names := slices.Sorted(maps.Keys(r.clusters))
 	if len(names) != 20 && len(names) != 19 {
-		t.Errorf("got the clusters %v", names)
+		t.Errorf("got clusters %v", names)
 	}
 }

@@ -6,11 +6,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Collector returns a collector of a registry's statistics for Prometheus's client library,
-// under the names and labels of /stats/prometheus. Nil stands for [Default]. It describes
-// nothing beforehand, since clusters come and go. A Prometheus registry must have one
-// Collector of a Registry only, or each scrape fails; and none beside the Registerer of a
-// [Config], which looks after that by itself.
+// Collector returns a collector of a registry's statistics for Prometheus's client library, with
+// the names and labels of /stats/prometheus. Nil means [Default]. It is an unchecked collector,
+// because clusters can be added and removed. Register only one Collector of a Registry in a
+// Prometheus registry, and none if a [Config] has it as its Registerer; otherwise each scrape
+// fails.
 //
 //	prometheus.MustRegister(metrics.Collector(nil))
 func Collector(r *Registry) prometheus.Collector {
@@ -19,13 +19,13 @@ func Collector(r *Registry) prometheus.Collector {
 
 type collector struct{ registry *Registry }
 
-// Describe describes nothing, which makes it an unchecked collector.
+// Describe sends nothing, which makes it an unchecked collector.
 func (collector) Describe(chan<- *prometheus.Desc) {}
 
-// Collect reads all statistics.
+// Collect sends all statistics.
 func (c collector) Collect(to chan<- prometheus.Metric) { collect(c.registry.layout().families, to) }
 
-// collect reads the statistics of families.
+// collect sends the statistics of families.
 func collect(families []family, to chan<- prometheus.Metric) {
 	var bins []bin
 	for _, f := range families {
@@ -44,13 +44,13 @@ func collect(families []family, to chan<- prometheus.Metric) {
 	}
 }
 
-//nolint:gochecknoglobals // a table that nothing writes
+//nolint:gochecknoglobals // read-only table
 var valueTypes = map[kind]prometheus.ValueType{
 	counterKind: prometheus.CounterValue,
 	gaugeKind:   prometheus.GaugeValue,
 }
 
-// bucketMap gives the cumulative counts of a histogram.
+// bucketMap returns the cumulative counts of a histogram.
 func bucketMap(bins []bin) map[float64]uint64 {
 	m := make(map[float64]uint64, len(bounds)+1)
 	for i, below := range cumulate(bins) {
@@ -60,15 +60,14 @@ func bucketMap(bins []bin) map[float64]uint64 {
 	return m
 }
 
-// describer makes descriptions, and uses one again for series whose labels have
-// the same names.
+// describer makes descriptions. It reuses the last one for series with the same label names.
 type describer struct {
 	family string
 	last   *labels
 	desc   *prometheus.Desc
 }
 
-// of describes an entry, and gives the values of its labels.
+// of returns the description of an entry and the values of its labels.
 func (d *describer) of(e *entry) (desc *prometheus.Desc, values []string) {
 	values = make([]string, 0, len(e.labels.list))
 	for _, l := range e.labels.list {
@@ -84,7 +83,7 @@ func (d *describer) of(e *entry) (desc *prometheus.Desc, values []string) {
 	return d.desc, values
 }
 
-// help is what all statistics have in common. Envoy explains none.
+// help is the help text of all statistics. Envoy has none.
 const help = "See Envoy's documentation, cluster manager: statistics."
 
 func sameNames(a, b []label) bool {

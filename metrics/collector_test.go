@@ -18,7 +18,7 @@ import (
 	"github.com/pillion-go/pillion"
 )
 
-// flat gives every series of families with its value, labels sorted.
+// flat returns every series of families with its value and sorted labels.
 func flat(families map[string]*dto.MetricFamily) map[string]string {
 	series := map[string]string{}
 	for name, f := range families {
@@ -49,8 +49,8 @@ func flat(families map[string]*dto.MetricFamily) map[string]string {
 	return series
 }
 
-// TestCollector gathers through the client library what the page shows: the same
-// names, labels and values, whatever the clusters are called.
+// TestCollector checks that the client library gathers what the page shows: the same names, labels
+// and values, for any cluster names.
 func TestCollector(t *testing.T) {
 	r := registry(t, Settings{Tags: []Tag{{Name: "service.node", Value: "n"}}})
 	for _, name := range odd {
@@ -76,7 +76,7 @@ func TestCollector(t *testing.T) {
 	}
 }
 
-// counted makes an upstream whose registry is exported through to, and calls it n times.
+// counted makes an upstream whose registry is exported through to, and makes n calls.
 func counted(t *testing.T, name string, r *Registry, to prometheus.Registerer, n int) {
 	t.Helper()
 	u, err := pillion.New(name, Config{Registry: r, Registerer: to})
@@ -90,7 +90,7 @@ func counted(t *testing.T, name string, r *Registry, to prometheus.Registerer, n
 	}
 }
 
-// totals gathers, which must not fail, and returns the series of upstream_rq_total.
+// totals gathers all series and returns those of upstream_rq_total.
 func totals(t *testing.T, from prometheus.Gatherer) map[string]string {
 	t.Helper()
 	list, err := from.Gather()
@@ -110,18 +110,18 @@ func series(name, labels string) string {
 	return "COUNTER " + name + "envoy_cluster_upstream_rq_total{" + labels + "}"
 }
 
-// own is a registerer of the user's.
+// own is a custom registerer.
 type own struct{ prometheus.Registerer }
 
-// hiding is a registerer that registers another collector in the place of each.
+// hiding is a registerer that registers another collector instead of each.
 type hiding struct{ prometheus.Registerer }
 
 type hidden struct{ prometheus.Collector }
 
 func (h *hiding) Register(c prometheus.Collector) error { return h.Registerer.Register(hidden{c}) }
 
-// TestRegisterer exports registries to one Prometheus registry in many ways. Each scrape
-// works, and nothing is there twice.
+// TestRegisterer exports registries to one Prometheus registry in many ways. Each scrape succeeds,
+// and no series is duplicate.
 func TestRegisterer(t *testing.T) {
 	with := func(labels prometheus.Labels) func(prometheus.Registerer) prometheus.Registerer {
 		return func(to prometheus.Registerer) prometheus.Registerer { return prometheus.WrapRegistererWith(labels, to) }
@@ -140,13 +140,13 @@ func TestRegisterer(t *testing.T) {
 		{"plain", []func(prometheus.Registerer) prometheus.Registerer{plain, plain, plain}, map[string]string{
 			series("", a): "5", series("", b): "2",
 		}},
-		{"wrapped anew with labels", []func(prometheus.Registerer) prometheus.Registerer{app, app, app}, map[string]string{
+		{"new wrapper with labels", []func(prometheus.Registerer) prometheus.Registerer{app, app, app}, map[string]string{
 			series("", `app="shop",`+a): "5", series("", `app="shop",`+b): "2",
 		}},
-		{"wrapped anew with a prefix", []func(prometheus.Registerer) prometheus.Registerer{prefix, prefix, prefix}, map[string]string{
+		{"new wrapper with a prefix", []func(prometheus.Registerer) prometheus.Registerer{prefix, prefix, prefix}, map[string]string{
 			series("app_", a): "5", series("app_", b): "2",
 		}},
-		{"wrapped anew in an own type", []func(prometheus.Registerer) prometheus.Registerer{
+		{"new wrapper of a custom type", []func(prometheus.Registerer) prometheus.Registerer{
 			func(to prometheus.Registerer) prometheus.Registerer { return &own{to} },
 			func(to prometheus.Registerer) prometheus.Registerer { return own{to} },
 			plain,
@@ -157,7 +157,7 @@ func TestRegisterer(t *testing.T) {
 			series("", `app="shop",`+a): "5", series("", `app="shop",`+b): "2",
 			series("", `app="bar",`+a): "5", series("", `app="bar",`+b): "2",
 		}},
-		{"other names of labels", []func(prometheus.Registerer) prometheus.Registerer{app, with(prometheus.Labels{"team": "x"}), app}, map[string]string{
+		{"other label names", []func(prometheus.Registerer) prometheus.Registerer{app, with(prometheus.Labels{"team": "x"}), app}, map[string]string{
 			series("", `app="shop",`+a): "5", series("", `app="shop",`+b): "2",
 			series("", a+`,team="x"`): "5", series("", b+`,team="x"`): "2",
 		}},
@@ -172,7 +172,7 @@ func TestRegisterer(t *testing.T) {
 			series("", a): "5", series("", b): "2",
 			series("app_", `app="shop",`+a): "5", series("app_", `app="shop",`+b): "2",
 		}},
-		{"over nothing", []func(prometheus.Registerer) prometheus.Registerer{
+		{"wrapped nil", []func(prometheus.Registerer) prometheus.Registerer{
 			plain, func(prometheus.Registerer) prometheus.Registerer { return prometheus.WrapRegistererWith(nil, nil) }, plain,
 		}, map[string]string{
 			series("", a): "5", series("", b): "2",
@@ -192,8 +192,8 @@ func TestRegisterer(t *testing.T) {
 	}
 }
 
-// TestRegisterer_registries exports several registries to one Prometheus registry. The
-// clusters of one name are one series, also those that are made later.
+// TestRegisterer_registries exports several registries to one Prometheus registry. Clusters of the
+// same name form one series, even if they are made later.
 func TestRegisterer_registries(t *testing.T) {
 	first, second, tagged := registry(t, Settings{}), registry(t, Settings{}), registry(t, Settings{Tags: []Tag{
 		{Name: "node", Value: "n"}, {Name: "kind", Regex: `(never\.)`},
@@ -215,12 +215,12 @@ func TestRegisterer_registries(t *testing.T) {
 	if diff := cmp.Diff(want, totals(t, to)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	second.Cluster("a").Gauge("upstream_rq_odd").Set(1) // another type in each
+	second.Cluster("a").Gauge("upstream_rq_odd").Set(1) // another type in each registry
 	first.Cluster("a").Counter("upstream_rq_odd").Inc()
 	totals(t, to)
 }
 
-// TestRegisterer_removed exports a cluster again that was removed.
+// TestRegisterer_removed removes a cluster and makes it again.
 func TestRegisterer_removed(t *testing.T) {
 	r, to := registry(t, Settings{}), prometheus.NewRegistry()
 	counted(t, "a", r, to, 1)
@@ -234,8 +234,8 @@ func TestRegisterer_removed(t *testing.T) {
 	}
 }
 
-// TestRegisterer_beside makes upstreams at one time, and scrapes meanwhile.
-func TestRegisterer_beside(t *testing.T) {
+// TestRegisterer_concurrent makes upstreams concurrently with scrapes.
+func TestRegisterer_concurrent(t *testing.T) {
 	to := prometheus.NewRegistry()
 	registries := []*Registry{registry(t, Settings{}), registry(t, Settings{})}
 	var all sync.WaitGroup
@@ -256,19 +256,19 @@ func TestRegisterer_beside(t *testing.T) {
 	}
 }
 
-// uncomparable is a registerer that cannot be a map's key.
+// uncomparable is a registerer that is not comparable.
 type uncomparable struct {
 	prometheus.Registerer
 	_ []int
 }
 
-// refusing is a registerer that takes nothing.
+// refusing is a registerer that refuses all collectors.
 type refusing struct{ prometheus.Registerer }
 
 func (*refusing) Register(prometheus.Collector) error { return errors.New("no") }
 
-// TestRegistererErrors has New report each registerer whose scrapes would fail, and leaves
-// nothing behind.
+// TestRegistererErrors checks that New reports each registerer whose scrapes would fail, and that
+// nothing stays registered.
 func TestRegistererErrors(t *testing.T) {
 	to := prometheus.NewRegistry()
 	with := func(labels prometheus.Labels) prometheus.Registerer { return prometheus.WrapRegistererWith(labels, to) }
@@ -277,19 +277,19 @@ func TestRegistererErrors(t *testing.T) {
 		to   prometheus.Registerer
 		want string
 	}{
-		{"uncomparable", uncomparable{}, "cannot be told from another"},
-		{"uncomparable within", own{uncomparable{}}, "cannot be told from another"},
+		{"uncomparable", uncomparable{}, "is not comparable"},
+		{"wrapped uncomparable", own{uncomparable{}}, "is not comparable"},
 		{"refusing", &refusing{}, "metrics: Config.Registerer: no"},
 		{"nil pointer", (*prometheus.Registry)(nil), "metrics: Config.Registerer: a nil *prometheus.Registry; leave the field out"},
-		{"nil pointer of an own type", (*refusing)(nil), "a nil *metrics.refusing"},
-		{"nil pointer within", prometheus.WrapRegistererWith(nil, (*prometheus.Registry)(nil)), "as over a nil pointer"},
-		{"nothing within", &own{}, "as over a nil pointer"},
+		{"nil pointer of a custom type", (*refusing)(nil), "a nil *metrics.refusing"},
+		{"wrapped nil pointer", prometheus.WrapRegistererWith(nil, (*prometheus.Registry)(nil)), "does it wrap a nil pointer"},
+		{"wrapped nil interface", &own{}, "does it wrap a nil pointer"},
 		{"a label of statistics", with(prometheus.Labels{"envoy_cluster_name": "a"}), "duplicate label names"},
 		{"a label of gRPC", with(prometheus.Labels{"envoy_grpc_bridge_method": "a"}), "duplicate label names"},
 		{"a label of histograms", with(prometheus.Labels{"le": "1"}), "duplicate label names"},
 		{"a label of a tag", with(prometheus.Labels{"node": "a"}), "duplicate label names"},
-		{"a label that is none", with(prometheus.Labels{"__x": "a"}), "not a valid label name"},
-		{"a value that is no text", with(prometheus.Labels{"x": "\xff"}), "UTF-8"},
+		{"an invalid label name", with(prometheus.Labels{"__x": "a"}), "not a valid label name"},
+		{"an invalid label value", with(prometheus.Labels{"x": "\xff"}), "UTF-8"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := registry(t, Settings{Tags: []Tag{{Name: "node", Value: "n"}}})
@@ -298,7 +298,7 @@ func TestRegistererErrors(t *testing.T) {
 				t.Errorf("got %v, want %q in it", err, tc.want)
 			}
 			if got := totals(t, to); len(got) != 0 {
-				t.Errorf("got the series %v, want none", got)
+				t.Errorf("got series %v, want none", got)
 			}
 		})
 	}
@@ -307,29 +307,30 @@ func TestRegistererErrors(t *testing.T) {
 	}
 }
 
-// TestRegistererErrors_hidden reports a registerer behind which an exporter cannot be
-// found, unless it is the same one.
+// TestRegistererErrors_hidden checks the error of a registerer that hides an existing exporter. The
+// same registerer can be used again.
 func TestRegistererErrors_hidden(t *testing.T) {
 	r, to := registry(t, Settings{}), prometheus.NewRegistry()
 	first := &hiding{to}
 	counted(t, "a", r, first, 1)
 	counted(t, "b", r, first, 1)
 	_, err := pillion.New("c", Config{Registry: r, Registerer: &hiding{to}})
-	if want := "metrics: Config.Registerer: a *metrics.hiding hides what is registered"; err == nil || !strings.Contains(err.Error(), want) {
+	if want := "metrics: Config.Registerer: a *metrics.hiding hides the registered collectors"; err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("got %v, want %q in it", err, want)
 	}
 	if got := totals(t, to); len(got) != 2 {
-		t.Errorf("got the series %v, want two", got)
+		t.Errorf("got series %v, want two", got)
 	}
 }
 
-// TestRegistererPanics lets a registerer's panic go on, and is usable afterwards.
+// TestRegistererPanics checks that a registerer's panic propagates, and that the registry works
+// afterwards.
 func TestRegistererPanics(t *testing.T) {
 	r := registry(t, Settings{})
 	func() {
 		defer func() {
 			if got := recover(); got != "soup" {
-				t.Errorf("got the panic %v, want soup", got)
+				t.Errorf("got panic %v, want soup", got)
 			}
 		}()
 		_, _ = pillion.New("recipes", Config{Registry: r, Registerer: panicking{}})

@@ -14,23 +14,23 @@ import (
 	"time"
 )
 
-// DialFunc makes a connection, as [net.Dialer.DialContext] does.
+// DialFunc dials a connection, as [net.Dialer.DialContext] does.
 type DialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
 
 // conns holds the statistics of a cluster's connections.
 type conns struct {
 	total, connectFail, connectTimeout  *Counter
 	destroyLocal, destroyRemote         *Counter
-	localActive, remoteActive           *Counter // of destroyed ones, with a request under way
+	localActive, remoteActive           *Counter // destroyed with an active request
 	protocolError                       *Counter
 	http1, http2, received, transmitted *Counter
 	active                              *Gauge
 	connect, length                     *Histogram
 }
 
-// connections makes the rows of connections, when something dials: where nobody
-// sees connections they are absent, not zero.
-func (c *Cluster) connections() *conns {
+// connections returns the statistics of connections, and makes their rows at the first call. If
+// the library cannot see connections, the rows are absent, not zero.
+func (c *ClusterStats) connections() *conns {
 	if found := c.dialed(); found != nil {
 		return found
 	}
@@ -59,15 +59,15 @@ func (c *Cluster) connections() *conns {
 	return s
 }
 
-// dialed returns the statistics of connections, nil while nothing dials.
-func (c *Cluster) dialed() *conns {
+// dialed returns the statistics of connections, or nil if connections was not called.
+func (c *ClusterStats) dialed() *conns {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return c.conns
 }
 
-// version is the major version of HTTP that all connections speak, 0 where they differ, or
-// where there is none yet.
+// version returns the major version of HTTP of all connections, 0 if they differ or there is none
+// yet.
 func (s *conns) version() int {
 	switch {
 	case s == nil || s.http1.used() == s.http2.used():
@@ -78,12 +78,11 @@ func (s *conns) version() int {
 	return 2
 }
 
-// CountDial returns a function that dials as dial does, and counts the connections under
-// upstream_cx_*: also their bytes and their end. Nil stands for [net.Dialer] with its
-// defaults. It is for connections other than an [http.Transport]'s, for which there is
-// [Cluster.CountTransport]. The connections have what those of dial have beyond net.Conn, such
-// as CloseWrite, SyscallConn and ConnectionState; their NetConn returns the connection below.
-func (c *Cluster) CountDial(dial DialFunc) DialFunc {
+// InstrumentDial returns a function that dials with dial and counts the connections, their bytes and
+// their ends under upstream_cx_*. Nil means a zero [net.Dialer]. For an [http.Transport] use
+// [ClusterStats.InstrumentTransport]. The connections have the methods of those of dial beyond net.Conn, such
+// as CloseWrite, SyscallConn and ConnectionState. Their NetConn returns the underlying connection.
+func (c *ClusterStats) InstrumentDial(dial DialFunc) DialFunc {
 	if dial == nil {
 		dial = (&net.Dialer{}).DialContext
 	}
@@ -93,12 +92,12 @@ func (c *Cluster) CountDial(dial DialFunc) DialFunc {
 	}
 }
 
-// dial makes a connection, and counts it.
+// dial dials a connection and counts it.
 func (s *conns) dial(ctx context.Context, dial DialFunc, network, address string) (_ net.Conn, err error) {
 	began := time.Now()
 	s.total.Inc()
 	s.active.Add(1)
-	err = errDial // unless dial returns
+	err = errDial // in case dial panics
 	defer func() {
 		if err != nil {
 			s.failed(began, err)
@@ -118,8 +117,8 @@ func (s *conns) dial(ctx context.Context, dial DialFunc, network, address string
 // errDial is the error of a dialer that breaks its contract.
 var errDial = errors.New("metrics: the dialer returned neither a connection nor an error")
 
-// failed counts a connection that was not made. As in Envoy it existed, for a
-// while.
+// failed counts a connection that was not established. As in Envoy it also counts as a connection
+// that has ended.
 func (s *conns) failed(began time.Time, err error) {
 	s.connectFail.Inc()
 	var timeout interface{ Timeout() bool }
@@ -141,7 +140,7 @@ func (s *conns) end(began time.Time, by *Counter) {
 	s.length.Record(milliseconds(time.Since(began)))
 }
 
-// cut counts a connection that ended with a request under way.
+// cut counts a connection that ended with an active request.
 func (s *conns) cut(byUpstream, malformed bool) {
 	if malformed {
 		s.protocolError.Inc()
@@ -155,18 +154,18 @@ func (s *conns) cut(byUpstream, malformed bool) {
 
 func milliseconds(d time.Duration) uint64 { return uint64(max(0, d.Milliseconds())) }
 
-// conn is a connection that counts.
+// conn is a counted connection.
 type conn struct {
 	net.Conn
 
 	stats    *conns
 	began    time.Time
-	remote   atomic.Bool // the other side ended it
+	remote   atomic.Bool // the peer ended it
 	written  atomic.Bool
 	finished sync.Once
 }
 
-// Read reads, and notices when the other side has ended the connection.
+// Read reads, and records whether the peer has ended the connection.
 func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.stats.received.Add(uint64(n)) //nolint:gosec // not negative
@@ -174,7 +173,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Write writes, and finds out at the first bytes which protocol is spoken.
+// Write writes, and detects the protocol from the first bytes.
 func (c *conn) Write(p []byte) (int, error) {
 	if !c.written.Load() && len(p) != 0 && c.written.CompareAndSwap(false, true) {
 		c.stats.speak(p)
@@ -185,9 +184,9 @@ func (c *conn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// ReadFrom sends what r has, without a buffer where the connection can.
+// ReadFrom sends the data of r, without a buffer if the connection supports that.
 func (c *conn) ReadFrom(r io.Reader) (int64, error) {
-	if !c.written.Load() { // the first bytes are not seen, and so no protocol
+	if !c.written.Load() { // without the first bytes the protocol stays unknown
 		c.written.Store(true)
 	}
 	n, err := io.Copy(c.Conn, r)
@@ -195,7 +194,7 @@ func (c *conn) ReadFrom(r io.Reader) (int64, error) {
 	return n, err
 }
 
-// notice tells an end by the other side from a deadline or an end of our own.
+// notice records an end by the peer, unlike a deadline or a local Close.
 func (c *conn) notice(err error) {
 	if err == nil || errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, io.ErrClosedPipe) {
 		return
@@ -218,8 +217,8 @@ func (c *conn) end() {
 	c.stats.end(c.began, by)
 }
 
-// speak counts the protocol of a connection by its first bytes. Of TLS its
-// handshake tells, and what is said to a proxy is no protocol of the cluster's.
+// speak counts the protocol of a connection by its first bytes. It ignores TLS, whose protocol the
+// handshake determines, and a CONNECT to a proxy, which is not the cluster's protocol.
 func (s *conns) speak(first []byte) {
 	switch {
 	case first[0] == 0x16 || bytes.HasPrefix(first, []byte("CONNECT ")):
@@ -230,8 +229,8 @@ func (s *conns) speak(first []byte) {
 	}
 }
 
-// shaken counts the protocol of a connection by its TLS handshake.
-func (s *conns) shaken(state tls.ConnectionState) {
+// countTLS counts the protocol of a connection by its TLS handshake.
+func (s *conns) countTLS(state tls.ConnectionState) {
 	if state.NegotiatedProtocol == "h2" {
 		s.http2.Inc()
 		return
@@ -239,54 +238,52 @@ func (s *conns) shaken(state tls.ConnectionState) {
 	s.http1.Inc()
 }
 
-// CountTransport gives a clone of base whose connections are counted under
-// upstream_cx_*. Nil stands for [http.DefaultTransport]. The clone belongs to this
-// cluster: give it to no other.
+// InstrumentTransport returns a clone of base whose connections are counted under upstream_cx_*. Nil
+// means [http.DefaultTransport]. Do not use the clone for another cluster.
 //
-//	recipes.Transport(metrics.Default().Cluster("recipes").CountTransport(nil))
+//	recipes.Transport(metrics.Default().Cluster("recipes").InstrumentTransport(nil))
 //
-// A base that makes its TLS connections itself, with DialTLSContext, has those
-// uncounted.
-func (c *Cluster) CountTransport(base *http.Transport) *http.Transport {
+// TLS connections that base makes with DialTLSContext are not counted.
+func (c *ClusterStats) InstrumentTransport(base *http.Transport) *http.Transport {
 	if base == nil {
 		own, ok := http.DefaultTransport.(*http.Transport)
-		if !ok { // a program has put something else in its place
+		if !ok { // the program has replaced it
 			own = &http.Transport{Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true}
 		}
 		base = own
 	}
 	t := base.Clone()
-	if _, ok := base.TLSNextProto["h2"]; ok { // Clone had base make up its mind
-		t.ForceAttemptHTTP2 = true // which net/http no longer does by itself beside a dialer
+	if _, ok := base.TLSNextProto["h2"]; ok { // Clone has configured HTTP/2 in base
+		t.ForceAttemptHTTP2 = true // with a DialContext net/http no longer enables HTTP/2 itself
 	}
-	t.DialContext = c.CountDial(dialerOf(t))
-	t.Dial = nil //nolint:staticcheck // it is in DialContext now
+	t.DialContext = c.InstrumentDial(dialerOf(t))
+	t.Dial = nil //nolint:staticcheck // DialContext replaces it
 	c.watchTLS(t)
 	c.neverHappens(t)
 	return t
 }
 
-// neverHappens makes the rows of what a transport of net/http does not do to its
-// connections, so that they are 0 as in an Envoy that is not configured to. A limit on their
-// number would be waited for unseen.
-func (c *Cluster) neverHappens(t *http.Transport) {
+// neverHappens makes the rows of things that a transport of net/http never does to its
+// connections. They are 0, as in an Envoy that is not configured to do them. upstream_cx_overflow
+// is absent if MaxConnsPerHost is set: requests then wait for a connection unseen.
+func (c *ClusterStats) neverHappens(t *http.Transport) {
 	for _, name := range neverConnections {
 		c.Counter(name)
 	}
-	c.Counter("upstream_cx_none_healthy") // until a policy reports it
+	c.Counter("upstream_cx_none_healthy") // 0 unless a policy counts it
 	if t.MaxConnsPerHost == 0 {
 		c.Counter("upstream_cx_overflow")
 	}
 }
 
-//nolint:gochecknoglobals // a table that nothing writes
+//nolint:gochecknoglobals // read-only table
 var neverConnections = [...]string{
 	"upstream_cx_connect_attempts_exceeded", "upstream_cx_connect_with_0_rtt", "upstream_cx_http3_total",
 	"upstream_cx_max_duration_reached", "upstream_cx_max_requests", "upstream_cx_pool_overflow",
 }
 
 // neverPooled makes the rows of what a carrier of the upstream does not do.
-func (c *Cluster) neverPooled() {
+func (c *ClusterStats) neverPooled() {
 	for _, name := range neverPooled {
 		c.Counter(name)
 	}
@@ -298,19 +295,19 @@ var neverPooled = [...]string{
 	"upstream_cx_none_healthy", "upstream_cx_pool_overflow",
 }
 
-// dialerOf gives what t would dial with.
+// dialerOf returns the function with which t would dial.
 func dialerOf(t *http.Transport) DialFunc {
 	if t.DialContext != nil {
 		return t.DialContext
 	}
-	if old := t.Dial; old != nil { //nolint:staticcheck // it may be set
+	if old := t.Dial; old != nil { //nolint:staticcheck // a program may set it
 		return func(_ context.Context, network, address string) (net.Conn, error) { return old(network, address) }
 	}
 	return (&net.Dialer{}).DialContext
 }
 
-// watchTLS has each handshake of t's tell its protocol.
-func (c *Cluster) watchTLS(t *http.Transport) {
+// watchTLS counts the protocol of each TLS handshake of t.
+func (c *ClusterStats) watchTLS(t *http.Transport) {
 	s := c.connections()
 	cfg := t.TLSClientConfig
 	if cfg == nil {
@@ -318,11 +315,11 @@ func (c *Cluster) watchTLS(t *http.Transport) {
 	}
 	verify := cfg.VerifyConnection
 	cfg.VerifyConnection = func(state tls.ConnectionState) error {
-		s.shaken(state)
+		s.countTLS(state)
 		if verify != nil {
 			return verify(state)
 		}
 		return nil
 	}
-	t.TLSClientConfig = cfg // Clone made it ours
+	t.TLSClientConfig = cfg // t is a clone, so that cfg is not shared
 }

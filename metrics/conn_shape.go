@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// What connections can do beyond [net.Conn]. Programs find it out by their type, so that
-// a counted connection has what its connection has, and nothing more.
+// Optional methods of connections beyond [net.Conn]. Programs look for them with type assertions,
+// so that a counted connection must have the same methods as its connection.
 type (
 	readCloser  interface{ CloseRead() error }
 	writeCloser interface{ CloseWrite() error }
@@ -23,8 +23,8 @@ type (
 	}
 )
 
-// shaped returns c with what its connection can do: a half-close and its file descriptor,
-// as connections of package net have them, or the state of TLS.
+// shaped returns c with the optional methods of its connection: half-close and file descriptor, as
+// connections of package net have them, or the state of TLS.
 func (c *conn) shaped() net.Conn {
 	if t, ok := c.Conn.(tlsConn); ok {
 		return struct {
@@ -80,8 +80,8 @@ func (c *conn) shaped() net.Conn {
 	return c
 }
 
-// NetConn returns the connection that is counted, or, where that is one over another, as
-// one of TLS is, the other. What is read or written there is not counted.
+// NetConn returns the counted connection, or the connection under it if it has one, as a TLS
+// connection does. Bytes read from or written to it are not counted.
 func (c *conn) NetConn() net.Conn {
 	if over, ok := c.Conn.(interface{ NetConn() net.Conn }); ok {
 		return over.NetConn()
@@ -89,7 +89,7 @@ func (c *conn) NetConn() net.Conn {
 	return c.Conn
 }
 
-// WriteTo copies what is received to w, without a buffer where the connection can.
+// WriteTo copies received data to w, without a buffer if the connection supports that.
 func (c *conn) WriteTo(w io.Writer) (int64, error) {
 	from, ok := c.Conn.(io.WriterTo)
 	if !ok {
@@ -98,7 +98,7 @@ func (c *conn) WriteTo(w io.Writer) (int64, error) {
 	n, err := from.WriteTo(w)
 	c.stats.received.Add(uint64(n)) //nolint:gosec // not negative
 	if err == nil {
-		c.remote.Store(true) // the other side has ended it
+		c.remote.Store(true) // the peer has ended it
 	}
 	return n, err
 }

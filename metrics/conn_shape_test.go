@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// Connections that can do one thing more each.
+// Connections with one optional method each.
 type (
 	bare     struct{ net.Conn }
 	halfRead struct{ calls *[]string }
@@ -31,18 +31,19 @@ func (r raw) SyscallConn() (syscall.RawConn, error) {
 	return nil, nil
 }
 
-// counting makes a counted connection of c, and its cluster.
-func countingConn(t *testing.T, c net.Conn) (net.Conn, *Cluster) {
+// counting returns a counted connection over c, and its cluster.
+func countingConn(t *testing.T, c net.Conn) (net.Conn, *ClusterStats) {
 	t.Helper()
 	cluster := registry(t, Settings{}).Cluster("recipes")
-	counted, err := cluster.CountDial(func(context.Context, string, string) (net.Conn, error) { return c, nil })(t.Context(), "tcp", "x:80")
+	counted, err := cluster.InstrumentDial(func(context.Context, string, string) (net.Conn, error) { return c, nil })(t.Context(), "tcp", "x:80")
 	if err != nil {
 		t.Fatal(err)
 	}
 	return counted, cluster
 }
 
-// TestConn_abilities checks that counted connections can do what theirs can, and nothing more.
+// TestConn_abilities checks that counted connections have the optional methods of their connections,
+// and no others.
 func TestConn_abilities(t *testing.T) {
 	var calls []string
 	b, r, w, s := bare{}, halfRead{&calls}, halfSend{&calls}, raw{&calls}
@@ -102,7 +103,7 @@ func TestConn_abilities(t *testing.T) {
 	}
 }
 
-// TestConn_sockets has counted sockets of each kind pass for what they are.
+// TestConn_sockets checks the optional methods of counted sockets of each kind.
 func TestConn_sockets(t *testing.T) {
 	server := httptest.NewTLSServer(http.NotFoundHandler())
 	defer server.Close()
@@ -124,7 +125,7 @@ func TestConn_sockets(t *testing.T) {
 		},
 	} {
 		c := registry(t, Settings{}).Cluster("recipes")
-		conn, err := c.CountDial(dial)(t.Context(), "", "")
+		conn, err := c.InstrumentDial(dial)(t.Context(), "", "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -150,9 +151,9 @@ func TestConn_sockets(t *testing.T) {
 	}
 }
 
-// TestConn_copies copies from and to counted connections, with and without a faster way.
+// TestConn_copies copies from and to counted connections, with and without ReadFrom and WriteTo.
 func TestConn_copies(t *testing.T) {
-	for name, fast := range map[string]bool{"TCP": true, "no faster way": false} {
+	for name, fast := range map[string]bool{"TCP": true, "plain": false} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -198,7 +199,7 @@ func TestConn_copies(t *testing.T) {
 			t.Errorf("%s: got %d and %d bytes, want %d", name, found["upstream_cx_tx_bytes_total"], found["upstream_cx_rx_bytes_total"], sent)
 		}
 		if found["upstream_cx_destroy_remote"] != 1 {
-			t.Errorf("%s: got %v, want the end by the other side", name, found)
+			t.Errorf("%s: got %v, want an end by the peer", name, found)
 		}
 		if err := <-served; err != nil {
 			t.Error(err)
@@ -207,8 +208,8 @@ func TestConn_copies(t *testing.T) {
 	}
 }
 
-// TestUpgradeKeepsHalfClose closes one half of an upgraded connection of the upstream's
-// own transport, and reads what comes over the other.
+// TestUpgradeKeepsHalfClose closes one half of an upgraded connection of the upstream's own
+// transport, and reads from the other.
 func TestUpgradeKeepsHalfClose(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		conn, rw, err := http.NewResponseController(w).Hijack()
@@ -220,7 +221,7 @@ func TestUpgradeKeepsHalfClose(t *testing.T) {
 		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
 		_, _ = rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
 		_ = rw.Flush()
-		text, err := io.ReadAll(rw) // to the half-close
+		text, err := io.ReadAll(rw) // until the half-close
 		_, _ = conn.Write(append(text, " all read"...))
 		if err != nil {
 			t.Error(err)
@@ -256,24 +257,24 @@ func TestUpgradeKeepsHalfClose(t *testing.T) {
 	}
 	text, err := bufio.NewReader(rw).ReadString('d')
 	if err != nil || text != "soup, all read" {
-		t.Errorf("got %q and %v, want what the server answers after the half-close", text, err)
+		t.Errorf("got %q and %v, want the server's response after the half-close", text, err)
 	}
 }
 
-// TestCountDial_breaks keeps the statistics right where a dialer breaks its contract.
-func TestCountDial_breaks(t *testing.T) {
+// TestInstrumentDial_breaks checks the statistics of a dialer that breaks its contract.
+func TestInstrumentDial_breaks(t *testing.T) {
 	c := registry(t, Settings{}).Cluster("recipes")
-	nothing := c.CountDial(func(context.Context, string, string) (net.Conn, error) { return nil, nil })
+	nothing := c.InstrumentDial(func(context.Context, string, string) (net.Conn, error) { return nil, nil })
 	if conn, err := nothing(t.Context(), "tcp", "x:80"); conn != nil || !errors.Is(err, errDial) {
 		t.Errorf("nothing: got %v, %v; want %v", conn, err, errDial)
 	}
 	func() {
 		defer func() {
 			if got := recover(); got != "soup" {
-				t.Errorf("got the panic %v, want soup", got)
+				t.Errorf("got panic %v, want soup", got)
 			}
 		}()
-		_, _ = c.CountDial(func(context.Context, string, string) (net.Conn, error) { panic("soup") })(t.Context(), "tcp", "x:80")
+		_, _ = c.InstrumentDial(func(context.Context, string, string) (net.Conn, error) { panic("soup") })(t.Context(), "tcp", "x:80")
 	}()
 	found := nonzero(c)
 	for name, want := range map[string]uint64{"upstream_cx_total": 2, "upstream_cx_connect_fail": 2, "upstream_cx_destroy": 2, "upstream_cx_active": 0} {
@@ -283,19 +284,19 @@ func TestCountDial_breaks(t *testing.T) {
 	}
 	server := httptest.NewServer(http.NotFoundHandler())
 	defer server.Close()
-	conn, err := c.CountDial(nil)(t.Context(), "tcp", server.Listener.Addr().String())
+	conn, err := c.InstrumentDial(nil)(t.Context(), "tcp", server.Listener.Addr().String())
 	if err != nil {
 		t.Fatalf("a nil dialer: %v", err)
 	}
 	_ = conn.Close()
 }
 
-// TestNeverRows has the rows of what net/http never does to connections, unless it could
-// do it unseen.
+// TestNeverRows checks the rows of things that net/http never does to connections. A row is absent
+// if net/http could do it unseen.
 func TestNeverRows(t *testing.T) {
 	for limit, want := range map[int]bool{0: true, 5: false} {
 		r := registry(t, Settings{})
-		r.Cluster("recipes").CountTransport(&http.Transport{MaxConnsPerHost: limit})
+		r.Cluster("recipes").InstrumentTransport(&http.Transport{MaxConnsPerHost: limit})
 		text := page(t, r, "/stats")
 		for _, name := range neverConnections {
 			if !strings.Contains(text, "cluster.recipes."+name+": 0\n") {

@@ -20,7 +20,7 @@ import (
 	"github.com/pillion-go/pillion"
 )
 
-// pipe gives a dialer whose connections are pipes, and the far ends of them.
+// pipe returns a dialer whose connections are pipes, and the far ends of the pipes.
 func pipe() (DialFunc, chan net.Conn) {
 	far := make(chan net.Conn, 10)
 	return func(context.Context, string, string) (net.Conn, error) {
@@ -30,7 +30,7 @@ func pipe() (DialFunc, chan net.Conn) {
 	}, far
 }
 
-// talk says something over a connection, and gives its far end.
+// talk writes to a connection and returns its far end.
 type talk func(c net.Conn, text string) net.Conn
 
 func talkOver(t *testing.T, far chan net.Conn) talk {
@@ -45,8 +45,8 @@ func talkOver(t *testing.T, far chan net.Conn) talk {
 	}
 }
 
-// TestCountDial plays the lives of connections, with what Envoy counts for each.
-func TestCountDial(t *testing.T) {
+// TestInstrumentDial checks that connections count as in Envoy.
+func TestInstrumentDial(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		dial DialFunc // nil for a pipe
@@ -62,7 +62,7 @@ func TestCountDial(t *testing.T) {
 			},
 		},
 		{
-			name: "closed by us, twice",
+			name: "closed locally, twice",
 			live: func(talk talk, c net.Conn) {
 				talk(c, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
 				_ = c.Close()
@@ -91,7 +91,7 @@ func TestCountDial(t *testing.T) {
 			},
 		},
 		{
-			name: "a deadline of ours",
+			name: "local deadline",
 			live: func(talk talk, c net.Conn) {
 				talk(c, "\x16\x03\x01")
 				_ = c.SetReadDeadline(time.Now())
@@ -112,7 +112,7 @@ func TestCountDial(t *testing.T) {
 			},
 		},
 		{
-			name: "no connection in time",
+			name: "connect timeout",
 			dial: func(context.Context, string, string) (net.Conn, error) { return nil, os.ErrDeadlineExceeded },
 			want: map[string]uint64{
 				"upstream_cx_total": 1, "upstream_cx_connect_fail": 1, "upstream_cx_connect_timeout": 1, "upstream_cx_destroy": 1,
@@ -120,7 +120,7 @@ func TestCountDial(t *testing.T) {
 			},
 		},
 		{
-			name: "given up",
+			name: "canceled",
 			dial: func(context.Context, string, string) (net.Conn, error) { return nil, context.Canceled },
 			want: map[string]uint64{
 				"upstream_cx_total": 1, "upstream_cx_connect_fail": 1, "upstream_cx_destroy": 1, "upstream_cx_destroy_local": 1,
@@ -135,7 +135,7 @@ func TestCountDial(t *testing.T) {
 					dial = tc.dial
 				}
 				c := registry(t, Settings{}).Cluster("recipes")
-				conn, err := c.CountDial(dial)(t.Context(), "tcp", "x:80")
+				conn, err := c.InstrumentDial(dial)(t.Context(), "tcp", "x:80")
 				if (err != nil) != (tc.dial != nil) {
 					t.Fatal(err)
 				}
@@ -154,24 +154,24 @@ func TestCountDial(t *testing.T) {
 	}
 }
 
-// TestNoConnections has the rows of connections absent where nobody sees any.
+// TestNoConnections checks that the rows of connections are absent if the library sees none.
 func TestNoConnections(t *testing.T) {
 	r := registry(t, Settings{})
 	if _, err := pillion.New("recipes", Config{Registry: r}); err != nil {
 		t.Fatal(err)
 	}
 	if got := page(t, r, "/stats?filter=upstream_cx"); got != "" {
-		t.Errorf("nobody sees connections, got %q", got)
+		t.Errorf("got %q without counted connections, want nothing", got)
 	}
 }
 
-// TestCountTransport speaks all protocols through counted transports, over real
-// sockets, and finds that they are still what they were.
-func TestCountTransport(t *testing.T) {
+// TestInstrumentTransport uses all protocols through counted transports, over real sockets, and checks
+// that counting does not change the protocol.
+func TestInstrumentTransport(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
 		tls   bool
-		base  func(*http.Transport) *http.Transport // of one that trusts the server
+		base  func(*http.Transport) *http.Transport // made from one that trusts the server
 		major int
 		want  map[string]uint64
 	}{
@@ -184,7 +184,7 @@ func TestCountTransport(t *testing.T) {
 			want: map[string]uint64{"upstream_cx_http1_total": 1},
 		},
 		{
-			name: "none at all", base: func(*http.Transport) *http.Transport { return &http.Transport{} }, major: 1,
+			name: "zero", base: func(*http.Transport) *http.Transport { return &http.Transport{} }, major: 1,
 			want: map[string]uint64{"upstream_cx_http1_total": 1},
 		},
 		{
@@ -220,7 +220,7 @@ func TestCountTransport(t *testing.T) {
 				t.Fatal(err)
 			}
 			trusting, _ := server.Client().Transport.(*http.Transport)
-			transport := r.Cluster("recipes").CountTransport(tc.base(trusting))
+			transport := r.Cluster("recipes").InstrumentTransport(tc.base(trusting))
 			client := &http.Client{Transport: u.Transport(transport)}
 			for range 3 {
 				resp, err := client.Post(server.URL, "text/plain", strings.NewReader("soup"))
@@ -246,21 +246,21 @@ func TestCountTransport(t *testing.T) {
 				}
 			}
 			if got["upstream_cx_tx_bytes_total"] == 0 || got["upstream_cx_rx_bytes_total"] == 0 {
-				t.Error("no bytes were counted")
+				t.Error("got no bytes counted, want some")
 			}
 		})
 	}
 }
 
-// TestCountTransportVerifies keeps the check that a base makes of connections.
-func TestCountTransportVerifies(t *testing.T) {
+// TestInstrumentTransportVerifies checks that the base's VerifyConnection is still called.
+func TestInstrumentTransportVerifies(t *testing.T) {
 	server := httptest.NewUnstartedServer(http.NotFoundHandler())
 	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
 	server.StartTLS()
 	defer server.Close()
 	base, _ := server.Client().Transport.(*http.Transport)
 	base.TLSClientConfig.VerifyConnection = func(tls.ConnectionState) error { return errors.New("not this one") }
-	transport := registry(t, Settings{}).Cluster("recipes").CountTransport(base)
+	transport := registry(t, Settings{}).Cluster("recipes").InstrumentTransport(base)
 	defer transport.CloseIdleConnections()
 	resp, err := (&http.Client{Transport: transport}).Get(server.URL)
 	if err == nil {
@@ -271,10 +271,10 @@ func TestCountTransportVerifies(t *testing.T) {
 	}
 }
 
-// TestOldDial keeps a dialer that a base has in its old field.
+// TestOldDial checks that the base's Dial is still called.
 func TestOldDial(t *testing.T) {
-	base := &http.Transport{Dial: func(string, string) (net.Conn, error) { return nil, errors.New("my own") }} //nolint:staticcheck // it exists
-	transport := registry(t, Settings{}).Cluster("recipes").CountTransport(base)
+	base := &http.Transport{Dial: func(string, string) (net.Conn, error) { return nil, errors.New("my own") }} //nolint:staticcheck // programs may use it
+	transport := registry(t, Settings{}).Cluster("recipes").InstrumentTransport(base)
 	resp, err := (&http.Client{Transport: transport}).Get("http://recipes/")
 	if err == nil {
 		resp.Body.Close()
@@ -284,11 +284,11 @@ func TestOldDial(t *testing.T) {
 	}
 }
 
-// TestSendFile hands a file to a counted connection.
+// TestSendFile copies a file to a counted connection.
 func TestSendFile(t *testing.T) {
 	dial, far := pipe()
 	c := registry(t, Settings{}).Cluster("recipes")
-	conn, err := c.CountDial(dial)(t.Context(), "tcp", "x:80")
+	conn, err := c.InstrumentDial(dial)(t.Context(), "tcp", "x:80")
 	if err != nil {
 		t.Fatal(err)
 	}

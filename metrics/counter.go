@@ -2,8 +2,8 @@ package metrics
 
 import "sync/atomic"
 
-// Counter is a number that only grows. Its methods are safe for concurrent use and
-// cost one atomic addition.
+// Counter is a number that only increases. Its methods are safe for concurrent use and cost one
+// atomic operation.
 type Counter struct{ n atomic.Uint64 }
 
 // Inc adds one.
@@ -12,19 +12,18 @@ func (c *Counter) Inc() { c.n.Add(1) }
 // Add adds n.
 func (c *Counter) Add(n uint64) { c.n.Add(n) }
 
-// Value is the sum of all that was added.
+// Value returns the current value.
 func (c *Counter) Value() uint64 { return c.n.Load() }
 
 func (c *Counter) used() bool { return c.n.Load() != 0 }
 
-// Gauge is a number that goes up and down. Its methods are safe for concurrent
-// use.
+// Gauge is a number that can increase and decrease. Its methods are safe for concurrent use.
 type Gauge struct {
 	n       atomic.Int64
 	touched atomic.Bool
 }
 
-// Set makes n the value.
+// Set sets the value to n.
 func (g *Gauge) Set(n int64) {
 	g.n.Store(n)
 	g.touch()
@@ -36,30 +35,30 @@ func (g *Gauge) Add(n int64) {
 	g.touch()
 }
 
-// touch looks before it writes, so that a gauge in use is not written twice.
+// touch reads before it writes, so that a gauge in use is not written twice.
 func (g *Gauge) touch() {
 	if !g.touched.Load() {
 		g.touched.Store(true)
 	}
 }
 
-// Value is the value, 0 where it would be negative: Envoy's gauges never are.
+// Value returns the current value, or 0 if it is negative: Envoy's gauges are never negative.
 func (g *Gauge) Value() uint64 { return uint64(max(0, g.n.Load())) }
 
 func (g *Gauge) used() bool { return g.touched.Load() }
 
-// readGauge is a function that is asked for a value when it is shown.
+// readGauge is a gauge whose value is the result of a function.
 type readGauge func() uint64
 
-// Value asks the function.
+// Value calls the function.
 func (g readGauge) Value() uint64 { return g() }
 
 func (g readGauge) used() bool { return g() != 0 }
 
-// readCounter are functions whose values are added up when they are shown.
+// readCounter is a counter whose value is the sum of the results of functions.
 type readCounter []func() uint64
 
-// Value asks the functions.
+// Value calls the functions.
 func (c readCounter) Value() (sum uint64) {
 	for _, read := range c {
 		sum += read()

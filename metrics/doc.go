@@ -1,9 +1,9 @@
-// Package metrics counts what happens to calls under Envoy's names, and shows it as
-// Envoy's admin page does, so that one dashboard serves services with a sidecar and
-// services with this library.
+// Package metrics counts calls under Envoy's statistic names, and serves the statistics as
+// Envoy's admin page does, so that one dashboard works for services with a sidecar and services
+// with this library.
 //
-// [Config] is a policy. It counts the calls and attempts of an upstream in a [Cluster] of
-// a [Registry]; [Handler] shows a registry at /stats, and [Collector] gives it to
+// [Config] is a policy. It counts the calls and attempts of an upstream in a [ClusterStats] of
+// a [Registry]. [Handler] serves a registry at /stats, and [Collector] exports it to
 // Prometheus's client library:
 //
 //	recipes, err := pillion.New("recipes",
@@ -19,41 +19,42 @@
 //
 // # What is counted when
 //
-// upstream_rq_total counts attempts that got a connection, when they have ended; refused
-// ones are not in it. upstream_rq_200, upstream_rq_2xx, upstream_rq_completed and the same
-// below internal. count the responses that callers get, at their header. A call without a
-// response counts as the one that Envoy would have sent: 503, 504. Below retry. are the
-// responses that were thrown away for a retry. upstream_rq_time holds the milliseconds from
-// the start of a call to the end of its response's body, retries and back-offs included. All
-// others are named in Envoy's documentation, "Cluster manager: Statistics".
+// upstream_rq_total counts attempts that got a connection, when they end. It does not count
+// refused attempts. upstream_rq_200, upstream_rq_2xx and upstream_rq_completed, and the same
+// statistics with the prefix internal, count the responses that callers receive, when the
+// response headers arrive. A call without a response counts as the response that Envoy would
+// send, such as 503 or 504. The prefix retry is for responses discarded for a retry.
+// upstream_rq_time holds the milliseconds from the start of a call to the end of its response
+// body, retries and back-offs included. Envoy's documentation describes the other statistics in
+// "Cluster manager: Statistics".
 //
-// A function under [pillion.Do] that succeeds counts as 200, one that fails as 500, and each
-// response over gRPC as 200. A call that a circuit breaker refuses counts as 503 and in
-// upstream_rq_breaker_open, which Envoy does not have. A call that panics is in
-// upstream_rq_total alone.
+// A function under [pillion.Do] counts as 200 if it succeeds and as 500 if it fails. Each
+// response over gRPC counts as 200. A call that a circuit breaker refuses counts as 503 and in
+// upstream_rq_breaker_open, which Envoy does not have. A call that panics counts only in
+// upstream_rq_total.
 //
-// What the library cannot see is absent, not zero. upstream_cx_* is there for the transport
-// that belongs to the upstream (a nil base), one of [Cluster.CountTransport], or a dialer of
-// [Cluster.CountDial]. What a library never does, such as upstream_rq_maintenance_mode, is 0.
-// docs/envoy.md lists both, and what differs from Envoy.
+// Statistics of things that the library cannot see are absent, not zero. upstream_cx_* is
+// present for the transport that belongs to the upstream (a nil base), for a transport of
+// [ClusterStats.InstrumentTransport], and for a dialer of [ClusterStats.InstrumentDial]. Statistics of things that the
+// library never does, such as upstream_rq_maintenance_mode, are 0. docs/envoy.md lists both, and
+// the differences from Envoy.
 //
 // # Names
 //
-// A cluster has the name of its upstream. In Prometheus that is a label, as are a status code
-// and gRPC's service and method; they are cut out of the statistic's name:
-// cluster.recipes.upstream_rq_200 is
-// envoy_cluster_upstream_rq{envoy_response_code="200",envoy_cluster_name="recipes"}. Names are
-// best without dots: as in Envoy, a cluster a.b is the cluster a, with statistics that are named
-// b.upstream_rq_200. [Settings] add tags.
+// A cluster has the name of its upstream. In Prometheus the name is a label, as are a status
+// code and gRPC's service and method. They are cut out of the statistic's name:
+// cluster.recipes.upstream_rq_200 becomes
+// envoy_cluster_upstream_rq{envoy_response_code="200",envoy_cluster_name="recipes"}. Use names
+// without dots: as in Envoy, a cluster a.b becomes the cluster a, with statistics named
+// b.upstream_rq_200. [Settings] can add tags.
 //
 // # Cost
 //
-// Counting is an atomic addition each, and allocates nothing. Sums and quantiles are
-// made when they are read. A page is laid out once and kept until there is another cluster or
-// another status code.
+// Counting costs one atomic addition and does not allocate. Sums and quantiles are computed on
+// reading. The layout of a page is cached until a cluster or a statistic is added.
 //
 // # Counting other things
 //
-// Adapters count through the same [Cluster] as the policy does: [Cluster.Counter],
-// [Cluster.Gauge], [Cluster.ReadGauge], [Cluster.Histogram], [Cluster.Answers].
+// An adapter can count with the same [ClusterStats] as the policy: see [ClusterStats.Counter],
+// [ClusterStats.Gauge], [ClusterStats.ReadGauge], [ClusterStats.Histogram] and [ClusterStats.Responses].
 package metrics

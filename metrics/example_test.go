@@ -16,7 +16,7 @@ import (
 	"github.com/pillion-go/pillion/retry"
 )
 
-// kitchen answers 503 to every other call, in memory.
+// kitchen is an in-memory server that responds with 503 to every other call.
 type kitchen struct{ calls int }
 
 func (k *kitchen) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -28,14 +28,14 @@ func (k *kitchen) RoundTrip(req *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: status, Header: http.Header{}, Body: http.NoBody, Request: req}, nil
 }
 
-// get shows what a page says to a query.
+// get prints the page of a query.
 func get(h http.Handler, url string) {
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, url, http.NoBody))
 	fmt.Print(w.Body)
 }
 
-// own makes a registry for an example alone; a program mostly uses Default.
+// own makes a separate registry for an example. Programs usually use Default.
 func own() *metrics.Registry {
 	r, err := metrics.NewRegistry(metrics.Settings{})
 	if err != nil {
@@ -44,8 +44,7 @@ func own() *metrics.Registry {
 	return r
 }
 
-// A call that was retried counts once where calls count, and twice where attempts
-// do.
+// A retried call counts once in the statistics of calls, and twice in those of attempts.
 func ExampleConfig() {
 	registry := own()
 	recipes, err := pillion.New("recipes",
@@ -83,7 +82,7 @@ func ExampleConfig() {
 	// cluster.recipes.upstream_rq_total: 2
 }
 
-// One registry is shown in all forms.
+// The handler serves a registry in all formats.
 func ExampleHandler() {
 	registry := own()
 	registry.Cluster("recipes").Counter("upstream_rq_retry").Add(3)
@@ -101,11 +100,10 @@ func ExampleHandler() {
 	// envoy_cluster_upstream_rq_retry{envoy_cluster_name="recipes"} 3
 }
 
-// The same names and labels go to Prometheus's client library, beside what a
-// program measures otherwise.
+// The collector exports the same names and labels to Prometheus's client library.
 func ExampleCollector() {
 	registry := own()
-	registry.Cluster("recipes").Answers(metrics.Internal).Count(http.StatusNotFound)
+	registry.Cluster("recipes").Responses(metrics.Internal).Count(http.StatusNotFound)
 	prom := prometheus.NewRegistry()
 	prom.MustRegister(metrics.Collector(registry))
 	families, err := prom.Gather()
@@ -121,7 +119,7 @@ func ExampleCollector() {
 	// Output: envoy_cluster_upstream_rq 404 1
 }
 
-// Tags say which service it is, as an Envoy's stats_tags do.
+// Tags identify the service, as Envoy's stats_tags do.
 func ExampleNewRegistry() {
 	registry, err := metrics.NewRegistry(metrics.Settings{Tags: []metrics.Tag{
 		{Name: "service.cluster", Value: "shop"},
@@ -138,12 +136,12 @@ func ExampleNewRegistry() {
 	// envoy_cluster_upstream_rq_retry{service_cluster="shop",envoy_cluster_name="kitchen-recipes",team="kitchen"} 1
 }
 
-// An adapter of one's own counts through a cluster.
-func ExampleCluster() {
+// A custom adapter can count with a cluster.
+func ExampleClusterStats() {
 	registry := own()
 	c := registry.Cluster("queue")
-	c.Answers(metrics.Internal).Count(http.StatusOK)
-	c.Answers(metrics.Internal).Time(44)
+	c.Responses(metrics.Internal).Count(http.StatusOK)
+	c.Responses(metrics.Internal).Time(44)
 	c.Gauge("upstream_rq_active").Add(1)
 	c.ReadGauge("circuit_breakers.default.remaining_rq", func() uint64 { return 1023 })
 	c.Histogram("upstream_rq_body_size").Record(1500)
@@ -156,12 +154,12 @@ func ExampleCluster() {
 	// cluster.queue.upstream_rq_body_size: P0(nan,1550) P25(nan,1550) P50(nan,1550) P75(nan,1550) P90(nan,1550) P95(nan,1550) P99(nan,1550) P99.5(nan,1550) P99.9(nan,1550) P100(nan,1550)
 }
 
-// Connections are counted where the transport is the library's.
-func ExampleCluster_CountTransport() {
+// InstrumentTransport counts the connections of a transport.
+func ExampleClusterStats_InstrumentTransport() {
 	server := httptest.NewServer(http.NotFoundHandler())
 	defer server.Close()
 	registry := own()
-	transport := registry.Cluster("recipes").CountTransport(&http.Transport{})
+	transport := registry.Cluster("recipes").InstrumentTransport(&http.Transport{})
 	client := &http.Client{Transport: transport}
 	for range 3 {
 		resp, err := client.Head(server.URL)
@@ -182,34 +180,34 @@ func ExampleCluster_CountTransport() {
 	// cluster.recipes.upstream_cx_total: 1
 }
 
-// A dialer of any protocol's can be counted.
-func ExampleCluster_CountDial() {
+// InstrumentDial counts the connections of any protocol.
+func ExampleClusterStats_InstrumentDial() {
 	registry := own()
-	dial := registry.Cluster("database").CountDial(func(context.Context, string, string) (net.Conn, error) {
-		return nil, errors.New("nobody listens")
+	dial := registry.Cluster("database").InstrumentDial(func(context.Context, string, string) (net.Conn, error) {
+		return nil, errors.New("connection refused")
 	})
 	_, err := dial(context.Background(), "tcp", "database:5432")
 	fmt.Println(err)
 	get(metrics.Handler(registry), "/stats?usedonly&type=Counters")
 	// Output:
-	// nobody listens
+	// connection refused
 	// cluster.database.upstream_cx_connect_fail: 1
 	// cluster.database.upstream_cx_destroy: 1
 	// cluster.database.upstream_cx_destroy_remote: 1
 	// cluster.database.upstream_cx_total: 1
 }
 
-// Categories beside Envoy's own are alternative stat names.
-func ExampleCluster_Answers() {
+// A category other than Envoy's is an alternative stat name.
+func ExampleClusterStats_Responses() {
 	registry := own()
-	registry.Cluster("recipes").Answers("mobile.internal").Count(http.StatusOK)
+	registry.Cluster("recipes").Responses("mobile.internal").Count(http.StatusOK)
 	get(metrics.Handler(registry), "/stats?filter=mobile.*_200")
 	// Output:
 	// cluster.recipes.mobile.internal.upstream_rq_200: 1
 	// cluster.recipes.mobile.upstream_rq_200: 1
 }
 
-// A name is shown as Envoy shows it.
+// Names are shown as Envoy shows them.
 func ExampleRegistry_Cluster() {
 	registry := own()
 	c := registry.Cluster("outbound|80||recipes.svc:80")

@@ -12,19 +12,19 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// exporter collects registries for one Prometheus registry. All Registerers that lead
-// there with the same labels and prefix share one: so no statistic is there twice, and the
-// clusters of one name are one series, whichever registries count them.
+// exporter collects several registries for one Prometheus registry. All Registerers that wrap it
+// with the same labels and prefix share an exporter. So no statistic is exported twice, and
+// clusters of the same name form one series, even from different registries.
 type exporter struct {
 	mu         sync.Mutex
 	registries []*Registry // guarded by mu
-	merged     *plan       // of several registries; guarded by mu
+	merged     *plan       // the plan of several registries; guarded by mu
 }
 
-// Describe describes nothing, which makes it an unchecked collector.
+// Describe sends nothing, which makes it an unchecked collector.
 func (*exporter) Describe(chan<- *prometheus.Desc) {}
 
-// Collect reads all statistics.
+// Collect sends all statistics.
 func (e *exporter) Collect(to chan<- prometheus.Metric) { collect(e.families(), to) }
 
 func (e *exporter) has(r *Registry) bool {
@@ -39,14 +39,14 @@ func (e *exporter) add(r *Registry) {
 	e.registries, e.merged = append(e.registries, r), nil
 }
 
-// families lays out what is collected. Several registries are laid out together.
+// families returns the layout of all statistics. It lays out several registries together.
 func (e *exporter) families() []family {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if len(e.registries) == 1 {
 		return e.registries[0].layout().families
 	}
-	var shape uint64 // grows with each registry's
+	var shape uint64 // increases with that of each registry
 	for _, r := range e.registries {
 		shape += r.shape.Load()
 	}
@@ -56,7 +56,7 @@ func (e *exporter) families() []family {
 	return e.merged.families
 }
 
-// merge lays out several registries. What has one name and the same labels is summed.
+// merge lays out several registries. It sums statistics with the same name and labels.
 func merge(registries []*Registry) []family {
 	var all []entry
 	for _, r := range registries {
@@ -65,27 +65,27 @@ func merge(registries []*Registry) []family {
 	return distinct(familiesOf(all), true)
 }
 
-// marker marks a Prometheus registry that has an exporter. An exporter has no description,
-// so that a registry cannot tell that it has it already; a marker has one, and collects
+// marker marks a Prometheus registry that has an exporter. An exporter has no description, so that
+// a Prometheus registry does not recognize a second one. A marker has a description, and collects
 // nothing.
 type marker struct {
 	desc     *prometheus.Desc
 	exporter *exporter
 }
 
-// Describe describes the marker.
+// Describe sends the marker's description.
 func (m *marker) Describe(to chan<- *prometheus.Desc) { to <- m.desc }
 
-// Collect collects nothing.
+// Collect sends nothing.
 func (*marker) Collect(chan<- prometheus.Metric) {}
 
-// registering is held while an exporter is looked for and registered.
+// registering is held while an exporter is found or registered.
 //
 //nolint:gochecknoglobals // registries share exporters
 var registering sync.Mutex
 
-// register exports the registry's statistics through a registerer, unless they are
-// exported there already.
+// register exports the registry's statistics through a registerer, unless they are already
+// exported there.
 func (r *Registry) register(to prometheus.Registerer) error {
 	registering.Lock()
 	defer registering.Unlock()
@@ -101,19 +101,19 @@ func (r *Registry) register(to prometheus.Registerer) error {
 	return nil
 }
 
-// usable reports whether a registerer is one, and can be told from others.
+// usable returns an error if a registerer is a nil pointer or not comparable.
 func usable(to prometheus.Registerer) error {
 	v := reflect.ValueOf(to)
 	if v.Kind() == reflect.Pointer && v.IsNil() {
 		return fmt.Errorf("a nil %T; leave the field out to export nothing, or set prometheus.DefaultRegisterer", to)
 	}
 	if !v.Comparable() {
-		return fmt.Errorf("a %T cannot be told from another; set a pointer to one", to)
+		return fmt.Errorf("a %T is not comparable; set a pointer to one", to)
 	}
 	return nil
 }
 
-// export finds the exporter behind to, or registers one, and adds r to it.
+// export adds r to the exporter behind to. It registers an exporter if there is none.
 func (r *Registry) export(to prometheus.Registerer) error {
 	m, found, err := markerOf(to)
 	switch {
@@ -146,13 +146,13 @@ func (r *Registry) exportFirst(to prometheus.Registerer, m *marker) error {
 	return nil
 }
 
-// labelSets is under how many different sets of label names one Prometheus registry takes
-// exporters.
+// labelSets is the maximum number of sets of label names with which one Prometheus registry can
+// have exporters.
 const labelSets = 16
 
-// markerOf finds the marker of the Prometheus registry behind to, or registers one. A
-// registry takes one name under one set of label names alone, so that each set that
-// Registerers add has a name of its own.
+// markerOf returns the marker of the Prometheus registry behind to. It registers a marker if there
+// is none. A Prometheus registry accepts a name with only one set of label names, so that each set
+// that Registerers add needs a marker with another name.
 func markerOf(to prometheus.Registerer) (m *marker, found bool, err error) {
 	for i := range labelSets {
 		name := fmt.Sprintf("pillion_metrics_exporter_%d", i)
@@ -164,7 +164,7 @@ func markerOf(to prometheus.Registerer) (m *marker, found bool, err error) {
 			if m, ok = there.ExistingCollector.(*marker); ok {
 				return m, true, nil
 			}
-			return nil, false, fmt.Errorf("a %T hides what is registered; register a Collector yourself", to)
+			return nil, false, fmt.Errorf("a %T hides the registered collectors; register a Collector instead", to)
 		}
 	}
 	return nil, false, err
@@ -175,8 +175,8 @@ func markerOf(to prometheus.Registerer) (m *marker, found bool, err error) {
 //nolint:gochecknoglobals // names are unique in a process
 var probes atomic.Uint64
 
-// tryLabels reports labels of to, such as those of [prometheus.WrapRegistererWith], that
-// statistics have themselves. Otherwise each scrape would fail.
+// tryLabels returns an error if to adds labels, such as those of [prometheus.WrapRegistererWith],
+// that statistics already have. Otherwise each scrape would fail.
 func (r *Registry) tryLabels(to prometheus.Registerer) error {
 	labels := []string{
 		"envoy_response_code", "envoy_response_code_class", "envoy_grpc_bridge_method", "envoy_grpc_bridge_service",
@@ -196,13 +196,13 @@ func (r *Registry) tryLabels(to prometheus.Registerer) error {
 	return nil
 }
 
-// registerAt registers a collector. A registerer that wraps a nil pointer is an error.
+// registerAt registers a collector. It returns an error if to wraps a nil pointer.
 func registerAt(to prometheus.Registerer, c prometheus.Collector) (err error) {
 	defer func() {
 		switch p := recover().(type) {
 		case nil:
 		case runtime.Error:
-			err = fmt.Errorf("registering in a %T panicked, as over a nil pointer: %w", to, p)
+			err = fmt.Errorf("a %T panicked; does it wrap a nil pointer? %w", to, p)
 		default:
 			panic(p)
 		}

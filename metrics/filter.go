@@ -9,10 +9,9 @@ import (
 	"time"
 )
 
-// Bounds on a filter, which a stranger may have written: the length of its text, the
-// instructions of the machine that it becomes, the steps (instructions times bytes) that it
-// may take for one name, and for all names of a page before its time is limited, that time,
-// and how long a page waits for its turn.
+// Bounds on a filter, which any client can send: the length of its text, the number of
+// instructions of its program, the steps (instructions times bytes) for one name and for all names
+// of a page before the time is limited, that time, and the wait of a page for its turn.
 const (
 	maxFilter   = 512
 	maxProgram  = 2000
@@ -21,28 +20,27 @@ const (
 	maxWaiting  = 3 * time.Second
 )
 
-// filter lets some statistics of a page through.
+// filter selects statistics of a page.
 type filter struct {
 	re    *regexp.Regexp
 	size  int      // instructions
-	found []uint64 // a bit for each entry of the page, by its index
+	found []uint64 // one bit per entry of the page, by its index
 }
 
 var (
-	errFilterBusy  = errors.New("filter: too many pages with a filter at a time; try again")
-	errFilterCosts = errors.New("filter: takes too long for so many statistics; use a simpler one")
+	errFilterBusy  = errors.New("filter: too many concurrent pages with a filter; retry later")
+	errFilterCosts = errors.New("filter: takes too long for this number of statistics; use a simpler one")
 )
 
-// turns has one filter at work at a time, so that strangers can take the time of one
-// processor at most.
+// turns runs one filter at a time, so that clients can use at most one processor.
 type turns chan struct{}
 
-// Filters of little work do not wait for those of much work.
+// Cheap filters do not wait for costly ones.
 //
-//nolint:gochecknoglobals // for the process
+//nolint:gochecknoglobals // shared by the process
 var little, much = make(turns, 1), make(turns, 1)
 
-// run finds what q's filter lets through of a page, before any of it is sent.
+// run selects the entries of a page with q's filter, before the page is sent.
 func (q *query) run(ctx context.Context, p *plan) (err error) {
 	if q.pattern == "" {
 		return nil
@@ -63,7 +61,7 @@ func (q *query) run(ctx context.Context, p *plan) (err error) {
 	return much.do(ctx, func() error { return q.filter.match(p.entries, time.Now().Add(maxMatching)) })
 }
 
-// do runs work when its turn has come.
+// do waits for its turn and runs work.
 func (t turns) do(ctx context.Context, work func() error) error {
 	timer := time.NewTimer(maxWaiting)
 	defer timer.Stop()
@@ -78,14 +76,14 @@ func (t turns) do(ctx context.Context, work func() error) error {
 	return work()
 }
 
-// parseFilter reads a filter.
+// parseFilter parses a filter.
 func parseFilter(text string) (*filter, error) {
 	if len(text) > maxFilter {
 		return nil, fmt.Errorf("filter: longer than %d bytes", maxFilter)
 	}
 	parsed, err := syntax.Parse(text, syntax.Perl)
 	if err != nil {
-		return nil, errors.New("filter: " + reason(err)) // without what the stranger wrote
+		return nil, errors.New("filter: " + reason(err)) // without the client's text
 	}
 	prog, err := syntax.Compile(parsed.Simplify())
 	if err != nil || len(prog.Inst) > maxProgram {
@@ -95,7 +93,7 @@ func parseFilter(text string) (*filter, error) {
 	return &filter{re: re, size: len(prog.Inst)}, err
 }
 
-// reason is what is wrong with an expression, in a few words.
+// reason returns a short description of a syntax error.
 func reason(err error) string {
 	if bad, ok := errors.AsType[*syntax.Error](err); ok {
 		return string(bad.Code)
@@ -103,8 +101,8 @@ func reason(err error) string {
 	return "no regular expression"
 }
 
-// match takes down which entries have names that match. After maxSteps in all it ends at a
-// time, so that a filter of little work is never refused.
+// match records which entries have matching names. Until maxSteps have been used it ignores the
+// deadline until, so that a cheap filter is never refused.
 func (f *filter) match(entries []entry, until time.Time) error {
 	f.found = make([]uint64, len(entries)/64+1)
 	steps := 0
@@ -121,5 +119,5 @@ func (f *filter) match(entries []entry, until time.Time) error {
 	return nil
 }
 
-// has reports whether the filter lets e through.
+// has reports whether the filter selects e.
 func (f *filter) has(e *entry) bool { return f.found[e.index/64]&(1<<(e.index%64)) != 0 }

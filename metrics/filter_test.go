@@ -12,10 +12,12 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/pillion-go/pillion/internal/race"
 )
 
-// costly are filters that take seconds over a hundred clusters, each within the bounds on
-// its text and its machine.
+// costly holds filters that take seconds for a hundred clusters, although their text and their
+// program are within the bounds.
 var costly = []string{
 	"(.{0,30}){30}Z",
 	"(?:(?:a?){30}){30}(?:.?){30}!",
@@ -24,12 +26,12 @@ var costly = []string{
 	"((.|.){1,20}){20}Z$",
 }
 
-// TestFilter_costs refuses costly filters on each form of the page, and still serves pages
-// without and with a simple filter.
+// TestFilter_costs checks that costly filters are refused in each format, and that pages without a
+// filter or with a simple one are still served.
 func TestFilter_costs(t *testing.T) {
 	r := crowd(t, 300)
 	patterns := costly
-	if raceEnabled { // which takes many times as long
+	if race.Enabled { // the race detector is many times slower
 		patterns = costly[:2]
 	}
 	paths := []string{"/stats?", "/stats?format=json&", "/stats/prometheus?", "/stats?usedonly&type=Counters&"}
@@ -45,9 +47,9 @@ func TestFilter_costs(t *testing.T) {
 	}
 }
 
-// TestFilter_beside has many readers ask for costly filters at one time. Each is refused,
-// and pages without or with a simple filter do not wait for them.
-func TestFilter_beside(t *testing.T) {
+// TestFilter_concurrent requests costly filters concurrently. Each is refused, and pages without a
+// filter or with a simple one do not wait for them.
+func TestFilter_concurrent(t *testing.T) {
 	r, small := crowd(t, 300), crowd(t, 3)
 	var all sync.WaitGroup
 	for i := range 12 {
@@ -65,7 +67,7 @@ func TestFilter_beside(t *testing.T) {
 	all.Wait()
 }
 
-// TestFilter_busy does not wait for its turn for ever.
+// TestFilter_busy checks that a filter waits for its turn for a bounded time.
 func TestFilter_busy(t *testing.T) {
 	const simple = "cluster-1"
 	r := crowd(t, 300)
@@ -76,10 +78,10 @@ func TestFilter_busy(t *testing.T) {
 		ask     func(context.Context) (context.Context, context.CancelFunc)
 		want    int
 	}{
-		{"a reader that leaves", little, simple, leaving, http.StatusServiceUnavailable},
-		{"a reader that waits", little, simple, context.WithCancel, http.StatusServiceUnavailable},
+		{"a canceled request", little, simple, leaving, http.StatusServiceUnavailable},
+		{"a request that waits", little, simple, context.WithCancel, http.StatusServiceUnavailable},
 		{"a costly filter", much, costly[0], leaving, http.StatusServiceUnavailable},
-		{"a simple filter beside a costly one", much, simple, context.WithCancel, http.StatusOK},
+		{"a simple filter during a costly one", much, simple, context.WithCancel, http.StatusOK},
 	} {
 		tc.busy <- struct{}{}
 		ctx, cancel := tc.ask(t.Context())
@@ -97,13 +99,13 @@ func TestFilter_busy(t *testing.T) {
 	page(t, r, "/stats")
 }
 
-// leaving is the context of a reader that leaves soon.
+// leaving returns a context that is canceled soon.
 func leaving(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, 50*time.Millisecond)
 }
 
-// TestFilter_bounds limits the time of a filter only where it has done much work, and
-// refuses one name that takes too much alone.
+// TestFilter_bounds checks that the time of a filter is limited only after much work, and that one
+// name that takes too much work is refused.
 func TestFilter_bounds(t *testing.T) {
 	past, future := time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
 	few := []entry{{row: row{name: "cluster.a.upstream_rq_total"}}}
@@ -119,7 +121,7 @@ func TestFilter_bounds(t *testing.T) {
 		want          error
 	}{
 		{"little work", "total", few, past, nil},
-		{"little work for each of many", "total", many, past, nil},
+		{"little work per name, many names", "total", many, past, nil},
 		{"much work in time", costly[0], many[:150], future, nil},
 		{"much work, too late", costly[0], many, past, errFilterCosts},
 		{"one long name", costly[0], long, future, errFilterCosts},
@@ -135,7 +137,7 @@ func TestFilter_bounds(t *testing.T) {
 	}
 }
 
-// FuzzFilter compares what a filter lets through with package regexp's own opinion.
+// FuzzFilter compares the entries that a filter selects with those that package regexp matches.
 func FuzzFilter(f *testing.F) {
 	for _, pattern := range append(costly[:1:1], "", "total$", `\.upstream_rq_(200|5xx)$`, "(?i)RECIPES", "(", "[[:alpha:]]+", `\pL`, "^$") {
 		f.Add(pattern)
@@ -150,7 +152,7 @@ func FuzzFilter(f *testing.F) {
 		switch {
 		case err != nil:
 			if strings.Contains(err.Error(), "\n") || len(err.Error()) > 100 {
-				t.Errorf("%q: got the error %q, want a short line", pattern, err)
+				t.Errorf("%q: got error %q, want a short line", pattern, err)
 			}
 			if bad == nil && len(pattern) <= maxFilter && !strings.Contains(err.Error(), "too complex") {
 				t.Errorf("%q: got %v, want a filter", pattern, err)
@@ -159,7 +161,7 @@ func FuzzFilter(f *testing.F) {
 		case bad != nil:
 			t.Fatalf("%q: got a filter, want %v", pattern, bad)
 		case found.size > maxProgram:
-			t.Errorf("%q: got %d instructions, want %d at most", pattern, found.size, maxProgram)
+			t.Errorf("%q: got %d instructions, want at most %d", pattern, found.size, maxProgram)
 		}
 		if err := found.match(entries, time.Now().Add(time.Hour)); err != nil {
 			t.Fatalf("%q: %v", pattern, err)

@@ -14,15 +14,14 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// TestLimitsGauges shows what the limits inside offer, while a place is taken and
-// after.
+// TestLimitsGauges shows the gauges of limits inside, while a slot is taken and afterwards.
 func TestLimitsGauges(t *testing.T) {
 	r := registry(t, Settings{})
 	u := upstream(t, Config{Registry: r}, limits.Config{MaxRequests: 1})
 	const url = "/stats?filter=default.rq_open"
 	_, err := pillion.Do(t.Context(), u, func(context.Context) (int, error) {
 		if got := page(t, r, url); got != "cluster.recipes.circuit_breakers.default.rq_open: 1\n" {
-			t.Errorf("while the place is taken: got %q", got)
+			t.Errorf("while the slot is taken: got %q", got)
 		}
 		return 0, nil
 	})
@@ -31,7 +30,7 @@ func TestLimitsGauges(t *testing.T) {
 	}
 }
 
-// offering is a policy that offers a gauge.
+// offering is a policy with a gauge.
 type offering struct {
 	name string
 	read func() uint64
@@ -42,7 +41,7 @@ func (o offering) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error)
 	return next, nil
 }
 
-// logged collects what is logged to slog.Default while a test runs.
+// logged collects the output of slog.Default during a test.
 func logged(t *testing.T) *bytes.Buffer {
 	t.Helper()
 	var log bytes.Buffer
@@ -52,8 +51,8 @@ func logged(t *testing.T) *bytes.Buffer {
 	return &log
 }
 
-// TestGauge_panics leaves out a gauge whose function panics, in each form of the page and
-// in the collector, and reports it. All other statistics are there.
+// TestGauge_panics checks that each format of the page and the collector omit and report a gauge
+// whose function panics, and keep all other statistics.
 func TestGauge_panics(t *testing.T) {
 	broken := true
 	r := registry(t, Settings{})
@@ -99,7 +98,7 @@ func TestGauge_panics(t *testing.T) {
 			validJSON(t, text)
 		}
 		if !strings.Contains(log.String(), "level=ERROR") || !strings.Contains(log.String(), "the function of the gauge cluster.recipes.a.broken") {
-			t.Errorf("%s: got the log %q, want the panic", name, log)
+			t.Errorf("%s: got log %q, want the panic", name, log)
 		}
 		broken = false
 		if text := show(); !strings.Contains(text, "broken") {
@@ -108,19 +107,19 @@ func TestGauge_panics(t *testing.T) {
 	}
 }
 
-// TestGauge_offers has New report gauges that cannot be shown.
+// TestGauge_offers checks that New reports gauges that cannot be shown.
 func TestGauge_offers(t *testing.T) {
 	zero := func() uint64 { return 0 }
 	for want, o := range map[string]offering{
 		"metrics: the gauge cluster.recipes.a has no function":             {"a", nil},
-		"metrics: cluster.recipes.upstream_rq_total is a counter already":  {"upstream_rq_total", zero},
-		"metrics: cluster.recipes.upstream_rq_active is a gauge already":   {"upstream_rq_active", zero},
-		"metrics: cluster.recipes.upstream_rq_2xx is a counter already":    {"upstream_rq_2xx", zero},
-		"metrics: cluster.recipes.upstream_rq_time is a histogram already": {"upstream_rq_time", zero},
+		"metrics: cluster.recipes.upstream_rq_total already is a counter":  {"upstream_rq_total", zero},
+		"metrics: cluster.recipes.upstream_rq_active already is a gauge":   {"upstream_rq_active", zero},
+		"metrics: cluster.recipes.upstream_rq_2xx already is a counter":    {"upstream_rq_2xx", zero},
+		"metrics: cluster.recipes.upstream_rq_time already is a histogram": {"upstream_rq_time", zero},
 	} {
 		r := registry(t, Settings{})
-		r.Cluster("recipes").Answers(Internal).Count(200)
-		r.Cluster("recipes").Answers(Internal).Time(1)
+		r.Cluster("recipes").Responses(Internal).Count(200)
+		r.Cluster("recipes").Responses(Internal).Time(1)
 		_, err := pillion.New("recipes", Config{Registry: r}, o)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q in it", err, want)
@@ -129,7 +128,7 @@ func TestGauge_offers(t *testing.T) {
 	}
 	defer func() {
 		if got, want := recover(), "metrics: the gauge cluster.recipes.x has no function"; got != want {
-			t.Errorf("got the panic %v, want %q", got, want)
+			t.Errorf("got panic %v, want %q", got, want)
 		}
 	}()
 	registry(t, Settings{}).Cluster("recipes").ReadGauge("x", nil)

@@ -13,8 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// file reads a file of testdata, or of the directory that an environment variable
-// names instead.
+// file reads a file of testdata, or of the directory that an environment variable names.
 func file(t *testing.T, variable, dir, name string) string {
 	t.Helper()
 	if other := os.Getenv(variable); other != "" {
@@ -27,15 +26,14 @@ func file(t *testing.T, variable, dir, name string) string {
 	return string(text)
 }
 
-// feed puts the numbers of an Envoy's text page into a registry through the
-// counting API, as an adapter would, and never a sum. samples gives the values of a
-// histogram.
+// feed counts the numbers of an Envoy's text page in a registry through the public API, as an
+// adapter would. It skips sums. samples returns the values of a histogram.
 func feed(t *testing.T, r *Registry, text string, gauges map[string]bool, samples func(name, value string) []uint64) {
 	t.Helper()
 	for line := range strings.Lines(text) {
 		name, value, ok := strings.Cut(strings.TrimSuffix(line, "\n"), ": ")
 		if !ok {
-			t.Fatalf("no statistic: %q", line)
+			t.Fatalf("got line %q, want a statistic", line)
 		}
 		cluster, stat := splitName(name)
 		c := r.Cluster(cluster)
@@ -44,7 +42,7 @@ func feed(t *testing.T, r *Registry, text string, gauges map[string]bool, sample
 		case err != nil && last == "upstream_rq_time":
 			if before != "" && !isSum(before) {
 				for _, v := range samples(name, value) {
-					c.Answers(before).Time(v)
+					c.Responses(before).Time(v)
 				}
 			}
 		case err != nil:
@@ -56,11 +54,11 @@ func feed(t *testing.T, r *Registry, text string, gauges map[string]bool, sample
 			c.ReadGauge(stat, func() uint64 { return n })
 		case codePattern.MatchString(last):
 			if before != "" && !isSum(before) {
-				feedCode(c.Answers(before), last, n)
+				feedCode(c.Responses(before), last, n)
 			}
 		case last == "upstream_rq_completed":
 			if before == "" {
-				c.Answers(Internal)
+				c.Responses(Internal)
 			}
 		default:
 			c.Counter(stat).Add(n)
@@ -70,10 +68,10 @@ func feed(t *testing.T, r *Registry, text string, gauges map[string]bool, sample
 
 var codePattern = regexp.MustCompile(`^upstream_rq_(\d\d\d|\dxx|unknown)$`)
 
-// isSum reports whether a category is the sum of others: alt of alt.internal.
+// isSum reports whether a category is the sum of others, as alt is of alt.internal.
 func isSum(category string) bool { return category == "alt" }
 
-func feedCode(a *Answers, name string, n uint64) {
+func feedCode(a *ResponseCounters, name string, n uint64) {
 	code, err := strconv.Atoi(strings.TrimPrefix(name, "upstream_rq_"))
 	if err != nil {
 		code = 999
@@ -86,7 +84,7 @@ func feedCode(a *Answers, name string, n uint64) {
 	}
 }
 
-// splitName finds the cluster's name, which may have dots in it.
+// splitName splits off the cluster's name, which may contain dots.
 func splitName(name string) (cluster, stat string) {
 	rest := strings.TrimPrefix(name, "cluster.")
 	if end := strings.Index(rest, `\.`); end >= 0 {
@@ -96,8 +94,8 @@ func splitName(name string) (cluster, stat string) {
 	return cluster, stat
 }
 
-// TestGoldenPages puts what an Envoy counted into a registry, and compares every
-// form of the page with what that Envoy showed, byte by byte.
+// TestGoldenPages counts an Envoy's numbers in a registry, and compares every format of the page
+// with that Envoy's pages, byte by byte.
 func TestGoldenPages(t *testing.T) {
 	const dir, variable = "testdata/pages", "PILLION_GOLDEN_PAGES"
 	r := registry(t, Settings{Tags: []Tag{
@@ -139,15 +137,14 @@ func TestGoldenPages(t *testing.T) {
 	closing(t, "pages", len(cases), same, 0)
 }
 
-// closing logs what became of the cases of a recording. There are no documented
-// differences here.
+// closing logs a summary of the cases of a recording. There are no documented differences here.
 func closing(t *testing.T, name string, cases, same, notYet int) {
 	t.Helper()
 	t.Logf("golden %s: %d cases, %d same, 0 documented differences, %d not yet, %d failing", name, cases, same, notYet, cases-same-notYet)
 }
 
-// TestGoldenUsed shows what was used alone. Here the feed knows no more than the
-// values, so that a gauge that is back at 0 is not in use; all else must be the same.
+// TestGoldenUsed shows only used statistics. The feed knows only the values, so that a gauge that
+// is back at 0 does not count as used; all else must be the same.
 func TestGoldenUsed(t *testing.T) {
 	const dir, variable = "testdata/pages", "PILLION_GOLDEN_PAGES"
 	r := registry(t, Settings{})
@@ -164,8 +161,8 @@ func TestGoldenUsed(t *testing.T) {
 	}
 }
 
-// binsOf reads the values of all histograms from a detailed page: each bin's lowest
-// stands for those in it.
+// binsOf returns the values of all histograms of a detailed page. The lowest value of a bin
+// represents all values in it.
 func binsOf(t *testing.T, text string) map[string][]uint64 {
 	t.Helper()
 	values := map[string][]uint64{}
@@ -191,9 +188,9 @@ func binsOf(t *testing.T, text string) map[string][]uint64 {
 	return values
 }
 
-// TestGoldenStats replays a larger recording: an Envoy with every option of a
-// cluster switched on. All of its clusters' statistics, those that no client library can
-// feed included, come out in the same order and the same bytes.
+// TestGoldenStats replays a larger recording: an Envoy with every option of a cluster enabled. All
+// statistics of its clusters, including those that a client library cannot count, must have the
+// same order and the same bytes.
 func TestGoldenStats(t *testing.T) {
 	const dir, variable = "testdata/stats", "PILLION_GOLDEN_STATS"
 	var wanted []string
@@ -213,7 +210,7 @@ func TestGoldenStats(t *testing.T) {
 	r := registry(t, Settings{})
 	feed(t, r, strings.Join(wanted, ""), gaugesIn(exposed), samplesFrom(t, exposed))
 
-	// The recording has the types one after the other.
+	// The recording lists one type after the other.
 	got := page(t, r, "/stats?type=Counters") + page(t, r, "/stats?type=Gauges") + page(t, r, "/stats?type=Histograms")
 	same := compareLines(t, wanted, got)
 	wantFamilies := families(exposed, r)
@@ -246,8 +243,8 @@ func compareLines(t *testing.T, want []string, got string) (same int) {
 	return same
 }
 
-// gaugesIn finds which statistics are gauges in a Prometheus page, by their name in
-// the text page.
+// gaugesIn returns the statistics that are gauges in a Prometheus page, by their names in the text
+// page.
 func gaugesIn(exposed string) map[string]bool {
 	types := map[string]string{}
 	gauges := map[string]bool{}
@@ -271,8 +268,8 @@ func gaugesIn(exposed string) map[string]bool {
 	return gauges
 }
 
-// samplesFrom gives the values behind the quantiles of a text page. There are five
-// at most, so that each of them is a quantile; their number stands in the Prometheus page.
+// samplesFrom returns the values of a histogram from the quantiles of a text page. There are at
+// most five, so that each is a quantile. The Prometheus page has their number.
 func samplesFrom(t *testing.T, exposed string) func(name, value string) []uint64 {
 	t.Helper()
 	return func(name, value string) []uint64 {
@@ -287,7 +284,7 @@ func samplesFrom(t *testing.T, exposed string) func(name, value string) []uint64
 		}
 		n, err := strconv.Atoi(series[1])
 		if err != nil || n > 5 {
-			t.Fatalf("%s: cannot tell %s values apart", name, series[1])
+			t.Fatalf("%s: cannot distinguish %s values", name, series[1])
 		}
 		values := make([]uint64, n)
 		for i, word := range strings.Fields(value) {
@@ -302,8 +299,7 @@ func samplesFrom(t *testing.T, exposed string) func(name, value string) []uint64
 	}
 }
 
-// families keeps of a Prometheus page what is of clusters that r has, and not of
-// endpoints.
+// families returns the parts of a Prometheus page for the clusters of r, without endpoints.
 func families(exposed string, r *Registry) string {
 	var b strings.Builder
 	pending := ""
@@ -323,8 +319,8 @@ func families(exposed string, r *Registry) string {
 	return b.String()
 }
 
-// textKnows reports whether the recorded text page has the statistic too: some
-// stand in the Prometheus page alone.
+// textKnows reports whether the recorded text page has the statistic, too. Some statistics are only
+// in the Prometheus page.
 func textKnows(line string) bool {
 	return !strings.HasPrefix(line, "envoy_cluster_default_total_match_count") || strings.Contains(line, "count{")
 }

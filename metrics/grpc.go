@@ -12,54 +12,54 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// GRPC counts an upstream's gRPC calls by method and status, under
-// grpc.<service>.<method>: the number of each status, success, failure and total,
-// request_message_count, response_message_count, and upstream_rq_time in milliseconds. It is
-// a policy that stands outside of retry, beside [Config]: it counts calls, with the status
-// that their callers get, and ignores other protocols. Mirrors Envoy's filter grpc_stats,
-// with stats_for_all_methods and enable_upstream_stats.
+// GRPC counts an upstream's gRPC calls by method and status, under grpc.<service>.<method>: the
+// number of each status, success, failure and total, request_message_count,
+// response_message_count, and upstream_rq_time in milliseconds. It is a policy that must be
+// outside retry, next to [Config]. It counts calls, with the status that callers receive, and
+// ignores other protocols. Mirrors Envoy's filter grpc_stats, with stats_for_all_methods and
+// enable_upstream_stats.
 //
 //	recipes, err := pillion.New("recipes", Config{}, GRPC{}, breaker.Config{})
 //
-// A response that breaks off after its header has no status: only its messages are counted,
-// as in Envoy. Timeouts count as DEADLINE_EXCEEDED, or as UNAVAILABLE where
-// callers get Envoy's status, with [pillion.Options] LocalReplies.
+// A response that breaks after its headers has no status. As in Envoy only its messages are
+// counted. Timeouts count as DEADLINE_EXCEEDED, or as UNAVAILABLE if callers receive Envoy's status
+// because of LocalReplies in [pillion.Options].
 //
 // In Prometheus the service and the method are the labels envoy_grpc_bridge_service and
-// envoy_grpc_bridge_method. Envoy cuts names at each dot: of /kitchen.v1.Cook/Get the service
-// is kitchen, the method v1, and the name envoy_cluster_grpc_Cook_Get_0. ReplaceDots makes
-// the labels whole.
+// envoy_grpc_bridge_method. Envoy cuts names at each dot: for /kitchen.v1.Cook/Get the service is
+// kitchen, the method v1, and the name envoy_cluster_grpc_Cook_Get_0. With ReplaceDots the labels
+// are complete.
 //
-// Calls of methods beyond MaxMethods are counted together, as grpc.<status> and so on. So are
-// calls whose path is longer than 256 bytes, or is not /<service>/<method>.
+// Calls of methods beyond MaxMethods are counted together, as grpc.<status> and so on. So are calls
+// whose path is longer than 256 bytes, or is not /<service>/<method>.
 type GRPC struct {
-	// StatName is the cluster's name in the statistics. Empty means the upstream's. It should
-	// be that of Config.
+	// StatName is the cluster's name in the statistics. Empty means the name of the upstream. It
+	// should be the same as in Config.
 	StatName string `json:"alt_stat_name,omitempty"`
 
-	// MaxMethods is how many methods have statistics of their own, so that the callers of a
-	// server cannot fill its memory with names. 0 means 1000; negative means none.
+	// MaxMethods is the maximum number of methods with separate statistics. It stops the callers
+	// of a server from filling its memory with names. 0 means 1000; negative means none.
 	MaxMethods int `json:"max_methods,omitempty"`
 
-	// ReplaceDots names services with underscores in place of dots: kitchen_v1_Cook. Mirrors
+	// ReplaceDots replaces dots in service names with underscores: kitchen_v1_Cook. Mirrors
 	// replace_dots_in_grpc_service_name of the filter.
 	ReplaceDots bool `json:"replace_dots_in_grpc_service_name,omitempty"`
 
-	// Registry is where the cluster is counted. Nil means [Default].
+	// Registry holds the cluster. Nil means [Default].
 	Registry *Registry `json:"-"`
 }
 
-// DefaultMaxMethods is the MaxMethods of a GRPC that sets none.
+// DefaultMaxMethods is the default of MaxMethods.
 const DefaultMaxMethods = 1000
 
-// maxName is how long a name may be, in bytes, that a caller chooses and that has
-// statistics of its own.
+// maxName is the maximum length, in bytes, of a name that a caller chooses and that has separate
+// statistics.
 const maxName = 256
 
-// Place is outside of what retries or hedges.
+// Place returns a place outside retry and hedge policies.
 func (GRPC) Place() policy.Place { return place() }
 
-// Wrap has the upstream's gRPC calls counted.
+// Wrap wraps next and counts the upstream's gRPC calls.
 func (g GRPC) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	cluster := clusterOf(s, g.Registry, g.StatName)
 	if !s.Claim(countedMethods{cluster}) {
@@ -81,26 +81,25 @@ func (g GRPC) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	}, nil
 }
 
-// countedMethods is what a GRPC claims: its cluster's methods are counted once in an
-// upstream.
-type countedMethods struct{ cluster *Cluster }
+// countedMethods is the claim of a GRPC: an upstream's methods are counted once in a cluster.
+type countedMethods struct{ cluster *ClusterStats }
 
-// methods are the statistics of one upstream's methods.
+// methods holds the statistics of an upstream's methods.
 type methods struct {
-	cluster *Cluster
+	cluster *ClusterStats
 	most    int
-	replace bool // of dots in services
+	replace bool // replace dots in services
 	epoch   time.Time
 	slot    policy.Slot
-	known   sync.Map // of *method, by the full method
+	known   sync.Map // *method by full method
 	some    atomic.Int64
 	rest    sync.Once
 	others  *method
 }
 
-// method counts one method's calls.
+// method counts the calls of a method.
 type method struct {
-	cluster           *Cluster
+	cluster           *ClusterStats
 	prefix            string // grpc.<service>.<method>.
 	status            [17]atomic.Pointer[Counter]
 	success           *Counter
@@ -125,8 +124,8 @@ func (m *methods) end(c *policy.Call, end *policy.Outcome) {
 	}
 }
 
-// hasNoStatus reports whether a response was plain HTTP, or ended after its header without
-// a status.
+// hasNoStatus reports whether a response was plain HTTP, or ended after its headers without a
+// status.
 func hasNoStatus(end *policy.Outcome) bool {
 	switch end.Detail {
 	case envoy.ViaUpstream:
@@ -152,7 +151,7 @@ func (m *method) count(code int) {
 	m.total.Inc()
 }
 
-// of finds the statistics of a method.
+// of returns the statistics of a method.
 func (m *methods) of(path string) *method {
 	if len(path) > maxName {
 		return m.unnamed()
@@ -174,14 +173,13 @@ func (m *methods) of(path string) *method {
 	return found.(*method) //nolint:forcetypeassert // nothing else is stored
 }
 
-// unnamed are the statistics of all methods that have none of their own.
+// unnamed returns the statistics of all methods without separate ones.
 func (m *methods) unnamed() *method {
 	m.rest.Do(func() { m.others = newMethod(m.cluster, grpcPrefix) })
 	return m.others
 }
 
-// serviceAndMethod reads a path as Envoy does: two words between slashes, and perhaps a
-// query.
+// serviceAndMethod parses a path as Envoy does: two words between slashes, and an optional query.
 func serviceAndMethod(path string) (service, method string, ok bool) {
 	path, _, _ = strings.Cut(path, "?")
 	words := strings.FieldsFunc(path, func(r rune) bool { return r == '/' })
@@ -191,7 +189,7 @@ func serviceAndMethod(path string) (service, method string, ok bool) {
 	return words[0], words[1], true
 }
 
-func newMethod(c *Cluster, prefix string) *method {
+func newMethod(c *ClusterStats, prefix string) *method {
 	return &method{
 		cluster: c, prefix: prefix,
 		success: c.Counter(prefix + "success"), failure: c.Counter(prefix + "failure"), total: c.Counter(prefix + "total"),
@@ -200,7 +198,7 @@ func newMethod(c *Cluster, prefix string) *method {
 	}
 }
 
-// statusOf is the counter of one status, made at its first use, as in Envoy.
+// statusOf returns the counter of a status. It makes the counter at its first use, as Envoy does.
 func (m *method) statusOf(code int) *Counter {
 	at := &m.status[code]
 	if c := at.Load(); c != nil {

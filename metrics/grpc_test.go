@@ -18,22 +18,22 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// rpc is a gRPC call with the outcome that set makes.
+// rpc is a gRPC call whose outcome set makes.
 type rpc struct {
 	path string
 	set  func(o *policy.Outcome)
 }
 
-// replied is a gRPC call whose caller gets Envoy's status for a timeout.
+// replied is a gRPC call whose caller receives Envoy's status for a timeout.
 type replied struct{ rpc }
 
 func (replied) GRPCStatus(o *policy.Outcome) int { return o.GRPCStatus(true) }
 
-// canary is a gRPC call whose response says that it is a canary's.
+// canary is a gRPC call with a response from a canary.
 type canary struct{ rpc }
 
 func (canary) ResponseHeader(_ *policy.Outcome, name string) []string {
-	if name == "x-envoy-upstream-canary" { // as metadata has it
+	if name == "x-envoy-upstream-canary" { // as in metadata
 		return []string{"true"}
 	}
 	return nil
@@ -42,18 +42,18 @@ func (canary) ResponseHeader(_ *policy.Outcome, name string) []string {
 func (r rpc) Request() policy.Request { return policy.Request{Protocol: "grpc", Path: r.path} }
 func (r rpc) Try(_ context.Context, _ *policy.Attempt, o *policy.Outcome) {
 	r.set(o)
-	if o.Err != nil && o.Is == 0 {
-		o.Is = policy.Invalid
+	if o.Err != nil && o.Conditions == 0 {
+		o.Conditions = policy.Invalid
 	}
 }
-func (rpc) Explain(*policy.Attempt, *policy.Outcome, error) {}
-func (rpc) RequestHeader(string) []string                   { return nil }
-func (rpc) Header(*policy.Attempt) policy.Header            { return nil }
-func (rpc) ResponseHeader(*policy.Outcome, string) []string { return nil }
-func (rpc) Messages() (sent, received uint64)               { return 2, 3 }
+func (rpc) Classify(*policy.Attempt, *policy.Outcome, error) {}
+func (rpc) RequestHeader(string) []string                    { return nil }
+func (rpc) Header(*policy.Attempt) policy.Header             { return nil }
+func (rpc) ResponseHeader(*policy.Outcome, string) []string  { return nil }
+func (rpc) Messages() (sent, received uint64)                { return 2, 3 }
 
-// countRPC makes calls under g, and other policies that stand among them.
-func countRPC(t *testing.T, g metrics.GRPC, calls ...any) *metrics.Cluster {
+// countRPC makes gRPC calls under g, and other calls between them.
+func countRPC(t *testing.T, g metrics.GRPC, calls ...any) *metrics.ClusterStats {
 	t.Helper()
 	registry, err := metrics.NewRegistry(metrics.Settings{})
 	if err != nil {
@@ -75,7 +75,7 @@ func countRPC(t *testing.T, g metrics.GRPC, calls ...any) *metrics.Cluster {
 			u.Chain().Invoke(t.Context(), c)
 		}
 	}
-	_, _ = pillion.Do(t.Context(), u, func(context.Context) (int, error) { return 0, nil }) // is not counted
+	_, _ = pillion.Do(t.Context(), u, func(context.Context) (int, error) { return 0, nil }) // must not be counted
 	return registry.Cluster("recipes")
 }
 
@@ -90,12 +90,12 @@ func answer(code int) func(*policy.Outcome) {
 	}
 }
 
-// local is the end of a call that the upstream sent no status for.
+// local is the end of a call without a status from the upstream.
 func local(is policy.Condition, d *envoy.Detail) func(*policy.Outcome) {
-	return func(o *policy.Outcome) { o.Err, o.Is, o.Detail = errBad, is, d }
+	return func(o *policy.Outcome) { o.Err, o.Conditions, o.Detail = errBad, is, d }
 }
 
-// TestGRPC counts a call by its method and status.
+// TestGRPC counts calls by method and status.
 func TestGRPC(t *testing.T) {
 	tests := []struct {
 		set  func(*policy.Outcome)
@@ -127,8 +127,8 @@ func TestGRPC(t *testing.T) {
 	}
 }
 
-// wantStatus looks for one call of /pkg.Svc/Method.
-func wantStatus(t *testing.T, c *metrics.Cluster, code int) {
+// wantStatus checks the statistics of one call of /pkg.Svc/Method.
+func wantStatus(t *testing.T, c *metrics.ClusterStats, code int) {
 	t.Helper()
 	want := map[string]uint64{"request_message_count": 2, "response_message_count": 3}
 	if code >= 0 {
@@ -150,12 +150,12 @@ func wantStatus(t *testing.T, c *metrics.Cluster, code int) {
 	}
 }
 
-// TestGRPC_localReplies counts the status that the adapter decides: here Envoy's for timeouts
-// too, but not for deadlines of the caller's own.
+// TestGRPC_localReplies counts the status that the adapter decides: here Envoy's, also for timeouts,
+// but not for the caller's own deadline.
 func TestGRPC_localReplies(t *testing.T) {
 	timedOut := func(scope policy.Scope) func(*policy.Outcome) {
 		return func(o *policy.Outcome) {
-			o.Err, o.Is, o.Detail = &pillion.TimeoutError{Scope: scope}, policy.Timeout, scope.Detail()
+			o.Err, o.Conditions, o.Detail = &pillion.TimeoutError{Scope: scope}, policy.Timeout, scope.Detail()
 		}
 	}
 	for _, test := range []struct {
@@ -163,7 +163,7 @@ func TestGRPC_localReplies(t *testing.T) {
 		want int
 	}{
 		{timedOut(policy.ScopeTotal), 14},
-		{timedOut(policy.ScopeTry), 14},
+		{timedOut(policy.ScopePerTry), 14},
 		{timedOut(policy.ScopeIdle), 14},
 		{timedOut(policy.ScopeCaller), 4},
 		{local(policy.Cancelled, envoy.CallerGone), 1},
@@ -175,7 +175,7 @@ func TestGRPC_localReplies(t *testing.T) {
 	}
 }
 
-// TestGRPC_bounded counts methods beyond the bound together.
+// TestGRPC_bounded checks that methods beyond MaxMethods are counted together.
 func TestGRPC_bounded(t *testing.T) {
 	var calls []any
 	for i := range 5 {
@@ -194,7 +194,7 @@ func TestGRPC_bounded(t *testing.T) {
 	}
 }
 
-// TestGRPC_paths reads paths as Envoy does, and bounds their length.
+// TestGRPC_paths checks that paths are parsed as in Envoy, and that their length is bounded.
 func TestGRPC_paths(t *testing.T) {
 	long := strings.Repeat("m", 255-len("/pkg.Svc/"))
 	for _, tc := range []struct{ path, want string }{
@@ -220,8 +220,8 @@ func TestGRPC_paths(t *testing.T) {
 	}
 }
 
-// TestGRPC_labels shows the labels that Envoy 1.40 has for the same calls. They are what
-// stands between the first dots, whatever it is.
+// TestGRPC_labels checks that labels are those of Envoy 1.40 for the same calls. They are the text
+// between the first dots.
 func TestGRPC_labels(t *testing.T) {
 	for _, tc := range []struct {
 		cluster, path string
@@ -257,7 +257,7 @@ func TestGRPC_labels(t *testing.T) {
 	}
 }
 
-// TestGRPC_canary counts responses of canaries, with their times.
+// TestGRPC_canary counts responses from canaries, with their times.
 func TestGRPC_canary(t *testing.T) {
 	registry, err := metrics.NewRegistry(metrics.Settings{})
 	if err != nil {
@@ -279,12 +279,12 @@ func TestGRPC_canary(t *testing.T) {
 		`envoy_cluster_upstream_rq_completed{envoy_cluster_name="recipes"} 3`,
 	} {
 		if !strings.Contains(w.Body.String(), want+"\n") {
-			t.Errorf("no line %s", want)
+			t.Errorf("got no line %s, want one", want)
 		}
 	}
 }
 
-// TestGRPC_twice refuses to count one upstream's methods twice.
+// TestGRPC_twice checks that counting an upstream's methods twice is an error.
 func TestGRPC_twice(t *testing.T) {
 	registry, err := metrics.NewRegistry(metrics.Settings{})
 	if err != nil {

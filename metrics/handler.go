@@ -7,26 +7,26 @@ import (
 	"time"
 )
 
-// patience is how long a reader may take nothing of a page before it is given up.
+// patience is how long a client may accept no bytes of a page before its connection is cut.
 const patience = 30 * time.Second
 
-// Handler serves a registry's statistics as Envoy's admin page does. Nil stands for
-// [Default]. It belongs at /stats and below:
+// Handler returns a handler that serves a registry's statistics as Envoy's admin page does. Nil
+// means [Default]. Register it for /stats and the paths below:
 //
 //	http.Handle("/stats", metrics.Handler(nil))
 //	http.Handle("/stats/", metrics.Handler(nil)) // for /stats/prometheus
 //
-// A path that ends in /prometheus, and format=prometheus, give Prometheus's text form.
-// All else is a line for each statistic, or JSON with format=json. Further words in the
-// query string: filter=<regular expression> on whole names, type=Counters, Gauges or
-// Histograms, usedonly, histogram_buckets=cumulative, disjoint, detailed or summary.
+// A path that ends in /prometheus, or format=prometheus, selects Prometheus's text format. Other
+// paths have one line per statistic, or JSON with format=json. More query parameters:
+// filter=<regular expression>, which searches whole names; type=Counters, Gauges or Histograms;
+// usedonly; histogram_buckets=cumulative, disjoint, detailed or summary.
 //
-// A page is written as it is read, in constant memory, and holds no lock while it is
-// sent. A reader that takes nothing for 30 seconds is cut off.
+// A page uses constant memory, and holds no lock while it is sent. The connection of a client that
+// accepts no bytes for 30s is cut.
 //
-// A filter has 512 bytes at most, and, where it is much work, 200 ms for all names. Filters of
-// several pages run one after the other, those of little work apart from the others. One that
-// is too costly is answered with 400, one whose turn does not come within 3 s with 503.
+// A filter may have at most 512 bytes. A costly filter may take at most 200ms for all names. Filters
+// of concurrent pages run one after the other; cheap ones do not wait for costly ones. The response
+// to a filter that is too costly is 400, and to one that waits longer than 3s for its turn, 503.
 func Handler(r *Registry) http.Handler {
 	return http.HandlerFunc(r.orDefault().serve)
 }
@@ -63,13 +63,13 @@ func (r *Registry) serve(w http.ResponseWriter, req *http.Request) {
 	control := http.NewResponseController(w)
 	page := newWriter(req.Context(), patient{w, control})
 	page.write(p, &q)
-	// All must be out before the deadline goes, or the rest could hang. It goes because
-	// the next request on the connection may be anybody's. What has none cannot be asked to.
+	// Flush before clearing the deadline, or sending the rest could hang. The deadline must not
+	// apply to the next request on the connection. A writer without deadlines returns an error.
 	_ = control.Flush()
 	_ = control.SetWriteDeadline(time.Time{})
 }
 
-// reject answers a query that cannot be served.
+// reject responds to a query that cannot be served.
 func reject(w http.ResponseWriter, err error) {
 	code := http.StatusBadRequest
 	if errors.Is(err, errFilterBusy) {
@@ -91,14 +91,14 @@ func (w *writer) write(p *plan, q *query) {
 	}
 }
 
-// patient sends each piece of a page in bounded time.
+// patient sends each chunk of a page in bounded time.
 type patient struct {
 	http.ResponseWriter
 	control *http.ResponseController
 }
 
-// Write sends a piece.
+// Write sends a chunk.
 func (p patient) Write(b []byte) (int, error) {
-	_ = p.control.SetWriteDeadline(time.Now().Add(patience)) // where there is no such thing, others must bound it
+	_ = p.control.SetWriteDeadline(time.Now().Add(patience)) // a writer without deadlines returns an error: the server must bound it
 	return p.ResponseWriter.Write(b)
 }

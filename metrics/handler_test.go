@@ -24,7 +24,7 @@ import (
 	"github.com/pillion-go/pillion/internal/memhttp"
 )
 
-// odd are names that mean something in one form of the page or another.
+// odd holds names that have a special meaning in some format of the page.
 var odd = []string{
 	"plain", "a.b", "a.b.c", ".", "..", "a.", ".a", "a:b", "http://a:80/", "a|b", "a#b", "a b", " ", "a\nb", "a\r\nb: 5",
 	"a\tb", "a\x00b", "a\x7fb", "a\u2028b", "a\u0085b", "a\xffb", "ünïcode", "日本", `a"b`, `a\b`, `a\nb`, `a\"} 1`, "a{b}", "a,b=c", "a,b",
@@ -44,8 +44,8 @@ func called(r *Registry, name string) {
 	rec.active.Add(1)
 }
 
-// TestOddNames reads pages of clusters with odd names by the means of those who
-// read such pages, each cluster alone and all together.
+// TestOddNames parses pages of clusters with odd names, as clients of such pages do, each cluster
+// alone and all together.
 func TestOddNames(t *testing.T) {
 	all := registry(t, Settings{})
 	for _, name := range odd {
@@ -54,7 +54,7 @@ func TestOddNames(t *testing.T) {
 			r := registry(t, Settings{Tags: []Tag{{Name: "service.node", Value: name + "!"}}})
 			called(r, name)
 			if n := validText(t, page(t, r, "/stats")); n == 0 {
-				t.Error("got no line")
+				t.Error("got no line, want some")
 			}
 			validJSON(t, page(t, r, "/stats?format=json"))
 			families := validPrometheus(t, page(t, r, "/stats/prometheus"))
@@ -82,21 +82,21 @@ func TestOddNames(t *testing.T) {
 			}
 		}
 		if want := float64(2 * len(odd)); total != want {
-			t.Errorf("got a total of %v over all clusters, want %v: something is lost, or there twice", total, want)
+			t.Errorf("got a total of %v over all clusters, want %v", total, want)
 		}
 	})
 }
 
-// textLine is what every line of the text looks like.
+// textLine matches every line of the text.
 var textLine = regexp.MustCompile(`^cluster\..*\.[a-z0-9_.]+: (\d+|No recorded values|P0\(nan,.*\))$`)
 
-// validText checks each line, and that they are in order.
+// validText checks each line and their order.
 func validText(t *testing.T, text string) (lines int) {
 	t.Helper()
 	var numbers []string
 	for line := range strings.Lines(text) {
 		if line = strings.TrimSuffix(line, "\n"); !textLine.MatchString(line) {
-			t.Errorf("not a line of the page: %q", line)
+			t.Errorf("got line %q, want one that matches textLine", line)
 		}
 		if name, _, _ := strings.Cut(line, ": "); !strings.Contains(line, "(") {
 			numbers = append(numbers, name)
@@ -104,10 +104,10 @@ func validText(t *testing.T, text string) (lines int) {
 		lines++
 	}
 	if !slices.IsSorted(numbers) {
-		t.Error("the lines are not sorted")
+		t.Error("got unsorted lines, want sorted ones")
 	}
 	if n := len(slices.Compact(slices.Clone(numbers))); n != len(numbers) {
-		t.Errorf("%d names are there twice", len(numbers)-n)
+		t.Errorf("got %d duplicate names, want none", len(numbers)-n)
 	}
 	return lines
 }
@@ -131,7 +131,7 @@ func validJSON(t *testing.T, text string) map[string]uint64 {
 	return values
 }
 
-// validPrometheus has the parser of Prometheus's client library read a page.
+// validPrometheus parses a page with Prometheus's client library.
 func validPrometheus(t *testing.T, text string) map[string]*dto.MetricFamily {
 	t.Helper()
 	parser := expfmt.NewTextParser(model.LegacyValidation)
@@ -144,7 +144,7 @@ func validPrometheus(t *testing.T, text string) map[string]*dto.MetricFamily {
 		for _, m := range f.GetMetric() {
 			labels := fmt.Sprint(m.GetLabel())
 			if seen[labels] {
-				t.Errorf("%s: the series %s is there twice", name, labels)
+				t.Errorf("%s: got series %s twice, want it once", name, labels)
 			}
 			seen[labels] = true
 		}
@@ -152,7 +152,7 @@ func validPrometheus(t *testing.T, text string) map[string]*dto.MetricFamily {
 	return families
 }
 
-// TestQueries asks for pages as strangers do.
+// TestQueries requests pages with valid and invalid queries.
 func TestQueries(t *testing.T) {
 	r := registry(t, Settings{})
 	called(r, "recipes")
@@ -160,7 +160,7 @@ func TestQueries(t *testing.T) {
 	for _, tc := range []struct {
 		url  string
 		code int
-		want string // in the answer
+		want string // in the response
 		not  string
 	}{
 		{"/stats?usedonly", 200, "cluster.recipes.upstream_rq_total: 2", "spare"},
@@ -202,7 +202,7 @@ func TestQueries(t *testing.T) {
 				t.Errorf("got %d %.300q, want %d with %q and without %q", w.Code, body, tc.code, tc.want, tc.not)
 			}
 			if w.Code == 400 && (strings.Count(body, "\n") != 1 || len(body) > 300) {
-				t.Errorf("got the error %q, want one short line", body)
+				t.Errorf("got error %q, want one short line", body)
 			}
 			if got := w.Header().Get("X-Content-Type-Options"); got != "nosniff" {
 				t.Errorf("got X-Content-Type-Options %q, want nosniff", got)
@@ -211,8 +211,7 @@ func TestQueries(t *testing.T) {
 	}
 }
 
-// FuzzQuery has any query string answered: with a page that is valid, or with one
-// line.
+// FuzzQuery sends arbitrary query strings. The response is a valid page, or an error of one line.
 func FuzzQuery(f *testing.F) {
 	f.Add("usedonly&filter=x&type=Counters")
 	f.Add("format=json&histogram_buckets=detailed")
@@ -227,7 +226,7 @@ func FuzzQuery(f *testing.F) {
 		Handler(r).ServeHTTP(w, req.WithContext(t.Context()))
 		if w.code == http.StatusBadRequest {
 			if n := strings.Count(w.body.String(), "\n"); n != 1 {
-				t.Errorf("%q: got %d lines of error: %q", query, n, w.body.String())
+				t.Errorf("%q: got an error of %d lines, want one: %q", query, n, w.body.String())
 			}
 			return
 		}
@@ -291,8 +290,8 @@ func TestContentTypes(t *testing.T) {
 	}
 }
 
-// TestHangingScrape has a reader ask for a large page, take its first line, and
-// nothing more. It is cut off, and until then nobody else waits for it.
+// TestHangingScrape requests a large page and reads only its first line. The connection is cut, and
+// until then no other request waits for it.
 func TestHangingScrape(t *testing.T) {
 	r := crowd(t, 2000)
 	synctest.Test(t, func(t *testing.T) {
@@ -327,20 +326,20 @@ func TestHangingScrape(t *testing.T) {
 		text, err := io.ReadAll(resp.Body)
 		resp.Body.Close()
 		if err != nil || !strings.Contains(string(text), "cluster.newcomer.upstream_rq_total: 2") {
-			t.Errorf("beside a hanging scrape: got %v and %.100q", err, text)
+			t.Errorf("during a hanging scrape: got %v and %.100q", err, text)
 		}
 		if waited := time.Since(began); waited != 0 {
-			t.Errorf("waited %v beside a hanging scrape, want not at all", waited)
+			t.Errorf("waited %v during a hanging scrape, want no wait", waited)
 		}
 		<-served
 		if waited := time.Since(began); waited > patience {
-			t.Errorf("the hanging scrape was cut off after %v, want %v at most", waited, patience)
+			t.Errorf("the hanging scrape was cut off after %v, want at most %v", waited, patience)
 		}
 	})
 }
 
-// TestDeadlineIsNotLeft asks twice over one connection, with more time between than
-// a reader has for one page: the deadline of the first must not be that of the second.
+// TestDeadlineIsNotLeft makes requests over one connection, with more time between them than a
+// client has for one page: the write deadline of the first must not apply to the next.
 func TestDeadlineIsNotLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := registry(t, Settings{})
@@ -374,8 +373,8 @@ func TestDeadlineIsNotLeft(t *testing.T) {
 	})
 }
 
-// TestGoneReader has a reader leave: the page is not written to its end, nor are
-// names matched for nobody.
+// TestGoneReader cancels a request: the page is not written to its end, and no further names are
+// matched.
 func TestGoneReader(t *testing.T) {
 	r := crowd(t, 1000)
 	for _, form := range []form{textForm, jsonForm, prometheusForm} {
@@ -396,8 +395,8 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-// TestTenThousandClusters reads large pages: they are whole, and reading costs no
-// memory that grows with them.
+// TestTenThousandClusters reads large pages: they are complete, and the memory for reading does not
+// grow with them.
 func TestTenThousandClusters(t *testing.T) {
 	const n = 10000
 	r := crowd(t, n)

@@ -20,7 +20,7 @@ func registry(tb testing.TB, s Settings) *Registry {
 	return r
 }
 
-// page gets a page, which must be there.
+// page gets a page and checks for status 200.
 func page(tb testing.TB, r *Registry, url string) string {
 	tb.Helper()
 	w := get(r, http.MethodGet, url)

@@ -5,13 +5,12 @@ import (
 	"sync/atomic"
 )
 
-// Histogram counts values in Envoy's bins: two significant decimal digits, so 44
-// and 44.9 fall together, as do 440 and 449. Its quantiles are Envoy's, and so is its
-// sum, which is made from the bins and may be off by some per cent. Its methods are
-// safe for concurrent use; recording costs one atomic addition, and allocates once for
-// each power of ten that is met.
+// Histogram counts values in Envoy's bins. A bin is two significant decimal digits: 44 and 44.9
+// share a bin, as do 440 and 449. Quantiles and the sum are Envoy's; the sum is computed from the
+// bins and may be off by a few percent. Its methods are safe for concurrent use. Recording costs
+// one atomic addition, and allocates once for each power of ten.
 type Histogram struct {
-	reveal  func() // called when a bin is first used; nil for none
+	reveal  func() // called when a bin is first used; may be nil
 	zero    atomic.Uint64
 	decades [20]atomic.Pointer[decade]
 }
@@ -19,14 +18,14 @@ type Histogram struct {
 // decade holds the bins from 10^i to 10^(i+1), by their first two digits.
 type decade [90]atomic.Uint64
 
-// Record counts one value, in whole units: milliseconds, bytes, per cent.
+// Record records a value in whole units: milliseconds, bytes, percent.
 func (h *Histogram) Record(v uint64) {
 	if h.bin(v).Add(1) == 1 && h.reveal != nil {
 		h.reveal()
 	}
 }
 
-// bin is where v is counted.
+// bin returns the bin of v.
 func (h *Histogram) bin(v uint64) *atomic.Uint64 {
 	if v == 0 {
 		return &h.zero
@@ -49,15 +48,14 @@ func (h *Histogram) bin(v uint64) *atomic.Uint64 {
 	return &d[v-10]
 }
 
-// bin is a bin as it is read: its lowest value, its width and how many values fell
-// into it.
+// bin is a snapshot of a bin: its lowest value, its width and its number of values.
 type bin struct {
 	low, width float64
 	count      uint64
 }
 
-// middle is the value that stands for all in the bin, by Envoy's choice: the
-// harmonic mean of its ends, reckoned so that Envoy's last digit comes out.
+// middle returns the value that represents the bin. As in Envoy it is the harmonic mean of its
+// ends, computed in the order that reproduces Envoy's last digit.
 func (b bin) middle() float64 {
 	if b.low == 0 {
 		return 0
@@ -65,11 +63,11 @@ func (b bin) middle() float64 {
 	return b.low + b.width*(b.low/(b.low+b.low+b.width))
 }
 
-// histograms are read as one, their sum.
+// histograms is a sum of histograms.
 type histograms []*Histogram
 
-// bins appends what was recorded to into, lowest first. Bins of different
-// histograms can be summed since all have the same ends.
+// bins appends the used bins to into, lowest first. It sums the bins of the histograms, which all
+// have the same ends.
 func (hs histograms) bins(into []bin) []bin {
 	var zero uint64
 	for _, h := range hs {
@@ -85,7 +83,7 @@ func (hs histograms) bins(into []bin) []bin {
 }
 
 func (hs histograms) decade(into []bin, power int) []bin {
-	var found [2]*decade // more than two are as rare as clusters that show as one
+	var found [2]*decade // avoids an allocation; more than two are rare
 	decades := found[:0]
 	for _, h := range hs {
 		if d := h.decades[power].Load(); d != nil {
@@ -102,7 +100,7 @@ func (hs histograms) decade(into []bin, power int) []bin {
 			count += d[i].Load()
 		}
 		if count != 0 {
-			low := float64(i+10) * math.Pow10(power) / 10 // in this order whole numbers stay whole
+			low := float64(i+10) * math.Pow10(power) / 10 // this order keeps whole numbers exact
 			into = append(into, bin{low, width, count})
 		}
 	}
@@ -126,7 +124,7 @@ func (hs histograms) used() bool {
 
 // Envoy's quantiles and upper bounds.
 //
-//nolint:gochecknoglobals // tables that nothing writes
+//nolint:gochecknoglobals // read-only tables
 var (
 	quantiles = [...]float64{0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 1}
 	bounds    = [...]float64{
@@ -135,7 +133,7 @@ var (
 	}
 )
 
-// count is how many values there are.
+// count returns the number of values.
 func count(bins []bin) uint64 {
 	var n uint64
 	for _, b := range bins {
@@ -144,7 +142,7 @@ func count(bins []bin) uint64 {
 	return n
 }
 
-// sum is Envoy's sum of the values.
+// sum returns Envoy's sum of the values.
 func sum(bins []bin) float64 {
 	var s float64
 	for _, b := range bins {
@@ -153,8 +151,8 @@ func sum(bins []bin) float64 {
 	return s
 }
 
-// cumulate gives for each bound how many values are not above it. A bin counts as
-// soon as its lowest value does.
+// cumulate returns for each bound the number of values not above it. A bin counts if its lowest
+// value is not above the bound.
 func cumulate(bins []bin) (below [len(bounds)]uint64) {
 	var n uint64
 	i := 0
@@ -168,8 +166,8 @@ func cumulate(bins []bin) (below [len(bounds)]uint64) {
 	return below
 }
 
-// quantile is the value of rank q among the values. Those of one bin are taken to
-// lie evenly within it. NaN stands for the quantile of nothing.
+// quantile returns the quantile q. It assumes that the values of a bin are evenly distributed. It
+// returns NaN if there are no values.
 func quantile(bins []bin, q float64) float64 {
 	n := count(bins)
 	if n == 0 {

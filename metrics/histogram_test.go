@@ -7,10 +7,10 @@ import (
 	"testing"
 )
 
-// naive is a histogram that keeps every value.
+// naive is a histogram that stores every value.
 type naive []uint64
 
-// lowest is the lowest value of the bin that v falls into: its first two digits.
+// lowest returns the lowest value of the bin of v: its first two digits.
 func lowest(v uint64) float64 {
 	power := uint64(1)
 	for v >= 100 {
@@ -59,7 +59,7 @@ func (n naive) below(bound float64) (count uint64) {
 	return count
 }
 
-// check compares a histogram with the values that are in it.
+// check compares a histogram with the values recorded in it.
 func check(t *testing.T, h *Histogram, values naive) {
 	t.Helper()
 	bins := histograms{h}.bins(nil)
@@ -68,7 +68,7 @@ func check(t *testing.T, h *Histogram, values naive) {
 	}
 	for i, b := range bins[1:] {
 		if b.low <= bins[i].low {
-			t.Fatalf("the bins are not sorted: %v", bins)
+			t.Fatalf("got unsorted bins %v", bins)
 		}
 	}
 	for _, q := range quantiles {
@@ -92,8 +92,8 @@ func check(t *testing.T, h *Histogram, values naive) {
 
 func near(a, b float64) bool { return math.Abs(a-b) <= 1e-12*math.Max(math.Abs(a), math.Abs(b)) }
 
-// TestHistogramModel compares with a model that keeps all values. Quantiles and
-// counts are those of the bins, the sum is within 5 per cent of the true one.
+// TestHistogramModel compares with a model that stores all values. Quantiles and counts are those
+// of the bins; the sum is within 5 percent of the exact one.
 func TestHistogramModel(t *testing.T) {
 	for seed := range uint64(300) {
 		random := rand.New(rand.NewPCG(seed, 0))
@@ -117,12 +117,12 @@ func TestHistogramEdges(t *testing.T) {
 		check(t, h, naive{v})
 	}
 	if q := quantile(nil, 0.5); !math.IsNaN(q) {
-		t.Errorf("got %v for the median of nothing, want NaN", q)
+		t.Errorf("got %v for the median of no values, want NaN", q)
 	}
 }
 
-// FuzzHistogram records any values: nothing is lost, the bins stay sorted, and no
-// quantile lies outside the bins of the values.
+// FuzzHistogram records arbitrary values: all are counted, the bins stay sorted, and no quantile is
+// outside the bins of the values.
 func FuzzHistogram(f *testing.F) {
 	f.Add(uint64(0), uint64(1), uint64(math.MaxUint64))
 	f.Add(uint64(99), uint64(100), uint64(1000))
@@ -136,7 +136,7 @@ func FuzzHistogram(f *testing.F) {
 	})
 }
 
-// TestHistogramsAsOne reads two as one.
+// TestHistogramsAsOne reads the sum of two histograms.
 func TestHistogramsAsOne(t *testing.T) {
 	a, b, both := &Histogram{}, &Histogram{}, &Histogram{}
 	for v := range uint64(3000) {

@@ -5,8 +5,8 @@ import (
 	"strconv"
 )
 
-// jsonPage writes the page of /stats?format=json: numbers one by one, and all
-// histograms in one object at the end.
+// jsonPage writes the page of /stats?format=json: the numbers, and at the end one object with all
+// histograms.
 func (w *writer) jsonPage(p *plan, q *query) {
 	w.text(`{"stats":[`)
 	j := jsonWriter{w: w, form: q.buckets}
@@ -17,11 +17,11 @@ func (w *writer) jsonPage(p *plan, q *query) {
 	w.flush()
 }
 
-// jsonWriter keeps track of commas and of what is open.
+// jsonWriter tracks commas and open objects.
 type jsonWriter struct {
 	w          *writer
 	form       buckets
-	begun      bool // something stands in the list
+	begun      bool // the list is not empty
 	histograms bool // the object of histograms is open
 }
 
@@ -49,7 +49,7 @@ func (j *jsonWriter) comma(begun *bool) {
 	*begun = true
 }
 
-// histogram writes one histogram, and before the first one what it stands in.
+// histogram writes a histogram. Before the first one it opens the enclosing object.
 func (j *jsonWriter) histogram(e *entry) {
 	if j.histograms {
 		j.w.text(",")
@@ -165,8 +165,7 @@ func (j *jsonWriter) details(bins []bin) {
 	j.w.text("]")
 }
 
-// json writes a number in as few characters as will do, as Envoy does: 3e+05, but
-// 60000.
+// json writes a number in as few characters as possible, as Envoy does: 3e+05, but 60000.
 func (w *writer) json(f float64) {
 	if math.IsNaN(f) {
 		w.text("null")
@@ -180,7 +179,7 @@ func (w *writer) json(f float64) {
 	w.buf = append(w.buf, plain...)
 }
 
-// quote writes a string of JSON. Names hold no control characters.
+// quote writes a JSON string. Names have no control characters.
 func (w *writer) quote(s string) {
 	w.text(`"`)
 	for i := range len(s) {

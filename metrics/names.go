@@ -8,8 +8,8 @@ import (
 	"unicode/utf8"
 )
 
-// clean makes of a name one that cannot break a line of any form: control
-// characters, the line ends of Unicode and what is not UTF-8 become underscores.
+// clean replaces the characters of a name that would break a line in any format: control
+// characters, Unicode line ends and invalid UTF-8 become underscores.
 func clean(name string) string {
 	fine := utf8.ValidString(name) && !strings.ContainsFunc(name, breaksLines)
 	if fine {
@@ -27,14 +27,14 @@ func breaksLines(r rune) bool {
 	return unicode.IsControl(r) || r == '\u2028' || r == '\u2029'
 }
 
-//nolint:gochecknoglobals // a table that nothing writes
+//nolint:gochecknoglobals // read-only table
 var colons = strings.NewReplacer("://", "_", ":/", "_", ":", "_")
 
-// clusterName is a cluster's name as Envoy shows it.
+// clusterName returns a cluster's name as Envoy shows it.
 func clusterName(name string) string { return colons.Replace(clean(name)) }
 
-// metricName makes a name that Prometheus takes: what is no letter, digit or
-// underscore becomes an underscore, byte by byte.
+// metricName returns a valid Prometheus name: each byte that is no letter, digit or underscore
+// becomes an underscore.
 func metricName(name string) string { return "envoy_" + underscored(name) }
 
 func underscored(name string) string {
@@ -47,7 +47,7 @@ func underscored(name string) string {
 	return string(b)
 }
 
-// labelName makes a label's name of a tag's. It must not begin with a digit.
+// labelName returns the label name of a tag. A label name must not begin with a digit.
 func labelName(tag string) string {
 	name := underscored(tag)
 	if name != "" && name[0] >= '0' && name[0] <= '9' {
@@ -56,12 +56,12 @@ func labelName(tag string) string {
 	return name
 }
 
-// reserved reports whether Prometheus uses a label itself.
+// reserved reports whether Prometheus reserves a label.
 func reserved(label string) bool {
 	return label == "le" || label == "quantile" || strings.HasPrefix(label, "__")
 }
 
-// tag is a Tag that was checked.
+// tag is a compiled Tag.
 type tag struct {
 	label string
 	value string
@@ -71,7 +71,7 @@ type tag struct {
 // label is a tag with its value in one statistic.
 type label struct{ name, value string }
 
-// labels are those of one statistic, in Envoy's order, with their text.
+// labels holds the labels of a statistic, in Envoy's order, and their text.
 type labels struct {
 	list []label
 	text string // name="value",name="value"
@@ -96,21 +96,20 @@ func newLabels(list []label) *labels {
 	return &labels{list, b.String()}
 }
 
-//nolint:gochecknoglobals // a table that nothing writes
+//nolint:gochecknoglobals // read-only table
 var escapes = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
 
-// tagger takes the tags out of names. It keeps what it found, for the length of
-// one layout of a page.
+// tagger extracts the tags from names. It caches results during one layout of a page.
 type tagger struct {
 	tags   []tag
 	plain  bool
 	regex  bool
-	lossy  bool // two names may leave the same name and labels
+	lossy  bool // two names may result in the same name and labels
 	labels map[tagValues]*labels
-	names  map[string]string // what is left of a name after "cluster.<name>."
+	names  map[string]string // results of withoutCode
 }
 
-// tagValues are the values of Envoy's own tags in one statistic; "" stands for none.
+// tagValues holds the values of Envoy's own tags in a statistic; "" means none.
 type tagValues struct{ code, method, service, cluster string }
 
 func newTagger(tags []tag, plain bool) *tagger {
@@ -121,9 +120,9 @@ func newTagger(tags []tag, plain bool) *tagger {
 	}
 }
 
-// extract takes the tags out of a cluster's statistic. It returns what is left of the
-// name, with its dots, and the labels in Envoy's order: the code, the fixed tags, gRPC's
-// method and service, the cluster, then the tags of regular expressions.
+// extract extracts the tags from the name of a cluster's statistic. It returns the rest of the
+// name, with its dots, and the labels in Envoy's order: the code, the fixed tags, gRPC's method and
+// service, the cluster, then the tags of regular expressions.
 func (t *tagger) extract(cluster, stat string) (string, *labels) {
 	if t.regex {
 		return t.match("cluster." + cluster + "." + stat)
@@ -147,7 +146,7 @@ func (t *tagger) extract(cluster, stat string) (string, *labels) {
 	return stat, found
 }
 
-// labels are those that follow the fixed tags.
+// labels returns the labels that follow the fixed tags.
 func (v *tagValues) labels() []label {
 	list := make([]label, 0, 3)
 	if v.method != "" {
@@ -159,7 +158,7 @@ func (v *tagValues) labels() []label {
 	return append(list, label{"envoy_cluster_name", v.cluster})
 }
 
-// withoutMethod is cutMethod. It notes an empty word, which is cut but is no label.
+// withoutMethod calls cutMethod. It sets lossy for an empty word, which is cut but becomes no label.
 func (t *tagger) withoutMethod(stat string) (left, service, method string) {
 	left, service, method = cutMethod(stat)
 	if left != stat && (service == "" || method == "") {
@@ -171,11 +170,10 @@ func (t *tagger) withoutMethod(stat string) (left, service, method string) {
 // grpcPrefix begins the names of gRPC statistics, after "cluster.<name>.".
 const grpcPrefix = "grpc."
 
-// cutMethod takes gRPC's service and method out of what follows "cluster.<name>." in
-// a name, as Envoy's patterns cluster.*.grpc.$.** and cluster.*.grpc.*.$.** do. Both are
-// what stands between two dots, so that the first two words of a service with dots are
-// taken: of grpc.kitchen.v1.Cook.Get.0 the service is "kitchen", the method "v1", and
-// grpc.Cook.Get.0 is left.
+// cutMethod extracts gRPC's service and method from the part of a name after "cluster.<name>.", as
+// Envoy's patterns cluster.*.grpc.$.** and cluster.*.grpc.*.$.** do. Each is the text between two
+// dots, so that a service with dots is split: for grpc.kitchen.v1.Cook.Get.0 the service is
+// "kitchen", the method "v1", and the rest grpc.Cook.Get.0.
 func cutMethod(stat string) (left, service, method string) {
 	rest, ok := strings.CutPrefix(stat, grpcPrefix)
 	if !ok {
@@ -190,8 +188,8 @@ func cutMethod(stat string) (left, service, method string) {
 	return grpcPrefix + rest, service, method
 }
 
-// withoutCode gives "cluster." and the statistic's name without a code in it, and
-// that code, or the digit of its class: "200", "2", or nothing.
+// withoutCode returns "cluster." and the statistic's name without its code, and the code or the
+// digit of its class: "200", "2", or "".
 func (t *tagger) withoutCode(stat string) (left, code string) {
 	from, to := codeIn(stat)
 	code = strings.TrimPrefix(stat[from:to], "_")
@@ -202,8 +200,8 @@ func (t *tagger) withoutCode(stat string) (left, code string) {
 	return left, code
 }
 
-// codeIn finds what Envoy cuts out of a name that ends in _rq_200, which is _200,
-// or in _rq_2xx, which is 2.
+// codeIn returns the range that Envoy cuts out of a name: _200 if it ends in _rq_200, and 2 if it
+// ends in _rq_2xx.
 func codeIn(name string) (from, to int) {
 	n := len(name)
 	digit := func(i int) bool { return name[i] >= '0' && name[i] <= '9' }
@@ -217,7 +215,7 @@ func codeIn(name string) (from, to int) {
 	return n, n
 }
 
-// codeLabel is the label of a code or a class; its name is empty for none.
+// codeLabel returns the label of a code or a class, or a label without a name for "".
 func codeLabel(code string) label {
 	switch len(code) {
 	case 0:
@@ -228,7 +226,7 @@ func codeLabel(code string) label {
 	return label{"envoy_response_code", code}
 }
 
-// fixed returns the fixed tags alone.
+// fixed returns only the fixed tags.
 func (t *tagger) fixed() *labels {
 	none := tagValues{}
 	if t.labels[none] == nil {
@@ -237,7 +235,7 @@ func (t *tagger) fixed() *labels {
 	return t.labels[none]
 }
 
-// list puts the labels in Envoy's order. Of two with one name the first stays.
+// list returns the labels in Envoy's order. Of two labels with the same name it keeps the first.
 func (t *tagger) list(code label, others ...label) []label {
 	list := make([]label, 0, 1+len(t.tags)+len(others))
 	add := func(l label) {
@@ -258,8 +256,8 @@ func (t *tagger) list(code label, others ...label) []label {
 	return list
 }
 
-// match takes tags out of a whole name, by regular expressions too. All of them see the
-// whole name; what any of them cuts out is gone.
+// match extracts the tags from a whole name, also by regular expressions. Each expression matches
+// the whole name; all cuts are removed at the end.
 func (t *tagger) match(name string) (string, *labels) {
 	var cuts [][2]int
 	var code label
@@ -285,7 +283,7 @@ func (t *tagger) match(name string) (string, *labels) {
 	return without(name, cuts), newLabels(t.list(code, others...))
 }
 
-// defaultTags finds Envoy's own tags in a whole name, and where they are cut out.
+// defaultTags returns Envoy's own tags in a whole name, and the ranges to cut out.
 func defaultTags(name string) (code label, others []label, cuts [][2]int) {
 	if from, to := codeIn(name); from != to {
 		code = codeLabel(strings.TrimPrefix(name[from:to], "_"))
@@ -304,7 +302,7 @@ func defaultTags(name string) (code label, others []label, cuts [][2]int) {
 	return code, v.labels(), append(cuts, [2]int{start, start + len(v.cluster) + 1})
 }
 
-// without cuts pieces out of a name; they may overlap.
+// without cuts ranges out of a name. They may overlap.
 func without(name string, cuts [][2]int) string {
 	slices.SortFunc(cuts, func(a, b [2]int) int { return a[0] - b[0] })
 	var b strings.Builder

@@ -10,8 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// pattern is one of Envoy's tag extractors for clusters, as its source has them: $ is the
-// tag, * a word, ** at the end one or more words.
+// pattern is one of Envoy's tag extractors for clusters, as in its source: $ is the tag, * a word,
+// ** at the end one or more words.
 type pattern struct{ label, words string }
 
 var patterns = []pattern{
@@ -20,7 +20,7 @@ var patterns = []pattern{
 	{"envoy_cluster_name", "cluster.$.**"},
 }
 
-// find returns where in words the tag is, -1 where they do not match.
+// find returns the index of the tag in words, -1 if they do not match.
 func (p pattern) find(words []string) int {
 	at := -1
 	pattern := strings.Split(p.words, ".")
@@ -44,8 +44,8 @@ var (
 	classTag = regexp.MustCompile(`_rq_((\d))xx$`)
 )
 
-// slowExtract extracts tags as Envoy does, with a mark for each byte that is cut. Empty
-// tags are left out, since they are none to Prometheus.
+// slowExtract extracts tags as Envoy does. It marks each byte to cut. It omits empty tags, which do
+// not exist in Prometheus.
 func slowExtract(name string) (left string, tags map[string]string) {
 	tags = map[string]string{}
 	cut := make([]bool, len(name))
@@ -70,7 +70,7 @@ func slowExtract(name string) (left string, tags map[string]string) {
 			continue
 		}
 		from := len(strings.Join(words[:at], ".")) + 1
-		mark(p.label, words[at], from, from+len(words[at])+1) // with the dot behind it
+		mark(p.label, words[at], from, from+len(words[at])+1) // with the dot after it
 	}
 	var b strings.Builder
 	for i := range len(name) {
@@ -81,8 +81,8 @@ func slowExtract(name string) (left string, tags map[string]string) {
 	return b.String(), tags
 }
 
-// FuzzExtract compares the extraction of tags with Envoy's, for registries with and without
-// a regular expression of their own.
+// FuzzExtract compares the extraction of tags with Envoy's, for registries with and without a tag
+// with a regular expression.
 func FuzzExtract(f *testing.F) {
 	for _, seed := range [][2]string{
 		{"recipes", "upstream_rq_200"},
@@ -126,7 +126,7 @@ func FuzzExtract(f *testing.F) {
 	})
 }
 
-// FuzzMethod reads paths of gRPC calls as Envoy's splitToken does.
+// FuzzMethod compares the parsing of paths with Envoy's splitToken.
 func FuzzMethod(f *testing.F) {
 	for _, path := range []string{"/pkg.Svc/Method", "//a//b//", "/a/b/c", "/a", "", "/a/b?c/d", "/?/", "/a b/\xff"} {
 		f.Add(path)
@@ -154,7 +154,7 @@ func FuzzMethod(f *testing.F) {
 		validPrometheus(t, page(t, r, "/stats/prometheus"))
 		for name := range nonzero(r.Cluster("recipes")) {
 			if len(name) > maxName+len("grpc..request_message_count") {
-				t.Errorf("%.50q: the name of a statistic has %d bytes", path, len(name))
+				t.Errorf("%.50q: got a statistic's name of %d bytes, want fewer", path, len(name))
 			}
 		}
 	})

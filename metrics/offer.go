@@ -16,7 +16,7 @@ type offered struct {
 // offer shows a statistic that a policy offers. A gauge takes the place of another one of that
 // name; a counter is added to it. What has an owner is shown once, however many upstreams offer
 // it, and is added to what is counted here under that name.
-func (c *Cluster) offer(s policy.Stat) error {
+func (c *ClusterStats) offer(s policy.Stat) error {
 	name := clean(s.Name)
 	if s.Read == nil && s.Record == nil {
 		return fmt.Errorf("metrics: the %v %s%s has no function", kindOf(s), c.prefix, name)
@@ -32,7 +32,7 @@ func (c *Cluster) offer(s policy.Stat) error {
 	r, there := c.rows[name]
 	num := joined(r.num, s)
 	if num == nil || there && r.kind != kindOf(s) {
-		return fmt.Errorf("metrics: %s%s is a %v already", c.prefix, name, r.kind)
+		return fmt.Errorf("metrics: %s%s already is a %v", c.prefix, name, r.kind)
 	}
 	delete(c.rows, name)
 	c.put(name, row{kind: kindOf(s), num: num})
@@ -51,7 +51,7 @@ func kindOf(s policy.Stat) kind {
 }
 
 // isKnown reports whether a statistic is shown already, and makes it known. The caller holds mu.
-func (c *Cluster) isKnown(name string, of any) bool {
+func (c *ClusterStats) isKnown(name string, of any) bool {
 	if of == nil {
 		return false
 	}
@@ -67,7 +67,7 @@ func (c *Cluster) isKnown(name string, of any) bool {
 }
 
 // offerHistogram has the values of a histogram recorded.
-func (c *Cluster) offerHistogram(name string, s policy.Stat) error {
+func (c *ClusterStats) offerHistogram(name string, s policy.Stat) error {
 	c.mu.Lock()
 	known := c.isKnown(name, s.Of)
 	r, there := c.rows[name]
@@ -76,7 +76,7 @@ func (c *Cluster) offerHistogram(name string, s policy.Stat) error {
 	case known:
 		return nil
 	case s.Record == nil || there && r.kind != histogramKind:
-		return fmt.Errorf("metrics: %s%s is a %v already, or has no function", c.prefix, name, r.kind)
+		return fmt.Errorf("metrics: %s%s already is a %v, or has no function", c.prefix, name, r.kind)
 	}
 	s.Record(c.Histogram(name).Record)
 	return nil

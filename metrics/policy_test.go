@@ -16,6 +16,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/internal/race"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
@@ -31,7 +32,7 @@ func upstream(t *testing.T, policies ...policy.Policy) *pillion.Upstream {
 	return u
 }
 
-// TestFunctions counts functions as Envoy would their like.
+// TestFunctions counts functions.
 func TestFunctions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := registry(t, Settings{})
@@ -62,7 +63,7 @@ func withoutInternal(found map[string]uint64) map[string]uint64 {
 	return found
 }
 
-// TestRefusals counts what policies refuse, wherever they stand.
+// TestRefusals counts refusals of policies inside and outside.
 func TestRefusals(t *testing.T) {
 	open, err := breaker.New(breaker.Config{NonBreakCount: 1, Sleep: time.Hour})
 	if err != nil {
@@ -91,7 +92,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// TestInsideRetry is an order that counts attempts as calls.
+// TestInsideRetry checks that Config inside retry is an error.
 func TestInsideRetry(t *testing.T) {
 	_, err := pillion.New("recipes", retry.Config{}, Config{Registry: registry(t, Settings{})})
 	if err == nil || !strings.Contains(err.Error(), "metrics") {
@@ -99,8 +100,8 @@ func TestInsideRetry(t *testing.T) {
 	}
 }
 
-// TestActive looks while a body is open: the attempt is under way, its answer is
-// counted already, its time is not.
+// TestActive checks the statistics while a body is open: the attempt is active, its response is
+// counted, its time is not.
 func TestActive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := registry(t, Settings{})
@@ -118,9 +119,9 @@ func TestActive(t *testing.T) {
 			"upstream_rq_active": 1, "upstream_rq_200": 1, "upstream_rq_2xx": 1, "upstream_rq_completed": 1,
 		}
 		got := withoutInternal(nonzero(c))
-		delete(got, "upstream_rq_total") // counted at the head or at the end
+		delete(got, "upstream_rq_total") // counted at the headers or at the end
 		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("at the head (-want +got):\n%s", diff)
+			t.Errorf("at the headers (-want +got):\n%s", diff)
 		}
 		time.Sleep(44 * time.Second)
 		_, _ = io.Copy(io.Discard, resp.Body)
@@ -134,12 +135,12 @@ func TestActive(t *testing.T) {
 		}
 		text := page(t, r, "/stats?filter=kitchen.upstream_rq_time&type=Histograms")
 		if !strings.Contains(text, "rq_time: P0(nan,44500)") || !strings.Contains(text, "percent_used: P0(nan,44.5)") {
-			t.Errorf("got %q, want 44 s and 44 per cent", text)
+			t.Errorf("got %q, want 44s and 44 percent", text)
 		}
 	})
 }
 
-// TestCallerNames bounds how many names callers can make.
+// TestCallerNames checks the limit on names that callers can make.
 func TestCallerNames(t *testing.T) {
 	r := registry(t, Settings{})
 	u := upstream(t, Config{Registry: r, CallerStatNames: true})
@@ -167,11 +168,11 @@ func TestCallerNames(t *testing.T) {
 		}
 	}
 	if names != maxNames-1 || found["upstream_rq_200"] != 3*maxNames {
-		t.Errorf("got %d names and %d answers, want %d and %d", names+1, found["upstream_rq_200"], maxNames, 3*maxNames)
+		t.Errorf("got %d names and %d responses, want %d and %d", names+1, found["upstream_rq_200"], maxNames, 3*maxNames)
 	}
 }
 
-// TestShared has two upstreams count in one cluster.
+// TestShared counts two upstreams in one cluster.
 func TestShared(t *testing.T) {
 	r := registry(t, Settings{})
 	for range 2 {
@@ -185,9 +186,9 @@ func TestShared(t *testing.T) {
 	}
 }
 
-// TestAllocations pins what is promised: counting allocates nothing.
+// TestAllocations checks that counting does not allocate.
 func TestAllocations(t *testing.T) {
-	if raceEnabled {
+	if race.Enabled {
 		t.Skip("the race detector allocates")
 	}
 	r := registry(t, Settings{})
@@ -218,7 +219,7 @@ func TestAllocations(t *testing.T) {
 		t.Errorf("got %v allocations with metrics, %v without", with, without)
 	}
 	c := r.Cluster("recipes")
-	n, g, h, a := c.Counter("a"), c.Gauge("b"), c.Histogram("c"), c.Answers(Internal)
+	n, g, h, a := c.Counter("a"), c.Gauge("b"), c.Histogram("c"), c.Responses(Internal)
 	if got := testing.AllocsPerRun(100, func() {
 		n.Inc()
 		g.Add(1)
@@ -230,11 +231,11 @@ func TestAllocations(t *testing.T) {
 	}
 }
 
-// TestDay counts ten million calls from 64 goroutines. Not one is lost.
+// TestDay counts ten million calls from 64 goroutines. All must be counted.
 func TestDay(t *testing.T) {
 	const callers = 64
 	calls := 10_000_000 / callers
-	if raceEnabled || testing.Short() {
+	if race.Enabled || testing.Short() {
 		calls /= 20
 	}
 	r := registry(t, Settings{})
@@ -286,7 +287,7 @@ func TestDay(t *testing.T) {
 	t.Logf("%d calls: %d good, %d bad, %d refused", calls*callers, g, b, full)
 }
 
-// watch reads pages all the while: no counter ever falls.
+// watch reads pages repeatedly: no counter may decrease.
 func watch(t *testing.T, r *Registry, stop, done chan struct{}) {
 	t.Helper()
 	defer close(done)
@@ -299,7 +300,7 @@ func watch(t *testing.T, r *Registry, stop, done chan struct{}) {
 		}
 		for name, n := range validJSON(t, page(t, r, "/stats?format=json&type=Counters")) {
 			if n < last[name] {
-				t.Errorf("%s fell from %d to %d", name, last[name], n)
+				t.Errorf("%s decreased from %d to %d", name, last[name], n)
 			}
 			last[name] = n
 		}

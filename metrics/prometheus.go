@@ -2,9 +2,9 @@ package metrics
 
 import "strconv"
 
-// boundTexts are the bounds as labels.
+// boundTexts holds the bounds as labels.
 //
-//nolint:gochecknoglobals // a table that nothing writes
+//nolint:gochecknoglobals // read-only table
 var boundTexts = func() (texts [len(bounds)]string) {
 	for i, b := range bounds {
 		texts[i] = `le="` + strconv.FormatFloat(b, 'f', -1, 64) + `"} `
@@ -12,8 +12,7 @@ var boundTexts = func() (texts [len(bounds)]string) {
 	return texts
 }()
 
-// prometheusPage writes the page of /stats/prometheus: types without help, as
-// Envoy does.
+// prometheusPage writes the page of /stats/prometheus, with types and without help, as Envoy does.
 func (w *writer) prometheusPage(p *plan, q *query) {
 	for i := range p.families {
 		if !w.family(&p.families[i], q) {
@@ -23,8 +22,7 @@ func (w *writer) prometheusPage(p *plan, q *query) {
 	w.flush()
 }
 
-// family writes all series of one name. It reports whether the reader is still
-// there.
+// family writes all series of one name. It reports whether the page can continue.
 func (w *writer) family(f *family, q *query) bool {
 	if err := w.ctx.Err(); err != nil && w.err == nil {
 		w.err = err
@@ -62,7 +60,7 @@ func (w *writer) typeLine(f *family, q *query) {
 	w.text("\n")
 }
 
-// series writes an entry; n is its value, if it is a number.
+// series writes an entry. n is the value of a counter or gauge.
 func (w *writer) series(f *family, e *entry, n uint64, q *query) {
 	switch {
 	case e.kind != histogramKind:

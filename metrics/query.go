@@ -5,17 +5,17 @@ import (
 	"net/url"
 )
 
-// query is what a reader of the page asks for.
+// query is a parsed query string of a page.
 type query struct {
 	form    form
-	pattern string  // of names; "" for all
-	filter  *filter // of the pattern; nil for all
-	used    bool    // only what was ever used
+	pattern string  // for names; "" for all
+	filter  *filter // made from pattern; nil for all
+	used    bool    // only statistics that were used
 	only    []kind  // nil for all
 	buckets buckets
 }
 
-// form is that of the page.
+// form is the format of a page.
 type form uint8
 
 const (
@@ -24,18 +24,17 @@ const (
 	prometheusForm
 )
 
-// buckets says how histograms are shown.
+// buckets is the format of histograms.
 type buckets uint8
 
 const (
-	summary    buckets = iota // their quantiles
-	cumulative                // how many values lie at each bound or below
-	disjoint                  // how many lie between a bound and the one before
-	detailed                  // their bins, and the quantiles
+	summary    buckets = iota // quantiles
+	cumulative                // number of values not above each bound
+	disjoint                  // number of values between each bound and the previous one
+	detailed                  // bins and quantiles
 )
 
-// parseQuery reads the query string of a page. Words that it does not know mean
-// nothing, as in Envoy.
+// parseQuery parses the query string of a page. As in Envoy it ignores unknown parameters.
 func parseQuery(values url.Values, f form) (query, error) {
 	q := query{form: f, used: values.Has("usedonly"), pattern: values.Get("filter")}
 	var bad [3]error
@@ -74,7 +73,7 @@ func parseType(word string) ([]kind, error) {
 		return []kind{gaugeKind}, nil
 	case "Histograms":
 		return []kind{histogramKind}, nil
-	case "TextReadouts": // there are none here
+	case "TextReadouts": // this package has none
 		return []kind{}, nil
 	}
 	return nil, errors.New("usage: /stats?type=(All|Counters|Gauges|Histograms|TextReadouts)")
@@ -104,7 +103,7 @@ func parseBuckets(values url.Values, f form) (buckets, error) {
 	return 0, errors.New("usage: /stats?histogram_buckets=(cumulative|disjoint|detailed|summary)")
 }
 
-// wants reports whether the reader asked for e.
+// wants reports whether the query selects e.
 func (q *query) wants(e *entry) bool {
 	if q.only != nil && (len(q.only) == 0 || q.only[0] != e.kind) {
 		return false

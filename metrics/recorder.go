@@ -14,16 +14,16 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// recorder counts one upstream's calls. It resolves all that it counts on once.
+// recorder counts an upstream's calls. It looks up its statistics once.
 type recorder struct {
 	slot  policy.Slot
 	next  policy.Func
-	epoch time.Time // of the clock; taken when the upstream is made, as its own is
+	epoch time.Time // the start of its clock
 
-	cluster         *Cluster
-	answers, again  *Answers
-	canary          func() *Answers
-	named           *namedAnswers // nil where callers may not name any
+	cluster         *ClusterStats
+	answers, again  *ResponseCounters
+	canary          func() *ResponseCounters
+	named           *namedCounters // nil unless CallerStatNames is set
 	active          *Gauge
 	sent            *Counter
 	timeout, perTry *Counter
@@ -35,24 +35,24 @@ type recorder struct {
 	retryOverflow   *Counter
 	retrySuccess    *Counter
 	abandoned       *Counter
-	refusals        sync.Map // of *Counter, by the name in a refusal's detail; made at their first use
-	received, reset *Counter // streams that the upstream reset, and that were reset here
+	refusals        sync.Map // *Counter by the name in a refusal's detail
+	received, reset *Counter // streams that the upstream reset, and that this side reset
 
-	major             atomic.Int32 // of the HTTP version of the last response
-	tries             policy.Slot  // of when an attempt began; only where tryBudget is set
-	budget, tryBudget *Histogram   // nil where they are not asked for
+	major             atomic.Int32 // major HTTP version of the last response
+	tries             policy.Slot  // when an attempt began; only if tryBudget is set
+	budget, tryBudget *Histogram   // nil unless TimeoutBudget is set
 }
 
-func newRecorder(c *Cluster, cfg Config) *recorder {
+func newRecorder(c *ClusterStats, cfg Config) *recorder {
 	origin := Internal
 	if cfg.External {
 		origin = External
 	}
 	r := &recorder{
 		epoch: time.Now(), cluster: c,
-		answers:       c.Answers(origin),
-		again:         c.Answers(Retry),
-		canary:        sync.OnceValue(func() *Answers { return c.Answers(Canary) }),
+		answers:       c.Responses(origin),
+		again:         c.Responses(Retry),
+		canary:        sync.OnceValue(func() *ResponseCounters { return c.Responses(Canary) }),
 		active:        c.Gauge("upstream_rq_active"),
 		sent:          c.Counter("upstream_rq_total"),
 		timeout:       c.Counter("upstream_rq_timeout"),
@@ -73,7 +73,7 @@ func newRecorder(c *Cluster, cfg Config) *recorder {
 		c.Counter(name)
 	}
 	if cfg.CallerStatNames {
-		r.named = &namedAnswers{cluster: c, origin: origin, known: map[string]*Answers{}}
+		r.named = &namedCounters{cluster: c, origin: origin, known: map[string]*ResponseCounters{}}
 	}
 	if cfg.TimeoutBudget {
 		r.budget = c.Histogram("upstream_rq_timeout_budget_percent_used")
@@ -82,24 +82,24 @@ func newRecorder(c *Cluster, cfg Config) *recorder {
 	return r
 }
 
-// neverCalls are statistics of Envoy that are 0 here, since a library has nothing that
-// they count: no maintenance mode, no limit on a stream's duration, no queue of requests.
+// neverCalls lists statistics of Envoy that are always 0 here: the library has no maintenance mode,
+// no limit on a stream's duration and no queue of requests.
 //
-//nolint:gochecknoglobals // a table that nothing writes
+//nolint:gochecknoglobals // read-only table
 var neverCalls = [...]string{"upstream_rq_maintenance_mode", "upstream_rq_max_duration_reached", "upstream_rq_pending_overflow"}
 
-// now is the recorder's clock, in nanoseconds.
+// now returns the time of the recorder's clock, in nanoseconds.
 func (r *recorder) now() int64 { return int64(time.Since(r.epoch)) }
 
-// What a call's State holds: the time at which it came to the recorder, and flags.
+// A call's State holds the time at which it reached the recorder, and these flags.
 const (
-	seen      = 1 << iota // it came: without it the call was refused outside of this policy
-	byCanary              // its response is one of a canary's
+	seen      = 1 << iota // set if the call reached this policy: a policy outside can refuse it
+	byCanary              // its response is from a canary
 	isCounted             // its response is in upstream_rq_completed
 	flagBits  = 3
 )
 
-// call notes when a call began, and counts its response as soon as the header is there.
+// call records when a call begins, and counts its response when the headers arrive.
 func (r *recorder) call(ctx context.Context, c *policy.Call) *policy.Outcome {
 	c.State(r.slot).N = r.now()<<flagBits | seen
 	o := r.next(ctx, c)
@@ -107,8 +107,8 @@ func (r *recorder) call(ctx context.Context, c *policy.Call) *policy.Outcome {
 	return o
 }
 
-// answered counts the response that the caller gets: the upstream's, or the one that Envoy
-// would send in its place.
+// answered counts the response that the caller receives: the upstream's, or the one that Envoy
+// would send instead.
 func (r *recorder) answered(c *policy.Call, o *policy.Outcome) {
 	code, ok := status(o)
 	if !ok {
@@ -119,8 +119,8 @@ func (r *recorder) answered(c *policy.Call, o *policy.Outcome) {
 	}
 }
 
-// count counts a response in all of its categories. It returns what the call's state must
-// remember, which it does not touch: beside a hedge, attempts end while the call does.
+// count counts a response in all of its categories. It returns flags for the call's state. It does
+// not set them itself, because with a hedge an attempt can end concurrently with the call.
 func (r *recorder) count(c *policy.Call, o *policy.Outcome, code int) (flags int64) {
 	r.answers.Count(code)
 	if isCanary(c, o) {
@@ -133,10 +133,9 @@ func (r *recorder) count(c *policy.Call, o *policy.Outcome, code int) (flags int
 	return flags
 }
 
-// status is the HTTP status of a response, and whether there was one. A response over gRPC
-// comes in a 200, whatever its status; a function that succeeds is a 200 too, and one that
-// fails a 500. Other than a gRPC status, an HTTP status below 100 counts as it is, which is
-// unknown.
+// status returns the HTTP status of a response, and whether there was a response. A response over
+// gRPC is a 200, whatever its gRPC status. A function is a 200 if it succeeds and a 500 if it
+// fails. An HTTP status below 100 is returned unchanged and counts as unknown.
 func status(o *policy.Outcome) (code int, ok bool) {
 	switch {
 	case o.Code >= 100:
@@ -146,17 +145,17 @@ func status(o *policy.Outcome) (code int, ok bool) {
 			return o.Code, true
 		}
 		return http.StatusOK, true
-	case o.Is.Any(policy.Failed):
+	case o.Has(policy.Failed):
 		return http.StatusInternalServerError, true
 	}
 	return 0, false
 }
 
-// localStatus is the status that Envoy counts for a call without a response. A call that
-// ran into its total limit is counted with each attempt that was under way, not here: during
-// a back-off there was none.
+// localStatus returns the status that Envoy counts for a call without a response. It returns 0 for
+// a call whose total timeout fired: that is counted with the active attempt, if any, because
+// during a back-off there is none. A call that a filter of Envoy's refuses never comes to a cluster.
 func localStatus(o *policy.Outcome) int {
-	if cutOff(o) || o.Detail.Flags().Has(envoy.UMSDR) { // Envoy counts no status of a stream that took too long
+	if cutOff(o) || o.Detail.Unrouted() || o.Detail.Flags().Has(envoy.UMSDR) { // Envoy counts no status of a stream that took too long
 		return 0
 	}
 	return o.Detail.LocalStatus()
@@ -165,8 +164,8 @@ func localStatus(o *policy.Outcome) int {
 // cutOff reports whether the timeout of the whole call fired.
 func cutOff(o *policy.Outcome) bool { return o.Detail == envoy.ResponseTimeout }
 
-// isCanary reports whether a response says that it is a canary's. Each call asks, so that
-// HTTP's header is read directly.
+// isCanary reports whether a response is from a canary, according to its header. It runs for each
+// call, and therefore reads an HTTP header directly.
 func isCanary(c *policy.Call, o *policy.Outcome) bool {
 	if resp, ok := o.Value.(*http.Response); ok {
 		values := resp.Header[envoy.CanaryHeader]
@@ -180,10 +179,10 @@ func isCanary(c *policy.Call, o *policy.Outcome) bool {
 	return value == "true"
 }
 
-// canaryKey is [envoy.CanaryHeader] as gRPC's metadata spells it.
+// canaryKey is [envoy.CanaryHeader] in the lower case of gRPC metadata.
 const canaryKey = "x-envoy-upstream-canary"
 
-// listen counts what happens to attempts, and the end of the call.
+// listen counts the events of attempts, and the end of the call.
 func (r *recorder) listen(_ context.Context, e policy.Event) {
 	switch e.Kind {
 	case policy.EventAttempt:
@@ -237,7 +236,7 @@ func (r *recorder) endAttempt(c *policy.Call, end *policy.Outcome) {
 		r.sent.Inc()
 	}
 	if r.tryBudget != nil && !unanswered(end) {
-		r.tryBudget.Record(percent(time.Duration(r.now()-c.State(r.tries).N), c.TryLimit()))
+		r.tryBudget.Record(percent(time.Duration(r.now()-c.State(r.tries).N), c.PerTryLimit()))
 	}
 	if resp, ok := end.Value.(*http.Response); ok && r.major.Load() != int32(resp.ProtoMajor) { //nolint:gosec // 1 or 2
 		r.major.Store(int32(resp.ProtoMajor)) //nolint:gosec // 1 or 2
@@ -248,17 +247,17 @@ func (r *recorder) endAttempt(c *policy.Call, end *policy.Outcome) {
 	}
 }
 
-// unanswered reports whether the total limit ended an attempt before its response. Envoy counts
-// such an attempt in the budget of the call alone.
+// unanswered reports whether the total timeout ended an attempt before its response. Envoy counts
+// such an attempt only in the budget of the call.
 func unanswered(end *policy.Outcome) bool {
 	_, ok := status(end)
 	return end.Detail == envoy.ResponseTimeout && !ok
 }
 
-// hadConnection reports whether an attempt got a connection. It is the condition of
-// upstream_rq_total, and of all that befalls connections.
+// hadConnection reports whether an attempt got a connection. Only then it counts in
+// upstream_rq_total and in the statistics of connections.
 func hadConnection(c *policy.Call, end *policy.Outcome) bool {
-	return !end.Is.Any(policy.ConnectFailure|policy.Invalid) && !c.Unconnected()
+	return !end.Has(policy.ConnectFailure|policy.Invalid) && !c.Unconnected()
 }
 
 // timedOut counts the timeout that ended an attempt, if any.
@@ -277,7 +276,7 @@ func (r *recorder) timedOut(c *policy.Call, end *policy.Outcome) {
 	}
 }
 
-// brokeOff counts what an attempt that ended early did to its stream or connection.
+// brokeOff counts the stream or connection that an early end of an attempt broke.
 func (r *recorder) brokeOff(c *policy.Call, end *policy.Outcome) {
 	switch end.Detail {
 	case envoy.RemoteReset, envoy.RemoteResetAfter:
@@ -288,30 +287,31 @@ func (r *recorder) brokeOff(c *policy.Call, end *policy.Outcome) {
 		r.cut(c, end, endedThere(end.Err))
 	case envoy.ResponseTimeout, envoy.PerTryTimeout, envoy.PerTryIdleTimeout, envoy.CallerGone:
 		r.cut(c, end, false)
-	default: // it ended on its own, or never began
+	default: // it ended normally, or did not begin
 	}
 }
 
-// endedThere reports whether a response is malformed because the connection ended within it.
+// endedThere reports whether a response is malformed because the upstream ended the connection in
+// the middle of it.
 func endedThere(err error) bool {
 	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET)
 }
 
-// cut counts an attempt that was cut off by the upstream or on this side. Over HTTP/1 that
-// ends the connection, over HTTP/2 this side resets the stream.
+// cut counts an attempt that the upstream or this side cut off. Over HTTP/1 this ends the
+// connection; over HTTP/2 this side resets the stream.
 func (r *recorder) cut(c *policy.Call, end *policy.Outcome, byUpstream bool) {
 	s := r.cluster.dialed()
 	switch major := r.version(c, end); {
 	case major == 2 && !byUpstream:
 		r.reset.Inc()
 	case major == 1 && s != nil:
-		s.cut(byUpstream, end.Is.Any(policy.ProtocolError))
+		s.cut(byUpstream, end.Has(policy.ProtocolError))
 	}
 }
 
-// version is the major version of HTTP that an attempt spoke, 0 where that is not known or
-// where there was no connection. Without a response it is that of the last one, or of all
-// connections that were counted.
+// version returns the major HTTP version of an attempt, 0 if it is unknown or there was no
+// connection. Without a response it is the version of the last response, or of all counted
+// connections.
 func (r *recorder) version(c *policy.Call, end *policy.Outcome) int {
 	resp, ok := end.Value.(*http.Response)
 	switch protocol := c.Request().Protocol; {
@@ -319,7 +319,7 @@ func (r *recorder) version(c *policy.Call, end *policy.Outcome) int {
 		return resp.ProtoMajor
 	case !hadConnection(c, end):
 		return 0
-	case protocol == policy.ProtocolGRPC && c.Endpoint() != "": // gRPC names the peer only where there was one
+	case protocol == policy.ProtocolGRPC && c.Endpoint() != "": // gRPC reports the peer only if there was one
 		return 2
 	case protocol != policy.ProtocolHTTP:
 		return 0
@@ -330,15 +330,15 @@ func (r *recorder) version(c *policy.Call, end *policy.Outcome) int {
 	return r.cluster.dialed().version()
 }
 
-// refused counts a refusal, in the statistic that its detail names.
+// refused counts a refusal in the statistic that its detail names.
 func (r *recorder) refused(c *policy.Call, o *policy.Outcome) {
 	name := o.Detail.Counter()
 	switch name {
 	case "":
-		return // Envoy does not know it
+		return // Envoy has no statistic for it
 	case overflowCounter:
 		r.overflow.Inc()
-		if r.tryBudget != nil && !c.Carried() { // to Envoy it was an attempt, which took no time
+		if r.tryBudget != nil && !c.Carried() { // for Envoy it is an attempt that takes no time
 			r.tryBudget.Record(0)
 		}
 		return
@@ -353,9 +353,9 @@ func (r *recorder) refused(c *policy.Call, o *policy.Outcome) {
 // overflowCounter counts calls that a limit of the library refused.
 const overflowCounter = "upstream_rq_active_overflow"
 
-// ended records how long a completed call took. A call that was refused outside of this
-// policy never came to it; it is counted here. One that panicked is in no count of
-// responses, and so in none of their times.
+// ended records the duration of a completed call. A call that a policy outside refused did not
+// reach this policy, and is counted here. A call that panicked has no response, and therefore no
+// time.
 func (r *recorder) ended(c *policy.Call, end *policy.Outcome) {
 	state := c.State(r.slot).N
 	if state == 0 {
@@ -383,7 +383,7 @@ func (r *recorder) completed(c *policy.Call, state int64, ms uint64) {
 	}
 }
 
-// isTimeout reports whether a timeout of the library's ended a call.
+// isTimeout reports whether a timeout of the library ended a call.
 func isTimeout(end *policy.Outcome) bool {
 	switch end.Detail {
 	case envoy.ResponseTimeout, envoy.PerTryTimeout, envoy.PerTryIdleTimeout:
@@ -393,8 +393,8 @@ func isTimeout(end *policy.Outcome) bool {
 	}
 }
 
-// isComplete reports whether a call brought a response to its end. An error can be a whole
-// response itself: a function's, or a status that a gRPC upstream sent.
+// isComplete reports whether a call received its response completely. An error can be a complete
+// response: a function's error, or a status that a gRPC upstream sent.
 func isComplete(c *policy.Call, end *policy.Outcome) bool {
 	if _, ok := status(end); !ok {
 		return false
@@ -405,10 +405,10 @@ func isComplete(c *policy.Call, end *policy.Outcome) bool {
 	case c.Request().Protocol == policy.ProtocolGRPC:
 		return end.Detail == envoy.ViaUpstream
 	}
-	return end.Is.Any(policy.Failed)
+	return end.Has(policy.Failed)
 }
 
-// share is how many per cent of its total limit a call took, 0 without one.
+// share returns how many percent of its total timeout a call used, 0 without one.
 func share(c *policy.Call, took time.Duration) uint64 {
 	left, limited := c.Remaining()
 	if !limited {
@@ -417,8 +417,8 @@ func share(c *policy.Call, took time.Duration) uint64 {
 	return percent(took, took+left)
 }
 
-// percent is how many per cent of limit were used, 0 without a limit. Both are in whole
-// milliseconds, as in Envoy.
+// percent returns how many percent of limit were used, 0 without a limit. As in Envoy both are in
+// whole milliseconds.
 func percent(took, limit time.Duration) uint64 {
 	if limit <= 0 {
 		return 0
@@ -426,20 +426,20 @@ func percent(took, limit time.Duration) uint64 {
 	return uint64(max(0, 100*took.Truncate(time.Millisecond)/limit))
 }
 
-// maxNames is how many names the callers of one upstream can make.
+// maxNames is the maximum number of names that the callers of an upstream can make.
 const maxNames = 100
 
-// namedAnswers counts under names that callers give.
-type namedAnswers struct {
-	cluster *Cluster
+// namedCounters counts responses under names from request headers.
+type namedCounters struct {
+	cluster *ClusterStats
 	origin  string
 
 	mu    sync.RWMutex
-	known map[string]*Answers // guarded by mu
+	known map[string]*ResponseCounters // guarded by mu
 }
 
-// byName finds the category that the caller named, if it may and did.
-func (r *recorder) byName(c *policy.Call) *Answers {
+// byName returns the category that the request header names, or nil.
+func (r *recorder) byName(c *policy.Call) *ResponseCounters {
 	if r.named == nil {
 		return nil
 	}
@@ -450,7 +450,7 @@ func (r *recorder) byName(c *policy.Call) *Answers {
 	return r.named.get(name)
 }
 
-func (n *namedAnswers) get(name string) *Answers {
+func (n *namedCounters) get(name string) *ResponseCounters {
 	n.mu.RLock()
 	a, ok := n.known[name]
 	full := len(n.known) >= maxNames
@@ -461,7 +461,7 @@ func (n *namedAnswers) get(name string) *Answers {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if a, ok = n.known[name]; !ok && len(n.known) < maxNames {
-		a = n.cluster.Answers(name + "." + n.origin)
+		a = n.cluster.Responses(name + "." + n.origin)
 		n.known[name] = a
 	}
 	return a

@@ -25,12 +25,12 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// responding answers each request with a response of its own.
+// responding returns a new response for each request.
 type responding func(req *http.Request) (*http.Response, error)
 
 func (f responding) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// response is one with a body that ends with err.
+// response returns a response whose body ends with err.
 func response(code, major int, err error) *http.Response {
 	return &http.Response{
 		StatusCode: code, ProtoMajor: major, Header: http.Header{},
@@ -60,7 +60,7 @@ func send(t *testing.T, rt http.RoundTripper, header ...string) {
 	_ = resp.Body.Close()
 }
 
-// TestOddCodes counts an HTTP status that is none as unknown, as Envoy does.
+// TestOddCodes checks that an invalid HTTP status counts as unknown, as in Envoy.
 func TestOddCodes(t *testing.T) {
 	for code, name := range map[int]string{
 		0: "unknown", 7: "unknown", 42: "unknown", 99: "unknown", 100: "100", 200: "200", 599: "599", 600: "unknown", 999: "unknown",
@@ -78,8 +78,8 @@ func TestOddCodes(t *testing.T) {
 	}
 }
 
-// TestPanic has calls end without an outcome. None is in the times of calls that
-// completed, and all that follows is counted.
+// TestPanic ends calls without an outcome. They do not count in the times of completed calls, and
+// later calls are counted.
 func TestPanic(t *testing.T) {
 	r := registry(t, Settings{})
 	u := upstream(t, Config{Registry: r, TimeoutBudget: true}, GRPC{Registry: r}, timeout.Config{Total: time.Minute}, retry.Config{NumRetries: 1})
@@ -125,7 +125,7 @@ func TestPanic(t *testing.T) {
 	}
 }
 
-// TestTotal_unconnected counts an attempt only if it had a connection, whatever ended it.
+// TestTotal_unconnected checks that an attempt counts only if it had a connection, however it ended.
 func TestTotal_unconnected(t *testing.T) {
 	for name, connects := range map[string]bool{"no connection": false, "a connection": true} {
 		t.Run(name, func(t *testing.T) {
@@ -150,7 +150,7 @@ func TestTotal_unconnected(t *testing.T) {
 	}
 }
 
-// TestTimeoutBudget records what each attempt and each call used of its limit.
+// TestTimeoutBudget checks the share of its timeout that each attempt and each call used.
 func TestTimeoutBudget(t *testing.T) {
 	const second = time.Second
 	perTry := func(d time.Duration) timeout.Config { return timeout.Config{Total: 100 * second, PerTry: d} }
@@ -164,13 +164,13 @@ func TestTimeoutBudget(t *testing.T) {
 	}{
 		{"one attempt", []policy.Policy{perTry(20 * second)}, []step{{status: 200, delay: 5 * second}}, []uint64{25}, []uint64{5}},
 		{"a retry", []policy.Policy{perTry(20 * second), again}, []step{{status: 503, delay: 5 * second}, ok}, []uint64{0, 25}, nil},
-		{"no limits", []policy.Policy{timeout.Config{Total: timeout.None}}, []step{{status: 200, delay: 5 * second}}, []uint64{0}, []uint64{0}},
-		{"no limit of an attempt", []policy.Policy{timeout.Config{Total: 100 * second}}, []step{{status: 200, delay: 5 * second}}, []uint64{0}, []uint64{5}},
-		{"a limit of attempts beyond the total", []policy.Policy{timeout.Config{Total: 100 * second}, timeout.Config{Total: timeout.None, PerTry: 200 * second}}, []step{{status: 200, delay: 5 * second}}, []uint64{0}, []uint64{5}},
-		{"the total ends", []policy.Policy{timeout.Config{Total: 10 * second}}, []step{hang}, nil, []uint64{100}},
-		{"the limit of an attempt ends", []policy.Policy{perTry(20 * second)}, []step{hang}, []uint64{100}, []uint64{20}},
+		{"no timeout", []policy.Policy{timeout.Config{Total: timeout.Unlimited}}, []step{{status: 200, delay: 5 * second}}, []uint64{0}, []uint64{0}},
+		{"no timeout of an attempt", []policy.Policy{timeout.Config{Total: 100 * second}}, []step{{status: 200, delay: 5 * second}}, []uint64{0}, []uint64{5}},
+		{"a timeout of attempts above the total", []policy.Policy{timeout.Config{Total: 100 * second}, timeout.Config{Total: timeout.Unlimited, PerTry: 200 * second}}, []step{{status: 200, delay: 5 * second}}, []uint64{0}, []uint64{5}},
+		{"the total timeout fires", []policy.Policy{timeout.Config{Total: 10 * second}}, []step{hang}, nil, []uint64{100}},
+		{"the per-try timeout fires", []policy.Policy{perTry(20 * second)}, []step{hang}, []uint64{100}, []uint64{20}},
 		{"silence", []policy.Policy{timeout.Config{Total: 100 * second, PerTry: 50 * second, Idle: 30 * second}}, []step{hang}, []uint64{60}, []uint64{30}},
-		{"within the body", []policy.Policy{timeout.Config{Total: 10 * second, PerTry: 5 * second}}, []step{{status: 200, body: "x", slow: time.Hour}}, []uint64{200}, []uint64{100}},
+		{"in the body", []policy.Policy{timeout.Config{Total: 10 * second, PerTry: 5 * second}}, []step{{status: 200, body: "x", slow: time.Hour}}, []uint64{200}, []uint64{100}},
 		{"a reset", []policy.Policy{perTry(20 * second)}, []step{{err: reset.err, delay: 5 * second}}, []uint64{25}, nil},
 		{"refused by limits", []policy.Policy{perTry(20 * second), limits.Config{MaxRequests: limits.Zero}}, []step{ok}, []uint64{0}, nil},
 	} {
@@ -185,7 +185,7 @@ func TestTimeoutBudget(t *testing.T) {
 					t.Errorf("attempts: got %v, want %v", got, tc.tries)
 				}
 				got := lows(c.Histogram("upstream_rq_timeout_budget_percent_used"))
-				if tc.name == "a retry" { // chance has a part in its back-off
+				if tc.name == "a retry" { // its back-off is random
 					if len(got) != 1 || got[0] < 5 || got[0] > 7 {
 						t.Errorf("the call: got %v, want 5 to 7", got)
 					}
@@ -197,7 +197,7 @@ func TestTimeoutBudget(t *testing.T) {
 	}
 }
 
-// lows are the lowest values of the bins that were recorded to, one for each value.
+// lows returns the lowest value of the bin of each recorded value.
 func lows(h *Histogram) (all []uint64) {
 	for _, b := range (histograms{h}).bins(nil) {
 		for range b.count {
@@ -207,8 +207,7 @@ func lows(h *Histogram) (all []uint64) {
 	return all
 }
 
-// TestBrokenOff counts what became of streams and connections, by the version of HTTP
-// that the upstream speaks.
+// TestBrokenOff counts broken streams and connections, by the HTTP version of the upstream.
 func TestBrokenOff(t *testing.T) {
 	fails := func(err error) func(*http.Request) (*http.Response, error) {
 		return func(*http.Request) (*http.Response, error) { return nil, err }
@@ -240,10 +239,10 @@ func TestBrokenOff(t *testing.T) {
 		{"HTTP/1, timed out", 1, hangs, local},
 		{"HTTP/1, malformed", 1, fails(garbage.err), malformed(local)},
 		{"HTTP/1, cut short", 1, body(1, io.ErrUnexpectedEOF), malformed(remote)},
-		{"HTTP/1, reset within the body", 1, body(1, syscall.ECONNRESET), malformed(remote)},
+		{"HTTP/1, reset in the body", 1, body(1, syscall.ECONNRESET), malformed(remote)},
 		{"HTTP/2, timed out", 2, hangs, map[string]uint64{"upstream_rq_tx_reset": 1}},
 		{"HTTP/2, reset", 2, fails(errors.New("stream error: stream ID 1; INTERNAL_ERROR; received from peer")), map[string]uint64{"upstream_rq_rx_reset": 1}},
-		{"HTTP/2, reset within the body", 0, body(2, errors.New("stream error: stream ID 1; CANCEL; received from peer")), map[string]uint64{"upstream_rq_rx_reset": 1}},
+		{"HTTP/2, reset in the body", 0, body(2, errors.New("stream error: stream ID 1; CANCEL; received from peer")), map[string]uint64{"upstream_rq_rx_reset": 1}},
 		{"HTTP/2, closed", 2, fails(io.EOF), nil},
 		{"unknown, timed out", 0, hangs, nil},
 	} {
@@ -281,7 +280,7 @@ func TestBrokenOff(t *testing.T) {
 	}
 }
 
-// TestCallerNames_long ignores names that are longer than the bound.
+// TestCallerNames_long checks that names longer than the limit are ignored.
 func TestCallerNames_long(t *testing.T) {
 	r := registry(t, Settings{})
 	rt := upstream(t, Config{Registry: r, CallerStatNames: true}).Transport(stub(""))
@@ -294,7 +293,7 @@ func TestCallerNames_long(t *testing.T) {
 			names++
 		}
 		if len(name) > maxName+100 {
-			t.Errorf("a name has %d bytes", len(name))
+			t.Errorf("got a name of %d bytes, want it ignored", len(name))
 		}
 	}
 	if names != 2 {
@@ -302,7 +301,7 @@ func TestCallerNames_long(t *testing.T) {
 	}
 }
 
-// TestTwice refuses to count one upstream twice in a cluster.
+// TestTwice checks that counting an upstream twice in a cluster is an error.
 func TestTwice(t *testing.T) {
 	r := registry(t, Settings{})
 	for name, policies := range map[string][]policy.Policy{
@@ -328,12 +327,12 @@ func TestTwice(t *testing.T) {
 	}
 }
 
-// TestNoRegistry uses nil for the default registry, and the zero Registry, everywhere.
+// TestNoRegistry uses a nil Registry, which means the default, and the zero Registry.
 func TestNoRegistry(t *testing.T) {
 	var none *Registry
 	none.Cluster("no-registry").Counter("upstream_rq_total").Inc()
 	if got := page(t, none, "/stats?filter=no-registry"); got != "cluster.no-registry.upstream_rq_total: 1\n" {
-		t.Errorf("got %q, want what the default registry counts", got)
+		t.Errorf("got %q, want the statistics of the default registry", got)
 	}
 	none.Remove("no-registry")
 	if got := page(t, Default(), "/stats?filter=no-registry"); got != "" {

@@ -10,57 +10,56 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Registry holds clusters, and says how their statistics are named. It is safe for
-// concurrent use. The zero value has the names of zero [Settings]; others are made with
-// [NewRegistry]. A nil Registry stands for [Default] everywhere.
+// Registry holds clusters and the settings for their statistics' names. It is safe for concurrent
+// use. The zero value has zero [Settings]; use [NewRegistry] for others. Everywhere a nil Registry
+// means [Default].
 type Registry struct {
 	tags  []tag
-	plain bool // no tags are taken out of names
+	plain bool // do not extract Envoy's tags from names
 	shape atomic.Uint64
 
 	mu       sync.RWMutex
-	clusters map[string]*Cluster // by the name as it is shown; guarded by mu
+	clusters map[string]*ClusterStats // by the name that pages show; guarded by mu
 
 	planning sync.Mutex // held while a page is laid out
 	plan     atomic.Pointer[plan]
 
-	registered []prometheus.Registerer // through which an exporter was registered; guarded by registering
+	registered []prometheus.Registerer // that registered an exporter; guarded by registering
 }
 
-// Settings say how a registry's statistics are named. It mirrors Envoy's
-// stats_config.
+// Settings configures the names of a registry's statistics. Mirrors Envoy's stats_config.
 type Settings struct {
-	// Tags are added to the statistics, or taken out of their names. Mirrors stats_tags.
+	// Tags are added to the statistics, or extracted from their names. Mirrors stats_tags.
 	Tags []Tag `json:"stats_tags,omitempty"`
 
-	// NoDefaultTags leaves the names whole: envoy_cluster_recipes_upstream_rq_200 in place
-	// of envoy_cluster_upstream_rq{envoy_response_code="200",envoy_cluster_name="recipes"}.
-	// Mirrors use_all_default_tags: false.
+	// NoDefaultTags keeps whole names: envoy_cluster_recipes_upstream_rq_200 instead of
+	// envoy_cluster_upstream_rq{envoy_response_code="200",envoy_cluster_name="recipes"}. Mirrors
+	// use_all_default_tags: false.
 	NoDefaultTags bool `json:"no_default_tags,omitempty"`
 }
 
-// Tag is a label of statistics in Prometheus. It has either a Value or a Regex.
+// Tag is a label of statistics in Prometheus. Exactly one of Value and Regex must be set.
 type Tag struct {
-	// Name may have dots, which Prometheus shows as underscores: service.node.
+	// Name is the name of the tag. Dots become underscores in Prometheus: service.node.
 	Name string `json:"tag_name"`
 
-	// Value is the same for all statistics, such as the name of this service or host.
-	// Mirrors fixed_value.
+	// Value is a fixed value for all statistics, such as the name of this service or host. Mirrors
+	// fixed_value.
 	Value string `json:"fixed_value,omitempty"`
 
-	// Regex takes the tag out of a statistic's name, for all names that it matches: its
-	// first group is cut out of the name, its second, or where there is only one that, is the
-	// value. The syntax is that of package regexp, which is RE2's, as in Envoy.
+	// Regex extracts the tag from each statistic's name that it matches. Its first group is cut
+	// out of the name. The value is its second group, or the first if there is only one. The
+	// syntax is that of package regexp, which is RE2's, as in Envoy.
 	Regex string `json:"regex,omitempty"`
 }
 
 //nolint:gochecknoglobals // as http.DefaultServeMux is
 var defaultRegistry = sync.OnceValue(func() *Registry { return newRegistry(nil, false) })
 
-// Default is the registry that is used where none is set.
+// Default returns the registry that is used if none is set.
 func Default() *Registry { return defaultRegistry() }
 
-// orDefault is r, or Default in the place of nil.
+// orDefault returns r, or Default if r is nil.
 func (r *Registry) orDefault() *Registry {
 	if r == nil {
 		return Default()
@@ -68,7 +67,7 @@ func (r *Registry) orDefault() *Registry {
 	return r
 }
 
-// NewRegistry makes a registry. The error joins all that is wrong with the settings.
+// NewRegistry returns a registry. Its error joins one error for each invalid tag.
 func NewRegistry(s Settings) (*Registry, error) {
 	var bad []error
 	var tags []tag
@@ -76,7 +75,7 @@ func NewRegistry(s Settings) (*Registry, error) {
 	for i, t := range s.Tags {
 		made, err := newTag(t)
 		if err == nil && seen[made.label] {
-			err = fmt.Errorf("%q is there twice", t.Name)
+			err = fmt.Errorf("%q is a duplicate; remove one of the two", t.Name)
 		}
 		if err != nil {
 			bad = append(bad, fmt.Errorf("metrics: Settings.Tags[%d]: %w", i, err))
@@ -100,11 +99,11 @@ func newTag(t Tag) (tag, error) {
 	made := tag{label: labelName(t.Name), value: clean(t.Value)}
 	switch {
 	case t.Name == "":
-		return made, errors.New("a tag without a name")
+		return made, errors.New("the name is empty")
 	case reserved(made.label):
-		return made, fmt.Errorf("the name %q is Prometheus's own", t.Name)
+		return made, fmt.Errorf("the name %q is reserved by Prometheus; write another", t.Name)
 	case (t.Value == "") == (t.Regex == ""):
-		return made, fmt.Errorf("%q needs a value or a regex, and not both", t.Name)
+		return made, fmt.Errorf("%q needs either a value or a regex", t.Name)
 	case t.Regex == "":
 		return made, nil
 	}
@@ -119,10 +118,10 @@ func newTag(t Tag) (tag, error) {
 	return made, nil
 }
 
-// Cluster returns the cluster of that name, made at its first use. Names that are shown
-// alike are one cluster, as in Envoy: a colon is shown as an underscore, and so is what would
-// break a line of text.
-func (r *Registry) Cluster(name string) *Cluster {
+// Cluster returns the cluster with the given name. It makes the cluster at its first use. As in
+// Envoy names that a page shows alike are the same cluster: a colon, or a character that would
+// break a line of text, is shown as an underscore.
+func (r *Registry) Cluster(name string) *ClusterStats {
 	r = r.orDefault()
 	name = clusterName(name)
 	r.mu.RLock()
@@ -136,7 +135,7 @@ func (r *Registry) Cluster(name string) *Cluster {
 	if c = r.clusters[name]; c == nil {
 		c = newCluster(r, name)
 		if r.clusters == nil {
-			r.clusters = map[string]*Cluster{}
+			r.clusters = map[string]*ClusterStats{}
 		}
 		r.clusters[name] = c
 		r.shape.Add(1)
@@ -144,8 +143,8 @@ func (r *Registry) Cluster(name string) *Cluster {
 	return c
 }
 
-// Remove deletes a cluster, for an upstream that is no more. Its handles keep working and
-// are no longer shown; a later Cluster of that name makes a new one.
+// Remove deletes a cluster whose upstream is no longer used. Existing handles keep working but are
+// no longer shown. A later call of Cluster with that name makes a new one.
 func (r *Registry) Remove(name string) {
 	r = r.orDefault()
 	name = clusterName(name)

@@ -26,14 +26,14 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// step is one answer of a scripted upstream; the last one repeats.
+// step is a response of a scripted upstream. The last step repeats.
 type step struct {
 	status int
 	body   string
 	header http.Header
-	err    error         // in place of an answer
-	broken error         // within the body
-	delay  time.Duration // before the head
+	err    error         // instead of a response
+	broken error         // in the body
+	delay  time.Duration // before the headers
 	slow   time.Duration // before the body
 }
 
@@ -50,7 +50,7 @@ var (
 
 func status503(n int) []step { return slices.Repeat([]step{{status: 503, body: "no"}}, n) }
 
-// script is an upstream that answers by its steps.
+// script is an upstream that responds with its steps.
 type script struct {
 	steps []step
 	next  int
@@ -93,7 +93,7 @@ func wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// slowBody comes late, and may break off.
+// slowBody is a body that arrives late and can break.
 type slowBody struct {
 	ctx    context.Context
 	wait   time.Duration
@@ -114,20 +114,20 @@ func (b *slowBody) Read(p []byte) (int, error) {
 
 func (b *slowBody) Close() error { return nil }
 
-// scenario is a recorded one in the words of this test.
+// scenario configures the replay of a recorded scenario.
 type scenario struct {
 	policies []policy.Policy
 	cfg      Config
 	steps    []step
-	calls    int // 1 unless it says more
+	calls    int // 0 means 1
 	apart    time.Duration
-	caller   time.Duration // after which the caller leaves
+	caller   time.Duration // after which the caller cancels
 	alt      string
 	method   string
 	payload  string
 }
 
-// quick is a retry policy as most scenarios have it.
+// quick returns the retry policy of most scenarios.
 func quick(on string, n int) retry.Config {
 	return retry.Config{On: on, NumRetries: n, BaseInterval: 5 * time.Millisecond, MaxInterval: 10 * time.Millisecond}
 }
@@ -163,7 +163,7 @@ func scenarios() map[string]scenario {
 		"retry-5xx-includes-reset": {policies: r(quick("5xx", 1)), steps: []step{reset, ok}},
 		"retry-reset-exhausted":    {policies: r(quick("reset", 2)), steps: []step{reset}},
 		"retry-limit-then-4xx":     {policies: r(quick("5xx", 2)), steps: codes(503, 404)},
-		"retry-num-retries-zero":   {policies: r(quick("5xx", retry.None)), steps: status503(1)},
+		"retry-num-retries-zero":   {policies: r(quick("5xx", retry.Never)), steps: status503(1)},
 		"retry-none-without-policy": {
 			policies: []policy.Policy{inAll(0)}, steps: status503(1),
 		},
@@ -217,9 +217,9 @@ func scenarios() map[string]scenario {
 	}
 }
 
-// TestScenarios plays recorded scenarios over scripted round trippers, and compares
-// every statistic that is not 0 with Envoy's. Where a scenario needs a whole Envoy
-// configuration to be read, it is not played here.
+// TestScenarios replays recorded scenarios over scripted round trippers, and compares every
+// statistic that is not 0 with Envoy's. The recording has no scenarios that need a complete Envoy
+// configuration.
 func TestScenarios(t *testing.T) {
 	var recorded map[string]map[string]uint64
 	text, err := os.ReadFile("testdata/scenarios.json")
@@ -235,7 +235,7 @@ func TestScenarios(t *testing.T) {
 		passed := t.Run(name, func(t *testing.T) {
 			sc, known := played[name]
 			if !known {
-				t.Fatal("not played")
+				t.Fatal("got no replay of the scenario, want one")
 			}
 			synctest.Test(t, func(t *testing.T) {
 				if diff := cmp.Diff(recorded[name], play(t, sc)); diff != "" {
@@ -250,8 +250,8 @@ func TestScenarios(t *testing.T) {
 	closing(t, "scenarios", len(recorded), same, 0)
 }
 
-// play makes the calls of a scenario, and gives what is not 0 then. Histograms
-// stand with their number of values.
+// play makes the calls of a scenario and returns the statistics that are not 0. The value of a
+// histogram is its number of values.
 func play(t *testing.T, sc scenario) map[string]uint64 {
 	t.Helper()
 	sc.cfg.Registry = registry(t, Settings{})
@@ -282,7 +282,7 @@ func play(t *testing.T, sc scenario) map[string]uint64 {
 	return nonzero(sc.cfg.Registry.Cluster("upstream"))
 }
 
-// call makes one call, and reads its answer to the end.
+// call makes one call and reads its response to the end.
 func (sc *scenario) call(ctx context.Context, rt http.RoundTripper) {
 	if sc.caller != 0 {
 		left, leave := context.WithCancel(ctx)
@@ -295,7 +295,7 @@ func (sc *scenario) call(ctx context.Context, rt http.RoundTripper) {
 	}
 	var payload io.Reader
 	if sc.payload != "" {
-		payload = io.MultiReader(strings.NewReader(sc.payload)) // which has no GetBody
+		payload = io.MultiReader(strings.NewReader(sc.payload)) // has no GetBody
 	}
 	req, err := http.NewRequestWithContext(ctx, method, "http://upstream/", payload)
 	if err != nil {
@@ -312,7 +312,7 @@ func (sc *scenario) call(ctx context.Context, rt http.RoundTripper) {
 	_ = resp.Body.Close()
 }
 
-func nonzero(c *Cluster) map[string]uint64 {
+func nonzero(c *ClusterStats) map[string]uint64 {
 	found := map[string]uint64{}
 	c.mu.RLock()
 	defer c.mu.RUnlock()

@@ -14,7 +14,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// counting is a policy that offers a counter.
+// counting is a policy with a counter.
 type counting struct{ n *atomic.Uint64 }
 
 func (c counting) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
@@ -25,8 +25,8 @@ func (c counting) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error)
 	}, nil
 }
 
-// TestStat_counter shows the counters of policies inside and outside: those of one name are
-// added up, also over upstreams.
+// TestStat_counter shows the counters of policies inside and outside: those of the same name are
+// summed, also over upstreams.
 func TestStat_counter(t *testing.T) {
 	var inside, outside, other atomic.Uint64
 	r := registry(t, Settings{})
@@ -54,7 +54,7 @@ func TestStat_counter(t *testing.T) {
 	}
 }
 
-// TestStat_bad reports a counter without a function, and one that is another statistic already.
+// TestStat_bad checks the errors of a counter without a function and of a name that is taken.
 func TestStat_bad(t *testing.T) {
 	for name, s := range map[string]policy.Stat{
 		"no function": {Kind: policy.Counter, Name: "x"},
@@ -75,7 +75,7 @@ type policyFunc func(b *policy.Builder, next policy.Func) (policy.Func, error)
 
 func (p policyFunc) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) { return p(b, next) }
 
-// TestRefusal_counter counts refusals in the statistic that their detail names.
+// TestRefusal_counter checks that refusals count in the statistic that their detail names.
 func TestRefusal_counter(t *testing.T) {
 	r := registry(t, Settings{})
 	u := upstream(t, Config{Registry: r}, policyFunc(func(*policy.Builder, policy.Func) (policy.Func, error) {

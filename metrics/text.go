@@ -1,6 +1,6 @@
 package metrics
 
-// textPage writes the page of /stats: one line for each statistic.
+// textPage writes the page of /stats: one line per statistic.
 func (w *writer) textPage(p *plan, q *query) {
 	w.each(p.entries, q, func(e *entry) { w.textLine(e, q.buckets) })
 	w.flush()
@@ -22,8 +22,8 @@ func (w *writer) textLine(e *entry, form buckets) {
 	w.text("\n")
 }
 
-// textHistogram writes pairs: of the last interval, which the library does not
-// keep and shows as empty, and of the life of the process.
+// textHistogram writes pairs of values: for the last interval, which the library does not record
+// and shows as empty, and for the lifetime of the process.
 func (w *writer) textHistogram(bins []bin, form buckets) {
 	if len(bins) == 0 {
 		w.text(" No recorded values")

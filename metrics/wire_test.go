@@ -16,8 +16,8 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// TestWire makes one call over real sockets, through the upstream's own transport, and
-// compares all that is said of broken attempts with what Envoy 1.40.0 counts for the same.
+// TestWire makes one call over real sockets, through the upstream's own transport, and compares the
+// statistics of broken attempts with those of Envoy 1.40.0 for the same call.
 func TestWire(t *testing.T) {
 	const local, remote, both = "upstream_cx_destroy_local_with_active_rq", "upstream_cx_destroy_remote_with_active_rq", "upstream_cx_destroy_with_active_rq"
 	hang := func(_ http.ResponseWriter, req *http.Request) { <-req.Context().Done() }
@@ -66,7 +66,7 @@ func TestWire(t *testing.T) {
 			r := registry(t, Settings{})
 			u := upstream(t, Config{Registry: r}, timeout.Config{Total: 300 * time.Millisecond})
 			base := &http.Transport{Protocols: server.Config.Protocols}
-			counted := r.Cluster("recipes").CountTransport(base)
+			counted := r.Cluster("recipes").InstrumentTransport(base)
 			defer counted.CloseIdleConnections()
 			fetch(t, u.Transport(counted), server.URL)
 			got := map[string]uint64{}
@@ -86,7 +86,7 @@ func TestWire(t *testing.T) {
 	}
 }
 
-// fetch makes a request, whatever comes of it.
+// fetch makes a request and ignores its result.
 func fetch(t *testing.T, rt http.RoundTripper, url string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, http.NoBody)
@@ -101,8 +101,8 @@ func fetch(t *testing.T, rt http.RoundTripper, url string) {
 	_ = resp.Body.Close()
 }
 
-// TestWire_discarded keeps the connection of a response that is thrown away for a retry,
-// where Envoy closes it.
+// TestWire_discarded checks that the connection of a response discarded for a retry is kept. Envoy
+// closes it.
 func TestWire_discarded(t *testing.T) {
 	calls := 0
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

@@ -7,16 +7,16 @@ import (
 	"strconv"
 )
 
-// chunk is how much of a page is held before it is sent.
+// chunk is the size of the buffer, in bytes, at which a part of a page is sent.
 const chunk = 32 << 10
 
-// writer sends a page in pieces, so that its size costs no memory. After an error
-// it swallows the rest; ok tells.
+// writer sends a page in chunks, so that a large page needs no more memory. After an error it
+// discards the rest; ok reports that.
 type writer struct {
-	ctx  context.Context //nolint:containedctx // of the reader, for the length of a page
+	ctx  context.Context //nolint:containedctx // of the request, for the duration of a page
 	to   io.Writer
 	buf  []byte
-	bins []bin // for reading histograms into
+	bins []bin // buffer for reading histograms
 	err  error
 }
 
@@ -24,8 +24,8 @@ func newWriter(ctx context.Context, to io.Writer) *writer {
 	return &writer{ctx: ctx, to: to, buf: make([]byte, 0, chunk+4<<10)}
 }
 
-// ok ends a line: it sends what has gathered, if it is enough, and reports whether
-// it makes sense to go on.
+// ok ends a line: it sends the buffer if it is full enough, and reports whether the page can
+// continue.
 func (w *writer) ok() bool {
 	if len(w.buf) >= chunk {
 		w.flush()
@@ -43,8 +43,8 @@ func (w *writer) flush() {
 	w.buf = w.buf[:0]
 }
 
-// each calls show with what q asks for, and reports whether the reader is still
-// there. A reader who has gone ends it even where a filter lets nothing through.
+// each calls show for the entries that q selects, and reports whether the page can continue. It
+// ends when the request is canceled, even if no entry is selected.
 func (w *writer) each(entries []entry, q *query, show func(*entry)) bool {
 	for i := range entries {
 		if i%256 == 0 && w.err == nil {
@@ -61,7 +61,7 @@ func (w *writer) each(entries []entry, q *query, show func(*entry)) bool {
 	return w.err == nil
 }
 
-// number reads a counter or gauge. It is not ok where there is nothing to show.
+// number returns the value of a counter or gauge. It is not ok if the value cannot be read.
 func (w *writer) number(e *entry) (n uint64, ok bool) {
 	if e.kind == histogramKind {
 		return 0, true
@@ -69,7 +69,7 @@ func (w *writer) number(e *entry) (n uint64, ok bool) {
 	return e.read()
 }
 
-// read reads a histogram.
+// read returns the bins of a histogram. The next call overwrites them.
 func (w *writer) read(e *entry) []bin {
 	w.bins = e.bins.bins(w.bins[:0])
 	return w.bins
@@ -79,8 +79,8 @@ func (w *writer) text(s string) { w.buf = append(w.buf, s...) }
 
 func (w *writer) uint(n uint64) { w.buf = strconv.AppendUint(w.buf, n, 10) }
 
-// float writes a number as Envoy's text does: the shortest digits that say it,
-// "nan" for none.
+// float writes a number as Envoy's text does: with the shortest digits that represent it, or
+// "nan".
 func (w *writer) float(f float64) {
 	if math.IsNaN(f) {
 		w.text("nan")

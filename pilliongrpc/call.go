@@ -22,9 +22,9 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// client is what unary calls and streams have in common: the caller's side.
+// client is the common part of unary calls and streams of a client.
 type client struct {
-	ctx     context.Context //nolint:containedctx // the caller's, for the length of the call
+	ctx     context.Context //nolint:containedctx // the caller's, for the duration of the call
 	cc      *grpc.ClientConn
 	method  string
 	targets targets
@@ -34,21 +34,21 @@ type client struct {
 
 	sent     atomic.Uint64 // the caller's messages
 	received atomic.Uint64
-	retried  atomic.Bool // there was a next attempt
+	retried  atomic.Bool // there was an attempt after the first
 }
 
-// attempt is what one attempt adds to its Call: its own request metadata, and its own
-// targets for the response. The caller's targets are written from those of the attempt
-// whose response it gets.
+// attempt is the state of an attempt beyond its Call: separate request metadata, and separate
+// targets for the response. The caller's targets are written from those of the attempt whose
+// response the caller receives.
 type attempt struct {
 	sight
-	number       int         // of the attempt, from 1
-	notConnected bool        // it got no connection
-	redial       bool        // the attempt before it got no connection
-	md           metadata.MD // the request's; nil while it is the caller's
-	header       metadata.MD // the response's; nil if it had nothing but trailers
+	number       int         // counts from 1
+	notConnected atomic.Bool // it got no connection
+	before       *attempt    // the one that it was made from; nil for the first
+	md           metadata.MD // of the request; nil while it is the caller's
+	header       metadata.MD // of the response; nil if it was trailers-only
 	trailer      metadata.MD
-	late         atomic.Pointer[response] // what a stream knows at its end only
+	late         atomic.Pointer[response] // set at the end of a stream
 	peer         peer.Peer
 	sent         sentContext
 	ride         ride
@@ -58,7 +58,7 @@ type attempt struct {
 // response is the metadata of a response.
 type response struct{ header, trailer metadata.MD }
 
-// response returns what is known of the response.
+// response returns the metadata received so far.
 func (a *attempt) response() response {
 	if late := a.late.Load(); late != nil {
 		return *late
@@ -66,8 +66,8 @@ func (a *attempt) response() response {
 	return response{a.header, a.trailer}
 }
 
-// head is the metadata that came first: the header, or trailers without a header. Trailers
-// behind a header are no head.
+// head returns the first metadata of the response: the header, or the trailers of a trailers-only
+// response.
 func (r response) head() metadata.MD {
 	if r.header == nil {
 		return r.trailer
@@ -75,7 +75,7 @@ func (r response) head() metadata.MD {
 	return r.header
 }
 
-// clone copies md; nil stays nil, which says that there was none.
+// clone copies md. nil stays nil, which means that there was none.
 func clone(md metadata.MD) metadata.MD {
 	if md == nil {
 		return nil
@@ -86,7 +86,7 @@ func clone(md metadata.MD) metadata.MD {
 // begun reports whether response headers arrived.
 func (a *attempt) begun() bool { return a.has(seenHeaders) || a.response().header != nil }
 
-// unconnected reports whether no connection took the request that gRPC's client was given.
+// unconnected reports whether gRPC's client began the request but sent it on no connection.
 func (a *attempt) unconnected() bool { return a.has(seenBegin) && !a.has(seenSent) }
 
 // Request describes the call.
@@ -94,8 +94,8 @@ func (x *client) Request() policy.Request {
 	return policy.Request{Protocol: policy.ProtocolGRPC, Method: x.method, Authority: authority(x.cc), Path: x.method}
 }
 
-// authority is what the caller dialled, without the resolver's scheme: what would
-// be host and port in a URL.
+// authority returns the target of cc without the resolver's scheme: the counterpart of host and
+// port in a URL.
 func authority(cc *grpc.ClientConn) string {
 	if cc == nil {
 		return ""
@@ -113,12 +113,12 @@ func authority(cc *grpc.ClientConn) string {
 	return target
 }
 
-// RequestHeader reads the caller's metadata.
+// RequestHeader returns values of the caller's metadata.
 func (x *client) RequestHeader(name string) []string {
 	return metadata.ValueFromOutgoingContext(x.ctx, name)
 }
 
-// headerOf copies the caller's metadata for one attempt.
+// headerOf returns an attempt's copy of the caller's metadata.
 func (x *client) headerOf(a *attempt) policy.Header {
 	if a.md == nil {
 		if a.md, _ = metadata.FromOutgoingContext(x.ctx); a.md == nil { // a copy
@@ -128,8 +128,8 @@ func (x *client) headerOf(a *attempt) policy.Header {
 	return header(a.md)
 }
 
-// outgoing is the context of the attempt's request: ctx with the attempt's own metadata, if
-// it has some.
+// outgoing returns the context of the attempt's request: ctx with the attempt's own metadata, if
+// any.
 func (a *attempt) outgoing(ctx context.Context) context.Context {
 	if a.md != nil {
 		ctx = metadata.NewOutgoingContext(ctx, a.md)
@@ -138,15 +138,26 @@ func (a *attempt) outgoing(ctx context.Context) context.Context {
 	return &a.sent
 }
 
-// after makes a the attempt that follows before: it starts with the same request metadata.
+// redials reports whether the attempt before this one got no connection.
+func (a *attempt) redials() bool { return a.before != nil && a.before.notConnected.Load() }
+
+// begin takes down that an attempt begins.
+func (x *client) begin(a *attempt, c *policy.Attempt) {
+	a.number, a.watched = c.Call().Attempt(), c.Observed()
+	if a.number > 1 {
+		x.retried.Store(true)
+	}
+}
+
+// after initializes a as the attempt that follows before, with the same request metadata.
 func (a *attempt) after(before *attempt) {
 	if before.md != nil {
 		a.md = before.md.Copy()
 	}
-	a.redial = before.notConnected
+	a.before = before
 }
 
-// GRPCStatus is the code that the caller gets.
+// GRPCStatus returns the code that the caller receives.
 func (x *client) GRPCStatus(o *policy.Outcome) int {
 	if o.Err == nil {
 		return int(codes.OK)
@@ -155,8 +166,8 @@ func (x *client) GRPCStatus(o *policy.Outcome) int {
 	return int(code)
 }
 
-// Idempotent goes by what the service says of its method, idempotency_level in its
-// definition, or by the metadata with which callers vouch for it.
+// Idempotent reports whether the method's definition has an idempotency_level, or the caller sent
+// an idempotency key.
 func (x *client) Idempotent() bool {
 	if x.RequestHeader("idempotency-key") != nil || x.RequestHeader("x-idempotency-key") != nil {
 		return true
@@ -170,10 +181,10 @@ func (x *client) Idempotent() bool {
 	return ok && options.GetIdempotencyLevel() != descriptorpb.MethodOptions_IDEMPOTENCY_UNKNOWN
 }
 
-// Messages counts the caller's messages, not those of further attempts.
+// Messages returns the numbers of the caller's messages, without those that retries resend.
 func (x *client) Messages() (sent, received uint64) { return x.sent.Load(), x.received.Load() }
 
-// setEndpoint records where the attempt went, which gRPC knows only afterwards.
+// setEndpoint records the server's address, which gRPC reports only after the attempt.
 func (a *attempt) setEndpoint(of *policy.Attempt) {
 	c := of.Call()
 	if c.Endpoint() != "" {
@@ -186,17 +197,16 @@ func (a *attempt) setEndpoint(of *policy.Attempt) {
 	}
 }
 
-// countAttempts adds the number of attempts to the response, if the configuration asks
-// for it.
+// countAttempts adds the number of attempts to the response, if IncludeAttemptCountInResponse is
+// set.
 func (r response) countAttempts(u *pillion.Upstream, attempts int) {
 	if md := r.head(); md != nil && u.Options().IncludeAttemptCountInResponse {
 		md.Set(envoy.AttemptCountHeader, strconv.Itoa(attempts))
 	}
 }
 
-// ended returns ctx.Err() if err only reflects the end of ctx: then the engine knows why. A
-// server that was told the deadline may be the first to report that it has passed; ctx ends in
-// the same moment.
+// ended returns ctx.Err() if err only reflects the end of ctx: then the engine knows the reason. A
+// server that received the deadline may report that it has passed just before ctx ends.
 func ended(ctx context.Context, err error) error {
 	code := status.Code(err)
 	if code != codes.Canceled && code != codes.DeadlineExceeded {
@@ -211,7 +221,7 @@ func ended(ctx context.Context, err error) error {
 	return err
 }
 
-// waitFor waits for done, but no longer than that.
+// waitFor waits for done, for at most most.
 func waitFor(done <-chan struct{}, most time.Duration) {
 	t := time.NewTimer(most)
 	defer t.Stop()
@@ -221,7 +231,7 @@ func waitFor(done <-chan struct{}, most time.Duration) {
 	}
 }
 
-// header is metadata as a [policy.Header].
+// header adapts metadata to [policy.Header].
 type header metadata.MD
 
 func (h header) Get(name string) string { return first(metadata.MD(h).Get(name)) }
@@ -235,7 +245,7 @@ func first(values []string) string {
 	return values[0]
 }
 
-// copyMessage makes of to what from is.
+// copyMessage copies from to to.
 func copyMessage(to, from any) {
 	if m, ok := to.(proto.Message); ok {
 		if other, ok := from.(proto.Message); ok {

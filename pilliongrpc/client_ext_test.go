@@ -26,7 +26,7 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// TestRefused has a limit and a breaker refuse every kind of call.
+// TestRefused refuses every kind of call by a limit and by a breaker.
 func TestRefused(t *testing.T) {
 	open, err := breaker.New(breaker.Config{NonBreakCount: 1, Sleep: time.Hour})
 	if err != nil {
@@ -43,7 +43,7 @@ func TestRefused(t *testing.T) {
 			for _, waits := range []bool{false, true} {
 				t.Run(fmt.Sprint(test.name, "/", kind.name, "/", waits), func(t *testing.T) {
 					policies := []pillion.Policy{test.policy}
-					if waits { // in a goroutine, where it is a stream
+					if waits { // a stream then runs the policies in a goroutine
 						policies = append([]pillion.Policy{again("unavailable,reset", 2)}, policies...)
 					}
 					u, log := upstream(t, policies...)
@@ -59,7 +59,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestTime holds limits on time against every kind of call that nobody answers.
+// TestTime checks timeouts for every kind of call to a server that does not respond.
 func TestTime(t *testing.T) {
 	tests := []struct {
 		name     string
@@ -70,9 +70,9 @@ func TestTime(t *testing.T) {
 		took     time.Duration
 		attempts int
 	}{
-		{"per try", timeout.Config{Total: timeout.None, PerTry: time.Second}, 0, codes.DeadlineExceeded, timeout.PerTry, 3 * time.Second, 3},
+		{"per try", timeout.Config{Total: timeout.Unlimited, PerTry: time.Second}, 0, codes.DeadlineExceeded, timeout.PerTry, 3 * time.Second, 3},
 		{"total", timeout.Config{Total: 1500 * time.Millisecond, PerTry: time.Second}, 0, codes.DeadlineExceeded, timeout.Total, 1500 * time.Millisecond, 2},
-		{"idle", timeout.Config{Total: timeout.None, Idle: time.Second}, 0, codes.DeadlineExceeded, timeout.Idle, 3 * time.Second, 3},
+		{"idle", timeout.Config{Total: timeout.Unlimited, Idle: time.Second}, 0, codes.DeadlineExceeded, timeout.Idle, 3 * time.Second, 3},
 		{"the caller's deadline", timeout.Config{Total: time.Minute}, 2 * time.Second, codes.DeadlineExceeded, timeout.Caller, 2 * time.Second, 1},
 	}
 	for _, test := range tests {
@@ -110,11 +110,11 @@ func TestTime(t *testing.T) {
 	}
 }
 
-// TestUploadOutlivesTheTry sends for longer than a try may take: its limit begins
-// where the sending ends.
+// TestUploadOutlivesTheTry sends for longer than the per-try timeout, which starts when the sending
+// ends.
 func TestUploadOutlivesTheTry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		u, log := upstream(t, timeout.Config{Total: timeout.None, PerTry: time.Second}, again("reset", 2), limits.Config{MaxRequests: 1})
+		u, log := upstream(t, timeout.Config{Total: timeout.Unlimited, PerTry: time.Second}, again("reset", 2), limits.Config{MaxRequests: 1})
 		c := client(t, &service{serve: func(_ context.Context, _ int64, s stream) error {
 			return drain(s.recv)
 		}}, u)
@@ -129,7 +129,7 @@ func TestUploadOutlivesTheTry(t *testing.T) {
 			}
 		}
 		if _, err := s.CloseAndRecv(); err != nil {
-			t.Errorf("got %v, want no limit to have struck", err)
+			t.Errorf("got %v, want no timeout to have fired", err)
 		}
 		if end := <-log.ends; end.Err != nil || log.count(policy.EventAttempt) != 1 {
 			t.Errorf("got %v after %d attempts, want none after 1", end.Err, log.count(policy.EventAttempt))
@@ -137,8 +137,8 @@ func TestUploadOutlivesTheTry(t *testing.T) {
 	})
 }
 
-// TestDeadline tells the server how long it is waited for: grpc-timeout is what is left of the
-// total limit, since the limit of one attempt ends with the response headers;
+// TestDeadline checks the deadlines sent to the server: grpc-timeout is the remaining time of the
+// total timeout, since the per-try timeout ends with the response headers;
 // x-envoy-expected-rq-timeout-ms is the shorter of both, as in Envoy.
 func TestDeadline(t *testing.T) {
 	for _, kind := range kinds {
@@ -149,11 +149,11 @@ func TestDeadline(t *testing.T) {
 					until, ok := ctx.Deadline()
 					want := 10*time.Second - time.Duration(n-1)*3*time.Second
 					if left := time.Until(until); !ok || left > want || left < want-time.Millisecond {
-						t.Errorf("try %d: got a deadline in %v, want %v", n, left, want)
+						t.Errorf("attempt %d:  got a deadline in %v, want %v", n, left, want)
 					}
 					md, _ := metadata.FromIncomingContext(ctx)
 					if got, want := md.Get("x-envoy-expected-rq-timeout-ms"), map[int64]string{1: "4000", 2: "4000", 3: "4000", 4: "1000"}[n]; len(got) != 1 || got[0] != want {
-						t.Errorf("try %d: x-envoy-expected-rq-timeout-ms: got %v, want %v", n, got, want)
+						t.Errorf("attempt %d:  x-envoy-expected-rq-timeout-ms: got %v, want %v", n, got, want)
 					}
 					if n == 4 {
 						return nil
@@ -169,8 +169,8 @@ func TestDeadline(t *testing.T) {
 	}
 }
 
-// TestTargets has the caller's call options tell of the attempt that it got the answer
-// of, and of nothing else.
+// TestTargets checks that the caller's targets have the metadata of the attempt whose response the
+// caller received, and nothing else.
 func TestTargets(t *testing.T) {
 	for _, kind := range kinds {
 		t.Run(kind.name, func(t *testing.T) {
@@ -197,7 +197,7 @@ func TestTargets(t *testing.T) {
 	}
 }
 
-// hedge runs two attempts beside each other, and takes the second's answer.
+// hedge runs two attempts concurrently, and returns the response of the second.
 type hedge struct{ discarded *sync.WaitGroup }
 
 func (hedge) Place() policy.Place { return policy.Place{Rank: policy.Hedges} }
@@ -210,8 +210,8 @@ func (h hedge) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
 	}, nil
 }
 
-// TestHedge has attempts beside each other, each with a reply and targets of its own:
-// the race detector finds it if they share any. A stream has one attempt at a time.
+// TestHedge runs concurrent attempts, each with a separate reply and targets: the race detector
+// reports shared ones. A stream has one attempt at a time.
 func TestHedge(t *testing.T) {
 	var discarded sync.WaitGroup
 	u, _ := upstream(t, hedge{&discarded}, limits.Config{})
@@ -228,13 +228,13 @@ func TestHedge(t *testing.T) {
 	}
 	discarded.Wait()
 	if err := kinds[3].call(t.Context(), c); err == nil {
-		t.Error("a stream was hedged")
+		t.Error("got no error for a hedged stream, want one")
 	}
 	discarded.Wait()
 }
 
-// TestAbandoned gives up 1,000 streams by their context: all are reported, all places
-// come back, nothing is left.
+// TestAbandoned cancels 1,000 streams: all ends are reported, all slots are freed, and no goroutine
+// is left.
 func TestAbandoned(t *testing.T) {
 	const n = 1000
 	for _, waits := range []bool{false, true} {
@@ -265,8 +265,8 @@ func TestAbandoned(t *testing.T) {
 			<-log.ends
 			cancel()
 			for range n {
-				if end := <-log.ends; end.Is != policy.Cancelled || end.Flags != envoy.DC {
-					t.Fatalf("got %v %v, want Cancelled, DC", end.Is, end.Flags)
+				if end := <-log.ends; end.Conditions != policy.Cancelled || end.Flags != envoy.DC {
+					t.Fatalf("got %v %v, want Cancelled, DC", end.Conditions, end.Flags)
 				}
 			}
 			ctx, cancel = context.WithCancel(t.Context())
@@ -276,14 +276,14 @@ func TestAbandoned(t *testing.T) {
 				_, err = s.Header()
 			}
 			if err != nil {
-				t.Errorf("after that: got %v, want a place", err)
+				t.Errorf("after that: got %v, want a slot", err)
 			}
 		})
 	}
 }
 
-// TestHeaders sends what policies put into the header, and not what they obey, and
-// leaves the caller's metadata as it is.
+// TestHeaders checks that requests have the headers that policies add and not those that policies
+// honor, and that the caller's metadata is unchanged.
 func TestHeaders(t *testing.T) {
 	for _, kind := range kinds {
 		t.Run(kind.name, func(t *testing.T) {
@@ -298,7 +298,7 @@ func TestHeaders(t *testing.T) {
 					t.Errorf("attempt %d: got count %v", n, got)
 				}
 				if got := md.Get("x-envoy-upstream-rq-timeout-ms"); len(got) != 0 || len(md.Get("mine")) != 1 {
-					t.Errorf("got %v, want the caller's but for the limit", md)
+					t.Errorf("got %v, want the caller's without the timeout", md)
 				}
 				if n == 1 {
 					return errUnavailable
@@ -310,13 +310,13 @@ func TestHeaders(t *testing.T) {
 				t.Error(err)
 			}
 			if md, _ := metadata.FromOutgoingContext(ctx); len(md) != 2 {
-				t.Errorf("the caller's metadata: got %v, want it untouched", md)
+				t.Errorf("the caller's metadata: got %v, want it unchanged", md)
 			}
 		})
 	}
 }
 
-// TestResolver asks where a call belongs.
+// TestResolver resolves the upstream of each call.
 func TestResolver(t *testing.T) {
 	u, log := upstream(t)
 	bad := errors.New("no route")
@@ -344,13 +344,13 @@ func TestResolver(t *testing.T) {
 	}
 	for name, construct := range map[string]func(){
 		"nil":          func() { pilliongrpc.DialOptions(nil) },
-		"nil upstream": func() { pilliongrpc.Unary((*pillion.Upstream)(nil)) },
-		"stream":       func() { pilliongrpc.Stream(nil) },
+		"nil upstream": func() { pilliongrpc.UnaryClientInterceptor((*pillion.Upstream)(nil)) },
+		"stream":       func() { pilliongrpc.StreamClientInterceptor(nil) },
 	} {
 		func() {
 			defer func() {
 				if recover() == nil {
-					t.Errorf("%s: got no panic", name)
+					t.Errorf("%s: got no panic, want one", name)
 				}
 			}()
 			construct()
@@ -364,7 +364,7 @@ func (r resolver) Resolve(_ context.Context, t pillion.Target) (*pillion.Upstrea
 	return r(t)
 }
 
-// TestLocalReplies gives Envoy's codes and texts where they are asked for.
+// TestLocalReplies checks Envoy's codes and texts with LocalReplies.
 func TestLocalReplies(t *testing.T) {
 	for _, kind := range kinds {
 		t.Run(kind.name, func(t *testing.T) {
@@ -383,7 +383,7 @@ func TestLocalReplies(t *testing.T) {
 	}
 }
 
-// TestError_zero has an Error that the library did not make.
+// TestError_zero uses an Error not made by the library.
 func TestError_zero(t *testing.T) {
 	for _, err := range []*pilliongrpc.Error{{}, {Err: errFired}} {
 		if status.Code(err) != codes.Unknown || err.Error() == "" || err.Timeout() {

@@ -20,17 +20,17 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// words are Envoy's retry conditions, with the code that each of gRPC's retries.
+// words maps Envoy's retry conditions to the gRPC code that each retries, OK for none.
 var words = map[string]codes.Code{
 	"cancelled": codes.Canceled, "deadline-exceeded": codes.DeadlineExceeded, "internal": codes.Internal,
 	"resource-exhausted": codes.ResourceExhausted, "unavailable": codes.Unavailable,
 	"5xx": codes.OK, "gateway-error": codes.OK, "reset": codes.OK, "connect-failure": codes.OK, "refused-stream": codes.OK, "retriable-4xx": codes.OK,
 }
 
-// TestCodes has a server answer every code to every kind of call, with nothing but
-// trailers and behind a header, under every word: only a word of that code, and trailers
-// alone, retry it. The caller gets the server's status and metadata, the breaker its
-// verdict, the statistics their count, and limits their place back.
+// TestCodes responds with every code to every kind of call, trailers-only and after a header, under
+// every condition: only the condition of that code retries it, and only if it is trailers-only. The
+// caller receives the server's status and metadata, breaker and statistics count the call, and its
+// slot is freed.
 func TestCodes(t *testing.T) {
 	failures := map[codes.Code]bool{
 		codes.Unknown: true, codes.DeadlineExceeded: true, codes.Unimplemented: true, codes.Internal: true, codes.Unavailable: true, codes.DataLoss: true,
@@ -97,7 +97,7 @@ func TestCodes(t *testing.T) {
 	}
 }
 
-// TestPushback obeys grpc-retry-pushback-ms: a number is the wait, anything else is no.
+// TestPushback checks grpc-retry-pushback-ms: a number is the wait, any other value means no retry.
 func TestPushback(t *testing.T) {
 	for value, want := range map[string]int{"0": 2, "1": 2, "-1": 1, "soon": 1, "": 1} {
 		for _, kind := range kinds {
@@ -119,7 +119,7 @@ func TestPushback(t *testing.T) {
 	}
 }
 
-// TestCounted pins that the statistics count the status that the caller gets, for timeouts with
+// TestCounted checks that statistics count the status that the caller receives, for timeouts with
 // and without Envoy's local replies, and for refusals.
 func TestCounted(t *testing.T) {
 	full := limits.Config{MaxRequests: limits.Zero}

@@ -60,8 +60,8 @@ func (a *away) client(t *testing.T, s testgrpc.TestServiceServer, u *pillion.Ups
 	return testgrpc.NewTestServiceClient(conn)
 }
 
-// TestRedial has a server be away: each attempt after a failed connection dials, long before
-// gRPC's own back-off of a second is over.
+// TestRedial uses an unreachable server: each attempt after a failed connection dials, long before
+// the end of gRPC's own back-off of a second.
 func TestRedial(t *testing.T) {
 	for _, kind := range kinds {
 		t.Run(kind.name, func(t *testing.T) {
@@ -84,7 +84,7 @@ func TestRedial(t *testing.T) {
 	}
 }
 
-// TestRedial_back has a server come back while a call is retried: the next attempt reaches it.
+// TestRedial_back makes a server reachable while a call is retried: the next attempt reaches it.
 func TestRedial_back(t *testing.T) {
 	for _, kind := range kinds {
 		t.Run(kind.name, func(t *testing.T) {

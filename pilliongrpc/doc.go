@@ -1,8 +1,8 @@
-// Package pilliongrpc puts gRPC calls and streams, of clients and servers, under the
-// policies of an upstream.
+// Package pilliongrpc applies the policies of an upstream to gRPC calls and streams, of clients
+// and servers.
 //
-// The policies are those of HTTP, with their state: an upstream that speaks both has
-// one breaker, one set of limits, and one set of statistics. The package is two pairs of
+// The policies are those of HTTP, with their state: an upstream that serves both protocols has one
+// breaker, one set of limits, and one set of statistics. The package has two pairs of
 // interceptors, and the options that install them:
 //
 //	recipes, err := pillion.New("recipes",
@@ -22,43 +22,43 @@
 //
 // # What is retried
 //
-// retry's gRPC words, cancelled, deadline-exceeded, internal, resource-exhausted and
-// unavailable, hold for a status that the server sent in trailers alone: before any header,
-// so that the caller has seen nothing. What the network did has the words of HTTP: reset,
-// connect-failure and refused-stream, as in Envoy; and a response in plain HTTP has 5xx and
-// gateway-error. Without words, a method is retried that its definition calls idempotent
-// (idempotency_level), or whose caller sends idempotency-key. A server that asks for a wait in
-// grpc-retry-pushback-ms gets it, and one that asks for no retry gets none.
+// retry's gRPC conditions, cancelled, deadline-exceeded, internal, resource-exhausted and
+// unavailable, apply to a status in a trailers-only response, that is, before the caller has seen
+// response headers. Failures of the network have the conditions of HTTP, as in Envoy: reset,
+// connect-failure and refused-stream. A plain HTTP response has 5xx and gateway-error. Without On,
+// a call is retried if its method's definition says that it is idempotent (idempotency_level), or
+// if its metadata has idempotency-key. A server can ask for a wait, or for no retry, in
+// grpc-retry-pushback-ms.
 //
-// A stream whose client sends messages is retried while those fit in [pillion.Options]
-// ReplayBuffer, which is nothing by default; see [Stream].
+// A stream whose client sends messages is retried while the messages fit in the ReplayBuffer of
+// [pillion.Options], which is 0 by default; see [StreamClientInterceptor].
 //
-// # What the caller gets
+// # What the caller receives
 //
-// A status that the server sent comes through untouched, with its details. All else is an
+// A status that the server sent is returned unchanged, with its details. Every other failure is an
 // [*Error], with a status and, for errors.Is and errors.As, its cause:
 //
 //	refused by a breaker or a limit      UNAVAILABLE          UO
-//	no connection, or it broke           UNAVAILABLE          UF, UC, UR, UPE, DF
-//	a limit on time fired                DEADLINE_EXCEEDED    UT
+//	no connection, or a broken one       UNAVAILABLE          UF, UC, UR, UPE, DF
+//	a timeout fired                      DEADLINE_EXCEEDED    UT
 //	the caller's own deadline            DEADLINE_EXCEEDED    UT
-//	the caller was canceled              CANCELLED            DC
+//	the caller canceled                  CANCELLED            DC
 //
-// These are the codes of Envoy's local replies, but for limits on time, for which Envoy has
-// UNAVAILABLE; with [pillion.Options] LocalReplies it is so here, in Envoy's words.
+// These are the codes of Envoy's local replies, except for timeouts, for which Envoy has
+// UNAVAILABLE. With LocalReplies of [pillion.Options] timeouts have Envoy's code and text here, too.
 //
 // # Deadlines
 //
-// grpc-timeout carries what is left of the total limit, which shrinks from hop to hop. It does
-// not carry the limit of one attempt, which ends with the response headers: the server would end
-// a response that has begun. x-envoy-expected-rq-timeout-ms is as over HTTP, and servers honor
-// both.
+// grpc-timeout carries the remaining time of the total timeout, so that it decreases from hop to
+// hop. It does not carry the per-try timeout, which ends with the response headers: the server
+// would apply it to the whole response. x-envoy-expected-rq-timeout-ms is as over HTTP. Servers
+// honor both.
 //
 // # Servers
 //
-// [ServerOptions] sheds load before handlers are called and ends what takes too long. What a
-// client causes is no failure of the service, and no client gets the text of another one's error;
-// see [UnaryServer] and [StreamServer].
+// [ServerOptions] refuses calls before handlers run, and ends calls that take too long. What a
+// client causes does not count as a failure of the service, and no client receives the text of
+// another client's error; see [UnaryServerInterceptor] and [StreamServerInterceptor].
 //
 // docs/grpc.md lists each difference from Envoy, with its reason and its test.
 package pilliongrpc

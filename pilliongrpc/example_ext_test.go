@@ -24,7 +24,7 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// serveHealth serves gRPC's health service in memory, and gives a connection to it.
+// serveHealth serves gRPC's health service in memory, and returns a connection to it.
 func serveHealth(dial []grpc.DialOption, options ...grpc.ServerOption) (*grpc.ClientConn, func(), error) {
 	l := bufconn.Listen(1 << 16)
 	server := grpc.NewServer(options...)

@@ -17,10 +17,11 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// exchange is a streamCall as the engine sees it; both have a method Header.
+// exchange is a streamCall as a policy.Exchange. It is a separate type because both have a method
+// Header.
 type exchange streamCall
 
-// exchange implements these. They are found by their methods.
+// exchange implements these interfaces, which the engine finds with type assertions.
 var _ interface {
 	policy.Exchange
 	policy.Repeater
@@ -29,22 +30,24 @@ var _ interface {
 	policy.MessageCounter
 	policy.GRPCCoder
 	policy.ConnectionObserver
+	policy.Sequential
 } = (*exchange)(nil)
 
 // Try opens a stream and waits for the response headers.
 func (x *exchange) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome) {
 	a := x.attempt(c)
 	if a.beside {
-		o.Err, o.Is = errBeside, policy.Invalid
+		o.Err, o.Conditions = errBeside, policy.Invalid
 		return
 	}
 	defer a.over.Store(true)
 	c.Prepare()
-	a.of, a.ctx, a.number, a.watched = c, ctx, c.Call().Attempt(), c.Observed()
+	x.begin(&a.attempt, c)
+	a.of, a.ctx = c, ctx
 	o.Value = a
 	x.hold(c)
 	a.ride.begin(x.upstream, c)
-	open, err := x.try(a) //nolint:contextcheck // a has it
+	open, err := x.try(a) //nolint:contextcheck // a holds the context
 	lost := a.ride.end(o)
 	x.drop()
 	if a.watched {
@@ -59,9 +62,9 @@ func (x *exchange) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome
 	x.close(a)
 	a.response().countAttempts(x.upstream, a.number)
 	switch bad := (*streamCall)(x).sendError(); {
-	case lost: // o says why
-	case bad != nil: // SendMsg may have returned before that was known
-		o.Err, o.Is = bad, policy.Invalid
+	case lost: // o has the reason
+	case bad != nil: // SendMsg may have returned before the error was known
+		o.Err, o.Conditions = bad, policy.Invalid
 	case err != nil:
 		o.Err = ended(ctx, err)
 	default:
@@ -69,8 +72,8 @@ func (x *exchange) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome
 	}
 }
 
-// close is for an attempt whose stream has ended. A message that is being sent has then been
-// sent, or has failed, and that is known.
+// close cleans up an attempt whose stream has ended. It waits until a message that is being sent
+// was sent or has failed.
 func (x *exchange) close(a *streamAttempt) {
 	if a.stream != nil {
 		a.trailer = a.stream.Trailer()
@@ -79,16 +82,16 @@ func (x *exchange) close(a *streamAttempt) {
 	x.leave()
 }
 
-var errBeside = errors.New("pilliongrpc: a stream has one attempt at a time: it cannot be hedged")
+var errBeside = errors.New("pilliongrpc: a stream cannot be hedged: it has one attempt at a time")
 
-// try opens a stream and, if a policy acts on them, waits for its response headers. It is
-// open when there are any. If it is not, and there is no error, it has ended well.
+// try opens a stream and, if a policy acts on response headers, waits for them. open reports
+// whether they arrived. If they did not and err is nil, the stream has ended with status OK.
 func (x *exchange) try(a *streamAttempt) (open bool, err error) {
-	if a.redial {
+	if a.redials() {
 		x.redial(a.ctx)
 	}
 	var ctx context.Context
-	ctx, a.cancel = context.WithCancel(a.outgoing(a.ctx)) // to end a stream that has no use any more
+	ctx, a.cancel = context.WithCancel(a.outgoing(a.ctx)) // to end a stream that is no longer used
 	stream, err := x.streamer(ctx, x.desc, x.cc, x.method, a.streamOptions(&x.targets, (*streamCall)(x).onFinish(a))...)
 	if err != nil {
 		return false, err
@@ -98,7 +101,7 @@ func (x *exchange) try(a *streamAttempt) (open bool, err error) {
 	}
 	a.stream = stream
 	if !x.upstream.Chain().AwaitsHead() {
-		x.stream = stream // nothing is sent yet
+		x.stream = stream // no message has been sent yet
 		return true, nil
 	}
 	x.resume(a)
@@ -117,31 +120,31 @@ func (x *exchange) try(a *streamAttempt) (open bool, err error) {
 
 var errNoStream = status.Error(codes.Internal, "pilliongrpc: an interceptor returned neither a stream nor an error")
 
-// resume has what was kept sent to the stream of a, and what follows too. That may take as
-// long as the server takes to read.
+// resume sends the kept messages to the stream of a, and directs later messages there, too. Sending
+// may block until the server reads.
 func (x *exchange) resume(a *streamAttempt) {
 	x.sending.Lock()
 	if len(x.kept) == 0 {
 		x.replay(a.stream)
 		return
 	}
-	go func() { // which unlocks: the caller's messages come after those that were kept
+	go func() { // replay unlocks: the caller's messages follow the kept ones
 		defer x.unsendable(a)
 		x.replay(a.stream)
 	}()
 }
 
-// unsendable ends the attempt of a message that panicked when it was sent again. It is deferred
+// unsendable ends the attempt if the encoding of a kept message panicked. It must be deferred
 // directly.
 func (x *exchange) unsendable(a *streamAttempt) {
 	if p := recover(); p != nil {
-		report.Panic("the encoding of a message that is sent again", p)
+		report.Panic("the encoding of a message in a retry", p)
 		x.broken.CompareAndSwap(nil, sendError{newPanicError(x.upstream, p)})
 		a.cancel()
 	}
 }
 
-// replay sends what was kept, and has what follows sent to the same stream. The caller has
+// replay sends the kept messages, and directs later messages to the same stream. The caller has
 // locked sending.
 func (x *exchange) replay(stream grpc.ClientStream) {
 	defer x.sending.Unlock()
@@ -150,7 +153,7 @@ func (x *exchange) replay(stream grpc.ClientStream) {
 			if !errors.Is(err, io.EOF) {
 				x.broken.CompareAndSwap(nil, sendError{err})
 			}
-			break // Header returns why
+			break // Header returns the reason
 		}
 	}
 	if x.closed {
@@ -160,15 +163,15 @@ func (x *exchange) replay(stream grpc.ClientStream) {
 	x.opened.Broadcast()
 }
 
-// leave has further messages wait for the next attempt.
+// leave keeps later messages for the next attempt.
 func (x *exchange) leave() {
 	x.sending.Lock()
 	defer x.sending.Unlock()
 	x.stream = nil
 }
 
-// sendError returns why a message could not be sent, if only the message is to blame: gRPC has
-// ended the stream with it, and may say nothing more.
+// sendError returns the error of a message that could not be sent because of the message itself.
+// gRPC has then ended the stream, and may not report the reason again.
 func (x *streamCall) sendError() error {
 	if b, ok := x.broken.Load().(sendError); ok {
 		return b.error
@@ -176,7 +179,7 @@ func (x *streamCall) sendError() error {
 	return nil
 }
 
-// hold suspends the limits of one try while a client goes on sending.
+// hold suspends the timeouts of the attempt while the client still sends.
 func (x *exchange) hold(c *policy.Attempt) {
 	if !x.desc.ClientStreams {
 		return
@@ -184,37 +187,40 @@ func (x *exchange) hold(c *policy.Attempt) {
 	x.arming.Lock()
 	defer x.arming.Unlock()
 	if x.trying = c; !x.whole {
-		c.LiftTry()
+		c.LiftPerTry()
 	}
 }
 
-// arm starts them, when the sending is closed.
+// arm starts the suspended timeouts when the client has closed sending.
 func (x *streamCall) arm() {
 	x.arming.Lock()
 	defer x.arming.Unlock()
 	if x.trying != nil && !x.whole {
-		x.trying.ArmTry()
+		x.trying.ArmPerTry()
 	}
 	x.whole = true
 }
 
-// drop leaves an attempt's limits alone, when it has come to its head.
+// drop forgets the attempt, whose per-try timeouts have ended with the response headers.
 func (x *exchange) drop() {
 	x.arming.Lock()
 	defer x.arming.Unlock()
 	x.trying = nil
 }
 
-// Explain takes a status for what it is, whether it came before or after the response headers.
-func (x *exchange) Explain(c *policy.Attempt, o *policy.Outcome, err error) {
+// Sequential is true: a stream has one attempt at a time.
+func (x *exchange) Sequential() bool { return true }
+
+// Classify classifies a status, before or after the response headers.
+func (x *exchange) Classify(c *policy.Attempt, o *policy.Outcome, err error) {
 	a := &x.attempt(c).attempt
-	explain(x.upstream, a, o, err)
+	classify(x.upstream, a, o, err)
 	if a.begun() && o.Detail == envoy.ViaUpstream {
-		o.Is |= policy.GRPCCondition(o.Code) // at the end of a stream no condition retries it
+		o.Conditions |= policy.GRPCCondition(o.Code) // not retried at the end of a stream
 	}
 }
 
-// GRPCStatus is the code that the caller gets: of an open stream, where it ends.
+// GRPCStatus returns the code that the caller receives, for an open stream at its end.
 func (x *exchange) GRPCStatus(o *policy.Outcome) int {
 	if (*streamCall)(x).isOpen() {
 		return int(status.Code(ofError(x.upstream, o.Err)))
@@ -222,17 +228,17 @@ func (x *exchange) GRPCStatus(o *policy.Outcome) int {
 	return x.client.GRPCStatus(o)
 }
 
-// Discard ends a stream that has no use any more.
+// Discard ends a stream that is no longer used.
 func (x *exchange) Discard(c *policy.Attempt, _ *policy.Outcome) {
 	x.attempt(c).cancel()
 	x.leave()
 	c.Drop()
 }
 
-// Unconnected reports whether the attempt surely never had a connection.
+// Unconnected reports whether the attempt certainly had no connection.
 func (x *exchange) Unconnected(c *policy.Attempt) bool { return x.attempt(c).unconnected() }
 
-// attempt finds what belongs to c.
+// attempt returns the state of c.
 func (x *exchange) attempt(c *policy.Attempt) *streamAttempt {
 	if a, ok := c.Attached().(*streamAttempt); ok {
 		return a
@@ -243,7 +249,6 @@ func (x *exchange) attempt(c *policy.Attempt) *streamAttempt {
 // NewAttempt returns the storage of the next attempt.
 func (x *exchange) NewAttempt(from *policy.Attempt) *policy.Attempt {
 	before := x.attempt(from)
-	x.retried.Store(true)
 	next := &struct {
 		of      policy.Attempt
 		attempt streamAttempt
@@ -254,12 +259,12 @@ func (x *exchange) NewAttempt(from *policy.Attempt) *policy.Attempt {
 	return &next.of
 }
 
-// Header returns the attempt's own metadata.
+// Header returns the attempt's own request metadata.
 func (x *exchange) Header(c *policy.Attempt) policy.Header {
 	return x.headerOf(&x.attempt(c).attempt)
 }
 
-// ResponseHeader reads the metadata that came first.
+// ResponseHeader returns values of the first metadata of the response.
 func (x *exchange) ResponseHeader(o *policy.Outcome, name string) []string {
 	a, _ := o.Value.(*streamAttempt)
 	if a == nil {
@@ -268,10 +273,10 @@ func (x *exchange) ResponseHeader(o *policy.Outcome, name string) []string {
 	return a.response().head().Get(name)
 }
 
-// Replayable reports whether all that was sent is still there.
+// Replayable reports whether all sent messages are kept.
 func (x *exchange) Replayable() bool { return !x.over.Load() }
 
-// newPanicError stands for a panic in a goroutine of a stream.
+// newPanicError returns the error for a panic in a goroutine of a stream.
 func newPanicError(u *pillion.Upstream, value any) error {
 	err := &pillion.PanicError{Value: value, Stack: debug.Stack()}
 	return newError(u, codes.Internal, fmt.Errorf("pilliongrpc: %w", err), 0, nil, false)

@@ -29,7 +29,7 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// finishes notes the calls of an OnFinish function.
+// finishes records the calls of an OnFinish function.
 type finishes struct {
 	n    atomic.Int64
 	errs chan error
@@ -44,20 +44,20 @@ func (f *finishes) option() grpc.CallOption {
 	})
 }
 
-// once wants exactly one call, with the code.
+// once checks that there was exactly one call, with the code.
 func (f *finishes) once(t *testing.T, code codes.Code) {
 	t.Helper()
 	synctest.Wait()
 	if f.n.Load() != 1 {
-		t.Fatalf("OnFinish was called %d times, want once", f.n.Load())
+		t.Fatalf("got %d calls of OnFinish, want 1", f.n.Load())
 	}
 	if err := <-f.errs; status.Code(err) != code {
 		t.Errorf("OnFinish: got %v, want %v", err, code)
 	}
 }
 
-// openings are chains of policies: those in which a stream is opened in the caller's goroutine,
-// and those in which it waits for the response headers.
+// openings holds chains of policies with which a stream is opened in the caller's goroutine, and
+// chains with which it waits for the response headers.
 func openings() map[string][]pillion.Policy {
 	return map[string][]pillion.Policy{
 		"no policy":        nil,
@@ -74,9 +74,9 @@ func silent(ctx context.Context, _ int64, s stream) error {
 	return ctx.Err()
 }
 
-// TestOnFinish_abandoned abandons streams that nothing is inside of: their context, a limit or
-// their connection ends. OnFinish is called once, the targets are written, and the slot is free by
-// then.
+// TestOnFinish_abandoned ends streams while the caller is not inside them: by their context, a
+// timeout or their connection. OnFinish is called once; before it the targets are written and the
+// slot is freed.
 func TestOnFinish_abandoned(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -84,10 +84,10 @@ func TestOnFinish_abandoned(t *testing.T) {
 		end    func(cancel context.CancelFunc, conn *grpc.ClientConn)
 		code   codes.Code
 	}{
-		{"canceled", timeout.Config{Total: timeout.None}, func(cancel context.CancelFunc, _ *grpc.ClientConn) { cancel() }, codes.Canceled},
-		{"the caller's deadline", timeout.Config{Total: timeout.None}, func(context.CancelFunc, *grpc.ClientConn) { time.Sleep(time.Hour) }, codes.DeadlineExceeded},
-		{"the total limit", timeout.Config{Total: time.Second}, func(context.CancelFunc, *grpc.ClientConn) { time.Sleep(time.Second) }, codes.DeadlineExceeded},
-		{"the connection is closed", timeout.Config{Total: timeout.None}, func(_ context.CancelFunc, conn *grpc.ClientConn) { _ = conn.Close() }, codes.Canceled},
+		{"canceled", timeout.Config{Total: timeout.Unlimited}, func(cancel context.CancelFunc, _ *grpc.ClientConn) { cancel() }, codes.Canceled},
+		{"the caller's deadline", timeout.Config{Total: timeout.Unlimited}, func(context.CancelFunc, *grpc.ClientConn) { time.Sleep(time.Hour) }, codes.DeadlineExceeded},
+		{"the total timeout", timeout.Config{Total: time.Second}, func(context.CancelFunc, *grpc.ClientConn) { time.Sleep(time.Second) }, codes.DeadlineExceeded},
+		{"the connection is closed", timeout.Config{Total: timeout.Unlimited}, func(_ context.CancelFunc, conn *grpc.ClientConn) { _ = conn.Close() }, codes.Canceled},
 	}
 	for _, test := range tests {
 		for name, policies := range openings() {
@@ -125,7 +125,7 @@ func TestOnFinish_abandoned(t *testing.T) {
 						t.Errorf("Recv after that: got %v, want %v", err, test.code)
 					}
 					if n := f.n.Load(); n != 1 {
-						t.Errorf("OnFinish was called %d times, want once", n)
+						t.Errorf("got %d calls of OnFinish, want 1", n)
 					}
 				})
 			})
@@ -146,7 +146,7 @@ func nextStream(ctx context.Context, c testgrpc.TestServiceClient) error {
 	return err
 }
 
-// TestOnFinish_noStream has calls that come to no stream, or to an end that the caller reads.
+// TestOnFinish_noStream makes calls without a stream, and calls whose end the caller reads.
 func TestOnFinish_noStream(t *testing.T) {
 	open, err := breaker.New(breaker.Config{NonBreakCount: 1, Sleep: time.Hour})
 	if err != nil {
@@ -161,9 +161,9 @@ func TestOnFinish_noStream(t *testing.T) {
 		code     codes.Code
 		panics   bool
 	}{
-		{name: "a good end", serve: func(context.Context, int64, stream) error { return nil }},
-		{name: "a bad end", serve: func(context.Context, int64, stream) error { return errUnavailable }, code: codes.Unavailable},
-		{name: "a bad end behind a header", serve: func(_ context.Context, _ int64, s stream) error {
+		{name: "status OK", serve: func(context.Context, int64, stream) error { return nil }},
+		{name: "an error", serve: func(context.Context, int64, stream) error { return errUnavailable }, code: codes.Unavailable},
+		{name: "an error after a header", serve: func(_ context.Context, _ int64, s stream) error {
 			_ = s.head(nil)
 			return errUnavailable
 		}, code: codes.Unavailable},
@@ -211,7 +211,7 @@ func TestOnFinish_noStream(t *testing.T) {
 	}
 }
 
-// reported has the default logger write to what it returns.
+// reported redirects the default logger, and returns a function that returns the output.
 func reported(t *testing.T) func() string {
 	t.Helper()
 	var mu sync.Mutex
@@ -247,7 +247,7 @@ type thrown struct{ value any }
 
 func (p *thrown) Error() string { return fmt.Sprint("panic: ", p.value) }
 
-// panicking calls f, and returns what it panics with as an error.
+// panicking calls f and returns its panic as an error.
 func panicking(f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -257,8 +257,8 @@ func panicking(f func() error) (err error) {
 	return f()
 }
 
-// TestOnFinish_panics has OnFinish functions panic: in the caller's goroutine the panic goes on to
-// the caller, in another one it does not end the process. Either way the call has ended.
+// TestOnFinish_panics panics in OnFinish functions: in the caller's goroutine the panic reaches the
+// caller, in another one it does not end the process. In both cases the call has ended.
 func TestOnFinish_panics(t *testing.T) {
 	for name, policies := range openings() {
 		t.Run(name, func(t *testing.T) {
@@ -284,7 +284,7 @@ func TestOnFinish_panics(t *testing.T) {
 				cancel()
 				synctest.Wait() // gRPC's goroutine has called it
 				if got := reports(); !strings.Contains(got, "oops") || strings.Count(got, "recovered") != 1 {
-					t.Errorf("got the log %q, want the panic in it, once", got)
+					t.Errorf("got log %q, want the panic in it once", got)
 				}
 				s, err = c.FullDuplexCall(t.Context(), oops)
 				if err != nil {
@@ -295,7 +295,7 @@ func TestOnFinish_panics(t *testing.T) {
 					t.Errorf("got %v, want the panic", err)
 				}
 				if err := kinds[3].call(t.Context(), c); err != nil {
-					t.Errorf("at last: got %v, want a slot", err)
+					t.Errorf("afterwards: got %v, want a slot", err)
 				}
 			})
 		})
@@ -313,8 +313,8 @@ func (exiter) Wrap(*policy.Builder, policy.Func) (policy.Func, error) {
 	}, nil
 }
 
-// TestOnFinish_exit has a policy end the goroutine that a stream's policies run in: the caller
-// is not left waiting.
+// TestOnFinish_exit ends the goroutine of a stream's policies in a policy: the caller does not wait
+// forever.
 func TestOnFinish_exit(t *testing.T) {
 	for _, kind := range kinds[1:] {
 		t.Run(kind.name, func(t *testing.T) {
@@ -324,7 +324,7 @@ func TestOnFinish_exit(t *testing.T) {
 					t.Fatal(err)
 				}
 				c := client(t, &service{}, u)
-				for range 2 { // the slot comes back
+				for range 2 { // the slot is freed
 					f := newFinishes()
 					if err := kind.call(t.Context(), c, f.option()); status.Code(err) != codes.Internal || errors.Is(err, limits.ErrFull) {
 						t.Errorf("got %v, want Internal", err)

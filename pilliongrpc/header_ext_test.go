@@ -19,24 +19,24 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// TestHeaderEndsTheTry has a server send response headers in time, and the rest later: the limit
-// of one attempt has ended, those on silence and on the whole call go on, and none of them has the
-// call retried, for the server has worked on it.
+// TestHeaderEndsTheTry sends response headers in time and the rest later. The per-try timeout has
+// ended; the idle and total timeouts continue. None of them causes a retry, because the server has
+// processed the call.
 func TestHeaderEndsTheTry(t *testing.T) {
 	tests := []struct {
 		name   string
 		limits timeout.Config
-		head   time.Duration // when the headers come
-		rest   time.Duration // and when the rest
+		head   time.Duration // when the headers arrive
+		rest   time.Duration // when the rest arrives
 		took   time.Duration
-		detail *envoy.Detail // of a limit; via_upstream for none
+		detail *envoy.Detail // of a timeout; via_upstream for none
 		scope  policy.Scope
 	}{
-		{"later than the limit of one attempt", timeout.Config{Total: timeout.None, PerTry: time.Second}, 500 * time.Millisecond, time.Hour, time.Hour, envoy.ViaUpstream, 0},
-		{"headers just in time", timeout.Config{Total: timeout.None, PerTry: time.Second}, 999 * time.Millisecond, 2 * time.Second, 2 * time.Second, envoy.ViaUpstream, 0},
-		{"silence behind the headers", timeout.Config{Total: timeout.None, PerTry: time.Second, Idle: 2 * time.Second}, 500 * time.Millisecond, time.Hour, 2500 * time.Millisecond, envoy.PerTryIdleTimeout, timeout.Idle},
-		{"shorter silence", timeout.Config{Total: timeout.None, Idle: 2 * time.Second}, 1500 * time.Millisecond, 3 * time.Second, 3 * time.Second, envoy.ViaUpstream, 0},
-		{"the total limit behind the headers", timeout.Config{Total: 3 * time.Second, PerTry: time.Second, Idle: 2900 * time.Millisecond}, 500 * time.Millisecond, time.Hour, 3 * time.Second, envoy.ResponseTimeout, timeout.Total},
+		{"later than the per-try timeout", timeout.Config{Total: timeout.Unlimited, PerTry: time.Second}, 500 * time.Millisecond, time.Hour, time.Hour, envoy.ViaUpstream, 0},
+		{"headers just in time", timeout.Config{Total: timeout.Unlimited, PerTry: time.Second}, 999 * time.Millisecond, 2 * time.Second, 2 * time.Second, envoy.ViaUpstream, 0},
+		{"silence after the headers", timeout.Config{Total: timeout.Unlimited, PerTry: time.Second, Idle: 2 * time.Second}, 500 * time.Millisecond, time.Hour, 2500 * time.Millisecond, envoy.PerTryIdleTimeout, timeout.Idle},
+		{"shorter silence", timeout.Config{Total: timeout.Unlimited, Idle: 2 * time.Second}, 1500 * time.Millisecond, 3 * time.Second, 3 * time.Second, envoy.ViaUpstream, 0},
+		{"the total timeout after the headers", timeout.Config{Total: 3 * time.Second, PerTry: time.Second, Idle: 2900 * time.Millisecond}, 500 * time.Millisecond, time.Hour, 3 * time.Second, envoy.ResponseTimeout, timeout.Total},
 	}
 	for _, test := range tests {
 		for _, kind := range kinds {
@@ -78,7 +78,7 @@ func TestHeaderEndsTheTry(t *testing.T) {
 						t.Errorf("upstream_rq_per_try_timeout: got %d, want 0", got)
 					}
 					if got := counted(registry, 200); got != 1 {
-						t.Errorf("upstream_rq_200: got %d, want 1: the headers were those of a response", got)
+						t.Errorf("upstream_rq_200: got %d, want 1, because there were response headers", got)
 					}
 					if err := kind.call(t.Context(), c); err != nil {
 						t.Errorf("after that: got %v, want its slot back", err)
@@ -92,10 +92,10 @@ func TestHeaderEndsTheTry(t *testing.T) {
 	}
 }
 
-// TestHeaderRace has response headers arrive in the instant in which the limit of one attempt
-// fires: either the call is retried or it is not, and the attempts are told apart.
+// TestHeaderRace sends response headers at the instant at which the per-try timeout fires: the call
+// is retried or not, and the result is consistent.
 func TestHeaderRace(t *testing.T) {
-	u, log := upstream(t, timeout.Config{Total: timeout.None, PerTry: time.Millisecond}, again("reset", 1), limits.Config{MaxRequests: 1})
+	u, log := upstream(t, timeout.Config{Total: timeout.Unlimited, PerTry: time.Millisecond}, again("reset", 1), limits.Config{MaxRequests: 1})
 	c := client(t, &service{serve: func(ctx context.Context, _ int64, s stream) error {
 		time.Sleep(time.Millisecond)
 		_ = s.head(nil)

@@ -28,15 +28,15 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// service answers all kinds of calls by one function: header, if it is to be sent
-// before, is sent by it.
+// service serves all kinds of calls with one function, which also sends the header if the call has
+// one.
 type service struct {
 	testgrpc.UnimplementedTestServiceServer
 	serve func(ctx context.Context, n int64, s stream) error // n is the number of the call, from 1
 	n     atomic.Int64
 }
 
-// stream is what the function can do with any kind of call.
+// stream has the operations for any kind of call.
 type stream struct {
 	head func(metadata.MD) error
 	tail func(metadata.MD)
@@ -77,10 +77,10 @@ func (s *service) FullDuplexCall(both testgrpc.TestService_FullDuplexCallServer)
 	})
 }
 
-// large is a message of which a few fill what a client lets stand unread.
+// large is a message of which a few fill a client's receive window.
 var large = &testgrpc.StreamingOutputCallResponse{Payload: &testgrpc.Payload{Body: make([]byte, 10<<10)}}
 
-// kinds are the four kinds of calls, each made to its end.
+// kinds holds the four kinds of calls, each made to its end.
 var kinds = []struct {
 	name   string
 	client bool // the client sends a stream
@@ -130,13 +130,13 @@ func drain(recv func() error) error {
 	}
 }
 
-// client serves s in memory, and gives a client of it under r's policies.
+// client serves s in memory, and returns a client of it under r's policies.
 func client(t *testing.T, s testgrpc.TestServiceServer, r pillion.Resolver, server ...grpc.ServerOption) testgrpc.TestServiceClient {
 	t.Helper()
 	return testgrpc.NewTestServiceClient(connect(t, s, pilliongrpc.DialOptions(r), server...))
 }
 
-// connect serves s in memory, and gives a connection to it.
+// connect serves s in memory, and returns a connection to it.
 func connect(t *testing.T, s testgrpc.TestServiceServer, dial []grpc.DialOption, options ...grpc.ServerOption) *grpc.ClientConn {
 	t.Helper()
 	l := bufconn.Listen(1 << 20)
@@ -168,7 +168,7 @@ func upstream(t *testing.T, policies ...pillion.Policy) (*pillion.Upstream, *eve
 	return u, log
 }
 
-// events counts what happens to calls.
+// events counts the events of calls.
 type events struct {
 	ends chan policy.Outcome
 	seen [policy.EventEnd + 1]atomic.Int64
@@ -190,8 +190,8 @@ func again(on string, retries int) retry.Config {
 	return retry.Config{On: on, NumRetries: retries, Rand: func() float64 { return 0 }}
 }
 
-// answering fails the first of every two calls as its metadata says: with a code, after
-// a header or not.
+// answering fails the first of every two calls as its metadata asks: with a code, after a header or
+// not.
 func answering(ctx context.Context, _ int64, s stream) error {
 	md, _ := metadata.FromIncomingContext(ctx)
 	get := func(name string) string {
@@ -218,7 +218,7 @@ func wantEnd(t *testing.T, log *events) policy.Outcome {
 	case end := <-log.ends:
 		return end
 	case <-time.After(10 * time.Second):
-		t.Fatal("the call does not end")
+		t.Fatal("got no end of the call, want one")
 		return policy.Outcome{}
 	}
 }

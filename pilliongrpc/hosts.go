@@ -135,10 +135,10 @@ func (r *ride) begin(u *pillion.Upstream, c *policy.Attempt) {
 // end ends that. It reports whether the attempt had no connection, and adds why to o.
 func (r *ride) end(o *policy.Outcome) bool {
 	r.trying = false
-	if r.to == nil || r.why.Is == 0 {
+	if r.to == nil || r.why.Conditions == 0 {
 		return false
 	}
-	o.Blame(r.why.Err, r.why.Is, r.why.Detail)
+	o.Blame(r.why.Err, r.why.Conditions, r.why.Detail)
 	return true
 }
 

@@ -282,7 +282,7 @@ func TestHosts_otherConnection(t *testing.T) {
 	a, calls := host(t, answering)
 	u, _ := upstream(t, madeCluster(t, cluster.Config{Endpoints: cluster.Addresses(a)}))
 	conn, err := grpc.NewClient("passthrough:///"+a, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithUnaryInterceptor(pilliongrpc.Unary(u)), grpc.WithStreamInterceptor(pilliongrpc.Stream(u)))
+		grpc.WithUnaryInterceptor(pilliongrpc.UnaryClientInterceptor(u)), grpc.WithStreamInterceptor(pilliongrpc.StreamClientInterceptor(u)))
 	if err != nil {
 		t.Fatal(err)
 	}

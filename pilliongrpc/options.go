@@ -12,17 +12,17 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// DialOptions returns the options that put a connection's calls and streams under the
-// policies of the upstreams that r finds, usually one *Upstream. It panics if r is nil.
+// DialOptions returns dial options that apply the policies of the upstreams that r finds, usually
+// one *Upstream, to a connection's calls and streams. It panics if r is nil.
 //
 //	conn, err := grpc.NewClient(addr, append(pilliongrpc.DialOptions(recipes), creds)...)
 //
-// They are the interceptors of [Unary] and [Stream], chained, so that others compose with
-// them: those given before see a call once, those given after see every attempt. A
-// [stats.Handler] lets them see response headers and trailers on the wire. Last, they turn off
-// the retries that a service configuration asks gRPC for ([grpc.WithDisableRetry]), which would
-// multiply with those of the policies. gRPC still retries by itself, unseen, a request that
-// certainly was not worked on: a transparent retry.
+// The options chain the interceptors of [UnaryClientInterceptor] and [StreamClientInterceptor].
+// Interceptors before them see each call once, interceptors after them see each attempt. A
+// [stats.Handler] observes response headers and trailers on the wire. [grpc.WithDisableRetry] turns
+// off the retries of a service configuration, which would multiply with those of the policies. gRPC
+// still makes transparent retries of requests that the server certainly did not process; policies do
+// not see them.
 //
 // If the upstream has a cluster (package cluster), or r is [Clustered], calls go to the host that
 // the cluster picks for each attempt, whatever the target: a resolver and a balancer of the
@@ -47,18 +47,18 @@ func DialOptions(r pillion.Resolver) []grpc.DialOption {
 	return options
 }
 
-// ServerOptions returns the options that put the calls and streams that a server serves
-// under the policies of the upstream that r finds, whose name is then that of the service
-// itself. The errors are those of [UnaryServer], for a nil r too.
+// ServerOptions returns server options that apply the policies of the upstream that r finds to the
+// calls and streams that a server serves. The upstream's name is the name of the service itself.
+// The errors are those of [UnaryServerInterceptor].
 //
 //	options, err := pilliongrpc.ServerOptions(front)
 //	server := grpc.NewServer(options...)
 func ServerOptions(r pillion.Resolver) ([]grpc.ServerOption, error) {
-	unary, err := UnaryServer(r)
+	unary, err := UnaryServerInterceptor(r)
 	if err != nil {
 		return nil, err
 	}
-	stream, err := StreamServer(r)
+	stream, err := StreamServerInterceptor(r)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +68,7 @@ func ServerOptions(r pillion.Resolver) ([]grpc.ServerOption, error) {
 // find returns the upstream of a call, or the error to return.
 type find func(x *client) (*pillion.Upstream, error)
 
-// finder makes r quick to ask.
+// finder returns a find for r. It resolves a fixed upstream only once.
 func finder(r pillion.Resolver) find {
 	u, fixed := r.(*pillion.Upstream)
 	switch {
@@ -82,8 +82,8 @@ func finder(r pillion.Resolver) find {
 	}
 }
 
-// resolve asks r. An error without a status becomes Unavailable, with the text that text makes
-// of it: the library does not know where the call should go.
+// resolve calls r. An error without a status becomes UNAVAILABLE, with the result of text as its
+// text.
 func resolve(ctx context.Context, r pillion.Resolver, request policy.Request,
 	header func(name string) []string, text func(error) string,
 ) (*pillion.Upstream, error) {
@@ -105,7 +105,7 @@ var (
 	errUnwound    = status.Error(codes.Internal, "pilliongrpc: the call panicked or ended its goroutine")
 )
 
-// check returns an error for what gRPC itself never leaves out.
+// check returns an error if an argument is missing, which gRPC itself always passes.
 func check(ctx context.Context, method, what string, missing bool) error {
 	switch {
 	case ctx == nil:

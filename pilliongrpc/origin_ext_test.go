@@ -21,8 +21,8 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// clientTexts are texts that gRPC's client gives its own statuses, and that a server may use as
-// well: it passes on the status of a hop behind it, say.
+// clientTexts holds texts of statuses that gRPC's client makes. A server can send them, too, for
+// example when it forwards a status from its own upstream.
 var clientTexts = []string{
 	`connection error: desc = "transport: Error while dialing: dial tcp 10.0.0.7:5432: connect: connection refused"`,
 	"last connection error: connection closed before server preface received",
@@ -46,9 +46,9 @@ var clientTexts = []string{
 	"cardinality violation: expected <EOF> for non server-streaming RPCs, but received another message",
 }
 
-// TestOrigin has a server send every code with texts that gRPC's client uses too, with nothing
-// but trailers and behind a header, with details and without. The caller gets each as it was
-// sent, and the outcome is that of a response.
+// TestOrigin sends every code from the server with texts that gRPC's client also uses, trailers-only
+// and after a header, with details and without. The caller receives each unchanged, and the outcome
+// is that of a response.
 func TestOrigin(t *testing.T) {
 	u, log := upstream(t)
 	c := client(t, &service{serve: sendAsAsked}, u)
@@ -64,7 +64,7 @@ func TestOrigin(t *testing.T) {
 					t.Errorf("%s, %+v: got %v, want %v", kind.name, of, got.Proto(), sent.Proto())
 				}
 				if own, ok := errors.AsType[*pilliongrpc.Error](err); ok {
-					t.Errorf("%s, %v %q, %+v: got %#v, want the server's status alone", kind.name, code, text, of, own)
+					t.Errorf("%s, %v %q, %+v: got %#v, want only the server's status", kind.name, code, text, of, own)
 				}
 				if end.Code != int(code) || end.Detail != envoy.ViaUpstream || end.Flags != 0 {
 					t.Errorf("%s, %v %q, %+v: got code %d, %v, flags %v, want a response", kind.name, code, text, of, end.Code, end.Detail, end.Flags)
@@ -74,12 +74,12 @@ func TestOrigin(t *testing.T) {
 	}
 }
 
-// TestOrigin_alone has the interceptors without the other options of DialOptions: the metadata of
-// trailers, and details, still prove that a status came from the server.
+// TestOrigin_alone uses the interceptors without the other options of DialOptions: metadata in
+// trailers, or details, still prove that a status came from the server.
 func TestOrigin_alone(t *testing.T) {
 	u, log := upstream(t)
 	conn := connect(t, &service{serve: sendAsAsked}, []grpc.DialOption{
-		grpc.WithUnaryInterceptor(pilliongrpc.Unary(u)), grpc.WithStreamInterceptor(pilliongrpc.Stream(u)),
+		grpc.WithUnaryInterceptor(pilliongrpc.UnaryClientInterceptor(u)), grpc.WithStreamInterceptor(pilliongrpc.StreamClientInterceptor(u)),
 	})
 	for _, text := range clientTexts {
 		for _, of := range []struct{ after, details, trailer string }{{"", "", ""}, {"header", "details", ""}, {"header", "", "x"}} {
@@ -94,8 +94,8 @@ func TestOrigin_alone(t *testing.T) {
 	}
 }
 
-// TestOrigin_unknownCode has a server send statuses that gRPC does not define: callers get them,
-// and for the policies they are UNKNOWN, never a status of HTTP.
+// TestOrigin_unknownCode sends codes that gRPC does not define: callers receive them, and policies
+// see UNKNOWN, never an HTTP status.
 func TestOrigin_unknownCode(t *testing.T) {
 	for _, code := range []codes.Code{17, 99, 200, 503} {
 		u, log := upstream(t)
@@ -117,7 +117,7 @@ func asked(code codes.Code, text, details string) *status.Status {
 	return s
 }
 
-// sendAsAsked sends the status that the request's metadata names.
+// sendAsAsked sends the status that the request's metadata asks for.
 func sendAsAsked(ctx context.Context, _ int64, s stream) error {
 	md, _ := metadata.FromIncomingContext(ctx)
 	get := func(name string) string { return append(md.Get(name), "")[0] }
@@ -133,8 +133,8 @@ func sendAsAsked(ctx context.Context, _ int64, s stream) error {
 	return asked(codes.Code(code), get("text"), get("details")).Err()
 }
 
-// TestOrigin_made has gRPC's client make statuses of its own of what is no response: they are
-// explained, however an interceptor on the inside words them.
+// TestOrigin_made makes calls without a response, for which gRPC's client makes a status: it is
+// classified correctly even if an interceptor inside changes its text.
 func TestOrigin_made(t *testing.T) {
 	tests := []struct {
 		name    string
@@ -149,7 +149,7 @@ func TestOrigin_made(t *testing.T) {
 		if err == nil {
 			return nil
 		}
-		return status.Error(status.Code(err), "in other words")
+		return status.Error(status.Code(err), "other text")
 	}
 	inside := []grpc.DialOption{
 		grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, options ...grpc.CallOption) error {
@@ -168,17 +168,17 @@ func TestOrigin_made(t *testing.T) {
 	}
 }
 
-// TestOrigin_missingMessage has a server send OK without the message that a unary call needs.
-// gRPC's client makes an error of that, but the server has worked on the call: it is not retried.
-// Neither is one with a message too many.
+// TestOrigin_missingMessage sends OK without the message that a unary call needs. gRPC's client
+// returns an error, but the server has processed the call: it is not retried. Neither is a call
+// with an extra message.
 func TestOrigin_missingMessage(t *testing.T) {
 	tests := []struct {
 		name     string
 		messages int
 		head     bool
-	}{{"nothing but trailers", 0, false}, {"a header and trailers", 0, true}, {"two messages", 2, true}}
+	}{{"trailers-only", 0, false}, {"a header and trailers", 0, true}, {"two messages", 2, true}}
 	for _, test := range tests {
-		for _, kind := range []int{0, 2} { // those with one response message
+		for _, kind := range []int{0, 2} { // the kinds with one response message
 			t.Run(fmt.Sprint(test.name, ", ", kinds[kind].name), func(t *testing.T) {
 				u, log := upstream(t, again("internal,reset,5xx,unavailable,cancelled", 2))
 				c := plainHTTP(t, u, func(_ *conns, w http.ResponseWriter, _ *http.Request) {
@@ -196,7 +196,7 @@ func TestOrigin_missingMessage(t *testing.T) {
 				err := kinds[kind].call(t.Context(), c)
 				end := <-log.ends
 				if status.Code(err) != codes.Internal || end.Detail != envoy.ViaUpstream || end.Flags != 0 {
-					t.Errorf("got %v, %v, flags %v, want Internal of a response", err, end.Detail, end.Flags)
+					t.Errorf("got %v, %v, flags %v, want Internal from a response", err, end.Detail, end.Flags)
 				}
 				if got := log.count(policy.EventAttempt); got != 1 {
 					t.Errorf("got %d attempts, want 1", got)

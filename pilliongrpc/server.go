@@ -18,25 +18,25 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// UnaryServer returns an interceptor that serves unary calls under the policies of the
-// upstream that r finds. It is an error if r is nil, and if the policies retry or hedge, which a
-// server cannot.
+// UnaryServerInterceptor returns an interceptor that applies the policies of the upstream that r finds to
+// unary calls of a server. It returns an error if r is nil, or if the policies retry or hedge,
+// which a server cannot do.
 //
-// Limits and a breaker shed load: what they refuse ends with UNAVAILABLE, and x-envoy-overloaded
-// in its trailers, before the handler is called. Deadlines reach the handler as the end of its
-// context: those of a timeout policy, and what the client named in grpc-timeout or
-// x-envoy-expected-rq-timeout-ms, whichever comes first. A handler that ignores the end of its
-// context is waited for, and its late reply is dropped for DEADLINE_EXCEEDED.
+// Limits and a breaker shed load: a call that they refuse ends with UNAVAILABLE, and
+// x-envoy-overloaded in its trailers, and the handler is not called. The handler's context ends at
+// the first of the timeout policy's deadlines and the client's, from grpc-timeout or
+// x-envoy-expected-rq-timeout-ms. The interceptor waits for a handler that ignores the end of its
+// context, and replaces its late reply by DEADLINE_EXCEEDED.
 //
-// What the client causes is no failure: that it disconnects, that a deadline passes that it
-// named, that it calls a method that is not implemented. The codes that stand for a 5xx count as
-// failures: UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS.
+// What the client causes does not count as a failure: a disconnect, the end of the client's
+// deadline, a call of a method that is not implemented. A handler's status counts as a failure if
+// its code corresponds to a 5xx: UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS.
 //
-// The client gets a status that the handler returned as it is. In every other case it gets the
-// text of Envoy's local reply, which says nothing of the service or of other clients; for a
-// panic INTERNAL, without its value. Interceptors before this one find the cause with errors.As,
-// and policies get a panic as a [*pillion.PanicError].
-func UnaryServer(r pillion.Resolver) (grpc.UnaryServerInterceptor, error) {
+// A status that the handler returned is sent unchanged. In any other case the client receives the
+// text of Envoy's local reply, which reveals nothing about the service or other clients; for a panic
+// it receives INTERNAL without the panic's value. Interceptors before this one find the cause with
+// errors.As. Policies receive a panic as a [*pillion.PanicError].
+func UnaryServerInterceptor(r pillion.Resolver) (grpc.UnaryServerInterceptor, error) {
 	find, err := serverFinder(r)
 	if err != nil {
 		return nil, err
@@ -47,7 +47,7 @@ func UnaryServer(r pillion.Resolver) (grpc.UnaryServerInterceptor, error) {
 		}
 		x := &unaryServer{server: server{ctx: ctx, method: info.FullMethod}, req: req, handler: handler}
 		x.sent.Store(1)
-		if err := x.serve(find, x); err != nil { //nolint:contextcheck // x has it
+		if err := x.serve(find, x); err != nil {
 			return nil, err
 		}
 		return x.reply, nil
@@ -61,10 +61,10 @@ func fullMethod(info *grpc.UnaryServerInfo) string {
 	return info.FullMethod
 }
 
-// serverFind returns the upstream of a call that is served, or the error to return.
+// serverFind returns the upstream of a served call, or the error to return.
 type serverFind func(s *server) (*pillion.Upstream, error)
 
-// serverFinder is finder for a server.
+// serverFinder returns a serverFind for r. It resolves a fixed upstream only once.
 func serverFinder(r pillion.Resolver) (serverFind, error) {
 	u, fixed := r.(*pillion.Upstream)
 	switch {
@@ -90,7 +90,7 @@ func serverFinder(r pillion.Resolver) (serverFind, error) {
 
 func servable(u *pillion.Upstream) error {
 	if u.Chain().Repeats() {
-		return fmt.Errorf("upstream %q: pilliongrpc: a request that is being served cannot be sent again: leave out retry and hedge", u.Name())
+		return fmt.Errorf("upstream %q: pilliongrpc: a server cannot retry or hedge the calls that it serves: leave out retry and hedge", u.Name())
 	}
 	if u.Chain().Carrier() != nil {
 		return fmt.Errorf("upstream %q: pilliongrpc: a request that is being served goes to no host of a cluster: leave out cluster", u.Name())
@@ -98,11 +98,11 @@ func servable(u *pillion.Upstream) error {
 	return nil
 }
 
-// server is what unary calls and streams have in common: the side that serves.
+// server is the common part of unary calls and streams of a server.
 type server struct {
-	ctx      context.Context //nolint:containedctx // the server's, for the length of the call
+	ctx      context.Context //nolint:containedctx // gRPC's, for the duration of the call
 	method   string
-	md       metadata.MD // the request's as the handler sees it; nil while it is the server's
+	md       metadata.MD // the request's, for the handler; nil while unchanged
 	sent     atomic.Uint64
 	received atomic.Uint64
 	panicked bool
@@ -110,10 +110,10 @@ type server struct {
 	frame    policy.Frame
 }
 
-// serve serves x, which s is a part of.
+// serve serves x, which contains s.
 func (s *server) serve(find serverFind, x policy.Exchange) (err error) {
 	defer func() {
-		if p := recover(); p != nil { // of a policy: gRPC would end the process
+		if p := recover(); p != nil { // a policy panicked: gRPC would end the process
 			report.Panic("a policy of a served call", p)
 			err = status.Error(codes.Internal, "a policy panicked")
 		}
@@ -127,10 +127,10 @@ func (s *server) serve(find serverFind, x policy.Exchange) (err error) {
 	if limit, ok := envoy.ExpectedTimeout(first(s.RequestHeader(envoy.ExpectedTimeoutHeader))); ok {
 		s.frame.First().LimitClient(limit)
 	}
-	return s.settle(u, s.frame.Invoke(s.ctx)) // a stream, too, is over when the handler returns
+	return s.settle(u, s.frame.Invoke(s.ctx)) // a stream, too, ends when the handler returns
 }
 
-// settle returns what the client gets.
+// settle returns the error that the client receives.
 func (s *server) settle(u *pillion.Upstream, o *policy.Outcome) error {
 	if !s.panicked && o.Err != nil && o.Detail != envoy.ViaUpstream {
 		s.tellOverloaded(u, o)
@@ -145,7 +145,7 @@ func (s *server) result(o *policy.Outcome) error {
 		return errPanicked
 	case o.Err == nil:
 		return nil
-	case o.Detail == envoy.ViaUpstream: // the handler's own
+	case o.Detail == envoy.ViaUpstream: // the handler's error
 		return o.Err
 	}
 	return serverError(s.upstream, o)
@@ -156,12 +156,12 @@ var errPanicked = status.Error(codes.Internal, "the handler panicked")
 // tellOverloaded marks a refusal as Envoy does.
 func (s *server) tellOverloaded(u *pillion.Upstream, o *policy.Outcome) {
 	if o.Detail.Overloaded() && !u.Options().SuppressEnvoyHeaders {
-		// An error means that there is no stream any more to say it on.
+		// An error means that the stream has ended.
 		_ = grpc.SetTrailer(s.ctx, metadata.Pairs(envoy.OverloadedHeader, "true"))
 	}
 }
 
-// incoming is ctx with the metadata that the handler is to see.
+// incoming returns ctx with the request metadata for the handler.
 func (s *server) incoming(ctx context.Context, c *policy.Attempt) context.Context {
 	c.ConsumeHeaders()
 	if s.md == nil {
@@ -170,7 +170,7 @@ func (s *server) incoming(ctx context.Context, c *policy.Attempt) context.Contex
 	return metadata.NewIncomingContext(ctx, s.md)
 }
 
-// returned says in o what came of a handler that did not panic.
+// returned records in o the result of a handler that returned.
 func returned(ctx context.Context, o *policy.Outcome, err error) {
 	if err != nil {
 		o.Err = ended(ctx, err)
@@ -179,10 +179,10 @@ func returned(ctx context.Context, o *policy.Outcome, err error) {
 	o.Detail = envoy.ViaUpstream
 }
 
-// threw says in o that the handler panicked.
+// threw records in o that the handler panicked.
 func (s *server) threw(o *policy.Outcome, p *pillion.PanicError) {
 	s.panicked = true
-	o.Err, o.Is = p, policy.Failed
+	o.Err, o.Conditions = p, policy.Failed
 	o.Code, o.Detail = int(codes.Internal), envoy.ViaUpstream
 }
 
@@ -191,12 +191,12 @@ func (s *server) Request() policy.Request {
 	return policy.Request{Protocol: policy.ProtocolGRPC, Method: s.method, Authority: first(s.RequestHeader(":authority")), Path: s.method}
 }
 
-// RequestHeader reads the client's metadata.
+// RequestHeader returns values of the client's metadata.
 func (s *server) RequestHeader(name string) []string {
 	return metadata.ValueFromIncomingContext(s.ctx, name)
 }
 
-// Header copies the client's metadata for the handler.
+// Header returns the handler's copy of the client's metadata.
 func (s *server) Header(*policy.Attempt) policy.Header {
 	if s.md == nil {
 		if s.md, _ = metadata.FromIncomingContext(s.ctx); s.md == nil { // a copy
@@ -206,23 +206,22 @@ func (s *server) Header(*policy.Attempt) policy.Header {
 	return header(s.md)
 }
 
-// Messages counts the client's messages and the handler's.
+// Messages returns the numbers of the client's and of the handler's messages.
 func (s *server) Messages() (sent, received uint64) { return s.sent.Load(), s.received.Load() }
 
-// Explain takes the handler's status for the response that it is.
-func (s *server) Explain(_ *policy.Attempt, o *policy.Outcome, err error) {
+// Classify classifies the handler's status as a response.
+func (s *server) Classify(_ *policy.Attempt, o *policy.Outcome, err error) {
 	code := codeOf(err)
 	o.Err, o.Code, o.Detail = err, int(code), envoy.ViaUpstream
-	if code != codes.Unimplemented { // the client called what is not there
-		o.Is |= failure(code)
+	if code != codes.Unimplemented { // caused by the client
+		o.Conditions |= failure(code)
 	}
 }
 
-// CausedByCaller reports whether a limit that fired is the client's doing: it named the
-// deadline itself.
+// CausedByCaller reports whether the client caused a timeout: it set the deadline.
 func (s *server) CausedByCaller(scope policy.Scope) bool { return scope == policy.ScopeCaller }
 
-// codeOf is the code that gRPC sends for a handler's error.
+// codeOf returns the code that gRPC sends for a handler's error.
 func codeOf(err error) codes.Code {
 	if s, ok := status.FromError(err); ok {
 		return s.Code()
@@ -230,10 +229,10 @@ func codeOf(err error) codes.Code {
 	return status.FromContextError(err).Code()
 }
 
-// ResponseHeader is empty: what a handler has set cannot be read.
+// ResponseHeader returns nil: the metadata that a handler sets cannot be read.
 func (s *server) ResponseHeader(*policy.Outcome, string) []string { return nil }
 
-// GRPCStatus is the code that the client gets.
+// GRPCStatus returns the code that the client receives.
 func (s *server) GRPCStatus(o *policy.Outcome) int {
 	if err := s.result(o); err != nil {
 		return int(codeOf(err))
@@ -241,7 +240,7 @@ func (s *server) GRPCStatus(o *policy.Outcome) int {
 	return int(codes.OK)
 }
 
-// unaryServer is a unary call that is served.
+// unaryServer is a served unary call.
 type unaryServer struct {
 	server
 	req     any
@@ -249,7 +248,7 @@ type unaryServer struct {
 	handler grpc.UnaryHandler
 }
 
-// unaryServer implements these. They are found by their methods.
+// unaryServer implements these interfaces, which the engine finds with type assertions.
 var _ interface {
 	policy.Exchange
 	policy.Unary
@@ -258,17 +257,17 @@ var _ interface {
 	policy.GRPCCoder
 } = (*unaryServer)(nil)
 
-// Unary is true: a response comes whole.
+// Unary returns true: the response is one message.
 func (x *unaryServer) Unary() bool { return true }
 
-// Try has the handler serve the call.
+// Try calls the handler.
 func (x *unaryServer) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome) {
 	done := false
 	defer func() {
 		if done {
 			return
 		}
-		if p := recover(); p != nil { // else it ended its goroutine, and nothing that follows runs
+		if p := recover(); p != nil { // else it ended its goroutine, and no later code runs
 			x.threw(o, &pillion.PanicError{Value: p, Stack: debug.Stack()})
 		}
 	}()

@@ -28,7 +28,7 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// served is a server under policies, for clients that do wrong.
+// served is a server under policies, for misbehaving clients.
 type served struct {
 	testgrpc.TestServiceClient
 	conn     *grpc.ClientConn
@@ -38,7 +38,7 @@ type served struct {
 	breaker  *breaker.Breaker
 }
 
-// serveBadly serves s under a breaker, a limit and limits on time.
+// serveBadly serves s under a breaker, a limit and timeouts.
 func serveBadly(t *testing.T, s testgrpc.TestServiceServer, limit timeout.Config) *served {
 	t.Helper()
 	b, err := breaker.New(breaker.Config{Threshold: 0.5, NonBreakCount: 2})
@@ -68,7 +68,7 @@ func (x *served) dial(ctx context.Context, _ string) (net.Conn, error) {
 	return x.listener.DialContext(ctx)
 }
 
-// raw sends a body of HTTP/2 to a method, and returns the gRPC status of the response.
+// raw sends an HTTP/2 body to a method, and returns the gRPC status of the response.
 func (x *served) raw(t *testing.T, method string, body io.Reader, header ...string) string {
 	t.Helper()
 	protocols := &http.Protocols{}
@@ -95,13 +95,13 @@ func (x *served) raw(t *testing.T, method string, body io.Reader, header ...stri
 	return resp.Header.Get("Grpc-Status") + resp.Trailer.Get("Grpc-Status")
 }
 
-// message frames a message.
+// message returns a framed message.
 func message(flag byte, length int, body string) io.Reader {
 	return strings.NewReader(string([]byte{flag, 0, 0, byte(length >> 8), byte(length)}) + body)
 }
 
-// TestServerClientIsNoFailure has clients do all that they can do wrong. None of it counts
-// against the service, and each leaves its slot to others.
+// TestServerClientIsNoFailure checks that no error of a client counts as a failure of the service,
+// and that each call frees its slot.
 func TestServerClientIsNoFailure(t *testing.T) {
 	waiting := func(ctx context.Context, _ int64, _ stream) error { <-ctx.Done(); return ctx.Err() }
 	receiving := func(_ context.Context, _ int64, s stream) error { return drain(s.recv) }
@@ -148,7 +148,7 @@ func TestServerClientIsNoFailure(t *testing.T) {
 			_ = kinds[kind].call(ctx, x)
 		}
 	}
-	silence := func(t *testing.T, x *served) { // opens a stream, and neither sends nor reads
+	silence := func(t *testing.T, x *served) { // opens a stream and neither sends nor reads
 		t.Helper()
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
@@ -172,9 +172,9 @@ func TestServerClientIsNoFailure(t *testing.T) {
 		do     func(t *testing.T, x *served)
 		unseen bool // gRPC's server may end the call before any interceptor sees it
 	}{
-		{"an unary deadline in x-envoy-expected-rq-timeout-ms", waiting, long, named(0, "1"), false},
-		{"a stream's", waiting, long, named(3, "1"), false},
-		{"one of a stream whose handler receives", receiving, long, func(t *testing.T, x *served) {
+		{"a unary deadline in x-envoy-expected-rq-timeout-ms", waiting, long, named(0, "1"), false},
+		{"a stream's deadline", waiting, long, named(3, "1"), false},
+		{"a deadline of a stream whose handler receives", receiving, long, func(t *testing.T, x *served) {
 			t.Helper()
 			ctx := metadata.AppendToOutgoingContext(t.Context(), "x-envoy-expected-rq-timeout-ms", "1")
 			if s, err := x.FullDuplexCall(ctx); err == nil {
@@ -184,15 +184,15 @@ func TestServerClientIsNoFailure(t *testing.T) {
 		{"a unary grpc-timeout", waiting, long, sends("UnaryCall", empty, "Grpc-Timeout", "20m"), true},
 		{"a grpc-timeout that has passed", waiting, long, sends("UnaryCall", empty, "Grpc-Timeout", "1n"), true},
 		{"a stream's grpc-timeout", waiting, long, sends("FullDuplexCall", empty, "Grpc-Timeout", "20m"), true},
-		{"one that the handler reports in its own words", worded(waiting), long, sends("UnaryCall", empty, "Grpc-Timeout", "20m"), true},
-		{"one that the handler reports as another error", hidden(waiting), long, sends("FullDuplexCall", empty, "Grpc-Timeout", "20m"), true},
+		{"a grpc-timeout that the handler wraps", worded(waiting), long, sends("UnaryCall", empty, "Grpc-Timeout", "20m"), true},
+		{"a grpc-timeout that the handler reports as another error", hidden(waiting), long, sends("FullDuplexCall", empty, "Grpc-Timeout", "20m"), true},
 		{"a canceled unary call", waiting, long, canceling(0), false},
 		{"a canceled stream", hidden(receiving), long, canceling(2), false},
 		{"a client that sends nothing", receiving, short, silence, false},
-		{"and a handler that says so", hidden(receiving), short, silence, false},
+		{"the same, and the handler reports another error", hidden(receiving), short, silence, false},
 		{"a client that reads nothing", sending, short, silence, false},
-		{"a slow client, under a limit of one attempt", receiving, timeout.Config{Total: timeout.None, PerTry: 20 * time.Millisecond}, silence, false},
-		{"a slow client, under a limit on silence", receiving, timeout.Config{Total: timeout.None, Idle: 20 * time.Millisecond}, silence, false},
+		{"a slow client, under a per-try timeout", receiving, timeout.Config{Total: timeout.Unlimited, PerTry: 20 * time.Millisecond}, silence, false},
+		{"a slow client, under an idle timeout", receiving, timeout.Config{Total: timeout.Unlimited, Idle: 20 * time.Millisecond}, silence, false},
 		{"a method that is not implemented", waiting, long, func(t *testing.T, x *served) {
 			t.Helper()
 			_, _ = x.UnimplementedCall(t.Context(), &testgrpc.Empty{})
@@ -200,7 +200,7 @@ func TestServerClientIsNoFailure(t *testing.T) {
 		{"a method that does not exist", waiting, long, sends("Nothing", empty), true},
 		{"a unary message that cannot be read", waiting, long, sends("UnaryCall", func() io.Reader { return message(0, 3, "\xff\xff\xff") }), true},
 		{"a message that cannot be read", first, long, sends("FullDuplexCall", func() io.Reader { return message(0, 3, "\xff\xff\xff") }), false},
-		{"and a handler that says so", hidden(first), long, sends("FullDuplexCall", func() io.Reader { return message(0, 3, "\xff\xff\xff") }), false},
+		{"the same, and the handler reports another error", hidden(first), long, sends("FullDuplexCall", func() io.Reader { return message(0, 3, "\xff\xff\xff") }), false},
 		{"a message that is too large", first, long, sends("FullDuplexCall", func() io.Reader { return message(0, 2000, strings.Repeat("x", 2000)) }), false},
 		{"a message that is cut", first, long, sends("FullDuplexCall", func() io.Reader { return message(0, 10, "x") }), false},
 		{"a message of an unknown encoding", first, long, sends("FullDuplexCall", func() io.Reader { return message(1, 3, "xyz") }, "Grpc-Encoding", "identity"), false},
@@ -224,8 +224,8 @@ func TestServerClientIsNoFailure(t *testing.T) {
 			}}, test.limits)
 			for range 4 {
 				test.do(t, x)
-				if end, ok := x.end(t, test.unseen); ok && end.Is.Any(policy.Failure) && !end.Is.Any(policy.Cancelled) {
-					t.Errorf("got %v, %v, want no failure", end.Is, end.Err)
+				if end, ok := x.end(t, test.unseen); ok && end.Has(policy.Failure) && !end.Has(policy.Cancelled) {
+					t.Errorf("got %v, %v, want no failure", end.Conditions, end.Err)
 				}
 			}
 			if got := x.breaker.Status(); got.Failure+got.Timeout != 0 {
@@ -240,7 +240,7 @@ func TestServerClientIsNoFailure(t *testing.T) {
 	}
 }
 
-// end waits for the end of a call, which may be unseen.
+// end waits for the end of a call, unless the call may be unseen.
 func (x *served) end(t *testing.T, unseen bool) (end policy.Outcome, ok bool) {
 	t.Helper()
 	if !unseen {
@@ -254,30 +254,30 @@ func (x *served) end(t *testing.T, unseen bool) (end policy.Outcome, ok bool) {
 	}
 }
 
-// TestServerFailures counts what is the service's own failure, so that the test above means
-// something.
+// TestServerFailures checks the failures of the service itself, so that the test above is
+// meaningful.
 func TestServerFailures(t *testing.T) {
 	tests := map[string]func(ctx context.Context, n int64, s stream) error{
-		"an error":                func(context.Context, int64, stream) error { return errors.New("oops") },
-		"unavailable":             func(context.Context, int64, stream) error { return errUnavailable },
-		"slower than the service": func(ctx context.Context, _ int64, _ stream) error { <-ctx.Done(); return ctx.Err() },
-		"io.EOF of its own":       func(context.Context, int64, stream) error { return io.ErrUnexpectedEOF },
+		"an error":                   func(context.Context, int64, stream) error { return errors.New("oops") },
+		"unavailable":                func(context.Context, int64, stream) error { return errUnavailable },
+		"slower than the service":    func(ctx context.Context, _ int64, _ stream) error { <-ctx.Done(); return ctx.Err() },
+		"an io error of the handler": func(context.Context, int64, stream) error { return io.ErrUnexpectedEOF },
 	}
 	for name, serve := range tests {
 		for _, kind := range kinds {
 			t.Run(name+"/"+kind.name, func(t *testing.T) {
 				x := serveBadly(t, &service{serve: serve}, timeout.Config{Total: 20 * time.Millisecond})
 				_ = kind.call(t.Context(), x)
-				if end := wantEnd(t, x.log); !end.Is.Any(policy.Failure) || end.Is.Any(policy.Cancelled) {
-					t.Errorf("got %v, %v, want a failure", end.Is, end.Err)
+				if end := wantEnd(t, x.log); !end.Has(policy.Failure) || end.Has(policy.Cancelled) {
+					t.Errorf("got %v, %v, want a failure", end.Conditions, end.Err)
 				}
 			})
 		}
 	}
 }
 
-// TestServerTellsNoSecrets has calls of one client fail with what no other one, and mostly not
-// even that one, must see.
+// TestServerTellsNoSecrets fails a client's calls with errors whose texts no other client may
+// receive, and in most cases not even that client.
 func TestServerTellsNoSecrets(t *testing.T) {
 	const secret = "hunter2"
 	full, err := pillion.New("front", limits.Config{MaxRequests: limits.Zero})
@@ -306,7 +306,7 @@ func TestServerTellsNoSecrets(t *testing.T) {
 		},
 		{"a panic", func(context.Context, int64, stream) error { panic(errors.New(secret)) }, nil, nil, codes.Internal, "the handler panicked"},
 		{
-			"a limit, and the handler's reason", func(ctx context.Context, _ int64, _ stream) error {
+			"a timeout, and the handler's reason", func(ctx context.Context, _ int64, _ stream) error {
 				<-ctx.Done()
 				return errors.New(secret)
 			},
@@ -314,7 +314,7 @@ func TestServerTellsNoSecrets(t *testing.T) {
 			nil, codes.DeadlineExceeded, "upstream request timeout",
 		},
 		{
-			"the same in Envoy's words", func(ctx context.Context, _ int64, _ stream) error {
+			"the same with Envoy's code", func(ctx context.Context, _ int64, _ stream) error {
 				<-ctx.Done()
 				return errors.New(secret)
 			},
@@ -350,14 +350,14 @@ func TestServerTellsNoSecrets(t *testing.T) {
 					t.Errorf("got %v, want %v %q", err, test.code, test.text)
 				}
 				if text := fmt.Sprintf("%+v %v", err, status.Convert(err).Details()); strings.Contains(text, secret) {
-					t.Errorf("got %s, which has another client's error", text)
+					t.Errorf("got %s, want a text without another client's error", text)
 				}
 			})
 		}
 	}
 }
 
-// refuser is a policy with an error of its own.
+// refuser is a policy that returns its own error.
 type refuser struct {
 	err error
 	is  policy.Condition
@@ -373,7 +373,8 @@ func (p refuser) Wrap(*policy.Builder, policy.Func) (policy.Func, error) {
 	}, nil
 }
 
-// TestServerCauses has an interceptor before the policies find what the client is not told.
+// TestServerCauses checks that an interceptor before the policies finds the cause that the client
+// does not receive.
 func TestServerCauses(t *testing.T) {
 	u, err := pillion.New("front", limits.Config{MaxRequests: limits.Zero})
 	if err != nil {

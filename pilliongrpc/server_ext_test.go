@@ -25,7 +25,7 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// serverOptions puts a server under u's policies.
+// serverOptions returns the options for a server under u's policies.
 func serverOptions(t *testing.T, u *pillion.Upstream) []grpc.ServerOption {
 	t.Helper()
 	options, err := pilliongrpc.ServerOptions(u)
@@ -45,7 +45,7 @@ func bare(t *testing.T) *pillion.Upstream {
 	return u
 }
 
-// TestServerRefuses nothing to serve by, and policies that send again.
+// TestServerRefuses checks the errors for a nil resolver and for policies that retry.
 func TestServerRefuses(t *testing.T) {
 	u, err := pillion.New("front", retry.Config{})
 	if err != nil {
@@ -53,10 +53,10 @@ func TestServerRefuses(t *testing.T) {
 	}
 	for _, r := range []pillion.Resolver{nil, u, (*pillion.Upstream)(nil)} {
 		if _, err = pilliongrpc.ServerOptions(r); err == nil {
-			t.Errorf("%v: got no error", r)
+			t.Errorf("%v: got no error, want one", r)
 		}
-		if _, err = pilliongrpc.StreamServer(r); err == nil {
-			t.Errorf("%v: got no error of StreamServer", r)
+		if _, err = pilliongrpc.StreamServerInterceptor(r); err == nil {
+			t.Errorf("%v: got no error from StreamServer, want one", r)
 		}
 	}
 	lazy := resolver(func(pillion.Target) (*pillion.Upstream, error) { return u, nil })
@@ -72,7 +72,7 @@ func TestServerRefuses(t *testing.T) {
 	}
 }
 
-// TestServerSheds has a limit and a breaker refuse what a server serves.
+// TestServerSheds refuses served calls by a limit and by a breaker.
 func TestServerSheds(t *testing.T) {
 	open, err := breaker.New(breaker.Config{NonBreakCount: 1, Sleep: time.Hour})
 	if err != nil {
@@ -98,7 +98,8 @@ func TestServerSheds(t *testing.T) {
 	}
 }
 
-// TestServerPanics answers Internal, tells the policies, and serves on.
+// TestServerPanics checks that a panic results in Internal, that policies receive it, and that the
+// server continues.
 func TestServerPanics(t *testing.T) {
 	for _, kind := range kinds {
 		t.Run(kind.name, func(t *testing.T) {
@@ -131,7 +132,7 @@ func TestServerPanics(t *testing.T) {
 	}
 }
 
-// TestServerDeadlines ends the handler's context with the first of all limits.
+// TestServerDeadlines checks that the first deadline ends the handler's context.
 func TestServerDeadlines(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -142,11 +143,11 @@ func TestServerDeadlines(t *testing.T) {
 		{"total", timeout.Config{Total: 2 * time.Second}, "", 2 * time.Second},
 		{"per try", timeout.Config{Total: time.Hour, PerTry: time.Second}, "", time.Second},
 		{"what the client expects", timeout.Config{Total: time.Hour}, "500", 500 * time.Millisecond},
-		{"junk", timeout.Config{Total: 2 * time.Second}, "soon", 2 * time.Second},
+		{"no number", timeout.Config{Total: 2 * time.Second}, "soon", 2 * time.Second},
 	}
 	for _, test := range tests {
 		for _, kind := range kinds {
-			for _, heeds := range []bool{true, false} {
+			for _, honors := range []bool{true, false} {
 				t.Run(test.name+"/"+kind.name, func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
 						u, log := upstream(t, test.limits, limits.Config{MaxRequests: 1})
@@ -156,7 +157,7 @@ func TestServerDeadlines(t *testing.T) {
 							if took := time.Since(began); took != test.took {
 								t.Errorf("the handler's context ended after %v, want %v", took, test.took)
 							}
-							if heeds {
+							if honors {
 								return ctx.Err()
 							}
 							return nil
@@ -167,7 +168,7 @@ func TestServerDeadlines(t *testing.T) {
 						}
 						err := kind.call(ctx, c)
 						end := <-log.ends
-						if heeds && (status.Code(err) != codes.DeadlineExceeded || !end.Flags.Has(envoy.UT)) {
+						if honors && (status.Code(err) != codes.DeadlineExceeded || !end.Flags.Has(envoy.UT)) {
 							t.Errorf("got %v, %v, want DeadlineExceeded, UT", err, end.Flags)
 						}
 					})
@@ -177,10 +178,11 @@ func TestServerDeadlines(t *testing.T) {
 	}
 }
 
-// TestServerStreamOutlivesTheTry serves for long behind a first message.
+// TestServerStreamOutlivesTheTry continues for longer than the per-try timeout after the first
+// message.
 func TestServerStreamOutlivesTheTry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		u, log := upstream(t, timeout.Config{Total: timeout.None, PerTry: time.Second, Idle: time.Second})
+		u, log := upstream(t, timeout.Config{Total: timeout.Unlimited, PerTry: time.Second, Idle: time.Second})
 		c := client(t, &service{serve: func(ctx context.Context, _ int64, s stream) error {
 			if err := s.send(); err != nil {
 				return err
@@ -189,7 +191,7 @@ func TestServerStreamOutlivesTheTry(t *testing.T) {
 			return ctx.Err()
 		}}, bare(t), serverOptions(t, u)...)
 		if err := kinds[1].call(t.Context(), c); err != nil {
-			t.Errorf("got %v, want no limit to have struck", err)
+			t.Errorf("got %v, want no timeout to have fired", err)
 		}
 		if end := <-log.ends; end.Err != nil {
 			t.Errorf("got %v, want no error", end.Err)
@@ -197,7 +199,7 @@ func TestServerStreamOutlivesTheTry(t *testing.T) {
 	})
 }
 
-// TestServerClientLeaves is nobody's failure.
+// TestServerClientLeaves checks that a disconnect is no failure.
 func TestServerClientLeaves(t *testing.T) {
 	for _, kind := range kinds {
 		t.Run(kind.name, func(t *testing.T) {
@@ -217,8 +219,8 @@ func TestServerClientLeaves(t *testing.T) {
 			if err := kind.call(ctx, c); status.Code(err) != codes.Canceled {
 				t.Errorf("got %v, want Canceled", err)
 			}
-			if end := <-log.ends; end.Is != policy.Cancelled {
-				t.Errorf("got %v, want Cancelled", end.Is)
+			if end := <-log.ends; end.Conditions != policy.Cancelled {
+				t.Errorf("got %v, want Cancelled", end.Conditions)
 			}
 			if got := b.Status(); got != (breaker.Status{}) {
 				t.Errorf("breaker: got %+v, want nothing", got)

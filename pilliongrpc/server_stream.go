@@ -20,16 +20,16 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// StreamServer returns an interceptor that serves streams under the policies of the upstream
-// that r finds, as [UnaryServer] does calls. Limits of one attempt, and on silence, hold until the
-// first message or header is sent; a total one to the end.
+// StreamServerInterceptor returns an interceptor that applies the policies of the upstream that r finds to
+// streams of a server, as [UnaryServerInterceptor] does to calls. The per-try and idle timeouts
+// apply until the first message or header is sent, the total timeout to the end.
 //
-// A limit also ends a stream whose handler waits in RecvMsg or SendMsg, where it is the client
-// that is slow: the stream ends under the handler, which runs in its own goroutine for that, and
-// RecvMsg and SendMsg fail. A handler that does anything else is waited for. The stream is no
-// failure if its handler was in RecvMsg or SendMsg then, or for most of its time, nor is one that
-// ends for a message of the client's that cannot be received.
-func StreamServer(r pillion.Resolver) (grpc.StreamServerInterceptor, error) {
+// If a timeout fires while the handler is in RecvMsg or SendMsg, the client is slow: the stream ends
+// immediately, and RecvMsg and SendMsg return an error. For this the handler runs in a separate
+// goroutine. Otherwise the interceptor waits for the handler. A timeout does not count as a failure
+// if the handler was in RecvMsg or SendMsg when it fired, or for most of the time. A stream that
+// ends because a message of the client cannot be received does not count as a failure either.
+func StreamServerInterceptor(r pillion.Resolver) (grpc.StreamServerInterceptor, error) {
 	find, err := serverFinder(r)
 	if err != nil {
 		return nil, err
@@ -49,19 +49,19 @@ func StreamServer(r pillion.Resolver) (grpc.StreamServerInterceptor, error) {
 	}, nil
 }
 
-// streamServer is a stream that is served.
+// streamServer is a served stream.
 type streamServer struct {
 	server
 	srv     any
 	stream  grpc.ServerStream
 	handler grpc.StreamHandler
-	bad     atomic.Bool // a message of the client's could not be received
-	drained atomic.Bool // the client sends no more
-	stalled bool        // a limit fired, and it was the client that the handler waited for
+	bad     atomic.Bool // a message of the client could not be received
+	drained atomic.Bool // the client has closed sending
+	stalled bool        // a timeout fired while the handler waited for the client
 	exited  bool        // the handler ended its goroutine
 }
 
-// streamServer implements these. They are found by their methods.
+// streamServer implements these interfaces, which the engine finds with type assertions.
 var _ interface {
 	policy.Exchange
 	policy.Blamer
@@ -69,8 +69,8 @@ var _ interface {
 	policy.GRPCCoder
 } = (*streamServer)(nil)
 
-// Try has the handler serve the stream. If a limit of ours can end it, the handler runs in its
-// own goroutine: only the return of the interceptor ends the stream under it.
+// Try calls the handler. If a timeout policy can end the stream, the handler runs in a separate
+// goroutine: only the return of the interceptor ends the stream while the handler uses it.
 func (x *streamServer) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome) {
 	s := &servedStream{ServerStream: x.stream, of: x, call: c, limited: ctx.Done() != x.ctx.Done(), began: time.Now()}
 	s.ctx = x.incoming(ctx, c)
@@ -89,8 +89,8 @@ func (x *streamServer) Try(ctx context.Context, c *policy.Attempt, o *policy.Out
 	x.settle(ctx, o, r)
 }
 
-// wait waits for the handler. It is not ok if a limit fired while the handler waited for the
-// client: then it is left, and the end of the stream wakes it.
+// wait waits for the handler. It is not ok if a timeout fired while the handler waited for the
+// client: the handler is then left behind, and the end of the stream wakes it.
 func (x *streamServer) wait(ctx context.Context, s *servedStream, done <-chan result) (r result, ok bool) {
 	select {
 	case r = <-done:
@@ -107,14 +107,14 @@ func (x *streamServer) wait(ctx context.Context, s *servedStream, done <-chan re
 	return <-done, true
 }
 
-// settle says in o what came of the handler.
+// settle records the result of the handler in o.
 func (x *streamServer) settle(ctx context.Context, o *policy.Outcome, r result) {
 	switch {
 	case r.panic != nil:
 		x.threw(o, r.panic)
 	case !r.returned:
 		x.exited = true
-		o.Err, o.Is = errExited, policy.Failed
+		o.Err, o.Conditions = errExited, policy.Failed
 		o.Code, o.Detail = int(codes.Internal), envoy.ViaUpstream
 	default:
 		returned(ctx, o, r.err)
@@ -123,39 +123,40 @@ func (x *streamServer) settle(ctx context.Context, o *policy.Outcome, r result) 
 
 var errExited = status.Error(codes.Internal, "the handler ended its goroutine")
 
-// Explain takes the handler's status for the response that it is. What the client caused by its
-// messages, or by sending none, is no failure.
-func (x *streamServer) Explain(c *policy.Attempt, o *policy.Outcome, err error) {
-	x.server.Explain(c, o, err)
+// Classify classifies the handler's status as a response. An error that the client's messages, or
+// missing messages, caused is no failure.
+func (x *streamServer) Classify(c *policy.Attempt, o *policy.Outcome, err error) {
+	x.server.Classify(c, o, err)
 	if x.bad.Load() || x.drained.Load() && errors.Is(err, io.EOF) {
-		o.Is &^= policy.Failed
+		o.Conditions &^= policy.Failed
 	}
 }
 
-// CausedByCaller reports whether a limit that fired is the client's doing: it named the deadline
-// itself, or the handler waited for it.
+// CausedByCaller reports whether the client caused a timeout: it set the deadline, or the handler
+// waited for it.
 func (x *streamServer) CausedByCaller(scope policy.Scope) bool {
 	return x.stalled || x.server.CausedByCaller(scope)
 }
 
-// result is what came of a handler. One that neither returned nor panicked ended its goroutine.
+// result is the result of a handler. A handler that neither returned nor panicked ended its
+// goroutine.
 type result struct {
 	err      error
 	returned bool
 	panic    *pillion.PanicError
 }
 
-// servedStream is the stream that a handler sees.
+// servedStream is the stream that a handler receives.
 type servedStream struct {
 	grpc.ServerStream
 	of      *streamServer
 	ctx     context.Context //nolint:containedctx // a stream has one
-	limited bool            // a limit of ours can end it
+	limited bool            // a timeout policy can end it
 	began   time.Time
-	head    atomic.Bool  // it has been sent
-	inside  atomic.Int32 // RecvMsg and SendMsg that are under way, of a limited stream
-	waited  atomic.Int64 // nanoseconds that those took which are over
-	over    atomic.Bool  // a limit has fired
+	head    atomic.Bool  // response headers were sent
+	inside  atomic.Int32 // active calls of RecvMsg and SendMsg, if limited
+	waited  atomic.Int64 // nanoseconds of completed calls of RecvMsg and SendMsg
+	over    atomic.Bool  // a timeout has fired
 
 	mu   sync.Mutex
 	call *policy.Attempt // nil when the stream has ended; guarded by mu
@@ -172,7 +173,7 @@ func (s *servedStream) serve() (r result) {
 		if p := recover(); p != nil {
 			r.panic = &pillion.PanicError{Value: p, Stack: debug.Stack()}
 			if s.finished() {
-				report.Panic("the handler of a stream that a limit has ended", p)
+				report.Panic("the handler of a stream that a timeout has ended", p)
 			}
 		}
 	}()
@@ -181,7 +182,7 @@ func (s *servedStream) serve() (r result) {
 	return r
 }
 
-// serveBeside runs the handler in a goroutine of its own.
+// serveBeside runs the handler and sends its result. It runs in a separate goroutine.
 func (s *servedStream) serveBeside(done chan<- result) {
 	var r result
 	defer func() { // also when the handler ends the goroutine
@@ -191,7 +192,7 @@ func (s *servedStream) serveBeside(done chan<- result) {
 	r = s.serve()
 }
 
-// finished notes that the handler has returned, and reports whether it was left behind.
+// finished records that the handler has returned, and reports whether it was left behind.
 func (s *servedStream) finished() (left bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -199,8 +200,8 @@ func (s *servedStream) finished() (left bool) {
 	return s.left
 }
 
-// cut ends RecvMsg and SendMsg. It reports whether the handler is in one of them, and is left
-// behind.
+// cut ends RecvMsg and SendMsg. It reports whether the handler is in one of them, and is therefore
+// left behind.
 func (s *servedStream) cut() (left bool) {
 	s.over.Store(true)
 	s.mu.Lock()
@@ -209,29 +210,29 @@ func (s *servedStream) cut() (left bool) {
 	return s.left
 }
 
-// mostlyWaited reports whether the handler was in RecvMsg and SendMsg for most of its time: then
-// a client that is slow, a little at a time, is why the limit fired.
+// mostlyWaited reports whether the handler was in RecvMsg and SendMsg for most of its time: then a
+// slow client is the reason why the timeout fired.
 func (s *servedStream) mostlyWaited() bool {
 	return 2*time.Duration(s.waited.Load()) > time.Since(s.began)
 }
 
-// detach takes away the call, which may serve another stream next.
+// detach detaches the Call, which another stream may reuse.
 func (s *servedStream) detach() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.call = nil
 }
 
-// Context ends with the limits on the stream.
+// Context returns the stream's context, which a timeout ends.
 func (s *servedStream) Context() context.Context { return s.ctx }
 
-// SendHeader sends the header.
+// SendHeader sends the response headers.
 func (s *servedStream) SendHeader(md metadata.MD) error {
 	s.begin()
 	return s.ServerStream.SendHeader(md)
 }
 
-// SendMsg sends a message, and the header before the first.
+// SendMsg sends a message. The first call also sends the response headers.
 func (s *servedStream) SendMsg(m any) error {
 	s.begin()
 	err := s.within(s.ServerStream.SendMsg, m)
@@ -255,7 +256,7 @@ func (s *servedStream) RecvMsg(m any) error {
 	return err
 }
 
-// within calls do, which ends with a limit of ours only if the stream does.
+// within calls do. A timeout ends do only by the end of the stream.
 func (s *servedStream) within(do func(m any) error, m any) error {
 	if !s.limited {
 		return do(m)
@@ -274,10 +275,10 @@ func (s *servedStream) within(do func(m any) error, m any) error {
 	return err
 }
 
-// limitError is what a limit makes of a message.
+// limitError returns the error of RecvMsg and SendMsg after a timeout.
 func (s *servedStream) limitError() error { return status.FromContextError(s.ctx.Err()).Err() }
 
-// begin ends the limits that hold until the response headers.
+// begin ends the timeouts that apply until the response headers.
 func (s *servedStream) begin() {
 	if !s.head.CompareAndSwap(false, true) {
 		return
@@ -285,6 +286,6 @@ func (s *servedStream) begin() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.call != nil {
-		s.call.LiftTry()
+		s.call.LiftPerTry()
 	}
 }

@@ -27,9 +27,8 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// TestServerLimitEndsStream has a limit fire while a handler waits for its client, in RecvMsg or
-// in SendMsg, in one goroutine or in two: the stream ends then, its slot is free, and the handler
-// is woken.
+// TestServerLimitEndsStream fires a timeout while a handler waits for its client in RecvMsg or
+// SendMsg, in one goroutine or two: the stream ends, its slot is freed, and the handler is woken.
 func TestServerLimitEndsStream(t *testing.T) {
 	receiving := func(_ context.Context, _ int64, s stream) error { return drain(s.recv) }
 	sending := func(_ context.Context, _ int64, s stream) error {
@@ -48,7 +47,7 @@ func TestServerLimitEndsStream(t *testing.T) {
 			defer other.Wait()
 			return sending(ctx, n, s)
 		},
-		"receiving behind a header": func(ctx context.Context, n int64, s stream) error {
+		"receiving after a header": func(ctx context.Context, n int64, s stream) error {
 			_ = s.head(nil)
 			return receiving(ctx, n, s)
 		},
@@ -56,12 +55,12 @@ func TestServerLimitEndsStream(t *testing.T) {
 	ends := map[string]struct {
 		limits timeout.Config
 		header string
-		before bool // the limit ends with the header
+		before bool // the timeout ends with the header
 		scope  policy.Scope
 	}{
 		"total":    {limits: timeout.Config{Total: time.Second}, scope: timeout.Total},
-		"per try":  {limits: timeout.Config{Total: timeout.None, PerTry: time.Second}, before: true, scope: timeout.PerTry},
-		"idle":     {limits: timeout.Config{Total: timeout.None, Idle: time.Second}, before: true, scope: timeout.Idle},
+		"per try":  {limits: timeout.Config{Total: timeout.Unlimited, PerTry: time.Second}, before: true, scope: timeout.PerTry},
+		"idle":     {limits: timeout.Config{Total: timeout.Unlimited, Idle: time.Second}, before: true, scope: timeout.Idle},
 		"client's": {limits: timeout.Config{Total: time.Hour}, header: "1000", scope: timeout.Caller},
 	}
 	for name, handler := range handlers {
@@ -92,15 +91,15 @@ func TestServerLimitEndsStream(t *testing.T) {
 					}
 					over := <-log.ends
 					var fired *timeout.Error
-					if took := time.Since(began); took != time.Second || !errors.As(over.Err, &fired) || fired.Scope != end.scope || !over.Is.Any(policy.Cancelled) {
-						t.Errorf("ended after %v with %v, %v, want %v after 1s, the client's doing", took, over.Is, over.Err, end.scope)
+					if took := time.Since(began); took != time.Second || !errors.As(over.Err, &fired) || fired.Scope != end.scope || !over.Has(policy.Cancelled) {
+						t.Errorf("ended after %v with %v, %v, want %v after 1s, caused by the client", took, over.Conditions, over.Err, end.scope)
 					}
 					if err := kinds[0].call(t.Context(), c); err != nil {
 						t.Errorf("the next call: got %v, want the slot free", err)
 					}
 					synctest.Wait()
 					if !woken.Load() {
-						t.Error("the handler still waits")
+						t.Error("the handler still waits, want it woken")
 					}
 					if err := drain(func() error { _, err := s.Recv(); return err }); status.Code(err) != codes.DeadlineExceeded {
 						t.Errorf("the client got %v, want DeadlineExceeded", err)
@@ -111,8 +110,8 @@ func TestServerLimitEndsStream(t *testing.T) {
 	}
 }
 
-// TestServerLimitWaits has a limit fire while a handler does something else: it is waited for, and
-// holds its slot, and what it does with the stream afterwards fails.
+// TestServerLimitWaits fires a timeout while a handler does something else: the server waits for it,
+// it holds its slot, and its later use of the stream fails.
 func TestServerLimitWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u, log := upstream(t, timeout.Config{Total: time.Second}, limits.Config{MaxRequests: 1})
@@ -142,19 +141,19 @@ func TestServerLimitWaits(t *testing.T) {
 		if _, err := s.Recv(); status.Code(err) != codes.DeadlineExceeded {
 			t.Errorf("the client got %v, want DeadlineExceeded", err)
 		}
-		if end := <-log.ends; time.Since(began) != time.Hour || end.Is.Any(policy.Cancelled) || !end.Is.Any(policy.Timeout) {
-			t.Errorf("ended after %v with %v, want a timeout of the service's after 1h", time.Since(began), end.Is)
+		if end := <-log.ends; time.Since(began) != time.Hour || end.Has(policy.Cancelled) || !end.Has(policy.Timeout) {
+			t.Errorf("ended after %v with %v, want a timeout of the service after 1h", time.Since(began), end.Conditions)
 		}
 	})
 }
 
-// TestServerLeftHandlerPanics has a handler panic after its stream has ended under it: that is
-// reported, and does not end the process.
+// TestServerLeftHandlerPanics panics in a handler after a timeout ended its stream: the panic is
+// reported and does not end the process.
 func TestServerLeftHandlerPanics(t *testing.T) {
 	reports := reported(t)
 	synctest.Test(t, func(t *testing.T) {
 		u, log := upstream(t, timeout.Config{Total: time.Second}, limits.Config{MaxRequests: 1})
-		intercept, err := pilliongrpc.StreamServer(u)
+		intercept, err := pilliongrpc.StreamServerInterceptor(u)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -170,11 +169,11 @@ func TestServerLeftHandlerPanics(t *testing.T) {
 		synctest.Wait()
 	})
 	if got := reports(); strings.Count(got, "recovered") != 1 || !strings.Contains(got, "DeadlineExceeded") {
-		t.Errorf("got the log %q, want the panic in it, once", got)
+		t.Errorf("got log %q, want the panic in it once", got)
 	}
 }
 
-// TestServerPanics_limited is TestServerPanics for handlers in their own goroutine.
+// TestServerPanics_limited is TestServerPanics for handlers in a separate goroutine.
 func TestServerPanics_limited(t *testing.T) {
 	for _, kind := range kinds {
 		t.Run(kind.name, func(t *testing.T) {
@@ -211,20 +210,20 @@ func TestServerPanics_limited(t *testing.T) {
 	}
 }
 
-// TestServerExit has handlers end their goroutine, in gRPC's and in their own: slots and gauges
-// are right after it.
+// TestServerExit ends the goroutine of handlers, gRPC's or a separate one: slots and gauges are
+// correct afterwards.
 func TestServerExit(t *testing.T) {
 	exit := func() error { runtime.Goexit(); return nil }
-	for _, limit := range []timeout.Config{{Total: timeout.None}, {}} {
+	for _, limit := range []timeout.Config{{Total: timeout.Unlimited}, {}} {
 		for _, kind := range []string{"unary", "stream"} {
 			t.Run(fmt.Sprint(kind, " ", limit.Total), func(t *testing.T) {
 				registry, _ := metrics.NewRegistry(metrics.Settings{})
 				u, log := upstream(t, metrics.Config{Registry: registry}, limit, limits.Config{MaxRequests: 1})
-				unary, err := pilliongrpc.UnaryServer(u)
+				unary, err := pilliongrpc.UnaryServerInterceptor(u)
 				if err != nil {
 					t.Fatal(err)
 				}
-				stream, err := pilliongrpc.StreamServer(u)
+				stream, err := pilliongrpc.StreamServerInterceptor(u)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -244,8 +243,8 @@ func TestServerExit(t *testing.T) {
 				if wantReturn := kind == "stream" && limit.Total == 0; returned != wantReturn || returned && status.Code(err) != codes.Internal {
 					t.Errorf("got %v, returned %v, want %v", err, returned, wantReturn)
 				}
-				if end := <-log.ends; !end.Is.Any(policy.Failed) {
-					t.Errorf("got %v, want a failure", end.Is)
+				if end := <-log.ends; !end.Has(policy.Failed) {
+					t.Errorf("got %v, want a failure", end.Conditions)
 				}
 				if got := registry.Cluster("recipes").Gauge("upstream_rq_active").Value(); got != 0 {
 					t.Errorf("upstream_rq_active: got %d, want 0", got)
@@ -258,12 +257,12 @@ func TestServerExit(t *testing.T) {
 	}
 }
 
-// TestServerLateHeader has goroutines of a handler send on a stream that has ended: the storage of
-// its call serves another stream by then, whose limits must not be lifted. The race detector finds
-// it if the call is touched.
+// TestServerLateHeader sends from goroutines of a handler on a stream that has ended. The storage of
+// its call already serves another stream, whose timeouts must not change. The race detector reports
+// a use of the call.
 func TestServerLateHeader(t *testing.T) {
-	u, log := upstream(t, timeout.Config{Total: timeout.None, PerTry: time.Minute})
-	intercept, err := pilliongrpc.StreamServer(u)
+	u, log := upstream(t, timeout.Config{Total: timeout.Unlimited, PerTry: time.Minute})
+	intercept, err := pilliongrpc.StreamServerInterceptor(u)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -287,21 +286,21 @@ func TestServerLateHeader(t *testing.T) {
 	late.Wait()
 }
 
-// perTry limits each attempt to less than a timeout.Config accepts.
+// perTry is a per-try timeout shorter than a timeout.Config accepts.
 type perTry time.Duration
 
 func (p perTry) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
 	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
-		c.LimitTry(time.Duration(p))
+		c.LimitPerTry(time.Duration(p))
 		return next(ctx, c)
 	}, nil
 }
 
-// TestServerHeaderRace has the response headers go out in the instant in which the limit of one
-// attempt fires: what ended the stream is told right, and a limit that fired is not lost.
+// TestServerHeaderRace sends response headers at the instant at which the per-try timeout fires: the
+// reported reason of the end is correct, and a timeout that fired is not lost.
 func TestServerHeaderRace(t *testing.T) {
 	u, log := upstream(t, perTry(100*time.Microsecond), limits.Config{MaxRequests: 1})
-	intercept, err := pilliongrpc.StreamServer(u)
+	intercept, err := pilliongrpc.StreamServerInterceptor(u)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -317,13 +316,13 @@ func TestServerHeaderRace(t *testing.T) {
 		})
 		end := <-log.ends
 		if fired != (end.Detail == envoy.PerTryTimeout) || fired != end.Flags.Has(envoy.UT) || fired != (status.Code(err) == codes.DeadlineExceeded) {
-			t.Fatalf("got %v, %v, flags %v, want a limit: %v", err, end.Detail, end.Flags, fired)
+			t.Fatalf("got %v, %v, flags %v, want a timeout: %v", err, end.Detail, end.Flags, fired)
 		}
 	}
 }
 
-// TestServerStreamsUnderLoad has many streams end in every way at the same time, under a limit:
-// no slot is lost.
+// TestServerStreamsUnderLoad ends many streams concurrently in every way, under a limit: no slot is
+// lost.
 func TestServerStreamsUnderLoad(t *testing.T) {
 	left := gauges{}
 	u, log := upstream(t, left, timeout.Config{Total: 5 * time.Millisecond}, limits.Config{MaxRequests: 100, TrackRemaining: true})
@@ -362,23 +361,23 @@ func TestServerStreamsUnderLoad(t *testing.T) {
 	}
 }
 
-// gauges is a policy that finds the gauges of those inside it.
+// gauges is a policy that collects the gauges of the policies inside it.
 type gauges map[string]func() uint64
 
-// Wrap finds them.
+// Wrap collects the gauges.
 func (g gauges) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	s.Stats(func(s policy.Stat) { g[s.Name] = s.Read })
 	return next, nil
 }
 
-// TestNilServer leaves out what gRPC's server never leaves out.
+// TestNilServer omits arguments that gRPC's server always passes.
 func TestNilServer(t *testing.T) {
 	u := bare(t)
-	unary, err := pilliongrpc.UnaryServer(u)
+	unary, err := pilliongrpc.UnaryServerInterceptor(u)
 	if err != nil {
 		t.Fatal(err)
 	}
-	stream, err := pilliongrpc.StreamServer(u)
+	stream, err := pilliongrpc.StreamServerInterceptor(u)
 	if err != nil {
 		t.Fatal(err)
 	}

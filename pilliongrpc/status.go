@@ -16,33 +16,32 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Domain is the domain of the [errdetails.ErrorInfo] in statuses that the library
-// makes.
+// Domain is the domain of the [errdetails.ErrorInfo] in statuses that the library makes.
 const Domain = "pillion"
 
-// Error is the error of a call without a response of the upstream: a policy refused it, a
-// limit fired, the network failed. Its status, which [status.FromError] finds, has an
-// ErrorInfo with the response flags; errors.Is and errors.As find what it wraps:
-// breaker.ErrOpen, limits.ErrFull, a [*pillion.TimeoutError] and with it
-// [context.DeadlineExceeded], a [*pillion.UpstreamError], [context.Canceled].
+// Error is the error of a call without a response from the upstream: a policy refused the call, a
+// timeout fired, or the network failed. [status.FromError] returns its status, which has an
+// ErrorInfo with the response flags. errors.Is and errors.As find the cause: breaker.ErrOpen,
+// limits.ErrFull, a [*pillion.TimeoutError] and with it [context.DeadlineExceeded], a
+// [*pillion.UpstreamError], or [context.Canceled].
 //
-// A status that the upstream gave is passed on as it came, and is no Error.
+// A status from the upstream is returned unchanged, and not as an Error.
 type Error struct {
 	Upstream string
 	Flags    envoy.Flags
 	Detail   *envoy.Detail
-	Err      error // what happened
+	Err      error // the cause
 	status   *status.Status
 }
 
-// Error is the text of the status, as gRPC writes it.
+// Error returns the text of the status, as gRPC formats it.
 func (e *Error) Error() string { return e.GRPCStatus().Err().Error() }
 
-// Unwrap returns what happened.
+// Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// GRPCStatus is the status. gRPC looks for it. An Error that the library did not make has the
-// code UNKNOWN.
+// GRPCStatus returns the status. gRPC uses this method to find it. An Error not made by the library
+// has the code UNKNOWN.
 func (e *Error) GRPCStatus() *status.Status {
 	if e.status == nil {
 		return status.Newf(codes.Unknown, "%v", e.Err)
@@ -50,10 +49,10 @@ func (e *Error) GRPCStatus() *status.Status {
 	return e.status
 }
 
-// Timeout reports whether a limit fired. It is what [net.Error] asks for.
+// Timeout reports whether a timeout fired. It implements the method of [net.Error].
 func (e *Error) Timeout() bool { return errors.Is(e.Err, context.DeadlineExceeded) }
 
-// callError is what the caller of a call that came to o gets.
+// callError returns the error that the caller of a call with outcome o receives.
 func callError(u *pillion.Upstream, o *policy.Outcome, retried bool) error {
 	if o.Err == nil {
 		return nil
@@ -65,11 +64,11 @@ func callError(u *pillion.Upstream, o *policy.Outcome, retried bool) error {
 	return newError(u, code, o.Err, o.Flags, o.Detail, retried)
 }
 
-// resultCode returns the status code of an outcome with an error. It is sent if it is that of the
-// error itself: the upstream sent it, and it is shown as it is.
+// resultCode returns the status code of an outcome with an error. sent reports whether the error
+// itself has the code: the upstream sent it, and it is returned unchanged.
 func resultCode(u *pillion.Upstream, o *policy.Outcome) (code codes.Code, sent bool) {
 	if o.Detail == envoy.ViaUpstream || o.Detail == nil {
-		if o.Is.Any(policy.Refused) {
+		if o.Has(policy.Refused) {
 			return codes.Unavailable, false
 		}
 		if s, ok := status.FromError(o.Err); ok {
@@ -79,8 +78,7 @@ func resultCode(u *pillion.Upstream, o *policy.Outcome) (code codes.Code, sent b
 	return localCode(u, o), false
 }
 
-// ofError is shown for an error that ended an open stream, of which nothing else is
-// known.
+// ofError returns the error to show for an error that ended an open stream, if no outcome is known.
 func ofError(u *pillion.Upstream, err error) error {
 	var limit *pillion.TimeoutError
 	var broken *pillion.UpstreamError
@@ -100,12 +98,12 @@ func ofError(u *pillion.Upstream, err error) error {
 	return callError(u, &policy.Outcome{Err: err}, false)
 }
 
-// serverError is what the client of a server gets for a call without a status of its handler:
-// the code of the cause, and the text of Envoy's local reply. The text of the cause is for
-// policies and interceptors only: it may quote the errors of other clients' calls.
+// serverError returns the error that a client receives for a call without a status from its
+// handler: the code of the cause, and the text of Envoy's local reply. The text of the cause is only
+// for policies and interceptors, because it may contain the errors of other clients' calls.
 func serverError(u *pillion.Upstream, o *policy.Outcome) error {
-	if _, ok := o.Err.(interface{ GRPCStatus() *status.Status }); ok { // what an error wraps is not meant for the client
-		return o.Err // a policy's own
+	if _, ok := o.Err.(interface{ GRPCStatus() *status.Status }); ok { // a wrapped status is not meant for the client
+		return o.Err // the status of a policy
 	}
 	code := localCode(u, o)
 	_, text := o.Detail.LocalReply(false)
@@ -113,7 +111,7 @@ func serverError(u *pillion.Upstream, o *policy.Outcome) error {
 	case text != "":
 	case code == codes.Canceled:
 		text = "the client canceled the call"
-	case o.Is.Any(policy.Refused):
+	case o.Has(policy.Refused):
 		code, text = codes.Unavailable, http.StatusText(http.StatusServiceUnavailable)
 	default:
 		code, text = codes.Unknown, http.StatusText(http.StatusInternalServerError)
@@ -121,18 +119,18 @@ func serverError(u *pillion.Upstream, o *policy.Outcome) error {
 	return &Error{Upstream: u.Name(), Flags: o.Flags, Detail: o.Detail, Err: o.Err, status: newStatus(u, code, text, o.Flags, o.Detail)}
 }
 
-// localCode is the status code of a call without a response: Envoy's, but for limits
-// on time, for which gRPC has its own code. With [pillion.Options] LocalReplies it is
-// Envoy's there, too.
+// localCode returns the status code of a call without a response. It is Envoy's code, except for
+// timeouts, for which gRPC has DEADLINE_EXCEEDED. With LocalReplies of [pillion.Options] it is
+// Envoy's for timeouts, too.
 func localCode(u *pillion.Upstream, o *policy.Outcome) codes.Code {
 	own := ownCode(o.Err)
-	if own != codes.OK && !o.Is.Any(policy.Cancelled|policy.Timeout) && (o.Is.Any(policy.Invalid) || o.Detail.LocalStatus() == 0) {
+	if own != codes.OK && !o.Has(policy.Cancelled|policy.Timeout) && (o.Has(policy.Invalid) || o.Detail.LocalStatus() == 0) {
 		return own
 	}
 	return codes.Code(o.GRPCStatus(u.Options().LocalReplies)) //nolint:gosec // a code
 }
 
-// ownCode is the status code that err has itself, OK for none.
+// ownCode returns the status code of err, or OK if it has none.
 func ownCode(err error) codes.Code {
 	if s, ok := status.FromError(err); ok {
 		return s.Code()
@@ -161,7 +159,7 @@ func newStatus(u *pillion.Upstream, code codes.Code, text string, flags envoy.Fl
 	return with
 }
 
-// text is what the status says: Envoy's words, where they are asked for.
+// text returns the text of a status: Envoy's text with LocalReplies, else that of err.
 func text(u *pillion.Upstream, err error, detail *envoy.Detail, retried bool) string {
 	if status, local := detail.LocalReply(retried); u.Options().LocalReplies && status != 0 {
 		return local
@@ -174,10 +172,10 @@ func text(u *pillion.Upstream, err error, detail *envoy.Detail, retried bool) st
 	return err.Error()
 }
 
-// reason is the long name of the flag that says most, as ErrorInfo wants it written:
+// reason returns the long name of the most important flag in the format of ErrorInfo:
 // UPSTREAM_OVERFLOW.
 func reason(flags envoy.Flags) string {
-	flags &^= envoy.URX // that it was retried is not why it failed
+	flags &^= envoy.URX // retries are not the reason of the failure
 	if flags == 0 {
 		return "UPSTREAM_REQUEST_FAILED"
 	}
@@ -192,8 +190,9 @@ func reason(flags envoy.Flags) string {
 	return strings.ToUpper(b.String())
 }
 
-// noReply is the error of a policy that returned neither an error nor a response of ours.
+// noReply returns the error for a policy that returned neither an error nor a response of this
+// package.
 func noReply(u *pillion.Upstream, o *policy.Outcome) error {
-	err := fmt.Errorf("pillion: %s: a policy gave a %T in place of a reply", u.Name(), o.Value)
+	err := fmt.Errorf("pillion: %s: a policy returned a %T instead of a reply", u.Name(), o.Value)
 	return newError(u, codes.Internal, err, o.Flags, o.Detail, false)
 }

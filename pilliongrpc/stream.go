@@ -18,29 +18,33 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Stream returns an interceptor that puts streams under the policies of the upstreams that r
-// finds. It panics if r is nil. Use it through [DialOptions]; see [Unary].
+// StreamClientInterceptor returns an interceptor that applies the policies of the upstreams that r finds to streams
+// of a client. It panics if r is nil. Use it through [DialOptions]; see [UnaryClientInterceptor].
 //
-// A stream is one call: it holds its slot in limits, and is judged by breakers, from its
-// beginning to its end, which is what RecvMsg returns, or the end of its context or its
-// connection, or a limit that fires. Limits of one attempt end with the response headers, and
-// begin where the caller has closed the sending; the total one holds to the end.
+// A stream is one call. It holds its slot in limits to its end, and breakers count it at its end:
+// when RecvMsg returns its end, when its context or connection ends, or when a timeout fires. The
+// per-try timeout starts when the caller has closed sending, and ends with the response headers.
+// The idle timeout starts then, too, and after the response headers applies to each RecvMsg. The
+// total timeout applies to the end.
 //
-// It is retried only while the server has sent nothing but trailers. The one message of a stream
-// that only the server continues is kept for that; of others as many as fit in [pillion.Options]
-// ReplayBuffer, as they were when they were sent. With more than that, or with messages that are
-// not protobuf's, there is one attempt. Meanwhile, and if statistics or a limit of one attempt
-// wait for the response headers, the policies run in a goroutine of the stream's own: RecvMsg
-// returns what they refuse, and panics with what a policy panicked with. Without such a policy
-// there is no goroutine.
+// A stream is retried only after a trailers-only response. For a retry the interceptor keeps the
+// one message of a server stream; of other streams it keeps as many messages as fit in the
+// ReplayBuffer of [pillion.Options], as they were when they were sent. With more messages, or with
+// messages that are not protobuf's, there is one attempt.
 //
-// The caller's targets ([grpc.Header] and the like) are written, and the functions of
-// [grpc.OnFinish] called, once, when the call has ended, whether or not the caller reads. A
-// panic of such a function goes on to the caller if it is in RecvMsg, SendMsg or Header, and is
-// reported to [log/slog] otherwise.
-func Stream(r pillion.Resolver) grpc.StreamClientInterceptor { return stream(finder(r), false) }
+// If a policy waits for the response headers, as retries, statistics and per-try timeouts do, the
+// policies run in a separate goroutine per stream. RecvMsg then returns their refusals, and panics
+// if a policy panicked. Without such a policy there is no goroutine.
+//
+// When the call has ended, the caller's targets (such as [grpc.Header]) are written once and the
+// functions of [grpc.OnFinish] are called once, even if the caller does not read. A panic of such a
+// function propagates to the caller if the caller is in RecvMsg, SendMsg or Header; otherwise it is
+// reported to [log/slog].
+func StreamClientInterceptor(r pillion.Resolver) grpc.StreamClientInterceptor {
+	return stream(finder(r), false)
+}
 
-// stream is Stream. The connection leads to the hosts of clusters if it is hosted.
+// stream is StreamClientInterceptor. If hosted, the connection leads to the hosts of clusters.
 func stream(found find, hosted bool) grpc.StreamClientInterceptor {
 	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string,
 		streamer grpc.Streamer, options ...grpc.CallOption,
@@ -57,58 +61,58 @@ func stream(found find, hosted bool) grpc.StreamClientInterceptor {
 	}
 }
 
-// streamCall is one stream: what the caller holds, and, as exchange, the Exchange.
+// streamCall is a client's stream. The caller uses it as grpc.ClientStream, the engine, converted to
+// exchange, as Exchange.
 //
-// An attempt opens a stream, has what was sent so far sent again, and waits in
-// Header. No header and no error means that the server sent nothing but trailers; RecvMsg
-// then returns the status. Until the policies have come to a result, what the caller sends is
-// kept, up to the buffer's size; one message more and the call is not replayable. Between
-// attempts that one message waits, for a retry that was promised must not be taken back.
-// RecvMsg and Header wait for the result. The end of the stream ends the call.
+// An attempt opens a stream, resends the messages sent so far, and waits in Header. No header and
+// no error means a trailers-only response; RecvMsg then returns the status. Until the policies have
+// a result, the caller's messages are kept, up to the buffer's size. One more message makes the call
+// not replayable. Between attempts that message waits, because the next attempt was promised a
+// replay. RecvMsg and Header wait for the result. The end of the stream ends the call.
 type streamCall struct {
 	client
 	frame    policy.Frame
 	desc     *grpc.StreamDesc
 	streamer grpc.Streamer
 	buffer   int64
-	over     atomic.Bool  // more was sent than is kept
-	broken   atomic.Value // of sendError: a message that could not be sent, for no fault of the upstream's
+	over     atomic.Bool  // more messages were sent than kept
+	broken   atomic.Value // sendError of a message that could not be sent because of the message itself
 	first    streamAttempt
 
 	sending sync.Mutex        // held while a message is sent
-	opened  sync.Cond         // of sending: stream was set, or done closed
-	stream  grpc.ClientStream // where messages go, nil between attempts; guarded by sending
+	opened  sync.Cond         // signals, with sending, that stream was set or done closed
+	stream  grpc.ClientStream // the current attempt's, nil between attempts; guarded by sending
 	kept    []proto.Message   // guarded by sending
 	size    int64             // of kept, in bytes; guarded by sending
 	closed  bool              // CloseSend was called; guarded by sending
 
 	arming sync.Mutex
-	trying *policy.Attempt // the attempt whose limits wait for the sending to be closed; guarded by arming
-	whole  bool            // the sending was closed; guarded by arming
+	trying *policy.Attempt // the attempt whose timeouts start when sending is closed; guarded by arming
+	whole  bool            // sending was closed; guarded by arming
 
-	done     chan struct{} // closed when the policies have come to a result
+	done     chan struct{} // closed when the policies have a result
 	result   *streamAttempt
-	err      error       // why there is no stream, with a status
-	panicked any         // what a policy panicked with
-	raised   atomic.Bool // the caller was told of panicked
+	err      error       // with a status, if there is no stream
+	panicked any         // the panic value of a policy
+	raised   atomic.Bool // panicked was passed to the caller
 
-	busy    atomic.Int32 // the caller's calls that are inside gRPC's stream: they notice its end
+	busy    atomic.Int32 // the caller's calls inside gRPC's stream, which notice its end
 	deliver sync.Once
-	told    atomic.Bool // the caller's functions were called
+	told    atomic.Bool // the caller's OnFinish functions were called
 }
 
 // streamAttempt is an attempt with its stream.
 type streamAttempt struct {
 	attempt
-	of     *policy.Attempt // until the policies have come to a result
-	open   *policy.Stream  // from the response headers on; nil if its end matters to no policy
-	ctx    context.Context //nolint:containedctx // what the engine ends the attempt by
+	of     *policy.Attempt // until the policies have a result
+	open   *policy.Stream  // after the response headers; nil if no policy needs the end
+	ctx    context.Context //nolint:containedctx // the engine ends the attempt through it
 	cancel context.CancelFunc
 	stream grpc.ClientStream
 	learn  sync.Once
 	over   atomic.Bool // Try has returned
-	beside bool        // it was to run concurrently with another
-	end    error       // io.EOF if the stream has ended well before the caller read it
+	beside bool        // it would run concurrently with another attempt
+	end    error       // io.EOF if the stream ended with status OK before the caller read it
 }
 
 type sendError struct{ error }
@@ -128,8 +132,7 @@ func (x *streamCall) find(find find) (err error) {
 	return err
 }
 
-// begin runs the policies, in the caller's goroutine if none of them acts on the response
-// headers.
+// begin runs the policies, in the caller's goroutine if none of them acts on response headers.
 func (x *streamCall) begin() (grpc.ClientStream, error) {
 	if x.upstream.Chain().AwaitsHead() {
 		x.buffer = x.upstream.Options().ReplayBuffer
@@ -150,7 +153,7 @@ func (x *streamCall) begin() (grpc.ClientStream, error) {
 	return x, nil
 }
 
-// run takes the stream through the policies.
+// run runs the policies.
 func (x *streamCall) run() {
 	defer x.noticeEnd()
 	defer x.publish()
@@ -170,8 +173,8 @@ func (x *streamCall) run() {
 	}
 }
 
-// decided finishes a call that came to no open stream. It is deferred directly, to see a panic:
-// what a policy panics with goes on in the caller's goroutine.
+// decided finishes a call without an open stream. It must be deferred directly, to recover a panic
+// of a policy, which continues in the caller's goroutine.
 func (x *streamCall) decided() {
 	if x.panicked = recover(); x.panicked != nil {
 		x.err = newPanicError(x.upstream, x.panicked)
@@ -183,19 +186,19 @@ func (x *streamCall) decided() {
 	}
 }
 
-// publish lets those continue that wait for the result.
+// publish wakes the goroutines that wait for the result.
 func (x *streamCall) publish() {
 	close(x.done)
 	x.sending.Lock()
 	defer x.sending.Unlock()
 	x.kept = nil
 	if a := x.result; x.stream == nil && a != nil {
-		x.stream = a.stream // which has ended; what a message is worth is for gRPC to say
+		x.stream = a.stream // it has ended, and returns gRPC's error for a message
 	}
 	x.opened.Broadcast()
 }
 
-// noticeEnd ends the call if gRPC has ended its stream while nothing of the caller's was inside it.
+// noticeEnd ends the call if gRPC has ended its stream while no call of the caller was inside it.
 func (x *streamCall) noticeEnd() {
 	if !x.isOpen() || x.busy.Load() != 0 || x.told.Load() {
 		return
@@ -205,8 +208,8 @@ func (x *streamCall) noticeEnd() {
 	}
 }
 
-// onFinish is called by gRPC when it ends the stream of a: also when the caller is not inside
-// it, because its context or connection has ended.
+// onFinish returns a function that gRPC calls when it ends the stream of a, also because the
+// context or the connection has ended while the caller is not inside the stream.
 func (x *streamCall) onFinish(a *streamAttempt) func(error) {
 	return func(err error) {
 		if !a.has(seenBegin) && a.sent.Err() == nil {
@@ -218,20 +221,20 @@ func (x *streamCall) onFinish(a *streamAttempt) func(error) {
 	}
 }
 
-// leave is deferred by the caller's calls that have been inside gRPC's stream.
+// leave ends a call of the caller inside gRPC's stream.
 func (x *streamCall) leave() {
 	x.busy.Add(-1)
 	x.noticeEnd()
 }
 
-// reported is deferred directly where no caller waits for what may panic.
+// reported reports a panic. It must be deferred directly, in a goroutine that is not the caller's.
 func reported() {
 	if p := recover(); p != nil {
 		report.Panic("a grpc.OnFinish function, or a hook or listener at the end of a stream", p)
 	}
 }
 
-// isOpen reports whether the policies came to an open stream.
+// isOpen reports whether the policies have returned an open stream.
 func (x *streamCall) isOpen() bool { return x.isDone() && x.err == nil && x.result.end == nil }
 
 func (x *streamCall) isDone() bool {
@@ -243,7 +246,7 @@ func (x *streamCall) isDone() bool {
 	}
 }
 
-// wait returns when there is a result.
+// wait waits for the result of the policies.
 func (x *streamCall) wait() {
 	<-x.done
 	if x.panicked != nil && x.raised.CompareAndSwap(false, true) {
@@ -251,7 +254,7 @@ func (x *streamCall) wait() {
 	}
 }
 
-// SendMsg sends to the attempt that is under way, and keeps m for later ones.
+// SendMsg sends m in the current attempt and keeps it for later attempts.
 func (x *streamCall) SendMsg(m any) error {
 	x.busy.Add(1)
 	defer x.leave()
@@ -262,7 +265,7 @@ func (x *streamCall) SendMsg(m any) error {
 	return err
 }
 
-// send is bad if the message could not be sent, for no fault of the upstream's.
+// send sends m. bad reports whether m could not be sent because of m itself.
 func (x *streamCall) send(m any) (bad bool, err error) {
 	x.sending.Lock()
 	defer x.sending.Unlock()
@@ -276,32 +279,32 @@ func (x *streamCall) send(m any) (bad bool, err error) {
 	switch {
 	case err == nil:
 		x.sent.Add(1)
-	case !errors.Is(err, io.EOF): // gRPC has ended the stream with it
+	case !errors.Is(err, io.EOF): // gRPC has ended the stream
 		x.over.Store(true)
 		x.broken.CompareAndSwap(nil, sendError{err})
 		return true, err
 	case !x.over.Load() && !x.isDone():
 		x.sent.Add(1)
-		return false, nil // the attempt failed, and may be made again
+		return false, nil // the attempt failed and may be retried
 	}
 	return false, err
 }
 
-// sendLater is for a message that was kept: the next attempt sends it.
+// sendLater returns the result of SendMsg for a kept message, which the next attempt sends.
 func (x *streamCall) sendLater() error {
 	switch {
 	case !x.isDone():
 		x.sent.Add(1)
 		return nil
 	case x.desc.ClientStreams:
-		return io.EOF // RecvMsg returns why
+		return io.EOF // RecvMsg returns the reason
 	}
 	return nil // generated code requires it
 }
 
-// keep has m sent by further attempts too, if there is room. If there is none,
-// and the next attempt is still to be made, it waits: that one has been promised a
-// replay.
+// keep keeps a copy of m for later attempts, if there is room, and returns the message to send. If
+// there is no room and the next attempt has not started, keep waits for it, because that attempt was
+// promised a replay.
 func (x *streamCall) keep(m any) any {
 	if copied, size, ok := x.copyOf(m); ok {
 		x.size += size
@@ -316,8 +319,8 @@ func (x *streamCall) keep(m any) any {
 	return m
 }
 
-// copyOf copies m, for the caller may use its own again. It is not ok where there is
-// no room for it.
+// copyOf copies m, because the caller may reuse m. It is not ok if m is no protobuf message or there
+// is no room for it.
 func (x *streamCall) copyOf(m any) (copied proto.Message, size int64, ok bool) {
 	message, ok := m.(proto.Message)
 	if !ok {
@@ -330,7 +333,7 @@ func (x *streamCall) copyOf(m any) (copied proto.Message, size int64, ok bool) {
 	return proto.Clone(message), size, true
 }
 
-// CloseSend says that no more is sent. From then on the limits of one attempt hold.
+// CloseSend closes sending. It starts the per-try and idle timeouts.
 func (x *streamCall) CloseSend() error {
 	x.sending.Lock()
 	defer x.sending.Unlock()
@@ -361,7 +364,7 @@ func (x *streamCall) Header() (metadata.MD, error) {
 	return md, err
 }
 
-// RecvMsg receives, and ends the call with the stream.
+// RecvMsg receives a message. At the end of the stream it ends the call.
 func (x *streamCall) RecvMsg(m any) error {
 	x.wait()
 	a := x.result
@@ -385,13 +388,13 @@ func (x *streamCall) RecvMsg(m any) error {
 	}
 	x.received.Add(1)
 	if !x.desc.ServerStreams {
-		return x.conclude(a, nil) // there is one message, and gRPC has looked at the status behind it
+		return x.conclude(a, nil) // there is one message, and gRPC has read the status after it
 	}
 	return nil
 }
 
-// conclude ends the call, and returns the error to show for it. The caller's functions are
-// called also if a hook or listener panics.
+// conclude ends the call and returns the error to show. It calls the caller's functions even if a
+// hook or listener panics.
 func (x *streamCall) conclude(a *streamAttempt, err error) (shown error) {
 	shown = errUnwound
 	defer func() {
@@ -408,8 +411,7 @@ func (x *streamCall) conclude(a *streamAttempt, err error) (shown error) {
 	return shown
 }
 
-// withCause adds the cause for which the caller ended its context. The engine does where it
-// watches the stream.
+// withCause adds the cause with which the caller canceled its context, unless err already has it.
 func (x *streamCall) withCause(err error) error {
 	cause := context.Cause(x.ctx)
 	if cause == nil || !errors.Is(err, context.Canceled) || errors.Is(err, cause) {
@@ -418,7 +420,7 @@ func (x *streamCall) withCause(err error) error {
 	return fmt.Errorf("%w: %w", err, cause)
 }
 
-// finish writes the caller's targets, and calls its functions, once.
+// finish writes the caller's targets and calls its functions, once.
 func (x *streamCall) finish(err error) {
 	x.deliver.Do(func() {
 		if a := x.result; a != nil {
@@ -430,8 +432,8 @@ func (x *streamCall) finish(err error) {
 	}
 }
 
-// learn takes down the metadata of a response when its stream has ended: the header too, if Try
-// has not waited for it. gRPC writes the trailers until then.
+// learn stores the metadata of a response when its stream has ended: also the header, if Try has not
+// waited for it. gRPC may write the trailers until then.
 func (x *streamCall) learn(a *streamAttempt) {
 	r := response{header: a.header}
 	if r.header == nil {
@@ -444,7 +446,7 @@ func (x *streamCall) learn(a *streamAttempt) {
 	a.late.Store(&r)
 }
 
-// from is where the response came from.
+// from returns the peer of the response.
 func (a *streamAttempt) from() peer.Peer {
 	if a.stream != nil {
 		if p, ok := peer.FromContext(a.stream.Context()); ok {
@@ -454,7 +456,8 @@ func (a *streamAttempt) from() peer.Peer {
 	return peer.Peer{}
 }
 
-// Trailer is known at the end, as RecvMsg or OnFinish returned it, and nil before.
+// Trailer returns the trailers. It returns nil until the stream has ended, as RecvMsg or OnFinish
+// reports.
 func (x *streamCall) Trailer() metadata.MD {
 	if !x.isDone() || x.result == nil {
 		return nil
@@ -462,7 +465,7 @@ func (x *streamCall) Trailer() metadata.MD {
 	return clone(x.result.response().trailer)
 }
 
-// Context is that of the stream, once it is there, and the caller's until then.
+// Context returns the context of the stream, or the caller's while there is no stream.
 func (x *streamCall) Context() context.Context {
 	if !x.isDone() || x.err != nil || x.result == nil || x.result.stream == nil {
 		return x.ctx

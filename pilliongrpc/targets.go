@@ -6,7 +6,7 @@ import (
 	"google.golang.org/grpc/peer"
 )
 
-// targets are the call options by which a caller learns what came back.
+// targets holds the call options through which a caller receives the response's metadata.
 type targets struct {
 	headers  []*metadata.MD
 	trailers []*metadata.MD
@@ -15,7 +15,7 @@ type targets struct {
 	rest     []grpc.CallOption // all others
 }
 
-// split takes the targets out of a call's options.
+// split separates the targets from a call's other options.
 func split(options []grpc.CallOption) targets {
 	t := targets{rest: options}
 	if !hasTargets(options) {
@@ -49,8 +49,8 @@ func hasTargets(options []grpc.CallOption) bool {
 	return false
 }
 
-// unaryOptions are the options of one attempt of a unary call, with its own targets. gRPC
-// writes them before the call returns.
+// unaryOptions returns the options of an attempt of a unary call, with separate targets, which gRPC
+// writes before the call returns.
 func (a *attempt) unaryOptions(t *targets, watched bool) []grpc.CallOption {
 	options := append(append(a.options[:0], t.rest...), grpc.Header(&a.header), grpc.Trailer(&a.trailer))
 	if watched || len(t.peers) != 0 {
@@ -59,13 +59,13 @@ func (a *attempt) unaryOptions(t *targets, watched bool) []grpc.CallOption {
 	return options
 }
 
-// streamOptions are the options of one attempt of a stream. It has no targets, which gRPC
-// writes from another goroutine when the context of a stream ends.
+// streamOptions returns the options of an attempt of a stream. They have no targets, because gRPC
+// would write those from another goroutine when the context of a stream ends.
 func (a *attempt) streamOptions(t *targets, onFinish func(error)) []grpc.CallOption {
 	return append(append(a.options[:0], t.rest...), grpc.OnFinish(onFinish))
 }
 
-// deliver writes what an attempt brought to the caller's targets.
+// deliver writes the metadata of a response to the caller's targets.
 func (t *targets) deliver(r response, from func() peer.Peer) {
 	for _, to := range t.headers {
 		*to = r.header

@@ -16,6 +16,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/internal/race"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/pilliongrpc"
@@ -25,7 +26,7 @@ import (
 	"github.com/pillion-go/pillion/tracing"
 )
 
-// traced is what is read of a segment document.
+// traced is the part of a segment document that tests read.
 type traced struct {
 	Name, ID, Namespace string
 	TraceID             string `json:"trace_id"`
@@ -39,7 +40,7 @@ type traced struct {
 	}
 }
 
-// daemon reads segments from a socket of its own.
+// daemon reads segments from a UDP socket.
 func daemon(t *testing.T) *net.UDPConn {
 	t.Helper()
 	conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
@@ -51,7 +52,7 @@ func daemon(t *testing.T) *net.UDPConn {
 	return conn
 }
 
-// documents reads so many of them.
+// documents reads n segment documents.
 func documents(t *testing.T, conn *net.UDPConn, n int) map[string]traced {
 	t.Helper()
 	found := map[string]traced{}
@@ -71,8 +72,8 @@ func documents(t *testing.T, conn *net.UDPConn, n int) map[string]traced {
 	return found
 }
 
-// TestTracing draws the client's call and the server's part of it, for every kind of
-// call, and marks what went wrong as the X-Ray SDK does.
+// TestTracing records the client's call and the server's part of it, for every kind of call, with
+// the error flags of the X-Ray SDK.
 func TestTracing(t *testing.T) {
 	tests := []struct {
 		name                   string
@@ -101,7 +102,7 @@ func TestTracing(t *testing.T) {
 				}
 				c := client(t, &service{serve: func(ctx context.Context, _ int64, _ stream) error {
 					if tracing.Current(ctx) == nil {
-						t.Error("the handler has no segment")
+						t.Error("got no segment in the handler, want one")
 					}
 					return test.serve()
 				}}, out, serverOptions(t, in)...)
@@ -126,28 +127,28 @@ func TestTracing(t *testing.T) {
 	}
 	for _, p := range []pillion.Policy{tracing.Server{}} {
 		if _, err := pillion.New("front", p); err == nil {
-			t.Error("got no error for a Server without a tracer")
+			t.Error("got no error for a Server without a tracer, want one")
 		}
 	}
 }
 
-// TestAllocations pins what the unary interceptor costs under all policies.
+// TestAllocations checks the allocations of the unary interceptor under all policies.
 func TestAllocations(t *testing.T) {
 	registry, _ := metrics.NewRegistry(metrics.Settings{})
 	u, err := pillion.New("recipes", metrics.Config{Registry: registry}, timeout.Config{PerTry: 1e9}, retry.Config{On: "unavailable"}, limits.Config{}, breaker.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	intercept := pilliongrpc.Unary(u)
+	intercept := pilliongrpc.UnaryClientInterceptor(u)
 	ctx, reply := context.Background(), &struct{ int }{}
 	invoke := func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error { return nil }
 	runtime.GC()
-	if got := testing.AllocsPerRun(1000, func() { _ = intercept(ctx, "/pkg.Svc/Method", reply, reply, nil, invoke) }); got > 6 && !raceEnabled {
-		t.Errorf("got %v allocations, want 6 at most", got)
+	if got := testing.AllocsPerRun(1000, func() { _ = intercept(ctx, "/pkg.Svc/Method", reply, reply, nil, invoke) }); got > 6 && !race.Enabled {
+		t.Errorf("got %v allocations, want at most 6", got)
 	}
 }
 
-// TestIdempotent retries under the default conditions what the caller vouches for.
+// TestIdempotent checks that calls with an idempotency key are retried under the default conditions.
 func TestIdempotent(t *testing.T) {
 	for _, kind := range kinds {
 		for key, want := range map[string]int{"": 1, "42": 2} {

@@ -14,19 +14,21 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Unary returns an interceptor that puts unary calls under the policies of the upstreams
-// that r finds. It panics if r is nil. Use it through [DialOptions], which also lets it see
-// response headers and trailers on the wire. Without them the limits of one attempt hold until the
-// whole response, and the text of a status decides whether the server sent it, unless its
-// trailers have metadata.
+// UnaryClientInterceptor returns an interceptor that applies the policies of the upstreams that r finds to unary
+// calls of a client. It panics if r is nil. Use it through [DialOptions], whose stats.Handler
+// observes response headers and trailers. Without it, the per-try timeouts apply until the whole
+// response, and the text of a status decides whether the server sent it, unless its trailers have
+// metadata.
 //
-// Each attempt has its own targets for header, trailer and peer. The caller's ([grpc.Header]
-// and the like) are written once, from the attempt whose response the caller gets, and the
-// functions of [grpc.OnFinish] are called once. Concurrent attempts have their own reply, too.
-// Interceptors that come after this one see every attempt, those before it see the call.
-func Unary(r pillion.Resolver) grpc.UnaryClientInterceptor { return unary(finder(r), false) }
+// Each attempt has separate targets for header, trailer and peer. The caller's targets (such as
+// [grpc.Header]) are written once, from the attempt whose response the caller receives, and the
+// functions of [grpc.OnFinish] are called once. Concurrent attempts also have separate replies.
+// Interceptors after this one see each attempt, interceptors before it see the call.
+func UnaryClientInterceptor(r pillion.Resolver) grpc.UnaryClientInterceptor {
+	return unary(finder(r), false)
+}
 
-// unary is Unary. The connection leads to the hosts of clusters if it is hosted.
+// unary is UnaryClientInterceptor. If hosted, the connection leads to the hosts of clusters.
 func unary(found find, hosted bool) grpc.UnaryClientInterceptor {
 	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn,
 		invoker grpc.UnaryInvoker, options ...grpc.CallOption,
@@ -40,7 +42,7 @@ func unary(found find, hosted bool) grpc.UnaryClientInterceptor {
 	}
 }
 
-// unaryCall is one unary call: the Exchange, with the storage of its first attempt.
+// unaryCall is a client's unary call: its Exchange, with the storage of its first attempt.
 type unaryCall struct {
 	client
 	frame   policy.Frame
@@ -48,12 +50,13 @@ type unaryCall struct {
 	reply   any
 	invoker grpc.UnaryInvoker
 	beside  atomic.Bool // attempts run concurrently
-	began   atomic.Bool // the first attempt did
+	began   atomic.Bool // the first attempt has begun
 	first   unaryAttempt
 }
 
-// unaryCall implements these, and not Unary: a response has headers, with which the limit on one
-// attempt ends. The server must not be told of it, for it would end a response that has begun.
+// unaryCall implements these interfaces, which the engine finds with type assertions. It does not
+// implement Unary, so that the engine does not send the per-try timeout to the server: the timeout
+// ends with the response headers, but the server would apply it to the whole response.
 var _ interface {
 	policy.Exchange
 	policy.Repeater
@@ -90,7 +93,7 @@ func (x *unaryCall) call(find find) (err error) {
 	return err
 }
 
-// settle returns to the caller what the call brought.
+// settle writes the caller's targets and reply, and returns the error of the call.
 func (x *unaryCall) settle(u *pillion.Upstream, o *policy.Outcome) error {
 	a, _ := o.Value.(*unaryAttempt)
 	if a != nil {
@@ -108,11 +111,12 @@ func (x *unaryCall) settle(u *pillion.Upstream, o *policy.Outcome) error {
 	return err
 }
 
-// Try sends the request once.
+// Try makes one attempt.
 func (x *unaryCall) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome) {
 	a := x.attempt(c)
 	c.Prepare()
-	a.number, a.watched, a.reply = c.Call().Attempt(), c.Observed(), x.replyFor()
+	x.begin(&a.attempt, c)
+	a.reply = x.replyFor()
 	a.ride.begin(x.upstream, c)
 	err := x.invoke(ctx, a, c)
 	a.over.Store(true)
@@ -130,13 +134,13 @@ func (x *unaryCall) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcom
 	}
 	o.Err = ended(ctx, err)
 	if a.begun() {
-		o.Code = http.StatusOK // for a limit that cuts the response short
+		o.Code = http.StatusOK // for a timeout in the middle of the response
 	}
 }
 
-// invoke makes the call of an attempt. The limit on its time ends with the response headers.
+// invoke makes the call of an attempt. The per-try timeout ends with the response headers.
 func (x *unaryCall) invoke(ctx context.Context, a *unaryAttempt, c *policy.Attempt) error {
-	if a.redial {
+	if a.redials() {
 		x.redial(ctx)
 	}
 	a.follow(c)
@@ -144,8 +148,8 @@ func (x *unaryCall) invoke(ctx context.Context, a *unaryAttempt, c *policy.Attem
 	return x.invoker(a.outgoing(ctx), x.method, x.req, a.reply, x.cc, a.unaryOptions(&x.targets, a.watched)...)
 }
 
-// replyFor is where an attempt puts its response: the caller's reply, which consecutive
-// attempts share, or a reply of its own for each of concurrent ones.
+// replyFor returns the reply of an attempt: the caller's reply for consecutive attempts, a new one
+// for each of concurrent attempts.
 func (x *unaryCall) replyFor() any {
 	x.began.Store(true)
 	if !x.beside.Load() {
@@ -154,10 +158,10 @@ func (x *unaryCall) replyFor() any {
 	return newLike(x.reply)
 }
 
-// Unconnected reports whether the attempt surely never had a connection.
+// Unconnected reports whether the attempt certainly had no connection.
 func (x *unaryCall) Unconnected(c *policy.Attempt) bool { return x.attempt(c).unconnected() }
 
-// attempt finds what belongs to c.
+// attempt returns the state of c.
 func (x *unaryCall) attempt(c *policy.Attempt) *unaryAttempt {
 	if a, ok := c.Attached().(*unaryAttempt); ok {
 		return a
@@ -165,14 +169,13 @@ func (x *unaryCall) attempt(c *policy.Attempt) *unaryAttempt {
 	return &x.first
 }
 
-// NewAttempt returns the storage of the next attempt. One that is made while the one
-// before it has not come back, or not even begun, runs concurrently with it.
+// NewAttempt returns the storage of the next attempt. If the previous attempt has not returned, the
+// two are concurrent.
 func (x *unaryCall) NewAttempt(from *policy.Attempt) *policy.Attempt {
 	before := x.attempt(from)
 	if !before.over.Load() {
 		x.beside.Store(true)
 	}
-	x.retried.Store(true)
 	next := &struct {
 		of      policy.Attempt
 		attempt unaryAttempt
@@ -182,12 +185,12 @@ func (x *unaryCall) NewAttempt(from *policy.Attempt) *policy.Attempt {
 	return &next.of
 }
 
-// Header returns the attempt's own metadata.
+// Header returns the attempt's own request metadata.
 func (x *unaryCall) Header(c *policy.Attempt) policy.Header {
 	return x.headerOf(&x.attempt(c).attempt)
 }
 
-// ResponseHeader reads the metadata that came first.
+// ResponseHeader returns values of the first metadata of the response.
 func (x *unaryCall) ResponseHeader(o *policy.Outcome, name string) []string {
 	a, _ := o.Value.(*unaryAttempt)
 	if a == nil {
@@ -196,20 +199,19 @@ func (x *unaryCall) ResponseHeader(o *policy.Outcome, name string) []string {
 	return a.response().head().Get(name)
 }
 
-// Explain says what a status means. A response that broke off after its headers must not be
-// asked for again.
-func (x *unaryCall) Explain(c *policy.Attempt, o *policy.Outcome, err error) {
+// Classify classifies a status. A response that broke after its headers must not be retried.
+func (x *unaryCall) Classify(c *policy.Attempt, o *policy.Outcome, err error) {
 	a := &x.attempt(c).attempt
-	explain(x.upstream, a, o, err)
-	if a.begun() && o.Is.Any(policy.NoResponse) {
-		o.Is = policy.Failed
+	classify(x.upstream, a, o, err)
+	if a.begun() && o.Has(policy.NoResponse) {
+		o.Conditions = policy.Failed
 	}
 }
 
-// Replayable is true: the request is a message that the caller holds.
+// Replayable returns true: the caller holds the request message during the call.
 func (x *unaryCall) Replayable() bool { return true }
 
-// newLike makes an empty message of m's type; a nil message stays nil, which gRPC reports.
+// newLike returns an empty message of m's type. A nil message stays nil, which gRPC reports.
 func newLike(m any) any {
 	t := reflect.TypeOf(m)
 	if t == nil || t.Kind() != reflect.Pointer {
@@ -218,5 +220,5 @@ func newLike(m any) any {
 	return reflect.New(t.Elem()).Interface()
 }
 
-// copyValue makes to what from is; both are pointers to one type.
+// copyValue copies the value of from to to. Both are pointers to the same type.
 func copyValue(to, from any) { reflect.ValueOf(to).Elem().Set(reflect.ValueOf(from).Elem()) }

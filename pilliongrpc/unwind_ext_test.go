@@ -27,8 +27,8 @@ func (exiting) Wrap(*policy.Builder, policy.Func) (policy.Func, error) {
 	}, nil
 }
 
-// TestStream_policyExits has a policy end the goroutine that a stream has of its own: that is
-// the stream's error.
+// TestStream_policyExits ends the separate goroutine of a stream in a policy: the stream returns an
+// error.
 func TestStream_policyExits(t *testing.T) {
 	u, _ := upstream(t, again("unavailable", 1), exiting{})
 	c := client(t, &service{serve: func(context.Context, int64, stream) error { return nil }}, u)
@@ -41,8 +41,8 @@ func TestStream_policyExits(t *testing.T) {
 	}
 }
 
-// TestStream_hookPanics has a listener panic at the end of a stream that the caller does not
-// receive from: grpc.OnFinish is called, once.
+// TestStream_hookPanics panics in a listener at the end of a stream that the caller does not read:
+// grpc.OnFinish is called once.
 func TestStream_hookPanics(t *testing.T) {
 	u, log := upstream(t, pillion.Listener(func(_ context.Context, e policy.Event) {
 		if e.Kind == policy.EventEnd {
@@ -63,12 +63,12 @@ func TestStream_hookPanics(t *testing.T) {
 	select {
 	case <-finished:
 	case <-time.After(10 * time.Second):
-		t.Error("OnFinish was not called")
+		t.Error("got no call of OnFinish, want one")
 	}
 }
 
-// TestServer_policyPanics has a policy of a service panic, beside a call and at its end: the
-// client gets a status, the slot is free, and the process goes on.
+// TestServer_policyPanics panics in a policy of a service, before a call and at its end: the client
+// receives a status, the slot is freed, and the process continues.
 func TestServer_policyPanics(t *testing.T) {
 	for _, at := range []policy.EventKind{policy.EventAttempt, policy.EventAttemptEnd, policy.EventEnd} {
 		t.Run(at.String(), func(t *testing.T) {

@@ -11,15 +11,15 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// wire is a [stats.Handler] that reports to each attempt what happens to it on the wire.
-// Interceptors cannot see that: when response headers arrive, and whether the status came in
-// trailers, from the server, or was made by gRPC's client.
+// wire is a [stats.Handler] that records wire events in each attempt. Interceptors cannot see them:
+// when response headers arrive, and whether the status came from the server in trailers or was made
+// by gRPC's client.
 type wire struct{}
 
-// TagRPC returns ctx: the attempt is found by [attemptKey].
+// TagRPC returns ctx, which already has the attempt under [attemptKey].
 func (wire) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
 
-// HandleRPC reports to the attempt that ctx belongs to.
+// HandleRPC records s in the attempt of ctx.
 func (wire) HandleRPC(ctx context.Context, s stats.RPCStats) {
 	switch s.(type) {
 	case *stats.Begin, *stats.OutHeader, *stats.InHeader, *stats.InTrailer:
@@ -35,16 +35,16 @@ func (wire) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context {
 // HandleConn does nothing.
 func (wire) HandleConn(context.Context, stats.ConnStats) {}
 
-// attemptKey finds the attempt in the context of its request.
+// attemptKey is the key of the attempt in the context of its request.
 type attemptKey struct{}
 
 // sentContext is the context of an attempt's request.
 type sentContext struct {
-	context.Context //nolint:containedctx // it is one
+	context.Context //nolint:containedctx // it is a context
 	attempt         *attempt
 }
 
-// Value finds the attempt, too.
+// Value returns the attempt for attemptKey.
 func (c *sentContext) Value(key any) any {
 	if key == (attemptKey{}) {
 		return c.attempt
@@ -52,32 +52,31 @@ func (c *sentContext) Value(key any) any {
 	return c.Context.Value(key)
 }
 
-// seen is what happened to an attempt on the wire, as bits.
+// seen is a set of wire events of an attempt.
 type seen uint32
 
 const (
-	seenBegin    seen = 1 << iota // gRPC's client took the request, and [wire] sees it
-	seenSent                      // a connection took its headers
+	seenBegin    seen = 1 << iota // gRPC's client began the request, and [wire] is installed
+	seenSent                      // request headers were sent on a connection
 	seenHeaders                   // response headers arrived
-	seenTrailers                  // trailers arrived: the status is the server's
+	seenTrailers                  // trailers arrived: the status is from the server
 )
 
-// sight is what [wire] knows of an attempt.
+// sight holds the wire events of an attempt.
 type sight struct {
-	watched bool // the address is wanted; written before the request is made
+	watched bool // record remote; set before the request is made
 	bits    atomic.Uint32
-	remote  atomic.Pointer[net.Addr]     // the address that the request was sent to
+	remote  atomic.Pointer[net.Addr]     // the address to which the request was sent
 	finish  atomic.Pointer[streamFinish] // how gRPC ended the stream; nil before, and for unary calls
 
 	mu   sync.Mutex
-	call *policy.Attempt // told of response headers while Try runs; guarded by mu
+	call *policy.Attempt // receives HeadersReceived while Try runs; guarded by mu
 }
 
 // streamFinish is the error with which gRPC ended a stream.
 type streamFinish struct{ err error }
 
-// see notes what happened. gRPC's client may send a request again by itself: then all
-// begins anew.
+// see records an event. A transparent retry of gRPC's client starts with Begin again.
 func (s *sight) see(event stats.RPCStats) {
 	switch event := event.(type) {
 	case *stats.Begin:
@@ -99,7 +98,7 @@ func (s *sight) see(event stats.RPCStats) {
 // has reports whether all of bits were seen.
 func (s *sight) has(bits seen) bool { return seen(s.bits.Load())&bits == bits }
 
-// follow has c told of response headers, until unfollow.
+// follow makes c receive HeadersReceived until unfollow.
 func (s *sight) follow(c *policy.Attempt) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

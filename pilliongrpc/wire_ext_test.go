@@ -29,7 +29,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// conns remembers the connections that a listener accepted, to cut them off.
+// conns records the connections that a listener accepted, to cut them.
 type conns struct {
 	net.Listener
 	mu   sync.Mutex
@@ -37,7 +37,7 @@ type conns struct {
 	heads
 }
 
-// heads tells when the client has got the head of an answer.
+// heads signals that the client has received response headers.
 type heads chan struct{}
 
 func (heads) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
@@ -60,7 +60,7 @@ func (l *conns) Accept() (net.Conn, error) {
 	return c, err
 }
 
-// cut ends all connections, with a reset where they can.
+// cut closes all connections, with a reset if possible.
 func (l *conns) cut() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -72,7 +72,7 @@ func (l *conns) cut() {
 	}
 }
 
-// plainHTTP serves HTTP/2 without TLS by hand, and gives a gRPC client of it.
+// plainHTTP serves HTTP/2 without TLS and without gRPC, and returns a gRPC client of it.
 func plainHTTP(t *testing.T, u *pillion.Upstream,
 	serve func(l *conns, w http.ResponseWriter, r *http.Request), inside ...grpc.DialOption,
 ) testgrpc.TestServiceClient {
@@ -101,16 +101,16 @@ func plainHTTP(t *testing.T, u *pillion.Upstream,
 	return testgrpc.NewTestServiceClient(conn)
 }
 
-// grpcHead sends the head of a gRPC answer.
+// grpcHead sends the headers of a gRPC response.
 func grpcHead(w http.ResponseWriter) {
 	w.Header().Set("Content-Type", "application/grpc")
 	w.WriteHeader(http.StatusOK)
 	w.(http.Flusher).Flush()
 }
 
-// TestWire has the upstream and the network fail in every way: the status is that
-// of Envoy's local reply, the response flag is in its details, the statistics are those of
-// HTTP, and the words of HTTP retry what is one.
+// TestWire checks each kind of failure of the upstream and the network: the status is that of
+// Envoy's local reply, its details have the response flag, the statistics are those of HTTP, and the
+// conditions of HTTP retry it.
 func TestWire(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -119,16 +119,16 @@ func TestWire(t *testing.T) {
 		flags  envoy.Flags
 		detail *envoy.Detail
 		answer int    // in the statistics
-		word   string // that retries it; "" for none
+		word   string // the condition that retries it; "" for none
 		memory bool   // not over a socket
 	}{
 		{
-			name:  "a stream reset before the head",
+			name:  "a stream reset before the headers",
 			serve: func(*conns, http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
 			code:  codes.Unavailable, flags: envoy.UR, detail: envoy.RemoteReset, answer: 503, word: "reset",
 		},
 		{
-			name: "a stream reset within the answer",
+			name: "a stream reset in the response",
 			serve: func(_ *conns, w http.ResponseWriter, _ *http.Request) {
 				grpcHead(w)
 				panic(http.ErrAbortHandler)
@@ -136,31 +136,31 @@ func TestWire(t *testing.T) {
 			code: codes.Internal, flags: envoy.UR, detail: envoy.RemoteResetAfter, answer: 200,
 		},
 		{
-			name:  "a connection reset before the head",
+			name:  "a connection reset before the headers",
 			serve: func(l *conns, _ http.ResponseWriter, _ *http.Request) { l.cut() },
 			code:  codes.Unavailable, flags: envoy.UC, detail: envoy.ConnectionTermination, answer: 503, word: "reset",
 		},
 		{
-			name: "a connection closed within the answer",
+			name: "a connection closed in the response",
 			serve: func(l *conns, w http.ResponseWriter, _ *http.Request) {
 				grpcHead(w)
-				<-l.heads // a reset takes back what was not read yet
+				<-l.heads // a reset drops data not yet read
 				l.cut()
 			},
 			code: codes.Unavailable, flags: envoy.UC, detail: envoy.ConnectionTerminationAfter, answer: 200,
 		},
 		{
-			name:  "an answer in plain HTTP",
+			name:  "a plain HTTP response",
 			serve: func(_ *conns, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) },
 			code:  codes.Unavailable, detail: envoy.ViaUpstream, answer: 503, word: "5xx",
 		},
 		{
-			name:  "a 404 in plain HTTP",
+			name:  "a plain HTTP 404",
 			serve: func(_ *conns, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotFound) },
 			code:  codes.Unimplemented, detail: envoy.ViaUpstream, answer: 404,
 		},
 		{
-			name:  "an answer without trailers",
+			name:  "a response without trailers",
 			serve: func(_ *conns, w http.ResponseWriter, _ *http.Request) { grpcHead(w) },
 			code:  codes.Internal, flags: envoy.UPE, detail: envoy.MalformedResponseAfter, answer: 200,
 		},
@@ -205,7 +205,7 @@ func TestWire(t *testing.T) {
 	}
 }
 
-// counted is how often a code was counted.
+// counted returns how often a code was counted.
 func counted(r *metrics.Registry, code int) uint64 {
 	var b strings.Builder
 	h := metrics.Handler(r)
@@ -225,12 +225,12 @@ type page struct{ io.Writer }
 func (page) Header() http.Header { return http.Header{} }
 func (page) WriteHeader(int)     {}
 
-// wantFlags wants flags in the status's details, and in the error itself.
+// wantFlags checks the flags in the status's details and in the error itself.
 func wantFlags(t *testing.T, err error, flags envoy.Flags) {
 	t.Helper()
 	var own *pilliongrpc.Error
 	if !errors.As(err, &own) || !own.Flags.Has(flags) {
-		t.Fatalf("got %#v, want an Error with the flags %v", err, flags)
+		t.Fatalf("got %#v, want an Error with flags %v", err, flags)
 	}
 	s, ok := status.FromError(err)
 	if !ok {
@@ -240,7 +240,7 @@ func wantFlags(t *testing.T, err error, flags envoy.Flags) {
 		if info, ok := d.(*errdetails.ErrorInfo); ok {
 			if info.GetDomain() != pilliongrpc.Domain || !strings.Contains(info.GetMetadata()["response_flags"], flags.String()) ||
 				info.GetMetadata()["upstream_cluster"] != "recipes" || info.GetReason() == "" {
-				t.Errorf("got %v, want the flags %v of recipes", info, flags)
+				t.Errorf("got %v, want flags %v of recipes", info, flags)
 			}
 			return
 		}
@@ -248,8 +248,8 @@ func wantFlags(t *testing.T, err error, flags envoy.Flags) {
 	t.Errorf("got details %v, want an ErrorInfo", s.Details())
 }
 
-// TestConnect has nobody to call, or nobody who understands: the words of HTTP retry
-// that, and nothing was sent.
+// TestConnect dials servers that are unreachable or do not speak HTTP/2: the conditions of HTTP
+// retry the call, and nothing was sent.
 func TestConnect(t *testing.T) {
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -262,7 +262,7 @@ func TestConnect(t *testing.T) {
 		flags        envoy.Flags
 		detail       *envoy.Detail
 	}{
-		{"nobody listens", "passthrough:///" + closed.Addr().String(), nil, envoy.UF, envoy.ConnectionRefused},
+		{"no listener", "passthrough:///" + closed.Addr().String(), nil, envoy.UF, envoy.ConnectionRefused},
 		{"an unknown name", "dns:///no-such-host.invalid:1", nil, envoy.DF, envoy.DNSFailure},
 		{"no route", "passthrough:///x", func(context.Context, string) (net.Conn, error) {
 			return nil, errors.New("no route to host")
@@ -290,15 +290,15 @@ func TestConnect(t *testing.T) {
 				}
 				wantFlags(t, got, test.flags)
 				if got := registry.Cluster("recipes").Counter("upstream_rq_total").Value(); got != 0 {
-					t.Errorf("upstream_rq_total: got %d, want 0: nothing was sent", got)
+					t.Errorf("upstream_rq_total: got %d, want 0, because nothing was sent", got)
 				}
 			})
 		}
 	}
 }
 
-// TestBadRequests are requests that gRPC does not send, and answers that it does not
-// take: nobody's failure, never sent again, and the status says what is wrong.
+// TestBadRequests makes requests that gRPC does not send, and receives responses that it does not
+// accept: they are no failure of the upstream and not retried, and the status describes the error.
 func TestBadRequests(t *testing.T) {
 	big := &testgrpc.SimpleRequest{Payload: &testgrpc.Payload{Body: make([]byte, 1000)}}
 	bigPart := &testgrpc.StreamingOutputCallRequest{Payload: big.GetPayload()}
@@ -333,7 +333,7 @@ func TestBadRequests(t *testing.T) {
 		{"a request over the limit, stream", func(ctx context.Context, c testgrpc.TestServiceClient) error {
 			return send(ctx, c, grpc.MaxCallSendMsgSize(100))
 		}, codes.ResourceExhausted, 0},
-		{"an answer over the limit, unary", func(ctx context.Context, c testgrpc.TestServiceClient) error {
+		{"a response over the limit, unary", func(ctx context.Context, c testgrpc.TestServiceClient) error {
 			return kinds[0].call(ctx, c, grpc.MaxCallRecvMsgSize(1))
 		}, codes.ResourceExhausted, 1},
 		{"an unknown method", func(ctx context.Context, c testgrpc.TestServiceClient) error {
@@ -372,7 +372,7 @@ func TestBadRequests(t *testing.T) {
 				t.Errorf("breaker: got %+v, want no failure", got)
 			}
 			if err := kinds[0].call(t.Context(), c); err != nil {
-				t.Errorf("the next call: %v, want its place back", err)
+				t.Errorf("the next call: %v, want its slot freed", err)
 			}
 		})
 	}

@@ -2,47 +2,51 @@ package policy
 
 import "time"
 
-// Attempt is a [Call] as adapters see it: what they are told of the attempt, and what they
-// report of it. Unless a method says otherwise, it is called by the goroutine that runs the
-// attempt, until [Exchange] Try has returned.
+// Attempt is a [Call] as adapters see it. An adapter learns from it what the attempt may do, and
+// reports to it what happens. Unless a method says otherwise, only the goroutine that runs the
+// attempt may call it, and only until [Exchange] Try returns.
+//
+// An adapter that breaks the contract causes a panic before any state changes. It breaks the
+// contract if it opens a response twice, watches a response that is not open, or uses a Frame or an
+// Attempt for two calls. A Stream may be ended any number of times.
 type Attempt Call
 
-// Call is the attempt as policies see it.
+// Call returns the attempt as policies see it.
 func (a *Attempt) Call() *Call { return (*Call)(a) }
 
-// Attach keeps what an adapter must keep with an attempt.
+// Attach stores a value of the adapter with the attempt.
 func (a *Attempt) Attach(v any) { a.self = v }
 
-// Attached returns what was attached, nil for nothing.
+// Attached returns the value that Attach stored, nil if none.
 func (a *Attempt) Attached() any { return a.self }
 
-// Observed reports whether anything can ask where the attempt goes: whether
-// [Call.SetEndpoint] is worth its cost.
+// Observed reports whether anything can ask for the endpoint of the attempt. If not, the adapter
+// need not call [Call.SetEndpoint].
 func (a *Attempt) Observed() bool { return a.frame.watched() }
 
-// Guarded reports whether the context that Try was given is the attempt's own: then it ends with
-// the attempt, and when a timeout fires.
+// Guarded reports whether the attempt has its own context, which Try receives. That context ends
+// when the attempt ends or a timeout fires.
 func (a *Attempt) Guarded() bool { return a.stream != nil && a.stream.limited }
 
-// AfterTimeout reports whether the attempt before this one ran into its timeout.
+// AfterTimeout reports whether the per-try timeout of the previous attempt fired.
 func (a *Attempt) AfterTimeout() bool { return a.afterTimeout }
 
-// AnnouncesDeadline reports whether a policy asked that the server be told how long it is waited
-// for: [Needs] AnnounceDeadline.
+// AnnouncesDeadline reports whether a policy asked to send the remaining time to the server: see
+// [Needs] AnnounceDeadline.
 func (a *Attempt) AnnouncesDeadline() bool { return a.frame.chain.announce }
 
-// TimeLeft is how long this attempt is waited for, and whether there is any limit.
+// TimeLeft returns how much time this attempt has left, and whether there is a limit.
 func (a *Attempt) TimeLeft() (left time.Duration, limited bool) {
 	left, limited = a.Call().Remaining()
-	if try := a.limits.try; try != 0 && (!limited || try < left) {
+	if try := a.limits.try; try != 0 && !a.limits.lenient && (!limited || try < left) {
 		left, limited = try, true
 	}
 	return left, limited
 }
 
-// Prepare makes the attempt's request header what policies and configuration ask for: without
-// what policies honor ([Needs] Consume), and with what they add ([Builder.Prepare]). It is for
-// the Try of a client.
+// Prepare completes the attempt's request header: it removes the headers that policies honor
+// ([Needs] Consume) and adds what policies and configuration ask for ([Builder.Prepare]). The Try
+// of a client calls it.
 func (a *Attempt) Prepare() {
 	a.ConsumeHeaders()
 	for _, prepare := range a.frame.chain.preparers {
@@ -50,8 +54,8 @@ func (a *Attempt) Prepare() {
 	}
 }
 
-// ConsumeHeaders takes out of the attempt's request header what policies honor. It is for the Try
-// of a server; a client has [Attempt.Prepare].
+// ConsumeHeaders removes the headers that policies honor from the attempt's request header. The Try
+// of a server calls it; the Try of a client calls [Attempt.Prepare] instead.
 func (a *Attempt) ConsumeHeaders() {
 	x := a.frame.exchange
 	for _, name := range a.frame.chain.consumed {
@@ -61,18 +65,21 @@ func (a *Attempt) ConsumeHeaders() {
 	}
 }
 
-// Header is the attempt's own request header, for changing.
+// Header returns the attempt's own request header. It may be changed.
 func (a *Attempt) Header() Header { return a.frame.exchange.Header(a) }
 
-// Open marks an attempt whose response has begun but not ended: its body or stream goes on until
-// its [Stream] ends, or until Drop.
+// Open reports that the response has begun but not ended. The response stays open until its
+// [Stream] ends, or until Drop.
 func (a *Attempt) Open() {
+	if a.state != stateTrying {
+		panic("policy: Attempt.Open: it was called before, or the attempt has ended")
+	}
 	a.state = stateOpen
 	a.outcome.open = a.Call()
 }
 
-// Drop ends an open response that will not be read, while policies still look at its headers. It
-// is for [Discarder], after the wire was told.
+// Drop ends an open response that is not going to be read, while policies still look at its
+// headers. A [Discarder] calls it when it has released the response.
 func (a *Attempt) Drop() {
 	if a.state != stateOpen {
 		return
@@ -83,17 +90,17 @@ func (a *Attempt) Drop() {
 	a.Call().conclude(discarded)
 }
 
-func discarded(_ *Call, end *Outcome) { end.Is |= Discarded }
+func discarded(_ *Call, end *Outcome) { end.Conditions |= Discarded }
 
-// Upgraded reports whether the response is one whose connection belongs to the caller.
+// Upgraded reports whether the response hands its connection to the caller.
 func (a *Attempt) Upgraded() bool { return a.Call().upgraded() }
 
-// DrainTime is how long a policy lets discarding the response take, 0 for the default.
+// DrainTime returns how long a policy allows for discarding the response, 0 for the default.
 func (a *Attempt) DrainTime() time.Duration { return a.drain }
 
-// DiscardWithin has the attempt's context end after d, or when the call's total timeout fires if
-// that is earlier. It is false if the attempt has no context of its own, or it has ended: then
-// nothing may wait for the upstream. It is for [Discarder].
+// DiscardWithin ends the attempt's context after d, or when the call's total timeout fires if that
+// is earlier. It reports false if the attempt has no context of its own, or if that has ended: then
+// the caller must not wait for the upstream. A [Discarder] calls it.
 func (a *Attempt) DiscardWithin(d time.Duration) bool {
 	s := a.stream
 	if s == nil || !s.limited {
@@ -101,7 +108,7 @@ func (a *Attempt) DiscardWithin(d time.Duration) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.struck.Load() != 0 {
+	if s.fired.Load() != 0 {
 		return false
 	}
 	if l := a.Call().deadline(); l != 0 {
@@ -114,12 +121,12 @@ func (a *Attempt) DiscardWithin(d time.Duration) bool {
 	return true
 }
 
-// LimitClient limits a call that is served, as [Call.LimitTotal] does, to the time that its
-// client named. If that timeout fires, its scope is [ScopeCaller], and the call does not count as
-// a failure: a client must not be able to make the server look broken.
+// LimitClient limits a call that is being served to the time that its client named, as
+// [Call.LimitTotal] does. If that timeout fires, its scope is [ScopeCaller], and the call does not
+// count as a failure: a client must not be able to make the server look broken.
 func (a *Attempt) LimitClient(d time.Duration) { a.Call().limitTotal(d, true) }
 
-// LimitElapsed is how long ago the total limit of the call began, 0 without one.
+// LimitElapsed returns how long ago the total limit of the call began, 0 without one.
 func (a *Attempt) LimitElapsed() time.Duration {
 	l := &a.limits
 	if l.deadline == 0 {
@@ -128,8 +135,8 @@ func (a *Attempt) LimitElapsed() time.Duration {
 	return a.frame.chain.now() - (l.deadline - l.total)
 }
 
-// LiftLimits ends all limits on an attempt's time, for a connection that no longer carries a
-// response: an upgraded one belongs to the caller.
+// LiftLimits ends all limits on the time of the attempt. It is for an upgraded connection, which
+// belongs to the caller.
 func (a *Attempt) LiftLimits() {
 	s := a.stream
 	if s == nil || !s.limited {
@@ -142,25 +149,25 @@ func (a *Attempt) LiftLimits() {
 	s.stop()
 }
 
-// LiftTry suspends the limits of one attempt, on its time and on silence, while the total one
-// goes on: a stream's request is still being sent, which is not the upstream's silence. It may be
-// called by any goroutine until Try returns. It is not in time if a timeout has fired.
-func (a *Attempt) LiftTry() (inTime bool) {
+// LiftPerTry suspends the per-try and idle limits, while the total limit goes on. A stream needs
+// that while its request is still being sent: the upstream is not silent then. Any goroutine may
+// call it until Try returns. It reports whether it was in time: no timeout has fired.
+func (a *Attempt) LiftPerTry() (inTime bool) {
 	return a.Call().rearm(func(scope Scope, left time.Duration) (Scope, time.Duration) { return scope, left })
 }
 
-// ArmTry starts the limits of one attempt, after [Attempt.LiftTry]. It may be called by any
-// goroutine until Try returns.
-func (a *Attempt) ArmTry() { a.Call().rearm(a.limits.tighter) }
+// ArmPerTry starts the per-try and idle limits again, after [Attempt.LiftPerTry]. Any goroutine may
+// call it until Try returns.
+func (a *Attempt) ArmPerTry() { a.Call().rearm(a.limits.tighter) }
 
-// HeadersSent is [Attempt.LiftTry] for a server whose response headers are out: the outcome that
-// Try reports stays, and a timeout that fires later is added to it.
-func (a *Attempt) HeadersSent() (inTime bool) { return a.headersInTime(a.LiftTry()) }
+// HeadersSent is [Attempt.LiftPerTry] for a server that has sent its response headers. From then on
+// the outcome that Try reports stays, and a timeout that fires later is added to it.
+func (a *Attempt) HeadersSent() (inTime bool) { return a.headersInTime(a.LiftPerTry()) }
 
-// HeadersReceived says that the response headers are there, while Try still waits for the rest.
-// The limit on the time of one attempt ends, and the limit on silence starts again. A timeout that
-// fires later cuts short a response that has begun, so the call is not retried for it. It may be
-// called by any goroutine until Try returns. It is not in time if a timeout has fired.
+// HeadersReceived reports that the response headers have arrived while Try still waits for the
+// rest. The per-try limit ends, and the idle limit starts again. A timeout that fires later cuts
+// short a response that has begun, so the call is not retried for it. Any goroutine may call it
+// until Try returns. It reports whether it was in time: no timeout has fired.
 func (a *Attempt) HeadersReceived() (inTime bool) {
 	return a.headersInTime(a.Call().rearm(a.limits.silence))
 }
@@ -172,12 +179,13 @@ func (a *Attempt) headersInTime(inTime bool) bool {
 	return inTime
 }
 
-// Fired is the limit whose timeout has fired, 0 for none.
-func (a *Attempt) Fired() Scope { return a.Call().struck() }
+// Fired returns the limit whose timeout has fired, 0 if none.
+func (a *Attempt) Fired() Scope { return a.Call().fired() }
 
-// TimedOut makes o the outcome of an attempt that a timeout has ended: it adds to a response whose
-// headers were in time, and replaces anything else. It stays whatever else has ended the attempt
-// since. It is for the Try of a server, if the server itself ended the caller's context.
+// TimedOut makes o the outcome of an attempt that a timeout has ended. It adds the timeout to a
+// response whose headers were in time, and replaces any other outcome. That outcome stays even if
+// the attempt has ended for another reason since. It is for the Try of a server that itself ended
+// the caller's context.
 func (a *Attempt) TimedOut(o *Outcome) {
 	fired := a.Fired()
 	switch {
@@ -191,8 +199,8 @@ func (a *Attempt) TimedOut(o *Outcome) {
 	a.stream.keep()
 }
 
-// Canceled adds to o that the caller was canceled.
+// Canceled records in o that the caller was canceled.
 func (a *Attempt) Canceled(o *Outcome) { a.Call().leave(a.frame.ctx, o, nil) }
 
-// Stream is what may outlive the attempt. It is there from the first call of Stream on.
+// Stream returns the part of the attempt that may outlive it. The first call creates it.
 func (a *Attempt) Stream() *Stream { return a.Call().openStream() }

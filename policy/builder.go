@@ -6,10 +6,10 @@ import "net/textproto"
 // statistics, and declare what it needs.
 type Builder struct{ chain *Chain }
 
-// Upstream is the name of the upstream.
+// Upstream returns the name of the upstream.
 func (b *Builder) Upstream() string { return b.chain.name }
 
-// Slot reserves room for the policy's own state in every Call.
+// Slot reserves room for the policy's state in every Call.
 func (b *Builder) Slot() Slot {
 	b.chain.slots++
 	return Slot(b.chain.slots - 1)
@@ -20,16 +20,16 @@ func (b *Builder) Listen(listener Listener) {
 	b.chain.listeners = append(b.chain.listeners, listener)
 }
 
-// Prepare has prepare called before each attempt of a client goes to the wire, to add to its
-// request header what the next hop is told.
+// Prepare registers a function that runs before a client sends an attempt. It may add to the
+// attempt's request header what the next hop must know.
 func (b *Builder) Prepare(prepare func(a *Attempt)) {
 	b.chain.preparers = append(b.chain.preparers, prepare)
 }
 
-// Claim reports whether key is new to the upstream. It is false if a policy inside this one has
-// claimed the same key, so that a policy can refuse to stand twice, whatever the order. The key is
-// comparable, and of a type of the policy's own package. See [Place] Once for what [AnyOrder] may
-// allow.
+// Claim reports whether key is new to the upstream. It reports false if a policy inside this one
+// has claimed the same key, so that a policy can refuse to be used twice, whatever the order. The
+// key must be comparable, and of a type of the policy's own package. See [Place] Once for a check
+// that [AnyOrder] can turn off.
 func (b *Builder) Claim(key any) bool {
 	c := b.chain
 	if _, taken := c.claims[key]; taken {
@@ -42,29 +42,29 @@ func (b *Builder) Claim(key any) bool {
 	return true
 }
 
-// Needs is what a policy needs of each attempt. The zero value needs nothing.
+// Needs declares what a policy needs of each attempt. The zero value needs nothing.
 type Needs struct {
-	// Cancel asks that each attempt have its own context, so that its response can be discarded
-	// without waiting for a slow rest of it.
+	// Cancel asks for a context for each attempt, so that its response can be discarded without
+	// waiting for a slow rest of it.
 	Cancel bool
 
-	// Headers asks that response headers be waited for also of a stream: the policy acts on them.
-	// Policies that retry or hedge need not ask.
+	// Headers asks adapters of streams to wait for the response headers, because the policy acts on
+	// them. Policies that retry or hedge need not ask.
 	Headers bool
 
-	// AnnounceDeadline has each attempt tell the server how long it will be waited for, in
+	// AnnounceDeadline asks to send the remaining time of each attempt to the server, in
 	// x-envoy-expected-rq-timeout-ms.
 	AnnounceDeadline bool
 
-	// Consume names request headers that the policy honors. They are not sent.
+	// Consume names request headers that the policy honors. They are not sent to the upstream.
 	Consume []string
 
-	// KeepBodies is how many bytes of a request body that cannot be had again adapters keep for a
-	// retry. The last policy to ask for some holds.
+	// KeepBodies is how many bytes of a request body adapters keep for a retry, if the body cannot
+	// be read again. The outermost policy with a value other than 0 decides.
 	KeepBodies int64
 }
 
-// Require declares what the policy needs, beside what other policies do.
+// Require adds n to the needs of the other policies.
 func (b *Builder) Require(n Needs) {
 	c := b.chain
 	c.cancellable = c.cancellable || n.Cancel
@@ -78,29 +78,29 @@ func (b *Builder) Require(n Needs) {
 	}
 }
 
-// StatKind says how a statistic behaves.
+// StatKind is the kind of a statistic.
 type StatKind uint8
 
 // The kinds of statistics.
 const (
-	Gauge     StatKind = iota // it goes up and down
-	Counter                   // it only grows
-	Histogram                 // values in whole units: milliseconds, bytes, per cent
+	Gauge     StatKind = iota // goes up and down
+	Counter                   // only grows
+	Histogram                 // values in whole units: milliseconds, bytes, percent
 )
 
 // Stat is a statistic that a policy offers.
 type Stat struct {
 	Kind StatKind
 
-	// Name is Envoy's, after "cluster.<name>.".
+	// Name is the name in Envoy, after "cluster.<name>.".
 	Name string
 
-	// Of is what the statistic belongs to, if several upstreams offer the same one. It is
-	// comparable. Statistics of one name and one Of are shown once.
+	// Of is what the statistic belongs to, if several upstreams offer the same one. It must be
+	// comparable. Statistics with the same Name and Of are shown once.
 	Of any
 
-	// Read returns the value. It is called whenever statistics are shown, so it must be fast and
-	// safe for concurrent use. A Histogram has none.
+	// Read returns the value. It runs whenever statistics are shown, so it must be fast and safe
+	// for concurrent use. A Histogram has none.
 	Read func() uint64
 
 	// Record hands over the function that a Histogram is to call with each value from then on.
@@ -108,9 +108,12 @@ type Stat struct {
 	Record func(record func(value uint64))
 }
 
-// Stat offers statistics, such as how many slots are free.
+// Stat offers statistics, such as how many slots are free. A policy may keep the Builder to offer
+// more of them later: Stat is safe for concurrent use.
 func (b *Builder) Stat(stats ...Stat) {
 	c := b.chain
+	c.offering.Lock()
+	defer c.offering.Unlock()
 	c.stats = append(c.stats, stats...)
 	for _, show := range c.shows {
 		for _, s := range stats {
@@ -119,29 +122,32 @@ func (b *Builder) Stat(stats ...Stat) {
 	}
 }
 
-// Stats calls show for each statistic that a policy of the upstream offers: now for those of the
-// policies inside this one, and later for others. It is for policies that show statistics.
+// Stats calls show for each statistic that a policy of the upstream offers: immediately for those
+// of the policies inside this one, and later for the others. It is for policies that show
+// statistics. show must not offer any.
 func (b *Builder) Stats(show func(s Stat)) {
 	c := b.chain
+	c.offering.Lock()
+	defer c.offering.Unlock()
 	for _, s := range c.stats {
 		show(s)
 	}
 	c.shows = append(c.shows, show)
 }
 
-// retryLimiter asks leave for retries.
+// retryLimiter decides whether a retry may start.
 type retryLimiter struct {
 	acquire func(failed *Call) bool
 	release func()
 }
 
-// LimitRetries registers a limit of concurrent retries: acquire is called before each retry, with
-// the attempt that failed, and release when the retry's response headers arrive. The last policy
-// to register limits, in place of a retry policy's own budget.
+// LimitRetries registers a limit of concurrent retries. acquire is called before each retry, with
+// the attempt that failed. release is called when the retry's response headers arrive. If several
+// policies register limits, the outermost one decides; it replaces a retry policy's own budget.
 func (b *Builder) LimitRetries(acquire func(failed *Call) bool, release func()) {
 	b.chain.retries = retryLimiter{acquire, release}
 }
 
-// LimitsRetries reports whether a policy inside this one limits concurrent retries. For a call,
-// [Call.RetriesLimited] knows of all policies.
+// LimitsRetries reports whether a policy inside this one limits concurrent retries.
+// [Call.RetriesLimited] reports it for all policies.
 func (b *Builder) LimitsRetries() bool { return b.chain.retries.acquire != nil }

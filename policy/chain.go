@@ -10,8 +10,7 @@ import (
 	"time"
 )
 
-// Chain is the policies of one upstream, with their state, in the order in which calls go through
-// them. It is safe for concurrent use.
+// Chain is the policies of one upstream with their state. It is safe for concurrent use.
 type Chain struct {
 	name        string
 	call        Func
@@ -19,8 +18,9 @@ type Chain struct {
 	policies    []Policy
 	listeners   []Listener
 	preparers   []func(*Attempt)
-	stats       []Stat
-	shows       []func(Stat) // of policies that show statistics
+	offering    sync.Mutex
+	stats       []Stat       // guarded by offering
+	shows       []func(Stat) // from policies that show statistics; guarded by offering
 	claims      map[any]struct{}
 	retries     retryLimiter
 	carrier     Carrier // nil for none
@@ -31,13 +31,14 @@ type Chain struct {
 	cancellable bool
 	announce    bool
 	awaitsHead  bool      // a policy acts on the response headers of a stream
-	consumed    []string  // request headers that are not sent on
+	consumed    []string  // request headers that are not forwarded
 	timers      sync.Pool // of *timer
+	sweep       sweep
 }
 
-// NewChain makes a chain for the upstream of that name. The policies are given from the outside
+// NewChain makes a chain for an upstream with that name. The policies are given from the outside
 // in. A nil policy is skipped, and a nil pointer to a configuration stands for its defaults. The
-// error joins all that is wrong: each bad field of each configuration, and each order of two
+// error joins everything that is wrong: each bad field of each configuration, and each order of two
 // policies that makes no sense.
 func NewChain(name string, policies ...Policy) (*Chain, error) {
 	c := &Chain{name: name, epoch: time.Now(), policies: present(policies)}
@@ -54,57 +55,59 @@ func NewChain(name string, policies ...Policy) (*Chain, error) {
 	return c, nil
 }
 
-// Name is the upstream's name.
+// Name returns the upstream's name.
 func (c *Chain) Name() string { return c.name }
 
-// Policies are those of the chain, from the outside in, without nil ones. They must not be
-// changed.
+// Policies returns the policies of the chain from the outside in, without nil ones. The slice must
+// not be changed.
 func (c *Chain) Policies() []Policy { return c.policies }
 
-// Repeats reports whether a policy sends calls again, which a server cannot.
+// Repeats reports whether a policy retries or hedges calls, which a server cannot.
 func (c *Chain) Repeats() bool { return c.repeats }
 
-// AwaitsHead reports whether a policy acts on response headers: then an adapter must have them
-// when Try returns, or say that there will be none. It matters to adapters of streams, which can
-// be opened without them.
+// AwaitsHead reports whether a policy acts on response headers. If true, Try must not return before
+// response headers, or a trailers-only status, have arrived. It matters to adapters of streams,
+// which can open a stream before that.
 func (c *Chain) AwaitsHead() bool { return c.repeats || c.awaitsHead }
 
-// now is the chain's monotonic clock.
+// now returns the time on the chain's monotonic clock.
 func (c *Chain) now() time.Duration { return time.Since(c.epoch) }
 
-// wrap builds the chain from the inside out, and gives what is wrong with the
-// policies in the order in which they were given.
+// wrap builds the chain from the inside out. It returns the errors in the order of the policies.
 func (c *Chain) wrap(policies []Policy) (next Func, bad []error) {
-	next = c.send
+	next = send
 	for _, p := range slices.Backward(policies) {
 		if placeOf(p).Rank.repeats() && !c.repeats {
 			next, c.repeats = countAttempts(next), true
 		}
 		wrapped, err := p.Wrap(&Builder{chain: c}, next)
 		if wrapped == nil && err == nil {
-			err = fmt.Errorf("pillion: %T.Wrap gave neither a Func nor an error", p)
+			err = fmt.Errorf("pillion: %T.Wrap returned neither a Func nor an error", p)
 		}
 		if err != nil {
 			bad = append(bad, err)
 			continue
 		}
-		if next = wrapped; placeOf(p).Rank == Hedges {
-			next, c.hedges = rememberWinner(wrapped), true
+		rank := placeOf(p).Rank
+		if next = wrapped; rank.repeats() {
+			next = rememberWinner(wrapped)
 		}
+		c.hedges = c.hedges || rank == Hedges
 	}
 	slices.Reverse(bad)
 	return next, bad
 }
 
-// countAttempts stands right inside the policy that makes attempts.
+// countAttempts wraps what is right inside the policy that makes attempts. Their numbers are those of
+// the order in which they begin.
 func countAttempts(next Func) Func {
 	return func(ctx context.Context, c *Call) *Outcome {
-		c.frame.attempts.Add(1)
+		c.attempt = int(c.frame.attempts.Add(1))
 		return next(ctx, c)
 	}
 }
 
-// rememberWinner stands right outside a policy that runs attempts concurrently.
+// rememberWinner wraps a policy that may run attempts concurrently.
 func rememberWinner(next Func) Func {
 	return func(ctx context.Context, c *Call) *Outcome {
 		o := next(ctx, c)
@@ -115,8 +118,8 @@ func rememberWinner(next Func) Func {
 	}
 }
 
-// present leaves out nil policies, and puts the zero configuration in the place
-// of a nil pointer to one.
+// present leaves out nil policies, and replaces a nil pointer to a configuration by the zero
+// configuration.
 func present(policies []Policy) []Policy {
 	var found []Policy
 	for _, p := range policies {

@@ -2,50 +2,48 @@ package policy
 
 import "strings"
 
-// Condition says what kind of result an attempt had, as bits that an adapter
-// sets once, so that a policy can judge an HTTP answer, a gRPC status and a
-// function's error by the same words. Several may hold at once.
+// Condition classifies the result of an attempt, as a set of bits. The adapter sets it once, so
+// that policies judge an HTTP response, a gRPC status and a function's error by the same
+// conditions. Several may hold together.
 type Condition uint32
 
-// What an attempt can have been. Zero is a plain success, or an answer that
-// nobody would call a failure (a 404, say).
+// The conditions. Zero is a success, or a response that is no failure, such as a 404.
 const (
-	Status5xx             Condition = 1 << iota // an answer 500 to 599, or the status of another protocol that stands for one
-	GatewayError                                // an answer 502, 503 or 504
-	Retriable4xx                                // an answer 409
-	Reset                                       // the connection or stream ended without a whole answer
+	Status5xx             Condition = 1 << iota // a response 500 to 599, or an equivalent status of another protocol
+	GatewayError                                // a response 502, 503 or 504
+	Retriable4xx                                // a response 409
+	Reset                                       // the connection or stream ended without a complete response
 	ConnectFailure                              // no connection could be made; nothing was sent
-	RefusedStream                               // the upstream refused the stream before it worked on it
-	ProtocolError                               // what came back was not the protocol
-	Timeout                                     // time ran out, whoever set the limit: ours, the caller's deadline, or a time-out of the transport
-	PerTryTimeout                               // with Timeout: the limit was one of this try, or the transport's own
-	Cancelled                                   // the caller went away; no failure of the upstream
-	Refused                                     // refused here, by a breaker or a limit; nothing was sent
-	Failed                                      // a function returned an error of no kind known here
+	RefusedStream                               // the upstream refused the stream before it processed it
+	ProtocolError                               // the response violates the protocol
+	Timeout                                     // a timeout fired: one of the library or the transport, or the caller's deadline
+	PerTryTimeout                               // with Timeout: it was the timeout of this attempt, or one of the transport
+	Cancelled                                   // the caller was canceled or disconnected; no failure of the upstream
+	Refused                                     // a breaker or a limit refused it; nothing was sent
+	Failed                                      // a function returned an error that has no other condition
 	Invalid                                     // the request itself cannot be sent; no failure of the upstream
-	Discarded                                   // at the end of an answer that a policy threw away
+	Discarded                                   // at the end: a policy discarded the response
 	GRPCCancelled                               // gRPC status 1
 	GRPCDeadlineExceeded                        // gRPC status 4
 	GRPCResourceExhausted                       // gRPC status 8
 	GRPCInternal                                // gRPC status 13
 	GRPCUnavailable                             // gRPC status 14
-	Upgraded                                    // a response 101, or 2xx to CONNECT: its connection belongs to the caller now
-	Informational                               // a 1xx response came before; as in Envoy, nothing is retried after it
+	Upgraded                                    // a response 101, or 2xx to CONNECT: its connection belongs to the caller
+	Informational                               // a 1xx response arrived before; as in Envoy, nothing is retried after it
 )
 
-// NoAnswer holds the conditions under which an attempt brought no answer at
-// all through the upstream's or the network's doing. Envoy calls all of them a
-// reset when it decides about a retry.
+// NoResponse is the set of conditions under which the upstream or the network produced no response.
+// Envoy's retry_on treats them all as reset.
 const NoResponse = Reset | ConnectFailure | RefusedStream | ProtocolError | PerTryTimeout
 
-// Failure holds the conditions that count against an upstream.
+// Failure is the set of conditions that count against an upstream.
 const Failure = Status5xx | NoResponse | Timeout | Failed
 
 // Any reports whether any of the given conditions holds.
 func (c Condition) Any(conditions Condition) bool { return c&conditions != 0 }
 
-// GRPCCondition classifies a gRPC status code by Envoy's gRPC retry words; it is 0
-// for a code that none of them names.
+// GRPCCondition returns the condition of a gRPC status code. It is 0 for a code that no gRPC
+// condition of Envoy's retry_on names.
 func GRPCCondition(code int) Condition {
 	switch code {
 	case 1:
@@ -72,19 +70,19 @@ var conditionNames = [...]string{
 
 // String lists the conditions that hold, such as "5xx,gateway-error"; "-" for none.
 func (c Condition) String() string {
-	var words []string
+	var names []string
 	for i, name := range conditionNames {
 		if c.Any(1 << i) {
-			words = append(words, name)
+			names = append(names, name)
 		}
 	}
-	if len(words) == 0 {
+	if len(names) == 0 {
 		return "-"
 	}
-	return strings.Join(words, ",")
+	return strings.Join(names, ",")
 }
 
-// HTTPCondition classifies an HTTP status as Envoy does.
+// HTTPCondition returns the condition of an HTTP status, by Envoy's rules.
 func HTTPCondition(status int) Condition {
 	switch {
 	case status == 502 || status == 503 || status == 504:

@@ -1,18 +1,19 @@
-// Package policy is what policies and adapters are made of: the engine that takes a call through
-// the policies of an upstream. Programs that only configure policies need package pillion alone.
+// Package policy contains what policies and adapters are made of: the engine that takes a call
+// through the policies of an upstream. Programs that only configure policies need package pillion
+// alone.
 //
 // It knows no protocol. Imports point one way: pillion and the adapters import the policies, the
 // policies import this package, and this package imports envoy.
 //
 // # Writing a policy
 //
-// A policy wraps a [Func], the rest of the chain. It is wrapped once for each upstream, and
-// keeps the state of each call in the [Call]:
+// A policy wraps a [Func], the rest of the chain. Wrap runs once for each upstream. The state of
+// each call is in the [Call]:
 //
 //	type Stopwatch struct{ Report func(upstream string, d time.Duration) }
 //
-//	func (w Stopwatch) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
-//		began, epoch := s.Slot(), time.Now()
+//	func (w Stopwatch) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
+//		began, epoch := b.Slot(), time.Now()
 //		stop := func(c *policy.Call, _ *policy.Outcome) {
 //			w.Report(c.Upstream(), time.Since(epoch)-time.Duration(c.State(began).N))
 //		}
@@ -24,11 +25,12 @@
 //		}, nil
 //	}
 //
-// The slot and the hook are made once, so that a call costs no allocation. Outside retry a
-// policy sees calls, inside it attempts. [Outcome.OnEnd] calls the hook when the response's body
-// has ended. Test Outcome.Is then in this order: [Refused], [Cancelled], [Timeout], [Failure];
-// all else is a success. [Discarded] marks a response that was discarded for another attempt. If
-// next panics, no hook was registered: what must be released needs a defer as well.
+// Wrap makes the slot and the hook once, so that a call costs no allocation. A policy outside retry
+// sees calls, a policy inside it sees attempts. [Outcome.OnEnd] calls the hook when the response's
+// body has ended. The hook should test Outcome.Conditions in this order: [Refused], [Cancelled],
+// [Timeout], [Failure]; anything else is a success. [Discarded] marks a response that was discarded
+// in favor of another attempt. If next panics, no hook is registered, so what must be released
+// needs a defer as well.
 //
 // These names are for policies: [Policy] and what describes its place, [Builder], [Func], [Call],
 // [Slot], [State], [Outcome], [Hook], [Condition], [Event], [Listener], [BackOff], [Scope] and the
@@ -42,5 +44,5 @@
 //
 // These names are for adapters: [Chain], [Frame], [Attempt], [Stream], [Exchange] and the
 // interfaces beside it, [Request], [Header], [Protocol], [Observer] and [Report]. They may still
-// change: the adapters of this module are the only ones known.
+// change: the adapters of this module are the only known ones.
 package policy

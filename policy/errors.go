@@ -9,13 +9,13 @@ import (
 	"github.com/pillion-go/pillion/envoy"
 )
 
-// TimeoutError says which limit ended a call or an attempt. It is the timeout
-// package's Error. It unwraps to [context.DeadlineExceeded], and to Err.
+// TimeoutError reports which limit ended a call or an attempt. The timeout package calls it Error.
+// It unwraps to [context.DeadlineExceeded] and Err.
 type TimeoutError struct {
 	Upstream string
 	Scope    Scope
 	Limit    time.Duration // 0 for the deadline of the caller's context
-	Err      error         // what the attempt had failed with before its time was over; mostly nil
+	Err      error         // what the attempt failed with before the timeout fired; nil if it did not
 }
 
 func (e *TimeoutError) Error() string {
@@ -31,10 +31,10 @@ func (e *TimeoutError) Error() string {
 	return text
 }
 
-// Timeout is true: it is what [net.Error] asks for.
+// Timeout returns true. It is a method of [net.Error].
 func (e *TimeoutError) Timeout() bool { return true }
 
-// Unwrap gives context.DeadlineExceeded and Err.
+// Unwrap returns context.DeadlineExceeded and Err.
 func (e *TimeoutError) Unwrap() []error {
 	if e.Err == nil {
 		return []error{context.DeadlineExceeded}
@@ -42,9 +42,8 @@ func (e *TimeoutError) Unwrap() []error {
 	return []error{context.DeadlineExceeded, e.Err}
 }
 
-// UpstreamError says what the network or the upstream did to a call, around the
-// error that the transport reported. The text names Envoy's response flags and
-// details.
+// UpstreamError describes a failure of the network or the upstream. It wraps the error that the
+// transport returned. Its text names Envoy's response flags and details.
 type UpstreamError struct {
 	Upstream string
 	Flags    envoy.Flags
@@ -56,33 +55,31 @@ func (e *UpstreamError) Error() string {
 	return fmt.Sprintf("pillion: %s: %v %v: %v", e.Upstream, e.Flags, e.Detail, e.Err)
 }
 
-// Unwrap returns what the transport reported.
+// Unwrap returns the error of the transport.
 func (e *UpstreamError) Unwrap() error { return e.Err }
 
-// Timeout reports whether the transport gave up for lack of time. It is what
-// [net.Error] asks for.
+// Timeout reports whether a timeout of the transport fired. It is a method of [net.Error].
 func (e *UpstreamError) Timeout() bool {
 	var timeout interface{ Timeout() bool }
 	return errors.As(e.Err, &timeout) && timeout.Timeout()
 }
 
-// StatusError stands for an answer whose status counts against the upstream,
-// where an error is asked for.
+// StatusError is the error that stands for a response whose status counts against the upstream.
 type StatusError struct {
 	Code int // HTTP status or gRPC code
 }
 
-func (e *StatusError) Error() string { return fmt.Sprintf("upstream answered %d", e.Code) }
+func (e *StatusError) Error() string { return fmt.Sprintf("upstream responded with status %d", e.Code) }
 
-// PanicError stands for a panic in the outcome of a call that was being served.
+// PanicError is the error that stands for a panic in a call that was being served.
 type PanicError struct {
-	Value any    // what was given to panic
+	Value any    // the argument of panic
 	Stack []byte // of the goroutine that panicked
 }
 
 func (e *PanicError) Error() string { return fmt.Sprintf("pillion: the handler panicked: %v", e.Value) }
 
-// Unwrap returns what was given to panic, if that was an error.
+// Unwrap returns Value if it is an error.
 func (e *PanicError) Unwrap() error {
 	err, _ := e.Value.(error)
 	return err

@@ -6,21 +6,23 @@ import (
 	"time"
 )
 
-// EventKind says what happened to a call.
+// EventKind identifies what happened to a call.
 type EventKind uint8
 
-// What can happen to a call.
+// The kinds of events.
 const (
 	EventAttempt            EventKind = iota // an attempt goes to the wire
 	EventAttemptEnd                          // that attempt, its body included, has ended
 	EventRefused                             // a policy refused an attempt
-	EventRetryScheduled                      // an outcome will be discarded and the call retried, after the back-off
+	EventRetryScheduled                      // the outcome will be discarded and the call retried after the back-off
 	EventRetry                               // the back-off is over, the call is retried
 	EventRetryLimitExceeded                  // the call needs a retry, but the retries are used up
-	EventRetryOverflow                       // the call needs a retry, but the budget or a limit of retries is used up
+	EventRetryOverflow                       // the call needs a retry, but the budget or the limit of concurrent retries is used up
 	EventRetryAbandoned                      // the call cannot be retried, because its body cannot be sent again
 	EventRetryTooLate                        // the call needs a retry, but the back-off does not fit in the time left
-	EventRetrySuccess                        // a call that was retried came to a result that needs no further retry, whatever it is
+	EventRetrySuccess                        // a call that was retried has a result that needs no further retry, whatever it is
+	EventDelayed                             // a policy delays the call on purpose, for as long as the back-off says
+	EventOverdue                             // an attempt takes long, and goes on while another may run concurrently
 	EventEnd                                 // the call, its body included, has ended
 )
 
@@ -36,10 +38,12 @@ var eventNames = [...]string{
 	EventRetryAbandoned:     "retry abandoned",
 	EventRetryTooLate:       "retry too late",
 	EventRetrySuccess:       "retry success",
+	EventDelayed:            "delayed",
+	EventOverdue:            "overdue",
 	EventEnd:                "end",
 }
 
-// String names the kind in lower case words, such as "retry scheduled".
+// String returns the name of the kind in lower case, such as "retry scheduled".
 func (k EventKind) String() string {
 	if int(k) >= len(eventNames) {
 		return fmt.Sprintf("EventKind(%d)", uint8(k))
@@ -47,25 +51,23 @@ func (k EventKind) String() string {
 	return eventNames[k]
 }
 
-// Event is something that happened to a call. It is valid until its listener
-// returns.
+// Event is something that happened to a call. It is valid until the listener returns.
 type Event struct {
 	Kind    EventKind
-	Call    *Call    // the attempt, or the first one for what concerns the whole call
-	Outcome *Outcome // what it happened with; empty at EventAttempt
-	BackOff BackOff  // at EventRetryScheduled and EventRetry
+	Call    *Call    // the attempt; the first attempt if the event concerns the whole call
+	Outcome *Outcome // the outcome so far; empty at EventAttempt
+	BackOff BackOff  // at EventRetryScheduled, EventRetry and EventDelayed
 }
 
-// BackOff is a wait before a further attempt.
+// BackOff is a wait before the next attempt.
 type BackOff struct {
 	Wait        time.Duration
-	RateLimited bool // its length was asked for by the answer, in a header such as Retry-After
+	RateLimited bool // the response asked for this wait, in a header such as Retry-After
 }
 
-// Listener hears what happens to an upstream's calls, each attempt and each end.
-// It is a [Policy]: give it to [pillion.New], anywhere among the others. It is called in the
-// goroutine in which the thing happened, with the caller's context, and outside all
-// locks; it must be safe for concurrent use, and fast.
+// Listener receives the events of an upstream's calls. It is a [Policy]: pass it to [pillion.New],
+// anywhere among the others. It runs in the goroutine in which the event happens, with the caller's
+// context, and no lock is held. It must be safe for concurrent use, and fast.
 type Listener func(ctx context.Context, e Event)
 
 // Wrap registers the listener.
@@ -76,8 +78,7 @@ func (l Listener) Wrap(b *Builder, next Func) (Func, error) {
 	return next, nil
 }
 
-// Emit tells the upstream's listeners that something happened to the call, and
-// with what outcome.
+// Emit reports an event of the call, with its outcome so far, to the upstream's listeners.
 func (c *Call) Emit(kind EventKind, o *Outcome) {
 	if kind == EventRetryOverflow {
 		c.frame.overflowed.Store(true)
@@ -87,13 +88,13 @@ func (c *Call) Emit(kind EventKind, o *Outcome) {
 	}
 }
 
-// EmitBackOff is Emit for an event that has to do with a back-off.
+// EmitBackOff is Emit for an event with a back-off.
 func (c *Call) EmitBackOff(kind EventKind, o *Outcome, b BackOff) {
 	c.frame.emit(0, Event{Kind: kind, Call: c, Outcome: o, BackOff: b})
 }
 
-// emit calls the listeners from number i on. When one panics the others still hear of the
-// event, and then the panic goes on.
+// emit calls the listeners from number i on. If one panics, the others still receive the event, and
+// then the panic goes on.
 func (f *Frame) emit(i int, e Event) {
 	listeners := f.chain.listeners
 	defer func() {
@@ -108,7 +109,7 @@ func (f *Frame) emit(i int, e Event) {
 	}
 }
 
-// RetryOverflow reports whether the call needed a retry that was not made, because the
-// budget or a limit of retries was used up: [EventRetryOverflow]. The flag UO alone does not
-// tell that from a call that was refused.
+// RetryOverflow reports whether the call needed a retry that was not made because the budget or the
+// limit of concurrent retries was used up: see [EventRetryOverflow]. The flag UO alone does not
+// distinguish that from a refused call.
 func (c *Call) RetryOverflow() bool { return c.frame.overflowed.Load() }

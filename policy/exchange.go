@@ -16,7 +16,7 @@ const (
 type Request struct {
 	Protocol  Protocol
 	Method    string // the HTTP method, or the full gRPC method
-	Authority string // host and port the caller asked for
+	Authority string // host and port that the caller asked for
 	Path      string // the URL's path, or the full gRPC method
 	Query     string // the URL's query, without the question mark
 }
@@ -28,40 +28,39 @@ type Header interface {
 	Del(name string)
 }
 
-// Exchange is one call in the terms of its protocol. An adapter implements it, and what it can
+// Exchange is one call in the terms of its protocol. An adapter implements it, and as many as apply
 // of [Unary], [Repeater], [Discarder], [Successor], [Storage], [Blamer], [LimitObserver],
-// [ConnectionObserver], [EarlyObserver], [MessageCounter] and [GRPCCoder]. These are found by
-// their methods, so an adapter should assert that it has them.
+// [ConnectionObserver], [EarlyObserver], [MessageCounter] and [GRPCCoder]. These are found by their
+// methods, so an adapter should assert that it implements them.
 //
-// One Exchange serves one call. When a policy runs attempts concurrently, all methods but the
-// two that read the caller's request are called concurrently for different attempts.
+// One Exchange serves one call. If a policy runs attempts concurrently, all methods but the two
+// that read the caller's request are called concurrently for different attempts.
 type Exchange interface {
 	// Request describes the call.
 	Request() Request
-	// RequestHeader returns the values of a header of the caller's request: nil if it is
-	// absent, empty if it is present without a value. They must not be changed.
+	// RequestHeader returns the values of a header of the caller's request: nil if it is absent,
+	// empty if it is present without a value. The values must not be changed.
 	RequestHeader(name string) []string
-	// ResponseHeader returns the values of a header of a response, nil if it is absent. They
+	// ResponseHeader returns the values of a header of a response, nil if it is absent. The values
 	// must not be changed.
 	ResponseHeader(o *Outcome, name string) []string
-	// Header returns the attempt's own request header, which is copied when it is first asked
-	// for.
+	// Header returns the attempt's own request header. The first call copies the caller's.
 	Header(a *Attempt) Header
-	// Try makes one attempt, returns when its response headers are there, and reports the
-	// result in o. It marks a response that goes on with [Attempt.Open]; its [Stream] ends it.
-	// It leaves an error as it came: Explain classifies it, unless Try set Is.
+	// Try makes one attempt, returns when the response headers have arrived, and reports the result
+	// in o. It calls [Attempt.Open] for a response that goes on; the attempt's [Stream] ends it. It
+	// stores an error unchanged: Classify classifies it, unless Try has set Conditions.
 	Try(ctx context.Context, a *Attempt, o *Outcome)
-	// Explain adds to o what err means: Err, Is, Flags and Detail, for an attempt without a
-	// response, or a response that broke off. It is not called for a timeout that fired, or a
-	// caller that was canceled.
-	Explain(a *Attempt, o *Outcome, err error)
+	// Classify sets Err, Conditions, Flags and Detail of o by the meaning of err, for an attempt
+	// without a response or a response that broke off. It is not called if a timeout fired or the
+	// caller was canceled.
+	Classify(a *Attempt, o *Outcome, err error)
 }
 
-// Unary is an [Exchange] that says whether responses come whole, so that the limit of one
-// attempt is a deadline for the server too. Without it they do not.
+// Unary is an [Exchange] that reports whether responses arrive whole, so that the per-try limit is
+// a deadline for the server too. An Exchange without it counts as not unary.
 type Unary interface{ Unary() bool }
 
-// Repeater is an [Exchange] that can be retried. Without it the call is neither idempotent nor
+// Repeater is an [Exchange] that can be retried. An Exchange without it is neither idempotent nor
 // replayable.
 type Repeater interface {
 	// Idempotent reports whether the call may be sent twice without harm.
@@ -72,35 +71,35 @@ type Repeater interface {
 
 // Discarder is an [Exchange] whose responses stay open.
 type Discarder interface {
-	// Discard ends an open response that will not be read, with [Attempt.Drop].
+	// Discard releases an open response that is not going to be read, and calls [Attempt.Drop].
 	Discard(a *Attempt, o *Outcome)
 }
 
-// Successor is an [Exchange] that keeps something with each attempt.
+// Successor is an [Exchange] that stores something with each attempt.
 type Successor interface {
-	// NewAttempt returns the storage of the next attempt, whose request header starts as that
-	// of from.
+	// NewAttempt returns the storage of the next attempt. Its request header starts as a copy of
+	// that of from.
 	NewAttempt(from *Attempt) *Attempt
 }
 
 // Storage is an [Exchange] that saves allocations.
 type Storage interface {
-	// NewStream returns the storage of an attempt's [Stream]: zero, and used once.
+	// NewStream returns the storage of an attempt's [Stream]. It must be zero, and is used once.
 	NewStream(a *Attempt) *Stream
-	// Recycle is called when the end of a response has ended the call, and nothing of it is in
-	// use any more but Streams.
+	// Recycle is called when the end of a response has ended the call. Nothing of the call is in
+	// use then, except Streams.
 	Recycle()
 }
 
-// Blamer is an [Exchange] that knows when a timeout is the caller's doing: such a call is no
-// failure.
+// Blamer is an [Exchange] that knows whether the caller caused a timeout. Such a call does not
+// count as a failure.
 type Blamer interface{ CausedByCaller(scope Scope) bool }
 
-// LimitObserver is an [Exchange] that wants to know of a timeout that fires before the response
-// headers. LimitFired is called in a goroutine of the runtime.
+// LimitObserver is an [Exchange] that is notified of a timeout that fires before the response
+// headers. LimitFired runs in a goroutine of the runtime.
 type LimitObserver interface{ LimitFired() }
 
-// ConnectionObserver is an [Exchange] that knows whether an attempt surely ended without a
+// ConnectionObserver is an [Exchange] that knows whether an attempt certainly ended without a
 // connection.
 type ConnectionObserver interface{ Unconnected(a *Attempt) bool }
 
@@ -112,5 +111,5 @@ type MessageCounter interface {
 	Messages() (sent, received uint64)
 }
 
-// GRPCCoder is an [Exchange] that decides the gRPC status code of a result.
+// GRPCCoder is an [Exchange] that decides the gRPC status code of an outcome.
 type GRPCCoder interface{ GRPCStatus(o *Outcome) int }

@@ -7,53 +7,58 @@ import (
 	"sync/atomic"
 )
 
-// Frame is the storage of one call: what its attempts share, and the first of them. An adapter
-// embeds it in its own storage of a call, so that both are one allocation.
+// Frame is the storage of one call: the state that its attempts share, and the first attempt. An
+// adapter embeds it in its storage of a call, so that both are one allocation.
 //
 //	x.frame.Init(chain, x)
 //	o := x.frame.Invoke(ctx)
 //
-// A Frame must not be copied. After Init it is read, or written atomically: attempts may run
-// concurrently.
+// A Frame must not be copied. After Init its fields are only read, or written atomically: attempts
+// may run concurrently.
 type Frame struct {
 	chain      *Chain
 	exchange   Exchange
-	storage    Storage         // exchange, if it is one
-	ctx        context.Context //nolint:containedctx // the caller's, for the length of the call
+	storage    Storage         // exchange, if it is a Storage; else nil
+	ctx        context.Context //nolint:containedctx // the caller's, while the call lasts
 	observer   Observer
 	attempts   atomic.Int32
 	forked     atomic.Bool          // there is more than one Call
-	overflowed atomic.Bool          // a retry was not made because of a budget or a limit
-	latest     atomic.Pointer[Call] // the attempt that last named its endpoint
+	concurrent atomic.Bool          // and they may run concurrently, whatever the policies' ranks
+	overflowed atomic.Bool          // a retry was not made because a budget or a limit was used up
+	latest     atomic.Pointer[Call] // the attempt that last set its endpoint
 	sent       atomic.Pointer[Call] // the last attempt that went to the wire, if it is not the first
-	progress   atomic.Int64         // on the chain's clock: when the first attempt last sent a part of a slow request; 0 for never
+	progress   atomic.Int64         // on the chain's clock: when the caller last supplied a part of a slow request body; 0 for never
 	naming     sync.Mutex           // guards the endpoints of attempts that run concurrently
-	winner     *Call                // whose response a hedging policy returned; nil for none
+	winner     *Call                // the attempt whose response a hedging policy returned; nil for none
 	first      Call
 }
 
-// Init makes f ready for a call of x through chain.
+// Init prepares f for a call of x through chain.
 func (f *Frame) Init(chain *Chain, x Exchange) {
 	f.chain, f.exchange = chain, x
 	f.storage, _ = x.(Storage)
 	f.first.frame, f.first.attempt = f, 1
 }
 
-// First is the first attempt of the call.
+// First returns the first attempt of the call.
 func (f *Frame) First() *Attempt { return (*Attempt)(&f.first) }
 
-// Attempts is how many attempts have begun. Where no policy repeats calls they are not counted:
-// it is one.
+// Attempts returns how many attempts have begun. If no policy retries or hedges they are not
+// counted: it returns 1, or 0 if the call was refused before it reached the upstream's route.
 func (f *Frame) Attempts() int {
-	if !f.chain.repeats {
+	switch {
+	case f.chain.repeats:
+	case f.first.outcome.Detail.Unrouted():
+		return 0
+	default:
 		return 1
 	}
 	return int(f.attempts.Load())
 }
 
-// Reset makes f ready for another call of the same Exchange through the same chain, without
-// another Init. It reports whether it did: it does not if there were several attempts, which
-// may still be in use.
+// Reset prepares f for another call of the same Exchange through the same chain, without another
+// Init. It reports false, and does nothing, if the call had several attempts: they may still be in
+// use.
 func (f *Frame) Reset() bool {
 	if f.forked.Load() {
 		return false
@@ -76,23 +81,23 @@ func (f *Frame) Reset() bool {
 	return true
 }
 
-// watched reports whether anything can ask where the call went.
+// watched reports whether the call has an observer or listeners.
 func (f *Frame) watched() bool { return f.observer != nil || len(f.chain.listeners) != 0 }
 
-// Invoke makes one call through the chain's policies. An open response is the caller's to end:
-// see [Outcome.Pending].
+// Invoke makes one call through the chain's policies. The caller must end an open response: see
+// [Outcome.Pending].
 func (c *Chain) Invoke(ctx context.Context, x Exchange) *Outcome {
 	c.mustHave(ctx, x)
 	f := &Frame{}
 	f.Init(c, x)
 	o := f.Invoke(ctx)
 	if a := o.Pending(); a != nil {
-		a.Watch() //nolint:contextcheck // it watches the context that the call came with
+		a.Watch()
 	}
 	return o
 }
 
-// mustHave panics where an adapter passes nil.
+// mustHave panics if an adapter passes nil.
 func (c *Chain) mustHave(ctx context.Context, x Exchange) {
 	switch {
 	case c == nil:
@@ -104,10 +109,13 @@ func (c *Chain) mustHave(ctx context.Context, x Exchange) {
 	}
 }
 
-// Invoke makes the call, once. The outcome lies in f. If it is [Outcome.Pending], the adapter
+// Invoke makes the call, once. The outcome is stored in f. If it is [Outcome.Pending], the adapter
 // takes what it needs of it, and then calls [Attempt.Watch].
 func (f *Frame) Invoke(ctx context.Context) *Outcome {
-	f.ctx, f.observer = ctx, observerIn(ctx) //nolint:fatcontext // it is not nested: the storage is used again
+	if f.chain == nil || f.ctx != nil {
+		panic("policy: Frame.Invoke: the Frame is in use or not initialized; call Init or Reset first")
+	}
+	f.ctx, f.observer = ctx, observerIn(ctx)
 	returned := false
 	defer func() {
 		if !returned {
@@ -119,12 +127,12 @@ func (f *Frame) Invoke(ctx context.Context) *Outcome {
 		panic("pillion: " + f.chain.name + ": a policy returned a nil Outcome")
 	}
 	if o.Err != nil {
-		o.Discard() // a policy made an error of a response, which is not read then
+		o.Discard() // a policy replaced a response by an error
 	}
 	f.discardOthers(o)
 	if f.watched() {
 		f.observe(o, false)
-		returned = true // even if a listener panics, which has heard of the end then
+		returned = true // even if a listener panics: it has received the end then
 		o.OnEnd(&f.first, callEnd)
 	}
 	returned = true
@@ -135,10 +143,10 @@ func (f *Frame) Invoke(ctx context.Context) *Outcome {
 // Invoke, before the caller has the response.
 func (f *Frame) Abandon() { f.discardOthers(nil) }
 
-// discardOthers discards the responses that are still open and that will not be read,
-// because a policy returned another outcome in their place; all of them if o is nil. An
-// outcome that a policy made anew around a response stands for that response's attempt. A
-// policy that runs attempts concurrently discards its own.
+// discardOthers discards each open response that is not going to be read, because a policy returned
+// another outcome. If o is nil it discards all of them. If a policy made a new outcome around a
+// response, that outcome stands for the response's attempt. A policy that runs attempts
+// concurrently discards its own responses.
 func (f *Frame) discardOthers(o *Outcome) {
 	if f.hedged() {
 		if f.winner != nil {
@@ -167,7 +175,10 @@ func sameValue(v, w any) bool {
 }
 
 // hedged reports whether attempts may run concurrently.
-func (f *Frame) hedged() bool { return f.chain.hedges && f.forked.Load() }
+func (f *Frame) hedged() bool { return f.mayRace() && f.forked.Load() }
+
+// mayRace reports what hedged will report when the call has several attempts.
+func (f *Frame) mayRace() bool { return f.chain.hedges || f.concurrent.Load() }
 
 // last returns the last attempt that went to the wire.
 func (f *Frame) last() *Call {
@@ -177,8 +188,8 @@ func (f *Frame) last() *Call {
 	return &f.first
 }
 
-// abandon cleans up after a panic: it discards open responses and stops the timer of an attempt
-// that did not return. Listeners are told of the call's end.
+// abandon cleans up after a panic: it discards open responses, stops the timer of an attempt that
+// did not return, and emits EventEnd.
 func (f *Frame) abandon() {
 	if f.watched() {
 		defer callEnd(&f.first, unwound())
@@ -189,7 +200,7 @@ func (f *Frame) abandon() {
 	f.discardOthers(nil)
 }
 
-// callEnd is the outermost hook of every call that is watched.
+// callEnd is the outermost hook of each watched call.
 func callEnd(c *Call, end *Outcome) {
 	c.frame.observe(end, true)
 	c.Emit(EventEnd, end)

@@ -10,7 +10,7 @@ import (
 	"github.com/pillion-go/pillion/internal/report"
 )
 
-// The states of an attempt. It only ever moves down this table.
+// The states of an attempt. It only moves down this table.
 //
 //	state     meaning                                     moved on by
 //	trying    it runs, or is over without an open         its goroutine: Attempt.Open; never if there
@@ -20,15 +20,15 @@ import (
 //	watched   the caller has the response                 the first of: its reader (Stream.End, Close),
 //	                                                      a timeout, the end of the caller's context
 //	ending    the hooks run                               the goroutine that ended it
-//	awaited   likewise, and another goroutine waits       likewise
+//	awaited   the hooks run, and another goroutine waits  the goroutine that ended it
 //	ended     the hooks have run                          nothing
 //
-// Until Watch the state is that of the Call, which one goroutine uses at a time. From then on it
-// is that of the Stream, which may outlive the Call: what ends the attempt takes the Call away
-// from it, so that the Call, which is large, can be used again.
+// Until Watch, the Call holds the state; one goroutine uses it at a time. After Watch, the Stream
+// holds it. The Stream may outlive the Call: the end of the attempt detaches the Call, which is
+// large, so that it can be reused.
 //
-// A timeout that fires before Watch ends the attempt's context and no more: Try returns, and
-// settle blames the limit. One that fires after Watch ends the attempt.
+// A timeout that fires before Watch only ends the attempt's context: Try returns, and settle
+// records the timeout. One that fires after Watch ends the attempt.
 const (
 	stateTrying uint32 = iota
 	stateOpen
@@ -39,41 +39,45 @@ const (
 )
 
 // Stream is the part of an attempt that may outlive it. An adapter holds it for as long as the
-// caller holds the response, and may embed it in its own storage: see [Storage]. All ends of a
-// response come to the attempt through it: the first ends it, and later ones wait for that. All
-// methods are safe for concurrent use, from [Attempt.Watch] on, and do nothing on a nil Stream.
+// caller holds the response, and may embed it in its own storage: see [Storage]. The reader, a
+// timer and the end of the caller's context all end the attempt through its Stream: the first ends
+// it, and the later ones wait for that. From [Attempt.Watch] on, all methods are safe for
+// concurrent use. They do nothing on a nil Stream.
 type Stream struct {
-	chain *Chain
-	state atomic.Uint32
-	mu    sync.Mutex
-	call  *Call // nil once the attempt was ended; guarded by mu from Watch on
-	err   error // what those are told who come too late; written before stateEnded
+	chain   *Chain
+	state   atomic.Uint32
+	late    bool  // the per-try timeout fired, and did not end the attempt; guarded by mu
+	headers bool  // a server sent or a client received them in time, or the outcome is final; guarded by mu
+	limited bool  // ctx and the fields below it are in use; written before other goroutines have the Stream
+	seen    uint8 // how often the sweep has checked the attempt; guarded by the sweep's mu
+	mu      sync.Mutex
+	call    *Call // nil after the attempt has ended; guarded by mu from Watch on
+	err     error // what a later End returns; written before stateEnded
 
-	done     chan struct{} // made for those who wait for stateEnded; guarded by mu
-	unwatch  func() bool   // ends the watch of the caller's context; guarded by mu
-	hasWatch bool          // there is such a watch; written before others can come
-	headers  bool          // sent by a server or received by a client, in time, or the outcome is final; guarded by mu
-	limited  bool          // what follows is in use; written before others can come
+	done chan struct{} // made for goroutines that wait for stateEnded; guarded by mu
+	link link          // in the chain's sweep
 
 	ctx      context.Context         //nolint:containedctx // the attempt's own, without the deadline
 	cancel   context.CancelCauseFunc // of ctx
 	until    time.Duration           // on the chain's clock: the deadline to propagate; 0 for that of ctx
-	deadline time.Duration           // likewise: when the body must be over; 0 for no limit
+	deadline time.Duration           // on the chain's clock: when the body must have ended; 0 for no limit
 	idle     time.Duration           // the limit on each read of the body
-	readBy   atomic.Int64            // while the body is read under that limit: when the read must be over
-	struck   atomic.Int32            // the Scope whose timeout fired; 0 for none
-	total    Scope                   // of deadline
+	readBy   atomic.Int64            // while a read under that limit runs: when it must have returned
+	fired    atomic.Int32            // the Scope whose timeout fired; 0 for none
+	total    Scope                   // the scope of deadline
 	scope    Scope                   // the limit that timer is armed for; guarded by mu
 	timer    *timer                  // armed for scope, or for the body; guarded by mu
 }
 
 var errEnded = errors.New("pillion: the attempt has ended")
 
-// openStream returns the Stream of the attempt, made when it is first asked for.
+// openStream returns the Stream of the attempt. The first call makes it.
 func (c *Call) openStream() *Stream {
 	if c.stream == nil {
 		if storage := c.frame.storage; storage != nil {
-			c.stream = storage.NewStream((*Attempt)(c))
+			if c.stream = storage.NewStream((*Attempt)(c)); c.stream == nil || c.stream.chain != nil {
+				panic("policy: Storage.NewStream returned nil, or a Stream that was used before")
+			}
 		} else {
 			c.stream = &Stream{}
 		}
@@ -82,10 +86,10 @@ func (c *Call) openStream() *Stream {
 	return c.stream
 }
 
-// attemptContext is the context of an attempt that something limits, as the wire sees it.
+// attemptContext is the context of an attempt that has a limit, as the wire sees it.
 type attemptContext Stream
 
-// Deadline is when the attempt will be cut off.
+// Deadline returns when the attempt times out.
 func (g *attemptContext) Deadline() (time.Time, bool) {
 	if g.until == 0 {
 		return g.ctx.Deadline()
@@ -93,27 +97,27 @@ func (g *attemptContext) Deadline() (time.Time, bool) {
 	return g.chain.epoch.Add(g.until), true
 }
 
-// Done is closed when the attempt has ended, or must end.
+// Done returns a channel that is closed when the attempt has ended or must end.
 func (g *attemptContext) Done() <-chan struct{} { return g.ctx.Done() }
 
-// Err returns DeadlineExceeded if one of the library's limits ended the context, else the error
-// of the context that it was made from.
+// Err returns DeadlineExceeded if one of the library's limits ended the context, else the error of
+// its parent.
 func (g *attemptContext) Err() error {
 	err := g.ctx.Err()
 	if err == nil {
 		return nil
 	}
-	if _, struck := errors.AsType[*TimeoutError](context.Cause(g.ctx)); struck {
+	if _, fired := errors.AsType[*TimeoutError](context.Cause(g.ctx)); fired {
 		return context.DeadlineExceeded
 	}
 	return err
 }
 
-// Value is that of the context that it was made from.
+// Value returns the value of the parent.
 func (g *attemptContext) Value(key any) any { return g.ctx.Value(key) }
 
-// Pending returns the attempt whose open response the caller will read, if its end matters to a
-// policy; else nil, and then there is nothing to watch.
+// Pending returns the attempt whose open response the caller will read, if a policy needs its end.
+// Else it returns nil, and there is nothing to watch.
 func (o *Outcome) Pending() *Attempt {
 	if !o.Open() || o.open.hooks.count == 0 && o.open.stream == nil {
 		return nil
@@ -121,11 +125,14 @@ func (o *Outcome) Pending() *Attempt {
 	return (*Attempt)(o.open)
 }
 
-// Watch hands the open response to the caller, now that the policies are done with its headers.
-// From then on the attempt is ended through its [Stream] alone: by its reader, by a limit, or by
-// the end of the caller's context, for callers that then neither read on nor close. The Attempt
-// must not be used any more.
+// Watch hands the open response to the caller; the policies are done with its headers. From then on
+// only the attempt's [Stream] ends it: its reader, a timeout, or the end of the caller's context.
+// The end of the context is noticed up to 100ms late if the caller neither reads nor closes the
+// response. The Attempt must not be used any more.
 func (a *Attempt) Watch() {
+	if a.state != stateOpen {
+		panic("policy: Attempt.Watch: the response is not open, or the caller already has it")
+	}
 	c := a.Call()
 	s, caller := c.openStream(), c.frame.ctx
 	deadline := c.ownDeadline()
@@ -144,19 +151,19 @@ func (a *Attempt) Watch() {
 		_, wait := s.due()
 		s.start(0, wait)
 	}
-	if s.hasWatch = watched; watched {
-		s.unwatch = context.AfterFunc(caller, func() { s.cut(context.Cause(caller)) })
+	if watched {
+		s.chain.watch(caller, s)
 	}
 }
 
-// upgraded reports whether the connection behind the response is the caller's now: neither limits
-// nor the context of the request that led to it end it.
-func (c *Call) upgraded() bool { return c.outcome.Is.Any(Upgraded) }
+// upgraded reports whether the caller owns the connection of the response: then neither a limit nor
+// the context of the request ends it.
+func (c *Call) upgraded() bool { return c.outcome.Has(Upgraded) }
 
-// End ends the attempt, and runs its hooks: with a nil error because all of the response was
-// received; else because it broke off. It returns the error to show the caller; a timeout or
-// cancellation takes precedence over err. Later calls wait for the first call's hooks and return
-// its error, or err after a clean end. So a hook must not call it.
+// End ends the attempt and runs its hooks. A nil err means that all of the response was received,
+// any other that it broke off. End returns the error to show the caller; a timeout or cancellation
+// takes precedence over err. Later calls wait for the first call's hooks and return its error, or
+// err after a clean end. Calling End from a hook deadlocks.
 func (s *Stream) End(err error) error {
 	if s == nil {
 		return err
@@ -171,10 +178,10 @@ func (s *Stream) End(err error) error {
 	return err
 }
 
-// Close ends the attempt of a caller that reads no further, and calls closing, whose error it
-// returns. That is no failure, unless the caller was canceled before, or a timeout had fired; nor
-// is what a concurrent Read makes of it. It does not wait for hooks that already run: a hook may
-// be what closes.
+// Close ends the attempt of a caller that stops reading. It calls closing and returns its error.
+// The end is no failure, unless the caller was canceled before or a timeout had fired; the error of
+// a concurrent Read does not count either. Close does not wait for hooks that already run, so a
+// hook may close a response.
 func (s *Stream) Close(closing func() error) error {
 	if s.claim() {
 		defer s.closed() // also when closing panics
@@ -182,7 +189,7 @@ func (s *Stream) Close(closing func() error) error {
 	return closing()
 }
 
-// Unwound ends the attempt of a reader that panicked, or that ended its goroutine.
+// Unwound ends the attempt of a reader that panicked or ended its goroutine.
 func (s *Stream) Unwound() { _ = s.End(errUnwound) }
 
 // closed ends an attempt whose response was closed.
@@ -190,7 +197,7 @@ func (s *Stream) closed() {
 	c := s.detach()
 	var why error
 	if !c.upgraded() {
-		if why = context.Cause(c.frame.ctx); why == nil && s.struck.Load() != 0 {
+		if why = context.Cause(c.frame.ctx); why == nil && s.fired.Load() != 0 {
 			why = context.DeadlineExceeded
 		}
 	}
@@ -204,23 +211,23 @@ func (s *Stream) Cancel(cause error) {
 	}
 }
 
-// Await says that the caller waits for the next part of the response: the limit on silence runs
-// until Received.
+// Await reports that the caller waits for the next part of the response. The idle limit runs until
+// Received.
 func (s *Stream) Await() {
 	if s != nil && s.idle != 0 {
 		s.readBy.Store(int64(after(s.chain.now(), s.idle)))
 	}
 }
 
-// Received says that the next part of the response arrived, or will not arrive.
+// Received reports that the next part of the response has arrived, or will not arrive.
 func (s *Stream) Received() {
 	if s != nil && s.idle != 0 {
 		s.readBy.Store(0)
 	}
 }
 
-// cut ends the attempt in a goroutine of the runtime, without waiting for hooks that
-// already run.
+// cut ends the attempt in a goroutine of the runtime. It does not wait for hooks that are already
+// running.
 func (s *Stream) cut(err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -232,12 +239,12 @@ func (s *Stream) cut(err error) {
 	}
 }
 
-// claim is true for the first that comes to end the attempt.
+// claim reports whether the caller is the first to end the attempt.
 func (s *Stream) claim() bool {
 	return s != nil && s.state.Load() == stateWatched && s.state.CompareAndSwap(stateWatched, stateEnding)
 }
 
-// take returns the attempt to the first that comes to end it, and nil to all others.
+// take returns the Call to the first caller that ends the attempt, and nil to all others.
 func (s *Stream) take() *Call {
 	if !s.claim() {
 		return nil
@@ -245,26 +252,25 @@ func (s *Stream) take() *Call {
 	return s.detach()
 }
 
-// detach takes the attempt away from what limits and watches it.
+// detach takes the Call from the Stream, and stops its timer and its watch.
 func (s *Stream) detach() *Call {
-	if !s.limited && !s.hasWatch {
+	if !s.limited && s.link.caller == nil {
 		return s.call
 	}
 	s.mu.Lock()
 	c := s.call
 	s.call = nil
 	s.stop()
-	unwatch := s.unwatch
 	s.mu.Unlock()
-	if unwatch != nil {
-		unwatch()
+	if s.link.caller != nil {
+		s.chain.unwatch(s)
 	}
 	s.release(nil)
 	return c
 }
 
-// conclude runs the hooks of an attempt that was taken, with err if there is one, and lets those
-// go on that wait for them.
+// conclude runs the hooks of an attempt that was taken, with err if it is not nil, and then wakes
+// the goroutines that wait for them.
 func (s *Stream) conclude(c *Call, err error) (shown error) {
 	defer func() { // also when a hook panics
 		s.err = shown
@@ -284,7 +290,7 @@ func (s *Stream) conclude(c *Call, err error) (shown error) {
 	return shown
 }
 
-// waitForEnd returns when the hooks have run. Before Watch there is nothing to wait for.
+// waitForEnd returns when the hooks have run. Before Watch it returns immediately.
 func (s *Stream) waitForEnd() {
 	if state := s.state.Load(); state == stateEnded || state < stateEnding {
 		return
@@ -302,28 +308,28 @@ func (s *Stream) waitForEnd() {
 
 // broken classifies why an open response broke off.
 func (c *Call) broken(end *Outcome, err error) {
-	struck := c.struck()
+	fired := c.fired()
 	switch {
 	case c.upgraded():
-		c.frame.exchange.Explain((*Attempt)(c), end, err)
-	case struck != 0:
-		c.timedOut(end, struck, nil)
+		c.frame.exchange.Classify((*Attempt)(c), end, err)
+	case fired != 0:
+		c.timedOut(end, fired, nil)
 	case c.frame.ctx.Err() != nil:
 		c.leave(c.frame.ctx, end, err)
 	default:
-		c.frame.exchange.Explain((*Attempt)(c), end, err)
+		c.frame.exchange.Classify((*Attempt)(c), end, err)
 	}
 }
 
-// struck returns the limit whose timeout ended the attempt, 0 for none.
-func (c *Call) struck() Scope {
+// fired returns the limit whose timeout ended the attempt, 0 for none.
+func (c *Call) fired() Scope {
 	if c.stream == nil {
 		return 0
 	}
-	return c.stream.hasStruck()
+	return c.stream.firedScope()
 }
 
-// hooks are what waits for the end of one attempt.
+// hooks are the hooks of one attempt.
 type hooks struct {
 	count uint32
 	first [4]waiter
@@ -336,7 +342,7 @@ type waiter struct {
 	hook Hook
 }
 
-// add registers a hook for the end of this attempt, to be called with of.
+// add registers a hook for the end of this attempt. It runs with the Call of.
 func (h *hooks) add(of *Call, hook Hook) {
 	switch {
 	case int(h.count) < len(h.first):
@@ -357,7 +363,7 @@ func (h *hooks) at(i uint32) waiter {
 	return (*h.more)[int(i)-len(h.first)]
 }
 
-// conclude runs the hooks of an open attempt on a copy of the outcome updated by change; the
+// conclude runs the hooks of an open attempt on a copy of the outcome, updated by change; the
 // original may still be in use.
 func (c *Call) conclude(change func(c *Call, end *Outcome)) *Outcome {
 	if c.state != stateOpen && c.state != stateWatched {
@@ -374,8 +380,8 @@ func (c *Call) conclude(change func(c *Call, end *Outcome)) *Outcome {
 	return end
 }
 
-// runHooks calls the hooks from number i on, one after the other. When one
-// panics the others still run, and then the panic goes on.
+// runHooks calls the hooks from number i on, one after the other. If one panics, the others still
+// run, and then the panic goes on.
 func (c *Call) runHooks(i uint32, end *Outcome) {
 	defer func() {
 		if i < c.hooks.count {
@@ -389,11 +395,11 @@ func (c *Call) runHooks(i uint32, end *Outcome) {
 	}
 }
 
-// timer is a pooled timer that fires for a Stream. It goes back to its pool only
-// when it was stopped in time, so that its function can never hit a later call.
+// timer is a pooled timer that fires for a Stream. It returns to its pool only if it was stopped in
+// time, so that it can never fire for a later call.
 //
-// The pool is the chain's and not the package's: a timer made in one synctest
-// bubble must not be used in another.
+// Each chain has its own pool, because a timer made in one synctest bubble must not be used in
+// another.
 type timer struct {
 	timer  *time.Timer
 	pool   *sync.Pool
@@ -401,19 +407,19 @@ type timer struct {
 }
 
 // timer returns a stopped timer for s.
-func (ch *Chain) timer(s *Stream) *timer {
-	t, ok := ch.timers.Get().(*timer)
+func (c *Chain) timer(s *Stream) *timer {
+	t, ok := c.timers.Get().(*timer)
 	if !ok {
-		t = &timer{pool: &ch.timers}
-		t.timer = time.AfterFunc(time.Hour, func() { t.stream.strike(t) })
+		t = &timer{pool: &c.timers}
+		t.timer = time.AfterFunc(time.Hour, func() { t.stream.fire(t) })
 		t.timer.Stop()
 	}
 	t.stream = s
 	return t
 }
 
-// stop returns the timer to its pool. It is false when the timer's function has run or is
-// about to: then the timer is left to the garbage collector.
+// stop returns the timer to its pool. It reports false if the timer's function has run or is about
+// to; then the garbage collector frees the timer.
 func (t *timer) stop() bool {
 	if !t.timer.Stop() {
 		return false
@@ -423,14 +429,15 @@ func (t *timer) stop() bool {
 	return true
 }
 
-// start has a timer fire for scope after d. The caller holds mu, or nothing else can come yet.
+// start makes a timer fire for scope after d. The caller holds mu, or no other goroutine has the
+// Stream yet.
 func (s *Stream) start(scope Scope, d time.Duration) {
 	s.scope, s.timer = scope, s.chain.timer(s)
 	s.timer.timer.Reset(d)
 }
 
-// stop ends the timer's run. It is false when the timer's function has run, or is about to. The
-// caller holds mu, or nothing else can come yet.
+// stop stops the timer. It reports false if the timer's function has run or is about to. The caller
+// holds mu, or no other goroutine has the Stream yet.
 func (s *Stream) stop() bool {
 	if s.timer == nil {
 		return true
@@ -440,12 +447,12 @@ func (s *Stream) stop() bool {
 	return t.stop()
 }
 
-// strike is the function of timer t.
-func (s *Stream) strike(t *timer) {
+// fire is the function of timer t.
+func (s *Stream) fire(t *timer) {
 	s.mu.Lock()
 	c := s.call
-	if c == nil || s.timer != t || s.struck.Load() != 0 {
-		s.mu.Unlock() // stopped, settled, or armed anew in the meantime
+	if c == nil || s.timer != t || s.fired.Load() != 0 {
+		s.mu.Unlock() // it was stopped, settled or armed again in the meantime
 		return
 	}
 	watched := s.state.Load() >= stateWatched
@@ -460,7 +467,18 @@ func (s *Stream) strike(t *timer) {
 		s.mu.Unlock()
 		return
 	}
-	s.struck.Store(int32(scope))
+	if caller := c.frame.ctx; watched && caller.Err() != nil {
+		s.mu.Unlock()
+		s.cut(context.Cause(caller)) // the caller's context ended first, and was not noticed yet
+		return
+	}
+	if !c.limits.ends(scope) {
+		s.outlast(c)
+		s.mu.Unlock()
+		c.isLate(c)
+		return
+	}
+	s.fired.Store(int32(scope))
 	limit := c.timeoutError(scope, nil)
 	exchange := c.frame.exchange
 	s.mu.Unlock()
@@ -468,12 +486,12 @@ func (s *Stream) strike(t *timer) {
 	if watched {
 		s.cut(limit)
 	} else if x, ok := exchange.(LimitObserver); ok {
-		x.LimitFired() // it may wait for something that does not honor the context
+		x.LimitFired() // the adapter may wait for something that does not honor the context
 	}
 }
 
-// due returns which limit the body has reached, or how long until one can be reached. Between
-// reads no limit on silence runs: a slow caller is not the upstream's silence.
+// due returns which limit of the body has passed, or how long until the next one can pass. The idle
+// limit does not run between reads: a slow caller is not the upstream's silence.
 func (s *Stream) due() (scope Scope, wait time.Duration) {
 	now := s.chain.now()
 	if s.deadline != 0 {
@@ -495,29 +513,29 @@ func (s *Stream) due() (scope Scope, wait time.Duration) {
 	return 0, wait
 }
 
-// hasStruck returns the limit whose timeout ended the attempt, 0 for none.
-func (s *Stream) hasStruck() Scope { return Scope(s.struck.Load()) } //nolint:gosec // only Scopes are stored
+// firedScope returns the limit whose timeout ended the attempt, 0 for none.
+func (s *Stream) firedScope() Scope { return Scope(s.fired.Load()) } //nolint:gosec // only Scopes are stored
 
-// disarm stops the timer of c's attempt when the response headers are there. It returns the limit
-// if the timer was faster: then the attempt has timed out, whatever came.
+// disarm stops the timer of c's attempt when the response headers have arrived. It returns the
+// limit if the timer was faster: then the attempt has timed out, whatever arrived.
 func (s *Stream) disarm(c *Call) Scope {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.disarmed(c)
 }
 
-// disarmed is disarm while the caller holds mu. A timer that is about to fire has, unless an
-// upload has moved its limit.
+// disarmed is disarm for a caller that holds mu. A timer that is about to fire counts as fired,
+// unless an upload has moved its limit.
 func (s *Stream) disarmed(c *Call) Scope {
-	if !s.stop() && (s.scope != c.limits.totalScope() || c.deadline() <= s.chain.now()) {
-		s.struck.CompareAndSwap(0, int32(s.scope))
+	if !s.stop() && c.limits.ends(s.scope) && (s.scope != c.limits.totalScope() || c.deadline() <= s.chain.now()) {
+		s.fired.CompareAndSwap(0, int32(s.scope))
 	}
-	return s.hasStruck()
+	return s.firedScope()
 }
 
-// rearm has the timer fire for the limit that choose makes of the total one. It returns the limit
-// that has fired, 0 for none.
-func (s *Stream) rearm(c *Call, choose func(scope Scope, left time.Duration) (Scope, time.Duration)) (struck Scope) {
+// rearm sets the timer to the limit that choose returns for the total limit. It returns the limit
+// that has fired, 0 if none.
+func (s *Stream) rearm(c *Call, choose func(scope Scope, left time.Duration) (Scope, time.Duration)) (fired Scope) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var scope Scope
@@ -525,12 +543,16 @@ func (s *Stream) rearm(c *Call, choose func(scope Scope, left time.Duration) (Sc
 	if deadline := c.ownDeadline(); deadline != 0 {
 		scope, left = c.limits.totalScope(), max(deadline-s.chain.now(), 1)
 	}
-	scope, left = choose(scope, left)
-	if s.state.Load() >= stateWatched || (scope != 0 && scope == c.limits.totalScope() && scope == s.scope && s.timer != nil) {
-		return s.hasStruck() // the total limit does not move
+	total, rest := scope, left
+	if scope, left = choose(scope, left); s.late && !c.limits.ends(scope) {
+		ending := c.limits.hard()
+		scope, left = ending.tighter(total, rest)
 	}
-	if struck = s.disarmed(c); struck != 0 {
-		return struck
+	if s.state.Load() >= stateWatched || (scope != 0 && scope == c.limits.totalScope() && scope == s.scope && s.timer != nil) {
+		return s.firedScope() // the total limit does not move
+	}
+	if fired = s.disarmed(c); fired != 0 {
+		return fired
 	}
 	if s.scope = scope; scope != 0 {
 		s.start(scope, left)
@@ -538,7 +560,7 @@ func (s *Stream) rearm(c *Call, choose func(scope Scope, left time.Duration) (Sc
 	return 0
 }
 
-// keep has settle leave the outcome as Try reports it.
+// keep makes settle leave the outcome as Try reports it.
 func (s *Stream) keep() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -552,7 +574,7 @@ func (s *Stream) kept() bool {
 	return s.headers
 }
 
-// release frees the attempt's context.
+// release ends the attempt's context to free its resources.
 func (s *Stream) release(cause error) {
 	if !s.limited {
 		return

@@ -2,25 +2,25 @@ package policy
 
 import "context"
 
-// Observer is told what happens to one call. It is for programs; policies have [Listener].
+// Observer receives reports of one call. It is for programs; policies use [Listener].
 type Observer interface {
-	// Observe is called at the call's response headers, and again at its end.
+	// Observe is called when the response headers have arrived, and again at the call's end.
 	Observe(r Report)
 }
 
-// Report is what is known of a call.
+// Report describes a call so far.
 type Report struct {
 	Upstream      string
-	Endpoint      string // the address that the last attempt went to, "" if none was chosen
+	Endpoint      string // the address of the last attempt, "" if none was chosen
 	Attempts      int    // refused ones included
-	RetryOverflow bool   // a retry was not made, because the budget or a limit was used up
+	RetryOverflow bool   // a retry was not made because the budget or the limit of concurrent retries was used up
 	Outcome       Outcome
 	Done          bool // the call, its body included, has ended
 }
 
 type observerKey struct{}
 
-// WithObserver returns a context for one call, which o is told of.
+// WithObserver returns a context for one call, which reports to o.
 func WithObserver(ctx context.Context, o Observer) context.Context {
 	return context.WithValue(ctx, observerKey{}, o)
 }
@@ -30,14 +30,13 @@ func observerIn(ctx context.Context) Observer {
 	return o
 }
 
-// observe tells the observer, if there is one, what is known of the call, at its headers or at
-// its end.
+// observe reports the call to its observer, if any, at its response headers or at its end.
 func (f *Frame) observe(o *Outcome, done bool) {
 	if f.observer == nil {
 		return
 	}
 	r := Report{Upstream: f.chain.name, Attempts: f.Attempts(), RetryOverflow: f.overflowed.Load(), Outcome: *o, Done: done}
-	r.Outcome.open, r.Outcome.Value = nil, nil // keep nothing alive
+	r.Outcome.open, r.Outcome.Value = nil, nil // so that the report keeps nothing alive
 	if c := f.latest.Load(); c != nil {
 		r.Endpoint = c.Endpoint()
 	}
@@ -46,7 +45,7 @@ func (f *Frame) observe(o *Outcome, done bool) {
 
 type idempotentKey struct{}
 
-// withIdempotent returns a context whose calls may be sent more than once without harm, whatever
+// WithIdempotent returns a context whose calls may be sent more than once without harm, whatever
 // their protocol and method.
 func WithIdempotent(ctx context.Context) context.Context {
 	return context.WithValue(ctx, idempotentKey{}, true)

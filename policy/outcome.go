@@ -7,58 +7,62 @@ import (
 	"github.com/pillion-go/pillion/envoy"
 )
 
-// Outcome is what an attempt, or a whole call, came to. It belongs to the
-// attempt's [Call] and is handed from policy to policy; a policy may change what it
-// says. It is either finished or open: an HTTP answer whose body is still to be read,
-// or a stream that is still running, is open until its end, when the hooks run that
-// were registered with [Outcome.OnEnd].
+// Outcome is the result of an attempt or of a whole call. It belongs to the attempt's [Call] and
+// passes from policy to policy; a policy may change its fields. It is either finished or open. An
+// HTTP response whose body is still to be read, or a stream that still runs, is open until its end;
+// then the hooks run that [Outcome.OnEnd] registered.
 type Outcome struct {
-	Value  any           // *http.Response, a gRPC reply, or a function's result; nil with most errors
-	Err    error         // why there is no value, or, at the end, why it broke off
-	Code   int           // HTTP status or gRPC code; 0 where there is none
-	Is     Condition     // what kind of result it is, in words that hold for every protocol
-	Flags  envoy.Flags   // Envoy's response flags
-	Detail *envoy.Detail // Envoy's response code details
-	open   *Call         // the attempt whose end is still to come; nil when finished
+	Value      any           // *http.Response, a gRPC reply, or a function's result; nil with most errors
+	Err        error         // why there is no value or, at the end, why the response broke off
+	Code       int           // HTTP status or gRPC code; 0 for none
+	Conditions Condition     // what kind of result it is, for every protocol
+	Flags      envoy.Flags   // Envoy's response flags
+	Detail     *envoy.Detail // Envoy's response code details
+	open       *Call         // the attempt that has not ended yet; nil if finished
 }
 
-// Hook hears the end of an attempt or call. end says what it came to in the end:
-// Err, Is, Flags and Detail tell of a body that broke off, too. A hook is made once, in
-// Wrap of a [Policy], and finds what it must know of the call in c. Both are only valid
-// until it returns. It must not read the answer's body, which waits for the hooks. It may
-// run in a goroutine of the runtime's, where a panic ends the program.
+// Hook is called at the end of an attempt or call, with its final outcome: Err, Conditions, Flags
+// and Detail include a body that broke off. A policy makes a hook once, in Wrap; the state of the
+// call is in c. Neither argument may be used after the hook returns. A hook must not read the
+// response's body, which waits for the hooks. It may run in a goroutine of the runtime; a panic
+// there is recovered and reported.
 type Hook func(c *Call, end *Outcome)
 
-// Open reports whether the outcome's end is still to come.
+// Has reports whether any of the given conditions holds.
+func (o *Outcome) Has(conditions Condition) bool { return o.Conditions.Any(conditions) }
+
+// Open reports whether the outcome has not ended yet.
 func (o *Outcome) Open() bool {
 	return o.open != nil && (o.open.state == stateOpen || o.open.state == stateWatched)
 }
 
-// OnEnd has hook called with c exactly once, when the outcome ends: at the end
-// of its body or stream, on its error, when it is closed early or discarded, when its
-// context ends or a limit strikes, whichever is first. For a finished outcome that is
-// now. Hooks run in the order in which they were registered, which is inner policies
-// before outer ones, in the goroutine that ended it. It is for policies, while they
-// handle the outcome.
+// OnEnd registers hook, which is called with c exactly once, when the outcome ends: at the end of
+// its body or stream, at an error, when it is closed or discarded, when its context ends or when a
+// timeout fires, whichever is first. For a finished outcome OnEnd calls it immediately. Hooks run
+// in the order of their registration, so those of inner policies run first, in the goroutine that
+// ended the outcome. A policy calls OnEnd while it handles the outcome.
 //
 //	o := next(ctx, c)
 //	o.OnEnd(c, release) // release was made in Wrap
 //	return o
 func (o *Outcome) OnEnd(c *Call, hook Hook) {
-	if !o.Open() {
+	switch {
+	case !o.Open():
 		hook(c, o)
-		return
+	case o.open.state == stateWatched:
+		panic("policy: Outcome.OnEnd: the caller has the response; register hooks before the policy returns")
+	default:
+		o.open.hooks.add(c, hook)
 	}
-	o.open.hooks.add(c, hook)
 }
 
-// Discard ends an open outcome that nobody will use: a small rest of its body is
-// read so that the connection can be used again, a large or slow one is cut off. It may
-// take as long as [pillion.Options] DrainTime. A finished outcome has nothing to discard.
+// Discard ends an open outcome that is not going to be used. It reads a small rest of the body so
+// that the connection can be reused, and cuts off a large or slow one. It may take as long as
+// [pillion.Options] DrainTime. It does nothing to a finished outcome.
 func (o *Outcome) Discard() { o.DiscardWithin(0) }
 
-// DiscardWithin is [Outcome.Discard] that takes no longer than d, if d is positive and
-// [pillion.Options] DrainTime is not set.
+// DiscardWithin is [Outcome.Discard], but takes at most d if d is positive and [pillion.Options]
+// DrainTime is not set.
 func (o *Outcome) DiscardWithin(d time.Duration) {
 	if o.Open() && o.open.state == stateOpen {
 		o.open.drain = d
@@ -66,38 +70,38 @@ func (o *Outcome) DiscardWithin(d time.Duration) {
 	}
 }
 
-// Failure gives the outcome as an error: Err if there is one, a [*StatusError]
-// for an answer that counts against the upstream, nil for all else.
+// Failure returns the outcome as an error: Err if it is not nil, a [*StatusError] for a response
+// that counts against the upstream, nil for anything else.
 func (o *Outcome) Failure() error {
 	switch {
 	case o.Err != nil:
 		return o.Err
-	case o.Is.Any(Failure):
+	case o.Has(Failure):
 		return &StatusError{Code: o.Code}
 	}
 	return nil
 }
 
-// GRPCStatus is the gRPC status code that o comes to: the upstream's if it sent one; else that of
-// Envoy's local reply, but for timeouts, for which gRPC has its own code. envoys asks for Envoy's
-// code there too; a deadline of the caller's own stays one.
+// GRPCStatus returns the gRPC status code of o: the upstream's if it sent one, else that of Envoy's
+// local reply. A timeout has gRPC's own code, unless envoys asks for Envoy's code there too; even
+// then, the caller's own deadline keeps gRPC's code.
 func (o *Outcome) GRPCStatus(envoys bool) int {
 	local := o.Detail.LocalStatus()
-	timedOut := o.Is.Any(Timeout) && !o.Is.Any(ConnectFailure)
+	timedOut := o.Has(Timeout) && !o.Has(ConnectFailure)
 	switch {
 	case o.Err == nil:
 		return 0
 	case o.Detail == envoy.ViaUpstream && o.Code > 0 && o.Code < 17:
 		return o.Code
-	case o.Is.Any(Cancelled) && !o.Is.Any(Timeout):
+	case o.Has(Cancelled) && !o.Has(Timeout):
 		return 1
 	case timedOut && (!envoys || local == 0 || o.callersDeadline()):
 		return 4
 	case local != 0:
-		return envoy.GRPCStatus(local)
-	case o.Is.Any(Refused | Reset):
+		return o.Detail.GRPCStatus()
+	case o.Has(Refused | Reset):
 		return 14
-	case o.Is.Any(ProtocolError):
+	case o.Has(ProtocolError):
 		return 13
 	}
 	return 2
@@ -108,17 +112,16 @@ func (o *Outcome) callersDeadline() bool {
 	return ok && limit.Scope == ScopeCaller
 }
 
-// fail makes o that of an attempt that brought no response.
+// fail makes o the outcome of an attempt without a response.
 func (o *Outcome) fail(err error, is Condition, detail *envoy.Detail) {
 	*o = Outcome{}
 	o.Blame(err, is, detail)
 }
 
-// Blame adds what went wrong to o: err and detail take the place of those of o, conditions and
-// flags come beside them.
+// Blame adds a failure to o. err and detail replace those of o; conditions and flags are added.
 func (o *Outcome) Blame(err error, is Condition, detail *envoy.Detail) {
 	o.Err = err
-	o.Is |= is
+	o.Conditions |= is
 	o.Flags |= detail.Flags()
 	if detail != nil {
 		o.Detail = detail

@@ -5,20 +5,20 @@ import (
 	"slices"
 )
 
-// Rank is where a policy stands, from the outside in.
+// Rank is the position of a policy relative to retry and hedge, from the outside in.
 type Rank uint8
 
 // The ranks. A policy that calls next more than once for a call, with [Call.Next], must have the
-// rank Retries or Hedges, or its attempts are not counted.
+// rank Retries or Hedges; otherwise its attempts are not counted.
 const (
-	AnyPlace   Rank = iota // it may stand anywhere
-	PerCall                // it sees calls: outside of what retries and hedges
-	Retries                // it retries calls
-	Hedges                 // it retries calls before the first attempt has ended
-	PerAttempt             // it sees attempts: inside of what retries and hedges
+	AnyPlace   Rank = iota // anywhere
+	PerCall                // sees calls: outside the policies that retry or hedge
+	Retries                // retries calls
+	Hedges                 // makes further attempts before the first has ended
+	PerAttempt             // sees attempts: inside the policies that retry or hedge
 )
 
-// String names the rank in a word or two.
+// String returns the name of the rank, a word or two.
 func (r Rank) String() string {
 	names := [...]string{"any place", "per call", "retry", "hedge", "per attempt"}
 	if int(r) >= len(names) {
@@ -27,23 +27,23 @@ func (r Rank) String() string {
 	return names[r]
 }
 
-// repeats reports whether policies of this rank send calls again.
+// repeats reports whether policies of this rank retry or hedge.
 func (r Rank) repeats() bool { return r == Retries || r == Hedges }
 
-// Place is where a policy stands among the others. The zero Place is any.
+// Place is the position of a policy among the others. The zero Place allows any.
 type Place struct {
-	// Rank orders the policy and those that retry or hedge.
+	// Rank orders the policy relative to those that retry or hedge.
 	Rank Rank
 
-	// Name names the policy in errors, in a word or two. Empty means the name of the rank.
+	// Name is the policy's name in errors, a word or two. Empty means the name of the rank.
 	Name string
 
-	// Why says what the policy would do on the other side of one that retries or hedges, such as
-	// "would hide failed attempts from the breaker".
+	// Why describes what the policy would do on the wrong side of a policy that retries or hedges,
+	// such as "would hide failed attempts from the breaker".
 	Why string
 
-	// Once says what two policies of this Name would do in one upstream, such as "would set the
-	// limits twice". Empty means that there may be several.
+	// Once describes what two policies of this Name would do in one upstream, such as "would set
+	// the limits twice". Empty allows several.
 	Once string
 }
 
@@ -67,7 +67,7 @@ func placeOf(p Policy) Place {
 	return Place{}
 }
 
-// misplaced says why inside must not stand anywhere inside outside, "" if it may. Of two policies
+// misplaced returns why inside must not be anywhere inside outside, "" if it may. Of two policies
 // of which one retries or hedges, the outer must not rank higher.
 func misplaced(outside, inside Place) string {
 	switch {
@@ -80,7 +80,7 @@ func misplaced(outside, inside Place) string {
 	case outside.Rank.repeats():
 		return or(inside.Why, "would see attempts and take them for calls")
 	case inside.Rank.repeats():
-		return or(outside.Why, "would see no more than the last attempt of each call")
+		return or(outside.Why, "would see only the last attempt of each call")
 	}
 	return ""
 }
@@ -92,8 +92,7 @@ func or(why, standard string) string {
 	return why
 }
 
-// checkOrder reports each pair of policies that stands in an order that makes
-// no sense.
+// checkOrder returns an error for each pair of policies whose order makes no sense.
 func checkOrder(policies []Policy) []error {
 	if slices.ContainsFunc(policies, isAnyOrder) {
 		return nil
@@ -119,7 +118,7 @@ func isAnyOrder(p Policy) bool {
 	return false
 }
 
-// yield replaces policies whose place is a default, if another one has that place.
+// yield replaces each policy that has a place by default, if another policy has that place.
 func yield(policies []Policy) {
 	for i, p := range policies {
 		without, ok := yielded(p)

@@ -6,9 +6,8 @@ import (
 	"time"
 )
 
-// send is the innermost Func: it arms the limits, has the exchange make one
-// attempt, and settles what became of it.
-func (ch *Chain) send(ctx context.Context, c *Call) *Outcome {
+// send is the innermost Func: it arms the limits, makes one attempt, and settles its outcome.
+func send(ctx context.Context, c *Call) *Outcome {
 	if c.attempt > 1 {
 		c.frame.sent.Store(c)
 	}
@@ -16,15 +15,14 @@ func (ch *Chain) send(ctx context.Context, c *Call) *Outcome {
 	if !ok {
 		return c.expired(ctx, c.limits.totalScope(), nil)
 	}
-	if len(ch.listeners) != 0 {
+	if len(c.frame.chain.listeners) != 0 {
 		return c.tryWatched(ctx, sent)
 	}
 	c.frame.exchange.Try(sent, (*Attempt)(c), &c.outcome)
 	return c.settle(ctx)
 }
 
-// tryWatched makes one attempt that listeners see. They see its end also when Try does
-// not return.
+// tryWatched makes one attempt with events. EventAttemptEnd is emitted even if Try does not return.
 func (c *Call) tryWatched(ctx, sent context.Context) *Outcome {
 	returned := false
 	defer func() {
@@ -43,15 +41,13 @@ func (c *Call) tryWatched(ctx, sent context.Context) *Outcome {
 func attemptEnd(c *Call, end *Outcome) { c.Emit(EventAttemptEnd, end) }
 
 // unwound is the outcome of a call or attempt that did not return.
-func unwound() *Outcome { return &Outcome{Err: errUnwound, Is: Failed | Status5xx} }
+func unwound() *Outcome { return &Outcome{Err: errUnwound, Conditions: Failed | Status5xx} }
 
-// errUnwound is all that is known of a call that did not return: a panic itself goes on
-// to the caller.
+// errUnwound is the error of a call that did not return. A panic itself goes on to the caller.
 var errUnwound = errors.New("pillion: the call panicked or ended its goroutine")
 
-// arm makes the attempt's context and starts its timer, where there is need for
-// one: a caller whose own deadline comes first needs none. It is not ok when the
-// time is over before the attempt began.
+// arm makes the attempt's context and starts its timer, if needed: if the caller's own deadline
+// comes first, no timer is needed. It is not ok if the time has passed before the attempt began.
 func (c *Call) arm(ctx context.Context) (sent context.Context, ok bool) {
 	scope, limit, until := c.bound(ctx)
 	if limit < 0 {
@@ -70,10 +66,9 @@ func (c *Call) arm(ctx context.Context) (sent context.Context, ok bool) {
 	return (*attemptContext)(s), true
 }
 
-// bound returns the limit that fires first while the attempt waits for its response headers,
-// and the deadline to propagate: the earlier one of the total limit and the limit of the attempt
-// if the exchange is unary, and the total limit otherwise. A negative limit means that the total
-// one has passed.
+// bound returns the earliest limit on waiting for the response headers, and the deadline to
+// propagate: the earlier one of the total and the per-try limit if the exchange is unary, and the
+// total limit otherwise. A negative limit means that the total limit has passed.
 func (c *Call) bound(ctx context.Context) (scope Scope, limit, until time.Duration) {
 	l := &c.limits
 	if *l == (limits{}) {
@@ -88,14 +83,15 @@ func (c *Call) bound(ctx context.Context) (scope Scope, limit, until time.Durati
 	}
 	if caller, ok := ctx.Deadline(); ok {
 		if left := caller.Sub(c.frame.chain.epoch) - now; scope == 0 || left < limit {
-			// That deadline does all that the total limit would.
+			// That deadline replaces the total limit.
 			scope, limit, until = 0, max(left, 1), 0
 		}
 	}
-	scope, limit = l.tighter(scope, limit)
-	if (scope == ScopeTry || scope == ScopeIdle) && c.unary() {
-		until = after(now, limit)
+	ending := l.hard()
+	if hard, ends := ending.tighter(scope, limit); (hard == ScopePerTry || hard == ScopeIdle) && c.unary() {
+		until = after(now, ends)
 	}
+	scope, limit = l.tighter(scope, limit)
 	if until == never {
 		until = 0
 	}
@@ -107,15 +103,19 @@ func (c *Call) unary() bool {
 	return ok && x.Unary()
 }
 
-// tighter returns the limits of one attempt if they fire before another one.
+// tighter returns the per-try or the idle limit if it fires before the given limit, else the given
+// one.
 func (l *limits) tighter(scope Scope, limit time.Duration) (Scope, time.Duration) {
+	if l.soft != 0 && (limit == 0 || l.soft < limit) {
+		scope, limit = scopeSoft, l.soft
+	}
 	if l.try != 0 && (limit == 0 || l.try < limit) {
-		scope, limit = ScopeTry, l.try
+		scope, limit = ScopePerTry, l.try
 	}
 	return l.silence(scope, limit)
 }
 
-// silence returns the limit on silence if it fires before another one.
+// silence returns the idle limit if it fires before the given limit, else the given one.
 func (l *limits) silence(scope Scope, limit time.Duration) (Scope, time.Duration) {
 	if l.idle != 0 && (limit == 0 || l.idle < limit) {
 		return ScopeIdle, l.idle
@@ -123,9 +123,9 @@ func (l *limits) silence(scope Scope, limit time.Duration) (Scope, time.Duration
 	return scope, limit
 }
 
-// settle turns what Try brought into the attempt's outcome: a timeout that fired, or a canceled
-// caller, takes precedence over the error that the wire made of it. The context of an open
-// response lives on until its end.
+// settle completes the attempt's outcome after Try. A timeout that fired, or a canceled caller,
+// takes precedence over the error that the wire returned because of it. The context of an open
+// response stays alive until its end.
 func (c *Call) settle(ctx context.Context) *Outcome {
 	o, s := &c.outcome, c.stream
 	if s != nil {
@@ -142,16 +142,16 @@ func (c *Call) settle(ctx context.Context) *Outcome {
 		}
 	}
 	switch {
-	case o.Err == nil || o.Is != 0:
+	case o.Err == nil || o.Conditions != 0:
 	case ctx.Err() != nil:
 		c.leave(ctx, o, o.Err)
 	default:
-		c.frame.exchange.Explain((*Attempt)(c), o, o.Err)
+		c.frame.exchange.Classify((*Attempt)(c), o, o.Err)
 	}
 	return o
 }
 
-// early returns Informational if a 1xx response of this attempt arrived.
+// early returns Informational if a 1xx response of this attempt has arrived.
 func (c *Call) early() Condition {
 	if x, ok := c.frame.exchange.(EarlyObserver); ok && x.ReceivedEarly((*Attempt)(c)) {
 		return Informational
@@ -159,22 +159,22 @@ func (c *Call) early() Condition {
 	return 0
 }
 
-// cutShort adds to a response whose headers were in time that a timeout fired later: no
-// limit of one attempt, since the response had begun. If the caller was canceled as well, that is
-// what ended it; a response that was sent to it stays as it is.
+// cutShort adds a timeout to a response whose headers were in time. It is not a per-try timeout,
+// since the response had begun. If the caller was canceled as well, that is the reason instead; a
+// response that was sent to it stays unchanged.
 func (c *Call) cutShort(ctx context.Context, o *Outcome, scope Scope) *Outcome {
 	switch {
 	case c.frame.ctx.Err() == nil:
 		c.timedOut(o, scope, nil)
-		o.Is &^= PerTryTimeout
-	case o.Err != nil && o.Is == 0:
+		o.Conditions &^= PerTryTimeout
+	case o.Err != nil && o.Conditions == 0:
 		c.leave(ctx, o, o.Err)
 	}
 	return o
 }
 
-// rearm has the attempt's timer fire for another limit, if it has not fired yet: for what choose
-// makes of the total one. The caller's own deadline needs no timer.
+// rearm sets the attempt's timer to another limit, which choose returns for the total limit. It
+// reports whether it was in time: no timeout has fired. The caller's own deadline needs no timer.
 func (c *Call) rearm(choose func(scope Scope, left time.Duration) (Scope, time.Duration)) (inTime bool) {
 	s := c.stream
 	if s == nil || !s.limited {
@@ -187,8 +187,8 @@ func (c *Call) rearm(choose func(scope Scope, left time.Duration) (Scope, time.D
 	return scope == 0
 }
 
-// ownDeadline is when the total timeout fires, 0 without one, or if the caller's own deadline
-// comes first and does all that it would.
+// ownDeadline returns when the total timeout fires. It returns 0 if there is none, or if the
+// caller's own deadline comes first and replaces it.
 func (c *Call) ownDeadline() time.Duration {
 	limit := c.deadline()
 	if caller, ok := c.frame.ctx.Deadline(); ok && limit != 0 && caller.Sub(c.frame.chain.epoch) < limit {

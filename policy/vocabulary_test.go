@@ -38,7 +38,7 @@ func TestGRPCCondition(t *testing.T) {
 	}
 }
 
-// TestConditions pins which results count against an upstream, and which do not.
+// TestConditions pins which conditions count against an upstream.
 func TestConditions(t *testing.T) {
 	against := []Condition{Status5xx, Reset, ConnectFailure, RefusedStream, ProtocolError, Timeout, PerTryTimeout, Failed}
 	for i := range 32 {
@@ -75,32 +75,32 @@ func TestConditionString(t *testing.T) {
 	}
 }
 
-// TestStrings pins that what has names has one for each value, and that a value
-// that does not exist prints too, and does not panic.
+// TestStrings pins the name of each value, and that an unknown value prints its number without a
+// panic.
 func TestStrings(t *testing.T) {
 	tests := []struct {
 		name  string
 		known []fmt.Stringer
-		words string
+		names string
 	}{
 		{
 			"Rank",
 			[]fmt.Stringer{AnyPlace, PerCall, Retries, Hedges, PerAttempt},
 			"any+place per+call retry hedge per+attempt",
 		},
-		{"Scope", []fmt.Stringer{Scope(0), ScopeTotal, ScopeTry, ScopeIdle, ScopeCaller, scopeDiscard}, "none total per-try idle caller none"},
+		{"Scope", []fmt.Stringer{Scope(0), ScopeTotal, ScopePerTry, ScopeIdle, ScopeCaller, scopeDiscard}, "none total per-try idle caller none"},
 		{
 			"EventKind",
 			[]fmt.Stringer{
 				EventAttempt, EventAttemptEnd, EventRefused, EventRetryScheduled, EventRetry, EventRetryLimitExceeded,
-				EventRetryOverflow, EventRetryAbandoned, EventRetryTooLate, EventRetrySuccess, EventEnd,
+				EventRetryOverflow, EventRetryAbandoned, EventRetryTooLate, EventRetrySuccess, EventDelayed, EventOverdue, EventEnd,
 			},
-			"attempt attempt+end refused retry+scheduled retry retry+limit+exceeded retry+overflow retry+abandoned retry+too+late retry+success end",
+			"attempt attempt+end refused retry+scheduled retry retry+limit+exceeded retry+overflow retry+abandoned retry+too+late retry+success delayed overdue end",
 		},
 	}
 	for _, test := range tests {
-		for i, word := range strings.Fields(test.words) {
-			if got, want := test.known[i].String(), strings.ReplaceAll(word, "+", " "); got != want {
+		for i, name := range strings.Fields(test.names) {
+			if got, want := test.known[i].String(), strings.ReplaceAll(name, "+", " "); got != want {
 				t.Errorf("%s %d: got %q, want %q", test.name, test.known[i], got, want)
 			}
 		}
@@ -119,7 +119,7 @@ func TestStrings(t *testing.T) {
 }
 
 func TestTimeoutError(t *testing.T) {
-	if got := (&TimeoutError{Upstream: "recipes", Scope: ScopeTry, Limit: time.Second, Err: errors.New("source broke")}).Error(); got !=
+	if got := (&TimeoutError{Upstream: "recipes", Scope: ScopePerTry, Limit: time.Second, Err: errors.New("source broke")}).Error(); got !=
 		"timeout: recipes: per-try limit of 1s reached: source broke" {
 		t.Errorf("got %q", got)
 	}

@@ -15,7 +15,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// ready gives the policy that cfg is made into.
+// ready returns the rule compiled from cfg.
 func ready(t *testing.T, cfg Config) *envoyRule {
 	t.Helper()
 	p, err := cfg.compile()
@@ -25,11 +25,11 @@ func ready(t *testing.T, cfg Config) *envoyRule {
 	return p
 }
 
-// almostOne is the largest number that Rand may give.
+// almostOne is the largest number that Rand may return.
 var almostOne = math.Nextafter(1, 0)
 
-// TestExponentialBounds has Rand at both of its ends: before retry n the wait is
-// from 0 to below min(base·2^(n-1), max), computed here with numbers that do not overflow.
+// TestExponentialBounds uses the smallest and the largest result of Rand: the wait before retry n
+// is from 0 to below min(base·2^(n-1), max), computed here with numbers that do not overflow.
 func TestExponentialBounds(t *testing.T) {
 	for _, tc := range []struct {
 		name      string
@@ -41,9 +41,9 @@ func TestExponentialBounds(t *testing.T) {
 		{"base and max", Config{BaseInterval: 100 * time.Millisecond, MaxInterval: 150 * time.Millisecond}, 100 * time.Millisecond, 150 * time.Millisecond},
 		{"max of base", Config{BaseInterval: time.Second, MaxInterval: time.Second}, time.Second, time.Second},
 		{"max alone", Config{MaxInterval: time.Minute}, 25 * time.Millisecond, time.Minute},
-		{"no bound worth the name", Config{BaseInterval: time.Millisecond, MaxInterval: 1 << 53}, time.Millisecond, 1 << 53},
+		{"huge max", Config{BaseInterval: time.Millisecond, MaxInterval: 1 << 53}, time.Millisecond, 1 << 53},
 		{"longest", Config{BaseInterval: math.MaxInt64, MaxInterval: math.MaxInt64}, math.MaxInt64, math.MaxInt64},
-		{"base that has no tenfold", Config{BaseInterval: math.MaxInt64 / 3}, math.MaxInt64 / 3, math.MaxInt64},
+		{"ten times base overflows", Config{BaseInterval: math.MaxInt64 / 3}, math.MaxInt64 / 3, math.MaxInt64},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			for n := 1; n <= 1000; n++ {
@@ -62,8 +62,8 @@ func TestExponentialBounds(t *testing.T) {
 	}
 }
 
-// TestExponentialIsUniform counts a great many waits in tenths of their range, and
-// asks chi-squared; the seed is fixed, so that chance has no say in the test's result.
+// TestExponentialIsUniform counts many waits in tenths of their range and applies a chi-squared
+// test. The seed is fixed, so that the test is deterministic.
 func TestExponentialIsUniform(t *testing.T) {
 	chance := rand.New(rand.NewPCG(1, 2))
 	p := ready(t, Config{Rand: chance.Float64})
@@ -87,7 +87,7 @@ func TestExponentialIsUniform(t *testing.T) {
 	}
 }
 
-// TestDefaultRand uses the real source of chance.
+// TestDefaultRand uses the default Rand.
 func TestDefaultRand(t *testing.T) {
 	p := ready(t, Config{})
 	seen := map[time.Duration]bool{}
@@ -103,7 +103,7 @@ func TestDefaultRand(t *testing.T) {
 	}
 }
 
-// TestWaits looks at when each attempt reaches the wire.
+// TestWaits checks when each attempt reaches the wire.
 func TestWaits(t *testing.T) {
 	const ms = time.Millisecond
 	at := func(times ...time.Duration) []time.Duration { return times }
@@ -137,7 +137,7 @@ func TestWaits(t *testing.T) {
 			"Retry-After, spread", Config{Rand: always(0.5)}, status(503, "Retry-After", "2"), at(0, 2500*ms),
 		},
 		{
-			"Retry-After with words",
+			"Retry-After with conditions",
 			Config{On: "5xx", Rand: always(0)},
 			status(503, "Retry-After", "2"),
 			at(0, 2*time.Second),
@@ -149,13 +149,13 @@ func TestWaits(t *testing.T) {
 			at(0, 2*time.Second),
 		},
 		{
-			"Retry-After of a 429 beside the default conditions",
+			"Retry-After of a 429 in addition to the default conditions",
 			Config{On: "default,idempotent,retriable-status-codes", RetriableStatusCodes: []int{429}, Rand: always(0)},
 			status(429, "Retry-After", "2"),
 			at(0, 2*time.Second),
 		},
 		{
-			"Retry-After of a 429 that When decides about",
+			"Retry-After of a 429 that When retries",
 			Config{When: func(o *policy.Outcome) bool { return o.Code == 429 }, Rand: always(0)},
 			status(429, "Retry-After", "2"),
 			at(0, 2*time.Second),
@@ -164,13 +164,13 @@ func TestWaits(t *testing.T) {
 			"Retry-After, a fraction", Config{Rand: always(0)}, status(503, "Retry-After", "1.5"), at(0, 2*time.Second),
 		},
 		{
-			"no reset headers with words",
+			"no reset headers with conditions",
 			Config{On: "5xx", ResetHeaders: []ResetHeader{}, Rand: always(0.5)},
 			status(503, "Retry-After", "2"),
 			at(0, 12500*time.Microsecond),
 		},
 		{
-			"Retry-After named with words",
+			"Retry-After named with conditions",
 			Config{On: "5xx", ResetHeaders: []ResetHeader{{Name: "Retry-After"}}, Rand: always(0)},
 			status(503, "Retry-After", "2"),
 			at(0, 2*time.Second),
@@ -181,8 +181,8 @@ func TestWaits(t *testing.T) {
 			status(503, "Retry-After", "2"),
 			at(0, 12500*time.Microsecond),
 		},
-		// Envoy takes a wait of no time for no answer to the question, and so do we: a
-		// server that asks for it is not to be hit at once by everybody.
+		// As in Envoy a wait of zero is ignored: otherwise all callers would retry at the same
+		// instant.
 		{
 			"Retry-After of 0",
 			Config{Rand: always(0.5)},
@@ -190,10 +190,10 @@ func TestWaits(t *testing.T) {
 			at(0, 12500*time.Microsecond),
 		},
 		{
-			"longest that may be asked for", Config{Rand: always(0)}, status(503, "Retry-After", "300"), at(0, 300*time.Second),
+			"longest accepted", Config{Rand: always(0)}, status(503, "Retry-After", "300"), at(0, 300*time.Second),
 		},
 		{
-			"longer than may be asked for",
+			"longer than accepted",
 			Config{Rand: always(0.5)},
 			status(503, "Retry-After", "301"),
 			at(0, 12500*time.Microsecond),
@@ -205,7 +205,7 @@ func TestWaits(t *testing.T) {
 			at(0, 12500*time.Microsecond),
 		},
 		{
-			"first header that can be read",
+			"first valid header",
 			Config{ResetHeaders: []ResetHeader{
 				{Name: "X-Missing"}, {Name: "X-Garbage"}, {Name: "X-Long"}, {Name: "X-Good"}, {Name: "X-Later"},
 			}, Rand: always(0)},
@@ -224,8 +224,8 @@ func TestWaits(t *testing.T) {
 	}
 }
 
-// TestRateLimitedBounds has Rand at its end: the wait is below 1.5 times what was
-// asked for, whatever that was.
+// TestRateLimitedBounds uses the largest result of Rand: the wait is below 1.5 times the one asked
+// for.
 func TestRateLimitedBounds(t *testing.T) {
 	for _, tc := range []struct{ asked, want time.Duration }{
 		{time.Second, 1500*time.Millisecond - 1},
@@ -244,7 +244,7 @@ func TestRateLimitedBounds(t *testing.T) {
 	}
 }
 
-// source is a source of waits that notes how it is used.
+// source is a source of waits that records its use.
 type source struct {
 	waits []time.Duration
 	used  int
@@ -261,7 +261,7 @@ func (s *source) NextBackOff() time.Duration {
 
 func (s *source) Reset() { s.used, s.reset = 0, s.reset+1 }
 
-// TestBackOffSource has waits come from a source of the program's own.
+// TestBackOffSource takes the waits from a custom source.
 func TestBackOffSource(t *testing.T) {
 	const ms = time.Millisecond
 	for _, tc := range []struct {
@@ -272,12 +272,12 @@ func TestBackOffSource(t *testing.T) {
 		want    []time.Duration
 	}{
 		{
-			"own, stopped by Stop", func() backoff.BackOff { return &source{waits: []time.Duration{3 * ms, 0, 4 * ms}} },
+			"custom, stopped by Stop", func() backoff.BackOff { return &source{waits: []time.Duration{3 * ms, 0, 4 * ms}} },
 			100, status(503),
 			[]time.Duration{0, 3 * ms, 3 * ms, 7 * ms},
 		},
 		{
-			"own, stopped by NumRetries", func() backoff.BackOff { return &source{waits: []time.Duration{3 * ms, 0, 4 * ms}} },
+			"custom, stopped by NumRetries", func() backoff.BackOff { return &source{waits: []time.Duration{3 * ms, 0, 4 * ms}} },
 			1, status(503),
 			[]time.Duration{0, 3 * ms},
 		},
@@ -311,7 +311,7 @@ func TestBackOffSource(t *testing.T) {
 			[]time.Duration{0, 0, 0},
 		},
 		{
-			"an answer that asks for a wait comes first", func() backoff.BackOff { return &source{waits: []time.Duration{3 * ms}} },
+			"wait asked for by a response takes precedence", func() backoff.BackOff { return &source{waits: []time.Duration{3 * ms}} },
 			2, status(503, "Retry-After", "1"),
 			[]time.Duration{0, time.Second, 2 * time.Second},
 		},
@@ -319,7 +319,7 @@ func TestBackOffSource(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				u := upstream(t, Config{NumRetries: tc.retries, BackOff: tc.source, Rand: always(0)})
-				for range 2 { // a source's state is one call's
+				for range 2 { // each call has a new source
 					w := answers(tc.answer)
 					r := call(t, u, w, get(t.Context()))
 					if diff := cmp.Diff(tc.want, w.times()); diff != "" {
@@ -358,7 +358,7 @@ func TestBackOffSourceIsAskedWhenNeeded(t *testing.T) {
 	}
 }
 
-// TestPermanent has work vouch that there is no sense in trying again.
+// TestPermanent returns errors in backoff.Permanent.
 func TestPermanent(t *testing.T) {
 	permanent := backoff.Permanent(errBroken)
 	for _, tc := range []struct {
@@ -367,15 +367,15 @@ func TestPermanent(t *testing.T) {
 		answers []answer
 		want    int
 	}{
-		{"Config, at once", Config{On: "5xx,reset", NumRetries: 5, Rand: always(0)}, []answer{failure(permanent)}, 1},
+		{"Config, immediately", Config{On: "5xx,reset", NumRetries: 5, Rand: always(0)}, []answer{failure(permanent)}, 1},
 		{
 			"Config, after a retry",
 			Config{On: "5xx,reset", NumRetries: 5, Rand: always(0)},
 			[]answer{status(503), failure(permanent)},
 			2,
 		},
-		{"Retryable", Retryable{Tries: 5, Sleep: NoSleep}, []answer{failure(permanent)}, 1},
-		{"not retried anyway", Config{On: "retriable-4xx"}, []answer{failure(permanent)}, 1},
+		{"Retryable", Retryable{Tries: 5, Sleep: Zero}, []answer{failure(permanent)}, 1},
+		{"not retried in any case", Config{On: "retriable-4xx"}, []answer{failure(permanent)}, 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := call(t, upstream(t, tc.policy), answers(tc.answers...), get(t.Context()))

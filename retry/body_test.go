@@ -17,7 +17,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// stream is a request body that cannot be had again.
+// stream is a request body without GetBody.
 type stream struct {
 	io.Reader
 	closed bool
@@ -28,7 +28,7 @@ func (s *stream) Close() error {
 	return nil
 }
 
-// TestRequestBodies sends requests with bodies again.
+// TestRequestBodies retries requests with bodies.
 func TestRequestBodies(t *testing.T) {
 	const text = "a body"
 	for _, tc := range []struct {
@@ -54,7 +54,7 @@ func TestRequestBodies(t *testing.T) {
 			first: failure(errRefusedDial), sent: []string{text}, abandoned: true,
 		},
 		{
-			name: "stream, good answer", body: func() io.Reader { return &stream{Reader: strings.NewReader(text)} },
+			name: "stream, good response", body: func() io.Reader { return &stream{Reader: strings.NewReader(text)} },
 			first: status(200), sent: []string{text},
 		},
 		{
@@ -68,22 +68,22 @@ func TestRequestBodies(t *testing.T) {
 			sent: []string{text}, abandoned: true,
 		},
 		{
-			name: "stream that is known to be over the buffer", http: pillion.Options{ReplayBuffer: int64(len(text)) - 1},
+			name: "stream with a length over the buffer", http: pillion.Options{ReplayBuffer: int64(len(text)) - 1},
 			body: func() io.Reader { return &stream{Reader: strings.NewReader(text)} }, length: int64(len(text)), first: status(503),
 			sent: []string{text}, abandoned: true,
 		},
 		{
-			name: "stream within the buffer, good answer", http: pillion.Options{ReplayBuffer: int64(len(text))},
+			name: "stream within the buffer, good response", http: pillion.Options{ReplayBuffer: int64(len(text))},
 			body: func() io.Reader { return &stream{Reader: strings.NewReader(text)} }, first: status(200), sent: []string{text},
 		},
 		// As in Envoy it counts whatever the response: no retry was possible from then on.
 		{
-			name: "stream over the buffer, good answer", http: pillion.Options{ReplayBuffer: int64(len(text)) - 1},
+			name: "stream over the buffer, good response", http: pillion.Options{ReplayBuffer: int64(len(text)) - 1},
 			body: func() io.Reader { return &stream{Reader: strings.NewReader(text)} }, first: status(200),
 			sent: []string{text}, abandoned: true,
 		},
 		{
-			name: "stream that is known to be over the buffer, good answer", http: pillion.Options{ReplayBuffer: int64(len(text)) - 1},
+			name: "stream with a length over the buffer, good response", http: pillion.Options{ReplayBuffer: int64(len(text)) - 1},
 			body: func() io.Reader { return &stream{Reader: strings.NewReader(text)} }, length: int64(len(text)), first: status(200),
 			sent: []string{text}, abandoned: true,
 		},
@@ -93,7 +93,7 @@ func TestRequestBodies(t *testing.T) {
 			sent: []string{text}, abandoned: true,
 		},
 		{
-			name: "with GetBody, over the buffer, good answer", http: pillion.Options{ReplayBuffer: 1},
+			name: "with GetBody, over the buffer, good response", http: pillion.Options{ReplayBuffer: 1},
 			body: func() io.Reader { return strings.NewReader(text) }, first: status(200), sent: []string{text},
 		},
 		{
@@ -122,8 +122,8 @@ func TestRequestBodies(t *testing.T) {
 				if got, want := r.flags.Has(envoy.URX), len(tc.sent) == 3; got != want {
 					t.Errorf("got flags %v, want URX: %v", r.flags, want)
 				}
-				if r.code == 503 && r.body != "answer 503" {
-					t.Errorf("got body %q, want that of the last answer", r.body)
+				if r.code == 503 && r.body != "response 503" {
+					t.Errorf("got body %q, want that of the last response", r.body)
 				}
 				if s, ok := body.(*stream); ok && !s.closed {
 					t.Error("the caller's body is not closed")
@@ -133,11 +133,11 @@ func TestRequestBodies(t *testing.T) {
 	}
 }
 
-// TestAbandonedOnce counts how often it is said of a call that it cannot be retried.
+// TestAbandonedOnce counts the EventRetryAbandoned events of a call.
 func TestAbandonedOnce(t *testing.T) {
 	const text = "a body"
 	small := pillion.Options{ReplayBuffer: 3}
-	// half reads no more than the buffer holds in the first attempt.
+	// half reads at most as much as the buffer holds in the first attempt.
 	half := func(read int64) answer {
 		return func(req *http.Request) (*http.Response, error) {
 			_, _ = io.CopyN(io.Discard, req.Body, read)
@@ -157,8 +157,8 @@ func TestAbandonedOnce(t *testing.T) {
 		{"no retry needed", Config{On: "5xx"}, []answer{whole}, 1},
 		{"retry needed", Config{On: "5xx"}, []answer{half(6)}, 1},
 		{"in the retry", Config{On: "5xx", NumRetries: 5}, []answer{half(3), whole}, 1},
-		{"in the retry, which needs one more", Config{On: "5xx", NumRetries: 5}, []answer{half(3), half(6)}, 1},
-		{"a call that is not retried at all", Config{}, []answer{whole}, 0},
+		{"in a retry that needs another one", Config{On: "5xx", NumRetries: 5}, []answer{half(3), half(6)}, 1},
+		{"a call that is never retried", Config{}, []answer{whole}, 0},
 		{"no condition", Config{EnvoyHeaders: true}, []answer{whole}, 0},
 		{"Retryable", Retryable{}, []answer{whole}, 1},
 	} {
@@ -186,7 +186,7 @@ func TestAbandonedOnce(t *testing.T) {
 	}
 }
 
-// TestReplayOfAHalfReadBody has the first answer come before the body was read.
+// TestReplayOfAHalfReadBody sends the first response before the body was read.
 func TestReplayOfAHalfReadBody(t *testing.T) {
 	var got []string
 	base := roundTripper(func(req *http.Request) (*http.Response, error) {
@@ -225,8 +225,8 @@ func (refuseFirst) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error
 	}, nil
 }
 
-// TestRefusalKeepsTheBody refuses an attempt before the body was touched: the
-// next attempt can have it, though it could be had once only.
+// TestRefusalKeepsTheBody refuses an attempt before its body was read: the next attempt can send
+// the body, although it can be read only once.
 func TestRefusalKeepsTheBody(t *testing.T) {
 	for _, tc := range []struct {
 		name string
@@ -250,14 +250,14 @@ func TestRefusalKeepsTheBody(t *testing.T) {
 	}
 }
 
-// TestGetBodyFails cannot have the body again, although GetBody promised it.
+// TestGetBodyFails uses a GetBody that fails.
 func TestGetBodyFails(t *testing.T) {
 	req := post(t.Context(), strings.NewReader("a body"))
 	req.GetBody = func() (io.ReadCloser, error) { return nil, errBroken }
 	w := answers(status(503))
 	r := call(t, upstream(t, Config{On: "5xx", NumRetries: 3, Rand: always(0)}), w, req)
 	if !errors.Is(r.err, errBroken) || w.attempts() != 1 || w.open != 0 {
-		t.Errorf("got %v after %d requests sent, with %d answers open, want GetBody's error after 1, with 0",
+		t.Errorf("got %v after %d requests sent, with %d responses open, want GetBody's error after 1, with 0",
 			r.err, w.attempts(), w.open)
 	}
 }

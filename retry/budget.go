@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// The values of a [Budget] that names none, as in Finagle and linkerd.
+// The defaults of a [Budget], as in Finagle and linkerd.
 const (
 	DefaultBudgetPercent      = 20.0
 	DefaultBudgetMinPerSecond = 10
@@ -19,40 +19,40 @@ const (
 const (
 	minBudgetWindow = time.Second
 	windowParts     = 10 // the window moves in tenths
-	depositBatch    = 16 // calls that are counted with one look at the clock
+	depositBatch    = 16 // calls counted with one reading of the clock
 )
 
-// Budget bounds the retries of an upstream by a share of its calls: in the last Window
-// there are at most Percent retries for each 100 calls, and MinPerSecond for each second more.
-// So single failures are always retried, however long the back-off takes, and an outage of
-// the upstream is not made worse.
+// Budget bounds the retries of an upstream to a share of its calls. In the last Window there
+// are at most Percent retries per 100 calls, plus MinPerSecond retries per second. So single
+// failures are always retried, however long the back-off, and retries do not make an outage
+// worse.
 //
-// A call counts as soon as one of its attempts has returned that no policy inside refused. A
-// retry after a refused attempt takes nothing of the budget: nothing was sent. A retry over the
-// budget is not made; the result is the last attempt's, with flag UO,
+// A call counts when its first attempt that no policy inside refused has returned. A retry
+// after a refused attempt does not use the budget, because the attempt sent nothing. A retry
+// over the budget is not made: the call returns the result of its last attempt, with flag UO,
 // [policy.EventRetryOverflow] and [pillion.Info.RetryOverflow].
 //
-// Each upstream counts for itself. The window moves in tenths, and up to 15 calls are counted
+// Each upstream counts separately. The window moves in tenths, and up to 15 calls are counted
 // late. Mirrors RetryBudget of Finagle and linkerd.
 type Budget struct {
-	// Percent is the share of the calls, in percent. Zero means 20, None no share; any other
-	// value below 1 is an error. Mirrors percentCanRetry, which is a ratio.
+	// Percent is the share of the calls, in percent. The zero value means 20; Zero means no share;
+	// any other value below 1 is an error. Mirrors percentCanRetry, which is a ratio.
 	Percent float64 `json:"percent,omitempty"`
 
-	// MinPerSecond is how many retries for each second of Window are allowed whatever the
-	// number of calls. Zero means 10, None none; any other negative value is an error.
+	// MinPerSecond is the number of retries per second of Window that are allowed in addition
+	// to Percent. The zero value means 10; Zero means 0; any other negative value is an error.
 	// Mirrors minRetriesPerSec.
 	MinPerSecond int `json:"min_per_second,omitempty"`
 
-	// Window is the time over which calls and retries are counted. Zero means 10s; less than
+	// Window is the period over which calls and retries are counted. Zero means 10s; less than
 	// 1s is an error. Mirrors ttl.
 	Window time.Duration `json:"window,omitempty"`
 
-	// Disabled turns the budget off. It must be the only field that is set.
+	// Disabled turns the budget off. All other fields must be zero.
 	Disabled bool `json:"disabled,omitempty"`
 }
 
-// check reports what is wrong with the budget of the named field.
+// check reports the invalid values of the budget in the named field.
 func (b *Budget) check(field string) error {
 	if b == nil || *b == (Budget{Disabled: true}) {
 		return nil
@@ -62,16 +62,16 @@ func (b *Budget) check(field string) error {
 		bad = append(bad, fmt.Errorf("retry: %s.%s: %s", field, name, fmt.Sprintf(format, args...)))
 	}
 	if b.Disabled {
-		say("Disabled", "true leaves no effect to the other fields; leave them out")
+		say("Disabled", "true disables the other fields; leave them out")
 	}
 	switch {
 	case b.Percent > 0 && b.Percent < 1:
 		say("Percent", "%v is below 1; write %v for %v percent", b.Percent, 100*b.Percent, 100*b.Percent)
-	case b.Percent != None && !(b.Percent >= 0 && b.Percent <= math.MaxFloat64):
-		say("Percent", "%v is no percentage; write one from 1 up, or None for no share", b.Percent)
+	case b.Percent != Zero && !(b.Percent >= 0 && b.Percent <= math.MaxFloat64):
+		say("Percent", "%v is no percentage; write 1 or more, or Zero for no share", b.Percent)
 	}
-	if b.MinPerSecond < 0 && b.MinPerSecond != None {
-		say("MinPerSecond", "%d is negative; write None for none", b.MinPerSecond)
+	if b.MinPerSecond < 0 && b.MinPerSecond != Zero {
+		say("MinPerSecond", "%d is negative; write Zero for none", b.MinPerSecond)
 	}
 	if b.Window != 0 && b.Window < minBudgetWindow {
 		say("Window", "%v is below %v; did you forget the unit?", b.Window, minBudgetWindow)
@@ -79,7 +79,7 @@ func (b *Budget) check(field string) error {
 	return errors.Join(bad...)
 }
 
-// start makes the state of one upstream, nil if there is no budget.
+// start returns the state of an upstream's budget, or nil if the budget is disabled.
 func (b *Budget) start() *budget {
 	if b == nil {
 		b = &Budget{}
@@ -95,21 +95,21 @@ func (b *Budget) start() *budget {
 	}}
 }
 
-// orStandard is value, where 0 stands for the standard and None for 0.
+// orStandard returns value, or standard if value is 0, or 0 if value is Zero.
 func orStandard(value, standard float64) float64 {
 	switch value {
 	case 0:
 		return standard
-	case None:
+	case Zero:
 		return 0
 	}
 	return value
 }
 
-// budget is a Budget at work. It looks at the clock for one of 16 calls, and for each
-// retry. It is safe for concurrent use.
+// budget is the state of a Budget. It reads the clock for one of 16 calls, and for each retry.
+// It is safe for concurrent use.
 type budget struct {
-	uncounted atomic.Int64 // calls that core does not have yet
+	uncounted atomic.Int64 // calls not yet counted in core
 	epoch     time.Time
 
 	mu   sync.Mutex
@@ -125,25 +125,25 @@ func (b *budget) deposit() {
 	}
 }
 
-// withdraw counts a retry, if there may be one.
+// withdraw counts a retry if the budget allows it, and reports whether it does.
 func (b *budget) withdraw() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.core.retry(b.count())
 }
 
-// count has core count the calls so far. The caller holds mu.
+// count passes the uncounted calls to core. The caller holds mu.
 func (b *budget) count() (now time.Duration) {
 	now = time.Since(b.epoch)
 	b.core.call(now, b.uncounted.Swap(0))
 	return now
 }
 
-// budgetCore counts calls and retries in the last window. It depends on nothing but the
-// instants that it is given. One that lies before the latest counts as the latest.
+// budgetCore counts calls and retries in the last window. Each method takes the current time; a
+// time before the latest one counts as the latest.
 type budgetCore struct {
 	percent float64
-	reserve float64 // retries in a window whatever the calls
+	reserve float64 // retries per window in addition to percent
 	part    time.Duration
 
 	newest int64 // number of the newest part
@@ -151,16 +151,16 @@ type budgetCore struct {
 	sum    counts
 }
 
-// counts is what is counted.
+// counts holds the counts of one part of the window, or their sum.
 type counts struct{ calls, retries int64 }
 
-// call counts n calls at the instant now.
+// call counts n calls at now.
 func (c *budgetCore) call(now time.Duration, n int64) {
 	c.moveTo(now).calls += n
 	c.sum.calls += n
 }
 
-// retry counts a retry at the instant now, if there may be one.
+// retry counts a retry at now if the budget allows it, and reports whether it does.
 func (c *budgetCore) retry(now time.Duration) bool {
 	part := c.moveTo(now)
 	if float64(c.sum.retries+1) > c.reserve+c.percent*float64(c.sum.calls)/100 {
@@ -171,7 +171,7 @@ func (c *budgetCore) retry(now time.Duration) bool {
 	return true
 }
 
-// moveTo forgets what is older than the window, and returns the part of the instant now.
+// moveTo drops the parts older than the window and returns the part of now.
 func (c *budgetCore) moveTo(now time.Duration) *counts {
 	part := int64(now / c.part)
 	c.newest = max(c.newest, part-windowParts)

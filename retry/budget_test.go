@@ -26,28 +26,28 @@ func TestBudgetErrors(t *testing.T) {
 		want   []string
 	}{
 		{"zero", Budget{}, nil},
-		{"none of all", Budget{Percent: None, MinPerSecond: None}, nil},
+		{"nothing allowed", Budget{Percent: Zero, MinPerSecond: Zero}, nil},
 		{"disabled", Budget{Disabled: true}, nil},
-		{"more than all", Budget{Percent: 300, MinPerSecond: 1e6, Window: time.Hour}, nil},
+		{"more than all calls", Budget{Percent: 300, MinPerSecond: 1e6, Window: time.Hour}, nil},
 		{"least", Budget{Percent: 1, MinPerSecond: 1, Window: time.Second}, nil},
 		{"ratio", Budget{Percent: 0.2}, []string{"Percent: 0.2 is below 1; write 20 for 20 percent"}},
-		{"negative", Budget{Percent: -20}, []string{"Percent: -20 is no percentage; write one from 1 up, or None for no share"}},
-		{"no number", Budget{Percent: math.NaN()}, []string{"Percent: NaN is no percentage; write one from 1 up, or None for no share"}},
-		{"no end", Budget{Percent: math.Inf(1)}, []string{"Percent: +Inf is no percentage; write one from 1 up, or None for no share"}},
-		{"MinPerSecond", Budget{MinPerSecond: -2}, []string{"MinPerSecond: -2 is negative; write None for none"}},
+		{"negative", Budget{Percent: -20}, []string{"Percent: -20 is no percentage; write 1 or more, or Zero for no share"}},
+		{"no number", Budget{Percent: math.NaN()}, []string{"Percent: NaN is no percentage; write 1 or more, or Zero for no share"}},
+		{"no end", Budget{Percent: math.Inf(1)}, []string{"Percent: +Inf is no percentage; write 1 or more, or Zero for no share"}},
+		{"MinPerSecond", Budget{MinPerSecond: -2}, []string{"MinPerSecond: -2 is negative; write Zero for none"}},
 		{"unit forgotten", Budget{Window: 10}, []string{"Window: 10ns is below 1s; did you forget the unit?"}},
 		{"negative window", Budget{Window: -time.Second}, []string{"Window: -1s is below 1s; did you forget the unit?"}},
 		{
 			"disabled, and more",
 			Budget{Disabled: true, Percent: 20},
-			[]string{"Disabled: true leaves no effect to the other fields; leave them out"},
+			[]string{"Disabled: true disables the other fields; leave them out"},
 		},
 		{
 			"all",
 			Budget{Percent: 0.5, MinPerSecond: -9, Window: 1},
 			[]string{
 				"Percent: 0.5 is below 1; write 50 for 50 percent",
-				"MinPerSecond: -9 is negative; write None for none",
+				"MinPerSecond: -9 is negative; write Zero for none",
 				"Window: 1ns is below 1s; did you forget the unit?",
 			},
 		},
@@ -69,8 +69,8 @@ func TestBudgetErrors(t *testing.T) {
 	}
 }
 
-// TestBudgetBesideLimits has limits take the place of the budget: one that is set beside them
-// would have no effect.
+// TestBudgetBesideLimits checks that limits replace the default budget, and that setting both is
+// an error.
 func TestBudgetBesideLimits(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
@@ -79,10 +79,10 @@ func TestBudgetBesideLimits(t *testing.T) {
 		want   bool
 	}{
 		{"default", nil, limits.Config{MaxRetries: 5}, true},
-		{"set, beside no limit", &Budget{}, limits.Config{MaxRequests: 5}, true},
+		{"set, without a limit on retries", &Budget{}, limits.Config{MaxRequests: 5}, true},
 		{"disabled", &Budget{Disabled: true}, limits.Config{MaxRetries: 5}, true},
-		{"set, beside MaxRetries", &Budget{}, limits.Config{MaxRetries: 5}, false},
-		{"set, beside RetryBudget", &Budget{Percent: 30}, limits.Config{RetryBudget: &limits.RetryBudget{}}, false},
+		{"set, with MaxRetries", &Budget{}, limits.Config{MaxRetries: 5}, false},
+		{"set, with RetryBudget", &Budget{Percent: 30}, limits.Config{RetryBudget: &limits.RetryBudget{}}, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			for name, p := range map[string]policy.Policy{"Config": Config{Budget: tc.budget}, "Retryable": Retryable{Budget: tc.budget}} {
@@ -96,35 +96,34 @@ func TestBudgetBesideLimits(t *testing.T) {
 	}
 }
 
-// retries counts how many of n calls in a row that all fail are retried, without any time
-// going by.
+// retries makes n failing calls at the same instant and returns how many are retried.
 func retries(t *testing.T, u *pillion.Upstream, n int) (retried int) {
 	t.Helper()
 	for range n {
 		r := call(t, u, answers(status(503)), get(t.Context()))
 		retried += r.attempts - 1
 		if r.code != 503 || r.flags.Has(envoy.UO) != (r.attempts == 1) {
-			t.Fatalf("got %d after %d attempts with flags %v, want 503, and UO without a retry alone", r.code, r.attempts, r.flags)
+			t.Fatalf("got %d after %d attempts with flags %v, want 503, and UO if and only if there was no retry", r.code, r.attempts, r.flags)
 		}
 	}
 	return retried
 }
 
-// TestBudget counts the retries of calls that all fail, in one instant and later.
+// TestBudget counts the retries of calls that all fail, at the same instant and later.
 func TestBudget(t *testing.T) {
 	for _, tc := range []struct {
 		name        string
 		budget      *Budget
 		limits      limits.Config
 		first, then int // of 1000 calls each
-		later       int // of 1000 more, when the window is over
+		later       int // of 1000 more, after the window
 	}{
 		{"default", nil, limits.Config{}, 300, 200, 300},
 		{"zero", &Budget{}, limits.Config{}, 300, 200, 300},
 		{"other values", &Budget{Percent: 50, MinPerSecond: 3, Window: 20 * time.Second}, limits.Config{}, 560, 500, 560},
-		{"no share", &Budget{Percent: None}, limits.Config{}, 100, 0, 100},
-		{"no minimum", &Budget{MinPerSecond: None}, limits.Config{}, 200, 200, 200},
-		{"nothing", &Budget{Percent: None, MinPerSecond: None}, limits.Config{}, 0, 0, 0},
+		{"no share", &Budget{Percent: Zero}, limits.Config{}, 100, 0, 100},
+		{"no minimum", &Budget{MinPerSecond: Zero}, limits.Config{}, 200, 200, 200},
+		{"nothing", &Budget{Percent: Zero, MinPerSecond: Zero}, limits.Config{}, 0, 0, 0},
 		{"disabled", &Budget{Disabled: true}, limits.Config{}, 1000, 1000, 1000},
 		{"limits alone", nil, limits.Config{MaxRetries: 3}, 1000, 1000, 1000},
 		{"a retry budget of limits alone", nil, limits.Config{RetryBudget: &limits.RetryBudget{}}, 1000, 1000, 1000},
@@ -143,23 +142,23 @@ func TestBudget(t *testing.T) {
 	}
 }
 
-// TestBudgetOfRetryable is that of a Config.
+// TestBudgetOfRetryable checks the budget of a Retryable.
 func TestBudgetOfRetryable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		if got := retries(t, upstream(t, Retryable{Sleep: NoSleep}), 1000); got != 300 {
+		if got := retries(t, upstream(t, Retryable{Sleep: Zero}), 1000); got != 300 {
 			t.Errorf("got %d retries, want 300", got)
 		}
-		u := upstream(t, Retryable{Sleep: NoSleep, Budget: &Budget{Disabled: true}})
+		u := upstream(t, Retryable{Sleep: Zero, Budget: &Budget{Disabled: true}})
 		if got := retries(t, u, 1000); got != 1000 {
 			t.Errorf("disabled: got %d retries, want 1000", got)
 		}
 	})
 }
 
-// TestBudgetIsOneUpstreams gives one Config to two upstreams: each counts for itself.
+// TestBudgetIsOneUpstreams uses one Config in two upstreams: each counts separately.
 func TestBudgetIsOneUpstreams(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cfg := Config{Budget: &Budget{Percent: None, MinPerSecond: 1}, Rand: always(0)}
+		cfg := Config{Budget: &Budget{Percent: Zero, MinPerSecond: 1}, Rand: always(0)}
 		first, second := upstream(t, cfg), upstream(t, cfg)
 		cfg.Budget.MinPerSecond = 5 // the upstreams have been made
 		for _, u := range []*pillion.Upstream{first, second} {
@@ -170,8 +169,8 @@ func TestBudgetIsOneUpstreams(t *testing.T) {
 	})
 }
 
-// TestBudgetTakesNoBackOff has many calls wait in their back-off at a time: single failures
-// are retried however long that takes.
+// TestBudgetTakesNoBackOff has many calls in back-off concurrently: single failures are retried
+// however long the back-off.
 func TestBudgetTakesNoBackOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := upstream(t, Config{BaseInterval: time.Second, Rand: always(0.9)})
@@ -191,20 +190,20 @@ func TestBudgetTakesNoBackOff(t *testing.T) {
 	})
 }
 
-// TestBudgetOfRefusedAttempts has attempts refused inside: they sent nothing, so they neither
-// add to the budget, nor do their retries take of it.
+// TestBudgetOfRefusedAttempts refuses attempts inside. They sent nothing, so they do not add to
+// the budget, and their retries do not use it.
 func TestBudgetOfRefusedAttempts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		u := upstream(t, Config{RetryRefused: true, NumRetries: 2, Rand: always(0), Budget: &Budget{Percent: 100, MinPerSecond: None}},
+		u := upstream(t, Config{RetryRefused: true, NumRetries: 2, Rand: always(0), Budget: &Budget{Percent: 100, MinPerSecond: Zero}},
 			refuseFirst{})
 		for range 50 {
-			// The first attempt is refused, the second one fails and is what the call adds, the third
-			// one is its retry.
+			// The first attempt is refused. The second one fails and is counted as the call. The
+			// third one is its retry.
 			if r := call(t, u, answers(status(503)), get(t.Context())); r.attempts != 3 || !r.flags.Has(envoy.URX) {
 				t.Fatalf("got %d attempts with flags %v, want 3 and URX", r.attempts, r.flags)
 			}
 		}
-		refused := upstream(t, Config{RetryRefused: true, NumRetries: 5, Rand: always(0), Budget: &Budget{Percent: 100, MinPerSecond: None}},
+		refused := upstream(t, Config{RetryRefused: true, NumRetries: 5, Rand: always(0), Budget: &Budget{Percent: 100, MinPerSecond: Zero}},
 			closing{0})
 		for range 50 {
 			if r := call(t, refused, answers(status(200)), get(t.Context())); r.attempts != 6 {
@@ -214,12 +213,12 @@ func TestBudgetOfRefusedAttempts(t *testing.T) {
 	})
 }
 
-// slowCore is a budgetCore that remembers everything.
+// slowCore is a budgetCore that stores every call and retry.
 type slowCore struct {
 	percent, reserve float64
 	part             time.Duration
 	newest           int64
-	calls, retries   []int64 // the part that each belongs to
+	calls, retries   []int64 // the part of each
 }
 
 func (s *slowCore) at(now time.Duration) int64 {
@@ -251,8 +250,8 @@ func (s *slowCore) retry(now time.Duration) bool {
 	return ok
 }
 
-// drive has a core and its slow model live through the same, which data says: each byte is
-// calls, a retry, or time.
+// drive applies the events in data to a core and to its slow model. Each byte is calls, a retry,
+// or time.
 func drive(t *testing.T, percent, reserve float64, data []byte) {
 	t.Helper()
 	const part = 100 * time.Millisecond
@@ -277,7 +276,7 @@ func drive(t *testing.T, percent, reserve float64, data []byte) {
 	}
 }
 
-// TestBudgetCore compares a budget with one that remembers every call and every retry.
+// TestBudgetCore compares a budget with its slow model.
 func TestBudgetCore(t *testing.T) {
 	for seed := range uint64(100) {
 		chance := rand.New(rand.NewPCG(seed, 5))
@@ -289,8 +288,8 @@ func TestBudgetCore(t *testing.T) {
 	}
 }
 
-// FuzzBudgetCore does the same with whatever comes. A budget must agree with its model, and
-// must not panic.
+// FuzzBudgetCore does the same with arbitrary events. A budget must agree with its model and must
+// not panic.
 func FuzzBudgetCore(f *testing.F) {
 	f.Add(20.0, 3.0, []byte{4, 1, 1, 1, 255, 1})
 	f.Add(0.0, 0.0, []byte{1, 255, 0})
@@ -298,9 +297,9 @@ func FuzzBudgetCore(f *testing.F) {
 	f.Fuzz(func(t *testing.T, percent, reserve float64, data []byte) { drive(t, percent, reserve, data) })
 }
 
-// TestBudgetCore_bound pins what the budget promises, whatever happens: when a retry is
-// allowed, nine tenths of the window hold no more retries than the share of the calls in the
-// whole window, and the reserve; and one that is within the share of nine tenths is allowed.
+// TestBudgetCore_bound checks the bounds of the budget. When a retry is allowed, the retries in
+// nine tenths of the window are at most the share of the calls in the whole window plus the
+// reserve. A retry that is within the share of nine tenths of the window is allowed.
 func TestBudgetCore_bound(t *testing.T) {
 	const part, window = time.Second, windowParts * time.Second
 	const percent, reserve = 20.0, 5.0
@@ -341,8 +340,8 @@ func TestBudgetCore_bound(t *testing.T) {
 	}
 }
 
-// TestBudget_concurrent has calls and retries come from many goroutines in one instant. None
-// is lost, and no retry is over the budget.
+// TestBudget_concurrent makes calls and retries from many goroutines at the same instant. All are
+// counted, and no retry is over the budget.
 func TestBudget_concurrent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := (&Budget{}).start()
@@ -359,13 +358,13 @@ func TestBudget_concurrent(t *testing.T) {
 			})
 		}
 		callers.Wait()
-		if got := allowed.Load(); got != 3300 { // of 16,000 calls, and the reserve
+		if got := allowed.Load(); got != 3300 { // 20% of 16,000 calls, plus the reserve
 			t.Errorf("got %d retries, want 3300", got)
 		}
 	})
 }
 
-// TestBudgetCostsNoAllocation pins that calls and retries are counted without any.
+// TestBudgetCostsNoAllocation checks that counting calls and retries does not allocate.
 func TestBudgetCostsNoAllocation(t *testing.T) {
 	b := (&Budget{}).start()
 	if got := testing.AllocsPerRun(1000, func() { b.deposit(); b.withdraw() }); got != 0 {
@@ -373,7 +372,7 @@ func TestBudgetCostsNoAllocation(t *testing.T) {
 	}
 }
 
-// BenchmarkBudget measures what a call costs.
+// BenchmarkBudget measures the cost of a call.
 func BenchmarkBudget(b *testing.B) {
 	budget := (&Budget{}).start()
 	b.Run("deposit", func(b *testing.B) {
@@ -395,10 +394,10 @@ func BenchmarkBudget(b *testing.B) {
 	})
 }
 
-// TestBudgetOfFunctions has a function fail under a budget.
+// TestBudgetOfFunctions uses a failing function under a budget.
 func TestBudgetOfFunctions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		u := upstream(t, Config{On: "5xx", Budget: &Budget{Percent: None, MinPerSecond: 1}, Rand: always(0)})
+		u := upstream(t, Config{On: "5xx", Budget: &Budget{Percent: Zero, MinPerSecond: 1}, Rand: always(0)})
 		runs := 0
 		for range 100 {
 			_, _ = pillion.Do(t.Context(), u, func(context.Context) (int, error) {

@@ -18,7 +18,7 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// TestOwnWords has the words default and idempotent stand beside Envoy's.
+// TestOwnWords uses default and idempotent together with Envoy's conditions.
 func TestOwnWords(t *testing.T) {
 	codes := []int{429}
 	post := func(ctx context.Context) *http.Request {
@@ -29,7 +29,7 @@ func TestOwnWords(t *testing.T) {
 	vouched := func(ctx context.Context) *http.Request { return post(pillion.WithIdempotent(ctx)) }
 	keyed := func(ctx context.Context) *http.Request {
 		req := post(ctx)
-		req.Header["Idempotency-Key"] = nil // not sent, but a mark
+		req.Header["Idempotency-Key"] = nil // not sent, but marks the request
 		return req
 	}
 	for _, tc := range []struct {
@@ -42,20 +42,20 @@ func TestOwnWords(t *testing.T) {
 		{"default, GET", Config{On: "default"}, get, status(503), 2},
 		{"default, connection refused", Config{On: "default"}, get, failure(errRefusedDial), 2},
 		{"default, not a 500", Config{On: "default"}, get, status(500), 1},
-		{"default alone has no guard", Config{On: "default"}, post, status(503), 2},
+		{"default alone, POST", Config{On: "default"}, post, status(503), 2},
 		{"default and idempotent", Config{On: "default,idempotent"}, get, status(503), 2},
 		{"default and idempotent, POST", Config{On: "default,idempotent"}, post, status(503), 1},
-		{"default and idempotent, POST that its caller vouches for", Config{On: "default,idempotent"}, vouched, status(503), 2},
+		{"default and idempotent, POST with WithIdempotent", Config{On: "default,idempotent"}, vouched, status(503), 2},
 		{"default and idempotent, POST with a key", Config{On: "default,idempotent"}, keyed, status(503), 2},
 		{"the same by default", Config{}, keyed, status(503), 2},
-		{"the same by default, vouched for", Config{}, vouched, status(503), 2},
+		{"the same by default, WithIdempotent", Config{}, vouched, status(503), 2},
 		{"order does not matter", Config{On: " idempotent , default "}, post, status(503), 1},
-		{"Envoy's word under the guard", Config{On: "5xx,idempotent"}, get, status(500), 2},
-		{"Envoy's word under the guard, POST", Config{On: "5xx,idempotent"}, post, status(500), 1},
-		{"a status beside the default", Config{On: "default,idempotent,retriable-status-codes", RetriableStatusCodes: codes}, get, status(429), 2},
-		{"a status beside the default, 503", Config{On: "default,idempotent,retriable-status-codes", RetriableStatusCodes: codes}, get, status(503), 2},
-		{"a status beside the default, POST", Config{On: "default,idempotent,retriable-status-codes", RetriableStatusCodes: codes}, post, status(429), 1},
-		{"a status beside the default, unguarded", Config{On: "default,retriable-status-codes", RetriableStatusCodes: codes}, post, status(429), 2},
+		{"Envoy's condition with idempotent", Config{On: "5xx,idempotent"}, get, status(500), 2},
+		{"Envoy's condition with idempotent, POST", Config{On: "5xx,idempotent"}, post, status(500), 1},
+		{"default and a status", Config{On: "default,idempotent,retriable-status-codes", RetriableStatusCodes: codes}, get, status(429), 2},
+		{"default and a status, 503", Config{On: "default,idempotent,retriable-status-codes", RetriableStatusCodes: codes}, get, status(503), 2},
+		{"default and a status, POST", Config{On: "default,idempotent,retriable-status-codes", RetriableStatusCodes: codes}, post, status(429), 1},
+		{"default and a status, without idempotent", Config{On: "default,retriable-status-codes", RetriableStatusCodes: codes}, post, status(429), 2},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -67,7 +67,7 @@ func TestOwnWords(t *testing.T) {
 	}
 }
 
-// TestIdempotentFunctions has the callers of functions vouch for them.
+// TestIdempotentFunctions uses WithIdempotent for functions.
 func TestIdempotentFunctions(t *testing.T) {
 	for _, tc := range []struct {
 		name string
@@ -94,7 +94,7 @@ func TestIdempotentFunctions(t *testing.T) {
 						return 0, tc.err
 					})
 					if runs != want {
-						t.Errorf("vouched for: %v: got %d runs, want %d", ctx != t.Context(), runs, want)
+						t.Errorf("WithIdempotent: %v: got %d runs, want %d", ctx != t.Context(), runs, want)
 					}
 				}
 			})
@@ -102,7 +102,7 @@ func TestIdempotentFunctions(t *testing.T) {
 	}
 }
 
-// TestWhen has the program decide beside the words.
+// TestWhen checks When together with conditions.
 func TestWhen(t *testing.T) {
 	teapot := func(o *policy.Outcome) bool { return o.Code == http.StatusTeapot }
 	stale := func(o *policy.Outcome) bool {
@@ -120,20 +120,20 @@ func TestWhen(t *testing.T) {
 	}{
 		{"status", Config{When: teapot}, "GET", status(418), 2},
 		{"other status", Config{When: teapot}, "GET", status(404), 1},
-		{"beside the default conditions", Config{When: teapot}, "GET", status(503), 2},
-		{"under the default guard", Config{When: teapot}, "POST", status(418), 1},
-		{"beside words", Config{On: "connect-failure", When: teapot}, "POST", status(418), 2},
-		{"beside words, which hold", Config{On: "5xx", When: teapot}, "POST", status(500), 2},
-		{"under a guard that is named", Config{On: "5xx,idempotent", When: teapot}, "POST", status(418), 1},
-		{"guard alone", Config{On: "idempotent", When: teapot}, "GET", status(418), 2},
-		{"guard alone, nothing else", Config{On: "idempotent", When: teapot}, "GET", status(503), 1},
+		{"with the default conditions", Config{When: teapot}, "GET", status(503), 2},
+		{"with the default idempotent", Config{When: teapot}, "POST", status(418), 1},
+		{"with other conditions", Config{On: "connect-failure", When: teapot}, "POST", status(418), 2},
+		{"with other conditions, which apply", Config{On: "5xx", When: teapot}, "POST", status(500), 2},
+		{"with idempotent", Config{On: "5xx,idempotent", When: teapot}, "POST", status(418), 1},
+		{"idempotent alone", Config{On: "idempotent", When: teapot}, "GET", status(418), 2},
+		{"idempotent alone, When is false", Config{On: "idempotent", When: teapot}, "GET", status(503), 1},
 		{"response header", Config{When: stale}, "GET", status(200, "X-Cache", "stale"), 2},
 		{"response header of another value", Config{When: stale}, "GET", status(200, "X-Cache", "fresh"), 1},
 		{"error", Config{On: "retriable-4xx", When: broken}, "GET", failure(syscall.EPROTO), 2},
-		{"success too, if it says so", Config{When: always}, "GET", status(200), 2},
-		{"a rate limit, if it says so", Config{When: always}, "GET", status(503, "X-Envoy-Ratelimited", "1"), 2},
+		{"success, if When is true", Config{When: always}, "GET", status(200), 2},
+		{"rate limit, if When is true", Config{When: always}, "GET", status(503, "X-Envoy-Ratelimited", "1"), 2},
 		{
-			"under a request header",
+			"with a request header",
 			Config{When: always, RetriableRequestHeaders: []HeaderMatcher{{Name: "X-May"}}},
 			"GET", status(200), 1,
 		},
@@ -151,11 +151,11 @@ func TestWhen(t *testing.T) {
 	}
 }
 
-// TestWhen_isNotAsked has outcomes that no program decides about.
+// TestWhen_isNotAsked checks the outcomes for which When is not called.
 func TestWhen_isNotAsked(t *testing.T) {
 	for _, o := range outcomes {
 		if !slices.Contains([]string{
-			"total time-out", "deadline of the caller", "caller left", "caller left, connection reset", "refused by a breaker",
+			"total timeout", "deadline of the caller", "canceled", "canceled, connection reset", "refused by a breaker",
 			"refused by a limit", "invalid request",
 		}, o.name) {
 			continue
@@ -178,14 +178,14 @@ func TestWhen_isNotAsked(t *testing.T) {
 					req.Method = o.method
 				}
 				if r := call(t, upstream(t, policies...), answers(o.answer), req); asked != 0 || r.attempts != 1 {
-					t.Errorf("got %d questions and %d attempts, want 0 and 1", asked, r.attempts)
+					t.Errorf("got %d calls of When and %d attempts, want 0 and 1", asked, r.attempts)
 				}
 			})
 		})
 	}
 }
 
-// TestWhen_ofAnyProtocol decides about an exchange of another protocol, once for each attempt.
+// TestWhen_ofAnyProtocol calls When for an exchange of another protocol, once per attempt.
 func TestWhen_ofAnyProtocol(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked := 0
@@ -195,13 +195,13 @@ func TestWhen_ofAnyProtocol(t *testing.T) {
 			return o.Code == 7 && asked < 3
 		}}).Chain().Invoke(ctx, &answered{code: 7})
 		if info.Attempts() != 3 || asked != 3 {
-			t.Errorf("got %d attempts and %d questions, want 3 of each", info.Attempts(), asked)
+			t.Errorf("got %d attempts and %d calls of When, want 3 of each", info.Attempts(), asked)
 		}
 	})
 }
 
-// TestPanics has each function that the program supplies panic: the panic goes on to the
-// caller, and no slot is held, nor any body left open.
+// TestPanics panics in each function that the program supplies: the panic reaches the caller, no
+// slot is held and no body is left open.
 func TestPanics(t *testing.T) {
 	boom := func() { panic("boom") }
 	for _, tc := range []struct {
@@ -217,14 +217,15 @@ func TestPanics(t *testing.T) {
 		{"Not", Retryable{Not: []Match{func(error) bool { boom(); return true }}}},
 		{"Matching", Retryable{Matching: []Pattern{panicking{}}}},
 		{"SleepFunc", Retryable{SleepFunc: func(int) time.Duration { boom(); return 0 }}},
-		{"ExceptionCB", Retryable{Sleep: NoSleep, ExceptionCB: func(error) { boom() }}},
-		{"LogMethod", Retryable{Sleep: NoSleep, LogMethod: func(int, error) { boom() }}},
+		{"ExceptionCB", Retryable{Sleep: Zero, ExceptionCB: func(error) { boom() }}},
+		{"LogMethod", Retryable{Sleep: Zero, LogMethod: func(int, error) { boom() }}},
 		{"Ensure", Retryable{Tries: 1, Ensure: func(int) { boom() }}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := answers(status(503))
-				// A minute is more than the calls take, unless they wait for a slot that nobody holds.
+				// The calls take less than a minute, unless they wait for a slot that was never
+				// freed.
 				u := upstream(t, timeout.Config{Total: time.Minute}, tc.policy, limits.Config{MaxRequests: 1, MaxRetries: 1})
 				for i := range 3 {
 					func() {
@@ -238,14 +239,14 @@ func TestPanics(t *testing.T) {
 					}()
 				}
 				if w.attempts() < 3 || w.open != 0 {
-					t.Errorf("got %d attempts sent and %d bodies open, want one for each call at least, and 0", w.attempts(), w.open)
+					t.Errorf("got %d attempts sent and %d bodies open, want at least one per call, and 0", w.attempts(), w.open)
 				}
 			})
 		})
 	}
 }
 
-// panicking is a source of waits, and a pattern.
+// panicking is a source of waits and a pattern that panics.
 type panicking struct{ reset bool }
 
 func (p panicking) Reset() {

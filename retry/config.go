@@ -15,95 +15,98 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// None stands for a number of zero where zero means the default: of retries, and in a
-// [Budget].
-const None = -1
+// Never is a NumRetries of zero: nothing is retried.
+const Never = -1
 
-// The values of a Config that names none, as in Envoy.
+// Zero is a number or a duration of zero, where the zero value means a default: in a [Budget] and in
+// the Sleep of a [Retryable].
+const Zero = -1
+
+// The defaults of a Config, as in Envoy.
 const (
 	DefaultNumRetries       = 1
 	DefaultBaseInterval     = 25 * time.Millisecond
 	DefaultMaxResetInterval = 300 * time.Second
 )
 
-// Config says which calls are retried, how often, and after what wait. It is a policy, to
-// stand outside limits and breaker. It mirrors Envoy's RetryPolicy.
+// Config configures which calls are retried, how often, and after what wait. It is a policy
+// that must be outside limits and breaker. Mirrors Envoy's RetryPolicy.
 //
-// Without On, the default conditions hold: connect-failure, refused-stream, reset, a response
-// 502 to 504, and the per-try timeout; and only for calls that may be sent twice without harm:
-// their method is idempotent (GET, HEAD, OPTIONS, TRACE, PUT, DELETE), the request has an
-// Idempotency-Key, or the caller says so with [pillion.WithIdempotent], which also holds for a
-// function under [pillion.Do]. With On its words decide, as in Envoy: On: "5xx" does retry a
-// POST.
+// If On is empty, the default conditions apply: connect-failure, refused-stream, reset, a
+// response 502 to 504, and the per-try timeout. They apply only to calls that are safe to send
+// twice: the method is idempotent (GET, HEAD, OPTIONS, TRACE, PUT, DELETE), the request has an
+// Idempotency-Key, or the caller used [pillion.WithIdempotent], which also works for a function
+// under [pillion.Do]. If On is set, only its conditions apply, as in Envoy: On: "5xx" retries a
+// POST, too.
 //
-// The retries of an upstream are bounded by a [Budget], unless limits among its policies sets
+// A [Budget] bounds the retries of an upstream, unless the limits policy of the upstream sets
 // MaxRetries or RetryBudget.
 type Config struct {
 	// On lists conditions, separated by commas: Envoy's 5xx, gateway-error, reset,
 	// reset-before-request, connect-failure, retriable-4xx, refused-stream,
 	// retriable-status-codes, retriable-headers, envoy-ratelimited, and for gRPC cancelled,
-	// deadline-exceeded, internal, resource-exhausted, unavailable; and two of the library's own:
-	// default stands for the default conditions, and idempotent limits retries to calls that may
-	// be sent twice without harm. Empty means "default,idempotent"; an unknown word is an error.
-	// So "default,idempotent,retriable-status-codes" adds RetriableStatusCodes to the default.
-	// Mirrors retry_on.
+	// deadline-exceeded, internal, resource-exhausted, unavailable. Two more are specific to
+	// this package: default means the default conditions, and idempotent restricts retries to
+	// calls that are safe to send twice. Empty means "default,idempotent"; an unknown condition
+	// is an error. So "default,idempotent,retriable-status-codes" adds RetriableStatusCodes to
+	// the default. Mirrors retry_on.
 	On string `json:"on,omitempty"`
 
-	// When, if set, reports whether an outcome is retried, beside the words of On: it adds to
-	// them. It may look at the response headers (Value is an *http.Response over HTTP) and at the
-	// error, but must not read the body. It is not called for calls that were canceled, refused,
-	// invalid, or out of time. The idempotency guard and RetriableRequestHeaders hold for it, too.
-	// It must be safe for concurrent use.
+	// When, if set, reports whether to retry an outcome, in addition to the conditions of On. It
+	// may read the response headers (Value is an *http.Response over HTTP) and the error, but not
+	// the body. It is not called for calls that were canceled, refused, invalid, or out of time.
+	// The condition idempotent and RetriableRequestHeaders restrict it, too. It must be safe for
+	// concurrent use.
 	When func(o *policy.Outcome) bool `json:"-"`
 
-	// NumRetries is how often a call is retried at most. Zero means 1, None never; any
-	// other negative value is an error. Mirrors num_retries.
+	// NumRetries is the maximum number of retries of a call. The zero value means 1; Never means no
+	// retries; any other negative value is an error. Mirrors num_retries.
 	NumRetries int `json:"num_retries,omitempty"`
 
-	// RetriableStatusCodes are HTTP statuses that are retried when On has
+	// RetriableStatusCodes lists the HTTP statuses that are retried if On has
 	// retriable-status-codes. One without the other is an error, unless EnvoyHeaders is set and
-	// a caller can name the other. Mirrors retriable_status_codes.
+	// a caller can send the other. Mirrors retriable_status_codes.
 	RetriableStatusCodes []int `json:"retriable_status_codes,omitempty"`
 
-	// RetriableHeaders match the headers of a response that is retried when On has
-	// retriable-headers, whatever its status. One match is enough. One without the other is an
-	// error, unless EnvoyHeaders is set and a caller can name the other.
-	// Mirrors retriable_headers.
+	// RetriableHeaders lists matchers for the headers of responses that are retried if On has
+	// retriable-headers, with any status. One match is enough. One of the two fields without the
+	// other is an error, unless EnvoyHeaders is set and a caller can send the other. Mirrors
+	// retriable_headers.
 	RetriableHeaders []HeaderMatcher `json:"retriable_headers,omitempty"`
 
-	// RetriableRequestHeaders, if there are any, limit retries to requests that one of them
-	// matches. Mirrors retriable_request_headers.
+	// RetriableRequestHeaders, if not empty, restricts retries to requests that match one of
+	// its matchers. Mirrors retriable_request_headers.
 	RetriableRequestHeaders []HeaderMatcher `json:"retriable_request_headers,omitempty"`
 
-	// BaseInterval is the scale of the back-off: the wait before retry n is random, uniform
-	// from 0 to BaseInterval·2^(n-1), but below MaxInterval. Zero means 25ms; less than 1ms is an
-	// error. Mirrors retry_back_off.base_interval.
+	// BaseInterval is the base of the back-off: the wait before retry n is a uniform random
+	// number from 0 to BaseInterval·2^(n-1), but below MaxInterval. Zero means 25ms; less than
+	// 1ms is an error. Mirrors retry_back_off.base_interval.
 	BaseInterval time.Duration `json:"base_interval,omitempty"`
 
-	// MaxInterval bounds the back-off. Zero means ten times BaseInterval; below BaseInterval
-	// is an error. Mirrors retry_back_off.max_interval.
+	// MaxInterval bounds the back-off. Zero means ten times BaseInterval; a value below
+	// BaseInterval is an error. Mirrors retry_back_off.max_interval.
 	MaxInterval time.Duration `json:"max_interval,omitempty"`
 
-	// ResetHeaders are headers in which a response asks for a wait: the first that can be read
-	// sets the wait, times a random factor from 1 to 1.5. Nil means Retry-After, an empty list
-	// none. Mirrors rate_limited_retry_back_off.reset_headers.
+	// ResetHeaders lists response headers that ask for a wait. The first valid one sets the
+	// wait, multiplied by a random factor from 1 to 1.5. Nil means Retry-After; an empty list
+	// means none. Mirrors rate_limited_retry_back_off.reset_headers.
 	ResetHeaders []ResetHeader `json:"reset_headers,omitzero"`
 
-	// MaxResetInterval is the longest wait that a response can ask for; asked for more, the
-	// ordinary back-off holds. Zero means 300s; less than 1ms is an error.
-	// Mirrors rate_limited_retry_back_off.max_interval.
+	// MaxResetInterval is the longest wait that a response can ask for. If it asks for more, the
+	// usual back-off applies. Zero means 300s; less than 1ms is an error. Mirrors
+	// rate_limited_retry_back_off.max_interval.
 	MaxResetInterval time.Duration `json:"max_reset_interval,omitempty"`
 
-	// BackOff, if set, returns the source of the waits of each call that is retried, in place
-	// of BaseInterval and MaxInterval, which are an error beside it. It must return a new one each
-	// time; nil stands for the ordinary back-off. Its Stop ends the retries. NumRetries holds
-	// nevertheless, and is 1 unless set: raise it where the BackOff shall decide.
-	// [backoff.Permanent] is that of v4; v5's is not known.
+	// BackOff, if set, returns the source of a retried call's waits. It replaces BaseInterval
+	// and MaxInterval, which must then be zero. It must return a new source each time, or nil for
+	// the usual back-off. The source's Stop ends the retries. NumRetries still applies and
+	// defaults to 1: raise it to let the BackOff decide. [backoff.Permanent] is that of v4; v5's
+	// is not recognized.
 	BackOff func() backoff.BackOff `json:"-"`
 
-	// Budget bounds the retries of the upstream. Nil means the default values of [Budget].
-	// Where limits sets MaxRetries or RetryBudget, these take its place, and a Budget beside them
-	// is an error, unless it is Disabled.
+	// Budget bounds the retries of the upstream. Nil means the defaults of [Budget]. MaxRetries
+	// or RetryBudget of limits replace it; a Budget together with one of them is an error, unless
+	// it is Disabled.
 	Budget *Budget `json:"budget,omitempty"`
 
 	// Hosts says which hosts of a cluster a retry avoids. Nil means those of the attempts before,
@@ -112,44 +115,61 @@ type Config struct {
 	// retry_priority.
 	Hosts *Hosts `json:"hosts,omitempty"`
 
-	// RetryRefused retries calls that a breaker or a limit inside refused. Envoy never does.
+	// RetryRefused retries calls that a breaker or a limit inside refused. Envoy never retries
+	// them.
 	RetryRefused bool `json:"retry_refused,omitempty"`
 
-	// EnvoyHeaders lets a caller ask for retries itself, as Envoy lets an internal one:
-	// x-envoy-retry-on and x-envoy-retry-grpc-on add Envoy's conditions to On, x-envoy-max-retries
-	// takes the place of NumRetries, x-envoy-retriable-status-codes and
-	// x-envoy-retriable-header-names add to the lists. What cannot be read is ignored, and the
-	// headers are not sent on. Without On, nothing is then retried that no header asks for.
-	// Only for requests that can be trusted.
+	// HedgeOnPerTryTimeout has an attempt go on when the limit of one attempt is over: in place of
+	// ending it, a retry runs beside it. The first response that needs no retry is the result, and
+	// the other attempts are canceled. Such a retry is made whatever On says, but for calls that On
+	// or RetriableRequestHeaders exclude; NumRetries, the back-off and the budget hold for it. Where
+	// the retries are used up, attempts are waited for without a limit of their own, and the call has
+	// the flag URX. Each call costs a goroutine for each attempt. Streams of gRPC are not hedged.
+	// Mirrors hedge_on_per_try_timeout of Envoy's HedgePolicy.
+	HedgeOnPerTryTimeout bool `json:"hedge_on_per_try_timeout,omitempty"`
+
+	// EnvoyHeaders lets a caller ask for retries in request headers, as Envoy does for internal
+	// requests: x-envoy-retry-on and x-envoy-retry-grpc-on add Envoy's conditions to On,
+	// x-envoy-max-retries replaces NumRetries, x-envoy-retriable-status-codes and
+	// x-envoy-retriable-header-names add to the lists, x-envoy-hedge-on-per-try-timeout (true or
+	// false) takes the place of HedgeOnPerTryTimeout. Invalid values are ignored, and the
+	// headers are not forwarded. If On is empty, only the headers' conditions apply. Set it only
+	// for trusted requests.
 	EnvoyHeaders bool `json:"envoy_headers,omitempty"`
 
-	// Rand returns the random numbers for the waits, from 0 to below 1. It must be safe for
-	// concurrent use. Nil means [math/rand/v2.Float64].
+	// Rand returns a random number in [0, 1) for a wait. It must be safe for concurrent use. Nil
+	// means [math/rand/v2.Float64].
 	Rand func() float64 `json:"-"`
 }
 
-// Place is outside of what sees attempts, and inside of what sees calls.
-func (Config) Place() policy.Place { return policy.Place{Rank: policy.Retries} }
+// Place returns a place inside policies that see calls, and outside those that see attempts.
+func (c Config) Place() policy.Place {
+	if c.HedgeOnPerTryTimeout {
+		return policy.Place{Rank: policy.Hedges, Name: "retry"}
+	}
+	return policy.Place{Rank: policy.Retries}
+}
 
-// Wrap makes the attempts of each call.
+// Wrap wraps next, which makes one attempt, with retries.
 func (c Config) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	p, err := c.compile()
 	if err = errors.Join(err, checkBudget("Config", c.Budget, s), c.Hosts.apply(s)); err != nil {
 		return nil, err
 	}
 	l := newLoop(s, p, c.Budget, next)
+	l.hedges = c.HedgeOnPerTryTimeout
 	if !c.EnvoyHeaders {
 		return l.call, nil
 	}
 	s.Require(policy.Needs{Consume: envoyHeaders})
 	return func(ctx context.Context, call *policy.Call) *policy.Outcome {
 		asked := *l
-		asked.rule = p.heeding(call)
+		asked.rule, asked.hedges = p.honoring(call), l.hedging(call)
 		return asked.call(ctx, call)
 	}, nil
 }
 
-// checkBudget reports what is wrong with the budget of a policy.
+// checkBudget reports the invalid values of a policy's budget.
 func checkBudget(policy string, b *Budget, s *policy.Builder) error {
 	if b != nil && !b.Disabled && s.LimitsRetries() {
 		return fmt.Errorf("retry: %s.Budget: no effect beside MaxRetries or RetryBudget of limits; leave one of them out", policy)
@@ -157,7 +177,7 @@ func checkBudget(policy string, b *Budget, s *policy.Builder) error {
 	return b.check(policy + ".Budget")
 }
 
-// compile checks the configuration and makes it quick to use.
+// compile checks the configuration and converts it to a rule.
 func (c Config) compile() (*envoyRule, error) {
 	on, err := parseStrict(c.On)
 	bad := []error{err, c.checkNumbers(), c.checkConditions(on), c.checkLists(on), c.checkWaits()}
@@ -183,7 +203,7 @@ func (c Config) compile() (*envoyRule, error) {
 	}, nil
 }
 
-// standard reports whether the default conditions hold.
+// standard reports whether the default conditions apply.
 func (c Config) standard() bool { return strings.TrimSpace(c.On) == "" && !c.EnvoyHeaders }
 
 func (c Config) checkNumbers() error {
@@ -191,7 +211,7 @@ func (c Config) checkNumbers() error {
 	say := func(field string, value any, why string) {
 		bad = append(bad, fmt.Errorf("retry: Config.%s: %v %s", field, value, why))
 	}
-	if c.NumRetries < 0 && c.NumRetries != None {
+	if c.NumRetries < 0 && c.NumRetries != Never {
 		say("NumRetries", c.NumRetries, "is negative")
 	}
 	for _, f := range []struct {
@@ -210,10 +230,10 @@ func (c Config) checkNumbers() error {
 	return errors.Join(bad...)
 }
 
-// shortest is the shortest wait that makes sense: less is a number whose unit was forgotten.
+// shortest is the shortest valid wait. A shorter one is probably a number without a unit.
 const shortest = time.Millisecond
 
-// checkInterval says what is wrong with a wait, "" for nothing.
+// checkInterval returns why a wait is invalid, or "" if it is valid.
 func checkInterval(d time.Duration) string {
 	switch {
 	case d < 0:
@@ -224,7 +244,7 @@ func checkInterval(d time.Duration) string {
 	return ""
 }
 
-// checkConditions finds a policy that would never retry anything.
+// checkConditions reports a policy that would never retry.
 func (c Config) checkConditions(on conditions) error {
 	if on.idempotent && !on.some() && c.When == nil && !c.EnvoyHeaders {
 		return errors.New(`retry: Config.On: "idempotent" is no condition by itself; write "default,idempotent"`)
@@ -232,7 +252,7 @@ func (c Config) checkConditions(on conditions) error {
 	return nil
 }
 
-// checkLists finds lists whose word is missing, and words whose list is.
+// checkLists reports lists whose condition is missing, and conditions whose list is missing.
 func (c Config) checkLists(on conditions) error {
 	var bad []error
 	for _, code := range c.RetriableStatusCodes {
@@ -240,7 +260,7 @@ func (c Config) checkLists(on conditions) error {
 			bad = append(bad, fmt.Errorf("retry: Config.RetriableStatusCodes: %d is no HTTP status", code))
 		}
 	}
-	if c.EnvoyHeaders { // a caller can name what is missing
+	if c.EnvoyHeaders { // a caller can send what is missing
 		return errors.Join(bad...)
 	}
 	pair := func(word string, named bool, field string, n int) {
@@ -258,7 +278,7 @@ func (c Config) checkLists(on conditions) error {
 
 func isStatus(code int) bool { return code >= 100 && code <= 599 }
 
-// checkWaits finds settings that another one leaves without effect.
+// checkWaits reports settings that another setting makes ineffective.
 func (c Config) checkWaits() error {
 	var bad []error
 	say := func(field string, value time.Duration, why string) {
@@ -280,7 +300,7 @@ func (c Config) withDefaults() Config {
 	switch c.NumRetries {
 	case 0:
 		c.NumRetries = DefaultNumRetries
-	case None:
+	case Never:
 		c.NumRetries = 0
 	}
 	c.BaseInterval = orDefault(c.BaseInterval, DefaultBaseInterval)

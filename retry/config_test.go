@@ -14,7 +14,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// lines gives what New says is wrong, without the lead.
+// lines returns the lines of New's error, without the prefix.
 func lines(t *testing.T, p policy.Policy) []string {
 	t.Helper()
 	_, err := pillion.New("recipes", p)
@@ -25,7 +25,7 @@ func lines(t *testing.T, p policy.Policy) []string {
 }
 
 // theWords ends each error about On.
-const theWords = "; the words are default, idempotent, 5xx, cancelled, connect-failure, deadline-exceeded, envoy-ratelimited, " +
+const theWords = "; the conditions are default, idempotent, 5xx, cancelled, connect-failure, deadline-exceeded, envoy-ratelimited, " +
 	"gateway-error, internal, refused-stream, reset, reset-before-request, resource-exhausted, retriable-4xx, retriable-headers, " +
 	"retriable-status-codes, unavailable, separated by commas"
 
@@ -38,20 +38,20 @@ func TestConfigErrors(t *testing.T) {
 		want []string
 	}{
 		{"zero", Config{}, nil},
-		{"none", Config{NumRetries: None}, nil},
+		{"none", Config{NumRetries: Never}, nil},
 		{"spaces and empty words", Config{On: " 5xx , reset,, connect-failure "}, nil},
-		{"header word in other case", Config{On: "5XX"}, []string{`retry: Config.On: "5XX" is no retry condition (did you mean 5xx?)` + theWords}},
+		{"condition in upper case", Config{On: "5XX"}, []string{`retry: Config.On: "5XX" is no retry condition (did you mean 5xx?)` + theWords}},
 		{
-			"unknown words",
+			"unknown conditions",
 			Config{On: "5xx,sometimes,reset , never"},
 			[]string{`retry: Config.On: "sometimes" is no retry condition; "never" is no retry condition` + theWords},
 		},
-		{"no word", Config{On: " , "}, []string{`retry: Config.On: " , " has no word; leave it empty for the default conditions`}},
-		{"words of its own", Config{On: "default,idempotent,retriable-status-codes", RetriableStatusCodes: []int{429}}, nil},
+		{"no condition", Config{On: " , "}, []string{`retry: Config.On: " , " has no condition; leave it empty for the default conditions`}},
+		{"conditions that Envoy does not have", Config{On: "default,idempotent,retriable-status-codes", RetriableStatusCodes: []int{429}}, nil},
 		{"default alone", Config{On: "default"}, nil},
-		{"guard alone", Config{On: "idempotent"}, []string{`retry: Config.On: "idempotent" is no condition by itself; write "default,idempotent"`}},
-		{"guard of When", Config{On: "idempotent", When: when}, nil},
-		{"guard of the caller's conditions", Config{On: "idempotent", EnvoyHeaders: true}, nil},
+		{"idempotent alone", Config{On: "idempotent"}, []string{`retry: Config.On: "idempotent" is no condition by itself; write "default,idempotent"`}},
+		{"idempotent for When", Config{On: "idempotent", When: when}, nil},
+		{"idempotent for the caller's conditions", Config{On: "idempotent", EnvoyHeaders: true}, nil},
 		{"NumRetries", Config{NumRetries: -2}, []string{"retry: Config.NumRetries: -2 is negative"}},
 		{
 			"negative intervals",
@@ -84,7 +84,7 @@ func TestConfigErrors(t *testing.T) {
 		},
 		{"shortest intervals", Config{BaseInterval: time.Millisecond, MaxInterval: time.Millisecond, MaxResetInterval: time.Millisecond}, nil},
 		{
-			"intervals beside BackOff",
+			"intervals with BackOff",
 			Config{BackOff: source, BaseInterval: time.Second, MaxInterval: time.Minute, MaxResetInterval: time.Minute},
 			[]string{
 				"retry: Config.BaseInterval: 1s has no effect beside BackOff; leave it out",
@@ -97,7 +97,7 @@ func TestConfigErrors(t *testing.T) {
 			[]string{"retry: Config.MaxResetInterval: 1m0s has no effect without ResetHeaders; leave it out"},
 		},
 		{
-			"status codes that are none",
+			"invalid status codes",
 			Config{On: "retriable-status-codes", RetriableStatusCodes: []int{99, 100, 599, 600}},
 			[]string{
 				"retry: Config.RetriableStatusCodes: 99 is no HTTP status",
@@ -105,17 +105,17 @@ func TestConfigErrors(t *testing.T) {
 			},
 		},
 		{
-			"status codes without the word",
+			"status codes without the condition",
 			Config{On: "5xx", RetriableStatusCodes: []int{429}},
 			[]string{"retry: Config.RetriableStatusCodes: no effect: On lacks retriable-status-codes"},
 		},
 		{
-			"headers without the word",
+			"headers without the condition",
 			Config{RetriableHeaders: []HeaderMatcher{{Name: "X-Again"}}},
 			[]string{"retry: Config.RetriableHeaders: no effect: On lacks retriable-headers"},
 		},
 		{
-			"words without their lists",
+			"conditions without their lists",
 			Config{On: "retriable-headers,retriable-status-codes"},
 			[]string{
 				"retry: Config.On: retriable-status-codes has no effect: RetriableStatusCodes is empty",
@@ -123,12 +123,12 @@ func TestConfigErrors(t *testing.T) {
 			},
 		},
 		{
-			"words and lists that callers complete",
+			"conditions and lists that callers complete",
 			Config{On: "retriable-headers", RetriableStatusCodes: []int{429}, EnvoyHeaders: true},
 			nil,
 		},
 		{
-			"lists that callers complete, wrong nevertheless",
+			"invalid lists that callers complete",
 			Config{RetriableStatusCodes: []int{42}, RetriableHeaders: []HeaderMatcher{{}}, EnvoyHeaders: true},
 			[]string{"retry: Config.RetriableStatusCodes: 42 is no HTTP status", "retry: Config.RetriableHeaders[0]: Name is empty"},
 		},
@@ -180,7 +180,7 @@ func TestConfigErrors(t *testing.T) {
 			},
 		},
 		{
-			"all at once",
+			"all together",
 			Config{
 				On: "no", NumRetries: -9, BaseInterval: -1, RetriableStatusCodes: []int{1},
 				RetriableHeaders: []HeaderMatcher{{}}, RetriableRequestHeaders: []HeaderMatcher{{}}, ResetHeaders: []ResetHeader{{}},
@@ -206,7 +206,7 @@ func TestConfigErrors(t *testing.T) {
 	}
 }
 
-// TestOrder has New refuse a retry where it makes no sense, both kinds of it.
+// TestOrder checks that New refuses one retry policy outside another, for both types.
 func TestOrder(t *testing.T) {
 	want := "pillion: order: retry outside retry would multiply the attempts; put AnyOrder among the policies if you mean it"
 	for _, p := range []policy.Policy{Config{}, Retryable{}} {
@@ -217,7 +217,7 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// TestConfigIsCopied changes what a Config was made of, after the upstream was made.
+// TestConfigIsCopied changes the slices of a Config after the upstream was made.
 func TestConfigIsCopied(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		codes := []int{404}
@@ -236,8 +236,8 @@ func TestConfigIsCopied(t *testing.T) {
 	})
 }
 
-// TestConfigJSON writes a Config and reads it again: an empty list of reset headers means
-// something else than none.
+// TestConfigJSON writes a Config and reads it again. An empty list of reset headers must stay
+// different from nil.
 func TestConfigJSON(t *testing.T) {
 	for _, cfg := range []Config{
 		{},

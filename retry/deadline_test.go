@@ -18,14 +18,14 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// TestDeadline has the next wait reach beyond the time that is left.
+// TestDeadline uses waits that do not fit in the remaining time.
 func TestDeadline(t *testing.T) {
 	const limit = 100 * time.Millisecond
 	byCaller := func(ctx context.Context) (context.Context, context.CancelFunc) {
 		return context.WithTimeout(ctx, limit)
 	}
 	total := timeout.Config{Total: limit}
-	unlimited := timeout.Config{Total: timeout.None}
+	unlimited := timeout.Config{Total: timeout.Unlimited}
 	for _, tc := range []struct {
 		name    string
 		limit   timeout.Config
@@ -35,17 +35,17 @@ func TestDeadline(t *testing.T) {
 		sent    []time.Duration
 		code    int
 		elapsed time.Duration
-		scope   policy.Scope // of the error; 0 for another one
+		scope   policy.Scope // of the error; 0 for another error
 		is      error
-		fits    bool // every wait does
+		fits    bool // every wait fits
 	}{
-		{name: "total, answer", limit: total, wait: limit, answers: []answer{status(503)}, sent: []time.Duration{0}, code: 503},
+		{name: "total, response", limit: total, wait: limit, answers: []answer{status(503)}, sent: []time.Duration{0}, code: 503},
 		{
-			name: "caller, answer", limit: unlimited, caller: byCaller, wait: limit,
+			name: "caller, response", limit: unlimited, caller: byCaller, wait: limit,
 			answers: []answer{status(503)}, sent: []time.Duration{0}, code: 503,
 		},
 		{
-			name: "total, wait fits just about", limit: total, wait: limit - 1,
+			name: "total, wait fits exactly", limit: total, wait: limit - 1,
 			answers: []answer{status(503), status(200)}, sent: []time.Duration{0, limit - 1}, code: 200, elapsed: limit - 1, fits: true,
 		},
 		{
@@ -58,7 +58,7 @@ func TestDeadline(t *testing.T) {
 			answers: []answer{failure(errRefusedDial)}, sent: []time.Duration{0}, is: syscall.ECONNREFUSED,
 		},
 		{
-			name: "total, failure and time over", limit: total, wait: 0,
+			name: "total, failure and no time left", limit: total, wait: 0,
 			answers: []answer{func(*http.Request) (*http.Response, error) {
 				time.Sleep(limit - 1)
 				return nil, errRefusedDial
@@ -69,7 +69,7 @@ func TestDeadline(t *testing.T) {
 			sent: []time.Duration{0, limit - 1}, elapsed: limit, scope: timeout.Total, is: syscall.ECONNREFUSED, fits: true,
 		},
 		{
-			name: "caller, failure and time over", limit: unlimited, caller: byCaller, wait: 0,
+			name: "caller, failure and no time left", limit: unlimited, caller: byCaller, wait: 0,
 			answers: []answer{func(req *http.Request) (*http.Response, error) {
 				<-req.Context().Done()
 				return nil, errRefusedDial
@@ -105,8 +105,8 @@ func TestDeadline(t *testing.T) {
 				if r.code != tc.code || r.elapsed != tc.elapsed {
 					t.Errorf("got status %d, error %v after %v, want %d after %v", r.code, r.err, r.elapsed, tc.code, tc.elapsed)
 				}
-				if tc.code != 0 && !strings.HasPrefix(r.body, "answer ") {
-					t.Errorf("got body %q, want that of the answer", r.body)
+				if tc.code != 0 && !strings.HasPrefix(r.body, "response ") {
+					t.Errorf("got body %q, want that of the response", r.body)
 				}
 				if tc.is != nil && !errors.Is(r.err, tc.is) {
 					t.Errorf("got error %v, want it to wrap %v", r.err, tc.is)
@@ -123,9 +123,9 @@ func TestDeadline(t *testing.T) {
 	}
 }
 
-// TestTooLateDiscards has a policy inside make an error of a response, and the time of the
-// call run out before the retry: nobody will read the response, so it must be closed and its slot
-// must be free.
+// TestTooLateDiscards uses a policy inside that turns a response into an error, and a call that
+// runs out of time before the retry. The caller does not receive the response, so it must be
+// closed and its slot freed.
 func TestTooLateDiscards(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := answers(status(503))
@@ -144,18 +144,18 @@ func TestTooLateDiscards(t *testing.T) {
 	})
 }
 
-// erring makes an error of each response.
+// erring is a policy that turns each response into an error.
 type erring struct{}
 
 func (erring) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
 	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
 		o := next(ctx, c)
-		o.Err, o.Is = errBroken, o.Is|policy.Failed
+		o.Err, o.Conditions = errBroken, o.Conditions|policy.Failed
 		return o
 	}, nil
 }
 
-// TestCallerLeaves has the caller go away during the back-off.
+// TestCallerLeaves cancels the call during the back-off.
 func TestCallerLeaves(t *testing.T) {
 	const stay = 100 * time.Millisecond
 	for _, tc := range []struct {
@@ -163,7 +163,7 @@ func TestCallerLeaves(t *testing.T) {
 		answer answer
 		last   error
 	}{
-		{"after an answer", status(503), nil},
+		{"after a response", status(503), nil},
 		{"after a failure", failure(errRefusedDial), syscall.ECONNREFUSED},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -191,7 +191,7 @@ func TestCallerLeaves(t *testing.T) {
 					}
 				}
 				if r := call(t, u, answers(status(503), status(200)), get(t.Context())); r.code != 200 {
-					t.Errorf("got %d with flags %v from the next call, want the place among the retries to be free", r.code, r.flags)
+					t.Errorf("got %d with flags %v from the next call, want the retry slot to be free", r.code, r.flags)
 				}
 			})
 		})

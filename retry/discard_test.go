@@ -18,8 +18,8 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// TestDiscardedAnswersKeepTheirConnection makes 20 calls that are each answered
-// with 503 and then with 200, over real sockets.
+// TestDiscardedAnswersKeepTheirConnection makes 20 calls over real sockets. The server responds to
+// each with 503 and then with 200.
 func TestDiscardedAnswersKeepTheirConnection(t *testing.T) {
 	var opened, asked atomic.Int32
 	page := strings.Repeat("x", 8<<10)
@@ -36,7 +36,7 @@ func TestDiscardedAnswersKeepTheirConnection(t *testing.T) {
 	}
 	server.Start()
 	defer server.Close()
-	u := upstream(t, Config{Rand: always(0)})
+	u := upstream(t, Config{Rand: always(0)}, pillion.Options{DrainTime: time.Minute}) // however busy the machine
 	base := &http.Transport{}
 	defer base.CloseIdleConnections()
 	for range 20 {
@@ -52,7 +52,7 @@ func TestDiscardedAnswersKeepTheirConnection(t *testing.T) {
 	}
 }
 
-// TestDiscardIsBounded has answers that are retried go on for too long.
+// TestDiscardIsBounded discards responses that are too long or too slow.
 func TestDiscardIsBounded(t *testing.T) {
 	fail := func(w http.ResponseWriter, n int) {
 		w.WriteHeader(http.StatusServiceUnavailable)
@@ -69,7 +69,7 @@ func TestDiscardIsBounded(t *testing.T) {
 		wait    time.Duration
 		body    func(http.ResponseWriter, *http.Request)
 		elapsed time.Duration
-		read    int // of the discarded body, at most
+		read    int // maximum number of bytes read of the discarded body
 		dials   int32
 	}{
 		{name: "empty", body: func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }, dials: 1},
@@ -84,7 +84,7 @@ func TestDiscardIsBounded(t *testing.T) {
 			},
 		},
 		{
-			name: "long, and says so", read: 0, dials: 2,
+			name: "long, with a Content-Length", read: 0, dials: 2,
 			body: func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Content-Length", "65537")
 				fail(w, 65537)
@@ -152,9 +152,8 @@ func TestDiscardIsBounded(t *testing.T) {
 	}
 }
 
-// TestDiscardHeedsTheDeadline has a stalled answer discarded when less time is
-// left than DrainTime.
-func TestDiscardHeedsTheDeadline(t *testing.T) {
+// TestDiscardHonorsTheDeadline discards a stalled response when less time remains than DrainTime.
+func TestDiscardHonorsTheDeadline(t *testing.T) {
 	const limit = 50 * time.Millisecond
 	for _, tc := range []struct {
 		name   string
@@ -167,13 +166,13 @@ func TestDiscardHeedsTheDeadline(t *testing.T) {
 			caller: func(ctx context.Context) (context.Context, context.CancelFunc) { return context.WithCancel(ctx) },
 		},
 		{
-			name: "deadline of the caller", total: timeout.None, is: context.DeadlineExceeded,
+			name: "deadline of the caller", total: timeout.Unlimited, is: context.DeadlineExceeded,
 			caller: func(ctx context.Context) (context.Context, context.CancelFunc) {
 				return context.WithTimeout(ctx, limit)
 			},
 		},
 		{
-			name: "caller leaves", total: timeout.None, is: context.Canceled,
+			name: "canceled", total: timeout.Unlimited, is: context.Canceled,
 			caller: func(ctx context.Context) (context.Context, context.CancelFunc) {
 				ctx, cancel := context.WithCancel(ctx)
 				time.AfterFunc(limit, cancel)

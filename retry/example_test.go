@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -15,10 +16,10 @@ import (
 	"github.com/pillion-go/pillion/breaker"
 	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
+	"github.com/pillion-go/pillion/timeout"
 )
 
-// flaky is a server that answers 503, with a header where there is one, until it
-// has done so often enough.
+// flaky is a server that responds with 503 and an optional header, a number of times.
 type flaky struct {
 	failures int
 	header   http.Header
@@ -35,7 +36,7 @@ func (f *flaky) RoundTrip(req *http.Request) (*http.Response, error) {
 	}, nil
 }
 
-// show makes a call and prints what became of it.
+// show makes a call and prints its result.
 func show(u *pillion.Upstream, server http.RoundTripper, method string) {
 	ctx, info := pillion.WithInfo(context.Background())
 	req, err := http.NewRequestWithContext(ctx, method, "http://recipes/1", nil)
@@ -58,8 +59,8 @@ func show(u *pillion.Upstream, server http.RoundTripper, method string) {
 	fmt.Printf("%s: %d %s, %d attempts, flags %v\n", method, resp.StatusCode, body, info.Attempts(), info.Flags())
 }
 
-// Envoy's conditions, by their names. The last answer is returned as it is when
-// the retries are used up, and flagged.
+// On uses Envoy's names for conditions. When the retries are used up, the last response is
+// returned unchanged, with the flag URX.
 func ExampleConfig() {
 	recipes, err := pillion.New("recipes", retry.Config{On: "5xx,reset,connect-failure", NumRetries: 2})
 	if err != nil {
@@ -73,8 +74,7 @@ func ExampleConfig() {
 	// GET: 503 not now, 3 attempts, flags URX
 }
 
-// Without conditions of its own a policy retries only what can be sent twice
-// without harm.
+// Without On a policy retries only calls that are safe to send twice.
 func ExampleConfig_default() {
 	recipes, err := pillion.New("recipes", retry.Config{})
 	if err != nil {
@@ -88,17 +88,16 @@ func ExampleConfig_default() {
 	// POST: 503 not now, 1 attempts, flags -
 }
 
-// All that is wrong with a configuration is told at once.
+// The error lists each invalid field of a configuration.
 func ExampleConfig_errors() {
 	_, err := pillion.New("recipes", retry.Config{On: "5xx,sometimes", NumRetries: -5})
 	fmt.Println(err)
 	// Output:
-	// upstream "recipes": retry: Config.On: "sometimes" is no retry condition; the words are default, idempotent, 5xx, cancelled, connect-failure, deadline-exceeded, envoy-ratelimited, gateway-error, internal, refused-stream, reset, reset-before-request, resource-exhausted, retriable-4xx, retriable-headers, retriable-status-codes, unavailable, separated by commas
+	// upstream "recipes": retry: Config.On: "sometimes" is no retry condition; the conditions are default, idempotent, 5xx, cancelled, connect-failure, deadline-exceeded, envoy-ratelimited, gateway-error, internal, refused-stream, reset, reset-before-request, resource-exhausted, retriable-4xx, retriable-headers, retriable-status-codes, unavailable, separated by commas
 	// retry: Config.NumRetries: -5 is negative
 }
 
-// The waits can come from a source of github.com/cenkalti/backoff, whose Stop ends
-// the retries.
+// The waits can come from github.com/cenkalti/backoff. Its Stop ends the retries.
 func ExampleConfig_backOff() {
 	recipes, err := pillion.New("recipes", retry.Config{
 		On:         "5xx",
@@ -115,7 +114,7 @@ func ExampleConfig_backOff() {
 	// Output: GET: 503 not now, 4 attempts, flags URX
 }
 
-// A header of the request can say which calls may be retried.
+// A request header can mark the calls that may be retried.
 func ExampleHeaderMatcher() {
 	recipes, err := pillion.New("recipes", retry.Config{
 		On:                      "retriable-headers",
@@ -133,14 +132,14 @@ func ExampleHeaderMatcher() {
 	// POST: 503 not now, 1 attempts, flags -
 }
 
-// An answer can ask for a wait; a listener hears of it.
+// A response can ask for a wait. A listener receives the wait.
 func ExampleResetHeader() {
 	recipes, err := pillion.New("recipes",
 		retry.Config{
 			On:               "gateway-error",
 			ResetHeaders:     []retry.ResetHeader{{Name: "X-Reset", Format: retry.Seconds}},
 			MaxResetInterval: time.Minute,
-			Rand:             func() float64 { return 0.5 }, // chance is no good in an example
+			Rand:             func() float64 { return 0.5 }, // deterministic for the example
 		},
 		pillion.Listener(func(_ context.Context, e policy.Event) {
 			if e.Kind == policy.EventRetryScheduled {
@@ -159,7 +158,7 @@ func ExampleResetHeader() {
 		fmt.Println(err)
 		return
 	}
-	// A wait that would not fit is not begun: the answer is there at once.
+	// A wait that does not fit is not started: the response is returned immediately.
 	resp, err := recipes.Transport(&flaky{failures: 1, header: http.Header{"X-Reset": {"2"}}}).RoundTrip(req)
 	if err != nil {
 		fmt.Println(err)
@@ -173,7 +172,7 @@ func ExampleResetHeader() {
 	// 503
 }
 
-// The words of Ruby's retryable gem.
+// Retryable has the options of Ruby's retryable gem.
 func ExampleRetryable() {
 	recipes, err := pillion.New("recipes", retry.Retryable{
 		Tries:     3,
@@ -187,19 +186,19 @@ func ExampleRetryable() {
 	}
 	show(recipes, &flaky{failures: 2}, http.MethodGet)
 	// Output:
-	// retry 1 after: upstream answered 503
-	// retry 2 after: upstream answered 503
+	// retry 1 after: upstream responded with status 503
+	// retry 2 after: upstream responded with status 503
 	// retries: 2
 	// GET: 200 soup, 3 attempts, flags -
 }
 
-// What is retried, and what is not.
+// On and Not choose which failures are retried.
 func ExampleRetryable_on() {
 	errBusy := errors.New("database is busy")
 	database, err := pillion.New("database",
 		retry.Retryable{
 			Tries: 5,
-			Sleep: retry.NoSleep,
+			Sleep: retry.Zero,
 			On:    []retry.Match{retry.Is(errBusy), retry.Status(502, 503)},
 			Not:   []retry.Match{retry.Is(breaker.ErrOpen)},
 		},
@@ -219,32 +218,32 @@ func ExampleRetryable_on() {
 	// Output: 3 syntax error
 }
 
-// A failure can be known by its type.
+// As matches a failure by its type.
 func ExampleAs() {
 	match := retry.As[*breaker.OpenError]()
 	fmt.Println(match(&breaker.OpenError{}), match(errors.New("something else")))
 	// Output: true false
 }
 
-// A failure can be known by what it is or wraps.
+// Is matches a failure that is, or wraps, an error.
 func ExampleIs() {
 	match := retry.Is(io.ErrUnexpectedEOF)
 	fmt.Println(match(fmt.Errorf("reading: %w", io.ErrUnexpectedEOF)), match(io.EOF))
 	// Output: true false
 }
 
-// An answer can be known by its status.
+// Status matches a response by its status.
 func ExampleStatus() {
 	match := retry.Status(502, 503)
 	fmt.Println(match(&pillion.StatusError{Code: 503}), match(&pillion.StatusError{Code: 500}))
 	// Output: true false
 }
 
-// A failure can be known by its text.
+// Substring matches a failure by its text.
 func ExampleSubstring() {
 	recipes, err := pillion.New("recipes", retry.Retryable{
-		Sleep:    retry.NoSleep,
-		Matching: []retry.Pattern{retry.Substring("answered 503"), retry.Substring("busy")},
+		Sleep:    retry.Zero,
+		Matching: []retry.Pattern{retry.Substring("status 503"), retry.Substring("busy")},
 	})
 	if err != nil {
 		fmt.Println(err)
@@ -252,4 +251,28 @@ func ExampleSubstring() {
 	}
 	show(recipes, &flaky{failures: 1}, http.MethodGet)
 	// Output: GET: 200 soup, 2 attempts, flags -
+}
+
+// An attempt that is slow goes on while another one runs beside it. The first good response is the
+// result.
+func ExampleConfig_hedge() {
+	recipes, err := pillion.New("recipes",
+		timeout.Config{Total: 5 * time.Second, PerTry: 20 * time.Millisecond},
+		retry.Config{On: "5xx", HedgeOnPerTryTimeout: true},
+	)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	var attempts atomic.Int32
+	soup, err := pillion.Do(context.Background(), recipes, func(ctx context.Context) (string, error) {
+		if attempts.Add(1) == 1 { // it hangs
+			<-ctx.Done()
+			return "", ctx.Err()
+		}
+		return "soup", nil
+	})
+	fmt.Println(soup, err, attempts.Load())
+	// Output:
+	// soup <nil> 2
 }

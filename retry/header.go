@@ -4,132 +4,25 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"regexp"
-	"regexp/syntax"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/pillion-go/pillion/envoy"
 )
 
-// HeaderMatcher matches a header of a request or a response. Of Exact, Prefix,
-// Suffix, Contains and Regex at most one may be set; without them the header must be present,
-// with any value. A header in several lines matches if one of them does, or all of them joined
-// by commas. Mirrors Envoy's HeaderMatcher.
-type HeaderMatcher struct {
-	Name     string `json:"name"`
-	Exact    string `json:"exact,omitempty"`
-	Prefix   string `json:"prefix,omitempty"`
-	Suffix   string `json:"suffix,omitempty"`
-	Contains string `json:"contains,omitempty"`
-	Regex    string `json:"regex,omitempty"` // must match the whole value
+// HeaderMatcher matches a header of a request or a response: see [envoy.HeaderMatcher].
+type HeaderMatcher = envoy.HeaderMatcher
 
-	// Invert matches what does not match otherwise. As in Envoy, a header that is missing
-	// matches only if Name alone is set.
-	Invert bool `json:"invert,omitempty"`
-}
-
-// matcher is a HeaderMatcher that is ready for use.
-type matcher struct {
-	name   string
-	test   func(value string) bool // nil where the header must only be present
-	invert bool
-}
-
-func compileHeaders(field string, list []HeaderMatcher) ([]matcher, error) {
-	var bad []error
-	ready := make([]matcher, 0, len(list))
-	for i, h := range list {
-		m, err := h.compile()
-		if err != nil {
-			bad = append(bad, fmt.Errorf("retry: Config.%s[%d]: %w", field, i, err))
-			continue
-		}
-		ready = append(ready, m)
-	}
-	return ready, errors.Join(bad...)
-}
-
-func (h HeaderMatcher) compile() (matcher, error) {
-	m := matcher{name: h.Name, invert: h.Invert}
-	tests := 0
-	for _, t := range []struct {
-		want string
-		test func(string) bool
-	}{
-		{h.Exact, func(v string) bool { return v == h.Exact }},
-		{h.Prefix, func(v string) bool { return strings.HasPrefix(v, h.Prefix) }},
-		{h.Suffix, func(v string) bool { return strings.HasSuffix(v, h.Suffix) }},
-		{h.Contains, func(v string) bool { return strings.Contains(v, h.Contains) }},
-	} {
-		if t.want != "" {
-			m.test = t.test
-			tests++
-		}
-	}
-	if h.Regex != "" {
-		re, err := compileRegex(h.Regex)
-		if err != nil {
-			return m, err
-		}
-		m.test = re.MatchString
-		tests++
-	}
-	switch {
-	case h.Name == "":
-		return m, errors.New("Name is empty") //nolint:staticcheck // it is the field's name
-	case !isToken(h.Name):
-		return m, fmt.Errorf("Name %q is no header name; write one such as X-Retry", h.Name) //nolint:staticcheck // it is the field's name
-	case tests > 1:
-		return m, fmt.Errorf("%q has more than one of Exact, Prefix, Suffix, Contains and Regex", h.Name)
-	}
-	return m, nil
-}
-
-// compileRegex compiles an expression that must match the whole of a value. It must be
-// one by itself: ")(" is none, though "^(?:)(?:)$" is.
-func compileRegex(expr string) (*regexp.Regexp, error) {
-	if _, err := regexp.Compile(expr); err != nil {
-		if wrong, ok := errors.AsType[*syntax.Error](err); ok { // without its text, which may have several lines
-			err = errors.New(string(wrong.Code))
-		}
-		return nil, fmt.Errorf("Regex %q: %w", expr, err) //nolint:staticcheck // it is the field's name
-	}
-	return regexp.Compile(`^(?:` + expr + `)$`)
-}
-
-// isToken reports whether name can be the name of a header (RFC 9110, section 5.6.2).
-func isToken(name string) bool {
-	return !strings.ContainsFunc(name, func(r rune) bool {
-		return r <= ' ' || r >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
-	})
+func compileHeaders(field string, list []HeaderMatcher) ([]envoy.Matcher, error) {
+	return envoy.CompileHeaders("retry: Config."+field, list)
 }
 
 // anyMatches reports whether one of the matchers holds. get returns the values of a
 // header, nil if it is missing.
-func anyMatches(list []matcher, get func(name string) []string) bool {
-	return slices.ContainsFunc(list, func(m matcher) bool { return m.matches(get(m.name)) })
-}
-
-func (m matcher) matches(values []string) bool {
-	switch {
-	case m.test == nil:
-		return (values != nil) != m.invert
-	case values == nil:
-		return false
-	}
-	return m.holds(values) != m.invert
-}
-
-// holds applies the test to each line of a header, and to all of them as one.
-func (m matcher) holds(values []string) bool {
-	switch len(values) {
-	case 0:
-		return m.test("")
-	case 1:
-		return m.test(values[0])
-	}
-	return slices.ContainsFunc(values, m.test) || m.test(strings.Join(values, ","))
+func anyMatches(list []envoy.Matcher, get func(name string) []string) bool {
+	return slices.ContainsFunc(list, func(m envoy.Matcher) bool { return m.Matches(get(m.Name())) })
 }
 
 // ResetFormat is how a [ResetHeader] says how long to wait.
@@ -154,7 +47,7 @@ func (h ResetHeader) check() error {
 	switch {
 	case h.Name == "":
 		return errors.New("retry: Config.ResetHeaders: Name is empty")
-	case !isToken(h.Name):
+	case !envoy.IsToken(h.Name):
 		return fmt.Errorf("retry: Config.ResetHeaders: Name %q is no header name; write one such as Retry-After", h.Name)
 	case h.Format > UnixTimestamp:
 		return fmt.Errorf("retry: Config.ResetHeaders: %s: Format %d is unknown", h.Name, h.Format)

@@ -16,7 +16,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// TestHeaderMatcher tries all kinds of matchers on one header.
+// TestHeaderMatcher tests each kind of matcher on one header.
 func TestHeaderMatcher(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
@@ -29,14 +29,14 @@ func TestHeaderMatcher(t *testing.T) {
 		{"prefix", HeaderMatcher{Prefix: "ab"}, []string{"ab", "abc"}, []string{"", "a", "cab", missing}},
 		{"suffix", HeaderMatcher{Suffix: "bc"}, []string{"bc", "abc"}, []string{"", "bcd", "c", missing}},
 		{"contains", HeaderMatcher{Contains: "b"}, []string{"b", "abc"}, []string{"", "ac", missing}},
-		{"regex matches all of it", HeaderMatcher{Regex: "a|b+"}, []string{"a", "bb"}, []string{"", "ab", "abb", "xa", missing}},
+		{"regex matches the whole value", HeaderMatcher{Regex: "a|b+"}, []string{"a", "bb"}, []string{"", "ab", "abb", "xa", missing}},
 		{"regex with a line end", HeaderMatcher{Regex: "a"}, []string{"a"}, []string{"a\n", missing}},
 		{"not present", HeaderMatcher{Invert: true}, []string{missing}, []string{"", "a"}},
 		{"not exact", HeaderMatcher{Exact: "abc", Invert: true}, []string{"", "ab"}, []string{"abc", missing}},
 		{"not regex", HeaderMatcher{Regex: "a*", Invert: true}, []string{"b"}, []string{"", "aa", missing}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			tc.matcher.Name = "x-again" // in any case
+			tc.matcher.Name = "x-again" // names are case-insensitive
 			list, err := compileHeaders("RetriableHeaders", []HeaderMatcher{{Name: "X-Other", Exact: "never"}, tc.matcher})
 			if err != nil {
 				t.Fatal(err)
@@ -58,8 +58,8 @@ func TestHeaderMatcher(t *testing.T) {
 	}
 }
 
-// TestHeaderMatcher_lines tries matchers on headers in several lines: one that matches is
-// enough, and so is all of them joined, as Envoy has it.
+// TestHeaderMatcher_lines tests matchers on headers with several lines. As in Envoy one line may
+// match, or all lines joined.
 func TestHeaderMatcher_lines(t *testing.T) {
 	final := []string{"final", "try-again"}
 	for _, tc := range []struct {
@@ -92,18 +92,18 @@ func TestHeaderMatcher_lines(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			tc.matcher.Name = "X-Verdict"
-			m, err := tc.matcher.compile()
+			m, err := tc.matcher.Compile()
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := m.matches(tc.lines); got != tc.want {
+			if got := m.Matches(tc.lines); got != tc.want {
 				t.Errorf("%+v on %q: got %v, want %v", tc.matcher, tc.lines, got, tc.want)
 			}
 		})
 	}
 }
 
-// TestHeaderLines has headers in several lines come over HTTP, both ways.
+// TestHeaderLines sends headers with several lines over HTTP, in requests and responses.
 func TestHeaderLines(t *testing.T) {
 	matcher := []HeaderMatcher{{Name: "X-Verdict", Exact: "try-again"}}
 	for _, tc := range []struct {
@@ -120,7 +120,7 @@ func TestHeaderLines(t *testing.T) {
 		{"request, inverted, empty value", Config{On: "5xx", RetriableRequestHeaders: []HeaderMatcher{{Name: "X-No", Invert: true}}}, http.Header{"X-No": {""}}, status(503), 1},
 		{"inverted value, missing", Config{On: "5xx", RetriableRequestHeaders: []HeaderMatcher{{Name: "X-No", Exact: "1", Invert: true}}}, nil, status(503), 1},
 		{"a rate limit without a value", Config{On: "5xx"}, nil, status(503, "X-Envoy-Ratelimited", ""), 1},
-		{"gRPC status in two lines is none", Config{On: "unavailable"}, nil, status(200, "Grpc-Status", "14", "Grpc-Status", "14"), 1},
+		{"gRPC status in two lines is ignored", Config{On: "unavailable"}, nil, status(200, "Grpc-Status", "14", "Grpc-Status", "14"), 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -134,9 +134,10 @@ func TestHeaderLines(t *testing.T) {
 	}
 }
 
-// FuzzHeaderMatcher compiles anything and matches any two lines. It must not panic; Invert
-// makes a difference wherever the header is present; and a matcher holds for lines if it holds
-// for one of them.
+// FuzzHeaderMatcher compiles arbitrary matchers and applies them to two lines:
+//   - Nothing panics.
+//   - Invert inverts the result for a present header.
+//   - A matcher that matches one line matches both.
 func FuzzHeaderMatcher(f *testing.F) {
 	f.Add("X-A", "a", "", "", "", "", "abc", "a")
 	f.Add("X-A", "", "a", "", "", "", "", "ab")
@@ -145,7 +146,7 @@ func FuzzHeaderMatcher(f *testing.F) {
 	f.Add("X A", "", "", "", "", "", "", "")
 	f.Fuzz(func(t *testing.T, name, exact, prefix, suffix, contains, regex, first, second string) {
 		h := HeaderMatcher{Name: name, Exact: exact, Prefix: prefix, Suffix: suffix, Contains: contains, Regex: regex}
-		m, err := h.compile()
+		m, err := h.Compile()
 		if err != nil {
 			if strings.Contains(err.Error(), "\n") {
 				t.Errorf("%+v: got %q, want an error of one line", h, err)
@@ -153,31 +154,31 @@ func FuzzHeaderMatcher(f *testing.F) {
 			return
 		}
 		h.Invert = true
-		inverted, err := h.compile()
+		inverted, err := h.Compile()
 		if err != nil {
 			t.Fatalf("%+v: got %v when inverted", h, err)
 		}
 		for _, lines := range [][]string{{}, {first}, {second}, {first, second}} {
-			if m.matches(lines) == inverted.matches(lines) {
+			if m.Matches(lines) == inverted.Matches(lines) {
 				t.Errorf("%+v on %q: Invert makes no difference", h, lines)
 			}
 		}
-		if (m.matches([]string{first}) || m.matches([]string{second})) && !m.matches([]string{first, second}) {
+		if (m.Matches([]string{first}) || m.Matches([]string{second})) && !m.Matches([]string{first, second}) {
 			t.Errorf("%+v: one of %q and %q matches, but not both", h, first, second)
 		}
-		if m.matches(nil) || inverted.matches(nil) != (m.test == nil) {
-			t.Errorf("%+v: a missing header must match where only its name is asked for and inverted", h)
+		if m.Matches(nil) || inverted.Matches(nil) != (exact+prefix+suffix+contains+regex == "") {
+			t.Errorf("%+v: want a missing header to match only an inverted matcher with nothing but a name", h)
 		}
-		if exact != "" && m.matches([]string{first}) != (first == exact) {
+		if exact != "" && m.Matches([]string{first}) != (first == exact) {
 			t.Errorf("%+v on %q: got %v", h, first, first != exact)
 		}
 	})
 }
 
-// missing stands for a header that is not there.
+// missing is the value of a missing header.
 const missing = "(missing)"
 
-// TestRetriableHeaders has the headers of an answer decide, whatever its status.
+// TestRetriableHeaders retries by response headers, with any status.
 func TestRetriableHeaders(t *testing.T) {
 	bad := []HeaderMatcher{{Name: "X-Bad", Exact: "yes"}}
 	notGood := []HeaderMatcher{{Name: "X-Good", Invert: true}}
@@ -192,13 +193,13 @@ func TestRetriableHeaders(t *testing.T) {
 		{"match on 404", "retriable-headers", bad, status(404, "X-Bad", "yes"), 2},
 		{"other value", "retriable-headers", bad, status(200, "X-Bad", "no"), 1},
 		{"no header", "retriable-headers", bad, status(503), 1},
-		{"empty value of the list", "retriable-headers", []HeaderMatcher{{Name: "X-Bad"}}, status(200, "X-Bad", ""), 2},
-		{"inverted, there", "retriable-headers", notGood, status(200, "X-Good", "1"), 1},
+		{"empty value", "retriable-headers", []HeaderMatcher{{Name: "X-Bad"}}, status(200, "X-Bad", ""), 2},
+		{"inverted, present", "retriable-headers", notGood, status(200, "X-Good", "1"), 1},
 		{"inverted, missing", "retriable-headers", notGood, status(200), 2},
-		// Where nothing was answered there is no header to miss.
+		// Without a response no header is missing.
 		{"inverted, connection refused", "retriable-headers", notGood, failure(errRefusedDial), 1},
 		{"inverted, connection reset", "retriable-headers", notGood, failure(errBroken), 1},
-		{"inverted, connection reset, other word", "retriable-headers,reset", notGood, failure(errBroken), 2},
+		{"inverted, connection reset, other condition", "retriable-headers,reset", notGood, failure(errBroken), 2},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -211,7 +212,7 @@ func TestRetriableHeaders(t *testing.T) {
 	}
 }
 
-// TestRetriableHeadersOfFunctions has a function succeed, which has no header to miss.
+// TestRetriableHeadersOfFunctions uses a successful function, which has no headers.
 func TestRetriableHeadersOfFunctions(t *testing.T) {
 	u := upstream(t, Config{On: "retriable-headers", RetriableHeaders: []HeaderMatcher{{Name: "X-Good", Invert: true}}})
 	runs := 0
@@ -224,8 +225,8 @@ func TestRetriableHeadersOfFunctions(t *testing.T) {
 	}
 }
 
-// TestHeaderLookups counts how often an answer's header is asked for what: a good
-// answer must cost nothing.
+// TestHeaderLookups records which response headers are read: for a good response there must be
+// none.
 func TestHeaderLookups(t *testing.T) {
 	for _, tc := range []struct {
 		name string
@@ -233,11 +234,11 @@ func TestHeaderLookups(t *testing.T) {
 		code int
 		want string
 	}{
-		{"good answer", Config{On: "5xx"}, 200, ""},
-		{"good answer, default", Config{}, 200, ""},
-		{"retriable answer", Config{On: "5xx", NumRetries: None}, 503, "X-Envoy-Ratelimited"},
-		{"retriable answer, default", Config{}, 503, "X-Envoy-Ratelimited Retry-After X-Envoy-Ratelimited"},
-		{"envoy-ratelimited must look", Config{On: "envoy-ratelimited"}, 200, "X-Envoy-Ratelimited"},
+		{"good response", Config{On: "5xx"}, 200, ""},
+		{"good response, default", Config{}, 200, ""},
+		{"retriable response", Config{On: "5xx", NumRetries: Never}, 503, "X-Envoy-Ratelimited"},
+		{"retriable response, default", Config{}, 503, "X-Envoy-Ratelimited Retry-After X-Envoy-Ratelimited"},
+		{"envoy-ratelimited must read", Config{On: "envoy-ratelimited"}, 200, "X-Envoy-Ratelimited"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -252,8 +253,7 @@ func TestHeaderLookups(t *testing.T) {
 	}
 }
 
-// answered is an exchange of a protocol of its own that notes which headers are
-// asked for.
+// answered is an exchange of a custom protocol that records which headers are read.
 type answered struct {
 	code  int
 	asked []string
@@ -265,22 +265,22 @@ func (x *answered) Unary() bool             { return true }
 func (x *answered) Try(_ context.Context, _ *policy.Attempt, o *policy.Outcome) {
 	o.Code, o.Detail = x.code, envoy.ViaUpstream
 	if x.code == 503 {
-		o.Is = policy.Status5xx | policy.GatewayError
+		o.Conditions = policy.Status5xx | policy.GatewayError
 	}
 }
 
-func (x *answered) Explain(*policy.Attempt, *policy.Outcome, error) {}
-func (x *answered) RequestHeader(string) []string                   { return nil }
-func (x *answered) Header(*policy.Attempt) policy.Header            { return http.Header{} }
-func (x *answered) Idempotent() bool                                { return true }
-func (x *answered) Replayable() bool                                { return true }
+func (x *answered) Classify(*policy.Attempt, *policy.Outcome, error) {}
+func (x *answered) RequestHeader(string) []string                    { return nil }
+func (x *answered) Header(*policy.Attempt) policy.Header             { return http.Header{} }
+func (x *answered) Idempotent() bool                                 { return true }
+func (x *answered) Replayable() bool                                 { return true }
 
 func (x *answered) ResponseHeader(_ *policy.Outcome, name string) []string {
 	x.asked = append(x.asked, name)
 	return nil
 }
 
-// TestResetFormat reads values at one instant.
+// TestResetFormat parses values at a fixed time.
 func TestResetFormat(t *testing.T) {
 	now := time.Date(2026, time.May, 4, 12, 0, 0, 500e6, time.UTC)
 	const no = time.Duration(-1)
@@ -296,20 +296,20 @@ func TestResetFormat(t *testing.T) {
 		{"zero", "0", no, no, no},
 		{"longest", "9223372036", 9223372036 * time.Second, 9223372036 * time.Second, 7445476036*time.Second - 500*time.Millisecond},
 		{"too long", "9223372037", no, no, 7445476037*time.Second - 500*time.Millisecond},
-		{"a year that no Duration reaches", "99999999999", no, no, no},
-		{"near the end of time", "9223372036854775807", no, no, no},
-		{"over the end of time", "9223372036854775808", no, no, no},
+		{"a year beyond any Duration", "99999999999", no, no, no},
+		{"largest timestamp", "9223372036854775807", no, no, no},
+		{"over the largest timestamp", "9223372036854775808", no, no, no},
 		{"sign", "+5", 5 * time.Second, 5 * time.Second, no},
 		{"timestamp with a sign", "+1777896005", 1777896005 * time.Second, 1777896005 * time.Second, 4500 * time.Millisecond},
 		{"two signs", "++5", no, no, no},
 		{"blank behind the sign", "+ 5", no, no, no},
 		{"negative", "-5", no, no, no},
 		{"fraction", "1.5", 2 * time.Second, no, no},
-		{"least fraction", "1.000000000000000000000000001", 2 * time.Second, no, no},
-		{"fraction of nothing", "7.000", 7 * time.Second, no, no},
-		{"point without a fraction", "7.", 7 * time.Second, no, no},
+		{"smallest fraction", "1.000000000000000000000000001", 2 * time.Second, no, no},
+		{"zero fraction", "7.000", 7 * time.Second, no, no},
+		{"point without digits", "7.", 7 * time.Second, no, no},
 		{"less than a second", "0.25", time.Second, no, no},
-		{"nothing before the point", ".5", time.Second, no, no},
+		{"no digits before the point", ".5", time.Second, no, no},
 		{"zero as a fraction", "0.0", no, no, no},
 		{"point alone", ".", no, no, no},
 		{"two points", "1.5.2", no, no, no},
@@ -324,13 +324,13 @@ func TestResetFormat(t *testing.T) {
 		{"empty", "", no, no, no},
 		{"words", "soon", no, no, no},
 		{"timestamp", "1777896005", 1777896005 * time.Second, 1777896005 * time.Second, 4500 * time.Millisecond},
-		{"timestamp of the past", "1777896000", 1777896000 * time.Second, 1777896000 * time.Second, no},
+		{"timestamp in the past", "1777896000", 1777896000 * time.Second, 1777896000 * time.Second, no},
 		{"date", "Mon, 04 May 2026 12:00:10 GMT", 9500 * time.Millisecond, no, no},
 		{"date, RFC 850", "Monday, 04-May-26 12:00:10 GMT", 9500 * time.Millisecond, no, no},
 		{"date, ANSI C", "Mon May  4 12:00:10 2026", 9500 * time.Millisecond, no, no},
-		{"date of the past", "Mon, 04 May 2026 12:00:00 GMT", no, no, no},
+		{"date in the past", "Mon, 04 May 2026 12:00:00 GMT", no, no, no},
 		{"date in another zone", "Mon, 04 May 2026 12:00:10 CET", no, no, no},
-		{"date that no Duration reaches", "Fri, 31 Dec 9999 23:59:59 GMT", no, no, no},
+		{"date beyond any Duration", "Fri, 31 Dec 9999 23:59:59 GMT", no, no, no},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			for format, want := range map[ResetFormat]time.Duration{
@@ -353,7 +353,7 @@ var (
 	sloppy = regexp.MustCompile(`^\+?([0-9]+\.?[0-9]*|\.[0-9]+)$`)
 )
 
-// slowParse is parse with numbers that do not overflow.
+// slowParse is a model of parse with numbers that do not overflow.
 func slowParse(f ResetFormat, value string, now time.Time) (wait time.Duration, ok bool) {
 	value = strings.TrimSpace(value)
 	nanos := new(big.Int)
@@ -366,7 +366,7 @@ func slowParse(f ResetFormat, value string, now time.Time) (wait time.Duration, 
 		up := new(big.Int).Sub(seconds.Denom(), big.NewInt(1))
 		nanos.Div(up.Add(up, seconds.Num()), seconds.Denom()) // rounded up
 		if nanos.BitLen() > 63 {
-			return 0, false // as a number that is too large
+			return 0, false // the number is too large
 		}
 		nanos.Mul(nanos, billion)
 	case digits.MatchString(value):
@@ -388,8 +388,10 @@ func slowParse(f ResetFormat, value string, now time.Time) (wait time.Duration, 
 	return time.Duration(nanos.Int64()), true
 }
 
-// FuzzResetFormat reads anything at any instant. It must not panic; a wait must
-// be above zero, and none if there is none; and both must be what the slow model finds.
+// FuzzResetFormat parses arbitrary values at an arbitrary time:
+//   - Nothing panics.
+//   - A wait is above zero if it is ok, else zero.
+//   - Both agree with the slow model.
 func FuzzResetFormat(f *testing.F) {
 	now := time.Date(2026, time.May, 4, 12, 0, 0, 5, time.UTC).UnixNano()
 	for _, value := range []string{
@@ -406,7 +408,7 @@ func FuzzResetFormat(f *testing.F) {
 		now := time.Unix(0, nanos)
 		wait, ok := ResetFormat(format).parse(value, now)
 		if (wait > 0) != ok || wait < 0 {
-			t.Errorf("format %d: %q at %v: got %v, %v, want a wait if and only if there is one", format, value, now, wait, ok)
+			t.Errorf("format %d: %q at %v: got %v, %v, want a wait above zero if and only if it is ok", format, value, now, wait, ok)
 		}
 		wantWait, wantOK := slowParse(ResetFormat(format), value, now)
 		if wait != wantWait || ok != wantOK {

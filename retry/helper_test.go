@@ -22,26 +22,25 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// wire stands for the network: it gives its answers one after the other, and the
-// last of them again and again.
+// wire takes the role of the network. It returns its responses in order, and repeats the last.
 type wire struct {
 	answers []answer
 
 	mu     sync.Mutex
 	sent   []sent // guarded by mu
-	open   int    // bodies of answers that are not closed yet; guarded by mu
-	served int    // bodies of answers given out; guarded by mu
-	read   int    // bytes read of them; guarded by mu
+	open   int    // response bodies not closed yet; guarded by mu
+	served int    // response bodies returned; guarded by mu
+	read   int    // bytes read from them; guarded by mu
 }
 
-// sent is what reached the wire.
+// sent is a request that reached the wire.
 type sent struct {
-	After time.Duration // since the first
+	After time.Duration // since the first request
 	Body  string
 	at    time.Time
 }
 
-// answer is what comes back.
+// answer returns a response or an error.
 type answer func(*http.Request) (*http.Response, error)
 
 // informational sends a 1xx response before that of next.
@@ -56,7 +55,7 @@ func informational(next answer) answer {
 
 func answers(list ...answer) *wire { return &wire{answers: list} }
 
-// RoundTrip reads the request's body, as a server would, and answers.
+// RoundTrip reads the request's body, as a server would, and responds.
 func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 	s := sent{at: time.Now()}
 	if req.Body != nil {
@@ -85,7 +84,7 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// times gives when each attempt reached the wire, from the first on.
+// times returns when each attempt reached the wire, relative to the first.
 func (w *wire) times() []time.Duration {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -96,7 +95,7 @@ func (w *wire) times() []time.Duration {
 	return list
 }
 
-// bodies gives the request bodies that reached the wire.
+// bodies returns the request bodies that reached the wire.
 func (w *wire) bodies() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -107,10 +106,10 @@ func (w *wire) bodies() []string {
 	return list
 }
 
-// attempts is how many requests reached the wire.
+// attempts returns the number of requests that reached the wire.
 func (w *wire) attempts() int { return len(w.bodies()) }
 
-// watchedBody tells the wire how much is read of it, and when it is closed.
+// watchedBody is a response body that counts its reads and its Close in the wire.
 type watchedBody struct {
 	io.ReadCloser
 	wire *wire
@@ -134,11 +133,11 @@ func (b *watchedBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// status answers with code, the header given as name and value, and a body that
-// says so.
+// status responds with code, the header as pairs of name and value, and a body that contains the
+// code.
 func status(code int, header ...string) answer {
 	return func(req *http.Request) (*http.Response, error) {
-		text := fmt.Sprintf("answer %d", code)
+		text := fmt.Sprintf("response %d", code)
 		resp := &http.Response{
 			StatusCode: code, ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Request: req,
 			Body: io.NopCloser(strings.NewReader(text)), ContentLength: int64(len(text)),
@@ -150,7 +149,7 @@ func status(code int, header ...string) answer {
 	}
 }
 
-// failure does not answer.
+// failure returns an error.
 func failure(err error) answer {
 	return func(*http.Request) (*http.Response, error) { return nil, err }
 }
@@ -161,7 +160,7 @@ func silence(req *http.Request) (*http.Response, error) {
 	return nil, req.Context().Err()
 }
 
-// later waits before it answers.
+// later responds after a delay.
 func later(d time.Duration, next answer) answer {
 	return func(req *http.Request) (*http.Response, error) {
 		select {
@@ -173,7 +172,7 @@ func later(d time.Duration, next answer) answer {
 	}
 }
 
-// upstream makes an upstream that is called recipes.
+// upstream makes an upstream with the name recipes.
 func upstream(t *testing.T, policies ...policy.Policy) *pillion.Upstream {
 	t.Helper()
 	u, err := pillion.New("recipes", policies...)
@@ -183,7 +182,7 @@ func upstream(t *testing.T, policies ...policy.Policy) *pillion.Upstream {
 	return u
 }
 
-// result is what became of a call, its body read.
+// result is the result of a call whose body was read.
 type result struct {
 	code     int
 	body     string
@@ -194,7 +193,7 @@ type result struct {
 	elapsed  time.Duration
 }
 
-// call makes one call, reads the body of its answer and closes it.
+// call makes one call, and reads and closes the body of its response.
 func call(t *testing.T, u *pillion.Upstream, base http.RoundTripper, req *http.Request) result {
 	t.Helper()
 	ctx, info := pillion.WithInfo(req.Context())
@@ -204,10 +203,10 @@ func call(t *testing.T, u *pillion.Upstream, base http.RoundTripper, req *http.R
 	if err == nil {
 		body, err := io.ReadAll(resp.Body)
 		if err != nil {
-			t.Errorf("reading the body of the answer: %v", err)
+			t.Errorf("reading the response body: %v", err)
 		}
 		if err := resp.Body.Close(); err != nil {
-			t.Errorf("closing the body of the answer: %v", err)
+			t.Errorf("closing the response body: %v", err)
 		}
 		r.code, r.body = resp.StatusCode, string(body)
 	}
@@ -218,7 +217,7 @@ func call(t *testing.T, u *pillion.Upstream, base http.RoundTripper, req *http.R
 	return r
 }
 
-// get is a request without a body.
+// get returns a request without a body.
 func get(ctx context.Context) *http.Request {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://recipes/1", nil)
 	if err != nil {
@@ -227,8 +226,7 @@ func get(ctx context.Context) *http.Request {
 	return req
 }
 
-// post is a request with a body. It can be had again if it is one of those that
-// net/http knows how to copy.
+// post returns a request with a body. It has a GetBody if net/http can copy the body.
 func post(ctx context.Context, body io.Reader) *http.Request {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://recipes/", body)
 	if err != nil {
@@ -237,14 +235,14 @@ func post(ctx context.Context, body io.Reader) *http.Request {
 	return req
 }
 
-// diary is a Listener that writes down what happens.
+// diary is a Listener that records events.
 type diary struct {
 	mu     sync.Mutex
 	events []string           // guarded by mu
 	kinds  []policy.EventKind // guarded by mu
 }
 
-// listen writes down the event, the number of its attempt, and its back-off.
+// listen records the event, the number of its attempt, and its back-off.
 func (d *diary) listen(_ context.Context, e policy.Event) {
 	line := fmt.Sprintf("%d %v", e.Call.Attempt(), e.Kind)
 	if e.Kind == policy.EventRetryScheduled || e.Kind == policy.EventRetry {
@@ -258,22 +256,22 @@ func (d *diary) listen(_ context.Context, e policy.Event) {
 	d.events, d.kinds = append(d.events, line), append(d.kinds, e.Kind)
 }
 
-// lines gives what was written down so far.
+// lines returns the events recorded so far.
 func (d *diary) lines() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return slices.Clone(d.events)
 }
 
-// has reports whether an event of the kind was written down.
+// has reports whether an event of the kind was recorded.
 func (d *diary) has(kind policy.EventKind) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return slices.Contains(d.kinds, kind)
 }
 
-// always is a source of chance that never varies.
+// always returns a Rand that always returns the same number.
 func always(f float64) func() float64 { return func() float64 { return f } }
 
-// errBroken is an error of no kind that the library knows.
+// errBroken is an error that the library does not recognize.
 var errBroken = errors.New("broken")

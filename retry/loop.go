@@ -14,41 +14,41 @@ import (
 
 // rule decides about retries.
 type rule interface {
-	// again reports whether o asks for another attempt.
+	// again reports whether to make another attempt after o.
 	again(c *policy.Call, o *policy.Outcome) bool
-	// concerns reports whether any outcome of the call could ask for one.
+	// concerns reports whether again could be true for any outcome of the call.
 	concerns(c *policy.Call) bool
-	// begin is called once for a call that may be retried. It returns the number of retries at
-	// most, and how the waits before them are found.
+	// begin is called once for a call that may be retried. It returns the maximum number of
+	// retries and the source of the waits.
 	begin(c *policy.Call) (most int, wait waiter)
-	// waited is called when the wait before retry n, from 1, is over.
+	// waited is called after the wait before retry n, which counts from 1.
 	waited(n int, o *policy.Outcome)
 }
 
-// waiter returns the wait before retry n, from 1, after o. It is not ok when there
-// is to be no such retry.
+// waiter returns the wait between o and retry n, which counts from 1. It is not ok if that
+// retry must not be made.
 type waiter func(n int, o *policy.Outcome) (b policy.BackOff, ok bool)
 
-// loop makes attempts until rule is content.
+// loop makes attempts until rule needs no further one.
 type loop struct {
 	rule   rule
 	next   policy.Func
-	budget *budget // nil for none
+	budget *budget // nil if none
+	hedges bool    // attempts go on when their limit is over
 }
 
 func newLoop(s *policy.Builder, r rule, b *Budget, next policy.Func) *loop {
-	s.Require(policy.Needs{Cancel: true}) // to discard responses without waiting for a slow rest of them
+	s.Require(policy.Needs{Cancel: true}) // to discard a response without waiting for a slow body
 	return &loop{rule: r, next: next, budget: b.start()}
 }
 
-// call makes the first attempt, and further ones where need be.
+// call makes the first attempt, and retries it if needed.
 func (l *loop) call(ctx context.Context, c *policy.Call) *policy.Outcome {
-	o := l.next(ctx, c)
-	l.deposit(o)
-	if l.again(c, o) {
-		o = l.retry(ctx, c, o)
+	var o *policy.Outcome
+	if l.hedges && c.Concurrent() && l.rule.concerns(c) {
+		o = l.hedge(ctx, c)
 	} else {
-		l.checkBody(c, o)
+		o = l.attempts(ctx, c)
 	}
 	if o.Err != nil {
 		o.Err = bare(o.Err)
@@ -56,22 +56,32 @@ func (l *loop) call(ctx context.Context, c *policy.Call) *policy.Outcome {
 	return o
 }
 
-// deposit counts a call in the budget, unless o says that it was refused.
+// attempts makes the attempts one after the other.
+func (l *loop) attempts(ctx context.Context, c *policy.Call) *policy.Outcome {
+	o := l.next(ctx, c)
+	l.deposit(o)
+	if l.again(c, o) {
+		return l.retry(ctx, c, o)
+	}
+	l.checkBody(c, o)
+	return o
+}
+
+// deposit counts a call in the budget, unless it was refused.
 func (l *loop) deposit(o *policy.Outcome) {
-	if l.budget != nil && !o.Is.Any(policy.Refused) {
+	if l.budget != nil && !o.Has(policy.Refused) {
 		l.budget.deposit()
 	}
 }
 
 func (l *loop) again(c *policy.Call, o *policy.Outcome) bool {
-	return !isPermanent(o.Err) && !o.Is.Any(policy.Informational) && l.rule.again(c, o)
+	return !isPermanent(o.Err) && !o.Has(policy.Informational) && l.rule.again(c, o)
 }
 
-// retry makes further attempts until the rule is content with one, or nothing
-// more may be done.
+// retry makes attempts until the rule needs no further one, or no further one is allowed.
 func (l *loop) retry(ctx context.Context, c *policy.Call, o *policy.Outcome) *policy.Outcome {
 	most, wait := l.rule.begin(c)
-	var failed *policy.Outcome // of the last attempt that was not refused
+	var failed *policy.Outcome // the outcome of the last attempt that was not refused
 	for n := 1; ; n++ {
 		pause, ok := l.pause(c, o, n, most, wait)
 		if !ok {
@@ -86,7 +96,7 @@ func (l *loop) retry(ctx context.Context, c *policy.Call, o *policy.Outcome) *po
 			c.Emit(policy.EventRetryOverflow, o)
 			return o
 		}
-		if !o.Is.Any(policy.Refused) {
+		if !o.Has(policy.Refused) {
 			failed = o
 		}
 		if c, o, ok = l.attempt(ctx, c, o, n, pause, release); !ok {
@@ -102,40 +112,40 @@ func (l *loop) retry(ctx context.Context, c *policy.Call, o *policy.Outcome) *po
 	}
 }
 
-// acquire reports whether there may be one more retry. A limit of concurrent retries
-// takes the place of the budget. Of the budget a retry takes nothing if the attempt before it
-// was refused, and so sent nothing.
+// acquire reports whether another retry is allowed. A limit of concurrent retries replaces the
+// budget. A retry does not use the budget if the attempt before it was refused, because that
+// attempt sent nothing.
 func (l *loop) acquire(c *policy.Call, o *policy.Outcome) (release func(), ok bool) {
-	if l.budget != nil && !c.RetriesLimited() && !o.Is.Any(policy.Refused) && !l.budget.withdraw() {
+	if l.budget != nil && !c.RetriesLimited() && !o.Has(policy.Refused) && !l.budget.withdraw() {
 		return nil, false
 	}
 	return c.AcquireRetry()
 }
 
-// checkBody emits EventRetryAbandoned for a call that needs no retry, but could not have
-// one: its body has outgrown the replay buffer. Envoy counts that, too.
+// checkBody emits EventRetryAbandoned for a call that needs no retry but could not have had
+// one, because its body has outgrown the replay buffer. Envoy counts that, too.
 func (l *loop) checkBody(c *policy.Call, o *policy.Outcome) {
 	if c.Outgrown() && l.rule.concerns(c) {
 		c.Emit(policy.EventRetryAbandoned, o)
 	}
 }
 
-// settled is the result of a call that needs no further retry: failed is why it
-// needed the last one. A response after a 1xx response is no success of the retry, as in Envoy.
+// settled returns the result of a call that needs no further retry. failed is the outcome that
+// caused the last retry. As in Envoy, a response after a 1xx response is no success of the retry.
 func settled(c *policy.Call, o, failed *policy.Outcome) *policy.Outcome {
 	switch {
-	case o.Is.Any(policy.Refused):
+	case o.Has(policy.Refused):
 		if failed != nil {
 			o.Err = fmt.Errorf("%w; before that: %w", o.Err, failed.Failure())
 		}
-	case !cutShort(o) && !o.Is.Any(policy.Informational):
+	case !cutShort(o) && !o.Has(policy.Informational):
 		c.Emit(policy.EventRetrySuccess, o)
 	}
 	return o
 }
 
-// pause finds the wait before retry n. It is not ok when the retries are used up,
-// or the request cannot be had again.
+// pause returns the wait before retry n. It is not ok if the retries are used up or the request
+// cannot be replayed.
 func (l *loop) pause(c *policy.Call, o *policy.Outcome, n, most int, wait waiter) (policy.BackOff, bool) {
 	if n > most || !c.Replayable() {
 		return policy.BackOff{}, false
@@ -143,7 +153,7 @@ func (l *loop) pause(c *policy.Call, o *policy.Outcome, n, most int, wait waiter
 	return wait(n, o)
 }
 
-// exhausted is the result of a call that would be retried, but cannot be.
+// exhausted returns the result of a call that needs a retry but cannot have one.
 func exhausted(c *policy.Call, o *policy.Outcome) *policy.Outcome {
 	if !c.Replayable() {
 		c.Emit(policy.EventRetryAbandoned, o)
@@ -154,8 +164,8 @@ func exhausted(c *policy.Call, o *policy.Outcome) *policy.Outcome {
 	return o
 }
 
-// attempt waits, and makes a further attempt in place of the outcome o. It is not
-// ok when the caller left during the wait.
+// attempt waits and makes the next attempt, whose outcome replaces o. It is not ok if the call
+// was canceled during the wait.
 func (l *loop) attempt(ctx context.Context, c *policy.Call, o *policy.Outcome, n int,
 	pause policy.BackOff, release func(),
 ) (again *policy.Call, next *policy.Outcome, ok bool) {
@@ -170,13 +180,13 @@ func (l *loop) attempt(ctx context.Context, c *policy.Call, o *policy.Outcome, n
 	return again, l.next(ctx, again), true
 }
 
-// cutShort reports whether the call did not come to a result of the upstream's:
-// its caller left, or its time was over.
+// cutShort reports whether the call ended without a result of the upstream: it was canceled or
+// out of time.
 func cutShort(o *policy.Outcome) bool {
-	return o.Is.Any(policy.Cancelled) || (o.Is.Any(policy.Timeout) && !o.Is.Any(policy.PerTryTimeout))
+	return o.Has(policy.Cancelled) || (o.Has(policy.Timeout) && !o.Has(policy.PerTryTimeout))
 }
 
-// discardAndWait uses the wait to discard the answer. It is false when ctx ended.
+// discardAndWait discards the response during the wait. It reports whether ctx is still active.
 func discardAndWait(ctx context.Context, o *policy.Outcome, wait time.Duration) bool {
 	if o.Open() {
 		began := time.Now()
@@ -196,13 +206,12 @@ func discardAndWait(ctx context.Context, o *policy.Outcome, wait time.Duration) 
 	}
 }
 
-// tooLate is the result of a call whose next wait does not fit in the time that
-// is left: the last answer, at once. Where there is none and the time is over, that is
-// the error.
+// tooLate returns the result of a call whose next wait does not fit in the remaining time: the
+// last response, immediately. If there is no response and no time remains, it is a timeout error.
 func tooLate(c *policy.Call, o *policy.Outcome, left time.Duration) *policy.Outcome {
 	c.Emit(policy.EventRetryTooLate, o)
 	if o.Err != nil && left <= 0 {
-		o.Discard() // a policy inside may have made an error of a response
+		o.Discard() // a policy inside may have turned a response into an error
 		return c.Expired(o)
 	}
 	return o
@@ -216,7 +225,7 @@ func isPermanent(err error) bool {
 	return ok
 }
 
-// bare takes backoff.Permanent's wrapping off, as backoff.Retry does.
+// bare unwraps backoff.Permanent, as backoff.Retry does.
 func bare(err error) error {
 	if permanent, ok := errors.AsType[*backoff.PermanentError](err); ok {
 		return permanent.Err

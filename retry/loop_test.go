@@ -19,7 +19,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// TestEligible asks which calls are retried at all.
+// TestEligible checks which calls can be retried.
 func TestEligible(t *testing.T) {
 	keyed := []string{"Idempotency-Key", "1"}
 	for _, tc := range []struct {
@@ -43,15 +43,15 @@ func TestEligible(t *testing.T) {
 		{"default, POST with a key", Config{}, "POST", keyed, 2},
 		{"default, POST with the older key", Config{}, "POST", []string{"X-Idempotency-Key", "1"}, 2},
 		{"default, blank On", Config{On: " "}, "POST", nil, 1},
-		{"words, POST", Config{On: "5xx"}, "POST", nil, 2},
-		{"words, PATCH", Config{On: "gateway-error"}, "PATCH", nil, 2},
+		{"conditions, POST", Config{On: "5xx"}, "POST", nil, 2},
+		{"conditions, PATCH", Config{On: "gateway-error"}, "PATCH", nil, 2},
 		{
 			"request header missing",
 			Config{On: "5xx", RetriableRequestHeaders: []HeaderMatcher{{Name: "X-May"}}},
 			"GET", nil, 1,
 		},
 		{
-			"request header there",
+			"request header present",
 			Config{On: "5xx", RetriableRequestHeaders: []HeaderMatcher{{Name: "X-Or"}, {Name: "X-May"}}},
 			"GET",
 			[]string{"X-May", "yes"},
@@ -65,12 +65,12 @@ func TestEligible(t *testing.T) {
 			1,
 		},
 		{
-			"request header limits the default conditions too",
+			"request header restricts the default conditions too",
 			Config{RetriableRequestHeaders: []HeaderMatcher{{Name: "X-May"}}},
 			"GET", nil, 1,
 		},
 		{
-			"request header does not vouch for a POST",
+			"request header does not make a POST idempotent",
 			Config{RetriableRequestHeaders: []HeaderMatcher{{Name: "X-May"}}},
 			"POST",
 			[]string{"X-May", "yes"},
@@ -94,7 +94,7 @@ func TestEligible(t *testing.T) {
 				if r.attempts != tc.want || w.attempts() != tc.want {
 					t.Errorf("got %d attempts, %d of them sent, want %d", r.attempts, w.attempts(), tc.want)
 				}
-				// A call that the policy does not concern itself with has not used up its retries.
+				// A call that the policy does not concern has not used up its retries.
 				if got, want := r.flags.Has(envoy.URX), tc.want == 2; got != want {
 					t.Errorf("got URX %v, want %v", got, want)
 				}
@@ -103,7 +103,7 @@ func TestEligible(t *testing.T) {
 	}
 }
 
-// TestNumRetries counts attempts, and what the retries' end is called.
+// TestNumRetries checks the number of attempts and the final event.
 func TestNumRetries(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
@@ -115,23 +115,23 @@ func TestNumRetries(t *testing.T) {
 		heard   policy.EventKind
 	}{
 		{"default", 0, []answer{status(503)}, 2, 503, envoy.URX, policy.EventRetryLimitExceeded},
-		{"none", None, []answer{status(503)}, 1, 503, envoy.URX, policy.EventRetryLimitExceeded},
+		{"none", Never, []answer{status(503)}, 1, 503, envoy.URX, policy.EventRetryLimitExceeded},
 		{"three", 3, []answer{status(503)}, 4, 503, envoy.URX, policy.EventRetryLimitExceeded},
-		{"good at once", 3, []answer{status(200)}, 1, 200, 0, policy.EventEnd},
-		{"good at last", 3, []answer{status(503), status(502), status(504), status(200)}, 4, 200, 0, policy.EventRetrySuccess},
+		{"good immediately", 3, []answer{status(200)}, 1, 200, 0, policy.EventEnd},
+		{"good finally", 3, []answer{status(503), status(502), status(504), status(200)}, 4, 200, 0, policy.EventRetrySuccess},
 		// As in Envoy, a result that needs no retry is a success of the retry, whatever it is.
-		{"not found in the end", 3, []answer{status(503), status(404)}, 2, 404, 0, policy.EventRetrySuccess},
-		// After a 1xx response nothing is retried, and so no retry succeeds.
-		{"good at last, after a 1xx response", 3, []answer{status(503), informational(status(200))}, 2, 200, 0, policy.EventEnd},
-		{"not implemented in the end", 3, []answer{status(503), status(501)}, 2, 501, 0, policy.EventRetrySuccess},
+		{"not found finally", 3, []answer{status(503), status(404)}, 2, 404, 0, policy.EventRetrySuccess},
+		// A response after a 1xx response is no success of the retry.
+		{"good finally, after a 1xx response", 3, []answer{status(503), informational(status(200))}, 2, 200, 0, policy.EventEnd},
+		{"not implemented finally", 3, []answer{status(503), status(501)}, 2, 501, 0, policy.EventRetrySuccess},
 		{
-			"failure that is not retried in the end", 3,
+			"failure that is not retried finally", 3,
 			[]answer{status(503), failure(backoff.Permanent(errBroken))},
 			2, 0,
 			envoy.UC, policy.EventRetrySuccess,
 		},
 		{
-			"failure in the end", 1,
+			"failure finally", 1,
 			[]answer{status(503), failure(syscall.ECONNRESET)},
 			2, 0,
 			envoy.URX | envoy.UC, policy.EventRetryLimitExceeded,
@@ -154,18 +154,18 @@ func TestNumRetries(t *testing.T) {
 					t.Errorf("got events %q, want no %q", d.lines(), policy.EventRetrySuccess)
 				}
 				if w.open != 0 {
-					t.Errorf("got %d of %d bodies of answers open, want all closed", w.open, w.served)
+					t.Errorf("got %d of %d response bodies open, want all closed", w.open, w.served)
 				}
-				if tc.code != 0 && !strings.HasPrefix(r.body, "answer ") {
-					t.Errorf("got body %q, want that of the last answer", r.body)
+				if tc.code != 0 && !strings.HasPrefix(r.body, "response ") {
+					t.Errorf("got body %q, want that of the last response", r.body)
 				}
 			})
 		})
 	}
 }
 
-// TestAnsweredIsNotRetried breaks the body of an answer that the caller has.
-func TestAnsweredIsNotRetried(t *testing.T) {
+// TestRespondedIsNotRetried breaks the body of a response that the caller has received.
+func TestRespondedIsNotRetried(t *testing.T) {
 	w := answers(func(req *http.Request) (*http.Response, error) {
 		resp, err := status(200)(req)
 		resp.Body = io.NopCloser(io.MultiReader(strings.NewReader("half"), brokenReader{}))
@@ -197,10 +197,10 @@ func TestDo(t *testing.T) {
 		err  error
 		want int
 	}{
-		{"default: nobody vouches for a function", Config{}, errBroken, 1},
-		{"any failure is a 5xx", Config{On: "5xx"}, errBroken, 2},
-		{"but no gateway error", Config{On: "gateway-error"}, errBroken, 1},
-		{"what the network did", Config{On: "connect-failure"}, errRefusedDial, 2},
+		{"default: a function is not idempotent", Config{}, errBroken, 1},
+		{"5xx matches any failure", Config{On: "5xx"}, errBroken, 2},
+		{"gateway-error does not", Config{On: "gateway-error"}, errBroken, 1},
+		{"connection refused", Config{On: "connect-failure"}, errRefusedDial, 2},
 		{"success", Config{On: "5xx"}, nil, 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -218,7 +218,7 @@ func TestDo(t *testing.T) {
 	}
 }
 
-// canned gives the same outcome again and again.
+// canned always returns the same outcome.
 type canned struct{ outcome policy.Outcome }
 
 func (p canned) Wrap(*policy.Builder, policy.Func) (policy.Func, error) {
@@ -226,8 +226,8 @@ func (p canned) Wrap(*policy.Builder, policy.Func) (policy.Func, error) {
 	return func(context.Context, *policy.Call) *policy.Outcome { return &o }, nil
 }
 
-// TestNeverRetried has outcomes that are no failure of the upstream's, whatever
-// else they are.
+// TestNeverRetried uses outcomes that are no failure of the upstream, whatever their other
+// conditions.
 func TestNeverRetried(t *testing.T) {
 	const all = policy.Failure | policy.Retriable4xx
 	for _, tc := range []struct {
@@ -237,16 +237,16 @@ func TestNeverRetried(t *testing.T) {
 		want   int
 	}{
 		{"failure", all, Config{On: "5xx", Rand: always(0)}, 2},
-		{"failure, Retryable", all, Retryable{Sleep: NoSleep}, 2},
-		{"caller left", all | policy.Cancelled, Config{On: "5xx"}, 1},
-		{"caller left, Retryable", all | policy.Cancelled, Retryable{}, 1},
+		{"failure, Retryable", all, Retryable{Sleep: Zero}, 2},
+		{"canceled", all | policy.Cancelled, Config{On: "5xx"}, 1},
+		{"canceled, Retryable", all | policy.Cancelled, Retryable{}, 1},
 		{"invalid", all | policy.Invalid, Config{On: "5xx"}, 1},
 		{"invalid, Retryable", all | policy.Invalid, Retryable{}, 1},
 		{"refused", all | policy.Refused, Config{On: "5xx"}, 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			ctx, info := pillion.WithInfo(t.Context())
-			upstream(t, tc.policy, canned{policy.Outcome{Err: errBroken, Is: tc.is}}).Chain().Invoke(ctx, &answered{})
+			upstream(t, tc.policy, canned{policy.Outcome{Err: errBroken, Conditions: tc.is}}).Chain().Invoke(ctx, &answered{})
 			if got := info.Attempts(); got != tc.want {
 				t.Errorf("got %d attempts, want %d", got, tc.want)
 			}
@@ -254,7 +254,7 @@ func TestNeverRetried(t *testing.T) {
 	}
 }
 
-// measured counts the allocations of what stands inside of it.
+// measured counts the allocations of the policies inside it.
 type measured struct{ allocs *float64 }
 
 func (p measured) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
@@ -264,14 +264,14 @@ func (p measured) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error)
 	}, nil
 }
 
-// TestNoRetryCostsNothing measures calls that are not retried.
+// TestNoRetryCostsNothing measures the allocations of calls that are not retried.
 func TestNoRetryCostsNothing(t *testing.T) {
 	for _, p := range []policy.Policy{
 		Config{}, Config{On: "5xx,retriable-status-codes", RetriableStatusCodes: []int{429}}, Retryable{},
 	} {
 		for _, o := range []policy.Outcome{
 			{Code: 200, Detail: envoy.ViaUpstream},
-			{Err: errBroken, Is: policy.Cancelled, Detail: envoy.CallerGone},
+			{Err: errBroken, Conditions: policy.Cancelled, Detail: envoy.CallerGone},
 		} {
 			var allocs float64
 			upstream(t, measured{&allocs}, p, canned{o}).Chain().Invoke(t.Context(), &answered{})
@@ -282,7 +282,7 @@ func TestNoRetryCostsNothing(t *testing.T) {
 	}
 }
 
-// TestEvents follows a call through everything that can happen to it.
+// TestEvents checks the events of a call in each course it can take.
 func TestEvents(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
@@ -291,13 +291,13 @@ func TestEvents(t *testing.T) {
 		want    []string
 	}{
 		{
-			"good at once",
+			"good immediately",
 			[]answer{status(200)},
 			nil,
 			[]string{"1 attempt", "1 attempt end", "1 end"},
 		},
 		{
-			"retried answers",
+			"retried responses",
 			[]answer{status(503), status(502, "Retry-After", "2"), status(200)},
 			nil,
 			[]string{

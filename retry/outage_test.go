@@ -19,7 +19,7 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// service are the policies that a program begins with.
+// service returns the usual policies of a program.
 func service() []policy.Policy {
 	return []policy.Policy{
 		timeout.Config{Total: 2 * time.Second, PerTry: 300 * time.Millisecond},
@@ -29,7 +29,7 @@ func service() []policy.Policy {
 	}
 }
 
-// load is 50 callers of one upstream. Every fifth call is a POST, if posts is set.
+// load is 50 callers of one upstream. If posts is set, every fifth call is a POST.
 type load struct {
 	posts bool
 	pause time.Duration // of each caller, after each call
@@ -40,7 +40,7 @@ type load struct {
 	times map[string]int // how often the server saw each POST; guarded by mu
 }
 
-// run has the callers call while more says so.
+// run makes calls until more returns false.
 func (l *load) run(ctx context.Context, rt http.RoundTripper, url string, more func(n int64) bool) {
 	var callers sync.WaitGroup
 	var started atomic.Int64
@@ -77,7 +77,7 @@ func (l *load) call(ctx context.Context, rt http.RoundTripper, url string, n int
 	return resp.StatusCode == http.StatusOK
 }
 
-// count counts a request that the server sees.
+// count counts a request that reached the server.
 func (l *load) count(req *http.Request) (n int64) {
 	if req.Method == http.MethodPost {
 		l.mu.Lock()
@@ -90,7 +90,7 @@ func (l *load) count(req *http.Request) (n int64) {
 	return l.sent.Add(1)
 }
 
-// wire answers after 100ms, and every nth request with 503.
+// wire responds after 100ms, and to every nth request with 503.
 func (l *load) wire(nth int64) http.RoundTripper {
 	return roundTripper(func(req *http.Request) (*http.Response, error) {
 		code := http.StatusOK
@@ -101,26 +101,26 @@ func (l *load) wire(nth int64) http.RoundTripper {
 	})
 }
 
-// check fails a test in which the server saw more than so many requests for each call, or
-// a POST twice.
+// check fails a test in which the server received more than most requests per call, or a POST
+// twice.
 func (l *load) check(t *testing.T, most float64) {
 	t.Helper()
 	if sent, calls := l.sent.Load(), l.calls.Load(); float64(sent) > most*float64(calls) {
-		t.Errorf("the server saw %d requests for %d calls, want at most %v for each", sent, calls, most)
+		t.Errorf("the server received %d requests for %d calls, want at most %v per call", sent, calls, most)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for id, n := range l.times {
 		if n > 1 {
-			t.Fatalf("the server saw the POST %s %d times, want once", id, n)
+			t.Fatalf("the server received the POST %s %d times, want once", id, n)
 		}
 	}
 	if l.posts && len(l.times) == 0 {
-		t.Error("the server saw no POST")
+		t.Error("the server received no POST, want some")
 	}
 }
 
-// TestFailuresHereAndThere has some responses fail: each is retried.
+// TestFailuresHereAndThere fails some responses: each is retried.
 func TestFailuresHereAndThere(t *testing.T) {
 	for _, tc := range []struct {
 		name     string
@@ -130,7 +130,7 @@ func TestFailuresHereAndThere(t *testing.T) {
 	}{
 		{"every tenth", service(), 10, 990},
 		{"every tenth, without limits", service()[:2], 10, 990},
-		{"every fifth", service()[:3], 5, 980}, // a breaker might open: it is a matter of order
+		{"every fifth", service()[:3], 5, 980}, // a breaker may open, depending on the order
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -157,7 +157,7 @@ func TestFailuresHereAndThere_server(t *testing.T) {
 	defer server.Close()
 	base := &http.Transport{MaxIdleConnsPerHost: 50}
 	defer base.CloseIdleConnections()
-	policies := append([]policy.Policy{timeout.Config{Total: time.Minute}}, service()[1:]...) // whatever the machine is doing
+	policies := append([]policy.Policy{timeout.Config{Total: time.Minute}}, service()[1:]...) // for slow machines
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	l.run(ctx, upstream(t, policies...).Transport(base), server.URL, func(n int64) bool { return n <= 1000 })
@@ -167,7 +167,7 @@ func TestFailuresHereAndThere_server(t *testing.T) {
 	}
 }
 
-// TestOutage has every response fail for a minute: the server sees little more than there
+// TestOutage fails every response for a minute: the server receives few more requests than there
 // are calls.
 func TestOutage(t *testing.T) {
 	for _, tc := range []struct {
@@ -199,7 +199,7 @@ func TestOutage_retryable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := load{}
 		end := time.Now().Add(time.Minute)
-		u := upstream(t, Retryable{Tries: 5, Sleep: NoSleep})
+		u := upstream(t, Retryable{Tries: 5, Sleep: Zero})
 		l.run(t.Context(), u.Transport(l.wire(1)), "http://recipes/", func(int64) bool { return time.Now().Before(end) })
 		l.check(t, 1.25)
 	})

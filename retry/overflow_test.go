@@ -18,7 +18,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// TestRefused has policies inside refuse attempts.
+// TestRefused uses policies inside that refuse attempts.
 func TestRefused(t *testing.T) {
 	full := func(*testing.T) policy.Policy { return limits.Config{MaxRequests: limits.Zero} }
 	for _, tc := range []struct {
@@ -58,8 +58,8 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestRetryRefusedFindsAPlace retries a refusal until the place is free.
-func TestRetryRefusedFindsAPlace(t *testing.T) {
+// TestRetryRefusedFindsASlot retries a refusal until a slot is free.
+func TestRetryRefusedFindsASlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := upstream(t, Config{On: "reset", NumRetries: 5, RetryRefused: true, Rand: always(0.5)}, limits.Config{MaxRequests: 1})
 		transport := u.Transport(answers(status(200)))
@@ -76,7 +76,7 @@ func TestRetryRefusedFindsAPlace(t *testing.T) {
 	})
 }
 
-// TestOverflow has limits refuse retries: the upstream's answer stays.
+// TestOverflow uses limits that refuse retries: the call returns the upstream's response.
 func TestOverflow(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
@@ -91,7 +91,7 @@ func TestOverflow(t *testing.T) {
 				w := answers(status(503))
 				u := upstream(t, Config{NumRetries: 2}, tc.limits, policy.Listener(d.listen))
 				r := call(t, u, w, get(t.Context()))
-				if r.code != 503 || r.body != "answer 503" || r.flags != envoy.UO || r.detail != envoy.ViaUpstream || r.err != nil {
+				if r.code != 503 || r.body != "response 503" || r.flags != envoy.UO || r.detail != envoy.ViaUpstream || r.err != nil {
 					t.Errorf("got %d %q, flags %v, detail %v, error %v, want the upstream's 503 with UO",
 						r.code, r.body, r.flags, r.detail, r.err)
 				}
@@ -104,7 +104,7 @@ func TestOverflow(t *testing.T) {
 	}
 }
 
-// TestOverflowKeepsTheError has limits refuse the retry of a call without an answer.
+// TestOverflowKeepsTheError uses limits that refuse the retry of a call without a response.
 func TestOverflowKeepsTheError(t *testing.T) {
 	u := upstream(t, Config{}, limits.Config{MaxRetries: limits.Zero})
 	r := call(t, u, answers(failure(errRefusedDial)), get(t.Context()))
@@ -113,9 +113,9 @@ func TestOverflowKeepsTheError(t *testing.T) {
 	}
 }
 
-// TestRetryPlace follows one call's place among the retries: taken with the
-// decision, kept in the back-off, free at the head while the body is still read.
-func TestRetryPlace(t *testing.T) {
+// TestRetrySlot follows the retry slot of one call: taken with the decision, held during the
+// back-off, freed when the response headers arrive, before the body is read.
+func TestRetrySlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := upstream(t, Config{BaseInterval: time.Second, Rand: always(0.5)}, limits.Config{MaxRetries: 1})
 		probe := func(when string, want envoy.Flags) {
@@ -123,7 +123,7 @@ func TestRetryPlace(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 600*time.Millisecond)
 			defer cancel()
 			if r := call(t, u, answers(status(503), status(200)), get(ctx)); r.flags != want {
-				t.Errorf("%s: got flags %v of another call, want %v", when, r.flags, want)
+				t.Errorf("%s: got flags %v for another call, want %v", when, r.flags, want)
 			}
 		}
 		head, done := make(chan struct{}), make(chan struct{})
@@ -143,14 +143,14 @@ func TestRetryPlace(t *testing.T) {
 		time.Sleep(500 * time.Millisecond)
 		probe("in the attempt", envoy.UO)
 		<-head
-		probe("after the head", 0)
+		probe("after the headers", 0)
 		<-done
 		body.Close()
 	})
 }
 
-// TestRetryPlaceAfterPanic has the retry panic: its place must be free again.
-func TestRetryPlaceAfterPanic(t *testing.T) {
+// TestRetrySlotAfterPanic panics in the retry: its slot must be freed.
+func TestRetrySlotAfterPanic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := upstream(t, Config{On: "5xx"}, limits.Config{MaxRetries: 1, MaxRequests: 1})
 		for range 3 {

@@ -12,15 +12,15 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// envoyRule is a Config that is ready for use: Envoy's rules.
+// envoyRule is a compiled Config.
 type envoyRule struct {
 	on             conditions
-	when           func(*policy.Outcome) bool // nil for none
+	when           func(*policy.Outcome) bool // nil if none
 	refused        bool
 	most           int
 	statusCodes    []int
-	headers        []matcher
-	requestHeaders []matcher
+	headers        []envoy.Matcher
+	requestHeaders []envoy.Matcher
 	base, max      time.Duration
 	source         func() backoff.BackOff
 	reset          []ResetHeader
@@ -28,12 +28,12 @@ type envoyRule struct {
 	random         func() float64
 }
 
-// again applies the conditions.
+// again applies the conditions and When.
 func (p *envoyRule) again(c *policy.Call, o *policy.Outcome) bool {
 	switch {
-	case o.Is.Any(policy.Cancelled | policy.Invalid):
+	case o.Has(policy.Cancelled | policy.Invalid):
 		return false
-	case o.Is.Any(policy.Refused):
+	case o.Has(policy.Refused):
 		return p.refused && p.eligible(c)
 	case !p.byWords(c, o) && !p.byWhen(o):
 		return false
@@ -44,8 +44,8 @@ func (p *envoyRule) again(c *policy.Call, o *policy.Outcome) bool {
 	return !stop
 }
 
-// byWords applies the words. A response with x-envoy-ratelimited is a matter of
-// envoy-ratelimited alone.
+// byWords applies the conditions of On. For a response with x-envoy-ratelimited only
+// envoy-ratelimited counts.
 func (p *envoyRule) byWords(c *policy.Call, o *policy.Outcome) bool {
 	matches := p.matches(c, o)
 	if !matches && !p.on.rateLimited {
@@ -57,12 +57,12 @@ func (p *envoyRule) byWords(c *policy.Call, o *policy.Outcome) bool {
 	return matches
 }
 
-// byWhen asks the program, unless the time of the call is over.
+// byWhen applies When, unless the call is out of time.
 func (p *envoyRule) byWhen(o *policy.Outcome) bool { return p.when != nil && !timeOver(o) && p.when(o) }
 
-// pushback is what a gRPC server asks of those who would try again: a wait, which
-// takes the place of every other, or that they stop, which is also what a value means that
-// cannot be read. Mirrors grpc-retry-pushback-ms of gRPC's proposal A6.
+// pushback returns the wait that a gRPC server asks for, which replaces any other wait. stop
+// reports whether the server asks not to retry; an invalid value means the same. Mirrors
+// grpc-retry-pushback-ms of gRPC's proposal A6.
 func pushback(c *policy.Call, o *policy.Outcome) (wait time.Duration, asked, stop bool) {
 	if o.Detail != envoy.ViaUpstream || c.Request().Protocol != policy.ProtocolGRPC {
 		return 0, false, false
@@ -75,9 +75,9 @@ func pushback(c *policy.Call, o *policy.Outcome) (wait time.Duration, asked, sto
 	return time.Duration(ms) * time.Millisecond, true, err != nil
 }
 
-// matches reports whether o meets one of the conditions.
+// matches reports whether o meets a condition.
 func (p *envoyRule) matches(c *policy.Call, o *policy.Outcome) bool {
-	return o.Is.Any(p.on.is) ||
+	return o.Has(p.on.is) ||
 		(p.on.statusCodes && slices.Contains(p.statusCodes, o.Code)) ||
 		(p.on.headers && hasHead(c, o) && anyMatches(p.headers, func(name string) []string {
 			return c.ResponseHeaderValues(o, name)
@@ -85,7 +85,7 @@ func (p *envoyRule) matches(c *policy.Call, o *policy.Outcome) bool {
 		(p.on.is.Any(byGRPC) && grpcStatus(c, o).Any(p.on.is))
 }
 
-// grpcStatus reads the gRPC status of an HTTP response that has nothing but headers.
+// grpcStatus returns the condition of a gRPC status in the response headers, 0 if none.
 func grpcStatus(c *policy.Call, o *policy.Outcome) policy.Condition {
 	if !hasHead(c, o) {
 		return 0
@@ -94,12 +94,12 @@ func grpcStatus(c *policy.Call, o *policy.Outcome) policy.Condition {
 	if len(values) != 1 {
 		return 0
 	}
-	code, _ := strconv.Atoi(values[0]) // what is no number is no status either
+	code, _ := strconv.Atoi(values[0]) // 0, which is no condition, if it is no number
 	return policy.GRPCCondition(code)
 }
 
-// hasHead reports whether there are response headers. An inverted matcher must not find
-// its header missing where there was no response, or where a function was called.
+// hasHead reports whether there are response headers. Without a response, and for a function, an
+// inverted matcher must not match a missing header.
 func hasHead(c *policy.Call, o *policy.Outcome) bool {
 	return o.Detail == envoy.ViaUpstream && c.Request().Protocol != policy.ProtocolFunc
 }
@@ -109,7 +109,7 @@ func (p *envoyRule) concerns(c *policy.Call) bool {
 	return (p.on.some() || p.when != nil) && p.eligible(c)
 }
 
-// eligible reports whether the call may be retried at all.
+// eligible reports whether the request may be retried, whatever its outcome.
 func (p *envoyRule) eligible(c *policy.Call) bool {
 	if p.on.idempotent && !c.Idempotent() {
 		return false
@@ -117,7 +117,7 @@ func (p *envoyRule) eligible(c *policy.Call) bool {
 	return len(p.requestHeaders) == 0 || anyMatches(p.requestHeaders, c.RequestHeaderValues)
 }
 
-// begin finds the source of the call's waits.
+// begin returns the number of retries and the source of the call's waits.
 func (p *envoyRule) begin(c *policy.Call) (most int, wait waiter) {
 	next := p.exponential
 	if source := p.newSource(); source != nil {
@@ -146,16 +146,16 @@ func (p *envoyRule) newSource() backoff.BackOff {
 	return p.source()
 }
 
-// exponential is Envoy's jittered back-off before retry n.
+// exponential returns Envoy's jittered back-off before retry n.
 func (p *envoyRule) exponential(n int) (wait time.Duration, ok bool) {
 	ceiling := p.max
-	if shift := n - 1; p.base <= p.max>>shift { // and so the product does not overflow
+	if shift := n - 1; p.base <= p.max>>shift { // so that the product does not overflow
 		ceiling = p.base << shift
 	}
 	return time.Duration(p.random() * float64(ceiling)), true
 }
 
-// asked is the wait that an answer asks for.
+// asked returns the wait that a response asks for.
 func (p *envoyRule) asked(c *policy.Call, o *policy.Outcome) (wait time.Duration, ok bool) {
 	for _, h := range p.reset {
 		value, there := c.ResponseHeader(o, h.Name)
@@ -169,8 +169,8 @@ func (p *envoyRule) asked(c *policy.Call, o *policy.Outcome) (wait time.Duration
 	return 0, false
 }
 
-// spread adds up to a half to a wait that was asked for, so that callers who were
-// asked for the same do not come back at once.
+// spread adds up to a half to a wait that a response asked for, so that callers with the same
+// wait do not retry at the same instant.
 func (p *envoyRule) spread(wait time.Duration) time.Duration {
 	extra := time.Duration(float64(wait/2) * p.random())
 	return wait + min(extra, math.MaxInt64-wait)

@@ -9,7 +9,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// closing lets so many attempts through, and refuses the rest.
+// closing is a policy that admits a number of attempts and refuses the rest.
 type closing struct{ after int }
 
 var errClosed = errors.New("closed")
@@ -23,21 +23,21 @@ func (p closing) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) 
 	}, nil
 }
 
-// TestRefusedRetry has a further try refused: the refusal is the result, and wraps
-// why there was a further try.
+// TestRefusedRetry refuses a retry: the refusal is the result, and wraps the failure that caused
+// the retry.
 func TestRefusedRetry(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
 		cfg     Config
 		after   int
 		answers []answer
-		is      error // beside errClosed
+		is      error // in addition to errClosed
 		text    string
 	}{
-		{"at once", Config{}, 0, []answer{status(200)}, nil, "closed"},
+		{"immediately", Config{}, 0, []answer{status(200)}, nil, "closed"},
 		{"after an error", Config{}, 1, []answer{failure(errBroken)}, errBroken, ""},
-		{"after a status", Config{}, 1, []answer{status(503)}, nil, "closed; before that: upstream answered 503"},
-		{"again and again", Config{RetryRefused: true, NumRetries: 3}, 1, []answer{status(503)}, nil, "closed"},
+		{"after a status", Config{}, 1, []answer{status(503)}, nil, "closed; before that: upstream responded with status 503"},
+		{"repeatedly", Config{RetryRefused: true, NumRetries: 3}, 1, []answer{status(503)}, nil, "closed"},
 		{"after two errors", Config{NumRetries: 3}, 2, []answer{status(503), failure(errBroken)}, errBroken, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -13,72 +13,69 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Infinite is a number of tries without end.
-const Infinite = -1
+// Unlimited is an unlimited number of Tries.
+const Unlimited = -1
 
-// NoSleep is a sleep of zero, where zero means the default.
-const NoSleep time.Duration = -1
-
-// The values of a Retryable that names none, as in the gem.
+// The defaults of a Retryable, as in the gem.
 const (
 	DefaultTries = 2
 	DefaultSleep = time.Second
 )
 
-// Retryable says when a call is sent again in the words of Ruby's retryable gem,
-// for those who port code from it. It is a policy, to stand where a [Config] would.
+// Retryable configures retries with the options of Ruby's retryable gem, for code ported from
+// it. It is a policy with the same place as a [Config].
 //
-// All failures are retried, those of calls that may do harm when sent twice too,
-// and refusals by a breaker; Not: []Match{Is(breaker.ErrOpen)} leaves those
-// alone. An HTTP answer is a failure if its status is 5xx; for On, Not and Matching it is a
-// [*policy.StatusError]. A caller who left, and the end of the call's time, end the retries.
+// It retries all failures, including calls that are not safe to send twice and refusals by a
+// breaker. Not: []Match{Is(breaker.ErrOpen)} excludes those refusals. An HTTP response is a
+// failure if its status is 5xx; On, Not and Matching receive it as a [*policy.StatusError]. The
+// retries end when the call is canceled or out of time.
 type Retryable struct {
-	// Tries is how often the call is sent in all. Zero means 2, 1 never retries, Infinite
-	// goes on until the total limit or the caller ends it; any other negative value is an
-	// error. The gem's 0, which does not run the work at all, has no counterpart.
+	// Tries is the maximum number of attempts, including the first. The zero value means 2; 1 means
+	// no retries; Unlimited retries until the total timeout or the caller ends the call; any other
+	// negative value is an error. The gem's 0, which does not run the work, has no counterpart.
 	// Mirrors tries.
 	Tries int `json:"tries,omitempty"`
 
-	// Sleep is the wait between tries. Zero means 1s, NoSleep none; any other value below 1ms
-	// is an error. Mirrors sleep as a number.
+	// Sleep is the wait between attempts. The zero value means 1s; Zero means no wait; any other
+	// value below 1ms is an error. Mirrors sleep as a number.
 	Sleep time.Duration `json:"sleep,omitempty"`
 
-	// SleepFunc, if set, returns the wait after a failed try: retry is 0 after the first try,
-	// 1 after the second. A Sleep beside it is an error. Mirrors sleep as a lambda.
+	// SleepFunc, if set, returns the wait after a failed attempt: retry is 0 after the first
+	// attempt, 1 after the second. Setting Sleep as well is an error. Mirrors sleep as a lambda.
 	SleepFunc func(retry int) time.Duration `json:"-"`
 
-	// On lists what is retried; a failure that any of them matches is. Nil means all.
-	// Mirrors on.
+	// On lists which failures are retried: those that any Match matches. Nil means all. Mirrors
+	// on.
 	On []Match `json:"-"`
 
-	// Not lists what is never retried, whatever On says. Mirrors not.
+	// Not lists failures that are never retried, even if On matches them. Mirrors not.
 	Not []Match `json:"-"`
 
-	// Matching lists patterns of which one must be found in the failure's text. Nil means
-	// any text. A *regexp.Regexp is a Pattern, and so is a Substring. Mirrors matching.
+	// Matching lists patterns, one of which must match the failure's text. Nil means any text.
+	// A *regexp.Regexp is a Pattern, and so is a Substring. Mirrors matching.
 	Matching []Pattern `json:"-"`
 
-	// ExceptionCB, if set, is called with the failure after the wait, before the next try.
+	// ExceptionCB, if set, is called with the failure after the wait, before the next attempt.
 	// Mirrors exception_cb.
 	ExceptionCB func(err error) `json:"-"`
 
-	// LogMethod, if set, is called after ExceptionCB, with the number of the retry from 1.
+	// LogMethod, if set, is called after ExceptionCB with the number of the retry, from 1.
 	// Mirrors log_method.
 	LogMethod func(retries int, err error) `json:"-"`
 
-	// Ensure, if set, is called once at the end of each call, retried or not, with the
-	// number of retries made. Mirrors ensure.
+	// Ensure, if set, is called once at the end of each call, with the number of retries made.
+	// Mirrors ensure.
 	Ensure func(retries int) `json:"-"`
 
-	// Budget bounds the retries of the upstream, as that of a [Config]. The gem has none, and
-	// so have the commands of package command, which have no upstream: they ignore it.
+	// Budget bounds the retries of the upstream, as in a [Config]. The gem has no counterpart.
+	// Package command ignores it, because its commands have no upstream.
 	Budget *Budget `json:"budget,omitempty"`
 }
 
-// Match reports whether a failure is of some kind.
+// Match reports whether it matches a failure.
 type Match func(err error) bool
 
-// Is matches failures that are target, by [errors.Is]. Is(nil) is no Match.
+// Is returns a Match for failures that match target, as [errors.Is] does. Is(nil) returns nil.
 func Is(target error) Match {
 	if target == nil {
 		return nil
@@ -86,7 +83,7 @@ func Is(target error) Match {
 	return func(err error) bool { return errors.Is(err, target) }
 }
 
-// As matches failures that are, or wrap, an E.
+// As returns a Match for failures that are, or wrap, an E.
 func As[E error]() Match {
 	return func(err error) bool {
 		_, ok := errors.AsType[E](err)
@@ -94,8 +91,8 @@ func As[E error]() Match {
 	}
 }
 
-// Status matches answers with one of the codes, among those that are failures: 500
-// to 599.
+// Status returns a Match for HTTP responses with one of the codes. Only codes from 500 to 599
+// are failures.
 func Status(codes ...int) Match {
 	return func(err error) bool {
 		status, ok := errors.AsType[*policy.StatusError](err)
@@ -103,19 +100,19 @@ func Status(codes ...int) Match {
 	}
 }
 
-// Pattern finds something in a text. [*regexp.Regexp] is one.
+// Pattern matches a text. [*regexp.Regexp] implements it.
 type Pattern interface{ MatchString(text string) bool }
 
-// Substring is a Pattern that is found where the text contains it.
+// Substring is a Pattern that matches a text that contains it.
 type Substring string
 
 // MatchString reports whether text contains s.
 func (s Substring) MatchString(text string) bool { return strings.Contains(text, string(s)) }
 
-// Place is outside of what sees attempts, and inside of what sees calls.
+// Place returns a place inside policies that see calls, and outside those that see attempts.
 func (Retryable) Place() policy.Place { return policy.Place{Rank: policy.Retries} }
 
-// Wrap makes the tries of each call.
+// Wrap wraps next, which makes one attempt, with retries.
 func (r Retryable) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	if err := errors.Join(r.check(), checkBudget("Retryable", r.Budget, s)); err != nil {
 		return nil, err
@@ -133,10 +130,10 @@ func (r Retryable) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error
 
 func (r Retryable) check() error {
 	var bad []error
-	if r.Tries < 0 && r.Tries != Infinite {
+	if r.Tries < 0 && r.Tries != Unlimited {
 		bad = append(bad, fmt.Errorf("retry: Retryable.Tries: %d is negative", r.Tries))
 	}
-	if why := checkInterval(r.Sleep); why != "" && r.Sleep != NoSleep {
+	if why := checkInterval(r.Sleep); why != "" && r.Sleep != Zero {
 		bad = append(bad, fmt.Errorf("retry: Retryable.Sleep: %v %s", r.Sleep, why))
 	}
 	if r.Sleep != 0 && r.SleepFunc != nil {
@@ -151,7 +148,7 @@ func (r Retryable) check() error {
 	return errors.Join(bad...)
 }
 
-// isNil finds a nil *regexp.Regexp, too.
+// isNil reports whether p is nil or a nil pointer, such as a nil *regexp.Regexp.
 func isNil(p Pattern) bool {
 	v := reflect.ValueOf(p)
 	return !v.IsValid() || (v.Kind() == reflect.Pointer && v.IsNil())
@@ -161,11 +158,11 @@ func (r Retryable) withDefaults() Retryable {
 	switch r.Tries {
 	case 0:
 		r.Tries = DefaultTries
-	case Infinite:
+	case Unlimited:
 		r.Tries = math.MaxInt
 	}
 	if r.SleepFunc == nil {
-		sleep := max(orDefault(r.Sleep, DefaultSleep), 0) // for NoSleep
+		sleep := max(orDefault(r.Sleep, DefaultSleep), 0) // for Zero
 		r.SleepFunc = func(int) time.Duration { return sleep }
 	}
 	r.On, r.Not, r.Matching = slices.Clone(r.On), slices.Clone(r.Not), slices.Clone(r.Matching)
@@ -174,7 +171,7 @@ func (r Retryable) withDefaults() Retryable {
 
 func (r *Retryable) again(_ *policy.Call, o *policy.Outcome) bool {
 	err := o.Failure()
-	if err == nil || o.Is.Any(policy.Cancelled|policy.Invalid) || timeOver(o) {
+	if err == nil || o.Has(policy.Cancelled|policy.Invalid) || timeOver(o) {
 		return false
 	}
 	among := func(list []Match) bool { return slices.ContainsFunc(list, func(m Match) bool { return m(err) }) }
@@ -184,13 +181,13 @@ func (r *Retryable) again(_ *policy.Call, o *policy.Outcome) bool {
 	return r.Matching == nil || slices.ContainsFunc(r.Matching, func(p Pattern) bool { return p.MatchString(err.Error()) })
 }
 
-// concerns is true: whether a call may be sent twice is not asked.
+// concerns returns true: calls that are not safe to send twice are retried, too.
 func (r *Retryable) concerns(*policy.Call) bool { return true }
 
-// timeOver reports whether the time of the whole call ran out, and not that of an
-// attempt: then there is none for another.
+// timeOver reports whether the whole call is out of time, not only an attempt: then no time
+// remains for another attempt.
 func timeOver(o *policy.Outcome) bool {
-	return o.Is.Any(policy.Timeout) && !o.Is.Any(policy.NoResponse)
+	return o.Has(policy.Timeout) && !o.Has(policy.NoResponse)
 }
 
 func (r *Retryable) begin(*policy.Call) (most int, wait waiter) {

@@ -29,11 +29,11 @@ func TestRetryableErrors(t *testing.T) {
 		want []string
 	}{
 		{"zero", Retryable{}, nil},
-		{"infinite, no sleep", Retryable{Tries: Infinite, Sleep: NoSleep}, nil},
+		{"infinite, no sleep", Retryable{Tries: Unlimited, Sleep: Zero}, nil},
 		{"Tries", Retryable{Tries: -2}, []string{"retry: Retryable.Tries: -2 is negative"}},
 		{"Sleep", Retryable{Sleep: -2}, []string{"retry: Retryable.Sleep: -2ns is negative"}},
 		{
-			"all at once",
+			"all together",
 			Retryable{Tries: -3, Sleep: -time.Second, Not: []Match{nil}, Matching: []Pattern{Substring("x"), nil}},
 			[]string{
 				"retry: Retryable.Tries: -3 is negative",
@@ -48,7 +48,7 @@ func TestRetryableErrors(t *testing.T) {
 			[]string{"retry: Retryable.Sleep: 1s has no effect beside SleepFunc; leave one of them out"},
 		},
 		{"unit forgotten", Retryable{Sleep: 1}, []string{"retry: Retryable.Sleep: 1ns is below 1ms; did you forget the unit?"}},
-		{"nil as a target", Retryable{Not: []Match{Is(nil)}}, []string{"retry: Retryable.On, Retryable.Not: a Match is nil"}},
+		{"nil target", Retryable{Not: []Match{Is(nil)}}, []string{"retry: Retryable.On, Retryable.Not: a Match is nil"}},
 		{"nil expression", Retryable{Matching: []Pattern{(*regexp.Regexp)(nil)}}, []string{"retry: Retryable.Matching: a Pattern is nil"}},
 		{"nil in On", Retryable{On: []Match{Is(errBroken), nil}}, []string{"retry: Retryable.On, Retryable.Not: a Match is nil"}},
 	} {
@@ -60,7 +60,7 @@ func TestRetryableErrors(t *testing.T) {
 	}
 }
 
-// TestRetryableTries counts the tries and looks at when they are made.
+// TestRetryableTries checks the number of attempts and their times.
 func TestRetryableTries(t *testing.T) {
 	at := func(times ...time.Duration) []time.Duration { return times }
 	for _, tc := range []struct {
@@ -72,8 +72,8 @@ func TestRetryableTries(t *testing.T) {
 		flags   envoy.Flags
 	}{
 		{"default", Retryable{}, []answer{status(500)}, at(0, time.Second), 500, envoy.URX},
-		{"good at once", Retryable{Tries: 9}, []answer{status(200)}, at(0), 200, 0},
-		{"good at last", Retryable{Tries: 9}, []answer{status(500), status(404)}, at(0, time.Second), 404, 0},
+		{"good immediately", Retryable{Tries: 9}, []answer{status(200)}, at(0), 200, 0},
+		{"good finally", Retryable{Tries: 9}, []answer{status(500), status(404)}, at(0, time.Second), 404, 0},
 		{"one", Retryable{Tries: 1}, []answer{status(500)}, at(0), 500, envoy.URX},
 		{
 			"four",
@@ -81,10 +81,10 @@ func TestRetryableTries(t *testing.T) {
 			[]answer{status(500)},
 			at(0, 100*time.Millisecond, 200*time.Millisecond, 300*time.Millisecond), 500, envoy.URX,
 		},
-		{"no sleep", Retryable{Tries: 3, Sleep: NoSleep}, []answer{status(500)}, at(0, 0, 0), 500, envoy.URX},
+		{"no sleep", Retryable{Tries: 3, Sleep: Zero}, []answer{status(500)}, at(0, 0, 0), 500, envoy.URX},
 		{
 			"infinite",
-			Retryable{Tries: Infinite, Sleep: time.Hour},
+			Retryable{Tries: Unlimited, Sleep: time.Hour},
 			[]answer{status(500), failure(errBroken), status(502), status(503), status(200)},
 			at(0, time.Hour, 2*time.Hour, 3*time.Hour, 4*time.Hour), 200, 0,
 		},
@@ -97,7 +97,7 @@ func TestRetryableTries(t *testing.T) {
 			at(0, 0, time.Second, 3*time.Second), 500, envoy.URX,
 		},
 		{
-			"sleep as a function, of less than nothing",
+			"sleep as a function, negative",
 			Retryable{SleepFunc: func(int) time.Duration { return -time.Second }},
 			[]answer{status(500)},
 			at(0, 0), 500, envoy.URX,
@@ -108,7 +108,7 @@ func TestRetryableTries(t *testing.T) {
 				w := answers(tc.answers...)
 				r := call(t, upstream(t, tc.r), w, get(t.Context()))
 				if diff := cmp.Diff(tc.want, w.times()); diff != "" {
-					t.Errorf("tries (-want +got):\n%s", diff)
+					t.Errorf("attempts (-want +got):\n%s", diff)
 				}
 				if r.code != tc.code || r.flags != tc.flags || w.open != 0 {
 					t.Errorf("got %d with flags %v and %d bodies open, want %d with %v and 0", r.code, r.flags, w.open, tc.code, tc.flags)
@@ -118,7 +118,7 @@ func TestRetryableTries(t *testing.T) {
 	}
 }
 
-// TestRetryableInfinite goes on until the time is over.
+// TestRetryableInfinite retries until no time remains.
 func TestRetryableInfinite(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
@@ -126,25 +126,25 @@ func TestRetryableInfinite(t *testing.T) {
 		want   int
 		err    string
 	}{
-		{"answers", status(500), 6, "<nil>"},
+		{"responses", status(500), 6, "<nil>"},
 		{"failures", failure(errBroken), 6, "pillion: recipes: UC upstream_reset_before_response_started{connection_termination}: broken"},
-		// It was the limit on the whole call that struck: there is nothing to try again.
+		// The total timeout fired, so that no time remains for a retry.
 		{"silence", silence, 1, "timeout: recipes: total limit of 1.1s reached"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				u := upstream(t, timeout.Config{Total: 1100 * time.Millisecond}, Retryable{Tries: Infinite, Sleep: 200 * time.Millisecond})
+				u := upstream(t, timeout.Config{Total: 1100 * time.Millisecond}, Retryable{Tries: Unlimited, Sleep: 200 * time.Millisecond})
 				r := call(t, u, answers(tc.answer), get(t.Context()))
 				if r.attempts != tc.want || fmt.Sprint(r.err) != tc.err || r.flags.Has(envoy.URX) {
-					t.Errorf("got %d tries, flags %v and %v, want %d, no URX and %v", r.attempts, r.flags, r.err, tc.want, tc.err)
+					t.Errorf("got %d attempts, flags %v and %v, want %d, no URX and %v", r.attempts, r.flags, r.err, tc.want, tc.err)
 				}
 			})
 		})
 	}
 }
 
-// TestRetryableDeadlineOfTheCaller does not call the end of the caller's time the
-// end of the tries.
+// TestRetryableDeadlineOfTheCaller checks that a call that ends at the caller's deadline has not
+// used up its attempts.
 func TestRetryableDeadlineOfTheCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -158,8 +158,8 @@ func TestRetryableDeadlineOfTheCaller(t *testing.T) {
 	})
 }
 
-// TestRetryableTimeIsOver has the program's own function take the time that was
-// left: an answer is still an answer, a failure becomes a time-out that wraps it.
+// TestRetryableTimeIsOver uses a callback that takes the remaining time: a response is still
+// returned, a failure becomes a timeout that wraps it.
 func TestRetryableTimeIsOver(t *testing.T) {
 	const limit = time.Second
 	for _, tc := range []struct {
@@ -170,7 +170,7 @@ func TestRetryableTimeIsOver(t *testing.T) {
 		code   int
 		want   string
 	}{
-		{"total, answer", limit, time.Hour, status(500), 500, ""},
+		{"total, response", limit, time.Hour, status(500), 500, ""},
 		{
 			"total, failure", limit, time.Hour, failure(errBroken), 0, "timeout: recipes: total limit of 1s reached: " +
 				"pillion: recipes: UC upstream_reset_before_response_started{connection_termination}: broken",
@@ -190,14 +190,14 @@ func TestRetryableTimeIsOver(t *testing.T) {
 				}})
 				r := call(t, u, answers(tc.answer), get(ctx))
 				if r.code != tc.code || r.attempts != 1 || (tc.want != "" && fmt.Sprint(r.err) != tc.want) {
-					t.Errorf("got %d and %v after %d tries, want %d and %s after 1", r.code, r.err, r.attempts, tc.code, tc.want)
+					t.Errorf("got %d and %v after %d attempts, want %d and %s after 1", r.code, r.err, r.attempts, tc.code, tc.want)
 				}
 			})
 		})
 	}
 }
 
-// TestRetryableWhat asks what is retried.
+// TestRetryableWhat checks which failures are retried.
 func TestRetryableWhat(t *testing.T) {
 	full := func(*testing.T) policy.Policy { return limits.Config{MaxRequests: limits.Zero} }
 	for _, tc := range []struct {
@@ -224,14 +224,14 @@ func TestRetryableWhat(t *testing.T) {
 		{name: "refused by a limit, not", r: Retryable{Not: []Match{As[*limits.FullError]()}}, answer: status(200), inside: full, want: 1},
 		{name: "on, one of two", r: Retryable{On: []Match{Status(500), Is(errBroken)}}, answer: failure(errBroken), want: 2},
 		{name: "on, none of two", r: Retryable{On: []Match{Status(500), Is(errBroken)}}, answer: status(503), want: 1},
-		{name: "on, none at all", r: Retryable{On: []Match{}}, answer: status(503), want: 1},
+		{name: "on, empty", r: Retryable{On: []Match{}}, answer: status(503), want: 1},
 		{name: "on a status", r: Retryable{On: []Match{Status(500, 503)}}, answer: status(503), want: 2},
 		{name: "on a status, failure", r: Retryable{On: []Match{Status(500, 503)}}, answer: failure(errBroken), want: 1},
 		{name: "on a status that is no failure", r: Retryable{On: []Match{Status(404)}}, answer: status(404), want: 1},
 		{name: "on a type", r: Retryable{On: []Match{As[*policy.UpstreamError]()}}, answer: failure(errBroken), want: 2},
 		{name: "on another type", r: Retryable{On: []Match{As[*policy.UpstreamError]()}}, answer: status(500), want: 1},
 		{name: "not wins", r: Retryable{On: []Match{Is(errBroken)}, Not: []Match{Is(errBroken)}}, answer: failure(errBroken), want: 1},
-		{name: "not, other", r: Retryable{Not: []Match{Status(500)}}, answer: status(501), want: 2},
+		{name: "not, another failure", r: Retryable{Not: []Match{Status(500)}}, answer: status(501), want: 2},
 		{name: "matching a substring", r: Retryable{Matching: []Pattern{Substring("roke")}}, answer: failure(errBroken), want: 2},
 		{name: "matching no substring", r: Retryable{Matching: []Pattern{Substring("Roke")}}, answer: failure(errBroken), want: 1},
 		{
@@ -239,7 +239,7 @@ func TestRetryableWhat(t *testing.T) {
 			r: Retryable{Matching: []Pattern{Substring("no"), regexp.MustCompile(`bro.en$`)}},
 		},
 		{name: "matching the text of a status", r: Retryable{Matching: []Pattern{Substring("503")}}, answer: status(503), want: 2},
-		{name: "matching nothing", r: Retryable{Matching: []Pattern{}}, answer: status(503), want: 1},
+		{name: "matching, empty", r: Retryable{Matching: []Pattern{}}, answer: status(503), want: 1},
 		{
 			name: "on and matching", answer: failure(errBroken), want: 1,
 			r: Retryable{On: []Match{Is(errBroken)}, Matching: []Pattern{Substring("other")}},
@@ -254,14 +254,14 @@ func TestRetryableWhat(t *testing.T) {
 				req := get(t.Context())
 				req.Method = tc.method
 				if r := call(t, upstream(t, policies...), answers(tc.answer), req); r.attempts != tc.want {
-					t.Errorf("got %d tries, want %d", r.attempts, tc.want)
+					t.Errorf("got %d attempts, want %d", r.attempts, tc.want)
 				}
 			})
 		})
 	}
 }
 
-// TestRetryableTimeouts retries the time-outs of tries, and no others.
+// TestRetryableTimeouts checks that timeouts of attempts are retried, and no others.
 func TestRetryableTimeouts(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
@@ -277,14 +277,14 @@ func TestRetryableTimeouts(t *testing.T) {
 				var limit *timeout.Error
 				r := call(t, upstream(t, tc.limit, Retryable{}), answers(silence), get(t.Context()))
 				if r.attempts != tc.want || !errors.As(r.err, &limit) {
-					t.Errorf("got %d tries and %v, want %d and a time-out", r.attempts, r.err, tc.want)
+					t.Errorf("got %d attempts and %v, want %d and a timeout", r.attempts, r.err, tc.want)
 				}
 			})
 		})
 	}
 }
 
-// TestRetryableCallbacks writes down what is called when.
+// TestRetryableCallbacks records the callbacks and their times.
 func TestRetryableCallbacks(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
@@ -292,15 +292,15 @@ func TestRetryableCallbacks(t *testing.T) {
 		leave   time.Duration
 		want    []string
 	}{
-		{"good at once", []answer{status(200)}, 0, []string{"0s try", "0s ensure 0"}},
+		{"good immediately", []answer{status(200)}, 0, []string{"0s attempt", "0s ensure 0"}},
 		{
 			"good after two",
 			[]answer{status(500), failure(errRefusedDial), status(200)},
 			0,
 			[]string{
-				"0s try",
-				"1s exception_cb upstream answered 500", "1s log_method 1 upstream answered 500", "1s try",
-				"2s exception_cb connection refused", "2s log_method 2 connection refused", "2s try",
+				"0s attempt",
+				"1s exception_cb upstream responded with status 500", "1s log_method 1 upstream responded with status 500", "1s attempt",
+				"2s exception_cb connection refused", "2s log_method 2 connection refused", "2s attempt",
 				"2s ensure 2",
 			},
 		},
@@ -309,13 +309,13 @@ func TestRetryableCallbacks(t *testing.T) {
 			[]answer{status(500)},
 			0,
 			[]string{
-				"0s try",
-				"1s exception_cb upstream answered 500", "1s log_method 1 upstream answered 500", "1s try",
-				"2s exception_cb upstream answered 500", "2s log_method 2 upstream answered 500", "2s try",
+				"0s attempt",
+				"1s exception_cb upstream responded with status 500", "1s log_method 1 upstream responded with status 500", "1s attempt",
+				"2s exception_cb upstream responded with status 500", "2s log_method 2 upstream responded with status 500", "2s attempt",
 				"2s ensure 2",
 			},
 		},
-		{"caller leaves in the wait", []answer{status(500)}, 500 * time.Millisecond, []string{"0s try", "500ms ensure 0"}},
+		{"canceled in the wait", []answer{status(500)}, 500 * time.Millisecond, []string{"0s attempt", "500ms ensure 0"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -343,21 +343,21 @@ func TestRetryableCallbacks(t *testing.T) {
 				})
 				w := answers(tc.answers...)
 				call(t, u, roundTripper(func(req *http.Request) (*http.Response, error) {
-					note("try")
+					note("attempt")
 					return w.RoundTrip(req)
 				}), get(ctx))
 				if diff := cmp.Diff(tc.want, notes); diff != "" {
-					t.Errorf("what was called (-want +got):\n%s", diff)
+					t.Errorf("callbacks (-want +got):\n%s", diff)
 				}
 			})
 		})
 	}
 }
 
-// TestRetryableEnsureAfterPanic has the work panic in a retry.
+// TestRetryableEnsureAfterPanic panics in a retry.
 func TestRetryableEnsureAfterPanic(t *testing.T) {
 	var ensured []int
-	u := upstream(t, Retryable{Tries: 5, Sleep: NoSleep, Ensure: func(retries int) { ensured = append(ensured, retries) }})
+	u := upstream(t, Retryable{Tries: 5, Sleep: Zero, Ensure: func(retries int) { ensured = append(ensured, retries) }})
 	for _, at := range []int{1, 3} {
 		runs := 0
 		func() {
@@ -375,14 +375,14 @@ func TestRetryableEnsureAfterPanic(t *testing.T) {
 		}()
 	}
 	if diff := cmp.Diff([]int{0, 2}, ensured); diff != "" {
-		t.Errorf("numbers of retries ensured (-want +got):\n%s", diff)
+		t.Errorf("retries passed to Ensure (-want +got):\n%s", diff)
 	}
 }
 
-// TestRetryableDo retries a plain function, whatever its error.
+// TestRetryableDo retries a plain function after any error.
 func TestRetryableDo(t *testing.T) {
 	runs := 0
-	got, err := pillion.Do(t.Context(), upstream(t, Retryable{Sleep: NoSleep}), func(context.Context) (string, error) {
+	got, err := pillion.Do(t.Context(), upstream(t, Retryable{Sleep: Zero}), func(context.Context) (string, error) {
 		if runs++; runs == 1 {
 			return "", errBroken
 		}
@@ -393,18 +393,18 @@ func TestRetryableDo(t *testing.T) {
 	}
 }
 
-// TestRetryableIsCopied changes what a Retryable was made of, after the upstream was made.
+// TestRetryableIsCopied changes the slices of a Retryable after the upstream was made.
 func TestRetryableIsCopied(t *testing.T) {
 	on, not, matching := []Match{Is(errBroken)}, []Match{Status(500)}, []Pattern{Substring("broken")}
-	u := upstream(t, Retryable{On: on, Not: not, Matching: matching, Sleep: NoSleep})
-	on[0], not[0], matching[0] = Status(500), Is(errBroken), Substring("answered")
+	u := upstream(t, Retryable{On: on, Not: not, Matching: matching, Sleep: Zero})
+	on[0], not[0], matching[0] = Status(500), Is(errBroken), Substring("responded")
 	if r := call(t, u, answers(failure(errBroken)), get(t.Context())); r.attempts != 2 {
-		t.Errorf("got %d tries, want 2", r.attempts)
+		t.Errorf("got %d attempts, want 2", r.attempts)
 	}
 }
 
-// TestRetryableOpensTheBreaker has the tries of one call open the breaker inside,
-// whose refusals are tried again too, as in Expeditor.
+// TestRetryableOpensTheBreaker opens the breaker inside with the attempts of one call. As in
+// Expeditor the refusals are retried, too.
 func TestRetryableOpensTheBreaker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := answers(status(500))
@@ -416,9 +416,9 @@ func TestRetryableOpensTheBreaker(t *testing.T) {
 			breaker.Config{NonBreakCount: 2, Sleep: time.Hour})
 		r := call(t, u, w, get(t.Context()))
 		if !errors.Is(r.err, breaker.ErrOpen) || r.attempts != 5 || w.attempts() != 2 {
-			t.Errorf("got %v after %d tries, %d of them sent, want ErrOpen after 5, 2 of them sent", r.err, r.attempts, w.attempts())
+			t.Errorf("got %v after %d attempts, %d of them sent, want ErrOpen after 5, 2 of them sent", r.err, r.attempts, w.attempts())
 		}
-		if diff := cmp.Diff([]string{"upstream answered 500", "upstream answered 500", "breaker", "breaker"}, seen); diff != "" {
+		if diff := cmp.Diff([]string{"upstream responded with status 500", "upstream responded with status 500", "breaker", "breaker"}, seen); diff != "" {
 			t.Errorf("failures (-want +got):\n%s", diff)
 		}
 	})

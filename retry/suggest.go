@@ -10,19 +10,19 @@ import (
 	"unicode"
 )
 
-// parseStrict is parse for a configuration, where an unknown word is an error.
+// parseStrict is like parse, but an unknown condition is an error.
 func parseStrict(on string) (conditions, error) {
 	c, unknown := parse(on)
 	switch {
 	case len(unknown) != 0:
 		return c, unknownWords(unknown)
 	case strings.TrimSpace(on) != "" && c == conditions{}:
-		return c, fmt.Errorf("retry: Config.On: %q has no word; leave it empty for the default conditions", on)
+		return c, fmt.Errorf("retry: Config.On: %q has no condition; leave it empty for the default conditions", on)
 	}
 	return c, nil
 }
 
-// unknownWords says what was probably meant, and what there is.
+// unknownWords returns an error that suggests a correction and lists all conditions.
 func unknownWords(unknown []string) error {
 	var b strings.Builder
 	b.WriteString("retry: Config.On: ")
@@ -33,18 +33,18 @@ func unknownWords(unknown []string) error {
 		}
 		b.WriteString("; ")
 	}
-	b.WriteString("the words are " + strings.Join(legalWords(), ", ") + ", separated by commas")
+	b.WriteString("the conditions are " + strings.Join(legalWords(), ", ") + ", separated by commas")
 	return errors.New(b.String())
 }
 
-// legalWords are all words of a Config's On, the library's own first.
+// legalWords returns all conditions of a Config's On, first the two that Envoy does not have.
 func legalWords() []string {
 	return append([]string{defaultWord, idempotentWord}, slices.Sorted(maps.Keys(words))...)
 }
 
-// meanings are words that stand for a condition of another name.
+// meanings maps likely mistakes to the conditions meant.
 //
-//nolint:gochecknoglobals // a table that nothing writes
+//nolint:gochecknoglobals // read-only table
 var meanings = map[string]string{
 	"timeout":            "reset, which covers the per-try timeout",
 	"per-try-timeout":    "reset, which covers the per-try timeout",
@@ -58,7 +58,7 @@ var meanings = map[string]string{
 	"ratelimited":        "envoy-ratelimited",
 }
 
-// suggest returns what was probably meant by an unknown word, "" if nothing comes near.
+// suggest returns what an unknown word probably means, or "" if nothing is close.
 func suggest(word string) string {
 	plain := strings.NewReplacer("_", "-", " ", "-").Replace(strings.ToLower(word))
 	if slices.Contains(legalWords(), plain) {
@@ -76,7 +76,7 @@ func suggest(word string) string {
 	return nearest(plain)
 }
 
-// suggestList reads a list that is separated by something else than commas.
+// suggestList returns a suggestion for a list with other separators than commas.
 func suggestList(word string) string {
 	list := strings.FieldsFunc(word, func(r rune) bool {
 		return !unicode.IsLetter(r) && !unicode.IsDigit(r) && r != '-' && r != '_'
@@ -95,7 +95,7 @@ func suggestList(word string) string {
 	return strings.Join(list, ",")
 }
 
-// nearest returns the legal word that begins with plain, or differs in at most two letters.
+// nearest returns a condition that begins with plain, or differs in at most two letters.
 func nearest(plain string) string {
 	best, least := "", 3
 	for _, word := range legalWords() {
@@ -109,7 +109,7 @@ func nearest(plain string) string {
 	return best
 }
 
-// distance is the number of letters to insert, to delete or to replace between a and b.
+// distance returns the number of letters to insert, delete or replace to get from a to b.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

@@ -9,7 +9,7 @@ import (
 	"github.com/pillion-go/pillion"
 )
 
-// TestSuggest has New say what an unknown word was meant to be.
+// TestSuggest checks what New's error suggests for an unknown condition.
 func TestSuggest(t *testing.T) {
 	for word, want := range map[string]string{
 		"5XX":                    "5xx",
@@ -56,13 +56,15 @@ func TestSuggest(t *testing.T) {
 		case err == nil:
 			t.Errorf("%q: got no error", word)
 		case strings.Contains(err.Error(), "did you mean") != (want != ""), !strings.HasSuffix(err.Error(), theWords):
-			t.Errorf("%q: got %v, want a suggestion: %v, and the words", word, err, want != "")
+			t.Errorf("%q: got %v, want a suggestion: %v, and the conditions", word, err, want != "")
 		}
 	}
 }
 
-// FuzzWords reads anything. It must not panic; an unknown word is an error of one line that
-// names it, and what is suggested for it, if it is words alone, is legal.
+// FuzzWords parses arbitrary lists of conditions:
+//   - Nothing panics.
+//   - The error for an unknown condition is one line that begins with the field.
+//   - A suggestion that is a list of conditions is valid.
 func FuzzWords(f *testing.F) {
 	for _, on := range []string{
 		"", " ", ",", "5xx,reset", "default,idempotent", "idempotent", "5XX", "5xx;reset", "429", "timeout", "\n", "a;b;c", "é", "\xff", "DEFAULT",
@@ -90,7 +92,7 @@ func FuzzWords(f *testing.F) {
 	})
 }
 
-// TestLegalWords pins that there is one list, and that each word of it does something.
+// TestLegalWords checks that the list is complete, and that each condition has an effect.
 func TestLegalWords(t *testing.T) {
 	legal := legalWords()
 	if want := append([]string{"default", "idempotent"}, slices.Sorted(maps.Keys(words))...); !slices.Equal(legal, want) {

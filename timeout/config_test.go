@@ -19,12 +19,12 @@ func TestConfigErrors(t *testing.T) {
 		want     []string
 	}{
 		{"zero", []policy.Policy{Config{}}, nil},
-		{"none", []policy.Policy{Config{Total: None, PerTry: None, Idle: None}}, nil},
+		{"none", []policy.Policy{Config{Total: Unlimited, PerTry: Unlimited, Idle: Unlimited}}, nil},
 		{"Total", []policy.Policy{Config{Total: -2}}, []string{"timeout: Config.Total: -2ns is negative"}},
 		{"PerTry", []policy.Policy{Config{PerTry: -time.Second}}, []string{"timeout: Config.PerTry: -1s is negative"}},
 		{"Idle", []policy.Policy{Config{Idle: -3}}, []string{"timeout: Config.Idle: -3ns is negative"}},
 		{
-			"all at once",
+			"all together",
 			[]policy.Policy{Config{Total: -2, PerTry: -3, Idle: -4}},
 			[]string{
 				"timeout: Config.Total: -2ns is negative",
@@ -39,12 +39,12 @@ func TestConfigErrors(t *testing.T) {
 				"put AnyOrder among the policies if you mean it"},
 		},
 		{
-			"inside of retry",
+			"inside retry",
 			[]policy.Policy{retry.Config{}, Config{}},
 			[]string{"pillion: order: retry outside total timeout would limit each attempt, not the call; " +
 				"put AnyOrder among the policies if you mean it"},
 		},
-		{"twice, and meant", []policy.Policy{Config{}, Config{}, policy.AnyOrder{}}, nil},
+		{"twice, with AnyOrder", []policy.Policy{Config{}, Config{}, policy.AnyOrder{}}, nil},
 		{
 			"units forgotten",
 			[]policy.Policy{Config{Total: 2000, PerTry: 300, Idle: 1}},
@@ -68,20 +68,20 @@ func TestConfigErrors(t *testing.T) {
 			[]policy.Policy{Config{PerTry: 15 * time.Second, Idle: 15*time.Second - 1}},
 			[]string{"timeout: Config.PerTry: 15s is not below Total, which is 15s by default; write less, or leave it out"},
 		},
-		{"no Total to be below of", []policy.Policy{Config{Total: None, PerTry: time.Hour, Idle: time.Hour}}, nil},
+		{"no Total", []policy.Policy{Config{Total: Unlimited, PerTry: time.Hour, Idle: time.Hour}}, nil},
 		{"callers may lengthen Total", []policy.Policy{Config{Total: time.Second, PerTry: time.Minute, EnvoyHeaders: true}}, nil},
 		{
-			"one limits the call, one the attempts",
-			[]policy.Policy{Config{Total: time.Second}, retry.Config{}, Config{Total: None, PerTry: 100 * ms}},
+			"one for the call, one for the attempts",
+			[]policy.Policy{Config{Total: time.Second}, retry.Config{}, Config{Total: Unlimited, PerTry: 100 * ms}},
 			nil,
 		},
-		{"limits of attempts alone, inside of retry", []policy.Policy{retry.Config{}, Config{Total: None, PerTry: time.Second}}, nil},
-		{"limits of attempts alone, twice", []policy.Policy{Config{Total: None, PerTry: time.Second}, Config{Total: None, Idle: time.Second}}, nil},
-		{"no limit, inside of retry", []policy.Policy{retry.Config{}, &Config{Total: None}}, nil},
-		{"one sets Total, and one does not", []policy.Policy{Config{Total: time.Minute}, Config{PerTry: 20 * time.Second}}, nil},
-		{"one does not, and one sets Total", []policy.Policy{&Config{PerTry: 20 * time.Second}, &Config{Total: time.Minute}}, nil},
+		{"only timeouts of attempts, inside retry", []policy.Policy{retry.Config{}, Config{Total: Unlimited, PerTry: time.Second}}, nil},
+		{"only timeouts of attempts, twice", []policy.Policy{Config{Total: Unlimited, PerTry: time.Second}, Config{Total: Unlimited, Idle: time.Second}}, nil},
+		{"no timeout, inside retry", []policy.Policy{retry.Config{}, &Config{Total: Unlimited}}, nil},
+		{"only the first sets Total", []policy.Policy{Config{Total: time.Minute}, Config{PerTry: 20 * time.Second}}, nil},
+		{"only the second sets Total", []policy.Policy{&Config{PerTry: 20 * time.Second}, &Config{Total: time.Minute}}, nil},
 		{
-			"one sets Total outside of retry, and one does not inside",
+			"one outside retry sets Total, one inside does not",
 			[]policy.Policy{Config{Total: time.Minute}, retry.Config{}, Config{PerTry: time.Second}},
 			nil,
 		},
@@ -93,7 +93,7 @@ func TestConfigErrors(t *testing.T) {
 		},
 		{
 			"a caller may set Total",
-			[]policy.Policy{retry.Config{}, Config{Total: None, EnvoyHeaders: true}},
+			[]policy.Policy{retry.Config{}, Config{Total: Unlimited, EnvoyHeaders: true}},
 			[]string{"pillion: order: retry outside total timeout would limit each attempt, not the call; " +
 				"put AnyOrder among the policies if you mean it"},
 		},

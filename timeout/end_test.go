@@ -15,8 +15,8 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// rendezvous has a reader and the hooks that run at the same time meet: the read
-// returns when the hooks have begun, and they go on for a while after that.
+// rendezvous synchronizes a reader with concurrent hooks: the read returns when the hooks have
+// begun, and the hooks run a while longer.
 type rendezvous struct {
 	ctx           context.Context
 	hooked, ended *atomic.Bool
@@ -31,16 +31,16 @@ func (b rendezvous) Read([]byte) (int, error) {
 
 func (rendezvous) Close() error { return nil }
 
-// spin waits for flag, but not for ever, and not so that a bubble's time goes on.
+// spin waits for flag for a bounded number of steps, without letting a bubble's time pass.
 func spin(flag *atomic.Bool) {
 	for i := 0; i < 100000 && !flag.Load(); i++ {
 		runtime.Gosched()
 	}
 }
 
-// TestReaderComesAfterTheEnd has a limit end a body under its reader, with hooks
-// that take a while, in a goroutine of the limit's own. The reader must be told what the
-// hooks are told, and not before them: once it knows of the end, the call has ended.
+// TestReaderComesAfterTheEnd fires a timeout while the body is read, in the timeout's goroutine and
+// with slow hooks. The reader must receive the same error as the hooks, and only after they have
+// returned: when the read returns, the call has ended.
 func TestReaderComesAfterTheEnd(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
@@ -73,7 +73,7 @@ func TestReaderComesAfterTheEnd(t *testing.T) {
 				}
 				_, err = io.ReadAll(resp.Body)
 				if !info.Done() {
-					t.Error("the reader knows of the end before the call has ended")
+					t.Error("the read returned before the call ended")
 				}
 				if err == nil || err.Error() != tc.want {
 					t.Errorf("got %v, want %s", err, tc.want)
@@ -84,7 +84,7 @@ func TestReaderComesAfterTheEnd(t *testing.T) {
 	}
 }
 
-// TestUpgrade has a connection be upgraded: it is the caller's, and under no limit.
+// TestUpgrade checks that no timeout applies to an upgraded connection, which belongs to the caller.
 func TestUpgrade(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := memhttp.Serve(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -112,7 +112,7 @@ func TestUpgrade(t *testing.T) {
 		defer resp.Body.Close()
 		conn, ok := resp.Body.(io.ReadWriteCloser)
 		if !ok || resp.StatusCode != http.StatusSwitchingProtocols {
-			t.Fatalf("got status %d with a body of %T, want 101 with one that can be written to", resp.StatusCode, resp.Body)
+			t.Fatalf("got status %d with a body of %T, want 101 with a body that is an io.Writer", resp.StatusCode, resp.Body)
 		}
 		for range 3 {
 			time.AfterFunc(time.Minute, func() {

@@ -15,7 +15,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// TestErrorThroughAClient looks at a time-out as the user of an http.Client sees it.
+// TestErrorThroughAClient checks the error of a timeout that http.Client returns.
 func TestErrorThroughAClient(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
@@ -59,7 +59,7 @@ func TestErrorThroughAClient(t *testing.T) {
 				var network net.Error
 				switch {
 				case !errors.As(err, &wrapped) || !wrapped.Timeout():
-					t.Errorf("got %#v, want an url.Error that is a time-out", err)
+					t.Errorf("got %#v, want an url.Error that is a timeout", err)
 				case !errors.As(err, &limit) || *limit != tc.want:
 					t.Errorf("got %+v, want %+v", limit, tc.want)
 				case limit.Error() != tc.text:
@@ -67,7 +67,7 @@ func TestErrorThroughAClient(t *testing.T) {
 				case !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled):
 					t.Errorf("got %v, want it to be DeadlineExceeded and not Canceled", err)
 				case !errors.As(err, &network) || !network.Timeout():
-					t.Errorf("got %v, want a net.Error that is a time-out", err)
+					t.Errorf("got %v, want a net.Error that is a timeout", err)
 				}
 				if got, want := err.Error(), `Get "http://recipes/1": `+tc.text; got != want {
 					t.Errorf("got text %q, want %q", got, want)
@@ -77,19 +77,19 @@ func TestErrorThroughAClient(t *testing.T) {
 	}
 }
 
-// TestClientTimeout has the Timeout of an http.Client be the caller's deadline.
+// TestClientTimeout uses the Timeout of an http.Client as the caller's deadline.
 func TestClientTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client := &http.Client{Transport: upstream(t, Config{}).Transport(server{head: never}), Timeout: time.Second}
 		_, err := client.Do(get(t.Context()))
 		var network net.Error
 		if !errors.As(err, &network) || !network.Timeout() || !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("got %v, want a time-out", err)
+			t.Errorf("got %v, want a timeout", err)
 		}
 	})
 }
 
-// TestFunctions has plain functions reach a limit.
+// TestFunctions uses functions that reach a timeout.
 func TestFunctions(t *testing.T) {
 	const limit = 100 * ms
 	for _, tc := range []struct {
@@ -100,22 +100,22 @@ func TestFunctions(t *testing.T) {
 		text    string
 	}{
 		{
-			"heeds its context", func(ctx context.Context) (string, error) { return "", wait(ctx, never) }, limit,
+			"honors its context", func(ctx context.Context) (string, error) { return "", wait(ctx, never) }, limit,
 			nil, "timeout: recipes: per-try limit of 100ms reached",
 		},
 		{
-			"says more about it",
+			"wraps the context's error",
 			func(ctx context.Context) (string, error) { return "", fmt.Errorf("query: %w", wait(ctx, never)) }, limit,
 			context.DeadlineExceeded, "timeout: recipes: per-try limit of 100ms reached: query: context deadline exceeded",
 		},
 		{
-			"gives the cause", func(ctx context.Context) (string, error) {
+			"returns the cause", func(ctx context.Context) (string, error) {
 				<-ctx.Done()
 				return "", context.Cause(ctx)
 			}, limit, nil, "timeout: recipes: per-try limit of 100ms reached",
 		},
 		{
-			"fails in its own words", func(ctx context.Context) (string, error) {
+			"returns another error", func(ctx context.Context) (string, error) {
 				<-ctx.Done()
 				return "", errBroken
 			}, limit, errBroken, "timeout: recipes: per-try limit of 100ms reached: broken",
@@ -140,8 +140,8 @@ func TestFunctions(t *testing.T) {
 				if got != "" || time.Since(began) != tc.elapsed {
 					t.Errorf("got %q after %v, want nothing after %v", got, time.Since(began), tc.elapsed)
 				}
-				var struck *Error
-				if !errors.As(err, &struck) || struck.Scope != PerTry || err.Error() != tc.text {
+				var fired *Error
+				if !errors.As(err, &fired) || fired.Scope != PerTry || err.Error() != tc.text {
 					t.Errorf("got %v, want %s", err, tc.text)
 				}
 				if !errors.Is(err, context.DeadlineExceeded) || (tc.cause != nil && !errors.Is(err, tc.cause)) {
@@ -152,7 +152,7 @@ func TestFunctions(t *testing.T) {
 	}
 }
 
-// TestFunctionInTime has functions succeed or fail before the limit.
+// TestFunctionInTime uses functions that succeed or fail before the timeout.
 func TestFunctionInTime(t *testing.T) {
 	for _, want := range []error{nil, errBroken} {
 		t.Run(fmt.Sprint(want), func(t *testing.T) {
@@ -164,14 +164,14 @@ func TestFunctionInTime(t *testing.T) {
 					t.Errorf("got %q and %v, want value and %v", got, err, want)
 				}
 				if scope, _ := scopeOf(err); scope != 0 {
-					t.Errorf("got %v, want no time-out", err)
+					t.Errorf("got %v, want no timeout", err)
 				}
 			})
 		})
 	}
 }
 
-// TestContextOfTheWork looks at what work is told of its limits.
+// TestContextOfTheWork checks the deadline of a function's context.
 func TestContextOfTheWork(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
@@ -184,7 +184,7 @@ func TestContextOfTheWork(t *testing.T) {
 		{"per try", Config{Total: 200 * ms, PerTry: 100 * ms}, 300 * ms, 100 * ms, PerTry},
 		{"idle", Config{Total: 200 * ms, Idle: 100 * ms}, 300 * ms, 100 * ms, Idle},
 		{"caller", Config{Total: 200 * ms, PerTry: 150 * ms}, 100 * ms, 100 * ms, Caller},
-		{"none", Config{Total: None}, 0, 0, 0},
+		{"none", Config{Total: Unlimited}, 0, 0, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -14,11 +14,11 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// slow is a server that does not answer its first requests, and then does.
+// slow is a server that does not respond to its first requests.
 type slow struct {
 	silent   int
 	requests int
-	pause    time.Duration // within the body
+	pause    time.Duration // in the middle of the body
 }
 
 func (s *slow) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -33,7 +33,7 @@ func (s *slow) RoundTrip(req *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: http.StatusOK, Request: req, Body: io.NopCloser(body)}, nil
 }
 
-// pause is a reader that takes its time to give nothing.
+// pause is an empty reader whose Read takes some time.
 type pause time.Duration
 
 func (p pause) Read([]byte) (int, error) {
@@ -41,7 +41,7 @@ func (p pause) Read([]byte) (int, error) {
 	return 0, io.EOF
 }
 
-// show makes a call and prints what became of it.
+// show makes a call and prints its result.
 func show(ctx context.Context, u *pillion.Upstream, server http.RoundTripper) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://recipes/1", nil)
 	if err != nil {
@@ -63,7 +63,7 @@ func show(ctx context.Context, u *pillion.Upstream, server http.RoundTripper) {
 	fmt.Println(resp.StatusCode, string(body))
 }
 
-// One Config outside of retry limits the whole call and each of its tries.
+// A Config outside retry bounds the whole call and each of its attempts.
 func ExampleConfig() {
 	recipes, err := pillion.New("recipes",
 		timeout.Config{Total: time.Second, PerTry: 10 * time.Millisecond},
@@ -80,9 +80,9 @@ func ExampleConfig() {
 	// Get "http://recipes/1": timeout: recipes: per-try limit of 10ms reached
 }
 
-// PerTry ends with the answer's head: a body may take longer.
+// PerTry ends with the response headers: a body may take longer.
 func ExampleConfig_body() {
-	recipes, err := pillion.New("recipes", timeout.Config{Total: timeout.None, PerTry: 10 * time.Millisecond})
+	recipes, err := pillion.New("recipes", timeout.Config{Total: timeout.Unlimited, PerTry: 10 * time.Millisecond})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -91,7 +91,7 @@ func ExampleConfig_body() {
 	// Output: 200 soup
 }
 
-// A deadline of the caller's that comes first is the one that holds.
+// If the caller's deadline comes first, it ends the call.
 func ExampleConfig_caller() {
 	recipes, err := pillion.New("recipes", timeout.Config{Total: time.Minute})
 	if err != nil {
@@ -104,7 +104,7 @@ func ExampleConfig_caller() {
 	// Output: Get "http://recipes/1": timeout: recipes: caller deadline passed
 }
 
-// The server can be told how long it will be waited for.
+// ExpectedHeader sends the time limit to the server.
 func ExampleConfig_expectedHeader() {
 	recipes, err := pillion.New("recipes",
 		timeout.Config{Total: 2 * time.Second, PerTry: 300 * time.Millisecond, ExpectedHeader: true})
@@ -118,7 +118,7 @@ func ExampleConfig_expectedHeader() {
 	// 200 soup
 }
 
-// Functions are under the same limits, through their context.
+// The timeouts apply to functions through their context.
 func ExampleConfig_function() {
 	database, err := pillion.New("database", timeout.Config{Total: 10 * time.Millisecond})
 	if err != nil {
@@ -136,7 +136,7 @@ func ExampleConfig_function() {
 	// true
 }
 
-// An error says which limit struck.
+// The error names the timeout that fired.
 func ExampleError() {
 	recipes, err := pillion.New("recipes", timeout.Config{Idle: 10 * time.Millisecond})
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/pillion-go/pillion/retry"
 )
 
-// TestExpectedHeader asks what each try tells the server.
+// TestExpectedHeader checks the header that each attempt sends.
 func TestExpectedHeader(t *testing.T) {
 	const name = "X-Envoy-Expected-Rq-Timeout-Ms"
 	const none = "none"
@@ -20,18 +20,18 @@ func TestExpectedHeader(t *testing.T) {
 		name   string
 		cfg    Config
 		caller time.Duration // 0 for no deadline
-		head   time.Duration // of each answer, a 503
+		head   time.Duration // until the headers of each response, a 503
 		want   []string
 	}{
 		{name: "PerTry", cfg: Config{PerTry: 300 * ms}, want: []string{"300", "300", "300"}},
 		{name: "Total by default", head: 100 * ms, want: []string{"15000", "14400", "13800"}},
-		{name: "what is left of Total", cfg: Config{Total: 2 * time.Second}, head: 100 * ms, want: []string{"2000", "1400", "800"}},
+		{name: "time left of Total", cfg: Config{Total: 2 * time.Second}, head: 100 * ms, want: []string{"2000", "1400", "800"}},
 		{
-			name: "PerTry, then what is left of Total", cfg: Config{Total: time.Second, PerTry: 600 * ms}, head: 100 * ms,
+			name: "PerTry, then time left of Total", cfg: Config{Total: time.Second, PerTry: 600 * ms}, head: 100 * ms,
 			want: []string{"600", "400"},
 		},
 		{
-			name: "what is left of the caller's deadline", cfg: Config{Total: None}, caller: time.Second, head: 100 * ms,
+			name: "time left until the caller's deadline", cfg: Config{Total: Unlimited}, caller: time.Second, head: 100 * ms,
 			want: []string{"1000", "400"},
 		},
 		{
@@ -42,8 +42,8 @@ func TestExpectedHeader(t *testing.T) {
 			name: "Total before the caller's deadline", cfg: Config{Total: time.Second}, caller: 2 * time.Second, head: 100 * ms,
 			want: []string{"1000", "400"},
 		},
-		{name: "no limit", cfg: Config{Total: None}, want: []string{none, none, none}},
-		{name: "Idle says nothing of the whole", cfg: Config{Total: None, Idle: time.Second}, want: []string{none, none, none}},
+		{name: "no limit", cfg: Config{Total: Unlimited}, want: []string{none, none, none}},
+		{name: "Idle only", cfg: Config{Total: Unlimited, Idle: time.Second}, want: []string{none, none, none}},
 		{name: "rounded up", cfg: Config{PerTry: 1500 * time.Microsecond}, want: []string{"2", "2", "2"}},
 		{name: "never 0", cfg: Config{Total: 500*ms + 1}, want: []string{"501", "1"}},
 		{name: "not rounded", cfg: Config{PerTry: 2 * ms}, want: []string{"2", "2", "2"}},
@@ -74,15 +74,14 @@ func TestExpectedHeader(t *testing.T) {
 				})
 				call(t, u, base, get(ctx), 0)
 				if diff := cmp.Diff(tc.want, got); diff != "" {
-					t.Errorf("%s of each try (-want +got):\n%s", name, diff)
+					t.Errorf("%s of each attempt (-want +got):\n%s", name, diff)
 				}
 			})
 		})
 	}
 }
 
-// TestExpectedHeaderLeavesTheRequestAlone has a caller bring headers of its own,
-// or none.
+// TestExpectedHeaderLeavesTheRequestAlone checks that the caller's headers are not changed.
 func TestExpectedHeaderLeavesTheRequestAlone(t *testing.T) {
 	const name = "X-Envoy-Expected-Rq-Timeout-Ms"
 	for _, tc := range []struct {
@@ -91,10 +90,10 @@ func TestExpectedHeaderLeavesTheRequestAlone(t *testing.T) {
 		header http.Header
 		want   string
 	}{
-		{"caller's own is replaced", Config{ExpectedHeader: true}, http.Header{name: {"7"}, "X-Own": {"1"}}, "15000"},
+		{"caller's is replaced", Config{ExpectedHeader: true}, http.Header{name: {"7"}, "X-Own": {"1"}}, "15000"},
 		{"caller has no header at all", Config{ExpectedHeader: true}, nil, "15000"},
-		{"not asked for", Config{}, http.Header{"X-Own": {"1"}}, ""},
-		{"not asked for, caller's own stays", Config{}, http.Header{name: {"7"}}, "7"},
+		{"not set", Config{}, http.Header{"X-Own": {"1"}}, ""},
+		{"not set, caller's is sent", Config{}, http.Header{name: {"7"}}, "7"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

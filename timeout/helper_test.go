@@ -20,11 +20,11 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const ms = time.Millisecond
 
-// never is longer than any limit here.
+// never is longer than any timeout in these tests.
 const never = 1000 * time.Hour
 
-// server is a round tripper that takes its time: for the head of its answer, and
-// then for each byte of the body, whether anybody reads or not.
+// server is a round tripper that delays its response headers and each byte of its body. The bytes
+// arrive at fixed times even if they are not read.
 type server struct {
 	status int // 0 for 200
 	head   time.Duration
@@ -59,7 +59,7 @@ func wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// trickle is a body whose bytes come one by one.
+// trickle is a body whose bytes arrive one by one.
 type trickle struct {
 	ctx context.Context
 	at  []time.Time
@@ -82,7 +82,7 @@ func (b *trickle) Read(p []byte) (int, error) {
 
 func (b *trickle) Close() error { return nil }
 
-// each gives its servers' answers one after the other, and the last again and again.
+// each passes each request to the next of its servers, and repeats the last.
 func each(servers ...http.RoundTripper) http.RoundTripper {
 	sent := 0
 	return roundTripper(func(req *http.Request) (*http.Response, error) {
@@ -95,7 +95,7 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// upstream makes an upstream that is called recipes.
+// upstream makes an upstream with the name recipes.
 func upstream(t *testing.T, policies ...policy.Policy) *pillion.Upstream {
 	t.Helper()
 	u, err := pillion.New("recipes", policies...)
@@ -105,14 +105,14 @@ func upstream(t *testing.T, policies ...policy.Policy) *pillion.Upstream {
 	return u
 }
 
-// apart is cfg in two policies. One Config must have limits that can all fire.
+// apart splits cfg into two policies: in one Config each timeout must be able to fire.
 func apart(cfg Config) []policy.Policy {
 	attempt := cfg
-	attempt.Total, cfg.PerTry, cfg.Idle = None, 0, 0
+	attempt.Total, cfg.PerTry, cfg.Idle = Unlimited, 0, 0
 	return []policy.Policy{cfg, attempt}
 }
 
-// get is a request.
+// get returns a request.
 func get(ctx context.Context) *http.Request {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://recipes/1", nil)
 	if err != nil {
@@ -121,10 +121,10 @@ func get(ctx context.Context) *http.Request {
 	return req
 }
 
-// result is what became of a call.
+// result is the result of a call.
 type result struct {
-	code     int // 0 when there was no answer
-	read     int // bytes of its body
+	code     int // 0 if there was no response
+	read     int // bytes of the response body
 	err      error
 	attempts int
 	flags    envoy.Flags
@@ -168,7 +168,7 @@ func drain(body io.Reader, pause time.Duration) (read int, err error) {
 	}
 }
 
-// scopeOf is the limit that err is about, and how long it is; 0 for another error.
+// scopeOf returns the scope and the length of the timeout in err, 0 for another error.
 func scopeOf(err error) (policy.Scope, time.Duration) {
 	var limit *Error
 	if !errors.As(err, &limit) {
@@ -177,5 +177,5 @@ func scopeOf(err error) (policy.Scope, time.Duration) {
 	return limit.Scope, limit.Limit
 }
 
-// errBroken is an error of no kind that the library knows.
+// errBroken is an error that the library does not recognize.
 var errBroken = errors.New("broken")

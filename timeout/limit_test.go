@@ -15,7 +15,7 @@ import (
 	"github.com/pillion-go/pillion/retry"
 )
 
-// TestLimits has calls take their time, and asks which limit strikes when.
+// TestLimits checks which timeout fires, and when.
 func TestLimits(t *testing.T) {
 	silent := server{head: never}
 	steady := func(n int, gap time.Duration) []time.Duration {
@@ -31,7 +31,7 @@ func TestLimits(t *testing.T) {
 		caller  time.Duration // 0 for no deadline
 		server  server
 		pause   time.Duration // of the caller, before each read
-		scope   policy.Scope  // 0 for a good end
+		scope   policy.Scope  // 0 for a success
 		limit   time.Duration
 		elapsed time.Duration
 		code    int
@@ -44,7 +44,7 @@ func TestLimits(t *testing.T) {
 		{name: "deadline of the caller", caller: 100 * ms, server: silent, scope: Caller, elapsed: 100 * ms},
 		{name: "in time", cfg: Config{Total: 100 * ms}, server: server{head: 99 * ms}, elapsed: 99 * ms, code: 200},
 		{
-			name: "no limit", cfg: Config{Total: None, PerTry: None, Idle: None},
+			name: "no limit", cfg: Config{Total: Unlimited, PerTry: Unlimited, Idle: Unlimited},
 			server: server{head: never, gaps: steady(2, never)}, elapsed: 3 * never, code: 200, read: 2,
 		},
 		{
@@ -68,7 +68,7 @@ func TestLimits(t *testing.T) {
 			server: silent, scope: Total, limit: 100 * ms, elapsed: 100 * ms,
 		},
 		{
-			name: "PerTry ends at the head", cfg: Config{Total: None, PerTry: 100 * ms},
+			name: "PerTry ends at the headers", cfg: Config{Total: Unlimited, PerTry: 100 * ms},
 			server: server{head: 99 * ms, gaps: steady(5, time.Second)}, elapsed: 5099 * ms, code: 200, read: 5,
 		},
 		{
@@ -77,7 +77,7 @@ func TestLimits(t *testing.T) {
 			scope:  Total, limit: time.Second, elapsed: time.Second, code: 200, read: 3,
 		},
 		{
-			name: "Total covers a caller who dawdles", cfg: Config{Total: time.Second},
+			name: "Total covers a slow caller", cfg: Config{Total: time.Second},
 			server: server{gaps: steady(2, 0)}, pause: 600 * ms,
 			scope: Total, limit: time.Second, elapsed: 1200 * ms, code: 200, read: 1,
 		},
@@ -95,7 +95,7 @@ func TestLimits(t *testing.T) {
 			server: server{head: 150 * ms, gaps: steady(20, 150*ms)}, elapsed: 3150 * ms, code: 200, read: 20,
 		},
 		{
-			name: "Idle lets the caller dawdle", cfg: Config{Idle: 200 * ms},
+			name: "Idle does not cover a slow caller", cfg: Config{Idle: 200 * ms},
 			server: server{gaps: steady(3, 100*ms)}, pause: time.Second, elapsed: 4 * time.Second, code: 200, read: 3,
 		},
 		{
@@ -104,7 +104,7 @@ func TestLimits(t *testing.T) {
 			scope: Idle, limit: 200 * ms, elapsed: 2200 * ms, code: 200, read: 1,
 		},
 		{
-			name: "Total before Idle within the body", cfg: Config{Total: time.Second, Idle: 400 * ms},
+			name: "Total before Idle in the body", cfg: Config{Total: time.Second, Idle: 400 * ms},
 			server: server{head: 300 * ms, gaps: []time.Duration{350 * ms, never}},
 			scope:  Total, limit: time.Second, elapsed: time.Second, code: 200, read: 1,
 		},
@@ -119,7 +119,7 @@ func TestLimits(t *testing.T) {
 				}
 				r := call(t, upstream(t, apart(tc.cfg)...), tc.server, get(ctx), tc.pause)
 				if scope, limit := scopeOf(r.err); scope != tc.scope || limit != tc.limit || (scope == 0 && r.err != nil) {
-					t.Errorf("got error %v, want the limit %v of %v", r.err, tc.scope, tc.limit)
+					t.Errorf("got error %v, want timeout %v of %v", r.err, tc.scope, tc.limit)
 				}
 				if r.elapsed != tc.elapsed || r.code != tc.code || r.read != tc.read {
 					t.Errorf("got %d and %d bytes after %v, want %d and %d after %v",
@@ -130,8 +130,7 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// TestFlags asks for Envoy's words for each limit, before the head and within the
-// body.
+// TestFlags checks Envoy's flags and details of each timeout, before the headers and in the body.
 func TestFlags(t *testing.T) {
 	head, body := server{head: never}, server{gaps: []time.Duration{never}}
 	for _, tc := range []struct {
@@ -141,12 +140,12 @@ func TestFlags(t *testing.T) {
 		server server
 		detail *envoy.Detail
 	}{
-		{"total, head", Config{Total: 10 * ms}, never, head, envoy.ResponseTimeout},
+		{"total, headers", Config{Total: 10 * ms}, never, head, envoy.ResponseTimeout},
 		{"total, body", Config{Total: 10 * ms}, never, body, envoy.ResponseTimeout},
 		{"per try", Config{PerTry: 10 * ms}, never, head, envoy.PerTryTimeout},
-		{"idle, head", Config{Idle: 10 * ms}, never, head, envoy.PerTryIdleTimeout},
+		{"idle, headers", Config{Idle: 10 * ms}, never, head, envoy.PerTryIdleTimeout},
 		{"idle, body", Config{Idle: 10 * ms}, never, body, envoy.PerTryIdleTimeout},
-		{"caller, head", Config{}, 10 * ms, head, envoy.ResponseTimeout},
+		{"caller, headers", Config{}, 10 * ms, head, envoy.ResponseTimeout},
 		{"caller, body", Config{}, 10 * ms, body, envoy.ResponseTimeout},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -162,9 +161,9 @@ func TestFlags(t *testing.T) {
 	}
 }
 
-// TestCallerLeaves has the caller cancel: that is no time-out.
+// TestCallerLeaves cancels calls, which is no timeout.
 func TestCallerLeaves(t *testing.T) {
-	for name, s := range map[string]server{"before the head": {head: never}, "within the body": {gaps: []time.Duration{never}}} {
+	for name, s := range map[string]server{"before the headers": {head: never}, "in the body": {gaps: []time.Duration{never}}} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
@@ -181,7 +180,7 @@ func TestCallerLeaves(t *testing.T) {
 	}
 }
 
-// TestRetries has limits and retries work together.
+// TestRetries checks timeouts together with retries.
 func TestRetries(t *testing.T) {
 	silent := server{head: never}
 	for _, tc := range []struct {
@@ -194,19 +193,19 @@ func TestRetries(t *testing.T) {
 		code     int
 	}{
 		{
-			name: "each try has the whole of PerTry", cfg: Config{Total: time.Minute, PerTry: 100 * ms}, servers: []http.RoundTripper{silent},
+			name: "each attempt has the full PerTry", cfg: Config{Total: time.Minute, PerTry: 100 * ms}, servers: []http.RoundTripper{silent},
 			scope: PerTry, elapsed: 340 * ms, attempts: 3,
 		},
 		{
-			name: "each try has the whole of Idle", cfg: Config{Total: time.Minute, Idle: 100 * ms}, servers: []http.RoundTripper{silent},
+			name: "each attempt has the full Idle", cfg: Config{Total: time.Minute, Idle: 100 * ms}, servers: []http.RoundTripper{silent},
 			scope: Idle, elapsed: 340 * ms, attempts: 3,
 		},
 		{
-			name: "last try in time", cfg: Config{Total: time.Minute, PerTry: 100 * ms},
+			name: "last attempt in time", cfg: Config{Total: time.Minute, PerTry: 100 * ms},
 			servers: []http.RoundTripper{silent, silent, server{head: 99 * ms}}, elapsed: 339 * ms, attempts: 3, code: 200,
 		},
 		{
-			name: "Total strikes in the third try", cfg: Config{Total: 300 * ms, PerTry: 100 * ms}, servers: []http.RoundTripper{silent},
+			name: "Total fires in the third attempt", cfg: Config{Total: 300 * ms, PerTry: 100 * ms}, servers: []http.RoundTripper{silent},
 			scope: Total, elapsed: 300 * ms, attempts: 3,
 		},
 		{
@@ -218,7 +217,7 @@ func TestRetries(t *testing.T) {
 			scope: Total, elapsed: 100 * ms, attempts: 1,
 		},
 		{
-			name: "Total does not strike in the back-off, which is not begun", cfg: Config{Total: 115 * ms},
+			name: "Total does not fire in a back-off that is not started", cfg: Config{Total: 115 * ms},
 			servers: []http.RoundTripper{server{status: 503, head: 100 * ms}}, elapsed: 100 * ms, attempts: 1, code: 503,
 		},
 	} {
@@ -237,7 +236,7 @@ func TestRetries(t *testing.T) {
 	}
 }
 
-// TestOverHTTP has a real client and a real server meet the limits.
+// TestOverHTTP checks the timeouts with a real client and a real server.
 func TestOverHTTP(t *testing.T) {
 	for _, tc := range []struct {
 		name    string

@@ -11,8 +11,8 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// plan is a call drawn by lot. Its times are told apart by their last digit, so
-// that no two things happen at once.
+// plan is a random call. Its times differ in their last digit, so that no two events are
+// simultaneous.
 type plan struct {
 	cfg    Config
 	caller time.Duration
@@ -39,7 +39,7 @@ func draw(chance *rand.Rand) plan {
 	return p
 }
 
-// expect is how p must end, by the plainest of reckonings.
+// expect returns how p must end, by a simple calculation.
 func (p plan) expect() (scope policy.Scope, elapsed time.Duration) {
 	first := func(limits map[policy.Scope]time.Duration) (scope policy.Scope, at time.Duration) {
 		for s, d := range limits {
@@ -57,7 +57,7 @@ func (p plan) expect() (scope policy.Scope, elapsed time.Duration) {
 		return scope, at
 	}
 	now, arrival := p.server.head, p.server.head
-	for i := range len(p.server.gaps) + 1 { // the last read finds the end
+	for i := range len(p.server.gaps) + 1 { // the last read returns EOF
 		now += p.pause
 		if scope, at := first(whole); at < now {
 			return scope, now
@@ -75,8 +75,8 @@ func (p plan) expect() (scope policy.Scope, elapsed time.Duration) {
 	return 0, now
 }
 
-// TestLimitsAsReckoned makes many calls beside each other and one after the other,
-// so that timers are used again, and compares each with the plain reckoning.
+// TestLimitsAsReckoned makes many calls, concurrently and in sequence, so that timers are reused.
+// It compares each with the simple calculation.
 func TestLimitsAsReckoned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var callers sync.WaitGroup
@@ -85,7 +85,8 @@ func TestLimitsAsReckoned(t *testing.T) {
 			callers.Go(func() {
 				for i := 0; i < 250 && !t.Failed(); i++ {
 					p := draw(chance)
-					// The limits are an upstream's, and so is the pool of timers: a few calls for each.
+					// Each upstream has its own timeouts and its own pool of timers: a few calls for
+					// each.
 					u := upstream(t, apart(p.cfg)...)
 					for range 3 {
 						ctx, cancel := context.WithTimeout(t.Context(), p.caller)

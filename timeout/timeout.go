@@ -1,23 +1,20 @@
-// Package timeout limits how long a call may take: in all, for each attempt, and in
-// silence.
+// Package timeout bounds the duration of calls, of attempts, and of waits for the next bytes.
 //
-// The three limits are Envoy's. Total is the route's timeout: it runs from the
-// start of the call over all attempts and back-offs to the last byte of the body. PerTry
-// is per_try_timeout: it ends with the response headers, so that a large body is never
-// cut by it. Idle is per_try_idle_timeout: the longest that the upstream may be silent
-// while it is waited for.
+// The three timeouts are Envoy's. Total is the route's timeout: it covers the whole call, with
+// all attempts and back-offs, to the last byte of the body. PerTry is per_try_timeout: it covers
+// an attempt until its response headers, so that it never cuts a large body. Idle is
+// per_try_idle_timeout: it covers each wait for the upstream to send something.
 //
 //	recipes, err := pillion.New("recipes",
 //		timeout.Config{Total: 2 * time.Second, PerTry: 300 * time.Millisecond},
 //		retry.Config{NumRetries: 2},
 //	)
 //
-// A timeout that fires returns an [*Error], which says which one it was. The
-// caller's own deadline is never lengthened: when it comes first, it is the one that
-// holds, and the Error says so. Nothing is canceled while a body is read in time.
+// A call whose timeout fires returns an [*Error] that names the timeout. The caller's deadline is
+// never extended: if it comes first, it ends the call, and the Error names it.
 //
-// The attempts of a call are cut off through their context. A function under
-// [pillion.Do] that does not honor its context is waited for.
+// A timeout ends an attempt through its context. [pillion.Do] waits for a function that does not
+// honor its context.
 package timeout
 
 import (
@@ -33,62 +30,62 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// None says that there is no limit, where zero means a default.
-const None time.Duration = -1
+// Unlimited means no timeout, where zero can mean a default.
+const Unlimited time.Duration = -1
 
-// DefaultTotal is the total limit of a Config that names none, as in Envoy.
+// DefaultTotal is the default of Total, as in Envoy.
 const DefaultTotal = 15 * time.Second
 
-// Error says which limit struck. It unwraps to [context.DeadlineExceeded] and has
-// Timeout() true.
+// Error is the error of a call whose timeout fired. Its Scope names the timeout. It matches
+// [context.DeadlineExceeded], and its method Timeout returns true.
 type Error = policy.TimeoutError
 
-// The limits that an [Error] can name as its Scope.
+// The timeouts that an [Error] can have as its Scope.
 const (
 	Total  = policy.ScopeTotal
-	PerTry = policy.ScopeTry
+	PerTry = policy.ScopePerTry
 	Idle   = policy.ScopeIdle
 	Caller = policy.ScopeCaller
 )
 
-// Config says how long a call may take. It is a policy, to stand outside retry. One that
-// limits no whole call (Total is None, and EnvoyHeaders is not set) may stand anywhere, also
-// inside retry and beside another one. So may one whose Total is zero beside one that sets
-// Total: then it has no default.
+// Config configures the timeouts. It is a policy that must be outside retry. A Config without a
+// timeout of the whole call (Total is Unlimited, and EnvoyHeaders is not set) may be anywhere, also
+// inside retry, and there may be several. If another Config of the upstream sets Total, a Config
+// whose Total is zero has no Total, and may be anywhere, too.
 type Config struct {
-	// Total is how long the call may take with all its attempts, back-offs and the reading
-	// of the body. An upgraded connection (101) is no longer under it. Zero means 15s,
-	// None no limit; any other value below 1ms is an error.
-	// Mirrors timeout of Envoy's RouteAction.
+	// Total bounds the call with all its attempts and back-offs and the reading of the body. It
+	// does not apply to an upgraded connection (101). Zero means 15s; Unlimited means no timeout; any
+	// other value below 1ms is an error. Mirrors timeout of Envoy's RouteAction.
 	Total time.Duration `json:"total,omitempty"`
 
-	// PerTry is how long each attempt may take until its response headers. Zero and None mean
-	// no limit; any other value below 1ms is an error, and so is one that is not below Total,
-	// unless EnvoyHeaders lets callers change that. Mirrors per_try_timeout of Envoy's RetryPolicy.
+	// PerTry bounds each attempt until its response headers. Zero and Unlimited mean no timeout; any
+	// other value below 1ms is an error. A value not below Total is an error, unless EnvoyHeaders
+	// lets callers change Total. Mirrors per_try_timeout of Envoy's RetryPolicy.
 	PerTry time.Duration `json:"per_try,omitempty"`
 
-	// Idle is how long an attempt may wait for its response headers, and each read of the body
-	// for its next bytes. The time that a caller takes between reads does not count. Zero and
-	// None mean no limit; the errors are those of PerTry.
-	// Mirrors per_try_idle_timeout of Envoy's RetryPolicy.
+	// Idle bounds each wait for the upstream: an attempt's wait for its response headers, and
+	// each read of the body. The time between reads does not count. Zero and Unlimited mean no
+	// timeout; the same values as in PerTry are errors. Mirrors per_try_idle_timeout of Envoy's
+	// RetryPolicy.
 	Idle time.Duration `json:"idle,omitempty"`
 
-	// ExpectedHeader tells the server how long each try will be waited for, in the
-	// request header x-envoy-expected-rq-timeout-ms: PerTry, or what is left of Total or
-	// of the caller's deadline, if that is less. It costs a copy of the request's header.
+	// ExpectedHeader sends the time limit of each attempt to the server, in the request header
+	// x-envoy-expected-rq-timeout-ms: the least of PerTry and the time remaining until Total and
+	// until the caller's deadline. It costs a copy of the request's header.
 	ExpectedHeader bool `json:"expected_header,omitempty"`
 
-	// EnvoyHeaders lets a caller set its own limits, as Envoy lets an internal one:
-	// x-envoy-upstream-rq-timeout-ms takes the place of Total, 0 meaning none, and
-	// x-envoy-upstream-rq-per-try-timeout-ms that of PerTry. What is no number of milliseconds
-	// of 63 bits, or comes in several lines, is ignored; more than a Duration holds is no limit.
-	// The headers are not sent on. Only for requests that can be trusted.
+	// EnvoyHeaders lets a caller set timeouts in request headers, as Envoy does for internal
+	// requests: x-envoy-upstream-rq-timeout-ms replaces Total, where 0 means no timeout, and
+	// x-envoy-upstream-rq-per-try-timeout-ms replaces PerTry. A value that is no 63-bit number of
+	// milliseconds, or a header with several lines, is ignored; a value that overflows a Duration
+	// means no timeout. The headers are not forwarded. Set it only for trusted requests.
 	EnvoyHeaders bool `json:"envoy_headers,omitempty"`
 }
 
-// Place is outside of what retries or hedges, if there is a limit of the whole call.
+// Place returns a place outside retry and hedge policies if c has a timeout of the whole call, else
+// any place.
 func (c Config) Place() policy.Place {
-	if c.Total == None && !c.EnvoyHeaders {
+	if c.Total == Unlimited && !c.EnvoyHeaders {
 		return policy.Place{}
 	}
 	return policy.Place{
@@ -97,17 +94,17 @@ func (c Config) Place() policy.Place {
 	}
 }
 
-// Yield returns c without a limit of the whole call. It is ok where c has that limit by
-// default alone.
+// Yield returns c without a timeout of the whole call. It is ok only if c has that timeout by
+// default.
 func (c Config) Yield() (without policy.Policy, ok bool) {
 	ok = c.Total == 0 && !c.EnvoyHeaders
 	if ok {
-		c.Total = None
+		c.Total = Unlimited
 	}
 	return c, ok
 }
 
-// Wrap sets the limits in each call.
+// Wrap wraps next and sets the timeouts of each call.
 func (c Config) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 	if err := c.check(); err != nil {
 		return nil, err
@@ -124,12 +121,12 @@ func (c Config) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 	}
 	b.Require(policy.Needs{Consume: []string{totalHeader, perTryHeader}})
 	return func(ctx context.Context, call *policy.Call) *policy.Outcome {
-		c.heeding(call).limit(call)
+		c.honoring(call).limit(call)
 		return next(ctx, call)
 	}, nil
 }
 
-// The headers in which a caller sets its own limits.
+// The request headers in which a caller sets timeouts.
 const (
 	totalHeader  = envoy.TimeoutHeader
 	perTryHeader = envoy.PerTryTimeoutHeader
@@ -140,15 +137,15 @@ func (c *Config) limit(call *policy.Call) {
 		call.LimitTotal(c.Total)
 	}
 	if c.PerTry > 0 {
-		call.LimitTry(c.PerTry)
+		call.LimitPerTry(c.PerTry)
 	}
 	if c.Idle > 0 {
 		call.LimitIdle(c.Idle)
 	}
 }
 
-// heeding is c with what the caller's headers say.
-func (c Config) heeding(call *policy.Call) *Config {
+// honoring returns c with the timeouts of the caller's headers.
+func (c Config) honoring(call *policy.Call) *Config {
 	if d, ok := milliseconds(call.RequestHeaderValues(totalHeader)); ok {
 		c.Total = d
 	}
@@ -158,9 +155,8 @@ func (c Config) heeding(call *policy.Call) *Config {
 	return &c
 }
 
-// milliseconds reads a header that holds one number of them, as Envoy does: of 63 bits,
-// with blanks around it or a plus sign before it. More than a Duration holds is as good as the
-// longest.
+// milliseconds parses a header that holds one number of milliseconds, as Envoy does: 63 bits, with
+// optional blanks and an optional plus sign. On overflow it returns the longest Duration.
 func milliseconds(values []string) (time.Duration, bool) {
 	if len(values) != 1 {
 		return 0, false
@@ -180,7 +176,7 @@ func (c Config) check() error {
 	}{{"Total", c.Total}, {"PerTry", c.PerTry}, {"Idle", c.Idle}} {
 		why := ""
 		switch {
-		case f.value < 0 && f.value != None:
+		case f.value < 0 && f.value != Unlimited:
 			why = "is negative"
 		case f.value > 0 && f.value < time.Millisecond:
 			why = "is below 1ms; did you forget the unit?"
@@ -194,7 +190,7 @@ func (c Config) check() error {
 	return errors.Join(bad...)
 }
 
-// checkAttempt says why a limit of one attempt has no effect, "" if it has.
+// checkAttempt returns why a timeout of an attempt has no effect, or "" if it has one.
 func (c Config) checkAttempt(limit time.Duration) string {
 	total, by := c.Total, ""
 	if total == 0 {

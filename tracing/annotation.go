@@ -11,23 +11,23 @@ import (
 	"github.com/aws/aws-xray-sdk-go/v2/xray"
 )
 
-// What X-Ray indexes of an annotation: longer ones are cut.
+// X-Ray's limits on annotations. Longer keys and values are cut.
 const (
 	maxAnnotationKey   = 500
 	maxAnnotationValue = 1000
 )
 
-// Annotate adds an annotation, which X-Ray indexes for searches. As in the gem, a
-// dash in the key becomes an underscore, other characters than letters, digits and
-// underscores are left out, and of two values for one key the later holds. Values are
-// strings, numbers and booleans; anything else is written as fmt.Sprint does. Keys are cut
-// at 500 characters, values at 1000. An annotation that would not be legal is left out: an
-// empty key, a nil value; a number that JSON has no word for becomes a string, "NaN".
+// Annotate adds an annotation. X-Ray indexes annotations for searches. As in the gem, a
+// dash in the key becomes an underscore, and characters other than letters, digits and
+// underscores are removed. If a key is added twice, the later value wins. Values are
+// strings, numbers and booleans; any other value is formatted with fmt.Sprint. Keys are cut
+// at 500 characters, values at 1000. An annotation with an empty key or a nil value is
+// dropped. A number that JSON cannot represent becomes a string, such as "NaN".
 func (s *Segment) Annotate(key string, value any) {
 	s.change(func(x *xray.Segment) { annotate(&x.Annotations, key, value) })
 }
 
-// annotate adds a normalised annotation to m.
+// annotate adds a normalized annotation to m.
 func annotate(m *map[string]any, key string, value any) {
 	key, value = annotationKey(key), annotationValue(value)
 	if key == "" || value == nil {
@@ -39,7 +39,7 @@ func annotate(m *map[string]any, key string, value any) {
 	(*m)[key] = value
 }
 
-// annotationKey makes a key legal.
+// annotationKey returns the legal form of key.
 func annotationKey(key string) string {
 	legal := strings.Map(func(r rune) rune {
 		switch {
@@ -53,7 +53,8 @@ func annotationKey(key string) string {
 	return cutBytes(legal, maxAnnotationKey)
 }
 
-// annotationValue makes a value legal: a string, a number or a boolean, nil for none.
+// annotationValue returns the legal form of value: a string, a number or a boolean. It
+// returns nil if there is no legal form.
 func annotationValue(value any) any {
 	switch v := value.(type) {
 	case nil:
@@ -73,7 +74,7 @@ func annotationValue(value any) any {
 	}
 }
 
-// legalFloat gives what JSON has no word for as a string.
+// legalFloat returns f, or its text if JSON cannot represent it.
 func legalFloat(f float64) any {
 	if math.IsNaN(f) || math.IsInf(f, 0) {
 		return strconv.FormatFloat(f, 'g', -1, 64)
@@ -89,20 +90,21 @@ func legalNumber(n json.Number) any {
 	return cut(legalText(n.String()), maxAnnotationValue)
 }
 
-// sprint is fmt.Sprint, which puts panics of String methods into the text.
+// sprint is fmt.Sprint, which recovers panics of String methods and puts them into the
+// text.
 func sprint(v any) string { return fmt.Sprint(v) }
 
-// legalText is valid UTF-8: what is not is left out.
+// legalText returns s without the bytes that are not valid UTF-8.
 func legalText(s string) string { return strings.ToValidUTF8(s, "") }
 
-// AddMetadata adds metadata to the namespace "default", as xray.AddMetadata does.
-// Metadata is not indexed, and may be anything that encoding/json can write. A value
-// that is no scalar is written at once, so that it may change afterwards; one that
-// cannot be written is replaced by the error.
+// AddMetadata adds metadata to the namespace "default", as xray.AddMetadata does. Metadata
+// is not indexed. The value may be anything that encoding/json can write. A value that is
+// not a scalar is written immediately, so that the caller may change it afterwards. A value
+// that cannot be written is replaced by the error.
 func (s *Segment) AddMetadata(key string, value any) { s.AddMetadataTo("default", key, value) }
 
-// AddMetadataTo adds metadata to a namespace. X-Ray keeps those that begin with
-// "AWS." for itself.
+// AddMetadataTo adds metadata to a namespace. X-Ray reserves namespaces that begin with
+// "AWS.".
 func (s *Segment) AddMetadataTo(namespace, key string, value any) {
 	s.change(func(x *xray.Segment) {
 		if x.Metadata == nil {
@@ -116,19 +118,19 @@ func (s *Segment) AddMetadataTo(namespace, key string, value any) {
 	})
 }
 
-// SQL describes a query, in the subsegment of one. Empty fields are left out.
+// SQL describes the query of a subsegment. Empty fields are omitted.
 type SQL struct {
-	URL             string // the database; user, password, query and fragment are left out
+	URL             string // the database; user, password, query and fragment are removed
 	DatabaseType    string
 	DatabaseVersion string
 	DriverVersion   string
 	User            string
-	Preparation     string // "call" or "statement"; anything else is left out
-	Query           string // with its values left out
+	Preparation     string // "call" or "statement"; any other value is omitted
+	Query           string // without its values
 }
 
-// SetSQL says what query the subsegment is of. For database/sql, xray.SQLContext
-// does so by itself.
+// SetSQL records the query that the subsegment makes. For database/sql, xray.SQLContext
+// does this.
 func (s *Segment) SetSQL(q SQL) {
 	s.change(func(x *xray.Segment) {
 		x.SQL = &xray.SQLData{
@@ -142,13 +144,13 @@ func (s *Segment) SetSQL(q SQL) {
 	})
 }
 
-// SetUser says on whose behalf the segment works. X-Ray takes it for segments only.
+// SetUser records the user for whom the segment works. X-Ray accepts it in segments only.
 func (s *Segment) SetUser(user string) {
 	s.change(func(x *xray.Segment) { x.User = cut(user, maxShort) })
 }
 
-// legalName makes a name that X-Ray accepts: other characters than it allows become
-// underscores, the rest over 200 characters is cut, and an empty one is "unnamed".
+// legalName returns the legal form of a name: characters that X-Ray does not allow become
+// underscores, names over 200 characters are cut, and an empty name becomes "unnamed".
 func legalName(name string) string {
 	if name == "" {
 		return "unnamed"
@@ -167,7 +169,7 @@ func legalName(name string) string {
 
 const maxName = 200
 
-// plainName reports whether all of name is ASCII that may stand in a name.
+// plainName reports whether name consists of ASCII characters that X-Ray allows.
 func plainName(name string) bool {
 	for i := range len(name) {
 		if name[i] >= utf8.RuneSelf || !nameRune(rune(name[i])) {

@@ -9,13 +9,13 @@ import (
 	"github.com/pillion-go/pillion"
 )
 
-// BenchmarkCall is a segment with one call in it, that is sent to nobody.
+// BenchmarkCall measures a segment that contains one call. The daemon does not listen.
 func BenchmarkCall(b *testing.B) {
 	for _, bc := range []struct {
 		name   string
 		rate   float64
 		daemon string
-	}{{"sampled", 1, "127.0.0.1:9"}, {"unsampled", NeverSample, NoDaemon}} {
+	}{{"sampled", 1, "127.0.0.1:9"}, {"unsampled", Never, NoDaemon}} {
 		b.Run(bc.name, func(b *testing.B) {
 			tracer, err := newTracer(Config{Name: "x", SamplingRate: bc.rate, QueueSize: 100000},
 				func(context.Context, string) (io.WriteCloser, error) { return discard{}, nil })
@@ -27,7 +27,7 @@ func BenchmarkCall(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			rt, req := u.Transport(answer(200, "soup")), get(context.Background(), "http://recipes/")
+			rt, req := u.Transport(respond(200, "soup")), get(context.Background(), "http://recipes/")
 			b.ReportAllocs()
 			for b.Loop() {
 				ctx, seg := tracer.Trace(context.Background(), "")

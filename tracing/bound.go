@@ -3,19 +3,20 @@ package tracing
 import (
 	"net/http"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/aws/aws-xray-sdk-go/v2/xray"
 )
 
-// Callers choose many strings of a document, such as a request's URL. They are cut when
-// they are recorded, not when they are written: a document may wait in the queue. What is
-// cut is copied, so that it does not hold the rest in memory.
+// Callers choose many strings of a document, such as the URL of a request. These are cut
+// when they are recorded, not when the document is written, because a document may wait in
+// the queue. Cut strings are copied, so that they do not keep the rest in memory.
 
-// How many characters are kept of strings.
+// The maximum lengths of strings, in characters.
 const (
-	maxShort = 250  // X-Ray's limit for strings without a limit of their own
-	maxURL   = 2000 // of a URL and of a user agent
+	maxShort = 250  // X-Ray's limit for strings without a more specific limit
+	maxURL   = 2000 // for URLs and user agents
 )
 
 // cut returns the first n characters of s.
@@ -32,7 +33,7 @@ func cut(s string, n int) string {
 	return s
 }
 
-// cutBytes returns the first n bytes of s, less a character that would be cut in two.
+// cutBytes returns at most the first n bytes of s, without a partial character at the end.
 func cutBytes(s string, n int) string {
 	if len(s) <= n {
 		return s
@@ -52,8 +53,8 @@ func bound(r xray.RequestData) xray.RequestData {
 	return r
 }
 
-// boundMethod returns a method that does not hold the request line in memory, which
-// net/http cuts it from.
+// boundMethod returns a method that does not keep the request line in memory: net/http
+// returns a substring of it.
 func boundMethod(method string) string {
 	for _, known := range [...]string{
 		http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete, http.MethodHead, http.MethodPatch, http.MethodOptions,
@@ -65,7 +66,7 @@ func boundMethod(method string) string {
 	return strings.Clone(cut(method, maxShort))
 }
 
-// boundSegment cuts what the SDK recorded. The caller holds x's lock.
+// boundSegment cuts the strings that the SDK recorded. The caller holds x's lock.
 func boundSegment(x *xray.Segment) {
 	if x.HTTP != nil && x.HTTP.Request != nil {
 		*x.HTTP.Request = bound(*x.HTTP.Request)
@@ -84,4 +85,13 @@ func boundSegment(x *xray.Segment) {
 	if x.SQL != nil {
 		x.SQL.URL, x.SQL.SanitizedQuery = cutBytes(x.SQL.URL, maxPacket), cutBytes(x.SQL.SanitizedQuery, maxPacket)
 	}
+}
+
+// nameRune reports whether X-Ray allows r in a name.
+func nameRune(r rune) bool {
+	switch r {
+	case ' ', '\t', '\n', '\r', '_', '.', ':', '/', '%', '&', '#', '=', '+', '-', '@':
+		return true
+	}
+	return unicode.IsLetter(r) || unicode.IsNumber(r)
 }

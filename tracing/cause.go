@@ -13,28 +13,28 @@ import (
 	"github.com/aws/aws-xray-sdk-go/v2/xray"
 )
 
-// How many frames of a stack are kept, as in the gem; the others are counted.
+// The maximum number of stack frames, as in the gem. Frames beyond it are only counted.
 const (
 	maxStatusFrames = 10
 	maxErrorFrames  = 250
 	maxCallerFrames = 100
 )
 
-// thrown is why a segment failed: one exception of its cause.
+// thrown is the reason why a segment failed: one exception of its cause.
 type thrown struct {
 	id, kind, message string
 	remote            bool
-	stack             []uintptr // turned into frames when the document is written
+	stack             []uintptr // converted to frames when the document is written
 	most              int
 }
 
-// SetError records err: the segment has a fault, and err as its cause, with the
-// stack from here, or the one that err carries (StackTrace() []uintptr, as in the X-Ray
-// SDK). What was recorded before is replaced: the last one counts, as in the gem. A nil
-// err does nothing.
+// SetError records err as a fault with a cause. The cause has the stack of the caller, or
+// the stack that err carries (StackTrace() []uintptr, as in the X-Ray SDK). SetError
+// replaces the flags and the cause that were recorded before, as in the gem. A nil err does
+// nothing.
 func (s *Segment) SetError(err error) { s.recordError(err, false) }
 
-// recordError records err as the cause of a fault, or of an error of the caller.
+// recordError records err as the cause of a fault, or of an error if isError is set.
 func (s *Segment) recordError(err error, isError bool) {
 	if err == nil || !s.Sampled() {
 		return
@@ -46,12 +46,12 @@ func (s *Segment) recordError(err error, isError bool) {
 	s.throw(t, isError, false, !isError)
 }
 
-// SetFlags records by hand what went wrong, without a cause: error is the caller's
-// doing, throttle says that it asked too often, fault is this side's doing. What was
-// recorded before is replaced.
+// SetFlags sets the flags without a cause: error means an error of the caller, throttle that
+// the caller sent too many requests, fault a fault of this service. It replaces the flags
+// and the cause that were recorded before.
 func (s *Segment) SetFlags(isError, throttle, fault bool) { s.throw(nil, isError, throttle, fault) }
 
-// recordPanic records what a panic said.
+// recordPanic records the value of a panic.
 func (s *Segment) recordPanic(p any) {
 	if !s.Sampled() {
 		return
@@ -65,9 +65,9 @@ func (s *Segment) recordPanic(p any) {
 	s.throw(t, false, false, true)
 }
 
-// setStatus records what an HTTP status says: 429 is an error and a throttle,
-// other 4xx an error, 5xx a fault, each with a cause, as in the gem; others nothing.
-// remote says that it is another service's doing.
+// setStatus sets flags and a cause for an HTTP status, as in the gem: 429 is an error and a
+// throttle, other 4xx are errors, 5xx are faults. Other statuses change nothing. remote
+// reports whether another service caused it.
 func (s *Segment) setStatus(status int, remote bool) {
 	var text string
 	switch {
@@ -90,7 +90,7 @@ func (s *Segment) setStatus(status int, remote bool) {
 	s.throw(t, status < 500, status == 429, status >= 500)
 }
 
-// throw sets flags and cause.
+// throw sets the flags and the cause.
 func (s *Segment) throw(t *thrown, isError, throttle, fault bool) {
 	s.change(func(x *xray.Segment) {
 		x.Error, x.Throttle, x.Fault = isError, throttle, fault
@@ -105,12 +105,10 @@ func (s *Segment) throw(t *thrown, isError, throttle, fault bool) {
 	})
 }
 
-// flagged reports whether x says anything of errors: then all three flags are
-// written.
+// flagged reports whether any of x's flags is set. If so, all three flags are written.
 func flagged(x *xray.Segment) bool { return x.Error || x.Throttle || x.Fault }
 
-// materialise writes the cause where the SDK looks for it, for documents that its
-// emitter sends.
+// materialise writes the cause to the field where the SDK's emitter looks for it.
 func (d *document) materialise() {
 	if d.thrown != nil {
 		addException(&d.doc, d.thrown)
@@ -127,22 +125,22 @@ func addException(x *xray.Segment, t *thrown) {
 	})
 }
 
-// callers is the stack of the code that uses this package.
+// callers returns the stack of the code that called this package.
 func callers() []uintptr {
 	var pcs [512]uintptr
 	n := runtime.Callers(2, pcs[:])
 	return append([]uintptr(nil), pcs[:n]...)
 }
 
-// stackOf gives up to most frames of a stack, and how many more there are. The
-// frames of the library at its top, or of the runtime's panic, say nothing about the
-// error: they are left out.
+// stackOf returns up to most frames of a stack, and the number of frames beyond them. It
+// omits the frames of this module and of the runtime's panic at the top, which say nothing
+// about the error.
 func stackOf(pcs []uintptr, most int) (stack []exception.Stack, truncated int) {
 	if len(pcs) == 0 {
 		return nil, 0
 	}
 	var all []runtime.Frame
-	own := 0 // where the library's and the runtime's own end
+	own := 0 // the number of the module's and the runtime's frames at the top
 	frames := runtime.CallersFrames(pcs)
 	for {
 		f, more := frames.Next()
@@ -168,7 +166,7 @@ func stackOf(pcs []uintptr, most int) (stack []exception.Stack, truncated int) {
 
 const module = "github.com/pillion-go/pillion"
 
-// isOwn recognises the library's code, and net/http around it.
+// isOwn reports whether f is a frame of this module, or of net/http around it.
 func isOwn(f runtime.Frame) bool {
 	rest, ok := strings.CutPrefix(f.Function, module)
 	if ok {
@@ -177,8 +175,8 @@ func isOwn(f runtime.Frame) bool {
 	return strings.HasPrefix(f.Function, "runtime.")
 }
 
-// framePath is a source file's path, relative to the working directory where it is
-// inside.
+// framePath returns the path of a source file. It is relative to the working directory if
+// the file is inside it.
 func framePath(file string) string {
 	if rest, ok := strings.CutPrefix(file, workingDirectory()); ok {
 		return rest
@@ -186,7 +184,7 @@ func framePath(file string) string {
 	return file
 }
 
-//nolint:gochecknoglobals // it is looked up once: programs that change it are few, and it is for reading only
+//nolint:gochecknoglobals // looked up once and never changed; few programs change their working directory
 var workingDirectory = sync.OnceValue(func() string {
 	dir, err := os.Getwd()
 	if err != nil {
@@ -195,8 +193,8 @@ var workingDirectory = sync.OnceValue(func() string {
 	return strings.TrimSuffix(dir, "/") + "/"
 })
 
-// carriedStack returns the stack that an error carries, nil for none. Its methods may
-// panic: that must not end the request.
+// carriedStack returns the stack that an error carries, or nil. A panic in the error's
+// methods must not end the request.
 func carriedStack(err error) (stack []uintptr) {
 	defer func() {
 		if recover() != nil {
@@ -210,7 +208,7 @@ func carriedStack(err error) (stack []uintptr) {
 	return nil
 }
 
-// typeName returns the name of an error's type, without its pointer.
+// typeName returns the name of an error's type, without the asterisk of a pointer type.
 func typeName(err error) (name string) {
 	name = strings.TrimLeft(fmt.Sprintf("%T", err), "*")
 	defer func() { _ = recover() }() // as in carriedStack
@@ -220,8 +218,7 @@ func typeName(err error) (name string) {
 	return name
 }
 
-// errorText returns the error's text. An Error method that panics must not end the
-// request.
+// errorText returns the error's text. A panic in the Error method must not end the request.
 func errorText(err error) (text string) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -231,7 +228,8 @@ func errorText(err error) (text string) {
 	return cutBytes(err.Error(), maxPacket)
 }
 
-// exceptionStrategy is the SDK's default one, but for Error methods that panic.
+// exceptionStrategy is the SDK's default strategy, except that it recovers panics of Error
+// methods.
 type exceptionStrategy struct {
 	*exception.DefaultFormattingStrategy
 }
@@ -241,14 +239,14 @@ func newExceptionStrategy() (exception.FormattingStrategy, error) {
 	return exceptionStrategy{s}, err
 }
 
-// callerStack is the stack of who made a call, and callersMore how much of it is
-// left out. They are turned into frames when the document is written.
+// callerStack is the stack of the code that made a call, and callersMore the number of
+// frames beyond the maximum. Both are converted when the document is written.
 type (
 	callerStack []uintptr
 	callersMore []uintptr
 )
 
-// MarshalJSON gives the frames.
+// MarshalJSON returns the frames.
 func (s callerStack) MarshalJSON() ([]byte, error) {
 	stack, _ := stackOf(s, maxCallerFrames)
 	var w writer
@@ -256,13 +254,13 @@ func (s callerStack) MarshalJSON() ([]byte, error) {
 	return w.b, nil
 }
 
-// MarshalJSON gives the number of the others.
+// MarshalJSON returns the number of frames beyond the maximum.
 func (s callersMore) MarshalJSON() ([]byte, error) {
 	_, truncated := stackOf(s, maxCallerFrames)
 	return strconv.AppendInt(nil, int64(truncated), 10), nil
 }
 
-// recordCaller notes who made the call.
+// recordCaller records the code that made the call.
 func (s *Segment) recordCaller() {
 	s.change(func(x *xray.Segment) {
 		if x.Metadata == nil {

@@ -9,10 +9,10 @@ import (
 	"github.com/aws/aws-xray-sdk-go/v2/xray"
 )
 
-// The SDK keeps the subsegments of its subsegments in a field that it does not
-// export, and its own emitter is the only one that can read it. They are read by
-// reflection, from the version that is known. Nothing is ever written there. Where another
-// version keeps them otherwise, they are not sent, and the first tracer reports it.
+// The SDK keeps nested subsegments in an unexported field, which only its own emitter can
+// read. This package reads the field by reflection, in the known version of the SDK, and
+// never writes to it. If another version stores the subsegments elsewhere, they are not
+// sent, and the first tracer logs a warning.
 //
 //nolint:gochecknoglobals // the index of a field in a type never changes
 var (
@@ -20,7 +20,7 @@ var (
 	childrenReported             sync.Once
 )
 
-// findChildren returns the index of the field of v2.0.3 in the SDK's segment.
+// findChildren returns the index of the field in the segment type of SDK v2.0.3.
 func findChildren(segment reflect.Type) ([]int, bool) {
 	f, ok := segment.FieldByName("rawSubsegments")
 	if !ok || f.Type != reflect.TypeFor[[]*xray.Segment]() {
@@ -29,19 +29,20 @@ func findChildren(segment reflect.Type) ([]int, bool) {
 	return f.Index, true
 }
 
-// reportUnknownSDK logs once that the field is not known.
+// reportUnknownSDK logs once that the field was not found.
 func reportUnknownSDK() {
 	if childrenKnown {
 		return
 	}
 	childrenReported.Do(func() {
 		slog.LogAttrs(context.Background(), slog.LevelWarn,
-			"tracing: this version of aws-xray-sdk-go keeps subsegments otherwise than v2.0.3: those within its own subsegments are not sent")
+			"tracing: this version of aws-xray-sdk-go stores subsegments differently from v2.0.3: subsegments within the SDK's own subsegments are not sent")
 	})
 }
 
-// children returns the subsegments that the SDK made within x. The caller holds x's
-// lock. Those of a document of ours are sent on their own, and are none.
+// children returns the subsegments that the SDK made within x. It returns none for a
+// document of this package, whose subsegments are sent separately. The caller holds x's
+// lock.
 func children(x *xray.Segment) []*xray.Segment {
 	if owner(x) != nil || !childrenKnown {
 		return nil

@@ -12,12 +12,12 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// NameHeader is a request header that names the subsegment of its call, where [Client]
+// NameHeader is a request header that names the subsegment of its call if [Client]
 // CallerNames is set. It is never sent. Mirrors the gem's X-Aws-Xray-Name.
 const NameHeader = "X-Aws-Xray-Name"
 
 // Client is a policy that records each call to an upstream as a subsegment, and adds the
-// trace header to it. It stands outside of retry.
+// trace header to the request. It belongs outside of retry.
 //
 //	recipes, err := pillion.New("recipes",
 //		tracing.Client{Tracer: tracer},
@@ -26,43 +26,45 @@ const NameHeader = "X-Aws-Xray-Name"
 //		breaker.Config{},
 //	)
 //
-// The subsegment has the namespace remote; the name of [Overwrite], else, with
-// CallerNames, of the request's X-Aws-Xray-Name, else Name, else the upstream's; the
-// request's method and URL, without query; the response's status and length, with flags and
-// cause as in [Tracer.Handler]. An error is a fault with its cause; one of the request
-// itself an error; a canceled call is neither. A panic and [runtime.Goexit] are faults. The
-// subsegment ends when the response's body does.
+// The subsegment has the namespace remote. Its name is that of [Overwrite]; otherwise, with
+// CallerNames, that of the request's X-Aws-Xray-Name; otherwise Name; otherwise the name of
+// the upstream. It records the method and the URL of the request, without the query, and
+// the status and the length of the response. Flags and cause follow the status as in
+// [Tracer.Handler]. A call that fails is a fault with its cause; an invalid request is
+// flagged as an error instead, and a canceled call has no flags. A panic and
+// [runtime.Goexit] are faults. The subsegment ends when the response's body ends.
 //
-// What the other policies did is in annotations, for searches: attempts, if there were
-// several; response_flags, in Envoy's letters; refused, for a call that a breaker or a
-// limit refused; and in metadata.pillion: response_code_details and endpoint.
+// Annotations record what the other policies did, so that it can be searched: attempts, the
+// number of attempts if there were several; response_flags, in Envoy's letters; refused,
+// for a call that a breaker or a limit refused. The metadata pillion has
+// response_code_details and endpoint.
 //
-// A call outside of any segment, or in a context of [Disable], is made without all
-// that. The caller's request and its header are not changed.
+// A call outside of any segment, or in a context of [Disable], is made without a subsegment
+// and without a trace header. The caller's request and its header are not changed.
 type Client struct {
-	// Tracer sends the subsegments, also those of segments that the X-Ray SDK began. Nil is
-	// an error.
+	// Tracer sends the subsegments, including those in segments that the X-Ray SDK began.
+	// Nil is an error.
 	Tracer *Tracer `json:"-"`
 
 	// Name names the subsegments. Empty means the upstream's name.
 	Name string `json:"name,omitempty"`
 
-	// CallerNames names a call's subsegment by the request's X-Aws-Xray-Name, as the gem
-	// does. Set it only where no stranger can set that header: a reverse proxy passes on the
-	// headers of its clients, who could name any node of the service map. False ignores the
-	// header. It is not sent in either case.
+	// CallerNames names the subsegment of a call by the request's X-Aws-Xray-Name, as the
+	// gem does. Set it only if no untrusted client can set that header: a reverse proxy
+	// forwards the headers of its clients, and so they could choose any name in the service
+	// map. If false, the header is ignored. The header is not sent in either case.
 	CallerNames bool `json:"caller_names,omitempty"`
 
-	// Traced says that the upstream sends segments of its own: X-Ray then takes the trace
-	// for broken until they are there. With Attempts, say it there. Mirrors
+	// Traced declares that the upstream sends its own segments: X-Ray shows the trace as
+	// incomplete until they arrive. With Attempts, set it there instead. Mirrors
 	// http.request.traced.
 	Traced bool `json:"traced,omitempty"`
 }
 
-// Attempts is a policy that records each attempt of a call as a subsegment below that
-// of [Client], refused ones included, and adds the attempt's trace header to it. It stands
-// inside of retry or hedge. The attempt takes the namespace remote over from the call's
-// subsegment, and has an annotation, attempt, with its number.
+// Attempts is a policy that records each attempt of a call, including refused ones, as a
+// subsegment of the one that [Client] records, and adds the trace header of the attempt to
+// the request. It belongs inside of retry or hedge. The attempt takes over the namespace
+// remote from the subsegment of the call. Its annotation attempt is its number.
 type Attempts struct {
 	// Tracer sends the subsegments. Nil is an error.
 	Tracer *Tracer `json:"-"`
@@ -70,15 +72,15 @@ type Attempts struct {
 	// Name names the subsegments. Empty means the upstream's name.
 	Name string `json:"name,omitempty"`
 
-	// CallerNames names an attempt's subsegment by the request's X-Aws-Xray-Name, as in
-	// [Client].
+	// CallerNames names the subsegment of an attempt by the request's X-Aws-Xray-Name, as
+	// in [Client].
 	CallerNames bool `json:"caller_names,omitempty"`
 
-	// Traced says that the upstream sends segments of its own.
+	// Traced declares that the upstream sends its own segments.
 	Traced bool `json:"traced,omitempty"`
 }
 
-// Place is outside of what retries or hedges, where attempts would be taken for calls.
+// Place is outside of retry and hedge: inside, the policy would record attempts as calls.
 func (Client) Place() policy.Place { return place() }
 
 // Wrap records the calls.
@@ -99,9 +101,9 @@ func (a Attempts) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error)
 	}), nil
 }
 
-// place is that of a policy that records calls.
+// place is the place of a policy that records calls.
 func place() policy.Place {
-	return policy.Place{Rank: policy.PerCall, Name: "tracing", Why: "would see attempts and take them for calls"}
+	return policy.Place{Rank: policy.PerCall, Name: "tracing", Why: "would record attempts as calls"}
 }
 
 func wrap(s *policy.Builder, p *client) policy.Func {
@@ -117,7 +119,7 @@ func wrap(s *policy.Builder, p *client) policy.Func {
 	return p.call
 }
 
-// client is either policy over an upstream.
+// client is either of the two policies over an upstream.
 type client struct {
 	tracer      *Tracer
 	name        string
@@ -127,10 +129,10 @@ type client struct {
 	next        policy.Func
 	slot        policy.Slot
 	hook        policy.Hook
-	scheme      atomic.Pointer[string] // of the URLs that responses came from, for calls without a response
+	scheme      atomic.Pointer[string] // of the URLs of responses, for calls without a response
 }
 
-// call records one call, or one attempt.
+// call records one call or one attempt.
 func (p *client) call(ctx context.Context, c *policy.Call) *policy.Outcome {
 	if Disabled(ctx) {
 		return p.next(ctx, c)
@@ -172,8 +174,8 @@ func (p *client) nameOf(c *policy.Call) string {
 	return p.name
 }
 
-// unsampled makes a call in a trace that is not recorded: it carries the trace, and
-// an id of its own as parent, but nobody will ask for more.
+// unsampled makes a call in a trace that is not sampled: the call carries the trace, with a
+// new id as parent, and nothing else is recorded.
 func (p *client) unsampled(ctx context.Context, c *policy.Call, parent *xray.Segment) *policy.Outcome {
 	takeName(ctx, "")
 	seg := Segment{x: parent, d: nearest(ctx, parent)}
@@ -187,8 +189,8 @@ func (p *client) unsampled(ctx context.Context, c *policy.Call, parent *xray.Seg
 	return p.next(ctx, c)
 }
 
-// unsampledHeader is the header of a call in a trace that is not recorded, with a
-// new id as parent: the same as of a Header, in one allocation.
+// unsampledHeader is the header of a call in a trace that is not sampled, with a new id as
+// parent. It is equal to the text of a Header, but needs one allocation.
 func unsampledHeader(root string) string {
 	const before, between = "Root=", ";Sampled=0;Parent="
 	var b [len(before) + traceIDLen + len(between) + segmentIDLen]byte
@@ -207,8 +209,8 @@ func (p *client) missing() {
 	}
 }
 
-// isAttempt says that d is an attempt: X-Ray counts it as the call of the other
-// service, and no longer what it is an attempt of.
+// isAttempt records that d is an attempt of parent. The namespace remote moves to d, so
+// that X-Ray counts the attempt, and not the whole call, as a call of the other service.
 func (d *document) isAttempt(parent *xray.Segment, n int) {
 	d.Annotate("attempt", n)
 	if of := owner(parent); of != nil && of.call {
@@ -216,12 +218,12 @@ func (d *document) isAttempt(parent *xray.Segment, n int) {
 	}
 }
 
-// setHeader has the attempt carry the trace.
+// setHeader adds the trace to the attempt's headers.
 func (p *client) setHeader(c *policy.Call, value string, h Header) {
 	header := c.Header()
 	if plain, ok := header.(http.Header); ok { // the names are canonical
 		plain[HeaderName] = []string{value}
-		delete(plain, NameHeader) // also an empty one
+		delete(plain, NameHeader) // including an empty one
 	} else {
 		header.Set(HeaderName, value)
 		header.Del(NameHeader)
@@ -237,7 +239,7 @@ func (p *client) setHeader(c *policy.Call, value string, h Header) {
 	}
 }
 
-// recordHead records request and response headers.
+// recordHead records the request and the response headers.
 func (p *client) recordHead(d *document, c *policy.Call, o *policy.Outcome) {
 	resp, _ := o.Value.(*http.Response)
 	r := c.Request()
@@ -266,13 +268,13 @@ func (p *client) recordHead(d *document, c *policy.Call, o *policy.Outcome) {
 	}
 }
 
-// url returns the request's URL, without query. If there is no response, the scheme is
-// that of earlier ones.
+// url returns the request's URL, without query. If there is no response, it uses the scheme
+// of earlier responses.
 func (p *client) url(r policy.Request, resp *http.Response) string {
 	if resp != nil && resp.Request != nil && resp.Request.URL != nil {
 		u := resp.Request.URL
 		if known := p.scheme.Load(); known == nil || *known != u.Scheme {
-			scheme := strings.Clone(u.Scheme) // a part of the URL
+			scheme := strings.Clone(u.Scheme) // it is a substring of the URL
 			p.scheme.Store(&scheme)
 		}
 		return urlOf(u.Scheme, u.Host, u.EscapedPath())
@@ -286,7 +288,7 @@ func (p *client) url(r policy.Request, resp *http.Response) string {
 	return urlOf(scheme, r.Authority, escapePath(r.Path))
 }
 
-// end ends the subsegment with the call, or with the attempt.
+// end ends the subsegment at the end of the call or of the attempt.
 func (p *client) end(c *policy.Call, end *policy.Outcome) {
 	d, ok := c.State(p.slot).V.(*document)
 	if !ok {
@@ -296,13 +298,13 @@ func (p *client) end(c *policy.Call, end *policy.Outcome) {
 	d.finish()
 }
 
-// recordEnd notes what went wrong, and what the policies did about it.
+// recordEnd records errors, and what the policies did about them.
 func (p *client) recordEnd(d *document, c *policy.Call, end *policy.Outcome) {
 	switch {
-	case end.Err == nil, end.Is.Any(policy.Cancelled):
+	case end.Err == nil, end.Has(policy.Cancelled):
 	case end.Detail == envoy.ViaUpstream && c.Request().Protocol == policy.ProtocolGRPC:
 		d.setGRPC(end)
-	case end.Is.Any(policy.Invalid):
+	case end.Has(policy.Invalid):
 		d.recordError(end.Err, true)
 	default:
 		d.SetError(end.Err)
@@ -310,7 +312,7 @@ func (p *client) recordEnd(d *document, c *policy.Call, end *policy.Outcome) {
 	if end.Flags != 0 {
 		d.Annotate("response_flags", end.Flags.String())
 	}
-	if end.Is.Any(policy.Refused) {
+	if end.Has(policy.Refused) {
 		d.Annotate("refused", true)
 	}
 	if n := c.Attempts(); n > 1 && !p.attempts {

@@ -22,7 +22,7 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// TestEndsWithTheBody has the subsegment last as long as the answer's body.
+// TestEndsWithTheBody checks that the subsegment lasts as long as the response's body.
 func TestEndsWithTheBody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tracer, sent := newTestTracer(t, Config{})
@@ -57,11 +57,12 @@ func TestEndsWithTheBody(t *testing.T) {
 	})
 }
 
-// TestBrokenBody has a body break off: a fault, with the answer's status.
+// TestBrokenBody checks that a response whose body breaks off is a fault with the
+// response's status.
 func TestBrokenBody(t *testing.T) {
 	tracer, sent := newTestTracer(t, Config{})
 	base := roundTripper(func(r *http.Request) (*http.Response, error) {
-		resp, err := answer(200, "")(r)
+		resp, err := respond(200, "")(r)
 		resp.Body = io.NopCloser(io.MultiReader(strings.NewReader("so"), failing{}))
 		return resp, err
 	})
@@ -80,8 +81,8 @@ type failing struct{}
 
 func (failing) Read([]byte) (int, error) { return 0, errBroken }
 
-// TestRetries has a call be drawn once, with each attempt where that is asked for;
-// each attempt carries the trace.
+// TestRetries checks that a call is recorded once, with each attempt if Attempts is used,
+// and that each attempt carries the trace.
 func TestRetries(t *testing.T) {
 	for _, attempts := range []bool{false, true} {
 		tracer, sent := newTestTracer(t, Config{})
@@ -97,9 +98,9 @@ func TestRetries(t *testing.T) {
 				t.Error("the naming header was sent")
 			}
 			if len(parents) < 3 {
-				return answer(503, "no")(r)
+				return respond(503, "no")(r)
 			}
-			return answer(200, "soup")(r)
+			return respond(200, "soup")(r)
 		})
 		ctx, seg := tracer.Trace(t.Context(), "")
 		req := get(ctx, "http://recipes/")
@@ -110,7 +111,7 @@ func TestRetries(t *testing.T) {
 		}
 		seg.End(nil)
 		if diff := cmp.Diff(before, req.Header); diff != "" {
-			t.Errorf("the caller's header was touched (-want +got):\n%s", diff)
+			t.Errorf("the caller's header was changed (-want +got):\n%s", diff)
 		}
 		docs := sent.documents(t, tracer)
 		call := docs[len(docs)-2]
@@ -124,7 +125,7 @@ func TestRetries(t *testing.T) {
 			continue
 		}
 		if call.at("namespace") != nil {
-			t.Errorf("got %v, want the attempts to be the remote ones", call)
+			t.Errorf("got %v, want only the attempts to be remote", call)
 		}
 		for i, d := range docs[:3] {
 			if d.str("parent_id") != call.str("id") || d.str("id") != parents[i] || d.at("annotations", "attempt") != float64(i+1) ||
@@ -135,7 +136,7 @@ func TestRetries(t *testing.T) {
 	}
 }
 
-// TestOutcomes has calls end in the other ways there are.
+// TestOutcomes covers the other ways in which calls end.
 func TestOutcomes(t *testing.T) {
 	const never = 1000 * time.Hour
 	waits := roundTripper(func(r *http.Request) (*http.Response, error) {
@@ -153,17 +154,17 @@ func TestOutcomes(t *testing.T) {
 		base     http.RoundTripper
 		caller   time.Duration
 		url      string
-		flags    string // of X-Ray
+		flags    string // X-Ray's flag
 		notes    map[string]any
 		detail   string
 	}{
 		{"total limit", []policy.Policy{timeout.Config{Total: time.Second}}, waits, never, "http://recipes/", "fault", map[string]any{"response_flags": "UT"}, "response_timeout"},
 		{"caller's deadline", nil, waits, time.Second, "http://recipes/", "fault", map[string]any{"response_flags": "UT"}, "response_timeout"},
-		{"caller leaves", nil, waits, 0, "http://recipes/", "", map[string]any{"response_flags": "DC"}, "downstream_remote_disconnect"},
+		{"caller canceled", nil, waits, 0, "http://recipes/", "", map[string]any{"response_flags": "DC"}, "downstream_remote_disconnect"},
 		{"breaker", []policy.Policy{open}, waits, never, "http://recipes/", "fault", map[string]any{"response_flags": "UO", "refused": true}, "circuit_breaker_open"},
 		{"limit", []policy.Policy{limits.Config{MaxRequests: limits.Zero}}, waits, never, "http://recipes/", "fault", map[string]any{"response_flags": "UO", "refused": true}, "upstream_reset_before_response_started{overflow}"},
-		{"429", nil, answer(429, ""), never, "http://recipes/", "throttle", nil, ""},
-		{"404", nil, answer(404, ""), never, "http://recipes/", "error", nil, ""},
+		{"429", nil, respond(429, ""), never, "http://recipes/", "throttle", nil, ""},
+		{"404", nil, respond(404, ""), never, "http://recipes/", "error", nil, ""},
 		{"unsendable", nil, &http.Transport{}, never, "ftp://recipes/", "error", nil, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -207,7 +208,7 @@ func TestOutcomes(t *testing.T) {
 	}
 }
 
-// TestFunction draws a plain function, and what it draws within.
+// TestFunction records a plain function, and what is recorded within it.
 func TestFunction(t *testing.T) {
 	tracer, sent := newTestTracer(t, Config{})
 	u := upstream(t, Client{Tracer: tracer}, retry.Config{On: "5xx", Rand: func() float64 { return 0 }}, Attempts{Tracer: tracer})
@@ -232,7 +233,8 @@ func TestFunction(t *testing.T) {
 	}
 }
 
-// TestPanickingTransport has what makes the call panic.
+// TestPanickingTransport checks that a call that panics is recorded, and that the panic is
+// passed on.
 func TestPanickingTransport(t *testing.T) {
 	tracer, sent := newTestTracer(t, Config{})
 	ctx, seg := tracer.Trace(t.Context(), "")
@@ -251,7 +253,8 @@ func TestPanickingTransport(t *testing.T) {
 	}
 }
 
-// TestUntraced has calls be made without a segment, disabled, or with the tracer off.
+// TestUntraced makes calls outside of any segment, in a context of Disable, and with a
+// disabled tracer.
 func TestUntraced(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
@@ -270,8 +273,8 @@ func TestUntraced(t *testing.T) {
 		}, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			told := make(chan error, 10)
-			tc.cfg.OnError = func(err error) { told <- err }
+			reported := make(chan error, 10)
+			tc.cfg.OnError = func(err error) { reported <- err }
 			tc.cfg.ContextMissing = MissingReported
 			tracer, sent := newTestTracer(t, tc.cfg)
 			u := upstream(t, Client{Tracer: tracer}, Attempts{Tracer: tracer})
@@ -279,27 +282,27 @@ func TestUntraced(t *testing.T) {
 				if len(r.Header) != 0 {
 					t.Errorf("got header %v, want none", r.Header)
 				}
-				return answer(200, "soup")(r)
+				return respond(200, "soup")(r)
 			})
 			if body, err := read(t, u.Transport(base), get(tc.ctx(t.Context(), tracer), "http://recipes/")); err != nil || body != "soup" {
 				t.Errorf("got %q and %v, want the call to work", body, err)
 			}
 			if docs := sent.documents(t, tracer); len(docs) != 0 {
-				t.Errorf("got %v, want nothing", docs)
+				t.Errorf("got %v, want no documents", docs)
 			}
 			if got := tracer.Stats().Missing; (got != 0) != (tc.missing != 0) {
 				t.Errorf("got %d missing, want %d", got, tc.missing)
 			}
 			if tc.missing != 0 {
-				if err := <-told; !errors.Is(err, errNoSegment) {
-					t.Errorf("got %v, want it told", err)
+				if err := <-reported; !errors.Is(err, errNoSegment) {
+					t.Errorf("got %v, want it reported", err)
 				}
 			}
 		})
 	}
 }
 
-// TestPlaces has the policies refused where they would tell lies.
+// TestPlaces checks that New refuses the policies where they would record wrong data.
 func TestPlaces(t *testing.T) {
 	tracer, _ := newTestTracer(t, Config{})
 	for name, policies := range map[string][]policy.Policy{
@@ -313,8 +316,8 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
-// TestAllocations holds what a call in a trace may allocate, its segment included,
-// beyond the call without: nothing per policy and nothing per field.
+// TestAllocations limits the allocations that a traced call adds, including its segment.
+// They do not depend on the number of policies or fields.
 func TestAllocations(t *testing.T) {
 	count := func(rate float64, policies func(*Tracer) []policy.Policy) float64 {
 		tracer, err := newTracer(Config{Name: "x", SamplingRate: rate, Daemon: NoDaemon}, nil)
@@ -338,7 +341,7 @@ func TestAllocations(t *testing.T) {
 		name string
 		rate float64
 		most float64
-	}{{"sampled", 1, 10}, {"not sampled", NeverSample, 5}} {
+	}{{"sampled", 1, 10}, {"not sampled", Never, 5}} {
 		if added := count(tc.rate, client) - count(tc.rate, none); added > tc.most {
 			t.Errorf("%s: got %v allocations added by the policy, want at most %v", tc.name, added, tc.most)
 		}

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// parseProxies reads a list of addresses and networks; nil stands for those that
-// cannot be on the internet.
+// parseProxies parses a list of addresses and networks. A nil list means the networks that
+// are not routed on the internet.
 func parseProxies(list []string) ([]netip.Prefix, error) {
 	if list == nil {
 		list = []string{"127.0.0.0/8", "::1/128", "fc00::/7", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"}
@@ -29,8 +29,8 @@ func parseProxies(list []string) ([]netip.Prefix, error) {
 	return prefixes, nil
 }
 
-// trusted reports whether addr is that of a proxy that is believed. What is not an
-// IP address, such as a Unix socket's, is a proxy on this machine.
+// trusted reports whether address belongs to a trusted proxy. Anything that is not an IP
+// address, such as that of a Unix socket, is a proxy on this machine.
 func (t *Tracer) trusted(address string) bool {
 	addr, err := netip.ParseAddr(address)
 	if err != nil {
@@ -45,16 +45,16 @@ func (t *Tracer) trusted(address string) bool {
 	return false
 }
 
-// forwarded is what is known of a request's client, and of how it came.
+// forwarded describes the client of a request, and how the request arrived.
 type forwarded struct {
-	client string // its address
+	client string // the address of the client
 	header bool   // the request has X-Forwarded-For
-	proto  string // the scheme that it used, where a proxy says so
+	proto  string // the scheme that the client used, if a proxy reports it
 }
 
-// forwardedBy finds out who sent r: the peer itself, or, where that is a trusted
-// proxy, the last address in X-Forwarded-For that is none. Where all are trusted it is the
-// first one. Mirrors Rack::Request#ip.
+// forwardedBy finds the client of r: the peer itself, or, if the peer is a trusted proxy,
+// the last address in X-Forwarded-For that is not a trusted proxy. If all are trusted, it
+// is the first one. Mirrors Rack::Request#ip.
 func (t *Tracer) forwardedBy(r *http.Request) forwarded {
 	values, has := r.Header["X-Forwarded-For"]
 	f := forwarded{client: hostOf(r.RemoteAddr), header: has}
@@ -77,12 +77,12 @@ func (t *Tracer) forwardedBy(r *http.Request) forwarded {
 		}
 	}
 	if first != "" {
-		f.client = strings.Clone(cut(first, maxShort)) // a part of the header
+		f.client = strings.Clone(cut(first, maxShort)) // it is a substring of the header
 	}
 	return f
 }
 
-// cutLast cuts s at its last comma.
+// cutLast splits s at its last comma.
 func cutLast(s string) (before, last string) {
 	i := strings.LastIndexByte(s, ',')
 	if i < 0 {
@@ -91,7 +91,7 @@ func cutLast(s string) (before, last string) {
 	return s[:i], s[i+1:]
 }
 
-// hostOf takes the port off an address, if it has one.
+// hostOf returns an address without its port.
 func hostOf(address string) string {
 	if _, err := netip.ParseAddr(address); err == nil {
 		return address

@@ -19,125 +19,134 @@ import (
 	"github.com/aws/aws-xray-sdk-go/v2/strategy/sampling"
 )
 
-// NoDaemon is a daemon address that sends nothing: segments, ids and headers are still
+// NoDaemon is the daemon address that sends nothing. Segments, ids and headers are still
 // made.
 const NoDaemon = "off"
 
-// The values of a Config that names none.
+// The defaults of a Config.
 const (
 	DefaultDaemon    = "127.0.0.1:2000"
 	DefaultQueueSize = 1000
 )
 
-// ContextMissing says what to do about a call through a [Client] policy that is
-// made outside of any segment. The call is made in any case, without a trace header.
+// ContextMissing selects what happens for a call that a [Client] policy makes outside of
+// any segment. The call is made in either case, without a trace header.
 type ContextMissing string
 
-// What can be done. There is no panic: the SDK's RUNTIME_ERROR is read as
+// The values of ContextMissing. There is no panic: the SDK's RUNTIME_ERROR is read as
 // MissingReported.
 const (
-	MissingIgnored  ContextMissing = ""          // nothing: the gem's way
-	MissingReported ContextMissing = "LOG_ERROR" // OnError receives it, at its bounded rate
+	MissingIgnored  ContextMissing = ""          // nothing happens, as in the gem
+	MissingReported ContextMissing = "LOG_ERROR" // OnError is called, at its bounded rate
 )
 
-// Config says what a [Tracer] records, and where to. Only Name is needed.
+// Config configures what a [Tracer] records, and where it sends it. Only Name is required.
 type Config struct {
-	// Name names the service's segments. Empty is an error, unless Disabled. X-Ray allows
-	// letters, digits, spaces and _.:/%&#=+\-@ in a name, and 200 of them; others become an
-	// underscore, and the rest is cut. Mirrors the gem's config.name.
+	// Name names the service's segments. Empty is an error, unless Disabled is set. X-Ray
+	// allows up to 200 letters, digits, spaces and _.:/%&#=+\-@ in a name. Other characters
+	// become underscores, and longer names are cut. Mirrors the gem's config.name.
 	Name string `json:"name,omitempty"`
 
-	// NameFor names the segment of a request; "" stands for Name. It must be safe for
-	// concurrent use, and should return few names: a caller can send any host and path. A
-	// panic goes on to the caller of the handler. Mirrors the SDK's SegmentNamer.
+	// NameFor returns the name of a request's segment; "" means Name. It must be safe for
+	// concurrent use. It should return few different names: a caller can send any host and
+	// path. A panic is passed on to the caller of the handler. Mirrors the SDK's
+	// SegmentNamer.
 	NameFor func(*http.Request) string `json:"-"`
 
 	// Version is the version of the service, in service.version of every document. Empty
-	// stands for the text of a file REVISION in the working directory, else for the revision
-	// that the program was built from, if it knows it. Mirrors the gem's config.version.
+	// means the text of the file REVISION in the working directory or, without that file,
+	// the revision from which the program was built, if it is known. Mirrors the gem's
+	// config.version.
 	Version string `json:"version,omitempty"`
 
-	// Daemon is the address of the X-Ray daemon, host:port, or two of them in the SDK's form
-	// "udp:host:port tcp:host:port", where tcp is asked for sampling rules. Empty means
-	// 127.0.0.1:2000; NoDaemon sends nothing. A host is looked up when the first document is
-	// sent, and again after errors. Mirrors the SDK's DaemonAddr, the gem's client_options.
+	// Daemon is the address of the X-Ray daemon: host:port, or two addresses in the SDK's
+	// form "udp:host:port tcp:host:port", of which tcp serves the sampling rules. Empty
+	// means 127.0.0.1:2000; NoDaemon sends nothing. A host name is resolved when the first
+	// document is sent, and again after errors. Mirrors the SDK's DaemonAddr and the gem's
+	// client_options.
 	Daemon string `json:"daemon,omitempty"`
 
-	// Disabled turns tracing off: no segments, no headers, no work. Mirrors the SDK's
-	// AWS_XRAY_SDK_DISABLED.
+	// Disabled turns tracing off: no segments are made, and no headers are sent. Mirrors
+	// the SDK's AWS_XRAY_SDK_DISABLED.
 	Disabled bool `json:"disabled,omitempty"`
 
-	// SamplingRate is the share of traces beginning here that is recorded, up to 1. Zero
-	// means 1, NeverSample none; any other value outside of 0 to 1 is an error. A decision
-	// that comes with a request holds, unless IgnoreSampled is set. Mirrors the gem's
-	// config.sampling_rate.
+	// SamplingRate is the share of the traces that begin here which is recorded, from 0 to
+	// 1. Zero means 1, and Never means none; any other value is an error. A decision
+	// in the header of a request takes precedence, unless IgnoreSampled is set. Mirrors the
+	// gem's config.sampling_rate.
 	SamplingRate float64 `json:"sampling_rate,omitempty"`
 
-	// Sampling, if set, decides in place of SamplingRate, which then only counts if it
-	// returns no decision: the SDK's sampling.NewLocalizedStrategy or
-	// sampling.NewCentralizedStrategy, or a custom one. The SDK's centralized strategy is
-	// configured with Daemon's address, and starts goroutines that never end. A panic goes on
-	// to the caller. A nil pointer is an error.
+	// Sampling, if set, decides instead of SamplingRate, which is then used only if
+	// Sampling returns no decision. It is the SDK's sampling.NewLocalizedStrategy or
+	// sampling.NewCentralizedStrategy, or a custom strategy. New configures the SDK's
+	// centralized strategy with Daemon's address; that strategy starts goroutines that
+	// never end. A panic is passed on to the caller. A nil pointer is an error.
 	Sampling sampling.Strategy `json:"-"`
 
-	// IgnoreSampled has SamplingRate or Sampling decide also for requests whose header brings
-	// a decision. False believes every caller, as the gem and AWS's SDKs do: then a stranger's
-	// Sampled=1 has a request recorded, and Sampled=0 hides it. Set it at the edge of the
-	// network. A trace that the caller records may then lack this service. It concerns
-	// [Tracer.Handler] and [Server]; [Tracer.Continue] is passed a decision by its caller.
+	// IgnoreSampled makes SamplingRate or Sampling decide also for requests whose header
+	// contains a decision. If false, every caller is trusted, as in the gem and in AWS's
+	// SDKs: any client can use Sampled=1 to have its request recorded, and Sampled=0 to
+	// hide it. Set it at the edge of the network. A trace that the caller records may then
+	// lack this service. It applies to [Tracer.Handler] and [Server], and not to
+	// [Tracer.Continue].
 	IgnoreSampled bool `json:"ignore_sampled,omitempty"`
 
-	// Annotations are on every document. Nil means {"hostname": …}; an empty map means none.
-	// Keys and values are made legal as by [Segment.Annotate]. A key without a legal
-	// character, a nil value, and two keys that become the same are errors. Mirrors the gem's
-	// default_annotation.
+	// Annotations are added to every document. Nil means {"hostname": …}; an empty map
+	// means none. Keys and values are normalized as by [Segment.Annotate]. A key without a
+	// legal character, a nil value, and two keys that become equal are errors. Mirrors the
+	// gem's default_annotation.
 	Annotations map[string]any `json:"annotations,omitempty"`
 
-	// Metadata is on every document, by namespace. Nil means {"tracing_sdk": {"name": "pillion",
-	// "version": …}}; an empty map means none. A value that encoding/json cannot write, or
-	// over 16 KiB, is an error. Mirrors the gem's default_metadata.
+	// Metadata is added to every document, by namespace. Nil means {"tracing_sdk": {"name":
+	// "pillion", "version": Version}}; an empty map means none. A value that encoding/json
+	// cannot write, or whose JSON is over 16 KiB, is an error. Mirrors the gem's
+	// default_metadata.
 	Metadata map[string]map[string]any `json:"metadata,omitempty"`
 
-	// ExcludedPaths are paths of requests that [Tracer.Handler] passes on untouched. They must
-	// be equal, without the query. A path that does not begin with a slash is an error, but
-	// for "*" of OPTIONS. Mirrors the strings of the gem's excluded_paths.
+	// ExcludedPaths are paths of requests that [Tracer.Handler] does not trace. They are
+	// compared with the whole path, without the query. A path that does not begin with a
+	// slash is an error, except "*" of OPTIONS. Mirrors the strings of the gem's
+	// excluded_paths.
 	ExcludedPaths []string `json:"excluded_paths,omitempty"`
 
-	// ExcludedPatterns are regular expressions that do so where they match any part of the
-	// path. One that is empty, that cannot be compiled, or that can match no path, since it
-	// must begin otherwise than with a slash, is an error. Mirrors the expressions of the gem's excluded_paths.
+	// ExcludedPatterns are regular expressions. [Tracer.Handler] does not trace requests if
+	// one of them matches any part of the path. A pattern is an error if it is empty, does
+	// not compile, or must begin with another character than a slash, and so matches no
+	// path. Mirrors the expressions of the gem's excluded_paths.
 	ExcludedPatterns []string `json:"excluded_patterns,omitempty"`
 
 	// TrustedProxies are addresses and networks (CIDR) of proxies whose X-Forwarded-For and
-	// X-Forwarded-Proto are believed. Nil means loopback, private and unique local ones, as in Rack; an empty list
-	// means none. One that cannot be read is an error.
+	// X-Forwarded-Proto are trusted. Nil means loopback, private and unique local
+	// addresses, as in Rack; an empty list means none. An entry that cannot be parsed is an
+	// error.
 	TrustedProxies []string `json:"trusted_proxies,omitempty"`
 
-	// RecordCaller notes in a call's subsegment which code made it: up to 100 frames, in
-	// metadata.caller. It costs some microseconds. Mirrors the gem's
-	// record_caller_of_http_requests.
+	// RecordCaller records the code that makes a call in the metadata caller of its
+	// subsegment: up to 100 stack frames. It costs some microseconds per call. Mirrors the
+	// gem's record_caller_of_http_requests.
 	RecordCaller bool `json:"record_caller,omitempty"`
 
-	// W3C reads traceparent and tracestate where a request has no X-Amzn-Trace-Id, and sends
-	// them beside it, for services that are traced by OpenTelemetry.
+	// W3C reads traceparent and tracestate if a request has no X-Amzn-Trace-Id, and sends
+	// them in addition to it, for services that OpenTelemetry traces.
 	W3C bool `json:"w3c,omitempty"`
 
-	// ContextMissing says what to do about calls outside of any segment. Mirrors the SDK's
-	// ContextMissingStrategy.
+	// ContextMissing selects what happens for calls outside of any segment. Mirrors the
+	// SDK's ContextMissingStrategy.
 	ContextMissing ContextMissing `json:"context_missing,omitempty"`
 
-	// QueueSize is how many documents may wait to be sent; what does not fit is dropped and
-	// counted. Zero means 1000; negative is an error. Mirrors the gem's max_queue_size.
+	// QueueSize is the maximum number of documents that wait to be sent. Documents beyond
+	// it are dropped and counted. Zero means 1000; negative is an error. Mirrors the gem's
+	// max_queue_size.
 	QueueSize int `json:"queue_size,omitempty"`
 
 	// OnError is called with the reason why documents were lost, in one goroutine, at most
-	// once a second; [Stats] counts the others. It may block: only further calls of it wait. A
-	// panic is recovered and reported to [slog.Default] at level Error. Nil means silence.
-	// Mirrors the gem's segment_sending_error_handler.
+	// once per second; [Stats] counts all losses. It may block: only its next call waits. A
+	// panic is recovered and reported to [slog.Default] at level Error. Nil ignores the
+	// errors. Mirrors the gem's segment_sending_error_handler.
 	OnError func(error) `json:"-"`
 }
 
-// checked is what a Config comes to.
+// checked is a Config after validation, with its defaults filled in.
 type checked struct {
 	rate     float64
 	daemon   daemon
@@ -146,7 +155,7 @@ type checked struct {
 	queue    int
 }
 
-// check returns what the configuration means, and all that is wrong with it.
+// check returns the validated configuration, and all errors in it.
 func (c Config) check() (checked, error) {
 	var (
 		v     checked
@@ -174,28 +183,29 @@ func (c Config) check() (checked, error) {
 	wrong.add("Annotations", checkAnnotations(c.Annotations))
 	wrong.add("Metadata", checkMetadata(c.Metadata))
 	if c.ContextMissing != MissingIgnored && c.ContextMissing != MissingReported {
-		wrong.add("ContextMissing", fmt.Errorf("%q is unknown: write MissingReported, or leave it out", c.ContextMissing))
+		wrong.add("ContextMissing", fmt.Errorf("%q is unknown: write MissingReported, or omit it", c.ContextMissing))
 	}
 	if v.queue = c.QueueSize; v.queue == 0 {
 		v.queue = DefaultQueueSize
 	}
 	if v.queue < 0 {
-		wrong.add("QueueSize", fmt.Errorf("%d is negative: leave it out for %d documents", c.QueueSize, DefaultQueueSize))
+		wrong.add("QueueSize", fmt.Errorf("%d is negative: omit it for %d documents", c.QueueSize, DefaultQueueSize))
 	}
 	return v, errors.Join(wrong...)
 }
 
-// problems are errors of a configuration.
+// problems are the errors of a configuration.
 type problems []error
 
-// add adds what is wrong with a field, if err is not nil.
+// add adds err, which concerns field, unless err is nil.
 func (p *problems) add(field string, err error) {
 	if err != nil {
 		*p = append(*p, within(field, err))
 	}
 }
 
-// within returns err with the field that it is about, or each error that it joins.
+// within returns err with the name of the field that it concerns. It adds the name to each
+// error that err joins.
 func within(field string, err error) error {
 	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok {
@@ -208,17 +218,17 @@ func within(field string, err error) error {
 	return errors.Join(all...)
 }
 
-// checkPath reports a path that no request has.
+// checkPath reports a path that no request can have.
 func checkPath(path string) error {
 	switch {
 	case path == "*" || (strings.HasPrefix(path, "/") && !strings.ContainsAny(path, "?#")):
 		return nil
 	case strings.HasPrefix(path, "/"):
-		return fmt.Errorf("%q has a query, which is no part of a path: write %q", path, withoutQuery(path))
+		return fmt.Errorf("%q has a query, which is not part of a path: write %q", path, withoutQuery(path))
 	case path == "":
-		return errors.New(`"" is the path of no request: write "/", or leave it out`)
+		return errors.New(`"" is not the path of a request: write "/", or omit it`)
 	}
-	return fmt.Errorf("%q is the path of no request: write %q", path, "/"+withoutQuery(path))
+	return fmt.Errorf("%q is not the path of a request: write %q", path, "/"+withoutQuery(path))
 }
 
 // parsePattern compiles a pattern of excluded paths.
@@ -226,17 +236,17 @@ func parsePattern(p string) (*regexp.Regexp, error) {
 	re, err := regexp.Compile(p)
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("%w: write a regular expression of package regexp", err)
+		return nil, fmt.Errorf("%w: write a regular expression that package regexp accepts", err)
 	case p == "":
-		return nil, errors.New(`"" matches every path: leave it out, or set Disabled`)
+		return nil, errors.New(`"" matches every path: omit it, or set Disabled`)
 	case matchesNoPath(p):
-		return nil, fmt.Errorf("%q matches no path, which begins with a slash: write \"^/…\"", p)
+		return nil, fmt.Errorf("%q matches no path, since paths begin with a slash: write \"^/…\"", p)
 	}
 	return re, nil
 }
 
-// matchesNoPath reports whether p must begin at the start of the text, with a character
-// that no path begins with.
+// matchesNoPath reports whether p can match only at the start of the text, with a character
+// other than a slash.
 func matchesNoPath(p string) bool {
 	tree, err := syntax.Parse(p, syntax.Perl)
 	if err != nil {
@@ -250,7 +260,7 @@ func matchesNoPath(p string) bool {
 	return first != '/' && first != '*'
 }
 
-// checkAnnotations reports annotations that would be left out.
+// checkAnnotations reports annotations that would be dropped.
 func checkAnnotations(annotations map[string]any) error {
 	var wrong []error
 	keys := map[string]string{}
@@ -258,19 +268,19 @@ func checkAnnotations(annotations map[string]any) error {
 		legal := annotationKey(key)
 		switch other, twice := keys[legal]; {
 		case legal == "":
-			wrong = append(wrong, fmt.Errorf("key %q has no legal character: write letters, digits and underscores", key))
+			wrong = append(wrong, fmt.Errorf("key %q has no legal character: use letters, digits and underscores", key))
 		case annotations[key] == nil:
-			wrong = append(wrong, fmt.Errorf("the value of %q is nil: write a string, a number or a boolean, or leave it out", key))
+			wrong = append(wrong, fmt.Errorf("the value of %q is nil: write a string, a number or a boolean, or omit it", key))
 		case twice:
-			wrong = append(wrong, fmt.Errorf("%q and %q are both sent as %q: leave one out", other, key, legal))
+			wrong = append(wrong, fmt.Errorf("%q and %q are both sent as %q: omit one", other, key, legal))
 		}
 		keys[legal] = key
 	}
 	return errors.Join(wrong...)
 }
 
-// maxDefault is how many bytes a value of default metadata may have: it is in every
-// document.
+// maxDefault is the maximum size of a value of default metadata, in bytes. Every document
+// contains it.
 const maxDefault = 16 << 10
 
 // checkMetadata reports metadata that cannot be written.
@@ -288,23 +298,23 @@ func checkMetadata(metadata map[string]map[string]any) error {
 
 func checkDefault(value any) error {
 	switch value.(type) {
-	case float32, float64: // also NaN
+	case float32, float64: // including NaN
 		return nil
 	}
 	text, err := tryMarshal(value)
 	if err != nil {
-		return fmt.Errorf("%w: write what encoding/json can write", err)
+		return fmt.Errorf("%w: use a value that encoding/json can write", err)
 	}
 	if len(text) > maxDefault {
-		return fmt.Errorf("its JSON has %d bytes: write at most %d, since every document has it", len(text), maxDefault)
+		return fmt.Errorf("its JSON has %d bytes: write at most %d, since every document contains it", len(text), maxDefault)
 	}
 	return nil
 }
 
-// daemon is where a daemon listens; an empty udp means nowhere.
+// daemon holds the addresses of a daemon. An empty udp means that nothing is sent.
 type daemon struct{ udp, tcp string }
 
-// parseDaemon reads an address in the SDK's forms.
+// parseDaemon parses an address in the SDK's forms.
 func parseDaemon(s string) (daemon, error) {
 	switch s {
 	case "":
@@ -329,7 +339,7 @@ func parseDaemon(s string) (daemon, error) {
 	return d, errors.Join(checkAddress(d.udp), checkAddress(d.tcp))
 }
 
-// checkAddress reports what is wrong with host:port. It looks nothing up.
+// checkAddress reports what is wrong with host:port. It does not resolve the host.
 func checkAddress(s string) error {
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
@@ -344,7 +354,8 @@ func checkAddress(s string) error {
 	return nil
 }
 
-// loadDaemon sets where the SDK's centralized sampling strategy finds its rules.
+// loadDaemon sets the address from which the SDK's centralized sampling strategy reads its
+// rules.
 func (t *Tracer) loadDaemon(d daemon) error {
 	centralized, ok := t.strategy.(*sampling.CentralizedStrategy)
 	if !ok {
@@ -358,7 +369,7 @@ func (t *Tracer) loadDaemon(d daemon) error {
 	return nil
 }
 
-// version returns what Version stands for.
+// version returns the version of the service, or its default.
 func (c Config) version() string {
 	if c.Version != "" {
 		return c.Version

@@ -9,31 +9,32 @@ import (
 	"github.com/aws/aws-xray-sdk-go/v2/xray"
 )
 
-// Trace begins a segment: a trace of its own, for work that no request brought,
-// such as a job. An empty name stands for the configured one. The segment must be
-// ended with [Segment.End]. Within a segment it begins another trace all the same; the
-// outer one goes on in the outer context.
+// Trace begins a new trace with a segment, for work that is not part of a request, such as
+// a job. An empty name means the configured one. The segment must be ended with
+// [Segment.End]. Within a segment, Trace begins another trace; the outer one continues in
+// the outer context.
 //
 //	ctx, seg := tracer.Trace(ctx, "nightly-report")
 //	defer seg.End(&err)
 //
 // The segment is in the context for the X-Ray SDK too: xray.AddAnnotation,
-// xray.BeginSubsegment, xray.SQLContext and the instrumentation of the AWS SDK work
-// within it. With [Config] Disabled it returns ctx and nil. It panics if t or ctx is nil.
+// xray.BeginSubsegment, xray.SQLContext and the instrumentation of the AWS SDK work within
+// it. With [Config] Disabled, Trace returns ctx and nil. It panics if t or ctx is nil.
 func (t *Tracer) Trace(ctx context.Context, name string) (context.Context, *Segment) {
 	t.mustBeMade("Trace")
 	mustHave(ctx, "Tracer.Trace")
 	return t.Continue(ctx, name, Header{})
 }
 
-// Continue begins a segment of the trace that h is of, for work that came with a
-// trace header by other ways than HTTP: in a message of a queue, say.
+// Continue begins a segment in the trace of h, for work whose trace header did not arrive
+// over HTTP, but for example in a message of a queue.
 //
 //	ctx, seg := tracer.Continue(ctx, "", tracing.ParseHeader(message.Attributes["AWSTraceHeader"]))
 //	defer seg.End(&err)
 //
-// Without a legal Root it begins a new trace. A decision in h holds, whatever
-// [Config] IgnoreSampled says; else the configured sampling decides. It panics if t or ctx is nil.
+// If h has no legal Root, Continue begins a new trace. A decision in h takes precedence,
+// whatever [Config] IgnoreSampled is; without one, the configured sampling decides. It
+// panics if t or ctx is nil.
 func (t *Tracer) Continue(ctx context.Context, name string, h Header) (context.Context, *Segment) {
 	t.mustBeMade("Continue")
 	mustHave(ctx, "Tracer.Continue")
@@ -55,7 +56,7 @@ func (t *Tracer) begin(ctx context.Context, name string, h Header, raw string, r
 	} else {
 		root, id = newIDs(time.Now())
 		if h.Root != "" {
-			h.Parent = "" // it is of no trace
+			h.Parent = "" // it belongs to no trace
 		}
 		h.Root = root
 	}
@@ -82,7 +83,8 @@ func (t *Tracer) begin(ctx context.Context, name string, h Header, raw string, r
 	return d
 }
 
-// newInbound keeps what came with a trace. The SDK's own calls send its fields on.
+// newInbound keeps the parts of a trace header that are sent on. The SDK's own calls send
+// the fields on.
 func newInbound(h Header, raw string) *inbound {
 	in := &inbound{raw: cutBytes(raw, maxHeader), fields: h.Fields, state: h.State}
 	in.header = header.Header{TraceID: h.Root, AdditionalData: map[string]string{}}
@@ -92,15 +94,15 @@ func newInbound(h Header, raw string) *inbound {
 	return in
 }
 
-// StartSubsegment begins a subsegment of the segment that ctx is in: one of ours or
-// one of the X-Ray SDK's. Without a segment it gives ctx and nil, which records
-// nothing: so a library may use it whether or not its caller traces.
+// StartSubsegment begins a subsegment of the segment in ctx, which this package or the
+// X-Ray SDK made. Without a segment in ctx, it returns ctx and nil, whose methods do
+// nothing. A library can therefore use it whether or not its caller traces.
 //
 //	ctx, seg := tracing.StartSubsegment(ctx, "render")
 //	defer seg.End(&err)
 //
-// It is sent when it ends, on its own, with the segment around it as parent. It panics if
-// ctx is nil.
+// The subsegment is sent on its own when it ends, with the segment around it as parent.
+// StartSubsegment panics if ctx is nil.
 func StartSubsegment(ctx context.Context, name string) (context.Context, *Segment) {
 	mustHave(ctx, "StartSubsegment")
 	d := startSubsegment(ctx, nil, name)
@@ -110,9 +112,9 @@ func StartSubsegment(ctx context.Context, name string) (context.Context, *Segmen
 	return d, &d.Segment
 }
 
-// StartRemote is [StartSubsegment] for a call of another service, which X-Ray shows
-// as a node of its own. The policy [Client] does it for HTTP; this is for protocols
-// without a policy. What goes over the wire must carry [Segment.Downstream].
+// StartRemote is [StartSubsegment] for a call of another service, which X-Ray shows as a
+// separate node. The policy [Client] does this for HTTP; StartRemote is for protocols
+// without a policy. The request must carry [Segment.Downstream]. It panics if ctx is nil.
 func StartRemote(ctx context.Context, name string) (context.Context, *Segment) {
 	mustHave(ctx, "StartRemote")
 	d := startSubsegment(ctx, nil, name)
@@ -123,8 +125,8 @@ func StartRemote(ctx context.Context, name string) (context.Context, *Segment) {
 	return d, &d.Segment
 }
 
-// startSubsegment begins a subsegment, nil without a segment around it. A tracer
-// that is not nil sends it where the trace is the SDK's.
+// startSubsegment begins a subsegment. It returns nil if there is no segment in ctx. If the
+// SDK began the trace and t is not nil, t sends the subsegment.
 func startSubsegment(ctx context.Context, t *Tracer, name string) *document {
 	parent := current(ctx)
 	if parent == nil {
@@ -133,7 +135,7 @@ func startSubsegment(ctx context.Context, t *Tracer, name string) *document {
 	return startBelow(ctx, t, parent, name)
 }
 
-// startBelow begins a subsegment of parent, which ctx is in.
+// startBelow begins a subsegment of parent, the segment in ctx.
 func startBelow(ctx context.Context, t *Tracer, parent *xray.Segment, name string) *document {
 	near := nearest(ctx, parent)
 	if near != nil && near.tracer != nil {
@@ -146,7 +148,7 @@ func startBelow(ctx context.Context, t *Tracer, parent *xray.Segment, name strin
 	return d
 }
 
-// takeName gives the name of the subsegment that is being begun.
+// takeName returns the name of the subsegment that begins in ctx.
 func takeName(ctx context.Context, name string) string {
 	if o, ok := ctx.Value(overwriteKey{}).(*overwrite); ok {
 		return o.take(name)
@@ -154,9 +156,8 @@ func takeName(ctx context.Context, name string) string {
 	return name
 }
 
-// Capture runs f in a subsegment, and records its error, its panic, which passes on, or
-// that it ended its goroutine with [runtime.Goexit]. Without a segment in ctx it only
-// runs f. It panics if ctx or f is nil.
+// Capture runs f in a subsegment. It records f's error, its panic, which is passed on, or
+// [runtime.Goexit]. Without a segment in ctx it only runs f. It panics if ctx or f is nil.
 func Capture(ctx context.Context, name string, f func(context.Context) error) (err error) {
 	mustHave(ctx, "Capture")
 	if f == nil {
@@ -168,8 +169,8 @@ func Capture(ctx context.Context, name string, f func(context.Context) error) (e
 	return f(ctx)
 }
 
-// Current returns the innermost segment that ctx is in, of this package or of the SDK;
-// nil for none.
+// Current returns the innermost segment in ctx, of this package or of the SDK. It returns
+// nil if there is none.
 func Current(ctx context.Context) *Segment {
 	mustHave(ctx, "Current")
 	x := current(ctx)
@@ -187,16 +188,16 @@ type (
 	overwriteKey struct{}
 )
 
-// Disable returns a context in which calls through a [Client] policy are not traced:
-// they have no subsegment and send no trace header. It is for what is instrumented
-// otherwise, and for calls that must not be seen. Subsegments that are begun by hand
-// are not concerned. It is the gem's disable_trace, without its ids.
+// Disable returns a context in which [Client] policies do not trace calls: the calls have
+// no subsegment and send no trace header. Use it for calls that are instrumented in another
+// way, and for calls that must not be recorded. Explicit subsegments are not affected. It
+// is the gem's disable_trace, without its ids.
 func Disable(ctx context.Context) context.Context {
 	mustHave(ctx, "Disable")
 	return context.WithValue(ctx, disabledKey{}, true)
 }
 
-// Disabled reports whether [Disable] holds in ctx.
+// Disabled reports whether [Disable] is in effect in ctx.
 func Disabled(ctx context.Context) bool {
 	mustHave(ctx, "Disabled")
 	off, _ := ctx.Value(disabledKey{}).(bool)
@@ -209,7 +210,7 @@ type overwrite struct {
 	used atomic.Bool
 }
 
-// take gives the name of the subsegment that is being begun.
+// take returns the name of the subsegment that begins.
 func (o *overwrite) take(name string) string {
 	if o != nil && o.used.CompareAndSwap(false, true) {
 		return o.name
@@ -217,10 +218,9 @@ func (o *overwrite) take(name string) string {
 	return name
 }
 
-// Overwrite returns a context in which the next subsegment, whichever it is, takes
-// name in place of its own: for a client whose name cannot be set. Only one does. While
-// a name waits for its subsegment, a further Overwrite within is ignored. It is the gem's
-// overwrite.
+// Overwrite returns a context in which the next subsegment uses name instead of its own,
+// for a client whose name cannot be set. It applies to one subsegment only. While a name
+// waits for its subsegment, a nested Overwrite is ignored. It is the gem's overwrite.
 func Overwrite(ctx context.Context, name string) context.Context {
 	mustHave(ctx, "Overwrite")
 	if o, ok := ctx.Value(overwriteKey{}).(*overwrite); ok && o != nil && !o.used.Load() {
@@ -229,11 +229,11 @@ func Overwrite(ctx context.Context, name string) context.Context {
 	return context.WithValue(ctx, overwriteKey{}, &overwrite{name: name})
 }
 
-// Detach returns a context for work that goes on after the response was sent: it has
-// ctx's values, so that the work's subsegments belong to the trace, but is not
-// canceled with it. [Disable] and [Overwrite] do not go along. The segment may end
-// before its subsegments do. For work that ends before the segment does, pass ctx itself
-// to the goroutine.
+// Detach returns a context for work that continues after the response was sent. It has
+// ctx's values, so that the subsegments of the work belong to the trace, but it is not
+// canceled with ctx. [Disable] and [Overwrite] do not apply in it. The segment may end
+// before its subsegments. For work that ends before the segment, pass ctx itself to the
+// goroutine.
 func Detach(ctx context.Context) context.Context {
 	mustHave(ctx, "Detach")
 	ctx = context.WithoutCancel(ctx)

@@ -16,12 +16,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestNilSegment has all methods of no segment do nothing.
+// TestNilSegment checks that the methods of a nil segment do nothing.
 func TestNilSegment(t *testing.T) {
 	ctx, seg := StartSubsegment(t.Context(), "x")
 	remote, other := StartRemote(ctx, "x")
 	if seg != nil || other != nil || remote != t.Context() || Current(ctx) != nil {
-		t.Fatal("got a segment out of nothing")
+		t.Fatal("got a segment without a parent")
 	}
 	err := errBroken
 	seg.Annotate("k", 1)
@@ -36,7 +36,7 @@ func TestNilSegment(t *testing.T) {
 	seg.End(&err)
 	if seg.ID()+seg.TraceID()+seg.Incoming() != "" || seg.Sampled() || seg.XRay() != nil ||
 		seg.Downstream().String()+seg.Header().String() != "" {
-		t.Error("got something of nothing")
+		t.Error("got a value from a nil segment")
 	}
 	if got := Capture(t.Context(), "x", func(context.Context) error { return errBroken }); !errors.Is(got, errBroken) {
 		t.Errorf("got %v from Capture, want its function's error", got)
@@ -55,18 +55,18 @@ func TestNilSegment(t *testing.T) {
 	}
 }
 
-// TestDisabledSDK has segments of the SDK that was disabled be none.
+// TestDisabledSDK checks that segments of a disabled SDK are ignored.
 func TestDisabledSDK(t *testing.T) {
 	t.Setenv("AWS_XRAY_SDK_DISABLED", "true")
 	ctx, _ := xray.BeginSegment(t.Context(), "x")
 	if inner, seg := StartSubsegment(ctx, "y"); seg != nil || Current(inner) != nil {
-		t.Error("got a segment below one that is none")
+		t.Error("got a subsegment of a disabled segment")
 	}
 }
 
-// TestRealIDs has a trace that is not sampled have real ids, and send nothing.
+// TestRealIDs checks that a trace that is not sampled has real ids and sends nothing.
 func TestRealIDs(t *testing.T) {
-	tracer, sent := newTestTracer(t, Config{SamplingRate: NeverSample})
+	tracer, sent := newTestTracer(t, Config{SamplingRate: Never})
 	ctx, seg := tracer.Trace(t.Context(), "")
 	_, sub := StartRemote(ctx, "sub")
 	sub.Annotate("k", 1)
@@ -78,11 +78,11 @@ func TestRealIDs(t *testing.T) {
 	sub.End(nil)
 	seg.End(nil)
 	if docs := sent.documents(t, tracer); len(docs) != 0 || sub.XRay().Annotations != nil {
-		t.Errorf("got %v, want nothing", docs)
+		t.Errorf("got %v, want no documents", docs)
 	}
 }
 
-// TestAfterTheEnd has nothing change what was sent.
+// TestAfterTheEnd checks that changes after the end are not sent.
 func TestAfterTheEnd(t *testing.T) {
 	tracer, sent := newTestTracer(t, Config{})
 	_, seg := tracer.Trace(t.Context(), "")
@@ -98,7 +98,7 @@ func TestAfterTheEnd(t *testing.T) {
 	}
 }
 
-// TestDetach hands a trace to a goroutine that outlives the request.
+// TestDetach passes a trace to a goroutine that outlives the request.
 func TestDetach(t *testing.T) {
 	tracer, sent := newTestTracer(t, Config{})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -120,14 +120,14 @@ func TestDetach(t *testing.T) {
 		t.Errorf("documents (-want +got):\n%s", diff)
 	}
 	if got := xray.TraceID(xray.DetachContext(ctx)); got != seg.TraceID() {
-		t.Errorf("got %s by the SDK's way, want %s", got, seg.TraceID())
+		t.Errorf("got %s from the SDK, want %s", got, seg.TraceID())
 	}
 	if got := Current(xray.DetachContext(ctx)); got != seg {
-		t.Errorf("got %v by the SDK's way, want the segment", got)
+		t.Errorf("got %v from the SDK, want the segment", got)
 	}
 }
 
-// TestOverwriteOnce has one of several subsegments at a time take the name.
+// TestOverwriteOnce checks that only one of several concurrent subsegments takes the name.
 func TestOverwriteOnce(t *testing.T) {
 	tracer, sent := newTestTracer(t, Config{})
 	ctx, seg := tracer.Trace(t.Context(), "")
@@ -149,12 +149,13 @@ func TestOverwriteOnce(t *testing.T) {
 	}
 }
 
-// strategy is a sampling strategy of one's own.
+// strategy is a custom sampling strategy.
 type strategy func(*sampling.Request) *sampling.Decision
 
 func (s strategy) ShouldTrace(r *sampling.Request) *sampling.Decision { return s(r) }
 
-// TestSampling has strategies decide, and an incoming decision win.
+// TestSampling checks that strategies decide, and that an incoming decision takes
+// precedence.
 func TestSampling(t *testing.T) {
 	rule := "soups"
 	for _, tc := range []struct {
@@ -165,13 +166,13 @@ func TestSampling(t *testing.T) {
 		want   bool
 		rule   string
 	}{
-		{"yes, by a rule", NeverSample, func(r *sampling.Request) *sampling.Decision {
+		{"yes, by a rule", Never, func(r *sampling.Request) *sampling.Decision {
 			return &sampling.Decision{Sample: r.URL == "/menu" && r.Host == "front" && r.Method == http.MethodGet && r.ServiceName == "test-app", Rule: &rule}
 		}, "", true, "soups"},
 		{"no", 1, func(*sampling.Request) *sampling.Decision { return &sampling.Decision{} }, "", false, ""},
 		{"incoming wins", 1, func(*sampling.Request) *sampling.Decision { return &sampling.Decision{} }, "Sampled=1", true, ""},
 		{"incoming no wins", 1, nil, "Sampled=0", false, ""},
-		{"gives nothing", NeverSample, func(*sampling.Request) *sampling.Decision { return nil }, "", false, ""},
+		{"no decision", Never, func(*sampling.Request) *sampling.Decision { return nil }, "", false, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			cfg := Config{SamplingRate: tc.rate}
@@ -190,7 +191,7 @@ func TestSampling(t *testing.T) {
 	}
 }
 
-// TestSDKStrategies has the SDK's own strategies decide.
+// TestSDKStrategies uses the SDK's own strategies.
 func TestSDKStrategies(t *testing.T) {
 	local, err := sampling.NewLocalizedStrategyFromJSONBytes([]byte(
 		`{"version": 2, "default": {"fixed_target": 0, "rate": 0}, "rules": [{"host": "*", "http_method": "*", "url_path": "/menu", "fixed_target": 0, "rate": 1}]}`))
@@ -199,12 +200,12 @@ func TestSDKStrategies(t *testing.T) {
 	}
 	tracer, sent := newTestTracer(t, Config{Sampling: local})
 	if docs := serve(t, tracer, sent, nil, func(http.ResponseWriter, *http.Request) {}); len(docs) != 1 {
-		t.Errorf("got %v, want the request that the rule is for", docs)
+		t.Errorf("got %v, want the request that matches the rule", docs)
 	}
 	other := httptest.NewRequest(http.MethodGet, "/other", nil)
 	tracer.Handler(http.NotFoundHandler()).ServeHTTP(httptest.NewRecorder(), other)
 	if docs := sent.documents(t, tracer); len(docs) != 1 {
-		t.Errorf("got %v, want nothing of a request that no rule is for", docs)
+		t.Errorf("got %v, want no documents for a request that no rule matches", docs)
 	}
 	central, err := sampling.NewCentralizedStrategy()
 	if err != nil {
@@ -212,11 +213,11 @@ func TestSDKStrategies(t *testing.T) {
 	}
 	newTestTracer(t, Config{Sampling: central, Daemon: "udp:127.0.0.1:2000 tcp:127.0.0.1:1"})
 	if _, err := newTracer(Config{Name: "x", Sampling: central, Daemon: "nowhere.invalid:2000"}, nil); err == nil {
-		t.Error("got a strategy that does not know where to ask")
+		t.Error("got no error for a daemon that cannot be resolved")
 	}
 }
 
-// TestConfigErrors reports every bad field at once.
+// TestConfigErrors checks that all invalid fields are reported together.
 func TestConfigErrors(t *testing.T) {
 	_, err := New(Config{
 		SamplingRate: 1.5, Daemon: "nowhere", ExcludedPatterns: []string{"(", "ok"}, TrustedProxies: []string{"10.0.0.0/99"},
@@ -224,12 +225,12 @@ func TestConfigErrors(t *testing.T) {
 	})
 	want := []string{
 		"tracing: Config.Name: it is empty: write the service's name",
-		"tracing: Config.SamplingRate: 1.5 is not between 0 and 1: write 0.05 for 5%, NeverSample for none",
+		"tracing: Config.SamplingRate: 1.5 is not between 0 and 1: write 0.05 for 5%, Never for none",
 		`tracing: Config.Daemon: "nowhere" is not host:port: write it like 127.0.0.1:2000`,
-		"tracing: Config.ExcludedPatterns: error parsing regexp: missing closing ): `(`: write a regular expression of package regexp",
+		"tracing: Config.ExcludedPatterns: error parsing regexp: missing closing ): `(`: write a regular expression that package regexp accepts",
 		`tracing: Config.TrustedProxies: "10.0.0.0/99" is neither an address nor a network: write it like 10.0.0.1 or 10.0.0.0/8`,
-		`tracing: Config.ContextMissing: "PANIC" is unknown: write MissingReported, or leave it out`,
-		"tracing: Config.QueueSize: -1 is negative: leave it out for 1000 documents",
+		`tracing: Config.ContextMissing: "PANIC" is unknown: write MissingReported, or omit it`,
+		"tracing: Config.QueueSize: -1 is negative: omit it for 1000 documents",
 	}
 	if diff := cmp.Diff(want, strings.Split(err.Error(), "\n")); diff != "" {
 		t.Errorf("errors (-want +got):\n%s", diff)
@@ -255,7 +256,8 @@ func TestDaemonAddress(t *testing.T) {
 	}
 }
 
-// TestFromEnv has the SDK's variables win, and each bad one named.
+// TestFromEnv checks that the SDK's variables take precedence, and that each invalid
+// variable is named.
 func TestFromEnv(t *testing.T) {
 	set := func(env map[string]string) (Config, error) {
 		return fromEnv(Config{Name: "own", Daemon: "own:1", SamplingRate: 0.5, ExcludedPaths: []string{"/own"}}, func(k string) string { return env[k] })
@@ -266,7 +268,7 @@ func TestFromEnv(t *testing.T) {
 		"AWS_XRAY_SDK_DISABLED": "TRUE",
 	})
 	want := Config{
-		Name: "sdk", Daemon: "sdk:2", SamplingRate: NeverSample, ExcludedPaths: []string{"/a", "/b"}, ContextMissing: MissingReported, Disabled: true,
+		Name: "sdk", Daemon: "sdk:2", SamplingRate: Never, ExcludedPaths: []string{"/a", "/b"}, ContextMissing: MissingReported, Disabled: true,
 	}
 	if diff := cmp.Diff(mustJSON(want), mustJSON(got)); diff != "" || err != nil {
 		t.Errorf("got %v (-want +got):\n%s", err, diff)
@@ -276,22 +278,22 @@ func TestFromEnv(t *testing.T) {
 		"AWS_XRAY_SDK_DISABLED": "1",
 	})
 	if got.Name != "own" || got.Daemon != "own:1" || got.SamplingRate != 0.5 || got.Disabled {
-		t.Errorf("got %+v, want it as it was", got)
+		t.Errorf("got %+v, want it unchanged", got)
 	}
 	for _, want := range []string{
 		`tracing: AWS_XRAY_LOCATION: "x" is not host:port`, `tracing: AWS_XRAY_DAEMON_ADDRESS: "y" is not host:port`,
 		`tracing: AWS_XRAY_SAMPLING_RATE: "NaN" is not a number from 0 to 1`,
-		`tracing: AWS_XRAY_CONTEXT_MISSING: "log" is none of LOG_ERROR, IGNORE_ERROR, RUNTIME_ERROR`,
-		`tracing: AWS_XRAY_SDK_DISABLED: "1" is neither true nor false`,
+		`tracing: AWS_XRAY_CONTEXT_MISSING: "log" is unknown: write LOG_ERROR, IGNORE_ERROR or RUNTIME_ERROR`,
+		`tracing: AWS_XRAY_SDK_DISABLED: "1" is not a boolean: write true or false`,
 	} {
 		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("got %v, want it to say %s", err, want)
+			t.Errorf("got %v, want it to contain %s", err, want)
 		}
 	}
 }
 
-// TestStartUp starts a process with a daemon's address that the SDK panics at: the
-// process runs, and FromEnv says what is wrong.
+// TestStartUp starts a process with a daemon address at which the SDK would panic. The
+// process runs, and FromEnv reports the error.
 func TestStartUp(t *testing.T) {
 	if os.Getenv("PILLION_TRACING_CHILD") != "" {
 		_, err := FromEnv(Config{Name: "x"})
@@ -303,12 +305,12 @@ func TestStartUp(t *testing.T) {
 		cmd.Env = append(os.Environ(), "PILLION_TRACING_CHILD=1", "AWS_XRAY_DAEMON_ADDRESS="+value)
 		out, err := cmd.CombinedOutput()
 		if err != nil || !strings.Contains(string(out), "child: tracing: AWS_XRAY_DAEMON_ADDRESS: ") {
-			t.Errorf("%s: got %v, want it to run, and to name the variable:\n%s", value, err, out)
+			t.Errorf("%s: got %v, want the process to run and to name the variable:\n%s", value, err, out)
 		}
 	}
 }
 
-// TestVersion takes the version of the service from where it stands.
+// TestVersion reads the version of the service from the file REVISION.
 func TestVersion(t *testing.T) {
 	t.Chdir(t.TempDir())
 	if err := os.WriteFile("REVISION", []byte("deadbeef\n"), 0o600); err != nil {
@@ -318,6 +320,6 @@ func TestVersion(t *testing.T) {
 	_, seg := tracer.Trace(t.Context(), "")
 	seg.End(nil)
 	if got := sent.documents(t, tracer)[0].str("service", "version"); got != "deadbeef" {
-		t.Errorf("got %q, want what REVISION says", got)
+		t.Errorf("got %q, want the text of REVISION", got)
 	}
 }

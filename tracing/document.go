@@ -9,17 +9,17 @@ import (
 	"github.com/aws/aws-xray-sdk-go/v2/xray"
 )
 
-// Version is the version of this package in metadata.tracing_sdk.
+// Version is the version of this package, in metadata.tracing_sdk.
 const Version = "0.1.0"
 
-// defaults is what every document has: the parts that never change are written
+// defaults is the content that all documents share. The parts that never change are written
 // once.
 type defaults struct {
 	annotations     map[string]any
 	metadata        map[string]map[string]any
-	annotationsText []byte // as they are without any of the document's own
+	annotationsText []byte // for documents without annotations
 	metadataText    []byte
-	service         []byte // with its comma; empty without a version
+	service         []byte // including the comma; empty without a version
 }
 
 func newDefaults(c Config) defaults {
@@ -52,17 +52,17 @@ func newDefaults(c Config) defaults {
 	return d
 }
 
-// writer writes documents: all of one, or as much as its level lets it.
+// writer writes documents, completely or as far as its level allows.
 type writer struct {
 	defaults *defaults
 	b        []byte
 	level    int
 
-	incomplete bool // a value was left out
+	incomplete bool // a value was omitted
 }
 
-// document writes x, and, embedded, the subsegments that the SDK made within it as
-// far as they are not in without. The caller holds x's lock.
+// document writes x and, embedded in it, the subsegments that the SDK made within it, which
+// are kids. The caller holds x's lock.
 func (w *writer) document(x *xray.Segment, parent string, embedded bool, kids []*xray.Segment) {
 	d := owner(x)
 	w.b = append(w.b, '{')
@@ -89,10 +89,10 @@ func (w *writer) document(x *xray.Segment, parent string, embedded bool, kids []
 	w.sql(x.SQL)
 	w.rest(x)
 	w.embed(kids)
-	w.b[len(w.b)-1] = '}' // the last comma
+	w.b[len(w.b)-1] = '}' // replaces the last comma
 }
 
-// extras writes annotations, metadata and the service.
+// extras writes the annotations, the metadata and the service.
 func (w *writer) extras(x *xray.Segment) {
 	if w.level >= levelBare {
 		w.metadata(nil)
@@ -103,7 +103,7 @@ func (w *writer) extras(x *xray.Segment) {
 	w.b = append(w.b, w.defaults.service...)
 }
 
-// annotations writes the default ones and x's own, which win.
+// annotations writes the default annotations and x's own, which take precedence.
 func (w *writer) annotations(own map[string]any) {
 	if len(own) == 0 && w.defaults.annotationsText != nil {
 		w.b = append(w.b, w.defaults.annotationsText...)
@@ -117,7 +117,7 @@ func (w *writer) annotations(own map[string]any) {
 		maps.Copy(all, w.defaults.annotations)
 	}
 	for _, key := range slices.Sorted(maps.Keys(own)) {
-		annotate(&all, key, own[key]) // the SDK's are not normalised
+		annotate(&all, key, own[key]) // those of the SDK are not normalized
 	}
 	for _, key := range slices.Sorted(maps.Keys(all)) {
 		if annotationKey(key) != key || key == "" {
@@ -130,7 +130,7 @@ func (w *writer) annotations(own map[string]any) {
 	w.close('}')
 }
 
-// metadata writes the default one and x's own, which wins.
+// metadata writes the default metadata and x's own, which takes precedence.
 func (w *writer) metadata(own map[string]map[string]any) {
 	if len(own) == 0 && w.level == levelWhole && w.defaults.metadataText != nil {
 		w.b = append(w.b, w.defaults.metadataText...)
@@ -174,10 +174,10 @@ func (w *writer) value(key string, value any) {
 	w.b = append(writeValue(w.b, w.shorten(value)), ',')
 }
 
-// key writes a name and its colon.
+// key writes a name and a colon.
 func (w *writer) key(name string) { w.b = append(quote(w.b, w.short(name)), ':') }
 
-// text writes a string, if it is not empty.
+// text writes a string, unless it is empty.
 func (w *writer) text(name, value string) {
 	if value == "" {
 		return
@@ -196,7 +196,7 @@ func (w *writer) number(name string, value int) {
 	w.b = append(strconv.AppendInt(w.b, int64(value), 10), ',')
 }
 
-// close ends an object or a list, in the place of the last comma.
+// close ends an object or a list. It replaces the last comma.
 func (w *writer) close(end byte) {
 	if last := len(w.b) - 1; w.b[last] == ',' {
 		w.b[last] = end
@@ -206,8 +206,8 @@ func (w *writer) close(end byte) {
 	w.b = append(w.b, ',')
 }
 
-// httpData writes request and response. A segment says whether it was forwarded, a
-// subsegment whether the other side is traced, also if not, as in the gem.
+// httpData writes the request and the response. As in the gem, a segment always has
+// x_forwarded_for, and a subsegment always has traced, even if they are false.
 func (w *writer) httpData(x *xray.Segment, d *document) {
 	if x.HTTP == nil || (x.HTTP.Request == nil && x.HTTP.Response == nil) {
 		return
@@ -248,8 +248,7 @@ func (w *writer) times(x *xray.Segment) {
 	w.b = append(strconv.AppendFloat(w.b, max(x.EndTime, x.StartTime), 'f', 6, 64), ',')
 }
 
-// errors writes the flags, all three of them if there is anything to say, and the
-// cause.
+// errors writes the cause, and all three flags if any of them is set.
 func (w *writer) errors(x *xray.Segment, d *document) {
 	if !flagged(x) {
 		return
@@ -304,7 +303,7 @@ func (w *writer) exception(e exception.Exception, truncated int) {
 	w.close('}')
 }
 
-// frames writes a list of frames.
+// frames writes a list of stack frames.
 func (w *writer) frames(stack []exception.Stack) {
 	w.b = append(w.b, '[')
 	for _, f := range stack {
@@ -336,7 +335,7 @@ func (w *writer) sql(q *xray.SQLData) {
 	w.close('}')
 }
 
-// rest writes what only the SDK and its instrumentation set.
+// rest writes the fields that only the SDK and its instrumentation set.
 func (w *writer) rest(x *xray.Segment) {
 	if x.ParentSegment == x {
 		w.text("user", cut(x.User, maxShort))

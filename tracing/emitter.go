@@ -16,31 +16,31 @@ import (
 	"github.com/pillion-go/pillion/internal/report"
 )
 
-// Stats counts what became of the documents of a [Tracer], since it was made.
+// Stats counts the documents of a [Tracer] since it was made, by what happened to them.
 type Stats struct {
-	Queued  int    // wait to be sent now
-	Sent    uint64 // packets that the network took; whether the daemon got them, nobody knows
-	Split   uint64 // of them, those that a document over 64 KiB was split into beyond the first
-	Cut     uint64 // of them, those that are too large by themselves and were cut
-	Missing uint64 // calls that were made outside of any segment
+	Queued  int    // documents that wait to be sent now
+	Sent    uint64 // packets that were sent; whether the daemon received them is not known
+	Split   uint64 // of the packets sent, those beyond the first of a document over 64 KiB that was split
+	Cut     uint64 // of the packets sent, those with a document that was cut, because it was too large even after the split
+	Missing uint64 // calls outside of any segment
 
-	QueueFull  uint64 // documents dropped since too many waited
-	SendFailed uint64 // packets dropped since they could not be sent, or nobody listened
-	Late       uint64 // documents dropped since they ended after Close
+	QueueFull  uint64 // documents dropped because the queue was full
+	SendFailed uint64 // packets dropped because they could not be sent, or the daemon did not listen
+	Late       uint64 // documents dropped because they ended after Close
 }
 
-// Dropped is how many documents and packets were lost.
+// Dropped returns the number of documents and packets that were lost.
 func (s Stats) Dropped() uint64 { return s.QueueFull + s.SendFailed + s.Late }
 
-// Errors that OnError hears of.
+// Errors that OnError receives.
 var (
-	// ErrQueueFull says that documents were dropped, since too many waited.
+	// ErrQueueFull reports that documents were dropped because the queue was full.
 	ErrQueueFull = errors.New("tracing: the queue is full")
-	// ErrClosed says that documents were dropped, since they ended after Close.
+	// ErrClosed reports that documents were dropped because they ended after Close.
 	ErrClosed = errors.New("tracing: the tracer is closed")
 )
 
-// SendError says that a packet was lost: OnError gets it.
+// SendError reports that a packet was lost. OnError receives it.
 type SendError struct {
 	Address string // of the daemon
 	Err     error
@@ -50,10 +50,10 @@ func (e *SendError) Error() string {
 	return fmt.Sprintf("tracing: sending to %s: %v", e.Address, e.Err)
 }
 
-// Unwrap gives what the network reported.
+// Unwrap returns the error of the network.
 func (e *SendError) Unwrap() error { return e.Err }
 
-// dialer opens the way to a daemon.
+// dialer opens a connection to a daemon.
 type dialer func(ctx context.Context, address string) (io.WriteCloser, error)
 
 func dialUDP(ctx context.Context, address string) (io.WriteCloser, error) {
@@ -61,9 +61,9 @@ func dialUDP(ctx context.Context, address string) (io.WriteCloser, error) {
 	return d.DialContext(ctx, "udp", address)
 }
 
-// settings are what an emitter needs to know.
+// settings configures an emitter.
 type settings struct {
-	address  string // empty sends nothing
+	address  string // if empty, nothing is sent
 	dial     dialer
 	size     int
 	onError  func(error)
@@ -71,22 +71,22 @@ type settings struct {
 }
 
 const (
-	// linger is how long the sender waits for more, when it has sent what there was: to be
-	// woken for each document would cost every caller more than the document itself.
+	// linger is the time that the sender waits for more documents after it has emptied the
+	// queue. Waking it for each document would cost every caller more than the document
+	// itself.
 	linger = 5 * time.Millisecond
-	// patience is how long a broken way to the daemon is left alone before the next try, and
-	// how long OnError is, before it is told again.
-	patience = time.Second
-	// lookUp is how long a way may take to open.
+	// retryInterval is the minimum time between two attempts to open a connection, and
+	// between two calls of OnError.
+	retryInterval = time.Second
+	// lookUp is the timeout for opening a connection.
 	lookUp = 5 * time.Second
 )
 
-// emitter sends documents from a bounded queue, in one goroutine, which also writes
-// them.
+// emitter writes and sends the documents of a bounded queue, in one goroutine.
 type emitter struct {
 	settings
 
-	queued  atomic.Int64 // documents in the queue and in the sender's hands
+	queued  atomic.Int64 // documents in the queue and in the sender's batch
 	sent    atomic.Uint64
 	split   atomic.Uint64
 	cut     atomic.Uint64
@@ -101,25 +101,25 @@ type emitter struct {
 	idle     bool            // the sender sleeps until it is woken; guarded by mu
 	flushing []chan struct{} // closed when the queue has been sent; guarded by mu
 
-	wake  chan struct{}   // has room for one
-	stop  context.Context //nolint:containedctx // ends when Close may wait no longer
+	wake  chan struct{}   // has a buffer of one
+	stop  context.Context //nolint:containedctx // is canceled when Close must not wait any longer
 	abort context.CancelFunc
 	done  chan struct{} // closed when the goroutine has ended
 
-	// The sender's own.
+	// Used only by the sender.
 	writer  writer
 	conn    io.WriteCloser
-	unwatch func() bool // leaves conn alone when Close may wait no longer
-	retryAt time.Time   // the next try to open the way
-	broken  error       // why there is none
+	unwatch func() bool // stops the function that closes conn when stop is canceled
+	retryAt time.Time   // the time of the next attempt to open a connection
+	broken  error       // why there is no connection
 
-	reports chan error    // what OnError is to hear; has room for one
-	quit    chan struct{} // closed when there will be no more of that
-	ended   chan struct{} // closed when the goroutine that tells it has ended
+	reports chan error    // errors for OnError; has a buffer of one
+	quit    chan struct{} // closed when there will be no more errors
+	ended   chan struct{} // closed when the goroutine that calls OnError has ended
 }
 
-// newEmitter makes an emitter, and starts its goroutines, which outlive each caller's
-// context.
+// newEmitter makes an emitter and starts its goroutines. They outlive the contexts of all
+// callers.
 func newEmitter(s settings) *emitter {
 	e := &emitter{
 		settings: s, idle: true, wake: make(chan struct{}, 1), done: make(chan struct{}),
@@ -135,13 +135,13 @@ func newEmitter(s settings) *emitter {
 	if s.onError == nil {
 		close(e.ended)
 	} else {
-		go e.tell()
+		go e.reportErrors()
 	}
 	return e
 }
 
-// take puts a document into the queue, if there is room for it. It never waits for
-// the network. The caller holds x's lock.
+// take puts a document into the queue, if there is room. It never waits for the network.
+// The caller holds x's lock.
 func (e *emitter) take(x *xray.Segment) {
 	if e.address == "" {
 		return
@@ -168,20 +168,20 @@ func (e *emitter) take(x *xray.Segment) {
 	}
 	e.mu.Unlock()
 	if wake {
-		e.rouse()
+		e.wakeSender()
 	}
 }
 
-// rouse wakes the sender.
-func (e *emitter) rouse() {
+// wakeSender wakes the sender.
+func (e *emitter) wakeSender() {
 	select {
 	case e.wake <- struct{}{}:
 	default:
 	}
 }
 
-// freezeTree writes now what its owner may change later, and cuts the strings that the
-// SDK recorded.
+// freezeTree writes the values that their owner may change later, and cuts the strings that
+// the SDK recorded.
 func freezeTree(x *xray.Segment) {
 	for _, values := range x.Metadata {
 		freezeMap(values)
@@ -211,10 +211,10 @@ func freezeMap(values map[string]any) {
 	}
 }
 
-// run sends what comes, until the emitter is closed.
+// run sends documents until the emitter is closed.
 func (e *emitter) run() {
 	defer close(e.done)
-	defer e.hangUp()
+	defer e.closeConn()
 	pause := time.NewTimer(linger)
 	defer pause.Stop()
 	var batch []*xray.Segment
@@ -244,8 +244,8 @@ func (e *emitter) run() {
 	}
 }
 
-// next takes all that is in the queue, and gives batch, which is done with, for the
-// queue to grow in. An empty batch says that the sender may sleep.
+// next returns the contents of the queue, and reuses batch, which has been sent, as the new
+// queue. If it returns an empty batch, the sender may sleep.
 func (e *emitter) next(batch []*xray.Segment) (next []*xray.Segment, flushed []chan struct{}, closed bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -259,7 +259,7 @@ func (e *emitter) next(batch []*xray.Segment) (next []*xray.Segment, flushed []c
 func (e *emitter) send(x *xray.Segment) {
 	defer e.queued.Add(-1)
 	defer func() {
-		if p := recover(); p != nil { // of a value's own methods: it must not end the process
+		if p := recover(); p != nil { // in a method of a value: it must not end the process
 			report.Panic("a document of tracing", p)
 			e.lose(fmt.Errorf("a document could not be written: %v", p))
 		}
@@ -281,11 +281,11 @@ func (e *emitter) packet(p []byte) {
 	}
 	n, err := e.conn.Write(p)
 	if errors.Is(err, syscall.ECONNREFUSED) {
-		// The system tells with this packet that an earlier one was refused.
+		// The system reports with this packet that an earlier packet was refused.
 		e.lose(err)
 		n, err = e.conn.Write(p)
 		if err == nil {
-			return // the earlier one was counted as sent: this one takes its place
+			return // the earlier packet was counted as sent, so this one is not counted
 		}
 	}
 	switch {
@@ -296,8 +296,8 @@ func (e *emitter) packet(p []byte) {
 	default:
 		e.lose(err)
 		if !errors.Is(err, syscall.ECONNREFUSED) {
-			e.hangUp()
-			e.broken, e.retryAt = err, time.Now().Add(patience)
+			e.closeConn()
+			e.broken, e.retryAt = err, time.Now().Add(retryInterval)
 		}
 	}
 }
@@ -308,7 +308,8 @@ func (e *emitter) lose(err error) {
 	e.report(&SendError{Address: e.address, Err: err})
 }
 
-// open opens the way to the daemon, if there is none, and its time has come.
+// open opens a connection to the daemon, if there is none and the retry interval has
+// passed.
 func (e *emitter) open() bool {
 	if e.conn != nil {
 		return true
@@ -320,23 +321,23 @@ func (e *emitter) open() bool {
 	defer cancel()
 	conn, err := e.dial(ctx, e.address)
 	if err != nil {
-		e.broken, e.retryAt = err, time.Now().Add(patience)
+		e.broken, e.retryAt = err, time.Now().Add(retryInterval)
 		return false
 	}
 	e.conn = conn
-	e.unwatch = context.AfterFunc(e.stop, func() { _ = conn.Close() }) // should a write be stuck
+	e.unwatch = context.AfterFunc(e.stop, func() { _ = conn.Close() }) // unblocks a write
 	return true
 }
 
-func (e *emitter) hangUp() {
+func (e *emitter) closeConn() {
 	if e.conn != nil {
 		e.unwatch()
-		_ = e.conn.Close() // nothing waits in it
+		_ = e.conn.Close() // nothing is buffered in it
 		e.conn = nil
 	}
 }
 
-// report has OnError receive err, unless something else waits for it.
+// report passes err to OnError, unless another error is waiting for it.
 func (e *emitter) report(err error) {
 	if e.onError == nil {
 		return
@@ -347,8 +348,8 @@ func (e *emitter) report(err error) {
 	}
 }
 
-// tell calls OnError, once a second at most, and once more at the end.
-func (e *emitter) tell() {
+// reportErrors calls OnError, at most once per second, and a last time at the end.
+func (e *emitter) reportErrors() {
 	defer close(e.ended)
 	pause := time.NewTimer(0)
 	defer pause.Stop()
@@ -357,21 +358,21 @@ func (e *emitter) tell() {
 		case err := <-e.reports:
 			e.call(err)
 		case <-e.quit:
-			e.tellLast()
+			e.reportLast()
 			return
 		}
-		pause.Reset(patience)
+		pause.Reset(retryInterval)
 		select {
 		case <-pause.C:
 		case <-e.quit:
-			e.tellLast()
+			e.reportLast()
 			return
 		}
 	}
 }
 
-// tellLast tells what nobody was told yet.
-func (e *emitter) tellLast() {
+// reportLast calls OnError with the error that is waiting, if any.
+func (e *emitter) reportLast() {
 	select {
 	case err := <-e.reports:
 		e.call(err)
@@ -379,7 +380,7 @@ func (e *emitter) tellLast() {
 	}
 }
 
-// call calls OnError. If that panics, the panic is reported: it must not end the process.
+// call calls OnError. It reports a panic, which must not end the process.
 func (e *emitter) call(err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -402,7 +403,7 @@ func (e *emitter) flush(ctx context.Context) error {
 	e.flushing = append(e.flushing, flushed)
 	e.idle = false
 	e.mu.Unlock()
-	e.rouse()
+	e.wakeSender()
 	return e.await(ctx, flushed)
 }
 
@@ -420,15 +421,15 @@ func (e *emitter) close(ctx context.Context) error {
 	first := !e.closed
 	e.closed, e.idle = true, false
 	e.mu.Unlock()
-	e.rouse()
+	e.wakeSender()
 	err := e.await(ctx, e.done)
-	e.abort() // what still waits is dropped: that takes no time
+	e.abort() // the remaining documents are dropped, which does not block
 	<-e.done
 	if first {
 		close(e.quit)
 	}
-	if told := e.await(ctx, e.ended); err == nil {
-		err = told
+	if reported := e.await(ctx, e.ended); err == nil {
+		err = reported
 	}
 	return err
 }

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// stuck is a way to the daemon on which writes wait until it is closed.
+// stuck is a connection on which writes block until it is closed.
 type stuck struct {
 	closed chan struct{}
 	once   sync.Once
@@ -26,7 +26,7 @@ func (s *stuck) Close() error {
 	return nil
 }
 
-// end makes and ends n segments.
+// end begins and ends n segments.
 func end(t *testing.T, tracer *Tracer, n int) {
 	t.Helper()
 	for range n {
@@ -35,18 +35,18 @@ func end(t *testing.T, tracer *Tracer, n int) {
 	}
 }
 
-// TestFullQueue has nothing be sent: callers never wait, what does not fit is
-// counted and told, and Close gives up when it is told to.
+// TestFullQueue blocks the connection. Callers never wait, documents that do not fit are
+// counted and reported, and Close returns when its context ends.
 func TestFullQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var told []error
-		tracer, err := newTracer(Config{Name: "x", QueueSize: 10, OnError: func(err error) { told = append(told, err) }},
+		var reported []error
+		tracer, err := newTracer(Config{Name: "x", QueueSize: 10, OnError: func(err error) { reported = append(reported, err) }},
 			func(context.Context, string) (io.WriteCloser, error) { return &stuck{closed: make(chan struct{})}, nil })
 		if err != nil {
 			t.Fatal(err)
 		}
 		end(t, tracer, 1)
-		synctest.Wait() // it is being sent, for ever
+		synctest.Wait() // the first document is being sent, and never finishes
 		end(t, tracer, 25)
 		if got := tracer.Stats(); got.QueueFull != 15 || got.Queued != 11 || got.Sent != 0 {
 			t.Errorf("got %+v, want 15 dropped and 11 waiting", got)
@@ -54,26 +54,26 @@ func TestFullQueue(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		if err := tracer.Flush(ctx); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("got %v from Flush, want it to give up", err)
+			t.Errorf("got %v from Flush, want context.DeadlineExceeded", err)
 		}
 		if err := tracer.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("got %v from Close, want it to give up", err)
+			t.Errorf("got %v from Close, want context.DeadlineExceeded", err)
 		}
-		if err := tracer.Close(t.Context()); err != nil { // the handler has been told all
+		if err := tracer.Close(t.Context()); err != nil { // OnError has received all errors
 			t.Error(err)
 		}
 		end(t, tracer, 1)
 		if got := tracer.Stats(); got.Dropped() != 27 || got.Queued != 0 {
 			t.Errorf("got %+v, want all 27 lost", got)
 		}
-		if len(told) == 0 || !errors.Is(told[0], ErrQueueFull) {
-			t.Errorf("got %v, want ErrQueueFull first", told)
+		if len(reported) == 0 || !errors.Is(reported[0], ErrQueueFull) {
+			t.Errorf("got %v, want ErrQueueFull first", reported)
 		}
 	})
 }
 
-// TestAllAreCounted has many goroutines end segments while the tracer is closed:
-// each is sent or counted.
+// TestAllAreCounted ends segments in many goroutines while the tracer is closed. Each of
+// them is sent or counted.
 func TestAllAreCounted(t *testing.T) {
 	tracer, sent := newTestTracer(t, Config{QueueSize: 50})
 	var all sync.WaitGroup
@@ -91,18 +91,19 @@ func TestAllAreCounted(t *testing.T) {
 	}
 }
 
-// TestErrorsAreTold has sending fail: the handler hears of it at once, then once a
-// second at most, also when it panics; and the way is opened anew once a second.
-func TestErrorsAreTold(t *testing.T) {
+// TestErrorsAreReported makes sending fail. OnError is called immediately, then at most
+// once per second, even after it panicked, and the connection is opened again once per
+// second.
+func TestErrorsAreReported(t *testing.T) {
 	log := captureLogs(t)
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
-		var told []time.Duration
+		var reported []time.Duration
 		began := time.Now()
 		tracer, sent := newTestTracer(t, Config{OnError: func(err error) {
 			mu.Lock()
 			defer mu.Unlock()
-			told = append(told, time.Since(began))
+			reported = append(reported, time.Since(began))
 			if e, ok := errors.AsType[*SendError](err); !ok || e.Address != DefaultDaemon || !errors.Is(err, errBroken) ||
 				err.Error() != "tracing: sending to 127.0.0.1:2000: broken" {
 				t.Errorf("got %v, want a SendError", err)
@@ -112,13 +113,13 @@ func TestErrorsAreTold(t *testing.T) {
 		sent.setFail(errBroken)
 		for range 100 {
 			end(t, tracer, 1)
-			time.Sleep(50 * time.Millisecond) // 5s in all
+			time.Sleep(50 * time.Millisecond) // 5s in total
 		}
 		if got := tracer.Stats(); got.SendFailed != 100 || got.Sent != 0 {
 			t.Errorf("got %+v, want 100 failed", got)
 		}
 		sent.setFail(nil)
-		time.Sleep(patience)
+		time.Sleep(retryInterval)
 		end(t, tracer, 1)
 		if err := tracer.Close(t.Context()); err != nil {
 			t.Error(err)
@@ -128,20 +129,20 @@ func TestErrorsAreTold(t *testing.T) {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		if len(told) < 4 || len(told) > 7 || told[0] > 50*time.Millisecond {
-			t.Errorf("told at %v, want it once a second", told)
+		if len(reported) < 4 || len(reported) > 7 || reported[0] > 50*time.Millisecond {
+			t.Errorf("OnError was called at %v, want once per second", reported)
 		}
 		if sent.dials < 5 || sent.dials > 8 {
-			t.Errorf("opened the way %d times, want once a second", sent.dials)
+			t.Errorf("got %d dials, want one per second", sent.dials)
 		}
 	})
 	if got := log.String(); strings.Count(got, "level=ERROR") < 4 || !strings.Contains(got, "tracing: Config.OnError") || !strings.Contains(got, "panic=handler") {
-		t.Errorf("got %q, want each panic of OnError", got)
+		t.Errorf("got %q, want a report of each panic of OnError", got)
 	}
 }
 
-// TestLookUpFails has a daemon whose name cannot be resolved: that is no error of
-// New, and heals.
+// TestLookUpFails uses a daemon whose name cannot be resolved. New returns no error, and
+// sending works once the name can be resolved.
 func TestLookUpFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		works := false
@@ -160,11 +161,11 @@ func TestLookUpFails(t *testing.T) {
 			t.Error(err)
 		}
 		works = true
-		end(t, tracer, 1) // too early for another try
+		end(t, tracer, 1) // too early for another attempt
 		if err := tracer.Flush(t.Context()); err != nil {
 			t.Error(err)
 		}
-		time.Sleep(patience)
+		time.Sleep(retryInterval)
 		end(t, tracer, 1)
 		if err := tracer.Close(t.Context()); err != nil {
 			t.Error(err)
@@ -175,7 +176,8 @@ func TestLookUpFails(t *testing.T) {
 	})
 }
 
-// refusing tells with every second packet that the one before was refused.
+// refusing fails every second write with ECONNREFUSED, as a socket does after an earlier
+// packet was refused.
 type refusing struct{ n, got int }
 
 func (r *refusing) Write(p []byte) (int, error) {
@@ -188,7 +190,7 @@ func (r *refusing) Write(p []byte) (int, error) {
 
 func (*refusing) Close() error { return nil }
 
-// TestRefused counts each packet that nobody listens to once.
+// TestRefused checks that each refused packet is counted once.
 func TestRefused(t *testing.T) {
 	r := &refusing{}
 	tracer, err := newTracer(Config{Name: "x"}, func(context.Context, string) (io.WriteCloser, error) { return r, nil })
@@ -204,7 +206,8 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestRealSocket sends to a daemon on loopback, and to none.
+// TestRealSocket sends to a daemon on the loopback interface, and to a port on which
+// nothing listens.
 func TestRealSocket(t *testing.T) {
 	addr, next := listenUDP(t)
 	tracer, err := New(Config{Name: "x", Daemon: addr.String()})
@@ -231,25 +234,25 @@ func TestRealSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	gone.Close()
-	nobody, err := New(Config{Name: "x", Daemon: gone.LocalAddr().String()})
+	refused, err := New(Config{Name: "x", Daemon: gone.LocalAddr().String()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for range 10 {
-		end(t, nobody, 1)
-		if err := nobody.Flush(t.Context()); err != nil {
+		end(t, refused, 1)
+		if err := refused.Flush(t.Context()); err != nil {
 			t.Error(err)
 		}
 	}
-	if err := nobody.Close(t.Context()); err != nil {
+	if err := refused.Close(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if got := nobody.Stats(); got.Sent+got.SendFailed != 10 || got.SendFailed == 0 {
+	if got := refused.Stats(); got.Sent+got.SendFailed != 10 || got.SendFailed == 0 {
 		t.Errorf("got %+v, want refusals to be counted", got)
 	}
 }
 
-// TestNoDaemon does all but send.
+// TestNoDaemon checks that NoDaemon only prevents sending.
 func TestNoDaemon(t *testing.T) {
 	tracer, err := newTracer(Config{Name: "x", Daemon: NoDaemon}, nil)
 	if err != nil {
@@ -265,15 +268,14 @@ func TestNoDaemon(t *testing.T) {
 	}
 }
 
-// TestSendingDoesNotWaitForTheHandler has OnError hang: documents are sent all the
-// same.
+// TestSendingDoesNotWaitForTheHandler blocks OnError. Documents are sent nevertheless.
 func TestSendingDoesNotWaitForTheHandler(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		tracer, sent := newTestTracer(t, Config{OnError: func(error) { <-release }})
 		sent.setFail(errBroken)
 		end(t, tracer, 1)
-		time.Sleep(2 * patience)
+		time.Sleep(2 * retryInterval)
 		sent.setFail(nil)
 		end(t, tracer, 5)
 		if err := tracer.Flush(t.Context()); err != nil || tracer.Stats().Sent != 5 {

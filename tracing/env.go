@@ -11,9 +11,9 @@ import (
 	"github.com/pillion-go/pillion/tracing/internal/daemonenv"
 )
 
-// FromEnv returns c with what the environment says. A variable that is set and not
-// empty takes the place of its field. The X-Ray SDK's variables and those of the gem are
-// read; where both are set, the SDK's wins, which is what AWS's platforms set:
+// FromEnv returns c with the values of the environment. A variable that is set and not
+// empty replaces its field. FromEnv reads the variables of the X-Ray SDK and of the gem. If
+// both are set, the SDK's variable wins, because AWS's platforms set it:
 //
 //	field            the SDK's, which wins       the gem's
 //	Name             AWS_XRAY_TRACING_NAME       AWS_XRAY_NAME
@@ -23,15 +23,15 @@ import (
 //	ContextMissing   AWS_XRAY_CONTEXT_MISSING
 //	Disabled         AWS_XRAY_SDK_DISABLED (true or false)
 //
-// The error joins all bad values, each with its variable's name; the field of a bad
-// one stays as it was. A bad value is an error also where another variable wins.
+// The error joins an error for each bad value, with the name of its variable; the field of
+// a bad value is not changed. A bad value is an error even if another variable wins.
 //
 //	cfg, err := tracing.FromEnv(tracing.Config{Name: "recipes"})
 func FromEnv(c Config) (Config, error) { return fromEnv(c, os.Getenv) }
 
 func fromEnv(c Config, getenv func(string) string) (Config, error) {
 	var bad []error
-	for _, v := range variables() { // later ones win
+	for _, v := range variables() { // later variables win
 		value := getenv(v.name)
 		if value == "" {
 			continue
@@ -43,7 +43,7 @@ func fromEnv(c Config, getenv func(string) string) (Config, error) {
 	return c, errors.Join(bad...)
 }
 
-// variable is one that FromEnv reads.
+// variable is an environment variable that FromEnv reads.
 type variable struct {
 	name string
 	set  func(c *Config, value string) error
@@ -83,14 +83,14 @@ func setDaemon(c *Config, value string) error {
 	return nil
 }
 
-// setRate reads a rate of 0 as what the gem means by it: never.
+// setRate sets the sampling rate. As in the gem, a rate of 0 means never.
 func setRate(c *Config, value string) error {
 	rate, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
 	if err != nil || !(rate >= 0 && rate <= 1) {
 		return fmt.Errorf("%q is not a number from 0 to 1: write 0.05 for 5%%", value)
 	}
 	if c.SamplingRate = rate; rate == 0 {
-		c.SamplingRate = NeverSample
+		c.SamplingRate = Never
 	}
 	return nil
 }
@@ -119,7 +119,7 @@ func setMissing(c *Config, value string) error {
 	case "LOG_ERROR", "RUNTIME_ERROR":
 		c.ContextMissing = MissingReported
 	default:
-		return fmt.Errorf("%q is none of LOG_ERROR, IGNORE_ERROR, RUNTIME_ERROR", value)
+		return fmt.Errorf("%q is unknown: write LOG_ERROR, IGNORE_ERROR or RUNTIME_ERROR", value)
 	}
 	return nil
 }
@@ -131,7 +131,7 @@ func setDisabled(c *Config, value string) error {
 	case "false":
 		c.Disabled = false
 	default:
-		return fmt.Errorf("%q is neither true nor false", value)
+		return fmt.Errorf("%q is not a boolean: write true or false", value)
 	}
 	return nil
 }

@@ -21,7 +21,8 @@ import (
 	"github.com/pillion-go/pillion/tracing"
 )
 
-// daemon listens on loopback, as an X-Ray daemon does, and shows what it gets.
+// daemon listens on the loopback interface, as an X-Ray daemon does, and prints what it
+// receives.
 type daemon struct{ *net.UDPConn }
 
 func listen() daemon {
@@ -59,7 +60,7 @@ func (d daemon) show(n int, fields ...string) {
 	}
 }
 
-// start makes a tracer that sends to d.
+// start returns a tracer that sends to d.
 func start(d daemon, c tracing.Config) *tracing.Tracer {
 	c.Daemon = d.LocalAddr().String()
 	tracer, err := tracing.New(c)
@@ -110,7 +111,7 @@ func ExampleNew() {
 	fmt.Println(err)
 	// Output:
 	// tracing: Config.Name: it is empty: write the service's name
-	// tracing: Config.SamplingRate: 2 is not between 0 and 1: write 0.05 for 5%, NeverSample for none
+	// tracing: Config.SamplingRate: 2 is not between 0 and 1: write 0.05 for 5%, Never for none
 	// tracing: Config.Daemon: "nowhere" is not host:port: write it like 127.0.0.1:2000
 }
 
@@ -136,7 +137,7 @@ func ExampleTracer_Trace() {
 		ctx, seg := tracer.Trace(ctx, "nightly-report")
 		defer seg.End(&err)
 		seg.Annotate("customer-id", 7)
-		_ = ctx // what follows is done in it
+		_ = ctx // pass ctx to the work
 		return errors.New("no paper")
 	}
 	fmt.Println(report(context.Background()))
@@ -151,7 +152,7 @@ func ExampleTracer_Continue() {
 	defer d.Close()
 	tracer := start(d, tracing.Config{Name: "worker"})
 	defer tracer.Close(context.Background())
-	header := tracing.ParseHeader("Root=1-67891233-abcdef012345678912345678;Parent=53995c3f42cd8ad8;Sampled=1") // of a message
+	header := tracing.ParseHeader("Root=1-67891233-abcdef012345678912345678;Parent=53995c3f42cd8ad8;Sampled=1") // from a message
 	_, seg := tracer.Continue(context.Background(), "", header)
 	seg.End(nil)
 	d.show(1, "trace_id", "parent_id")
@@ -159,7 +160,7 @@ func ExampleTracer_Continue() {
 	// worker trace_id="1-67891233-abcdef012345678912345678" parent_id="53995c3f42cd8ad8"
 }
 
-// A function may draw itself whether or not its caller traces.
+// A function can record a subsegment whether or not its caller traces.
 func ExampleStartSubsegment() {
 	d := listen()
 	defer d.Close()
@@ -170,7 +171,7 @@ func ExampleStartSubsegment() {
 		defer seg.End(&err)
 		return nil
 	}
-	fmt.Println(render(context.Background())) // draws nothing
+	fmt.Println(render(context.Background())) // records nothing
 	ctx, seg := tracer.Trace(context.Background(), "")
 	fmt.Println(render(ctx))
 	seg.End(nil)
@@ -198,7 +199,8 @@ func ExampleCapture() {
 	// front
 }
 
-// What the X-Ray SDK draws within our segments is sent too, below them.
+// Subsegments that the X-Ray SDK makes within a segment of this package are sent too, with
+// the segment as parent.
 func Example_sdk() {
 	d := listen()
 	defer d.Close()
@@ -214,7 +216,7 @@ func Example_sdk() {
 	// front
 }
 
-// Each attempt is drawn where Attempts stands inside of retry.
+// Each attempt is recorded if Attempts is inside of retry.
 func ExampleAttempts() {
 	d := listen()
 	defer d.Close()

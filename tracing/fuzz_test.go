@@ -16,8 +16,8 @@ import (
 	"github.com/aws/aws-xray-sdk-go/v2/xray"
 )
 
-// FuzzTraceParent has it that a traceparent that is read can be written, reads as the
-// same, and can be sent.
+// FuzzTraceParent checks that a parsed traceparent can be written, parses to the same
+// header, and can be sent.
 func FuzzTraceParent(f *testing.F) {
 	f.Add("00-5759e988bd862e3fe1be46a994272793-53995c3f42cd8ad8-01", "a=b")
 	f.Add("01-5759e988bd862e3fe1be46a994272793-53995c3f42cd8ad8-00-x", "")
@@ -41,7 +41,7 @@ func FuzzTraceParent(f *testing.F) {
 	})
 }
 
-// FuzzBareURL has it that no URL keeps its password, its query or its fragment.
+// FuzzBareURL checks that no URL keeps its password, its query or its fragment.
 func FuzzBareURL(f *testing.F) {
 	prefixes := []string{"https://", "//", "", "jdbc:mysql://", "x:", "https:/", `\\`, "https:///", "HTTP://"}
 	for i := range prefixes {
@@ -55,7 +55,7 @@ func FuzzBareURL(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, prefix uint8, user, password, rest string) {
 		u := rest
-		scheme := strings.HasPrefix(password, "://") // of two parts, such as jdbc:mysql
+		scheme := strings.HasPrefix(password, "://") // it looks like a scheme of two parts, such as jdbc:mysql
 		if user != "" && !strings.ContainsAny(user, `:/\?#`) && !strings.Contains(password, "@") && !scheme {
 			u = prefixes[int(prefix)%len(prefixes)] + user + ":secret" + password + "secret@" + rest
 		}
@@ -77,7 +77,8 @@ func FuzzBareURL(f *testing.F) {
 	})
 }
 
-// FuzzQuote has it that a quoted string is JSON of the string, less what is not UTF-8.
+// FuzzQuote checks that a quoted string is the JSON of the string, without bytes that are
+// not UTF-8.
 func FuzzQuote(f *testing.F) {
 	f.Add("a\x00\xff\u2028\"\\")
 	f.Add("é\x7f\x1f\t\r\n</script>")
@@ -89,8 +90,8 @@ func FuzzQuote(f *testing.F) {
 	})
 }
 
-// FuzzForwarded has it that a request's client is one of the addresses that were named,
-// the peer if that is a stranger.
+// FuzzForwarded checks that the client of a request is one of the named addresses, and is
+// the peer if the peer is not trusted.
 func FuzzForwarded(f *testing.F) {
 	f.Add("10.0.0.1:80", "1.2.3.4, 10.0.0.2", "https")
 	f.Add("[::1]:1", "fe80::1%eth0,,unix:,[1::2]:4", "")
@@ -107,7 +108,7 @@ func FuzzForwarded(f *testing.F) {
 			t.Errorf("got %q of %q, %q", got.client, remote, forwarded)
 		}
 		if peer := hostOf(remote); !tracer.trusted(peer) && (got.client != peer || got.proto != "") {
-			t.Errorf("got %+v of the stranger %q", got, remote)
+			t.Errorf("got %+v from the untrusted peer %q", got, remote)
 		}
 		if utf8.RuneCountInString(bound(xray.RequestData{ClientIP: got.client}).ClientIP) > maxShort {
 			t.Errorf("got an address of %d bytes", len(got.client))
@@ -115,8 +116,7 @@ func FuzzForwarded(f *testing.F) {
 	})
 }
 
-// FuzzDaemon has it that an address that is accepted can be dialed, and reads as the
-// same.
+// FuzzDaemon checks that an accepted address can be dialed, and parses to the same daemon.
 func FuzzDaemon(f *testing.F) {
 	for _, s := range []string{"", NoDaemon, "xray:2000", "[::1]:2000", "udp:a:1 tcp:b:2", "a:0", "a b:1", "udp:a:1", "http://a:1"} {
 		f.Add(s)
@@ -144,7 +144,8 @@ func FuzzDaemon(f *testing.F) {
 	})
 }
 
-// FuzzAnnotate has it that whatever is annotated is legal, and what is legal stays.
+// FuzzAnnotate checks that every annotation is legal in the document, and that legal
+// annotations do not change.
 func FuzzAnnotate(f *testing.F) {
 	f.Add("key-name", "v")
 	f.Add("!", strings.Repeat("é", maxAnnotationValue+1))
@@ -164,15 +165,15 @@ func FuzzAnnotate(f *testing.F) {
 			t.Errorf("%q: %q: got %v, then %v", key, value, m, again)
 		}
 		if len(m) == 0 && strings.ContainsAny(key, "aA0_-") {
-			t.Errorf("%q: got nothing", key)
+			t.Errorf("%q: got no annotation", key)
 		}
 	})
 }
 
 var annotationKeys = regexp.MustCompile(`^[A-Za-z0-9_]{1,500}$`)
 
-// FuzzSamplingRules has it that a request is sampled where the SDK's wildcards match its
-// host, method and path, as a slow matcher has it.
+// FuzzSamplingRules checks that a request is sampled if the SDK's wildcards match its host,
+// method and path. A slow matcher is the reference.
 func FuzzSamplingRules(f *testing.F) {
 	f.Add("*", "GET", "/menu*", "front", "GET", "/menu/today")
 	f.Add("fro?t", "*", "/MENU", "front", "PUT", "/menu")
@@ -184,7 +185,7 @@ func FuzzSamplingRules(f *testing.F) {
 				return
 			}
 		}
-		if strings.ContainsAny(host+method+path, "*?") { // the SDK takes a star of the text for one of the rule
+		if strings.ContainsAny(host+method+path, "*?") { // the SDK treats a star in the text as one in the rule
 			return
 		}
 		rules, err := json.Marshal(map[string]any{

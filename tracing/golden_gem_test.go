@@ -12,27 +12,27 @@ import (
 	"unicode/utf8"
 )
 
-// gem does what the Ruby gem aws-xray 0.39.0 does with a case. With rules it does what is
-// documented as a difference instead, each at its place: differs says so, by the name that
-// the difference has in docs/aws-xray.md. So a rule holds for any input.
+// gem simulates the Ruby gem aws-xray 0.39.0 for a case. With rules, it follows the
+// documented differences instead: differs is called with the name of a difference in
+// docs/aws-xray.md wherever that difference applies. A rule therefore holds for any input.
 type gem struct {
 	c       *goldenCase
 	rules   bool
 	applied map[string]bool
 
 	config  gemConfig
-	context *gemContext // of the thread; nil for none
-	bare    gemContext  // what is said outside of any context
+	context *gemContext // the context of the thread; nil if none
+	bare    gemContext  // the data outside of any context
 	ids     int
 
 	documents []any
 	log       []any
 	wire      []any
 	called    bool
-	socket    bool // documents are written where they end, so that errors reach the application
+	socket    bool // documents are written when they end, so that errors reach the application
 }
 
-// gemOutput returns what the gem does with a case, and which rules changed it.
+// gemOutput returns the gem's output for a case, and the rules that changed it.
 func gemOutput(c *goldenCase, rules bool) (output map[string]any, applied []string) {
 	g := &gem{c: c, rules: rules, applied: map[string]bool{}, socket: true}
 	run := map[string]func() map[string]any{
@@ -44,7 +44,8 @@ func gemOutput(c *goldenCase, rules bool) (output map[string]any, applied []stri
 	return run(), slices.Sorted(maps.Keys(g.applied))
 }
 
-// differs reports whether the rule holds. It is asked where the rule changes something.
+// differs reports whether the rule is applied. It is called where the rule changes the
+// result.
 func (g *gem) differs(rule string) bool {
 	if g.rules {
 		g.applied[rule] = true
@@ -58,12 +59,12 @@ func (g *gem) newRoot() string { g.ids++; return fmt.Sprintf("<root:%d>", g.ids)
 // rubyError is a Ruby exception.
 type rubyError struct {
 	message string
-	frames  any // of its stack
+	frames  any // its stack
 }
 
 func raise(message string) { panic(&rubyError{message, "<below-cap>"}) }
 
-// rescue runs f, and returns what it raised.
+// rescue runs f, and returns the exception that it raised.
 func rescue(f func()) (raised *rubyError) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -83,7 +84,7 @@ func rescue(f func()) (raised *rubyError) {
 // pair is a field of a trace header.
 type pair struct{ key, value string }
 
-// parse reads a trace header.
+// parse parses a trace header.
 func (g *gem) parse(s string) []pair {
 	var pairs []pair
 	fields := strings.Split(strings.ReplaceAll(s, " ", ""), ";")
@@ -111,12 +112,13 @@ func (g *gem) parse(s string) []pair {
 	return pairs
 }
 
-// isField reports whether a field of a header has no meaning.
+// isField reports whether a field of a header has no meaning in this package.
 func isField(key string) bool { return key != "Root" && key != "Parent" && key != "Sampled" }
 
 var printable = regexp.MustCompile(`^[ -~]*$`)
 
-// allowedFields reports whether added may be sent, and the fields with it are few enough.
+// allowedFields reports whether added may be sent, and whether there is room for it beside
+// fields.
 func allowedFields(all []pair, added pair) bool {
 	fields, size := 0, 0
 	for _, p := range all {
@@ -128,18 +130,18 @@ func allowedFields(all []pair, added pair) bool {
 	return printable.MatchString(added.key+added.value) && fields <= 32 && size <= 1024
 }
 
-// gemTrace is what a trace header says.
+// gemTrace is the content of a trace header.
 type gemTrace struct {
 	root      string
 	parent    *string
 	sampled   bool
 	rest      []pair
-	undecided bool // sampled was drawn by lot, at a rate between 0 and 1
+	undecided bool // sampled was decided at random, at a rate between 0 and 1
 }
 
 var legalRoot, legalParent = regexp.MustCompile(`^1-[0-9A-Fa-f]{8}-[0-9A-Fa-f]{24}$`), regexp.MustCompile(`^[0-9A-Fa-f]{16}$`)
 
-// readTrace makes a trace of a header.
+// readTrace makes a trace from a header.
 func (g *gem) readTrace(header string, rate float64) gemTrace {
 	t := g.generate(rate)
 	generated := t.root
@@ -171,7 +173,7 @@ func (g *gem) readTrace(header string, rate float64) gemTrace {
 	return t
 }
 
-// matches reports whether all of s matches: not only its first line.
+// matches reports whether all of s matches, not only its first line.
 func matches(re *regexp.Regexp, s string) bool { return re.FindString(s) == s && s != "" }
 
 func (g *gem) generate(rate float64) gemTrace {
@@ -180,7 +182,7 @@ func (g *gem) generate(rate float64) gemTrace {
 	return t
 }
 
-// draw decides at a rate, if it does not take a lot.
+// draw decides at a rate. undecided reports that the decision is random.
 func draw(rate float64) (sampled, undecided bool) { return rate >= 1, rate > 0 && rate < 1 }
 
 func (t gemTrace) String() string {
@@ -202,7 +204,7 @@ func fieldsOfPairs(pairs []pair) []Field {
 	return fields
 }
 
-// child is the trace as a callee gets it.
+// child returns the trace as a callee receives it.
 func (g *gem) child(t gemTrace, parent string) gemTrace {
 	var rest []pair
 	if sent := slices.DeleteFunc(slices.Clone(t.rest), func(p pair) bool { return p.key == "Self" }); len(sent) != 0 && g.differs("fields-go-on") {
@@ -237,12 +239,12 @@ func (g *gem) header() map[string]any {
 
 // Annotations.
 
-// rubyText stands for a text that only Ruby writes.
+// rubyText stands for a text that only Ruby can write.
 func rubyText() any { return map[string]any{"<ruby>": true} }
 
 var illegalInKeys = regexp.MustCompile(`[^A-Za-z0-9_]+`)
 
-// normalise makes an annotation legal. One that is left out is not ok.
+// normalise returns the legal form of an annotation. ok is false if it is dropped.
 func (g *gem) normalise(key, v any) (k string, val any, ok bool) {
 	k = illegalInKeys.ReplaceAllString(strings.ReplaceAll(text(key), "-", "_"), "")
 	if len(k) > 500 && g.differs("legal-annotations") {
@@ -277,7 +279,7 @@ func (g *gem) annotationText(s string) string {
 	return s
 }
 
-// utf8 leaves out bytes that are not UTF-8.
+// utf8 removes bytes that are not UTF-8.
 func (g *gem) utf8(s string) string {
 	if !utf8.ValidString(s) && g.differs("legal-values") {
 		return strings.ToValidUTF8(s, "")
@@ -305,7 +307,7 @@ func (g *gem) annotation() map[string]any {
 	return map[string]any{"pairs": pairs, "json": m}
 }
 
-// writable reports whether Ruby writes v as JSON.
+// writable reports whether Ruby can write v as JSON.
 func writable(v any) bool {
 	switch v := v.(type) {
 	case float64:
@@ -351,10 +353,10 @@ func (g *gem) env() map[string]any {
 	return out
 }
 
-// emptyMatters are the variables that mean something to the gem when they are empty.
+// emptyMatters are the variables that have a meaning in the gem when they are empty.
 var emptyMatters = map[string]bool{"AWS_XRAY_NAME": true, "AWS_XRAY_SAMPLING_RATE": true}
 
-// location is where documents are sent.
+// location is the address to which documents are sent.
 func (g *gem) location(v *string) any {
 	if v == nil || *v == "" {
 		if g.differs("daemon-by-default") {
@@ -384,7 +386,7 @@ func (g *gem) location(v *string) any {
 
 var hostPortForm = regexp.MustCompile(`^(?:\[([^\]/\s]+)\]|([^:/\s\[\]]+)):([1-9][0-9]{0,4})$`)
 
-// hostPort reads host:port, as package net does.
+// hostPort parses host:port, as package net does.
 func hostPort(s string) (host, port string, ok bool) {
 	m := hostPortForm.FindStringSubmatch(s)
 	if m == nil || strings.ContainsAny(s, "\n") {
@@ -442,7 +444,7 @@ func (g *gem) rate(v *string) any {
 	return ruby
 }
 
-// sdkVariables are those that the gem does not read.
+// sdkVariables reads the variables that the gem does not read.
 func (g *gem) sdkVariables(get func(string) *string, out map[string]any) {
 	if v := get("AWS_XRAY_TRACING_NAME"); v != nil && *v != "" && g.differs("sdk-variables") {
 		out["name"] = *v
@@ -483,8 +485,8 @@ func (g *gem) sampling() map[string]any {
 	return map[string]any{"fraction_within_0_02_of_rate": math.Abs(p-rate) <= 0.02, "all": p == 1, "none": p == 0}
 }
 
-// legalRate reports whether a rate is one of ours, where -1 is NeverSample.
-func legalRate(rate float64) bool { return rate == NeverSample || (rate >= 0 && rate <= 1) }
+// legalRate reports whether a rate is legal in this package, where -1 is Never.
+func legalRate(rate float64) bool { return rate == Never || (rate >= 0 && rate <= 1) }
 
 // samplingShare is the probability with which a case is sampled.
 func (g *gem) samplingShare() float64 {
@@ -499,7 +501,7 @@ func (g *gem) samplingShare() float64 {
 	return 0
 }
 
-// byChance are the outputs of a sampling case that chance decides.
+// byChance returns the outputs of a sampling case that depend on chance.
 func byChance(c *goldenCase) []string {
 	var all []string
 	for _, rules := range []bool{false, true} {
@@ -563,7 +565,7 @@ func (g *gem) configure() {
 	}
 }
 
-// checkConfig raises what New finds wrong.
+// checkConfig raises the errors that New returns.
 func (g *gem) checkConfig() {
 	bad := g.config.name == nil || *g.config.name == "" || !legalRate(g.config.rate)
 	for _, p := range append(list(g.c.Config["excluded_paths"]), list(g.c.Input["excluded_paths"])...) {
@@ -585,13 +587,13 @@ func (g *gem) checkConfig() {
 	}
 }
 
-// possiblePattern reports whether a pattern may match the path of a request.
+// possiblePattern reports whether a pattern can match the path of a request.
 func possiblePattern(p string) bool {
 	_, err := parsePattern(p)
 	return err == nil
 }
 
-// stringOf is a string, nil for none.
+// stringOf returns a string, nil for none.
 func stringOf(v any) *string {
 	if v == nil {
 		return nil
@@ -623,7 +625,7 @@ type gemSegment struct {
 	metadata       map[string]any
 	request        map[string]any
 	response       map[string]any
-	flags          []bool // error, throttle, fault; nil if nothing was said
+	flags          []bool // error, throttle, fault; nil if none was set
 	exception      map[string]any
 	sql            map[string]any
 	finished       bool
@@ -636,7 +638,7 @@ type gemContext struct {
 	name     string
 	trace    gemTrace
 	base     *gemSegment
-	inner    *gemSegment // what was begun last, and has not ended
+	inner    *gemSegment // the segment that began last and has not ended
 	disabled []string
 	pending  *pending
 }
@@ -654,7 +656,7 @@ func (g *gem) newSegment(name string, t gemTrace) *gemSegment {
 	}
 }
 
-// within runs f in a context, in place of the thread's own.
+// within runs f in a context instead of the thread's own.
 func (g *gem) within(c *gemContext, f func()) {
 	outer := g.context
 	defer func() {
@@ -709,7 +711,7 @@ func (g *gem) finishing(c *gemContext, s *gemSegment, f func()) {
 	}
 }
 
-// subsegment begins a subsegment, if there is a context.
+// subsegment begins a subsegment if there is a context.
 func (g *gem) subsegment(name string, remote bool, f func(*gemSegment)) {
 	c := g.context
 	if c == nil {
@@ -742,7 +744,7 @@ func (g *gem) takeName(name string) string {
 	return name
 }
 
-// ended reports whether a segment takes nothing any more.
+// ended reports whether a segment accepts no more data.
 func (s *gemSegment) ended(g *gem) bool { return s.finished && g.differs("finish-sends") }
 
 // fail records an exception.
@@ -764,7 +766,7 @@ func stackOfGem(frames any) map[string]any {
 	return map[string]any{"<stack>": map[string]any{"frames": frames, "line_type": "String"}}
 }
 
-// respond records a response, and judges its status.
+// respond records a response, and sets flags by its status.
 func (s *gemSegment) respond(g *gem, status, length any, judge, remote bool) {
 	if s.ended(g) {
 		return
@@ -836,7 +838,7 @@ func (g *gem) withMetadata(into map[string]any, values object) map[string]any {
 	return into
 }
 
-// metadataValue is a value as it stands in the document.
+// metadataValue returns a value as the document contains it.
 func (g *gem) metadataValue(v any) any {
 	switch v := v.(type) {
 	case float64:
@@ -859,7 +861,7 @@ func (g *gem) metadataValue(v any) any {
 	return v
 }
 
-// deeplyWritable is writable, but for texts, which encoding/json mends.
+// deeplyWritable is writable, except for texts, which encoding/json repairs.
 func deeplyWritable(v any) bool {
 	switch v := v.(type) {
 	case float64:
@@ -892,7 +894,7 @@ func (g *gem) send(s *gemSegment) {
 	g.documents = append(g.documents, d)
 }
 
-// document is the document of a segment.
+// document returns the document of a segment.
 func (g *gem) document(s *gemSegment) map[string]any {
 	d := map[string]any{
 		"name": g.legalName(s), "id": s.id, "trace_id": s.root, "start_time": "<time>", "end_time": "<time>",
@@ -943,7 +945,7 @@ func (g *gem) exceptionOf(s *gemSegment) map[string]any {
 
 var illegalInNames = regexp.MustCompile(`[^\p{L}\p{N}\s_.:/%&#=+\-@]`)
 
-// legalName is the name of a segment.
+// legalName returns the name of a segment.
 func (g *gem) legalName(s *gemSegment) string {
 	name := s.name
 	if name == "" && g.differs("legal-names") {
@@ -965,7 +967,7 @@ func (g *gem) bound(s string, n int) string {
 	return s
 }
 
-// requestOf is what a document says of a request.
+// requestOf returns the request part of a document.
 func (g *gem) requestOf(s *gemSegment) map[string]any {
 	r := map[string]any{}
 	for key, v := range s.request {
@@ -982,7 +984,7 @@ func (g *gem) requestOf(s *gemSegment) map[string]any {
 	return r
 }
 
-// responseOf is what a document says of a response.
+// responseOf returns the response part of a document.
 func (g *gem) responseOf(s *gemSegment) map[string]any {
 	status, length := s.response["status"], s.response["length"]
 	r := map[string]any{"status": status}
@@ -1004,7 +1006,7 @@ func (g *gem) responseOf(s *gemSegment) map[string]any {
 	return r
 }
 
-// responseHeaders are the headers of an application's response that are of interest.
+// responseHeaders returns the headers of an application's response that are compared.
 func (g *gem) responseHeaders(headers map[string]any) (shown map[string]any, length any) {
 	shown = map[string]any{}
 	length = headers["Content-Length"]

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// The operations of trace, rack and udp cases, as the gem carries them out.
+// The operations of trace, rack and udp cases, as the gem executes them.
 
 func (g *gem) trace() map[string]any {
 	e := rescue(func() {
@@ -23,7 +23,7 @@ func (g *gem) trace() map[string]any {
 	return g.output(e)
 }
 
-// incomingTrace is the trace of a header, a new one for none.
+// incomingTrace returns the trace of a header, or a new one if there is none.
 func (g *gem) incomingTrace(header any) gemTrace {
 	if header == nil {
 		return g.generate(g.config.rate)
@@ -31,7 +31,7 @@ func (g *gem) incomingTrace(header any) gemTrace {
 	return g.readTrace(text(value(header)), g.config.rate)
 }
 
-// output is what happened.
+// output returns the output of the case.
 func (g *gem) output(e *rubyError) map[string]any {
 	out := map[string]any{"documents": g.documents, "log": g.log}
 	if g.called {
@@ -116,7 +116,7 @@ func (g *gem) serve(app map[string]any, s *gemSegment) (status any, headers map[
 	return status, headers
 }
 
-// rackEnv is the environment of a case's request.
+// rackEnv returns the environment of a case's request.
 func rackEnv(c *goldenCase) rackRequestOf {
 	in := text(c.Input["url"])
 	if in == "" {
@@ -163,7 +163,7 @@ func rackEnv(c *goldenCase) rackRequestOf {
 	return rackRequestOf{env}
 }
 
-// excluded reports whether the request is passed on.
+// excluded reports whether the request is passed on without a trace.
 func (g *gem) excluded(r rackRequestOf) bool {
 	path := r.get("PATH_INFO")
 	is := g.excludes(path)
@@ -203,8 +203,8 @@ func (g *gem) recordRack(s *gemSegment, r rackRequestOf) {
 	}
 }
 
-// encoded is a header's value as the gem writes it: it goes by what the string is said
-// to be.
+// encoded returns the value of a header as the gem writes it, which depends on the encoding
+// of the string.
 func (g *gem) encoded(name, s string) string {
 	headers, _ := g.c.Input["headers"].(map[string]any)
 	given, _ := headers[name].(map[string]any)
@@ -224,7 +224,7 @@ func (g *gem) encoded(name, s string) string {
 	return ascii
 }
 
-// rackURL is the URL of a request.
+// rackURL returns the URL of a request.
 func (g *gem) rackURL(r rackRequestOf) string {
 	bare, parsed := rubyURI(r.url())
 	host := r.get("HTTP_HOST")
@@ -251,7 +251,7 @@ func (g *gem) rackURL(r rackRequestOf) string {
 	return bare
 }
 
-// run carries out operations, on the segment s.
+// run executes operations on the segment s.
 func (g *gem) run(ops []any, s *gemSegment) {
 	for _, op := range ops {
 		g.step(op.(map[string]any), s)
@@ -310,7 +310,7 @@ func (g *gem) step(op map[string]any, s *gemSegment) {
 	}
 }
 
-// deepFrames is how many frames a stack has.
+// deepFrames is the number of frames of a deep stack.
 func deepFrames(depth int) any {
 	if depth >= 250 {
 		return 250
@@ -318,7 +318,7 @@ func deepFrames(depth int) any {
 	return "<below-cap>"
 }
 
-// change carries out an operation on a segment.
+// change executes an operation on a segment.
 func (g *gem) change(op map[string]any, s *gemSegment) {
 	if s == nil {
 		if !g.differs("nil-segment") {
@@ -363,7 +363,7 @@ func (g *gem) change(op map[string]any, s *gemSegment) {
 	}
 }
 
-// requestGiven is a request that was set by hand.
+// requestGiven returns a request that was set by hand.
 func (g *gem) requestGiven(op map[string]any, s *gemSegment) map[string]any {
 	given, _ := op["request"].(map[string]any)
 	r := map[string]any{}
@@ -392,7 +392,7 @@ var (
 	userOfURL  = regexp.MustCompile(`^(([^:/]+:)?//)[^/]*@`)
 )
 
-// bareURL is a URL without query.
+// bareURL returns a URL without query.
 func (g *gem) bareURL(u string) string {
 	bare, _ := rubyURI(u)
 	if here := userOfURL.ReplaceAllString(queryOfURL.ReplaceAllString(u, ""), "$1"); here != bare && g.differs("urls") {
@@ -420,7 +420,7 @@ func (g *gem) sqlGiven(q map[string]any) map[string]any {
 
 // Context.
 
-// copied is a copy of the context, for another thread.
+// copied returns a copy of the context for another thread.
 func (g *gem) copied() *gemContext {
 	c := g.context
 	if c == nil {
@@ -432,7 +432,7 @@ func (g *gem) copied() *gemContext {
 	return &gemContext{name: c.name, trace: c.trace, base: c.base, inner: c.inner}
 }
 
-// thread runs a thread: with a copy of the context, or with none.
+// thread runs a thread, with a copy of the context or without a context.
 func (g *gem) thread(isCopy bool, with, without func()) {
 	var c *gemContext
 	f := without
@@ -535,7 +535,7 @@ func (g *gem) call(op map[string]any) any {
 		if unsendable {
 			raise("header field value cannot include CR/LF")
 		}
-		g.disable("net_http", func() { g.send1(op, server, &header) }) // the hook must not see it again
+		g.disable("net_http", func() { g.send1(op, server, &header) }) // the hook must not record it twice
 		if host := headerOf(op, "Host"); host != nil && (failing || g.hidden(op, server)) && g.differs("url-of-the-unanswered") {
 			s.request["url"] = "http://" + *host + g.escaped(path, legal)
 		}
@@ -550,9 +550,9 @@ func (g *gem) call(op map[string]any) any {
 	return statusOf(server)
 }
 
-// skipped reports whether a call is not traced though there is a context.
+// skipped reports whether a call is not traced although there is a context.
 func (g *gem) skipped(faraday bool) bool {
-	if faraday { // it does not look
+	if faraday { // Faraday does not check
 		return len(g.context.disabled) != 0 && g.differs("disable-without-ids")
 	}
 	return g.isDisabled("net_http")
@@ -565,7 +565,7 @@ func opPath(op map[string]any) string {
 	return "/"
 }
 
-// escaped is a path as it stands in a document.
+// escaped returns a path as the document contains it.
 func (g *gem) escaped(path string, legal bool) string {
 	if legal {
 		return path
@@ -584,7 +584,7 @@ func methodOf(op map[string]any) string {
 	return "GET"
 }
 
-// headerOf is a header of a call, nil for none.
+// headerOf returns a header of a call, nil for none.
 func headerOf(op map[string]any, name string) *string {
 	headers, _ := op["headers"].(map[string]any)
 	for key, v := range headers {
@@ -605,7 +605,7 @@ func agentOf(op map[string]any, faraday bool) string {
 	return "Ruby"
 }
 
-// nameOf is the name of a call's subsegment.
+// nameOf returns the name of a call's subsegment.
 func (g *gem) nameOf(op map[string]any, faraday bool) string {
 	given := headerOf(op, NameHeader)
 	if faraday {
@@ -653,7 +653,7 @@ func (g *gem) send1(op, server map[string]any, trace *string) {
 	g.wire = append(g.wire, map[string]any{"request_line": methodOf(op) + " " + path + " HTTP/1.1", "headers": headers})
 }
 
-// fail raises what the call came to, if it failed.
+// fail raises the error of the call, if it failed.
 func (g *gem) fail(op, server map[string]any, s *gemSegment) {
 	const closed = "upstream_reset_before_response_started{connection_termination}"
 	notes, failing := map[string][2]string{
@@ -675,7 +675,7 @@ func (g *gem) fail(op, server map[string]any, s *gemSegment) {
 	raise("failed")
 }
 
-// hidden reports whether a middleware inside makes an error of the response.
+// hidden reports whether a middleware inside converts the response to an error.
 func (g *gem) hidden(op, server map[string]any) bool {
 	n := statusOf(server)
 	return op["raise_error"] == "inner" && n >= 400 && n < 600
@@ -694,7 +694,7 @@ func statusOf(server map[string]any) int {
 	return 200
 }
 
-// lengthOf is the Content-Length of a server's response.
+// lengthOf returns the Content-Length of a server's response.
 func lengthOf(server map[string]any) any {
 	headers, given := server["headers"].(map[string]any)
 	if !given {
@@ -796,7 +796,7 @@ func (g *gem) deliver(out map[string]any, client string, stopped bool, size int)
 	}
 }
 
-// sizeOf is about as many bytes as the packet has.
+// sizeOf returns the approximate size of the packet in bytes.
 func sizeOf(d any) int { return len(mustJSON(d)) + 150 }
 
 func ascii(d any) bool {

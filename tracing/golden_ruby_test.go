@@ -9,9 +9,9 @@ import (
 	"strings"
 )
 
-// What Ruby, Rack 2.2.22 and URI do, as far as the gem shows it.
+// The parts of Ruby, Rack 2.2.22 and URI on which the gem's output depends.
 
-// rubySplit is String#split: empty strings at the end are left out.
+// rubySplit is String#split: empty strings at the end are dropped.
 func rubySplit(s, sep string) []string {
 	parts := strings.Split(s, sep)
 	for len(parts) > 0 && parts[len(parts)-1] == "" {
@@ -20,7 +20,7 @@ func rubySplit(s, sep string) []string {
 	return parts
 }
 
-// rubyInteger is Integer(s): with prefixes, underscores and spaces around.
+// rubyInteger is Integer(s): prefixes, underscores and surrounding spaces are allowed.
 func rubyInteger(s string) (int64, error) {
 	return strconv.ParseInt(strings.TrimSpace(s), 0, 64)
 }
@@ -33,7 +33,7 @@ func rubyFloat(s string) (float64, error) {
 	if !rubyFloatForm.MatchString(s) || trimmed == "" || strings.HasPrefix(strings.TrimLeft(trimmed, "+-"), "e") {
 		return 0, fmt.Errorf("invalid value for Float(): %q", s)
 	}
-	if strings.Contains(trimmed, "0x") && !strings.Contains(trimmed, "p") { // Go wants one
+	if strings.Contains(trimmed, "0x") && !strings.Contains(trimmed, "p") { // Go requires an exponent
 		trimmed += "p0"
 	}
 	f, err := strconv.ParseFloat(strings.ReplaceAll(trimmed, "_", ""), 64)
@@ -63,8 +63,8 @@ func rubyToI(v any) int {
 	return 0
 }
 
-// rubyMatches reports whether Ruby's expression matches s. One that Go cannot read
-// matches nothing.
+// rubyMatches reports whether Ruby's regular expression matches s. An expression that Go
+// cannot compile matches nothing.
 func rubyMatches(expression, s string) bool {
 	expression = strings.NewReplacer(`\Z`, `\n?\z`, `\h`, `[0-9a-fA-F]`).Replace(expression)
 	re, err := regexp.Compile("(?m)" + expression)
@@ -79,8 +79,8 @@ const (
 
 var uriForm = regexp.MustCompile(`^(?:([A-Za-z][A-Za-z0-9+\-.]*):)?(?://(?:(` + userChar + `*)@)?(\[[0-9A-Fa-f:.]+\]|` + regName + `*)(?::([0-9]*))?)?((?:/|` + pchar + `)*)(?:\?([^#]*))?(?:#((?:[/?]|` + pchar + `)*))?$`)
 
-// rubyURI is URI.parse(s) without query and fragment, as text. One that cannot be parsed
-// is not ok.
+// rubyURI is URI.parse(s) without query and fragment, as text. ok is false if s cannot be
+// parsed.
 func rubyURI(s string) (bare string, ok bool) {
 	m := uriForm.FindStringSubmatch(s)
 	if m == nil || strings.Contains(s, "\n") {
@@ -104,12 +104,12 @@ func rubyURI(s string) (bare string, ok bool) {
 	return b.String() + path, true
 }
 
-// rackRequestOf is a request as Rack sees it.
+// rackRequestOf returns a request as Rack sees it.
 type rackRequestOf struct {
 	env map[string]string
 }
 
-// get returns a variable, "" for none.
+// get returns a variable, "" if it is not set.
 func (r rackRequestOf) get(name string) string { return r.env[name] }
 
 func (r rackRequestOf) scheme() string {
@@ -221,7 +221,7 @@ func (r rackRequestOf) ip() string {
 	return ""
 }
 
-// trustedHere reports whether an address is that of a trusted proxy by default.
+// trustedHere reports whether an address is a trusted proxy by default in this package.
 func trustedHere(s string) bool {
 	a, err := netip.ParseAddr(s)
 	if err != nil {
@@ -231,7 +231,8 @@ func trustedHere(s string) bool {
 	return a.IsLoopback() || a.IsPrivate()
 }
 
-// peerIP is the client's address by our rule: the last that is no trusted proxy.
+// peerIP returns the client's address by the rule of this package: the last that is not a
+// trusted proxy.
 func (r rackRequestOf) peerIP() string {
 	bare := func(s string) string {
 		s = strings.TrimSpace(s)

@@ -37,7 +37,7 @@ var goldenKinds = map[string]func(*testing.T, *goldenCase) map[string]any{
 	"udp":        runUDP,
 }
 
-// value makes of a case's value the one that is meant.
+// value converts a value of a case to the value that it describes.
 func value(v any) any {
 	switch v := v.(type) {
 	case json.Number:
@@ -98,7 +98,7 @@ func special(m map[string]any) any {
 	return out
 }
 
-// goldenConfig makes of a case's configuration one of ours.
+// goldenConfig converts the configuration of a case to a Config.
 func goldenConfig(c *goldenCase) Config {
 	cfg := Config{Name: "test-app"}
 	if name, ok := c.Config["name"]; ok {
@@ -107,7 +107,7 @@ func goldenConfig(c *goldenCase) Config {
 	cfg.Version = text(value(c.Config["version"]))
 	if rate, ok := c.Config["sampling_rate"]; ok {
 		if cfg.SamplingRate = number(value(rate)); cfg.SamplingRate == 0 {
-			cfg.SamplingRate = NeverSample
+			cfg.SamplingRate = Never
 		}
 	}
 	cfg.RecordCaller = c.Config["record_caller"] == true
@@ -132,7 +132,7 @@ func goldenConfig(c *goldenCase) Config {
 	return cfg
 }
 
-// addDefault adds metadata in the gem's one level.
+// addDefault adds metadata of the gem, which has one level.
 func addDefault(to map[string]map[string]any, key string, v any) {
 	values, ok := v.(map[string]any)
 	space := key
@@ -162,7 +162,7 @@ func runHeader(t *testing.T, c *goldenCase) map[string]any {
 		pairs[f.Key] = f.Value
 	}
 	out["pairs"] = pairs
-	for rate, key := range map[float64]string{NeverSample: "at_rate_0", 1: "at_rate_1"} {
+	for rate, key := range map[float64]string{Never: "at_rate_0", 1: "at_rate_1"} {
 		tracer, _ := newTestTracer(t, Config{SamplingRate: rate})
 		_, seg := tracer.Continue(t.Context(), "", parsed)
 		h := seg.Header()
@@ -193,8 +193,8 @@ func runAnnotation(_ *testing.T, c *goldenCase) map[string]any {
 	return map[string]any{"pairs": pairs, "json": body}
 }
 
-// hashOf is the Hash that pairs make in Ruby: of equal keys the last value counts, in the
-// place of the first.
+// hashOf is the Hash that Ruby makes from pairs: of equal keys the last value counts, at
+// the position of the first.
 func hashOf(pairs any) (hash [][]any) {
 	at := map[string]int{}
 	for _, p := range list(pairs) {
@@ -248,7 +248,7 @@ func runSampling(t *testing.T, c *goldenCase) map[string]any {
 	rate := number(value(c.Input["rate"]))
 	want := rate
 	if rate == 0 {
-		rate = NeverSample
+		rate = Never
 	}
 	tracer, err := newTracer(Config{Name: "x", SamplingRate: rate, Daemon: NoDaemon}, nil)
 	if err != nil {
@@ -279,7 +279,7 @@ type replay struct {
 	wire []any // guarded by mu
 }
 
-// boom is what a raise operation throws.
+// boom is the exception of a raise operation.
 type boom struct{ message string }
 
 func (b boom) Error() string { return b.message }
@@ -316,7 +316,7 @@ func (r *replay) traced() {
 
 type traceNameKey struct{}
 
-// withName keeps the name of a trace, after which Faraday names its calls.
+// withName keeps the name of a trace, from which Faraday derives the names of its calls.
 func (r *replay) withName(ctx context.Context, name string) context.Context {
 	if name == "" {
 		name = r.tracer.name
@@ -324,20 +324,20 @@ func (r *replay) withName(ctx context.Context, name string) context.Context {
 	return context.WithValue(ctx, traceNameKey{}, name)
 }
 
-// finish puts what happened into out.
+// finish adds the results to out.
 func (r *replay) finish(out map[string]any, sent *recorder) {
 	r.t.Helper()
 	out["log"], out["documents"] = r.log, []any{}
 	if r.wire != nil {
 		out["wire_requests"] = r.wire
 	}
-	sent.documents(r.t, r.tracer) // checks them
+	sent.documents(r.t, r.tracer) // validates them
 	for _, p := range sent.packets {
 		out["documents"] = append(out["documents"].([]any), exactDocument(r.t, p))
 	}
 }
 
-// exactDocument is a packet's document, with its numbers as they are written.
+// exactDocument returns the document of a packet, with the text of its numbers.
 func exactDocument(t *testing.T, p []byte) map[string]any {
 	t.Helper()
 	_, body, _ := bytes.Cut(p, []byte("\n"))
@@ -441,7 +441,7 @@ func (r *replay) op(ctx context.Context, op map[string]any) {
 	case "thread":
 		inner := context.Background()
 		if op["context"] == "copy" {
-			inner = Detach(ctx) // a copy has the name, too
+			inner = Detach(ctx) // a copy has the name too
 		}
 		r.elsewhere(inner, do)
 	case "fiber":
@@ -471,7 +471,7 @@ func (r *replay) elsewhere(ctx context.Context, do []any) {
 	}
 }
 
-// addGolden adds metadata in the gem's one level.
+// addGolden adds metadata of the gem, which has one level.
 func addGolden(seg *Segment, key string, v any) {
 	values, ok := v.(map[string]any)
 	if !ok {
@@ -518,7 +518,7 @@ func (r *replay) http(ctx context.Context, op map[string]any) {
 			req.Header.Del("Host")
 		}
 	}
-	if name == "faraday" { // it writes queries itself
+	if name == "faraday" { // Faraday writes queries itself
 		req.URL.RawQuery = req.URL.Query().Encode()
 	}
 	var rt http.RoundTripper = base
@@ -557,7 +557,8 @@ func (r *replay) http(ctx context.Context, op map[string]any) {
 	}
 }
 
-// upstreamName is what the gem's hooks call a server, but for the naming header.
+// upstreamName is the name that the gem's hooks use for a server, without the naming
+// header.
 func upstreamName(ctx context.Context, op map[string]any, req *http.Request) string {
 	switch {
 	case op["op"] == "faraday" && text(value(op["name"])) != "":
@@ -571,7 +572,7 @@ func upstreamName(ctx context.Context, op map[string]any, req *http.Request) str
 	return req.URL.Hostname()
 }
 
-// serve starts a server as the case wants it. It answers as the recorder's does, not as
+// serve starts the server of a case. It responds as the recorder's server does, not as
 // net/http would.
 func (r *replay) serve(spec map[string]any) (url string, stop func()) {
 	if r.wire == nil {
@@ -596,15 +597,15 @@ func (r *replay) serve(spec map[string]any) (url string, stop func()) {
 			}
 			done.Go(func() {
 				defer conn.Close()
-				r.answer(conn, spec, quit)
+				r.respond(conn, spec, quit)
 			})
 		}
 	})
 	return url, func() { close(quit); l.Close(); done.Wait() }
 }
 
-// answer serves one request.
-func (r *replay) answer(conn net.Conn, spec map[string]any, quit chan struct{}) {
+// respond serves one request.
+func (r *replay) respond(conn net.Conn, spec map[string]any, quit chan struct{}) {
 	req, err := http.ReadRequest(bufio.NewReader(conn))
 	if err != nil {
 		return
@@ -683,7 +684,7 @@ func runRack(t *testing.T, c *goldenCase) map[string]any {
 	return out
 }
 
-// envSeen is what the application sees of the trace header, in Rack's names.
+// envSeen returns the trace header that the application sees, under Rack's names.
 func envSeen(req *http.Request) map[string]any {
 	env := map[string]any{}
 	if v := req.Header.Values(HeaderName); len(v) != 0 {
@@ -695,7 +696,8 @@ func envSeen(req *http.Request) map[string]any {
 	return env
 }
 
-// rackRequest is the request that a Rack server would have made the environment of.
+// rackRequest returns the request from which a Rack server would have made the environment
+// of the case.
 func rackRequest(c *goldenCase) *http.Request {
 	r := rackEnv(c)
 	req := httptest.NewRequest(r.get("REQUEST_METHOD"), "/", nil)
@@ -730,7 +732,7 @@ func rackRequest(c *goldenCase) *http.Request {
 func runUDP(t *testing.T, c *goldenCase) map[string]any {
 	t.Helper()
 	var mu sync.Mutex
-	var told bool
+	var reported bool
 	cfg := goldenConfig(c)
 	if name, ok := c.Input["name"]; ok {
 		cfg.Name = text(value(name))
@@ -738,7 +740,7 @@ func runUDP(t *testing.T, c *goldenCase) map[string]any {
 	cfg.OnError = func(error) {
 		mu.Lock()
 		defer mu.Unlock()
-		told = true
+		reported = true
 		if c.Input["handler_raises"] == true {
 			panic("boom")
 		}
@@ -784,10 +786,10 @@ func runUDP(t *testing.T, c *goldenCase) map[string]any {
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	out["packets"], out["told"], out["dropped"], out["cut"] = len(packets), told, stats.QueueFull != 0, stats.Cut != 0
+	out["packets"], out["reported"], out["dropped"], out["cut"] = len(packets), reported, stats.QueueFull != 0, stats.Cut != 0
 	if len(packets) != 0 && c.Input["omit_packet"] == nil && stats.Cut == 0 && stats.QueueFull == 0 {
 		p := packets[0]
-		parsePacket(t, p) // checks it
+		parsePacket(t, p) // validates it
 		head, _, _ := bytes.Cut(p, []byte("\n"))
 		out["first_packet"] = map[string]any{
 			"lines": bytes.Count(p, []byte("\n")) + 1, "header_line": string(head), "ends_with_newline": bytes.HasSuffix(p, []byte("\n")),
@@ -797,12 +799,12 @@ func runUDP(t *testing.T, c *goldenCase) map[string]any {
 	return out
 }
 
-// sender is a daemon of a case.
+// sender is the daemon of a case.
 type sender struct {
 	sent    recorder
 	client  string
 	stopped bool // the gem has no worker
-	held    bool // and here nothing is sent before all has ended
+	held    bool // nothing is sent here until all segments have ended
 	asked   chan struct{}
 	release chan struct{}
 }
@@ -829,7 +831,7 @@ func (s *sender) dial(ctx context.Context, address string) (io.WriteCloser, erro
 	return s.sent.dial(ctx, address)
 }
 
-// drain waits until the queue is empty. The gem's callers wait for room in it.
+// drain waits until the queue is empty, because the gem's callers wait for room in it.
 func (s *sender) drain(t *testing.T, tracer *Tracer) {
 	t.Helper()
 	if s.held {
@@ -840,8 +842,8 @@ func (s *sender) drain(t *testing.T, tracer *Tracer) {
 	}
 }
 
-// hold has the tracer's goroutine wait with a document of its own, where the gem has no
-// worker: so what comes after it stays in the queue.
+// hold blocks the tracer's goroutine with another document if the gem has no worker, so
+// that later documents stay in the queue.
 func (s *sender) hold(t *testing.T, tracer *Tracer) {
 	t.Helper()
 	if s.held = s.stopped && (s.client == "" || s.client == "udp"); s.held {

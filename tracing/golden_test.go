@@ -30,7 +30,7 @@ type goldenCase struct {
 
 func (c *goldenCase) name() string { return c.group + "/" + c.ID }
 
-// UnmarshalJSON keeps numbers as they are, and the order of what is merged in it.
+// UnmarshalJSON keeps the text of numbers, and the order of objects that are merged.
 func (c *goldenCase) UnmarshalJSON(text []byte) error {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.UseNumber()
@@ -56,7 +56,7 @@ type member struct {
 	value any
 }
 
-// decode reads a value, that of key.
+// decode decodes the value of key.
 func decode(d *json.Decoder, key string) (any, error) {
 	token, err := d.Token()
 	if err != nil {
@@ -106,11 +106,12 @@ func (o object) asMap() map[string]any {
 
 var showRules = flag.Bool("rules", false, "TestGolden lists which cases need which rule")
 
-// TestGolden replays what the Ruby gem aws-xray 0.39.0 did (testdata/golden/README.md),
-// or, with PILLION_GOLDEN_XRAY, another directory of such cases. Each case must come out
-// the same, but for ids, times, ports, paths and Ruby's own words, or differ by the rules
-// in docs/aws-xray.md: then the gem of golden_gem_test.go must do what was recorded, and
-// with the rules what is done here.
+// TestGolden replays recordings of the Ruby gem aws-xray 0.39.0
+// (testdata/golden/README.md), or, with PILLION_GOLDEN_XRAY, another directory of such
+// cases. The result of each case must be equal, except for ids, times, ports, paths and
+// Ruby's own texts, or differ by the rules in docs/aws-xray.md. In that case the gem of
+// golden_gem_test.go must have the recorded result without the rules, and this package's
+// result with them.
 func TestGolden(t *testing.T) {
 	dir := os.Getenv("PILLION_GOLDEN_XRAY")
 	if dir == "" {
@@ -119,8 +120,8 @@ func TestGolden(t *testing.T) {
 	replayGolden(t, "aws-xray", dir)
 }
 
-// TestGoldenRandom replays recordings of random inputs, which are there for the rules:
-// each must hold for more than the cases that someone thought of.
+// TestGoldenRandom replays recordings of random inputs. They verify the rules beyond the
+// cases that were written by hand.
 func TestGoldenRandom(t *testing.T) {
 	replayGolden(t, "aws-xray-random", filepath.Join("testdata", "golden-random"))
 }
@@ -130,7 +131,7 @@ func replayGolden(t *testing.T, name, dir string) {
 	cases := readGolden(t, dir)
 	var same, differ, failing int
 	used := map[string][]string{}
-	captureLogs(t) // of handlers that panic
+	captureLogs(t) // handlers panic
 	for _, c := range cases {
 		failed := !t.Run(c.name(), func(t *testing.T) {
 			applied := replayCase(t, c)
@@ -155,8 +156,8 @@ func replayGolden(t *testing.T, name, dir string) {
 	t.Logf("golden %s: %d cases, %d same, %d documented differences, %d not yet, %d failing", name, len(cases), same, differ, 0, failing)
 }
 
-// replayCase replays a case, and returns the rules by which it differs, none if it comes
-// out the same. It ends the test if the case fails.
+// replayCase replays a case, and returns the rules by which it differs, or none if the
+// result is equal. It ends the test if the case fails.
 func replayCase(t *testing.T, c *goldenCase) (applied []string) {
 	t.Helper()
 	run := goldenKinds[c.Kind]
@@ -170,19 +171,19 @@ func replayCase(t *testing.T, c *goldenCase) (applied []string) {
 	expected, applied := gemOutput(c, true)
 	diff := cmp.Diff(canonical(c, expected), got)
 	if asRecorded := gemDiff(c, recorded); asRecorded != "" || diff != "" || len(applied) == 0 {
-		t.Fatalf("rules %v; %s\nwhat the gem did (-as golden_gem_test.go has it +recorded):\n%s\nwhat is done here (-by the rules +here):\n%s",
+		t.Fatalf("rules %v; %s\nthe gem (-golden_gem_test.go +recorded):\n%s\nthis package (-by the rules +here):\n%s",
 			applied, c.Note, asRecorded, diff)
 	}
 	return applied
 }
 
-// gemDiff compares what golden_gem_test.go has the gem do with what it did.
+// gemDiff compares the result of golden_gem_test.go with the recorded one.
 func gemDiff(c *goldenCase, recorded map[string]any) string {
 	output, _ := gemOutput(c, false)
 	return cmp.Diff(fillRuby(canonical(c, output), recorded), any(recorded))
 }
 
-// fillRuby puts what was recorded in the place of texts that only Ruby writes.
+// fillRuby replaces texts that only Ruby can write with the recorded ones.
 func fillRuby(v, recorded any) any {
 	switch v := v.(type) {
 	case map[string]any:
@@ -202,19 +203,20 @@ func fillRuby(v, recorded any) any {
 	return v
 }
 
-// TestGem has golden_gem_test.go do what the gem did, also where no rule is needed.
+// TestGem checks that golden_gem_test.go has the gem's result, including cases without a
+// rule.
 func TestGem(t *testing.T) {
 	for _, dir := range []string{"golden", "golden-random"} {
 		for _, c := range readGolden(t, filepath.Join("testdata", dir)) {
 			if diff := gemDiff(c, canonical(c, c.Output)); diff != "" {
-				t.Errorf("%s (-as golden_gem_test.go has it +recorded):\n%s", c.name(), diff)
+				t.Errorf("%s (-golden_gem_test.go +recorded):\n%s", c.name(), diff)
 			}
 		}
 	}
 }
 
-// TestRulesAreDocumented has each rule stand in the documentation, and the other way
-// round, and be needed by a recording.
+// TestRulesAreDocumented checks that the rules in the documentation are exactly those that
+// a recording needs.
 func TestRulesAreDocumented(t *testing.T) {
 	page, err := os.ReadFile(filepath.Join("..", "docs", "aws-xray.md"))
 	if err != nil {
@@ -241,7 +243,7 @@ func TestRulesAreDocumented(t *testing.T) {
 	}
 }
 
-// readGolden reads all cases of a directory. No case at all is a failure.
+// readGolden reads all cases of a directory. An empty directory is a failure.
 func readGolden(t *testing.T, dir string) []*goldenCase {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
@@ -284,8 +286,8 @@ func mustJSON(v any) string {
 	return string(text)
 }
 
-// canonical takes out of an output what can never be equal, and numbers ids in the
-// order in which they appear.
+// canonical removes from an output the parts that can never be equal, and numbers ids in
+// the order in which they appear.
 func canonical(c *goldenCase, output map[string]any) map[string]any {
 	var out map[string]any
 	d := json.NewDecoder(strings.NewReader(mustJSON(output)))
@@ -306,7 +308,7 @@ func canonical(c *goldenCase, output map[string]any) map[string]any {
 	}
 	for _, key := range []string{"first_packet", "wire_requests", "log", "response", "env_seen_by_app", "at_rate_0", "at_rate_1"} {
 		if v, ok := out[key]; ok {
-			if c.Kind == "header" { // the gem was run anew for each
+			if c.Kind == "header" { // the gem was started again for each
 				n.known, n.ids, n.roots = map[string]string{}, 0, 0
 			}
 			out[key] = n.texts(v)
@@ -315,7 +317,7 @@ func canonical(c *goldenCase, output map[string]any) map[string]any {
 	return numbers(out).(map[string]any)
 }
 
-// numbers writes equal numbers alike: 1.0 as 1.
+// numbers writes equal numbers in the same way: 1.0 as 1.
 func numbers(v any) any {
 	switch v := v.(type) {
 	case json.Number:
@@ -335,10 +337,10 @@ func numbers(v any) any {
 }
 
 // nearLimit marks the message of an exception whose stack is about as long as the limit:
-// it depends on what is around the application.
+// the result depends on the frames around the application.
 const nearLimit = "near the limit: "
 
-// messagesOf are the messages that a case raises.
+// messagesOf returns the messages that a case raises.
 func messagesOf(v any) map[string]bool {
 	all := map[string]bool{}
 	switch v := v.(type) {
@@ -360,11 +362,11 @@ func messagesOf(v any) map[string]bool {
 	return all
 }
 
-// tidy takes out what only one of the two can have.
+// tidy removes the parts that only one of the two outputs can have.
 func tidy(c *goldenCase, out map[string]any) {
 	for _, key := range []string{
-		"schema", "end_not_before_start", "daemon_headers", "started_after", // of the recorder
-		"worker", "record_caller", "solr_hook_name", // no variable sets them
+		"schema", "end_not_before_start", "daemon_headers", "started_after", // from the recorder
+		"worker", "record_caller", "solr_hook_name", // not set by variables
 	} {
 		delete(out, key)
 	}
@@ -373,7 +375,7 @@ func tidy(c *goldenCase, out map[string]any) {
 		out["raised"] = true
 	}
 	if _, ok := out["raised"]; ok {
-		out["raised"] = true // in Ruby's words
+		out["raised"] = true // Ruby's own text
 	}
 	switch c.Kind {
 	case "header", "annotation":
@@ -387,7 +389,7 @@ func tidy(c *goldenCase, out map[string]any) {
 	}
 }
 
-// tidyPairs makes a map of pairs, whose keys are unique by now.
+// tidyPairs converts pairs with unique keys to a map.
 func tidyPairs(c *goldenCase, out map[string]any) {
 	m, isMap := out["pairs"].(map[string]any)
 	if !isMap {
@@ -416,10 +418,10 @@ func tidyPairs(c *goldenCase, out map[string]any) {
 }
 
 func tidyUDP(out map[string]any) {
-	if out["worker"] == nil && len(out) == 1 { // it was not begun
+	if out["worker"] == nil && len(out) == 1 { // the worker was not started
 		return
 	}
-	out["told"] = out["told"] == true || len(list(out["handler_calls"])) != 0
+	out["reported"] = out["reported"] == true || len(list(out["handler_calls"])) != 0
 	for _, key := range []string{"dropped", "cut"} {
 		out[key] = out[key] == true
 	}
@@ -432,8 +434,8 @@ func tidyUDP(out map[string]any) {
 
 // numbering numbers ids by their first appearance.
 type numbering struct {
-	given    string          // ids in here stay as they are
-	messages map[string]bool // of exceptions, that are no words of Ruby's
+	given    string          // ids in this text do not change
+	messages map[string]bool // messages of exceptions that Ruby did not write
 	known    map[string]string
 	ids      int
 	roots    int
@@ -478,7 +480,7 @@ func (n *numbering) texts(v any) any {
 		}
 	case map[string]any:
 		if v["op"] == "current" && v["raised"] == nil && v["nil"] != true {
-			return map[string]any{"op": "current"} // whichever it is
+			return map[string]any{"op": "current"} // the id may differ
 		}
 		for _, key := range slices.Sorted(maps.Keys(v)) {
 			if key == "document" {
@@ -486,7 +488,7 @@ func (n *numbering) texts(v any) any {
 				continue
 			}
 			if key == "raised" || key == "message" {
-				v[key] = true // in Ruby's words
+				v[key] = true // Ruby's own text
 				continue
 			}
 			v[key] = n.texts(v[key])
@@ -508,7 +510,7 @@ func (n *numbering) document(d map[string]any) {
 	}
 	if m, ok := d["metadata"].(map[string]any); ok {
 		if sdk, ok := m["tracing_sdk"].(map[string]any); ok && sdk["name"] != nil {
-			m["tracing_sdk"] = "<who wrote it>"
+			m["tracing_sdk"] = "<the writer>"
 		}
 		if caller, ok := m["caller"].(map[string]any); ok && caller["truncated"] != nil {
 			m["caller"] = "<stack>"
@@ -536,8 +538,8 @@ func (n *numbering) document(d map[string]any) {
 
 var localPort = regexp.MustCompile(`//127\.0\.0\.1:\d+`)
 
-// exception makes an exception comparable: classes, messages of the network and
-// frames are Ruby's.
+// exception makes an exception comparable: classes, messages of the network and frames are
+// Ruby's.
 func (n *numbering) exception(e map[string]any) {
 	e["id"] = n.id(text(e["id"]))
 	if kind := text(e["type"]); !strings.HasPrefix(kind, "http_") {
@@ -578,7 +580,7 @@ func (n *numbering) exception(e map[string]any) {
 	e["stack"] = map[string]any{"frames": frames, "line_type": line}
 }
 
-// maskUnwritable takes out why a value could not be written.
+// maskUnwritable removes the reason why a value could not be written.
 func maskUnwritable(m map[string]any) {
 	for key, v := range m {
 		switch v := v.(type) {
@@ -592,7 +594,7 @@ func maskUnwritable(m map[string]any) {
 	}
 }
 
-// text is a value of a case as a string.
+// text returns a value of a case as a string.
 func text(v any) string {
 	switch v := v.(type) {
 	case nil:

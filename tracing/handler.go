@@ -11,25 +11,24 @@ import (
 	"github.com/pillion-go/pillion/internal/respwriter"
 )
 
-// Handler returns a handler that serves each request in a segment. It goes outside of
+// Handler returns a handler that serves each request in a segment. Use it outside of
 // routers and other middleware. It panics if t or next is nil.
 //
 //	http.ListenAndServe(":8080", tracer.Handler(mux))
 //
-// The segment goes on with the trace of the request's header, or begins one; it is
-// named by NameFor or Name, has the request's and the response's data, and flags by the
-// status: 429 is a throttle and an error, other 4xx errors, 5xx faults. It ends when next
-// returns. A panic is recorded as a fault, and passes on; so does [runtime.Goexit]. A trace
-// header is believed from any caller, as AWS's SDKs do: any caller can choose the
-// trace that its request belongs to, and with Sampled=1 have it recorded, unless [Config]
-// IgnoreSampled is set. The response says in
-// X-Amzn-Trace-Id which trace it belongs to, whatever next sets there; the request that
-// next gets has it too, in a header map of its own. Requests with an excluded path, and all
-// of them with [Config] Disabled, are passed on as they are: calls made for them belong to no
-// trace.
+// The segment continues the trace of the request's header, or begins a new trace. Its name
+// is that of NameFor or Name. It records the request and the response, and sets flags by
+// the status: 429 is a throttle and an error, other 4xx are errors, 5xx are faults. It ends
+// when next returns. A panic and [runtime.Goexit] are recorded as faults and passed on. A
+// trace header is trusted from any caller, as in AWS's SDKs: any caller can choose the
+// trace of its request, and have it recorded with Sampled=1, unless [Config] IgnoreSampled
+// is set. The response's X-Amzn-Trace-Id names the trace, whatever value next sets. The
+// request that next receives has the header too, in a copy of the header map. Requests with
+// an excluded path, and all requests if [Config] Disabled is set, are passed on unchanged;
+// calls made for them belong to no trace.
 //
-// The ResponseWriter that next gets can flush, hijack, push, send files and notify of a
-// closed connection where the server's can, and works with http.ResponseController.
+// The ResponseWriter that next receives can flush, hijack, push, send files and notify of a
+// closed connection if the server's can. It works with http.ResponseController.
 func (t *Tracer) Handler(next http.Handler) http.Handler {
 	t.mustBeMade("Handler")
 	if f, ok := next.(http.HandlerFunc); next == nil || ok && f == nil {
@@ -44,11 +43,11 @@ func (t *Tracer) Handler(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		t.serve(w, r, next) //nolint:contextcheck // the request's own
+		t.serve(w, r, next) //nolint:contextcheck // it is the request's context
 	})
 }
 
-// pathOf returns the path of r. A request that no server read may have no URL.
+// pathOf returns the path of r. A request that was not read by a server may have no URL.
 func pathOf(r *http.Request) string {
 	if r.URL == nil {
 		return ""
@@ -107,8 +106,8 @@ func (t *Tracer) accept(r *http.Request, raw string) *document {
 	return t.begin(r.Context(), t.segmentName(r), t.withDecision(h), raw, request{host: r.Host, method: r.Method, path: pathOf(r)})
 }
 
-// segmentName returns the name of a request's segment. NameFor may have cut it from the
-// request: it is copied.
+// segmentName returns the name of a request's segment. It is copied, because NameFor may
+// return a substring of the request.
 func (t *Tracer) segmentName(r *http.Request) string {
 	if t.nameFor != nil {
 		if name := t.nameFor(r); name != "" {
@@ -118,8 +117,8 @@ func (t *Tracer) segmentName(r *http.Request) string {
 	return t.name
 }
 
-// withDecision returns the header of a request, without its decision if decisions of
-// callers are ignored.
+// withDecision returns the header of a request, without its decision if IgnoreSampled is
+// set.
 func (t *Tracer) withDecision(h Header) Header {
 	if t.ignoreSampled {
 		h.Sampled = Undecided
@@ -127,7 +126,7 @@ func (t *Tracer) withDecision(h Header) Header {
 	return h
 }
 
-// recordRequest records what the request is.
+// recordRequest records the request.
 func (t *Tracer) recordRequest(d *document, r *http.Request) {
 	by := t.forwardedBy(r)
 	scheme := "http"
@@ -144,7 +143,7 @@ func (t *Tracer) recordRequest(d *document, r *http.Request) {
 	})
 }
 
-// escapedPathOf returns the path of r as it stands in a URL.
+// escapedPathOf returns the path of r, escaped as in a URL.
 func escapedPathOf(r *http.Request) string {
 	if r.URL == nil {
 		return ""
@@ -161,14 +160,14 @@ func urlOf(scheme, host, path string) string {
 	return scheme + "://" + host + path
 }
 
-// served ends the segment of a request whose handler returned, panicked or ended its
-// goroutine. It is deferred directly, to recover a panic.
+// served ends the segment of a request whose handler returned, panicked or called
+// runtime.Goexit. It is deferred directly, so that it can recover a panic.
 func (d *document) served(resp *response, returned *bool) {
 	if *returned {
-		resp.w.Begin(http.StatusOK) // of a handler that wrote nothing
+		resp.w.Begin(http.StatusOK) // the handler wrote nothing
 	}
 	status := resp.w.Status()
-	if status >= 100 && status <= 999 { // net/http panics at others
+	if status >= 100 && status <= 999 { // net/http panics on other values
 		d.recordResponse(status, resp.size())
 	}
 	if *returned {
@@ -179,7 +178,7 @@ func (d *document) served(resp *response, returned *bool) {
 	d.rethrow(recover())
 }
 
-// recordResponse records what the response is; a negative size is not known.
+// recordResponse records the response. A negative size is unknown.
 func (d *document) recordResponse(status int, size int64) {
 	d.change(func(x *xray.Segment) {
 		m := d.more
@@ -196,7 +195,7 @@ func (d *document) recordResponse(status int, size int64) {
 	})
 }
 
-// contentLength returns a Content-Length, -1 if none.
+// contentLength returns the value of a Content-Length header, or -1 if there is none.
 func contentLength(value string) int64 {
 	n, err := strconv.ParseInt(value, 10, 64)
 	if err != nil || n < 0 {
@@ -205,7 +204,7 @@ func contentLength(value string) int64 {
 	return n
 }
 
-// escapePath returns a path as it stands in a URL.
+// escapePath returns a path, escaped as in a URL.
 func escapePath(path string) string {
 	u := url.URL{Path: path}
 	return u.EscapedPath()

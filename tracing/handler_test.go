@@ -18,7 +18,7 @@ import (
 	"github.com/pillion-go/pillion/internal/memhttp"
 )
 
-// serve serves one request through the tracer's handler, and gives the documents.
+// serve serves one request through the tracer's handler, and returns the documents.
 func serve(t *testing.T, tracer *Tracer, sent *recorder, header http.Header, h http.HandlerFunc) []sentDocument {
 	t.Helper()
 	req := httptest.NewRequest(http.MethodGet, "http://front/menu?q=1", nil)
@@ -27,7 +27,7 @@ func serve(t *testing.T, tracer *Tracer, sent *recorder, header http.Header, h h
 	return sent.documents(t, tracer)
 }
 
-// TestPanic has handlers panic: it is recorded, with the place, and goes on.
+// TestPanic checks that a panic of a handler is recorded, with its stack, and passed on.
 func TestPanic(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
@@ -83,8 +83,8 @@ func cook(v any) {
 	panic(v)
 }
 
-// TestResponseWriter has what a handler gets be able to do what the server's can,
-// no more and no less, and its size be known whichever way it was written.
+// TestResponseWriter checks that the handler's ResponseWriter has exactly the abilities of
+// the server's, and that the size is recorded whichever way the body is written.
 func TestResponseWriter(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
@@ -123,7 +123,7 @@ func TestResponseWriter(t *testing.T) {
 	}
 }
 
-// writers with some of the abilities that a server's may have.
+// The writers with some of the abilities of a server's writer.
 type (
 	bare    struct{ http.ResponseWriter }
 	canF    struct{ bare }
@@ -169,7 +169,7 @@ func TestAbilities(t *testing.T) {
 	}
 }
 
-// hides is middleware that hides all but Unwrap of the server's writer.
+// hides is middleware that hides everything except Unwrap of the server's writer.
 func hides(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { next.ServeHTTP(hiding{w}, r) })
 }
@@ -178,8 +178,8 @@ type hiding struct{ http.ResponseWriter }
 
 func (h hiding) Unwrap() http.ResponseWriter { return h.ResponseWriter }
 
-// TestStatusIsTheClients has handlers reach the server's writer in unusual ways: the trace says
-// what the client got.
+// TestStatusIsTheClients has handlers reach the server's writer in unusual ways. The trace
+// has the status that the client received.
 func TestStatusIsTheClients(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
@@ -187,13 +187,13 @@ func TestStatusIsTheClients(t *testing.T) {
 		write func(w http.ResponseWriter)
 		want  any // the status in the trace; nil for none
 	}{
-		// It was traced as 200.
+		// This was recorded as 200.
 		{"a copy that fails", nil, func(w http.ResponseWriter) {
 			if _, err := io.Copy(w, struct{ io.Reader }{brokenBody{}}); err != nil {
 				http.Error(w, "bad gateway", http.StatusBadGateway)
 			}
 		}, 502.0},
-		// The controller went past the writer.
+		// The ResponseController bypasses the writer.
 		{"a hidden flush", hides, func(w http.ResponseWriter) {
 			_ = http.NewResponseController(w).Flush()
 			w.WriteHeader(http.StatusInternalServerError)
@@ -247,12 +247,13 @@ type brokenBody struct{}
 
 func (brokenBody) Read([]byte) (int, error) { return 0, errBroken }
 
-// TestCloseNotifier has a handler ask for what frameworks still use.
+// TestCloseNotifier checks that the writer implements http.CloseNotifier, which frameworks
+// still use.
 func TestCloseNotifier(t *testing.T) {
 	tracer, _ := newTestTracer(t, Config{})
 	has := make(chan bool, 1)
 	s := memhttp.Serve(tracer.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		n, ok := w.(http.CloseNotifier) //nolint:staticcheck // that is what they do
+		n, ok := w.(http.CloseNotifier) //nolint:staticcheck // frameworks still use it
 		has <- ok && n.CloseNotify() != nil
 	})))
 	defer s.Close()
@@ -262,12 +263,12 @@ func TestCloseNotifier(t *testing.T) {
 	}
 	resp.Body.Close()
 	if !<-has {
-		t.Error("the writer is no http.CloseNotifier, but the server's is")
+		t.Error("the writer is not an http.CloseNotifier, but the server's is")
 	}
 }
 
-// TestGoexit has a handler end its goroutine: the client gets no response, and the segment is a
-// fault.
+// TestGoexit calls runtime.Goexit in a handler. The client receives no response, and the
+// segment is a fault.
 func TestGoexit(t *testing.T) {
 	for name, status := range map[string]any{"before the response": nil, "within it": 202.0} {
 		t.Run(name, func(t *testing.T) {
@@ -302,11 +303,11 @@ func TestNilParts(t *testing.T) {
 		do   func()
 		want any // the panic
 	}{
-		{"no handler", func() { tracer.Handler(nil) }, noHandler},
-		{"no function", func() { tracer.Handler(http.HandlerFunc(nil)) }, noHandler},
-		{"no handler, disabled", func() { off.Handler(nil) }, noHandler},
-		{"no request", func() { tracer.Handler(ok).ServeHTTP(httptest.NewRecorder(), nil) }, "tracing: Tracer.Handler: the request is nil"},
-		{"no writer", func() { tracer.Handler(ok).ServeHTTP(nil, httptest.NewRequest(http.MethodGet, "/", nil)) }, "tracing: Tracer.Handler: the ResponseWriter is nil"},
+		{"nil handler", func() { tracer.Handler(nil) }, noHandler},
+		{"nil function", func() { tracer.Handler(http.HandlerFunc(nil)) }, noHandler},
+		{"nil handler, disabled", func() { off.Handler(nil) }, noHandler},
+		{"nil request", func() { tracer.Handler(ok).ServeHTTP(httptest.NewRecorder(), nil) }, "tracing: Tracer.Handler: the request is nil"},
+		{"nil writer", func() { tracer.Handler(ok).ServeHTTP(nil, httptest.NewRequest(http.MethodGet, "/", nil)) }, "tracing: Tracer.Handler: the ResponseWriter is nil"},
 		{"an empty request", func() { tracer.Handler(ok).ServeHTTP(httptest.NewRecorder(), &http.Request{}) }, nil},
 		{"a writer without a header", func() {
 			tracer.Handler(ok).ServeHTTP(headless{httptest.NewRecorder()}, httptest.NewRequest(http.MethodGet, "/", nil))
@@ -331,8 +332,8 @@ type headless struct{ http.ResponseWriter }
 
 func (headless) Header() http.Header { return nil }
 
-// TestHandBack has middleware around the tracer see what the handler found out, and the server
-// remove the files of a form.
+// TestHandBack checks that middleware around the tracer sees the values that the handler
+// set in the request, and that the server removes the files of a form.
 func TestHandBack(t *testing.T) {
 	tracer, _ := newTestTracer(t, Config{})
 	mux := http.NewServeMux()
@@ -345,7 +346,7 @@ func TestHandBack(t *testing.T) {
 	}
 }
 
-// TestHijacked has a connection be taken over: there is no response to tell of.
+// TestHijacked hijacks the connection. No response is recorded.
 func TestHijacked(t *testing.T) {
 	tracer, sent := newTestTracer(t, Config{})
 	h := tracer.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -368,7 +369,7 @@ func TestHijacked(t *testing.T) {
 	}
 	resp.Body.Close()
 	s.Close()
-	select { // the server does not wait for a connection that was taken over
+	select { // the server does not wait for a hijacked connection
 	case <-served:
 	case <-time.After(time.Minute):
 		t.Fatal("the handler did not return")
@@ -398,8 +399,8 @@ func TestClientAddress(t *testing.T) {
 		{"IPv6", nil, "[::1]:1", []string{"2001:db8::1"}, "2001:db8::1"},
 		{"mapped", nil, "[::ffff:10.0.0.1]:1", []string{"203.0.113.9"}, "203.0.113.9"},
 		{"Unix socket", nil, "@", []string{"203.0.113.9"}, "203.0.113.9"},
-		{"nobody trusted", []string{}, "10.0.0.1:1", []string{"203.0.113.9"}, "10.0.0.1"},
-		{"own list", []string{"203.0.113.0/24"}, "203.0.113.1:1", []string{"10.0.0.1"}, "10.0.0.1"},
+		{"none trusted", []string{}, "10.0.0.1:1", []string{"203.0.113.9"}, "10.0.0.1"},
+		{"custom list", []string{"203.0.113.0/24"}, "203.0.113.1:1", []string{"10.0.0.1"}, "10.0.0.1"},
 		{"one address", []string{"203.0.113.1"}, "203.0.113.2:1", []string{"10.0.0.1"}, "203.0.113.2"},
 		{"nonsense", nil, "10.0.0.1:1", []string{"unknown"}, "unknown"},
 		{"64 KiB", nil, "10.0.0.1:1", []string{strings.Repeat("10.0.0.1,", 7000)}, "10.0.0.1"},
@@ -418,7 +419,7 @@ func TestClientAddress(t *testing.T) {
 	}
 }
 
-// TestRequestSeen has names, schemes and excluded paths.
+// TestRequestSeen covers names, schemes and excluded paths.
 func TestRequestSeen(t *testing.T) {
 	tracer, sent := newTestTracer(t, Config{
 		NameFor:          func(r *http.Request) string { return strings.TrimPrefix(r.URL.Path, "/") },
@@ -442,11 +443,11 @@ func TestRequestSeen(t *testing.T) {
 		t.Errorf("%d were passed on untraced; documents (-want +got):\n%s", seen, diff)
 	}
 	if got := docs[0].str("http", "request", "url"); got != "https://example.com/menu" {
-		t.Errorf("got %s, want the scheme that the proxy was asked in", got)
+		t.Errorf("got %s, want the scheme of the request to the proxy", got)
 	}
 }
 
-// TestRequestHeaderIsACopy has the server's own request stay as it was.
+// TestRequestHeaderIsACopy checks that the server's own request does not change.
 func TestRequestHeaderIsACopy(t *testing.T) {
 	tracer, sent := newTestTracer(t, Config{})
 	r := httptest.NewRequest(http.MethodGet, "/", nil)

@@ -12,46 +12,46 @@ const HeaderName = "X-Amzn-Trace-Id"
 // Decision says whether a trace is recorded.
 type Decision uint8
 
-// What a trace header can say.
+// The decisions of a trace header.
 const (
-	Undecided  Decision = iota // nothing, or Sampled=?: whoever gets it decides
+	Undecided  Decision = iota // no decision, or Sampled=?: the receiver decides
 	Sampled                    // Sampled=1
 	NotSampled                 // Sampled=0
 )
 
-// Field is a part of a trace header that has no meaning here, such as Lineage.
+// Field is a part of a trace header that has no meaning in this package, such as Lineage.
 type Field struct{ Key, Value string }
 
-// Header is what a trace header says. The zero value says nothing. A Header is
-// not changed by anything in this package; its copies may share Fields.
+// Header is the content of a trace header. The zero value is an empty header. Functions of
+// this package do not change a Header; its copies may share Fields.
 type Header struct {
 	Root    string   // the trace; "" for none
 	Parent  string   // the segment that called; "" for none
 	Sampled Decision // whether the trace is recorded
-	Fields  []Field  // what else it has, in its order; at most 32, and 1 KiB in all, are sent on
-	State   string   // W3C tracestate that goes on with the trace; see [Config] W3C
+	Fields  []Field  // the other fields, in their order; at most 32 fields and 1 KiB in all are sent on
+	State   string   // the W3C tracestate of the trace; see [Config] W3C
 }
 
-// How much of the fields without a meaning is kept. A caller must not be able to
-// make every request that follows from its own a large one.
+// The limits on other fields. A caller must not be able to make all requests that follow
+// from its own large.
 const (
 	maxFields     = 32
 	maxFieldBytes = 1 << 10
 )
 
-// maxHeader is how much of a trace header [Segment.Incoming] keeps. What is kept of a
-// longer one is copied, so that a small part does not hold all of it in memory.
+// maxHeader is the number of bytes of a trace header that [Segment.Incoming] keeps. Parts
+// of a longer header are copied, so that they do not keep all of it in memory.
 const maxHeader = 4 << 10
 
-// ParseHeader reads the value of X-Amzn-Trace-Id. It never fails: what it does not
-// understand becomes a field, or is left out. It reads as the gem does: fields are
-// separated by semicolons, spaces mean nothing anywhere, the last of several fields
-// of one name counts, names are case-sensitive. Unlike the gem it keeps what follows
-// a second equals sign, and a last field that is empty. It leaves out fields that are not
-// printable ASCII, which gRPC would refuse to send.
+// ParseHeader parses the value of X-Amzn-Trace-Id. It never fails: anything that it does
+// not understand becomes a field or is dropped. It parses as the gem does: fields are
+// separated by semicolons, spaces are ignored everywhere, the last of several fields with
+// the same name counts, and names are case-sensitive. Unlike the gem, it keeps the text
+// after a second equals sign, and a last field that is empty. It drops fields that are not
+// printable ASCII, because gRPC would refuse to send them.
 //
-// ParseHeader does not validate ids: they may be any text. A trace that begins with an id
-// that is not legal gets a new one.
+// ParseHeader does not validate ids: they may be any text. A segment with an illegal trace
+// id begins a new trace.
 func ParseHeader(s string) Header {
 	if len(s) > maxHeader {
 		return parseHeader(s).clone()
@@ -94,8 +94,7 @@ func parseDecision(s string) Decision {
 	return Undecided
 }
 
-// clone copies what h has, so that it does not hold the header in memory that it was
-// read from.
+// clone returns a copy of h that does not keep the text of the parsed header in memory.
 func (h Header) clone() Header {
 	h.Root, h.Parent, h.State = strings.Clone(h.Root), strings.Clone(h.Parent), strings.Clone(h.State)
 	for i, f := range h.Fields {
@@ -104,8 +103,8 @@ func (h Header) clone() Header {
 	return h
 }
 
-// keep adds a field, or replaces the one of its name, as far as there is room for
-// it. It returns the room that is left. A field that cannot be sent is not kept.
+// keep adds a field, or replaces the field of the same name, if there is room for it. It
+// returns the remaining room. A field that cannot be sent is not kept.
 func (h *Header) keep(f Field, room int) int {
 	size := len(f.Key) + len(f.Value) + len(";=")
 	i := slices.IndexFunc(h.Fields, func(old Field) bool { return old.Key == f.Key })
@@ -123,8 +122,8 @@ func (h *Header) keep(f Field, room int) int {
 	return room - size
 }
 
-// sendable reports whether s may be sent in a header of HTTP and in metadata of gRPC,
-// which takes printable ASCII alone.
+// sendable reports whether s may be sent in an HTTP header and in gRPC metadata, which
+// allows only printable ASCII.
 func sendable(s string) bool {
 	for i := range len(s) {
 		if s[i] < ' ' || s[i] > '~' {
@@ -134,7 +133,7 @@ func sendable(s string) bool {
 	return true
 }
 
-// sendable reports whether a trace header with f reads as it was written.
+// sendable reports whether a trace header that contains f parses as it was written.
 func (f Field) sendable() bool {
 	switch f.Key {
 	case "", "Root", "Parent", "Sampled":
@@ -143,8 +142,8 @@ func (f Field) sendable() bool {
 	return sendable(f.Key) && sendable(f.Value) && !strings.ContainsAny(f.Key, "=;") && !strings.Contains(f.Value, ";")
 }
 
-// sendableFields returns the fields that may be sent, as many as [ParseHeader] keeps.
-// These are all of those that it returned.
+// sendableFields returns the fields that may be sent, with the limits of [ParseHeader]. It
+// returns all fields that ParseHeader returned.
 func sendableFields(fields []Field) []Field {
 	size := 0
 	for _, f := range fields {
@@ -162,8 +161,8 @@ func sendableFields(fields []Field) []Field {
 	return h.Fields
 }
 
-// String gives the value of X-Amzn-Trace-Id, in the gem's order: Root, Sampled,
-// Parent, then the other fields. What is not known is left out.
+// String returns the value of X-Amzn-Trace-Id, in the gem's order: Root, Sampled, Parent,
+// then the other fields. Empty parts are omitted.
 func (h Header) String() string {
 	root, sampled, parent := "", "", ""
 	if h.Root != "" {
@@ -182,7 +181,7 @@ func (h Header) String() string {
 	return strings.TrimPrefix(root+h.Root+sampled+parent+h.Parent+restOf(h.Fields), ";")
 }
 
-// restOf writes the fields that have no meaning.
+// restOf writes the other fields.
 func restOf(fields []Field) string {
 	if len(fields) == 0 {
 		return ""
@@ -194,8 +193,8 @@ func restOf(fields []Field) string {
 	return b.String()
 }
 
-// withoutSelf leaves out the field in which a load balancer names its own hop: it
-// says nothing about the next one.
+// withoutSelf removes the field Self, in which a load balancer names its own hop. It does
+// not apply to the next hop.
 func withoutSelf(fields []Field) []Field {
 	self := func(f Field) bool { return f.Key == "Self" }
 	if !slices.ContainsFunc(fields, self) {
@@ -204,8 +203,8 @@ func withoutSelf(fields []Field) []Field {
 	return slices.DeleteFunc(slices.Clone(fields), self)
 }
 
-// fieldsOf gives the fields that the SDK keeps of a header, in the order of their
-// names: it forgets the one that they came in.
+// fieldsOf returns the fields of a header that the SDK keeps, sorted by name, because the
+// SDK does not keep their order.
 func fieldsOf(data map[string]string) []Field {
 	var h Header
 	room := maxFieldBytes

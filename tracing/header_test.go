@@ -13,7 +13,7 @@ const (
 	someParent = "53995c3f42cd8ad8"
 )
 
-// TestParseHeader reads what the recorded cases do not have.
+// TestParseHeader parses headers that the recorded cases do not cover.
 func TestParseHeader(t *testing.T) {
 	for _, tc := range []struct {
 		name string
@@ -21,7 +21,7 @@ func TestParseHeader(t *testing.T) {
 		want Header
 	}{
 		{"nothing", "", Header{}},
-		{"later field wins, in the first one's place", "a=1;b=2;a=3", Header{Fields: []Field{{"a", "3"}, {"b", "2"}}}},
+		{"later field wins, at the position of the first", "a=1;b=2;a=3", Header{Fields: []Field{{"a", "3"}, {"b", "2"}}}},
 		{"control characters", "a=\x00;b=\n;c=\x7f;\rd=1;e=ok", Header{Fields: []Field{{"e", "ok"}}}},
 		{"over the limit", "big=" + strings.Repeat("x", maxFieldBytes) + ";a=1", Header{Fields: []Field{{"a", "1"}}}},
 		{"replaced by one over the limit", "a=1;a=" + strings.Repeat("x", maxFieldBytes), Header{Fields: []Field{{"a", "1"}}}},
@@ -37,7 +37,8 @@ func TestParseHeader(t *testing.T) {
 	}
 }
 
-// TestHostileHeaders has headers that must cost little and break nothing.
+// TestHostileHeaders parses headers that must not be expensive and must not cause a
+// failure.
 func TestHostileHeaders(t *testing.T) {
 	var many strings.Builder
 	for i := range 5000 {
@@ -68,9 +69,9 @@ func TestHostileHeaders(t *testing.T) {
 	}
 }
 
-// FuzzParseHeader has it that reading never fails; that what is written reads as
-// the same; that it is no longer than what was read, but for an equals sign for each field without one; and that net/http would
-// send it once the ids are legal.
+// FuzzParseHeader checks that parsing never fails; that a written header parses to the same
+// Header; that it is not longer than the parsed text, except for an equals sign for each
+// field without one; and that net/http would send it if its ids are legal.
 func FuzzParseHeader(f *testing.F) {
 	for _, s := range []string{
 		"Root=" + someRoot + ";Parent=" + someParent + ";Sampled=1", "Root=;Parent=;Sampled=", ";;=;=x;Foo", "Self=1;Root=r;Lineage=a:1|b:2",
@@ -82,7 +83,7 @@ func FuzzParseHeader(f *testing.F) {
 		h := ParseHeader(in)
 		out := h.String()
 		if diff := cmp.Diff(h, ParseHeader(out)); diff != "" {
-			t.Errorf("%q is written as %q, which reads otherwise (-first +second):\n%s", in, out, diff)
+			t.Errorf("%q is written as %q, which parses differently (-first +second):\n%s", in, out, diff)
 		}
 		if len(h.Fields) > maxFields || len(restOf(h.Fields)) > maxFieldBytes || len(out) > len(in)+len(h.Fields) {
 			t.Errorf("%q: got %q", in, out)
@@ -127,7 +128,7 @@ func TestTraceParent(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			got, ok := ParseTraceParent(tc.in, "")
 			if diff := cmp.Diff(tc.want, got); diff != "" || ok != tc.ok {
-				t.Errorf("ParseTraceParent(%q) gives %v (-want +got):\n%s", tc.in, ok, diff)
+				t.Errorf("ParseTraceParent(%q): got ok %v (-want +got):\n%s", tc.in, ok, diff)
 			}
 		})
 	}
@@ -143,12 +144,12 @@ func TestTraceParent(t *testing.T) {
 		{Root: "1-00000000-000000000000000000000000", Parent: someParent, Sampled: NotSampled},
 	} {
 		if got := h.TraceParent(); got != "" {
-			t.Errorf("got %q for %+v, want nothing", got, h)
+			t.Errorf("got %q for %+v, want none", got, h)
 		}
 	}
 }
 
-// TestW3C reads traceparent where there is no X-Amzn-Trace-Id, and sends both on.
+// TestW3C reads traceparent if there is no X-Amzn-Trace-Id, and sends both.
 func TestW3C(t *testing.T) {
 	const traceparent, tracestate = "00-5759e988bd862e3fe1be46a994272793-00f067aa0ba902b7-01", "vendor=1"
 	for _, tc := range []struct {
@@ -161,7 +162,7 @@ func TestW3C(t *testing.T) {
 	}{
 		{"read", true, http.Header{TraceParentName: {traceparent}, TraceStateName: {tracestate}}, "1-5759e988-bd862e3fe1be46a994272793", "00f067aa0ba902b7", tracestate},
 		{"X-Ray's comes first", true, http.Header{TraceParentName: {traceparent}, HeaderName: {"Root=" + someRoot + ";Parent=" + someParent + ";Sampled=1"}}, someRoot, someParent, ""},
-		{"not asked for", false, http.Header{TraceParentName: {traceparent}}, "", "", ""},
+		{"not enabled", false, http.Header{TraceParentName: {traceparent}}, "", "", ""},
 		{"nonsense", true, http.Header{TraceParentName: {"nonsense"}}, "", "", ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -169,7 +170,7 @@ func TestW3C(t *testing.T) {
 			var out http.Header
 			base := roundTripper(func(r *http.Request) (*http.Response, error) {
 				out = r.Header
-				return answer(200, "")(r)
+				return respond(200, "")(r)
 			})
 			u := upstream(t, Client{Tracer: tracer})
 			d := serve(t, tracer, sent, tc.header, func(_ http.ResponseWriter, r *http.Request) {

@@ -42,11 +42,11 @@ func captureLogs(t *testing.T) *logs {
 	return l
 }
 
-// recorder is a daemon that keeps what it gets.
+// recorder is a daemon that keeps the packets that it receives.
 type recorder struct {
 	mu      sync.Mutex
 	packets [][]byte // guarded by mu
-	fail    error    // what Write gives; guarded by mu
+	fail    error    // the error of Write; guarded by mu
 	dials   int      // guarded by mu
 }
 
@@ -75,7 +75,7 @@ func (r *recorder) setFail(err error) {
 	r.fail = err
 }
 
-// document is one as it was sent.
+// sentDocument is a document as it was sent.
 type sentDocument map[string]any
 
 func (d sentDocument) str(path ...string) string {
@@ -83,7 +83,7 @@ func (d sentDocument) str(path ...string) string {
 	return s
 }
 
-// at gives what stands at a path, nil for nothing.
+// at returns the value at a path, nil if there is none.
 func (d sentDocument) at(path ...string) any {
 	var v any = map[string]any(d)
 	for _, key := range path {
@@ -102,7 +102,8 @@ func (d sentDocument) at(path ...string) any {
 	return v
 }
 
-// tracer makes a tracer that sends to a recorder, and is closed with the test.
+// newTestTracer returns a tracer that sends to a recorder, and closes it when the test
+// ends.
 func newTestTracer(t *testing.T, c Config) (*Tracer, *recorder) {
 	t.Helper()
 	r := &recorder{}
@@ -121,7 +122,8 @@ func newTestTracer(t *testing.T, c Config) (*Tracer, *recorder) {
 	return tracer, r
 }
 
-// documents flushes and gives what was sent, each checked against the schema.
+// documents flushes the tracer and returns the documents that were sent. It validates each
+// against the schema.
 func (r *recorder) documents(t *testing.T, tracer *Tracer) []sentDocument {
 	t.Helper()
 	if err := tracer.Flush(t.Context()); err != nil {
@@ -136,7 +138,7 @@ func (r *recorder) documents(t *testing.T, tracer *Tracer) []sentDocument {
 	return docs
 }
 
-// parsePacket checks a packet and gives its document.
+// parsePacket validates a packet and returns its document.
 func parsePacket(t *testing.T, p []byte) sentDocument {
 	t.Helper()
 	head, body, ok := bytes.Cut(p, []byte("\n"))
@@ -147,7 +149,7 @@ func parsePacket(t *testing.T, p []byte) sentDocument {
 		t.Errorf("got a packet of %d bytes, want at most %d", len(p), maxPacket)
 	}
 	if body[len(body)-1] != '\n' || bytes.Count(body, []byte("\n")) != 1 {
-		t.Errorf("got %d lines, want the document on one", bytes.Count(body, []byte("\n")))
+		t.Errorf("got %d lines, want the document on one line", bytes.Count(body, []byte("\n")))
 	}
 	var d sentDocument
 	if err := json.Unmarshal(body, &d); err != nil {
@@ -159,7 +161,7 @@ func parsePacket(t *testing.T, p []byte) sentDocument {
 	return d
 }
 
-// names gives the documents' names, in the order in which they were sent.
+// names returns the names of the documents, in the order in which they were sent.
 func names(docs []sentDocument) []string {
 	var all []string
 	for _, d := range docs {
@@ -168,7 +170,7 @@ func names(docs []sentDocument) []string {
 	return all
 }
 
-// find gives the document with a name.
+// find returns the document with the given name.
 func find(t *testing.T, docs []sentDocument, name string) sentDocument {
 	t.Helper()
 	for _, d := range docs {
@@ -184,8 +186,8 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// answer is a base that answers with a status and a body.
-func answer(status int, body string) roundTripper {
+// respond returns a transport that returns a response with a status and a body.
+func respond(status int, body string) roundTripper {
 	return func(r *http.Request) (*http.Response, error) {
 		return &http.Response{
 			StatusCode: status, ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Request: r,
@@ -211,7 +213,7 @@ func get(ctx context.Context, url string) *http.Request {
 	return req
 }
 
-// read makes a call and reads its answer.
+// read makes a call and reads its response.
 func read(t *testing.T, rt http.RoundTripper, req *http.Request) (string, error) {
 	t.Helper()
 	resp, err := rt.RoundTrip(req)

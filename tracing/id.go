@@ -11,14 +11,14 @@ const (
 	hexDigits    = "0123456789abcdef"
 )
 
-// newSegmentID makes the id of a segment: 16 random hexadecimal digits.
+// newSegmentID returns a new segment id: 16 random hexadecimal digits.
 func newSegmentID() string {
 	var b [segmentIDLen]byte
 	putHex(b[:], random())
 	return string(b[:])
 }
 
-// newIDs makes the ids of a trace and of its segment, in one allocation.
+// newIDs returns new ids for a trace and its segment, in one allocation.
 func newIDs(now time.Time) (trace, segment string) {
 	var b [traceIDLen + segmentIDLen]byte
 	putTraceID(b[:traceIDLen], now)
@@ -27,17 +27,17 @@ func newIDs(now time.Time) (trace, segment string) {
 	return s[:traceIDLen], s[traceIDLen:]
 }
 
-// putTraceID makes the id of a trace, as AWS documents it: 1, the time in seconds
-// in 8 hexadecimal digits, and 24 random ones.
+// putTraceID writes a new trace id, as AWS documents it: 1, the time in seconds in 8
+// hexadecimal digits, and 24 random digits.
 func putTraceID(b []byte, now time.Time) {
 	b[0], b[1], b[10] = '1', '-', '-'
-	putHex(b[2:10], uint64(now.Unix())) //nolint:gosec // the last digits count
+	putHex(b[2:10], uint64(now.Unix())) //nolint:gosec // the last digits are used
 	putHex(b[11:19], random())
 	putHex(b[19:], random())
 }
 
-// random is of the runtime's ChaCha8, which the system seeds: nobody can tell from
-// some ids what the next ones will be.
+// random returns a number of the runtime's ChaCha8 generator, which the system seeds. Known
+// ids do not reveal later ones.
 func random() uint64 { return rand.Uint64() } //nolint:gosec // see above
 
 // putHex fills b with the last hexadecimal digits of n.
@@ -56,7 +56,7 @@ func isTraceID(s string) bool {
 // isSegmentID reports whether X-Ray accepts s as the id of a segment.
 func isSegmentID(s string) bool { return len(s) == segmentIDLen && isHex(s) }
 
-// isHex reports whether s has nothing but hexadecimal digits, of either case.
+// isHex reports whether s consists of hexadecimal digits, of either case.
 func isHex(s string) bool {
 	for i := range len(s) {
 		c := s[i]

@@ -12,14 +12,14 @@ import (
 // frozen is a value that has been written as JSON.
 type frozen []byte
 
-// MarshalJSON gives the text.
+// MarshalJSON returns the text.
 func (f frozen) MarshalJSON() ([]byte, error) { return f, nil }
 
-// tooLong stands for a value whose JSON fits into no document.
+// tooLong stands for a value whose JSON is too long for any document.
 type tooLong struct{}
 
-// freeze writes a value that may change later, or that only its own goroutine may
-// read. Scalars stay as they are, but for a string that fits into no document.
+// freeze writes a value that may change later, or that only its own goroutine may read.
+// Scalars stay as they are, except for a string that is too long for any document.
 func freeze(value any) any {
 	switch v := value.(type) {
 	case nil, bool, int, int8, int16, int32, int64, uint, uint8, uint16, uint32, uint64, frozen, tooLong, callerStack, callersMore:
@@ -42,8 +42,8 @@ func freezeJSON(text []byte) any {
 	return frozen(text)
 }
 
-// marshal returns a value as JSON, whatever it is: one that cannot be written becomes a
-// string that says why.
+// marshal returns value as JSON. A value that cannot be written becomes a string with the
+// error.
 func marshal(value any) []byte {
 	text, err := tryMarshal(value)
 	if err != nil {
@@ -52,7 +52,8 @@ func marshal(value any) []byte {
 	return text
 }
 
-// tryMarshal returns a value as JSON. A method of the value that panics is an error.
+// tryMarshal returns value as JSON. It converts a panic in a method of the value to an
+// error.
 func tryMarshal(value any) (text []byte, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -97,8 +98,8 @@ func writeValue(b []byte, value any) []byte {
 	}
 }
 
-// quote writes s as a JSON string, raw UTF-8 as far as JSON allows. Bytes that
-// are not UTF-8 are left out.
+// quote appends s as a JSON string. It writes raw UTF-8 where JSON allows it, and omits
+// bytes that are not UTF-8.
 func quote(b []byte, s string) []byte {
 	b = append(b, '"')
 	start := 0
@@ -124,7 +125,7 @@ func quote(b []byte, s string) []byte {
 	return append(b, '"')
 }
 
-// escape writes a character that cannot stand as it is.
+// escape writes a character that must be escaped.
 func escape(b []byte, c byte) []byte {
 	switch {
 	case c >= utf8.RuneSelf:

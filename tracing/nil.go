@@ -6,7 +6,7 @@ import (
 	"net/http"
 )
 
-// check returns what is wrong with the Tracer of a field, nil for nothing.
+// check returns an error if a field has no usable Tracer.
 func (t *Tracer) check(field string) error {
 	switch {
 	case t == nil:
@@ -24,7 +24,7 @@ func (t *Tracer) mustBeMade(method string) {
 	}
 }
 
-// canWait returns why method cannot wait for t, nil if it can.
+// canWait returns an error if method cannot wait for t.
 func (t *Tracer) canWait(ctx context.Context, method string) error {
 	if err := t.check("Tracer." + method); err != nil {
 		return err

@@ -6,23 +6,23 @@ import (
 	"github.com/aws/aws-xray-sdk-go/v2/xray"
 )
 
-// packetHeader is what the daemon wants before a document, in the gem's and the
-// SDK's spelling.
+// packetHeader is the header that the daemon requires before a document, as the gem and the
+// SDK write it.
 const packetHeader = `{"format": "json", "version": 1}` + "\n"
 
-// maxPacket is the largest packet that UDP carries over IPv4. X-Ray takes documents
-// up to 64 KiB, which is a little more.
+// maxPacket is the size of the largest packet that UDP carries over IPv4. X-Ray accepts
+// documents up to 64 KiB, which is slightly more.
 const maxPacket = 65507
 
-// How much is left out of a document that is too large on its own.
+// The parts that are removed from a document that is too large on its own.
 const (
 	levelWhole = iota // nothing
 	levelLong         // values and strings over 4 KiB, frames over 50
-	levelShort        // those over 250 bytes, frames over 10
+	levelShort        // values and strings over 250 bytes, frames over 10
 	levelBare         // annotations, metadata, causes, queries and AWS data
 )
 
-// limit is how long a string or a value may be at the writer's level.
+// limit returns the maximum length of a string or a value at the writer's level.
 func (w *writer) limit() int {
 	switch w.level {
 	case levelWhole:
@@ -34,7 +34,7 @@ func (w *writer) limit() int {
 	}
 }
 
-// mostFrames is how many frames of a stack are written at the writer's level.
+// mostFrames returns the maximum number of stack frames at the writer's level.
 func (w *writer) mostFrames(most int) int {
 	switch w.level {
 	case levelWhole:
@@ -58,7 +58,7 @@ func (w *writer) short(s string) string {
 	return s[:limit] + cutMark
 }
 
-// cutMark stands where something was cut.
+// cutMark replaces what was cut.
 const cutMark = "…(cut)"
 
 // shorten replaces a value that is too long for the level.
@@ -76,14 +76,15 @@ func (w *writer) shorten(value any) any {
 	return value
 }
 
-// markName is the namespace of the metadata that says that something was left out.
+// markName is the namespace of the metadata that marks a document from which values were
+// removed.
 const markName = "pillion"
 
-// pack writes x as packets, each with one document, and gives them to send: one if
-// it fits. Else the subsegments that are embedded in it are sent on their own, with x
-// as parent, and what is then still too large is cut, with a mark. It gives how
-// many packets there were beyond the first, and how many were cut. The caller holds no
-// lock. The packet that send gets is only valid until it returns.
+// pack writes x as packets of one document each, and passes them to send. If the whole tree
+// fits into one packet, there is one. Otherwise the embedded subsegments are sent
+// separately, with x as parent, and documents that are still too large are cut and marked.
+// pack returns the number of packets beyond the first, and the number of documents that
+// were cut. The caller holds no lock. A packet is valid only until send returns.
 func (w *writer) pack(x *xray.Segment, send func([]byte)) (split, cuts int) {
 	x.Lock()
 	defer x.Unlock()

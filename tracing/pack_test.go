@@ -13,8 +13,8 @@ import (
 	"github.com/aws/aws-xray-sdk-go/v2/xray"
 )
 
-// TestSplit has the SDK draw a tree that does not fit into a packet: each of its
-// subsegments arrives, below the right parent.
+// TestSplit has the SDK record a tree that does not fit into a packet. Each subsegment
+// arrives, with the right parent.
 func TestSplit(t *testing.T) {
 	tracer, sent := newTestTracer(t, Config{})
 	ctx, seg := tracer.Trace(t.Context(), "")
@@ -47,7 +47,8 @@ func TestSplit(t *testing.T) {
 	}
 }
 
-// flatten gives the parent of each document and of those that are embedded in it.
+// flatten returns the parent of each document and of the subsegments that are embedded in
+// it.
 func flatten(parents map[string]string, d map[string]any, parent string) {
 	id, _ := d["id"].(string)
 	parents[id] = parent
@@ -56,8 +57,8 @@ func flatten(parents map[string]string, d map[string]any, parent string) {
 	}
 }
 
-// TestCut has documents that are too large on their own: they arrive, with what is
-// short, and say that something is missing.
+// TestCut sends documents that are too large on their own. They arrive with their short
+// values, and with a mark that values are missing.
 func TestCut(t *testing.T) {
 	for _, tc := range []struct {
 		name string
@@ -108,7 +109,7 @@ func TestCut(t *testing.T) {
 	}
 }
 
-// TestFrozen has metadata change after it was added, and values that cannot be written.
+// TestFrozen changes metadata after it was added, and adds values that cannot be written.
 func TestFrozen(t *testing.T) {
 	tracer, sent := newTestTracer(t, Config{})
 	ctx, seg := tracer.Trace(t.Context(), "")
@@ -137,7 +138,7 @@ func TestFrozen(t *testing.T) {
 	}
 	for _, key := range []string{"chan", "deep nan", "panics", "raw"} {
 		if s, _ := m[key].(string); !strings.Contains(s, "cannot be written") {
-			t.Errorf("got %v for %s, want why it cannot be written", m[key], key)
+			t.Errorf("got %v for %s, want the reason why it cannot be written", m[key], key)
 		}
 	}
 }
@@ -146,8 +147,8 @@ type badJSON struct{}
 
 func (badJSON) MarshalJSON() ([]byte, error) { panic("no") }
 
-// FuzzPack has it that whatever is drawn by either way, each packet fits, is valid,
-// and each segment arrives exactly once below its parent.
+// FuzzPack checks that each packet fits and is valid, and that each segment arrives exactly
+// once with its parent, whether this package or the SDK made it.
 func FuzzPack(f *testing.F) {
 	f.Add("name", "key", "value", 3, 2, uint16(10))
 	f.Add("", "\xff", "\x00\xff\n", 40, 3, uint16(3000))

@@ -10,17 +10,17 @@ import (
 // Request describes an HTTP request, for segments that are made by hand.
 type Request struct {
 	Method    string
-	URL       string // user, password, query and fragment are left out
+	URL       string // user, password, query and fragment are removed
 	UserAgent string
 
 	ClientIP      string
-	XForwardedFor bool // ClientIP was read from X-Forwarded-For; of segments only
-	Traced        bool // the other side sends segments of its own; of subsegments only
+	XForwardedFor bool // ClientIP was read from X-Forwarded-For; for segments only
+	Traced        bool // the called service sends its own segments; for subsegments only
 }
 
-// SetRequest records which request the segment serves, or the subsegment makes.
-// [Tracer.Handler] and [Client] do it by themselves. URL and user agent are cut at 2000
-// characters, method and client address at 250.
+// SetRequest records the request that the segment serves, or that the subsegment makes.
+// [Tracer.Handler] and [Client] do this. URL and user agent are cut at 2000 characters,
+// method and client address at 250.
 func (s *Segment) SetRequest(r Request) {
 	s.change(func(x *xray.Segment) {
 		request := x.GetHTTP().GetRequest()
@@ -33,8 +33,8 @@ func (s *Segment) SetRequest(r Request) {
 	})
 }
 
-// SetResponse says what the answer was; a size of less than 0 is not known. It
-// does not judge the status: [Segment.SetStatus] does.
+// SetResponse records the response; a negative size is unknown. It does not set flags by
+// the status: [Segment.SetStatus] does.
 func (s *Segment) SetResponse(status int, size int64) {
 	s.change(func(x *xray.Segment) {
 		response := x.GetHTTP().GetResponse()
@@ -49,22 +49,22 @@ func (s *Segment) SetResponse(status int, size int64) {
 	})
 }
 
-// SetStatus judges an HTTP status, as [Tracer.Handler] and [Client] do: 429 is an
-// error and a throttle, another 4xx an error, a 5xx a fault, each with a cause, of
-// which a remote subsegment says that it is the other side's; any other status is
-// nothing, and takes nothing back.
+// SetStatus sets flags and a cause by an HTTP status, as [Tracer.Handler] and [Client] do:
+// 429 is an error and a throttle, other 4xx are errors, 5xx are faults. In a subsegment of
+// the namespace remote, the cause is attributed to the other service. Other statuses change
+// nothing.
 func (s *Segment) SetStatus(status int) {
 	if !s.none() {
 		s.setStatus(status, s.x.Namespace == "remote")
 	}
 }
 
-// bareURL returns a URL without user, password, query and fragment. It need not be
-// legal: what may be a password is left out.
+// bareURL returns a URL without user, password, query and fragment. The URL may be illegal:
+// anything that may be a password is removed.
 func bareURL(u string) string {
 	before, rest := cutScheme(u)
 	if before == "" && strings.HasPrefix(rest, "/") {
-		return withoutQuery(rest) // a path
+		return withoutQuery(rest) // it is a path
 	}
 	for at := userEnd(rest); at >= 0; at = userEnd(rest) {
 		rest = rest[at+1:]
@@ -72,8 +72,8 @@ func bareURL(u string) string {
 	return before + withoutQuery(rest)
 }
 
-// userEnd returns where user and password end that s begins with, -1 if it has none. A
-// password may have characters that end a host: then there is no port before them.
+// userEnd returns the index at which user and password end in s, or -1 if there are none. A
+// password may contain characters that end a host: then there is no port before them.
 func userEnd(s string) int {
 	end := strings.IndexAny(s, `/\?#`)
 	if end < 0 {
@@ -85,11 +85,11 @@ func userEnd(s string) int {
 	return strings.LastIndexByte(s, '@')
 }
 
-// beforeHost matches what stands before a host: slashes, with or without a scheme. A
-// scheme of several parts, such as jdbc:mysql, needs two slashes.
+// beforeHost matches the text before a host: slashes, with or without a scheme. A scheme of
+// several parts, such as jdbc:mysql, needs two slashes.
 var beforeHost = regexp.MustCompile(`^(?:[A-Za-z][A-Za-z0-9+.-]*:[/\\]+|(?:[A-Za-z][A-Za-z0-9+.-]*:){2,}//+|[/\\]{2,})`)
 
-// cutScheme cuts u before its host. before is empty if nothing stands there.
+// cutScheme splits u before its host. before is empty if there is no text before the host.
 func cutScheme(u string) (before, rest string) {
 	before = beforeHost.FindString(u)
 	return before, u[len(before):]

@@ -12,14 +12,14 @@ import (
 	"unicode/utf8"
 )
 
-// schemaText says what X-Ray takes, in JSON Schema, written from the field rules of
-// AWS's developer guide ("AWS X-Ray segment documents"): which fields there are, of which
-// type, which are required, how long, and where they may stand.
+// schemaText describes in JSON Schema what X-Ray accepts. It is written from the field
+// rules in AWS's developer guide ("AWS X-Ray segment documents"): the fields, their types,
+// lengths and places, and which are required.
 //
 //go:embed testdata/segment-schema.json
 var schemaText []byte
 
-// schema is a JSON Schema, as far as the one here needs it.
+// schema is a JSON Schema, with the keywords that segment-schema.json uses.
 type schema struct {
 	Ref        string             `json:"$ref"`
 	Type       string             `json:"type"`
@@ -50,7 +50,7 @@ var documentSchema = func() *schema {
 	return &s
 }()
 
-// schemaProblems gives what is wrong with a document.
+// schemaProblems returns the violations of the schema in a document.
 func schemaProblems(doc any) []string { return documentSchema.check("#", doc) }
 
 func (s *schema) check(at string, v any) []string {

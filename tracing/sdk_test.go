@@ -13,8 +13,8 @@ import (
 	"github.com/aws/aws-xray-sdk-go/v2/xray"
 )
 
-// TestErrorsThroughTheSDK records errors in subsegments that the SDK's emitter
-// sends, and in segments that the SDK made.
+// TestErrorsThroughTheSDK records errors in subsegments that the SDK's emitter sends, and
+// in segments that the SDK made.
 func TestErrorsThroughTheSDK(t *testing.T) {
 	daemon, theirs := listenUDP(t)
 	emitter, err := xray.NewDefaultEmitter(daemon)
@@ -46,7 +46,8 @@ func TestErrorsThroughTheSDK(t *testing.T) {
 	}
 }
 
-// TestWithinTheSDK annotates what the SDK draws within our segment.
+// TestWithinTheSDK annotates a subsegment that the SDK made within a segment of this
+// package.
 func TestWithinTheSDK(t *testing.T) {
 	tracer, sent := newTestTracer(t, Config{})
 	ctx, seg := tracer.Continue(t.Context(), "", ParseHeader("Root="+someRoot+";Sampled=1;Foo=bar"))
@@ -61,11 +62,11 @@ func TestWithinTheSDK(t *testing.T) {
 	seg.End(nil)
 	d := find(t, sent.documents(t, tracer), "sdk")
 	if d.str("annotations", "k_1") != "v" || d.str("cause", "exceptions", "message") != "broken" {
-		t.Errorf("got %v, want what was noted", d)
+		t.Errorf("got %v, want the annotations", d)
 	}
 }
 
-// fakeDB is a database that says yes.
+// fakeDB is a database that accepts every query.
 type (
 	fakeDB   struct{}
 	fakeRows struct{}
@@ -85,7 +86,7 @@ func (fakeDB) QueryContext(context.Context, string, []driver.NamedValue) (driver
 // registerFake registers the driver once, however often tests run.
 var registerFake = sync.OnceFunc(func() { sql.Register("fake", fakeDB{}) })
 
-// TestSQLContext queries through the SDK's driver within our segment.
+// TestSQLContext makes queries through the SDK's driver within a segment of this package.
 func TestSQLContext(t *testing.T) {
 	registerFake()
 	db, err := xray.SQLContext("fake", "fake://user:secret@db:1/menu")
@@ -107,7 +108,7 @@ func TestSQLContext(t *testing.T) {
 	}
 }
 
-// TestSchema has the schema of the tests refuse what X-Ray does.
+// TestSchema checks that the schema of the tests refuses the documents that X-Ray refuses.
 func TestSchema(t *testing.T) {
 	const good = `"name":"a","id":"53995c3f42cd8ad8","trace_id":"` + someRoot + `","start_time":1.5,"end_time":2`
 	for _, tc := range []struct {

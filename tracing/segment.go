@@ -10,57 +10,57 @@ import (
 	"github.com/aws/aws-xray-sdk-go/v2/xray"
 )
 
-// Segment is a segment or a subsegment: a piece of work in a trace. [Tracer.Trace]
-// and [StartSubsegment] begin one, [Segment.End] ends it, and sends it if the trace is
-// sampled. All methods may be called on a nil and on a zero Segment, which record
-// nothing, and concurrently. After the end they change nothing.
+// Segment is a segment or a subsegment: a unit of work in a trace. [Tracer.Trace] and
+// [StartSubsegment] begin one; [Segment.End] ends it, and sends it if the trace is sampled.
+// All methods may be called on a nil and on a zero Segment, where they do nothing, and may
+// be called concurrently. After the end they change nothing.
 type Segment struct {
 	x *xray.Segment
-	d *document // nil for one that the SDK made
+	d *document // nil for a segment of the SDK
 }
 
-// document is a segment of ours: what users hold, what the SDK sees and the context
-// that carries it, in one allocation. The SDK's lock in doc guards all that is written
-// after the beginning.
+// document is a segment of this package: the Segment of the user, the view of the SDK and
+// the context that carries it, in one allocation. The SDK's lock in doc guards all fields
+// that are written after the beginning.
 type document struct {
 	Segment
 
 	context.Context //nolint:containedctx // the document is the context that carries it
 
 	doc    xray.Segment
-	tracer *Tracer       // whose emitter sends it; nil where the SDK's does
-	in     *inbound      // of the whole trace; nil where no header came
+	tracer *Tracer       // whose emitter sends it; nil if the SDK's emitter does
+	in     *inbound      // of the whole trace; nil if there was no header
 	more   *details      // nil if not sampled
-	thrown *thrown       // why it failed
-	began  time.Duration // on the monotonic clock
-	sized  bool          // the response's size is known, be it 0
-	call   bool          // of a Client policy
+	thrown *thrown       // nil unless it failed
+	began  time.Duration // time of the beginning on the monotonic clock
+	sized  bool          // the response's size is known, even if it is 0
+	call   bool          // it belongs to a Client policy
 	sent   bool
 }
 
-// details is what only a sampled document needs.
+// details are the parts that only a sampled document needs.
 type details struct {
-	cfg      xray.Config // says that doc is ours, and whose emitter it has
+	cfg      xray.Config // marks doc as a document of this package, and holds its emitter
 	http     xray.HTTPData
 	request  xray.RequestData
 	response xray.ResponseData
 }
 
-// inbound is what came with a trace.
+// inbound is the trace information of the request.
 type inbound struct {
 	raw    string  // the header
-	fields []Field // its fields without a meaning
+	fields []Field // its fields that have no meaning here
 	state  string  // the W3C tracestate
 	header header.Header
 }
 
-//nolint:gochecknoglobals // only differences are taken
+//nolint:gochecknoglobals // only differences to it are used
 var epoch = time.Now()
 
 type documentKey struct{}
 
-// Value has the SDK find the document, and everything else in the context that it
-// was begun in.
+// Value returns the document if the SDK asks for the segment, and otherwise the value of
+// the context in which the document was begun.
 func (d *document) Value(key any) any {
 	if key == any(xray.ContextKey) {
 		return &d.doc
@@ -71,12 +71,12 @@ func (d *document) Value(key any) any {
 	return d.Context.Value(key)
 }
 
-// ownEmitter is a document as the SDK's emitter: the SDK calls it when a segment
-// of the document's tree is to be sent.
+// ownEmitter makes a document the SDK's emitter: the SDK calls it to send a segment of the
+// document's tree.
 type ownEmitter struct{ *document }
 
-// owner gives the sampled document of ours that x is the SDK's view of, nil for the
-// SDK's own.
+// owner returns the sampled document of which x is the SDK's view. It returns nil for a
+// segment of the SDK.
 func owner(x *xray.Segment) *document {
 	if x.Configuration == nil {
 		return nil
@@ -87,8 +87,8 @@ func owner(x *xray.Segment) *document {
 	return nil
 }
 
-// nearest gives the innermost document of ours in ctx that is of x's trace, nil for
-// none.
+// nearest returns the innermost document in ctx that belongs to x's trace. It returns nil
+// if there is none.
 func nearest(ctx context.Context, x *xray.Segment) *document {
 	if d, ok := ctx.Value(documentKey{}).(*document); ok && d.doc.ParentSegment == x.ParentSegment {
 		return d
@@ -99,8 +99,8 @@ func nearest(ctx context.Context, x *xray.Segment) *document {
 	return owner(x.ParentSegment)
 }
 
-// current finds the segment that ctx is in. One of the SDK's that was made while
-// it was disabled is none.
+// current returns the segment in ctx. It ignores a segment that the SDK made while it was
+// disabled.
 func current(ctx context.Context) *xray.Segment {
 	x := xray.GetSegment(ctx)
 	if x == nil || x.ParentSegment == nil {
@@ -115,7 +115,7 @@ func newDocument(ctx context.Context, t *Tracer, name, id string, sampled bool) 
 	d.Segment = Segment{x: &d.doc, d: d}
 	x := &d.doc
 	x.Name, x.ID = cut(name, maxName), id
-	x.Facade = true // the SDK's subsegments below are sent as they end, and do not hold this one up
+	x.Facade = true // the SDK sends its subsegments below when they end, and this document does not wait for them
 	x.InProgress = true
 	x.Sampled, x.Dummy = sampled, !sampled
 	if sampled {
@@ -134,7 +134,7 @@ func newSegment(ctx context.Context, t *Tracer, name string, h Header, id string
 	x := &d.doc
 	x.ParentSegment = x
 	x.TraceID, x.ParentID = h.Root, h.Parent
-	if sampled { // what else the SDK asks the first segment of a trace for
+	if sampled { // the SDK reads these from the first segment of a trace
 		d.more.cfg = t.sdk
 		d.more.cfg.Emitter = ownEmitter{d}
 	} else {
@@ -143,8 +143,8 @@ func newSegment(ctx context.Context, t *Tracer, name string, h Header, id string
 	return d
 }
 
-// newSubsegment begins a subsegment of parent. It is a document of its own, which
-// is sent when it ends.
+// newSubsegment begins a subsegment of parent. It is a separate document, which is sent
+// when it ends.
 func newSubsegment(ctx context.Context, t *Tracer, parent *xray.Segment, name string) *document {
 	first := parent.ParentSegment
 	d := newDocument(ctx, t, name, newSegmentID(), first.Sampled)
@@ -153,12 +153,12 @@ func newSubsegment(ctx context.Context, t *Tracer, parent *xray.Segment, name st
 	x.TraceID, x.ParentID = first.TraceID, parent.ID
 	x.Type = "subsegment"
 	if t == nil {
-		x.Name = legalName(name) // the SDK sends it as it is
+		x.Name = legalName(name) // the SDK does not normalize names
 	}
 	return d
 }
 
-// ID is the segment's own id, "" for a nil Segment.
+// ID returns the id of the segment. It is "" for a nil Segment.
 func (s *Segment) ID() string {
 	if s.none() {
 		return ""
@@ -166,8 +166,8 @@ func (s *Segment) ID() string {
 	return s.x.ID
 }
 
-// TraceID is the id of the trace, a real one also when the trace is not sampled.
-// It is "" for a nil Segment.
+// TraceID returns the id of the trace. It is a real id even if the trace is not sampled. It
+// is "" for a nil Segment.
 func (s *Segment) TraceID() string {
 	if s.none() {
 		return ""
@@ -175,15 +175,16 @@ func (s *Segment) TraceID() string {
 	return s.x.ParentSegment.TraceID
 }
 
-// Sampled reports whether the trace is recorded. All of it works alike if not,
-// but nothing is sent.
+// Sampled reports whether the trace is recorded. If it is not, all methods work in the same
+// way, but nothing is sent.
 func (s *Segment) Sampled() bool { return !s.none() && s.x.ParentSegment.Sampled }
 
 // none reports whether s stands for no segment.
 func (s *Segment) none() bool { return s == nil || s.x == nil }
 
-// XRay is the segment as the X-Ray SDK sees it, for what only the SDK can do; nil
-// for a nil Segment. It must not be ended through the SDK while it is used here.
+// XRay returns the segment as the X-Ray SDK sees it, for functions that only the SDK has.
+// It is nil for a nil Segment. It must not be ended through the SDK while it is in use
+// here.
 func (s *Segment) XRay() *xray.Segment {
 	if s.none() {
 		return nil
@@ -191,8 +192,8 @@ func (s *Segment) XRay() *xray.Segment {
 	return s.x
 }
 
-// Incoming returns the trace header that the trace came with, as it came, but for what is
-// over 4 KiB; "" if the trace began here.
+// Incoming returns the trace header with which the trace arrived, cut at 4 KiB. It is "" if
+// the trace began here.
 func (s *Segment) Incoming() string {
 	if s.none() {
 		return ""
@@ -206,7 +207,7 @@ func (s *Segment) Incoming() string {
 	return ""
 }
 
-// inbound is what came with the trace, as far as we kept it.
+// inbound returns the trace information of the request that was kept.
 func (s *Segment) inbound() *inbound {
 	if s.d != nil {
 		return s.d.in
@@ -217,9 +218,8 @@ func (s *Segment) inbound() *inbound {
 	return nil
 }
 
-// Header is what this process says of the trace to who called it: the trace, the
-// decision, the caller as parent, and the fields that came. It goes into responses. It is
-// zero for a nil Segment.
+// Header returns the trace header for the response: the trace, the decision, the caller as
+// parent, and the other fields of the request. It is zero for a nil Segment.
 func (s *Segment) Header() Header {
 	h := s.Downstream()
 	if s.none() {
@@ -232,10 +232,10 @@ func (s *Segment) Header() Header {
 	return h
 }
 
-// Downstream is what a call made within the segment must send: the trace, the
-// decision, this segment as parent, and the fields that came, but for Self, which
-// names the hop before. Write it with [Header.String], or [Header.TraceParent]. It is
-// zero for a nil Segment.
+// Downstream returns the trace header for a call made within the segment: the trace, the
+// decision, this segment as parent, and the other fields of the request, except Self, which
+// names the previous hop. Write it with [Header.String] or [Header.TraceParent]. It is zero
+// for a nil Segment.
 func (s *Segment) Downstream() Header {
 	if s.none() {
 		return Header{}
@@ -253,8 +253,7 @@ func (s *Segment) Downstream() Header {
 	return h
 }
 
-// change runs f under the segment's lock, if the segment records anything and has
-// not ended.
+// change runs f under the segment's lock, unless the segment is not recorded or has ended.
 func (s *Segment) change(f func(x *xray.Segment)) {
 	if !s.Sampled() {
 		return
@@ -266,16 +265,16 @@ func (s *Segment) change(f func(x *xray.Segment)) {
 	}
 }
 
-// End ends the segment, and sends it if it is sampled. Only the first End counts.
-// An error that err points to is recorded, with fault and cause. Deferred directly, End
-// records a panic as well, and lets it pass on:
+// End ends the segment, and sends it if it is sampled. Only the first End counts. If err
+// points to an error, End records it as a fault with a cause. If End is deferred directly,
+// it also records a panic, and passes it on:
 //
 //	ctx, seg := tracing.StartSubsegment(ctx, "render")
 //	defer seg.End(&err)
 //
-// err may be nil, if there is none to record. End does not see that a goroutine ends by
-// [runtime.Goexit]; [Capture] does.
-func (s *Segment) End(err *error) { //nolint:gocritic // a pointer, since it is deferred before the error is known
+// err may be nil if there is no error to record. End does not detect [runtime.Goexit];
+// [Capture] does.
+func (s *Segment) End(err *error) { //nolint:gocritic // a pointer, because End is deferred before the error is known
 	if p := recover(); p != nil {
 		s.rethrow(p)
 	}
@@ -285,16 +284,16 @@ func (s *Segment) End(err *error) { //nolint:gocritic // a pointer, since it is 
 	s.finish()
 }
 
-// unwound ends the segment of a function that did not return: it panicked, or ended its
-// goroutine. It is deferred directly, to recover the panic.
+// unwound ends the segment of a function that did not return because it panicked or called
+// runtime.Goexit. It is deferred directly, so that it can recover the panic.
 func (s *Segment) unwound(returned *bool) {
 	if !*returned {
 		s.rethrow(recover())
 	}
 }
 
-// rethrow ends the segment of a function that panicked with p, and lets the panic pass
-// on. A nil p says that the function ended its goroutine.
+// rethrow ends the segment of a function that panicked with p, and panics again. A nil p
+// means runtime.Goexit.
 func (s *Segment) rethrow(p any) {
 	if p == nil {
 		s.SetError(errGoexit)
@@ -308,12 +307,12 @@ func (s *Segment) rethrow(p any) {
 
 var errGoexit = errors.New("the goroutine was ended by runtime.Goexit")
 
-// finish ends the segment and has it sent.
+// finish ends the segment and sends it.
 func (s *Segment) finish() {
 	if s.none() {
 		return
 	}
-	if s.d == nil { // the SDK's: let it
+	if s.d == nil { // the SDK ends its own segments
 		s.x.Close(nil)
 		return
 	}
@@ -323,21 +322,21 @@ func (s *Segment) finish() {
 func (d *document) finish() {
 	x := &d.doc
 	if !x.ParentSegment.Sampled {
-		return // nothing was recorded, nothing will be
+		return // nothing was recorded, and nothing will be
 	}
 	x.Lock()
 	defer x.Unlock()
 	if d.sent {
 		return
 	}
-	if x.EndTime == 0 { // else the SDK was told to close it, and waits for subsegments
+	if x.EndTime == 0 { // otherwise it was closed through the SDK, which waits for subsegments
 		x.EndTime = x.StartTime + (time.Since(epoch) - d.began).Seconds()
 	}
 	x.InProgress, x.Emitted = false, true
 	d.send()
 }
 
-// send hands the document over, once. The caller holds the lock.
+// send passes the document to its emitter, once. The caller holds the lock.
 func (d *document) send() {
 	if d.sent {
 		return
@@ -353,7 +352,7 @@ func (d *document) send() {
 	}
 }
 
-// Emit sends what the SDK ended of the document's tree: the document itself, or a
+// Emit sends a segment of the document's tree that the SDK ended: the document itself, or a
 // subsegment that the SDK made. The SDK holds seg's lock.
 func (e ownEmitter) Emit(seg *xray.Segment) {
 	if d := owner(seg); d != nil {
@@ -365,5 +364,5 @@ func (e ownEmitter) Emit(seg *xray.Segment) {
 	}
 }
 
-// RefreshEmitterWithAddress does nothing: where documents go is the tracer's business.
+// RefreshEmitterWithAddress does nothing: the tracer decides where documents are sent.
 func (ownEmitter) RefreshEmitterWithAddress(*net.UDPAddr) {}

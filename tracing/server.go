@@ -7,18 +7,19 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Server is a policy that records each call that an upstream serves as a segment, where
-// the upstream stands for the service itself: it is for gRPC, behind
-// pilliongrpc.ServerOptions; HTTP has [Tracer.Handler]. It stands outside of limits and
-// breaker, so that what they refuse is recorded too.
+// Server is a policy that records each served call as a segment. It is for upstreams that
+// stand for the service itself, in gRPC servers with pilliongrpc.ServerOptions; for HTTP
+// there is [Tracer.Handler]. It belongs outside of limits and breaker, so that calls that
+// they refuse are recorded too.
 //
 //	front, err := pillion.New("front", Server{Tracer: tracer}, limits.Config{})
 //
-// The segment goes on with the trace of x-amzn-trace-id in the request's metadata, or
-// begins one; it is in the handler's context. It has POST and the method's URL. A status
-// that stands for a 4xx is an error, RESOURCE_EXHAUSTED a throttle, what stands for a 5xx a
-// fault with its cause, and so are a panic and [runtime.Goexit]; a canceled call is none.
-// The header is believed from any caller, as in [Tracer.Handler].
+// The segment continues the trace of x-amzn-trace-id in the request's metadata, or begins a
+// new trace. It is in the handler's context. It records POST and the URL of the method. A
+// gRPC status that stands for a 4xx is an error, RESOURCE_EXHAUSTED is also a throttle, and
+// a status that stands for a 5xx is a fault with its cause. A panic and [runtime.Goexit]
+// are faults; a canceled call is not. The header is trusted from any caller, as in
+// [Tracer.Handler].
 type Server struct {
 	// Tracer sends the segments. Nil is an error.
 	Tracer *Tracer `json:"-"`
@@ -27,7 +28,7 @@ type Server struct {
 	Name string `json:"name,omitempty"`
 }
 
-// Place is outside of what retries or hedges, where attempts would be taken for calls.
+// Place is outside of retry and hedge: inside, the policy would record attempts as calls.
 func (Server) Place() policy.Place { return place() }
 
 // Wrap records the calls that are served.
@@ -58,7 +59,7 @@ func (s Server) Wrap(site *policy.Builder, next policy.Func) (policy.Func, error
 	}, nil
 }
 
-// inbound reads which trace the call belongs to.
+// inbound returns the trace header of the call.
 func (s Server) inbound(c *policy.Call) Header {
 	h := ParseHeader(c.RequestHeader(HeaderName))
 	if s.Tracer.w3c && h.Root == "" {
@@ -70,10 +71,10 @@ func (s Server) inbound(c *policy.Call) Header {
 	return s.Tracer.withDecision(h)
 }
 
-// served ends the segment with the call.
+// served ends the segment at the end of the call.
 func (s *Segment) served(c *policy.Call, end *policy.Outcome) {
 	switch {
-	case end.Err == nil, end.Is.Any(policy.Cancelled):
+	case end.Err == nil, end.Has(policy.Cancelled):
 	case end.Detail == envoy.ViaUpstream && c.Request().Protocol == policy.ProtocolGRPC:
 		s.setGRPC(end)
 	default:
@@ -82,18 +83,18 @@ func (s *Segment) served(c *policy.Call, end *policy.Outcome) {
 	if end.Flags != 0 {
 		s.Annotate("response_flags", end.Flags.String())
 	}
-	if end.Is.Any(policy.Refused) {
+	if end.Has(policy.Refused) {
 		s.Annotate("refused", true)
 	}
 	s.finish()
 }
 
-// setGRPC judges a gRPC status, as the X-Ray SDK's interceptors do.
+// setGRPC sets flags by a gRPC status, as the X-Ray SDK's interceptors do.
 func (s *Segment) setGRPC(end *policy.Outcome) {
 	s.Annotate("grpc_status", end.Code)
-	if end.Is.Any(policy.Failed) {
+	if end.Has(policy.Failed) {
 		s.SetError(end.Err)
 		return
 	}
-	s.SetFlags(true, end.Is.Any(policy.GRPCResourceExhausted) || end.Code == 8, false)
+	s.SetFlags(true, end.Has(policy.GRPCResourceExhausted) || end.Code == 8, false)
 }

@@ -22,12 +22,12 @@ type (
 	samplingDecision = sampling.Decision
 )
 
-// other is the SDK's segment with another field.
+// other is the SDK's segment type with another field.
 type other struct{ rawSubsegments []string }
 
 var typeOfOther = reflect.TypeFor[other]()
 
-// forgetSDK has the package find nothing in the SDK, as of another version.
+// forgetSDK makes the package behave as with an unknown version of the SDK.
 func forgetSDK(t *testing.T) {
 	t.Helper()
 	_ = other{}.rawSubsegments
@@ -37,8 +37,8 @@ func forgetSDK(t *testing.T) {
 	t.Cleanup(func() { childrenField, childrenKnown = index, known })
 }
 
-// drawNested makes a subsegment of the SDK within one of the SDK.
-func drawNested(t *testing.T, tracer *Tracer) {
+// makeNested makes a subsegment of the SDK within another one.
+func makeNested(t *testing.T, tracer *Tracer) {
 	t.Helper()
 	ctx, seg := tracer.Trace(t.Context(), "")
 	ctx, a := xray.BeginSubsegment(ctx, "a")
@@ -59,8 +59,8 @@ func containsAll(s string, parts ...string) bool {
 	return true
 }
 
-// TestSettings refuses settings that mean nothing, and names package, field, value and
-// what to write.
+// TestSettings checks that invalid settings are refused with an error that names the
+// package, the field, the value and what to write instead.
 func TestSettings(t *testing.T) {
 	var noStrategy *sampling.LocalizedStrategy
 	for _, tc := range []struct {
@@ -69,18 +69,18 @@ func TestSettings(t *testing.T) {
 		want []string
 	}{
 		{"rate over 1", Config{SamplingRate: 5}, []string{"Config.SamplingRate: 5 ", "write 0.05"}},
-		{"negative rate", Config{SamplingRate: -0.5}, []string{"Config.SamplingRate: -0.5 ", "NeverSample"}},
+		{"negative rate", Config{SamplingRate: -0.5}, []string{"Config.SamplingRate: -0.5 ", "Never"}},
 		{"no number", Config{SamplingRate: math.NaN()}, []string{"Config.SamplingRate: NaN "}},
 		{"infinite rate", Config{SamplingRate: math.Inf(1)}, []string{"Config.SamplingRate: +Inf "}},
 		{"nil strategy", Config{Sampling: noStrategy}, []string{"Config.Sampling: it is a nil *sampling.LocalizedStrategy"}},
-		{"queue", Config{QueueSize: -5}, []string{"Config.QueueSize: -5 ", "leave it out"}},
+		{"queue", Config{QueueSize: -5}, []string{"Config.QueueSize: -5 ", "omit it"}},
 		{"path", Config{ExcludedPaths: []string{"health"}}, []string{`Config.ExcludedPaths: "health" `, `write "/health"`}},
 		{"URL for a path", Config{ExcludedPaths: []string{"http://h/health"}}, []string{`Config.ExcludedPaths: "http://h/health" `}},
 		{"path with query", Config{ExcludedPaths: []string{"/health?x=1"}}, []string{`"/health?x=1" `, `write "/health"`}},
-		{"empty path", Config{ExcludedPaths: []string{""}}, []string{`Config.ExcludedPaths: "" `, "leave it out"}},
+		{"empty path", Config{ExcludedPaths: []string{""}}, []string{`Config.ExcludedPaths: "" `, "omit it"}},
 		{"spaces", Config{ExcludedPaths: []string{" /health"}}, []string{`Config.ExcludedPaths: " /health" `}},
 		{"pattern", Config{ExcludedPatterns: []string{"["}}, []string{"Config.ExcludedPatterns: ", "`[`", "write a regular expression"}},
-		{"empty pattern", Config{ExcludedPatterns: []string{""}}, []string{`Config.ExcludedPatterns: "" `, "leave it out"}},
+		{"empty pattern", Config{ExcludedPatterns: []string{""}}, []string{`Config.ExcludedPatterns: "" `, "omit it"}},
 		{"pattern without slash", Config{ExcludedPatterns: []string{"^health"}}, []string{`Config.ExcludedPatterns: "^health" `, `write "^/`}},
 		{"pattern without slash, folded", Config{ExcludedPatterns: []string{`(?i)\Ahealth$`}}, []string{"Config.ExcludedPatterns: "}},
 		{"proxy", Config{TrustedProxies: []string{"proxy.local"}}, []string{`Config.TrustedProxies: "proxy.local" `, "write it like 10.0.0.1"}},
@@ -88,8 +88,8 @@ func TestSettings(t *testing.T) {
 		{"daemon", Config{Daemon: "http://127.0.0.1:2000"}, []string{`Config.Daemon: "http://127.0.0.1:2000" `, "write it like 127.0.0.1:2000"}},
 		{"daemons", Config{Daemon: "udp:a:1 udp:b:2"}, []string{"Config.Daemon: ", "NoDaemon"}},
 		{"two bad daemons", Config{Daemon: "udp:a:0 tcp:b:0"}, []string{`Config.Daemon: "a:0" `, `Config.Daemon: "b:0" `}},
-		{"annotation key", Config{Annotations: map[string]any{"!!!": 1}}, []string{`Config.Annotations: key "!!!" `, "write letters"}},
-		{"annotation nil", Config{Annotations: map[string]any{"pod": nil}}, []string{`Config.Annotations: the value of "pod" `, "leave it out"}},
+		{"annotation key", Config{Annotations: map[string]any{"!!!": 1}}, []string{`Config.Annotations: key "!!!" `, "use letters"}},
+		{"annotation nil", Config{Annotations: map[string]any{"pod": nil}}, []string{`Config.Annotations: the value of "pod" `, "omit it"}},
 		{"annotations alike", Config{Annotations: map[string]any{"a-b": 1, "a_b": 2}}, []string{`Config.Annotations: "a-b" and "a_b" `}},
 		{"metadata", Config{Metadata: map[string]map[string]any{"ns": {"k": make(chan int)}}}, []string{`Config.Metadata: "k" in "ns": `, "encoding/json"}},
 		{"metadata that panics", Config{Metadata: map[string]map[string]any{"ns": {"k": badJSON{}}}}, []string{`Config.Metadata: "k" in "ns": no`}},
@@ -125,7 +125,7 @@ func TestSettings(t *testing.T) {
 		Name: "front", Daemon: NoDaemon, Metadata: map[string]map[string]any{"ns": {"nan": math.NaN()}},
 		ExcludedPaths: []string{"*", "/"}, ExcludedPatterns: []string{"^/?$", "^[/h]", "health", `(?m)^health`, "^(/a|b)"},
 	}); err != nil {
-		t.Errorf("got %v for settings that mean something", err)
+		t.Errorf("got %v for valid settings", err)
 	}
 	for env, value := range map[string]string{"AWS_XRAY_EXCLUDED_PATHS": "/a,health", "AWS_XRAY_SAMPLING_RATE": "5"} {
 		if _, err := fromEnv(Config{}, func(name string) string { return map[string]string{env: value}[name] }); err == nil || !containsAll(err.Error(), "tracing: "+env+": ", "write ") {
@@ -134,8 +134,8 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-// TestNil has each entry called with nil: it is an error or a panic that names what is
-// nil, and never a nil dereference.
+// TestNil calls each function and method with nil. It returns an error or panics with a
+// text that names the nil value, and never dereferences it.
 func TestNil(t *testing.T) {
 	tracer, _ := newTestTracer(t, Config{})
 	var none *Tracer
@@ -197,7 +197,7 @@ func newError(p policy.Policy) error {
 	return err
 }
 
-// TestZeroSegment has a Segment of no context do nothing, as a nil one does.
+// TestZeroSegment checks that a zero Segment does nothing, as a nil one does.
 func TestZeroSegment(t *testing.T) {
 	var s Segment
 	s.Annotate("k", 1)
@@ -211,6 +211,6 @@ func TestZeroSegment(t *testing.T) {
 	s.SetUser("u")
 	s.End(nil)
 	if s.ID() != "" || s.TraceID() != "" || s.Sampled() || s.XRay() != nil || s.Incoming() != "" || s.Header().String() != "" || s.Downstream().String() != "" {
-		t.Errorf("got %+v, want nothing", s)
+		t.Errorf("got %+v, want the zero values", s)
 	}
 }

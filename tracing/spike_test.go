@@ -13,10 +13,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// These tests prove what the whole package stands on: that the X-Ray SDK works within
-// segments that were made here, and the other way round. Run them under -race.
+// These tests verify the assumption of the whole package: the X-Ray SDK works within
+// segments of this package, and this package within segments of the SDK. Run them with
+// -race.
 
-// TestSDKAnnotates has the SDK write into our segment.
+// TestSDKAnnotates has the SDK write into a segment of this package.
 func TestSDKAnnotates(t *testing.T) {
 	tracer, sent := newTestTracer(t, Config{})
 	ctx, seg := tracer.Trace(t.Context(), "")
@@ -37,11 +38,11 @@ func TestSDKAnnotates(t *testing.T) {
 	d := sent.documents(t, tracer)[0]
 	if d.at("annotations", "user_id") != 5.0 || d.at("metadata", "default", "order", "n") != 1.0 ||
 		d.str("metadata", "ns", "k") != "v" || d.at("fault") != true || d.str("cause", "exceptions", "message") != "broken" {
-		t.Errorf("got %v, want all that the SDK wrote", d)
+		t.Errorf("got %v, want everything that the SDK wrote", d)
 	}
 }
 
-// TestSDKNests has the SDK and us draw within each other, three deep.
+// TestSDKNests nests subsegments of the SDK and of this package, three deep.
 func TestSDKNests(t *testing.T) {
 	tracer, sent := newTestTracer(t, Config{})
 	ctx, seg := tracer.Trace(t.Context(), "")
@@ -80,8 +81,8 @@ func TestSDKNests(t *testing.T) {
 	}
 }
 
-// TestSDKCloses has the SDK close our segments, before or after we do. Each is
-// sent once.
+// TestSDKCloses closes segments of this package through the SDK, before or after End. Each
+// is sent once.
 func TestSDKCloses(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
@@ -121,7 +122,7 @@ func TestSDKCloses(t *testing.T) {
 	}
 }
 
-// sdkContext gives a context that the SDK's segments are begun in, which send
+// sdkContext returns a context in which segments of the SDK can begin, which are sent
 // through emitter.
 func sdkContext(t *testing.T, emitter xray.Emitter, rate string) context.Context {
 	t.Helper()
@@ -137,8 +138,8 @@ func sdkContext(t *testing.T, emitter xray.Emitter, rate string) context.Context
 	return ctx
 }
 
-// TestContinueSDK goes on with a segment that the SDK began: through our tracer
-// where there is one, else through the SDK's emitter.
+// TestContinueSDK continues a segment that the SDK began: through a tracer of this package
+// if there is one, otherwise through the SDK's emitter.
 func TestContinueSDK(t *testing.T) {
 	tracer, sent := newTestTracer(t, Config{})
 	daemon, theirs := listenUDP(t)
@@ -151,7 +152,7 @@ func TestContinueSDK(t *testing.T) {
 	var header string
 	base := roundTripper(func(r *http.Request) (*http.Response, error) {
 		header = r.Header.Get(HeaderName)
-		return answer(200, "soup")(r)
+		return respond(200, "soup")(r)
 	})
 	if _, err := read(t, u.Transport(base), get(ctx, "http://recipes/1")); err != nil {
 		t.Fatal(err)
@@ -176,21 +177,23 @@ func TestContinueSDK(t *testing.T) {
 	}
 }
 
-// TestContinueUnsampledSDK does not send what the SDK does not sample.
+// TestContinueUnsampledSDK checks that calls in a trace that the SDK does not sample are
+// not sent.
 func TestContinueUnsampledSDK(t *testing.T) {
 	tracer, sent := newTestTracer(t, Config{})
 	ctx, seg := xray.BeginSegment(sdkContext(t, nil, "0.0"), "theirs")
 	u := upstream(t, Client{Tracer: tracer})
-	if _, err := read(t, u.Transport(answer(200, "soup")), get(ctx, "http://recipes/1")); err != nil {
+	if _, err := read(t, u.Transport(respond(200, "soup")), get(ctx, "http://recipes/1")); err != nil {
 		t.Fatal(err)
 	}
 	seg.Close(nil)
 	if docs := sent.documents(t, tracer); len(docs) != 0 {
-		t.Errorf("got %v, want nothing", docs)
+		t.Errorf("got %v, want no documents", docs)
 	}
 }
 
-// TestSDKServer serves with the SDK's handler, and with ours around its client.
+// TestSDKServer serves with the SDK's handler, and with the handler of this package around
+// the SDK's client.
 func TestSDKClient(t *testing.T) {
 	tracer, sent := newTestTracer(t, Config{})
 	var header string
@@ -211,14 +214,15 @@ func TestSDKClient(t *testing.T) {
 	docs := sent.documents(t, tracer)
 	call := docs[0]
 	if call.str("namespace") != "remote" || call.at("http", "response", "status") != 200.0 || call.at("subsegments") == nil {
-		t.Errorf("got %v, want the SDK's subsegment with what it draws within", call)
+		t.Errorf("got %v, want the SDK's subsegment with the subsegments within it", call)
 	}
 	if got := ParseHeader(header); got.Parent != call.str("id") || got.Root != call.str("trace_id") {
 		t.Errorf("got header %s, want it to name %s", header, call.str("id"))
 	}
 }
 
-// TestSDKConcurrent draws from many goroutines at once, by both ways.
+// TestSDKConcurrent records from many goroutines concurrently, through the SDK and through
+// this package.
 func TestSDKConcurrent(t *testing.T) {
 	tracer, sent := newTestTracer(t, Config{})
 	ctx, seg := tracer.Trace(t.Context(), "")
@@ -239,7 +243,7 @@ func TestSDKConcurrent(t *testing.T) {
 	}
 	all.Wait()
 	seg.End(nil)
-	for tracer.Stats().Queued != 0 || tracer.Stats().Sent < 61 { // CaptureAsync does not say when it has ended
+	for tracer.Stats().Queued != 0 || tracer.Stats().Sent < 61 { // CaptureAsync does not report its end
 		runtime.Gosched()
 	}
 	if docs := sent.documents(t, tracer); len(docs) != 61 {
@@ -247,10 +251,10 @@ func TestSDKConcurrent(t *testing.T) {
 	}
 }
 
-// TestUnknownSDK has the reflection that finds the SDK's subsegments work.
+// TestChildren checks the reflection that finds the SDK's subsegments.
 func TestChildren(t *testing.T) {
 	if !childrenKnown {
-		t.Fatal("the SDK's field is not where it was")
+		t.Fatal("the SDK's field was not found")
 	}
 	tracer, _ := newTestTracer(t, Config{})
 	ctx, seg := tracer.Trace(t.Context(), "")
@@ -260,7 +264,7 @@ func TestChildren(t *testing.T) {
 		t.Errorf("got %v, want b", got)
 	}
 	if got := children(seg.XRay()); got != nil {
-		t.Errorf("got %v for a segment of ours, want nothing", got)
+		t.Errorf("got %v for a segment of this package, want none", got)
 	}
 	b.Close(nil)
 	a.Close(nil)

@@ -15,8 +15,8 @@ import (
 	"github.com/pillion-go/pillion/retry"
 )
 
-// TestCallerNames names a call by X-Aws-Xray-Name only where the policy says so, and
-// never sends the header.
+// TestCallerNames checks that X-Aws-Xray-Name names a call only if CallerNames is set, and
+// that the header is never sent.
 func TestCallerNames(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
@@ -35,7 +35,7 @@ func TestCallerNames(t *testing.T) {
 			var out http.Header
 			rt := u.Transport(roundTripper(func(r *http.Request) (*http.Response, error) {
 				out = r.Header
-				return answer(200, "")(r)
+				return respond(200, "")(r)
 			}))
 			docs := serve(t, tracer, sent, http.Header{NameHeader: {"payments-db"}}, func(_ http.ResponseWriter, r *http.Request) {
 				ctx := r.Context()
@@ -58,8 +58,8 @@ func TestCallerNames(t *testing.T) {
 	}
 }
 
-// TestIgnoreSampled has decisions of callers believed, or not, by each header and each
-// server.
+// TestIgnoreSampled checks whether the decisions of callers are trusted, with each header
+// and each server.
 func TestIgnoreSampled(t *testing.T) {
 	const traceparent = "00-5759e988bd862e3fe1be46a994272793-00f067aa0ba902b7-0"
 	for _, tc := range []struct {
@@ -68,9 +68,9 @@ func TestIgnoreSampled(t *testing.T) {
 		header http.Header
 		said   bool
 	}{
-		{"Sampled=1", NeverSample, http.Header{HeaderName: {"Root=" + someRoot + ";Sampled=1"}}, true},
+		{"Sampled=1", Never, http.Header{HeaderName: {"Root=" + someRoot + ";Sampled=1"}}, true},
 		{"Sampled=0", 1, http.Header{HeaderName: {"Root=" + someRoot + ";Sampled=0"}}, false},
-		{"traceparent 01", NeverSample, http.Header{TraceParentName: {traceparent + "1"}}, true},
+		{"traceparent 01", Never, http.Header{TraceParentName: {traceparent + "1"}}, true},
 		{"traceparent 00", 1, http.Header{TraceParentName: {traceparent + "0"}}, false},
 	} {
 		for _, ignore := range []bool{false, true} {
@@ -92,13 +92,14 @@ func TestIgnoreSampled(t *testing.T) {
 			})
 		}
 	}
-	tracer, _ := newTestTracer(t, Config{SamplingRate: NeverSample, IgnoreSampled: true})
+	tracer, _ := newTestTracer(t, Config{SamplingRate: Never, IgnoreSampled: true})
 	if _, seg := tracer.Continue(t.Context(), "", Header{Sampled: Sampled}); !seg.Sampled() {
-		t.Error("got a decision of Continue's caller ignored")
+		t.Error("Continue ignored the decision in its header")
 	}
 }
 
-// TestFieldsAreSendable sends on only what HTTP and gRPC take, however it came.
+// TestFieldsAreSendable checks that only fields that HTTP and gRPC accept are sent on,
+// whatever their source.
 func TestFieldsAreSendable(t *testing.T) {
 	var many []Field
 	for i := range 2 * maxFields {
@@ -138,8 +139,8 @@ func TestFieldsAreSendable(t *testing.T) {
 	}
 }
 
-// TestStrangersHeapIsBounded has requests with everything large wait in the queue: they
-// hold what is recorded of them, not what came.
+// TestStrangersHeapIsBounded queues requests with large strings. They keep only the
+// recorded parts in memory.
 func TestStrangersHeapIsBounded(t *testing.T) {
 	const requests, each = 20, 1 << 18
 	held := make(chan struct{})
@@ -168,9 +169,10 @@ func TestStrangersHeapIsBounded(t *testing.T) {
 	for i := range requests {
 		h.ServeHTTP(httptest.NewRecorder(), largeRequest(i, each))
 	}
-	// 64 KiB of metadata is a user's own choice, here three times.
+	// Each request adds 64 KiB of metadata three times; metadata is the user's choice and
+	// not bounded.
 	if grown := heap() - before; grown > requests*300<<10 {
-		t.Errorf("%d requests of %d KiB hold %d KiB, want little", requests, 6*each>>10, grown>>10)
+		t.Errorf("%d requests of %d KiB hold %d KiB, want less", requests, 6*each>>10, grown>>10)
 	}
 	close(held)
 	for _, d := range sent.documents(t, tracer) {
@@ -184,8 +186,8 @@ func TestStrangersHeapIsBounded(t *testing.T) {
 	}
 }
 
-// largeRequest is a request whose strings are n bytes each, cut from larger ones as
-// net/http does.
+// largeRequest returns a request whose strings have n bytes each and are substrings of
+// larger ones, as in net/http.
 func largeRequest(i, n int) *http.Request {
 	large := strings.Repeat(string(rune('a'+i%26)), n)
 	line := "GET /" + large + " HTTP/1.1"
@@ -207,7 +209,7 @@ func heap() int {
 	return int(m.HeapAlloc)
 }
 
-// TestIncomingIsCut keeps a trace header as it came, but not all of a large one.
+// TestIncomingIsCut checks that a trace header is kept unchanged, but cut if it is large.
 func TestIncomingIsCut(t *testing.T) {
 	for _, tc := range []struct{ in, want string }{
 		{"Root=" + someRoot + "; Sampled=1", "Root=" + someRoot + "; Sampled=1"},
@@ -223,7 +225,7 @@ func TestIncomingIsCut(t *testing.T) {
 	}
 }
 
-// TestBareURL leaves out what may be secret of any URL.
+// TestBareURL checks that parts of a URL that may be secret are removed.
 func TestBareURL(t *testing.T) {
 	for in, want := range map[string]string{
 		"https://h/p?q#f":           "https://h/p",
@@ -266,8 +268,8 @@ func TestBareURL(t *testing.T) {
 	}
 }
 
-// TestPanicsOfOwnCode has functions of the configuration panic where the caller runs
-// them: the panic goes on, and the tracer works on.
+// TestPanicsOfOwnCode checks that a panic of a configured function is passed on to the
+// caller whose goroutine runs it, and that the tracer still works.
 func TestPanicsOfOwnCode(t *testing.T) {
 	off := true
 	may := func() {
@@ -289,7 +291,7 @@ func TestPanicsOfOwnCode(t *testing.T) {
 				docs = serve(t, tracer, sent, nil, func(http.ResponseWriter, *http.Request) { t.Error("the handler was called") })
 			}()
 			if p != "own code" || len(docs) != 0 {
-				t.Errorf("got panic %v and %v, want own code's", p, docs)
+				t.Errorf("got panic %v and %v, want the function's panic", p, docs)
 			}
 			off = false
 			if docs := serve(t, tracer, sent, nil, func(http.ResponseWriter, *http.Request) {}); len(docs) != 1 || docs[0].str("name") != "named" {
@@ -299,7 +301,7 @@ func TestPanicsOfOwnCode(t *testing.T) {
 	}
 }
 
-// rudeError is an error each of whose methods panics.
+// rudeError is an error whose methods all panic.
 type rudeError struct{}
 
 func (rudeError) Error() string         { panic("no text") }

@@ -14,12 +14,12 @@ import (
 	"github.com/pillion-go/pillion/tracing/internal/daemonenv"
 )
 
-// By now the SDK is initialised: what it would have panicked at goes back.
+// At this point the SDK is initialized, so the hidden value is put back.
 var _ = daemonenv.Restore()
 
-// Tracer makes segments and sends them to the X-Ray daemon. A process has one for
-// each of its services, usually one. It is safe for concurrent use. [Tracer.Close] ends
-// its goroutine. The zero value is not usable: [New] makes a Tracer.
+// Tracer makes segments and sends them to the X-Ray daemon. A process has one for each of
+// its services, usually one. It is safe for concurrent use. [Tracer.Close] ends its
+// goroutines. The zero value is not usable: use [New].
 type Tracer struct {
 	off           bool
 	name          string
@@ -33,19 +33,19 @@ type Tracer struct {
 	ignoreSampled bool
 	recordCaller  bool
 	missing       ContextMissing
-	sdk           xray.Config // what the SDK finds in the first segment of a trace
+	sdk           xray.Config // the configuration that the SDK reads from the first segment of a trace
 	emitter       *emitter
 }
 
-// New makes a tracer, and starts the goroutine that sends. The error joins all
-// that is wrong with the configuration. It reads no environment: [FromEnv] does.
+// New makes a tracer, and starts its goroutines. The error joins all errors in the
+// configuration. New does not read the environment: [FromEnv] does.
 //
-// With another version of the X-Ray SDK than v2.0.3, subsegments that the SDK made within
-// its own subsegments may be out of reach: then they are not sent, and New reports it once
-// per process, to [slog.Default] at level Warn.
+// With a version of the X-Ray SDK other than v2.0.3, subsegments that the SDK made within
+// its own subsegments may not be accessible. They are then not sent, and New reports this
+// once per process, to [slog.Default] at level Warn.
 func New(c Config) (*Tracer, error) { return newTracer(c, dialUDP) }
 
-// newTracer makes a tracer that sends over what dial gives.
+// newTracer makes a tracer that sends over connections of dial.
 func newTracer(c Config, dial dialer) (*Tracer, error) {
 	checked, err := c.check()
 	if err != nil {
@@ -76,8 +76,8 @@ func newTracer(c Config, dial dialer) (*Tracer, error) {
 	return t, nil
 }
 
-// sdkConfig is what the SDK's functions ask a segment for when they make
-// subsegments of it, or record an error.
+// sdkConfig returns the configuration that the SDK's functions read from a segment when
+// they make a subsegment of it or record an error.
 func sdkConfig(c Config) (xray.Config, error) {
 	exceptions, err := newExceptionStrategy()
 	if err != nil {
@@ -99,19 +99,19 @@ func sdkConfig(c Config) (xray.Config, error) {
 // keepAll is the sampling strategy of a segment that exists already.
 type keepAll struct{}
 
-// ShouldTrace says yes.
+// ShouldTrace returns a decision to sample.
 func (keepAll) ShouldTrace(*sampling.Request) *sampling.Decision {
 	return &sampling.Decision{Sample: true}
 }
 
-// missingStrategy does nothing where the SDK misses a segment.
+// missingStrategy does nothing if the SDK finds no segment.
 type missingStrategy struct{}
 
 // ContextMissing does nothing.
 func (missingStrategy) ContextMissing(any) {}
 
-// Flush waits until all that has ended before is sent or dropped, or ctx ends. It
-// returns an error if t or ctx is nil.
+// Flush waits until all documents that ended before the call are sent or dropped, or until
+// ctx ends. It returns an error if t or ctx is nil.
 func (t *Tracer) Flush(ctx context.Context) error {
 	if err := t.canWait(ctx, "Flush"); err != nil {
 		return err
@@ -119,10 +119,10 @@ func (t *Tracer) Flush(ctx context.Context) error {
 	return t.emitter.flush(ctx)
 }
 
-// Close sends what waits, as Flush does, and ends the tracer's goroutine; when ctx
-// ends before that, what still waits is dropped and counted. Call it after the server
-// was shut down. Segments that end later are dropped and counted. A second Close does
-// nothing. Close returns an error if t or ctx is nil.
+// Close sends the waiting documents, as Flush does, and ends the tracer's goroutines. If
+// ctx ends first, the remaining documents are dropped and counted. Call Close after the
+// server was shut down. Segments that end later are dropped and counted. A second Close
+// does nothing. Close returns an error if t or ctx is nil.
 func (t *Tracer) Close(ctx context.Context) error {
 	if err := t.canWait(ctx, "Close"); err != nil {
 		return err
@@ -130,13 +130,13 @@ func (t *Tracer) Close(ctx context.Context) error {
 	return t.emitter.close(ctx)
 }
 
-// Stats returns what became of the documents so far. It is cheap. It panics if t is nil.
+// Stats returns the current counts. It is cheap. It panics if t is nil.
 func (t *Tracer) Stats() Stats {
 	t.mustBeMade("Stats")
 	return t.emitter.stats()
 }
 
-// hostname is the default annotation, nil where the machine has no name.
+// hostname returns the default annotations. It returns nil if the machine has no name.
 func hostname() map[string]any {
 	name, err := os.Hostname()
 	if err != nil || name == "" {
@@ -145,4 +145,4 @@ func hostname() map[string]any {
 	return map[string]any{"hostname": name}
 }
 
-var errNoSegment = errors.New("tracing: a call was made outside of any segment")
+var errNoSegment = errors.New("tracing: the call is outside of any segment")

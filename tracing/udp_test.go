@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// listenUDP is a daemon on loopback. next gives its next document.
+// listenUDP returns a daemon on the loopback interface. next returns its next document.
 func listenUDP(t *testing.T) (addr *net.UDPAddr, next func(*testing.T) sentDocument) {
 	t.Helper()
 	conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})

@@ -14,7 +14,7 @@ import (
 	"github.com/pillion-go/pillion/retry"
 )
 
-// unwind runs f in a goroutine that f may end, and returns what it panicked with.
+// unwind runs f in a goroutine, because f may end it, and returns the value of f's panic.
 func unwind(f func()) (p any) {
 	done := make(chan struct{})
 	go func() {
@@ -26,8 +26,8 @@ func unwind(f func()) (p any) {
 	return p
 }
 
-// TestUnwinding has work end by a panic or by Goexit at each place: each segment is
-// sent, once, as a fault with its cause.
+// TestUnwinding ends work with a panic or runtime.Goexit in different functions. Each
+// segment is sent once, as a fault with its cause.
 func TestUnwinding(t *testing.T) {
 	ends := map[string]struct {
 		run     func()
@@ -107,14 +107,14 @@ func call(t *testing.T, tracer *Tracer, base http.RoundTripper, policies ...poli
 	_, _ = read(t, upstream(t, policies...).Transport(base), get(ctx, "http://recipes/"))
 }
 
-// TestUnknownSDK has the SDK keep its subsegments otherwise: New works, reports it once,
-// and goes without those within the SDK's own.
+// TestUnknownSDK makes the SDK's field unknown. New works, reports it once, and does
+// not send the subsegments within the SDK's own.
 func TestUnknownSDK(t *testing.T) {
 	log := captureLogs(t)
 	forgetSDK(t)
 	for range 3 {
 		tracer, sent := newTestTracer(t, Config{})
-		drawNested(t, tracer)
+		makeNested(t, tracer)
 		if diff := cmp.Diff([]string{"a", "test-app"}, names(sent.documents(t, tracer))); diff != "" {
 			t.Errorf("documents (-want +got):\n%s", diff)
 		}

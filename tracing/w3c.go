@@ -8,15 +8,15 @@ const (
 	TraceStateName  = "Tracestate"
 )
 
-// maxTraceState is how much of a tracestate is passed on, as the recommendation
-// asks for at least.
+// maxTraceState is the number of bytes of a tracestate that is sent on, the minimum of the
+// recommendation.
 const maxTraceState = 512
 
-// ParseTraceParent reads a W3C traceparent as a trace header, with the ids mapped
-// as AWS documents it: the trace 5759e988bd862e3fe1be46a994272793 is X-Ray's
-// 1-5759e988-bd862e3fe1be46a994272793. The flag says whether the trace is recorded.
-// It is not ok where the recommendation has the header ignored. tracestate goes on
-// with it; one over 512 bytes, or that cannot be sent, is left out.
+// ParseTraceParent parses a W3C traceparent as a trace header. Ids are mapped as AWS
+// documents it: the trace 5759e988bd862e3fe1be46a994272793 is X-Ray's
+// 1-5759e988-bd862e3fe1be46a994272793. The flag is the sampling decision. ok is false if
+// the recommendation requires the header to be ignored. tracestate is kept in the Header;
+// one that is over 512 bytes or cannot be sent is dropped.
 func ParseTraceParent(traceparent, tracestate string) (h Header, ok bool) {
 	version, rest, _ := strings.Cut(strings.TrimSpace(traceparent), "-")
 	trace, rest, _ := strings.Cut(rest, "-")
@@ -44,9 +44,9 @@ func ParseTraceParent(traceparent, tracestate string) (h Header, ok bool) {
 // isTraceState reports whether s may be sent as a tracestate.
 func isTraceState(s string) bool { return len(s) <= maxTraceState && sendable(s) }
 
-// TraceParent gives the W3C traceparent that says the same, "" where there is
-// none: without a decision, or with ids that are not legal, or nothing but zeros, as the
-// SDK's are in a trace that is not sampled.
+// TraceParent returns the header as a W3C traceparent. It is "" if there is no decision, or
+// if an id is illegal or consists of zeros, as the SDK's ids do in a trace that is not
+// sampled.
 func (h Header) TraceParent() string {
 	if h.Sampled == Undecided || !isTraceID(h.Root) || !isSegmentID(h.Parent) || isZero(h.Parent) ||
 		isZero(h.Root[2:10]+h.Root[11:]) {

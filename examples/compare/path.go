@@ -70,7 +70,7 @@ func throughLibrary(p policy, s *server) (path, error) {
 	if err != nil {
 		return path{}, err
 	}
-	base := registry.Cluster(p.Cluster).CountTransport(newTransport())
+	base := registry.Cluster(p.Cluster).InstrumentTransport(newTransport())
 	page := metrics.Handler(registry)
 	library := path{
 		name: "library", client: &http.Client{Transport: u.Transport(base)},

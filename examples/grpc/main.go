@@ -115,7 +115,7 @@ func (p policies) upstream(registry *metrics.Registry) (*pillion.Upstream, error
 // compare runs the load through a bare connection and then through pillion. It returns
 // pillion's statistics too.
 func compare(ctx context.Context, l load, p policies) ([]result, counters, error) {
-	s, err := startServer() //nolint:contextcheck // each call has its own context
+	s, err := startServer()
 	if err != nil {
 		return nil, nil, err
 	}

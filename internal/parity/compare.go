@@ -11,18 +11,19 @@ import (
 	"strings"
 )
 
-// Difference is a value that is not what it should be.
+// Difference is a value that is different from the expected one.
 type Difference struct {
 	Path string // as in Case.Volatile
-	Want string // "" for a value that should not be there
+	Want string // "" if the value must not exist
 	Got  string
 }
 
-// String shows the difference in a line.
+// String formats the difference as one line.
 func (d Difference) String() string { return fmt.Sprintf("%s: got %q, want %q", d.Path, d.Got, d.Want) }
 
-// Compare lists what is different between a play and the recording, the rules that
-// apply to the scenario allowed for. documented tells whether one of them changed anything.
+// Compare lists the differences between a play and the recording, after the rules that
+// apply to the scenario have changed the expectation. documented reports whether one of the
+// rules changed anything.
 func (c *Case) Compare(got *Played, rules []Rule) (differences []Difference, documented []string) {
 	want := c.Observed.clone()
 	pools := true // are compared
@@ -57,11 +58,11 @@ func (c *Case) Compare(got *Played, rules []Rule) (differences []Difference, doc
 	return differences, documented
 }
 
-// clone copies o as far as rules may change it.
+// clone returns a copy of o that rules can change.
 func (o *Observed) clone() *Observed {
 	text, err := json.Marshal(o)
 	if err != nil {
-		panic(err) // it was read from JSON
+		panic(err) // o was read from JSON
 	}
 	made := &Observed{}
 	if err := json.Unmarshal(text, made); err != nil {
@@ -70,10 +71,10 @@ func (o *Observed) clone() *Observed {
 	return made
 }
 
-// view is all values that are compared, by their paths.
+// view contains all values that are compared, by path.
 type view map[string]string
 
-// view takes out what a library can be compared by.
+// view extracts the values by which a library can be compared.
 func (o *Observed) view() view {
 	v := view{}
 	for i, a := range o.Downstream {
@@ -102,7 +103,7 @@ func (o *Observed) view() view {
 	return v
 }
 
-// summarize counts equal entries, in the words of recordings.
+// summarize counts equal entries, in the format of recordings.
 func (o *Observed) summarize() *Summary {
 	s := &Summary{Downstream: map[string]int{}, AccessLog: map[string]int{}, Attempts: map[string]int{}}
 	for _, a := range o.Downstream {
@@ -127,7 +128,7 @@ func (v view) counts(path string, counts map[string]int) {
 	}
 }
 
-// set adds a value that is there.
+// set adds a value that is not empty.
 func (v view) set(path, value string) {
 	if value != "" {
 		v[path] = value
@@ -141,8 +142,8 @@ func (v view) answer(path string, a Answer) {
 	v.set(path+"/error", errorClass(a.Error))
 	for name, value := range a.Headers {
 		switch {
-		case name == "server" || name == "x-envoy-upstream-service-time": // a proxy's own
-		case name == "content-length" && value == "0": // as good as none
+		case name == "server" || name == "x-envoy-upstream-service-time": // added by a proxy
+		case name == "content-length" && value == "0": // equal to none
 		default:
 			v.set(path+"/headers/"+name, localAddress.ReplaceAllString(plainly(name, value), "//<addr>"))
 		}
@@ -155,8 +156,8 @@ func (v view) answer(path string, a Answer) {
 	}
 }
 
-// plainly is the value of a field without gRPC's encoding, of which there may be more than
-// one for the same value.
+// plainly returns the value of a field without gRPC's encoding, because the same value can
+// be encoded in several ways.
 func plainly(name, value string) string {
 	switch {
 	case name == "grpc-message":
@@ -176,10 +177,10 @@ func plainly(name, value string) string {
 // percents matches an encoded byte of a grpc-message.
 var percents = regexp.MustCompile(`%[0-9A-Fa-f]{2}`)
 
-// localAddress is one that differs from play to play.
+// localAddress matches an address, which differs from play to play.
 var localAddress = regexp.MustCompile(`//127\.0\.0\.1:\d+`)
 
-// abbreviated cuts a body where recordings do.
+// abbreviated cuts a body as recordings do.
 func abbreviated(body string) string {
 	const most = 400
 	if len(body) > most && !strings.HasSuffix(body, "...") {
@@ -188,8 +189,8 @@ func abbreviated(body string) string {
 	return body
 }
 
-// errorClass tells whether a caller got no answer, or a broken body. The text is
-// the client's own.
+// errorClass reports whether a caller received no response, or a broken body. The rest of
+// the text depends on the client.
 func errorClass(text string) string {
 	switch {
 	case text == "":
@@ -220,14 +221,14 @@ func (v view) attempt(path string, at Attempt) {
 	v.set(path+"/body_len", strconv.Itoa(at.BodyLen))
 	for name, value := range at.Headers {
 		switch name {
-		case "x-envoy-internal", "x-envoy-external-address", "x-forwarded-for", "x-forwarded-proto": // a proxy's own
+		case "x-envoy-internal", "x-envoy-external-address", "x-forwarded-for", "x-forwarded-proto": // added by a proxy
 		case "x-request-id":
-			if value != "<present>" && len(value) != len("00000000-0000-0000-0000-000000000000") { // the caller's own
+			if value != "<present>" && len(value) != len("00000000-0000-0000-0000-000000000000") { // set by the caller
 				v.set(path+"/headers/"+name, value)
 			}
 		case timeLeftHeader: // see compareTimeLeft
 		case "content-length":
-			if value != "0" { // which is as good as none
+			if value != "0" { // 0 is equal to none
 				v.set(path+"/headers/"+name, value)
 			}
 		default:
@@ -236,10 +237,10 @@ func (v view) attempt(path string, at Attempt) {
 	}
 }
 
-// numbers adds the statistics that a library can have, and that are not 0.
+// numbers adds the statistics that a library can have and that are not 0.
 func (v view) numbers(path string, numbers map[string]uint64) {
 	for name, n := range numbers {
-		if n != 0 && (isShared(name) || isSharedHistogram(name)) {
+		if name = ofUpstream(name); n != 0 && (isShared(name) || isSharedHistogram(name) || isFault(name)) {
 			v[path+name] = strconv.FormatUint(n, 10)
 		}
 	}
@@ -259,34 +260,34 @@ func (c *Case) compareViews(want, got view) []Difference {
 	return found
 }
 
-// allowed reports whether a value may differ from what was seen first: it was
-// another one in another play.
+// allowed reports whether a value may differ from the first recorded one, because it was
+// different in another recorded play.
 func (c *Case) allowed(path, want, got string) bool {
 	seen := []string{want}
-	volatile, isVolatile := c.Volatile[path]
+	volatile, isVolatile := c.Volatile[recordedPath(path)]
 	for _, raw := range volatile {
 		seen = append(seen, plain(raw))
 	}
-	if strings.HasPrefix(path, "/summary/") {
+	if strings.HasPrefix(path, "/summary/") || isVolatile && drawsFaults(&c.Scenario) {
 		return proportionate(want, got)
 	}
 	if !isVolatile {
 		return false
 	}
 	if strings.HasPrefix(path, "/upstream_attempts/") {
-		return want != "" && got != "" // the order of attempts that came at once
+		return want != "" && got != "" // the order of concurrent attempts
 	}
 	return slices.Contains(seen, got) || between(got, seen)
 }
 
-// proportionate reports whether two counts of many may come from the same chance.
+// proportionate reports whether two counts of many may have the same probability.
 func proportionate(want, got string) bool {
 	w, okWant := number(want)
 	g, okGot := number(got)
 	return okWant && okGot && math.Abs(float64(w-g)) <= 4*math.Sqrt(float64(max(w, g)))
 }
 
-// plain is a volatile value as it stands in a view.
+// plain converts a volatile value to the format of a view.
 func plain(raw json.RawMessage) string {
 	var text string
 	if json.Unmarshal(raw, &text) == nil {
@@ -295,8 +296,8 @@ func plain(raw json.RawMessage) string {
 	return string(raw)
 }
 
-// between reports whether got is a number from the smallest to the largest of seen,
-// where what is not there is 0.
+// between reports whether got is a number from the smallest to the largest of seen, where a
+// missing value is 0.
 func between(got string, seen []string) bool {
 	n, ok := number(got)
 	if !ok {

@@ -7,7 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// recorded is a case of one call with two attempts.
+// recorded returns a case of one call with two attempts.
 func recorded() *Case {
 	return &Case{
 		Observed: Observed{
@@ -25,7 +25,7 @@ func recorded() *Case {
 	}
 }
 
-// played is a play that is the same as what was recorded.
+// played returns a play that is equal to the recording.
 func played() *Played {
 	p := &Played{Observed: *recorded().Observed.clone(), Timing: Timing{Attempts: []float64{1, 11}}}
 	p.Downstream[0].Headers = map[string]string{"x-a": "1"}
@@ -33,7 +33,7 @@ func played() *Played {
 	return p
 }
 
-// TestCompare changes one thing at a time, and pins that it is noticed.
+// TestCompare changes one value at a time, and checks that the difference is found.
 func TestCompare(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -43,7 +43,7 @@ func TestCompare(t *testing.T) {
 		{"nothing", func(*Played) {}, nil},
 		{"status", func(p *Played) { p.Downstream[0].Status = 201 }, []string{"/downstream/0/status"}},
 		{"a header", func(p *Played) { p.Downstream[0].Headers["x-b"] = "2" }, []string{"/downstream/0/headers/x-b"}},
-		{"a header that is missing", func(p *Played) { delete(p.Downstream[0].Headers, "x-a") }, []string{"/downstream/0/headers/x-a"}},
+		{"a missing header", func(p *Played) { delete(p.Downstream[0].Headers, "x-a") }, []string{"/downstream/0/headers/x-a"}},
 		{"a proxy's header", func(p *Played) { p.Downstream[0].Headers["server"] = "other" }, nil},
 		{"body", func(p *Played) { p.Downstream[0].Body = "" }, []string{"/downstream/0/body"}},
 		{"a broken body", func(p *Played) { p.Downstream[0].Error = "body: EOF" }, []string{"/downstream/0/error"}},
@@ -51,7 +51,7 @@ func TestCompare(t *testing.T) {
 		{"flags", func(p *Played) { p.AccessLog[0].Flags = "URX" }, []string{"/access_log/0/response_flags"}},
 		{"details", func(p *Played) { p.AccessLog[0].Details = "x" }, []string{"/access_log/0/response_code_details"}},
 		{"number of attempts", func(p *Played) { p.AccessLog[0].Attempts = 1 }, []string{"/access_log/0/upstream_request_attempt_count"}},
-		{"a call that is missing", func(p *Played) { p.AccessLog = nil }, []string{
+		{"a missing call", func(p *Played) { p.AccessLog = nil }, []string{
 			"/access_log#len", "/access_log/0/case", "/access_log/0/response_code", "/access_log/0/response_code_details",
 			"/access_log/0/response_flags", "/access_log/0/response_flags_long", "/access_log/0/upstream_cluster",
 			"/access_log/0/upstream_request_attempt_count",
@@ -60,10 +60,10 @@ func TestCompare(t *testing.T) {
 		{"outcome", func(p *Played) { p.Attempts[1].Outcome = "aborted_by_peer" }, []string{"/upstream_attempts/1/outcome"}},
 		{"an attempt's header", func(p *Played) { p.Attempts[0].Headers["x-envoy-attempt-count"] = "1" }, []string{"/upstream_attempts/0/headers/x-envoy-attempt-count"}},
 		{"a caller's id", func(p *Played) { p.Attempts[0].Headers["x-request-id"] = "mine" }, []string{"/upstream_attempts/0/headers/x-request-id"}},
-		{"a length of nothing", func(p *Played) { p.Attempts[0].Headers["content-length"] = "0" }, nil},
+		{"a length of 0", func(p *Played) { p.Attempts[0].Headers["content-length"] = "0" }, nil},
 		{"a counter", func(p *Played) { p.Stats["cluster.upstream.upstream_rq_total"] = 3 }, []string{"/stats_nonzero/cluster.upstream.upstream_rq_total"}},
-		{"a counter that is missing", func(p *Played) { delete(p.Stats, "cluster.upstream.upstream_rq_retry") }, []string{"/stats_nonzero/cluster.upstream.upstream_rq_retry"}},
-		{"a counter too many", func(p *Played) { p.Stats["cluster.upstream.retry.upstream_rq_503"] = 1 }, []string{"/stats_nonzero/cluster.upstream.retry.upstream_rq_503"}},
+		{"a missing counter", func(p *Played) { delete(p.Stats, "cluster.upstream.upstream_rq_retry") }, []string{"/stats_nonzero/cluster.upstream.upstream_rq_retry"}},
+		{"an additional counter", func(p *Played) { p.Stats["cluster.upstream.retry.upstream_rq_503"] = 1 }, []string{"/stats_nonzero/cluster.upstream.retry.upstream_rq_503"}},
 		{"a counter of 0", func(p *Played) { p.Stats["cluster.upstream.upstream_rq_timeout"] = 0 }, nil},
 		{"a counter of the pool's", func(p *Played) { p.Stats["cluster.upstream.upstream_cx_total"] = 7 }, []string{"/stats_nonzero/cluster.upstream.upstream_cx_total"}},
 		{"a histogram", func(p *Played) {
@@ -74,17 +74,17 @@ func TestCompare(t *testing.T) {
 		}, []string{
 			"/snapshots/mid", "/snapshots/mid/cluster.upstream.upstream_rq_active",
 		}},
-		{"a limit of the attempt's own", func(p *Played) { p.Timing.Attempts[1] = 600 }, nil},
-		{"less time left, as it should", func(p *Played) {
+		{"a limit of the attempt", func(p *Played) { p.Timing.Attempts[1] = 600 }, nil},
+		{"less time left in a later attempt", func(p *Played) {
 			p.Timing.Attempts[1] = 500
 			p.Attempts[1].Headers[timeLeftHeader] = "500"
 		}, nil},
-		{"more time left than there is", func(p *Played) {
+		{"more time left than remains", func(p *Played) {
 			p.Timing.Attempts[1] = 500
 			p.Attempts[1].Headers[timeLeftHeader] = "700"
 		}, []string{"/upstream_attempts/1/headers/" + timeLeftHeader}},
 		{"less time left from the start", func(p *Played) { p.Attempts[0].Headers[timeLeftHeader] = "900" }, []string{"/upstream_attempts/0/headers/" + timeLeftHeader}},
-		{"nothing said of the time left", func(p *Played) { delete(p.Attempts[0].Headers, timeLeftHeader) }, []string{"/upstream_attempts/0/headers/" + timeLeftHeader}},
+		{"no time left in the headers", func(p *Played) { delete(p.Attempts[0].Headers, timeLeftHeader) }, []string{"/upstream_attempts/0/headers/" + timeLeftHeader}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -102,7 +102,8 @@ func TestCompare(t *testing.T) {
 	}
 }
 
-// TestCompare_volatile pins what may differ because it did among the recorded plays.
+// TestCompare_volatile checks that values may differ if they differed among the recorded
+// plays.
 func TestCompare_volatile(t *testing.T) {
 	const path = "/access_log/0/upstream_request_attempt_count"
 	tests := []struct {
@@ -115,7 +116,7 @@ func TestCompare_volatile(t *testing.T) {
 		{"between", path, `[2, 5]`, 4, true},
 		{"above", path, `[2, 5]`, 6, false},
 		{"another path", "/downstream/0/status", `[2, 5]`, 4, false},
-		{"not there in one play", path, `[2, null]`, 1, true},
+		{"missing in one play", path, `[2, null]`, 1, true},
 		{"words", path, `["a", "b"]`, 1, false},
 	}
 	for _, test := range tests {
@@ -132,8 +133,8 @@ func TestCompare_volatile(t *testing.T) {
 	}
 }
 
-// TestCompare_rules pins that a rule must hold where it applies: what Envoy does is
-// then a difference.
+// TestCompare_rules checks that a rule must hold where it applies: Envoy's behavior is then
+// a difference.
 func TestCompare_rules(t *testing.T) {
 	rule := Rule{
 		Name: "once", Applies: func(s *Scenario) bool { return s.Name == "x" },
@@ -201,7 +202,7 @@ func TestCompare_renamed(t *testing.T) {
 	}
 }
 
-// TestCompareWaits pins what waits are taken for unlike others.
+// TestCompareWaits checks which waits are considered different.
 func TestCompareWaits(t *testing.T) {
 	uniform := func(n int, longest float64) (waits []float64) {
 		for i := range n {
@@ -216,7 +217,7 @@ func TestCompareWaits(t *testing.T) {
 	}{
 		{"the same", uniform(30, 100), true},
 		{"fewer", uniform(12, 100), true},
-		{"a machine that is slow once", append(uniform(29, 100), 400), true},
+		{"one slow wait", append(uniform(29, 100), 400), true},
 		{"twice as long", uniform(30, 200), false},
 		{"half as long", uniform(30, 50), false},
 		{"always the longest", []float64{100, 100, 100, 100, 100, 100, 100, 100, 100, 100, 100, 100, 100, 100, 100, 100}, false},

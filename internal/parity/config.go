@@ -17,8 +17,7 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// NotYetError says that a scenario asks for something that the library has no
-// part for.
+// NotYetError reports that a scenario needs a part that the library does not have.
 type NotYetError struct {
 	Missing string
 }
@@ -29,9 +28,9 @@ func notYet(format string, args ...any) error {
 	return &NotYetError{Missing: fmt.Sprintf(format, args...)}
 }
 
-// settings is what the library is configured with in place of Envoy.
+// settings is the configuration of the library that stands for Envoy's.
 type settings struct {
-	grpcStats      bool // count gRPC's methods
+	filters        filters
 	connectTimeout time.Duration
 	limits         *limits.Config
 	cluster        *cluster.Config
@@ -39,17 +38,17 @@ type settings struct {
 	routes         []route
 }
 
-// route is the policies for a part of the paths.
+// route contains the policies for some of the paths.
 type route struct {
 	prefix  string
 	http    pillion.Options
 	timeout timeout.Config
-	retry   *retry.Config // nil for none
+	retry   *retry.Config // nil if there is none
 	cluster cluster.Route
 }
 
-// The parts of Envoy's configuration that are understood. A field that is not here
-// is [NotYetError].
+// The parts of Envoy's configuration that are understood. Any other field is a
+// [NotYetError].
 type (
 	envoyCluster struct {
 		ConnectTimeout  *duration `json:"connect_timeout"`
@@ -86,6 +85,9 @@ type (
 		RetryPolicy *envoyRetryPolicy `json:"retry_policy"`
 		HashPolicy  []envoyHashPolicy `json:"hash_policy"`
 		Priority    string            `json:"priority"`
+		HedgePolicy struct {
+			HedgeOnPerTryTimeout bool `json:"hedge_on_per_try_timeout"`
+		} `json:"hedge_policy"`
 	}
 	envoyRoute struct {
 		Match struct {
@@ -144,9 +146,9 @@ type (
 	}
 )
 
-// fragments is the whole of it.
+// fragments is the whole configuration.
 type fragments struct {
-	grpcStats   bool // the filter grpc_stats is there
+	filters     filters
 	cluster     envoyCluster
 	route       envoyRouteAction
 	routes      []envoyRoute
@@ -158,10 +160,10 @@ type fragments struct {
 	metadata    map[string]envoyMetadata
 }
 
-// duration is Envoy's form of one: "0.5s".
+// duration is a duration in Envoy's format: "0.5s".
 type duration time.Duration
 
-// UnmarshalJSON reads seconds.
+// UnmarshalJSON parses seconds.
 func (d *duration) UnmarshalJSON(text []byte) error {
 	var s string
 	if err := json.Unmarshal(text, &s); err != nil {
@@ -170,7 +172,7 @@ func (d *duration) UnmarshalJSON(text []byte) error {
 	seconds, found := strings.CutSuffix(s, "s")
 	f, err := strconv.ParseFloat(seconds, 64)
 	if err != nil || !found {
-		return fmt.Errorf("%q is no duration", s)
+		return fmt.Errorf("%q is not a duration", s)
 	}
 	*d = duration(time.Duration(f * float64(time.Second)).Round(time.Microsecond))
 	return nil
@@ -178,12 +180,10 @@ func (d *duration) UnmarshalJSON(text []byte) error {
 
 // parts names the parts of the library that some of Envoy's fields need.
 //
-//nolint:gochecknoglobals // a table that nothing writes
+//nolint:gochecknoglobals // a read-only table
 var parts = map[string]string{
-	"hedge_policy":             "hedging",
-	"http_filters":             "filters: faults, rate limits, gRPC statistics",
 	"internal_redirect_policy": "internal redirects",
-	"idle_timeout":             "stream idle time-outs",
+	"idle_timeout":             "stream idle timeouts",
 	"max_stream_duration":      "stream durations",
 	"route_entry":              "routing",
 	"route_config":             "routing",
@@ -194,16 +194,12 @@ var parts = map[string]string{
 	"request_response_sizes":   "statistics of sizes",
 	"priority":                 "priorities",
 
-	"x-envoy-hedge-on-per-try-timeout":         "hedging",
-	"x-envoy-fault-abort-request":              "filters: faults, rate limits, gRPC statistics",
-	"x-envoy-fault-delay-request":              "filters: faults, rate limits, gRPC statistics",
-	"x-envoy-downstream-service-cluster":       "filters: faults, rate limits, gRPC statistics",
-	"x-envoy-upstream-rq-timeout-alt-response": "other answers to time-outs",
+	"x-envoy-upstream-rq-timeout-alt-response": "other responses to timeouts",
 
 	"upstream.maintenance_mode.upstream": "maintenance mode",
 }
 
-// missingField makes an error of a field that is not understood.
+// missingField returns the error for a field that is not understood.
 func missingField(section, field string) error {
 	part := parts[field]
 	if part == "" {
@@ -215,7 +211,7 @@ func missingField(section, field string) error {
 	return notYet("%s (%s)", part, field)
 }
 
-// configure makes settings of a scenario.
+// configure returns the settings for a scenario.
 func configure(s *Scenario) (*settings, error) {
 	if err := supported(s); err != nil {
 		return nil, err
@@ -224,11 +220,11 @@ func configure(s *Scenario) (*settings, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &settings{connectTimeout: 500 * time.Millisecond} // which all recordings were made with
+	c := &settings{connectTimeout: 500 * time.Millisecond} // the value of all recordings
 	if t := f.cluster.ConnectTimeout; t != nil {
 		c.connectTimeout = time.Duration(*t)
 	}
-	c.grpcStats = f.grpcStats
+	c.filters = f.filters
 	c.metrics = metrics.Config{External: f.external, CallerStatNames: !f.external, TimeoutBudget: f.cluster.TrackClusterStats.TimeoutBudgets}
 	if c.limits, err = f.cluster.limits(); err != nil {
 		return nil, err
@@ -247,8 +243,8 @@ func configure(s *Scenario) (*settings, error) {
 	return c, nil
 }
 
-// supported says what of a scenario, apart from Envoy's configuration, the library
-// has no part for.
+// supported returns an error if a scenario, apart from Envoy's configuration, needs a part
+// that the library does not have.
 func supported(s *Scenario) error {
 	if all, none := speaksGRPC(s); !all && !none {
 		return notYet("gRPC beside HTTP")
@@ -267,36 +263,35 @@ func supported(s *Scenario) error {
 	return nil
 }
 
-// obeyed are Envoy's request headers that the policies know.
+// honored lists the request headers of Envoy that the policies honor.
 //
-//nolint:gochecknoglobals // a list that nothing writes
-var obeyed = []string{
+//nolint:gochecknoglobals // a read-only list
+var honored = []string{
 	"x-envoy-retry-on", "x-envoy-retry-grpc-on", "x-envoy-max-retries", "x-envoy-retriable-status-codes", "x-envoy-retriable-header-names",
 	"x-envoy-upstream-rq-timeout-ms", "x-envoy-upstream-rq-per-try-timeout-ms", "x-envoy-upstream-alt-stat-name",
+	"x-envoy-hedge-on-per-try-timeout",
 }
 
-// supportedHeaders says what a caller asks for in headers that nothing obeys.
+// supportedHeaders returns an error if a caller sends a header of Envoy that no policy
+// honors.
 func supportedHeaders(headers map[string]string) error {
 	for name := range headers {
-		if strings.HasPrefix(name, "x-envoy-") && !slices.Contains(obeyed, name) {
+		if strings.HasPrefix(name, "x-envoy-") && !slices.Contains(honored, name) && !isFaultHeader(name) {
 			return missingField("", name)
 		}
 	}
 	return nil
 }
 
-// readFragments reads all that is there, and says what it does not understand.
+// readFragments reads all fragments, and returns an error for a field that it does not
+// understand.
 func readFragments(sections map[string]json.RawMessage) (*fragments, error) {
 	f := &fragments{route: envoyRouteAction{Cluster: clusterName}}
 	into := map[string]any{
 		"cluster": &f.cluster, "route": &f.route, "routes": &f.routes, "virtual_host": &f.virtualHost,
-		"router": &f.router, "runtime": &f.runtime, "external": &f.external, "priorities": &f.priorities, "host_metadata": &f.metadata,
+		"router": &f.router, "runtime": &f.runtime, "external": &f.external, "priorities": &f.priorities, "host_metadata": &f.metadata, "http_filters": &f.filters,
 	}
 	for _, section := range slices.Sorted(maps.Keys(sections)) {
-		if section == "http_filters" && onlyGRPCStats(sections[section]) {
-			f.grpcStats = true
-			continue
-		}
 		target, ok := into[section]
 		if !ok {
 			return nil, missingField("", section)
@@ -313,7 +308,7 @@ func readFragments(sections map[string]json.RawMessage) (*fragments, error) {
 	return f, nil
 }
 
-// share is a percentage in the form in which 0 stands for the default.
+// share converts a percentage to the form in which 0 stands for the default.
 func share(percent float64) float64 {
 	if percent == 0 {
 		return limits.Zero
@@ -321,7 +316,7 @@ func share(percent float64) float64 {
 	return percent
 }
 
-// zero is a number in the form in which 0 stands for the default.
+// zero converts a number to the form in which 0 stands for the default.
 func zero(n *int) int {
 	switch {
 	case n == nil:
@@ -332,11 +327,11 @@ func zero(n *int) int {
 	return *n
 }
 
-// defaultBuffer is how much of a request Envoy keeps for a retry, unless it is told
-// otherwise.
+// defaultBuffer is the number of bytes of a request that Envoy keeps for a retry by
+// default.
 const defaultBuffer = 1 << 20
 
-// makeRoute maps a route of the virtual host.
+// makeRoute converts a route of the virtual host.
 func (f *fragments) makeRoute(r envoyRoute) (made route, err error) {
 	if r.Route.Cluster != clusterName {
 		return route{}, notYet("routing (cluster %s)", r.Route.Cluster)
@@ -357,18 +352,20 @@ func (f *fragments) makeRoute(r envoyRoute) (made route, err error) {
 		policy = f.virtualHost.RetryPolicy
 	}
 	if policy == nil {
-		if !f.external { // a caller may ask for retries all the same
+		if !f.external { // a caller may still ask for retries
 			made.retry = &retry.Config{EnvoyHeaders: true, ResetHeaders: []retry.ResetHeader{}, Hosts: &retry.Hosts{}}
 		}
 		return made, nil
 	}
 	made.timeout.PerTry, made.timeout.Idle = f.limit(r, policy.PerTryTimeout), f.limit(r, policy.PerTryIdleTimeout)
-	made.retry, err = policy.retries(f.runtime, !f.external)
+	if made.retry, err = policy.retries(f.runtime, !f.external); made.retry != nil {
+		made.retry.HedgeOnPerTryTimeout = r.Route.HedgePolicy.HedgeOnPerTryTimeout
+	}
 	return made, err
 }
 
-// limit is a limit of one attempt: 0 where it has no effect, as callers cannot lengthen
-// the route's.
+// limit converts a limit of one attempt. It is 0 if it has no effect, because callers
+// cannot extend the route's timeout.
 func (f *fragments) limit(r envoyRoute, d duration) time.Duration {
 	total := timeout.DefaultTotal
 	if t := r.Route.Timeout; t != nil {
@@ -380,7 +377,7 @@ func (f *fragments) limit(r envoyRoute, d duration) time.Duration {
 	return time.Duration(d)
 }
 
-// http maps what belongs to all routes alike.
+// http converts the settings that all routes share.
 func (f *fragments) http() pillion.Options {
 	vh := f.virtualHost
 	h := pillion.Options{
@@ -392,21 +389,21 @@ func (f *fragments) http() pillion.Options {
 		ReplayBuffer:                  defaultBuffer,
 	}
 	if vh.PerRequestBufferLimit != nil {
-		h.ReplayBuffer = max(1, *vh.PerRequestBufferLimit) // without a buffer here, no body outgrows it
+		h.ReplayBuffer = max(1, *vh.PerRequestBufferLimit) // a size of 0 would mean no buffer, which no body can exceed
 	}
 	return h
 }
 
-// unlimited is a limit in the form in which 0 stands for the default.
+// unlimited converts a timeout to the form in which 0 stands for the default.
 func unlimited(d duration) time.Duration {
 	if d == 0 {
-		return timeout.None
+		return timeout.Unlimited
 	}
 	return time.Duration(d)
 }
 
-// retries maps a retry policy; nil where nothing is ever retried. callers says that they
-// may ask for more in headers.
+// retries converts a retry policy. It returns nil if nothing is ever retried. callers
+// reports whether callers may ask for more in headers.
 func (p *envoyRetryPolicy) retries(runtime envoyRuntime, callers bool) (*retry.Config, error) {
 	c := &retry.Config{
 		RetriableRequestHeaders: headerMatchers(p.RetriableRequestHeaders),
@@ -415,7 +412,7 @@ func (p *envoyRetryPolicy) retries(runtime envoyRuntime, callers bool) (*retry.C
 		BaseInterval:            interval(p.RetryBackOff.BaseInterval),
 		MaxInterval:             interval(p.RetryBackOff.MaxInterval),
 		MaxResetInterval:        interval(p.RateLimitedRetryBackOff.MaxInterval),
-		ResetHeaders:            []retry.ResetHeader{}, // Envoy does not know Retry-After by itself
+		ResetHeaders:            []retry.ResetHeader{}, // Envoy does not honor Retry-After by default
 		EnvoyHeaders:            callers,
 	}
 	var err error
@@ -434,7 +431,7 @@ func (p *envoyRetryPolicy) retries(runtime envoyRuntime, callers bool) (*retry.C
 	}
 	if p.NumRetries != nil {
 		if c.NumRetries = *p.NumRetries; c.NumRetries == 0 {
-			c.NumRetries = retry.None
+			c.NumRetries = retry.Never
 		}
 	}
 	for _, h := range p.RateLimitedRetryBackOff.ResetHeaders {
@@ -447,7 +444,7 @@ func (p *envoyRetryPolicy) retries(runtime envoyRuntime, callers bool) (*retry.C
 	return c, nil
 }
 
-// interval is a wait of Envoy's, which rounds up to 1 ms.
+// interval converts a wait, which Envoy rounds up to 1 ms.
 func interval(d duration) time.Duration {
 	if d > 0 {
 		return max(time.Duration(d), time.Millisecond)
@@ -455,8 +452,8 @@ func interval(d duration) time.Duration {
 	return 0
 }
 
-// pair leaves out lists that no word asks for, and words without their list: they do
-// nothing in Envoy, and are an error here.
+// pair removes lists that no condition uses, and conditions without their list: Envoy
+// ignores them, and the library returns an error.
 func pair(c *retry.Config, words []string) []string {
 	without := func(word string, n int) bool {
 		if n == 0 {
@@ -473,8 +470,8 @@ func pair(c *retry.Config, words []string) []string {
 	return words
 }
 
-// knownWords leaves out words of retry_on that Envoy does not know: it ignores them. Two
-// of them are the library's own.
+// knownWords removes conditions of retry_on that Envoy does not know: it ignores them. Two
+// of them are conditions of the library.
 func knownWords(on string) []string {
 	var known []string
 	for word := range strings.SplitSeq(on, ",") {

@@ -18,7 +18,7 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// scenarioWith is a scenario with these fragments of configuration.
+// scenarioWith returns a scenario with the given fragments of configuration.
 func scenarioWith(t *testing.T, fragments string) *Scenario {
 	t.Helper()
 	s := &Scenario{Upstream: UpstreamScript{Hosts: []Host{{ID: "a"}}}}
@@ -28,7 +28,7 @@ func scenarioWith(t *testing.T, fragments string) *Scenario {
 	return s
 }
 
-// TestConfigure reads all fields that are understood.
+// TestConfigure converts all fields that are understood.
 func TestConfigure(t *testing.T) {
 	got, err := configure(scenarioWith(t, `{
 		"cluster": {
@@ -88,9 +88,9 @@ func TestConfigure(t *testing.T) {
 				LocalReplies: true, IncludeRequestAttemptCount: true, IncludeAttemptCountInResponse: true,
 				IncludeIsTimeoutRetryHeader: true, SuppressEnvoyHeaders: true, ReplayBuffer: 1024,
 			},
-			timeout: timeout.Config{Total: timeout.None, PerTry: 100 * time.Millisecond, Idle: time.Second, EnvoyHeaders: true},
+			timeout: timeout.Config{Total: timeout.Unlimited, PerTry: 100 * time.Millisecond, Idle: time.Second, EnvoyHeaders: true},
 			retry: &retry.Config{
-				On: "5xx,retriable-headers", NumRetries: retry.None, BaseInterval: 5 * time.Millisecond, MaxInterval: 10 * time.Millisecond,
+				On: "5xx,retriable-headers", NumRetries: retry.Never, BaseInterval: 5 * time.Millisecond, MaxInterval: 10 * time.Millisecond,
 				RetriableStatusCodes:    []int{404},
 				RetriableHeaders:        []retry.HeaderMatcher{{Name: "x-again", Exact: "yes", Invert: true}},
 				RetriableRequestHeaders: []retry.HeaderMatcher{{Name: "x-idempotent"}},
@@ -103,17 +103,19 @@ func TestConfigure(t *testing.T) {
 			cluster: cluster.Route{HighPriority: true, HashPolicy: []cluster.HashPolicy{{Header: "x-user", Terminal: true}}},
 		}},
 	}
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(settings{}, route{}), cmpopts.IgnoreFields(cluster.Config{}, "Rand")); diff != "" {
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(settings{}, route{}, filters{}), cmpopts.IgnoreFields(cluster.Config{}, "Rand")); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 
-// TestConfigure_notYet pins that nothing is left out silently.
+// TestConfigure_notYet checks that no setting is ignored silently.
 func TestConfigure_notYet(t *testing.T) {
 	tests := []struct{ name, fragments, want string }{
-		{"a section", `{"http_filters": []}`, "(http_filters)"},
+		{"a section", `{"hcm": {}}`, "(hcm)"},
+		{"a filter", `{"http_filters": [{"name": "envoy.filters.http.buffer"}]}`, "filters: envoy.filters.http.buffer"},
+		{"a field of a filter", `{"http_filters": [{"name": "envoy.filters.http.fault", "typed_config": {"surprise": 1}}]}`, "(http_filters.surprise)"},
 		{"a field of the cluster", `{"cluster": {"dns_lookup_family": "ALL"}}`, "(cluster.dns_lookup_family)"},
-		{"a field further in", `{"cluster": {"circuit_breakers": {"thresholds": [{"max_connection_pools": 1}]}}}`, "(cluster.max_connection_pools)"},
+		{"a nested field", `{"cluster": {"circuit_breakers": {"thresholds": [{"max_connection_pools": 1}]}}}`, "(cluster.max_connection_pools)"},
 		{"a field of a retry policy", `{"route": {"retry_policy": {"retry_options_predicates": []}}}`, "(route.retry_options_predicates)"},
 		{"a host predicate", `{"route": {"retry_policy": {"retry_host_predicate": [{"name": "other"}]}}}`, "(retry_policy.other)"},
 		{"a retry priority", `{"route": {"retry_policy": {"retry_priority": {"name": "other"}}}}`, "(retry_policy.other)"},
@@ -123,7 +125,7 @@ func TestConfigure_notYet(t *testing.T) {
 			`{"cluster": {"typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {"auto_config": {}}}}}`,
 			"(typed_extension_protocol_options.auto_config)",
 		},
-		{"a field that nobody knows", `{"route": {"surprise": 1}}`, "an unknown part (route.surprise)"},
+		{"an unknown field", `{"route": {"surprise": 1}}`, "an unknown part (route.surprise)"},
 		{"runtime", `{"runtime": {"upstream.maintenance_mode.upstream": 100}}`, "maintenance mode"},
 		{"another cluster", `{"route": {"cluster": "missing"}}`, "routing (cluster missing)"},
 		{"another priority", `{"cluster": {"circuit_breakers": {"thresholds": [{"priority": "OTHER"}]}}}`, "(cluster.priority OTHER)"},
@@ -143,13 +145,12 @@ func TestConfigure_notYet(t *testing.T) {
 	}
 }
 
-// TestConfigure_wrong pins that a configuration that cannot be read is no matter of
-// what is missing.
+// TestConfigure_wrong checks that an invalid configuration is not a NotYetError.
 func TestConfigure_wrong(t *testing.T) {
 	for _, fragments := range []string{`{"route": {"timeout": "soon"}}`, `{"route": {"timeout": "5"}}`, `{"external": "yes"}`} {
 		_, err := configure(scenarioWith(t, fragments))
 		if _, missing := errors.AsType[*NotYetError](err); err == nil || missing {
-			t.Errorf("%s: got %v, want an error of another kind", fragments, err)
+			t.Errorf("%s: got %v, want an error that is not a NotYetError", fragments, err)
 		}
 	}
 }
@@ -170,11 +171,11 @@ func TestSupported(t *testing.T) {
 		},
 		{"gRPC", Scenario{Upstream: one, Downstream: ask(Request{GRPC: true})}, ""},
 		{
-			"a header that is not obeyed",
+			"a header that is not honored",
 			Scenario{Upstream: one, Downstream: ask(Request{Headers: map[string]string{"x-envoy-new": "1"}})},
 			"x-envoy-new",
 		},
-		{"what is obeyed", Scenario{Upstream: one, Downstream: ask(Request{Headers: map[string]string{"x-envoy-retry-on": "5xx"}})}, ""},
+		{"a header that is honored", Scenario{Upstream: one, Downstream: ask(Request{Headers: map[string]string{"x-envoy-retry-on": "5xx"}})}, ""},
 	}
 	for _, test := range tests {
 		err := supported(&test.s)

@@ -1,16 +1,15 @@
-// Package parity plays recorded scenarios of a real Envoy against this library,
-// and tells where the two differ.
+// Package parity plays recorded scenarios of a real Envoy against this library, and lists
+// the differences.
 //
-// A [Case] is a file that says what Envoy was configured with, what the upstream
-// did and what the calls were, together with all that was seen: answers, access log,
-// attempts, statistics. [Case.Play] sets up the same upstream again, makes the same calls through a
-// [Side], and gives what was seen this time; [Case.Compare] lists the differences.
+// A [Case] is a file with the configuration of Envoy, the behavior of the upstream and the
+// calls, together with everything that was observed: responses, access log, attempts,
+// statistics. [Case.Play] starts the same upstream again, makes the same calls through a
+// [Side], and returns the new observations; [Case.Compare] lists the differences.
 //
-// There are two sides: [NewLibrary] reads the configuration and makes policies of
-// it, and [StartEnvoy] gives it to a real Envoy, which shows that the player, and not only
-// the library, does what it should.
+// There are two sides: [NewLibrary] converts the configuration to policies, and
+// [StartEnvoy] passes it to a real Envoy, which verifies the player.
 //
-// What the library does otherwise on purpose is a [Rule]: a predicate on the scenario,
-// and a change of what is expected. A configuration that asks for a part which the library
-// does not have is a [NotYetError].
+// An intentional difference of the library is a [Rule]: a predicate on the scenario, and a
+// change of the expectation. A configuration that needs a part which the library does not
+// have is a [NotYetError].
 package parity

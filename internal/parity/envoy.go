@@ -6,140 +6,55 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"time"
+
+	"github.com/pillion-go/pillion/internal/envoytest"
 )
 
-// FindEnvoy gives the path of a real Envoy: the one that PILLION_ENVOY names, or
+// FindEnvoy returns the path of a real Envoy: the one that PILLION_ENVOY names, or
 // envoy on PATH; "" if there is none.
-func FindEnvoy() string {
-	if binary := os.Getenv("PILLION_ENVOY"); binary != "" {
-		return binary
-	}
-	binary, err := exec.LookPath("envoy")
-	if err != nil {
-		return ""
-	}
-	return binary
-}
+func FindEnvoy() string { return envoytest.Find() }
 
 // sidecar is a running Envoy as a Side.
 type sidecar struct {
-	dir    string // of its files
-	cmd    *exec.Cmd
-	output bytes.Buffer
-	ended  chan struct{}
+	*envoytest.Envoy
 	client *http.Transport
-	egress string // host and port of the listener
-	admin  string // host and port of the admin page
 }
 
-// StartEnvoy gives a StartFunc that starts an Envoy of its own for a scenario.
+// StartEnvoy returns a StartFunc that starts an Envoy for each scenario.
 func StartEnvoy(binary string) StartFunc {
 	return func(ctx context.Context, s *Scenario, addresses Addresses) (Side, error) {
-		dir, err := os.MkdirTemp("", "parity")
+		e, err := envoytest.Start(ctx, binary, func(dir string) ([]byte, error) {
+			config, err := config(s, addresses, filepath.Join(dir, accessLog))
+			if err != nil {
+				return nil, err
+			}
+			return json.Marshal(config)
+		})
 		if err != nil {
 			return nil, err
 		}
-		e := &sidecar{dir: dir, ended: make(chan struct{}), client: &http.Transport{DisableCompression: true}}
+		x := &sidecar{e, &http.Transport{DisableCompression: true}}
 		if s.Downstream.Protocol == "h2" {
-			e.client.Protocols = &http.Protocols{}
-			e.client.Protocols.SetUnencryptedHTTP2(true)
+			x.client.Protocols = &http.Protocols{}
+			x.client.Protocols.SetUnencryptedHTTP2(true)
 		}
-		if err := e.start(ctx, binary, s, addresses); err != nil {
-			e.Close()
-			return nil, err
-		}
-		return e, nil
+		return x, nil
 	}
 }
 
-func (e *sidecar) start(ctx context.Context, binary string, s *Scenario, addresses Addresses) error {
-	config, err := e.config(s, addresses)
-	if err != nil {
-		return err
-	}
-	text, err := json.Marshal(config)
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(e.file("envoy.json"), text, 0o600); err != nil {
-		return err
-	}
-	e.cmd = exec.CommandContext(ctx, binary, "-c", e.file("envoy.json"), "--use-dynamic-base-id", "--concurrency", "1", //nolint:gosec // the caller says which
-		"--admin-address-path", e.file("admin"), "--file-flush-interval-msec", "10", "--log-level", "warning")
-	e.cmd.Stdout, e.cmd.Stderr = &e.output, &e.output
-	if err := e.cmd.Start(); err != nil {
-		return err
-	}
-	go func() {
-		defer close(e.ended)
-		_ = e.cmd.Wait() // it is killed in the end
-	}()
-	return e.await(ctx)
-}
-
-func (e *sidecar) file(name string) string { return filepath.Join(e.dir, name) }
-
-// await waits for the listener.
-func (e *sidecar) await(ctx context.Context) error {
-	for deadline := time.Now().Add(2 * patience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		select {
-		case <-e.ended:
-			return fmt.Errorf("envoy ended at once: %s", e.output.String())
-		default:
-		}
-		address, err := os.ReadFile(e.file("admin"))
-		if err != nil {
-			continue
-		}
-		e.admin = string(address)
-		page, err := e.page(ctx, "/listeners?format=json")
-		if err != nil {
-			continue
-		}
-		var listeners struct {
-			Statuses []struct {
-				Local struct {
-					Socket struct {
-						Port int `json:"port_value"`
-					} `json:"socket_address"`
-				} `json:"local_address"`
-			} `json:"listener_statuses"`
-		}
-		if json.Unmarshal(page, &listeners) == nil && len(listeners.Statuses) == 1 {
-			e.egress = net.JoinHostPort("127.0.0.1", strconv.Itoa(listeners.Statuses[0].Local.Socket.Port))
-			return nil
-		}
-	}
-	return errors.New("envoy was not ready in time")
-}
-
-// page reads a page of the admin interface.
-func (e *sidecar) page(ctx context.Context, target string) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+e.admin+target, nil)
-	if err != nil {
-		return nil, err
-	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close() //nolint:errcheck // it was read
-	return io.ReadAll(resp.Body)
-}
+// accessLog is the name of the file.
+const accessLog = "access.log"
 
 // Send sends a request to the listener.
 func (e *sidecar) Send(req *http.Request) (*http.Response, error) {
-	if req.URL.Host = e.egress; req.Host == anyHost {
+	if req.URL.Host = e.Egress; req.Host == anyHost {
 		req.Host = ""
 	}
 	return e.client.RoundTrip(req)
@@ -147,11 +62,11 @@ func (e *sidecar) Send(req *http.Request) (*http.Response, error) {
 
 // Log reads the access log.
 func (e *sidecar) Log(_ context.Context, answers []Answer) ([]Logged, error) {
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(waitLimit); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if lines, err := e.lines(); err != nil || len(lines) < len(answers) {
 			continue
 		}
-		time.Sleep(20 * time.Millisecond) // a call that is redirected inside has a second line
+		time.Sleep(20 * time.Millisecond) // a call with an internal redirect has a second line
 		lines, err := e.lines()
 		if err != nil {
 			return nil, err
@@ -165,9 +80,9 @@ func (e *sidecar) Log(_ context.Context, answers []Answer) ([]Logged, error) {
 	return nil, errors.New("the access log is not complete")
 }
 
-// lines gives the lines of each case that has any.
+// lines returns the log lines of each case that has any.
 func (e *sidecar) lines() (map[string][]Logged, error) {
-	text, err := os.ReadFile(e.file("access.log"))
+	text, err := os.ReadFile(e.File(accessLog))
 	if err != nil {
 		return nil, err
 	}
@@ -184,29 +99,25 @@ func (e *sidecar) lines() (map[string][]Logged, error) {
 
 // Stats reads the statistics.
 func (e *sidecar) Stats(ctx context.Context) (numbers, histograms map[string]uint64, err error) {
-	text, err := e.page(ctx, "/stats")
+	text, err := e.Page(ctx, "/stats")
 	if err != nil {
 		return nil, nil, err
 	}
 	time.Sleep(flush) // histograms come later
-	prometheus, err := e.page(ctx, "/stats/prometheus")
+	prometheus, err := e.Page(ctx, "/stats/prometheus")
 	return readNumbers(string(text)), readCounts(string(prometheus)), err
 }
 
-// flush is how long it may take until histograms show what was recorded.
+// flush is the maximum time until histograms contain what was recorded.
 const flush = 150 * time.Millisecond
 
-// Close kills it, and removes its files.
+// Close ends it.
 func (e *sidecar) Close() {
 	e.client.CloseIdleConnections()
-	if e.cmd != nil && e.cmd.Process != nil {
-		_ = e.cmd.Process.Kill() // it may have ended
-		<-e.ended
-	}
-	_ = os.RemoveAll(e.dir) // a temporary directory
+	e.Envoy.Close()
 }
 
-// The base that a scenario's fragments are merged into.
+// The base configuration into which a scenario's fragments are merged.
 const (
 	baseConfig = `{
 		"admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}},
@@ -243,7 +154,7 @@ const (
 // object is a JSON object.
 type object = map[string]any
 
-// parse reads JSON that is part of this file, or of a scenario that was read.
+// parse parses JSON of this file, or of a scenario that was read.
 func parse[T any](text string) T {
 	var v T
 	if text == "" {
@@ -255,7 +166,7 @@ func parse[T any](text string) T {
 	return v
 }
 
-// merge puts all of more into base, object by object.
+// merge adds the fields of more to base, recursively.
 func merge(base, more object) object {
 	if base == nil {
 		base = object{}
@@ -273,14 +184,14 @@ func merge(base, more object) object {
 }
 
 // config is Envoy's configuration for a scenario.
-func (e *sidecar) config(s *Scenario, addresses Addresses) (object, error) {
+func config(s *Scenario, addresses Addresses, log string) (object, error) {
 	cluster, err := envoyClusterConfig(s, addresses)
 	config := parse[object](baseConfig)
 	config["static_resources"] = object{
 		"listeners": []any{object{
 			"name": "egress", "address": socketAddress("127.0.0.1", 0),
 			"filter_chains": []any{object{"filters": []any{object{
-				"name": "envoy.filters.network.http_connection_manager", "typed_config": e.manager(s),
+				"name": "envoy.filters.network.http_connection_manager", "typed_config": manager(s, log),
 			}}}},
 		}},
 		"clusters": []any{cluster},
@@ -294,13 +205,13 @@ func (e *sidecar) config(s *Scenario, addresses Addresses) (object, error) {
 func fragment(s *Scenario, name string) object { return parse[object](string(s.Envoy[name])) }
 
 // manager is the HTTP connection manager of a scenario.
-func (e *sidecar) manager(s *Scenario) object {
+func manager(s *Scenario, path string) object {
 	manager := parse[object](baseManager)
 	if string(s.Envoy["external"]) != "true" {
 		merge(manager, parse[object](internalAddresses))
 	}
 	log := manager["access_log"].([]any)[0].(object)["typed_config"].(object) //nolint:forcetypeassert // it is above
-	log["path"] = e.file("access.log")
+	log["path"] = path
 	routes := append(parse[[]any](string(s.Envoy["routes"])), defaultRoute(s))
 	host := merge(object{"name": "svc", "domains": []any{"*"}, "routes": routes}, fragment(s, "virtual_host"))
 	manager["route_config"] = merge(object{"name": "routes", "virtual_hosts": []any{host}}, fragment(s, "route_config"))
@@ -310,7 +221,7 @@ func (e *sidecar) manager(s *Scenario) object {
 	return merge(manager, fragment(s, "hcm"))
 }
 
-// defaultRoute is the route of all paths that have no other.
+// defaultRoute returns the route for all other paths.
 func defaultRoute(s *Scenario) object {
 	route := merge(object{"match": object{"prefix": "/"}}, fragment(s, "route_entry"))
 	if route["redirect"] == nil && route["direct_response"] == nil {
@@ -323,7 +234,7 @@ func socketAddress(host string, port int) object {
 	return object{"socket_address": object{"address": host, "port_value": port}}
 }
 
-// envoyClusterConfig is the cluster with the scenario's hosts.
+// envoyClusterConfig returns the cluster with the scenario's hosts.
 func envoyClusterConfig(s *Scenario, addresses Addresses) (object, error) {
 	priorities := parse[map[string]int](string(s.Envoy["priorities"]))
 	metadata := parse[object](string(s.Envoy["host_metadata"]))
@@ -351,12 +262,12 @@ func envoyClusterConfig(s *Scenario, addresses Addresses) (object, error) {
 	return merge(cluster, fragment(s, "cluster")), nil
 }
 
-// addEndpoint adds a host to the others of its priority.
+// addEndpoint adds a host to the hosts of its priority.
 func addEndpoint(groups []any, priority int, endpoint object) []any {
 	for _, g := range groups {
-		group := g.(object) //nolint:forcetypeassert // it is made below
+		group := g.(object) //nolint:forcetypeassert // created below
 		if group["priority"] == priority {
-			group["lb_endpoints"] = append(group["lb_endpoints"].([]any), endpoint) //nolint:forcetypeassert // likewise
+			group["lb_endpoints"] = append(group["lb_endpoints"].([]any), endpoint) //nolint:forcetypeassert // created below
 			return groups
 		}
 	}

@@ -6,9 +6,9 @@ import (
 	"testing"
 )
 
-var all = flag.Bool("all", false, "play all scenarios through Envoy, not a few of each kind")
+var all = flag.Bool("all", false, "play all scenarios through Envoy, not only a few")
 
-// few are scenarios that together need most of what the player can.
+// few are scenarios that together need most features of the player.
 func few() []string {
 	return []string{
 		"basic-post-body", "backoff-ratelimited-retry-after", "cb-max-retries-overflow", "cb-h2-max-requests", "connect-timeout-no-retry",
@@ -17,13 +17,13 @@ func few() []string {
 	}
 }
 
-// TestEnvoy plays scenarios through a real Envoy, and finds what was recorded: it is
-// the player that this tests.
+// TestEnvoy plays scenarios through a real Envoy, and compares with the recordings. It
+// tests the player.
 func TestEnvoy(t *testing.T) {
 	t.Parallel()
 	binary := FindEnvoy()
 	if binary == "" {
-		t.Skip("there is no Envoy: set PILLION_ENVOY or put envoy on PATH")
+		t.Skip("no Envoy found: set PILLION_ENVOY or put envoy on PATH")
 	}
 	for _, c := range load(t) {
 		if !*all && !slices.Contains(few(), c.Scenario.Name) {
@@ -32,7 +32,7 @@ func TestEnvoy(t *testing.T) {
 		t.Run(c.Scenario.Name, func(t *testing.T) {
 			t.Parallel()
 			plays := 1
-			if len(c.Scenario.Upstream.Hosts) > 1 { // the first one is random
+			if len(c.Scenario.Upstream.Hosts) > 1 { // the first host is random
 				plays = 30
 			}
 			var differences []Difference

@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// compareGaps compares the waits between the attempts of each call, by the number
-// of the retry: their mean, and how many are longer than any that was recorded.
+// compareGaps compares the waits between the attempts of each call, by the number of the
+// retry: their mean, and the number of waits that are longer than any recorded one.
 func (c *Case) compareGaps(got *Played) []Difference {
 	want := map[int][]float64{}
 	for _, run := range c.TimingRuns {
@@ -24,7 +24,7 @@ func (c *Case) compareGaps(got *Played) []Difference {
 	return found
 }
 
-// addGaps adds the times between an attempt and the next one of the same call.
+// addGaps adds the times between each attempt and the next one of the same call.
 func addGaps(to map[int][]float64, attempts []Attempt, arrivals []float64) {
 	last := map[string]float64{}
 	number := map[string]int{}
@@ -40,11 +40,11 @@ func addGaps(to map[int][]float64, attempts []Attempt, arrivals []float64) {
 	}
 }
 
-// late is by how much a timer may be late on a busy machine, in milliseconds.
+// late is the maximum delay of a timer on a busy machine, in milliseconds.
 const late = 15
 
-// compareWaits says what is unlike about two sets of waits. Both are taken for
-// uniform from 0 to the longest that was recorded; one that is longer still was late.
+// compareWaits describes the difference between two sets of waits. Both are assumed to be
+// uniform from 0 to the longest recorded wait; a longer wait is assumed to be late.
 func compareWaits(want, got []float64) string {
 	if len(got) == 0 {
 		return " (none)"
@@ -66,7 +66,7 @@ func compareWaits(want, got []float64) string {
 	return ""
 }
 
-// mean is that of values, none of which counts as more than most.
+// mean returns the mean of values, each limited to most.
 func mean(values []float64, most float64) float64 {
 	sum := 0.0
 	for _, v := range values {

@@ -16,7 +16,7 @@ import (
 
 var show = flag.Bool("show", false, "show what each side did in each scenario")
 
-// verdicts collects what became of the cases.
+// verdicts collects the results of the cases.
 type verdicts struct {
 	mu         sync.Mutex
 	same       map[string][]string // all under one key; guarded by mu
@@ -55,13 +55,13 @@ func load(t *testing.T) []*Case {
 	return cases
 }
 
-// judge plays one case. A statistical one that is different may have had bad luck:
-// then it must be the same twice.
+// judge plays one case. A statistical case that is different may be a coincidence: then it
+// must be equal twice.
 func (v *verdicts) judge(t *testing.T, c *Case) {
 	t.Helper()
 	differences, documented, err := playOnce(t, c)
 	if len(differences) > 0 && c.Scenario.Statistical {
-		t.Logf("once more, and again: %v", differences)
+		t.Logf("different, so it is played twice more: %v", differences)
 		if differences, documented, err = playOnce(t, c); len(differences) == 0 {
 			differences, documented, err = playOnce(t, c)
 		}
@@ -80,7 +80,7 @@ func (v *verdicts) judge(t *testing.T, c *Case) {
 	v.file(c, len(differences) > 0, documented)
 }
 
-// file notes the verdict on a case.
+// file records the verdict on a case.
 func (v *verdicts) file(c *Case, failing bool, documented []string) {
 	switch {
 	case failing:
@@ -94,20 +94,20 @@ func (v *verdicts) file(c *Case, failing bool, documented []string) {
 	}
 }
 
-// tolerable is how late what a play does at a certain time may be: the times of
-// recordings are 40 ms apart.
+// tolerable is the maximum delay of a timed step of a play: the times of recordings are at
+// least 40 ms apart.
 const tolerable = 25 * time.Millisecond
 
-// punctual plays a case, and again when the machine was too busy to do things at
-// their time: that was another scenario.
+// punctual plays a case, and repeats it if the machine was too busy to keep the times,
+// because that was another scenario.
 func punctual(t *testing.T, c *Case, start StartFunc) (played *Played, err error) {
 	t.Helper()
-	for range 4 {
+	for range 12 {
 		played, err = c.Play(t.Context(), start)
 		if err != nil || played.Late < tolerable {
 			break
 		}
-		t.Logf("it was played %v late, and is played again", played.Late)
+		t.Logf("a step was %v late; playing again", played.Late)
 	}
 	return played, err
 }
@@ -132,8 +132,8 @@ func (v *verdicts) add(to map[string][]string, key string, c *Case) {
 	to[key] = append(to[key], c.Scenario.Name)
 }
 
-// showSides shows what the recording, the library and, where there is one, an Envoy
-// say.
+// showSides shows the values of the recording, of the library and, if there is one, of an
+// Envoy.
 func showSides(t *testing.T, c *Case, library *Played) {
 	t.Helper()
 	recorded, here := c.Observed.view(), library.view()
@@ -160,8 +160,8 @@ func showSides(t *testing.T, c *Case, library *Played) {
 	t.Log("\n" + b.String())
 }
 
-// report closes with a line that counts. Where all of the project's own cases were
-// played, there must be one that needs each rule.
+// report logs a summary line. If all cases of the project were played, each rule must be
+// needed by one of them.
 func (v *verdicts) report(t *testing.T, cases []*Case) {
 	t.Helper()
 	different := map[string]bool{}
@@ -187,7 +187,7 @@ func (v *verdicts) report(t *testing.T, cases []*Case) {
 		len(cases), len(v.same[""]), len(different), missing, len(v.failing[""]))
 }
 
-// all is how many cases have a verdict.
+// all returns the number of cases that have a verdict.
 func (v *verdicts) all() int {
 	names := map[string]bool{}
 	for _, verdict := range []map[string][]string{v.same, v.documented, v.notYet} {
@@ -200,7 +200,7 @@ func (v *verdicts) all() int {
 	return len(names)
 }
 
-// complete reports whether all of the project's own cases are there.
+// complete reports whether all cases of the project were played.
 func complete(t *testing.T, cases []*Case) bool {
 	t.Helper()
 	own, err := filepath.Glob("testdata/golden/*.json.gz")

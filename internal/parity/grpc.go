@@ -3,7 +3,6 @@ package parity
 import (
 	"context"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"io"
 	"maps"
@@ -22,26 +21,13 @@ import (
 	"github.com/pillion-go/pillion/pilliongrpc"
 )
 
-// speaksGRPC reports whether all calls of a scenario are gRPC's, or none is.
+// speaksGRPC reports whether all calls of a scenario are gRPC calls, or none is.
 func speaksGRPC(s *Scenario) (all, none bool) {
 	all, none = true, true
 	for _, r := range s.requests() {
 		all, none = all && r.GRPC, none && !r.GRPC
 	}
 	return all && !none, none
-}
-
-// onlyGRPCStats reports whether the filters are the one that metrics.GRPC mirrors, as
-// it mirrors it.
-func onlyGRPCStats(raw json.RawMessage) bool {
-	var filters []struct {
-		Name   string `json:"name"`
-		Config struct {
-			All bool `json:"stats_for_all_methods"`
-		} `json:"typed_config"`
-	}
-	err := json.Unmarshal(raw, &filters)
-	return err == nil && len(filters) == 1 && filters[0].Name == "envoy.filters.http.grpc_stats" && filters[0].Config.All
 }
 
 // grpcLibrary is the library as a Side that makes gRPC calls.
@@ -51,7 +37,7 @@ type grpcLibrary struct {
 	suppress bool // suppress_envoy_headers
 }
 
-// newGRPC gives l a connection in place of its transport.
+// newGRPC gives l a gRPC connection instead of its transport.
 func newGRPC(l *library, c *settings) (Side, error) {
 	dialer := &net.Dialer{Timeout: c.connectTimeout}
 	options := append(pilliongrpc.DialOptions(l),
@@ -67,7 +53,7 @@ func newGRPC(l *library, c *settings) (Side, error) {
 	return &grpcLibrary{l, conn, c.routes[0].http.SuppressEnvoyHeaders}, nil
 }
 
-// eachWithoutMessage takes from the reply what an attempt before this one has left there.
+// eachWithoutMessage removes from the reply the message of an earlier attempt.
 func eachWithoutMessage(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
 	*reply.(*opaque) = opaque{} //nolint:forcetypeassert // nothing else is received
 	return invoke(ctx, method, req, reply, cc, options...)
@@ -76,7 +62,7 @@ func eachWithoutMessage(ctx context.Context, method string, req, reply any, cc *
 // Clustered is true: calls go to the hosts of the cluster.
 func (*library) Clustered() bool { return true }
 
-// Resolve finds the upstream of a route.
+// Resolve returns the upstream of a route.
 func (l *library) Resolve(_ context.Context, t pillion.Target) (*pillion.Upstream, error) {
 	for _, r := range l.routes {
 		if strings.HasPrefix(t.Path, r.prefix) {
@@ -86,7 +72,7 @@ func (l *library) Resolve(_ context.Context, t pillion.Target) (*pillion.Upstrea
 	return nil, errors.New("no route")
 }
 
-// Send makes a unary call of the request, and shows its answer as HTTP has it.
+// Send makes a unary call of the request, and returns its response in the form of HTTP.
 func (g *grpcLibrary) Send(req *http.Request) (*http.Response, error) {
 	ctx, info := pillion.WithInfo(req.Context())
 	g.mu.Lock()
@@ -99,7 +85,7 @@ func (g *grpcLibrary) Send(req *http.Request) (*http.Response, error) {
 	md := metadata.MD{}
 	for name, values := range req.Header {
 		switch name {
-		case "Content-Type", "Te", "Grpc-Timeout": // gRPC's own
+		case "Content-Type", "Te", "Grpc-Timeout": // set by gRPC
 		default:
 			md.Set(name, decoded(name, values)...)
 		}
@@ -114,8 +100,8 @@ func (g *grpcLibrary) Send(req *http.Request) (*http.Response, error) {
 	return g.asHTTP(err, head, tail, reply), nil
 }
 
-// decoded are the values of a header as metadata: gRPC's client encodes those of names in
-// -bin. What is not encoded stays as it is.
+// decoded returns the values of a header as metadata: gRPC's client encodes those of names
+// in -bin. Other values do not change.
 func decoded(name string, values []string) []string {
 	if !strings.HasSuffix(strings.ToLower(name), "-bin") {
 		return values
@@ -133,12 +119,12 @@ func decoded(name string, values []string) []string {
 
 // Close closes the connection too.
 func (g *grpcLibrary) Close() {
-	_ = g.conn.Close() // nobody to tell
+	_ = g.conn.Close() // best effort
 	g.library.Close()
 }
 
-// asHTTP is what a response looked like on the wire: with nothing but trailers, a
-// header and the trailers behind it, or, of the library's own making, what a proxy sends.
+// asHTTP returns a response as it was on the wire: with trailers only, or with a header and
+// trailers, or, for an error of the library, as a proxy would send it.
 func (g *grpcLibrary) asHTTP(err error, head, tail metadata.MD, reply *opaque) *http.Response {
 	s, _ := status.FromError(err)
 	resp := &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Trailer: http.Header{}, Body: io.NopCloser(strings.NewReader(reply.frame()))}
@@ -162,8 +148,8 @@ func (g *grpcLibrary) asHTTP(err error, head, tail metadata.MD, reply *opaque) *
 	return resp
 }
 
-// fields are the metadata as header fields: gRPC's client decodes those of names
-// in -bin.
+// fields converts metadata to header fields: gRPC's client decodes the values of names in
+// -bin.
 func fields(md metadata.MD) http.Header {
 	h := http.Header{}
 	for name, values := range md {
@@ -177,39 +163,38 @@ func fields(md metadata.MD) http.Header {
 	return h
 }
 
-// opaque is a message that is not looked into.
+// opaque is a message whose content is not decoded.
 type opaque struct {
 	body []byte
 	came bool
 }
 
-// frame is the message as it was framed.
+// frame returns the message with its frame header.
 func (p *opaque) frame() string {
 	if !p.came {
 		return ""
 	}
 	n := len(p.body)
-	return string([]byte{0, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}) + string(p.body) //nolint:gosec // it is small
+	return string([]byte{0, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}) + string(p.body) //nolint:gosec // the length is small
 }
 
-// opaqueCodec leaves messages as they are.
+// opaqueCodec does not encode messages.
 type opaqueCodec struct{}
 
-// Marshal gives the message.
+// Marshal returns the bytes of the message.
 func (opaqueCodec) Marshal(v any) ([]byte, error) { return v.(*opaque).body, nil } //nolint:forcetypeassert // nothing else is sent
 
-// Unmarshal keeps it.
+// Unmarshal keeps the bytes of the message.
 func (opaqueCodec) Unmarshal(data []byte, v any) error {
 	p := v.(*opaque) //nolint:forcetypeassert // nothing else is received
 	p.body, p.came = append([]byte(nil), data...), true
 	return nil
 }
 
-// Name is none: the content type is plain gRPC.
+// Name is empty, so that the content type is plain gRPC.
 func (opaqueCodec) Name() string { return "" }
 
-// withoutTheClient leaves out what gRPC's client sends by itself, and Envoy's does
-// not.
+// withoutTheClient removes the headers that gRPC's client sends and Envoy's does not.
 func withoutTheClient(attempts []Attempt) {
 	for i := range attempts {
 		h := attempts[i].Headers
@@ -223,8 +208,8 @@ func withoutTheClient(attempts []Attempt) {
 	}
 }
 
-// tellsGRPCTimeout recognises callers that send grpc-timeout themselves.
-func tellsGRPCTimeout(s *Scenario) bool {
+// sendsGRPCTimeout reports whether a caller sets grpc-timeout.
+func sendsGRPCTimeout(s *Scenario) bool {
 	for _, r := range s.requests() {
 		if r.GRPC && r.Headers["grpc-timeout"] != "" {
 			return true
@@ -233,18 +218,20 @@ func tellsGRPCTimeout(s *Scenario) bool {
 	return false
 }
 
-// ownGRPCTimeout: a Go caller's deadline is that of its context, and the header tells
-// the server the shortest of all limits; Envoy passes the caller's on, and does not obey it.
+// ownGRPCTimeout changes grpc-timeout: the deadline of a Go caller is that of its context,
+// and the header has the shortest of all limits. Envoy passes the caller's on, and does not
+// honor it.
 func ownGRPCTimeout(_ *Scenario, want *Observed) { withoutTheClient(want.Attempts) }
 
-// countsMessages recognizes a filter that counts the messages of calls which are refused.
+// countsMessages reports whether a filter counts the messages of calls that are refused.
 func countsMessages(s *Scenario) bool {
 	f, err := readFragments(s.Envoy)
-	return err == nil && f.grpcStats && len(f.cluster.CircuitBreakers.Thresholds) > 0
+	return err == nil && f.filters.grpcStats && len(f.cluster.CircuitBreakers.Thresholds) > 0
 }
 
-// messagesOfAll: the message of a call that is refused when its header arrives is counted here;
-// Envoy counts it only if it arrives before the call is over, which is a matter of chance.
+// messagesOfAll changes the number of messages: the message of a call that is refused when
+// its header arrives is counted by the library. Envoy counts it only if it arrives before
+// the call ends, which depends on chance.
 func messagesOfAll(_ *Scenario, want *Observed) {
 	const name = "cluster." + clusterName + ".grpc.pkg.Svc.Method.request_message_count"
 	if slices.ContainsFunc(want.AccessLog, func(l Logged) bool { return strings.Contains(l.Details, "{overflow}") }) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,10 +26,10 @@ type library struct {
 	cluster   *cluster.Cluster
 
 	mu    sync.Mutex
-	infos map[string]*pillion.Info // of each call; guarded by mu
+	infos map[string]*pillion.Info // by case; guarded by mu
 }
 
-// libraryRoute is an upstream for a part of the paths.
+// libraryRoute is an upstream for some of the paths.
 type libraryRoute struct {
 	prefix   string
 	rt       http.RoundTripper
@@ -52,8 +53,8 @@ func NewLibrary(_ context.Context, s *Scenario, addresses Addresses) (Side, erro
 		return nil, err
 	}
 	for _, r := range c.routes {
-		policies := []pillion.Policy{r.http, c.metrics, r.timeout}
-		if c.grpcStats {
+		policies := append(slices.Clone(c.filters.policies), r.http, c.metrics, r.timeout)
+		if c.filters.grpcStats {
 			policies = append(policies, metrics.GRPC{Registry: registry})
 		}
 		if r.retry != nil {
@@ -98,7 +99,7 @@ func (l *library) Send(req *http.Request) (*http.Response, error) {
 	return nil, errors.New("no route")
 }
 
-// Log says what Envoy would have logged.
+// Log returns the lines that Envoy would have logged.
 func (l *library) Log(_ context.Context, answers []Answer) ([]Logged, error) {
 	var log []Logged
 	for _, a := range answers {
@@ -116,7 +117,7 @@ func (l *library) Log(_ context.Context, answers []Answer) ([]Logged, error) {
 	return log, nil
 }
 
-// Stats reads the statistics as an operator would.
+// Stats reads the statistics from the HTTP pages.
 func (l *library) Stats(ctx context.Context) (numbers, histograms map[string]uint64, err error) {
 	page := func(target string) string {
 		w := httptest.NewRecorder()
@@ -126,12 +127,12 @@ func (l *library) Stats(ctx context.Context) (numbers, histograms map[string]uin
 	return readNumbers(page("/stats")), readCounts(page("/stats/prometheus")), nil
 }
 
-// Close closes what connections are left.
+// Close closes the remaining connections.
 func (l *library) Close() {
 	l.cluster.Close()
 }
 
-// readNumbers reads the counters and gauges of /stats.
+// readNumbers parses the counters and gauges of /stats.
 func readNumbers(page string) map[string]uint64 {
 	numbers := map[string]uint64{}
 	lines := bufio.NewScanner(strings.NewReader(page))
@@ -144,7 +145,7 @@ func readNumbers(page string) map[string]uint64 {
 	return numbers
 }
 
-// readCounts reads how many values the histograms of /stats/prometheus have.
+// readCounts parses the number of values of the histograms of /stats/prometheus.
 func readCounts(page string) map[string]uint64 {
 	counts := map[string]uint64{}
 	lines := bufio.NewScanner(strings.NewReader(page))

@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// habit is something that the library does otherwise than Envoy.
+// habit is a behavior of the library that differs from Envoy's.
 type habit uint
 
-// The habits that change what becomes of a call; each belongs to a rule.
+// The habits that change the result of a call. Each belongs to a rule.
 const (
 	limitsIncludeConnecting habit = 1 << iota
-	waitsForNothing
+	skipsUselessWaits
 	showsInformational
 	passesTrailers
 	readsLengths
@@ -26,59 +26,59 @@ const (
 	hasNoHTTPStatus
 	needsNoBuffer
 	findsMalformed
-	givesStatuses
+	makesStatuses
 	wantsWholeMessages
-	tellsBroken
-	countsGivenMessages
+	reportsBroken
+	countsReceivedMessages
 	cancels
 	countsNoAttemptsOfErrors
 )
 
-// model is a small Envoy: it makes the calls of a scenario with one host on paper, one
-// after another. With habits it is the library.
+// model is a simple simulation of Envoy: it simulates the calls of a scenario with one
+// host, one after another. With habits it simulates the library.
 type model struct {
 	scenario *Scenario
 	habits   habit
-	played   map[string]int // attempts of each call as played: what chance decides
+	played   map[string]int // the number of attempts of each call in the play, for results that depend on chance
 	parts    *fragments
 	script   *script
 }
 
-// course is what became of a call.
+// course is the simulated result of a call.
 type course struct {
-	name     string // of the case
+	name     string // name of the case
 	request  Request
-	made     int     // attempts
+	made     int     // number of attempts
 	attempts []tried // as the upstream sees them
 	end      ending
-	stats    map[string]int // what it counts
-	known    bool           // false where the model cannot know
+	stats    map[string]int // the statistics that it counts
+	known    bool           // false if the model cannot simulate the call
 }
 
 // tried is one attempt as the upstream sees it.
 type tried struct {
 	step   Step
-	number int // of the attempt; two have the same where gRPC's client sends a stream again
+	number int // number of the attempt; equal for a stream that gRPC's client resends
 	cut    bool
 }
 
-// ending is how an attempt ended, and with the last one the call.
+// ending is the end of an attempt; that of the last attempt is the end of the call.
 type ending struct {
 	step      Step
-	code      int    // of the response; 0 where there was none
-	reason    string // of a reset or local reply, in Envoy's words
+	code      int    // status of the response; 0 if there was none
+	reason    string // reason of a reset or local reply, in Envoy's terms
 	flags     []string
 	details   string
 	local     int  // status of the local reply
-	after     bool // a response had begun
+	after     bool // the response had begun
 	connected bool
 	took      time.Duration
-	status    string // grpc-status in the head
+	status    string // grpc-status in the header
 	overflow  bool
-	gone      bool // the caller is
+	gone      bool // the caller was canceled
 }
 
-// play makes all calls.
+// play simulates all calls.
 func (m *model) play() []*course {
 	var all []*course
 	m.script = newScript(m.scenario.Upstream)
@@ -97,18 +97,18 @@ func (m *model) grpc() bool {
 	return all
 }
 
-// plan is what the configuration says of a call.
+// plan is the configuration that applies to a call.
 type plan struct {
 	words          []string
 	policy         *envoyRetryPolicy
 	retries        int
 	perTry, idle   time.Duration
 	total, connect time.Duration
-	leaves         time.Duration // of the caller; 0 for never
-	abandoned      bool          // the request outgrows the buffer
+	leaves         time.Duration // when the caller is canceled; 0 for never
+	abandoned      bool          // the request exceeds the buffer
 }
 
-// plan makes the plan for a call.
+// plan returns the plan for a call.
 func (m *model) plan(r Request) plan {
 	route, vh := m.route(r.path()), m.parts.virtualHost
 	p := plan{policy: route.RetryPolicy, total: 15 * time.Second, connect: 500 * time.Millisecond, leaves: ms(r.ClientTimeout)}
@@ -130,7 +130,7 @@ func (m *model) plan(r Request) plan {
 		p.retries = *p.policy.NumRetries
 	}
 	if !m.parts.external {
-		p.heed(r)
+		p.applyHeaders(r)
 	}
 	if p.total > 0 && p.perTry >= p.total {
 		p.perTry = 0
@@ -146,7 +146,7 @@ func (m *model) plan(r Request) plan {
 	return p
 }
 
-// route finds the route of a path.
+// route returns the route of a path.
 func (m *model) route(path string) envoyRouteAction {
 	for _, r := range m.parts.routes {
 		if strings.HasPrefix(path, r.Match.Prefix) {
@@ -156,8 +156,8 @@ func (m *model) route(path string) envoyRouteAction {
 	return m.parts.route
 }
 
-// heed follows the headers of a caller that is trusted.
-func (p *plan) heed(r Request) {
+// applyHeaders applies the request headers of a trusted caller.
+func (p *plan) applyHeaders(r Request) {
 	p.words = append(p.words, wordsOf(r.Headers["x-envoy-retry-on"])...)
 	p.words = append(p.words, wordsOf(r.Headers["x-envoy-retry-grpc-on"])...)
 	if n, err := strconv.Atoi(r.Headers["x-envoy-max-retries"]); err == nil {
@@ -177,7 +177,7 @@ func wordsOf(list string) []string {
 
 func ms(n int) time.Duration { return time.Duration(n) * time.Millisecond }
 
-// call makes a call: attempts, until one is not retried.
+// call simulates a call: attempts, until one is not retried.
 func (m *model) call(c *course) {
 	p := m.plan(c.request)
 	if p.abandoned && m.has(needsNoBuffer) && m.grpc() {
@@ -203,7 +203,7 @@ func (m *model) call(c *course) {
 	m.count(c)
 }
 
-// again reports whether the call is sent again, and counts what that decides.
+// again reports whether the call is retried, and counts the decision.
 func (m *model) again(c *course, p *plan, n int, clock time.Duration) bool {
 	e := &c.end
 	switch {
@@ -216,7 +216,7 @@ func (m *model) again(c *course, p *plan, n int, clock time.Duration) bool {
 		c.stats["upstream_rq_retry_limit_exceeded"]++
 		e.flags = append([]string{"URX"}, e.flags...)
 		return false
-	case m.has(waitsForNothing) && m.timeIsOver(c, p, n, clock):
+	case m.has(skipsUselessWaits) && m.timeIsOver(c, p, n, clock):
 		return false
 	case !m.mayRetry(e):
 		c.stats["upstream_rq_retry_overflow"]++
@@ -233,8 +233,8 @@ func (m *model) again(c *course, p *plan, n int, clock time.Duration) bool {
 	return true
 }
 
-// timeIsOver reports whether the back-off after the nth attempt does not end in time. Where
-// chance decides, that is as it was played.
+// timeIsOver reports whether the back-off after the nth attempt exceeds the remaining time.
+// If that depends on chance, it follows the play.
 func (m *model) timeIsOver(c *course, p *plan, n int, clock time.Duration) bool {
 	least, most := p.waits(n, c.end.step)
 	left := p.total - clock
@@ -243,7 +243,7 @@ func (m *model) timeIsOver(c *course, p *plan, n int, clock time.Duration) bool 
 		return false
 	case least < left && n != m.played[c.name]:
 		return false
-	case m.has(waitsForNothing):
+	case m.has(skipsUselessWaits):
 		return true
 	}
 	if c.end.code != 0 {
@@ -253,10 +253,10 @@ func (m *model) timeIsOver(c *course, p *plan, n int, clock time.Duration) bool 
 	return true
 }
 
-// slack is how much time things may take that take none in a model.
+// slack is the time that steps may take which take no time in the model.
 const slack = 25 * time.Millisecond
 
-// waits are the shortest and the longest back-off after the nth attempt.
+// waits returns the shortest and the longest back-off after the nth attempt.
 func (p *plan) waits(n int, step Step) (least, most time.Duration) {
 	if d, ok := p.rateLimited(step); ok {
 		return d, d * 3 / 2
@@ -264,7 +264,7 @@ func (p *plan) waits(n int, step Step) (least, most time.Duration) {
 	return 0, p.wait(n)
 }
 
-// wait is the longest exponential back-off after the nth attempt.
+// wait returns the longest exponential back-off after the nth attempt.
 func (p *plan) wait(n int) time.Duration {
 	base, most := time.Duration(p.policy.RetryBackOff.BaseInterval), time.Duration(p.policy.RetryBackOff.MaxInterval)
 	if base == 0 {
@@ -276,7 +276,7 @@ func (p *plan) wait(n int) time.Duration {
 	return min(most, base<<min(n-1, 10))
 }
 
-// rateLimited is the wait that a response asks for.
+// rateLimited returns the wait that a response asks for.
 func (p *plan) rateLimited(step Step) (time.Duration, bool) {
 	most := time.Duration(p.policy.RateLimitedRetryBackOff.MaxInterval)
 	if most == 0 {
@@ -291,7 +291,7 @@ func (p *plan) rateLimited(step Step) (time.Duration, bool) {
 	return 0, false
 }
 
-// kind is the name of the back-off.
+// kind returns the name of the back-off.
 func (p *plan) kind(step Step) string {
 	if _, ok := p.rateLimited(step); ok {
 		return "ratelimited"
@@ -299,7 +299,7 @@ func (p *plan) kind(step Step) string {
 	return "exponential"
 }
 
-// mayRetry reports whether the circuit breaker of retries lets one pass.
+// mayRetry reports whether the circuit breaker of retries permits one.
 func (m *model) mayRetry(e *ending) bool {
 	for _, t := range m.parts.cluster.CircuitBreakers.Thresholds {
 		switch {
@@ -312,8 +312,8 @@ func (m *model) mayRetry(e *ending) bool {
 	return true
 }
 
-// active is how many requests are under way while a retry is decided: that of an HTTP/2
-// stream which has ended is not.
+// active returns the number of active requests while a retry is decided. An HTTP/2 stream
+// that has ended is not active.
 func (m *model) active(e *ending) float64 {
 	if m.scenario.Upstream.Protocol == "h2" && e.connected && (e.code == 0 || e.step.Body == "") && e.local != http.StatusGatewayTimeout {
 		return 0
@@ -332,7 +332,7 @@ func (b *envoyBudget) allows(active float64) bool {
 	return max(least, int(math.Floor(active*percent/100))) > 0
 }
 
-// attempt makes an attempt.
+// attempt simulates an attempt.
 func (m *model) attempt(c *course, p *plan, n int, clock time.Duration) ending {
 	left := p.left(clock)
 	switch m.scenario.Upstream.Hosts[0].Listen {
@@ -349,7 +349,7 @@ func (m *model) attempt(c *course, p *plan, n int, clock time.Duration) ending {
 	return m.sent(c, p, n, left)
 }
 
-// full reports whether there is no room for any request.
+// full reports whether all requests are refused.
 func (m *model) full() bool {
 	return slices.ContainsFunc(m.parts.cluster.CircuitBreakers.Thresholds, func(t envoyThresholds) bool {
 		return t.MaxRequests != nil && *t.MaxRequests == 0
@@ -362,17 +362,17 @@ func overflow(connected bool) ending {
 	return e
 }
 
-// failed is the end of an attempt without a response.
+// failed returns the end of an attempt without a response.
 func failed(flag, reason string, local int) ending {
 	return ending{flags: []string{flag}, reason: reason, local: local, details: "upstream_reset_before_response_started{" + reason + "}"}
 }
 
-// limited is an attempt that a limit ends.
+// limited returns the end of an attempt that a limit ends.
 func limited(details string, took time.Duration) ending {
 	return ending{flags: []string{"UT"}, details: details, reason: "-", local: http.StatusGatewayTimeout, took: took, connected: true}
 }
 
-// left is what the call has left of its time, and of its caller's.
+// left returns the remaining time of the call, the minimum of its timeout and its caller's.
 type left struct {
 	total  time.Duration
 	caller time.Duration
@@ -391,7 +391,7 @@ func (p *plan) left(clock time.Duration) left {
 	return l
 }
 
-// connecting is an attempt that gets no connection.
+// connecting simulates an attempt that gets no connection.
 func (m *model) connecting(c *course, p *plan, l left) ending {
 	e := failed("UF", "connection_timeout", http.StatusServiceUnavailable)
 	e.took = p.connect
@@ -417,7 +417,7 @@ func (m *model) tally(c *course, e ending) {
 	}
 }
 
-// firstLimit is e, or what comes before it.
+// firstLimit returns e, or the end by a limit that fires earlier.
 func (p *plan) firstLimit(e ending, l left) ending {
 	if p.perTry > 0 && p.perTry < e.took {
 		e = limited("upstream_per_try_timeout", p.perTry)
@@ -434,11 +434,11 @@ func (p *plan) firstLimit(e ending, l left) ending {
 	return e
 }
 
-// sent is an attempt with a connection.
+// sent simulates an attempt that has a connection.
 func (m *model) sent(c *course, p *plan, n int, l left) ending {
 	step := m.next(c, n)
 	if s := step.status(); step.Action == "" && m.scenario.Upstream.Protocol == "http1" && (s/100 == 1 || (step.header("transfer-encoding") != "" && hasBody(s))) {
-		c.known = false // the body is taken for something else
+		c.known = false // the body is parsed as something else
 	}
 	if step.Action == "rst_stream" && step.Code == "REFUSED_STREAM" && m.has(resendsRefused) && m.grpc() {
 		step = m.next(c, n)
@@ -458,14 +458,14 @@ func (m *model) sent(c *course, p *plan, n int, l left) ending {
 	return e
 }
 
-// next takes the next step.
+// next returns the next step.
 func (m *model) next(c *course, n int) Step {
 	step := m.script.next(m.scenario.Upstream.Hosts[0], c.request.path())
 	c.attempts = append(c.attempts, tried{step: step, number: n})
 	return step
 }
 
-// met is what a step makes of an attempt.
+// met returns the end of an attempt that meets a step.
 func (m *model) met(step Step, method string) ending {
 	switch step.Action {
 	case "hang":
@@ -483,8 +483,8 @@ func (m *model) met(step Step, method string) ending {
 	return later(step, ending{code: m.codeOf(step), status: step.header("grpc-status"), details: "via_upstream"})
 }
 
-// garbage is what bytes make of an attempt that are no HTTP: over HTTP/2 they are taken for
-// the beginning of a frame.
+// garbage returns the end of an attempt whose response is not HTTP. HTTP/2 parses the bytes
+// as the beginning of a frame.
 func (m *model) garbage() ending {
 	if m.scenario.Upstream.Protocol == "h2" {
 		return failed("UC", "connection_termination", http.StatusServiceUnavailable)
@@ -507,7 +507,7 @@ func rst(code string) ending {
 	return failed("UR", "remote_reset", http.StatusServiceUnavailable)
 }
 
-// body is the rest of a response that has begun.
+// body simulates the rest of a response that has begun.
 func (m *model) body(c *course, e ending, l left) ending {
 	flag, reason := m.broken(e.step, c.request.Method)
 	if flag != "" {
@@ -525,7 +525,7 @@ func (m *model) body(c *course, e ending, l left) ending {
 	return e
 }
 
-// broken is how a response ends that has begun, in a flag and a reason.
+// broken returns the flag and the reason of a response that breaks off.
 func (m *model) broken(step Step, method string) (flag, reason string) {
 	h2 := m.scenario.Upstream.Protocol == "h2"
 	switch {
@@ -539,7 +539,7 @@ func (m *model) broken(step Step, method string) (flag, reason string) {
 	return "", ""
 }
 
-// retriable reports whether a word of the policy asks for another attempt.
+// retriable reports whether a condition of the policy permits another attempt.
 func (m *model) retriable(e *ending, p *plan) bool {
 	if e.gone || e.overflow || e.details == "response_timeout" || len(e.step.Informational) > 0 {
 		return false
@@ -547,7 +547,7 @@ func (m *model) retriable(e *ending, p *plan) bool {
 	return slices.ContainsFunc(p.words, func(word string) bool { return m.meets(word, e, p) })
 }
 
-// meets reports whether the end of an attempt meets a word.
+// meets reports whether the end of an attempt meets a condition.
 func (m *model) meets(word string, e *ending, p *plan) bool {
 	none := e.code == 0
 	if !none && e.step.header("x-envoy-ratelimited") != "" {
@@ -579,14 +579,14 @@ func (m *model) meets(word string, e *ending, p *plan) bool {
 	return !none && e.status != "" && e.status == grpcWords[word] && m.mayBeStatus(e.step)
 }
 
-// mayBeStatus reports whether a grpc-status of the head counts.
+// mayBeStatus reports whether a grpc-status in the header counts.
 func (m *model) mayBeStatus(step Step) bool {
 	return step.status() == http.StatusOK || isGRPCType(step.header("content-type"))
 }
 
-// grpcWords are the words for statuses.
+// grpcWords maps conditions to gRPC statuses.
 //
-//nolint:gochecknoglobals // a table that nothing writes
+//nolint:gochecknoglobals // a read-only table
 var grpcWords = map[string]string{
 	"cancelled": "1", "deadline-exceeded": "4", "resource-exhausted": "8", "internal": "13", "unavailable": "14",
 }
@@ -614,7 +614,7 @@ func (m *model) count(c *course) {
 			c.stats[histogram+"upstream_rq_timeout_budget_percent_used"]++
 		}
 	}
-	if m.parts.grpcStats {
+	if m.parts.filters.grpcStats {
 		m.countGRPC(c)
 	}
 }
@@ -639,7 +639,7 @@ func (m *model) finally(c *course, code int, whole bool) {
 // histogram marks the names of histograms.
 const histogram = "histogram "
 
-// categories are those that a call is counted in.
+// categories returns the categories in which a call is counted.
 func (m *model) categories(c *course) []string {
 	origin := "internal."
 	if m.parts.external {
@@ -660,22 +660,22 @@ func count(stats map[string]int, category string, code int) {
 	name := category + "upstream_rq_"
 	stats[name+"completed"]++
 	if code < 100 || code > 599 {
-		return // upstream_rq_unknown, which is not compared
+		return // upstream_rq_unknown is not compared
 	}
 	stats[name+strconv.Itoa(code)]++
 	stats[name+strconv.Itoa(code/100)+"xx"]++
 }
 
-// codeOf is the code that a response counts as. gRPC's client does not show that of a
-// response whose content type is gRPC's.
+// codeOf returns the status as which a response counts. gRPC's client does not show the
+// status of a response whose content type is gRPC's.
 func (m *model) codeOf(step Step) int {
-	if m.grpc() && m.has(givesStatuses) && isGRPCType(step.header("content-type")) {
+	if m.grpc() && m.has(makesStatuses) && isGRPCType(step.header("content-type")) {
 		return http.StatusOK
 	}
 	return step.status()
 }
 
-// path is that of the request.
+// path returns the path of the request.
 func (r Request) path() string {
 	path, _, _ := strings.Cut(r.Path, "?")
 	switch {
@@ -687,7 +687,7 @@ func (r Request) path() string {
 	return path
 }
 
-// size is how long the body is.
+// size returns the length of the body.
 func (r Request) size() int {
 	switch {
 	case r.GRPC:
@@ -714,7 +714,7 @@ func (s Step) matches(m envoyHeaderMatcher) bool {
 	return m.matches(value, there)
 }
 
-// matches reports whether a value, if there is one, matches.
+// matches reports whether a value exists and matches.
 func (m envoyHeaderMatcher) matches(value string, there bool) bool {
 	match := m.StringMatch
 	if match.Exact+match.Prefix+match.Suffix+match.Contains == "" {
@@ -725,5 +725,5 @@ func (m envoyHeaderMatcher) matches(value string, there bool) bool {
 	return there && ok != m.InvertMatch
 }
 
-// caseName is the name of the nth call, from 0.
+// caseName returns the name of the nth call, from 0.
 func caseName(n int) string { return fmt.Sprintf("r%03d", n+1) }

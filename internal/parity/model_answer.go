@@ -9,12 +9,12 @@ import (
 	"strings"
 )
 
-// answer is what the caller of a course gets.
+// answer returns the response that the caller of a course receives.
 func (m *model) answer(c *course) Answer {
 	a := Answer{Case: c.name}
 	switch {
 	case c.end.gone:
-		a.Error = "the caller is gone"
+		a.Error = "the caller was canceled"
 		return a
 	case c.end.code == 0:
 		m.localAnswer(c, &a)
@@ -31,7 +31,7 @@ func (m *model) answer(c *course) Answer {
 	return a
 }
 
-// inform shows the caller the responses before the response.
+// inform adds the informational responses that the caller sees.
 func (m *model) inform(c *course, a *Answer) {
 	for _, i := range c.end.step.Informational {
 		if m.has(showsInformational) && !m.grpc() {
@@ -40,20 +40,20 @@ func (m *model) inform(c *course, a *Answer) {
 	}
 }
 
-// broke reports whether gRPC's caller gets an error of the library's for a response that
+// broke reports whether a gRPC caller receives an error of the library for a response that
 // broke off.
 func (c *course) broke(m *model) bool {
-	return m.grpc() && c.end.after && m.has(tellsBroken) && m.has(countsNoAttemptsOfErrors)
+	return m.grpc() && c.end.after && m.has(reportsBroken) && m.has(countsNoAttemptsOfErrors)
 }
 
-// countAttempts adds the number of attempts, if it is asked for.
+// countAttempts adds the number of attempts, if the configuration asks for it.
 func (m *model) countAttempts(c *course, a *Answer) {
 	if m.parts.virtualHost.IncludeAttemptCountInResponse && a.Headers != nil {
 		a.Headers["x-envoy-attempt-count"] = strconv.Itoa(c.made)
 	}
 }
 
-// localAnswer is what a proxy sends in the upstream's place.
+// localAnswer adds the response that a proxy sends instead of the upstream.
 func (m *model) localAnswer(c *course, a *Answer) {
 	text := localText(c)
 	a.Status, a.Headers = c.end.local, map[string]string{"content-type": "text/plain", "content-length": strconv.Itoa(len(text))}
@@ -76,7 +76,7 @@ func (m *model) localAnswer(c *course, a *Answer) {
 	}
 }
 
-// localText is the text of a local reply.
+// localText returns the text of a local reply.
 func localText(c *course) string {
 	if c.end.local == http.StatusGatewayTimeout {
 		return "upstream request timeout"
@@ -89,7 +89,7 @@ func localText(c *course) string {
 	return "upstream connect error or disconnect/reset before headers. " + before + strings.ReplaceAll(reason, "_", " ")
 }
 
-// httpAnswer is a response as it is.
+// httpAnswer adds a response without changes.
 func (m *model) httpAnswer(c *course, a *Answer) {
 	step, h1 := c.end.step, m.scenario.Upstream.Protocol == "http1"
 	a.Status, a.Headers = step.status(), joined(step.Headers)
@@ -113,7 +113,7 @@ func (m *model) httpAnswer(c *course, a *Answer) {
 	}
 }
 
-// breakOff leaves of a response what arrives before it breaks off.
+// breakOff removes the part of a response that does not arrive, because it breaks off.
 func (m *model) breakOff(c *course, a *Answer) {
 	n, ok := c.end.step.length()
 	switch {
@@ -126,7 +126,7 @@ func (m *model) breakOff(c *course, a *Answer) {
 	}
 }
 
-// joined are fields by their lower-case names.
+// joined returns fields by their lower-case names.
 func joined(fields [][2]string) map[string]string {
 	all := map[string]string{}
 	for _, f := range fields {
@@ -139,10 +139,10 @@ func joined(fields [][2]string) map[string]string {
 	return all
 }
 
-// header is the value of a header, several lines joined.
+// header returns the value of a header, with several lines joined.
 func (s Step) header(name string) string { return joined(s.Headers)[strings.ToLower(name)] }
 
-// grpcAnswer is a response to a call of gRPC's.
+// grpcAnswer adds the response to a gRPC call.
 func (m *model) grpcAnswer(c *course, a *Answer) {
 	step := c.end.step
 	a.Status, a.Headers, a.Body, a.Trailers = step.status(), joined(step.Headers), c.end.arrived(), joined(step.Trailers)
@@ -151,8 +151,8 @@ func (m *model) grpcAnswer(c *course, a *Answer) {
 	}
 	switch {
 	case c.end.after:
-		m.tellBroken(c, a)
-	case m.has(givesStatuses) && !isGRPCType(step.header("content-type")):
+		m.statusOfBroken(c, a)
+	case m.has(makesStatuses) && !isGRPCType(step.header("content-type")):
 		text, code := plainStatus(step)
 		*a = Answer{Case: a.Case, Status: http.StatusOK, Headers: statusHeaders(code, text)}
 	default:
@@ -160,9 +160,9 @@ func (m *model) grpcAnswer(c *course, a *Answer) {
 	}
 }
 
-// tellBroken has the caller of a response that breaks off get a status.
-func (m *model) tellBroken(c *course, a *Answer) {
-	if !m.has(tellsBroken) {
+// statusOfBroken replaces a response that breaks off with the status that the caller receives.
+func (m *model) statusOfBroken(c *course, a *Answer) {
+	if !m.has(reportsBroken) {
 		return
 	}
 	text := "upstream request timeout"
@@ -175,7 +175,7 @@ func (m *model) tellBroken(c *course, a *Answer) {
 	a.Headers["content-type"] = "application/grpc"
 }
 
-// arrived is what arrives of the body.
+// arrived returns the part of the body that arrives.
 func (e *ending) arrived() string {
 	if e.after && e.details == "response_timeout" {
 		return ""
@@ -183,15 +183,15 @@ func (e *ending) arrived() string {
 	return e.step.Body
 }
 
-// brokenCode is gRPC's status for a response that ended after its header.
+// brokenCode returns gRPC's status for a response that ended after its header.
 func (m *model) brokenCode(step Step) int {
 	if step.Action == "" && len(step.Trailers) > 0 {
-		return 2 // it had a status that is none
+		return 2 // its status was malformed
 	}
 	return 13
 }
 
-// cause is gRPC's text for a response that ended after its header.
+// cause returns gRPC's text for a response that ended after its header.
 func (m *model) cause(step Step) string {
 	switch {
 	case step.Action == "reset_after_headers":
@@ -204,7 +204,7 @@ func (m *model) cause(step Step) string {
 	return malformedStatus(joined(step.Trailers)["grpc-status"])
 }
 
-// statusHeaders are a status as headers.
+// statusHeaders returns a status as headers.
 func statusHeaders(code int, text string) map[string]string {
 	h := map[string]string{"grpc-status": strconv.Itoa(code)}
 	if text != "" {
@@ -213,7 +213,7 @@ func statusHeaders(code int, text string) map[string]string {
 	return h
 }
 
-// plainStatus is what gRPC's client makes of a response in plain HTTP.
+// plainStatus returns the status that gRPC's client makes from a response in plain HTTP.
 func plainStatus(step Step) (text string, code int) {
 	code, ok := map[int]int{400: 13, 401: 16, 403: 7, 404: 12, 429: 14, 502: 14, 503: 14, 504: 14}[step.status()]
 	if !ok {
@@ -238,20 +238,20 @@ func isGRPCType(kind string) bool {
 	return ok && (rest == "" || rest[0] == '+' || rest[0] == ';')
 }
 
-// unaryAnswer is a whole response: gRPC's client has one message with a status of OK, and
-// none with any other.
+// unaryAnswer adds a whole response: gRPC's client requires one message with the status OK,
+// and none with other statuses.
 func (m *model) unaryAnswer(step Step, a *Answer) {
 	alone := step.Body == "" && len(step.Trailers) == 0
 	end := a.Trailers
 	if alone {
 		end = a.Headers
 	}
-	if m.has(givesStatuses) {
+	if m.has(makesStatuses) {
 		a.Status = http.StatusOK
 	}
 	if m.has(findsMalformed) {
 		if n, err := strconv.ParseInt(end["grpc-status"], 10, 32); err == nil {
-			end["grpc-status"] = strconv.FormatUint(uint64(uint32(n)), 10) //nolint:gosec // as gRPC's client does
+			end["grpc-status"] = strconv.FormatUint(uint64(uint32(n)), 10) //nolint:gosec // gRPC's client does the same
 		} else {
 			end["grpc-status"] = "2"
 		}
@@ -265,8 +265,8 @@ func (m *model) unaryAnswer(step Step, a *Answer) {
 	}
 }
 
-// oneMessage is the answer of gRPC's client to a unary response with another number of
-// messages than one.
+// oneMessage adds the error of gRPC's client for a unary response that does not have
+// exactly one message.
 func (m *model) oneMessage(step Step, a *Answer, end map[string]string) {
 	n, whole := messages(step.Body)
 	ok := end["grpc-status"] == "0"
@@ -284,7 +284,7 @@ func (m *model) oneMessage(step Step, a *Answer, end map[string]string) {
 	}
 }
 
-// firstMessage is the first message of a body, "" if it is not whole.
+// firstMessage returns the first message of a body. It is "" if the message is incomplete.
 func firstMessage(body string) string {
 	if len(body) < 5 {
 		return ""
@@ -296,10 +296,10 @@ func firstMessage(body string) string {
 	return body[:size]
 }
 
-// mostMessage is the longest message that gRPC's client takes.
+// mostMessage is the length of the longest message that gRPC's client accepts.
 const mostMessage = 4 << 20
 
-// tooLarge is the size of the first message of a body, if it is over the limit.
+// tooLarge returns the size of the first message of a body, if it exceeds the limit.
 func tooLarge(body string) int {
 	if len(body) < 5 {
 		return 0
@@ -310,7 +310,8 @@ func tooLarge(body string) int {
 	return 0
 }
 
-// messages is how many messages of gRPC's a body has, and whether the last one is whole.
+// messages returns the number of gRPC messages in a body, and reports whether the last one
+// is complete.
 func messages(body string) (n int, whole bool) {
 	for body != "" {
 		if len(body) < 5 {
@@ -325,7 +326,7 @@ func messages(body string) (n int, whole bool) {
 	return n, true
 }
 
-// malformedGRPC reports whether gRPC's client finds no response in a head.
+// malformedGRPC reports whether gRPC's client finds no valid response in a header.
 func malformedGRPC(step Step) bool {
 	value, there := joined(step.Headers)["grpc-status"]
 	_, err := strconv.ParseInt(value, 10, 32)
@@ -347,7 +348,7 @@ func cutShort(step Step) bool {
 	return len(step.Trailers) == 0 || (there && err != nil)
 }
 
-// countGRPC counts what the filter grpc_stats does.
+// countGRPC counts as the filter grpc_stats does.
 func (m *model) countGRPC(c *course) {
 	const prefix = "grpc.pkg.Svc.Method."
 	c.stats[prefix+"request_message_count"]++
@@ -366,30 +367,30 @@ func (m *model) countGRPC(c *course) {
 	}
 }
 
-// countedMessages is how many messages of a response are counted: those that pass, or
-// the one that the caller gets.
+// countedMessages returns the number of messages of a response that are counted: those that
+// pass, or the one that the caller receives.
 func (m *model) countedMessages(c *course, a *Answer) int {
 	step := c.end.step
 	n, whole := messages(c.end.arrived())
-	if !whole && !m.has(countsGivenMessages) {
-		n++ // one that has begun
+	if !whole && !m.has(countsReceivedMessages) {
+		n++ // a message that has begun
 	}
 	if c.end.code == 0 || c.end.gone || step.status() != http.StatusOK || !isGRPCType(step.header("content-type")) {
 		return 0
 	}
-	if m.has(countsGivenMessages) && (n != 1 || !whole || c.end.after || a.Trailers["grpc-status"] != "0") {
+	if m.has(countsReceivedMessages) && (n != 1 || !whole || c.end.after || a.Trailers["grpc-status"] != "0") {
 		return 0
 	}
 	return n
 }
 
-// countedStatus is the status that is counted.
+// countedStatus returns the status that is counted.
 func (m *model) countedStatus(c *course, a *Answer) (string, bool) {
-	if c.end.after && c.end.details == "response_timeout" && m.has(tellsBroken) {
+	if c.end.after && c.end.details == "response_timeout" && m.has(reportsBroken) {
 		return "14", true
 	}
 	plain := c.end.code != 0 && !isGRPCType(c.end.step.header("content-type"))
-	if c.end.gone || c.end.after || (plain && m.has(givesStatuses)) {
+	if c.end.gone || c.end.after || (plain && m.has(makesStatuses)) {
 		return "", false
 	}
 	code := a.Trailers["grpc-status"]

@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// refused is why a head is no response; ok is false where it is one.
+// refused returns the end of an attempt whose response headers are invalid; ok is false if
+// they are valid.
 func (m *model) refused(step Step, method string) (e ending, ok bool) {
 	malformed := failed("UPE", "protocol_error", http.StatusBadGateway)
 	h1, here := m.scenario.Upstream.Protocol == "http1", m.has(readsHeads)
@@ -26,10 +27,11 @@ func (m *model) refused(step Step, method string) (e ending, ok bool) {
 	return malformed, refusedLength(step, method)
 }
 
-// mostHeaders is how many headers Envoy takes.
+// mostHeaders is the maximum number of headers that Envoy accepts.
 const mostHeaders = 100
 
-// refusedLength reports whether Envoy refuses an HTTP/2 head for its length.
+// refusedLength reports whether Envoy refuses the headers of an HTTP/2 response because of
+// its length.
 func refusedLength(step Step, method string) bool {
 	length, there := step.length()
 	switch {
@@ -41,14 +43,14 @@ func refusedLength(step Step, method string) bool {
 	return method != http.MethodHead && step.status() != http.StatusNotModified && step.Body == "" && len(step.Trailers) == 0
 }
 
-// length is the content-length that a step has in its headers.
+// length returns the content-length in the headers of a step.
 func (s Step) length() (n int, there bool) {
 	n, err := strconv.Atoi(s.header("content-length"))
 	return n, err == nil
 }
 
-// cut is how a response ends that is cut off behind its header: nothing is missing of one
-// that has no body.
+// cut returns the flag and the reason of a response that is cut off behind its header. A
+// response that has no body is complete.
 func (m *model) cut(step Step, method string) (flag, reason string) {
 	h2 := m.scenario.Upstream.Protocol == "h2"
 	bodiless := method == http.MethodHead || !hasBody(step.status())
@@ -61,7 +63,8 @@ func (m *model) cut(step Step, method string) (flag, reason string) {
 	return "UR", "remote_reset"
 }
 
-// brokenLength is how an HTTP/2 response ends whose body does not have its length.
+// brokenLength returns the end of an HTTP/2 response whose body does not have its
+// content-length.
 func (m *model) brokenLength(step Step, method string) (flag, reason string) {
 	length, there := step.length()
 	fits := !there || length == len(step.Body)
@@ -79,7 +82,7 @@ func (m *model) brokenLength(step Step, method string) (flag, reason string) {
 	return "", ""
 }
 
-// refusedHere reports whether net/http refuses a head of HTTP/1.
+// refusedHere reports whether net/http refuses the headers of an HTTP/1 response.
 func refusedHere(step Step) bool {
 	return step.status() < 100 || step.status() > 999 || slices.ContainsFunc(step.Headers, func(f [2]string) bool {
 		name := strings.ToLower(f[0])
@@ -88,12 +91,12 @@ func refusedHere(step Step) bool {
 	})
 }
 
-// differs reports whether a content-length is another one than that of the body.
+// differs reports whether a content-length is not that of the body.
 func differs(step Step, value string) bool {
 	return len(step.Trailers) == 0 && hasBody(step.status()) && value != strconv.Itoa(len(step.Body))
 }
 
-// refusedByEnvoy reports whether Envoy refuses a head of HTTP/1.
+// refusedByEnvoy reports whether Envoy refuses the headers of an HTTP/1 response.
 func refusedByEnvoy(step Step) bool {
 	lengths, framed := 0, false
 	for _, f := range step.Headers {
@@ -109,7 +112,7 @@ func refusedByEnvoy(step Step) bool {
 		}
 	}
 	chunked := len(step.Trailers) > 0
-	own := hasBody(step.status()) || chunked // a length, or chunked
+	own := hasBody(step.status()) || chunked // it declares a length or is chunked
 	switch {
 	case step.status() == http.StatusNoContent && (framed || chunked), own && lengths > 0, step.status() < 100 && (step.Body != "" || chunked):
 		return true
@@ -121,12 +124,12 @@ func refusedByEnvoy(step Step) bool {
 	return n > mostHeaders
 }
 
-// isToken reports whether a name of a header is one.
+// isToken reports whether a header name is valid.
 func isToken(name string) bool {
 	return name != "" && !strings.ContainsFunc(name, func(r rune) bool {
 		return r <= ' ' || r >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
 	})
 }
 
-// isControl recognizes what a value must not have. Envoy takes CR.
+// isControl reports whether a header value must not contain a character. Envoy accepts CR.
 func isControl(r rune) bool { return (r < ' ' && r != '\t' && r != '\r') || r == 0x7f }

@@ -8,12 +8,12 @@ import (
 	"testing"
 )
 
-// ofGRPC is a response with gRPC's content type.
+// ofGRPC returns a response with gRPC's content type.
 func ofGRPC(body string, trailers ...[2]string) Step {
 	return Step{Headers: [][2]string{{"content-type", "application/grpc"}}, Body: body, Trailers: trailers}
 }
 
-// trailersAlone is a response that has nothing but a status.
+// trailersAlone returns a response that has only a status.
 func trailersAlone(status string) Step {
 	return Step{Headers: [][2]string{{"content-type", "application/grpc"}, {"grpc-status", status}}}
 }
@@ -21,13 +21,13 @@ func trailersAlone(status string) Step {
 // hi is a message of two bytes.
 const hi = "\x00\x00\x00\x00\x02hi"
 
-// retries is a route that retries up to n times, with other fields of its policy.
+// retries returns a route that retries up to n times, with more fields of its policy.
 func retries(on string, n int, more string) map[string]json.RawMessage {
 	text := `{"timeout": "1s", "retry_policy": {"retry_on": "` + on + `", "num_retries": ` + strconv.Itoa(n) + more + `}}`
 	return map[string]json.RawMessage{"route": json.RawMessage(text)}
 }
 
-// modeled plays one call in a model.
+// modeled simulates one call with a model.
 func modeled(t *testing.T, s *Scenario, h habit, made int) (Answer, Logged, *course) {
 	t.Helper()
 	if s.Upstream.Protocol == "" {
@@ -52,7 +52,7 @@ func oneCall(r Request) Calls {
 	return Calls{Protocol: "http1", Ops: []Op{{Op: "request", Request: &r}}}
 }
 
-// libraryHabits are all habits.
+// libraryHabits returns all habits.
 func libraryHabits() habit {
 	var all habit
 	for _, h := range habits() {
@@ -61,7 +61,8 @@ func libraryHabits() habit {
 	return all
 }
 
-// TestModel_grpcStatuses pins what gRPC's client makes of responses in plain HTTP.
+// TestModel_grpcStatuses pins the statuses that gRPC's client makes from responses in plain
+// HTTP.
 func TestModel_grpcStatuses(t *testing.T) {
 	tests := map[int]string{
 		400: "13", 401: "16", 403: "7", 404: "12", 429: "14", 502: "14", 503: "14", 504: "14",
@@ -86,8 +87,8 @@ func TestModel_grpcStatuses(t *testing.T) {
 	}
 }
 
-// TestModel_unary pins the messages and the status that a unary caller gets, and what is
-// counted.
+// TestModel_unary pins the messages and the status that a unary caller receives, and the
+// number of counted messages.
 func TestModel_unary(t *testing.T) {
 	ok := [2]string{"grpc-status", "0"}
 	tests := []struct {
@@ -96,7 +97,7 @@ func TestModel_unary(t *testing.T) {
 		body   string
 		status string
 		flags  string
-		counts int // messages
+		counts int // number of messages
 	}{
 		{"one", ofGRPC(hi, ok), hi, "0", "-", 1},
 		{"an empty one", ofGRPC(hi[:4]+"\x00", ok), hi[:4] + "\x00", "0", "-", 1},
@@ -112,10 +113,10 @@ func TestModel_unary(t *testing.T) {
 		{"no trailers", ofGRPC(hi), hi, "13", "UPE", 0},
 		{"no status", ofGRPC(hi, [2]string{"x-tail", "1"}), hi, "2", "-", 0},
 		{"no status in trailers alone", ofGRPC(""), "", "2", "-", 0},
-		{"a status that is none", ofGRPC(hi, [2]string{"grpc-status", "1.0"}), hi, "2", "UPE", 0},
-		{"a status that is none, in trailers alone", trailersAlone(""), "", "14", "UPE", 0},
-		{"a status beyond all", trailersAlone("77"), "", "77", "-", 0},
-		{"one that breaks off", Step{Action: "reset_after_headers", Headers: ofGRPC("").Headers, Body: hi}, hi, "13", "UR", 0},
+		{"a malformed status", ofGRPC(hi, [2]string{"grpc-status", "1.0"}), hi, "2", "UPE", 0},
+		{"a malformed status in trailers alone", trailersAlone(""), "", "14", "UPE", 0},
+		{"an unknown status", trailersAlone("77"), "", "77", "-", 0},
+		{"a response that breaks off", Step{Action: "reset_after_headers", Headers: ofGRPC("").Headers, Body: hi}, hi, "13", "UR", 0},
 	}
 	for _, test := range tests {
 		s := &Scenario{
@@ -134,8 +135,8 @@ func TestModel_unary(t *testing.T) {
 	}
 }
 
-// TestModel_courses pins how many attempts there are, and how the last one ends, for Envoy
-// and for the library.
+// TestModel_courses pins the number of attempts and the end of the last one, for Envoy and
+// for the library.
 func TestModel_courses(t *testing.T) {
 	refused := Step{Action: "rst_stream", Code: "REFUSED_STREAM"}
 	buffer := func(n int, envoy map[string]json.RawMessage) map[string]json.RawMessage {
@@ -169,17 +170,17 @@ func TestModel_courses(t *testing.T) {
 		{"200, which is retriable", h2(retries("retriable-status-codes", 2, `, "retriable_status_codes": [200]`), trailersAlone("3")), "3 3 200 URX", "1 1 200 -"},
 		{"404, which is retriable", h2(retries("retriable-status-codes", 2, `, "retriable_status_codes": [404]`), Step{Status: 404}), "3 3 404 URX", "3 3 200 URX"},
 		{"503 of gRPC's", h2(retries("5xx", 1, ""), Step{Status: 503, Headers: trailersAlone("5").Headers}), "2 2 503 URX", "1 1 200 -"},
-		{"HTTP: a small buffer is one here", http1(Request{Method: "POST", BodyBytes: 9}, "", buffer(4, retries("5xx", 3, "")), Step{Status: 503}), "1 1 503 -", "1 1 503 -"},
+		{"HTTP, small buffer", http1(Request{Method: "POST", BodyBytes: 9}, "", buffer(4, retries("5xx", 3, "")), Step{Status: 503}), "1 1 503 -", "1 1 503 -"},
 		{"no connection, per try", http1(Request{Method: "POST"}, "blackhole", retries("connect-failure", 1, `, "per_try_timeout": "0.1s"`)), "2 0 504 UT", "1 0 504 UT"},
 		{"no connection, 5xx", http1(Request{}, "blackhole", cluster(`{"connect_timeout": "0.3s"}`, retries("5xx", 1, `, "per_try_idle_timeout": "0.2s"`))), "2 0 503 URX,UF", "2 0 504 URX,UT"},
-		{"no room, no connection", http1(Request{}, "blackhole", cluster(full, retries("5xx", 0, ""))), "1 0 503 URX,UF", "1 0 503 URX,UF"},
-		{"no room, refused", http1(Request{}, "refuse", cluster(full, retries("reset", 2, ""))), "3 0 503 URX,UF", "3 0 503 URX,UF"},
-		{"no room", http1(Request{}, "", cluster(full, retries("reset", 2, ""))), "1 0 503 UO", "1 0 503 UO"},
+		{"overflow, no connection", http1(Request{}, "blackhole", cluster(full, retries("5xx", 0, ""))), "1 0 503 URX,UF", "1 0 503 URX,UF"},
+		{"overflow, refused", http1(Request{}, "refuse", cluster(full, retries("reset", 2, ""))), "3 0 503 URX,UF", "3 0 503 URX,UF"},
+		{"overflow", http1(Request{}, "", cluster(full, retries("reset", 2, ""))), "1 0 503 UO", "1 0 503 UO"},
 		{"two lengths", http1(Request{Method: "PUT"}, "", retries("gateway-error", 1, ""), Step{Body: "x", Headers: [][2]string{{"Content-Length", "1"}}}), "2 2 502 URX,UPE", "1 1 200 -"},
 		{"a status of four digits", http1(Request{}, "", retries("5xx", 1, ""), Step{Status: 2000}), "1 1 2000 -", "2 2 502 URX,UPE"},
 		{"after a 1xx response", http1(Request{}, "", retries("5xx", 1, ""), Step{Status: 503, Informational: []Informational{{Status: 103}}}), "1 1 503 -", "1 1 503 -"},
 		{"a long wait", http1(Request{}, "", retries("5xx", 1, `, "rate_limited_retry_back_off": {"reset_headers": [{"name": "X-Reset"}]}`), Step{Status: 500, Headers: [][2]string{{"x-reset", "4"}}}), "1 1 504 UT", "1 1 500 -"},
-		{"a long wait that nothing reads", http1(Request{}, "", retries("5xx", 1, ""), Step{Status: 500, Headers: [][2]string{{"x-reset", "4"}}}), "2 2 500 URX", "2 2 500 URX"},
+		{"a long wait in a header that is not read", http1(Request{}, "", retries("5xx", 1, ""), Step{Status: 500, Headers: [][2]string{{"x-reset", "4"}}}), "2 2 500 URX", "2 2 500 URX"},
 	}
 	for _, test := range tests {
 		for h, want := range map[habit]string{0: test.envoy, libraryHabits(): test.here} {
@@ -192,7 +193,8 @@ func TestModel_courses(t *testing.T) {
 	}
 }
 
-// TestModel_lengths pins what a body is over HTTP/2 that does not have its length.
+// TestModel_lengths pins the end of HTTP/2 responses whose body does not have its
+// content-length.
 func TestModel_lengths(t *testing.T) {
 	tests := []struct {
 		status       int
@@ -226,8 +228,8 @@ func TestModel_lengths(t *testing.T) {
 	}
 }
 
-// TestRewrite pins that a rule changes nothing where the model did not foresee what was
-// recorded, nor where its habit makes no difference.
+// TestRewrite checks that a rule changes nothing if the model did not predict the
+// recording, or if its habit makes no difference.
 func TestRewrite(t *testing.T) {
 	step := Step{Status: 404, Body: "x", Trailers: [][2]string{{"x-tail", "1"}}}
 	for flags, changes := range map[string]bool{"-": true, "UC": false} {
@@ -249,7 +251,7 @@ func TestRewrite(t *testing.T) {
 	}
 }
 
-// TestPlainly pins what is the same value of a field, however it is encoded.
+// TestPlainly checks which encodings of a field are equal.
 func TestPlainly(t *testing.T) {
 	for _, test := range []struct{ name, value, want string }{
 		{"grpc-message", "a%20b%25", "a b%"},

@@ -17,18 +17,18 @@ import (
 	"github.com/pillion-go/pillion/cluster"
 )
 
-// patience is how long is waited for what must happen; it is a safety net.
-const patience = 5 * time.Second
+// waitLimit bounds the wait for an event that must happen.
+const waitLimit = 5 * time.Second
 
-// Played is what was seen of one play.
+// Played contains the observations of one play.
 type Played struct {
 	Observed
 	Timing Timing
-	Late   time.Duration // the most that something was late that has its time in the scenario
+	Late   time.Duration // the maximum delay of a step that has a time in the scenario
 }
 
-// Play plays the scenario: with an upstream of its own, and calls made through the
-// Side that start gives.
+// Play plays the scenario with a new upstream, and makes its calls through the Side that
+// start returns.
 func (c *Case) Play(ctx context.Context, start StartFunc) (*Played, error) {
 	up, err := startUpstream(ctx, c.Scenario.Upstream)
 	if err != nil {
@@ -49,7 +49,7 @@ func (c *Case) Play(ctx context.Context, start StartFunc) (*Played, error) {
 			return nil, fmt.Errorf("%s: %w", op.Op, err)
 		}
 	}
-	up.settled(patience)
+	up.settled(waitLimit)
 	time.Sleep(c.Scenario.idles())
 	return p.finish(ctx, up)
 }
@@ -85,7 +85,7 @@ func (s *Scenario) idles() time.Duration {
 	return 2 * made.IdleTimeout
 }
 
-// keepTime takes down how late timers are on this machine, until it is stopped.
+// keepTime records the delay of timers on this machine, until it is stopped.
 func (p *player) keepTime() (stop func()) {
 	const beat = 5 * time.Millisecond
 	done := make(chan struct{})
@@ -113,7 +113,7 @@ func (p *player) keepTime() (stop func()) {
 // player makes the calls.
 type player struct {
 	side      Side
-	clock     *script // which takes down what is late
+	clock     *script // records delays
 	began     time.Time
 	snapshots map[string]map[string]uint64
 
@@ -122,7 +122,7 @@ type player struct {
 	elapsed []float64 // guarded by mu
 }
 
-// finish collects what was seen.
+// finish collects the observations.
 func (p *player) finish(ctx context.Context, up *upstream) (*Played, error) {
 	played := &Played{}
 	played.Downstream, played.Snapshots = p.answers, p.snapshots
@@ -146,7 +146,7 @@ func (p *player) finish(ctx context.Context, up *upstream) (*Played, error) {
 	return played, err
 }
 
-// do does one thing.
+// do executes one operation.
 func (p *player) do(ctx context.Context, op Op) error {
 	switch op.Op {
 	case "request":
@@ -201,7 +201,7 @@ func (p *player) together(ctx context.Context, op Op) error {
 	return errors.Join(failed...)
 }
 
-// sleepUntil sleeps until so long after began.
+// sleepUntil sleeps until the given duration after began.
 func (p *player) sleepUntil(began time.Time, ms int) {
 	after := time.Duration(ms) * time.Millisecond
 	time.Sleep(time.Until(began.Add(after)))
@@ -214,7 +214,7 @@ func (p *player) snapshot(ctx context.Context, name string) error {
 	return err
 }
 
-// reserve gives a call its number, from 0.
+// reserve returns the number of a new call, from 0.
 func (p *player) reserve() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -223,9 +223,8 @@ func (p *player) reserve() int {
 	return len(p.answers) - 1
 }
 
-// call makes one call. A caller that loses patience leaves, and does not tell
-// beforehand when: all that a sidecar sees of a time-out of its caller's is that the
-// connection is closed.
+// call makes one call. A caller with a timeout closes the connection, and does not announce
+// the timeout: a sidecar sees only that the connection is closed.
 func (p *player) call(ctx context.Context, r Request, n int) error {
 	ctx, leave := context.WithCancel(ctx)
 	defer leave()
@@ -248,7 +247,7 @@ func (p *player) call(ctx context.Context, r Request, n int) error {
 	return nil
 }
 
-// traced takes down answers that come before the answer.
+// traced records the informational responses.
 func traced(ctx context.Context, a *Answer) context.Context {
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		Got1xxResponse: func(code int, _ textproto.MIMEHeader) error {
@@ -258,10 +257,10 @@ func traced(ctx context.Context, a *Answer) context.Context {
 	})
 }
 
-// anyHost is the host of requests that name none.
+// anyHost is the host of requests that name no host.
 const anyHost = "svc"
 
-// request makes the request. Its body can be read once, as a proxy's.
+// request returns the request. Its body can be read only once, as that of a proxy.
 func (r Request) request(ctx context.Context, id string) (*http.Request, error) {
 	text := r.Body
 	if r.BodyBytes > 0 {
@@ -304,14 +303,14 @@ func (r Request) request(ctx context.Context, id string) (*http.Request, error) 
 	return req, nil
 }
 
-// take takes down what came, and reads it to its end.
+// take records the response, and reads it to its end.
 func (a *Answer) take(resp *http.Response, err error) {
 	if err != nil {
 		a.Error = err.Error()
 		return
 	}
 	body, err := io.ReadAll(resp.Body)
-	_ = resp.Body.Close() // it was read
+	_ = resp.Body.Close() // the body was read
 	if err != nil {
 		a.Error = "body: " + err.Error()
 	}

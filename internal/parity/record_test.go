@@ -11,17 +11,17 @@ import (
 
 var record = flag.String("record", "", "directory of scenarios, *.json, to record with an Envoy: each becomes a *.json.gz in testdata/golden")
 
-// recordings is how often a scenario is played while it is recorded.
+// recordings is the number of plays of a scenario that is recorded.
 const recordings = 3
 
 // TestRecord records scenarios with a real Envoy.
 func TestRecord(t *testing.T) {
 	if *record == "" {
-		t.Skip("-record names no directory")
+		t.Skip("-record is not set: set it to a directory of scenarios")
 	}
 	binary := FindEnvoy()
 	if binary == "" {
-		t.Fatal("there is no Envoy: set PILLION_ENVOY or put envoy on PATH")
+		t.Fatal("no Envoy found: set PILLION_ENVOY or put envoy on PATH")
 	}
 	files, err := filepath.Glob(filepath.Join(*record, "*.json"))
 	if err != nil {
@@ -47,8 +47,8 @@ func recordFile(t *testing.T, binary, path string) {
 	writeCase(t, filepath.Join("testdata", "golden", c.Scenario.Name+".json.gz"), c)
 }
 
-// recordCase plays the scenario of c, and keeps what was seen first, and what was not
-// the same each time.
+// recordCase plays the scenario of c, and keeps the observations of the first play and the
+// values that differ in later ones.
 func recordCase(t *testing.T, binary string, c *Case) {
 	t.Helper()
 	if err := c.check(); err != nil {
@@ -69,7 +69,7 @@ func recordCase(t *testing.T, binary string, c *Case) {
 	c.Volatile = unlike(t, views)
 }
 
-// unlike finds the paths whose values are not the same in all views.
+// unlike returns the paths whose values are not equal in all views.
 func unlike(t *testing.T, views []view) map[string][]json.RawMessage {
 	t.Helper()
 	found := map[string][]json.RawMessage{}

@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// rewrite makes of what was seen of a model with the habits before what one with the
-// habits after does. It does nothing where the model did not foresee what was seen, and
-// where no habit makes a difference.
+// rewrite returns a change that converts the observations of a model with the habits before
+// to those of a model with the habits after. It does nothing if the model did not predict
+// the observations, or if no habit makes a difference.
 func rewrite(before, after habit) func(s *Scenario, want *Observed, got *Played) {
 	return func(s *Scenario, want *Observed, got *Played) {
 		f, err := readFragments(s.Envoy)
@@ -28,7 +28,7 @@ func rewrite(before, after habit) func(s *Scenario, want *Observed, got *Played)
 	}
 }
 
-// made is how many attempts each call had.
+// made returns the number of attempts of each call.
 func made(o *Observed) map[string]int {
 	all := map[string]int{}
 	for _, l := range o.AccessLog {
@@ -37,13 +37,13 @@ func made(o *Observed) map[string]int {
 	return all
 }
 
-// rewriter rewrites what was seen.
+// rewriter changes observations.
 type rewriter struct {
 	model, now *model
 	want       *Observed
 }
 
-// foresaw reports whether the calls came out as the model has it.
+// foresaw reports whether the model predicted the calls.
 func (r *rewriter) foresaw(courses []*course) bool {
 	if len(courses) != len(r.want.AccessLog) || len(courses) != len(r.want.Downstream) {
 		return false
@@ -68,7 +68,7 @@ func stepsOf(c *course) []string {
 	return steps
 }
 
-// seen are the steps that the attempts of a call met.
+// seen returns the steps that the attempts of a call met.
 func (r *rewriter) seen(name string) []string {
 	var steps []string
 	for _, at := range r.want.Attempts {
@@ -79,7 +79,7 @@ func (r *rewriter) seen(name string) []string {
 	return steps
 }
 
-// logged is the line of a course in the log.
+// logged returns the line of a course in the access log.
 func (m *model) logged(c *course) Logged {
 	e := &c.end
 	l := Logged{Case: c.name, Code: e.code, Details: e.details, Flags: strings.Join(e.flags, ","), Cluster: clusterName, Attempts: c.made}
@@ -88,7 +88,7 @@ func (m *model) logged(c *course) Logged {
 		l.Details, l.Flags = m.disconnect()
 	case e.code == 0:
 		l.Code = m.answer(c).Status
-	case m.grpc() && m.has(givesStatuses):
+	case m.grpc() && m.has(makesStatuses):
 		l.Code = m.answer(c).Status
 	}
 	if l.Flags == "" {
@@ -98,7 +98,7 @@ func (m *model) logged(c *course) Logged {
 	return l
 }
 
-// disconnect is how a caller that is gone is logged.
+// disconnect returns the detail and the flag of a caller that disconnected.
 func (m *model) disconnect() (details, flags string) {
 	here := m.has(disconnects)
 	if m.grpc() {
@@ -110,7 +110,7 @@ func (m *model) disconnect() (details, flags string) {
 	return "downstream_remote_disconnect", "DC"
 }
 
-// longFlags are the long names of flags.
+// longFlags maps flags to their long names.
 func longFlags(flags string) string {
 	var long []string
 	for flag := range strings.SplitSeq(flags, ",") {
@@ -119,14 +119,14 @@ func longFlags(flags string) string {
 	return strings.Join(long, ",")
 }
 
-//nolint:gochecknoglobals // a table that nothing writes
+//nolint:gochecknoglobals // a read-only table
 var longNames = map[string]string{
 	"-": "-", "DC": "DownstreamConnectionTermination", "DR": "DownstreamRemoteReset", "UC": "UpstreamConnectionTermination",
 	"UF": "UpstreamConnectionFailure", "UO": "UpstreamOverflow", "UPE": "UpstreamProtocolError", "UR": "UpstreamRemoteReset",
 	"URX": "UpstreamRetryLimitExceeded", "UT": "UpstreamRequestTimeout",
 }
 
-// rewrite rewrites what was seen of the nth call.
+// rewrite changes the observations of the nth call.
 func (r *rewriter) rewrite(n int, old, changed *course) {
 	was, is := r.model.answer(old), r.now.answer(changed)
 	if !equalViews(was, is) {
@@ -154,7 +154,7 @@ func equalViews(a, b Answer) bool {
 	return maps.Equal(x, y)
 }
 
-// recount adds statistics.
+// recount adds to the statistics.
 func (r *rewriter) recount(stats map[string]int, sign int) {
 	for name, n := range stats {
 		in := r.want.Stats
@@ -162,11 +162,11 @@ func (r *rewriter) recount(stats map[string]int, sign int) {
 		if h, ok := strings.CutPrefix(name, histogram); ok {
 			in, path = r.want.Histograms, "envoy_cluster_"+h+`{envoy_cluster_name="`+clusterName+`"}`
 		}
-		in[path] += uint64(sign * n) //nolint:gosec // it wraps, and back
+		in[path] += uint64(sign * n) //nolint:gosec // it wraps around and back
 	}
 }
 
-// resend has the upstream see the attempts of a course in place of those that it saw.
+// resend replaces the attempts that the upstream observed with those of a course.
 func (r *rewriter) resend(c *course) {
 	var before, own, after []Attempt
 	for _, at := range r.want.Attempts {
@@ -185,7 +185,7 @@ func (r *rewriter) resend(c *course) {
 	r.want.Attempts = append(before, after...)
 }
 
-// attempt is what the upstream sees of an attempt.
+// attempt returns the observation of an attempt at the upstream.
 func (r *rewriter) attempt(c *course, own []Attempt, i int, t tried) Attempt {
 	var at Attempt
 	switch {

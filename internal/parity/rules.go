@@ -5,9 +5,10 @@ import (
 	"strings"
 )
 
-// Rule is a difference between Envoy and the library that is meant: docs/envoy.md or
-// docs/grpc.md states it by its name, with the reason. Change makes of what Envoy did what the
-// library does; of what was played it may use only what chance decides.
+// Rule is an intentional difference between Envoy and the library. docs/envoy.md or
+// docs/grpc.md documents it under its name, with the reason. Change converts the
+// observations of Envoy to those of the library. It may use the play only for values that
+// depend on chance.
 type Rule struct {
 	Name    string
 	Applies func(s *Scenario) bool
@@ -18,14 +19,14 @@ type Rule struct {
 	OfCalls bool
 }
 
-// Rules are all that there are. Those by habits follow from a model of a call.
+// Rules returns all rules. Most follow from the habits of a model of a call.
 func Rules() []Rule {
 	rules := []Rule{
 		{Name: "expect-is-passed-on", Applies: expects, Change: alone(expectPassedOn)},
 		{Name: "untrusted-headers-pass", Applies: untrusted, Change: alone(untrustedPass)},
-		{Name: "retried-responses-keep-connections", Applies: both(speaks("http1"), backsOff), Change: alone(keepsConnections)},
+		{Name: "retried-responses-keep-connections", Applies: both(speaks("http1"), discards), Change: alone(keepsConnections)},
 		{Name: "grpc-refused-messages", Applies: countsMessages, Change: alone(messagesOfAll)},
-		{Name: "grpc-timeout-tells-our-limits", Applies: tellsGRPCTimeout, Change: alone(ownGRPCTimeout)},
+		{Name: "grpc-timeout-has-our-limits", Applies: sendsGRPCTimeout, Change: alone(ownGRPCTimeout)},
 	}
 	var before habit
 	for _, h := range habits() {
@@ -35,7 +36,7 @@ func Rules() []Rule {
 	return rules
 }
 
-// alone is a change that chance has no part in.
+// alone returns a change that does not depend on chance.
 func alone(change func(s *Scenario, want *Observed)) func(*Scenario, *Observed, *Played) {
 	return func(s *Scenario, want *Observed, _ *Played) { change(s, want) }
 }
@@ -47,24 +48,24 @@ type habitRule struct {
 	applies func(s *Scenario) bool
 }
 
-// habits are all habits of the library, in the order in which they are taken on.
+// habits returns all habits of the library, in the order in which they are applied.
 func habits() []habitRule {
 	return []habitRule{
-		{"informational-answers-pass", showsInformational, informs},
-		{"no-useless-wait", waitsForNothing, backsOff},
+		{"informational-responses-pass", showsInformational, informs},
+		{"no-useless-wait", skipsUselessWaits, backsOff},
 		{"limits-include-connecting", limitsIncludeConnecting, listensNot("blackhole")},
 		{"http1-trailers-pass", passesTrailers, speaks("http1")},
-		{"http1-heads", readsHeads, speaks("http1")},
-		{"http2-heads", readsLengths, speaksHTTP2},
+		{"http1-response-headers", readsHeads, speaks("http1")},
+		{"http2-response-headers", readsLengths, speaksHTTP2},
 		{"canceled-callers", disconnects, leaves(false)},
 		{"grpc-refused-streams-are-gRPC's", resendsRefused, isGRPC},
 		{"grpc-has-no-http-status", hasNoHTTPStatus, isGRPC},
 		{"grpc-messages-need-no-buffer", needsNoBuffer, isGRPC},
 		{"grpc-malformed-responses", findsMalformed, isGRPC},
-		{"grpc-callers-get-a-status", givesStatuses, isGRPC},
-		{"grpc-messages-are-the-callers", countsGivenMessages, isGRPC},
+		{"grpc-callers-get-a-status", makesStatuses, isGRPC},
+		{"grpc-messages-are-the-callers", countsReceivedMessages, isGRPC},
 		{"grpc-whole-messages", wantsWholeMessages, isGRPC},
-		{"grpc-broken-responses", tellsBroken, isGRPC},
+		{"grpc-broken-responses", reportsBroken, isGRPC},
 		{"grpc-canceled-callers", cancels, leaves(true)},
 		{"grpc-attempt-count", countsNoAttemptsOfErrors, isGRPC},
 	}
@@ -75,28 +76,28 @@ func both(a, b func(*Scenario) bool) func(*Scenario) bool {
 	return func(s *Scenario) bool { return a(s) && b(s) }
 }
 
-// isGRPC recognizes scenarios of gRPC calls.
+// isGRPC reports whether the calls of a scenario are gRPC calls.
 func isGRPC(s *Scenario) bool {
 	all, _ := speaksGRPC(s)
 	return all
 }
 
-// speaks recognizes scenarios of HTTP calls whose upstream speaks a version.
+// speaks matches scenarios of HTTP calls whose upstream uses a protocol.
 func speaks(protocol string) func(*Scenario) bool {
 	return func(s *Scenario) bool { return !isGRPC(s) && s.Upstream.Protocol == protocol }
 }
 
-// speaksHTTP2 recognizes scenarios whose upstream speaks HTTP/2.
+// speaksHTTP2 reports whether the upstream of a scenario uses HTTP/2.
 func speaksHTTP2(s *Scenario) bool { return s.Upstream.Protocol == "h2" }
 
-// listensNot recognizes an upstream that has no connections.
+// listensNot matches scenarios whose upstream accepts no connections.
 func listensNot(how ...string) func(*Scenario) bool {
 	return func(s *Scenario) bool {
 		return slices.ContainsFunc(s.Upstream.Hosts, func(h Host) bool { return slices.Contains(how, h.Listen) })
 	}
 }
 
-// leaves recognizes callers of HTTP/2 that leave.
+// leaves matches scenarios in which a caller of HTTP/2 is canceled.
 func leaves(grpc bool) func(*Scenario) bool {
 	return func(s *Scenario) bool {
 		return s.Downstream.Protocol == "h2" && isGRPC(s) == grpc &&
@@ -104,13 +105,13 @@ func leaves(grpc bool) func(*Scenario) bool {
 	}
 }
 
-// backsOff recognizes calls that may be retried, and have a time in which to.
+// backsOff reports whether calls may be retried within a limited time.
 func backsOff(s *Scenario) bool {
 	f, err := readFragments(s.Envoy)
 	return err == nil && (f.route.RetryPolicy != nil || f.virtualHost.RetryPolicy != nil || len(f.routes) > 0 || !f.external)
 }
 
-// requests are all requests of the scenario, in the order of their cases.
+// requests returns all requests of the scenario, in the order of their cases.
 func (s *Scenario) requests() []Request {
 	var all []Request
 	for _, op := range s.Downstream.Ops {
@@ -142,13 +143,13 @@ func expects(s *Scenario) bool {
 	return false
 }
 
-// expectPassedOn: it is the upstream that says whether it wants the body; Envoy says
-// so by itself, at once.
+// expectPassedOn changes the handling of expect: here the upstream asks for the body; Envoy
+// asks for it immediately.
 func expectPassedOn(s *Scenario, want *Observed) {
 	passOn(s, want, func(name string) bool { return name == "expect" })
 }
 
-// passOn has the requests' headers reach the upstream that Envoy keeps from it.
+// passOn adds the headers that Envoy removes to the requests that the upstream receives.
 func passOn(s *Scenario, want *Observed, which func(name string) bool) {
 	requests := s.requests()
 	for i, a := range want.Downstream {
@@ -164,7 +165,8 @@ func passOn(s *Scenario, want *Observed, which func(name string) bool) {
 
 func untrusted(s *Scenario) bool { return string(s.Envoy["external"]) == "true" }
 
-// untrustedPass: headers that are not obeyed are none of the library's business.
+// untrustedPass changes the handling of untrusted headers: the library neither honors nor
+// removes them.
 func untrustedPass(s *Scenario, want *Observed) {
 	passOn(s, want, func(name string) bool { return strings.HasPrefix(name, "x-envoy-") || name == "x-request-id" })
 }
@@ -186,6 +188,14 @@ func keepsConnections(s *Scenario, want *Observed) {
 	for _, name := range []string{"cx_connect_ms", "cx_length_ms", "rq_per_cx"} {
 		want.Histograms[histogram+name+`{envoy_cluster_name="`+clusterName+`"}`] += kept
 	}
+}
+
+// discards reports whether responses are discarded for retries. Concurrent attempts need
+// connections of their own.
+func discards(s *Scenario) bool {
+	f, err := readFragments(s.Envoy)
+	return err == nil && backsOff(s) && !f.route.HedgePolicy.HedgeOnPerTryTimeout &&
+		!slices.ContainsFunc(s.requests(), func(r Request) bool { return r.Headers["x-envoy-hedge-on-per-try-timeout"] != "" })
 }
 
 // keptConnections is how many attempts got a response with a body, and were followed by another

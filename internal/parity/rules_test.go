@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestRulesAreStated pins that docs/envoy.md or docs/grpc.md has each rule, with a scenario
-// that shows it, and that no scenario is named for another one.
+// TestRulesAreStated checks that docs/envoy.md or docs/grpc.md documents each rule, with a
+// scenario that shows it, and documents no other rules with a scenario.
 func TestRulesAreStated(t *testing.T) {
 	stated := map[string]string{}
 	for _, path := range []string{"../../docs/envoy.md", "../../docs/grpc.md"} {
@@ -24,11 +24,11 @@ func TestRulesAreStated(t *testing.T) {
 	}
 	for _, r := range Rules() {
 		if stated[r.Name] == "" {
-			t.Errorf("no document states the rule %s with a scenario", r.Name)
+			t.Errorf("rule %s is not documented with a scenario", r.Name)
 		}
 		delete(stated, r.Name)
 	}
 	for name := range stated {
-		t.Errorf("there is no rule %s", name)
+		t.Errorf("documented rule %s does not exist", name)
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"strings"
 )
 
-// Case is a scenario and what a real Envoy did with it.
+// Case is a scenario and the observations of a real Envoy.
 type Case struct {
 	Format       int                          `json:"format"`
 	EnvoyVersion string                       `json:"envoy_version"`
@@ -25,7 +25,7 @@ type Case struct {
 	Runs         int                          `json:"runs"`
 }
 
-// Scenario says what is played.
+// Scenario describes a play.
 type Scenario struct {
 	Name        string                     `json:"name"`
 	Description string                     `json:"description"`
@@ -39,13 +39,13 @@ type Scenario struct {
 	first int // the host that chance put first
 }
 
-// UpstreamScript says what the upstream does.
+// UpstreamScript describes the behavior of the upstream.
 type UpstreamScript struct {
 	Protocol string            `json:"protocol"` // http1, h2
 	Hosts    []Host            `json:"hosts"`
 	Script   []Step            `json:"script"`
 	ByPath   map[string][]Step `json:"by_path"`
-	Scope    string            `json:"scope"` // host: scripts are counted for each host
+	Scope    string            `json:"scope"` // host: steps are counted separately for each host
 }
 
 // Host is one address of the upstream.
@@ -55,7 +55,7 @@ type Host struct {
 	Script []Step `json:"script"`
 }
 
-// Step is what the upstream does with one request.
+// Step is the reaction of the upstream to one request.
 type Step struct {
 	Action        string          `json:"action"`
 	Code          string          `json:"code"` // of an RST_STREAM
@@ -63,26 +63,26 @@ type Step struct {
 	Headers       [][2]string     `json:"headers"`
 	Body          string          `json:"body"`
 	Trailers      [][2]string     `json:"trailers"`
-	DelayMS       int             `json:"delay_ms"`      // before the head
-	BodyDelayMS   int             `json:"body_delay_ms"` // between head and body
+	DelayMS       int             `json:"delay_ms"`      // before the response headers
+	BodyDelayMS   int             `json:"body_delay_ms"` // between response headers and body
 	Informational []Informational `json:"informational"`
 	Close         bool            `json:"close"`
 	Repeat        int             `json:"repeat"`
 }
 
-// Informational is an answer before the answer.
+// Informational is a 1xx response before the response.
 type Informational struct {
 	Status  int         `json:"status"`
 	Headers [][2]string `json:"headers"`
 }
 
-// Calls says what is asked.
+// Calls describes the calls.
 type Calls struct {
-	Protocol string `json:"protocol"` // that the caller of a sidecar speaks
+	Protocol string `json:"protocol"` // the protocol between the caller and a sidecar
 	Ops      []Op   `json:"ops"`
 }
 
-// Op is one thing that is done, after the one before.
+// Op is one operation. It begins after the previous one.
 type Op struct {
 	Op         string    `json:"op"` // request, concurrent, sleep, snapshot
 	Request    *Request  `json:"request"`
@@ -106,7 +106,7 @@ type Request struct {
 	StartMS       int               `json:"start_ms"`
 }
 
-// Observed is what was seen of a play.
+// Observed contains the observations of a play.
 type Observed struct {
 	Downstream  []Answer                     `json:"downstream"`
 	AccessLog   []Logged                     `json:"access_log"`
@@ -117,10 +117,10 @@ type Observed struct {
 	Prometheus  []string                     `json:"prometheus_nonzero"`
 	Snapshots   map[string]map[string]uint64 `json:"snapshots"`
 	Health      []string                     `json:"admin_clusters_health"`
-	Summary     *Summary                     `json:"summary"` // in place of the lists, where they are long
+	Summary     *Summary                     `json:"summary"` // instead of the lists if they are long
 }
 
-// Answer is what a caller got.
+// Answer is the response that a caller received.
 type Answer struct {
 	Case          string            `json:"case"`
 	Status        int               `json:"status"`
@@ -131,7 +131,7 @@ type Answer struct {
 	Error         string            `json:"error"`
 }
 
-// Logged is what Envoy's access log says of a call.
+// Logged is a line of Envoy's access log.
 type Logged struct {
 	Case              string `json:"case"`
 	Code              int    `json:"response_code"`
@@ -146,7 +146,7 @@ type Logged struct {
 	GRPCStatusNumeric *int   `json:"grpc_status_number"`
 }
 
-// Attempt is what the upstream saw of an attempt.
+// Attempt is the observation of an attempt at the upstream.
 type Attempt struct {
 	Seq     int               `json:"seq"`
 	Case    string            `json:"case"`
@@ -167,15 +167,15 @@ type Summary struct {
 	Attempts   map[string]int `json:"upstream_attempts"`
 }
 
-// Timing tells when things happened in one play.
+// Timing contains the times of one play.
 type Timing struct {
 	Attempts []float64 `json:"attempt_t_ms"` // since the start of the calls
 	Calls    []float64 `json:"downstream_elapsed_ms"`
 }
 
-// Load reads all cases of a directory, in the order of their names: files
-// *.json, also compressed as *.json.gz. A file that it does not understand in full is an
-// error, and so is a directory without any.
+// Load reads all cases of a directory, in the order of their names: files *.json, or
+// compressed *.json.gz. A file with an unknown part is an error, and so is a directory
+// without cases.
 func Load(dir string) ([]*Case, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -190,7 +190,7 @@ func Load(dir string) ([]*Case, error) {
 		}
 		c, err := loadFile(filepath.Join(dir, e.Name()), zipped)
 		if err == nil && c.Scenario.Name != strings.TrimSuffix(name, ".json") {
-			err = fmt.Errorf("it holds the scenario %q", c.Scenario.Name)
+			err = fmt.Errorf("it contains the scenario %q", c.Scenario.Name)
 		}
 		if err != nil {
 			bad = append(bad, fmt.Errorf("%s: %w", e.Name(), err))
@@ -199,17 +199,17 @@ func Load(dir string) ([]*Case, error) {
 		cases = append(cases, c)
 	}
 	if len(cases) == 0 && len(bad) == 0 {
-		bad = append(bad, fmt.Errorf("%s: no case at all", dir))
+		bad = append(bad, fmt.Errorf("%s: no case found", dir))
 	}
 	return cases, errors.Join(bad...)
 }
 
 func loadFile(path string, zipped bool) (*Case, error) {
-	f, err := os.Open(path) //nolint:gosec // the caller says which
+	f, err := os.Open(path) //nolint:gosec // the caller chooses the path
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // it was read
+	defer f.Close() //nolint:errcheck // the file was read
 	var r io.Reader = f
 	if zipped {
 		if r, err = gzip.NewReader(f); err != nil {
@@ -219,7 +219,7 @@ func loadFile(path string, zipped bool) (*Case, error) {
 	return read(r)
 }
 
-// read reads one case.
+// read decodes one case.
 func read(r io.Reader) (*Case, error) {
 	c := &Case{}
 	if err := strict(r, c); err != nil {
@@ -236,14 +236,14 @@ func strict(r io.Reader, into any) error {
 		return err
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("there is more after the end")
+		return errors.New("unexpected data after the end")
 	}
 	return nil
 }
 
 func strictBytes(text []byte, into any) error { return strict(bytes.NewReader(text), into) }
 
-// check says what the player would not understand.
+// check returns an error for the parts that the player does not support.
 func (c *Case) check() error {
 	u := c.Scenario.Upstream
 	bad := []error{

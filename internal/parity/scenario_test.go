@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// document is a small case, with what is put in its places.
+// document returns a small case, with replacements.
 func document(replacements ...string) string {
 	return strings.NewReplacer(replacements...).Replace(`{
 		"format": 1, "envoy_version": "x", "runs": 1,
@@ -20,12 +20,11 @@ func document(replacements ...string) string {
 	}`)
 }
 
-// TestLoad pins that nothing of a case is passed over that the player would not
-// understand.
+// TestLoad checks that no unknown part of a case is ignored.
 func TestLoad(t *testing.T) {
 	tests := []struct{ name, file, text, want string }{
 		{"good", "one.json", document(), ""},
-		{"another name", "two.json", document(), `it holds the scenario "one"`},
+		{"another name", "two.json", document(), `it contains the scenario "one"`},
 		{"a field of the case", "one.json", document(`"runs"`, `"run"`), `unknown field "run"`},
 		{"a field of a step", "one.json", document(`"body"`, `"bodies"`), `unknown field "bodies"`},
 		{"a field of a request", "one.json", document(`"request": {}`, `"request": {"verb": "GET"}`), `unknown field "verb"`},
@@ -35,9 +34,9 @@ func TestLoad(t *testing.T) {
 		{"a listener", "one.json", document(`"id": "a"`, `"id": "a", "listen": "never"`), `listen: "never" is unknown`},
 		{"a format", "one.json", document(`"format": 1`, `"format": 2`), `format: "2" is unknown`},
 		{"a protocol", "one.json", document(`"protocol": "http1", "ops"`, `"protocol": "h3", "ops"`), `downstream.protocol: "h3" is unknown`},
-		{"more", "one.json", document() + "{}", "there is more after the end"},
+		{"more", "one.json", document() + "{}", "unexpected data after the end"},
 		{"not compressed", "one.json.gz", document(), "gzip: invalid header"},
-		{"no case", "one.txt", "", "no case at all"},
+		{"no case", "one.txt", "", "no case found"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

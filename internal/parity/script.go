@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// script hands out steps, and takes down who got them.
+// script returns the steps, and records the attempts that received them.
 type script struct {
 	spec  UpstreamScript
 	start time.Time
@@ -17,18 +17,18 @@ type script struct {
 	taken    map[string]int  // steps of each script; guarded by mu
 	attempts []Attempt       // guarded by mu
 	arrivals []time.Duration // of the attempts, since start; guarded by mu
-	late     time.Duration   // the most that something was late; guarded by mu
-	open     int             // attempts whose outcome is not known; guarded by mu
+	late     time.Duration   // the maximum delay; guarded by mu
+	open     int             // attempts whose outcome is not known yet; guarded by mu
 }
 
 func newScript(spec UpstreamScript) *script {
 	return &script{spec: spec, start: time.Now(), taken: map[string]int{}}
 }
 
-// caseHeader is how an attempt tells which call it belongs to.
+// caseHeader is the header of an attempt that names its call.
 const caseHeader = "X-Parity-Case"
 
-// take takes down an attempt, and gives the step for it and the attempt's number.
+// take records an attempt, and returns its step and its number.
 func (s *script) take(h Host, conn int, req *http.Request, body int) (step Step, n int) {
 	at := Attempt{
 		Case: req.Header.Get(caseHeader), Host: h.ID, Conn: conn, Method: req.Method, Path: req.URL.RequestURI(),
@@ -44,7 +44,7 @@ func (s *script) take(h Host, conn int, req *http.Request, body int) (step Step,
 	return step, len(s.attempts) - 1
 }
 
-// next picks the next step. The caller holds mu.
+// next returns the next step. The caller holds mu.
 func (s *script) next(h Host, path string) Step {
 	steps, key := s.spec.Script, "script"
 	if byPath, ok := s.spec.ByPath[path]; ok {
@@ -60,7 +60,7 @@ func (s *script) next(h Host, path string) Step {
 	return stepAt(steps, n)
 }
 
-// stepAt is the nth step, from 0; the last one repeats.
+// stepAt returns the nth step, from 0; the last one repeats.
 func stepAt(steps []Step, n int) Step {
 	for i, step := range steps {
 		if n -= max(1, step.Repeat); n < 0 || i == len(steps)-1 {
@@ -70,7 +70,7 @@ func stepAt(steps []Step, n int) Step {
 	return Step{}
 }
 
-// end takes down what became of an attempt.
+// end records the outcome of an attempt.
 func (s *script) end(n int, aborted bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -84,8 +84,7 @@ func (s *script) end(n int, aborted bool) {
 	s.open--
 }
 
-// was takes down how late something was that began at an instant and was to take
-// so long.
+// was records the delay of a step that began at the given time and has the given duration.
 func (s *script) was(began time.Time, d time.Duration) {
 	late := time.Since(began) - d
 	s.mu.Lock()
@@ -93,16 +92,16 @@ func (s *script) was(began time.Time, d time.Duration) {
 	s.late = max(s.late, late)
 }
 
-// lateness is the most that something was late.
+// lateness returns the maximum delay.
 func (s *script) lateness() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.late
 }
 
-// settled waits until the outcome of all attempts is known, or for so long.
-func (s *script) settled(patience time.Duration) {
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+// settled waits until the outcomes of all attempts are known, at most for limit.
+func (s *script) settled(limit time.Duration) {
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		s.mu.Lock()
 		open := s.open
 		s.mu.Unlock()
@@ -112,7 +111,7 @@ func (s *script) settled(patience time.Duration) {
 	}
 }
 
-// seen gives the attempts, and when they came since the instant from.
+// seen returns the attempts, and the times of their arrival after from.
 func (s *script) seen(from time.Time) (attempts []Attempt, arrivals []float64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -125,12 +124,12 @@ func (s *script) seen(from time.Time) (attempts []Attempt, arrivals []float64) {
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// attemptHeaders is what is taken down of a request's head.
+// attemptHeaders returns the request headers that are recorded.
 func attemptHeaders(req *http.Request, body int) map[string]string {
 	headers := map[string]string{}
 	for name, values := range req.Header {
 		switch name {
-		case caseHeader, "User-Agent", "Accept-Encoding", "Connection": // not of the call, but of who makes it
+		case caseHeader, "User-Agent", "Accept-Encoding", "Connection": // added by the client, not part of the call
 		default:
 			headers[strings.ToLower(name)] = strings.Join(values, ",")
 		}
@@ -141,7 +140,7 @@ func attemptHeaders(req *http.Request, body int) map[string]string {
 	return headers
 }
 
-// String names the step as recordings do.
+// String returns the name of the step as in recordings.
 func (s Step) String() string {
 	switch s.Action {
 	case "", "respond":
@@ -165,6 +164,6 @@ func (s Step) delay() time.Duration { return time.Duration(s.DelayMS) * time.Mil
 
 func (s Step) bodyDelay() time.Duration { return time.Duration(s.BodyDelayMS) * time.Millisecond }
 
-// missing is how much less of the body comes than was announced, when the answer
-// is cut off.
+// missing returns the number of announced bytes that are not sent if the response is cut
+// off.
 const missing = 10

@@ -5,23 +5,24 @@ import (
 	"net/http"
 )
 
-// clusterName is what the upstream is called.
+// clusterName is the name of the upstream.
 const clusterName = "upstream"
 
-// Side is what makes the calls of a scenario: the library, or an Envoy.
+// Side makes the calls of a scenario: it is the library, or an Envoy.
 type Side interface {
-	// Send sends a call's request, and gives its answer; the body is read by the player.
+	// Send sends a call's request, and returns its response. The player reads the body.
 	Send(req *http.Request) (*http.Response, error)
-	// Log gives the access log, a line for each answer and in their order, after all of them.
+	// Log returns the access log, with a line for each response in their order. It is
+	// called after all calls.
 	Log(ctx context.Context, answers []Answer) ([]Logged, error)
-	// Stats gives the statistics: counters and gauges by their full names, and how many values
-	// each histogram has by its Prometheus name.
+	// Stats returns the statistics: counters and gauges by their full names, and the number
+	// of values of each histogram by its Prometheus name.
 	Stats(ctx context.Context) (numbers, histograms map[string]uint64, err error)
-	// Close ends it.
+	// Close ends the side.
 	Close()
 }
 
-// Addresses are those of the upstream's hosts, in the order of the scenario.
+// Addresses contains the addresses of the upstream's hosts, in the order of the scenario.
 type Addresses []string
 
 // StartFunc starts a Side for a scenario whose upstream is at addresses.

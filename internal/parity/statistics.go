@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// sharedNames are Envoy's statistics of a cluster that a client library can see for
-// itself. CATEGORY stands for internal, external, canary, retry, or a name that
-// a caller gave; NNN for a code and Nxx for its class,
-// METHOD for a method with what is counted of it.
+// sharedNames are Envoy's statistics of a cluster that a client library can observe.
+// CATEGORY stands for internal, external, canary, retry, or a name
+// that a caller chose; NNN stands for a code and Nxx for its class; METHOD stands for a
+// method and one of its counters.
 const sharedNames = `
 CATEGORY.upstream_rq_NNN
 CATEGORY.upstream_rq_Nxx
@@ -123,7 +123,7 @@ upstream_rq_rx_reset
 upstream_rq_tx_reset
 `
 
-//nolint:gochecknoglobals // patterns that nothing writes
+//nolint:gochecknoglobals // read-only patterns
 var (
 	shared          = sharedPattern(sharedNames+pooledNames, `cluster\.`+clusterName+`\.`, "", `.`)
 	sharedHistogram = sharedPattern(sharedNames+pooledNames, `envoy_cluster_`, `\{envoy_cluster_name="`+clusterName+`"\}`, `_`)
@@ -131,8 +131,7 @@ var (
 	pooledHistogram = sharedPattern(pooledNames, `envoy_cluster_`, `\{envoy_cluster_name="`+clusterName+`"\}`, `_`)
 )
 
-// sharedPattern matches all of list between before and after; dot is what
-// stands for a dot.
+// sharedPattern matches all names of list between before and after; dot replaces the dots.
 func sharedPattern(list, before, after, dot string) *regexp.Regexp {
 	var names []string
 	for name := range strings.FieldsSeq(list) {
@@ -145,11 +144,10 @@ func sharedPattern(list, before, after, dot string) *regexp.Regexp {
 	return regexp.MustCompile("^" + before + "(" + strings.Join(names, "|") + ")" + after + "$")
 }
 
-// isShared reports whether the counter or gauge is compared.
+// isShared reports whether a counter or gauge is compared.
 func isShared(name string) bool { return shared.MatchString(name) }
 
-// isSharedHistogram reports whether the histogram, by its Prometheus name, is
-// compared.
+// isSharedHistogram reports whether a histogram, by its Prometheus name, is compared.
 func isSharedHistogram(name string) bool { return sharedHistogram.MatchString(name) }
 
 // withoutPool takes the statistics of pool, queue and balancer out of what was seen.

@@ -5,24 +5,24 @@ import (
 	"strconv"
 )
 
-// timeLeftHeader tells the upstream how long an attempt will be waited for.
+// timeLeftHeader announces the remaining time of an attempt to the upstream.
 const timeLeftHeader = "x-envoy-expected-rq-timeout-ms"
 
-// leftMargin is how far the time that is left may be off, in milliseconds: the
-// machine may be busy between an attempt's beginning and its arrival.
+// leftMargin is the tolerance of the remaining time, in milliseconds: the machine may be
+// busy between the beginning of an attempt and its arrival.
 const leftMargin = 60
 
-// compareTimeLeft compares the time that each attempt was said to be waited for.
-// The first attempt of a call has all of it. What a later one has depends on the back-offs,
-// which are random: it must be as many milliseconds less as have passed since, unless it is
-// near to what was recorded, as a limit of the attempt's own is.
+// compareTimeLeft compares the announced remaining time of each attempt. The first attempt
+// of a call has all of it. That of a later attempt depends on the back-offs, which are
+// random: it must be shorter by the time that has passed, unless it is close to the
+// recorded value, as a limit of the attempt is.
 func (p *Played) compareTimeLeft(want *Observed) []Difference {
 	type first struct{ left, at float64 }
 	firsts := map[string]first{}
 	var found []Difference
 	for i, at := range p.Attempts {
 		if i >= len(want.Attempts) {
-			break // which is a difference in number already
+			break // the number of attempts is already a difference
 		}
 		w, g := want.Attempts[i].Headers[timeLeftHeader], at.Headers[timeLeftHeader]
 		begun, again := firsts[at.Case]
@@ -31,7 +31,7 @@ func (p *Played) compareTimeLeft(want *Observed) []Difference {
 			passed := p.Timing.Attempts[i] - begun.at
 			ok = ok || near(g, strconv.FormatFloat(begun.left-passed, 'f', 0, 64))
 		} else if !again {
-			left, _ := strconv.ParseFloat(g, 64) // what is no number is not ok
+			left, _ := strconv.ParseFloat(g, 64) // an invalid number is not ok
 			firsts[at.Case] = first{left, p.Timing.Attempts[i]}
 		}
 		if !ok {
@@ -43,7 +43,7 @@ func (p *Played) compareTimeLeft(want *Observed) []Difference {
 	return found
 }
 
-// near reports whether two times are within the margin, or both not there.
+// near reports whether two times are within the margin, or both missing.
 func near(a, b string) bool {
 	x, errA := strconv.ParseFloat(a, 64)
 	y, errB := strconv.ParseFloat(b, 64)

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// upstream is the hosts of a scenario, on loopback.
+// upstream contains the hosts of a scenario, on the loopback interface.
 type upstream struct {
 	*script
 	addresses []string // of the hosts, in their order
@@ -40,7 +40,7 @@ func startUpstream(ctx context.Context, spec UpstreamScript) (*upstream, error) 
 	return u, nil
 }
 
-// listen opens a host's address.
+// listen opens the address of a host.
 func (u *upstream) listen(ctx context.Context, h Host) (address string, err error) {
 	var config net.ListenConfig
 	l, err := config.Listen(ctx, "tcp", "127.0.0.1:0")
@@ -59,15 +59,15 @@ func (u *upstream) listen(ctx context.Context, h Host) (address string, err erro
 	return address, nil
 }
 
-// own has something closed at the end.
+// own registers a closer for the end of the play.
 func (u *upstream) own(c io.Closer) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.closers = append(u.closers, c)
 }
 
-// refuse gives an address at which nobody listens: that of a connection to l,
-// which keeps others from taking it.
+// refuse returns an address at which nothing listens: that of a connection to l, which
+// prevents other programs from using it.
 func (u *upstream) refuse(ctx context.Context, l net.Listener) (address string, err error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "tcp", l.Addr().String())
@@ -78,7 +78,7 @@ func (u *upstream) refuse(ctx context.Context, l net.Listener) (address string, 
 	return conn.LocalAddr().String(), nil
 }
 
-// swallow makes l leave connections unanswered: its queue is short, and is filled.
+// swallow makes l accept no connections: its queue is short, and is filled.
 func (u *upstream) swallow(ctx context.Context, l net.Listener) error {
 	raw, err := l.(*net.TCPListener).SyscallConn()
 	if err != nil {
@@ -95,11 +95,11 @@ func (u *upstream) swallow(ctx context.Context, l net.Listener) error {
 		d := net.Dialer{Timeout: 100 * time.Millisecond}
 		conn, err := d.DialContext(ctx, "tcp", l.Addr().String())
 		if err != nil {
-			return nil //nolint:nilerr // which is what is wanted
+			return nil //nolint:nilerr // the queue is full, as intended
 		}
 		u.own(conn)
 	}
-	return errors.New("connections are answered although the queue should be full")
+	return errors.New("connections are accepted although the queue should be full")
 }
 
 // accept serves the connections of a host.
@@ -115,7 +115,7 @@ func (u *upstream) accept(l net.Listener, h Host) {
 			continue
 		}
 		u.running.Go(func() {
-			defer conn.Close() //nolint:errcheck // nobody to tell
+			defer conn.Close() //nolint:errcheck // best effort
 			if u.spec.Protocol == "h2" {
 				u.serveHTTP2(conn, h, n)
 			} else {
@@ -125,7 +125,7 @@ func (u *upstream) accept(l net.Listener, h Host) {
 	}
 }
 
-// connect counts a connection, and has it closed at the end.
+// connect counts a connection, and registers it to be closed at the end.
 func (u *upstream) connect(conn net.Conn, h Host) (n int) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -134,7 +134,7 @@ func (u *upstream) connect(conn net.Conn, h Host) (n int) {
 	return u.connected[h.ID]
 }
 
-// connections is how many connections each host had.
+// connections returns the number of connections of each host.
 func (u *upstream) connections() map[string]int {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -146,7 +146,7 @@ func (u *upstream) close() {
 	close(u.stop)
 	u.mu.Lock()
 	for _, c := range u.closers {
-		_ = c.Close() // nobody to tell
+		_ = c.Close() // best effort
 	}
 	u.mu.Unlock()
 	u.running.Wait()
@@ -154,11 +154,11 @@ func (u *upstream) close() {
 
 // reset ends a connection with RST.
 func reset(conn net.Conn) {
-	_ = conn.(*net.TCPConn).SetLinger(0) // or it ends with FIN, which a test will notice
+	_ = conn.(*net.TCPConn).SetLinger(0) // if this fails it ends with FIN, and a test fails
 	_ = conn.Close()
 }
 
-// wait waits, unless gone is closed or the play is over.
+// wait waits, until gone is closed or the play is over.
 func (u *upstream) wait(d time.Duration, gone <-chan struct{}) bool {
 	if d == 0 {
 		return true
@@ -176,6 +176,6 @@ func (u *upstream) wait(d time.Duration, gone <-chan struct{}) bool {
 	return false
 }
 
-// delivery is how long what was written before a reset gets to arrive: an RST
-// takes away what was not read yet.
+// delivery is the time for data that was written before a reset to arrive: an RST discards
+// data that was not read yet.
 const delivery = 60 * time.Millisecond

@@ -10,7 +10,7 @@ import (
 	"strconv"
 )
 
-// garbage is an answer that is no HTTP.
+// garbage is a response that is not HTTP.
 const garbage = "\x00\x01 what is this\r\n\r\n"
 
 // http1 is one connection.
@@ -22,7 +22,7 @@ type http1 struct {
 	in   *bufio.Reader
 }
 
-// serveHTTP1 answers requests until the connection ends.
+// serveHTTP1 responds to requests until the connection ends.
 func (u *upstream) serveHTTP1(conn net.Conn, h Host, n int) {
 	c := &http1{Conn: conn, up: u, host: h, n: n, in: bufio.NewReader(conn)}
 	for {
@@ -31,7 +31,7 @@ func (u *upstream) serveHTTP1(conn net.Conn, h Host, n int) {
 			return
 		}
 		if req.Header.Get("Expect") != "" {
-			_, _ = io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\n") // a broken connection shows next
+			_, _ = io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\n") // the next read reports a broken connection
 		}
 		body, err := io.Copy(io.Discard, req.Body)
 		if err != nil {
@@ -44,12 +44,12 @@ func (u *upstream) serveHTTP1(conn net.Conn, h Host, n int) {
 	}
 }
 
-// play does what the step says. It is false when that was the connection's end.
+// play executes the step. It returns false if the connection has ended.
 func (c *http1) play(step Step, at int, method string) (goesOn bool) {
 	gone, watched := c.watch()
 	defer func() {
 		if !goesOn {
-			_ = c.Close() // lets the watcher end
+			_ = c.Close() // ends the watcher
 		}
 		<-watched
 	}()
@@ -85,8 +85,8 @@ func (c *http1) play(step Step, at int, method string) (goesOn bool) {
 	return false
 }
 
-// watch tells when the other side has closed the connection. It reads ahead, so it
-// must end before the next request is read.
+// watch returns gone, which is closed when the other side has closed the connection. It reads
+// ahead, so it must end before the next request is read.
 func (c *http1) watch() (gone, ended <-chan struct{}) {
 	g, e := make(chan struct{}), make(chan struct{})
 	c.up.running.Go(func() {
@@ -98,7 +98,7 @@ func (c *http1) watch() (gone, ended <-chan struct{}) {
 	return g, e
 }
 
-// respond sends a whole answer.
+// respond sends a whole response.
 func (c *http1) respond(step Step, at int, method string, gone <-chan struct{}) (goesOn bool) {
 	var early bytes.Buffer
 	for _, i := range step.Informational {
@@ -121,7 +121,7 @@ func (c *http1) respond(step Step, at int, method string, gone <-chan struct{}) 
 	return err == nil && !step.Close
 }
 
-// head is the head of an answer; length -1 is one without a body.
+// head returns the status line and the headers of a response; a length of -1 means no body.
 func head(step Step, length int) []byte {
 	var b bytes.Buffer
 	status := step.status()
@@ -142,13 +142,13 @@ func head(step Step, length int) []byte {
 	return b.Bytes()
 }
 
-// hasBody reports whether an answer with this status has a body, whatever the script
-// says: what stood after the head would be taken for the next answer.
+// hasBody reports whether a response with this status has a body, whatever the script
+// contains: bytes after the headers would be parsed as the next response.
 func hasBody(status int) bool {
 	return status != http.StatusNoContent && status != http.StatusNotModified
 }
 
-// rest is all after the head.
+// rest returns everything after the headers.
 func rest(step Step, method string) []byte {
 	if method == http.MethodHead || !hasBody(step.status()) {
 		return nil

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// errorCode finds the code of an RST_STREAM by its name.
+// errorCode returns the code of an RST_STREAM by its name.
 func errorCode(name string) (http2.ErrCode, bool) {
 	for code := http2.ErrCodeNo; code <= http2.ErrCodeHTTP11Required; code++ {
 		if code.String() == name {
@@ -30,7 +30,7 @@ type http2conn struct {
 	up      *upstream
 	host    Host
 	n       int
-	streams map[uint32]*stream // of the reading goroutine
+	streams map[uint32]*stream // used only by the reading goroutine
 	gone    chan struct{}      // closed when the other side has closed the connection
 
 	mu     sync.Mutex
@@ -44,10 +44,10 @@ type stream struct {
 	id    uint32
 	req   *http.Request
 	body  int
-	reset chan struct{} // closed when the other side has reset it
+	reset chan struct{} // closed when the other side has reset the stream
 }
 
-// serveHTTP2 answers requests until the connection ends.
+// serveHTTP2 responds to requests until the connection ends.
 func (u *upstream) serveHTTP2(conn net.Conn, h Host, n int) {
 	preface := make([]byte, len(http2.ClientPreface))
 	if _, err := io.ReadFull(conn, preface); err != nil || string(preface) != http2.ClientPreface {
@@ -57,7 +57,7 @@ func (u *upstream) serveHTTP2(conn net.Conn, h Host, n int) {
 	c.framer = http2.NewFramer(conn, conn)
 	c.framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	c.hpack = hpack.NewEncoder(&c.block)
-	_ = c.framer.WriteSettings() // a broken connection shows next
+	_ = c.framer.WriteSettings() // the next read reports a broken connection
 	var playing sync.WaitGroup
 	defer playing.Wait()
 	defer close(c.gone)
@@ -72,7 +72,7 @@ func (u *upstream) serveHTTP2(conn net.Conn, h Host, n int) {
 	}
 }
 
-// handle takes in a frame, and gives the stream whose request is complete by it.
+// handle processes a frame, and returns the stream whose request the frame completes.
 func (c *http2conn) handle(frame http2.Frame) *stream {
 	switch f := frame.(type) {
 	case *http2.SettingsFrame:
@@ -100,9 +100,9 @@ func (c *http2conn) handle(frame http2.Frame) *stream {
 	return nil
 }
 
-// data takes in a part of a body.
+// data processes a part of a body.
 func (c *http2conn) data(f *http2.DataFrame) *stream {
-	if n := uint32(len(f.Data())); n > 0 { //nolint:gosec // a frame's length has 24 bits
+	if n := uint32(len(f.Data())); n > 0 { //nolint:gosec // the length of a frame has 24 bits
 		c.write(func() error { return c.framer.WriteWindowUpdate(0, n) })
 		c.write(func() error { return c.framer.WriteWindowUpdate(f.StreamID, n) })
 	}
@@ -117,7 +117,7 @@ func (c *http2conn) data(f *http2.DataFrame) *stream {
 	return nil
 }
 
-// requestOf makes a request of its head.
+// requestOf makes a request from its headers.
 func requestOf(f *http2.MetaHeadersFrame) *http.Request {
 	req := &http.Request{Method: f.PseudoValue("method"), Header: http.Header{}, URL: &url.URL{}}
 	if u, err := url.ParseRequestURI(f.PseudoValue("path")); err == nil {
@@ -130,14 +130,14 @@ func requestOf(f *http2.MetaHeadersFrame) *http.Request {
 	return req
 }
 
-// write writes one thing at a time.
+// write runs one write at a time.
 func (c *http2conn) write(do func() error) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return do() == nil
 }
 
-// play does what the request's step says.
+// play executes the step of the request.
 func (c *http2conn) play(s *stream) {
 	step, at := c.up.take(c.host, c.n, s.req, s.body)
 	gone := s.reset
@@ -155,11 +155,11 @@ func (c *http2conn) play(s *stream) {
 		reset(c.Conn)
 	case "fin":
 		c.up.end(at, false)
-		_ = c.Close() // nobody to tell
+		_ = c.Close() // best effort
 	case "garbage":
 		_, err := io.WriteString(c, garbage)
 		c.up.end(at, err != nil)
-		_ = c.Close() // nobody to tell
+		_ = c.Close() // best effort
 	case "rst_stream":
 		code, _ := errorCode(step.Code)
 		c.up.end(at, !c.write(func() error { return c.framer.WriteRSTStream(s.id, code) }))
@@ -172,7 +172,7 @@ func (c *http2conn) play(s *stream) {
 	}
 }
 
-// hang answers nothing. It reports whether the other side gave up.
+// hang sends no response. It reports whether the other side gave up.
 func (c *http2conn) hang(s *stream) bool {
 	select {
 	case <-s.reset:
@@ -183,7 +183,7 @@ func (c *http2conn) hang(s *stream) bool {
 	return true
 }
 
-// respond sends a whole answer.
+// respond sends a whole response.
 func (c *http2conn) respond(s *stream, step Step) bool {
 	for _, i := range step.Informational {
 		if !c.head(s, Step{Status: i.Status, Headers: i.Headers}, false) {
@@ -208,7 +208,7 @@ func (c *http2conn) head(s *stream, step Step, end bool) bool {
 	return c.fields(s, end, append([][2]string{{":status", strconv.Itoa(step.status())}}, step.Headers...))
 }
 
-// fields sends a head or trailers.
+// fields sends headers or trailers.
 func (c *http2conn) fields(s *stream, end bool, fields [][2]string) bool {
 	return c.write(func() error {
 		c.block.Reset()

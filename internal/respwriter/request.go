@@ -2,9 +2,9 @@ package respwriter
 
 import "net/http"
 
-// HandBack sets in the request that middleware got what a handler has added to the copy that
-// it was given: the forms, whose files the server removes, and the pattern, which outer
-// middleware reports.
+// HandBack copies to got, the request that middleware received, what a handler has added to given,
+// the copy that the handler received: the forms, whose files the server removes, and the pattern,
+// which outer middleware reports.
 func HandBack(got, given *http.Request) {
 	if got == given {
 		return

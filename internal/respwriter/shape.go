@@ -7,7 +7,7 @@ import (
 
 //go:generate go run generate.go
 
-// ability is a set of what handlers detect by a type assertion.
+// ability is a set of abilities that handlers detect by a type assertion.
 type ability uint8
 
 const (
@@ -18,7 +18,7 @@ const (
 	notifies
 )
 
-// abilities returns what w can do.
+// abilities returns the abilities of w.
 func abilities(w http.ResponseWriter) (a ability) {
 	if _, ok := w.(http.Flusher); ok {
 		a |= flushes
@@ -38,6 +38,6 @@ func abilities(w http.ResponseWriter) (a ability) {
 	return a
 }
 
-// Shaped returns the [http.ResponseWriter] for the handler: it has the abilities that the
-// wrapped writer has. It costs one allocation.
+// Shaped returns the [http.ResponseWriter] for the handler. It has exactly the abilities of the
+// wrapped writer. It costs one allocation.
 func (w *Writer) Shaped() http.ResponseWriter { return shapes[abilities(w.wrapped)]((*view)(w)) }

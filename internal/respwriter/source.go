@@ -41,15 +41,15 @@ func isFile(src io.Reader) bool {
 	return err == nil && info.Mode().IsRegular()
 }
 
-// sendFrom passes a file to the wrapped writer, as it is.
+// sendFrom passes a file unchanged to the wrapped writer.
 func (w *Writer) sendFrom(file io.Reader) (n int64, err error) {
 	w.watcher.Enter()
 	defer func() { w.watcher.Leave(n, err) }()
 	return w.wrapped.(io.ReaderFrom).ReadFrom(file) //nolint:forcetypeassert // abilities has checked it
 }
 
-// copyFrom passes src to the wrapped writer. The time that src takes does not count as a
-// wait for the client, and an error of src does not count as one of the client.
+// copyFrom passes src to the wrapped writer. The time that src takes does not count as a wait for
+// the client, and an error of src does not count as an error of the client.
 func (w *Writer) copyFrom(src io.Reader) (n int64, err error) {
 	s := &source{src: src, w: w}
 	w.watcher.Enter()

@@ -217,7 +217,7 @@ type server struct {
 	stubs []*stub
 }
 
-// seen is what a client sees of the server.
+// seen returns what a client sees of the server.
 func (s server) seen() (log []string, status int, hijacked bool) {
 	for _, stub := range s.stubs {
 		log = append(log, stub.log...)
@@ -244,7 +244,7 @@ func servers() (all []server) {
 	return all
 }
 
-// unwrapper is a writer that unwraps to another one.
+// unwrapper is a writer that unwraps to another writer.
 type unwrapper struct {
 	http.ResponseWriter
 	below http.ResponseWriter
@@ -326,15 +326,15 @@ func TestWriter_status(t *testing.T) {
 		status int
 	}{
 		{"nothing", func(http.ResponseWriter) {}, 0},
-		{"an informational one", func(w http.ResponseWriter) { w.WriteHeader(http.StatusEarlyHints) }, 0},
-		{"one that switches protocols", func(w http.ResponseWriter) { w.WriteHeader(http.StatusSwitchingProtocols) }, 101},
-		{"two", func(w http.ResponseWriter) {
+		{"an informational response", func(w http.ResponseWriter) { w.WriteHeader(http.StatusEarlyHints) }, 0},
+		{"a response that switches protocols", func(w http.ResponseWriter) { w.WriteHeader(http.StatusSwitchingProtocols) }, 101},
+		{"two statuses", func(w http.ResponseWriter) {
 			w.WriteHeader(http.StatusNotFound)
 			w.WriteHeader(http.StatusInternalServerError)
 		}, 404},
 		{"an empty Write", func(w http.ResponseWriter) { _, _ = w.Write(nil); w.WriteHeader(http.StatusInternalServerError) }, 200},
 		{"a copy that fails", func(w http.ResponseWriter) { _, _ = io.Copy(w, broken); w.WriteHeader(http.StatusBadGateway) }, 502},
-		{"an invalid one", func(w http.ResponseWriter) {
+		{"an invalid status", func(w http.ResponseWriter) {
 			func() {
 				defer func() { _ = recover() }()
 				w.WriteHeader(0)

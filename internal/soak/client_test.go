@@ -21,8 +21,8 @@ import (
 	"github.com/pillion-go/pillion/retry"
 )
 
-// TestClient has misbehaving callers and servers. The calls go through two upstreams over
-// shared transports, as requests, as functions and within commands.
+// TestClient runs misbehaving callers and servers. The calls go through two upstreams over shared
+// transports, as requests, as functions and within commands.
 func TestClient(t *testing.T) {
 	soak(t, func(r *round) {
 		c := newClients(r)
@@ -36,7 +36,7 @@ func TestClient(t *testing.T) {
 	})
 }
 
-// clients are what the callers of a round share.
+// clients is the state that the callers of a round share.
 type clients struct {
 	*round
 	upstreams []*guarded
@@ -65,7 +65,7 @@ func newClients(r *round) *clients {
 	r.setup = append(r.setup, fmt.Sprintf("servers: %v", c.urls))
 	h1, h2 := r.transport(false), r.transport(true)
 	for _, u := range c.upstreams {
-		counting := r.registry.Cluster(u.Name()).CountTransport(r.transport(false))
+		counting := r.registry.Cluster(u.Name()).InstrumentTransport(r.transport(false))
 		for _, base := range []http.RoundTripper{h1, h2, nil, counting, rudeBase{r, h1}, rudeBase{r, h2}} {
 			_, rude := base.(rudeBase)
 			c.trippers = append(c.trippers, through{u.Transport(base), rude})
@@ -99,8 +99,8 @@ func (r *round) transport(h2c bool) *http.Transport {
 	return t
 }
 
-// rudeBase is a round tripper below the policies that sometimes misbehaves. It counts the
-// response bodies that are open.
+// rudeBase is a round tripper inside the policies that sometimes misbehaves. It counts the open
+// response bodies.
 type rudeBase struct {
 	round *round
 	inner http.RoundTripper
@@ -125,7 +125,7 @@ func (b rudeBase) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, nil
 	}
 	own := *req
-	own.GetBody = nil // net/http does not close each body that it gets by GetBody
+	own.GetBody = nil // net/http does not close each body that GetBody returns
 	resp, err := b.inner.RoundTrip(&own)
 	if err != nil {
 		return nil, err
@@ -237,7 +237,7 @@ func (c *clients) request(n uint64, d dice) {
 	c.consume(resp, d, rec, cancel)
 }
 
-// within returns ctx, perhaps in a segment and with an Info that another goroutine reads.
+// within returns ctx, sometimes in a segment and with an Info that another goroutine reads.
 func (r *round) within(ctx context.Context, d dice) (context.Context, func()) {
 	end := func() {}
 	if d.once(2) {
@@ -257,8 +257,8 @@ func (r *round) within(ctx context.Context, d dice) (context.Context, func()) {
 	return ctx, end
 }
 
-// body adds a request body to two of three requests. Bodies of GetBody are counted only if
-// net/http does not call it.
+// body adds a request body to two of three requests. The bodies of GetBody are counted only if
+// net/http does not call GetBody.
 func (c *clients) body(req *http.Request, d dice, rec *record, counted bool) {
 	size := pick(d, 1, 100, 5000, 300<<10)
 	switch d.IntN(6) {
@@ -409,7 +409,7 @@ func work(ctx context.Context, what int, pause time.Duration) (int, error) {
 func (c *clients) commands() {
 	var cfg command.PoolConfig
 	if !c.once(4) {
-		cfg.MaxThreads, cfg.MaxQueue = 1+c.IntN(8), pick(c.dice, command.NoQueue, 0, 4)
+		cfg.MaxThreads, cfg.MaxQueue = 1+c.IntN(8), pick(c.dice, command.Zero, 0, 4)
 	}
 	if cfg.MaxQueue != 0 {
 		cfg.Overflow = pick(c.dice, command.Abort, command.CallerRuns, command.Discard)
@@ -451,7 +451,7 @@ func (c *clients) command(n uint64, d dice) {
 	if d.once(4) {
 		_ = third.StartWithRetry(ctx, retry.Retryable{Tries: 3, Sleep: time.Millisecond})
 	} else if d.once(4) {
-		_ = third.StartHere(ctx)
+		_ = third.Run(ctx)
 	} else {
 		_ = third.Start(ctx)
 	}

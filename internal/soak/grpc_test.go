@@ -26,9 +26,9 @@ import (
 	"github.com/pillion-go/pillion/pilliongrpc"
 )
 
-// TestGRPC has misbehaving callers and gRPC servers: one server's handlers are under policies,
-// the other one writes frames itself. Clients that write frames themselves call the first
-// server too.
+// TestGRPC runs misbehaving callers and gRPC servers. The handlers of one server are under
+// policies; the other server writes frames itself. Clients that write frames themselves call the
+// first server too.
 func TestGRPC(t *testing.T) {
 	soak(t, func(r *round) {
 		k := newKitchen(r)
@@ -44,7 +44,7 @@ func TestGRPC(t *testing.T) {
 	})
 }
 
-// kitchen is what the callers of a round share.
+// kitchen is the state that the callers of a round share.
 type kitchen struct {
 	*round
 	soup, front *guarded
@@ -86,8 +86,8 @@ func (k *kitchen) serve() string {
 	return inner.Addr().String()
 }
 
-// dialClient makes a connection under the policies of soup, with an interceptor below them
-// that sometimes misbehaves.
+// dialClient makes a connection under the policies of soup, with an interceptor inside them that
+// sometimes misbehaves.
 func (k *kitchen) dialClient(address string) *grpc.ClientConn {
 	options := append(pilliongrpc.DialOptions(k.soup),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -95,7 +95,7 @@ func (k *kitchen) dialClient(address string) *grpc.ClientConn {
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff: backoff.Config{BaseDelay: 5 * time.Millisecond, Multiplier: 1.5, MaxDelay: 50 * time.Millisecond}, MinConnectTimeout: 100 * time.Millisecond,
 		}),
-		grpc.WithIdleTimeout(0), // ResetConnectBackoff, with which a retry has gRPC dial again, races with its end
+		grpc.WithIdleTimeout(0), // ResetConnectBackoff, with which a retry makes gRPC dial again, races with the idle timeout
 	)
 	if k.once(2) {
 		options = append(options, grpc.WithChainUnaryInterceptor(k.rudeUnary), grpc.WithChainStreamInterceptor(k.rudeStream))
@@ -114,7 +114,7 @@ func (k *kitchen) close() {
 	}
 }
 
-// misbehave is what an interceptor below the policies does.
+// misbehave is what an interceptor inside the policies does.
 func (k *kitchen) misbehave(ctx context.Context) error {
 	rec := recordOf(ctx)
 	attempt, _ := strconv.ParseUint(strings.Join(metadata.ValueFromOutgoingContext(ctx, "x-envoy-attempt-count"), ""), 10, 64)
@@ -168,7 +168,7 @@ func (k *kitchen) arrived(ctx context.Context, method string) *record {
 // serving distinguishes calls that are served from calls that are made.
 const serving = 1 << 31
 
-// recordedStream is a stream with another context.
+// recordedStream is a stream whose context has the record.
 type recordedStream struct {
 	grpc.ServerStream
 	ctx context.Context
@@ -380,7 +380,7 @@ func (k *kitchen) options(d dice, rec *record) []grpc.CallOption {
 	return options
 }
 
-// wish is a call that is being made.
+// wish is a call while it is being made.
 type wish struct {
 	*kitchen
 	dice

@@ -110,7 +110,7 @@ func (l *ledger) listen(ctx context.Context, e policy.Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.kinds[e.Kind]++
-	r.add("%v %d: %v %v %v", e.Kind, e.Call.Attempt(), e.Outcome.Is, e.Outcome.Detail, e.Outcome.Err)
+	r.add("%v %d: %v %v %v", e.Kind, e.Call.Attempt(), e.Outcome.Conditions, e.Outcome.Detail, e.Outcome.Err)
 }
 
 // of returns the tally of an upstream. The caller holds mu.

@@ -20,11 +20,10 @@ const (
 	behaveHeader = "X-Soak-Behave" // asks the server for a good response
 )
 
-// link is a server's end of a connection. Its dice decide what holds for the whole
-// connection.
+// link is a server's end of a connection. Its dice make the choices for the whole connection.
 type link struct {
 	dice
-	net.Conn              // TLS, if the connection speaks it
+	net.Conn              // TLS, if the connection uses it
 	raw      *net.TCPConn // below TLS
 	in       *bufio.Reader
 	round    *round
@@ -144,7 +143,7 @@ func (l *listener) serve(conn *net.TCPConn, d dice) {
 	l.play(p)
 }
 
-// certificate returns that of net/http/httptest, and the pool that trusts it.
+// certificate returns the certificate of net/http/httptest, and a pool that trusts it.
 var certificate = sync.OnceValues(func() (tls.Certificate, *x509.CertPool) {
 	s := httptest.NewTLSServer(nil)
 	defer s.Close()
@@ -174,8 +173,8 @@ func (r *round) bind() net.Listener {
 	return l
 }
 
-// refusing returns an address that refuses connections. A connection from there keeps it in
-// use.
+// refusing returns an address that refuses connections. A connection from that address keeps it
+// in use.
 func (r *round) refusing() string {
 	r.Helper()
 	l := r.bind()

@@ -35,7 +35,7 @@ const (
 	server side = true
 )
 
-// guarded is an upstream with what is known of its policies.
+// guarded is an upstream with facts about its policies.
 type guarded struct {
 	*pillion.Upstream
 	slots    int  // MaxRequests of limits.Config, 0 without limits
@@ -85,7 +85,7 @@ func (r *round) outer(g *guarded, of side) (policies []pillion.Policy) {
 	case what == 0:
 	case what == 1:
 		policies = append(policies, retry.Retryable{
-			Tries: r.IntN(4), Sleep: pick(r.dice, retry.NoSleep, 5*time.Millisecond),
+			Tries: r.IntN(4), Sleep: pick(r.dice, retry.Zero, 5*time.Millisecond),
 			ExceptionCB: func(error) {}, Ensure: func(int) {},
 		})
 	default:
@@ -131,10 +131,10 @@ func (r *round) inner(g *guarded) (policies []pillion.Policy) {
 func (r *round) timeouts() timeout.Config {
 	total := r.between(5*time.Millisecond, 300*time.Millisecond)
 	shorter := func() time.Duration {
-		return pick(r.dice, 0, timeout.None, r.between(time.Millisecond, total), r.between(time.Millisecond, min(total, 50*time.Millisecond)))
+		return pick(r.dice, 0, timeout.Unlimited, r.between(time.Millisecond, total), r.between(time.Millisecond, min(total, 50*time.Millisecond)))
 	}
 	return timeout.Config{
-		Total: pick(r.dice, 0, timeout.None, math.MaxInt64, total, total, total), PerTry: shorter(), Idle: shorter(),
+		Total: pick(r.dice, 0, timeout.Unlimited, math.MaxInt64, total, total, total), PerTry: shorter(), Idle: shorter(),
 		ExpectedHeader: r.once(2), EnvoyHeaders: r.once(2),
 	}
 }
@@ -203,7 +203,7 @@ func (r *round) gobreaker(c breaker.Config) pillion.Policy {
 	return b
 }
 
-// describe prints policies, and what can be printed of their settings.
+// describe prints policies, and their settings if they can be printed.
 func describe(policies []pillion.Policy) string {
 	var text []string
 	for _, p := range policies {
@@ -235,11 +235,11 @@ func (l *ledger) rudeListener(ctx context.Context, e policy.Event) {
 	}
 }
 
-// meddler is the policy of a careless program: it reslots outcomes, refuses calls, panics,
-// and ends goroutines.
+// meddler is the policy of a careless program: it replaces outcomes, refuses calls, panics, and
+// ends goroutines.
 type meddler struct{ ledger *ledger }
 
-var errMeddled = errors.New("soak: a policy made an error of the response")
+var errMeddled = errors.New("soak: a policy replaced the response by an error")
 
 func (m meddler) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
 	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
@@ -266,9 +266,9 @@ func (m meddler) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) 
 		case 4:
 			runtime.Goexit()
 		case 5:
-			return &policy.Outcome{Err: errMeddled, Is: policy.Failed | policy.Status5xx}
+			return &policy.Outcome{Err: errMeddled, Conditions: policy.Failed | policy.Status5xx}
 		case 6:
-			o.Err, o.Is = errMeddled, policy.Failed|policy.Status5xx
+			o.Err, o.Conditions = errMeddled, policy.Failed|policy.Status5xx
 			time.Sleep(20 * time.Millisecond)
 		case 7:
 			o.OnEnd(c, func(*policy.Call, *policy.Outcome) { panic("a hook") })
@@ -328,7 +328,7 @@ type arrival struct {
 
 // run makes attempt n. An attempt that panics or ends its goroutine has failed.
 func (r *race) run(ctx context.Context, n int, next policy.Func) {
-	o := &policy.Outcome{Err: errMeddled, Is: policy.Failed}
+	o := &policy.Outcome{Err: errMeddled, Conditions: policy.Failed}
 	defer func() {
 		_ = recover()
 		r.came <- arrival{n, o}

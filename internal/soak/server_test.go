@@ -24,7 +24,7 @@ import (
 	"github.com/pillion-go/pillion/tracing"
 )
 
-// TestServer has misbehaving clients, and misbehaving handlers under the policies of a service.
+// TestServer runs misbehaving clients, and misbehaving handlers under the policies of a service.
 func TestServer(t *testing.T) {
 	soak(t, func(r *round) {
 		s := newService(r)
@@ -37,7 +37,7 @@ func TestServer(t *testing.T) {
 	})
 }
 
-// service is what the clients of a round call.
+// service is the service that the clients of a round call.
 type service struct {
 	*round
 	front   *guarded
@@ -107,7 +107,7 @@ func (l countingListener) Accept() (net.Conn, error) {
 	return &served{TCPConn: conn.(*net.TCPConn), ended: sync.OnceFunc(func() { l.ledger.free(kind) })}, nil
 }
 
-// served is a connection of a server, with all that a *net.TCPConn can do.
+// served is a connection of a server, with all methods of a *net.TCPConn.
 type served struct {
 	*net.TCPConn
 	ended func()
@@ -418,7 +418,7 @@ func (s *service) connect(d dice, protocol string) (net.Conn, *net.TCPConn) {
 	return conn, raw
 }
 
-// hangUp ends a connection, now or at the end of the storm.
+// hangUp ends a connection, immediately or at the end of the storm.
 func (r *round) hangUp(conn net.Conn, raw *net.TCPConn, d dice) {
 	switch d.IntN(4) {
 	case 0:

@@ -20,12 +20,12 @@ import (
 	"github.com/pillion-go/pillion/tracing"
 )
 
-// patience bounds each wait of a round. It is long, for a busy machine, and nothing checks
-// how long a wait took.
+// patience bounds each wait of a round. It is long because the machine may be busy; no check
+// depends on how long a wait took.
 const patience = 30 * time.Second
 
-// TestMain silences the reports of panics, which the soaks cause. It keeps the transports that
-// upstreams make from asking a name server.
+// TestMain silences the reports of the panics that the soaks cause. It makes the transports of
+// upstreams resolve names without a name server.
 func TestMain(m *testing.M) {
 	slog.SetDefault(slog.New(slog.DiscardHandler))
 	http.DefaultTransport.(*http.Transport).DialContext = dial
@@ -47,7 +47,7 @@ func soak(t *testing.T, storm func(r *round)) {
 	t.Logf("%d calls in %d rounds from seed %d on", calls, seed-first, first)
 }
 
-// duration is the duration of each soak: PILLION_SOAK, or two seconds.
+// duration returns the duration of each soak: PILLION_SOAK, or two seconds.
 func duration(t *testing.T) time.Duration {
 	t.Helper()
 	text := os.Getenv("PILLION_SOAK")
@@ -61,7 +61,7 @@ func duration(t *testing.T) time.Duration {
 	return d
 }
 
-// firstSeed is the seed of the first round: PILLION_SOAK_SEED, or a random one.
+// firstSeed returns the seed of the first round: PILLION_SOAK_SEED, or a random one.
 func firstSeed(t *testing.T) uint64 {
 	t.Helper()
 	text := os.Getenv("PILLION_SOAK_SEED")
@@ -91,10 +91,10 @@ func newDice(numbers ...uint64) dice {
 // once reports true one time in n.
 func (d dice) once(n int) bool { return d.IntN(n) == 0 }
 
-// upTo is a duration from 0 to below limit.
+// upTo returns a duration from 0 to below limit.
 func (d dice) upTo(limit time.Duration) time.Duration { return time.Duration(d.Int64N(int64(limit))) }
 
-// between is a duration from low to below high.
+// between returns a duration from low to below high.
 func (d dice) between(low, high time.Duration) time.Duration { return low + d.upTo(high-low) }
 
 // headers sets about one in n of the headers that are named with a value each.
@@ -163,7 +163,7 @@ func wantNoGoroutines(t *testing.T, before goleak.Option) {
 	t.Errorf("goroutines are left: %v", err)
 }
 
-// leave postpones something to the end of the storm, such as closing a body.
+// leave postpones a function to the end of the storm, such as closing a body.
 func (r *round) leave(what func()) {
 	r.mu.Lock()
 	over := r.over
@@ -195,7 +195,7 @@ func (r *round) storm(calls, width int, call func(n uint64, d dice)) {
 		slots <- struct{}{}
 		running.Go(func() {
 			defer func() {
-				_ = recover() // it is in the call's record
+				_ = recover() // the call's record contains it
 				<-slots
 			}()
 			call(n, newDice(r.seed, n))

@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// upload is a request body that misbehaves in the middle. It is counted in its call's record while it is open.
+// upload is a request body that misbehaves in the middle. Its call's record counts it while it is
+// open.
 type upload struct {
 	dice
 	record  *record

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Records what Envoy 1.40.0's admin page shows after some calls, for the tests of
-# this package: every form of the page, for the statistics that the library counts.
+# this package: every format of the page, for the statistics that the library counts.
 #
 #   PILLION_ENVOY=/path/to/envoy ./record.sh
 set -euo pipefail

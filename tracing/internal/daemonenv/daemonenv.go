@@ -1,11 +1,11 @@
-// Package daemonenv keeps a daemon address that cannot be understood from ending
-// the program before main: the X-Ray SDK reads AWS_XRAY_DAEMON_ADDRESS while its
-// packages are initialised, and panics when it does not like what it finds.
+// Package daemonenv prevents an invalid daemon address from ending the program before main:
+// the X-Ray SDK reads AWS_XRAY_DAEMON_ADDRESS while its packages are initialized, and
+// panics if the value is invalid.
 //
-// This package is initialised before the SDK's package xray is, because it imports
-// less: Go initialises a package as soon as all that it imports is, in the order of
-// import paths, and xray has to wait for google.golang.org/grpc, which sorts behind
-// this package. A test starts a process to see it.
+// This package is initialized before the SDK's package xray, because it has fewer imports:
+// Go initializes a package as soon as all its imports are initialized, in the order of
+// import paths, and xray has to wait for google.golang.org/grpc, which sorts after this
+// package. A test starts a process to verify this.
 package daemonenv
 
 import (
@@ -14,14 +14,14 @@ import (
 	"github.com/aws/aws-xray-sdk-go/v2/daemoncfg"
 )
 
-// Variable is what the SDK reads.
+// Variable is the environment variable that the SDK reads.
 const Variable = "AWS_XRAY_DAEMON_ADDRESS"
 
-//nolint:gochecknoglobals // it must happen while packages are initialised, and is written once
+//nolint:gochecknoglobals // it is set once, while packages are initialized
 var hidden = hide()
 
-// hide takes a value that the SDK would panic at out of the environment. A value
-// that the SDK accepts stays, for the programs that use the SDK by themselves.
+// hide removes from the environment a value at which the SDK would panic. A value that the
+// SDK accepts stays, for programs that use the SDK directly.
 func hide() string {
 	value := os.Getenv(Variable)
 	if value == "" || accepted() {
@@ -33,17 +33,17 @@ func hide() string {
 	return value
 }
 
-// accepted asks the SDK's own reader.
+// accepted reports whether the SDK accepts the value.
 func accepted() bool {
 	_, err := daemoncfg.GetDaemonEndpointsFromEnv()
 	return err == nil
 }
 
-// Restore puts a hidden value back, once the SDK has been initialised. It gives
-// the value, "" when nothing was hidden.
+// Restore puts a hidden value back after the SDK has been initialized. It returns the
+// value, or "" if nothing was hidden.
 func Restore() string {
 	if hidden != "" && os.Getenv(Variable) == "" {
-		_ = os.Setenv(Variable, hidden) // it was there before
+		_ = os.Setenv(Variable, hidden) // the value was set before
 	}
 	return hidden
 }

@@ -168,7 +168,7 @@ def message = pick('inside', 'later', 'ü', "boom #{$messages += 1}", 'a "quoted
 
 def fail_op = chance(0.8) ? {'op' => 'raise', 'message' => message, 'class' => pick('Boom', 'ArgumentError', 'NotImplementedError')} : {'op' => 'deep_raise', 'depth' => pick(3, 50, 300, 500), 'message' => message}
 
-# ops are operations; seg says what they are carried out on: nil, :segment or :sub.
+# ops are operations; seg is the segment on which they are executed: nil, :segment or :sub.
 def ops(depth, seg, max = 3)
   some(max) { op(depth, seg) }
 end

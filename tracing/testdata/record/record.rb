@@ -1,10 +1,10 @@
-# Records what the Ruby gem aws-xray does with inputs of the kinds in ../golden/README.md.
+# Records the outputs of the Ruby gem aws-xray for inputs of the kinds in ../golden/README.md.
 #
 #   ruby -I aws-xray/lib record.rb < inputs.json > recordings.json
 #
 # It needs the gem's source (cookpad/aws-xray, commit 7406105), Rack 2.2 and Faraday 1.1. Input and
 # output are {"group", "cases": [{"id", "kind", "config", "input"}]}; the output's cases have
-# "output" too. Each case runs in a process of its own.
+# "output" too. Each case runs in a separate process.
 require 'json'
 require 'socket'
 require 'timeout'
@@ -14,7 +14,7 @@ APP = File.basename(__FILE__)
 
 class Boom < StandardError; end
 
-# special makes of a case's value the one that is meant.
+# special converts a value of a case to the value that it describes.
 def special(v)
   case v
   when Array then v.map {|e| special(e) }
@@ -33,7 +33,7 @@ def special(v)
   end
 end
 
-# Normalise numbers ids and takes out what differs from run to run.
+# Normalise numbers ids and removes the parts that differ from run to run.
 class Normalise
   def initialize(input)
     @given = JSON.generate(input).delete(' ')
@@ -168,7 +168,7 @@ def run_annotation(c)
   {'pairs' => r.map {|k, v| [k.to_s, v.is_a?(Float) && !v.finite? ? {'float' => v.to_s} : v] }, 'json' => json}
 end
 
-# run_env loads the gem, which reads the environment then.
+# run_env loads the gem, which reads the environment when it is loaded.
 def run_env(c)
   ENV.update(c['input']['env'])
   require 'aws/xray'
@@ -351,7 +351,7 @@ class Runner
     conn.run_request((op['method'] || 'GET').downcase.to_sym, op['path'] || '/', op['body'], special(op['headers'] || {})).status
   end
 
-  # patience is how long a call may take: short where no response comes.
+  # patience is the timeout of a call. It is short if no response will arrive.
   def patience(op) = op.dig('server', 'behaviour') == 'timeout' ? 0.3 : 30
 
   # serve runs a server for one call.
@@ -463,7 +463,7 @@ def packet(p, input)
    'document' => Normalise.new(input).document(JSON.parse(doc)), 'ascii_only' => p.ascii_only?}
 end
 
-# in_process runs the block in a process of its own.
+# in_process runs the block in a separate process.
 def in_process
   r, w = IO.pipe
   pid = fork do

@@ -1,0 +1,102 @@
+package fault
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/metrics"
+	"github.com/pillion-go/pillion/policy"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// kitchen is an upstream that counts its requests, with its statistics.
+type kitchen struct {
+	*pillion.Upstream
+	registry *metrics.Registry
+	requests atomic.Int64
+	reply    func(*http.Request) (*http.Response, error) // nil for a 200
+}
+
+// newKitchen puts an upstream that is called recipes under policies. The first stands outside of
+// metrics.
+func newKitchen(t *testing.T, policies ...policy.Policy) *kitchen {
+	t.Helper()
+	registry, err := metrics.NewRegistry(metrics.Settings{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, err := pillion.New("recipes", slices.Insert(policies, 1, policy.Policy(metrics.Config{Registry: registry}))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &kitchen{Upstream: u, registry: registry}
+}
+
+// RoundTrip is the upstream's side.
+func (k *kitchen) RoundTrip(req *http.Request) (*http.Response, error) {
+	k.requests.Add(1)
+	if k.reply != nil {
+		return k.reply(req)
+	}
+	return response(req, 200, strings.NewReader("soup")), nil
+}
+
+func response(req *http.Request, code int, body io.Reader) *http.Response {
+	return &http.Response{
+		StatusCode: code, ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Request: req,
+		Body: io.NopCloser(body), ContentLength: -1,
+	}
+}
+
+// get makes a call whose request has the headers, name and value in turn.
+func (k *kitchen) get(ctx context.Context, headers ...string) (*http.Response, *pillion.Info, error) {
+	ctx, info := pillion.WithInfo(ctx)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://recipes/1", nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Add(headers[i], headers[i+1])
+	}
+	resp, err := k.Transport(k).RoundTrip(req)
+	return resp, info, err
+}
+
+// status makes a call, reads its response to the end, and returns the status.
+func (k *kitchen) status(t *testing.T, headers ...string) int {
+	t.Helper()
+	resp, _, err := k.get(t.Context(), headers...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, resp.Body)
+	_ = resp.Body.Close()
+	return resp.StatusCode
+}
+
+// stats returns the statistics whose names contain a word, by what follows "cluster.recipes.".
+// Zeros are left out.
+func (k *kitchen) stats(t *testing.T, word string) map[string]int {
+	t.Helper()
+	w := httptest.NewRecorder()
+	metrics.Handler(k.registry).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/stats", nil))
+	found := map[string]int{}
+	for line := range strings.Lines(w.Body.String()) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		if n, err := strconv.Atoi(value); err == nil && n != 0 && strings.Contains(name, word) {
+			found[strings.TrimPrefix(name, "cluster.recipes.")] = n
+		}
+	}
+	return found
+}

@@ -1,0 +1,46 @@
+package hedge_test
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"sync/atomic"
+	"time"
+
+	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/hedge"
+)
+
+// The first attempt hangs. The second one is sent after 20ms, and its response is the result.
+func ExampleConfig() {
+	recipes, err := pillion.New("recipes", hedge.Config{Delay: 20 * time.Millisecond})
+	if err != nil {
+		log.Fatal(err)
+	}
+	var attempts atomic.Int32
+	cook := func(ctx context.Context) (string, error) {
+		if attempts.Add(1) == 1 {
+			<-ctx.Done()
+			return "", ctx.Err()
+		}
+		return "soup", nil
+	}
+	ctx := pillion.WithIdempotent(context.Background()) // it may run twice
+	soup, err := pillion.Do(ctx, recipes, cook)
+	fmt.Println(soup, err, attempts.Load())
+	// Output:
+	// soup <nil> 2
+}
+
+// Calls that take longer than 99 % of the upstream's are sent twice, but no more than 2 for each 100
+// calls.
+func ExampleConfig_percentile() {
+	recipes, err := pillion.New("recipes", hedge.Config{Percentile: 99, Budget: &hedge.Budget{Percent: 2}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	soup, err := pillion.Do(context.Background(), recipes, func(context.Context) (string, error) { return "soup", nil })
+	fmt.Println(soup, err)
+	// Output:
+	// soup <nil>
+}

@@ -1,0 +1,157 @@
+package racing
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/policy"
+)
+
+// runs is a policy that runs two attempts, and lets the test choose.
+type runs func(r *Race, first, second *policy.Call) *policy.Outcome
+
+func (runs) Place() policy.Place { return policy.Place{Rank: policy.Hedges} }
+
+func (f runs) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
+	b.Require(policy.Needs{Cancel: true})
+	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
+		r := Start(ctx, next)
+		defer r.End()
+		second := c.Next()
+		r.Run(c)
+		r.Run(second)
+		return f(r, c, second)
+	}, nil
+}
+
+// call calls work under the policy.
+func call(t *testing.T, f runs, work func(ctx context.Context) (string, error)) (string, error) {
+	t.Helper()
+	u, err := pillion.New("recipes", f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pillion.Do(t.Context(), u, work)
+}
+
+func receive(r *Race) Result {
+	result := <-r.Results()
+	r.Received(result)
+	return result
+}
+
+// TestChoose pins that the others are canceled, with a cause, and that it is known which run.
+func TestChoose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		n, causes := 0, []error{}
+		got, err := call(t, func(r *Race, first, second *policy.Call) *policy.Outcome {
+			if r.Running() != 2 || !r.Runs(first) || !r.Runs(second) {
+				t.Errorf("got %d attempts, want both", r.Running())
+			}
+			result := receive(r)
+			if r.Running() != 1 || r.Runs(result.Call) {
+				t.Errorf("got %d attempts after one was received", r.Running())
+			}
+			o := r.Choose(result)
+			select {
+			case <-r.Over():
+			default:
+				t.Error("the race is not over")
+			}
+			return o
+		}, func(ctx context.Context) (string, error) {
+			mu.Lock()
+			n++
+			quick := n == 1
+			mu.Unlock()
+			if quick {
+				return "soup", nil
+			}
+			<-ctx.Done()
+			mu.Lock()
+			defer mu.Unlock()
+			causes = append(causes, context.Cause(ctx))
+			return "", ctx.Err()
+		})
+		synctest.Wait()
+		if got != "soup" || err != nil || len(causes) != 1 || !errors.Is(causes[0], errLost) {
+			t.Errorf("got %q, %v and causes %v", got, err, causes)
+		}
+	})
+}
+
+// TestDrop pins that a result that is not chosen does not keep the others from being.
+func TestDrop(t *testing.T) {
+	var mu sync.Mutex
+	n := 0
+	got, err := call(t, func(r *Race, _, _ *policy.Call) *policy.Outcome {
+		r.Drop(receive(r), 0)
+		return r.Choose(receive(r))
+	}, func(context.Context) (string, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		n++
+		return map[int]string{1: "first", 2: "second"}[n], nil
+	})
+	if got != "second" || err != nil {
+		t.Errorf("got %q and %v, want the second", got, err)
+	}
+}
+
+// TestReceived_goexit pins that an attempt that ends its goroutine ends the caller's, and cancels
+// the other.
+func TestReceived_goexit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			var mu sync.Mutex
+			n := 0
+			_, _ = call(t, func(r *Race, _, _ *policy.Call) *policy.Outcome { return r.Choose(receive(r)) }, func(ctx context.Context) (string, error) {
+				mu.Lock()
+				n++
+				first := n == 1
+				mu.Unlock()
+				if first {
+					runtime.Goexit()
+				}
+				<-ctx.Done()
+				return "", ctx.Err()
+			})
+			t.Error("the call returned")
+		}()
+		select {
+		case <-ended:
+		case <-time.After(time.Second):
+			t.Error("the caller waits")
+		}
+	})
+}
+
+// TestReceived_nil pins that a policy that returns nothing is named in the caller's goroutine.
+func TestReceived_nil(t *testing.T) {
+	u, err := pillion.New("recipes", runs(func(r *Race, _, _ *policy.Call) *policy.Outcome { return r.Choose(receive(r)) }), nothing{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if p := recover(); p != "pillion: recipes: a policy returned a nil Outcome" {
+			t.Errorf("got %v", p)
+		}
+	}()
+	_, _ = pillion.Do(t.Context(), u, func(context.Context) (int, error) { return 0, nil })
+}
+
+// nothing is a policy that breaks the contract.
+type nothing struct{}
+
+func (nothing) Wrap(*policy.Builder, policy.Func) (policy.Func, error) {
+	return func(context.Context, *policy.Call) *policy.Outcome { return nil }, nil
+}

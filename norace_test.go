@@ -1,5 +1,0 @@
-//go:build !race
-
-package pillion_test
-
-const raceEnabled = false

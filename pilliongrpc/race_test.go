@@ -1,5 +1,0 @@
-//go:build race
-
-package pilliongrpc_test
-
-const raceEnabled = true

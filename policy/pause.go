@@ -1,0 +1,41 @@
+package policy
+
+import (
+	"context"
+	"time"
+)
+
+// Pause delays the reader of the response by d, on behalf of a policy. Meanwhile neither the idle
+// limit nor the total limit runs, since the caller does not wait for the upstream. It returns early
+// with an error when closed is closed, or when ctx or the attempt's own context ends. It must be
+// called between [Stream.Await] and [Stream.Received], as the Read of a body is.
+func (s *Stream) Pause(ctx context.Context, d time.Duration, closed <-chan struct{}) error { //nolint:contextcheck // the attempt has its own
+	s.Received()
+	defer s.Await()
+	s.extend(d)
+	if s != nil && s.limited {
+		ctx = s.ctx
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-closed:
+		return errEnded
+	}
+}
+
+// extend moves the total limit of an open response by d.
+func (s *Stream) extend(d time.Duration) {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.deadline != 0 {
+		s.deadline = after(s.deadline, d)
+	}
+}

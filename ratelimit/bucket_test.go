@@ -1,0 +1,142 @@
+package ratelimit
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// model is a slow token bucket: it counts in tokens of which fill come in per, in exact integers.
+type model struct {
+	max, fill int64
+	per       time.Duration
+	units     int64 // of which per make a token
+	last      time.Duration
+}
+
+func (m *model) take(now time.Duration) bool {
+	m.units = min(m.max*int64(m.per), m.units+int64(now-m.last)*m.fill)
+	m.last = now
+	if m.units < int64(m.per) {
+		return false
+	}
+	m.units -= int64(m.per)
+	return true
+}
+
+// TestBucket compares the bucket with the model at random instants. They may differ where a token
+// comes in just that nanosecond.
+func TestBucket(t *testing.T) {
+	for _, tc := range []struct {
+		max, fill int
+		per       time.Duration
+	}{{1, 1, time.Minute}, {3, 3, 50 * time.Millisecond}, {100, 7, time.Second}, {1000, 1000, 50 * time.Millisecond}, {5, 1, time.Hour}} {
+		t.Run(fmt.Sprintf("%+v", tc), func(t *testing.T) {
+			random := rand.New(rand.NewPCG(1, 2))
+			r := TokenBucket{MaxTokens: tc.max, TokensPerFill: tc.fill, FillInterval: tc.per}.rate()
+			b := r.newBucket(0)
+			m := &model{max: int64(tc.max), fill: int64(tc.fill), per: tc.per, units: int64(tc.max) * int64(tc.per)}
+			each := float64(tc.per) / float64(tc.fill)
+			now, difference := time.Duration(0), 0
+			for range 20_000 {
+				now += time.Duration(random.ExpFloat64() * each)
+				got, want := b.take(r, now), m.take(now)
+				if got != want {
+					difference++
+					m.units -= int64(m.per) * map[bool]int64{true: 1, false: -1}[got]
+				}
+			}
+			if difference > 2 {
+				t.Errorf("got %d of 20,000 takes other than the model", difference)
+			}
+		})
+	}
+}
+
+// TestBucket_exact pins single instants.
+func TestBucket_exact(t *testing.T) {
+	r := TokenBucket{MaxTokens: 3, TokensPerFill: 3, FillInterval: 50 * time.Millisecond}.rate()
+	b := r.newBucket(0)
+	const third = 50 * time.Millisecond / 3
+	steps := []struct {
+		at   time.Duration
+		take bool
+		left int
+		wait time.Duration
+	}{
+		{0, true, 2, 0},
+		{0, true, 1, 0},
+		{0, true, 0, third + 1},
+		{0, false, 0, third + 1},
+		{third - 1, false, 0, 2},
+		{third + 1, true, 0, third + 1},
+		{50*time.Millisecond + 1, true, 1, 0},
+		{time.Hour, true, 2, 0},
+	}
+	for _, s := range steps {
+		if got := b.take(r, s.at); got != s.take {
+			t.Errorf("at %v: got %v, want %v", s.at, got, s.take)
+		}
+		if left, wait := b.left(r, s.at), b.wait(r, s.at); left != s.left || wait != s.wait {
+			t.Errorf("at %v: got %d left and a wait of %v, want %d and %v", s.at, left, wait, s.left, s.wait)
+		}
+		if full := b.full(r, s.at); full {
+			t.Errorf("at %v: it is full", s.at)
+		}
+	}
+	if !b.full(r, time.Hour+50*time.Millisecond) {
+		t.Error("it is not full again")
+	}
+}
+
+// TestBucket_concurrent pins that concurrent callers take no more than there is.
+func TestBucket_concurrent(t *testing.T) {
+	r := TokenBucket{MaxTokens: 1000, FillInterval: time.Hour}.rate()
+	b := r.newBucket(0)
+	var taken atomic.Int64
+	var callers sync.WaitGroup
+	for range 8 {
+		callers.Go(func() {
+			for range 500 {
+				if b.take(r, time.Second) {
+					taken.Add(1)
+				}
+			}
+		})
+	}
+	callers.Wait()
+	if n := taken.Load(); n != 1000 {
+		t.Errorf("got %d, want 1000", n)
+	}
+}
+
+// FuzzBucket takes at any instants, also such as go back. In any time no more is taken than the
+// bucket held and what came.
+func FuzzBucket(f *testing.F) {
+	f.Add(uint16(3), uint16(3), int64(50_000_000), []byte{0, 0, 1, 200, 3})
+	f.Add(uint16(0), uint16(1), int64(1_000_000_000), []byte{255, 255})
+	f.Fuzz(func(t *testing.T, most, fill uint16, per int64, steps []byte) {
+		if per < int64(shortestInterval) || per > int64(time.Hour) || fill == 0 {
+			return
+		}
+		r := rate{max: float64(most), tokens: float64(fill) / float64(per)}
+		b := r.newBucket(0)
+		now, latest, taken := time.Duration(0), time.Duration(0), 0
+		for _, s := range steps {
+			now += time.Duration(int8(s)) * time.Duration(per) / 16
+			latest = max(latest, now)
+			if left := b.left(r, now); left < 0 || left > int(most) {
+				t.Fatalf("got %d left of %d", left, most)
+			}
+			if b.take(r, now) {
+				taken++
+			}
+		}
+		if limit := float64(most) + r.at(latest) + 1e-3; float64(taken) > limit {
+			t.Errorf("got %d tokens in %v, want at most %v", taken, latest, limit)
+		}
+	})
+}
