@@ -8,7 +8,7 @@ import (
 )
 
 // Carrier is a [policy.Carrier] that sends HTTP requests, such as package cluster's. A policy
-// registers it with [policy.Builder.Carry]; it takes the place of the base of
+// registers it with [policy.Builder.Carry]; it replaces the base of
 // [Upstream.Transport].
 type Carrier interface {
 	policy.Carrier
@@ -30,7 +30,7 @@ func (u *Upstream) carried(base http.RoundTripper) http.RoundTripper {
 	return &transport{upstream: u, carrier: u.carrier, netHTTP: true, headerBytes: defaultHeaderBytes}
 }
 
-// superfluous is a base that was given to an upstream whose carrier has the connections.
+// superfluous is a base beside a carrier, which has the connections.
 type superfluous struct {
 	upstream string
 	base     http.RoundTripper
@@ -41,7 +41,7 @@ func (s superfluous) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req != nil && req.Body != nil {
 		_ = req.Body.Close() // the request is not sent
 	}
-	return nil, fmt.Errorf("pillion: %s: Transport was given a base, a %T, beside a cluster, which makes the connections itself; "+
+	return nil, fmt.Errorf("pillion: %s: Transport has a base, a %T, beside a cluster, which makes the connections; "+
 		"write Transport(nil), or leave out the cluster", s.upstream, s.base)
 }
 

@@ -26,8 +26,8 @@ var ErrClosed = errors.New("cluster: closed")
 // ErrNoHosts is wrapped by the error of [Cluster.WaitReady] if there is no host to call.
 var ErrNoHosts = errors.New("cluster: no hosts")
 
-// Cluster is a [Config] with its hosts and connections. As a policy it can be given to several
-// upstreams, such as several routes to one service: see [Cluster.Route]. Make one with [New]. It
+// Cluster is a [Config] with its hosts and connections. It is a policy: several upstreams, such as
+// several routes to one service, can share it: see [Cluster.Route]. Make one with [New]. It
 // is safe for concurrent use.
 type Cluster struct {
 	cfg      Config

@@ -91,7 +91,7 @@ type Endpoint struct {
 	// Address is where the host listens, as host:port. It is required, and may be there once.
 	Address string `json:"address"`
 
-	// Hostname is a name of the host. Consistent hashing can hash it in place of the address.
+	// Hostname is a name of the host. Consistent hashing can hash it instead of the address.
 	Hostname string `json:"hostname,omitempty"`
 
 	// Weight is the share of the calls, relative to the other hosts. Zero means 1, negative
@@ -169,9 +169,9 @@ type SlowStart struct {
 	MinWeightPercent float64 `json:"min_weight_percent,omitempty"`
 }
 
-// Config says to which hosts an upstream's calls go, and over what connections. It is a policy, to
-// stand inside all others; each upstream that it is given to has hosts and connections of its own:
-// see [New] for a cluster that several share. It mirrors Envoy's Cluster.
+// Config configures the hosts of an upstream's calls and the connections to them. It is a policy that
+// must be inside all others. Each upstream that uses it has separate hosts and connections; use [New]
+// for a cluster that several upstreams share. Mirrors Envoy's Cluster.
 type Config struct {
 	// Type says where the hosts come from. Empty means Static.
 	Type Type `json:"type,omitempty"`
@@ -192,7 +192,7 @@ type Config struct {
 	Maglev       MaglevConfig       `json:"maglev_lb_config,omitzero"`
 	SlowStart    SlowStart          `json:"slow_start_config,omitzero"`
 
-	// HashHostnames has consistent hashing hash the hostnames of hosts in place of their addresses.
+	// HashHostnames makes consistent hashing use the hostnames of hosts instead of their addresses.
 	// Mirrors consistent_hashing_lb_config.use_hostname_for_hashing.
 	HashHostnames bool `json:"use_hostname_for_hashing,omitempty"`
 
@@ -435,7 +435,7 @@ func (e *Endpoint) endpoint() balance.Endpoint {
 	}
 }
 
-// pool returns the configuration of a pool, apart from what each has of its own.
+// pool returns the configuration that all pools share.
 func (c *Config) pool() pool.Config {
 	return pool.Config{
 		ConnectTimeout:           c.ConnectTimeout,

@@ -126,7 +126,7 @@ func (r *route) unwait(p *pick) bool {
 	return true
 }
 
-// detach ends the use of a connection that a client of its own has.
+// detach ends the attempt's use of a connection that a protocol's client made.
 func (r *route) detach(p *pick) {
 	if p.on != nil {
 		p.on = nil
@@ -151,8 +151,8 @@ func (h *host) isGone() bool {
 	return h.gone
 }
 
-// Connect counts a connection that begins to be made. There is one of each client at a time, so it
-// is made also beyond the limit.
+// Connect counts a connection that begins to be made. Each client has one at a time, so it
+// is made even beyond the limit.
 func (h *host) Connect(p policy.Priority, drain func()) policy.HostConnection {
 	c := &connection{of: h, slots: h.lending.slots(p), began: time.Now()}
 	if c.slots == nil {
@@ -180,7 +180,7 @@ func (h *host) Connect(p policy.Priority, drain func()) policy.HostConnection {
 	return c
 }
 
-// connection is one that a client of its own makes.
+// connection is a connection that a protocol's client makes.
 type connection struct {
 	of     *host
 	slots  pool.Slots

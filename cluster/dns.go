@@ -58,7 +58,7 @@ type DNS struct {
 	Jitter time.Duration `json:"dns_jitter,omitempty"`
 
 	// FailureBase bounds the random time after a first failed lookup; the bound doubles with each
-	// further failure, up to FailureMax. Zero means RefreshRate after failures, too, and ten times
+	// failure after it, up to FailureMax. Zero means RefreshRate after failures, too, and ten times
 	// FailureBase for FailureMax. Mirrors dns_failure_refresh_rate.
 	FailureBase time.Duration `json:"base_interval,omitempty"`
 	FailureMax  time.Duration `json:"max_interval,omitempty"`
@@ -66,7 +66,7 @@ type DNS struct {
 	// Family says which addresses are used. Empty means FamilyAuto. Mirrors dns_lookup_family.
 	Family Family `json:"dns_lookup_family,omitempty"`
 
-	// Servers are DNS servers to use in place of the system's, as IP addresses with or without a
+	// Servers are DNS servers to use instead of the system's, as IP addresses with or without a
 	// port. Mirrors dns_resolvers.
 	Servers []string `json:"dns_resolvers,omitempty"`
 
@@ -77,7 +77,7 @@ type DNS struct {
 	// no_default_search_domain.
 	NoSearch bool `json:"no_default_search_domain,omitempty"`
 
-	// Lookup looks a name up in place of DNS. Network is "ip4" or "ip6". A [net.DNSError] with
+	// Lookup looks a name up instead of DNS. Network is "ip4" or "ip6". A [net.DNSError] with
 	// IsNotFound, as well as no address, means that there is none. Servers, UseTCP and NoSearch are
 	// an error beside it.
 	Lookup func(ctx context.Context, network, name string) ([]net.IPAddr, error) `json:"-"`
@@ -163,7 +163,7 @@ func (c *Cluster) startResolver() error {
 	return nil
 }
 
-// firstLookupsEnded lets those go on who wait for the hosts.
+// firstLookupsEnded lets the callers continue that wait for the hosts.
 func (c *Cluster) firstLookupsEnded() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -11,7 +11,7 @@
 //	)
 //	client := &http.Client{Transport: recipes.Transport(nil)}
 //
-// It stands inside all other policies, so that each attempt has a host of its own. The URL and the
+// It must be inside all other policies, so that it picks a host for each attempt. The URL and the
 // Host header of a request stay the caller's: the cluster alone decides where it goes.
 //
 // # Hosts

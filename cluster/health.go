@@ -18,7 +18,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// The values that stand for zero fields of a [HealthCheck]. Envoy has none of its own.
+// The values that stand for zero fields of a [HealthCheck]. Envoy has no defaults.
 const (
 	DefaultHealthTimeout      = time.Second
 	DefaultHealthInterval     = 10 * time.Second
@@ -218,7 +218,7 @@ func (h *HTTPHealthCheck) prober(t *pool.Template, scheme, address, hostname str
 	return p, nil
 }
 
-// probeTransport returns a transport of its own that connects as the cluster does.
+// probeTransport returns a separate transport that connects as the cluster does.
 func probeTransport(t *pool.Template) *http.Transport {
 	if t == nil {
 		return &http.Transport{}
@@ -338,7 +338,7 @@ func (s *stats) offerHealth(b *policy.Builder) {
 	}
 }
 
-// readied lets those go on who wait for the cluster, if it is ready. The caller holds mu.
+// readied lets the callers continue that wait for the cluster, if it is ready. The caller holds mu.
 func (c *Cluster) readied() {
 	if c.unchecked > 0 || c.unresolved {
 		return

@@ -27,8 +27,8 @@ type host struct {
 	uncheck func()          // ends the health checks
 
 	mu          sync.Mutex
-	gone        bool                   // no longer in the cluster: there are no further pools; guarded by mu
-	connections map[*connection]func() // of clients of their own, and how they drain; guarded by mu
+	gone        bool                   // no longer in the cluster: no more pools are made; guarded by mu
+	connections map[*connection]func() // that protocols' clients made, and how they drain; guarded by mu
 }
 
 func newHost(e balance.Endpoint, s *stats, l *lending) *host {
@@ -92,7 +92,7 @@ func (h *host) drain() {
 	h.drainConnections()
 }
 
-// drainConnections has the connections of clients of their own take no more calls.
+// drainConnections makes the connections of protocols' clients take no more calls.
 func (h *host) drainConnections() {
 	h.mu.Lock()
 	all := slices.Collect(maps.Values(h.connections))

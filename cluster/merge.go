@@ -20,7 +20,7 @@ func (w *mergeWindow) published(now time.Duration) {
 	w.last = now
 }
 
-// stop gives up a change that waits.
+// stop drops a change that waits.
 func (w *mergeWindow) stop() {
 	if w.timer != nil {
 		w.timer.Stop()

@@ -12,15 +12,14 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Route is what an upstream has of its own among those that share a [Cluster]. It mirrors what
-// Envoy keeps in RouteAction.
+// Route is what differs between upstreams that share a [Cluster]. Mirrors what Envoy keeps in
+// RouteAction.
 type Route struct {
 	// HashPolicy says what of a call is hashed, for RingHash and Maglev. Without one, and for a call
 	// of which nothing can be hashed, the host is drawn.
 	HashPolicy []HashPolicy `json:"hash_policy,omitempty"`
 
-	// HighPriority has calls use connections and limits of their own, apart from those of other
-	// upstreams. Mirrors priority: HIGH.
+	// HighPriority makes calls use separate connections and limits. Mirrors priority: HIGH.
 	HighPriority bool `json:"high_priority,omitempty"`
 }
 
@@ -68,7 +67,7 @@ func (d routed) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 	return r.call, nil
 }
 
-// otherHosts has retries use other hosts than the attempts before, unless a policy says otherwise.
+// otherHosts makes retries use other hosts than the attempts before, unless a policy says otherwise.
 func otherHosts() policy.HostSelection {
 	const attempts = 20
 	return policy.HostSelection{AvoidPrevious: true, MaxAttempts: attempts}
@@ -127,7 +126,7 @@ type pick struct {
 	host     *host
 	began    time.Duration // on the cluster's clock; only for picks that look at it
 	attached bool
-	waiting  bool         // for a connection of a client of its own
+	waiting  bool         // for a connection that a protocol's client makes
 	on       *connection  // that it has
 	limit    *streamLimit // nil for none
 	reported bool         // the response headers were reported to the detector
@@ -210,7 +209,7 @@ func (r *route) pick(c *policy.Call) *host {
 // must not attract calls.
 const failureLatency = time.Second
 
-// timed tells the balancer how long the host took to respond.
+// timed reports to the balancer how long the host took to respond.
 func (r *route) timed(p *pick, o *policy.Outcome) {
 	if !r.cluster.balancer.UsesTime() || o.Has(policy.Refused|policy.Cancelled|policy.Invalid) {
 		return
@@ -245,7 +244,7 @@ func (r *route) malformed(p *pick, end *policy.Outcome) {
 	}
 }
 
-// resetStream counts what ended a stream on a connection of a client of its own.
+// resetStream counts what ended a stream on a connection that a protocol's client made.
 func (r *route) resetStream(p *pick, end *policy.Outcome) {
 	if p.on == nil {
 		return

@@ -86,7 +86,7 @@ func (s *stats) Observe(e pool.Event, n int64) {
 	}
 }
 
-// record hands a value to those who show the histogram.
+// record passes a value to the functions that show the histogram.
 func (s *stats) record(e pool.Event, value uint64) {
 	if shown := s.histograms[e].Load(); shown != nil {
 		for _, record := range *shown {
@@ -107,7 +107,7 @@ func (s *stats) shows(e pool.Event, record func(uint64)) {
 	s.histograms[e].Store(&all)
 }
 
-// members tells of the hosts, and of their health by now. Picks may honor it later.
+// members counts the hosts, and their current health. Picks may honor it later.
 func (s *stats) members(hosts []*host) {
 	var healthy, degraded, excluded, heaviest uint64
 	for _, h := range hosts {
@@ -131,7 +131,7 @@ func (s *stats) members(hosts []*host) {
 	s.lb[maxHostWeight].Store(heaviest)
 }
 
-// tables tells of the tables that picks use from now on.
+// tables counts the entries of the tables that picks use from now on.
 func (s *stats) tables(lb balance.Stats) {
 	s.lb[ringSize].Store(lb.Ring.Size)
 	s.lb[ringMinHashes].Store(lb.Ring.MinHashesPerHost)

@@ -73,7 +73,7 @@ type TLS struct {
 	// match_typed_subject_alt_names.
 	SANs []SANMatcher `json:"match_typed_subject_alt_names,omitempty"`
 
-	// VerifySNI demands the name that was sent as SNI from the certificate, in place of SANs. It
+	// VerifySNI demands the name that was sent as SNI from the certificate, instead of SANs. It
 	// needs CA. Mirrors auto_sni_san_validation.
 	VerifySNI bool `json:"auto_sni_san_validation,omitempty"`
 

@@ -13,7 +13,7 @@ type offered struct {
 	of   any
 }
 
-// offer shows a statistic that a policy offers. A gauge takes the place of another one of that
+// offer shows a statistic that a policy offers. A gauge replaces an earlier one of that
 // name; a counter is added to it. What has an owner is shown once, however many upstreams offer
 // it, and is added to what is counted here under that name.
 func (c *ClusterStats) offer(s policy.Stat) error {

@@ -45,7 +45,7 @@ func connectorOf(u *pillion.Upstream) policy.Connector {
 }
 
 // hostOptions are the options of a connection whose calls go to the hosts of clusters: a resolver
-// that finds nothing, for every target, and a balancer that obeys the policies.
+// that finds nothing, for every target, and a balancer that honors the policies.
 func hostOptions(r pillion.Resolver) []grpc.DialOption {
 	registerHosts()
 	connect := 20 * time.Second // gRPC's own
@@ -113,7 +113,7 @@ type hostConn struct {
 	sub   balancer.SubConn
 
 	ready bool  // guarded by mu of hosts
-	err   error // why it could not be made; guarded likewise
+	err   error // why it could not be made; guarded by mu of hosts
 }
 
 // ride is what an attempt that goes to the host of a cluster has to do with it.

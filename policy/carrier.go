@@ -6,7 +6,7 @@ import (
 	"github.com/pillion-go/pillion/envoy"
 )
 
-// Carrier sends the attempts of an upstream over connections of its own. A policy registers one
+// Carrier sends the attempts of an upstream over its own connections. A policy registers one
 // with [Builder.Carry]; the adapter of a protocol finds its own interface in it.
 type Carrier interface {
 	// Carries reports whether attempts of the protocol go over the carrier's connections.
@@ -36,7 +36,7 @@ func (c *Call) Carried() bool {
 	return carrier != nil && carrier.Carries(c.Request().Protocol)
 }
 
-// Priority is the priority of an upstream's calls. Each has connections and limits of its own.
+// Priority is the priority of an upstream's calls. Each has separate connections and limits.
 // Mirrors Envoy's RoutingPriority.
 type Priority uint8
 
@@ -159,7 +159,7 @@ type Host interface {
 	Connect(p Priority, drain func()) HostConnection
 }
 
-// HostConnection is told of a connection to a [Host]: first Ready or Failed, and after Ready
+// HostConnection receives what happens to a connection to a [Host]: first Ready or Failed, and after Ready
 // Closed. Each is called once at most.
 type HostConnection interface {
 	Ready()

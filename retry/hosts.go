@@ -8,7 +8,7 @@ import (
 )
 
 // Hosts says which hosts of a cluster the retries of a call avoid. The zero value avoids none,
-// which is what Envoy does unless it is told otherwise.
+// which is Envoy's default.
 type Hosts struct {
 	// PreviousHosts avoids the hosts of the attempts before. Mirrors the retry host predicate
 	// previous_hosts.

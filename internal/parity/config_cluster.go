@@ -72,11 +72,10 @@ type (
 	}
 )
 
-// fields of typed_extension_protocol_options.
+// protocolOptions is the one extension in typed_extension_protocol_options that is understood.
 const protocolOptions = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
-// number is a number in the form in which 0 stands for the default; ours, if there is none, is
-// Envoy's.
+// made converts the outlier detection.
 func (o *envoyOutlier) made() *cluster.Outlier {
 	if o == nil {
 		return nil
@@ -172,7 +171,7 @@ func (f *fragments) hosts(s *Scenario, made *cluster.Config) error {
 	return nil
 }
 
-// at gives the hosts their addresses.
+// at sets the addresses of the hosts.
 func at(c cluster.Config, addresses Addresses) cluster.Config {
 	c.Endpoints = slices.Clone(c.Endpoints)
 	for i := range c.Endpoints {

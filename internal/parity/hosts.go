@@ -25,7 +25,7 @@ func (c *Case) compareRenamed(want view, have Observed) (fewest []Difference) {
 	return fewest
 }
 
-// renamed gives the hosts from the names to.
+// renamed returns o with the hosts named to instead of from.
 func (o Observed) renamed(from, to []string) *Observed {
 	o.Attempts = slices.Clone(o.Attempts)
 	for i := range o.Attempts {
