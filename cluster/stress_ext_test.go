@@ -47,11 +47,12 @@ func moody(w http.ResponseWriter, r *http.Request) {
 // endpoints change. Everything is given back in the end.
 func TestStress(t *testing.T) {
 	for _, protocol := range []cluster.Protocol{cluster.HTTP1, cluster.HTTP2} {
-		t.Run(string(protocol), func(t *testing.T) { stress(t, protocol) })
+		t.Run(string(protocol), func(t *testing.T) { stress(t, protocol, false) })
+		t.Run(string(protocol)+", hedged", func(t *testing.T) { stress(t, protocol, true) })
 	}
 }
 
-func stress(t *testing.T, protocol cluster.Protocol) {
+func stress(t *testing.T, protocol cluster.Protocol, hedge bool) {
 	t.Helper()
 	var addresses []string
 	for range 4 {
@@ -68,9 +69,9 @@ func stress(t *testing.T, protocol cluster.Protocol) {
 		Outlier: &cluster.Outlier{Consecutive5xx: 3, MaxEjectionPercent: 50, BaseEjectionTime: 20 * time.Millisecond, Interval: 5 * time.Millisecond},
 	})
 	stat := stats{}
-	u := upstream(t, metrics.Config{Registry: new(metrics.Registry)}, stat, timeout.Config{Total: time.Second, PerTry: 100 * time.Millisecond},
-		retry.Config{NumRetries: 2, BaseInterval: time.Millisecond}, limits.Config{MaxConnections: 8, MaxPendingRequests: 20, MaxRequests: 30}, c)
-	length := 2 * time.Second
+	u := upstream(t, metrics.Config{Registry: new(metrics.Registry)}, stat, timeout.Config{Total: time.Second, PerTry: 30 * time.Millisecond},
+		retry.Config{NumRetries: 2, BaseInterval: time.Millisecond, HedgeOnPerTryTimeout: hedge}, limits.Config{MaxConnections: 8, MaxPendingRequests: 20, MaxRequests: 30}, c)
+	length := time.Second
 	if s := os.Getenv("PILLION_STRESS"); s != "" {
 		length, _ = time.ParseDuration(s)
 	}

@@ -57,7 +57,7 @@ func stream(found find, hosted bool) grpc.StreamClientInterceptor {
 		if err := x.find(found); err != nil {
 			return nil, err
 		}
-		return x.begin() //nolint:contextcheck // x has it
+		return x.begin()
 	}
 }
 
