@@ -9,7 +9,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
-	"github.com/pillion-go/pillion/internal/race"
+	"github.com/pillion-go/pillion/internal/raceflag"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -22,7 +22,7 @@ func (blank) Close() error             { return nil }
 
 // TestAllocations pins what a call may allocate, in addition to its base.
 func TestAllocations(t *testing.T) {
-	if race.Enabled {
+	if raceflag.Enabled {
 		t.Skip("the race detector allocates")
 	}
 	open, err := breaker.New(breaker.Config{NonBreakCount: 1, Sleep: time.Hour})

@@ -28,7 +28,7 @@ import (
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
 	"github.com/pillion-go/pillion/envoy"
-	"github.com/pillion-go/pillion/internal/race"
+	"github.com/pillion-go/pillion/internal/raceflag"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/policy"
@@ -923,7 +923,7 @@ func TestHandler_countsAfterwards(t *testing.T) {
 
 // TestHandler_allocations pins what serving a request may allocate, in addition to the handler.
 func TestHandler_allocations(t *testing.T) {
-	if race.Enabled {
+	if raceflag.Enabled {
 		t.Skip("the race detector allocates")
 	}
 	limited := []pillion.Policy{timeout.Config{Total: time.Hour}, limits.Config{}, breaker.Config{}}

@@ -14,7 +14,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
-	"github.com/pillion-go/pillion/internal/race"
+	"github.com/pillion-go/pillion/internal/raceflag"
 )
 
 func TestOpenError(t *testing.T) {
@@ -239,7 +239,7 @@ func TestAllocations(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			if tt.upstream && race.Enabled {
+			if tt.upstream && raceflag.Enabled {
 				t.Skip("the race detector makes pools drop their contents")
 			}
 			if got := testing.AllocsPerRun(200, tt.call); got != 0 {

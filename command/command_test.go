@@ -22,7 +22,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
-	"github.com/pillion-go/pillion/internal/race"
+	"github.com/pillion-go/pillion/internal/raceflag"
 	"github.com/pillion-go/pillion/retry"
 )
 
@@ -487,7 +487,7 @@ func cmpOr(a, b int) int {
 
 // TestAllocations bounds the allocations of a command. The race detector adds some.
 func TestAllocations(t *testing.T) {
-	if race.Enabled {
+	if raceflag.Enabled {
 		t.Skip("allocations are not those of a real program under the race detector")
 	}
 	s, ctx := service(t, ServiceConfig{}), context.Background()

@@ -11,7 +11,7 @@ import (
 
 	gocmp "github.com/google/go-cmp/cmp"
 
-	"github.com/pillion-go/pillion/internal/race"
+	"github.com/pillion-go/pillion/internal/raceflag"
 )
 
 // TestRules_randomTraces checks the rules on random traces: the model of the gem takes the
@@ -19,7 +19,7 @@ import (
 // A trace is left out if its result depends on which of several threads runs first.
 func TestRules_randomTraces(t *testing.T) {
 	traces := 250
-	if race.Enabled { // the model is one thread, and slow there
+	if raceflag.Enabled { // the model is one thread, and slow there
 		traces = 40
 	}
 	open, different := 0, 0

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pillion-go/pillion/internal/race"
+	"github.com/pillion-go/pillion/internal/raceflag"
 )
 
 // costly holds filters that take seconds for a hundred clusters, although their text and their
@@ -31,7 +31,7 @@ var costly = []string{
 func TestFilter_costs(t *testing.T) {
 	r := crowd(t, 300)
 	patterns := costly
-	if race.Enabled { // the race detector is many times slower
+	if raceflag.Enabled { // the race detector is many times slower
 		patterns = costly[:2]
 	}
 	paths := []string{"/stats?", "/stats?format=json&", "/stats/prometheus?", "/stats?usedonly&type=Counters&"}

@@ -16,7 +16,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
-	"github.com/pillion-go/pillion/internal/race"
+	"github.com/pillion-go/pillion/internal/raceflag"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
@@ -188,7 +188,7 @@ func TestShared(t *testing.T) {
 
 // TestAllocations checks that counting does not allocate.
 func TestAllocations(t *testing.T) {
-	if race.Enabled {
+	if raceflag.Enabled {
 		t.Skip("the race detector allocates")
 	}
 	r := registry(t, Settings{})
@@ -235,7 +235,7 @@ func TestAllocations(t *testing.T) {
 func TestDay(t *testing.T) {
 	const callers = 64
 	calls := 10_000_000 / callers
-	if race.Enabled || testing.Short() {
+	if raceflag.Enabled || testing.Short() {
 		calls /= 20
 	}
 	r := registry(t, Settings{})

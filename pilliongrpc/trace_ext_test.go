@@ -16,7 +16,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
-	"github.com/pillion-go/pillion/internal/race"
+	"github.com/pillion-go/pillion/internal/raceflag"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/pilliongrpc"
@@ -143,7 +143,7 @@ func TestAllocations(t *testing.T) {
 	ctx, reply := context.Background(), &struct{ int }{}
 	invoke := func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error { return nil }
 	runtime.GC()
-	if got := testing.AllocsPerRun(1000, func() { _ = intercept(ctx, "/pkg.Svc/Method", reply, reply, nil, invoke) }); got > 6 && !race.Enabled {
+	if got := testing.AllocsPerRun(1000, func() { _ = intercept(ctx, "/pkg.Svc/Method", reply, reply, nil, invoke) }); got > 6 && !raceflag.Enabled {
 		t.Errorf("got %v allocations, want at most 6", got)
 	}
 }

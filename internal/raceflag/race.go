@@ -1,6 +1,6 @@
 //go:build race
 
-package race
+package raceflag
 
 // Enabled reports whether the race detector is built in.
 const Enabled = true
