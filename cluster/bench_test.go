@@ -12,6 +12,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/cluster"
+	"github.com/pillion-go/pillion/internal/raceflag"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/retry"
@@ -143,7 +144,7 @@ func BenchmarkCluster(b *testing.B) {
 // TestAllocations pins that all policies with a cluster allocate no more than a bare transport and
 // one.
 func TestAllocations(t *testing.T) {
-	if raceEnabled {
+	if raceflag.Enabled {
 		t.Skip("the race detector allocates")
 	}
 	bare := stubTransport()
