@@ -134,8 +134,10 @@ func tellSidecar(a *policy.Attempt) {
 }
 
 // Transport returns a round tripper that makes its calls through base, under the upstream's
-// policies. If base is nil, it uses a clone of [http.DefaultTransport] that belongs to this
-// upstream. As a function from RoundTripper to RoundTripper it composes with other middleware.
+// policies. If base is nil, it uses the hosts of the cluster among the policies (package cluster),
+// or without a cluster a clone of [http.DefaultTransport] that belongs to this upstream. With a
+// cluster base must be nil; otherwise each call fails. As a function from RoundTripper to
+// RoundTripper it composes with other middleware.
 //
 // It honors the contract of [http.RoundTripper]: it does not change the caller's request and header
 // map, it always closes the request's body, and a response of any status is no error. The
@@ -148,6 +150,9 @@ func tellSidecar(a *policy.Attempt) {
 func (u *Upstream) Transport(base http.RoundTripper) http.RoundTripper {
 	if u == nil {
 		panic("pillion: Transport of a nil Upstream")
+	}
+	if u.carrier != nil {
+		return u.carried(base)
 	}
 	if base == nil {
 		base = u.base()
@@ -184,9 +189,10 @@ func (u *Upstream) ownTransport() http.RoundTripper {
 // transport is an upstream over one base.
 type transport struct {
 	upstream *Upstream
-	base     http.RoundTripper
-	netHTTP  bool // base is an http.Transport, so that nothing else calls the hooks of a trace
-	h2c      bool // base uses HTTP/2 over connections without TLS
+	base     http.RoundTripper // nil beside a carrier
+	carrier  Carrier           // nil for none
+	netHTTP  bool              // base is an http.Transport, so that nothing else calls the hooks of a trace
+	h2c      bool              // base uses HTTP/2 over connections without TLS
 
 	headerBytes int64 // how many bytes the headers of a response may have
 
@@ -195,7 +201,7 @@ type transport struct {
 
 // CloseIdleConnections closes the idle connections of base, if it supports that.
 func (t *transport) CloseIdleConnections() {
-	if c, ok := t.base.(interface{ CloseIdleConnections() }); ok {
+	if c, ok := t.sender().(interface{ CloseIdleConnections() }); ok {
 		c.CloseIdleConnections()
 	}
 }

@@ -119,7 +119,7 @@ func (x *httpCall) closeUnsentBody() {
 func (x *httpCall) Request() policy.Request {
 	r := policy.Request{Protocol: policy.ProtocolHTTP, Method: x.method(), Authority: x.req.Host}
 	if u := x.req.URL; u != nil {
-		r.Path = u.Path
+		r.Path, r.Query = u.Path, u.RawQuery
 		if r.Authority == "" {
 			r.Authority = u.Host
 		}
@@ -148,7 +148,7 @@ func (x *httpCall) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome
 	if c.Observed() && req.URL != nil && c.Call().Endpoint() == "" {
 		c.Call().SetEndpoint(req.URL.Host)
 	}
-	resp, err := x.send(ctx, a, req)
+	resp, err := x.send(ctx, a, o, req)
 	if err != nil {
 		a.freeze()
 	}
@@ -159,16 +159,18 @@ func (x *httpCall) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome
 		if resp != nil && resp.Body != nil {
 			_ = resp.Body.Close() // a violation of RoundTripper's contract, but it would leak
 		}
-		o.Err = err
+		if o.Conditions == 0 { // else the carrier knows more
+			o.Err = err
+		}
 		return
 	}
 	x.responded(c, o, resp)
 }
 
-// send passes the request to the base. It watches a body that takes time to send.
-func (x *httpCall) send(ctx context.Context, a *httpAttempt, req *http.Request) (*http.Response, error) {
+// send passes the request to the base, or to the carrier. It watches a body that takes time to send.
+func (x *httpCall) send(ctx context.Context, a *httpAttempt, o *policy.Outcome, req *http.Request) (*http.Response, error) {
 	if a.source == nil {
-		return x.transport.base.RoundTrip(req)
+		return x.exchange(a, o, req)
 	}
 	a.of.BeginUpload()
 	x.watch(ctx, a)
@@ -178,7 +180,7 @@ func (x *httpCall) send(ctx context.Context, a *httpAttempt, req *http.Request) 
 			_ = a.source.Close()
 		}
 	}()
-	resp, err := x.transport.base.RoundTrip(req)
+	resp, err := x.exchange(a, o, req)
 	returned = true
 	if err == nil {
 		x.sending.Store(nil)
@@ -264,9 +266,9 @@ func attemptOf(c *policy.Attempt) *httpAttempt {
 func (x *httpCall) unusable(resp *http.Response) error {
 	switch {
 	case resp == nil:
-		return fmt.Errorf("pillion: %T returned neither a response nor an error", x.transport.base)
+		return fmt.Errorf("pillion: %T returned neither a response nor an error", x.transport.sender())
 	case resp.Body == nil && resp.ContentLength > 0 && x.method() != http.MethodHead:
-		return fmt.Errorf("pillion: %T returned a response with content length %d but a nil body", x.transport.base, resp.ContentLength)
+		return fmt.Errorf("pillion: %T returned a response with content length %d but a nil body", x.transport.sender(), resp.ContentLength)
 	}
 	return nil
 }

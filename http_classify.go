@@ -40,7 +40,7 @@ func (x *httpCall) failure(a *httpAttempt, o *policy.Outcome, err error) (policy
 	if seen.has(wireResent) {
 		err = errResent
 	}
-	is, detail := x.wireFailure(seen, early, err)
+	is, detail := x.wireFailure(a, seen, early, err)
 	if is == policy.Reset {
 		if fault := x.faultOfRequest(seen, err); fault != nil {
 			return policy.Invalid, nil, fault
@@ -70,7 +70,7 @@ func earlyFailure(is policy.Condition, detail *envoy.Detail) policy.Condition {
 
 // wireFailure classifies why there was no response. Unknown errors are classified as Reset, or as
 // ConnectFailure if there certainly was no connection.
-func (x *httpCall) wireFailure(seen wireState, early bool, err error) (policy.Condition, *envoy.Detail) {
+func (x *httpCall) wireFailure(a *httpAttempt, seen wireState, early bool, err error) (policy.Condition, *envoy.Detail) {
 	switch {
 	case err == errResent: //nolint:errorlint // nothing wraps it
 		return policy.Reset | policy.RefusedStream, envoy.RemoteRefusedStream
@@ -90,7 +90,7 @@ func (x *httpCall) wireFailure(seen wireState, early bool, err error) (policy.Co
 	switch {
 	case early && errors.Is(err, io.ErrUnexpectedEOF):
 		return policy.Reset, envoy.ConnectionTermination
-	case isMalformed(err) || (errors.Is(err, io.ErrUnexpectedEOF) && x.transport.speaksHTTP1(x.req)):
+	case isMalformed(err) || (errors.Is(err, io.ErrUnexpectedEOF) && x.speaksHTTP1(a)):
 		return policy.ProtocolError, envoy.MalformedResponse
 	case isInvalid(err):
 		return policy.Invalid, nil
@@ -98,10 +98,14 @@ func (x *httpCall) wireFailure(seen wireState, early bool, err error) (policy.Co
 	return policy.Reset, envoy.ConnectionTermination
 }
 
-// speaksHTTP1 reports whether req certainly goes out as HTTP/1. Then an unexpected EOF means that
+// speaksHTTP1 reports whether the attempt certainly used HTTP/1. Then an unexpected EOF means that
 // the response headers were cut short; for HTTP/2, net/http returns it for any closed connection.
-func (t *transport) speaksHTTP1(req *http.Request) bool {
-	base, ok := t.base.(*http.Transport)
+func (x *httpCall) speaksHTTP1(a *httpAttempt) bool {
+	if c := x.transport.carrier; c != nil {
+		return c.SpeaksHTTP1(a.of)
+	}
+	base, ok := x.transport.base.(*http.Transport)
+	req := x.req
 	return ok && req.URL != nil && req.URL.Scheme == "http" && (base.Protocols == nil || !base.Protocols.UnencryptedHTTP2())
 }
 
@@ -241,7 +245,7 @@ func isMalformed(err error) bool {
 
 // isInvalid recognizes a request that cannot be sent.
 func isInvalid(err error) bool {
-	return hasPrefix(err, "http: nil Request", "net/http: invalid", "net/http: can't write", "http2: invalid", "unsupported protocol scheme", "http2: unsupported scheme", "idna: ",
+	return hasPrefix(err, "http: nil Request", "net/http: invalid", "http: invalid header ", "http: invalid trailer ", "http: invalid method ", "net/http: can't write", "http2: invalid", "unsupported protocol scheme", "http2: unsupported scheme", "idna: ",
 		"http: no Host in request", "http: Request.ContentLength=", "http: ContentLength=", "http: invalid Host header", "invalid Trailer key",
 		"http: Request.Write on Request", "http2: request header list larger than peer's", "http2: Request.URL is nil",
 		"http2: request body larger than", "net/http: extended connect not supported", "http: Request.RequestURI")

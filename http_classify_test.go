@@ -83,7 +83,7 @@ func TestWireFailure(t *testing.T) {
 				t.Fatal(err)
 			}
 			x := &httpCall{transport: &transport{base: test.base}, req: req}
-			if is, detail := x.wireFailure(0, false, test.err); is != test.is || detail != test.detail {
+			if is, detail := x.wireFailure(&httpAttempt{}, 0, false, test.err); is != test.is || detail != test.detail {
 				t.Errorf("got %b, %v, want %b, %v", is, detail, test.is, test.detail)
 			}
 		})

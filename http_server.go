@@ -50,7 +50,7 @@ import (
 // [http.ResponseController]. Timeouts do not apply to a hijacked connection.
 //
 // Handler returns an error if u is not from [New], if next is nil, or if the policies retry or
-// hedge, which a server cannot.
+// hedge, which a server cannot, or include a cluster.
 func (u *Upstream) Handler(next http.Handler) (http.Handler, error) {
 	switch {
 	case u == nil || u.chain == nil:
@@ -59,6 +59,8 @@ func (u *Upstream) Handler(next http.Handler) (http.Handler, error) {
 		return nil, fmt.Errorf("upstream %q: pillion: Handler: nil handler", u.Name())
 	case u.chain.Repeats():
 		return nil, fmt.Errorf("upstream %q: pillion: Handler: a server cannot retry or hedge a request; leave out retry and hedge", u.Name())
+	case u.chain.Carrier() != nil:
+		return nil, fmt.Errorf("upstream %q: pillion: Handler: a server calls no host of a cluster; leave out cluster", u.Name())
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if w == nil || r == nil {

@@ -31,7 +31,7 @@ func TestImports(t *testing.T) {
 		"github.com/prometheus/": "Prometheus belongs to metrics alone",
 		"github.com/aws/":        "the X-Ray SDK belongs to tracing alone",
 	}
-	for _, pkg := range []string{".", "./policy", "./breaker", "./retry", "./timeout", "./limits", "./fault", "./ratelimit", "./hedge"} {
+	for _, pkg := range []string{".", "./policy", "./breaker", "./retry", "./timeout", "./limits", "./cluster", "./fault", "./ratelimit", "./hedge"} {
 		for _, dep := range imported(t, pkg) {
 			for prefix, why := range heavy {
 				if strings.HasPrefix(dep, prefix) {
@@ -46,7 +46,7 @@ func TestImports(t *testing.T) {
 // those to the engine, and from that to package envoy. Any package may import the others of this
 // list that are below it, and internal ones.
 func TestImports_direction(t *testing.T) {
-	policies := []string{"breaker", "retry", "timeout", "limits", "fault", "ratelimit", "hedge", "metrics", "tracing"}
+	policies := []string{"breaker", "retry", "timeout", "limits", "cluster", "fault", "ratelimit", "hedge", "metrics", "tracing"}
 	below := map[string][]string{"envoy": {}, "policy": {"envoy"}}
 	for _, pkg := range policies {
 		below[pkg] = []string{"envoy", "policy"}

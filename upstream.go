@@ -21,6 +21,7 @@ type Upstream struct {
 	calls        sync.Pool // of *httpCall
 	traces       sync.Pool // of *wireTrace
 	base         func() http.RoundTripper
+	carrier      Carrier // nil for none
 }
 
 // TransportOwner is a [Policy] that may replace the transport that [Upstream.Transport] creates for
@@ -43,6 +44,7 @@ func New(name string, policies ...Policy) (*Upstream, error) {
 		return nil, err
 	}
 	u := &Upstream{chain: chain}
+	u.carrier, _ = chain.Carrier().(Carrier)
 	for _, p := range chain.Policies() {
 		if h, ok := optionsOf(p); ok {
 			u.options, u.patientDrain = h.withDefaults(), h.DrainTime > 0

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 )
@@ -122,3 +123,12 @@ func driverOf(d driver.Driver) driver.Connector { return connector{d} }
 
 func (c connector) Connect(context.Context) (driver.Conn, error) { return c.of.Open("") }
 func (c connector) Driver() driver.Driver                        { return c.of }
+
+// hosts starts servers that respond with these statuses, for as long as the test binary runs.
+func hosts(statuses ...int) (addresses []string) {
+	for _, status := range statuses {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))
+		addresses = append(addresses, s.Listener.Addr().String())
+	}
+	return addresses
+}

@@ -159,7 +159,7 @@ var statistic = regexp.MustCompile("`((?:upstream_|retry_or_|circuit_breakers\\.
 // name in the source.
 func TestStatistics(t *testing.T) {
 	var source strings.Builder
-	for _, pattern := range []string{"../metrics/*.go", "../limits/*.go"} {
+	for _, pattern := range []string{"../metrics/*.go", "../limits/*.go", "../cluster/*.go", "../cluster/internal/pool/*.go"} {
 		files, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)

@@ -35,8 +35,8 @@ type DetailSpec struct {
 	Injected bool
 
 	// Unrouted means that no statistic of the upstream's responses counts the call, and that it has
-	// no attempts if it was refused. Mirrors a local reply of Envoy's connection manager or of a
-	// filter before the router.
+	// no attempts if it was refused. Mirrors a local reply of Envoy's connection manager, of a
+	// filter before the router, or of the router to a stream that took too long.
 	Unrouted bool
 
 	// Overloaded adds x-envoy-overloaded to the local reply.

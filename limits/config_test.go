@@ -11,7 +11,7 @@ import (
 )
 
 func TestConfigErrors(t *testing.T) {
-	const noPool = "not supported; leave it out"
+	const noPool = "there is no connection pool that it could limit; put a cluster.Config inside"
 	for _, tc := range []struct {
 		name string
 		cfg  Config

@@ -4,23 +4,29 @@ import "github.com/pillion-go/pillion/policy"
 
 // offer registers Envoy's circuit breaker gauges: rq_open and rq_retry_open are 1 while all slots
 // are taken, remaining_rq and remaining_retries are the numbers of free slots.
-func (l *limiter) offer(s *policy.Builder, c Config) {
-	const prefix = "circuit_breakers.default."
-	s.Stat(policy.Stat{Kind: policy.Gauge, Name: prefix + "rq_open", Read: func() uint64 { return flag(l.max > 0 && l.requests.Load() >= l.max) }})
-	s.Stat(policy.Stat{Kind: policy.Gauge, Name: prefix + "rq_retry_open", Read: func() uint64 { return flag(l.retriesOpen()) }})
-	if !c.TrackRemaining {
+func (l *limiter) offer(s *policy.Builder) {
+	s.Stat(
+		l.gauge("rq_open", func() uint64 { return flag(l.max > 0 && l.requests.Load() >= l.max) }),
+		l.gauge("rq_retry_open", func() uint64 { return flag(l.retriesOpen()) }),
+	)
+	if !l.cfg.TrackRemaining {
 		return
 	}
-	s.Stat(policy.Stat{Kind: policy.Gauge, Name: prefix + "remaining_rq", Read: func() uint64 { return remaining(l.max, l.requests.Load()) }})
-	if !c.limitsRetries() {
+	s.Stat(l.gauge("remaining_rq", func() uint64 { return remaining(l.max, l.requests.Load()) }))
+	if !l.cfg.limitsRetries() {
 		return
 	}
-	s.Stat(policy.Stat{Kind: policy.Gauge, Name: prefix + "remaining_retries", Read: func() uint64 {
-		if c.RetryBudget != nil {
+	s.Stat(l.gauge("remaining_retries", func() uint64 {
+		if l.cfg.RetryBudget != nil {
 			return 0
 		}
 		return remaining(l.most, l.retries.Load())
-	}})
+	}))
+}
+
+// gauge makes a statistic of the priority.
+func (l *limiter) gauge(name string, read func() uint64) policy.Stat {
+	return policy.Stat{Kind: policy.Gauge, Name: "circuit_breakers." + l.priority + "." + name, Read: read}
 }
 
 func flag(set bool) uint64 {

@@ -13,6 +13,11 @@
 // response body. A call holds no slot during back-offs. A retry holds a retry slot from the
 // decision to retry until its response headers arrive.
 //
+// Beside a cluster (package cluster) it limits the cluster's connection pools, as Envoy's
+// circuit breakers do: an attempt that finds no connection waits for one, while there is room for
+// another one that waits; and it takes its slot when it has a connection. The hosts of the cluster,
+// and all upstreams that are given the same [Limits], share the slots.
+//
 // Without MaxRetries and RetryBudget the retry policy's own budget applies, which counts calls
 // and retries over time. MaxRetries: DefaultMaxRetries is Envoy's default: it refuses retries to
 // a busy upstream even if few calls fail.
@@ -37,6 +42,8 @@ const Zero = -1
 // Envoy's default limits. They are also the defaults of a Config, except DefaultMaxRetries, which
 // must be set explicitly.
 const (
+	DefaultMaxConnections      = 1024
+	DefaultMaxPendingRequests  = 1024
 	DefaultMaxRequests         = 1024
 	DefaultMaxRetries          = 3
 	DefaultBudgetPercent       = 20.0
@@ -55,10 +62,19 @@ var Overflow = envoy.NewDetail(envoy.DetailSpec{
 	Body: "overflow", Reset: true, Overloaded: true, Counter: "upstream_rq_active_overflow",
 })
 
+// PendingOverflow is the detail of a call that max_pending_requests refused. It says the same as
+// [Overflow], and is counted as Envoy's upstream_rq_pending_overflow.
+//
+//nolint:gochecknoglobals // likewise
+var PendingOverflow = envoy.NewDetail(envoy.DetailSpec{
+	Text: "upstream_reset_before_response_started{overflow}", Flags: envoy.UO, Status: http.StatusServiceUnavailable,
+	Body: "overflow", Reset: true, Overloaded: true, Counter: "upstream_rq_pending_overflow",
+})
+
 // FullError is the error of a call that a limit refused.
 type FullError struct {
 	Upstream string
-	Limit    string // max_requests
+	Limit    string // max_requests or max_pending_requests
 	Max      int    // the limit's value
 }
 
@@ -97,13 +113,20 @@ type Config struct {
 	// RetryBudget, and absent with neither RetryBudget nor MaxRetries. Mirrors track_remaining.
 	TrackRemaining bool `json:"track_remaining,omitempty"`
 
-	// MaxConnections is not supported: the library has no connection pool. Any value other than
-	// zero is an error.
+	// MaxConnections is how many connections a cluster may have to all its hosts, those that are
+	// being made included. A host without a connection gets one nevertheless, so that its calls do
+	// not wait for nothing. Zero means 1024, the constant Zero allows no more than that one, any
+	// other negative value is an error. Without a cluster inside, any value but zero is an error.
 	MaxConnections int `json:"max_connections,omitempty"`
 
-	// MaxPendingRequests is not supported: the library has no connection pool. Any value other
-	// than zero is an error.
+	// MaxPendingRequests is how many attempts may wait for a connection of a cluster. Zero means
+	// 1024, the constant Zero lets none wait: an attempt that finds no idle connection is refused.
+	// Any other negative value is an error. Without a cluster inside, any value but zero is one.
 	MaxPendingRequests int `json:"max_pending_requests,omitempty"`
+
+	// High limits the calls of a cluster's routes whose priority is HIGH, with slots of their own.
+	// Nil means the defaults. Its High must be nil. Mirrors the thresholds of priority HIGH.
+	High *Config `json:"high,omitempty"`
 }
 
 // RetryBudget bounds concurrent retries to a share of the concurrent requests, with a minimum.
@@ -130,6 +153,9 @@ func (Config) Place() policy.Place {
 func (c Config) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 	l, err := New(c)
 	if err != nil {
+		if !isPooled(b) {
+			err = errors.Join(err, c.needsNoPool())
+		}
 		return nil, err
 	}
 	return l.Wrap(b, next)
@@ -137,17 +163,20 @@ func (c Config) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 
 // Limits holds limits and their counters. It is a policy: upstreams that use the same Limits, such
 // as several routes to one service, share its slots. It is safe for concurrent use.
-type Limits struct {
-	cfg     Config
-	limiter *limiter
-}
+type Limits struct{ limiters [2]*limiter } // by priority
 
 // New returns limits. Its error joins one error for each invalid field of cfg.
 func New(cfg Config) (*Limits, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	return &Limits{cfg, cfg.limiter()}, nil
+	high := Config{}
+	if cfg.High != nil {
+		high = *cfg.High
+	}
+	l := &Limits{[2]*limiter{cfg.limiter(), high.limiter()}}
+	l.limiters[policy.PriorityHigh].priority = "high"
+	return l, nil
 }
 
 var errUnmade = errors.New("limits: a *Limits was not made by New")
@@ -157,16 +186,30 @@ func (*Limits) Place() policy.Place { return Config{}.Place() }
 
 // Wrap wraps next with the limits.
 func (l *Limits) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
-	if l == nil || l.limiter == nil {
+	if l == nil || l.limiters[0] == nil {
 		return nil, errUnmade
 	}
-	return l.limiter.wrap(b, l.cfg, next), nil
+	if pool, ok := b.Carrier().(policy.Borrower); ok {
+		return l.lend(b, pool, next)
+	}
+	own := l.limiters[policy.PriorityDefault]
+	if err := own.cfg.needsNoPool(); err != nil {
+		return nil, err
+	}
+	own.offer(b)
+	return own.wrap(b, next), nil
 }
 
-func (l *limiter) wrap(s *policy.Builder, c Config, next policy.Func) policy.Func {
-	l.offer(s, c)
+// isPooled reports whether a policy inside has a connection pool.
+func isPooled(b *policy.Builder) bool {
+	_, ok := b.Carrier().(policy.Borrower)
+	return ok
+}
+
+// wrap puts the limits of one priority in an upstream.
+func (l *limiter) wrap(s *policy.Builder, next policy.Func) policy.Func {
 	call := l.guard(s.Upstream(), next)
-	if !c.limitsRetries() {
+	if !l.cfg.limitsRetries() {
 		return call
 	}
 	slot := s.Slot() // N is the result of addition for the attempt before a retry
@@ -178,11 +221,14 @@ func (l *limiter) wrap(s *policy.Builder, c Config, next policy.Func) policy.Fun
 	}
 }
 
-// guard holds a slot for each attempt.
+// guard holds a slot for each attempt, but for those to which a cluster's pool lends one.
 func (l *limiter) guard(upstream string, next policy.Func) policy.Func {
-	full := &FullError{Upstream: upstream, Limit: "max_requests", Max: int(l.max)} // made once, so that a refusal is cheap
+	full := l.full(upstream, policy.Requests) // made once, so that a refusal is cheap
 	release := func(*policy.Call, *policy.Outcome) { l.requests.Add(-1) }
 	return func(ctx context.Context, call *policy.Call) *policy.Outcome {
+		if call.Carried() {
+			return next(ctx, call)
+		}
 		if !l.acquire() {
 			return call.Refuse(full, Overflow)
 		}
@@ -202,30 +248,52 @@ func (l *limiter) guard(upstream string, next policy.Func) policy.Func {
 func (c Config) limitsRetries() bool { return c.MaxRetries != 0 || c.RetryBudget != nil }
 
 func (c Config) check() error {
-	var bad []error
+	bad := c.checkThresholds("limits: Config.")
+	if c.High == nil {
+		return errors.Join(bad...)
+	}
+	if c.High.High != nil {
+		bad = append(bad, errors.New("limits: Config.High.High: there is no third priority; leave it nil"))
+	}
+	return errors.Join(append(bad, c.High.checkThresholds("limits: Config.High.")...)...)
+}
+
+// checkThresholds returns what is wrong with the limits of one priority, whose fields are named
+// after prefix.
+func (c Config) checkThresholds(prefix string) (bad []error) {
 	negative := func(field string, value int) {
 		if value < 0 && value != Zero {
-			bad = append(bad, fmt.Errorf("limits: Config.%s: %d is negative", field, value))
+			bad = append(bad, fmt.Errorf("%s%s: %d is negative", prefix, field, value))
 		}
 	}
 	negative("MaxRequests", c.MaxRequests)
 	negative("MaxRetries", c.MaxRetries)
+	negative("MaxConnections", c.MaxConnections)
+	negative("MaxPendingRequests", c.MaxPendingRequests)
 	if b := c.RetryBudget; b != nil {
 		negative("RetryBudget.MinRetryConcurrency", b.MinRetryConcurrency)
-		bad = append(bad, b.checkPercent())
+		bad = append(bad, b.checkPercent(prefix+"RetryBudget.BudgetPercent"))
 	}
+	return bad
+}
+
+// needsNoPool returns what needs a cluster's connection pool.
+func (c Config) needsNoPool() error {
+	var bad []error
 	unsupported := func(field string, value int) {
 		if value != 0 {
-			bad = append(bad, fmt.Errorf("limits: Config.%s: %d: not supported; leave it out", field, value))
+			bad = append(bad, fmt.Errorf("limits: Config.%s: %d: there is no connection pool that it could limit; put a cluster.Config inside", field, value))
 		}
 	}
 	unsupported("MaxConnections", c.MaxConnections)
 	unsupported("MaxPendingRequests", c.MaxPendingRequests)
+	if c.High != nil {
+		bad = append(bad, errors.New("limits: Config.High: only a route of a cluster can have the priority HIGH; put a cluster inside"))
+	}
 	return errors.Join(bad...)
 }
 
-func (b *RetryBudget) checkPercent() error {
-	const field = "limits: Config.RetryBudget.BudgetPercent"
+func (b *RetryBudget) checkPercent(field string) error {
 	switch p := b.BudgetPercent; {
 	case p > 0 && p < 1:
 		return fmt.Errorf("%s: %v is below 1; write %v for %v percent", field, p, 100*p, 100*p)
@@ -235,8 +303,10 @@ func (b *RetryBudget) checkPercent() error {
 	return nil
 }
 
-// limiter counts concurrent requests and retries.
+// limiter counts concurrent requests and retries of one priority.
 type limiter struct {
+	cfg        Config
+	priority   string // in names of statistics
 	requests   atomic.Int64
 	retries    atomic.Int64
 	max        int64
@@ -244,13 +314,21 @@ type limiter struct {
 	retried    atomic.Bool // a budget allowed a retry that MaxRetries forbids
 	streams    atomic.Bool // the last response came over HTTP/2 or later
 	maxRetries func(requests int64) int64
+
+	// Of the connection pools of a cluster.
+	connections, pending       atomic.Int64
+	maxConnections, maxPending int64
+	connected                  atomic.Bool // a connection was made, beyond the limit perhaps
 }
 
 func (c Config) limiter() *limiter {
 	return &limiter{
-		max:        int64(orDefault(c.MaxRequests, DefaultMaxRequests)),
-		most:       int64(orDefault(c.MaxRetries, DefaultMaxRetries)),
-		maxRetries: c.retryLimit(),
+		cfg: c, priority: "default",
+		max:            int64(orDefault(c.MaxRequests, DefaultMaxRequests)),
+		most:           int64(orDefault(c.MaxRetries, DefaultMaxRetries)),
+		maxConnections: int64(orDefault(c.MaxConnections, DefaultMaxConnections)),
+		maxPending:     int64(orDefault(c.MaxPendingRequests, DefaultMaxPendingRequests)),
+		maxRetries:     c.retryLimit(),
 	}
 }
 
@@ -274,7 +352,7 @@ func (l *limiter) acquire() bool { return tryAcquire(&l.requests, l.max) }
 // acquireRetry takes a retry slot, if one is free. more is the number of requests to count in
 // addition to those that hold a slot.
 func (l *limiter) acquireRetry(more int64) bool {
-	ok := tryAcquire(&l.retries, l.maxRetries(l.requests.Load()+more))
+	ok := tryAcquire(&l.retries, l.maxRetries(l.requests.Load()+l.pending.Load()+more))
 	if ok && l.most == 0 {
 		l.retried.Store(true)
 	}

@@ -2,7 +2,6 @@ package metrics
 
 import (
 	"fmt"
-	"slices"
 	"sync"
 
 	"github.com/pillion-go/pillion/internal/report"
@@ -23,6 +22,7 @@ type ClusterStats struct {
 	rows     map[string]row               // by name after prefix; guarded by mu
 	answers  map[string]*ResponseCounters // by category; guarded by mu
 	conns    *conns                       // nil until something dials; guarded by mu
+	offers   map[offered]struct{}         // by policies, with an owner; guarded by mu
 	detached bool                         // removed from its registry: still counts, but is not shown
 }
 
@@ -63,7 +63,7 @@ func (r row) used() (used bool) {
 
 // read returns a number. It is not ok if the function of the statistic panics.
 func (r row) read() (n uint64, ok bool) {
-	if _, asks := r.num.(readCounter); r.kind == counterKind && !asks { // no function that could panic
+	if r.kind == counterKind && !asks(r.num) { // no function that could panic
 		return r.num.Value(), true
 	}
 	defer r.unread(func() { n, ok = 0, false })
@@ -93,21 +93,25 @@ func (c *ClusterStats) Name() string { return c.name }
 // Counter returns the counter with the given name.
 func (c *ClusterStats) Counter(name string) *Counter {
 	r := c.row(name, counterKind, func() row { return row{num: &Counter{}} })
-	n, ok := r.num.(*Counter)
-	if !ok {
-		panic(fmt.Sprintf("metrics: %s%s is a sum, which cannot be counted directly", c.prefix, name))
+	switch n := r.num.(type) {
+	case *Counter:
+		return n
+	case sumCounter:
+		return n.own
 	}
-	return n
+	panic(fmt.Sprintf("metrics: %s%s is a sum, which cannot be counted directly", c.prefix, name))
 }
 
 // Gauge returns the gauge with the given name.
 func (c *ClusterStats) Gauge(name string) *Gauge {
 	r := c.row(name, gaugeKind, func() row { return row{num: &Gauge{}} })
-	g, ok := r.num.(*Gauge)
-	if !ok {
-		panic(fmt.Sprintf("metrics: %s%s is read from a function", c.prefix, name))
+	switch g := r.num.(type) {
+	case *Gauge:
+		return g
+	case sumGauge:
+		return g.own
 	}
-	return g
+	panic(fmt.Sprintf("metrics: %s%s is read from a function", c.prefix, name))
 }
 
 // ReadGauge makes a gauge whose value is the result of read, which is called each time the gauge
@@ -119,33 +123,6 @@ func (c *ClusterStats) ReadGauge(name string, read func() uint64) {
 	if err := c.offer(policy.Stat{Kind: policy.Gauge, Name: name, Read: read}); err != nil {
 		panic(err.Error())
 	}
-}
-
-// offer adds a statistic of a policy. A gauge replaces an earlier gauge of that name; a counter is
-// added to an earlier one.
-func (c *ClusterStats) offer(s policy.Stat) error {
-	name, k := clean(s.Name), gaugeKind
-	if s.Kind == policy.Counter {
-		k = counterKind
-	}
-	if s.Read == nil {
-		return fmt.Errorf("metrics: the %v %s%s has no function", k, c.prefix, name)
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	r, there := c.rows[name]
-	_, gauge := r.num.(readGauge)
-	counters, counter := r.num.(readCounter)
-	if there && (r.kind != k || !gauge && !counter) {
-		return fmt.Errorf("metrics: %s%s already is a %v", c.prefix, name, r.kind)
-	}
-	delete(c.rows, name)
-	if k == counterKind {
-		c.put(name, row{kind: k, num: append(slices.Clip(counters), s.Read)})
-	} else {
-		c.put(name, row{kind: k, num: readGauge(s.Read)})
-	}
-	return nil
 }
 
 // Histogram returns the histogram with the given name.

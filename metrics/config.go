@@ -67,6 +67,9 @@ func (c Config) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 		}
 	}
 	r := newRecorder(cluster, c)
+	if s.Carrier() != nil {
+		cluster.neverPooled()
+	}
 	if err := showStats(s, cluster); err != nil {
 		return nil, err
 	}

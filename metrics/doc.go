@@ -36,7 +36,7 @@
 // Statistics of things that the library cannot see are absent, not zero. upstream_cx_* is
 // present for the transport that belongs to the upstream (a nil base), for a transport of
 // [ClusterStats.InstrumentTransport], and for a dialer of [ClusterStats.InstrumentDial]. Statistics of things that the
-// library never does, such as upstream_rq_max_duration_reached, are 0. docs/envoy.md lists both, and
+// library never does, such as upstream_cx_http3_total, are 0. docs/envoy.md lists both, and
 // the differences from Envoy.
 //
 // # Names

@@ -84,8 +84,7 @@ func newRecorder(c *ClusterStats, cfg Config) *recorder {
 	return r
 }
 
-// neverCalls lists statistics of Envoy that are 0 unless a policy counts them: the library has no
-// limit on the stream duration of a cluster and no queue of requests.
+// neverCalls lists statistics of Envoy that are 0 unless a policy counts them, such as a cluster.
 //
 //nolint:gochecknoglobals // read-only table
 var neverCalls = [...]string{"upstream_rq_maintenance_mode", "upstream_rq_max_duration_reached", "upstream_rq_pending_overflow"}
@@ -158,7 +157,8 @@ func status(o *policy.Outcome) (code int, ok bool) {
 
 // localStatus returns the status that Envoy counts for a call without a response. It returns 0 for
 // a call whose total timeout fired: that is counted with the active attempt, if any, because
-// during a back-off there is none. A call that a filter of Envoy's refuses never comes to a cluster.
+// during a back-off there is none. A call that a filter of Envoy's refuses never comes to a cluster,
+// and Envoy counts no status of a stream whose maximum duration is over.
 func localStatus(o *policy.Outcome) int {
 	if cutOff(o) || o.Detail.Unrouted() {
 		return 0
@@ -197,7 +197,7 @@ func (r *recorder) listen(_ context.Context, e policy.Event) {
 	case policy.EventEnd:
 		r.ended(e.Call, e.Outcome)
 	case policy.EventRefused:
-		r.refused(e.Outcome)
+		r.refused(e.Call, e.Outcome)
 	case policy.EventRetryScheduled:
 		if code, ok := status(e.Outcome); ok && !r.static {
 			r.again.Count(code)
@@ -221,9 +221,11 @@ func (r *recorder) listen(_ context.Context, e policy.Event) {
 	}
 }
 
-// beginAttempt counts an attempt as active.
+// beginAttempt counts an attempt as active, unless the upstream's carrier does.
 func (r *recorder) beginAttempt(c *policy.Call) {
-	r.active.Add(1)
+	if !c.Carried() {
+		r.active.Add(1)
+	}
 	if r.tryBudget != nil {
 		c.State(r.tries).N = r.now()
 	}
@@ -231,8 +233,11 @@ func (r *recorder) beginAttempt(c *policy.Call) {
 
 // endAttempt counts an attempt that has ended.
 func (r *recorder) endAttempt(c *policy.Call, end *policy.Outcome) {
-	r.active.Add(-1)
-	if hadConnection(c, end) {
+	carried := c.Carried()
+	if !carried {
+		r.active.Add(-1)
+	}
+	if !carried && hadConnection(c, end) {
 		r.sent.Inc()
 	}
 	if r.tryBudget != nil && !unanswered(end) {
@@ -242,7 +247,9 @@ func (r *recorder) endAttempt(c *policy.Call, end *policy.Outcome) {
 		r.major.Store(int32(resp.ProtoMajor)) //nolint:gosec // 1 or 2
 	}
 	r.timedOut(c, end)
-	r.brokeOff(c, end)
+	if !carried {
+		r.brokeOff(c, end)
+	}
 }
 
 // unanswered reports whether the total timeout ended an attempt before its response. Envoy counts
@@ -329,23 +336,23 @@ func (r *recorder) version(c *policy.Call, end *policy.Outcome) int {
 }
 
 // refused counts a refusal in the statistic that its detail names.
-func (r *recorder) refused(o *policy.Outcome) {
+func (r *recorder) refused(c *policy.Call, o *policy.Outcome) {
 	name := o.Detail.Counter()
 	switch name {
 	case "":
 		return // Envoy has no statistic for it
 	case overflowCounter:
 		r.overflow.Inc()
-		if r.tryBudget != nil { // for Envoy it is an attempt that takes no time
+		if r.tryBudget != nil && !c.Carried() { // for Envoy it is an attempt that takes no time
 			r.tryBudget.Record(0)
 		}
 		return
 	}
-	c, ok := r.refusals.Load(name)
+	n, ok := r.refusals.Load(name)
 	if !ok {
-		c, _ = r.refusals.LoadOrStore(name, r.cluster.Counter(name))
+		n, _ = r.refusals.LoadOrStore(name, r.cluster.Counter(name))
 	}
-	c.(*Counter).Inc() //nolint:forcetypeassert // nothing else is stored
+	n.(*Counter).Inc() //nolint:forcetypeassert // nothing else is stored
 }
 
 // overflowCounter counts calls that a limit of the library refused.

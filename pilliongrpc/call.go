@@ -30,6 +30,7 @@ type client struct {
 	targets targets
 
 	upstream *pillion.Upstream
+	hosted   bool // cc leads to the hosts of clusters
 
 	sent     atomic.Uint64 // the caller's messages
 	received atomic.Uint64
@@ -50,6 +51,7 @@ type attempt struct {
 	late         atomic.Pointer[response] // set at the end of a stream
 	peer         peer.Peer
 	sent         sentContext
+	ride         ride
 	options      [6]grpc.CallOption
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/cluster"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/pilliongrpc"
 	"github.com/pillion-go/pillion/retry"
@@ -64,6 +65,35 @@ func ExampleDialOptions() {
 	answer, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{})
 	fmt.Println(answer.GetStatus(), err, info.Attempts())
 	// Output: SERVING <nil> 2
+}
+
+// With a cluster among the policies, calls go to its hosts, whatever the target.
+func ExampleDialOptions_cluster() {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	server := grpc.NewServer()
+	healthpb.RegisterHealthServer(server, health.NewServer())
+	go func() { _ = server.Serve(listener) }()
+	defer server.Stop()
+
+	recipes, err := pillion.New("recipes", cluster.Config{Endpoints: cluster.Addresses(listener.Addr().String())})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	conn, err := grpc.NewClient("passthrough:///recipes",
+		append(pilliongrpc.DialOptions(recipes), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer conn.Close()
+	answer, err := healthpb.NewHealthClient(conn).Check(context.Background(), &healthpb.HealthCheckRequest{})
+	fmt.Println(answer.GetStatus(), err)
+	// Output: SERVING <nil>
 }
 
 func ExampleServerOptions() {

@@ -46,7 +46,9 @@ func (x *exchange) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome
 	a.of, a.ctx = c, ctx
 	o.Value = a
 	x.hold(c)
+	a.ride.begin(x.upstream, c)
 	open, err := x.try(a) //nolint:contextcheck // a holds the context
+	lost := a.ride.end(o)
 	x.drop()
 	if a.watched {
 		a.setEndpoint(c)
@@ -60,6 +62,7 @@ func (x *exchange) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome
 	x.close(a)
 	a.response().countAttempts(x.upstream, a.number)
 	switch bad := (*streamCall)(x).sendError(); {
+	case lost: // o has the reason
 	case bad != nil: // SendMsg may have returned before the error was known
 		o.Err, o.Conditions = bad, policy.Invalid
 	case err != nil:

@@ -23,13 +23,28 @@ import (
 // off the retries of a service configuration, which would multiply with those of the policies. gRPC
 // still makes transparent retries of requests that the server certainly did not process; policies do
 // not see them.
+//
+// If the upstream has a cluster (package cluster), or r is [Clustered], calls go to the host that
+// the cluster picks for each attempt, whatever the target: a resolver and a balancer of the
+// library's own are installed, for targets of the schemes passthrough, dns and pillion. The target
+// then names the authority alone, and a service configuration must not choose another balancer. A
+// connection to a host is made when a call first needs it; the cluster's ConnectTimeout, ejections,
+// limits and statistics hold. TLS is that of the credentials, not that of the cluster.
+//
+//	conn, err := grpc.NewClient("passthrough:///recipes", append(pilliongrpc.DialOptions(recipes), creds)...)
 func DialOptions(r pillion.Resolver) []grpc.DialOption {
-	return []grpc.DialOption{
-		grpc.WithChainUnaryInterceptor(UnaryClientInterceptor(r)),
-		grpc.WithChainStreamInterceptor(StreamClientInterceptor(r)),
+	found := finder(r)
+	hosted := clustered(r)
+	options := []grpc.DialOption{
+		grpc.WithChainUnaryInterceptor(unary(found, hosted)),
+		grpc.WithChainStreamInterceptor(stream(found, hosted)),
 		grpc.WithStatsHandler(wire{}),
 		grpc.WithDisableRetry(),
 	}
+	if hosted {
+		options = append(options, hostOptions(r)...)
+	}
+	return options
 }
 
 // ServerOptions returns server options that apply the policies of the upstream that r finds to the

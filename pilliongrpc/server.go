@@ -92,6 +92,9 @@ func servable(u *pillion.Upstream) error {
 	if u.Chain().Repeats() {
 		return fmt.Errorf("upstream %q: pilliongrpc: a server cannot retry or hedge the calls that it serves: leave out retry and hedge", u.Name())
 	}
+	if u.Chain().Carrier() != nil {
+		return fmt.Errorf("upstream %q: pilliongrpc: a request that is being served goes to no host of a cluster: leave out cluster", u.Name())
+	}
 	return nil
 }
 

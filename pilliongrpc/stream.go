@@ -41,14 +41,18 @@ import (
 // function propagates to the caller if the caller is in RecvMsg, SendMsg or Header; otherwise it is
 // reported to [log/slog].
 func StreamClientInterceptor(r pillion.Resolver) grpc.StreamClientInterceptor {
-	found := finder(r)
+	return stream(finder(r), false)
+}
+
+// stream is StreamClientInterceptor. If hosted, the connection leads to the hosts of clusters.
+func stream(found find, hosted bool) grpc.StreamClientInterceptor {
 	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string,
 		streamer grpc.Streamer, options ...grpc.CallOption,
 	) (grpc.ClientStream, error) {
 		if err := check(ctx, method, "stream description or streamer", desc == nil || streamer == nil); err != nil {
 			return nil, err
 		}
-		x := &streamCall{client: client{ctx: ctx, cc: cc, method: method}, desc: desc, streamer: streamer, done: make(chan struct{})}
+		x := &streamCall{client: client{ctx: ctx, cc: cc, method: method, hosted: hosted}, desc: desc, streamer: streamer, done: make(chan struct{})}
 		x.targets = split(options)
 		if err := x.find(found); err != nil {
 			return nil, err
@@ -122,7 +126,9 @@ func (x *streamCall) find(find find) (err error) {
 		}
 	}()
 	u, bad := find(&x.client)
-	x.upstream, x.opened.L, err = u, &x.sending, bad
+	if x.upstream, x.opened.L, err = u, &x.sending, bad; err == nil {
+		err = x.reachable()
+	}
 	return err
 }
 

@@ -25,14 +25,18 @@ import (
 // functions of [grpc.OnFinish] are called once. Concurrent attempts also have separate replies.
 // Interceptors after this one see each attempt, interceptors before it see the call.
 func UnaryClientInterceptor(r pillion.Resolver) grpc.UnaryClientInterceptor {
-	found := finder(r)
+	return unary(finder(r), false)
+}
+
+// unary is UnaryClientInterceptor. If hosted, the connection leads to the hosts of clusters.
+func unary(found find, hosted bool) grpc.UnaryClientInterceptor {
 	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn,
 		invoker grpc.UnaryInvoker, options ...grpc.CallOption,
 	) error {
 		if err := check(ctx, method, "invoker", invoker == nil); err != nil {
 			return err
 		}
-		x := &unaryCall{client: client{ctx: ctx, cc: cc, method: method}, req: req, reply: reply, invoker: invoker}
+		x := &unaryCall{client: client{ctx: ctx, cc: cc, method: method, hosted: hosted}, req: req, reply: reply, invoker: invoker}
 		x.targets = split(options)
 		return x.call(found)
 	}
@@ -79,6 +83,10 @@ func (x *unaryCall) call(find find) (err error) {
 		return err
 	}
 	x.upstream = u
+	if bad = x.reachable(); bad != nil {
+		err = bad
+		return err
+	}
 	x.sent.Store(1)
 	x.frame.Init(u.Chain(), x)
 	err = x.settle(u, x.frame.Invoke(x.ctx))
@@ -109,13 +117,17 @@ func (x *unaryCall) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcom
 	c.Prepare()
 	x.begin(&a.attempt, c)
 	a.reply = x.replyFor()
+	a.ride.begin(x.upstream, c)
 	err := x.invoke(ctx, a, c)
 	a.over.Store(true)
+	lost := a.ride.end(o)
 	if a.watched {
 		a.setEndpoint(c)
 	}
-	o.Value = a
-	if err == nil {
+	switch o.Value = a; {
+	case lost:
+		return
+	case err == nil:
 		o.Detail = envoy.ViaUpstream
 		x.received.Store(1)
 		return

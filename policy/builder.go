@@ -83,8 +83,9 @@ type StatKind uint8
 
 // The kinds of statistics.
 const (
-	Gauge   StatKind = iota // goes up and down
-	Counter                 // only grows
+	Gauge     StatKind = iota // goes up and down
+	Counter                   // only grows
+	Histogram                 // values in whole units: milliseconds, bytes, percent
 )
 
 // Stat is a statistic that a policy offers.
@@ -94,9 +95,17 @@ type Stat struct {
 	// Name is the name in Envoy, after "cluster.<name>.".
 	Name string
 
+	// Of is what the statistic belongs to, if several upstreams offer the same one. It must be
+	// comparable. Statistics with the same Name and Of are shown once.
+	Of any
+
 	// Read returns the value. It runs whenever statistics are shown, so it must be fast and safe
-	// for concurrent use.
+	// for concurrent use. A Histogram has none.
 	Read func() uint64
+
+	// Record hands over the function that a Histogram is to call with each value from then on.
+	// That function is safe for concurrent use. Other kinds have none.
+	Record func(record func(value uint64))
 }
 
 // Stat offers statistics, such as how many slots are free. A policy may keep the Builder to offer

@@ -23,7 +23,8 @@ type Chain struct {
 	shows       []func(Stat) // from policies that show statistics; guarded by offering
 	claims      map[any]struct{}
 	retries     retryLimiter
-	keeps       int64 // how many bytes of a request body adapters keep for a retry
+	carrier     Carrier // nil for none
+	keeps       int64   // how many bytes of a request body adapters keep for a retry
 	slots       int
 	repeats     bool
 	hedges      bool // attempts may run concurrently

@@ -18,6 +18,7 @@ type Request struct {
 	Method    string // the HTTP method, or the full gRPC method
 	Authority string // host and port that the caller asked for
 	Path      string // the URL's path, or the full gRPC method
+	Query     string // the URL's query, without the question mark
 }
 
 // Header is a set of header fields that can be changed. [net/http.Header] is one.

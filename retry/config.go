@@ -110,6 +110,12 @@ type Config struct {
 	// it is Disabled.
 	Budget *Budget `json:"budget,omitempty"`
 
+	// Hosts says which hosts of a cluster a retry avoids. Nil means those of the attempts before,
+	// in whose place up to 20 times another one is picked; Envoy avoids none by default, as &Hosts{} does.
+	// Without a cluster inside anything but nil is an error. Mirrors retry_host_predicate and
+	// retry_priority.
+	Hosts *Hosts `json:"hosts,omitempty"`
+
 	// RetryRefused retries calls that a breaker or a limit inside refused. Envoy never retries
 	// them.
 	RetryRefused bool `json:"retry_refused,omitempty"`
@@ -148,7 +154,7 @@ func (c Config) Place() policy.Place {
 // Wrap wraps next, which makes one attempt, with retries.
 func (c Config) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	p, err := c.compile()
-	if err = errors.Join(err, checkBudget("Config", c.Budget, s)); err != nil {
+	if err = errors.Join(err, checkBudget("Config", c.Budget, s), c.Hosts.apply(s)); err != nil {
 		return nil, err
 	}
 	l := newLoop(s, p, c.Budget, next)

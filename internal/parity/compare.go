@@ -26,6 +26,7 @@ func (d Difference) String() string { return fmt.Sprintf("%s: got %q, want %q", 
 // rules changed anything.
 func (c *Case) Compare(got *Played, rules []Rule) (differences []Difference, documented []string) {
 	want := c.Observed.clone()
+	pools := true // are compared
 	for _, r := range rules {
 		if !r.Applies(&c.Scenario) {
 			continue
@@ -34,7 +35,12 @@ func (c *Case) Compare(got *Played, rules []Rule) (differences []Difference, doc
 		r.Change(&c.Scenario, want, got)
 		if !maps.Equal(before, want.view()) {
 			documented = append(documented, r.Name)
+			pools = pools && !r.OfCalls
 		}
+	}
+	if !pools {
+		want.withoutPool()
+		got.withoutPool()
 	}
 	have := got.Observed
 	if want.Summary != nil {
@@ -42,6 +48,9 @@ func (c *Case) Compare(got *Played, rules []Rule) (differences []Difference, doc
 		have.Downstream, have.AccessLog, have.Attempts = nil, nil, nil
 	}
 	differences = c.compareViews(want.view(), have.view())
+	if c.Scenario.hashesAddresses() {
+		differences = c.compareRenamed(want.view(), have)
+	}
 	differences = append(differences, got.compareTimeLeft(want)...)
 	if c.Scenario.Statistical {
 		differences = append(differences, c.compareGaps(got)...)

@@ -30,7 +30,6 @@ func played() *Played {
 	p := &Played{Observed: *recorded().Observed.clone(), Timing: Timing{Attempts: []float64{1, 11}}}
 	p.Downstream[0].Headers = map[string]string{"x-a": "1"}
 	delete(p.Attempts[0].Headers, "x-request-id")
-	delete(p.Stats, "cluster.upstream.upstream_cx_total")
 	return p
 }
 
@@ -66,7 +65,7 @@ func TestCompare(t *testing.T) {
 		{"a missing counter", func(p *Played) { delete(p.Stats, "cluster.upstream.upstream_rq_retry") }, []string{"/stats_nonzero/cluster.upstream.upstream_rq_retry"}},
 		{"an additional counter", func(p *Played) { p.Stats["cluster.upstream.retry.upstream_rq_503"] = 1 }, []string{"/stats_nonzero/cluster.upstream.retry.upstream_rq_503"}},
 		{"a counter of 0", func(p *Played) { p.Stats["cluster.upstream.upstream_rq_timeout"] = 0 }, nil},
-		{"a counter of the pool's", func(p *Played) { p.Stats["cluster.upstream.upstream_cx_total"] = 7 }, nil},
+		{"a counter of the pool's", func(p *Played) { p.Stats["cluster.upstream.upstream_cx_total"] = 7 }, []string{"/stats_nonzero/cluster.upstream.upstream_cx_total"}},
 		{"a histogram", func(p *Played) {
 			p.Histograms = map[string]uint64{`envoy_cluster_internal_upstream_rq_time{envoy_cluster_name="upstream"}`: 1}
 		}, []string{`/histogram_counts/envoy_cluster_internal_upstream_rq_time{envoy_cluster_name="upstream"}`}},
@@ -160,6 +159,49 @@ func TestCompare_rules(t *testing.T) {
 	}
 }
 
+// TestCompare_pools pins where the statistics of pool, queue and balancer are not compared: where a
+// rule changes what becomes of calls.
+func TestCompare_pools(t *testing.T) {
+	rule := Rule{
+		Applies: func(*Scenario) bool { return true }, OfCalls: true,
+		Change: func(_ *Scenario, want *Observed, _ *Played) { want.AccessLog[0].Attempts = 1 },
+	}
+	grpc := Calls{Ops: []Op{{Request: &Request{GRPC: true}}}}
+	for _, test := range []struct {
+		name     string
+		calls    Calls
+		attempts int
+		rules    []Rule
+		same     bool
+	}{
+		{"HTTP", Calls{}, 2, nil, false},
+		{"gRPC", grpc, 2, nil, false},
+		{"a rule", Calls{}, 1, []Rule{rule}, true},
+	} {
+		c, p := recorded(), played()
+		c.Scenario.Downstream, p.AccessLog[0].Attempts = test.calls, test.attempts
+		p.Stats["cluster.upstream.upstream_cx_total"] = 7
+		if differences, _ := c.Compare(p, test.rules); (len(differences) == 0) != test.same {
+			t.Errorf("%s: got %v, want same: %v", test.name, differences, test.same)
+		}
+	}
+}
+
+// TestCompare_renamed pins that hosts whose addresses decide may have other names.
+func TestCompare_renamed(t *testing.T) {
+	c, p := recorded(), played()
+	c.Scenario.Upstream.Hosts = []Host{{ID: "a"}, {ID: "b"}, {ID: "c"}}
+	c.Scenario.Envoy = map[string]json.RawMessage{"cluster": json.RawMessage(`{"lb_policy": "RING_HASH"}`)}
+	p.Attempts[0].Host, p.Attempts[1].Host = "c", "c"
+	if differences, _ := c.Compare(p, nil); len(differences) != 0 {
+		t.Errorf("got %v, want none under another name", differences)
+	}
+	p.Attempts[1].Host = "b"
+	if differences, _ := c.Compare(p, nil); len(differences) != 1 {
+		t.Errorf("got %v, want one host that is another", differences)
+	}
+}
+
 // TestCompareWaits checks which waits are considered different.
 func TestCompareWaits(t *testing.T) {
 	uniform := func(n int, longest float64) (waits []float64) {
@@ -196,8 +238,9 @@ func TestShared(t *testing.T) {
 		"cluster.upstream.retry.upstream_rq_503":            true,
 		"cluster.upstream.alt.internal.upstream_rq_2xx":     true,
 		"cluster.upstream.upstream_rq_breaker_open":         false,
-		"cluster.upstream.upstream_cx_total":                false,
-		"cluster.upstream.upstream_rq_pending_total":        false,
+		"cluster.upstream.upstream_cx_total":                true,
+		"cluster.upstream.upstream_rq_pending_total":        true,
+		"cluster.upstream.upstream_cx_rx_bytes_total":       false,
 		"cluster.other.upstream_rq_total":                   false,
 		"http.egress.rq_total":                              false,
 		"cluster.upstream.circuit_breakers.default.rq_open": true,

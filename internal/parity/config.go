@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/cluster"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/retry"
@@ -32,7 +33,8 @@ type settings struct {
 	filters        filters
 	maintenance    *limits.Maintenance // nil for none
 	connectTimeout time.Duration
-	limits         *limits.Config // nil if several routes would share them
+	limits         *limits.Config
+	cluster        *cluster.Config
 	metrics        metrics.Config
 	routes         []route
 }
@@ -44,6 +46,7 @@ type route struct {
 	timeout timeout.Config
 	stream  timeout.Stream
 	retry   *retry.Config // nil if there is none
+	cluster cluster.Route
 }
 
 // The parts of Envoy's configuration that are understood. Any other field is a
@@ -57,13 +60,20 @@ type (
 		TrackClusterStats struct {
 			TimeoutBudgets bool `json:"timeout_budgets"`
 		} `json:"track_cluster_stats"`
+		CommonLBConfig   envoyLBConfig              `json:"common_lb_config"`
+		LBPolicy         string                     `json:"lb_policy"`
+		LoadAssignment   *envoyLoadAssignment       `json:"load_assignment"`
+		OutlierDetection *envoyOutlier              `json:"outlier_detection"`
+		ProtocolOptions  map[string]json.RawMessage `json:"typed_extension_protocol_options"`
 	}
 	envoyThresholds struct {
-		Priority       string       `json:"priority"`
-		MaxRequests    *int         `json:"max_requests"`
-		MaxRetries     *int         `json:"max_retries"`
-		RetryBudget    *envoyBudget `json:"retry_budget"`
-		TrackRemaining bool         `json:"track_remaining"`
+		Priority           string       `json:"priority"`
+		MaxConnections     *int         `json:"max_connections"`
+		MaxPendingRequests *int         `json:"max_pending_requests"`
+		MaxRequests        *int         `json:"max_requests"`
+		MaxRetries         *int         `json:"max_retries"`
+		RetryBudget        *envoyBudget `json:"retry_budget"`
+		TrackRemaining     bool         `json:"track_remaining"`
 	}
 	envoyBudget struct {
 		BudgetPercent *struct {
@@ -77,6 +87,8 @@ type (
 		RetryPolicy       *envoyRetryPolicy `json:"retry_policy"`
 		IdleTimeout       duration          `json:"idle_timeout"`
 		MaxStreamDuration *envoyMaxStream   `json:"max_stream_duration"`
+		HashPolicy        []envoyHashPolicy `json:"hash_policy"`
+		Priority          string            `json:"priority"`
 		HedgePolicy       struct {
 			HedgeOnPerTryTimeout bool `json:"hedge_on_per_try_timeout"`
 		} `json:"hedge_policy"`
@@ -97,6 +109,10 @@ type (
 		RetriableStatusCodes    []int                `json:"retriable_status_codes"`
 		RetriableHeaders        []envoyHeaderMatcher `json:"retriable_headers"`
 		RetriableRequestHeaders []envoyHeaderMatcher `json:"retriable_request_headers"`
+
+		RetryHostPredicate            []envoyExtension `json:"retry_host_predicate"`
+		RetryPriority                 *envoyExtension  `json:"retry_priority"`
+		HostSelectionRetryMaxAttempts int              `json:"host_selection_retry_max_attempts"`
 	}
 	envoyBackOff struct {
 		BaseInterval duration `json:"base_interval"`
@@ -146,6 +162,8 @@ type fragments struct {
 	router      envoyRouter
 	runtime     envoyRuntime
 	external    bool
+	priorities  map[string]int // by host
+	metadata    map[string]envoyMetadata
 }
 
 // duration is a duration in Envoy's format: "0.5s".
@@ -170,27 +188,14 @@ func (d *duration) UnmarshalJSON(text []byte) error {
 //
 //nolint:gochecknoglobals // a read-only table
 var parts = map[string]string{
-	"outlier_detection":                "outlier ejection",
-	"common_lb_config":                 "outlier ejection",
-	"lb_policy":                        "load balancing",
-	"load_assignment":                  "load balancing",
-	"priorities":                       "load balancing",
-	"host_metadata":                    "load balancing",
-	"retry_host_predicate":             "load balancing",
-	"retry_priority":                   "load balancing",
-	"hash_policy":                      "load balancing",
-	"max_connections":                  "a connection pool",
-	"max_pending_requests":             "a connection pool",
-	"typed_extension_protocol_options": "a connection pool",
-	"internal_redirect_policy":         "internal redirects",
-	"route_entry":                      "routing",
-	"route_config":                     "routing",
-	"domains":                          "routing",
-	"hcm":                              "routing",
-	"virtual_clusters":                 "statistics of virtual hosts",
-	"request_response_sizes":           "statistics of sizes",
-	"priority":                         "priorities",
-	"priority HIGH":                    "priorities",
+	"internal_redirect_policy": "internal redirects",
+	"route_entry":              "routing",
+	"route_config":             "routing",
+	"domains":                  "routing",
+	"hcm":                      "routing",
+	"virtual_clusters":         "statistics of virtual hosts",
+	"request_response_sizes":   "statistics of sizes",
+	"priority":                 "priorities",
 }
 
 // missingField returns the error for a field that is not understood.
@@ -227,13 +232,10 @@ func configure(s *Scenario) (*settings, error) {
 	if c.limits, err = f.cluster.limits(); err != nil {
 		return nil, err
 	}
-	f.routes = append(f.routes, envoyRoute{Route: f.route})
-	switch {
-	case len(f.routes) == 1 && c.limits == nil:
-		c.limits = &limits.Config{MaxRetries: limits.DefaultMaxRetries}
-	case len(f.routes) > 1 && c.limits != nil:
-		return nil, notYet("limits that several routes share")
+	if c.cluster, err = f.makeCluster(s); err != nil {
+		return nil, err
 	}
+	f.routes = append(f.routes, envoyRoute{Route: f.route})
 	for _, r := range f.routes {
 		made, err := f.makeRoute(r)
 		if err != nil {
@@ -247,9 +249,6 @@ func configure(s *Scenario) (*settings, error) {
 // supported returns an error if a scenario, apart from Envoy's configuration, needs a part
 // that the library does not have.
 func supported(s *Scenario) error {
-	if len(s.Upstream.Hosts) != 1 {
-		return notYet("load balancing (%d hosts)", len(s.Upstream.Hosts))
-	}
 	if all, none := speaksGRPC(s); !all && !none {
 		return notYet("gRPC beside HTTP")
 	}
@@ -293,7 +292,7 @@ func readFragments(sections map[string]json.RawMessage) (*fragments, error) {
 	f := &fragments{route: envoyRouteAction{Cluster: clusterName}}
 	into := map[string]any{
 		"cluster": &f.cluster, "route": &f.route, "routes": &f.routes, "virtual_host": &f.virtualHost,
-		"router": &f.router, "runtime": &f.runtime, "external": &f.external, "http_filters": &f.filters,
+		"router": &f.router, "runtime": &f.runtime, "external": &f.external, "priorities": &f.priorities, "host_metadata": &f.metadata, "http_filters": &f.filters,
 	}
 	for _, section := range slices.Sorted(maps.Keys(sections)) {
 		target, ok := into[section]
@@ -310,27 +309,6 @@ func readFragments(sections map[string]json.RawMessage) (*fragments, error) {
 		return nil, fmt.Errorf("%s: %w", section, err)
 	}
 	return f, nil
-}
-
-// limits converts the thresholds of priority DEFAULT.
-func (c envoyCluster) limits() (*limits.Config, error) {
-	var l *limits.Config
-	for _, t := range c.CircuitBreakers.Thresholds {
-		if t.Priority != "" && t.Priority != "DEFAULT" {
-			return nil, missingField("cluster", "priority "+t.Priority)
-		}
-		l = &limits.Config{MaxRequests: zero(t.MaxRequests), MaxRetries: limits.DefaultMaxRetries, TrackRemaining: t.TrackRemaining}
-		if t.MaxRetries != nil {
-			l.MaxRetries = zero(t.MaxRetries)
-		}
-		if b := t.RetryBudget; b != nil {
-			l.RetryBudget = &limits.RetryBudget{MinRetryConcurrency: zero(b.MinRetryConcurrency)}
-			if b.BudgetPercent != nil {
-				l.RetryBudget.BudgetPercent = share(b.BudgetPercent.Value)
-			}
-		}
-	}
-	return l, nil
 }
 
 // share converts a percentage to the form in which 0 stands for the default.
@@ -370,13 +348,16 @@ func (f *fragments) makeRoute(r envoyRoute) (made route, err error) {
 	if t := r.Route.Timeout; t != nil && r.Route.MaxStreamDuration == nil {
 		made.timeout.Total = unlimited(*t)
 	}
+	if made.cluster, err = r.Route.makeRoute(); err != nil {
+		return route{}, err
+	}
 	policy := r.Route.RetryPolicy
 	if policy == nil {
 		policy = f.virtualHost.RetryPolicy
 	}
 	if policy == nil {
 		if !f.external { // a caller may still ask for retries
-			made.retry = &retry.Config{EnvoyHeaders: true, ResetHeaders: []retry.ResetHeader{}}
+			made.retry = &retry.Config{EnvoyHeaders: true, ResetHeaders: []retry.ResetHeader{}, Hosts: &retry.Hosts{}}
 		}
 		return made, nil
 	}
@@ -437,6 +418,10 @@ func (p *envoyRetryPolicy) retries(runtime envoyRuntime, callers bool) (*retry.C
 		MaxResetInterval:        interval(p.RateLimitedRetryBackOff.MaxInterval),
 		ResetHeaders:            []retry.ResetHeader{}, // Envoy does not honor Retry-After by default
 		EnvoyHeaders:            callers,
+	}
+	var err error
+	if c.Hosts, err = p.hosts(); err != nil {
+		return nil, err
 	}
 	words := knownWords(p.RetryOn)
 	if !callers {

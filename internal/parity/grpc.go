@@ -46,7 +46,7 @@ func newGRPC(l *library, c *settings) (Side, error) {
 		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
 			return dialer.DialContext(ctx, "tcp", address)
 		}))
-	conn, err := grpc.NewClient("passthrough:///"+l.addresses[0], options...)
+	conn, err := grpc.NewClient("passthrough:///"+anyHost, options...)
 	if err != nil {
 		return nil, err
 	}
@@ -58,6 +58,9 @@ func eachWithoutMessage(ctx context.Context, method string, req, reply any, cc *
 	*reply.(*opaque) = opaque{} //nolint:forcetypeassert // nothing else is received
 	return invoke(ctx, method, req, reply, cc, options...)
 }
+
+// Clustered is true: calls go to the hosts of the cluster.
+func (*library) Clustered() bool { return true }
 
 // Resolve returns the upstream of a route.
 func (l *library) Resolve(_ context.Context, t pillion.Target) (*pillion.Upstream, error) {

@@ -5,17 +5,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/http/httptrace"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/cluster"
+	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
 )
 
@@ -24,7 +23,7 @@ type library struct {
 	addresses Addresses
 	routes    []libraryRoute
 	registry  *metrics.Registry
-	base      http.RoundTripper
+	cluster   *cluster.Cluster
 
 	mu    sync.Mutex
 	infos map[string]*pillion.Info // by case; guarded by mu
@@ -47,8 +46,12 @@ func NewLibrary(_ context.Context, s *Scenario, addresses Addresses) (Side, erro
 	if err != nil {
 		return nil, err
 	}
-	l := &library{addresses: addresses, registry: registry, base: newBase(s, c, addresses[0]), infos: map[string]*pillion.Info{}}
+	l := &library{addresses: addresses, registry: registry, infos: map[string]*pillion.Info{}}
 	c.metrics.Registry = registry
+	inside, err := l.share(c) //nolint:contextcheck // health checks belong to the cluster
+	if err != nil {
+		return nil, err
+	}
 	for _, r := range c.routes {
 		policies := append(slices.Clone(c.filters.policies), r.http, c.metrics, r.timeout, r.stream)
 		if c.maintenance != nil {
@@ -60,14 +63,11 @@ func NewLibrary(_ context.Context, s *Scenario, addresses Addresses) (Side, erro
 		if r.retry != nil {
 			policies = append(policies, r.retry)
 		}
-		if c.limits != nil {
-			policies = append(policies, c.limits)
-		}
-		u, err := pillion.New(clusterName, policies...)
+		u, err := pillion.New(clusterName, append(policies, inside(r)...)...)
 		if err != nil {
 			return nil, err
 		}
-		l.routes = append(l.routes, libraryRoute{r.prefix, u.Transport(l.base), u})
+		l.routes = append(l.routes, libraryRoute{r.prefix, u.Transport(nil), u})
 	}
 	if all, _ := speaksGRPC(s); all {
 		return newGRPC(l, c)
@@ -75,127 +75,16 @@ func NewLibrary(_ context.Context, s *Scenario, addresses Addresses) (Side, erro
 	return l, nil
 }
 
-// newBase returns the transport below the policies. It does not resend requests by itself,
-// as net/http does on a connection that turns out to be dead and for a refused stream,
-// because no policy sees these attempts.
-func newBase(s *Scenario, c *settings, address string) http.RoundTripper {
-	dialer := &net.Dialer{Timeout: c.connectTimeout}
-	base := &http.Transport{
-		DialContext: dialer.DialContext, DisableCompression: true, MaxIdleConnsPerHost: 100,
-		DisableKeepAlives: breaksConnections(s.Upstream),
-	}
-	if s.Upstream.Protocol != "h2" {
-		return base
-	}
-	base.DisableKeepAlives = false
-	base.Protocols = &http.Protocols{}
-	base.Protocols.SetUnencryptedHTTP2(true)
-	return &oneConnection{base: base, address: address}
-}
-
-// breaksConnections reports whether the upstream ends connections on which a request was
-// sent.
-func breaksConnections(u UpstreamScript) bool {
-	scripts := append(slices.Collect(maps.Values(u.ByPath)), u.Script)
-	for _, h := range u.Hosts {
-		scripts = append(scripts, h.Script)
-	}
-	return slices.ContainsFunc(slices.Concat(scripts...), func(s Step) bool {
-		switch s.Action {
-		case "reset", "fin", "garbage", "reset_after_headers":
-			return true
-		}
-		return false
-	})
-}
-
-// oneConnection sends all requests over one HTTP/2 connection, and opens a new one when it
-// has ended.
-type oneConnection struct {
-	base    *http.Transport
-	address string
-
-	mu   sync.Mutex
-	dial *dialing // the latest; guarded by mu
-}
-
-// dialing is a connection attempt that all waiting requests share.
-type dialing struct {
-	done chan struct{}
-	conn *http.ClientConn
-	err  error
-}
-
-// RoundTrip sends a request once.
-func (o *oneConnection) RoundTrip(req *http.Request) (*http.Response, error) {
-	trace := httptrace.ContextClientTrace(req.Context())
-	if trace != nil && trace.GetConn != nil {
-		trace.GetConn(o.address)
-	}
-	conn, err := o.connection(req.Context())
+// share makes what the routes share: the limits and the cluster.
+func (l *library) share(c *settings) (inside func(r route) []pillion.Policy, err error) {
+	shared, err := limits.New(*c.limits)
 	if err != nil {
-		if req.Body != nil {
-			_ = req.Body.Close() // best effort
-		}
 		return nil, err
 	}
-	if trace != nil && trace.GotConn != nil {
-		trace.GotConn(httptrace.GotConnInfo{Reused: true})
+	if l.cluster, err = cluster.New(at(*c.cluster, l.addresses)); err != nil {
+		return nil, err
 	}
-	return conn.RoundTrip(req)
-}
-
-// connection waits for a connection.
-func (o *oneConnection) connection(ctx context.Context) (*http.ClientConn, error) {
-	d := o.latest(ctx)
-	select {
-	case <-d.done:
-		return d.conn, d.err
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-// latest returns the current connection, or a new one.
-func (o *oneConnection) latest(ctx context.Context) *dialing {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.dial.serves() {
-		return o.dial
-	}
-	d := &dialing{done: make(chan struct{})}
-	o.dial = d
-	go func() {
-		defer close(d.done)
-		d.conn, d.err = o.base.NewClientConn(context.WithoutCancel(ctx), "http", o.address)
-	}()
-	return d
-}
-
-// serves reports whether there is a usable connection, or one that is being made.
-func (d *dialing) serves() bool {
-	if d == nil {
-		return false
-	}
-	select {
-	case <-d.done:
-		return d.err == nil && d.conn.Err() == nil
-	default:
-		return true
-	}
-}
-
-// CloseIdleConnections closes the connection.
-func (o *oneConnection) CloseIdleConnections() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.dial == nil {
-		return
-	}
-	<-o.dial.done // the dialer has a timeout
-	if o.dial.err == nil {
-		_ = o.dial.conn.Close() // best effort
-	}
+	return func(r route) []pillion.Policy { return []pillion.Policy{shared, l.cluster.Route(r.cluster)} }, nil
 }
 
 // Send makes a call.
@@ -205,7 +94,6 @@ func (l *library) Send(req *http.Request) (*http.Response, error) {
 	l.infos[req.Header.Get(caseHeader)] = info
 	l.mu.Unlock()
 	req = req.WithContext(ctx)
-	req.URL.Host = l.addresses[0]
 	for _, r := range l.routes {
 		if strings.HasPrefix(req.URL.Path, r.prefix) {
 			return r.rt.RoundTrip(req)
@@ -244,7 +132,7 @@ func (l *library) Stats(ctx context.Context) (numbers, histograms map[string]uin
 
 // Close closes the remaining connections.
 func (l *library) Close() {
-	l.base.(interface{ CloseIdleConnections() }).CloseIdleConnections() //nolint:forcetypeassert // both types have it
+	l.cluster.Close()
 }
 
 // readNumbers parses the counters and gauges of /stats.

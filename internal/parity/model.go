@@ -16,7 +16,6 @@ type habit uint
 // The habits that change the result of a call. Each belongs to a rule.
 const (
 	limitsIncludeConnecting habit = 1 << iota
-	asksBeforeConnecting
 	skipsUselessWaits
 	showsInformational
 	passesTrailers
@@ -24,7 +23,6 @@ const (
 	readsHeads
 	disconnects
 	resendsRefused
-	dialsAgain
 	hasNoHTTPStatus
 	needsNoBuffer
 	findsMalformed
@@ -54,7 +52,6 @@ type course struct {
 	attempts []tried // as the upstream sees them
 	end      ending
 	stats    map[string]int // the statistics that it counts
-	failed   bool           // gRPC's first dial has failed
 	known    bool           // false if the model cannot simulate the call
 }
 
@@ -186,7 +183,7 @@ func (m *model) call(c *course) {
 	if p.abandoned && m.has(needsNoBuffer) && m.grpc() {
 		p.abandoned = false
 	}
-	if p.abandoned && !m.refuses() {
+	if p.abandoned {
 		c.stats["retry_or_shadow_abandoned"]++
 	}
 	var clock time.Duration
@@ -338,14 +335,11 @@ func (b *envoyBudget) allows(active float64) bool {
 // attempt simulates an attempt.
 func (m *model) attempt(c *course, p *plan, n int, clock time.Duration) ending {
 	left := p.left(clock)
-	if m.full() && m.has(asksBeforeConnecting) {
-		return overflow(false)
-	}
 	switch m.scenario.Upstream.Hosts[0].Listen {
 	case "refuse":
 		return failed("UF", "remote_connection_failure|delayed_connect_error:_Connection_refused", http.StatusServiceUnavailable)
 	case "blackhole":
-		return m.connecting(c, p, clock, left)
+		return m.connecting(c, p, left)
 	case "accept_reset":
 		c.known = false
 	}
@@ -353,11 +347,6 @@ func (m *model) attempt(c *course, p *plan, n int, clock time.Duration) ending {
 		return overflow(false)
 	}
 	return m.sent(c, p, n, left)
-}
-
-// refuses reports whether a call is refused before its body is read.
-func (m *model) refuses() bool {
-	return m.full() && m.has(asksBeforeConnecting) && listensNot("blackhole", "refuse")(m.scenario)
 }
 
 // full reports whether all requests are refused.
@@ -403,32 +392,17 @@ func (p *plan) left(clock time.Duration) left {
 }
 
 // connecting simulates an attempt that gets no connection.
-func (m *model) connecting(c *course, p *plan, clock time.Duration, l left) ending {
+func (m *model) connecting(c *course, p *plan, l left) ending {
 	e := failed("UF", "connection_timeout", http.StatusServiceUnavailable)
 	e.took = p.connect
-	if m.grpc() && m.has(dialsAgain) {
-		e.took = c.dial(p.connect, clock)
-	}
 	if m.has(limitsIncludeConnecting) {
 		e = p.firstLimit(e, l)
 	} else {
 		e = (&plan{}).firstLimit(e, l)
 	}
-	e.connected, c.failed = false, slices.Contains(e.flags, "UF")
+	e.connected = false
 	m.tally(c, e)
 	return e
-}
-
-// redial is the time that an attempt of gRPC waits for a connection after a failed dial.
-const redial = 50 * time.Millisecond
-
-// dial returns the time that an attempt of gRPC waits for a connection that cannot be made.
-// Attempts share the first dial; after it has failed they only wait for a short time.
-func (c *course) dial(connect, clock time.Duration) time.Duration {
-	if c.failed {
-		return redial
-	}
-	return connect - clock
 }
 
 // tally counts a limit that fired.

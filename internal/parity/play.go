@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/pillion-go/pillion/cluster"
 )
 
 // waitLimit bounds the wait for an event that must happen.
@@ -33,7 +35,9 @@ func (c *Case) Play(ctx context.Context, start StartFunc) (*Played, error) {
 		return nil, err
 	}
 	defer up.close()
-	side, err := start(ctx, &c.Scenario, up.addresses)
+	scenario := c.Scenario
+	scenario.first = c.firstHost()
+	side, err := start(ctx, &scenario, up.addresses)
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +50,39 @@ func (c *Case) Play(ctx context.Context, start StartFunc) (*Played, error) {
 		}
 	}
 	up.settled(waitLimit)
+	time.Sleep(c.Scenario.idles())
 	return p.finish(ctx, up)
+}
+
+// firstHost is the host that the first call was sent to first, by its place in the scenario: hosts
+// take turns, and chance decides where they begin. A host that does not listen sees no attempt.
+func (c *Case) firstHost() int {
+	hosts := c.Scenario.Upstream.Hosts
+	place := func(id string) int { return slices.IndexFunc(hosts, func(h Host) bool { return h.ID == id }) }
+	first := 0
+	switch {
+	case len(c.Observed.AccessLog) == 0:
+	case listensNot("refuse", "blackhole")(&c.Scenario):
+		l := c.Observed.AccessLog[0]
+		first = place(strings.TrimPrefix(l.Host, "host:")) - l.Attempts + 1
+	case len(c.Observed.Attempts) > 0:
+		first = place(c.Observed.Attempts[0].Host)
+	}
+	return (first%len(hosts) + len(hosts)) % len(hosts)
+}
+
+// idles is how long connections must be idle to be closed, with time to spare, 0 for longer than a
+// play: recordings were read after that.
+func (s *Scenario) idles() time.Duration {
+	f, err := readFragments(s.Envoy)
+	if err != nil {
+		return 0
+	}
+	var made cluster.Config
+	if err := f.cluster.protocol(&made); err != nil || made.IdleTimeout > time.Second {
+		return 0
+	}
+	return 2 * made.IdleTimeout
 }
 
 // keepTime records the delay of timers on this machine, until it is stopped.

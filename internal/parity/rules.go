@@ -13,6 +13,10 @@ type Rule struct {
 	Name    string
 	Applies func(s *Scenario) bool
 	Change  func(s *Scenario, want *Observed, got *Played)
+
+	// OfCalls says that it changes what becomes of calls. Their connections follow from that, and
+	// are not compared.
+	OfCalls bool
 }
 
 // Rules returns all rules. Most follow from the habits of a model of a call.
@@ -20,13 +24,13 @@ func Rules() []Rule {
 	rules := []Rule{
 		{Name: "expect-is-passed-on", Applies: expects, Change: alone(expectPassedOn)},
 		{Name: "untrusted-headers-pass", Applies: untrusted, Change: alone(untrustedPass)},
-		{Name: "attempts-are-counted-at-their-end", Applies: looksMeanwhile, Change: alone(countedAtTheEnd)},
+		{Name: "retried-responses-keep-connections", Applies: both(speaks("http1"), discards), Change: alone(keepsConnections)},
 		{Name: "grpc-refused-messages", Applies: countsMessages, Change: alone(messagesOfAll)},
 		{Name: "grpc-timeout-has-our-limits", Applies: sendsGRPCTimeout, Change: alone(ownGRPCTimeout)},
 	}
 	var before habit
 	for _, h := range habits() {
-		rules = append(rules, Rule{Name: h.name, Applies: h.applies, Change: rewrite(before, before|h.habit)})
+		rules = append(rules, Rule{Name: h.name, Applies: h.applies, Change: rewrite(before, before|h.habit), OfCalls: true})
 		before |= h.habit
 	}
 	return rules
@@ -50,13 +54,11 @@ func habits() []habitRule {
 		{"informational-responses-pass", showsInformational, informs},
 		{"no-useless-wait", skipsUselessWaits, backsOff},
 		{"limits-include-connecting", limitsIncludeConnecting, listensNot("blackhole")},
-		{"max-requests-before-connecting", asksBeforeConnecting, listensNot("blackhole", "refuse")},
 		{"http1-trailers-pass", passesTrailers, speaks("http1")},
 		{"http1-response-headers", readsHeads, speaks("http1")},
 		{"http2-response-headers", readsLengths, speaksHTTP2},
 		{"canceled-callers", disconnects, leaves(false)},
 		{"grpc-refused-streams-are-gRPC's", resendsRefused, isGRPC},
-		{"grpc-dials", dialsAgain, isGRPC},
 		{"grpc-has-no-http-status", hasNoHTTPStatus, isGRPC},
 		{"grpc-messages-need-no-buffer", needsNoBuffer, isGRPC},
 		{"grpc-malformed-responses", findsMalformed, isGRPC},
@@ -67,6 +69,11 @@ func habits() []habitRule {
 		{"grpc-canceled-callers", cancels, leaves(true)},
 		{"grpc-attempt-count", countsNoAttemptsOfErrors, isGRPC},
 	}
+}
+
+// both recognizes scenarios that both do.
+func both(a, b func(*Scenario) bool) func(*Scenario) bool {
+	return func(s *Scenario) bool { return a(s) && b(s) }
 }
 
 // isGRPC reports whether the calls of a scenario are gRPC calls.
@@ -164,20 +171,48 @@ func untrustedPass(s *Scenario, want *Observed) {
 	passOn(s, want, func(name string) bool { return strings.HasPrefix(name, "x-envoy-") || name == "x-request-id" })
 }
 
-func looksMeanwhile(s *Scenario) bool {
-	for _, op := range s.Downstream.Ops {
-		if op.Op == "concurrent" && op.Name != "" {
-			return true
-		}
+// keepsConnections: the rest of a response that is discarded for a retry is read if it is short, so
+// that its connection serves the next attempt. Envoy resets the stream, which ends the connection.
+func keepsConnections(s *Scenario, want *Observed) {
+	kept := -uint64(keptConnections(s, want.Attempts)) //nolint:gosec // added, it wraps
+	const row, histogram = "cluster." + clusterName + ".upstream_", "envoy_cluster_upstream_"
+	if kept == 0 {
+		return
 	}
-	return false
+	for _, name := range []string{
+		"cx_destroy", "cx_destroy_local", "cx_destroy_local_with_active_rq", "cx_destroy_with_active_rq",
+		"cx_http1_total", "cx_total", "rq_pending_total",
+	} {
+		want.Stats[row+name] += kept
+	}
+	for _, name := range []string{"cx_connect_ms", "cx_length_ms", "rq_per_cx"} {
+		want.Histograms[histogram+name+`{envoy_cluster_name="`+clusterName+`"}`] += kept
+	}
 }
 
-// countedAtTheEnd changes when attempts are counted: only at the end is it known whether an
-// attempt got a connection.
-func countedAtTheEnd(_ *Scenario, want *Observed) {
-	const prefix = "cluster." + clusterName + ".upstream_rq_"
-	for _, numbers := range want.Snapshots {
-		numbers[prefix+"total"] -= numbers[prefix+"active"]
+// discards reports whether responses are discarded for retries. Concurrent attempts need
+// connections of their own.
+func discards(s *Scenario) bool {
+	f, err := readFragments(s.Envoy)
+	return err == nil && backsOff(s) && !f.route.HedgePolicy.HedgeOnPerTryTimeout &&
+		!slices.ContainsFunc(s.requests(), func(r Request) bool { return r.Headers["x-envoy-hedge-on-per-try-timeout"] != "" })
+}
+
+// keptConnections is how many attempts got a response with a body, and were followed by another
+// one of the same call.
+func keptConnections(s *Scenario, attempts []Attempt) (n int) {
+	script := newScript(s.Upstream)
+	for i, at := range attempts {
+		path, _, _ := strings.Cut(at.Path, "?")
+		place := slices.IndexFunc(s.Upstream.Hosts, func(h Host) bool { return h.ID == at.Host })
+		if place < 0 {
+			return 0
+		}
+		step := script.next(s.Upstream.Hosts[place], path)
+		again := slices.ContainsFunc(attempts[i+1:], func(later Attempt) bool { return later.Case == at.Case })
+		if again && strings.HasPrefix(step.String(), "respond") && step.Body != "" && at.Outcome != "aborted_by_peer" {
+			n++
+		}
 	}
+	return n
 }

@@ -35,6 +35,8 @@ type Scenario struct {
 	Envoy       map[string]json.RawMessage `json:"envoy"`       // fragments of Envoy's configuration
 	Upstream    UpstreamScript             `json:"upstream"`
 	Downstream  Calls                      `json:"downstream"`
+
+	first int // the host that chance put first
 }
 
 // UpstreamScript describes the behavior of the upstream.

@@ -1,13 +1,14 @@
 package parity
 
 import (
+	"maps"
 	"regexp"
+	"slices"
 	"strings"
 )
 
 // sharedNames are Envoy's statistics of a cluster that a client library can observe.
-// Statistics of connections and of the queue for them are not included, because they depend
-// on the connection pool. CATEGORY stands for internal, external, canary, retry, or a name
+// CATEGORY stands for internal, external, canary, retry, or a name
 // that a caller chose; NNN stands for a code and Nxx for its class; METHOD stands for a
 // method and one of its counters.
 const sharedNames = `
@@ -71,16 +72,69 @@ upstream_rq_total
 upstream_rs_body_size
 `
 
+// pooledNames are those of pool, queue and balancer, which only a library with hosts of its own
+// can see.
+const pooledNames = `
+circuit_breakers.default.cx_open
+circuit_breakers.default.cx_pool_open
+circuit_breakers.default.remaining_cx
+circuit_breakers.default.remaining_pending
+circuit_breakers.default.rq_pending_open
+circuit_breakers.high.cx_open
+circuit_breakers.high.cx_pool_open
+circuit_breakers.high.remaining_cx
+circuit_breakers.high.remaining_pending
+circuit_breakers.high.remaining_retries
+circuit_breakers.high.remaining_rq
+circuit_breakers.high.rq_pending_open
+lb_healthy_panic
+membership_change
+membership_degraded
+membership_excluded
+membership_healthy
+membership_total
+ring_hash_lb.size
+upstream_cx_active
+upstream_cx_close_notify
+upstream_cx_connect_fail
+upstream_cx_connect_ms
+upstream_cx_connect_timeout
+upstream_cx_destroy
+upstream_cx_destroy_local
+upstream_cx_destroy_local_with_active_rq
+upstream_cx_destroy_remote
+upstream_cx_destroy_remote_with_active_rq
+upstream_cx_destroy_with_active_rq
+upstream_cx_http1_total
+upstream_cx_http2_total
+upstream_cx_idle_timeout
+upstream_cx_length_ms
+upstream_cx_max_duration_reached
+upstream_cx_max_requests
+upstream_cx_overflow
+upstream_cx_protocol_error
+upstream_cx_total
+upstream_rq_cancelled
+upstream_rq_pending_active
+upstream_rq_pending_failure_eject
+upstream_rq_pending_total
+upstream_rq_per_cx
+upstream_rq_rx_reset
+upstream_rq_tx_reset
+`
+
 //nolint:gochecknoglobals // read-only patterns
 var (
-	shared          = sharedPattern(`cluster\.`+clusterName+`\.`, "", `.`)
-	sharedHistogram = sharedPattern(`envoy_cluster_`, `\{envoy_cluster_name="`+clusterName+`"\}`, `_`)
+	shared          = sharedPattern(sharedNames+pooledNames, `cluster\.`+clusterName+`\.`, "", `.`)
+	sharedHistogram = sharedPattern(sharedNames+pooledNames, `envoy_cluster_`, `\{envoy_cluster_name="`+clusterName+`"\}`, `_`)
+	pooled          = sharedPattern(pooledNames, `cluster\.`+clusterName+`\.`, "", `.`)
+	pooledHistogram = sharedPattern(pooledNames, `envoy_cluster_`, `\{envoy_cluster_name="`+clusterName+`"\}`, `_`)
 )
 
-// sharedPattern matches all of sharedNames between before and after; dot replaces the dots.
-func sharedPattern(before, after, dot string) *regexp.Regexp {
+// sharedPattern matches all names of list between before and after; dot replaces the dots.
+func sharedPattern(list, before, after, dot string) *regexp.Regexp {
 	var names []string
-	for name := range strings.FieldsSeq(sharedNames) {
+	for name := range strings.FieldsSeq(list) {
 		name = regexp.QuoteMeta(strings.ReplaceAll(name, ".", dot))
 		name = strings.Replace(name, "CATEGORY", `(internal|external|canary|retry|alt|alt[._]internal)`, 1)
 		name = strings.Replace(name, "NNN", `\d\d\d`, 1)
@@ -95,3 +149,10 @@ func isShared(name string) bool { return shared.MatchString(name) }
 
 // isSharedHistogram reports whether a histogram, by its Prometheus name, is compared.
 func isSharedHistogram(name string) bool { return sharedHistogram.MatchString(name) }
+
+// withoutPool takes the statistics of pool, queue and balancer out of what was seen.
+func (o *Observed) withoutPool() {
+	for _, numbers := range append(slices.Collect(maps.Values(o.Snapshots)), o.Stats, o.Histograms) {
+		maps.DeleteFunc(numbers, func(name string, _ uint64) bool { return pooled.MatchString(name) || pooledHistogram.MatchString(name) })
+	}
+}

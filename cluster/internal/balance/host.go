@@ -50,6 +50,9 @@ func (e *Endpoint) hashKey(useHostname bool) string {
 // host in all updates, so that counts and health outlive them. All methods are safe
 // for concurrent use. Use [NewHost] to make one.
 type Host struct {
+	// Data is the caller's, to be set before the Host is first used.
+	Data any
+
 	endpoint atomic.Pointer[Endpoint]
 	flags    atomic.Uint32
 	active   atomic.Int64

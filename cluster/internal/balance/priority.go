@@ -1,5 +1,7 @@
 package balance
 
+import "cmp"
+
 // load is the share of the requests, in percent, that each priority receives.
 type load struct {
 	healthy, degraded []uint32
@@ -65,12 +67,7 @@ func (l *Level) availability(m *Membership) (healthy, degraded uint32) {
 }
 
 // overprovisioning returns the factor that counts, in percent.
-func overprovisioning(m *Membership) uint32 {
-	if m.OverprovisioningFactor == 0 {
-		return defaultOverprovisioning
-	}
-	return m.OverprovisioningFactor
-}
+func overprovisioning(m *Membership) uint32 { return cmp.Or(m.OverprovisioningFactor, defaultOverprovisioning) }
 
 func totalWeight(hosts []*Host) (total uint64) {
 	for _, h := range hosts {

@@ -12,7 +12,7 @@ import (
 type Detector[K comparable] struct {
 	config Config
 	random func() uint64
-	stats  [StatCount]atomic.Uint64
+	stats  *Stats
 
 	mu     sync.Mutex
 	hosts  map[K]*host[K] // guarded by mu
@@ -32,7 +32,7 @@ func New[K comparable](c Config, random func() uint64, now time.Time) (*Detector
 		return nil, err
 	}
 	return &Detector[K]{
-		config: c, random: random,
+		config: c, random: random, stats: &Stats{},
 		hosts: map[K]*host[K]{}, due: now.Add(c.Interval),
 		mean: Average{none, none}, local: Average{none, none},
 	}, nil
@@ -357,7 +357,16 @@ func (d *Detector[K]) Averages() (external, local Average) {
 }
 
 // Stat returns the value of a statistic. It takes no lock.
-func (d *Detector[K]) Stat(s Stat) uint64 { return d.stats[s].Load() }
+func (d *Detector[K]) Stat(s Stat) uint64 { return d.stats.Value(s) }
+
+// Stats returns the statistics, which may outlive the detector.
+func (d *Detector[K]) Stats() *Stats { return d.stats }
+
+// Stats holds the statistics of a Detector.
+type Stats [StatCount]atomic.Uint64
+
+// Value returns the value of a statistic.
+func (s *Stats) Value(of Stat) uint64 { return s[of].Load() }
 
 func (d *Detector[K]) count(s Stat) { d.stats[s].Add(1) }
 

@@ -1,0 +1,345 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pillion-go/pillion/cluster/internal/balance"
+	"github.com/pillion-go/pillion/cluster/internal/health"
+	"github.com/pillion-go/pillion/cluster/internal/outlier"
+	"github.com/pillion-go/pillion/cluster/internal/pool"
+	"github.com/pillion-go/pillion/cluster/internal/resolve"
+	"github.com/pillion-go/pillion/cluster/internal/secure"
+	"github.com/pillion-go/pillion/policy"
+)
+
+// ErrClosed is the error of calls after [Cluster.Close].
+var ErrClosed = errors.New("cluster: closed")
+
+// ErrNoHosts is wrapped by the error of [Cluster.WaitReady] if there is no host to call.
+var ErrNoHosts = errors.New("cluster: no hosts")
+
+// Cluster is a [Config] with its hosts and connections. It is a policy: several upstreams, such as
+// several routes to one service, can share it: see [Cluster.Route]. Make one with [New]. It
+// is safe for concurrent use.
+type Cluster struct {
+	cfg      Config
+	epoch    time.Time
+	stats    *stats
+	balancer *balance.Balancer
+	template *pool.Template
+	detector *outlier.Detector[*host] // nil for none
+	checker  *health.Checker          // nil for none
+	names    *resolve.Resolver        // nil for static hosts
+	tls      *secure.Secure           // nil for none
+	known    atomic.Pointer[map[string]*host]
+	picks    sync.Pool // of *pick
+
+	background context.Context //nolint:containedctx // of the cluster's goroutines
+	cancel     context.CancelFunc
+	ready      chan struct{} // closed when the hosts are known
+
+	mu         sync.Mutex
+	hosts      []*host     // in the order of the configuration; guarded by mu
+	closed     bool        // guarded by mu
+	merge      mergeWindow // guarded by mu
+	unchecked  int         // hosts that wait for their first health check; guarded by mu
+	unresolved bool        // names wait for their first lookup; guarded by mu
+	lending    *lending
+}
+
+// New makes a cluster. The error joins all that is wrong with cfg.
+func New(cfg Config) (*Cluster, error) {
+	c := &Cluster{cfg: cfg, epoch: time.Now(), stats: &stats{}, lending: &lending{}, ready: make(chan struct{})}
+	c.picks.New = func() any { return new(pick) }
+	c.background, c.cancel = context.WithCancel(context.Background())
+	runtime.AddCleanup(c, func(cancel context.CancelFunc) { cancel() }, c.cancel)
+	c.merge.length = cfg.mergeWindow()
+	balancer, bad := balance.New(cfg.balance(c.stats))
+	err := errors.Join(cfg.check(), renamed(bad, "balance: Config.", ""), c.startDetector(), c.startChecker(), c.startTLS())
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	c.balancer, c.template = balancer, c.makeTemplate()
+	start := c.startResolver
+	if !types[cfg.Type] {
+		start = func() error { return c.setEndpoints(cfg.Endpoints) }
+	}
+	if err := start(); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// renamed returns the errors about a part's configuration, which begin with prefix, as those
+// about fields below a field of a [Config].
+func renamed(err error, prefix, field string) error {
+	if err == nil {
+		return nil
+	}
+	return errors.New(strings.ReplaceAll(err.Error(), prefix, "cluster: Config."+field))
+}
+
+// now is the cluster's clock.
+func (c *Cluster) now() time.Duration { return time.Since(c.epoch) }
+
+// newPool makes the pool of a host.
+func (c *Cluster) newPool(h *host, p policy.Priority) *pool.Pool {
+	cfg := c.cfg.pool()
+	cfg.Template, cfg.Address, cfg.Observer, cfg.Panicked = c.template, h.address, h, dialPanicked
+	cfg.Slots, cfg.Scheme = c.lending.slots(p), c.scheme()
+	return pool.New(cfg)
+}
+
+// Update replaces the endpoints of the cluster. A host whose address was there before keeps its
+// connections and what is known of its health. Calls to hosts that are there no longer are served
+// to their end. If the endpoints are wrong, the error says all that is, and the old ones stay. No
+// endpoint at all is allowed: then calls are refused.
+func (c *Cluster) Update(endpoints []Endpoint) error {
+	if c.names != nil {
+		return fmt.Errorf("cluster: Update: the hosts come from %s; only those of type %s can be replaced", c.cfg.Type, Static)
+	}
+	if err := errors.Join(checkEndpoints(endpoints)...); err != nil {
+		return err
+	}
+	return c.setEndpoints(endpoints)
+}
+
+// setEndpoints makes endpoints, which were checked, the hosts.
+func (c *Cluster) setEndpoints(endpoints []Endpoint) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return ErrClosed
+	}
+	before := c.byAddress()
+	hosts := make([]*host, len(endpoints))
+	known := make(map[string]*host, len(endpoints))
+	var added []*host
+	for i := range endpoints {
+		e := endpoints[i].endpoint()
+		h := before[e.Address]
+		if h == nil {
+			h = newHost(e, c.stats, c.lending)
+			added = append(added, h)
+		} else {
+			h.SetEndpoint(e)
+		}
+		hosts[i], known[e.Address] = h, h
+	}
+	var removed []*host
+	for _, h := range c.hosts {
+		if known[h.address] == nil {
+			removed = append(removed, h)
+		}
+	}
+	return c.exchange(hosts, known, added, removed)
+}
+
+// exchange has picks use other hosts. The caller holds mu.
+func (c *Cluster) exchange(hosts []*host, known map[string]*host, added, removed []*host) error {
+	c.begin(added)
+	m := balance.Membership{OverprovisioningFactor: uint32(c.cfg.OverprovisioningFactor)} //nolint:gosec // checked
+	for _, h := range hosts {
+		m.Hosts = append(m.Hosts, h.Host)
+	}
+	if err := c.balancer.Update(m, c.now()); err != nil {
+		for _, h := range added {
+			h.leave()
+		}
+		return fmt.Errorf("cluster: Config.Endpoints: %w", err)
+	}
+	c.stats.lb[membershipChange].Add(priorities(added, removed))
+	before := c.hosts
+	c.hosts = hosts
+	c.known.Store(&known)
+	if c.detector != nil {
+		c.detector.Update(added, removed)
+	}
+	if c.merge.stop(); len(before) > 0 { // the first hosts begin no window
+		c.merge.published(c.now())
+	}
+	for _, h := range added {
+		c.check(h)
+	}
+	for _, h := range removed {
+		if h.leave() {
+			c.unchecked--
+		}
+	}
+	c.readied()
+	c.stats.members(hosts)
+	c.stats.tables(c.balancer.Stats())
+	return nil
+}
+
+// priorities returns in how many priorities there are other hosts.
+func priorities(added, removed []*host) uint64 {
+	changed := map[int]struct{}{}
+	for _, h := range slices.Concat(added, removed) {
+		changed[h.Endpoint().Priority] = struct{}{}
+	}
+	return uint64(len(changed))
+}
+
+// byAddress returns the hosts by their addresses.
+func (c *Cluster) byAddress() map[string]*host {
+	if known := c.known.Load(); known != nil {
+		return *known
+	}
+	return nil
+}
+
+// HostStatus is the state of a host.
+type HostStatus struct {
+	// Endpoint is the host's configuration.
+	Endpoint Endpoint
+
+	// Health is Healthy, Degraded or Unhealthy, by all that is known of it.
+	Health Health
+
+	// Flags say why the host is not healthy, in the words of Envoy's admin interface, such as
+	// "/failed_outlier_check"; "healthy" if it is.
+	Flags string
+
+	// Active is how many requests the host serves now.
+	Active int
+}
+
+// Hosts returns the state of all hosts, in the order of the configuration.
+func (c *Cluster) Hosts() []HostStatus {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all := make([]HostStatus, len(c.hosts))
+	for i, h := range c.hosts {
+		all[i] = h.status()
+	}
+	return all
+}
+
+// status returns the state of a host.
+func (h *host) status() HostStatus {
+	e, flags := h.Endpoint(), h.Flags()
+	return HostStatus{
+		Endpoint: Endpoint{
+			Address: e.Address, Hostname: e.Hostname, Weight: max(int(e.Weight), 1), Priority: e.Priority,
+			Locality: Locality(e.Locality), Metadata: e.Metadata,
+		},
+		Health: [...]Health{balance.Healthy: Healthy, balance.Degraded: Degraded, balance.Unhealthy: Unhealthy}[flags.Health()],
+		Flags:  flags.String(), Active: int(h.Active()),
+	}
+}
+
+// Close closes the cluster. Calls that wait for a connection or use one are served; later ones are
+// refused with [ErrClosed]. Connections close when their last call has ended; Close does not wait
+// for that. Further calls do nothing. A cluster that nothing uses any more need not be closed:
+// its idle connections close after IdleTimeout.
+func (c *Cluster) Close() {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return
+	}
+	c.closed = true
+	c.cancel()
+	hosts := c.hosts
+	c.merge.stop()
+	c.mu.Unlock()
+	if c.names != nil {
+		c.names.Close()
+	}
+	if c.tls != nil {
+		c.tls.Close()
+	}
+	for _, h := range hosts {
+		h.leave()
+	}
+}
+
+// isClosed reports whether Close was called.
+func (c *Cluster) isClosed() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closed
+}
+
+// CloseIdleConnections closes the HTTP connections that no call uses, and the others when their
+// calls have ended. Later calls make new ones.
+func (c *Cluster) CloseIdleConnections() {
+	c.mu.Lock()
+	hosts := slices.Clone(c.hosts)
+	c.mu.Unlock()
+	for _, h := range hosts {
+		h.each((*pool.Pool).Drain)
+	}
+}
+
+// lending is the slots that the pools take, by priority.
+type lending struct {
+	mu    sync.Mutex
+	from  policy.Lender   // the first one, nil for none; guarded by mu
+	lent  [2]policy.Slots // nil for no limits; guarded by mu
+	taken bool            // a pool was made, and so lent stays what it is; guarded by mu
+}
+
+// borrow has the pools take the slots of l.
+func (l *lending) borrow(from policy.Lender) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	wanted := [2]policy.Slots{from.Slots(policy.PriorityDefault), from.Slots(policy.PriorityHigh)}
+	switch {
+	case l.lent == wanted:
+		return nil
+	case l.taken || l.from != nil:
+		return errOtherLimits
+	}
+	l.from, l.lent = from, wanted
+	return nil
+}
+
+// lender returns whose slots the pools take.
+func (l *lending) lender() policy.Lender {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.from
+}
+
+var errOtherLimits = errors.New("cluster: upstreams that share a cluster share its limits; make them once, with limits.New, " +
+	"and give them to all of these upstreams before the first call")
+
+// slots returns those of a priority.
+func (l *lending) slots(p policy.Priority) pool.Slots {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.taken = true
+	if l.lent[p] == nil {
+		return nil
+	}
+	return lentSlots{l.lent[p]}
+}
+
+// lentSlots are slots of a policy of limits as a pool takes them.
+type lentSlots struct{ of policy.Slots }
+
+// TryAcquire takes a slot, if one is free.
+func (s lentSlots) TryAcquire(k pool.Kind) bool { return s.of.TryAcquire(resources[k]) }
+
+// Acquire takes a slot beyond the limit.
+func (s lentSlots) Acquire(k pool.Kind) { s.of.Acquire(resources[k]) }
+
+// Release returns a slot.
+func (s lentSlots) Release(k pool.Kind) { s.of.Release(resources[k]) }
+
+//nolint:gochecknoglobals // a table that nothing writes
+var resources = [...]policy.Resource{
+	pool.Connection: policy.Connections, pool.Pending: policy.PendingRequests, pool.Request: policy.Requests,
+}

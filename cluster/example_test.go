@@ -1,0 +1,314 @@
+package cluster_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"time"
+
+	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/cluster"
+	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/retry"
+	"github.com/pillion-go/pillion/timeout"
+)
+
+// kitchens starts hosts that respond with their names, and returns their addresses. One whose name
+// begins with "bad" responds with 503.
+func kitchens(names ...string) (addresses []string, closeAll func()) {
+	var all []*httptest.Server
+	for _, name := range names {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			if strings.HasPrefix(name, "bad") {
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}
+			fmt.Fprint(w, name)
+		}))
+		all = append(all, s)
+		addresses = append(addresses, s.Listener.Addr().String())
+	}
+	return addresses, func() {
+		for _, s := range all {
+			s.Close()
+		}
+	}
+}
+
+// ask returns the text of a page.
+func ask(u *pillion.Upstream, headers ...string) string {
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://recipes.internal/menu", nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for i := 0; i+1 < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
+	}
+	resp, err := u.Transport(nil).RoundTrip(req)
+	if err != nil {
+		return err.Error()
+	}
+	defer resp.Body.Close()
+	text, _ := io.ReadAll(resp.Body)
+	return string(text)
+}
+
+// first has the first host be the first one of the configuration; it is drawn otherwise.
+func first() uint64 { return 0 }
+
+// A cluster is the innermost policy of an upstream. Here a retry uses the other host.
+func ExampleConfig() {
+	addresses, closeAll := kitchens("bad", "good")
+	defer closeAll()
+	recipes, err := pillion.New("recipes",
+		timeout.Config{Total: 2 * time.Second},
+		retry.Config{},
+		limits.Config{MaxConnections: 100, MaxPendingRequests: 50},
+		cluster.Config{Endpoints: cluster.Addresses(addresses...), Rand: first},
+	)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(ask(recipes))
+	// Output: good
+}
+
+// Hosts that fail are left out for a while.
+func ExampleConfig_outlier() {
+	addresses, closeAll := kitchens("bad", "good")
+	defer closeAll()
+	kitchens, err := cluster.New(cluster.Config{
+		Endpoints: cluster.Addresses(addresses...), Rand: first,
+		Outlier: &cluster.Outlier{Consecutive5xx: 2, MaxEjectionPercent: 50},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer kitchens.Close()
+	recipes, err := pillion.New("recipes", kitchens)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for range 6 {
+		fmt.Print(ask(recipes), " ")
+	}
+	fmt.Println(kitchens.Hosts()[0].Flags)
+	// Output: bad good bad good good good /failed_outlier_check
+}
+
+// Hosts are asked whether they are well before they get calls.
+func ExampleConfig_healthCheck() {
+	addresses, closeAll := kitchens("bad", "good")
+	defer closeAll()
+	kitchens, err := cluster.New(cluster.Config{
+		Endpoints:   cluster.Addresses(addresses...),
+		HealthCheck: &cluster.HealthCheck{HTTP: &cluster.HTTPHealthCheck{Path: "/healthz"}},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer kitchens.Close()
+	if err = kitchens.WaitReady(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+	recipes, err := pillion.New("recipes", kitchens)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(ask(recipes), ask(recipes))
+	// Output: good good
+}
+
+// A name can have many addresses, which are looked up again and again.
+func ExampleConfig_dns() {
+	addresses, closeAll := kitchens("good")
+	defer closeAll()
+	_, port, _ := net.SplitHostPort(addresses[0])
+	kitchens, err := cluster.New(cluster.Config{
+		Type:      cluster.StrictDNS,
+		Endpoints: cluster.Addresses("recipes.internal:" + port),
+		DNS: cluster.DNS{ // the system's resolver, if Lookup is left out
+			RefreshRate: 5 * time.Second,
+			Lookup: func(_ context.Context, network, _ string) ([]net.IPAddr, error) {
+				if network == "ip6" {
+					return nil, nil
+				}
+				return []net.IPAddr{{IP: net.IPv4(127, 0, 0, 1)}}, nil
+			},
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer kitchens.Close()
+	recipes, err := pillion.New("recipes", kitchens)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(ask(recipes))
+	// Output: good
+}
+
+// Several upstreams, which are routes to one service, share its hosts, connections and limits.
+func ExampleNew() {
+	addresses, closeAll := kitchens("good")
+	defer closeAll()
+	kitchens, err := cluster.New(cluster.Config{Endpoints: cluster.Addresses(addresses...)})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer kitchens.Close()
+	slots, err := limits.New(limits.Config{MaxConnections: 10})
+	if err != nil {
+		log.Fatal(err)
+	}
+	quick, err := pillion.New("quick", timeout.Config{Total: time.Second}, slots, kitchens)
+	if err != nil {
+		log.Fatal(err)
+	}
+	patient, err := pillion.New("patient", timeout.Config{Total: time.Minute}, slots, kitchens)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(ask(quick), ask(patient))
+	// Output: good good
+}
+
+// Calls of one user go to one host, as long as it is there.
+func ExampleCluster_Route() {
+	addresses, closeAll := kitchens("a", "b", "c")
+	defer closeAll()
+	kitchens, err := cluster.New(cluster.Config{Endpoints: cluster.Addresses(addresses...), LBPolicy: cluster.Maglev})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer kitchens.Close()
+	recipes, err := pillion.New("recipes", kitchens.Route(cluster.Route{HashPolicy: []cluster.HashPolicy{{Header: "User"}}}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	one := ask(recipes, "User", "jo")
+	for range 3 {
+		fmt.Println(ask(recipes, "User", "jo") == one)
+	}
+	// Output:
+	// true
+	// true
+	// true
+}
+
+// The hosts can be replaced while calls are under way.
+func ExampleCluster_Update() {
+	addresses, closeAll := kitchens("old", "new")
+	defer closeAll()
+	kitchens, err := cluster.New(cluster.Config{Endpoints: cluster.Addresses(addresses[0])})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer kitchens.Close()
+	recipes, err := pillion.New("recipes", kitchens)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(ask(recipes))
+	if err := kitchens.Update(cluster.Addresses(addresses[1])); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(ask(recipes))
+	// Output:
+	// old
+	// new
+}
+
+func ExampleCluster_Hosts() {
+	kitchens, err := cluster.New(cluster.Config{Endpoints: []cluster.Endpoint{
+		{Address: "10.0.0.1:80", Weight: 3},
+		{Address: "10.0.0.2:80", Health: cluster.Draining},
+	}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer kitchens.Close()
+	for _, h := range kitchens.Hosts() {
+		fmt.Println(h.Endpoint.Address, h.Endpoint.Weight, h.Health, h.Flags)
+	}
+	// Output:
+	// 10.0.0.1:80 3 HEALTHY healthy
+	// 10.0.0.2:80 1 UNHEALTHY /eds_status_draining
+}
+
+func ExampleCluster_Suspicious() {
+	kitchens, err := cluster.New(cluster.Config{
+		Endpoints: cluster.Addresses("10.0.0.1:80", "10.0.0.2:80"),
+		Outlier:   &cluster.Outlier{Consecutive5xx: 3},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer kitchens.Close()
+	for _, s := range kitchens.Suspicious() {
+		fmt.Println(s)
+	}
+	// Output: cluster: Config.Outlier: no host can be ejected: one of the hosts is more than MaxEjectionPercent of them; set AlwaysEjectOneHost or a greater MaxEjectionPercent
+}
+
+func ExampleAddresses() {
+	for _, e := range cluster.Addresses("10.0.0.1:80", "10.0.0.2:80") {
+		fmt.Println(e.Address)
+	}
+	// Output:
+	// 10.0.0.1:80
+	// 10.0.0.2:80
+}
+
+func ExampleSPIFFE() {
+	encrypted := cluster.TLS{
+		CA:   cluster.PEM{File: "/etc/mesh/ca.pem"},
+		SANs: []cluster.SANMatcher{cluster.SPIFFE("spiffe://mesh/ns/recipes")},
+	}
+	fmt.Println(encrypted.SANs[0].Type, encrypted.SANs[0].Exact)
+	// Output: URI spiffe://mesh/ns/recipes
+}
+
+// With Envoy's defaults a retry may use the same host; Hosts says which ones it avoids.
+func ExampleConfig_hosts() {
+	addresses, closeAll := kitchens("bad", "bad canary", "good")
+	defer closeAll()
+	canary := map[string]map[string]any{"envoy.lb": {"canary": true}}
+	recipes, err := pillion.New("recipes",
+		retry.Config{On: "5xx", Hosts: &retry.Hosts{OmitMetadata: canary, MaxAttempts: 3}},
+		cluster.Config{
+			Endpoints: []cluster.Endpoint{{Address: addresses[0]}, {Address: addresses[1], Metadata: canary}, {Address: addresses[2]}},
+			Rand:      first,
+		},
+	)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(ask(recipes))
+	// Output: good
+}
+
+// A route of priority HIGH has connections and limits of its own.
+func ExampleRoute_highPriority() {
+	addresses, closeAll := kitchens("good")
+	defer closeAll()
+	kitchens, err := cluster.New(cluster.Config{Endpoints: cluster.Addresses(addresses...)})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer kitchens.Close()
+	urgent, err := pillion.New("urgent",
+		limits.Config{MaxRequests: limits.Zero, High: &limits.Config{MaxRequests: 10}},
+		kitchens.Route(cluster.Route{HighPriority: true}),
+	)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(ask(urgent))
+	// Output: good
+}

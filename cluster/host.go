@@ -1,0 +1,124 @@
+package cluster
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/pillion-go/pillion/cluster/internal/balance"
+	"github.com/pillion-go/pillion/cluster/internal/health"
+	"github.com/pillion-go/pillion/cluster/internal/pool"
+	"github.com/pillion-go/pillion/internal/report"
+	"github.com/pillion-go/pillion/policy"
+)
+
+// host is one endpoint with its connections. It is the Data of its balance.Host.
+type host struct {
+	*balance.Host
+
+	address string
+	stats   *stats
+	lending *lending
+	pools   [2]atomic.Pointer[pool.Pool] // by priority; written with mu held
+
+	session *health.Session // nil without health checks; written before the host is used
+	uncheck func()          // ends the health checks
+
+	mu          sync.Mutex
+	gone        bool                   // no longer in the cluster: no more pools are made; guarded by mu
+	connections map[*connection]func() // that protocols' clients made, and how they drain; guarded by mu
+}
+
+func newHost(e balance.Endpoint, s *stats, l *lending) *host {
+	h := &host{Host: balance.NewHost(e), address: e.Address, stats: s, lending: l}
+	h.Data = h
+	return h
+}
+
+// hostOf returns the host behind one of the balancer's.
+func hostOf(h *balance.Host) *host { return h.Data.(*host) } //nolint:forcetypeassert // newHost made it
+
+// Observe counts an event of one of the host's pools.
+func (h *host) Observe(e pool.Event, n int64) {
+	switch {
+	case e == pool.RqActive:
+		h.AddActive(n)
+	case e == pool.CxTotal && h.stats.health != nil:
+		h.stats.health.Traffic()
+	}
+	h.stats.Observe(e, n)
+}
+
+// pool returns the pool of a priority, which is made at its first use. It is nil if the host is no
+// longer in the cluster.
+func (h *host) pool(c *Cluster, p policy.Priority) *pool.Pool {
+	if found := h.pools[p].Load(); found != nil {
+		return found
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if found := h.pools[p].Load(); found != nil || h.gone {
+		return found
+	}
+	made := c.newPool(h, p)
+	h.pools[p].Store(made)
+	return made
+}
+
+// attach attaches a stream to a connection of the host. The error is pool.ErrClosed if the host is
+// no longer in the cluster.
+func (h *host) attach(ctx context.Context, c *Cluster, p policy.Priority, s *pool.Stream) error {
+	connections := h.pool(c, p)
+	if connections == nil {
+		return pool.ErrClosed
+	}
+	return connections.Attach(ctx, s)
+}
+
+// each calls do for each pool that there is.
+func (h *host) each(do func(*pool.Pool)) {
+	for p := range h.pools {
+		if found := h.pools[p].Load(); found != nil {
+			do(found)
+		}
+	}
+}
+
+// drain closes the connections as soon as they are idle. Later calls use new ones.
+func (h *host) drain() {
+	h.each((*pool.Pool).Drain)
+	h.drainConnections()
+}
+
+// drainConnections makes the connections of protocols' clients take no more calls.
+func (h *host) drainConnections() {
+	h.mu.Lock()
+	all := slices.Collect(maps.Values(h.connections))
+	h.mu.Unlock()
+	for _, drain := range all {
+		drain()
+	}
+}
+
+// leave closes the pools. Calls that wait for a connection or use one are served. It reports whether
+// the host was still waiting for its first health check.
+func (h *host) leave() (unchecked bool) {
+	h.mu.Lock()
+	h.gone = true
+	h.mu.Unlock()
+	h.each((*pool.Pool).Close)
+	h.drainConnections()
+	if h.session == nil {
+		return false
+	}
+	if h.uncheck != nil {
+		h.uncheck()
+	}
+	step, ok := h.session.Close()
+	return ok && step.First
+}
+
+// dialPanicked reports the panic of a dial function.
+func dialPanicked(value any) { report.Panic("the dial function of a cluster", value) }

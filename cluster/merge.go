@@ -1,0 +1,69 @@
+package cluster
+
+import (
+	"time"
+	"weak"
+)
+
+// mergeWindow collects changes of health, as Envoy's update_merge_window does: the first one is
+// published immediately, those within the window after it together at its end. It is guarded by
+// the cluster's mu.
+type mergeWindow struct {
+	length time.Duration
+	last   time.Duration // when hosts were last published because of their health; 0 for never
+	timer  *time.Timer   // armed while a change waits; nil otherwise
+}
+
+// published notes that picks use what is known of all hosts now.
+func (w *mergeWindow) published(now time.Duration) {
+	w.stop()
+	w.last = now
+}
+
+// stop drops a change that waits.
+func (w *mergeWindow) stop() {
+	if w.timer != nil {
+		w.timer.Stop()
+		w.timer = nil
+	}
+}
+
+// healthChanged has picks honor the health of the hosts, now or at the end of the window. The
+// caller holds mu.
+func (c *Cluster) healthChanged() {
+	w, now := &c.merge, c.now()
+	c.stats.members(c.hosts)
+	switch {
+	case c.closed || w.timer != nil:
+	case w.last == 0 || now-w.last >= w.length:
+		c.publish(now)
+	default:
+		w.timer = later(c, w.last+w.length-now, (*Cluster).windowEnded)
+	}
+}
+
+// windowEnded publishes what has waited.
+func (c *Cluster) windowEnded() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.closed && c.merge.timer != nil {
+		c.publish(c.now())
+	}
+}
+
+// publish has picks honor the health of the hosts. The caller holds mu.
+func (c *Cluster) publish(now time.Duration) {
+	_ = c.balancer.Refresh(now) // the hosts were accepted before
+	c.merge.published(now)
+	c.stats.tables(c.balancer.Stats())
+}
+
+// later calls do with c after d, unless nothing uses c any more by then.
+func later(c *Cluster, d time.Duration, do func(*Cluster)) *time.Timer {
+	ref := weak.Make(c)
+	return time.AfterFunc(d, func() {
+		if c := ref.Value(); c != nil {
+			do(c)
+		}
+	})
+}

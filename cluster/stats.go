@@ -1,0 +1,194 @@
+package cluster
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pillion-go/pillion/cluster/internal/balance"
+	"github.com/pillion-go/pillion/cluster/internal/health"
+	"github.com/pillion-go/pillion/cluster/internal/outlier"
+	"github.com/pillion-go/pillion/cluster/internal/pool"
+	"github.com/pillion-go/pillion/policy"
+)
+
+// stats are the statistics of one cluster. They hold nothing of it, so that whoever shows them
+// does not keep its hosts and connections.
+type stats struct {
+	events  [pool.NumEvents + 1]atomic.Int64 // also maxDurationReached
+	lb      [balanceStats]atomic.Uint64
+	outlier *outlier.Stats  // nil without detection
+	health  *health.Checker // nil without health checks
+
+	mu         sync.Mutex
+	histograms [pool.NumEvents]atomic.Pointer[[]func(uint64)] // written with mu held
+}
+
+// What is counted of the hosts.
+const (
+	membershipChange = iota
+	membershipTotal
+	membershipHealthy
+	membershipDegraded
+	membershipExcluded
+	lbHealthyPanic
+	lbLocalClusterNotOK
+	lbRecalculateZoneStructures
+	lbZoneClusterTooSmall
+	lbZoneNoCapacityLeft
+	lbZoneRoutingAllDirectly
+	lbZoneRoutingCrossZone
+	lbZoneRoutingSampled
+	maxHostWeight
+	ringSize
+	ringMinHashes
+	ringMaxHashes
+	maglevMinEntries
+	maglevMaxEntries
+	balanceStats
+)
+
+//nolint:gochecknoglobals // a table that nothing writes
+var balanceNames = [balanceStats]struct {
+	name string
+	kind policy.StatKind
+}{
+	membershipChange:            {"membership_change", policy.Counter},
+	membershipTotal:             {"membership_total", policy.Gauge},
+	membershipHealthy:           {"membership_healthy", policy.Gauge},
+	membershipDegraded:          {"membership_degraded", policy.Gauge},
+	membershipExcluded:          {"membership_excluded", policy.Gauge},
+	lbHealthyPanic:              {"lb_healthy_panic", policy.Counter},
+	lbLocalClusterNotOK:         {"lb_local_cluster_not_ok", policy.Counter},
+	lbRecalculateZoneStructures: {"lb_recalculate_zone_structures", policy.Counter},
+	lbZoneClusterTooSmall:       {"lb_zone_cluster_too_small", policy.Counter},
+	lbZoneNoCapacityLeft:        {"lb_zone_no_capacity_left", policy.Counter},
+	lbZoneRoutingAllDirectly:    {"lb_zone_routing_all_directly", policy.Counter},
+	lbZoneRoutingCrossZone:      {"lb_zone_routing_cross_zone", policy.Counter},
+	lbZoneRoutingSampled:        {"lb_zone_routing_sampled", policy.Counter},
+	maxHostWeight:               {"max_host_weight", policy.Gauge},
+	ringSize:                    {"ring_hash_lb.size", policy.Gauge},
+	ringMinHashes:               {"ring_hash_lb.min_hashes_per_host", policy.Gauge},
+	ringMaxHashes:               {"ring_hash_lb.max_hashes_per_host", policy.Gauge},
+	maglevMinEntries:            {"maglev_lb.min_entries_per_host", policy.Gauge},
+	maglevMaxEntries:            {"maglev_lb.max_entries_per_host", policy.Gauge},
+}
+
+// Observe counts an event of a pool.
+func (s *stats) Observe(e pool.Event, n int64) {
+	switch e {
+	case pool.CxConnectTime, pool.CxLength:
+		s.record(e, uint64(max(0, time.Duration(n).Milliseconds())))
+	case pool.RqPerCx:
+		s.record(e, uint64(max(0, n)))
+	default:
+		s.events[e].Add(n)
+	}
+}
+
+// record passes a value to the functions that show the histogram.
+func (s *stats) record(e pool.Event, value uint64) {
+	if shown := s.histograms[e].Load(); shown != nil {
+		for _, record := range *shown {
+			record(value)
+		}
+	}
+}
+
+// shows adds a function that shows a histogram.
+func (s *stats) shows(e pool.Event, record func(uint64)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []func(uint64)
+	if shown := s.histograms[e].Load(); shown != nil {
+		all = append(all, *shown...)
+	}
+	all = append(all, record)
+	s.histograms[e].Store(&all)
+}
+
+// members counts the hosts, and their current health. Picks may honor it later.
+func (s *stats) members(hosts []*host) {
+	var healthy, degraded, excluded, heaviest uint64
+	for _, h := range hosts {
+		flags := h.Flags()
+		switch flags.Health() {
+		case balance.Healthy:
+			healthy++
+		case balance.Degraded:
+			degraded++
+		default: // Unhealthy
+		}
+		if flags.Excluded() {
+			excluded++
+		}
+		heaviest = max(heaviest, uint64(h.Endpoint().Weight), 1)
+	}
+	s.lb[membershipTotal].Store(uint64(len(hosts)))
+	s.lb[membershipHealthy].Store(healthy)
+	s.lb[membershipDegraded].Store(degraded)
+	s.lb[membershipExcluded].Store(excluded)
+	s.lb[maxHostWeight].Store(heaviest)
+}
+
+// tables counts the entries of the tables that picks use from now on.
+func (s *stats) tables(lb balance.Stats) {
+	s.lb[ringSize].Store(lb.Ring.Size)
+	s.lb[ringMinHashes].Store(lb.Ring.MinHashesPerHost)
+	s.lb[ringMaxHashes].Store(lb.Ring.MaxHashesPerHost)
+	s.lb[maglevMinEntries].Store(lb.Maglev.MinEntriesPerHost)
+	s.lb[maglevMaxEntries].Store(lb.Maglev.MaxEntriesPerHost)
+}
+
+// offer offers the statistics of a cluster that picks by policy p.
+func (s *stats) offer(b *policy.Builder, p balance.Policy) {
+	for e := range pool.Event(pool.NumEvents) {
+		s.offerEvent(b, e)
+	}
+	b.Stat(policy.Stat{Kind: policy.Counter, Name: "upstream_rq_max_duration_reached", Of: s, Read: func() uint64 { return uint64(s.events[maxDurationReached].Load()) }}) //nolint:gosec // not negative
+	for i, of := range balanceNames {
+		if i >= ringSize && i <= ringMaxHashes && p != balance.RingHash || i >= maglevMinEntries && p != balance.Maglev {
+			continue
+		}
+		b.Stat(policy.Stat{Kind: of.kind, Name: of.name, Of: s, Read: s.lb[i].Load})
+	}
+	if s.outlier != nil {
+		s.offerOutlier(b)
+	}
+	if s.health != nil {
+		s.offerHealth(b)
+	}
+}
+
+// offerEvent offers what is counted of an event of the pools.
+func (s *stats) offerEvent(b *policy.Builder, e pool.Event) {
+	of := policy.Stat{Kind: policy.Counter, Name: e.String(), Of: s}
+	switch e {
+	case pool.RqActiveOverflow, pool.RqPendingOverflow: // refusals count these
+		return
+	case pool.CxConnectTime, pool.CxLength, pool.RqPerCx:
+		of.Kind, of.Record = policy.Histogram, func(record func(uint64)) { s.shows(e, record) }
+	case pool.CxActive, pool.RqActive, pool.RqPendingActive:
+		of.Kind = policy.Gauge
+		fallthrough
+	default:
+		n := &s.events[e]
+		of.Read = func() uint64 { return uint64(max(0, n.Load())) }
+	}
+	b.Stat(of)
+}
+
+// offerOutlier offers what the outlier detection counts.
+func (s *stats) offerOutlier(b *policy.Builder) {
+	for of := range outlier.Stat(outlier.StatCount) {
+		kind := policy.Counter
+		if of.Gauge() {
+			kind = policy.Gauge
+		}
+		counted := s.outlier
+		b.Stat(policy.Stat{
+			Kind: kind, Name: "outlier_detection." + of.String(), Of: s,
+			Read: func() uint64 { return counted.Value(of) },
+		})
+	}
+}
