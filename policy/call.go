@@ -32,6 +32,35 @@ type Call struct {
 	more         *[]State
 }
 
+// reset makes the first Call of a Frame ready for another call. While the garbage collector runs, each
+// write of a pointer costs as much as ten other writes, so reset writes only those that are set. The
+// hooks stay: they refer to the chain and to this Call, and count hides them.
+func (c *Call) reset() {
+	c.attempt, c.drain, c.limits, c.outcome = 1, 0, limits{}, Outcome{}
+	c.state, c.afterTimeout, c.hooks.count = stateTrying, false, 0
+	if c.endpoint != "" {
+		c.endpoint = ""
+	}
+	if c.isLate != nil {
+		c.isLate = nil
+	}
+	setNil(&c.stream)
+	setNil(&c.hooks.more)
+	setNil(&c.more)
+	for i := range c.states {
+		s := &c.states[i]
+		if s.N = 0; s.V != nil {
+			s.V = nil
+		}
+	}
+}
+
+func setNil[T any](p **T) {
+	if *p != nil {
+		*p = nil
+	}
+}
+
 // limits holds how long an attempt may take; zero means no limit.
 type limits struct {
 	deadline time.Duration // on the chain's clock: when the total timeout fires

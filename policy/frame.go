@@ -64,7 +64,7 @@ func (f *Frame) Reset() bool {
 		return false
 	}
 	f.ctx, f.winner = nil, nil
-	f.first = Call{frame: f, attempt: 1}
+	f.first.reset()
 	if f.chain.repeats {
 		f.attempts.Store(0)
 	}
