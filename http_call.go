@@ -51,8 +51,23 @@ type httpAttempt struct {
 	replay  *replayReader // keeps what is read of the body; nil for none
 }
 
-// reset makes the storage of a first attempt ready for another call.
-func (a *httpAttempt) reset() { *a = httpAttempt{of: a.of} }
+// reset makes the storage of a first attempt ready for another call. It writes only the pointers
+// that are set, because a write costs much while the garbage collector marks.
+func (a *httpAttempt) reset() {
+	a.guarded = false
+	if a.resp != nil {
+		a.resp = nil
+	}
+	if a.body != nil {
+		a.body, a.room = nil, nil
+	}
+	if a.header != nil || a.wire != nil {
+		a.header, a.wire = nil, nil
+	}
+	if a.source != nil || a.replay != nil {
+		a.source, a.replay = nil, nil
+	}
+}
 
 // newCall returns storage for a call.
 func (t *transport) newCall(req *http.Request) *httpCall {

@@ -27,16 +27,19 @@ type Call struct {
 	state        uint32      // until stateWatched: see the table in lifecycle.go
 	afterTimeout bool        // the per-try timeout of the previous attempt fired
 	stream       *Stream     // what outlives the attempt; nil if nothing does
+	spare        *timer      // a stopped one; nil for none
 	isLate       func(*Call) // called when the attempt takes long: see beside.go; nil for none
 	states       [3]State    // of the first slots; most chains need no others
 	more         *[]State
 }
 
-// reset makes the first Call of a Frame ready for another call. While the garbage collector runs, each
-// write of a pointer costs as much as ten other writes, so reset writes only those that are set. The
-// hooks stay: they refer to the chain and to this Call, and count hides them.
+// reset makes the first Call of a Frame ready for another call. While the garbage collector marks,
+// writing a pointer costs more than comparing ten, and copying a struct with pointers still more. So
+// reset writes only the pointers that are set. The hooks stay: they refer only to the chain and to
+// this Call, and count hides them.
 func (c *Call) reset() {
-	c.attempt, c.drain, c.limits, c.outcome = 1, 0, limits{}, Outcome{}
+	c.attempt, c.drain, c.limits = 1, 0, limits{}
+	c.outcome.reset()
 	c.state, c.afterTimeout, c.hooks.count = stateTrying, false, 0
 	if c.endpoint != "" {
 		c.endpoint = ""
@@ -293,6 +296,9 @@ func (c *Call) Next() *Call {
 	next := c.successor()
 	next.frame, next.attempt, next.from, next.limits = c.frame, c.attempt+1, c, c.limits
 	next.isLate = c.isLate
+	if !c.frame.mayRace() { // then c has run
+		next.spare, c.spare = c.spare, nil
+	}
 	next.afterTimeout = c.outcome.Has(PerTryTimeout)
 	return next
 }

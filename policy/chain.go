@@ -29,9 +29,8 @@ type Chain struct {
 	hedges      bool // attempts may run concurrently
 	cancellable bool
 	announce    bool
-	awaitsHead  bool      // a policy acts on the response headers of a stream
-	consumed    []string  // request headers that are not forwarded
-	timers      sync.Pool // of *timer
+	awaitsHead  bool     // a policy acts on the response headers of a stream
+	consumed    []string // request headers that are not forwarded
 	sweep       sweep
 }
 
@@ -110,7 +109,7 @@ func countAttempts(next Func) Func {
 func rememberWinner(next Func) Func {
 	return func(ctx context.Context, c *Call) *Outcome {
 		o := next(ctx, c)
-		if o != nil {
+		if o != nil && c.frame.mayRace() {
 			c.frame.winner = o.open
 		}
 		return o

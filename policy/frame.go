@@ -63,7 +63,8 @@ func (f *Frame) Reset() bool {
 	if f.forked.Load() {
 		return false
 	}
-	f.ctx, f.winner = nil, nil
+	f.ctx = nil
+	setNil(&f.winner)
 	f.first.reset()
 	if f.chain.repeats {
 		f.attempts.Store(0)

@@ -301,8 +301,8 @@ func (s *Stream) detach() *Call {
 	}
 	s.mu.Lock()
 	c := s.call
-	s.call = nil
 	s.stop()
+	s.call = nil
 	s.mu.Unlock()
 	if s.link.caller != nil {
 		s.chain.unwatch(s)
@@ -437,37 +437,35 @@ func (c *Call) runHooks(i uint32, end *Outcome) {
 	}
 }
 
-// timer is a pooled timer that fires for a Stream. It returns to its pool only if it was stopped in
-// time, so that it can never fire for a later call.
-//
-// Each chain has its own pool, because a timer made in one synctest bubble must not be used in
-// another.
+// timer is a timer that fires for a Stream. It is used again, for the next call in the same Frame,
+// only if it was stopped in time, so that it can never fire for a later call. A Frame belongs to one
+// chain, and a chain to one synctest bubble: a timer made in one must not be used in another.
 type timer struct {
 	timer  *time.Timer
-	pool   *sync.Pool
 	stream *Stream
 }
 
 // timer returns a stopped timer for s.
-func (c *Chain) timer(s *Stream) *timer {
-	t, ok := c.timers.Get().(*timer)
-	if !ok {
-		t = &timer{pool: &c.timers}
+func (c *Call) timer(s *Stream) *timer {
+	t := c.spare
+	if t == nil {
+		t = &timer{}
 		t.timer = time.AfterFunc(time.Hour, func() { t.stream.fire(t) })
 		t.timer.Stop()
+	} else {
+		c.spare = nil
 	}
 	t.stream = s
 	return t
 }
 
-// stop returns the timer to its pool. It reports false if the timer's function has run or is about
-// to; then the garbage collector frees the timer.
-func (t *timer) stop() bool {
+// stop stops the timer of c's attempt, and keeps it. It reports false if the timer's function has
+// run or is about to; then the garbage collector frees the timer.
+func (t *timer) stop(c *Call) bool {
 	if !t.timer.Stop() {
 		return false
 	}
-	t.stream = nil
-	t.pool.Put(t)
+	t.stream, c.spare = nil, t
 	return true
 }
 
@@ -475,7 +473,7 @@ func (t *timer) stop() bool {
 // Stream yet.
 func (s *Stream) start(scope Scope, d time.Duration) {
 	l := s.own
-	l.scope, l.timer = scope, s.chain.timer(s)
+	l.scope, l.timer = scope, s.call.timer(s)
 	l.timer.timer.Reset(d)
 }
 
@@ -487,7 +485,7 @@ func (s *Stream) stop() bool {
 	}
 	t := s.own.timer
 	s.own.timer = nil
-	return t.stop()
+	return t.stop(s.call)
 }
 
 // fire is the function of timer t.
