@@ -28,6 +28,7 @@ type Call struct {
 	afterTimeout bool        // the per-try timeout of the previous attempt fired
 	stream       *Stream     // what outlives the attempt; nil if nothing does
 	spare        *timer      // a stopped one; nil for none
+	link         link        // in the chain's sweep
 	isLate       func(*Call) // called when the attempt takes long: see beside.go; nil for none
 	states       [3]State    // of the first slots; most chains need no others
 	more         *[]State
@@ -46,6 +47,9 @@ func (c *Call) reset() {
 	}
 	if c.isLate != nil {
 		c.isLate = nil
+	}
+	if c.link.watched {
+		c.link = link{}
 	}
 	setNil(&c.stream)
 	setNil(&c.hooks.more)

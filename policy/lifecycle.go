@@ -46,14 +46,12 @@ const (
 type Stream struct {
 	chain *Chain
 	state atomic.Uint32
-	seen  uint8 // how often the sweep has checked the attempt; guarded by the sweep's mu
 	mu    sync.Mutex
 	own   *StreamLimits // nil for none; written before other goroutines have the Stream
 	call  *Call         // nil after the attempt has ended; guarded by mu from Watch on
 	err   error         // what a later End returns; written before stateEnded
 
 	done chan struct{} // made for goroutines that wait for stateEnded; guarded by mu
-	link link          // in the chain's sweep
 }
 
 // StreamLimits is the part of a [Stream] that only an attempt with a context of its own needs: that
@@ -177,7 +175,7 @@ func (a *Attempt) Watch() {
 		s.limitBody(c)
 	}
 	if watched {
-		s.chain.watch(caller, s)
+		s.chain.watch(c)
 	}
 }
 
@@ -296,18 +294,17 @@ func (s *Stream) take() *Call {
 
 // detach takes the Call from the Stream, and stops its timer and its watch.
 func (s *Stream) detach() *Call {
-	if s.own == nil && s.link.caller == nil {
-		return s.call
-	}
-	s.mu.Lock()
 	c := s.call
-	s.stop()
-	s.call = nil
-	s.mu.Unlock()
-	if s.link.caller != nil {
-		s.chain.unwatch(s)
+	if s.own != nil {
+		s.mu.Lock()
+		s.stop()
+		s.call = nil
+		s.mu.Unlock()
 	}
-	s.release(nil)
+	s.release(errEnded)
+	if c != nil && c.link.watched {
+		s.chain.unwatch(c)
+	}
 	return c
 }
 
@@ -639,11 +636,7 @@ func (s *Stream) kept() bool {
 
 // release ends the attempt's context to free its resources.
 func (s *Stream) release(cause error) {
-	if s.own == nil {
-		return
+	if s.own != nil {
+		s.own.cancel(cause)
 	}
-	if cause == nil {
-		cause = errEnded
-	}
-	s.own.cancel(cause)
 }

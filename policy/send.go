@@ -145,7 +145,7 @@ func (c *Call) settle(ctx context.Context) *Outcome {
 			return c.expired(ctx, scope, o.Err)
 		}
 		if c.state == stateTrying {
-			s.release(nil)
+			s.release(errEnded)
 		}
 	}
 	switch {
