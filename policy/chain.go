@@ -29,8 +29,9 @@ type Chain struct {
 	hedges      bool // attempts may run concurrently
 	cancellable bool
 	announce    bool
-	awaitsHead  bool     // a policy acts on the response headers of a stream
-	consumed    []string // request headers that are not forwarded
+	awaitsHead  bool      // a policy acts on the response headers of a stream
+	consumed    []string  // request headers that are not forwarded
+	timers      sync.Pool // of *timer
 	sweep       sweep
 }
 

@@ -434,9 +434,12 @@ func (c *Call) runHooks(i uint32, end *Outcome) {
 	}
 }
 
-// timer is a timer that fires for a Stream. It is used again, for the next call in the same Frame,
-// only if it was stopped in time, so that it can never fire for a later call. A Frame belongs to one
-// chain, and a chain to one synctest bubble: a timer made in one must not be used in another.
+// timer is a timer that fires for a Stream. It is used again only if it was stopped in time, so that
+// it can never fire for a later call. It stays with the storage of its call if that is used again,
+// which is faster than a pool.
+//
+// Each chain has its own timers, because a timer made in one synctest bubble must not be used in
+// another.
 type timer struct {
 	timer  *time.Timer
 	stream *Stream
@@ -446,13 +449,20 @@ type timer struct {
 func (c *Call) timer(s *Stream) *timer {
 	t := c.spare
 	if t == nil {
+		t = c.frame.chain.timer()
+	}
+	c.spare, t.stream = nil, s
+	return t
+}
+
+// timer returns a stopped timer.
+func (c *Chain) timer() *timer {
+	t, ok := c.timers.Get().(*timer)
+	if !ok {
 		t = &timer{}
 		t.timer = time.AfterFunc(time.Hour, func() { t.stream.fire(t) })
 		t.timer.Stop()
-	} else {
-		c.spare = nil
 	}
-	t.stream = s
 	return t
 }
 
@@ -462,7 +472,12 @@ func (t *timer) stop(c *Call) bool {
 	if !t.timer.Stop() {
 		return false
 	}
-	t.stream, c.spare = nil, t
+	t.stream = nil
+	if f := c.frame; f.storage != nil && !f.forked.Load() {
+		c.spare = t
+	} else {
+		f.chain.timers.Put(t)
+	}
 	return true
 }
 
