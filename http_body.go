@@ -17,7 +17,8 @@ type body struct {
 // wiredBody is a body with room for the context of its attempt.
 type wiredBody struct {
 	body
-	wire wireContext // what net/http reports of the attempt
+	limits policy.StreamLimits
+	wire   wireContext // what net/http reports of the attempt
 }
 
 // upgraded is the body of a 101 response, which can also be written to.
@@ -35,17 +36,19 @@ func (u upgraded) CloseWrite() error {
 	return http.ErrNotSupported
 }
 
-// NewStream returns the stream of an attempt, in the same allocation as its body, and as its
-// context if the attempt is still to be made.
+// NewStream returns the stream of an attempt, in the same allocation as its body.
 func (x *httpCall) NewStream(c *policy.Attempt) *policy.Stream {
-	a := attemptOf(c)
-	if a.resp != nil {
-		a.body = &body{}
-	} else {
-		b := &wiredBody{}
-		a.body, a.room = &b.body, &b.wire
-	}
-	return &a.body.stream
+	b := &body{}
+	attemptOf(c).body = b
+	return &b.stream
+}
+
+// NewLimitedStream returns the stream of an attempt, in the same allocation as its body and its
+// context.
+func (x *httpCall) NewLimitedStream(c *policy.Attempt) (*policy.Stream, *policy.StreamLimits) {
+	a, b := attemptOf(c), &wiredBody{}
+	a.body, a.room = &b.body, &b.wire
+	return &b.stream, &b.limits
 }
 
 // hand wraps the body of an open response. After it the attempt must not be used.

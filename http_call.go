@@ -51,6 +51,24 @@ type httpAttempt struct {
 	replay  *replayReader // keeps what is read of the body; nil for none
 }
 
+// reset makes the storage of a first attempt ready for another call. It writes only the pointers
+// that are set, because a write costs much while the garbage collector marks.
+func (a *httpAttempt) reset() {
+	a.guarded = false
+	if a.resp != nil {
+		a.resp = nil
+	}
+	if a.body != nil {
+		a.body, a.room = nil, nil
+	}
+	if a.header != nil || a.wire != nil {
+		a.header, a.wire = nil, nil
+	}
+	if a.source != nil || a.replay != nil {
+		a.source, a.replay = nil, nil
+	}
+}
+
 // newCall returns storage for a call.
 func (t *transport) newCall(req *http.Request) *httpCall {
 	u := t.upstream
@@ -58,10 +76,10 @@ func (t *transport) newCall(req *http.Request) *httpCall {
 	if !ok {
 		x = &httpCall{}
 		x.frame.Init(u.chain, x)
+		x.first.of = x.frame.First()
+		x.first.of.Attach(&x.first)
 	}
 	x.transport, x.req, x.ctx = t, req, req.Context()
-	x.first.of = x.frame.First()
-	x.first.of.Attach(&x.first)
 	if hasBody(req) && req.GetBody == nil {
 		x.replay = newReplay(req.Body, req.ContentLength, u.options.ReplayBuffer)
 	}
@@ -76,7 +94,7 @@ func (x *httpCall) Recycle() {
 		return
 	}
 	x.req, x.ctx, x.replay = nil, nil, nil
-	x.first = httpAttempt{}
+	x.first.reset()
 	if x.sent.Load() {
 		x.sent.Store(false)
 	}
@@ -306,7 +324,14 @@ func (x *httpCall) unsendable() error {
 	case u != nil && (hasControl(u.Opaque) || hasControl(u.RawQuery)):
 		return errors.New("net/http: can't write control character in Request.URL")
 	}
-	for name := range x.req.Trailer {
+	if len(x.req.Trailer) == 0 {
+		return nil
+	}
+	return badTrailer(x.req.Trailer)
+}
+
+func badTrailer(trailer http.Header) error {
+	for name := range trailer {
 		switch http.CanonicalHeaderKey(name) {
 		case "Transfer-Encoding", "Trailer", "Content-Length":
 			return fmt.Errorf("invalid Trailer key %q", name)

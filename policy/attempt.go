@@ -26,7 +26,7 @@ func (a *Attempt) Observed() bool { return a.frame.watched() }
 
 // Guarded reports whether the attempt has its own context, which Try receives. That context ends
 // when the attempt ends or a timeout fires.
-func (a *Attempt) Guarded() bool { return a.stream != nil && a.stream.limited }
+func (a *Attempt) Guarded() bool { return a.stream != nil && a.stream.own != nil }
 
 // AfterTimeout reports whether the per-try timeout of the previous attempt fired.
 func (a *Attempt) AfterTimeout() bool { return a.afterTimeout }
@@ -103,12 +103,12 @@ func (a *Attempt) DrainTime() time.Duration { return a.drain }
 // the caller must not wait for the upstream. A [Discarder] calls it.
 func (a *Attempt) DiscardWithin(d time.Duration) bool {
 	s := a.stream
-	if s == nil || !s.limited {
+	if s == nil || s.own == nil {
 		return false
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.fired.Load() != 0 {
+	if s.firedScope() != 0 {
 		return false
 	}
 	if l := a.Call().deadline(); l != 0 {
@@ -139,7 +139,7 @@ func (a *Attempt) LimitElapsed() time.Duration {
 // belongs to the caller.
 func (a *Attempt) LiftLimits() {
 	s := a.stream
-	if s == nil || !s.limited {
+	if s == nil || s.own == nil {
 		a.limits = limits{}
 		return
 	}

@@ -51,13 +51,14 @@ func (l limits) hard() limits {
 	return l
 }
 
-// outlast has the limits go on that end an attempt, where s.scope was reported. The caller holds
-// mu, and s.timer has fired.
+// outlast has the limits go on that end an attempt, where own.scope was reported. The caller holds
+// mu, and own.timer has fired.
 func (s *Stream) outlast(c *Call) {
-	s.late = true
+	own := s.own
+	own.late = true
 	l := c.limits.hard()
 	passed := c.limits.soft
-	if s.scope == ScopePerTry {
+	if own.scope == ScopePerTry {
 		passed = c.limits.try
 	}
 	l.try, l.idle = rest(l.try, passed), rest(l.idle, passed)
@@ -66,11 +67,11 @@ func (s *Stream) outlast(c *Call) {
 	if deadline := c.ownDeadline(); deadline != 0 {
 		scope, left = l.totalScope(), max(deadline-s.chain.now(), 1)
 	}
-	if s.scope, left = l.tighter(scope, left); s.scope == 0 {
-		s.timer = nil
+	if own.scope, left = l.tighter(scope, left); own.scope == 0 {
+		own.timer = nil
 		return
 	}
-	s.timer.timer.Reset(left)
+	own.timer.timer.Reset(left)
 }
 
 // rest is what is left of a limit, 0 for no limit.

@@ -27,9 +27,45 @@ type Call struct {
 	state        uint32      // until stateWatched: see the table in lifecycle.go
 	afterTimeout bool        // the per-try timeout of the previous attempt fired
 	stream       *Stream     // what outlives the attempt; nil if nothing does
+	spare        *timer      // a stopped one; nil for none
+	link         link        // in the chain's sweep
 	isLate       func(*Call) // called when the attempt takes long: see beside.go; nil for none
 	states       [3]State    // of the first slots; most chains need no others
 	more         *[]State
+}
+
+// reset makes the first Call of a Frame ready for another call. While the garbage collector marks,
+// writing a pointer costs more than comparing ten, and copying a struct with pointers still more. So
+// reset writes only the pointers that are set. The hooks stay: they refer only to the chain and to
+// this Call, and count hides them.
+func (c *Call) reset() {
+	c.attempt, c.drain, c.limits = 1, 0, limits{}
+	c.outcome.reset()
+	c.state, c.afterTimeout, c.hooks.count = stateTrying, false, 0
+	if c.endpoint != "" {
+		c.endpoint = ""
+	}
+	if c.isLate != nil {
+		c.isLate = nil
+	}
+	if c.link.watched {
+		c.link = link{}
+	}
+	setNil(&c.stream)
+	setNil(&c.hooks.more)
+	setNil(&c.more)
+	for i := range c.states {
+		s := &c.states[i]
+		if s.N = 0; s.V != nil {
+			s.V = nil
+		}
+	}
+}
+
+func setNil[T any](p **T) {
+	if *p != nil {
+		*p = nil
+	}
 }
 
 // limits holds how long an attempt may take; zero means no limit.
@@ -264,6 +300,9 @@ func (c *Call) Next() *Call {
 	next := c.successor()
 	next.frame, next.attempt, next.from, next.limits = c.frame, c.attempt+1, c, c.limits
 	next.isLate = c.isLate
+	if !c.frame.mayRace() { // then c has run
+		next.spare, c.spare = c.spare, nil
+	}
 	next.afterTimeout = c.outcome.Has(PerTryTimeout)
 	return next
 }

@@ -111,7 +111,7 @@ func countAttempts(next Func) Func {
 func rememberWinner(next Func) Func {
 	return func(ctx context.Context, c *Call) *Outcome {
 		o := next(ctx, c)
-		if o != nil {
+		if o != nil && c.frame.mayRace() {
 			c.frame.winner = o.open
 		}
 		return o

@@ -83,30 +83,23 @@ func (c *Call) Emit(kind EventKind, o *Outcome) {
 	if kind == EventRetryOverflow {
 		c.frame.overflowed.Store(true)
 	}
-	if len(c.frame.chain.listeners) != 0 {
-		c.EmitBackOff(kind, o, BackOff{})
-	}
+	c.EmitBackOff(kind, o, BackOff{})
 }
 
 // EmitBackOff is Emit for an event with a back-off.
 func (c *Call) EmitBackOff(kind EventKind, o *Outcome, b BackOff) {
-	c.frame.emit(0, Event{Kind: kind, Call: c, Outcome: o, BackOff: b})
+	if listeners := c.frame.chain.listeners; len(listeners) != 0 {
+		emit(c.frame.ctx, listeners, Event{Kind: kind, Call: c, Outcome: o, BackOff: b})
+	}
 }
 
-// emit calls the listeners from number i on. If one panics, the others still receive the event, and
-// then the panic goes on.
-func (f *Frame) emit(i int, e Event) {
-	listeners := f.chain.listeners
-	defer func() {
-		if i < len(listeners) {
-			f.emit(i, e)
-		}
-	}()
-	for i < len(listeners) {
-		listen := listeners[i]
-		i++
-		listen(f.ctx, e)
+// emit calls the listeners. If one panics, the others still receive the event, and then the panic
+// goes on.
+func emit(ctx context.Context, listeners []Listener, e Event) {
+	if len(listeners) > 1 {
+		defer emit(ctx, listeners[1:], e)
 	}
+	listeners[0](ctx, e)
 }
 
 // RetryOverflow reports whether the call needed a retry that was not made because the budget or the

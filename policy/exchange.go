@@ -84,8 +84,11 @@ type Successor interface {
 
 // Storage is an [Exchange] that saves allocations.
 type Storage interface {
-	// NewStream returns the storage of an attempt's [Stream]. It must be zero, and is used once.
+	// NewStream returns the storage of the [Stream] of an attempt that has no context of its own. It
+	// must be zero, and is used once.
 	NewStream(a *Attempt) *Stream
+	// NewLimitedStream is NewStream for an attempt that has a context of its own.
+	NewLimitedStream(a *Attempt) (*Stream, *StreamLimits)
 	// Recycle is called when the end of a response has ended the call. Nothing of the call is in
 	// use then, except Streams.
 	Recycle()

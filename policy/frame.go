@@ -63,8 +63,9 @@ func (f *Frame) Reset() bool {
 	if f.forked.Load() {
 		return false
 	}
-	f.ctx, f.winner = nil, nil
-	f.first = Call{frame: f, attempt: 1}
+	f.ctx = nil
+	setNil(&f.winner)
+	f.first.reset()
 	if f.chain.repeats {
 		f.attempts.Store(0)
 	}

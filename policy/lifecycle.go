@@ -44,19 +44,19 @@ const (
 // it, and the later ones wait for that. From [Attempt.Watch] on, all methods are safe for
 // concurrent use. They do nothing on a nil Stream.
 type Stream struct {
-	chain   *Chain
-	state   atomic.Uint32
-	late    bool  // the per-try timeout fired, and did not end the attempt; guarded by mu
-	headers bool  // a server sent or a client received them in time, or the outcome is final; guarded by mu
-	limited bool  // ctx and the fields below it are in use; written before other goroutines have the Stream
-	seen    uint8 // how often the sweep has checked the attempt; guarded by the sweep's mu
-	mu      sync.Mutex
-	call    *Call // nil after the attempt has ended; guarded by mu from Watch on
-	err     error // what a later End returns; written before stateEnded
+	chain *Chain
+	state atomic.Uint32
+	mu    sync.Mutex
+	own   *StreamLimits // nil for none; written before other goroutines have the Stream
+	call  *Call         // nil after the attempt has ended; guarded by mu from Watch on
+	err   error         // what a later End returns; written before stateEnded
 
 	done chan struct{} // made for goroutines that wait for stateEnded; guarded by mu
-	link link          // in the chain's sweep
+}
 
+// StreamLimits is the part of a [Stream] that only an attempt with a context of its own needs: that
+// context and the limits on its time.
+type StreamLimits struct {
 	ctx      context.Context         //nolint:containedctx // the attempt's own, without the deadline
 	cancel   context.CancelCauseFunc // of ctx
 	until    time.Duration           // on the chain's clock: the deadline to propagate; 0 for that of ctx
@@ -66,7 +66,9 @@ type Stream struct {
 	fired    atomic.Int32            // the Scope whose timeout fired; 0 for none
 	total    Scope                   // the scope of deadline
 	quiet    Scope                   // the scope of idle
-	scope    Scope                   // the limit that timer is armed for; guarded by mu
+	scope    Scope                   // the limit that timer is armed for; 0 after the response headers; guarded by mu
+	late     bool                    // the per-try timeout fired, and did not end the attempt; guarded by mu
+	headers  bool                    // a server sent or a client received them in time, or the outcome is final; guarded by mu
 	timer    *timer                  // armed for scope, or for the body; guarded by mu
 }
 
@@ -76,15 +78,39 @@ var errEnded = errors.New("pillion: the attempt has ended")
 func (c *Call) openStream() *Stream {
 	if c.stream == nil {
 		if storage := c.frame.storage; storage != nil {
-			if c.stream = storage.NewStream((*Attempt)(c)); c.stream == nil || c.stream.chain != nil {
-				panic("policy: Storage.NewStream returned nil, or a Stream that was used before")
-			}
+			c.hold(storage.NewStream((*Attempt)(c)), nil)
 		} else {
-			c.stream = &Stream{}
+			c.hold(&Stream{}, nil)
 		}
-		c.stream.call, c.stream.chain = c, c.frame.chain
 	}
 	return c.stream
+}
+
+// limitedStream makes the Stream of an attempt with a context of its own.
+func (c *Call) limitedStream() (*Stream, *StreamLimits) {
+	s, own := (*Stream)(nil), (*StreamLimits)(nil)
+	if storage := c.frame.storage; storage != nil {
+		if s, own = storage.NewLimitedStream((*Attempt)(c)); own == nil || own.ctx != nil {
+			panic("policy: Storage.NewLimitedStream returned nil, or StreamLimits that were used before")
+		}
+	} else {
+		limited := &struct {
+			s   Stream
+			own StreamLimits
+		}{}
+		s, own = &limited.s, &limited.own
+	}
+	c.hold(s, own)
+	return s, own
+}
+
+// hold makes s the Stream of the attempt.
+func (c *Call) hold(s *Stream, own *StreamLimits) {
+	if s == nil || s.chain != nil {
+		panic("policy: a Storage returned nil, or a Stream that was used before")
+	}
+	s.call, s.chain, s.own = c, c.frame.chain, own
+	c.stream = s
 }
 
 // attemptContext is the context of an attempt that has a limit, as the wire sees it.
@@ -92,30 +118,30 @@ type attemptContext Stream
 
 // Deadline returns when the attempt times out.
 func (g *attemptContext) Deadline() (time.Time, bool) {
-	if g.until == 0 {
-		return g.ctx.Deadline()
+	if g.own.until == 0 {
+		return g.own.ctx.Deadline()
 	}
-	return g.chain.epoch.Add(g.until), true
+	return g.chain.epoch.Add(g.own.until), true
 }
 
 // Done returns a channel that is closed when the attempt has ended or must end.
-func (g *attemptContext) Done() <-chan struct{} { return g.ctx.Done() }
+func (g *attemptContext) Done() <-chan struct{} { return g.own.ctx.Done() }
 
 // Err returns DeadlineExceeded if one of the library's limits ended the context, else the error of
 // its parent.
 func (g *attemptContext) Err() error {
-	err := g.ctx.Err()
+	err := g.own.ctx.Err()
 	if err == nil {
 		return nil
 	}
-	if _, fired := errors.AsType[*TimeoutError](context.Cause(g.ctx)); fired {
+	if _, fired := errors.AsType[*TimeoutError](context.Cause(g.own.ctx)); fired {
 		return context.DeadlineExceeded
 	}
 	return err
 }
 
 // Value returns the value of the parent.
-func (g *attemptContext) Value(key any) any { return g.ctx.Value(key) }
+func (g *attemptContext) Value(key any) any { return g.own.ctx.Value(key) }
 
 // Pending returns the attempt whose open response the caller will read, if a policy needs its end.
 // Else it returns nil, and there is nothing to watch.
@@ -136,24 +162,37 @@ func (a *Attempt) Watch() {
 	}
 	c := a.Call()
 	s, caller := c.openStream(), c.frame.ctx
-	deadline := c.ownDeadline()
-	limited := s.limited && (deadline != 0 || c.limits.idle != 0)
-	watched := c.hooks.count != 0 && caller.Done() != nil
+	watched := c.hooks.count != 0 && caller.Done() != nil && !c.upgraded()
 	c.state = stateWatched
-	if c.upgraded() || !limited && !watched {
+	if s.own == nil && !watched {
 		s.state.Store(stateWatched)
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.state.Store(stateWatched)
-	if limited {
-		s.deadline, s.total, s.idle, s.quiet = deadline, c.limits.totalScope(), c.limits.idle, c.limits.silent()
-		_, wait := s.due()
-		s.start(0, wait)
+	if s.own != nil {
+		s.limitBody(c)
 	}
 	if watched {
-		s.chain.watch(caller, s)
+		s.chain.watch(c)
+	}
+}
+
+// limitBody limits the rest of the response. A timer that waited for the response headers goes on:
+// it fires before the total limit, and then waits for what is left. The caller holds mu.
+func (s *Stream) limitBody(c *Call) {
+	l := s.own
+	if !c.upgraded() {
+		l.deadline, l.total, l.idle, l.quiet = c.ownDeadline(), c.limits.totalScope(), c.limits.idle, c.limits.silent()
+	}
+	switch {
+	case l.deadline == 0 && l.idle == 0:
+		s.stop()
+	case l.timer == nil || l.idle != 0:
+		s.stop()
+		_, wait := l.due(s.chain.now())
+		s.start(0, wait)
 	}
 }
 
@@ -198,7 +237,7 @@ func (s *Stream) closed() {
 	c := s.detach()
 	var why error
 	if !c.upgraded() {
-		if why = context.Cause(c.frame.ctx); why == nil && s.fired.Load() != 0 {
+		if why = context.Cause(c.frame.ctx); why == nil && s.firedScope() != 0 {
 			why = context.DeadlineExceeded
 		}
 	}
@@ -207,23 +246,23 @@ func (s *Stream) closed() {
 
 // Cancel ends the attempt's context, if it has its own, with cause.
 func (s *Stream) Cancel(cause error) {
-	if s != nil && s.limited {
-		s.cancel(cause)
+	if s != nil && s.own != nil {
+		s.own.cancel(cause)
 	}
 }
 
 // Await reports that the caller waits for the next part of the response. The idle limit runs until
 // Received.
 func (s *Stream) Await() {
-	if s != nil && s.idle != 0 {
-		s.readBy.Store(int64(after(s.chain.now(), s.idle)))
+	if s != nil && s.own != nil && s.own.idle != 0 {
+		s.own.readBy.Store(int64(after(s.chain.now(), s.own.idle)))
 	}
 }
 
 // Received reports that the next part of the response has arrived, or will not arrive.
 func (s *Stream) Received() {
-	if s != nil && s.idle != 0 {
-		s.readBy.Store(0)
+	if s != nil && s.own != nil && s.own.idle != 0 {
+		s.own.readBy.Store(0)
 	}
 }
 
@@ -255,18 +294,17 @@ func (s *Stream) take() *Call {
 
 // detach takes the Call from the Stream, and stops its timer and its watch.
 func (s *Stream) detach() *Call {
-	if !s.limited && s.link.caller == nil {
-		return s.call
-	}
-	s.mu.Lock()
 	c := s.call
-	s.call = nil
-	s.stop()
-	s.mu.Unlock()
-	if s.link.caller != nil {
-		s.chain.unwatch(s)
+	if s.own != nil {
+		s.mu.Lock()
+		s.stop()
+		s.call = nil
+		s.mu.Unlock()
 	}
-	s.release(nil)
+	s.release(errEnded)
+	if c != nil && c.link.watched {
+		s.chain.unwatch(c)
+	}
 	return c
 }
 
@@ -396,75 +434,94 @@ func (c *Call) runHooks(i uint32, end *Outcome) {
 	}
 }
 
-// timer is a pooled timer that fires for a Stream. It returns to its pool only if it was stopped in
-// time, so that it can never fire for a later call.
+// timer is a timer that fires for a Stream. It is used again only if it was stopped in time, so that
+// it can never fire for a later call. It stays with the storage of its call if that is used again,
+// which is faster than a pool.
 //
-// Each chain has its own pool, because a timer made in one synctest bubble must not be used in
+// Each chain has its own timers, because a timer made in one synctest bubble must not be used in
 // another.
 type timer struct {
 	timer  *time.Timer
-	pool   *sync.Pool
 	stream *Stream
 }
 
 // timer returns a stopped timer for s.
-func (c *Chain) timer(s *Stream) *timer {
-	t, ok := c.timers.Get().(*timer)
-	if !ok {
-		t = &timer{pool: &c.timers}
-		t.timer = time.AfterFunc(time.Hour, func() { t.stream.fire(t) })
-		t.timer.Stop()
+func (c *Call) timer(s *Stream) *timer {
+	t := c.spare
+	if t == nil {
+		t = c.frame.chain.timer()
 	}
-	t.stream = s
+	c.spare, t.stream = nil, s
 	return t
 }
 
-// stop returns the timer to its pool. It reports false if the timer's function has run or is about
-// to; then the garbage collector frees the timer.
-func (t *timer) stop() bool {
+// timer returns a stopped timer.
+func (c *Chain) timer() *timer {
+	t, ok := c.timers.Get().(*timer)
+	if !ok {
+		t = &timer{}
+		t.timer = time.AfterFunc(time.Hour, func() { t.stream.fire(t) })
+		t.timer.Stop()
+	}
+	return t
+}
+
+// stop stops the timer of c's attempt, and keeps it. It reports false if the timer's function has
+// run or is about to; then the garbage collector frees the timer.
+func (t *timer) stop(c *Call) bool {
 	if !t.timer.Stop() {
 		return false
 	}
 	t.stream = nil
-	t.pool.Put(t)
+	if f := c.frame; f.storage != nil && !f.forked.Load() {
+		c.spare = t
+	} else {
+		f.chain.timers.Put(t)
+	}
 	return true
 }
 
 // start makes a timer fire for scope after d. The caller holds mu, or no other goroutine has the
 // Stream yet.
 func (s *Stream) start(scope Scope, d time.Duration) {
-	s.scope, s.timer = scope, s.chain.timer(s)
-	s.timer.timer.Reset(d)
+	l := s.own
+	l.scope, l.timer = scope, s.call.timer(s)
+	l.timer.timer.Reset(d)
 }
 
 // stop stops the timer. It reports false if the timer's function has run or is about to. The caller
 // holds mu, or no other goroutine has the Stream yet.
 func (s *Stream) stop() bool {
-	if s.timer == nil {
+	if s.own == nil || s.own.timer == nil {
 		return true
 	}
-	t := s.timer
-	s.timer = nil
-	return t.stop()
+	t := s.own.timer
+	s.own.timer = nil
+	return t.stop(s.call)
 }
 
 // fire is the function of timer t.
 func (s *Stream) fire(t *timer) {
 	s.mu.Lock()
-	c := s.call
-	if c == nil || s.timer != t || s.fired.Load() != 0 {
+	c, l := s.call, s.own
+	if c == nil || l.timer != t || l.fired.Load() != 0 {
 		s.mu.Unlock() // it was stopped, settled or armed again in the meantime
 		return
 	}
 	watched := s.state.Load() >= stateWatched
-	scope, wait := s.scope, time.Duration(0)
+	scope, wait := l.scope, time.Duration(0)
 	if watched {
-		scope, wait = s.due()
+		scope, wait = l.due(s.chain.now())
 	} else if scope == c.limits.totalScope() {
 		wait = c.deadline() - s.chain.now() // an upload may have moved it
 	}
 	if wait > 0 {
 		t.timer.Reset(wait)
+		s.mu.Unlock()
+		return
+	}
+	if scope == 0 { // the headers were in time; Watch arms another timer
+		l.timer = nil
 		s.mu.Unlock()
 		return
 	}
@@ -479,11 +536,11 @@ func (s *Stream) fire(t *timer) {
 		c.isLate(c)
 		return
 	}
-	s.fired.Store(int32(scope))
+	l.fired.Store(int32(scope))
 	limit := c.timeoutError(scope, nil)
 	exchange := c.frame.exchange
 	s.mu.Unlock()
-	s.cancel(limit)
+	l.cancel(limit)
 	if watched {
 		s.cut(limit)
 	} else if x, ok := exchange.(LimitObserver); ok {
@@ -493,18 +550,17 @@ func (s *Stream) fire(t *timer) {
 
 // due returns which limit of the body has passed, or how long until the next one can pass. The idle
 // limit does not run between reads: a slow caller is not the upstream's silence.
-func (s *Stream) due() (scope Scope, wait time.Duration) {
-	now := s.chain.now()
-	if s.deadline != 0 {
-		if wait = s.deadline - now; wait <= 0 {
-			return s.total, 0
+func (l *StreamLimits) due(now time.Duration) (scope Scope, wait time.Duration) {
+	if l.deadline != 0 {
+		if wait = l.deadline - now; wait <= 0 {
+			return l.total, 0
 		}
 	}
-	if s.idle != 0 {
-		quiet := s.idle
-		if by := time.Duration(s.readBy.Load()); by != 0 {
+	if l.idle != 0 {
+		quiet := l.idle
+		if by := time.Duration(l.readBy.Load()); by != 0 {
 			if quiet = by - now; quiet <= 0 {
-				return s.quiet, 0
+				return l.quiet, 0
 			}
 		}
 		if wait == 0 || quiet < wait {
@@ -515,21 +571,35 @@ func (s *Stream) due() (scope Scope, wait time.Duration) {
 }
 
 // firedScope returns the limit whose timeout ended the attempt, 0 for none.
-func (s *Stream) firedScope() Scope { return Scope(s.fired.Load()) } //nolint:gosec // only Scopes are stored
+func (s *Stream) firedScope() Scope {
+	if s.own == nil {
+		return 0
+	}
+	return Scope(s.own.fired.Load()) //nolint:gosec // only Scopes are stored
+}
 
-// disarm stops the timer of c's attempt when the response headers have arrived. It returns the
-// limit if the timer was faster: then the attempt has timed out, whatever arrived.
+// disarm ends the wait of c's attempt for the response headers. It returns the limit if the timer
+// was faster: then the attempt has timed out, whatever arrived. The timer of an open response goes
+// on, for its body: see limitBody.
 func (s *Stream) disarm(c *Call) Scope {
+	if s.own == nil {
+		return 0
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if c.state == stateOpen && s.own.fired.Load() == 0 {
+		s.own.scope = 0
+		return 0
+	}
 	return s.disarmed(c)
 }
 
 // disarmed is disarm for a caller that holds mu. A timer that is about to fire counts as fired,
 // unless an upload has moved its limit.
 func (s *Stream) disarmed(c *Call) Scope {
-	if !s.stop() && c.limits.ends(s.scope) && (s.scope != c.limits.totalScope() || c.deadline() <= s.chain.now()) {
-		s.fired.CompareAndSwap(0, int32(s.scope))
+	l := s.own
+	if !s.stop() && c.limits.ends(l.scope) && (l.scope != c.limits.totalScope() || c.deadline() <= s.chain.now()) {
+		l.fired.CompareAndSwap(0, int32(l.scope))
 	}
 	return s.firedScope()
 }
@@ -539,23 +609,24 @@ func (s *Stream) disarmed(c *Call) Scope {
 func (s *Stream) rearm(c *Call, choose func(scope Scope, left time.Duration) (Scope, time.Duration)) (fired Scope) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	l := s.own
 	var scope Scope
 	var left time.Duration
 	if deadline := c.ownDeadline(); deadline != 0 {
 		scope, left = c.limits.totalScope(), max(deadline-s.chain.now(), 1)
 	}
 	total, rest := scope, left
-	if scope, left = choose(scope, left); s.late && !c.limits.ends(scope) {
+	if scope, left = choose(scope, left); l.late && !c.limits.ends(scope) {
 		ending := c.limits.hard()
 		scope, left = ending.tighter(total, rest)
 	}
-	if s.state.Load() >= stateWatched || (scope != 0 && scope == c.limits.totalScope() && scope == s.scope && s.timer != nil) {
+	if s.state.Load() >= stateWatched || (scope != 0 && scope == c.limits.totalScope() && scope == l.scope && l.timer != nil) {
 		return s.firedScope() // the total limit does not move
 	}
 	if fired = s.disarmed(c); fired != 0 {
 		return fired
 	}
-	if s.scope = scope; scope != 0 {
+	if l.scope = scope; scope != 0 {
 		s.start(scope, left)
 	}
 	return 0
@@ -563,25 +634,24 @@ func (s *Stream) rearm(c *Call, choose func(scope Scope, left time.Duration) (Sc
 
 // keep makes settle leave the outcome as Try reports it.
 func (s *Stream) keep() {
+	if s.own == nil {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.headers = true
+	s.own.headers = true
 }
 
 // kept reports whether the response headers were in time.
 func (s *Stream) kept() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.headers
+	return s.own.headers
 }
 
 // release ends the attempt's context to free its resources.
 func (s *Stream) release(cause error) {
-	if !s.limited {
-		return
+	if s.own != nil {
+		s.own.cancel(cause)
 	}
-	if cause == nil {
-		cause = errEnded
-	}
-	s.cancel(cause)
 }

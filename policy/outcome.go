@@ -22,6 +22,20 @@ type Outcome struct {
 	open       *Call         // the attempt that has not ended yet; nil if finished
 }
 
+// reset makes o the zero Outcome: see [Call.reset].
+func (o *Outcome) reset() {
+	o.Code, o.Conditions, o.Flags, o.Detail, o.local = 0, 0, 0, nil, 0
+	if o.Value != nil {
+		o.Value = nil
+	}
+	if o.Err != nil {
+		o.Err = nil
+	}
+	if o.open != nil {
+		o.open = nil
+	}
+}
+
 // Hook is called at the end of an attempt or call, with its final outcome: Err, Conditions, Flags
 // and Detail include a body that broke off. A policy makes a hook once, in Wrap; the state of the
 // call is in c. Neither argument may be used after the hook returns. A hook must not read the

@@ -13,8 +13,8 @@ func (s *Stream) Pause(ctx context.Context, d time.Duration, closed <-chan struc
 	s.Received()
 	defer s.Await()
 	s.extend(d)
-	if s != nil && s.limited {
-		ctx = s.ctx
+	if s != nil && s.own != nil {
+		ctx = s.own.ctx
 	}
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -30,12 +30,12 @@ func (s *Stream) Pause(ctx context.Context, d time.Duration, closed <-chan struc
 
 // extend moves the total limit of an open response by d.
 func (s *Stream) extend(d time.Duration) {
-	if s == nil {
+	if s == nil || s.own == nil {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.deadline != 0 {
-		s.deadline = after(s.deadline, d)
+	if l := s.own; l.deadline != 0 {
+		l.deadline = after(l.deadline, d)
 	}
 }

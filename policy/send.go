@@ -49,17 +49,20 @@ var errUnwound = errors.New("pillion: the call panicked or ended its goroutine")
 // arm makes the attempt's context and starts its timer, if needed: if the caller's own deadline
 // comes first, no timer is needed. It is not ok if the time has passed before the attempt began.
 func (c *Call) arm(ctx context.Context) (sent context.Context, ok bool) {
-	scope, limit, until := c.bound(ctx)
+	if c.limits == (limits{}) && !c.frame.chain.cancellable {
+		return ctx, true
+	}
+	now := c.frame.chain.now()
+	scope, limit, until := c.bound(ctx, now)
 	if limit < 0 {
 		return nil, false
 	}
 	if scope == 0 && c.limits.idle == 0 && !c.frame.chain.cancellable {
 		return ctx, true
 	}
-	s := c.openStream()
-	s.limited = true
-	s.ctx, s.cancel = context.WithCancelCause(ctx)
-	s.until = until
+	s, own := c.limitedStream()
+	own.ctx, own.cancel = context.WithCancelCause(ctx)
+	own.until = until
 	if scope != 0 {
 		s.start(scope, limit)
 	}
@@ -69,12 +72,8 @@ func (c *Call) arm(ctx context.Context) (sent context.Context, ok bool) {
 // bound returns the earliest limit on waiting for the response headers, and the deadline to
 // propagate: the earlier one of the total and the per-try limit if the exchange is unary, and the
 // total limit otherwise. A negative limit means that the total limit has passed.
-func (c *Call) bound(ctx context.Context) (scope Scope, limit, until time.Duration) {
+func (c *Call) bound(ctx context.Context, now time.Duration) (scope Scope, limit, until time.Duration) {
 	l := &c.limits
-	if *l == (limits{}) {
-		return 0, 0, 0
-	}
-	now := c.frame.chain.now()
 	if deadline := c.deadline(); deadline != 0 {
 		scope, limit, until = l.totalScope(), deadline-now, deadline
 		if limit <= 0 {
@@ -139,14 +138,14 @@ func (c *Call) settle(ctx context.Context) *Outcome {
 	if s != nil {
 		if scope := s.disarm(c); scope != 0 {
 			s.release(c.timeoutError(scope, nil))
-			if s.headers {
+			if s.own.headers {
 				return c.cutShort(ctx, o, scope)
 			}
 			o.Discard() // immediately: its context has ended
 			return c.expired(ctx, scope, o.Err)
 		}
 		if c.state == stateTrying {
-			s.release(nil)
+			s.release(errEnded)
 		}
 	}
 	switch {
@@ -185,12 +184,12 @@ func (c *Call) cutShort(ctx context.Context, o *Outcome, scope Scope) *Outcome {
 // reports whether it was in time: no timeout has fired. The caller's own deadline needs no timer.
 func (c *Call) rearm(choose func(scope Scope, left time.Duration) (Scope, time.Duration)) (inTime bool) {
 	s := c.stream
-	if s == nil || !s.limited {
+	if s == nil || s.own == nil {
 		return true
 	}
 	scope := s.rearm(c, choose)
 	if scope != 0 {
-		s.cancel(c.timeoutError(scope, nil))
+		s.own.cancel(c.timeoutError(scope, nil))
 	}
 	return scope == 0
 }

@@ -22,28 +22,29 @@ const sweeps = 10
 // engine does for a call.
 type sweep struct {
 	mu    sync.Mutex
-	first *Stream     // guarded by mu, as the links of the Streams are
+	first *Call       // guarded by mu, as the links of the Calls are
 	timer *time.Timer // nil before its first use; guarded by mu
 	armed bool        // guarded by mu
 }
 
-// link is the list entry of a Stream in a sweep.
+// link is the list entry of an attempt in a sweep.
 type link struct {
-	caller         context.Context //nolint:containedctx // the context to check; nil for a Stream that nothing watches
-	previous, next *Stream
-	stop           func() bool // ends the Stream's own watch; nil while the sweep checks it
+	watched        bool  // set before other goroutines have the Stream
+	seen           uint8 // how often the sweep has checked the attempt
+	previous, next *Call
+	stop           func() bool // ends the attempt's own watch; nil while the sweep checks it
 }
 
-// watch makes the end of the caller's context end the attempt of s.
-func (c *Chain) watch(caller context.Context, s *Stream) {
+// watch makes the end of the caller's context end the attempt of of.
+func (c *Chain) watch(of *Call) {
 	w := &c.sweep
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s.link = link{caller: caller, next: w.first}
+	of.link = link{watched: true, next: w.first}
 	if w.first != nil {
-		w.first.link.previous = s
+		w.first.link.previous = of
 	}
-	w.first = s
+	w.first = of
 	if !w.armed {
 		c.armSweep()
 	}
@@ -61,21 +62,21 @@ func (c *Chain) armSweep() {
 	}
 }
 
-// unwatch ends the watch of s.
-func (c *Chain) unwatch(s *Stream) {
+// unwatch ends the watch of of, which may then be used for another call.
+func (c *Chain) unwatch(of *Call) {
 	w := &c.sweep
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if stop := s.link.stop; stop != nil {
+	if stop := of.link.stop; stop != nil {
 		stop()
 	} else {
-		w.remove(s)
+		w.remove(of)
 	}
 }
 
-// remove removes s from the list. The caller holds mu.
-func (w *sweep) remove(s *Stream) {
-	l := &s.link
+// remove removes of from the list. The caller holds mu.
+func (w *sweep) remove(of *Call) {
+	l := &of.link
 	if l.next != nil {
 		l.next.link.previous = l.previous
 	}
@@ -89,17 +90,21 @@ func (w *sweep) remove(s *Stream) {
 
 // tick ends the attempts whose caller's context has ended. It is the function of the timer.
 func (c *Chain) tick() {
-	for _, s := range c.gone() {
-		s.left()
+	for _, left := range c.gone() {
+		left()
 	}
 }
 
-// left ends the attempt because the caller's context has ended.
-func (s *Stream) left() { s.cut(context.Cause(s.link.caller)) }
+// leaver returns a function that ends the attempt because the caller's context has ended. When it
+// runs, the Call may be in use for another call.
+func (c *Call) leaver() func() {
+	s, caller := c.stream, c.frame.ctx
+	return func() { s.cut(context.Cause(caller)) }
+}
 
-// gone returns the Streams whose caller's context has ended, and arms the timer again if any others
-// remain.
-func (c *Chain) gone() (gone []*Stream) {
+// gone returns the ends of the attempts whose caller's context has ended, and arms the timer again
+// if any others remain.
+func (c *Chain) gone() (gone []func()) {
 	w := &c.sweep
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -111,15 +116,16 @@ func (c *Chain) gone() (gone []*Stream) {
 			c.armSweep()
 		}
 	}()
-	for s := w.first; s != nil; {
-		next := s.link.next
-		if s.seen++; s.link.caller.Err() != nil {
-			gone = append(gone, s)
-		} else if s.seen >= sweeps {
-			w.remove(s)
-			s.link.stop = context.AfterFunc(s.link.caller, s.left)
+	for of := w.first; of != nil; {
+		l, caller := &of.link, of.frame.ctx
+		next := l.next
+		if l.seen++; caller.Err() != nil {
+			gone = append(gone, of.leaver())
+		} else if l.seen >= sweeps {
+			w.remove(of)
+			l.stop = context.AfterFunc(caller, of.leaver())
 		}
-		s = next
+		of = next
 	}
 	return gone
 }

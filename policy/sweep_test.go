@@ -86,11 +86,11 @@ func TestSweep(t *testing.T) {
 	})
 }
 
-// state returns how many Streams the sweep checks, and whether its timer runs.
+// state returns how many attempts the sweep checks, and whether its timer runs.
 func (w *sweep) state() (n int, armed bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for s := w.first; s != nil; s = s.link.next {
+	for of := w.first; of != nil; of = of.link.next {
 		n++
 	}
 	return n, w.armed
@@ -100,7 +100,7 @@ func (w *sweep) state() (n int, armed bool) {
 func (s *Stream) ownWatch() bool {
 	s.chain.sweep.mu.Lock()
 	defer s.chain.sweep.mu.Unlock()
-	return s.link.stop != nil
+	return s.call.link.stop != nil
 }
 
 // TestSweep_model opens and ends responses at random, and compares the sweep with a list.
@@ -227,9 +227,9 @@ func BenchmarkSweep(b *testing.B) {
 	}
 	ctx, cancel := context.WithCancel(b.Context())
 	defer cancel()
-	s := &Stream{chain: c}
+	of := &Call{frame: &Frame{ctx: ctx}}
 	for b.Loop() {
-		c.watch(ctx, s)
-		c.unwatch(s)
+		c.watch(of)
+		c.unwatch(of)
 	}
 }

@@ -9,8 +9,8 @@ import "time"
 // BeginUpload reports, before the request is sent, that sending its body takes time.
 // [Attempt.Uploading] and [Attempt.Uploaded] report the progress.
 func (a *Attempt) BeginUpload() {
-	if s := a.stream; s != nil && s.limited && a.limits.deadline != 0 {
-		s.until = 0 // the deadline may move
+	if s := a.stream; s != nil && s.own != nil && a.limits.deadline != 0 {
+		s.own.until = 0 // the deadline may move
 	}
 }
 
