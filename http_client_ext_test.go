@@ -520,7 +520,7 @@ func TestHandler_connectionStays(t *testing.T) {
 						_, _ = w.Write(make([]byte, size))
 					}, timeout.Config{Total: time.Minute})
 					var addresses []string
-					for _, limit := range []string{"100m", ""} {
+					for _, limit := range []string{"500m", ""} {
 						req := requestTo(t, g.URL)
 						if test.body != "" {
 							req.Method, req.Body, req.ContentLength = http.MethodPost, io.NopCloser(strings.NewReader(test.body)), int64(len(test.body))
