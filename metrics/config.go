@@ -35,6 +35,17 @@ type Config struct {
 	// 0. Mirrors timeout_budgets of track_cluster_stats.
 	TimeoutBudget bool `json:"timeout_budgets,omitempty"`
 
+	// RequestResponseSizes records the sizes of each attempt over HTTP, when it ends:
+	// upstream_rq_headers_size, upstream_rq_headers_count and upstream_rq_body_size, and, if it has
+	// a response, upstream_rs_headers_size, upstream_rs_headers_count and upstream_rs_body_size.
+	// As in Envoy, a header field has the bytes of its name and its value, the pseudo-header fields
+	// of HTTP/2 count in HTTP/1 too, and the body of a response that is discarded for a retry is
+	// empty. Fields that net/http adds are not counted, except the length of the request's body;
+	// the body of a response has the bytes that the caller read, decompressed if net/http does
+	// that. It allocates for each attempt. Calls over gRPC, functions and servers have no sizes.
+	// Mirrors request_response_sizes of track_cluster_stats.
+	RequestResponseSizes bool `json:"request_response_sizes,omitempty"`
+
 	// NoDynamicStats leaves out the statistics of responses: upstream_rq_<code>, upstream_rq_<c>xx,
 	// upstream_rq_completed and upstream_rq_time, in all categories. Those of attempts and retries
 	// stay. Mirrors dynamic_stats: false of Envoy's Router.
@@ -80,7 +91,7 @@ func (c Config) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	if c.CallerStatNames {
 		s.Require(policy.Needs{Consume: []string{envoy.AltStatNameHeader}})
 	}
-	s.Require(policy.Needs{Headers: true}) // a response is counted when its headers arrive
+	s.Require(policy.Needs{Headers: true, Sizes: c.RequestResponseSizes}) // a response is counted when its headers arrive
 	s.Listen(r.listen)
 	return r.call, nil
 }

@@ -42,6 +42,7 @@ type recorder struct {
 	major             atomic.Int32 // major HTTP version of the last response
 	tries             policy.Slot  // when an attempt began; only if tryBudget is set
 	budget, tryBudget *Histogram   // nil unless TimeoutBudget is set
+	sizes             *sizes       // nil unless RequestResponseSizes is set
 }
 
 func newRecorder(c *ClusterStats, cfg Config) *recorder {
@@ -80,6 +81,9 @@ func newRecorder(c *ClusterStats, cfg Config) *recorder {
 	if cfg.TimeoutBudget {
 		r.budget = c.Histogram("upstream_rq_timeout_budget_percent_used")
 		r.tryBudget = c.Histogram("upstream_rq_timeout_budget_per_try_percent_used")
+	}
+	if cfg.RequestResponseSizes {
+		r.sizes = newSizes(c)
 	}
 	return r
 }
@@ -245,6 +249,9 @@ func (r *recorder) endAttempt(c *policy.Call, end *policy.Outcome) {
 	}
 	if resp, ok := end.Value.(*http.Response); ok && r.major.Load() != int32(resp.ProtoMajor) { //nolint:gosec // 1 or 2
 		r.major.Store(int32(resp.ProtoMajor)) //nolint:gosec // 1 or 2
+	}
+	if r.sizes != nil {
+		r.sizes.record(c)
 	}
 	r.timedOut(c, end)
 	if !carried {

@@ -52,6 +52,9 @@ type Needs struct {
 	// them. Policies that retry or hedge need not ask.
 	Headers bool
 
+	// Sizes asks adapters to measure each attempt: see [Call.Sizes].
+	Sizes bool
+
 	// AnnounceDeadline asks to send the remaining time of each attempt to the server, in
 	// x-envoy-expected-rq-timeout-ms.
 	AnnounceDeadline bool
@@ -69,6 +72,7 @@ func (b *Builder) Require(n Needs) {
 	c := b.chain
 	c.cancellable = c.cancellable || n.Cancel
 	c.awaitsHead = c.awaitsHead || n.Headers
+	c.measures = c.measures || n.Sizes
 	c.announce = c.announce || n.AnnounceDeadline
 	for _, name := range n.Consume {
 		c.consumed = append(c.consumed, textproto.CanonicalMIMEHeaderKey(name))

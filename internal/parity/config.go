@@ -58,7 +58,8 @@ type (
 			Thresholds []envoyThresholds `json:"thresholds"`
 		} `json:"circuit_breakers"`
 		TrackClusterStats struct {
-			TimeoutBudgets bool `json:"timeout_budgets"`
+			TimeoutBudgets       bool `json:"timeout_budgets"`
+			RequestResponseSizes bool `json:"request_response_sizes"`
 		} `json:"track_cluster_stats"`
 		CommonLBConfig   envoyLBConfig              `json:"common_lb_config"`
 		LBPolicy         string                     `json:"lb_policy"`
@@ -194,7 +195,6 @@ var parts = map[string]string{
 	"domains":                  "routing",
 	"hcm":                      "routing",
 	"virtual_clusters":         "statistics of virtual hosts",
-	"request_response_sizes":   "statistics of sizes",
 	"priority":                 "priorities",
 }
 
@@ -228,6 +228,7 @@ func configure(s *Scenario) (*settings, error) {
 		return nil, err
 	}
 	c.metrics = metrics.Config{External: f.external, CallerStatNames: !f.external, TimeoutBudget: f.cluster.TrackClusterStats.TimeoutBudgets}
+	c.metrics.RequestResponseSizes = f.cluster.TrackClusterStats.RequestResponseSizes
 	c.metrics.NoDynamicStats = f.router.DynamicStats != nil && !*f.router.DynamicStats
 	if c.limits, err = f.cluster.limits(); err != nil {
 		return nil, err

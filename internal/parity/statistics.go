@@ -53,6 +53,8 @@ upstream_rq_active
 upstream_rq_active_overflow
 upstream_rq_body_size
 upstream_rq_completed
+upstream_rq_headers_count
+upstream_rq_headers_size
 upstream_rq_maintenance_mode
 upstream_rq_max_duration_reached
 upstream_rq_pending_overflow
@@ -70,6 +72,8 @@ upstream_rq_timeout_budget_per_try_percent_used
 upstream_rq_timeout_budget_percent_used
 upstream_rq_total
 upstream_rs_body_size
+upstream_rs_headers_count
+upstream_rs_headers_size
 `
 
 // pooledNames are those of pool, queue and balancer, which only a library with hosts of its own
