@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 
 	"github.com/pillion-go/pillion/internal/report"
@@ -80,11 +81,26 @@ func (r row) unread(then func()) {
 }
 
 func newCluster(r *Registry, name string) *ClusterStats {
-	return &ClusterStats{
-		name: name, prefix: "cluster." + name + ".", registry: r,
-		rows: map[string]row{}, answers: map[string]*ResponseCounters{},
-	}
+	return newGroup(r, name, clusterPrefix+name+".")
 }
+
+// newVirtualCluster makes the statistics of a virtual cluster.
+func newVirtualCluster(r *Registry, host, name string) *ClusterStats {
+	return newGroup(r, name, virtualPrefix+host+".vcluster."+name+".")
+}
+
+func newGroup(r *Registry, name, prefix string) *ClusterStats {
+	return &ClusterStats{name: name, prefix: prefix, registry: r, rows: map[string]row{}, answers: map[string]*ResponseCounters{}}
+}
+
+// The prefixes of the names of statistics.
+const (
+	clusterPrefix = "cluster."
+	virtualPrefix = "vhost."
+)
+
+// isVirtual reports whether c is a virtual cluster.
+func (c *ClusterStats) isVirtual() bool { return strings.HasPrefix(c.prefix, virtualPrefix) }
 
 // Name returns the name as pages show it. Characters that a page cannot show are replaced, so that
 // it can differ from the name passed to [Registry.Cluster].

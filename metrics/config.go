@@ -46,6 +46,16 @@ type Config struct {
 	// Mirrors request_response_sizes of track_cluster_stats.
 	RequestResponseSizes bool `json:"request_response_sizes,omitempty"`
 
+	// VirtualHost and VirtualClusters count some calls separately as well, under
+	// vhost.<VirtualHost>.vcluster.<name>: responses as upstream_rq_<code>, upstream_rq_<c>xx,
+	// upstream_rq_completed and upstream_rq_time, attempts as upstream_rq_total, and
+	// upstream_rq_timeout and upstream_rq_retry*. A call counts in the first VirtualCluster that
+	// matches it, or else in one with the name other. Upstreams that name the same virtual host and
+	// registry are counted together. A name with dots is cut as StatName is. Mirrors name and
+	// virtual_clusters of Envoy's VirtualHost.
+	VirtualHost     string           `json:"virtual_host,omitempty"`
+	VirtualClusters []VirtualCluster `json:"virtual_clusters,omitempty"`
+
 	// NoDynamicStats leaves out the statistics of responses: upstream_rq_<code>, upstream_rq_<c>xx,
 	// upstream_rq_completed and upstream_rq_time, in all categories. Those of attempts and retries
 	// stay. Mirrors dynamic_stats: false of Envoy's Router.
@@ -77,6 +87,10 @@ func (c Config) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 			return nil, err
 		}
 	}
+	virtual, err := c.virtualHost(cluster.registry)
+	if err != nil {
+		return nil, err
+	}
 	r := newRecorder(cluster, c)
 	if s.Carrier() != nil {
 		cluster.neverPooled()
@@ -93,6 +107,10 @@ func (c Config) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	}
 	s.Require(policy.Needs{Headers: true, Sizes: c.RequestResponseSizes}) // a response is counted when its headers arrive
 	s.Listen(r.listen)
+	if r.virtual = virtual; virtual != nil {
+		virtual.slot = s.Slot()
+		s.Listen(virtual.listen)
+	}
 	return r.call, nil
 }
 

@@ -180,7 +180,7 @@ var probes atomic.Uint64
 func (r *Registry) tryLabels(to prometheus.Registerer) error {
 	labels := []string{
 		"envoy_response_code", "envoy_response_code_class", "envoy_grpc_bridge_method", "envoy_grpc_bridge_service",
-		"envoy_cluster_name", "le", "quantile",
+		"envoy_cluster_name", "envoy_virtual_cluster", "envoy_virtual_host", "le", "quantile",
 	}
 	for _, t := range r.tags {
 		if !slices.Contains(labels, t.label) {

@@ -79,12 +79,15 @@ func (c *ClusterStats) size() int {
 	return len(c.rows)
 }
 
-// sorted returns the current clusters, sorted by name.
+// sorted returns the current clusters, sorted by name, then the virtual ones.
 func (r *Registry) sorted() []*ClusterStats {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	all := make([]*ClusterStats, 0, len(r.clusters))
+	all := make([]*ClusterStats, 0, len(r.clusters)+len(r.virtual))
 	for _, c := range r.clusters {
+		all = append(all, c)
+	}
+	for _, c := range r.virtual {
 		all = append(all, c)
 	}
 	slices.SortFunc(all, func(a, b *ClusterStats) int { return strings.Compare(a.prefix, b.prefix) })
@@ -97,7 +100,7 @@ func (c *ClusterStats) entries(t *tagger, numbers, histograms []entry) (n, h []e
 	defer c.mu.RUnlock()
 	from, hfrom := len(numbers), len(histograms)
 	for stat, row := range c.rows {
-		left, labels := t.extract(c.name, stat)
+		left, labels := t.extract(c, stat)
 		e := entry{row: row, left: left, labels: labels}
 		if e.kind == histogramKind {
 			histograms = append(histograms, e)

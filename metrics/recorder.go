@@ -42,6 +42,7 @@ type recorder struct {
 	major             atomic.Int32 // major HTTP version of the last response
 	tries             policy.Slot  // when an attempt began; only if tryBudget is set
 	budget, tryBudget *Histogram   // nil unless TimeoutBudget is set
+	virtual           *virtualHost // nil without VirtualClusters
 	sizes             *sizes       // nil unless RequestResponseSizes is set
 }
 
@@ -107,6 +108,9 @@ const (
 // call records when a call begins, and counts its response when the headers arrive.
 func (r *recorder) call(ctx context.Context, c *policy.Call) *policy.Outcome {
 	c.State(r.slot).N = r.now()<<flagBits | seen
+	if r.virtual != nil {
+		r.virtual.remember(c)
+	}
 	o := r.next(ctx, c)
 	r.answered(c, o)
 	return o
@@ -137,6 +141,9 @@ func (r *recorder) count(c *policy.Call, o *policy.Outcome, code int) (flags int
 	}
 	if a := r.byName(c); a != nil {
 		a.Count(code)
+	}
+	if r.virtual != nil {
+		r.virtual.of(c).responses.Count(code)
 	}
 	return flags
 }
@@ -395,6 +402,9 @@ func (r *recorder) completed(c *policy.Call, state int64, ms uint64) {
 	}
 	if a := r.byName(c); a != nil {
 		a.Time(ms)
+	}
+	if r.virtual != nil {
+		r.virtual.of(c).responses.Time(ms)
 	}
 }
 

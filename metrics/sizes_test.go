@@ -23,7 +23,9 @@ type chunked struct{ io.Reader }
 // bins that were used, once for each value, in the order of names: headers_count, headers_size and
 // body_size of requests, then of responses.
 func TestSizes(t *testing.T) {
-	ok := func(_ *http.Request, _ int) (*http.Response, error) { return sized(http.StatusOK, strings.Repeat("x", 100)), nil }
+	ok := func(_ *http.Request, _ int) (*http.Response, error) {
+		return sized(http.StatusOK, strings.Repeat("x", 100)), nil
+	}
 	for _, test := range []struct {
 		name   string
 		method string
