@@ -57,7 +57,7 @@ type Cluster struct {
 
 // New makes a cluster. The error joins all that is wrong with cfg.
 func New(cfg Config) (*Cluster, error) {
-	c := &Cluster{cfg: cfg, epoch: time.Now(), stats: &stats{}, lending: &lending{}, ready: make(chan struct{})}
+	c := &Cluster{cfg: cfg, epoch: time.Now(), stats: &stats{perEndpoint: cfg.PerEndpointStats}, lending: &lending{}, ready: make(chan struct{})}
 	c.picks.New = func() any { return new(pick) }
 	c.background, c.cancel = context.WithCancel(context.Background())
 	runtime.AddCleanup(c, func(cancel context.CancelFunc) { cancel() }, c.cancel)
@@ -178,6 +178,7 @@ func (c *Cluster) exchange(hosts []*host, known map[string]*host, added, removed
 	}
 	c.readied()
 	c.stats.members(hosts)
+	c.stats.list(hosts)
 	c.stats.tables(c.balancer.Stats())
 	return nil
 }

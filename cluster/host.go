@@ -20,6 +20,7 @@ type host struct {
 
 	address string
 	stats   *stats
+	own     *endpointStats // nil unless each host is counted
 	lending *lending
 	pools   [2]atomic.Pointer[pool.Pool] // by priority; written with mu held
 
@@ -34,6 +35,9 @@ type host struct {
 func newHost(e balance.Endpoint, s *stats, l *lending) *host {
 	h := &host{Host: balance.NewHost(e), address: e.Address, stats: s, lending: l}
 	h.Data = h
+	if s.perEndpoint {
+		h.own = newEndpointStats()
+	}
 	return h
 }
 
@@ -47,6 +51,9 @@ func (h *host) Observe(e pool.Event, n int64) {
 		h.AddActive(n)
 	case e == pool.CxTotal && h.stats.health != nil:
 		h.stats.health.Traffic()
+	}
+	if h.own != nil {
+		h.own.observe(e, n)
 	}
 	h.stats.Observe(e, n)
 }

@@ -19,12 +19,13 @@ type ClusterStats struct {
 	prefix   string // "cluster.recipes."
 	registry *Registry
 
-	mu       sync.RWMutex
-	rows     map[string]row               // by name after prefix; guarded by mu
-	answers  map[string]*ResponseCounters // by category; guarded by mu
-	conns    *conns                       // nil until something dials; guarded by mu
-	offers   map[offered]struct{}         // by policies, with an owner; guarded by mu
-	detached bool                         // removed from its registry: still counts, but is not shown
+	mu        sync.RWMutex
+	rows      map[string]row               // by name after prefix; guarded by mu
+	answers   map[string]*ResponseCounters // by category; guarded by mu
+	conns     *conns                       // nil until something dials; guarded by mu
+	offers    map[offered]struct{}         // by policies, with an owner; guarded by mu
+	endpoints []*endpoints                 // that policies offer; guarded by mu
+	detached  bool                         // removed from its registry: still counts, but is not shown
 }
 
 // kind is the type of a statistic.

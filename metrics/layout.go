@@ -34,6 +34,7 @@ type family struct {
 
 // layout returns the plan. It makes a new one if the old one is no longer valid.
 func (r *Registry) layout() *plan {
+	r.refresh()
 	shape := r.shape.Load()
 	if p := r.plan.Load(); p != nil && p.shape == shape {
 		return p
@@ -108,6 +109,7 @@ func (c *ClusterStats) entries(t *tagger, numbers, histograms []entry) (n, h []e
 			numbers = append(numbers, e)
 		}
 	}
+	numbers = c.appendEndpoints(t, numbers)
 	slices.SortFunc(numbers[from:], byName)
 	slices.SortFunc(histograms[hfrom:], byName)
 	return numbers, histograms

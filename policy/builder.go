@@ -90,6 +90,7 @@ const (
 	Gauge     StatKind = iota // goes up and down
 	Counter                   // only grows
 	Histogram                 // values in whole units: milliseconds, bytes, percent
+	Endpoints                 // those of endpoints that come and go
 )
 
 // Stat is a statistic that a policy offers.
@@ -110,6 +111,22 @@ type Stat struct {
 	// Record hands over the function that a Histogram is to call with each value from then on.
 	// That function is safe for concurrent use. Other kinds have none.
 	Record func(record func(value uint64))
+
+	// Endpoints returns the statistics of the endpoints that there are now, for Kind Endpoints.
+	// While they are the same it returns the same pointer; nil means none. It must be fast and safe
+	// for concurrent use. Other kinds have none.
+	Endpoints func() *EndpointStats
+}
+
+// EndpointStats holds the statistics of all endpoints at one time. It must not be changed.
+type EndpointStats struct{ List []EndpointStat }
+
+// EndpointStat holds the statistics of one endpoint. In Envoy they are named
+// "endpoint.<address>.<name>".
+type EndpointStat struct {
+	Address  string
+	Hostname string // "" for none
+	Stats    []Stat // gauges and counters, each with its own Read
 }
 
 // Stat offers statistics, such as how many slots are free. A policy may keep the Builder to offer

@@ -60,6 +60,7 @@ type (
 		TrackClusterStats struct {
 			TimeoutBudgets       bool `json:"timeout_budgets"`
 			RequestResponseSizes bool `json:"request_response_sizes"`
+			PerEndpointStats     bool `json:"per_endpoint_stats"`
 		} `json:"track_cluster_stats"`
 		CommonLBConfig   envoyLBConfig              `json:"common_lb_config"`
 		LBPolicy         string                     `json:"lb_policy"`
@@ -234,7 +235,9 @@ func configure(s *Scenario) (*settings, error) {
 	c.metrics = metrics.Config{External: f.external, CallerStatNames: !f.external, TimeoutBudget: f.cluster.TrackClusterStats.TimeoutBudgets}
 	c.metrics.RequestResponseSizes = f.cluster.TrackClusterStats.RequestResponseSizes
 	c.metrics.NoDynamicStats = f.router.DynamicStats != nil && !*f.router.DynamicStats
-	c.metrics.VirtualHost = virtualHost
+	if len(f.virtualHost.VirtualClusters) != 0 {
+		c.metrics.VirtualHost = virtualHost
+	}
 	for _, v := range f.virtualHost.VirtualClusters {
 		c.metrics.VirtualClusters = append(c.metrics.VirtualClusters, metrics.VirtualCluster{Name: v.Name, Headers: headerMatchers(v.Headers)})
 	}
