@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"runtime"
@@ -97,6 +98,9 @@ func (c *Cluster) newPool(h *host, p policy.Priority) *pool.Pool {
 	cfg := c.cfg.pool()
 	cfg.Template, cfg.Address, cfg.Observer, cfg.Panicked = c.template, h.address, h, dialPanicked
 	cfg.Slots, cfg.Scheme = c.lending.slots(p), c.scheme()
+	if s := c.tls; s != nil {
+		cfg.HandshakeFailed = func(err error) { s.Observe(tls.ConnectionState{}, err) }
+	}
 	return pool.New(cfg)
 }
 

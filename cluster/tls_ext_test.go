@@ -5,6 +5,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -50,6 +51,28 @@ func TestTLS(t *testing.T) {
 				t.Errorf("got %q, %v, want %q after one handshake", got, err, test.want)
 			}
 		})
+	}
+}
+
+// TestTLS_connectionError counts handshakes that fail in TLS itself: with a server that speaks no TLS,
+// and with one that has no version in common.
+func TestTLS_connectionError(t *testing.T) {
+	plain := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(plain.Close)
+	old := httptest.NewUnstartedServer(http.NotFoundHandler())
+	old.TLS = &tls.Config{MaxVersion: tls.VersionTLS12} //nolint:gosec // to be refused
+	old.Config.ErrorLog = log.New(io.Discard, "", 0)
+	old.StartTLS()
+	t.Cleanup(old.Close)
+	for _, address := range []string{plain.Listener.Addr().String(), old.Listener.Addr().String()} {
+		stat := stats{}
+		c := made(t, cluster.Config{Endpoints: cluster.Addresses(address), TLS: &cluster.TLS{MinVersion: tls.VersionTLS13}})
+		if got, err := get(t, upstream(t, stat, c)); err == nil {
+			t.Errorf("got %q, want a failed handshake", got)
+		}
+		if got := stat["ssl.connection_error"](); got != 1 || stat["ssl.handshake"]() != 0 {
+			t.Errorf("got %d errors and %d handshakes, want 1 and 0", got, stat["ssl.handshake"]())
+		}
 	}
 }
 

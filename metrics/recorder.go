@@ -92,7 +92,10 @@ func newRecorder(c *ClusterStats, cfg Config) *recorder {
 // neverCalls lists statistics of Envoy that are 0 unless a policy counts them, such as a cluster.
 //
 //nolint:gochecknoglobals // read-only table
-var neverCalls = [...]string{"upstream_rq_maintenance_mode", "upstream_rq_max_duration_reached", "upstream_rq_pending_overflow"}
+var neverCalls = [...]string{
+	"upstream_rq_maintenance_mode", "upstream_rq_max_duration_reached", "upstream_rq_pending_overflow",
+	"upstream_internal_redirect_failed_total", "upstream_internal_redirect_succeeded_total",
+}
 
 // now returns the time of the recorder's clock, in nanoseconds.
 func (r *recorder) now() int64 { return int64(time.Since(r.epoch)) }
