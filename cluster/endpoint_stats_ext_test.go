@@ -83,6 +83,7 @@ func TestEndpointStats(t *testing.T) {
 			hang(w, r)
 		}, counts{"rq_success": "1", "rq_timeout": "1", "rq_total": "1", "cx_total": "1"}},
 		{"retried", []pillion.Policy{retry.Config{On: "5xx", BaseInterval: time.Millisecond, MaxInterval: time.Millisecond}}, responds(503), counts{"rq_error": "2", "rq_total": "2", "cx_total": "1", "cx_active": "1"}},
+		{"a 409 that is retried", []pillion.Policy{retry.Config{On: "retriable-4xx", BaseInterval: time.Millisecond, MaxInterval: time.Millisecond}}, responds(409), counts{"rq_success": "2", "rq_total": "2", "cx_total": "1", "cx_active": "1"}}, // Envoy: rq_error 1
 		{"refused by a limit", []pillion.Policy{limits.Config{MaxPendingRequests: limits.Zero}}, hang, counts{}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -26,12 +26,11 @@ var envoysRows string
 // counterpart of.
 var absent = regexp.MustCompile(`^(` + strings.Join([]string{
 	`http1\..*`, `upstream_flow_control_.*`, `upstream_cx_[rt]x_bytes_buffered`, // of the codec of HTTP
-	`upstream_rq_rx_reset_no_error`,                                                                                           // net/http does not report the code
-	`bind_errors`,                                                                                                             // a dialer may bind an address unseen
-	`client_ssl_socket_factory\..*`, `version`, `warming_state`, `upstream_queue_overloaded`, `default\.total_match(_count)?`, // of discovery
-	`circuit_breakers\.high\.remaining_.*`,          // limits.Config has no thresholds of its own for priority HIGH
-	`circuit_breakers\.default\.remaining_cx_pools`, // always close to 2^64 in Envoy
-	`lb_subsets_single_host_per_subset_duplicate`,   // of a policy with subsets
+	`upstream_rq_rx_reset_no_error`,                                                               // net/http does not report the code
+	`bind_errors`,                                                                                 // a dialer may bind an address unseen
+	`client_ssl_socket_factory\..*`, `upstream_queue_overloaded`, `default\.total_match(_count)?`, // of discovery
+	`circuit_breakers\.\w+\.remaining_cx_pools`,   // always close to 2^64 in Envoy
+	`lb_subsets_single_host_per_subset_duplicate`, // of a policy with subsets
 }, "|") + `) `)
 
 // TestRows compares the statistics of a fresh upstream, with all policies, with the rows that the
@@ -42,7 +41,7 @@ func TestRows(t *testing.T) {
 		c.Endpoints, c.PerEndpointStats = cluster.Addresses("127.0.0.1:1"), true
 		return []pillion.Policy{
 			metrics.Config{Registry: r, TimeoutBudget: true, RequestResponseSizes: true}, timeout.Config{}, retry.Config{},
-			limits.Config{TrackRemaining: true, MaxRetries: 3}, breaker.Config{}, made(t, c),
+			limits.Config{TrackRemaining: true, MaxRetries: 3, High: &limits.Config{TrackRemaining: true, MaxRetries: 3}}, breaker.Config{}, made(t, c),
 		}
 	}
 	for _, c := range []cluster.Config{

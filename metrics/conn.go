@@ -288,7 +288,9 @@ func (c *ClusterStats) neverPooled() {
 	for _, name := range neverPooled {
 		c.Counter(name)
 	}
-	c.Gauge("lb_subsets_active")
+	for _, name := range []string{"lb_subsets_active", "version", "warming_state"} {
+		c.Gauge(name)
+	}
 }
 
 //nolint:gochecknoglobals // a table that nothing writes
