@@ -59,7 +59,7 @@ func (s *sizes) request(name string, values ...string) {
 // fields returns how many fields a header has with the name, and their bytes.
 func fields(name string, values []string) (n, bytes uint64) {
 	for _, value := range values {
-		bytes += uint64(len(name) + len(value)) //nolint:gosec // not negative
+		bytes += uint64(len(name) + len(value))
 	}
 	return uint64(len(values)), bytes
 }

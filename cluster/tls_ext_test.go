@@ -60,7 +60,7 @@ func TestTLS_connectionError(t *testing.T) {
 	plain := httptest.NewServer(http.NotFoundHandler())
 	t.Cleanup(plain.Close)
 	old := httptest.NewUnstartedServer(http.NotFoundHandler())
-	old.TLS = &tls.Config{MaxVersion: tls.VersionTLS12} //nolint:gosec // to be refused
+	old.TLS = &tls.Config{MaxVersion: tls.VersionTLS12}
 	old.Config.ErrorLog = log.New(io.Discard, "", 0)
 	old.StartTLS()
 	t.Cleanup(old.Close)

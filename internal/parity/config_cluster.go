@@ -114,7 +114,7 @@ func (f *fragments) makeCluster(s *Scenario) (*cluster.Config, error) {
 	c := f.cluster
 	made := &cluster.Config{
 		LBPolicy: cluster.LBPolicy(c.LBPolicy), Outlier: c.OutlierDetection.made(), ConnectTimeout: 500 * time.Millisecond,
-		Protocol: cluster.HTTP1,
+		Protocol: cluster.HTTP1, PerEndpointStats: c.TrackClusterStats.PerEndpointStats,
 		Rand:     func() uint64 { return uint64(s.first) }, //nolint:gosec // not negative
 	}
 	if s.Upstream.Protocol == "h2" {
