@@ -40,8 +40,12 @@ func TestRows(t *testing.T) {
 	policies := func(c cluster.Config) []pillion.Policy {
 		c.Endpoints, c.PerEndpointStats = cluster.Addresses("127.0.0.1:1"), true
 		return []pillion.Policy{
-			metrics.Config{Registry: r, TimeoutBudget: true, RequestResponseSizes: true}, timeout.Config{}, retry.Config{},
-			limits.Config{TrackRemaining: true, MaxRetries: 3, High: &limits.Config{TrackRemaining: true, MaxRetries: 3}}, breaker.Config{}, made(t, c),
+			metrics.Config{Registry: r, TimeoutBudget: true, RequestResponseSizes: true},
+			timeout.Config{},
+			retry.Config{},
+			limits.Config{TrackRemaining: true, MaxRetries: 3, High: &limits.Config{TrackRemaining: true, MaxRetries: 3}},
+			breaker.Config{},
+			made(t, c),
 		}
 	}
 	for _, c := range []cluster.Config{
