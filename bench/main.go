@@ -1,4 +1,4 @@
-// Command bench measures pillion beside other libraries in one run: the time and the
+// Command bench measures pillion beside other libraries in one run: the processor time and the
 // allocations that each adds to the bare work, as medians of interleaved rounds.
 //
 //	go run .                                print the tables
