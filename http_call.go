@@ -295,7 +295,10 @@ func (x *httpCall) unusable(resp *http.Response) error {
 // kept request body may still be read for it.
 func (x *httpCall) responded(c *policy.Attempt, o *policy.Outcome, resp *http.Response) {
 	a := attemptOf(c)
-	a.resp, resp.Request = resp, x.req
+	a.resp = resp
+	if resp.Request != x.req {
+		resp.Request = x.req
+	}
 	if resp.Body == nil {
 		resp.Body = http.NoBody
 	}

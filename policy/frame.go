@@ -116,7 +116,10 @@ func (f *Frame) Invoke(ctx context.Context) *Outcome {
 	if f.chain == nil || f.ctx != nil {
 		panic("policy: Frame.Invoke: the Frame is in use or not initialized; call Init or Reset first")
 	}
-	f.ctx, f.observer = ctx, observerIn(ctx)
+	f.ctx = ctx
+	if o := observerIn(ctx); o != nil {
+		f.observer = o
+	}
 	returned := false
 	defer func() {
 		if !returned {
