@@ -136,7 +136,7 @@ func tellSidecar(a *policy.Attempt) {
 // Transport returns a round tripper that makes its calls through base, under the upstream's
 // policies. If base is nil, it uses the hosts of the cluster among the policies (package cluster),
 // or without a cluster a clone of [http.DefaultTransport] that belongs to this upstream. With a
-// cluster base must be nil; otherwise each call fails. As a function from RoundTripper to
+// cluster, base must be nil; otherwise each call fails. As a function from RoundTripper to
 // RoundTripper it composes with other middleware.
 //
 // It honors the contract of [http.RoundTripper]: it does not change the caller's request and header
@@ -189,8 +189,8 @@ func (u *Upstream) ownTransport() http.RoundTripper {
 // transport is an upstream over one base.
 type transport struct {
 	upstream *Upstream
-	base     http.RoundTripper // nil beside a carrier
-	carrier  Carrier           // nil for none
+	base     http.RoundTripper // nil with a carrier
+	carrier  Carrier           // nil if there is none
 	netHTTP  bool              // base is an http.Transport, so that nothing else calls the hooks of a trace
 	h2c      bool              // base uses HTTP/2 over connections without TLS
 

@@ -177,7 +177,7 @@ func (x *httpCall) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome
 		if resp != nil && resp.Body != nil {
 			_ = resp.Body.Close() // a violation of RoundTripper's contract, but it would leak
 		}
-		if o.Conditions == 0 { // else the carrier knows more
+		if o.Conditions == 0 { // otherwise the carrier has set the cause
 			o.Err = err
 		}
 		return

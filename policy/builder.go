@@ -95,16 +95,16 @@ type Stat struct {
 	// Name is the name in Envoy, after "cluster.<name>.".
 	Name string
 
-	// Of is what the statistic belongs to, if several upstreams offer the same one. It must be
+	// Of identifies the owner of the statistic, if several upstreams offer it. It must be
 	// comparable. Statistics with the same Name and Of are shown once.
 	Of any
 
 	// Read returns the value. It runs whenever statistics are shown, so it must be fast and safe
-	// for concurrent use. A Histogram has none.
+	// for concurrent use. It must be nil for a Histogram.
 	Read func() uint64
 
-	// Record hands over the function that a Histogram is to call with each value from then on.
-	// That function is safe for concurrent use. Other kinds have none.
+	// Record receives the function that a Histogram must call with each later value. That function
+	// is safe for concurrent use. Record must be nil for other kinds.
 	Record func(record func(value uint64))
 }
 

@@ -110,9 +110,9 @@ type Config struct {
 	// it is Disabled.
 	Budget *Budget `json:"budget,omitempty"`
 
-	// Hosts says which hosts of a cluster a retry avoids. Nil means those of the attempts before,
-	// in whose place up to 20 times another one is picked; Envoy avoids none by default, as &Hosts{} does.
-	// Without a cluster inside anything but nil is an error. Mirrors retry_host_predicate and
+	// Hosts selects the hosts of a cluster that a retry avoids. Nil means those of earlier attempts:
+	// up to 20 times another host is picked instead. &Hosts{} avoids none, which is Envoy's default.
+	// Without a cluster, any value other than nil is an error. Mirrors retry_host_predicate and
 	// retry_priority.
 	Hosts *Hosts `json:"hosts,omitempty"`
 
