@@ -126,7 +126,7 @@ func compileRegex(expr string) (*regexp.Regexp, error) {
 
 // IsToken reports whether name can be the name of a header (RFC 9110, section 5.6.2).
 func IsToken(name string) bool {
-	return !strings.ContainsFunc(name, func(r rune) bool {
+	return name != "" && !strings.ContainsFunc(name, func(r rune) bool {
 		return r <= ' ' || r >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
 	})
 }
