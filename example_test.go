@@ -79,9 +79,9 @@ func ExampleNew_errors() {
 	)
 	fmt.Println(err)
 	// Output:
-	// upstream "recipes": pillion: order: breaker outside retry would hide failed attempts from the breaker; put AnyOrder among the policies if you mean it
-	// retry: Config.NumRetries: -7 is negative
-	// limits: Config.MaxRequests: -2 is negative
+	// upstream "recipes": pillion: order: breaker outside retry would hide failed attempts from the breaker; write them in the order retry, breaker, limits, or put AnyOrder among the policies if you mean it
+	// retry: Config.NumRetries: -7 is negative; write 1 or more, 0 for 1, or retry.Never for none
+	// limits: Config.MaxRequests: -2 is negative; write 1 or more, 0 for the default, or limits.Zero for none
 }
 
 // AnyOrder allows a breaker that sees whole calls instead of attempts.

@@ -153,20 +153,20 @@ func pause(ctx context.Context, d time.Duration) {
 func checkRetry(o *retry.Retryable) error {
 	var bad problems
 	if o.Tries < 0 && o.Tries != retry.Unlimited {
-		bad.say("Retryable.Tries: %d is negative: write 1 or more, 0 for 2, or retry.Unlimited", o.Tries)
+		bad.say("Retryable.Tries: %d is negative; write 1 or more, 0 for 2, or retry.Unlimited", o.Tries)
 	}
 	switch {
 	case o.Sleep < 0 && o.Sleep != retry.Zero:
-		bad.say("Retryable.Sleep: %v is negative: write a duration such as time.Second, or retry.Zero", o.Sleep)
+		bad.say("Retryable.Sleep: %v is negative; write a duration such as time.Second, or retry.Zero", o.Sleep)
 	case o.Sleep > 0 && o.Sleep < time.Millisecond:
-		bad.say("Retryable.Sleep: %v is below a millisecond, did you forget the unit? Write a duration such as time.Second, or retry.Zero", o.Sleep)
+		bad.say("Retryable.Sleep: %v is below 1ms; did you forget the unit? Write a duration such as time.Second, or retry.Zero", o.Sleep)
 	}
 	isNil := func(m retry.Match) bool { return m == nil }
 	if slices.ContainsFunc(o.On, isNil) || slices.ContainsFunc(o.Not, isNil) {
-		bad.say("Retryable.On, Retryable.Not: a Match is nil: leave it out")
+		bad.say("Retryable.On, Retryable.Not: a Match is nil; leave it out")
 	}
 	if slices.Contains(o.Matching, nil) {
-		bad.say("Retryable.Matching: a Pattern is nil: leave it out")
+		bad.say("Retryable.Matching: a Pattern is nil; leave it out")
 	}
 	return bad.err()
 }

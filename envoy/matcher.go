@@ -61,11 +61,11 @@ func (h HeaderMatcher) Compile() (Matcher, error) {
 	}
 	switch {
 	case h.Name == "":
-		return m, errors.New("Name is empty")
+		return m, errors.New("Name is empty; write one such as X-Retry")
 	case !IsToken(h.Name):
 		return m, fmt.Errorf("Name %q is no header name; write one such as X-Retry", h.Name)
 	case tests > 1:
-		return m, fmt.Errorf("%q has more than one of Exact, Prefix, Suffix, Contains and Regex", h.Name)
+		return m, fmt.Errorf("%q has more than one of Exact, Prefix, Suffix, Contains and Regex; write one of them", h.Name)
 	}
 	return m, nil
 }

@@ -419,7 +419,7 @@ func TestConfig_check(t *testing.T) {
 	tests := map[string]Config{
 		"":                                    {},
 		"Config.Delay: 50ns is below":         {Delay: 50},
-		"Config.Delay: -1ns is below":         {Delay: -1},
+		"Config.Delay: -1ns is negative; write":         {Delay: -1},
 		"Config.Delay: 1s is fixed":           {Delay: time.Second, Window: time.Minute},
 		"Config.Percentile: 0.95 is below 1;": {Percentile: 0.95},
 		"Config.Percentile: 100 is not":       {Percentile: 100},

@@ -94,7 +94,7 @@ func ExampleConfig_errors() {
 	fmt.Println(err)
 	// Output:
 	// upstream "recipes": retry: Config.On: "sometimes" is no retry condition; the conditions are default, idempotent, 5xx, cancelled, connect-failure, deadline-exceeded, envoy-ratelimited, gateway-error, internal, refused-stream, reset, reset-before-request, resource-exhausted, retriable-4xx, retriable-headers, retriable-status-codes, unavailable, separated by commas
-	// retry: Config.NumRetries: -5 is negative
+	// retry: Config.NumRetries: -5 is negative; write 1 or more, 0 for 1, or retry.Never for none
 }
 
 // The waits can come from github.com/cenkalti/backoff. Its Stop ends the retries.

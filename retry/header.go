@@ -1,7 +1,6 @@
 package retry
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -37,22 +36,26 @@ const (
 	UnixTimestamp             // seconds since 1970, as Envoy's UNIX_TIMESTAMP
 )
 
-// ResetHeader names a header in which an answer asks for a wait.
+// ResetHeader names a header in which a response asks for a wait.
 type ResetHeader struct {
 	Name   string      `json:"name"`
 	Format ResetFormat `json:"format,omitempty"`
 }
 
-func (h ResetHeader) check() error {
+// check returns what is wrong with element i of ResetHeaders.
+func (h ResetHeader) check(i int) error {
+	why := ""
 	switch {
 	case h.Name == "":
-		return errors.New("retry: Config.ResetHeaders: Name is empty")
+		why = "Name is empty; write one such as Retry-After"
 	case !envoy.IsToken(h.Name):
-		return fmt.Errorf("retry: Config.ResetHeaders: Name %q is no header name; write one such as Retry-After", h.Name)
+		why = fmt.Sprintf("Name %q is no header name; write one such as Retry-After", h.Name)
 	case h.Format > UnixTimestamp:
-		return fmt.Errorf("retry: Config.ResetHeaders: %s: Format %d is unknown", h.Name, h.Format)
+		why = fmt.Sprintf("Format %d is unknown; write retry.SecondsOrDate, retry.Seconds or retry.UnixTimestamp", h.Format)
+	default:
+		return nil
 	}
-	return nil
+	return fmt.Errorf("retry: Config.ResetHeaders[%d]: %s", i, why)
 }
 
 // parse reads a header's value at the instant now. A wait that is over, or that no

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pillion-go/pillion/internal/settings"
 	"github.com/pillion-go/pillion/policy"
 )
 
@@ -131,20 +132,20 @@ func (r Retryable) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error
 
 func (r Retryable) check() error {
 	var bad []error
-	if r.Tries < 0 && r.Tries != Unlimited {
-		bad = append(bad, fmt.Errorf("retry: Retryable.Tries: %d is negative", r.Tries))
+	if why := settings.Count(int64(r.Tries), "0 for 2", "retry.Unlimited"); why != "" && r.Tries != Unlimited {
+		bad = append(bad, fmt.Errorf("retry: Retryable.Tries: %d %s", r.Tries, why))
 	}
-	if why := checkInterval(r.Sleep); why != "" && r.Sleep != Zero {
+	if why := settings.Duration(r.Sleep, "0 for 1s", "retry.Zero for none"); why != "" && r.Sleep != Zero {
 		bad = append(bad, fmt.Errorf("retry: Retryable.Sleep: %v %s", r.Sleep, why))
 	}
 	if r.Sleep != 0 && r.SleepFunc != nil {
 		bad = append(bad, fmt.Errorf("retry: Retryable.Sleep: %v has no effect beside SleepFunc; leave one of them out", r.Sleep))
 	}
 	if slices.ContainsFunc(slices.Concat(r.On, r.Not), func(m Match) bool { return m == nil }) {
-		bad = append(bad, errors.New("retry: Retryable.On, Retryable.Not: a Match is nil"))
+		bad = append(bad, errors.New("retry: Retryable.On, Retryable.Not: a Match is nil; leave it out"))
 	}
 	if slices.ContainsFunc(r.Matching, isNil) {
-		bad = append(bad, errors.New("retry: Retryable.Matching: a Pattern is nil"))
+		bad = append(bad, errors.New("retry: Retryable.Matching: a Pattern is nil; leave it out"))
 	}
 	return errors.Join(bad...)
 }

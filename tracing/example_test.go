@@ -110,9 +110,9 @@ func ExampleNew() {
 	_, err := tracing.New(tracing.Config{SamplingRate: 2, Daemon: "nowhere"})
 	fmt.Println(err)
 	// Output:
-	// tracing: Config.Name: it is empty: write the service's name
-	// tracing: Config.SamplingRate: 2 is not between 0 and 1: write 0.05 for 5%, Never for none
-	// tracing: Config.Daemon: "nowhere" is not host:port: write it like 127.0.0.1:2000
+	// tracing: Config.Name: it is empty; write the service's name
+	// tracing: Config.SamplingRate: 2 is not between 0 and 1; write 0.05 for 5%, Never for none
+	// tracing: Config.Daemon: "nowhere" is not host:port; write it like 127.0.0.1:2000
 }
 
 func ExampleFromEnv() {
@@ -125,7 +125,7 @@ func ExampleFromEnv() {
 	fmt.Println(err)
 	// Output:
 	// front localhost:2000
-	// tracing: AWS_XRAY_SAMPLING_RATE: "often" is not a number from 0 to 1: write 0.05 for 5%
+	// tracing: AWS_XRAY_SAMPLING_RATE: "often" is not a number from 0 to 1; write 0.05 for 5%
 }
 
 func ExampleTracer_Trace() {
