@@ -99,7 +99,7 @@ func (c ServiceConfig) breaker() (*breaker.Breaker, error) {
 			Sleep: c.Sleep, Period: c.Period, OnStateChange: c.OnStateChange,
 		})
 		if err != nil {
-			return nil, problems{ofService(err)}.err()
+			return nil, problems{renamed(err, "breaker: Config.", "command: ServiceConfig.")}.err()
 		}
 		return b, nil
 	}
@@ -113,9 +113,9 @@ func (c ServiceConfig) breaker() (*breaker.Breaker, error) {
 	return c.Breaker, bad.err()
 }
 
-// ofService writes an error of breaker.Config with the name of ServiceConfig.
-func ofService(err error) error {
-	return errors.New(strings.ReplaceAll(err.Error(), "breaker: Config.", "command: ServiceConfig."))
+// renamed returns the error of another package with the names of this one.
+func renamed(err error, theirs, ours string) error {
+	return errors.New(strings.ReplaceAll(err.Error(), theirs, ours))
 }
 
 var defaultService = sync.OnceValue(func() *Service { //nolint:gochecknoglobals // one for the process, as in the gem

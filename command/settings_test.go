@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -123,9 +124,17 @@ func TestSettings_ofCommands(t *testing.T) {
 		want    []string
 	}{
 		"sleep, no unit": {retry.Retryable{Sleep: 1}, []string{"Retryable.Sleep: 1ns is below 1ms; did you forget the unit? Write"}},
-		"all": {retry.Retryable{Tries: -3, Sleep: -7, On: []retry.Match{nil}, Matching: []retry.Pattern{nil}}, []string{
+		"both sleeps": {retry.Retryable{Sleep: time.Second, SleepFunc: func(int) time.Duration { return 0 }}, []string{
+			"Retryable.Sleep: 1s has no effect beside SleepFunc; leave one of them out",
+		}},
+		"a nil pattern": {retry.Retryable{Matching: []retry.Pattern{(*regexp.Regexp)(nil)}}, []string{"Retryable.Matching: a Pattern is nil; leave it out"}},
+		"a budget": {retry.Retryable{Budget: &retry.Budget{Percent: 10}}, []string{
+			"Retryable.Budget: {Percent:10 MinPerSecond:0 Window:0s Disabled:false} has no effect on a command, which has no upstream; leave it out",
+		}},
+		"all": {retry.Retryable{Tries: -3, Sleep: -7, On: []retry.Match{nil}, Matching: []retry.Pattern{nil}, Budget: &retry.Budget{}}, []string{
 			"Retryable.Tries: -3 is negative; write", "Retryable.Sleep: -7ns is negative; write",
 			"Retryable.On, Retryable.Not: a Match is nil; leave", "Retryable.Matching: a Pattern is nil; leave",
+			"Retryable.Budget: {Percent:0 MinPerSecond:0 Window:0s Disabled:false} has no effect",
 		}},
 	} {
 		c := New(Config{}, value(1))

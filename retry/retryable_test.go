@@ -423,3 +423,17 @@ func TestRetryableOpensTheBreaker(t *testing.T) {
 		}
 	})
 }
+
+// TestRetryable_Check pins that Check reports what New reports, and the budget.
+func TestRetryable_Check(t *testing.T) {
+	err := Retryable{Tries: -3, Matching: []Pattern{nil}, Budget: &Budget{Window: -1}}.Check()
+	want := "retry: Retryable.Tries: -3 is negative; write 1 or more, 0 for 2, or retry.Unlimited\n" +
+		"retry: Retryable.Matching: a Pattern is nil; leave it out\n" +
+		"retry: Retryable.Budget.Window: -1ns is negative; " + such + ", or 0 for 10s"
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+	if err := (Retryable{Sleep: Zero}).Check(); err != nil {
+		t.Errorf("got %v for a valid one, want none", err)
+	}
+}
