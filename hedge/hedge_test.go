@@ -417,20 +417,20 @@ func TestCrowd(t *testing.T) {
 
 func TestConfig_check(t *testing.T) {
 	tests := map[string]Config{
-		"":                                    {},
-		"Config.Delay: 50ns is below":         {Delay: 50},
-		"Config.Delay: -1ns is negative; write":         {Delay: -1},
-		"Config.Delay: 1s is fixed":           {Delay: time.Second, Window: time.Minute},
-		"Config.Percentile: 0.95 is below 1;": {Percentile: 0.95},
-		"Config.Percentile: 100 is not":       {Percentile: 100},
-		"Config.MinDelay: 1ns is below":       {MinDelay: 1},
-		"Config.Window: 500ms is below 1s":    {Window: 500 * ms},
-		"Config.MinSamples: -1 is":            {MinSamples: -1},
-		"Config.MaxHedges: -1 is":             {MaxHedges: -1},
-		"Config.Budget.Percent: 0.1 is below": {Budget: &Budget{Percent: 0.1}},
-		"Config.Budget.Percent: 101 is not":   {Budget: &Budget{Percent: 101}},
-		"Config.Budget.Burst: -2 is":          {Budget: &Budget{Burst: -2}},
-		"Config.Budget.Disabled: true":        {Budget: &Budget{Disabled: true, Burst: 1}},
+		"":                                      {},
+		"Config.Delay: 50ns is below":           {Delay: 50},
+		"Config.Delay: -1ns is negative; write": {Delay: -1},
+		"Config.Delay: 1s is fixed":             {Delay: time.Second, Window: time.Minute},
+		"Config.Percentile: 0.95 is below 1;":   {Percentile: 0.95},
+		"Config.Percentile: 100 is not":         {Percentile: 100},
+		"Config.MinDelay: 1ns is below":         {MinDelay: 1},
+		"Config.Window: 500ms is below 1s":      {Window: 500 * ms},
+		"Config.MinSamples: -1 is":              {MinSamples: -1},
+		"Config.MaxHedges: -1 is":               {MaxHedges: -1},
+		"Config.Budget.Percent: 0.1 is below":   {Budget: &Budget{Percent: 0.1}},
+		"Config.Budget.Percent: 101 is not":     {Budget: &Budget{Percent: 101}},
+		"Config.Budget.Burst: -2 is":            {Budget: &Budget{Burst: -2}},
+		"Config.Budget.Disabled: true":          {Budget: &Budget{Disabled: true, Burst: 1}},
 	}
 	for want, c := range tests {
 		_, err := pillion.New("recipes", c)
