@@ -2,7 +2,6 @@ package retry
 
 import (
 	"fmt"
-	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -58,9 +57,9 @@ func (h ResetHeader) check(i int) error {
 	return fmt.Errorf("retry: Config.ResetHeaders[%d]: %s", i, why)
 }
 
-// parse reads a header's value at the instant now. A wait that is over, or that no
-// Duration can hold, is not ok; nor is a wait of no time, as in Envoy: a server that asks for
-// it must not be hit by all callers in one instant.
+// parse reads a header's value at the instant now. A wait in the past, or that no Duration can hold,
+// is not ok; nor is a wait of no time, as in Envoy: a server that asks for it must not be hit by all
+// callers in one instant.
 func (f ResetFormat) parse(value string, now time.Time) (wait time.Duration, ok bool) {
 	value = strings.TrimSpace(value)
 	seconds, ok := f.seconds(value)
@@ -70,11 +69,21 @@ func (f ResetFormat) parse(value string, now time.Time) (wait time.Duration, ok 
 	case ok && seconds > 0 && seconds <= maxSeconds:
 		return time.Duration(seconds) * time.Second, true
 	case f == SecondsOrDate:
-		if at, err := http.ParseTime(value); err == nil {
+		if at, ok := parseDate(value); ok {
 			return until(at, now)
 		}
 	}
 	return 0, false
+}
+
+// parseDate reads an HTTP date (RFC 9110, section 5.6.7), as [net/http.ParseTime] does.
+func parseDate(value string) (at time.Time, ok bool) {
+	for _, form := range [...]string{"Mon, 02 Jan 2006 15:04:05 GMT", time.RFC850, time.ANSIC} {
+		if at, err := time.Parse(form, value); err == nil {
+			return at, true
+		}
+	}
+	return at, false
 }
 
 // seconds reads a number of seconds, with a plus sign if there is one, as Envoy does.

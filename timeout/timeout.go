@@ -23,7 +23,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -131,11 +130,14 @@ func (c Config) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 	return func(ctx context.Context, call *policy.Call) *policy.Outcome {
 		c.honoring(call).limit(call)
 		if call.RequestHeaderValues(envoy.AltResponseHeader) != nil {
-			call.ReplyToTimeouts(http.StatusNoContent)
+			call.ReplyToTimeouts(noContent)
 		}
 		return next(ctx, call)
 	}, nil
 }
+
+// noContent is the HTTP status with which Envoy replies instead of 504, if a caller asks for it.
+const noContent = 204
 
 // The request headers in which a caller sets timeouts.
 const (
