@@ -276,3 +276,25 @@ func ExampleConfig_hedge() {
 	// Output:
 	// soup <nil> 2
 }
+
+// A Budget bounds the retries to a share of the calls. A retry over the budget is not made: the call
+// returns the upstream's response, with the flag UO.
+func ExampleBudget() {
+	recipes, err := pillion.New("recipes", retry.Config{
+		Budget: &retry.Budget{Percent: 20, MinPerSecond: retry.Zero},
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	show(recipes, &flaky{failures: 1}, http.MethodGet)
+	// Output: GET: 503 not now, 1 attempts, flags UO
+}
+
+// Check reports invalid options before an upstream or a command uses them.
+func ExampleRetryable_Check() {
+	fmt.Println(retry.Retryable{Tries: -2, Sleep: 3}.Check())
+	// Output:
+	// retry: Retryable.Tries: -2 is negative; write 1 or more, 0 for 2, or retry.Unlimited
+	// retry: Retryable.Sleep: 3ns is below 1ms; did you forget the unit? Write a duration such as 5*time.Second, 0 for 1s, or retry.Zero for none
+}
