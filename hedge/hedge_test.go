@@ -417,20 +417,20 @@ func TestCrowd(t *testing.T) {
 
 func TestConfig_check(t *testing.T) {
 	tests := map[string]Config{
-		"":                                      {},
-		"Config.Delay: 50ns is below":           {Delay: 50},
-		"Config.Delay: -1ns is negative; write": {Delay: -1},
-		"Config.Delay: 1s is fixed":             {Delay: time.Second, Window: time.Minute},
-		"Config.Percentile: 0.95 is below 1;":   {Percentile: 0.95},
-		"Config.Percentile: 100 is not":         {Percentile: 100},
-		"Config.MinDelay: 1ns is below":         {MinDelay: 1},
-		"Config.Window: 500ms is below 1s":      {Window: 500 * ms},
-		"Config.MinSamples: -1 is":              {MinSamples: -1},
-		"Config.MaxHedges: -1 is":               {MaxHedges: -1},
-		"Config.Budget.Percent: 0.1 is below":   {Budget: &Budget{Percent: 0.1}},
-		"Config.Budget.Percent: 101 is not":     {Budget: &Budget{Percent: 101}},
-		"Config.Budget.Burst: -2 is":            {Budget: &Budget{Burst: -2}},
-		"Config.Budget.Disabled: true":          {Budget: &Budget{Disabled: true, Burst: 1}},
+		"":                            {},
+		"Config.Delay: 50ns is below": {Delay: 50},
+		"Config.Delay: -1ns is negative; write a duration such as 5*time.Second, or 0 for Percentile": {Delay: -1},
+		"Config.Delay: 1s is fixed":           {Delay: time.Second, Window: time.Minute},
+		"Config.Percentile: 0.95 is below 1;": {Percentile: 0.95},
+		"Config.Percentile: 100 is not within 1 and 99.9; write a percentage, or 0 for 95":                                 {Percentile: 100},
+		"Config.MinDelay: 1ns is below 1ms; did you forget the unit? Write a duration such as 5*time.Second, or 0 for 1ms": {MinDelay: 1},
+		"Config.Window: 500ms is below 1s; did you forget the unit? Write a duration such as 5*time.Second, or 0 for 30s":  {Window: 500 * ms},
+		"Config.MinSamples: -1 is negative; write 1 or more, or 0 for 20":                                                  {MinSamples: -1},
+		"Config.MaxHedges: -1 is negative; write 1 or more, or 0 for 1":                                                    {MaxHedges: -1},
+		"Config.Budget.Percent: 0.1 is below":                                                                              {Budget: &Budget{Percent: 0.1}},
+		"Config.Budget.Percent: 101 is not within 1 and 100; write a percentage, 0 for 10, or hedge.Zero for no share":     {Budget: &Budget{Percent: 101}},
+		"Config.Budget.Burst: -2 is negative; write 1 or more, or 0 for 10":                                                {Budget: &Budget{Burst: -2}},
+		"Config.Budget.Disabled: true": {Budget: &Budget{Disabled: true, Burst: 1}},
 	}
 	for want, c := range tests {
 		_, err := pillion.New("recipes", c)

@@ -146,9 +146,9 @@ func ExampleUnaryClientInterceptor() {
 		return
 	}
 	logging := func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, next grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-		err := next(ctx, method, req, reply, cc, opts...)
-		fmt.Println(method, status.Code(err))
-		return err
+		failed := next(ctx, method, req, reply, cc, opts...)
+		fmt.Println(method, status.Code(failed))
+		return failed
 	}
 	conn, stop, err := serveHealth([]grpc.DialOption{
 		grpc.WithChainUnaryInterceptor(logging, pilliongrpc.UnaryClientInterceptor(recipes)),

@@ -332,8 +332,6 @@ func TestConfig_check(t *testing.T) {
 	tests := map[string]Config{
 		"":                                 {TokenBucket: good},
 		"TokenBucket.MaxTokens: 0 is no":   {TokenBucket: TokenBucket{FillInterval: time.Second}},
-		"TokenBucket.MaxTokens: -2":        {TokenBucket: TokenBucket{MaxTokens: -2, FillInterval: time.Second}},
-		"TokenBucket.TokensPerFill: -1":    {TokenBucket: TokenBucket{MaxTokens: 1, TokensPerFill: -1, FillInterval: time.Second}},
 		"TokenBucket.FillInterval: 0s":     {TokenBucket: TokenBucket{MaxTokens: 1}},
 		"TokenBucket.FillInterval: 49ms":   {TokenBucket: TokenBucket{MaxTokens: 1, FillInterval: 49 * time.Millisecond}},
 		"Enabled.Numerator: -7":            {TokenBucket: good, Enabled: envoy.Percent{Numerator: -7}},
@@ -341,7 +339,9 @@ func TestConfig_check(t *testing.T) {
 		"Status: 399":                      {TokenBucket: good, Status: 399},
 		"Status: 600":                      {TokenBucket: good, Status: 600},
 		"MaxKeys: 5 has no effect without": {TokenBucket: good, MaxKeys: 5},
-		"MaxKeys: -1":                      {TokenBucket: good, MaxKeys: -1, Key: byTenant},
+		"TokenBucket.MaxTokens: -2 is negative; write how many calls may come in one moment, or ratelimit.Zero for none": {TokenBucket: TokenBucket{MaxTokens: -2, FillInterval: time.Second}},
+		"TokenBucket.TokensPerFill: -1 is negative; write 1 or more, or 0 for 1":                                         {TokenBucket: TokenBucket{MaxTokens: 1, TokensPerFill: -1, FillInterval: time.Second}},
+		"MaxKeys: -1 is negative; write 1 or more, or 0 for 1024":                                                        {TokenBucket: good, MaxKeys: -1, Key: byTenant},
 	}
 	for want, c := range tests {
 		_, err := pillion.New("recipes", c)

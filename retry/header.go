@@ -43,7 +43,7 @@ type ResetHeader struct {
 
 // check returns what is wrong with element i of ResetHeaders.
 func (h ResetHeader) check(i int) error {
-	why := ""
+	var why string
 	switch {
 	case h.Name == "":
 		why = "Name is empty; write one such as Retry-After"
@@ -79,11 +79,12 @@ func (f ResetFormat) parse(value string, now time.Time) (wait time.Duration, ok 
 // parseDate reads an HTTP date (RFC 9110, section 5.6.7), as [net/http.ParseTime] does.
 func parseDate(value string) (at time.Time, ok bool) {
 	for _, form := range [...]string{"Mon, 02 Jan 2006 15:04:05 GMT", time.RFC850, time.ANSIC} {
-		if at, err := time.Parse(form, value); err == nil {
-			return at, true
+		date, err := time.Parse(form, value)
+		if err == nil {
+			return date, true
 		}
 	}
-	return at, false
+	return time.Time{}, false
 }
 
 // seconds reads a number of seconds, with a plus sign if there is one, as Envoy does.

@@ -14,7 +14,7 @@ import (
 )
 
 // New returns an upstream named recipes whose policies are inside metrics, and its registry.
-func New(t testing.TB, policies ...policy.Policy) (*pillion.Upstream, *metrics.Registry) {
+func New(t *testing.T, policies ...policy.Policy) (*pillion.Upstream, *metrics.Registry) {
 	t.Helper()
 	registry, err := metrics.NewRegistry(metrics.Settings{})
 	if err != nil {
@@ -29,7 +29,7 @@ func New(t testing.TB, policies ...policy.Policy) (*pillion.Upstream, *metrics.R
 
 // Used returns the statistics of the upstream recipes that begin with prefix and are not 0. The keys
 // are the names without prefix.
-func Used(t testing.TB, registry *metrics.Registry, prefix string) map[string]int {
+func Used(t *testing.T, registry *metrics.Registry, prefix string) map[string]int {
 	t.Helper()
 	w := httptest.NewRecorder()
 	metrics.Handler(registry).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/stats", nil))
