@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/internal/settings"
 	"github.com/pillion-go/pillion/policy"
 )
 
@@ -79,19 +80,14 @@ func (h Options) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) 
 	if !s.Claim(optionsKey{}) {
 		bad = append(bad, errors.New("pillion: Options: it is given more than once; write one with all the fields"))
 	}
-	if h.ReplayBuffer < 0 {
-		bad = append(bad, fmt.Errorf("pillion: Options.ReplayBuffer: %d is negative", h.ReplayBuffer))
+	say := func(field string, value any, why string) {
+		if why != "" {
+			bad = append(bad, fmt.Errorf("pillion: Options.%s: %v %s", field, value, why))
+		}
 	}
-	if h.DrainBytes < 0 {
-		bad = append(bad, fmt.Errorf("pillion: Options.DrainBytes: %d is negative", h.DrainBytes))
-	}
-	if h.DrainTime < 0 {
-		bad = append(bad, fmt.Errorf("pillion: Options.DrainTime: %v is negative", h.DrainTime))
-	}
-	if h.DrainTime > 0 && h.DrainTime < time.Millisecond {
-		bad = append(bad, fmt.Errorf("pillion: Options.DrainTime: %v is below 1ms; did you forget the unit, as in %d * time.Millisecond?",
-			h.DrainTime, int64(h.DrainTime)))
-	}
+	say("ReplayBuffer", h.ReplayBuffer, settings.Count(h.ReplayBuffer, "0 to keep nothing"))
+	say("DrainBytes", h.DrainBytes, settings.Count(h.DrainBytes, "0 for 64 KiB"))
+	say("DrainTime", h.DrainTime, settings.Duration(h.DrainTime, "0 for 100ms"))
 	s.Require(policy.Needs{KeepBodies: h.ReplayBuffer})
 	s.Prepare(h.prepare)
 	return next, errors.Join(bad...)

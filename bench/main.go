@@ -41,7 +41,7 @@ type options struct {
 
 func run(o options) error {
 	if o.only != "" && o.docs+o.readme != "" {
-		return errors.New("bench: -docs and -readme need all groups: omit -only")
+		return errors.New("bench: -docs and -readme need all groups; omit -only")
 	}
 	var tables []table
 	for _, g := range groups() {

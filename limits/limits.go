@@ -266,7 +266,7 @@ func (c Config) check() error {
 func (c Config) checkThresholds(prefix string) (bad []error) {
 	negative := func(field string, value int) {
 		if value < 0 && value != Zero {
-			bad = append(bad, fmt.Errorf("%s%s: %d is negative", prefix, field, value))
+			bad = append(bad, fmt.Errorf("%s%s: %d is negative; write 1 or more, 0 for the default, or limits.Zero for none", prefix, field, value))
 		}
 	}
 	negative("MaxRequests", c.MaxRequests)
@@ -301,7 +301,7 @@ func (b *RetryBudget) checkPercent(field string) error {
 	case p > 0 && p < 1:
 		return fmt.Errorf("%s: %v is below 1; write %v for %v percent", field, p, 100*p, 100*p)
 	case p != Zero && !(p >= 0 && p <= 100):
-		return fmt.Errorf("%s: %v is not within 0 and 100", field, p)
+		return fmt.Errorf("%s: %v is not within 1 and 100; write a percentage, 0 for 20, or limits.Zero for no share", field, p)
 	}
 	return nil
 }

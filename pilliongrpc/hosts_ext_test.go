@@ -55,7 +55,10 @@ func hosted(t *testing.T, r pillion.Resolver, target string) testgrpc.TestServic
 type hostStats map[string]func() uint64
 
 func (s hostStats) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
-	b.Stats(func(of policy.Stat) { s[of.Name] = of.Read })
+	b.Stats(func(of policy.Stat) error {
+		s[of.Name] = of.Read
+		return nil
+	})
 	return next, nil
 }
 

@@ -73,7 +73,7 @@ func finder(r pillion.Resolver) find {
 	u, fixed := r.(*pillion.Upstream)
 	switch {
 	case r == nil || fixed && u == nil:
-		panic("pilliongrpc: nil resolver: pass an *pillion.Upstream, or a Resolver that finds one")
+		panic("pilliongrpc: nil resolver; pass an *pillion.Upstream, or a Resolver that finds one")
 	case fixed:
 		return func(*client) (*pillion.Upstream, error) { return u, nil }
 	}
@@ -111,7 +111,7 @@ func check(ctx context.Context, method, what string, missing bool) error {
 	case ctx == nil:
 		return status.Error(codes.Internal, "pilliongrpc: nil context")
 	case method == "":
-		return status.Error(codes.Internal, "pilliongrpc: no method: pass /package.Service/Method")
+		return status.Error(codes.Internal, "pilliongrpc: no method; pass /package.Service/Method")
 	case missing:
 		return status.Error(codes.Internal, "pilliongrpc: nil "+what)
 	}

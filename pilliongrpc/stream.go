@@ -169,7 +169,7 @@ func (x *streamCall) run() {
 		a.Watch()
 	}
 	if x.err == nil && x.result == nil {
-		x.err = noReply(x.upstream, o)
+		x.err = noResponse(x.upstream, o)
 	}
 }
 

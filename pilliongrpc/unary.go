@@ -103,7 +103,7 @@ func (x *unaryCall) settle(u *pillion.Upstream, o *policy.Outcome) error {
 	}
 	err := callError(u, o, x.retried.Load())
 	if err == nil && a == nil {
-		err = noReply(u, o)
+		err = noResponse(u, o)
 	}
 	if err == nil && a.reply != x.reply {
 		copyMessage(x.reply, a.reply)
