@@ -26,6 +26,7 @@ type Call struct {
 	hooks        hooks
 	state        uint32      // until stateWatched: see the table in lifecycle.go
 	afterTimeout bool        // the per-try timeout of the previous attempt fired
+	upgraded     bool        // the caller owns the connection of the response: neither a limit nor the context of the request ends it
 	stream       *Stream     // what outlives the attempt; nil if nothing does
 	spare        *timer      // a stopped one; nil for none
 	link         link        // in the chain's sweep

@@ -135,6 +135,7 @@ func (l *limits) silent() Scope {
 // response stays alive until its end.
 func (c *Call) settle(ctx context.Context) *Outcome {
 	o, s := &c.outcome, c.stream
+	c.upgraded = o.Has(Upgraded) // policies may change o
 	if s != nil {
 		if scope := s.disarm(c); scope != 0 {
 			s.release(c.timeoutError(scope, nil))
