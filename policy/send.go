@@ -8,7 +8,7 @@ import (
 
 // send is the innermost Func: it arms the limits, makes one attempt, and settles its outcome.
 func send(ctx context.Context, c *Call) *Outcome {
-	if c.attempt > 1 {
+	if c.attempt.Load() > 1 {
 		c.frame.sent.Store(c)
 	}
 	sent, ok := c.arm(ctx)
