@@ -117,7 +117,9 @@ func TestUpgraded_changed(t *testing.T) {
 				base, connections := connections()
 				l := newLedger(t)
 				u := l.upstream(t, append(apart(timeout.Config{Total: time.Second, PerTry: time.Second, Idle: time.Second}),
-					around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome { return change(next(ctx, c)) }))...)
+					around(func(ctx context.Context, c *policy.Call, next policy.Func) *policy.Outcome {
+						return change(next(ctx, c))
+					}))...)
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
 				resp, err := u.Transport(base).RoundTrip(get(ctx, t))
