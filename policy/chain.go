@@ -105,7 +105,7 @@ func (c *Chain) wrap(policies []Policy) (next Func, bad []error) {
 // the order in which they begin.
 func countAttempts(next Func) Func {
 	return func(ctx context.Context, c *Call) *Outcome {
-		c.attempt = int(c.frame.attempts.Add(1))
+		c.number(c.frame.attempts.Add(1))
 		return next(ctx, c)
 	}
 }

@@ -37,7 +37,8 @@ type Frame struct {
 func (f *Frame) Init(chain *Chain, x Exchange) {
 	f.chain, f.exchange = chain, x
 	f.storage, _ = x.(Storage)
-	f.first.frame, f.first.attempt = f, 1
+	f.first.frame = f
+	f.first.number(1)
 }
 
 // First returns the first attempt of the call.
