@@ -17,7 +17,7 @@ import (
 // have run. Adapters see it as an [Attempt].
 type Call struct {
 	frame        *Frame
-	self         any // the adapter's storage around this Call
+	self         any           // the adapter's storage around this Call
 	attempt      atomic.Int32  // a custom policy may end the call before the first attempt has begun
 	from         *Call         // the attempt that this one was derived from; nil for the first
 	drain        time.Duration // how long discarding the response may take; 0 for the default
