@@ -195,31 +195,28 @@ func (r *route) pick(c *policy.Call) *host {
 	if c.Attempt() > 1 {
 		r.avoid(c, &q)
 	}
-	h, info := balancer.Pick(q)
-	if info.Panic {
-		r.cluster.stats.lb[lbHealthyPanic].Add(1)
-	}
+	h, _ := balancer.Pick(q)
 	if h == nil {
 		return nil
 	}
 	return hostOf(h)
 }
 
-// failureLatency is the least time that a failure counts as for PeakEWMA: a host that fails quickly
-// must not attract calls.
-const failureLatency = time.Second
-
 // timed reports to the balancer how long the host took to respond.
 func (r *route) timed(p *pick, o *policy.Outcome) {
-	if !r.cluster.balancer.UsesTime() || o.Has(policy.Refused|policy.Cancelled|policy.Invalid) {
+	balancer := r.cluster.balancer
+	if !balancer.UsesTime() || o.Has(policy.Refused|policy.Invalid) {
 		return
 	}
 	now := r.cluster.now()
-	took := now - p.began
-	if o.Has(policy.Failure) {
-		took = max(took, failureLatency)
+	switch took := now - p.began; {
+	case o.Has(policy.Cancelled):
+		balancer.ObserveAtLeast(p.host.Host, took, now)
+	case o.Has(policy.Failure):
+		balancer.Observe(p.host.Host, max(took, r.cluster.cfg.PeakEWMA.failureLatency()), now)
+	default:
+		balancer.Observe(p.host.Host, took, now)
 	}
-	r.cluster.balancer.Observe(p.host.Host, took, now)
 }
 
 // ended is the hook at the end of an attempt.

@@ -97,7 +97,7 @@ func (b *Balancer) source(l *level, degraded bool) *source {
 	case l.zones == nil || !b.zonesEnabled():
 		return whole
 	case !l.zones.localPanic:
-		return localities[l.zones.choose(b.config.Rand, &b.counters)]
+		return localities[l.zones.choose(b.config.Rand, b.counters)]
 	}
 	b.counters.localClusterNotOK.Add(1)
 	if b.config.ZoneAware.FailTrafficOnPanic {
