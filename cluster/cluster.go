@@ -229,7 +229,7 @@ func (c *Cluster) Hosts() []HostStatus {
 	all := make([]HostStatus, len(c.hosts))
 	for i, h := range c.hosts {
 		all[i] = h.status()
-		e := h.Host.Endpoint()
+		e := h.Endpoint()
 		all[i].Endpoint.LocalityWeight = int(c.weights[balance.PriorityLocality{Priority: e.Priority, Locality: e.Locality}])
 	}
 	return all

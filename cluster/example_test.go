@@ -343,8 +343,10 @@ func ExampleCluster_UpdateLocalCluster() {
 	}
 	defer kitchens.Close()
 	err = kitchens.UpdateLocalCluster([]cluster.Endpoint{
-		{Address: "10.0.1.1:80", Locality: a}, {Address: "10.0.1.2:80", Locality: a},
-		{Address: "10.0.1.3:80", Locality: a}, {Address: "10.0.1.4:80", Locality: b},
+		{Address: "10.0.1.1:80", Locality: a},
+		{Address: "10.0.1.2:80", Locality: a},
+		{Address: "10.0.1.3:80", Locality: a},
+		{Address: "10.0.1.4:80", Locality: b},
 	})
 	fmt.Println(err)
 	// Output: <nil>

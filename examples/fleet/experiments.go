@@ -33,7 +33,6 @@ type row struct {
 
 // bench is what a situation is measured with.
 type bench struct {
-	ctx    context.Context
 	fleet  *fleet
 	load   load
 	report func(title, policy string)
@@ -41,10 +40,10 @@ type bench struct {
 
 // compare measures all situations.
 func compare(ctx context.Context, f *fleet, l load, report func(title, policy string)) ([]group, error) {
-	b := &bench{ctx, f, l, report}
+	b := &bench{f, l, report}
 	var groups []group
-	for _, measure := range []func() (group, error){b.slowHosts, b.failingHosts, b.retries, b.coldHost, b.zones, b.connections} {
-		g, err := measure()
+	for _, measure := range []func(context.Context) (group, error){b.slowHosts, b.failingHosts, b.retries, b.coldHost, b.zones, b.connections} {
+		g, err := measure(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -60,11 +59,11 @@ func upstream(c pillion.Policy, outside ...pillion.Policy) (*pillion.Upstream, e
 }
 
 // add runs the load through u and adds a row.
-func (b *bench) add(g *group, policy string, u *pillion.Upstream, share func([]outcome) float64) {
+func (b *bench) add(ctx context.Context, g *group, policy string, u *pillion.Upstream, share func([]outcome) float64) {
 	b.report(g.title, policy)
 	client := &http.Client{Transport: u.Transport(nil)}
 	defer client.CloseIdleConnections()
-	outcomes := b.load.run(b.ctx, client)
+	outcomes := b.load.run(ctx, client)
 	g.rows = append(g.rows, row{
 		Group: g.title, Policy: policy, Calls: len(outcomes), Failed: shareOf(outcomes, func(o outcome) bool { return o.failed }),
 		P50: percentile(outcomes, 0.5), P99: percentile(outcomes, 0.99), Measure: g.measure, Share: share(outcomes),
@@ -72,12 +71,12 @@ func (b *bench) add(g *group, policy string, u *pillion.Upstream, share func([]o
 }
 
 // try is add with an upstream of these policies.
-func (b *bench) try(g *group, policy string, share func([]outcome) float64, c pillion.Policy, outside ...pillion.Policy) error {
+func (b *bench) try(ctx context.Context, g *group, policy string, share func([]outcome) float64, c pillion.Policy, outside ...pillion.Policy) error {
 	u, err := upstream(c, outside...)
 	if err != nil {
 		return err
 	}
-	b.add(g, policy, u, share)
+	b.add(ctx, g, policy, u, share)
 	return nil
 }
 
@@ -94,7 +93,7 @@ func below(n int) func(place int) bool { return func(place int) bool { return pl
 const slowHosts, failingHosts = 4, 3
 
 // slowHosts compares how hosts are picked when some are slow.
-func (b *bench) slowHosts() (group, error) {
+func (b *bench) slowHosts(ctx context.Context) (group, error) {
 	g := group{
 		title: "4 hosts are slow", measure: "at slow hosts",
 		shows: "least request sees the queue of a slow host, peak EWMA its latency",
@@ -107,7 +106,7 @@ func (b *bench) slowHosts() (group, error) {
 	})
 	for _, p := range []cluster.LBPolicy{cluster.RoundRobin, cluster.LeastRequest, cluster.PeakEWMA} {
 		c := cluster.Config{Endpoints: b.fleet.endpoints(nil), LBPolicy: p, Rand: b.fleet.random}
-		if err := b.try(&g, string(p), b.at(below(slowHosts)), c); err != nil {
+		if err := b.try(ctx, &g, string(p), b.at(below(slowHosts)), c); err != nil {
 			return g, err
 		}
 	}
@@ -120,7 +119,7 @@ func (b *bench) fail() {
 }
 
 // failingHosts compares what becomes of calls with and without ejections.
-func (b *bench) failingHosts() (group, error) {
+func (b *bench) failingHosts(ctx context.Context) (group, error) {
 	g := group{
 		title: "3 hosts fail, no retries", measure: "at failing hosts",
 		shows: "a host that has failed 3 times in a row gets no more calls for 30s",
@@ -130,15 +129,15 @@ func (b *bench) failingHosts() (group, error) {
 		Endpoints: b.fleet.endpoints(nil), Rand: b.fleet.random,
 		MergeWindow: -1, // each ejection counts immediately
 	}
-	if err := b.try(&g, "all hosts are used", b.at(below(failingHosts)), c); err != nil {
+	if err := b.try(ctx, &g, "all hosts are used", b.at(below(failingHosts)), c); err != nil {
 		return g, err
 	}
 	c.Outlier = &cluster.Outlier{Consecutive5xx: 3, MaxEjectionPercent: 50}
-	return g, b.try(&g, "outlier detection", b.at(below(failingHosts)), c)
+	return g, b.try(ctx, &g, "outlier detection", b.at(below(failingHosts)), c)
 }
 
 // retries compares the hosts of retries, where the host follows from the user.
-func (b *bench) retries() (group, error) {
+func (b *bench) retries(ctx context.Context) (group, error) {
 	g := group{
 		title: "3 hosts fail, MAGLEV, retries", measure: "calls retried",
 		shows: "by its hash a retry goes to the host that has failed, unless it avoids it",
@@ -152,12 +151,12 @@ func (b *bench) retries() (group, error) {
 		name  string
 		hosts *retry.Hosts
 	}{{"the same host, as in Envoy", &retry.Hosts{}}, {"another host", nil}} {
-		kitchens, err := cluster.New(cluster.Config{Endpoints: b.fleet.endpoints(nil), LBPolicy: cluster.Maglev, Rand: b.fleet.random})
+		kitchens, err := cluster.New(cluster.Config{Endpoints: b.fleet.endpoints(nil), LBPolicy: cluster.Maglev, Rand: b.fleet.random}) //nolint:contextcheck // its health checks would outlive the call
 		if err != nil {
 			return g, err
 		}
 		again.Hosts = v.hosts
-		err = b.try(&g, v.name, retried, kitchens.Route(cluster.Route{HashPolicy: []cluster.HashPolicy{{Header: userHeader}}}), again)
+		err = b.try(ctx, &g, v.name, retried, kitchens.Route(cluster.Route{HashPolicy: []cluster.HashPolicy{{Header: userHeader}}}), again)
 		kitchens.Close()
 		if err != nil {
 			return g, err
@@ -167,7 +166,7 @@ func (b *bench) retries() (group, error) {
 }
 
 // coldHost compares how a host joins that is slow at first.
-func (b *bench) coldHost() (group, error) {
+func (b *bench) coldHost(ctx context.Context) (group, error) {
 	g := group{
 		title: "a cold host joins", measure: "at it, at first",
 		shows: "with slow start a new host has a tenth of its share at first (of a quarter\n    of the calls)",
@@ -176,7 +175,7 @@ func (b *bench) coldHost() (group, error) {
 		name   string
 		window time.Duration
 	}{{"its whole share immediately", 0}, {"slow start", b.load.length() * 3 / 2}} {
-		if err := b.join(&g, v.name, v.window); err != nil {
+		if err := b.join(ctx, &g, v.name, v.window); err != nil {
 			return g, err
 		}
 	}
@@ -184,9 +183,9 @@ func (b *bench) coldHost() (group, error) {
 }
 
 // join has a cold host join the others, which are new no longer.
-func (b *bench) join(g *group, name string, window time.Duration) error {
+func (b *bench) join(ctx context.Context, g *group, name string, window time.Duration) error {
 	all := b.fleet.endpoints(nil)
-	kitchens, err := cluster.New(cluster.Config{Endpoints: all[1:], SlowStart: cluster.SlowStart{Window: window}, Rand: b.fleet.random})
+	kitchens, err := cluster.New(cluster.Config{Endpoints: all[1:], SlowStart: cluster.SlowStart{Window: window}, Rand: b.fleet.random}) //nolint:contextcheck // its health checks would outlive the call
 	if err != nil {
 		return err
 	}
@@ -195,24 +194,24 @@ func (b *bench) join(g *group, name string, window time.Duration) error {
 	if err != nil {
 		return err
 	}
-	waitUntil(b.ctx, time.Now().Add(window))
+	waitUntil(ctx, time.Now().Add(window))
 	b.fleet.behave(func(place int) behavior {
 		if place == 0 {
 			return behavior{takes: usual, cold: slow, warm: time.Now().Add(b.load.length() / 4)}
 		}
 		return behavior{takes: usual}
 	})
-	if err := kitchens.Update(all); err != nil {
+	if err := kitchens.Update(all); err != nil { //nolint:contextcheck // its health checks would outlive the call
 		return err
 	}
-	b.add(g, name, u, func(outcomes []outcome) float64 {
+	b.add(ctx, g, name, u, func(outcomes []outcome) float64 {
 		return b.at(below(1))(outcomes[:len(outcomes)/4])
 	})
 	return nil
 }
 
 // zones compares how many calls leave the zone of the caller.
-func (b *bench) zones() (group, error) {
+func (b *bench) zones(ctx context.Context) (group, error) {
 	g := group{
 		title: "3 zones", measure: "cross-zone calls",
 		shows: "calls stay in zone a as long as all hosts have the same load",
@@ -239,7 +238,7 @@ func (b *bench) zones() (group, error) {
 		})
 		crosses := b.at(func(place int) bool { return zone(place) != "a" })
 		c := cluster.Config{Endpoints: b.fleet.endpoints(zone), Locality: cluster.Locality{Zone: "a"}, ZoneAware: v.aware, Rand: b.fleet.random}
-		if err := b.try(&g, v.name, crosses, c); err != nil {
+		if err := b.try(ctx, &g, v.name, crosses, c); err != nil {
 			return g, err
 		}
 	}
@@ -250,7 +249,7 @@ const replicasBefore = 4
 
 // connections compares how calls over HTTP/2 find replicas that are added behind a load
 // balancer of connections.
-func (b *bench) connections() (group, error) {
+func (b *bench) connections(ctx context.Context) (group, error) {
 	g := group{
 		title: "HTTP/2, 16 replicas are added", measure: "at new replicas",
 		shows: "a connection to a load balancer stays at one replica, unless it has an age",
@@ -267,16 +266,16 @@ func (b *bench) connections() (group, error) {
 		if err != nil {
 			return g, err
 		}
-		b.scaleOut(&g, v.name, u)
+		b.scaleOut(ctx, &g, v.name, u)
 	}
 	return g, nil
 }
 
 // scaleOut adds replicas when there are connections to the others.
-func (b *bench) scaleOut(g *group, name string, u *pillion.Upstream) {
+func (b *bench) scaleOut(ctx context.Context, g *group, name string, u *pillion.Upstream) {
 	b.fleet.balancer.use(b.fleet.replicas(replicasBefore))
 	before := load{calls: b.load.calls / 6, rate: b.load.rate}
-	before.run(b.ctx, &http.Client{Transport: u.Transport(nil)})
+	before.run(ctx, &http.Client{Transport: u.Transport(nil)})
 	b.fleet.balancer.use(b.fleet.replicas(size))
-	b.add(g, name, u, b.at(func(place int) bool { return place >= replicasBefore }))
+	b.add(ctx, g, name, u, b.at(func(place int) bool { return place >= replicasBefore }))
 }

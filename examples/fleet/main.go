@@ -47,7 +47,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 	}
 	defer f.close()
 	if !o.asJSON {
-		if err := printPlan(out, o); err != nil {
+		if err = printPlan(out, o); err != nil {
 			return err
 		}
 	}
