@@ -20,6 +20,7 @@ import (
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/cluster"
 	"github.com/pillion-go/pillion/internal/memhttp"
+	"github.com/pillion-go/pillion/retry"
 )
 
 // seeded returns numbers that depend on the seed alone.
@@ -359,6 +360,40 @@ func TestSuspicious_localities(t *testing.T) {
 		got := strings.Join(made(t, test.cfg).Suspicious(), "\n")
 		if !strings.Contains(got, test.want) || (got == "") != (test.want == "") {
 			t.Errorf("got %q, want %q", got, test.want)
+		}
+	}
+}
+
+// TestZoneAware_retry has a retry leave the zone, whose only host has failed, unless it follows Envoy.
+func TestZoneAware_retry(t *testing.T) {
+	for name, test := range map[string]struct {
+		hosts *retry.Hosts
+		want  int // calls of 10 that succeed
+	}{"default": {nil, 10}, "as Envoy": {&retry.Hosts{PreviousHosts: true, MaxAttempts: 20}, 0}} {
+		hosts, endpoints := pipes{}, inZones("abb")
+		u := upstream(t, retry.Config{On: "5xx", BaseInterval: time.Millisecond, Hosts: test.hosts, Budget: &retry.Budget{Disabled: true}}, made(t, cluster.Config{
+			Endpoints: endpoints, Locality: cluster.Locality{Zone: "a"}, ZoneAware: &cluster.ZoneAware{MinClusterSize: cluster.Zero, ForceLocalZone: &cluster.ForceLocalZone{}},
+			Transport: hosts.transport(t, endpoints, func(address string) http.HandlerFunc {
+				return func(w http.ResponseWriter, _ *http.Request) {
+					if address == endpoints[0].Address {
+						w.WriteHeader(http.StatusServiceUnavailable)
+					}
+				}
+			}),
+		}))
+		succeeded := 0
+		for range 10 {
+			req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://recipes.internal/", nil)
+			resp, err := u.Transport(nil).RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if resp.Body.Close(); resp.StatusCode == http.StatusOK {
+				succeeded++
+			}
+		}
+		if got := hosts[endpoints[0].Address].Load(); succeeded != test.want || got < 10 {
+			t.Errorf("%s: got %d successful calls, %d attempts here, want %d and at least one for each", name, succeeded, got, test.want)
 		}
 	}
 }
