@@ -105,7 +105,7 @@ func (b *bench) slowHosts(ctx context.Context) (group, error) {
 		return behavior{takes: usual}
 	})
 	for _, p := range []cluster.LBPolicy{cluster.RoundRobin, cluster.LeastRequest, cluster.PeakEWMA} {
-		c := cluster.Config{Endpoints: b.fleet.endpoints(nil), LBPolicy: p, Rand: b.fleet.random}
+		c := b.fleet.config(cluster.Config{Endpoints: b.fleet.endpoints(nil), LBPolicy: p})
 		if err := b.try(ctx, &g, string(p), b.at(below(slowHosts)), c); err != nil {
 			return g, err
 		}
@@ -125,10 +125,10 @@ func (b *bench) failingHosts(ctx context.Context) (group, error) {
 		shows: "a host that has failed 3 times in a row gets no more calls for 30s",
 	}
 	b.fail()
-	c := cluster.Config{
-		Endpoints: b.fleet.endpoints(nil), Rand: b.fleet.random,
+	c := b.fleet.config(cluster.Config{
+		Endpoints:   b.fleet.endpoints(nil),
 		MergeWindow: -1, // each ejection counts immediately
-	}
+	})
 	if err := b.try(ctx, &g, "all hosts are used", b.at(below(failingHosts)), c); err != nil {
 		return g, err
 	}
@@ -151,7 +151,7 @@ func (b *bench) retries(ctx context.Context) (group, error) {
 		name  string
 		hosts *retry.Hosts
 	}{{"the same host, as in Envoy", &retry.Hosts{}}, {"another host", nil}} {
-		kitchens, err := cluster.New(cluster.Config{Endpoints: b.fleet.endpoints(nil), LBPolicy: cluster.Maglev, Rand: b.fleet.random}) //nolint:contextcheck // its health checks would outlive the call
+		kitchens, err := cluster.New(b.fleet.config(cluster.Config{Endpoints: b.fleet.endpoints(nil), LBPolicy: cluster.Maglev})) //nolint:contextcheck // its health checks would outlive the call
 		if err != nil {
 			return g, err
 		}
@@ -185,7 +185,7 @@ func (b *bench) coldHost(ctx context.Context) (group, error) {
 // join has a cold host join the others, which are new no longer.
 func (b *bench) join(ctx context.Context, g *group, name string, window time.Duration) error {
 	all := b.fleet.endpoints(nil)
-	kitchens, err := cluster.New(cluster.Config{Endpoints: all[1:], SlowStart: cluster.SlowStart{Window: window}, Rand: b.fleet.random}) //nolint:contextcheck // its health checks would outlive the call
+	kitchens, err := cluster.New(b.fleet.config(cluster.Config{Endpoints: all[1:], SlowStart: cluster.SlowStart{Window: window}})) //nolint:contextcheck // its health checks would outlive the call
 	if err != nil {
 		return err
 	}
@@ -237,7 +237,7 @@ func (b *bench) zones(ctx context.Context) (group, error) {
 			return behavior{takes: usual}
 		})
 		crosses := b.at(func(place int) bool { return zone(place) != "a" })
-		c := cluster.Config{Endpoints: b.fleet.endpoints(zone), Locality: cluster.Locality{Zone: "a"}, ZoneAware: v.aware, Rand: b.fleet.random}
+		c := b.fleet.config(cluster.Config{Endpoints: b.fleet.endpoints(zone), Locality: cluster.Locality{Zone: "a"}, ZoneAware: v.aware})
 		if err := b.try(ctx, &g, v.name, crosses, c); err != nil {
 			return g, err
 		}
@@ -259,10 +259,10 @@ func (b *bench) connections(ctx context.Context) (group, error) {
 		name string
 		age  time.Duration
 	}{{"connections without end", 0}, {"max_connection_duration", max(b.load.length()/12, time.Millisecond)}} {
-		u, err := upstream(cluster.Config{
+		u, err := upstream(b.fleet.config(cluster.Config{
 			Endpoints: cluster.Addresses(b.fleet.balancer.listener.Addr().String()), Protocol: cluster.HTTP2,
-			MaxConnectionDuration: v.age, MaxConnectionDurationJitter: 50, Rand: b.fleet.random,
-		})
+			MaxConnectionDuration: v.age, MaxConnectionDurationJitter: 50,
+		}))
 		if err != nil {
 			return g, err
 		}

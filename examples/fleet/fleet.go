@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -15,9 +16,19 @@ import (
 // size is the number of hosts.
 const size = 20
 
-// fleet is the hosts, each an HTTP server on a loopback port, and a port that stands for
-// a load balancer in front of them.
+// network is what connects the program with the hosts.
+type network struct {
+	listen func() (net.Listener, error)
+	dial   func(ctx context.Context, network, address string) (net.Conn, error) // nil means TCP
+}
+
+// loopback is the network of this machine.
+var loopback = network{listen: func() (net.Listener, error) { return net.Listen("tcp", "127.0.0.1:0") }}
+
+// fleet is the hosts, each an HTTP server on a port, and a port that stands for a load
+// balancer in front of them.
 type fleet struct {
+	network  network
 	hosts    []*host
 	order    []int // of the hosts, drawn: the first ones are those that are slow, fail or join
 	rand     *rand.Rand
@@ -52,9 +63,9 @@ const (
 // hostHeader holds the number of the host that responds.
 const hostHeader = "Fleet-Host"
 
-func startFleet(seed uint64) (*fleet, error) {
+func startFleet(n network, seed uint64) (*fleet, error) {
 	r := rand.New(rand.NewPCG(seed, size)) //nolint:gosec // a seed is to draw the same again
-	f := &fleet{rand: r, order: r.Perm(size)}
+	f := &fleet{network: n, rand: r, order: r.Perm(size)}
 	for i := range size {
 		h, err := f.startHost(i)
 		if err != nil {
@@ -72,7 +83,7 @@ func startFleet(seed uint64) (*fleet, error) {
 }
 
 func (f *fleet) startHost(i int) (*host, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := f.network.listen()
 	if err != nil {
 		return nil, err
 	}
@@ -149,6 +160,15 @@ func (f *fleet) endpoints(zone func(place int) string) []cluster.Endpoint {
 	return all
 }
 
+// config returns c with what all clusters share.
+func (f *fleet) config(c cluster.Config) cluster.Config {
+	c.Rand = f.random
+	if f.network.dial != nil {
+		c.Transport = &http.Transport{DialContext: f.network.dial}
+	}
+	return c
+}
+
 // random returns the numbers by which hosts are picked.
 func (f *fleet) random() uint64 {
 	f.mu.Lock()
@@ -166,7 +186,7 @@ type balancer struct {
 }
 
 func (f *fleet) startBalancer() (*balancer, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := f.network.listen()
 	if err != nil {
 		return nil, err
 	}

@@ -41,7 +41,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 	if err != nil {
 		return err
 	}
-	f, err := startFleet(o.seed)
+	f, err := startFleet(loopback, o.seed)
 	if err != nil {
 		return fmt.Errorf("fleet: %w", err)
 	}
