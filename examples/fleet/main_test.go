@@ -44,7 +44,7 @@ func (p *pipes) dial(_ context.Context, _, address string) (net.Conn, error) {
 // TestCompare checks what the table is to show, with wide margins: in a bubble, where the speed of
 // the machine plays no part.
 func TestCompare(t *testing.T) {
-	for seed := range uint64(3) {
+	for seed := range uint64(2) {
 		var groups []group
 		synctest.Test(t, func(t *testing.T) {
 			p := &pipes{listeners: map[string]*handed{}}
