@@ -1,4 +1,4 @@
-// Command bench measures pillion beside other libraries in one run: the time and the
+// Command bench measures pillion beside other libraries in one run: the processor time and the
 // allocations that each adds to the bare work, as medians of interleaved rounds.
 //
 //	go run .                                print the tables
@@ -18,8 +18,8 @@ import (
 
 func main() {
 	var o options
-	flag.IntVar(&o.rounds, "rounds", 21, "measure each candidate this many times; below 6 every difference is within the noise")
-	flag.DurationVar(&o.slice, "slice", 30*time.Millisecond, "measure for this long each time")
+	flag.IntVar(&o.rounds, "rounds", 201, "measure each candidate this many times; below 6 every difference is within the noise")
+	flag.DurationVar(&o.slice, "slice", 3*time.Millisecond, "measure for this much processor time each time")
 	flag.StringVar(&o.only, "only", "", "measure only groups whose name contains this")
 	flag.BoolVar(&o.check, "check", false, "fail if a bound does not hold")
 	flag.StringVar(&o.docs, "docs", "", "write the tables into this page, between its marks")
@@ -41,7 +41,7 @@ type options struct {
 
 func run(o options) error {
 	if o.only != "" && o.docs+o.readme != "" {
-		return errors.New("bench: -docs and -readme need all groups: omit -only")
+		return errors.New("bench: -docs and -readme need all groups; omit -only")
 	}
 	var tables []table
 	for _, g := range groups() {

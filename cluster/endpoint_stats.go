@@ -10,7 +10,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// What is counted of each host.
+// What is counted for each host.
 const (
 	ofConnectFail = iota
 	ofConnections
@@ -42,7 +42,7 @@ var hostStatNames = [hostStats]struct {
 	ofPendingRequests:   {"rq_pending_active", policy.Gauge},
 }
 
-// ofEvent returns what an event of a pool counts of its host.
+// ofEvent returns what an event of a pool counts for its host.
 func ofEvent(e pool.Event) (of int, ok bool) {
 	switch e {
 	case pool.CxConnectFail:
@@ -62,7 +62,7 @@ func ofEvent(e pool.Event) (of int, ok bool) {
 	}
 }
 
-// endpointStats are the statistics of one host. Like [stats] they hold nothing of it.
+// endpointStats holds the statistics of one host. Like [stats] it does not refer to the host.
 type endpointStats struct {
 	counts [hostStats]atomic.Int64
 	shown  []policy.Stat
@@ -93,7 +93,7 @@ func (s *endpointStats) setHealth(h balance.Health) {
 	s.counts[ofHealthy].Store(healthy)
 }
 
-// list makes hosts those whose statistics are shown.
+// list publishes the statistics of the current hosts.
 func (s *stats) list(hosts []*host) {
 	if !s.perEndpoint {
 		return
@@ -105,8 +105,8 @@ func (s *stats) list(hosts []*host) {
 	s.endpoints.Store(all)
 }
 
-// judged counts of the host whether an attempt succeeded: over HTTP at the response headers, over
-// gRPC at its end.
+// judged counts an attempt as a success or an error of its host: over HTTP at the response headers,
+// over gRPC at its end.
 func (r *route) judged(c *policy.Call, p *pick, o *policy.Outcome, ended bool) {
 	own := p.host.own
 	if own == nil || ended != (c.Request().Protocol == policy.ProtocolGRPC) {
@@ -121,7 +121,8 @@ func (r *route) judged(c *policy.Call, p *pick, o *policy.Outcome, ended bool) {
 	}
 }
 
-// failed reports whether an attempt failed. It is not ok if it says nothing of the host.
+// failed reports whether an attempt failed. It is not ok if it is neither a success nor an error of
+// the host.
 func (r *route) failed(c *policy.Call, p *pick, o *policy.Outcome) (failed, ok bool) {
 	switch {
 	case o.Has(policy.Refused | policy.Cancelled | policy.Invalid), o.Detail.Unrouted():
@@ -152,7 +153,7 @@ func grpcFailed(o *policy.Outcome) bool {
 // connected reports whether the attempt has a connection.
 func (p *pick) connected() bool { return p.attached || p.on != nil }
 
-// timedOut counts of the host a timeout of the library that ended an attempt.
+// timedOut counts a timeout of the library that ended an attempt, as one of its host.
 func (r *route) timedOut(p *pick, end *policy.Outcome) {
 	own := p.host.own
 	if own == nil || !p.connected() {

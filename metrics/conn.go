@@ -283,7 +283,7 @@ var neverConnections = [...]string{
 	"upstream_cx_preconnect_skipped", "upstream_http3_broken", "upstream_rq_0rtt",
 }
 
-// neverPooled makes the rows of what a carrier of the upstream does not do.
+// neverPooled makes the statistics of events that never happen to a carrier's connections.
 func (c *ClusterStats) neverPooled() {
 	for _, name := range neverPooled {
 		c.Counter(name)
@@ -293,7 +293,7 @@ func (c *ClusterStats) neverPooled() {
 	}
 }
 
-//nolint:gochecknoglobals // a table that nothing writes
+//nolint:gochecknoglobals // a read-only table
 var neverPooled = [...]string{
 	"upstream_cx_connect_attempts_exceeded", "upstream_cx_connect_with_0_rtt", "upstream_cx_http3_total",
 	"upstream_cx_none_healthy", "upstream_cx_pool_overflow", "upstream_cx_preconnect_skipped",

@@ -9,14 +9,14 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// endpoints are the statistics of endpoints that one policy offers.
+// endpoints holds the statistics of endpoints that one policy offers.
 type endpoints struct {
 	now  func() *policy.EndpointStats
 	seen atomic.Pointer[policy.EndpointStats] // when a page was last laid out
 }
 
-// changed reports whether the endpoints are others than before. If the policy's function panics,
-// they stay as they are.
+// changed reports whether the endpoints have changed since the last call. If the policy's function
+// panics, they have not.
 func (e *endpoints) changed() bool {
 	defer func() {
 		if p := recover(); p != nil {
@@ -41,7 +41,7 @@ func (c *ClusterStats) offerEndpoints(name string, s policy.Stat) error {
 	return nil
 }
 
-// refresh has the next page laid out again if the endpoints of a cluster are others than before.
+// refresh invalidates the layout of pages if the endpoints of a cluster have changed.
 func (r *Registry) refresh() {
 	r.mu.RLock()
 	defer r.mu.RUnlock()

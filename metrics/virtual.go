@@ -56,7 +56,7 @@ func (c Config) virtualHost(r *Registry) (*virtualHost, error) {
 	}
 	var bad []error
 	if c.VirtualHost == "" {
-		bad = append(bad, errors.New("metrics: Config.VirtualHost: it is empty; write the name for the statistics of VirtualClusters"))
+		bad = append(bad, errors.New("metrics: Config.VirtualHost: it is empty, but VirtualClusters is not; write a name such as shop"))
 	}
 	h := &virtualHost{}
 	for i, v := range c.VirtualClusters {

@@ -21,6 +21,7 @@ import (
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/pilliongrpc"
 	"github.com/pillion-go/pillion/policy"
+	"github.com/pillion-go/pillion/timeout"
 )
 
 // host starts a server, and counts its calls.
@@ -54,7 +55,10 @@ func hosted(t *testing.T, r pillion.Resolver, target string) testgrpc.TestServic
 type hostStats map[string]func() uint64
 
 func (s hostStats) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
-	b.Stats(func(of policy.Stat) { s[of.Name] = of.Read })
+	b.Stats(func(of policy.Stat) error {
+		s[of.Name] = of.Read
+		return nil
+	})
 	return next, nil
 }
 
@@ -297,6 +301,70 @@ func TestHosts_otherConnection(t *testing.T) {
 	}
 }
 
+// TestHosts_streamTimeouts counts the stream that a timeout resets, whichever it is.
+func TestHosts_streamTimeouts(t *testing.T) {
+	const short = 30 * time.Millisecond
+	for _, test := range []struct {
+		name    string
+		outside pillion.Policy
+		cluster cluster.Config
+	}{
+		{"per try", timeout.Config{PerTry: short}, cluster.Config{}},
+		{"stream", timeout.Stream{MaxDuration: short}, cluster.Config{}},
+		{"stream idle", timeout.Stream{Idle: short}, cluster.Config{}},
+		{"stream of the cluster", timeout.Stream{}, cluster.Config{MaxStreamDuration: short}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			a, _ := host(t, func(ctx context.Context, _ int64, _ stream) error {
+				<-ctx.Done()
+				return ctx.Err()
+			})
+			stat := hostStats{}
+			test.cluster.Endpoints = cluster.Addresses(a)
+			u, _ := upstream(t, stat, test.outside, madeCluster(t, test.cluster))
+			if err := kinds[0].call(t.Context(), hosted(t, u, "recipes")); err == nil {
+				t.Error("got no error, want a timeout")
+			}
+			eventually(t, func() bool { return stat["upstream_rq_tx_reset"]() == 1 && stat["upstream_rq_active"]() == 0 })
+		})
+	}
+}
+
+// TestHosts_age pins that a connection takes no more calls from its age, and that none is lost.
+func TestHosts_age(t *testing.T) {
+	release := make(chan struct{})
+	address, served := host(t, func(_ context.Context, n int64, _ stream) error {
+		if n == 1 {
+			<-release
+		}
+		return nil
+	})
+	stat := hostStats{}
+	u, _ := upstream(t, stat, madeCluster(t, cluster.Config{
+		Endpoints: cluster.Addresses(address), MaxConnectionDuration: 20 * time.Millisecond, MaxConnectionDurationJitter: 50,
+	}))
+	c := hosted(t, u, "recipes.internal")
+	call := func() error { _, err := c.UnaryCall(t.Context(), &testgrpc.SimpleRequest{}); return err }
+	first := make(chan error, 1)
+	go func() { first <- call() }()
+	eventually(t, func() bool { return served.Load() == 1 && stat["upstream_cx_max_duration_reached"]() == 1 })
+	for range 3 {
+		if err := call(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := stat["upstream_cx_total"](); got < 2 {
+		t.Errorf("got %d connections, want another one after the age of the first", got)
+	}
+	close(release)
+	if err := <-first; err != nil {
+		t.Errorf("a call on the old connection: got %v, want it served", err)
+	}
+	eventually(t, func() bool {
+		return stat["upstream_cx_active"]() == 0 && stat["upstream_cx_max_duration_reached"]() == stat["upstream_cx_total"]()
+	})
+}
+
 // TestHosts_endpointStats counts successes and failures of a host by their gRPC status, as Envoy
 // does: by the HTTP status to which it corresponds.
 func TestHosts_endpointStats(t *testing.T) {
@@ -339,6 +407,6 @@ func TestHosts_endpointStats(t *testing.T) {
 type statsFunc func(policy.Stat)
 
 func (f statsFunc) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
-	b.Stats(f)
+	b.Stats(func(s policy.Stat) error { f(s); return nil })
 	return next, nil
 }
