@@ -3,8 +3,8 @@ package racing
 import (
 	"context"
 	"errors"
-	"strconv"
 	"runtime"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
