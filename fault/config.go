@@ -15,9 +15,10 @@ import (
 const Zero = -1
 
 // Config configures which faults are injected into which calls. It is a policy that must be outside
-// retry and timeout. Each upstream that uses it counts separately; use [New] for a MaxActiveFaults
-// that several upstreams share. The zero value injects no faults. Each fault selects its share of the
-// calls independently: a call can be delayed and then aborted. Mirrors Envoy's HTTPFault.
+// retry, and should be outside timeout. Each upstream that uses it counts separately; use [New] for a
+// MaxActiveFaults that several upstreams share. The zero value injects no faults. Each fault selects
+// its share of the calls independently: a call can be delayed and then aborted. Mirrors Envoy's
+// HTTPFault.
 type Config struct {
 	// Delay delays calls before they are sent. Nil means no delay. Mirrors delay.
 	Delay *Delay `json:"delay,omitempty"`

@@ -11,7 +11,7 @@
 //	)
 //
 // It mirrors Envoy's HTTP fault filter, which runs before the router. So the policy must be outside
-// retry and timeout: a delay does not count towards a timeout, and an abort is not retried. An
+// retry: an abort is not retried. It should be outside timeout: a delay then fires no timeout. An
 // aborted call does not reach the upstream. It counts neither for a breaker nor in the upstream's
 // statistics, only in the statistics of this package.
 //
