@@ -88,7 +88,8 @@ func (c *Call) openStream() *Stream {
 
 // limitedStream makes the Stream of an attempt with a context of its own.
 func (c *Call) limitedStream() (*Stream, *StreamLimits) {
-	s, own := (*Stream)(nil), (*StreamLimits)(nil)
+	var s *Stream
+	var own *StreamLimits
 	if storage := c.frame.storage; storage != nil {
 		if s, own = storage.NewLimitedStream((*Attempt)(c)); own == nil || own.ctx != nil {
 			panic("policy: Storage.NewLimitedStream returned nil, or StreamLimits that were used before")

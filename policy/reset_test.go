@@ -35,17 +35,17 @@ func same(got, want any) bool {
 
 // open returns the value of a field, exported or not.
 func open(v reflect.Value) any {
-	return reflect.NewAt(v.Type(), unsafe.Pointer(v.UnsafeAddr())).Elem().Interface() //nolint:gosec // for a test
+	return reflect.NewAt(v.Type(), unsafe.Pointer(v.UnsafeAddr())).Elem().Interface()
 }
 
 // fill sets all fields of a struct to values that are not zero.
 func fill(t *testing.T, v reflect.Value) {
 	t.Helper()
-	v = reflect.NewAt(v.Type(), unsafe.Pointer(v.UnsafeAddr())).Elem() //nolint:gosec // for a test
+	v = reflect.NewAt(v.Type(), unsafe.Pointer(v.UnsafeAddr())).Elem()
 	switch v.Kind() {
 	case reflect.Struct:
-		for i := range v.NumField() {
-			fill(t, v.Field(i))
+		for _, field := range v.Fields() {
+			fill(t, field)
 		}
 	case reflect.Array:
 		for i := range v.Len() {
