@@ -376,7 +376,7 @@ func (c *Config) check() error {
 		bad = append(bad, invalid("DNS.Family", "%q is unknown; write one of %s", c.DNS.Family, known(families)))
 	}
 	if c.Type == LogicalDNS && len(c.Endpoints) != 1 {
-		bad = append(bad, invalid("Endpoints", "has %d endpoints; LogicalDNS needs exactly one", len(c.Endpoints)))
+		bad = append(bad, invalid("Endpoints", "%d endpoints; LogicalDNS needs exactly one", len(c.Endpoints)))
 	}
 	if _, ok := lbPolicies[c.LBPolicy]; !ok {
 		bad = append(bad, invalid("LBPolicy", "%q is unknown; write one of %s", c.LBPolicy, known(lbPolicies)))

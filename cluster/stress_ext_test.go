@@ -23,7 +23,7 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// moody responds, is slow, breaks off, or loses the connection.
+// moody responds, responds slowly or incompletely, or closes the connection, at random.
 func moody(w http.ResponseWriter, r *http.Request) {
 	switch rand.IntN(20) {
 	case 0:
@@ -43,8 +43,8 @@ func moody(w http.ResponseWriter, r *http.Request) {
 	io.WriteString(w, strings.Repeat("x", rand.IntN(10_000)))
 }
 
-// TestStress has many callers, some of which leave, call hosts that fail in every way while the
-// endpoints change. Everything is given back in the end.
+// TestStress makes concurrent calls, some of which are canceled, to hosts that fail in every way, while
+// the endpoints change. At the end all slots are free.
 func TestStress(t *testing.T) {
 	for _, protocol := range []cluster.Protocol{cluster.HTTP1, cluster.HTTP2} {
 		t.Run(string(protocol), func(t *testing.T) { stress(t, protocol, false) })
@@ -99,7 +99,7 @@ func stress(t *testing.T, protocol cluster.Protocol, hedge bool) {
 	}
 }
 
-// oneCall makes a call whose caller may leave at any time, or read a part of the response.
+// oneCall makes a call that may be canceled at any time, and may read only a part of the response.
 func oneCall(u *pillion.Upstream) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -129,7 +129,8 @@ func change(ctx context.Context, t *testing.T, c *cluster.Cluster, addresses []s
 	}
 }
 
-// TestCluster_collected lets go of a cluster that nothing uses any more, with its goroutines.
+// TestCluster_collected pins that a cluster that is no longer referenced is collected, and that its
+// goroutines end.
 func TestCluster_collected(t *testing.T) {
 	a, _ := server(t, "a")
 	_, port, _ := net.SplitHostPort(a)
