@@ -8,15 +8,15 @@ import (
 	"sync/atomic"
 )
 
-// upload is a request whose body is closed once. net/http closes the body of a request that
-// it begins to send, and only that; the pool closes it after any error.
+// upload is a request whose body is closed once. net/http closes the body only of a request
+// that it begins to send; the pool closes it after any error.
 type upload struct {
 	req    http.Request
 	body   io.ReadCloser
 	closed atomic.Bool
 }
 
-// track returns a shallow copy of req with a body that may be closed twice.
+// track returns a shallow copy of req with a body that can be closed twice.
 func track(req *http.Request) *upload {
 	u := &upload{req: *req, body: req.Body}
 	u.req.Body = u
@@ -37,8 +37,8 @@ func (u *upload) Close() error {
 // hasBody reports whether req has a body to close.
 func hasBody(req *http.Request) bool { return req.Body != nil && req.Body != http.NoBody }
 
-// closesTwice reports whether body may be closed twice, as files and bodies in memory
-// may. net/http must see these types to send them fast.
+// closesTwice reports whether body can be closed twice, like files and bodies in memory.
+// They are not wrapped, because net/http sends these types faster.
 func closesTwice(body io.ReadCloser) bool {
 	switch reflect.TypeOf(body) {
 	case nopCloser, nopCloserWriterTo, file:

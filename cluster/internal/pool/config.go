@@ -5,17 +5,17 @@ import (
 	"time"
 )
 
-// Defaults of [Config], which are Envoy's.
+// The defaults of [Config], as in Envoy.
 const (
 	DefaultConnectTimeout       = 5 * time.Second
 	DefaultIdleTimeout          = time.Hour
 	DefaultMaxConcurrentStreams = 1024
 )
 
-// Never is a duration that does not end.
+// Never is a timeout that never fires.
 const Never time.Duration = -1
 
-// unlimitedStreams stands for no limit of requests per connection, as in Envoy.
+// unlimitedStreams means no limit of requests per connection, as in Envoy.
 const unlimitedStreams = 1 << 29
 
 // Config configures a [Pool].
@@ -27,42 +27,44 @@ type Config struct {
 	// Scheme is "http" or "https". If empty, it is "http".
 	Scheme string
 
-	// Address is the endpoint's, as host:port.
+	// Address is the address of the endpoint, as host:port.
 	Address string
 
-	// ConnectTimeout limits the time to make a connection, TLS handshake included. Zero
-	// means 5s; negative means no limit. Mirrors Cluster.connect_timeout.
+	// ConnectTimeout limits the time to make a connection, including the TLS handshake. Zero
+	// means 5s; a negative value means no limit. Mirrors Cluster.connect_timeout.
 	ConnectTimeout time.Duration
 
-	// IdleTimeout is how long a connection may be without a request before it is closed.
-	// Zero means 1h; negative ([Never]) means no limit. Mirrors
+	// IdleTimeout is the time after which a connection without requests is closed. Zero
+	// means 1h; a negative value, such as [Never], means no limit. Mirrors
 	// HttpProtocolOptions.idle_timeout.
 	IdleTimeout time.Duration
 
-	// MaxConnectionDuration is the age from which a connection takes no more requests: it
-	// closes when its last one has ended. Zero or negative means no limit. Mirrors
-	// HttpProtocolOptions.max_connection_duration.
+	// MaxConnectionDuration is the maximum age of a connection. An older connection takes no
+	// more requests, and is closed when its last request ends. Zero or a negative value means
+	// no limit. Mirrors HttpProtocolOptions.max_connection_duration.
 	MaxConnectionDuration time.Duration
 
-	// DurationJitter lengthens MaxConnectionDuration by a random share of it, in
-	// [0, DurationJitter), for each connection, so that connections made together do not
-	// end together. Zero means none. Envoy has it for downstream connections only.
+	// DurationJitter extends MaxConnectionDuration by a random share of it, in
+	// [0, DurationJitter), for each connection, so that connections that were made together
+	// do not end together. Zero means none. In Envoy only downstream connections have it.
 	DurationJitter float64
 
-	// MaxRequestsPerConnection is how many requests a connection serves before it closes.
-	// Zero or negative means no limit. Mirrors HttpProtocolOptions.max_requests_per_connection.
+	// MaxRequestsPerConnection is the maximum number of requests of a connection; it is closed
+	// after the last one. Zero or a negative value means no limit. Mirrors
+	// HttpProtocolOptions.max_requests_per_connection.
 	MaxRequestsPerConnection int
 
-	// MaxConcurrentStreams is how many requests may use an HTTP/2 connection at the same
-	// time, if the server allows as many. Zero or negative means 1024. HTTP/1 serves one.
-	// Mirrors Http2ProtocolOptions.max_concurrent_streams.
+	// MaxConcurrentStreams is the maximum number of concurrent requests on an HTTP/2
+	// connection. The server can set a lower limit. Zero or a negative value means 1024. An
+	// HTTP/1 connection serves one request at a time. Mirrors
+	// Http2ProtocolOptions.max_concurrent_streams.
 	MaxConcurrentStreams int
 
-	// KeepDials keeps a dial that no request waits for any more, as Envoy's router does; the
+	// KeepDials continues a dial for which no request waits, as in Envoy's router; the
 	// connection becomes idle. If false, such a dial is canceled.
 	KeepDials bool
 
-	// Slots lends slots for connections and requests. If nil, nothing is limited.
+	// Slots lends slots for connections and requests. If nil, there are no limits.
 	Slots Slots
 
 	// Observer counts events. If nil, no event is counted.

@@ -10,14 +10,14 @@ import (
 	"time"
 )
 
-// A state is where a conn is in its life.
+// A state is the state of a conn.
 type state uint8
 
 const (
 	connecting state = iota
 	ready            // takes requests
-	busy             // takes none until a request on it ends
-	draining         // takes none any more; closes when its last request ends
+	busy             // takes no request until a request on it ends
+	draining         // takes no more requests; closes when its last request ends
 	closed
 )
 
@@ -28,31 +28,31 @@ type conn struct {
 
 	cc        *http.ClientConn // nil while connecting
 	h2        bool
-	opaque    bool        // below TLS it cannot be seen which side closed
+	opaque    bool        // TLS hides which side closed
 	handshake atomic.Bool // the TLS handshake began
 
-	// quiet means that changed may drop a report of the connection, and poked that the pool,
-	// which is locked, is calling into net/http.
+	// quiet means that changed can ignore a report of the connection. poked means that the
+	// pool, which is locked, is calling into net/http.
 	quiet, poked atomic.Bool
 
 	sending    atomic.Int32 // HTTP/2: requests in RoundTrip
-	maxStreams int          // HTTP/2: the server's limit at the last call of changed, which alone uses it
+	maxStreams int          // HTTP/2: the server's limit at the last call of changed; only changed uses it
 
-	// All that follows is guarded by pool.mu.
+	// The fields below are guarded by pool.mu.
 
 	state      state
 	list       *connList
-	prev, next *conn // in list; next also in the list of those to be shut
+	prev, next *conn // in list; next is also used in the list of conns to shut
 
 	hasSlot   bool // holds a slot of max_connections
-	expected  int  // requests it is expected to serve once it is connected
-	limit     int  // requests at the same time
-	remaining int  // requests it may still take
-	served    int  // requests it took
-	active    int  // requests on it now
-	full      bool // HTTP/2: the server takes no more now
+	expected  int  // the expected number of concurrent requests, while connecting
+	limit     int  // the maximum number of concurrent requests
+	remaining int  // the number of requests that it can still take
+	served    int  // the number of requests that it took
+	active    int  // the number of current requests
+	full      bool // HTTP/2: the server allows no more requests now
 	remote    bool // closed by the server
-	cut       bool // closed with an active request, and counted so
+	cut       bool // closed with an active request, which was counted
 
 	began     time.Time
 	idleSince time.Time
@@ -64,12 +64,12 @@ type conn struct {
 	lookDelay time.Duration // that lookTimer was set to
 }
 
-// changed is called by net/http when the state of the connection has changed: it died, or
-// it has room again. net/http calls it from several goroutines, one at a time, and from
-// within RoundTrip, Release and Close.
+// changed is called by net/http when the state of the connection has changed: it was closed,
+// or it can take requests again. net/http calls it from several goroutines, one at a time, and
+// from within RoundTrip, Release and Close.
 //
-// A request on HTTP/1 needs no report: its end looks at the connection. HTTP/2 needs a
-// report of room only if the pool found the connection full.
+// HTTP/1 needs no report, because the end of each request checks the connection. HTTP/2 needs
+// a report only if the pool found the connection full.
 func (c *conn) changed(cc *http.ClientConn) {
 	if c.poked.Load() || !c.h2 && c.quiet.Load() {
 		return
@@ -97,10 +97,10 @@ func (c *conn) changed(cc *http.ClientConn) {
 	}
 }
 
-// wakeHeld makes net/http send the requests that it holds back, after the server has
-// allowed more. net/http looks at them again when another request ends; if there is none
-// they would wait forever, and block all later ones. So wakeHeld starts a request whose
-// context has ended.
+// wakeHeld makes net/http send the requests that it holds back, after the server has allowed
+// more. net/http checks them again only when another request ends; if there is none, they
+// would wait forever and block all later ones. So wakeHeld starts a request whose context has
+// ended.
 func (c *conn) wakeHeld(cc *http.ClientConn) {
 	inFlight := cc.InFlight()
 	before := c.maxStreams
@@ -116,28 +116,29 @@ func (c *conn) wakeHeld(cc *http.ClientConn) {
 	}
 }
 
-// room reports whether HTTP/2 takes a request that net/http does not hold back. Requests
-// that were attached and have not reached net/http count, too.
+// room reports whether an HTTP/2 connection can take a request that net/http does not hold
+// back. It also counts requests that were attached and have not reached net/http.
 //
-// Reserve would say the same more exactly, but it can block a connection for good: a
-// request holds a lock of net/http's while it waits for a slot, those with a reservation
-// wait for that lock, and if the server has lowered the number of streams to that of the
-// reservations, no slot comes free. Without Reserve a request waits inside net/http at
-// most for the end of one that was canceled, or when the server lowers the number.
+// Reserve would be more exact, but it can block a connection forever: a request holds a lock
+// of net/http while it waits for a slot, requests with a reservation wait for that lock, and
+// if the server has lowered the number of streams to that of the reservations, no slot
+// becomes free. Without Reserve, a request waits inside net/http only for the end of a
+// canceled request, or when the server lowers the number.
 func (c *conn) room() bool {
-	inFlight := c.cc.InFlight() // first, so that a request that begins now counts twice and not never
+	inFlight := c.cc.InFlight() // first: a request that begins now must count twice rather than not at all
 	return c.cc.Available() > max(0, c.active-inFlight)
 }
 
-// watch returns room. If there is none, net/http reports when there is: it compares with
-// what it saw last, which may be older than what room saw, so watch makes it look.
+// watch returns room. If it is false, net/http reports when that changes. It compares with the
+// last state that it saw, which can be older than that of room, so watch makes it update that
+// state.
 func (c *conn) watch() bool {
 	if c.full = !c.room(); c.full {
 		c.quiet.Store(false)
 		c.poked.Store(true)
-		c.cc.Release() // there is no reservation
+		c.cc.Release() // without a reservation
 		c.poked.Store(false)
-		c.full = !c.room() // a change before the look was not reported
+		c.full = !c.room() // an earlier change was not reported
 	}
 	if c.full {
 		c.lookIn(firstLook)
@@ -147,10 +148,10 @@ func (c *conn) watch() bool {
 	return !c.full
 }
 
-// net/http looks at nothing while it runs its hook, which may be what called watch or may
-// wait for the pool's lock. It looks afterwards, but compares with what it saw before, and
-// can miss room that went and came again. So the pool looks at a full connection itself a
-// few times, the last time after about a second.
+// net/http does not check the state while it runs its hook, which can be the caller of watch
+// or can wait for the pool's lock. It checks the state afterwards, but compares it with an
+// older one, and can miss two changes. So the pool itself checks a full connection a few
+// times, the last time after about a second.
 const (
 	firstLook = 10 * time.Millisecond
 	lastLook  = 640 * time.Millisecond
@@ -165,7 +166,7 @@ func (c *conn) lookIn(d time.Duration) {
 	c.lookTimer.Reset(d)
 }
 
-// lookFired looks at a connection that was full.
+// lookFired checks a connection that was full.
 func (c *conn) lookFired() {
 	p := c.pool
 	p.mu.Lock()
@@ -185,32 +186,32 @@ func (c *conn) lookFired() {
 	}
 }
 
-// usable reports whether HTTP/1 can take the next request: the exchange is complete, and
-// neither side closes. It is called with the pool unlocked, since net/http may hold its own
+// usable reports whether an HTTP/1 connection can take the next request: the exchange is
+// complete, and neither side closes. The pool must be unlocked, since net/http can hold its own
 // lock while it closes a TLS connection.
 func (c *conn) usable() bool { return c.cc.Available() == 1 }
 
-// closedRemotely reports whether the server closed the connection. If that cannot be seen,
-// below TLS, it returns likely.
+// closedRemotely reports whether the server closed the connection. If TLS hides that, it
+// returns likely.
 func (c *conn) closedRemotely(likely bool) bool {
 	return c.wire.remote.Load() || c.opaque && likely
 }
 
-// diedIdle reports whether err is why net/http closed an HTTP/1 connection between two
-// exchanges.
+// diedIdle reports whether err is the reason why net/http closed an HTTP/1 connection between
+// two exchanges.
 func diedIdle(err error) bool {
 	return err != nil && (err.Error() == "http: server closed idle connection" || peekFailed(err))
 }
 
-// peekFailed reports whether err came from reading an idle connection: an error of the
-// network, or bytes that no request had asked for.
+// peekFailed reports whether err came from reading an idle connection: a network error, or
+// bytes without a request.
 func peekFailed(err error) bool { return strings.HasPrefix(err.Error(), "readLoopPeekFailLocked") }
 
-// unsolicited reports whether err is about such bytes: then it wraps no error.
+// unsolicited reports whether err is about bytes without a request: then it wraps no error.
 func unsolicited(err error) bool { return err != nil && peekFailed(err) && errors.Unwrap(err) == nil }
 
-// idle records that c has no request since now. It does not reset a timer that is running:
-// when that fires it waits for the rest of the time.
+// idle records that c has no request since now. It does not reset a running timer, which waits
+// for the rest of the time when it fires.
 func (c *conn) idle(now time.Time) {
 	c.idleSince = now
 	if d := c.pool.cfg.IdleTimeout; d >= 0 && !c.idleArmed {
@@ -261,7 +262,7 @@ func (c *conn) ageFired() {
 	p.settle()
 }
 
-// shut frees what c holds. It is called once, after finish, with the pool unlocked.
+// shut releases the resources of c. It is called once, after finish, with the pool unlocked.
 func (c *conn) shut() {
 	c.cancel()
 	for _, t := range [...]*time.Timer{c.idleTimer, c.ageTimer, c.lookTimer} {
@@ -269,14 +270,14 @@ func (c *conn) shut() {
 			t.Stop()
 		}
 	}
-	if c.cc != nil { // else dial closes what it made
+	if c.cc != nil { // otherwise dial closes its connection
 		_ = c.cc.Close()
 		c.wire.shut()
 	}
 }
 
-// connList is a list of conns with the latest one at its front. It is guarded by Pool.mu,
-// and a conn is in one list at a time.
+// connList is a list of conns, the latest one first. It is guarded by Pool.mu. A conn is in one
+// list at a time.
 type connList struct {
 	front *conn
 	n     int

@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// errNotHTTP2 is the error of a connect whose server chose another protocol than [HTTP2].
-var errNotHTTP2 = errors.New("the server did not choose HTTP/2 in the TLS handshake")
+// errNotHTTP2 is the error of a connect of [HTTP2] whose server selected another protocol.
+var errNotHTTP2 = errors.New("the server did not select HTTP/2 in the TLS handshake")
 
-// start begins to make a connection. It is called with the pool locked.
+// start begins to make a connection. The pool must be locked.
 func (p *Pool) start(hasSlot bool) {
 	c := &conn{
 		pool: p, hasSlot: hasSlot, expected: p.expect(), remaining: p.cfg.MaxRequestsPerConnection,
@@ -36,7 +36,7 @@ func (p *Pool) start(hasSlot bool) {
 	go c.dial(ctx)
 }
 
-// negotiates reports whether the protocol is unknown before the handshake.
+// negotiates reports whether the TLS handshake selects the protocol.
 func (p *Pool) negotiates() bool { return p.cfg.Scheme == "https" && p.cfg.Template.protocol == Auto }
 
 func (p *Pool) countProtocol(h2 bool) {
@@ -47,8 +47,8 @@ func (p *Pool) countProtocol(h2 bool) {
 	}
 }
 
-// expect returns how many requests a connection that is being made will serve at the same
-// time. A server that chose HTTP/1 before is expected to do so again.
+// expect returns the expected number of concurrent requests of a new connection. A server that
+// selected HTTP/1 before is expected to select it again.
 func (p *Pool) expect() int {
 	if p.cfg.Template.protocol == HTTP2 || p.negotiates() && !p.choseHTTP1 {
 		return min(p.cfg.MaxConcurrentStreams, p.cfg.MaxRequestsPerConnection)
@@ -56,7 +56,7 @@ func (p *Pool) expect() int {
 	return 1
 }
 
-// dial makes the connection and hands it to the pool. It is a goroutine of its own.
+// dial makes the connection and passes it to the pool. It runs in its own goroutine.
 func (c *conn) dial(ctx context.Context) {
 	stop := context.AfterFunc(ctx, c.expired)
 	cc, err := c.connect(ctx)
@@ -68,7 +68,7 @@ func (c *conn) dial(ctx context.Context) {
 	p := c.pool
 	p.mu.Lock()
 	switch {
-	case c.state == closed: // its time ran out, or no request needs it any more
+	case c.state == closed: // the connect timeout fired, or no request needs the connection
 		p.unlock()
 		if err == nil {
 			_ = cc.Close()
@@ -78,24 +78,24 @@ func (c *conn) dial(ctx context.Context) {
 	case err != nil:
 		p.connectFailed(c, c.failure(reasonOf(err), err))
 	default:
-		p.connected(c, cc) //nolint:contextcheck // another dial is not part of this one
+		p.connected(c, cc) //nolint:contextcheck // another dial does not belong to this one
 	}
 	p.unlock()
 }
 
-// expired ends a dial whose time has run out, even if the dialer does not honor its context.
+// expired ends a dial whose connect timeout has fired, even if the dialer ignores its context.
 func (c *conn) expired() {
 	p := c.pool
 	p.mu.Lock()
 	defer p.unlock()
-	if c.state == connecting { // else the pool itself has canceled it
+	if c.state == connecting { // otherwise the pool has canceled it
 		p.connectFailed(c, c.failure(Timeout, context.DeadlineExceeded))
 	}
 }
 
-// failure describes why there is no connection.
+// failure returns the error of a failed connect.
 func (c *conn) failure(reason Reason, err error) *ConnectError {
-	if p, ok := err.(*dialPanicError); ok { //nolint:errorlint // it is never wrapped
+	if p, ok := err.(*dialPanicError); ok { //nolint:errorlint // never wrapped
 		reason, err = LocalFailure, p
 	}
 	return &ConnectError{
@@ -104,7 +104,7 @@ func (c *conn) failure(reason Reason, err error) *ConnectError {
 	}
 }
 
-// connect dials, and finds out which protocol the server chose.
+// connect dials and determines the protocol that the server selected.
 func (c *conn) connect(ctx context.Context) (cc *http.ClientConn, err error) {
 	cfg := &c.pool.cfg
 	defer func() {

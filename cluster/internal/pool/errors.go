@@ -10,10 +10,10 @@ import (
 	"syscall"
 )
 
-// ErrClosed is returned for a request that comes after [Pool.Close].
+// ErrClosed is the error of a request after [Pool.Close].
 var ErrClosed = errors.New("cluster: the endpoint's connection pool is closed")
 
-// ErrUnusable is returned by [Stream.RoundTrip] for a stream that was used or released.
+// ErrUnusable is the error of [Stream.RoundTrip] on a stream that was used or released.
 var ErrUnusable = errors.New("cluster: RoundTrip on a stream that was used or released")
 
 // A RefusedError reports that a limit was reached. Envoy's response flag for it is UO.
@@ -31,21 +31,21 @@ var (
 	errRequests = &RefusedError{Limit: Request}
 )
 
-// A Reason says why a connection could not be made.
+// A Reason is the reason of a failed connect.
 type Reason uint8
 
 // The reasons, as Envoy distinguishes them.
 const (
-	// RemoteFailure is a connect that the network or the server refused, or a failed TLS
+	// RemoteFailure is a connect that failed in the network, at the server or in the TLS
 	// handshake.
 	RemoteFailure Reason = iota
-	// LocalFailure is a connect that this side ended.
+	// LocalFailure is a connect that the pool ended.
 	LocalFailure
 	// Timeout is a connect that the connect timeout ended.
 	Timeout
 )
 
-// String returns Envoy's words for the reason.
+// String returns Envoy's text for the reason.
 func (r Reason) String() string {
 	switch r {
 	case RemoteFailure:
@@ -59,30 +59,30 @@ func (r Reason) String() string {
 	}
 }
 
-// A ConnectError reports that a connection could not be made. No part of the request was
-// sent. All requests that waited for the connection get the same value.
+// A ConnectError reports a failed connect. No part of the request was sent. All requests that
+// waited for the connection receive the same value.
 type ConnectError struct {
 	Address string
 	Reason  Reason
 	TLS     bool  // the TCP connection was established; the TLS handshake, or a proxy, failed
-	Err     error // what the dialer or the handshake reported
+	Err     error // the error of the dialer or the handshake
 }
 
 func (e *ConnectError) Error() string {
 	return fmt.Sprintf("cluster: connect to %s: %v: %v", e.Address, e.Reason, e.Err)
 }
 
-// Unwrap returns what the dialer or the handshake reported.
+// Unwrap returns the error of the dialer or the handshake.
 func (e *ConnectError) Unwrap() error { return e.Err }
 
-// Timeout reports whether time ran out.
+// Timeout reports whether the connect timeout fired.
 func (e *ConnectError) Timeout() bool { return e.Reason == Timeout }
 
-// Temporary is true: the next connect may succeed. It is part of [net.Error].
+// Temporary returns true: the next connect may succeed. It is part of [net.Error].
 func (*ConnectError) Temporary() bool { return true }
 
-// reasonOf returns why a dial failed that this side did not cancel. A timeout of the kernel
-// is a failure of the network, not the connect timeout.
+// reasonOf returns the reason of a dial that failed without being canceled. A timeout of the
+// kernel is a network failure, not the connect timeout.
 func reasonOf(err error) Reason {
 	var timeout interface{ Timeout() bool }
 	switch {
@@ -108,7 +108,7 @@ func isTLS(err error) bool {
 		errors.As(err, &host) || errors.As(err, &auth)
 }
 
-// isEOF reports whether err says that the server closed the connection.
+// isEOF reports whether err means that the server closed the connection.
 func isEOF(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
@@ -126,8 +126,8 @@ func (e streamError) Error() string { return "stream error" }
 
 const refusedStream = 7 // REFUSED_STREAM in RFC 9113, section 7
 
-// remoteReset reports whether err is a stream that the server reset, and whether the
-// reset says that the server did not process it.
+// remoteReset reports whether the server reset the stream of err, and whether the code of the
+// reset means that the server did not process it.
 func remoteReset(err error) (reset, refused bool) {
 	var e streamError
 	if !errors.As(err, &e) {

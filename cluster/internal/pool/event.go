@@ -1,8 +1,7 @@
 package pool
 
-// An Observer counts what happens in a pool. Observe is called for each event, some of
-// the time with the pool locked: it must be fast, safe for concurrent use, and must not
-// call the pool.
+// An Observer counts the events of a pool. Observe is called for each event, possibly with the
+// pool locked: it must be fast and safe for concurrent use, and must not call the pool.
 //
 // The meaning of n depends on the event; it is 1 for counters, +1 or -1 for gauges, bytes
 // for [CxRxBytes] and [CxTxBytes], nanoseconds for [CxConnectTime] and [CxLength], and a
@@ -14,29 +13,29 @@ type Observer interface {
 // An Event is one of Envoy's upstream statistics.
 type Event uint8
 
-// Events of connections. All of them are counters unless the text says otherwise.
+// Events of connections. They are counters, except where noted.
 const (
-	// CxTotal counts connections that the pool began to make.
+	// CxTotal counts connections that the pool started to make.
 	CxTotal Event = iota
 	// CxActive is a gauge: connections that are being made or open.
 	CxActive
-	// CxHTTP1Total and CxHTTP2Total count connections by protocol: when the pool begins
-	// to make them, or after ALPN when it is known.
+	// CxHTTP1Total and CxHTTP2Total count connections by protocol: when the pool starts to
+	// make them, or after the TLS handshake if that selects the protocol.
 	CxHTTP1Total
 	CxHTTP2Total
 	// CxConnectFail counts connections that ended before they were established.
 	CxConnectFail
-	// CxConnectTimeout counts those of CxConnectFail that the connect timeout ended.
+	// CxConnectTimeout counts connections that the connect timeout ended. CxConnectFail
+	// includes them.
 	CxConnectTimeout
-	// CxConnectTime is a histogram: how long it took to establish a connection, in
-	// nanoseconds.
+	// CxConnectTime is a histogram: the time to establish a connection, in nanoseconds.
 	CxConnectTime
-	// CxLength is a histogram: how long a connection lived, in nanoseconds.
+	// CxLength is a histogram: the lifetime of a connection, in nanoseconds.
 	CxLength
-	// RqPerCx is a histogram: how many requests a connection served.
+	// RqPerCx is a histogram: the number of requests of a connection.
 	RqPerCx
-	// CxDestroy counts connections that ended, CxDestroyLocal those that this side
-	// closed, and CxDestroyRemote those that the server closed.
+	// CxDestroy counts connections that ended, CxDestroyLocal connections that the pool
+	// closed, and CxDestroyRemote connections that the server closed.
 	CxDestroy
 	CxDestroyLocal
 	CxDestroyRemote
@@ -45,20 +44,20 @@ const (
 	CxDestroyWithActiveRq
 	CxDestroyLocalWithActiveRq
 	CxDestroyRemoteWithActiveRq
-	// CxCloseNotify counts connections whose server said that it would close them, by a
-	// header or GOAWAY. A response that ends with its connection counts even if its headers
-	// did not say so; a GOAWAY counts if it is what ends the connection.
+	// CxCloseNotify counts connections whose close the server announced, by a header or
+	// GOAWAY. A response that ends with its connection counts even without such a header; a
+	// GOAWAY counts if it ends the connection.
 	CxCloseNotify
-	// CxProtocolError counts HTTP/1 connections whose server sent bytes that no request
-	// had asked for. Other violations are seen by the reader of the response.
+	// CxProtocolError counts HTTP/1 connections whose server sent bytes without a request. The
+	// reader of the response detects other violations.
 	CxProtocolError
-	// CxIdleTimeout counts connections that were closed because they were idle too long.
+	// CxIdleTimeout counts connections that the idle timeout closed.
 	CxIdleTimeout
-	// CxMaxRequests counts connections that reached their number of requests.
+	// CxMaxRequests counts connections that reached their maximum number of requests.
 	CxMaxRequests
-	// CxMaxDurationReached counts connections that reached their age.
+	// CxMaxDurationReached counts connections that reached their maximum age.
 	CxMaxDurationReached
-	// CxOverflow counts how often a connection was wanted and max_connections refused it.
+	// CxOverflow counts connections that max_connections refused.
 	CxOverflow
 	// CxRxBytes and CxTxBytes count bytes read and written, below TLS.
 	CxRxBytes
@@ -80,8 +79,8 @@ const (
 	RqPendingFailureEject
 	// RqCancelled counts requests that were canceled while they waited.
 	RqCancelled
-	// RqRxReset counts HTTP/2 streams that the server reset, RqTxReset those that this
-	// side reset. REFUSED_STREAM is not counted.
+	// RqRxReset counts HTTP/2 streams that the server reset, RqTxReset streams that the client
+	// reset. REFUSED_STREAM is not counted.
 	RqRxReset
 	RqTxReset
 

@@ -10,17 +10,17 @@ import (
 // use.
 type Pool struct {
 	cfg  Config
-	done chan struct{} // closed when the pool is closed and nothing is left of it
+	done chan struct{} // closed when the pool is closed and all connections and streams have ended
 
 	mu         sync.Mutex
-	connecting connList // guarded by mu, as all that follows
+	connecting connList // guarded by mu, as all fields below
 	ready      connList
 	busy       connList // and draining
 	waiters    waitList
-	dying      *conn // finished since p was locked, to be shut once it is unlocked
+	dying      *conn // finished since p was locked; shut when p is unlocked
 	expected   int   // requests that connecting expects to serve
 	active     int   // requests attached
-	choseHTTP1 bool  // the server, at the last handshake
+	choseHTTP1 bool  // the server selected HTTP/1 at the last handshake
 	closed     bool
 }
 
@@ -29,11 +29,11 @@ func New(cfg Config) *Pool {
 	return &Pool{cfg: cfg.withDefaults(), done: make(chan struct{})}
 }
 
-// Stats is the state of a pool at one instant.
+// Stats is the state of a pool at one time.
 type Stats struct {
 	Connecting int // connections being made
 	Ready      int // connections that take requests
-	Busy       int // connections that take none now, or never again
+	Busy       int // connections that take no requests now, or no more
 	Pending    int // requests that wait
 	Active     int // requests attached to a connection
 }
@@ -48,9 +48,9 @@ func (p *Pool) Stats() Stats {
 	}
 }
 
-// Drain closes the idle connections immediately, and the others when their requests have
-// ended. The pool stays open: requests that wait, and later ones, use new connections.
-// Drain is for an endpoint that is ejected or fails its health checks.
+// Drain closes the idle connections immediately, and the others when their requests end. The
+// pool remains open: waiting and later requests use new connections. Drain is for an endpoint
+// that is ejected or fails its health checks.
 func (p *Pool) Drain() {
 	p.mu.Lock()
 	defer p.unlock()
@@ -61,15 +61,15 @@ func (p *Pool) Drain() {
 	for c := p.busy.front; c != nil; c = c.next {
 		c.state = draining
 	}
-	if p.dying != nil { // perhaps an HTTP/2 connection without room, on which requests wait
+	if p.dying != nil { // this can include a full HTTP/2 connection for which requests wait
 		p.dispatch()
 	}
 	p.settle()
 }
 
-// Close closes the pool. Later requests fail with [ErrClosed]; those that wait or use a
-// connection are served. Connections close when they are idle, and [Pool.Done] reports when
-// the last one has. Close does not wait, and may be called more than once.
+// Close closes the pool. Later requests fail with [ErrClosed]; current and waiting requests
+// continue. A connection is closed when it is idle, and [Pool.Done] reports the end of the last
+// one. Close does not wait, and can be called more than once.
 func (p *Pool) Close() {
 	p.mu.Lock()
 	defer p.unlock()
@@ -78,11 +78,11 @@ func (p *Pool) Close() {
 }
 
 // Done returns a channel that is closed when the pool has been closed, its last connection
-// has ended and its last stream was released. All slots are returned by then.
+// has ended and its last stream was released. All slots are then released.
 func (p *Pool) Done() <-chan struct{} { return p.done }
 
-// unlock unlocks p and then shuts what was finished meanwhile: net/http calls back into
-// the pool as it closes a connection.
+// unlock unlocks p and then shuts the finished connections: net/http calls the pool when it
+// closes a connection.
 func (p *Pool) unlock() {
 	c := p.dying
 	p.dying = nil
@@ -95,19 +95,18 @@ func (p *Pool) unlock() {
 	}
 }
 
-// A verdict is what became of a request that wants a connection.
+// A verdict is the result of an attempt to attach a request.
 type verdict uint8
 
 const (
 	none     verdict = iota // no connection is ready
-	attached                // to a connection
-	refused                 // by max_requests
+	attached                // the request has a connection
+	refused                 // max_requests refused the request
 )
 
-// take attaches s to a ready connection. A fresh connection takes requests even if it has
-// died, as in Envoy, which attaches them before it reads anything from the server: a server
-// that closes each connection when it opens must fail requests, not make the pool dial
-// forever.
+// take attaches s to a ready connection. A new connection takes requests even if it was closed,
+// as in Envoy, which attaches requests before it reads from the server: a server that closes
+// each new connection must fail requests, and not make the pool dial forever.
 func (p *Pool) take(s *Stream, fresh *conn) verdict {
 	for c := p.ready.front; c != nil; c = p.ready.front {
 		switch dead := c.cc.Err() != nil; {
@@ -130,7 +129,7 @@ func (p *Pool) take(s *Stream, fresh *conn) verdict {
 	return none
 }
 
-// attach makes s a request of c's.
+// attach attaches s to c.
 func (p *Pool) attach(c *conn, s *Stream) {
 	s.conn = c
 	s.reused, s.wasIdle, s.idleSince = c.served > 0, c.served > 0 && c.active == 0, c.idleSince
@@ -150,8 +149,8 @@ func (p *Pool) attach(c *conn, s *Stream) {
 	}
 }
 
-// dispatch attaches waiting requests to ready connections, and makes more connections if
-// these are too few. It is called when a connection has become ready or has ended.
+// dispatch attaches waiting requests to ready connections, and makes more connections if there
+// are too few. It is called when a connection becomes ready or ends.
 func (p *Pool) dispatch() { p.dispatchTo(nil) }
 
 // dispatchTo is dispatch for a connection that was just made.
@@ -163,7 +162,7 @@ func (p *Pool) dispatchTo(fresh *conn) {
 		case refused:
 			p.wake(s, errRequests)
 		default:
-			if fresh == nil || fresh.served > 0 { // else the server allows no request yet, and may allow none on the next one
+			if fresh == nil || fresh.served > 0 { // otherwise the server allows no request yet, and maybe not on another connection
 				p.grow()
 			}
 			return
@@ -171,7 +170,7 @@ func (p *Pool) dispatchTo(fresh *conn) {
 	}
 }
 
-// wake ends the wait of s, which was attached if err is nil.
+// wake ends the wait of s. If err is nil, s was attached.
 func (p *Pool) wake(s *Stream, err error) {
 	p.unwait(s)
 	s.err = err
@@ -191,7 +190,7 @@ func (p *Pool) unwait(s *Stream) {
 	p.cfg.Slots.Release(Pending)
 }
 
-// leave ends the wait of s, which was canceled. It returns false if s was woken before.
+// leave ends the wait of a canceled stream. It returns false if s was woken before.
 func (p *Pool) leave(s *Stream) bool {
 	p.mu.Lock()
 	defer p.unlock()
@@ -207,11 +206,11 @@ func (p *Pool) leave(s *Stream) bool {
 	return true
 }
 
-// maxGrowth is how many connections one event may begin to make, as in Envoy.
+// maxGrowth is the maximum number of connections that one event starts to make, as in Envoy.
 const maxGrowth = 3
 
-// grow makes connections while more requests wait than the connections being made will
-// serve. A pool without any connection makes one even beyond the limit.
+// grow makes connections while more requests wait than the new connections will serve. A pool
+// without a connection makes one even beyond the limit.
 func (p *Pool) grow() {
 	for range maxGrowth {
 		if p.waiters.n <= p.expected {
@@ -229,10 +228,10 @@ func (p *Pool) grow() {
 	}
 }
 
-// size returns how many connections there are, those being made included.
+// size returns the number of connections, including those that are being made.
 func (p *Pool) size() int { return p.connecting.n + p.ready.n + p.busy.n }
 
-// force takes a slot beyond the limit, if Slots lends such ones.
+// force acquires a slot beyond the limit, if Slots supports it.
 func (p *Pool) force() bool {
 	f, ok := p.cfg.Slots.(ForceSlots)
 	if ok {
@@ -241,7 +240,7 @@ func (p *Pool) force() bool {
 	return ok
 }
 
-// connected makes c, which was dialed, a connection of the pool.
+// connected adds c, whose dial has succeeded, to the pool.
 func (p *Pool) connected(c *conn, cc *http.ClientConn) {
 	now := time.Now()
 	p.expected -= c.expected
@@ -267,7 +266,7 @@ func (p *Pool) connected(c *conn, cc *http.ClientConn) {
 	p.settle()
 }
 
-// connectFailed ends c, which could not be made, and fails all requests that wait.
+// connectFailed ends c, whose dial has failed, and fails all waiting requests.
 func (p *Pool) connectFailed(c *conn, err *ConnectError) {
 	if err.Reason == Timeout {
 		p.cfg.Observer.Observe(CxConnectTimeout, 1)
@@ -280,7 +279,7 @@ func (p *Pool) connectFailed(c *conn, err *ConnectError) {
 	p.settle()
 }
 
-// move changes the state of c, which is not closed.
+// move changes the state of c, which must not be closed.
 func (p *Pool) move(c *conn, to state) {
 	if c.list != nil {
 		c.list.remove(c)
@@ -302,7 +301,7 @@ func (p *Pool) drain(c *conn) {
 	p.move(c, draining)
 }
 
-// finish ends c, closed by the server or by this side.
+// finish ends c, which the server or the pool closed.
 func (p *Pool) finish(c *conn, remote bool) {
 	o := p.cfg.Observer
 	o.Observe(CxDestroy, 1)
@@ -323,7 +322,7 @@ func (p *Pool) finish(c *conn, remote bool) {
 	c.next, p.dying = p.dying, c
 }
 
-// either returns a if first is true, else b.
+// either returns a if first is true, otherwise b.
 func either(first bool, a, b Event) Event {
 	if first {
 		return a
@@ -331,7 +330,7 @@ func either(first bool, a, b Event) Event {
 	return b
 }
 
-// lost ends c, which was found dead between requests, or with requests of HTTP/2.
+// lost ends c, which was found closed between requests, or with HTTP/2 requests.
 func (p *Pool) lost(c *conn) {
 	if !c.h2 && unsolicited(c.cc.Err()) {
 		p.cfg.Observer.Observe(CxProtocolError, 1)
@@ -339,13 +338,13 @@ func (p *Pool) lost(c *conn) {
 		return
 	}
 	p.finish(c, c.closedRemotely(true))
-	if c.h2 && !c.remote { // net/http closes it by itself after a GOAWAY
+	if c.h2 && !c.remote { // net/http closes it after a GOAWAY
 		p.cfg.Observer.Observe(CxCloseNotify, 1)
 	}
 }
 
-// reopen makes c, which is busy, ready if it has room. It reports whether c is not busy any
-// more.
+// reopen makes c, which is busy, ready if it can take a request. It reports whether c is no
+// longer busy.
 func (p *Pool) reopen(c *conn) bool {
 	switch {
 	case c.active >= c.limit:
@@ -353,7 +352,7 @@ func (p *Pool) reopen(c *conn) bool {
 	case !c.h2 || c.watch():
 		p.move(c, ready)
 		return true
-	case c.served > 0 && c.active == 0 && c.cc.InFlight() == 0: // GOAWAY, or a number of streams of 0
+	case c.served > 0 && c.active == 0 && c.cc.InFlight() == 0: // GOAWAY, or the server allows 0 streams
 		p.cfg.Observer.Observe(CxCloseNotify, 1)
 		p.finish(c, false)
 		return true
@@ -362,7 +361,7 @@ func (p *Pool) reopen(c *conn) bool {
 	}
 }
 
-// release ends s, a request of c's. For HTTP/1 usable says whether c can serve another.
+// release ends s, a request on c. For HTTP/1, usable reports whether c can serve another one.
 func (p *Pool) release(c *conn, s *Stream, err error, usable bool) {
 	c.active--
 	p.active--
@@ -390,8 +389,8 @@ func (p *Pool) release(c *conn, s *Stream, err error, usable bool) {
 	p.settle()
 }
 
-// endHTTP1 ends c if it cannot serve another request after s. The exchange was complete if
-// c died afterwards, or if s reached its end and net/http did not interrupt an upload.
+// endHTTP1 ends c if it cannot serve another request after s. The exchange was complete if c was
+// closed afterwards, or if s reached its end and net/http did not interrupt an upload.
 func (p *Pool) endHTTP1(c *conn, s *Stream, err error, usable bool) {
 	switch dead := c.cc.Err(); {
 	case usable && dead == nil:
@@ -407,7 +406,7 @@ func (p *Pool) endHTTP1(c *conn, s *Stream, err error, usable bool) {
 	}
 }
 
-// endStream counts the end of an HTTP/2 stream, and finds out whether c is dead.
+// endStream counts the end of an HTTP/2 stream, and detects whether c is closed.
 func (p *Pool) endStream(c *conn, s *Stream, err error) {
 	if c.state != closed && c.cc.Err() != nil {
 		p.lost(c)
@@ -437,8 +436,8 @@ func (p *Pool) countCut(c *conn) {
 	p.cfg.Observer.Observe(either(c.remote, CxDestroyRemoteWithActiveRq, CxDestroyLocalWithActiveRq), 1)
 }
 
-// closeIdle closes the connections without a request, and the dials that no request waits
-// for.
+// closeIdle closes the connections without a request, and cancels the dials for which no request
+// waits.
 func (p *Pool) closeIdle() {
 	for _, l := range [...]*connList{&p.ready, &p.busy} {
 		for c := l.front; c != nil; {
@@ -457,8 +456,8 @@ func (p *Pool) closeIdle() {
 	}
 }
 
-// settle closes what a closed pool needs no more. While requests wait, the pool needs all
-// of its connections, also an idle one of HTTP/2 whose server allows no request now.
+// settle closes the connections that a closed pool no longer needs. While requests wait, it
+// needs all of them, even an idle HTTP/2 connection whose server allows no request now.
 func (p *Pool) settle() {
 	if !p.closed || p.waiters.n > 0 {
 		return

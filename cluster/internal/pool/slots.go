@@ -31,22 +31,22 @@ func (k Kind) String() string {
 // share one Slots per priority. Its methods are called with the pool locked: they must not
 // block, must be safe for concurrent use, and must not call the pool.
 type Slots interface {
-	// TryAcquire takes a slot of the kind, or returns false if none is free.
+	// TryAcquire acquires a slot of the kind. It returns false if none is free.
 	TryAcquire(Kind) bool
-	// Release returns a slot.
+	// Release releases a slot.
 	Release(Kind)
 }
 
-// ForceSlots is a Slots whose use may exceed its limit. A pool that has no connection
-// makes one even if max_connections refuses, and Envoy counts that connection. If Slots
-// has no Acquire, such a connection takes no slot.
+// ForceSlots is a Slots that can exceed its limit. A pool without a connection makes one even if
+// max_connections refuses it, and Envoy counts that connection. If Slots has no Acquire, such a
+// connection has no slot.
 type ForceSlots interface {
 	Slots
-	// Acquire takes a slot of the kind, beyond the limit if necessary.
+	// Acquire acquires a slot of the kind, even beyond the limit.
 	Acquire(Kind)
 }
 
-// unlimited is the Slots of a pool without one.
+// unlimited is the Slots of a pool without limits.
 type unlimited struct{}
 
 func (unlimited) TryAcquire(Kind) bool { return true }

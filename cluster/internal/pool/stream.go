@@ -14,7 +14,7 @@ import (
 // A Stream is the use of a connection by one request. Its methods are not safe for
 // concurrent use. A Stream must not be copied.
 type Stream struct {
-	conn *conn // nil once released
+	conn *conn // nil after Release
 	err  error // of the wait, then of RoundTrip
 	sent bool
 	resp *http.Response
@@ -22,18 +22,18 @@ type Stream struct {
 	reused, wasIdle bool
 	idleSince       time.Time
 
-	waiting    bool // guarded by the pool's mu, as prev and next
+	waiting    bool // guarded by the pool's mu, like prev and next
 	prev, next *Stream
-	woken      chan struct{} // has room for one value
+	woken      chan struct{} // has a buffer for one value
 }
 
 var _ http.RoundTripper = (*Stream)(nil)
 
-// Stream waits for a connection and returns the use of it, which the caller must release.
-// The error is a [*RefusedError], a [*ConnectError], [ErrClosed], or the cause of ctx's end.
+// Stream waits for a connection and returns a stream on it, which the caller must release. The
+// error is a [*RefusedError], a [*ConnectError], [ErrClosed], or the cause of ctx.
 //
-// ctx should be the request's: [httptrace.ClientTrace.GetConn] and GotConn of its trace
-// are called. Other hooks of a connect are not, since dials belong to no request.
+// ctx should be the context of the request: [httptrace.ClientTrace.GetConn] and GotConn of its
+// trace are called. Other hooks of a connect are not called, since dials belong to no request.
 func (p *Pool) Stream(ctx context.Context) (*Stream, error) {
 	s := new(Stream)
 	if err := p.Attach(ctx, s); err != nil {
@@ -42,8 +42,8 @@ func (p *Pool) Stream(ctx context.Context) (*Stream, error) {
 	return s, nil
 }
 
-// Attach is [Pool.Stream] for a stream in the caller's memory, which saves an allocation. s
-// must be zero or released, or the last Attach of it must have failed.
+// Attach is [Pool.Stream] for a stream that the caller allocates. s must be zero or released, or
+// its last Attach must have failed.
 func (p *Pool) Attach(ctx context.Context, s *Stream) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -62,7 +62,7 @@ func (p *Pool) Attach(ctx context.Context, s *Stream) error {
 	return nil
 }
 
-// open attaches s to a ready connection, or waits for one.
+// open attaches s to a ready connection. It waits if there is none.
 func (p *Pool) open(ctx context.Context, s *Stream) error {
 	if waits, err := p.begin(s); !waits { //nolint:contextcheck // a dial belongs to no request
 		return err
@@ -80,7 +80,7 @@ func (p *Pool) open(ctx context.Context, s *Stream) error {
 	return err
 }
 
-// begin attaches s, or makes it wait, or refuses it.
+// begin attaches s, adds it to the waiting streams, or refuses it.
 func (p *Pool) begin(s *Stream) (waits bool, err error) {
 	p.mu.Lock()
 	defer p.unlock()
@@ -122,25 +122,25 @@ func (s *Stream) gotConn(trace *httptrace.ClientTrace) {
 	done = true
 }
 
-// HTTP2 reports whether the connection speaks HTTP/2. It must not be called after Release.
+// HTTP2 reports whether the connection uses HTTP/2. It must not be called after Release.
 func (s *Stream) HTTP2() bool { return s.conn.h2 }
 
 // Reused reports whether the connection had served a request before.
 func (s *Stream) Reused() bool { return s.reused }
 
-// RoundTrip sends req on the stream's connection, once. It may be called once. The host of
-// req's URL does not choose the connection.
+// RoundTrip sends req once, on the stream's connection. It can be called once. The URL of req
+// does not affect the connection.
 //
-// RoundTrip does not copy req, but for the struct (not the headers) if the body is not known
-// to be safe to close twice. It closes the body, as [http.RoundTripper] demands, also after
-// an error. The response's Request is req.
+// RoundTrip does not copy req, except the struct (not the headers) if closing the body twice may
+// not be safe. Like [http.RoundTripper], it always closes the body. The response's Request is
+// req.
 //
-// req's context must end with the request: an HTTP/1 round trip that fails leaves a child
-// context in it. If it has ended already, RoundTrip sends nothing and returns its cause, and
-// the connection stays usable.
+// The context of req must end after the request: a failed HTTP/1 round trip leaves a child
+// context in it. If it has already ended, RoundTrip sends nothing and returns its cause, and the
+// connection remains usable.
 //
-// Other errors are net/http's, or [ErrUnusable]. The stream must be released also after an
-// error.
+// Other errors are those of net/http, or [ErrUnusable]. The stream must be released even after
+// an error.
 func (s *Stream) RoundTrip(req *http.Request) (*http.Response, error) {
 	if s.conn == nil || s.sent {
 		closeBody(req)
@@ -159,13 +159,13 @@ func (s *Stream) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp.Request = req
 	s.resp = resp
-	if resp.Close && !s.conn.h2 { // also if the body ends with the connection: net/http removes the header
+	if resp.Close && !s.conn.h2 { // also true if the body ends with the connection: net/http removes the header
 		s.conn.pool.cfg.Observer.Observe(CxCloseNotify, 1)
 	}
 	return resp, nil
 }
 
-// send sends req, and closes its body if that fails.
+// send sends req. It closes the body if that fails.
 func (s *Stream) send(req *http.Request) (*http.Response, error) {
 	cc := s.conn.cc
 	if s.conn.h2 {
@@ -191,8 +191,8 @@ func (s *Stream) send(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// last reports whether both sides know that HTTP/1 closes the connection after the
-// response.
+// last reports whether the request or the response announces that the HTTP/1 connection is closed
+// after the response.
 func (s *Stream) last(c *conn) bool {
 	resp := s.resp
 	if resp == nil {
@@ -203,15 +203,15 @@ func (s *Stream) last(c *conn) bool {
 		c.pool.cfg.Template.single || httpguts.HeaderValuesContainsToken(req.Header["Connection"], "close")
 }
 
-// Release ends the stream. It must be called for each stream, after the end of the
-// response's body: io.EOF, Close, or an error. Later calls do nothing.
+// Release ends the stream. It must be called for each stream, after the end of the response's
+// body: io.EOF, Close, or an error. Later calls do nothing.
 //
-// err is what ended the exchange before it was complete: the error of the body, or the
-// caller's reason to close it early. It is nil if the response was read to its end. An error
-// of RoundTrip need not be repeated.
+// err is the error that ended an incomplete exchange: the error of the body, or the reason to
+// close it early. It is nil if the response was read to its end. An error of RoundTrip need not
+// be repeated.
 //
-// The connection then serves the next request, or closes. Release may be called in another
-// goroutine than RoundTrip, after it has returned.
+// The connection then serves the next request or is closed. Release can be called in another
+// goroutine than RoundTrip, after RoundTrip has returned.
 func (s *Stream) Release(err error) {
 	c := s.conn
 	if c == nil {
@@ -228,20 +228,19 @@ func (s *Stream) Release(err error) {
 	s.resp = nil
 }
 
-// isCanceled reports whether this side ended the exchange.
+// isCanceled reports whether the client ended the exchange.
 func isCanceled(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
-// turnedAway reports whether err belongs to a stream that the server did not process, as
-// its GOAWAY says. Envoy counts such a stream as refused.
+// turnedAway reports whether err belongs to a stream that the server did not process according to
+// its GOAWAY. Envoy counts such a stream as refused.
 func turnedAway(err error) bool {
 	text := err.Error()
 	return strings.Contains(text, "http2: Transport received") && strings.Contains(text, "GOAWAY")
 }
 
-// waitList is a queue of streams that wait, with the oldest one at its front. It is guarded
-// by Pool.mu.
+// waitList is a queue of waiting streams, the oldest one first. It is guarded by Pool.mu.
 type waitList struct {
 	front, back *Stream
 	n           int

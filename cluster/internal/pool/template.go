@@ -8,17 +8,18 @@ import (
 	"slices"
 )
 
-// A Protocol is what a pool's connections speak.
+// A Protocol is the protocol of a pool's connections.
 type Protocol uint8
 
 // The protocols.
 const (
 	// HTTP1 is HTTP/1.1, with or without TLS.
 	HTTP1 Protocol = iota
-	// HTTP2 is HTTP/2: over TLS, or with prior knowledge (h2c) without. A server that
-	// does not choose it in the TLS handshake fails the connect.
+	// HTTP2 is HTTP/2: over TLS, or with prior knowledge (h2c) without TLS. The connect fails
+	// if the server does not select HTTP/2 in the TLS handshake.
 	HTTP2
-	// Auto lets the server choose in the TLS handshake (ALPN). Without TLS it is HTTP1.
+	// Auto uses the protocol that the server selects in the TLS handshake (ALPN). Without TLS
+	// it is HTTP1.
 	Auto
 )
 
@@ -36,32 +37,30 @@ func (p Protocol) String() string {
 	}
 }
 
-// A Template makes connections as an [http.Transport] is configured to: its dialer, TLS,
-// proxy, buffers, limits of headers, compression and HTTP/2 settings. It is safe for
-// concurrent use.
+// A Template makes connections with the settings of an [http.Transport]: its dialer, TLS, proxy,
+// buffer sizes, header limits, compression and HTTP/2 settings. It is safe for concurrent use.
 type Template struct {
 	transport *http.Transport
 	protocol  Protocol
 	single    bool // each connection serves one request
 }
 
-// NewTemplate returns a template for connections that speak protocol. It copies base and
-// does not change it; base may be in use. If base is nil, [http.DefaultTransport] is
-// copied.
+// NewTemplate returns a template for connections of a protocol. It copies base and does not
+// change it; base can be in use. If base is nil, [http.DefaultTransport] is copied.
 //
-// The copy differs from base as follows. It speaks the given protocol, whatever base speaks.
-// MaxConnsPerHost, MaxIdleConns, MaxIdleConnsPerHost, IdleConnTimeout and
-// TLSHandshakeTimeout are zero: the pool has limits and timeouts of its own, and net/http
-// would panic at the end of a connection that it counts. DisableKeepAlives makes each
-// connection serve one request. TLSNextProto and registered protocols are dropped.
+// The copy differs from base as follows. It uses the given protocol. MaxConnsPerHost,
+// MaxIdleConns, MaxIdleConnsPerHost, IdleConnTimeout and TLSHandshakeTimeout are zero: the pool
+// has its own limits and timeouts, and net/http would panic at the end of a connection that it
+// counts. With DisableKeepAlives each connection serves one request. TLSNextProto and registered
+// protocols are removed.
 //
-// The server's name in TLS is TLSClientConfig.ServerName, or else the host of the address.
+// The server name in TLS is TLSClientConfig.ServerName, or else the host of the address.
 func NewTemplate(base *http.Transport, protocol Protocol) *Template {
 	if base == nil {
 		base = defaultTransport()
 	}
 	t := base.Clone()
-	t.TLSNextProto = nil // what a used transport left there is bound to its own connections
+	t.TLSNextProto = nil // the values of a used transport belong to its own connections
 	t.MaxConnsPerHost, t.MaxIdleConns, t.MaxIdleConnsPerHost = 0, 0, 0
 	t.IdleConnTimeout, t.TLSHandshakeTimeout = 0, 0
 	t.Protocols, t.ForceAttemptHTTP2 = protocol.set(), false
@@ -70,8 +69,7 @@ func NewTemplate(base *http.Transport, protocol Protocol) *Template {
 	return &Template{transport: t, protocol: protocol, single: t.DisableKeepAlives}
 }
 
-// Transport returns the template's transport, for what is to be read from it. It must not
-// be changed.
+// Transport returns the transport of the template. It must not be changed.
 func (t *Template) Transport() *http.Transport { return t.transport }
 
 func defaultTransport() *http.Transport {
@@ -81,7 +79,7 @@ func defaultTransport() *http.Transport {
 	return &http.Transport{Proxy: http.ProxyFromEnvironment}
 }
 
-// set returns the protocols of a transport that speaks p alone.
+// set returns the protocols of a transport that uses only p.
 func (p Protocol) set() *http.Protocols {
 	var s http.Protocols
 	s.SetHTTP1(p != HTTP2)
@@ -90,8 +88,8 @@ func (p Protocol) set() *http.Protocols {
 	return &s
 }
 
-// offer returns a configuration that offers p in the TLS handshake. A transport that was
-// used has left "h2" in its configuration; net/http adds it again where it belongs.
+// offer returns a configuration that offers p in the TLS handshake. A used transport has "h2" in
+// its configuration; net/http adds it again if needed.
 func (p Protocol) offer(config *tls.Config) *tls.Config {
 	if config == nil {
 		config = &tls.Config{MinVersion: tls.VersionTLS12}
@@ -105,10 +103,10 @@ func (p Protocol) offer(config *tls.Config) *tls.Config {
 	return config
 }
 
-// dialKey finds the connection that a dial is for in the dial's context.
+// dialKey is the context key of the conn of a dial.
 type dialKey struct{}
 
-// watchDials makes t report each network connection to the conn that it was dialed for.
+// watchDials makes t report each network connection to the conn for which it was dialed.
 func watchDials(t *http.Transport) {
 	dial := t.DialContext
 	switch {
@@ -130,8 +128,8 @@ func watchDials(t *http.Transport) {
 	watchTLSDials(t)
 }
 
-// watchTLSDials does the same for a dial function that does its own TLS. Its connections
-// are not wrapped, since net/http must see a *tls.Conn.
+// watchTLSDials is watchDials for a dial function that does its own TLS. Its connections are not
+// wrapped, since net/http needs a *tls.Conn.
 func watchTLSDials(t *http.Transport) {
 	dial := t.DialTLSContext
 	if dial == nil && t.DialTLS != nil { //nolint:staticcheck // users still set it

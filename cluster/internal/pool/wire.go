@@ -11,12 +11,12 @@ import (
 // wire is the network connection under a conn. It counts bytes and records whether the
 // server closed it.
 type wire struct {
-	net.Conn // nil until wrap, and with a dialer that does its own TLS
+	net.Conn // nil until wrap, and for a dialer that does its own TLS
 
-	raw      net.Conn // as the dialer made it
+	raw      net.Conn // the connection of the dialer
 	observer Observer
-	closed   atomic.Bool // by this side
-	remote   atomic.Bool // by the server, before this side did
+	closed   atomic.Bool // closed by the client
+	remote   atomic.Bool // closed by the server before the client
 }
 
 func (w *wire) wrap(nc net.Conn) net.Conn {
@@ -41,13 +41,13 @@ func (w *wire) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// ReadFrom lets the kernel copy a file to the connection, where it can.
+// ReadFrom lets the kernel copy a file to the connection, if possible.
 func (w *wire) ReadFrom(r io.Reader) (int64, error) {
 	n, err := io.Copy(w.Conn, r)
 	if n > 0 {
 		w.observer.Observe(CxTxBytes, n)
 	}
-	return n, err // which may be r's
+	return n, err // err can be an error of r
 }
 
 func (w *wire) wrote(n int64, err error) {
@@ -57,8 +57,8 @@ func (w *wire) wrote(n int64, err error) {
 	w.note(err)
 }
 
-// note records an error of the connection. The server closed it, unless this side did or
-// had set a deadline.
+// note records an error of the connection: the server closed it, unless the client closed it or set
+// a deadline.
 func (w *wire) note(err error) {
 	if err == nil || w.closed.Load() || errors.Is(err, os.ErrDeadlineExceeded) {
 		return
@@ -72,8 +72,8 @@ func (w *wire) Close() error {
 	return w.Conn.Close()
 }
 
-// shut closes the connection if it is open, such as one that the caller got after a change
-// of protocols.
+// shut closes the connection if it is open, such as a connection that the caller received after a
+// protocol upgrade.
 func (w *wire) shut() {
 	switch {
 	case w.Conn != nil && !w.closed.Load():
