@@ -8,13 +8,13 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// asked is what a query asks for.
+// asked is the question of a query.
 type asked struct {
 	id uint16
 	dnsmessage.Question
 }
 
-// readQuery returns what the query msg asks for.
+// readQuery returns the question of the query msg.
 func readQuery(msg []byte) (asked, bool) {
 	var p dnsmessage.Parser
 	h, err := p.Start(msg)
@@ -25,16 +25,16 @@ func readQuery(msg []byte) (asked, bool) {
 	return asked{h.ID, q}, err == nil
 }
 
-// answer is a response to a query, as far as it matters here.
+// answer holds the relevant parts of a response to a query.
 type answer struct {
-	// final is false if another server may know better.
+	// final is false if another server may have a better response.
 	final   bool
 	records []Record
 }
 
-// readAnswer reads the response msg to q. It reports false if msg is no response to q, or is
-// cut off and to be asked for again over TCP. Like package net, it takes the addresses of all
-// records, whatever names they belong to, and those before a malformed one.
+// readAnswer reads the response msg to q. It returns false if msg is not a response to q, or is
+// truncated, so that the query is repeated over TCP. Like package net, it uses the addresses of
+// all records, whatever their names, and of the records before a malformed one.
 func readAnswer(msg []byte, q asked, stream bool) (answer, bool) {
 	var p dnsmessage.Parser
 	h, err := p.Start(msg)
@@ -52,8 +52,8 @@ func same(a, b dnsmessage.Question) bool {
 	return a.Type == b.Type && a.Class == b.Class && strings.EqualFold(a.Name.String(), b.Name.String())
 }
 
-// readRecords returns the addresses in the answer section, none with a longer TTL than the
-// aliases there: Envoy's rule.
+// readRecords returns the addresses in the answer section. As in Envoy, their TTLs are at most
+// those of the aliases in the section.
 func readRecords(p *dnsmessage.Parser) []Record {
 	var records []Record
 	alias := longest
@@ -79,8 +79,8 @@ func readRecords(p *dnsmessage.Parser) []Record {
 	return records
 }
 
-// readAddr returns the address in the record that p is at, which is of type t, or no address
-// if that is another type.
+// readAddr returns the address in the current record of p, which has type t. It returns no address
+// for other types.
 func readAddr(p *dnsmessage.Parser, t dnsmessage.Type) (netip.Addr, error) {
 	switch t {
 	case dnsmessage.TypeA:
@@ -94,8 +94,8 @@ func readAddr(p *dnsmessage.Parser, t dnsmessage.Type) (netip.Addr, error) {
 	}
 }
 
-// lifetime returns the duration of a TTL. One with the highest bit set counts as zero, as
-// RFC 2181 wants.
+// lifetime returns the duration of a TTL. As in RFC 2181, a TTL with the highest bit set counts as
+// zero.
 func lifetime(ttl uint32) time.Duration {
 	if ttl > 1<<31-1 {
 		return 0

@@ -12,139 +12,137 @@ import (
 	"time"
 )
 
-// Family says which addresses of a name are used. It mirrors Envoy's dns_lookup_family.
+// Family determines which addresses of a name are used. It mirrors Envoy's dns_lookup_family.
 type Family int
 
 const (
-	// Auto asks for IPv6 addresses, and for IPv4 addresses only if that yields none. It is
-	// the default, as in Envoy.
+	// Auto looks up IPv6 addresses, and IPv4 addresses only if there are none. It is the
+	// default, as in Envoy.
 	Auto Family = iota
-	// V4Only asks for IPv4 addresses.
+	// V4Only looks up IPv4 addresses.
 	V4Only
-	// V6Only asks for IPv6 addresses.
+	// V6Only looks up IPv6 addresses.
 	V6Only
-	// V4Preferred asks for IPv4 addresses, and for IPv6 addresses only if that yields none.
+	// V4Preferred looks up IPv4 addresses, and IPv6 addresses only if there are none.
 	V4Preferred
-	// All asks for both concurrently and uses all, the IPv4 addresses first.
+	// All looks up both concurrently and uses all addresses, the IPv4 addresses first.
 	All
 )
 
-// The defaults of the zero values of Config.
+// The defaults of a Config.
 const (
 	DefaultRefreshRate = 5 * time.Second
 	DefaultTimeout     = 20 * time.Second
 )
 
-// patience is the longest time that a DNS server has to respond, as in Envoy.
+// patience is the timeout of a DNS server, as in Envoy.
 const patience = 5 * time.Second
 
-// shortest is the shortest time that may be set between two lookups of a name.
+// shortest is the minimum of the times between two lookups of a name.
 const shortest = time.Millisecond
 
 // Target is a name with the port of its hosts.
 type Target struct {
-	// Name is a domain name or an IP address. An address stands for itself, in every
-	// lookup family, and is never looked up.
+	// Name is a domain name or an IP address. An address is used in every lookup family, and is
+	// never looked up.
 	Name string
 	Port uint16
 }
 
-// Config describes a [Resolver].
+// Config configures a [Resolver].
 type Config struct {
 	// Targets are the names to look up. Several may have the same name. With Logical there
 	// is exactly one.
 	Targets []Target
 
-	// Logical makes the target one host with the first address of the response, as Envoy's
-	// LOGICAL_DNS. False makes each address a host, as STRICT_DNS.
+	// Logical uses one host with the first address of the response, as Envoy's LOGICAL_DNS. If
+	// false, each address is a host, as in STRICT_DNS.
 	Logical bool
 
-	// Family says which addresses are used. Zero is Auto.
+	// Family determines which addresses are used. Zero is Auto.
 	Family Family
 
-	// RefreshRate is the time from the end of a successful lookup to the next. Zero means
+	// RefreshRate is the time from the end of a successful lookup to the next one. Zero means
 	// DefaultRefreshRate; less than 1ms is an error. Mirrors dns_refresh_rate.
 	RefreshRate time.Duration
 
 	// RespectTTL uses the TTL of the response instead of RefreshRate, if it is not zero. It
-	// needs Go's own resolver, which on some systems reads less of the system's
-	// configuration than the system's resolver: see package net. Mirrors respect_dns_ttl.
+	// needs Go's resolver, which on some systems supports less of the system's configuration
+	// than the system's resolver: see package net. Mirrors respect_dns_ttl.
 	RespectTTL bool
 
-	// MinRefreshRate is the least time between lookups that a TTL can ask for. Zero means
-	// no such bound. Mirrors dns_min_refresh_rate.
+	// MinRefreshRate is the minimum time between lookups, for short TTLs. Zero means no
+	// minimum. Mirrors dns_min_refresh_rate.
 	MinRefreshRate time.Duration
 
-	// Jitter is the bound of a random time that is added after a successful lookup. Zero
-	// adds none. Mirrors dns_jitter.
+	// Jitter is the upper bound of a random time that is added after a successful lookup. Zero
+	// means none. Mirrors dns_jitter.
 	Jitter time.Duration
 
-	// FailureBase is the bound of the random time from a first failed lookup to the next.
-	// The bound doubles with each further failure up to FailureMax. Zero means that
-	// RefreshRate is the time after a failure, without randomness.
-	// Mirrors dns_failure_refresh_rate.base_interval.
+	// FailureBase is the upper bound of the random time from a first failed lookup to the next
+	// one. The bound doubles with each further failure, up to FailureMax. Zero means RefreshRate
+	// after each failure. Mirrors dns_failure_refresh_rate.base_interval.
 	FailureBase time.Duration
 
 	// FailureMax is the largest bound. Zero means 10 times FailureBase; less than FailureBase
 	// is an error. Mirrors dns_failure_refresh_rate.max_interval.
 	FailureMax time.Duration
 
-	// Timeout is the limit of a lookup in one family, after which it has failed. Zero means
-	// DefaultTimeout. A server has 5s to respond, or what the system's configuration says if
-	// that is less; and so much less that two queries, and one to each of Servers, fit into
-	// Timeout.
+	// Timeout limits the time of a lookup in one family. Zero means DefaultTimeout. The timeout
+	// of each server is 5s, or that of the system's configuration if it is shorter. It is
+	// reduced so that two queries, and one to each of Servers, fit into Timeout.
 	Timeout time.Duration
 
-	// Servers are DNS servers to use instead of the system's: IP addresses, with a port or
-	// without one (53). A server is used until it fails, then the next one. The system's search
-	// domains, its files and its order of both still apply. Mirrors the resolvers of Envoy's
-	// DNS resolver configuration.
+	// Servers lists DNS servers that are used instead of the system's, as IP addresses with or
+	// without a port. The default port is 53. A server is used until it fails, then the next one.
+	// The search domains and files of the system, and their order, still apply. Mirrors the
+	// resolvers of Envoy's DNS resolver configuration.
 	Servers []string
 
-	// UseTCP sends queries over TCP only. It implies Go's own resolver, as Servers does.
+	// UseTCP sends queries over TCP only. It implies Go's resolver, like Servers.
 	// Mirrors use_tcp_for_dns_lookups.
 	UseTCP bool
 
-	// NoSearch looks names up as they are, without the search domains of the system.
+	// NoSearch looks up names without the search domains of the system.
 	// Mirrors no_default_search_domain.
 	NoSearch bool
 
-	// Dial connects to a DNS server. It implies Go's own resolver. Nil means a [net.Dialer].
-	// A connection for network "udp" must be a [net.PacketConn]; one that is not is used as
-	// a stream. A panic in it is a failure of the lookup, see [PanicError].
+	// Dial connects to a DNS server. It implies Go's resolver. Nil means a [net.Dialer]. A
+	// connection for network "udp" must be a [net.PacketConn]; otherwise it is used as a stream.
+	// A panic is a failed lookup, see [PanicError].
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
-	// Lookup looks a name up, instead of DNS. Network is "ip4" or "ip6". An error that is a
-	// [net.DNSError] with IsNotFound, as well as no record and no error, means that there are
-	// no addresses; any other error is a failure. The context ends at Timeout and at Close.
-	// A panic in it is a failure of the lookup, see [PanicError]. With Lookup, Servers,
-	// UseTCP, NoSearch and Dial must be unset.
+	// Lookup, if set, replaces DNS: it looks up a name. network is "ip4" or "ip6". No record and
+	// no error means that there are no addresses, and so does a [net.DNSError] with IsNotFound;
+	// any other error is a failed lookup. The context ends at Timeout and at Close. A panic is a
+	// failed lookup, see [PanicError]. Lookup together with Servers, UseTCP, NoSearch or Dial is
+	// an error.
 	Lookup func(ctx context.Context, network, name string) ([]Record, error)
 
 	// Rand returns random numbers, for tests. Calls do not overlap. Nil means [rand.Uint64].
 	Rand func() uint64
 
-	// OnUpdate is called with all hosts, those of the first target first, when those of a
-	// target have changed. Calls do not overlap. The slice belongs to the callee, what it
-	// points to is shared. OnUpdate must not call Close, and a panic in it is not recovered.
-	// Nil is allowed.
+	// OnUpdate is called with the hosts of all targets, in the order of the targets, when those
+	// of a target have changed. Calls do not overlap. OnUpdate may change the slice, but not the
+	// data that its elements refer to. It must not call Close. A panic is not recovered. Nil means
+	// no call.
 	OnUpdate func(hosts []Host)
 
-	// OnFailure is called after a lookup that failed, with an error that names the target.
-	// Calls for different targets may overlap. OnFailure must not call Close, and a panic in it
-	// is not recovered. Nil is allowed.
+	// OnFailure is called after a failed lookup, with an error that names the target. Calls for
+	// different targets can overlap. It must not call Close. A panic is not recovered. Nil means
+	// no call.
 	OnFailure func(t Target, err error)
 }
 
 // Record is an address of a name.
 type Record struct {
 	Addr netip.Addr
-	// TTL says how long the record may be used. Zero means that it is not known or must not be
-	// kept; either way RefreshRate applies.
+	// TTL is the lifetime of the record. Zero means that it is unknown or that the record must not
+	// be cached; then RefreshRate applies.
 	TTL time.Duration
 }
 
-// normal returns c with defaults and copies, or all that is wrong with it.
+// normal returns a copy of c with its defaults, or the errors of all fields.
 func (c Config) normal() (Config, error) {
 	if err := c.check(); err != nil {
 		return Config{}, err
@@ -167,18 +165,18 @@ func (c *Config) check() error {
 func (c *Config) checkTargets() error {
 	var errs []error
 	if c.Logical && len(c.Targets) != 1 {
-		errs = append(errs, bad("Targets", len(c.Targets), "Logical needs exactly one name"))
+		errs = append(errs, bad("Targets", len(c.Targets), "write exactly one name for Logical"))
 	}
 	for i, t := range c.Targets {
 		if t.Name == "" {
-			errs = append(errs, bad(fmt.Sprintf("Targets[%d].Name", i), `""`, "use a domain name or an IP address"))
+			errs = append(errs, bad(fmt.Sprintf("Targets[%d].Name", i), `""`, "write a domain name or an IP address"))
 		}
 		if _, _, err := net.SplitHostPort(t.Name); err == nil {
-			errs = append(errs, bad(fmt.Sprintf("Targets[%d].Name", i), t.Name, "put the port into Port"))
+			errs = append(errs, bad(fmt.Sprintf("Targets[%d].Name", i), t.Name, "write the port in Port"))
 		}
 	}
 	if c.Family < Auto || c.Family > All {
-		errs = append(errs, bad("Family", int(c.Family), "use one of the constants"))
+		errs = append(errs, bad("Family", int(c.Family), "write one of the constants"))
 	}
 	return errors.Join(errs...)
 }
@@ -198,11 +196,11 @@ func (c *Config) checkTimes() error {
 		{"Timeout", c.Timeout, shortest},
 	} {
 		if d.value != 0 && d.value < d.least || d.value < 0 {
-			errs = append(errs, bad(d.field, d.value, fmt.Sprintf("use 0 for the default, or at least %v", d.least)))
+			errs = append(errs, bad(d.field, d.value, fmt.Sprintf("write %v or more, or 0 for the default", d.least)))
 		}
 	}
 	if c.FailureMax != 0 && c.FailureBase == 0 {
-		errs = append(errs, bad("FailureMax", c.FailureMax, "it needs FailureBase"))
+		errs = append(errs, bad("FailureMax", c.FailureMax, "set FailureBase, too"))
 	}
 	return errors.Join(errs...)
 }
@@ -211,7 +209,7 @@ func (c *Config) checkServers() error {
 	var errs []error
 	for i, s := range c.Servers {
 		if _, err := netip.ParseAddrPort(withPort(s)); err != nil {
-			errs = append(errs, bad(fmt.Sprintf("Servers[%d]", i), s, `use an IP address, with a port or without, such as "10.0.0.53" or "[::1]:5353"`))
+			errs = append(errs, bad(fmt.Sprintf("Servers[%d]", i), s, `write an IP address with or without a port, such as "10.0.0.53" or "[::1]:5353"`))
 		}
 	}
 	return errors.Join(errs...)
@@ -244,16 +242,15 @@ func withPort(server string) string {
 	return server
 }
 
-// own reports whether Go's own resolver is needed.
+// own reports whether Go's resolver is needed.
 func (c *Config) own() bool {
 	return c.RespectTTL || c.UseTCP || len(c.Servers) > 0 || c.Dial != nil
 }
 
-// tries is how often a lookup may go on to another server, or to the same one again if there
-// are no others.
+// tries returns the number of queries of a lookup: one for each server, but at least two.
 func (c *Config) tries() int { return max(2, len(c.Servers)) }
 
-// queryTimeout is the limit of one query to one server.
+// queryTimeout returns the timeout of one query to one server.
 func (c *Config) queryTimeout() time.Duration {
 	return min(patience, c.Timeout/time.Duration(c.tries()))
 }

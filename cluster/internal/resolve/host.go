@@ -6,15 +6,15 @@ import (
 	"time"
 )
 
-// Host is a host that DNS named.
+// Host is a host that a lookup found.
 type Host struct {
 	// Target is the index of the host's target in [Config.Targets].
 	Target int
-	// Addr is where to connect to.
+	// Addr is the address of the host.
 	Addr netip.AddrPort
-	// More are, with [Config.Logical], the further addresses of the response in its order,
-	// to try if Addr does not accept connections. It is nil otherwise. It is shared: do not
-	// change it.
+	// More lists, with [Config.Logical], the other addresses of the response in its order, for
+	// use if Addr does not accept connections. It is nil otherwise. It is shared and must not be
+	// changed.
 	More []netip.AddrPort
 }
 
@@ -39,8 +39,8 @@ func withPortOf(addrs []netip.Addr, port uint16) []netip.AddrPort {
 	return with
 }
 
-// distinct returns the addresses of records in their order, each once. It takes an IPv4
-// address in IPv6 form for the IPv4 address, and leaves out what is no address.
+// distinct returns the addresses of records in their order, each once. It converts an IPv4 address
+// in IPv6 form to IPv4, and omits invalid addresses.
 func distinct(records []Record) []netip.Addr {
 	addrs := make([]netip.Addr, 0, len(records))
 	seen := make(map[netip.Addr]struct{}, len(records))
@@ -55,8 +55,8 @@ func distinct(records []Record) []netip.Addr {
 	return addrs
 }
 
-// sameSet reports whether a and b, neither of which has an address twice, have the same
-// addresses in whatever order.
+// sameSet reports whether a and b have the same addresses, in any order. Neither must contain an
+// address twice.
 func sameSet(a, b []netip.Addr) bool {
 	if len(a) != len(b) {
 		return false
@@ -70,12 +70,11 @@ func sameSet(a, b []netip.Addr) bool {
 	return slices.Equal(a, b)
 }
 
-// longest is the longest TTL that counts. RFC 8767 recommends a bound of that order: a wrong
-// TTL must not freeze the hosts for years.
+// longest is the maximum TTL. RFC 8767 recommends a similar one: a wrong TTL must not keep the hosts
+// for years.
 const longest = 24 * time.Hour
 
-// ttl returns how long records, of which there is at least one, may be used. Zero means that
-// they do not say.
+// ttl returns the lifetime of records. There must be at least one. Zero means that it is unknown.
 func (c *Config) ttl(records []Record) time.Duration {
 	least := records[0].TTL
 	if !c.Logical {

@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 )
 
-// lookup looks a name up.
+// lookup looks up a name.
 type lookup struct {
 	cfg  *Config
 	name string
@@ -18,7 +18,7 @@ type lookup struct {
 	server atomic.Int64
 }
 
-// do looks the name up in the families that the configuration asks for.
+// do looks up the name in the families of the configuration.
 func (l *lookup) do(ctx context.Context) result {
 	if addr, err := netip.ParseAddr(l.name); err == nil {
 		return result{records: []Record{{Addr: addr}}}
@@ -37,8 +37,8 @@ func (l *lookup) do(ctx context.Context) result {
 	}
 }
 
-// first returns what the first of networks returns that has addresses. If none has, each of
-// them must have said so, or the lookup has failed.
+// first returns the result of the first network with addresses. If there is none, the lookup has
+// failed unless the lookup of each network has succeeded.
 func (l *lookup) first(ctx context.Context, networks ...string) result {
 	var failures []error
 	for _, network := range networks {
@@ -51,7 +51,7 @@ func (l *lookup) first(ctx context.Context, networks ...string) result {
 	return result{err: errors.Join(failures...)}
 }
 
-// all returns the addresses of both families, of which one may fail.
+// all returns the addresses of both families. One of the two lookups may fail.
 func (l *lookup) all(ctx context.Context) result {
 	var v6 []Record
 	var err6 error
@@ -65,8 +65,8 @@ func (l *lookup) all(ctx context.Context) result {
 	return result{records: append(v4, v6...), lost4: err4 != nil, lost6: err6 != nil}
 }
 
-// one looks the name up in one family. It returns neither records nor an error if the name
-// has no address there.
+// one looks up the name in one family. It returns no records and no error if the name has no
+// address in it.
 func (l *lookup) one(ctx context.Context, network string) ([]Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.Timeout)
 	defer cancel()
@@ -103,13 +103,13 @@ func (l *lookup) ask(ctx context.Context, network string) ([]Record, error) {
 	}
 }
 
-// custom calls the Lookup of the configuration, and makes a panic in it an error.
+// custom calls the Lookup of the configuration. It returns a panic as an error.
 func (l *lookup) custom(ctx context.Context, network string) (records []Record, err error) {
 	defer recovered("Lookup", &err)
 	return l.cfg.Lookup(ctx, network, l.name)
 }
 
-// fullName returns the name to look up. One with a dot at its end is not searched for.
+// fullName returns the name to look up. A dot at its end disables the search domains.
 func (l *lookup) fullName() string {
 	if l.cfg.NoSearch && !strings.HasSuffix(l.name, ".") {
 		return l.name + "."
@@ -117,22 +117,22 @@ func (l *lookup) fullName() string {
 	return l.name
 }
 
-// fromFile returns what the system's file of hosts says of a name without dots that is not to be
-// searched for. Go's resolver does not find it there by its full name.
+// fromFile returns the addresses in the system's hosts file of a name without dots, if search domains
+// are disabled. Go's resolver does not find its full name in the file.
 func (l *lookup) fromFile(ctx context.Context, network string) []netip.Addr {
 	if !l.cfg.NoSearch || strings.Contains(l.name, ".") {
 		return nil
 	}
 	file := &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) { return nil, errFileOnly }}
-	addrs, _ := file.LookupNetIP(ctx, network, l.name) // what is not there, DNS may know
+	addrs, _ := file.LookupNetIP(ctx, network, l.name) // after an error, DNS is used
 	return addrs
 }
 
 var errFileOnly = errors.New("only the file of hosts is wanted")
 
-// dns asks DNS servers by Go's own resolver. That does not watch a context while it waits for
-// a response: it gets none that ends, and its connection is closed instead. So none of its
-// goroutines remains when dns returns.
+// dns queries DNS servers with Go's resolver. The resolver ignores its context while it waits for a
+// response. So dns passes a context that does not end, and closes the connection instead. No
+// goroutine of the resolver remains when dns returns.
 func (l *lookup) dns(ctx context.Context, network string) ([]Record, error) {
 	w := &wire{cfg: l.cfg, server: int(l.server.Load())}
 	stop := context.AfterFunc(ctx, func() { w.end(ctx.Err()) })
@@ -141,7 +141,7 @@ func (l *lookup) dns(ctx context.Context, network string) ([]Record, error) {
 		return w.dial(ctx, network, address)
 	}}
 	addrs, err := resolver.LookupNetIP(context.WithoutCancel(ctx), network, l.fullName())
-	for err != nil && !notFound(err) && w.more() { // the resolver tries only as often as the system's configuration says
+	for err != nil && !notFound(err) && w.more() { // the system's configuration limits the attempts of the resolver
 		addrs, err = resolver.LookupNetIP(context.WithoutCancel(ctx), network, l.fullName())
 	}
 	server, records, ended := w.outcome()
@@ -152,8 +152,8 @@ func (l *lookup) dns(ctx context.Context, network string) ([]Record, error) {
 	return ordered(addrs, records), err
 }
 
-// ordered returns a record for each of addrs, in the order of received and with its TTL. Those
-// that were not received come last; their TTL is not known.
+// ordered returns a record for each of addrs, in the order and with the TTLs of received. Addresses
+// that are not in received come last, without a TTL.
 func ordered(addrs []netip.Addr, received []Record) []Record {
 	wanted := make(map[netip.Addr]bool, len(addrs))
 	for _, a := range addrs {

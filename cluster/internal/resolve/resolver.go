@@ -11,57 +11,57 @@ import (
 // ErrClosed is the error of [Resolver.WaitReady] after [Resolver.Close].
 var ErrClosed = errors.New("resolve: closed")
 
-// ErrNoHosts is wrapped by the error of [Resolver.WaitReady] when no name has a host.
+// ErrNoHosts is wrapped by the error of [Resolver.WaitReady] if no name has a host.
 var ErrNoHosts = errors.New("resolve: no hosts")
 
-// Stats counts lookups of names, by the names of Envoy's cluster statistics.
+// Stats counts lookups. The fields are named after Envoy's cluster statistics.
 type Stats struct {
-	// UpdateAttempt counts the lookups that were begun.
+	// UpdateAttempt counts lookups that began.
 	UpdateAttempt uint64
-	// UpdateSuccess counts those that succeeded, also without an address.
+	// UpdateSuccess counts lookups that succeeded, including those that found no address.
 	UpdateSuccess uint64
-	// UpdateFailure counts those that failed.
+	// UpdateFailure counts lookups that failed.
 	UpdateFailure uint64
-	// UpdateEmpty counts those that succeeded without an address, after which the last hosts
-	// stay. Those of a target that has no hosts do not count.
+	// UpdateEmpty counts lookups that found no address, so that the previous hosts remain. It
+	// does not count lookups of a target without hosts.
 	UpdateEmpty uint64
-	// UpdateNoRebuild counts those that succeeded and changed no hosts.
+	// UpdateNoRebuild counts lookups that succeeded and changed no hosts.
 	UpdateNoRebuild uint64
 }
 
-// Resolver keeps the hosts of names up to date. Its methods may be called concurrently.
+// Resolver keeps the hosts of names up to date. It is safe for concurrent use.
 type Resolver struct {
 	cfg     Config
 	targets []*target
 
 	ready chan struct{} // closed when each first lookup has ended, or by Close
-	some  chan struct{} // closed when there is a host
+	some  chan struct{} // closed when a host was found
 	done  chan struct{} // closed by Close
 
 	starting, closing, filled sync.Once
 	cancel                    context.CancelFunc // set by starting
 	running                   sync.WaitGroup
 
-	// publishing is full while news are on their way to OnUpdate. A mutex would do but in
-	// bubbles, where waiting for one is not idle.
+	// publishing is full while OnUpdate is being called. It is not a mutex, because a goroutine
+	// of a testing/synctest bubble that waits for a mutex is not durably blocked.
 	publishing chan struct{}
 
 	mu      sync.Mutex
 	stats   Stats // guarded by mu
-	pending int   // how many targets wait for the end of their first lookup; guarded by mu
+	pending int   // the number of targets whose first lookup has not ended; guarded by mu
 }
 
-// target is a target with what is known of it.
+// target is a target with its state.
 type target struct {
 	index  int
 	lookup lookup
 	known  known // guarded by Resolver.mu
-	looked bool  // whether a lookup has ended; guarded by Resolver.mu
+	looked bool  // a lookup has ended; guarded by Resolver.mu
 	err    error // of the last lookup; guarded by Resolver.mu
 }
 
-// New returns a resolver that does nothing until it is started. The error joins all that is
-// wrong with config.
+// New returns a resolver, which does nothing before Start. The error joins the errors of all fields
+// of config.
 func New(config Config) (*Resolver, error) {
 	c, err := config.normal()
 	if err != nil {
@@ -78,7 +78,7 @@ func New(config Config) (*Resolver, error) {
 	return r, nil
 }
 
-// Start begins to look the names up. Further calls do nothing, and so does a call after Close.
+// Start starts the lookups. Later calls, and a call after Close, do nothing.
 func (r *Resolver) Start() {
 	r.starting.Do(func() {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -89,13 +89,13 @@ func (r *Resolver) Start() {
 	})
 }
 
-// Close ends the lookups and waits for the resolver's goroutines, so for a running OnUpdate
-// too. Only a lookup by the system's resolver may go on for a while, unseen. Hosts goes on to
-// return the last hosts. Further calls do nothing.
+// Close ends the lookups and waits for the resolver's goroutines, including a running OnUpdate. Only
+// a lookup of the system's resolver can continue for a time; its result is ignored. After Close,
+// Hosts still returns the last hosts. Later calls do nothing.
 func (r *Resolver) Close() {
 	r.closing.Do(func() {
 		close(r.done)
-		r.starting.Do(func() {}) // no Start from now on
+		r.starting.Do(func() {}) // a later Start does nothing
 		if r.cancel != nil {
 			r.cancel()
 		}
@@ -104,7 +104,7 @@ func (r *Resolver) Close() {
 	})
 }
 
-// follow looks t up until ctx ends.
+// follow looks up t repeatedly until ctx ends.
 func (r *Resolver) follow(ctx context.Context, t *target) {
 	for wait := time.Duration(0); sleep(ctx, wait); {
 		r.mu.Lock()
@@ -118,7 +118,7 @@ func (r *Resolver) follow(ctx context.Context, t *target) {
 	}
 }
 
-// sleep waits for d. It reports false if ctx ended before.
+// sleep waits for d. It returns false if ctx ends first.
 func sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -130,7 +130,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// settle makes known what a lookup of t came to. It returns the time to the next one.
+// settle publishes the result of a lookup of t. It returns the time to the next lookup.
 func (r *Resolver) settle(t *target, found result) time.Duration {
 	r.publishing <- struct{}{}
 	n := r.learn(t, found)
@@ -145,15 +145,15 @@ func (r *Resolver) settle(t *target, found result) time.Duration {
 	return n.wait
 }
 
-// news is what follows from a lookup.
+// news is the effect of a lookup.
 type news struct {
 	verdict
-	first bool   // whether it was the first one of its target
-	hosts []Host // all hosts, if some changed
-	err   error  // why it failed, if it did
+	first bool   // it was the first lookup of its target
+	hosts []Host // all hosts, if any changed
+	err   error  // the error of the lookup
 }
 
-// learn takes note of what a lookup of t came to.
+// learn records the result of a lookup of t.
 func (r *Resolver) learn(t *target, found result) news {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -169,7 +169,7 @@ func (r *Resolver) learn(t *target, found result) news {
 	return n
 }
 
-// announce lets go those that wait for n, of which OnUpdate knows by now.
+// announce releases the callers that wait for n, after OnUpdate has returned.
 func (r *Resolver) announce(n news) {
 	if n.first {
 		r.looked(1)
@@ -179,7 +179,7 @@ func (r *Resolver) announce(n news) {
 	}
 }
 
-// failure returns err, or that there are no addresses, with the name of t.
+// failure returns err with the name of t. If err is nil, there were no addresses.
 func (t *target) failure(c *Config, err error) error {
 	if err == nil {
 		err = errors.New("no addresses")
@@ -201,7 +201,7 @@ func (s *Stats) count(v verdict) {
 	}
 }
 
-// looked takes note that the first lookups of n targets have ended or will not take place.
+// looked records that the first lookups of n targets have ended or will not begin.
 func (r *Resolver) looked(n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -214,7 +214,7 @@ func (r *Resolver) looked(n int) {
 	}
 }
 
-// hosts returns the hosts of all targets. r.mu is held.
+// hosts returns the hosts of all targets. The caller holds r.mu.
 func (r *Resolver) hosts() []Host {
 	var all []Host
 	for _, t := range r.targets {
@@ -223,14 +223,14 @@ func (r *Resolver) hosts() []Host {
 	return all
 }
 
-// Hosts returns the hosts of all targets, those of the first target first.
+// Hosts returns the hosts of all targets, in the order of the targets.
 func (r *Resolver) Hosts() []Host {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.hosts()
 }
 
-// Stats returns what was counted so far.
+// Stats returns the current counts.
 func (r *Resolver) Stats() Stats {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -248,14 +248,14 @@ func (r *Resolver) Err() error {
 	return errors.Join(failures...)
 }
 
-// Ready returns a channel that is closed when the first lookup of every target has ended, with
-// hosts or without, and OnUpdate has returned; or when the resolver is closed. Without targets
-// it is closed from the start.
+// Ready returns a channel that is closed when the first lookup of every target has ended, with or
+// without hosts, and OnUpdate has returned. It is also closed by Close. Without targets it is closed
+// from the start.
 func (r *Resolver) Ready() <-chan struct{} { return r.ready }
 
-// WaitReady waits until Ready is closed and there is a host. If ctx ends before, the error
-// wraps the cause of that, ErrNoHosts if Ready is closed, and what the last lookups failed
-// with. After Close it is ErrClosed.
+// WaitReady waits until Ready is closed and there is a host. If ctx ends first, the error wraps the
+// cause of ctx, ErrNoHosts if Ready is closed, and the errors of the last lookups. After Close the
+// error is ErrClosed.
 func (r *Resolver) WaitReady(ctx context.Context) error {
 	for _, c := range []<-chan struct{}{r.ready, r.some} {
 		select {
@@ -273,7 +273,7 @@ func (r *Resolver) WaitReady(ctx context.Context) error {
 	}
 }
 
-// unready returns why there are no hosts, when waiting for them ended because of cause.
+// unready returns the error of WaitReady if ctx ended because of cause.
 func (r *Resolver) unready(cause error) error {
 	select {
 	case <-r.ready:

@@ -7,37 +7,36 @@ import (
 	"time"
 )
 
-// result is what a lookup of a target came to: err, or the records of the families that were
-// asked for.
+// result is the result of a lookup of a target: err, or the records of the families.
 type result struct {
 	records []Record
-	// lost says which families could not be looked up, while the other one could.
+	// lost lists the families whose lookup failed, if that of the other family succeeded.
 	lost4, lost6 bool
 	err          error
 }
 
-// known is what is known of a target. Its methods are pure functions of their arguments.
+// known is the state of a target. Its methods are pure functions of their arguments.
 type known struct {
 	// addrs are its addresses, each once, in the order of the last response.
 	addrs []netip.Addr
-	// bound is that of the random time after the next failure, 0 if there was none since the
-	// last success.
+	// bound is the upper bound of the random time after the next failure, 0 if there was none since
+	// the last success.
 	bound time.Duration
 }
 
-// verdict is what follows from a result.
+// verdict is the effect of a result.
 type verdict struct {
-	// failed, or else succeeded.
+	// failed reports whether the lookup failed.
 	failed bool
-	// empty says that the last hosts stayed because there are no new ones.
+	// empty reports that the previous hosts remain because no new ones were found.
 	empty bool
-	// changed says that the hosts are others than before.
+	// changed reports that the hosts changed.
 	changed bool
 	// wait is the time to the next lookup.
 	wait time.Duration
 }
 
-// settle makes of k what is known after r.
+// settle updates k with r.
 func (k *known) settle(c *Config, r result) verdict {
 	addrs := distinct(k.keep(r))
 	if r.err != nil || (len(addrs) == 0 && c.Logical) {
@@ -52,7 +51,7 @@ func (k *known) settle(c *Config, r result) verdict {
 	return verdict{changed: changed, wait: c.after(c.ttl(r.records))}
 }
 
-// keep returns the records of r, followed by the last addresses of a family that was lost.
+// keep returns the records of r, followed by the previous addresses of a lost family.
 func (k *known) keep(r result) []Record {
 	records := r.records
 	if len(records) == 0 || (!r.lost4 && !r.lost6) {
@@ -67,8 +66,8 @@ func (k *known) keep(r result) []Record {
 	return records
 }
 
-// differ reports whether hosts at b are others than those at a. A logical host is another one
-// when the order of its addresses changes, as in Envoy.
+// differ reports whether the hosts at a and b differ. As in Envoy, logical hosts also differ if the
+// order of their addresses differs.
 func (c *Config) differ(a, b []netip.Addr) bool {
 	if c.Logical {
 		return !slices.Equal(a, b)
@@ -105,5 +104,5 @@ func (c *Config) below(bound time.Duration) time.Duration {
 	if ms == 0 {
 		return 0
 	}
-	return time.Duration(c.Rand()%ms) * time.Millisecond //nolint:gosec // it is below ms
+	return time.Duration(c.Rand()%ms) * time.Millisecond //nolint:gosec // below ms
 }

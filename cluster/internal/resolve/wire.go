@@ -12,34 +12,33 @@ import (
 	"time"
 )
 
-// wire is what lies between Go's resolver and the DNS servers during the lookup of a name in
-// one family. It chooses the server and reads the TTLs off the responses. The resolver sends
-// one query at a time and closes its connection before the next.
+// wire connects Go's resolver to the DNS servers during the lookup of a name in one family. It
+// chooses the server and reads the TTLs of the responses. The resolver sends one query at a time and
+// closes its connection before the next one.
 type wire struct {
 	cfg *Config
 
 	mu    sync.Mutex
-	ended error    // why the lookup has ended; guarded by mu
+	ended error    // the reason why the lookup was ended; guarded by mu
 	conn  net.Conn // the connection in use or the last one; guarded by mu
 	// server is the index of the server in use, tried the number of servers that were tried.
 	server, tried int    // guarded by mu
-	udp           bool   // whether the last query was over UDP; guarded by mu
+	udp           bool   // the last query was over UDP; guarded by mu
 	last          answer // to the last query; guarded by mu
 }
 
-// end makes the lookup fail with err, which must not be nil, as soon as can be. Only the
-// first call has an effect.
+// end makes the lookup fail with err, which must not be nil. Only the first call has an effect.
 func (w *wire) end(err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.ended = cmp.Or(w.ended, err)
 	if w.conn != nil {
-		_ = w.conn.Close() // nothing more is expected of it
+		_ = w.conn.Close() // its result is not needed
 	}
 }
 
-// next returns the server for a query over network instead of address. A server is used as
-// long as it responds; TCP after UDP means that the response of the same one was cut off.
+// next returns the server for a query over network; it replaces address. A server is used as long
+// as it responds. TCP after UDP means that the response of the same server was truncated.
 func (w *wire) next(network, address string) (string, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -60,7 +59,7 @@ func (w *wire) next(network, address string) (string, error) {
 	return w.cfg.Servers[w.server%len(w.cfg.Servers)], nil
 }
 
-// errTried ends a lookup in which no server is left to ask.
+// errTried ends a lookup after all servers have failed.
 var errTried = errors.New("all DNS servers failed")
 
 // dial is a net.Resolver's Dial, with the context of the lookup instead of the query's.
@@ -84,7 +83,7 @@ func (w *wire) dial(ctx context.Context, network, address string) (net.Conn, err
 	return w.watch(conn)
 }
 
-// connect calls the Dial of the configuration, and makes a panic in it an error.
+// connect calls the Dial of the configuration. It returns a panic as an error.
 func (c *Config) connect(ctx context.Context, network, address string) (conn net.Conn, err error) {
 	dial := c.Dial
 	if dial == nil {
@@ -94,27 +93,27 @@ func (c *Config) connect(ctx context.Context, network, address string) (conn net
 	return dial(ctx, network, address)
 }
 
-// more reports whether there are servers that were not tried yet.
+// more reports whether there are servers that have not failed.
 func (w *wire) more() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.ended == nil && w.tried < len(w.cfg.Servers)
 }
 
-// outcome returns the index of the server that responded last, the records of the last
-// response, and why the lookup was ended, if it was.
+// outcome returns the index of the server that responded last, the records of the last response, and
+// the reason why the lookup was ended, if any.
 func (w *wire) outcome() (server int, records []Record, ended error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.server, w.last.records, w.ended
 }
 
-// watch returns conn with w listening to it.
+// watch returns a connection that passes responses to w.
 func (w *wire) watch(conn net.Conn) (net.Conn, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.ended != nil {
-		_ = conn.Close() // nothing is expected of it
+		_ = conn.Close() // not needed
 		return nil, w.ended
 	}
 	w.conn = conn
@@ -125,7 +124,7 @@ func (w *wire) watch(conn net.Conn) (net.Conn, error) {
 	return &streamConn{limitedConn: limited, w: w}, nil
 }
 
-// receive takes note of a message that may be the response to q.
+// receive handles a message that may be the response to q.
 func (w *wire) receive(msg []byte, q asked, stream bool) {
 	a, ok := readAnswer(msg, q, stream)
 	if !ok {
@@ -140,7 +139,7 @@ func (w *wire) receive(msg []byte, q asked, stream bool) {
 type PanicError struct {
 	// Func is the name of the function, such as "Dial".
 	Func string
-	// Value is what it panicked with, Stack the stack at that time.
+	// Value is the value of the panic, and Stack is the stack of its goroutine.
 	Value any
 	Stack []byte
 }
@@ -150,14 +149,15 @@ func (e *PanicError) Error() string {
 	return fmt.Sprintf("resolve: panic in Config.%s: %v", e.Func, e.Value)
 }
 
-// recovered makes a panic an error. Defer it.
+// recovered converts a panic to an error. It must be deferred.
 func recovered(name string, err *error) {
 	if v := recover(); v != nil {
 		*err = &PanicError{Func: name, Value: v, Stack: debug.Stack()}
 	}
 }
 
-// limitedConn is a connection for one query, which has until limit if the resolver says no less.
+// limitedConn is a connection for one query. Its deadline is limit, or that of the resolver if it is
+// earlier.
 type limitedConn struct {
 	net.Conn
 	limit time.Time
@@ -171,8 +171,8 @@ func (c limitedConn) SetDeadline(t time.Time) error {
 	return c.Conn.SetDeadline(t)
 }
 
-// packetConn listens to messages that are packets. The resolver knows by its being a
-// net.PacketConn that they are.
+// packetConn passes messages that are packets. It implements net.PacketConn, so that the resolver
+// sends packets.
 type packetConn struct {
 	limitedConn
 	packets net.PacketConn
@@ -199,7 +199,7 @@ func (c *packetConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// streamConn listens to messages each of which follows its length in two bytes.
+// streamConn passes messages that follow their length in two bytes.
 type streamConn struct {
 	limitedConn
 	w       *wire
@@ -225,7 +225,7 @@ func (c *streamConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// framed returns the message after its length, or false if b has not all of it.
+// framed returns the message after its length. It returns false if b does not contain all of it.
 func framed(b []byte) ([]byte, bool) {
 	if len(b) < 2 {
 		return nil, false

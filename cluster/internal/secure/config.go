@@ -11,18 +11,18 @@ import (
 	"time"
 )
 
-// The values that stand for what zero cannot say.
+// Special values of fields.
 const (
-	// NoSessions is a MaxSessionKeys without resumption of sessions.
+	// NoSessions is a MaxSessionKeys of zero: no session is resumed.
 	NoSessions = -1
 	// NeverReload is a ReloadInterval without reloading.
 	NeverReload = -1 * time.Nanosecond
 )
 
-// DefaultReloadInterval is the time between two looks at files.
+// DefaultReloadInterval is the default of ReloadInterval.
 const DefaultReloadInterval = 5 * time.Second
 
-// Source is where PEM comes from: a file or the text itself. The zero Source is none.
+// Source is the source of PEM data: a file, or the text itself. The zero Source means no data.
 type Source struct {
 	File   string
 	Inline string
@@ -30,84 +30,84 @@ type Source struct {
 
 func (s Source) isZero() bool { return s == Source{} }
 
-// Config describes the TLS of connections to an upstream. Its fields mirror Envoy's
+// Config configures the TLS of connections to an upstream. Its fields mirror Envoy's
 // UpstreamTlsContext, CommonTlsContext and CertificateValidationContext.
 type Config struct {
-	// CA has the certificates that the server's must lead to, each of which is trusted, also an
-	// intermediate or the server's own one; and revocation lists. Mirrors trusted_ca.
+	// CA holds the trusted certificates, which can also be intermediate certificates or the
+	// server's own one. It can also hold revocation lists. Mirrors trusted_ca.
 	CA Source
 
-	// CRL has revocation lists. If there are any, here or in CA, there must be a list of the
-	// issuer of each certificate from the server's to the CA's, in force and without the
-	// certificate on it. It needs CA. Mirrors crl.
+	// CRL holds revocation lists. If there are any, here or in CA, each certificate of the chain
+	// needs a current list of its issuer that does not contain the certificate. It needs CA.
+	// Mirrors crl.
 	CRL Source
 
-	// OnlyLeafCRL looks only for the revocation of the server's certificate.
+	// OnlyLeafCRL checks the revocation of the server's certificate only.
 	// Mirrors only_verify_leaf_cert_crl.
 	OnlyLeafCRL bool
 
-	// SANs are names of which the certificate must have one. It needs CA.
+	// SANs lists matchers; one name of the certificate must match one of them. It needs CA.
 	// Mirrors match_typed_subject_alt_names.
 	SANs []Matcher
 
-	// VerifySNI demands the name that was sent as SNI from the certificate, instead of SANs, on
-	// connections on which one was sent. It needs CA. Mirrors auto_sni_san_validation.
+	// VerifySNI requires that the certificate has the name that was sent as SNI, if one was sent.
+	// It replaces SANs. It needs CA. Mirrors auto_sni_san_validation.
 	VerifySNI bool
 
-	// Hashes are SHA-256 hashes of certificates in hexadecimal, with colons or without, and
-	// SPKIs SHA-256 hashes of public keys in Base64. If there are any, the server's certificate
-	// must have one of them. Mirrors verify_certificate_hash and verify_certificate_spki.
+	// Hashes lists SHA-256 hashes of certificates in hexadecimal, with or without colons. SPKIs
+	// lists SHA-256 hashes of public keys in Base64. If there are any, the server's certificate
+	// must have one of them. They mirror verify_certificate_hash and verify_certificate_spki.
 	Hashes, SPKIs []string
 
-	// AllowExpired does not look at times of validity. It needs CA.
+	// AllowExpired accepts certificates that are expired or not yet valid. It needs CA.
 	// Mirrors allow_expired_certificate.
 	AllowExpired bool
 
-	// AcceptUntrusted accepts every certificate. What would have failed is still counted.
+	// AcceptUntrusted accepts every certificate. Failed verifications are still counted.
 	// Mirrors trust_chain_verification: ACCEPT_UNTRUSTED.
 	AcceptUntrusted bool
 
-	// Certificate and Key are what the client shows to servers that ask for a certificate: a
-	// chain, the client's certificate first, and its private key. Zero means none.
-	// Mirrors tls_certificates.
+	// Certificate and Key are sent to servers that request a client certificate. Certificate is
+	// the chain, with the client's certificate first, and Key is its private key. Zero means none.
+	// They mirror tls_certificates.
 	Certificate, Key Source
 
-	// SNI is the name that is sent to servers, unless a connection has its own. Empty means
-	// none. Mirrors sni.
+	// SNI is the server name that is sent, unless a connection has its own. Empty means none.
+	// Mirrors sni.
 	SNI string
 
-	// MinVersion and MaxVersion are versions of TLS as package tls has them. Zero means TLS 1.2
-	// and 1.3. Mirrors tls_minimum_protocol_version and tls_maximum_protocol_version.
+	// MinVersion and MaxVersion are versions of TLS as in package tls. Zero means TLS 1.2 and TLS
+	// 1.3. They mirror tls_minimum_protocol_version and tls_maximum_protocol_version.
 	MinVersion, MaxVersion uint16
 
-	// CipherSuites are those of TLS 1.2 and older, by the names of OpenSSL or of package tls.
-	// Alternatives as in "[A|B]" are taken apart; the order does not matter. Empty means Envoy's
-	// default, the ECDHE suites with AES-GCM and ChaCha20. Mirrors cipher_suites.
+	// CipherSuites lists the cipher suites of TLS 1.2 and older, by their names in OpenSSL or in
+	// package tls. Alternatives such as "[A|B]" are allowed; the order has no effect. Empty means
+	// Envoy's default, the ECDHE suites with AES-GCM and ChaCha20. Mirrors cipher_suites.
 	CipherSuites []string
 
-	// Curves are the key exchanges, by the names of BoringSSL. Empty means those of package tls.
+	// Curves lists the key exchanges, by their names in BoringSSL. Empty means those of package tls.
 	// Mirrors ecdh_curves.
 	Curves []string
 
-	// ALPN are the protocols to offer, the preferred one first. Mirrors alpn_protocols.
+	// ALPN lists the protocols to offer, the preferred one first. Mirrors alpn_protocols.
 	ALPN []string
 
-	// MaxSessionKeys is how many sessions are kept to be resumed, one for each SNI, or for each
-	// address where none is sent. Zero means 1, as in Envoy, NoSessions none.
+	// MaxSessionKeys is the maximum number of sessions that are kept for resumption, one for each
+	// SNI, or for each address without SNI. Zero means 1, as in Envoy, and NoSessions means none.
 	// Mirrors max_session_keys.
 	MaxSessionKeys int
 
-	// ReloadInterval is the time between two looks at files. Zero means DefaultReloadInterval,
-	// NeverReload none at all.
+	// ReloadInterval is the time between two checks of the files for changes. Zero means
+	// DefaultReloadInterval, and NeverReload means no checks.
 	ReloadInterval time.Duration
 
-	// Report is called with an error for contents of files that cannot be used, once for the
-	// same error in a row, and with nil when they can be used again. Calls do not overlap.
-	// Report must not call Reload or Close. Nil means no report; see [Secure.Err].
+	// Report is called with an error if the new contents of files are invalid. It is called once
+	// for the same error in a row, and with nil when the contents are valid again. Calls do not
+	// overlap. It must not call Reload or Close. Nil means no report; see [Secure.Err].
 	Report func(error)
 }
 
-// plan is a Config that was checked.
+// plan is a valid Config.
 type plan struct {
 	Config
 	sans   []sanMatcher
@@ -117,7 +117,7 @@ type plan struct {
 	curves []tls.CurveID
 }
 
-// check returns c's plan, or all that is wrong with c.
+// check returns the plan of c, or the errors of all fields.
 func (c Config) check() (*plan, error) {
 	c.ALPN = slices.Clone(c.ALPN)
 	p := &plan{Config: c}
@@ -142,16 +142,16 @@ func (c *Config) checkSources() error {
 		source Source
 	}{{"CA", c.CA}, {"CRL", c.CRL}, {"Certificate", c.Certificate}, {"Key", c.Key}} {
 		if f.source.File != "" && f.source.Inline != "" {
-			errs = append(errs, bad(f.field, "File and Inline are set", "set one of them"))
+			errs = append(errs, bad(f.field, "File and Inline are set", "set one of the two"))
 		}
 	}
 	if c.Certificate.isZero() != c.Key.isZero() {
-		errs = append(errs, errors.New("secure: Config.Certificate and Config.Key: one is set: set both or none"))
+		errs = append(errs, errors.New("secure: Config.Certificate and Config.Key: only one is set: set both or none"))
 	}
 	return errors.Join(errs...)
 }
 
-// checkTrust refuses what has no sense without a CA. Envoy refuses the same.
+// checkTrust returns the errors of fields that need CA. Envoy refuses the same.
 func (c *Config) checkTrust() error {
 	if !c.CA.isZero() {
 		return nil
@@ -162,7 +162,7 @@ func (c *Config) checkTrust() error {
 		set   bool
 	}{{"CRL", !c.CRL.isZero()}, {"SANs", len(c.SANs) > 0}, {"VerifySNI", c.VerifySNI}, {"AllowExpired", c.AllowExpired}} {
 		if f.set {
-			errs = append(errs, bad(f.field, "set", "it needs CA, without which the certificate proves nothing"))
+			errs = append(errs, bad(f.field, "set without CA", "set CA, too"))
 		}
 	}
 	return errors.Join(errs...)
@@ -175,11 +175,11 @@ func (c *Config) checkVersions() error {
 		version uint16
 	}{{"MinVersion", c.MinVersion}, {"MaxVersion", c.MaxVersion}} {
 		if f.version != 0 && (f.version < tls.VersionTLS10 || f.version > tls.VersionTLS13) {
-			errs = append(errs, bad(f.field, fmt.Sprintf("%#04x", f.version), "use a version of package tls from VersionTLS10 to VersionTLS13"))
+			errs = append(errs, bad(f.field, fmt.Sprintf("%#04x", f.version), "write a version of package tls from VersionTLS10 to VersionTLS13"))
 		}
 	}
 	if lowest, highest := c.versions(); lowest > highest {
-		errs = append(errs, bad("MinVersion", tls.VersionName(lowest), "use none above MaxVersion, "+tls.VersionName(highest)))
+		errs = append(errs, bad("MinVersion", tls.VersionName(lowest), "write at most MaxVersion, "+tls.VersionName(highest)))
 	}
 	return errors.Join(errs...)
 }
@@ -199,14 +199,14 @@ func (c *Config) versions() (lowest, highest uint16) {
 func (c *Config) checkNumbers() error {
 	var errs []error
 	if c.MaxSessionKeys < NoSessions {
-		errs = append(errs, bad("MaxSessionKeys", c.MaxSessionKeys, "use 0 for 1, a number, or NoSessions"))
+		errs = append(errs, bad("MaxSessionKeys", c.MaxSessionKeys, "write a positive number, 0 for 1, or NoSessions"))
 	}
 	if c.ReloadInterval < 0 && c.ReloadInterval != NeverReload {
-		errs = append(errs, bad("ReloadInterval", c.ReloadInterval, "use 0 for 5s, a time, or NeverReload"))
+		errs = append(errs, bad("ReloadInterval", c.ReloadInterval, "write a duration, 0 for 5s, or NeverReload"))
 	}
 	for i, p := range c.ALPN {
 		if p == "" || len(p) > 255 {
-			errs = append(errs, bad(fmt.Sprintf("ALPN[%d]", i), fmt.Sprintf("%q", p), "use 1 to 255 bytes"))
+			errs = append(errs, bad(fmt.Sprintf("ALPN[%d]", i), fmt.Sprintf("%q", p), "write 1 to 255 bytes"))
 		}
 	}
 	return errors.Join(errs...)
@@ -223,7 +223,7 @@ func sums(field string, texts []string, decode func(string) ([]byte, error)) ([]
 	for i, text := range texts {
 		sum, err := decode(text)
 		if err != nil || len(sum) != 32 {
-			errs = append(errs, bad(fmt.Sprintf("%s[%d]", field, i), text, "it is no SHA-256 hash"))
+			errs = append(errs, bad(fmt.Sprintf("%s[%d]", field, i), text, "write a SHA-256 hash"))
 		}
 		all = append(all, sum)
 	}

@@ -31,5 +31,5 @@ func ExampleMatcher() {
 		},
 	})
 	fmt.Println(err)
-	// Output: secure: Config.SANs: set: it needs CA, without which the certificate proves nothing
+	// Output: secure: Config.SANs: set without CA: set CA, too
 }

@@ -329,12 +329,12 @@ func TestBadFiles(t *testing.T) {
 		want string
 	}{
 		{"gone", "-", "no such file"},
-		{"empty", "", "no PEM block in it"},
-		{"not PEM", "hello", "no PEM block in it"},
+		{"empty", "", "contains no PEM block"},
+		{"not PEM", "hello", "contains no PEM block"},
 		{"half written", root.alone() + half, "1 of 2 PEM blocks are malformed"},
 		{"a block spoiled", strings.Replace(extra.alone(), "MII", "?II", 1) + root.alone(), "1 of 2 PEM blocks are malformed"},
 		{"not a certificate", "-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n", "PEM block 1: x509: malformed certificate"},
-		{"a key", root.keyPEM(t), "no certificate in it"},
+		{"a key", root.keyPEM(t), "contains no certificate"},
 		{"too large", root.alone() + strings.Repeat("#", largest), "has more than 16777216 bytes"},
 		{"a folder", "/", "is a directory"},
 	} {

@@ -8,18 +8,19 @@ import (
 	"sync/atomic"
 )
 
-// part is what is made of the text of some sources, and made anew when that changes.
+// part is a part of the configuration that is made from the texts of sources, and remade when they
+// change.
 type part struct {
-	name    string // how errors name it
+	name    string // its name in errors
 	sources []Source
-	// use makes new use of texts, one for each source.
+	// use applies the texts, one for each source.
 	use func(texts [][]byte) error
 
-	tried sum   // of the texts that were tried last
-	err   error // why those cannot be used, or not be read
+	tried sum   // of the texts that were applied last
+	err   error // the error of reading or applying them
 }
 
-// files reports whether p may change.
+// files reports whether p has files, and so can change.
 func (p *part) files() bool {
 	for _, s := range p.sources {
 		if s.File != "" {
@@ -41,9 +42,9 @@ func (p *part) read() ([][]byte, error) {
 	return texts, nil
 }
 
-// refresh uses the texts of the sources if they are others than those tried last. It reports
-// whether others are in use now. Texts that cannot be used are read again as long as they
-// change: a source may have been replaced between the reading of two.
+// refresh applies the texts of the sources if they have changed. It reports whether new texts are in
+// use. It reads invalid texts again as long as they change, since a source can be replaced while
+// another one is read.
 func (p *part) refresh() bool {
 	for range 3 {
 		texts, err := p.read()
@@ -84,13 +85,13 @@ func identity(chain, key []byte) (*tls.Certificate, error) {
 	return &cert, err
 }
 
-// sessions is a cache of TLS sessions that can be emptied while it is used.
+// sessions is a cache of TLS sessions that can be emptied during use.
 type sessions struct {
 	size  int
 	cache atomic.Value // of lru
 }
 
-// lru hides which implementation it is from atomic.Value.
+// lru hides the type of the implementation from atomic.Value.
 type lru struct{ tls.ClientSessionCache }
 
 func newSessions(size int) *sessions {
@@ -99,7 +100,7 @@ func newSessions(size int) *sessions {
 	return s
 }
 
-// empty forgets all sessions.
+// empty removes all sessions.
 func (s *sessions) empty() { s.cache.Store(lru{tls.NewLRUClientSessionCache(s.size)}) }
 
 // Get implements [tls.ClientSessionCache].

@@ -12,14 +12,14 @@ import (
 // revocations is a revocation list.
 type revocations struct {
 	*x509.RevocationList
-	numbers map[string]struct{} // of the revoked certificates
-	// signer is the certificate against which the signature was verified last. Verifying takes
-	// long for a long list.
+	numbers map[string]struct{} // serial numbers of the revoked certificates
+	// signer is the certificate with which the signature was verified last. It is stored because
+	// the verification of a long list is slow.
 	signer atomic.Pointer[x509.Certificate]
 }
 
-// newRevocations reads a revocation list. One with demands that are not understood is an error:
-// it may be about some certificates only.
+// newRevocations parses a revocation list. It returns an error for an unknown critical extension,
+// which can restrict the list to some certificates.
 func newRevocations(der []byte) (*revocations, error) {
 	list, err := x509.ParseRevocationList(der)
 	if err != nil {
@@ -62,7 +62,7 @@ func (r *revocations) inForce(now time.Time) bool {
 	return !now.Before(r.ThisUpdate) && (r.NextUpdate.IsZero() || !now.After(r.NextUpdate))
 }
 
-// checkRevocation says what is wrong with a chain by the revocation lists.
+// checkRevocation returns an error if a certificate of the chain is revoked or not covered by a list.
 func (p *plan) checkRevocation(t *trust, chain []*x509.Certificate, now time.Time) error {
 	for i, cert := range chain {
 		issuer := chain[min(i+1, len(chain)-1)]
@@ -76,7 +76,7 @@ func (p *plan) checkRevocation(t *trust, chain []*x509.Certificate, now time.Tim
 	return nil
 }
 
-// revoked returns why cert is revoked or not known not to be, or an empty string.
+// revoked returns the reason why cert is revoked or its status is unknown, or an empty string.
 func (p *plan) revoked(t *trust, cert, issuer *x509.Certificate, now time.Time) string {
 	reason := "there is no revocation list of its issuer"
 	for _, crl := range t.crls {
@@ -97,7 +97,7 @@ func (p *plan) revoked(t *trust, cert, issuer *x509.Certificate, now time.Time) 
 	return reason
 }
 
-// RevocationError says that a certificate is revoked or not known not to be.
+// RevocationError reports that a certificate is revoked or that its status is unknown.
 type RevocationError struct {
 	Cert   *x509.Certificate
 	Reason string

@@ -16,9 +16,9 @@ type SANType int
 const (
 	// AnySAN is a name of type DNS, URI, IP or email address.
 	AnySAN SANType = iota
-	// DNS is a name of a host, perhaps with a wildcard.
+	// DNS is a host name, which may have a wildcard.
 	DNS
-	// URI is, for example, a SPIFFE id.
+	// URI is a URI, such as a SPIFFE ID.
 	URI
 	// IP is an IP address, such as 10.0.0.1 or 2001:db8::1.
 	IP
@@ -29,21 +29,21 @@ const (
 // tags of the types in a certificate, RFC 5280 section 4.2.1.6.
 func (t SANType) tag() int { return [...]int{-1, 2, 6, 7, 1}[t] }
 
-// Match is how a name is compared with a value.
+// Match is the kind of comparison of a name with a value.
 type Match int
 
 const (
-	// Exact matches a name that is the value. For one of type DNS, case does not matter, and
-	// the wildcard of a name such as *.example.com stands for the first label of the value.
+	// Exact matches a name that is equal to the value. For names of type DNS, case is ignored,
+	// and the wildcard of a name such as *.example.com matches any first label of the value.
 	Exact Match = iota
 	// Prefix matches a name that begins with the value.
 	Prefix
 	// Suffix matches a name that ends with the value.
 	Suffix
-	// Contains matches a name that has the value in it.
+	// Contains matches a name that contains the value.
 	Contains
-	// Regex matches a name that as a whole matches the value, a regular expression of package
-	// regexp.
+	// Regex matches a name if the value, a regular expression of package regexp, matches the
+	// whole name.
 	Regex
 )
 
@@ -52,18 +52,18 @@ const (
 type Matcher struct {
 	// Type is the type of name. AnySAN mirrors Envoy's older match_subject_alt_names.
 	Type SANType
-	// Match is how names are compared with Value.
+	// Match is the kind of comparison with Value.
 	Match Match
-	// Value must not be empty but with Exact.
+	// Value is the value. It must not be empty, except with Exact.
 	Value string
-	// IgnoreCase compares without regard to the case of ASCII letters. It is an error with Regex.
+	// IgnoreCase ignores the case of ASCII letters. IgnoreCase with Regex is an error.
 	IgnoreCase bool
 }
 
-// SPIFFE returns the matcher of a SPIFFE id, such as "spiffe://mesh/ns/recipes".
+// SPIFFE returns the matcher of a SPIFFE ID, such as "spiffe://mesh/ns/recipes".
 func SPIFFE(id string) Matcher { return Matcher{Type: URI, Value: id} }
 
-// sanMatcher is a Matcher that was checked.
+// sanMatcher is a valid Matcher.
 type sanMatcher struct {
 	Matcher
 	regex *regexp.Regexp
@@ -83,18 +83,18 @@ func (m Matcher) check(field string) (sanMatcher, error) {
 	c := sanMatcher{Matcher: m}
 	switch {
 	case m.Type < AnySAN || m.Type > Email:
-		return c, bad(field+".Type", int(m.Type), "use one of the constants")
+		return c, bad(field+".Type", int(m.Type), "write one of the constants")
 	case m.Match < Exact || m.Match > Regex:
-		return c, bad(field+".Match", int(m.Match), "use one of the constants")
+		return c, bad(field+".Match", int(m.Match), "write one of the constants")
 	case m.Match != Exact && m.Value == "":
-		return c, bad(field+".Value", `""`, "it would match every name")
+		return c, bad(field+".Value", `""`, "write a text: the empty one matches every name")
 	case m.Match != Regex:
 		if m.IgnoreCase {
 			c.Value = lower(m.Value)
 		}
 		return c, nil
 	case m.IgnoreCase:
-		return c, bad(field+".IgnoreCase", true, "write (?i) into the regular expression")
+		return c, bad(field+".IgnoreCase", true, "write (?i) in the regular expression")
 	}
 	regex, err := regexp.Compile(`\A(?:` + m.Value + `)\z`)
 	if err != nil {
@@ -148,8 +148,8 @@ func compare(how Match, text, value string) bool {
 	}
 }
 
-// matchDNS reports whether a certificate with the name pattern is one for host. The first label
-// of pattern may have a wildcard, also as a part of it; Envoy's rule.
+// matchDNS reports whether the name pattern of a certificate matches host. As in Envoy, the first
+// label of pattern can be or contain a wildcard.
 func matchDNS(host, pattern string) bool {
 	host, pattern = lower(host), lower(pattern)
 	if host == pattern {
@@ -165,7 +165,7 @@ func matchDNS(host, pattern string) bool {
 		strings.HasPrefix(hostLabel, before) && strings.HasSuffix(hostLabel, after)
 }
 
-// lower returns s with ASCII letters in lower case. Names need not be valid UTF-8.
+// lower returns s with ASCII letters in lower case. s need not be valid UTF-8.
 func lower(s string) string {
 	b := []byte(s)
 	for i, c := range b {
@@ -176,8 +176,8 @@ func lower(s string) string {
 	return string(b)
 }
 
-// names returns the subject alternative names of cert as they are written there, which package
-// x509 does not keep of URIs.
+// names returns the unchanged subject alternative names of cert. Package x509 does not keep the
+// text of URIs.
 func names(cert *x509.Certificate) []name {
 	var all []name
 	for _, ext := range cert.Extensions {

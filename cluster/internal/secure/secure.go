@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// Secure is the TLS of connections to an upstream. Its methods may be called concurrently.
+// Secure is the TLS of connections to an upstream. It is safe for concurrent use.
 type Secure struct {
 	plan     *plan
 	trust    atomic.Pointer[trust]           // nil without a CA
@@ -27,24 +27,24 @@ type Secure struct {
 	forget    bool       // whether to empty sessions once more; guarded by reloading
 
 	mu  sync.Mutex
-	err error // what was reported last; guarded by mu
+	err error // the last reported error; guarded by mu
 
 	stop    context.CancelFunc
 	running sync.WaitGroup
 }
 
-// Stats counts what became of handshakes, by the names of Envoy's statistics of a cluster's
-// TLS.
+// Stats counts the results of handshakes. The fields are named after Envoy's statistics of a
+// cluster's TLS.
 type Stats struct {
-	// Handshake counts those that succeeded, SessionReused those of them that resumed a session.
-	// [Secure.Observe] counts both.
+	// Handshake counts handshakes that succeeded. SessionReused counts handshakes that resumed a
+	// session. [Secure.Observe] counts both.
 	Handshake, SessionReused uint64
-	// ConnectionError counts those that failed in TLS itself. [Secure.Observe] counts them.
+	// ConnectionError counts handshakes that failed in TLS itself. [Secure.Observe] counts them.
 	ConnectionError uint64
-	// FailVerifyError counts certificates that do not lead to the CA, are not valid at the time,
-	// are revoked or not for servers; FailVerifySAN those without a wanted name;
-	// FailVerifyCertHash those that are none of those wanted; FailVerifyNoCert servers without
-	// a certificate.
+	// FailVerifyError counts certificates that CA did not issue, that are not valid at the time,
+	// that are revoked, or that are not server certificates. FailVerifySAN counts certificates
+	// without a matching name, FailVerifyCertHash certificates without a matching hash, and
+	// FailVerifyNoCert servers without a certificate.
 	FailVerifyError, FailVerifySAN, FailVerifyCertHash, FailVerifyNoCert uint64
 }
 
@@ -52,8 +52,8 @@ type counts struct {
 	handshake, reused, connection, chain, san, hash, none atomic.Uint64
 }
 
-// New reads the files of config and begins to look for changes of them. The error joins all
-// that is wrong with config.
+// New reads the files of config and starts to check them for changes. The error joins the errors of
+// all fields of config.
 func New(config Config) (*Secure, error) {
 	p, err := config.check()
 	if err != nil {
@@ -108,7 +108,7 @@ func (s *Secure) useIdentity(texts [][]byte) error {
 	return err
 }
 
-// watch begins to look for changes, if there can be any.
+// watch starts to check files for changes, if there are files.
 func (s *Secure) watch() {
 	interval := cmp.Or(s.plan.ReloadInterval, DefaultReloadInterval)
 	if interval == NeverReload || !slices.ContainsFunc(s.parts, (*part).files) {
@@ -130,14 +130,14 @@ func (s *Secure) watch() {
 	})
 }
 
-// Close ends the looking for changes and waits for a running Report. What TLSConfig returned
-// goes on to work with what was read last. Further calls do nothing.
+// Close ends the checks for changes and waits for a running Report. Configurations of TLSConfig
+// keep the last contents. Later calls do nothing.
 func (s *Secure) Close() {
 	s.stop()
 	s.running.Wait()
 }
 
-// Reload looks for changes of files immediately. It returns what Err returns then.
+// Reload checks the files for changes immediately. It returns the result of Err.
 func (s *Secure) Reload() error {
 	s.reloading.Lock()
 	defer s.reloading.Unlock()
@@ -155,8 +155,9 @@ func (s *Secure) Reload() error {
 	return err
 }
 
-// renew forgets sessions after a change: they were made with the certificates of before. It
-// does so again the next time, because of handshakes that are under way. s.reloading is held.
+// renew removes all sessions after a change, since they were made with the previous certificates. It
+// removes them again the next time, because of handshakes that were running. The caller holds
+// s.reloading.
 func (s *Secure) renew(changed bool) {
 	if (changed || s.forget) && s.sessions != nil {
 		s.sessions.empty()
@@ -164,7 +165,7 @@ func (s *Secure) renew(changed bool) {
 	s.forget = changed
 }
 
-// note keeps err and reports whether it is another one than before.
+// note stores err and reports whether it differs from the previous one.
 func (s *Secure) note(err error) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -180,16 +181,16 @@ func errorText(err error) string {
 	return err.Error()
 }
 
-// Err returns why the contents of files cannot be used, so that earlier ones are. It returns
-// nil if they all are in use.
+// Err returns an error if the contents of a file are invalid, so that earlier contents are in use. It
+// returns nil if all current contents are in use.
 func (s *Secure) Err() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.err
 }
 
-// TLSConfig returns a configuration to clone, whose ServerName may be set for a connection. It
-// is the same for the whole life of s and follows the files as they change.
+// TLSConfig returns a configuration to clone. The clone's ServerName may be set for a connection.
+// TLSConfig always returns the same configuration, which uses the current contents of the files.
 func (s *Secure) TLSConfig() *tls.Config {
 	p := s.plan
 	c := &tls.Config{
@@ -210,7 +211,7 @@ func (s *Secure) TLSConfig() *tls.Config {
 	return c
 }
 
-// verify is the VerifyConnection of the configuration.
+// verify implements VerifyConnection of the configuration.
 func (s *Secure) verify(state tls.ConnectionState) error {
 	err := s.plan.check(s.trust.Load(), state.PeerCertificates, state.ServerName, time.Now())
 	if err == nil {
@@ -238,8 +239,8 @@ func (c *counts) failure(err error) {
 	}
 }
 
-// Observe counts a handshake that ended with err or, if that is nil, in state. A failed
-// verification is counted already, and so it is not counted again.
+// Observe counts a handshake that failed with err, or that succeeded with state if err is nil. It
+// does not count a failed verification, which was counted before.
 func (s *Secure) Observe(state tls.ConnectionState, err error) {
 	switch {
 	case err == nil:
@@ -252,8 +253,8 @@ func (s *Secure) Observe(state tls.ConnectionState, err error) {
 	}
 }
 
-// isTLS reports whether err says that a handshake failed in TLS itself, rather than by a failed
-// verification or the end of the connection.
+// isTLS reports whether a handshake failed in TLS itself, and not by a failed verification or the
+// end of the connection.
 func isTLS(err error) bool {
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return false
@@ -267,7 +268,7 @@ func isTLS(err error) bool {
 	return strings.HasPrefix(err.Error(), "tls: ")
 }
 
-// Stats returns what was counted so far.
+// Stats returns the current counts.
 func (s *Secure) Stats() Stats {
 	c := &s.counts
 	return Stats{
@@ -276,8 +277,8 @@ func (s *Secure) Stats() Stats {
 	}
 }
 
-// Expires returns when the first of the certificates in use, of the CA and of the client, is
-// valid no longer. It returns the zero time if there are none.
+// Expires returns the earliest expiry of the certificates in use: those of the CA and that of the
+// client. It returns the zero time if there are none.
 func (s *Secure) Expires() time.Time {
 	var all []*x509.Certificate
 	if t := s.trust.Load(); t != nil {
@@ -295,7 +296,8 @@ func (s *Secure) Expires() time.Time {
 	return first
 }
 
-// Suspicious returns sentences about what is allowed, and as in Envoy, but may not be meant.
+// Suspicious returns a description of each setting that is valid, here and in Envoy, but probably
+// not intended.
 func (s *Secure) Suspicious() []string {
 	p := s.plan
 	var all []string

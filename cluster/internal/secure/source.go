@@ -11,7 +11,7 @@ import (
 	"os"
 )
 
-// largest is the size of the largest file that is read.
+// largest is the maximum size of a file.
 const largest = 16 << 20
 
 // read returns the text of s.
@@ -23,7 +23,7 @@ func (s Source) read() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = f.Close() }() // it was only read
+	defer func() { _ = f.Close() }() // opened for reading only
 	text, err := io.ReadAll(io.LimitReader(f, largest+1))
 	if err == nil && len(text) > largest {
 		err = fmt.Errorf("%s has more than %d bytes", s.File, largest)
@@ -31,7 +31,7 @@ func (s Source) read() ([]byte, error) {
 	return text, err
 }
 
-// String returns how errors name s.
+// String returns the name of s in errors.
 func (s Source) String() string {
 	if s.File == "" {
 		return "inline text"
@@ -39,8 +39,8 @@ func (s Source) String() string {
 	return s.File
 }
 
-// blocks returns the PEM blocks in text. Unlike package pem it does not skip malformed ones: a
-// file that is only half written must not become a shorter list.
+// blocks returns the PEM blocks in text. Unlike package pem it does not skip malformed blocks: a
+// file that is only partly written must not become a shorter list.
 func blocks(text []byte) ([]*pem.Block, error) {
 	var all []*pem.Block
 	for rest := text; ; {
@@ -54,12 +54,12 @@ func blocks(text []byte) ([]*pem.Block, error) {
 		return nil, fmt.Errorf("%d of %d PEM blocks are malformed", n-len(all), n)
 	}
 	if len(all) == 0 {
-		return nil, errors.New("no PEM block in it")
+		return nil, errors.New("contains no PEM block")
 	}
 	return all, nil
 }
 
-// sum is the sum of what was read from sources.
+// sum is a hash of the texts of sources.
 type sum [sha256.Size]byte
 
 func sumOf(texts [][]byte) sum {

@@ -7,11 +7,11 @@ import (
 	"strings"
 )
 
-// defaultSuites is Envoy's list for upstreams.
+// defaultSuites lists Envoy's default suites for upstreams.
 const defaultSuites = "[ECDHE-ECDSA-AES128-GCM-SHA256|ECDHE-ECDSA-CHACHA20-POLY1305]:[ECDHE-RSA-AES128-GCM-SHA256|ECDHE-RSA-CHACHA20-POLY1305]:" +
 	"ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384"
 
-// openSSLSuite returns the cipher suite with a name of OpenSSL's, or 0.
+// openSSLSuite returns the cipher suite with a name of OpenSSL, or 0.
 func openSSLSuite(name string) uint16 {
 	switch name {
 	case "ECDHE-ECDSA-AES128-GCM-SHA256":
@@ -57,7 +57,7 @@ func goSuite(name string) uint16 {
 	return 0
 }
 
-// cipherSuites returns the suites with names, or the default ones if there are no names.
+// cipherSuites returns the suites with the given names, or the default suites if there are no names.
 func cipherSuites(names []string) ([]uint16, error) {
 	if len(names) == 0 {
 		names = []string{defaultSuites}
@@ -67,14 +67,14 @@ func cipherSuites(names []string) ([]uint16, error) {
 	for _, name := range strings.FieldsFunc(strings.Join(names, ":"), func(r rune) bool { return strings.ContainsRune("[|]:", r) }) {
 		id := max(openSSLSuite(name), goSuite(name))
 		if id == 0 {
-			errs = append(errs, bad("CipherSuites", name, "use names such as ECDHE-RSA-AES128-GCM-SHA256; those of TLS 1.3 cannot be chosen"))
+			errs = append(errs, bad("CipherSuites", name, "write a name such as ECDHE-RSA-AES128-GCM-SHA256; suites of TLS 1.3 cannot be selected"))
 		}
 		suites = append(suites, id)
 	}
 	return suites, errors.Join(errs...)
 }
 
-// curves returns the key exchanges with names.
+// curves returns the key exchanges with the given names.
 func curves(names []string) ([]tls.CurveID, error) {
 	known := map[string]tls.CurveID{
 		"X25519": tls.X25519, "P-256": tls.CurveP256, "P-384": tls.CurveP384, "P-521": tls.CurveP521, "X25519MLKEM768": tls.X25519MLKEM768,
@@ -83,7 +83,7 @@ func curves(names []string) ([]tls.CurveID, error) {
 	var errs []error
 	for i, name := range names {
 		if known[name] == 0 {
-			errs = append(errs, bad(fmt.Sprintf("Curves[%d]", i), name, "use X25519, P-256, P-384, P-521 or X25519MLKEM768"))
+			errs = append(errs, bad(fmt.Sprintf("Curves[%d]", i), name, "write X25519, P-256, P-384, P-521 or X25519MLKEM768"))
 		}
 		ids = append(ids, known[name])
 	}

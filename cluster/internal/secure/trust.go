@@ -14,21 +14,21 @@ import (
 	"time"
 )
 
-// trust is what certificates are compared with that comes from files. It does not change.
+// trust holds the trusted certificates and revocation lists. It does not change.
 type trust struct {
 	roots   *x509.CertPool
 	anchors []*x509.Certificate
 	crls    []*revocations
 }
 
-// newTrust reads the text of a CA and, if it is not empty, that of a CRL.
+// newTrust parses the text of a CA, and the text of a CRL if it is not empty.
 func newTrust(ca, crl []byte, timeless bool) (*trust, error) {
 	t := &trust{roots: x509.NewCertPool()}
 	if err := t.add(ca); err != nil {
 		return nil, err
 	}
 	if len(t.anchors) == 0 {
-		return nil, errors.New("no certificate in it")
+		return nil, errors.New("contains no certificate")
 	}
 	if len(crl) > 0 {
 		if err := t.add(crl); err != nil {
@@ -41,7 +41,7 @@ func newTrust(ca, crl []byte, timeless bool) (*trust, error) {
 	return t, nil
 }
 
-// add takes certificates and revocation lists off text. Other blocks do not count, as in Envoy.
+// add adds the certificates and revocation lists of text. As in Envoy, it ignores other blocks.
 func (t *trust) add(text []byte) error {
 	all, err := blocks(text)
 	if err != nil {
@@ -65,7 +65,7 @@ func (t *trust) add(text []byte) error {
 	return nil
 }
 
-// atAllTimes returns cert, or with timeless a copy of it that is valid always.
+// atAllTimes returns cert, or with timeless a copy of it that is always valid.
 func atAllTimes(cert *x509.Certificate, timeless bool) *x509.Certificate {
 	if !timeless {
 		return cert
@@ -75,8 +75,8 @@ func atAllTimes(cert *x509.Certificate, timeless bool) *x509.Certificate {
 	return &c
 }
 
-// check says what is wrong with the certificates of a server at a time, of which the first is
-// the server's own. sni is the name that was sent to it.
+// check returns an error if the certificates of a server are not accepted at a time. The first
+// certificate is the server's own. sni is the name that was sent to it.
 func (p *plan) check(t *trust, certs []*x509.Certificate, sni string, now time.Time) error {
 	if t == nil && len(p.hashes)+len(p.spkis) == 0 {
 		return nil
@@ -97,14 +97,14 @@ func (p *plan) check(t *trust, certs []*x509.Certificate, sni string, now time.T
 
 var errNoCertificate = errors.New("secure: the server has no certificate")
 
-// checkChain says what is wrong with the chain from certs to the anchors.
+// checkChain returns an error if there is no valid chain from certs to the anchors.
 func (p *plan) checkChain(t *trust, certs []*x509.Certificate, now time.Time) error {
 	between := x509.NewCertPool()
 	for _, c := range certs[1:] {
 		between.AddCert(atAllTimes(c, p.AllowExpired))
 	}
 	options := x509.VerifyOptions{Roots: t.roots, Intermediates: between, CurrentTime: now}
-	if slices.ContainsFunc(t.anchors, certs[0].Equal) { // then it is trusted whatever it is for, as in Envoy
+	if slices.ContainsFunc(t.anchors, certs[0].Equal) { // as in Envoy, it is trusted for any use
 		options.KeyUsages = []x509.ExtKeyUsage{x509.ExtKeyUsageAny}
 	}
 	chains, err := atAllTimes(certs[0], p.AllowExpired).Verify(options)
@@ -119,7 +119,7 @@ func (p *plan) checkChain(t *trust, certs []*x509.Certificate, now time.Time) er
 	return err
 }
 
-// checkNames says what is wrong with the names of cert.
+// checkNames returns an error if no name of cert matches.
 func (p *plan) checkNames(cert *x509.Certificate, sni string) error {
 	wanted := p.sans
 	if p.VerifySNI && isName(sni) {
@@ -144,15 +144,15 @@ func (p *plan) checkNames(cert *x509.Certificate, sni string) error {
 	return e
 }
 
-// isName reports whether a server name is one that is sent: package tls sends no addresses.
+// isName reports whether package tls sends a server name. It does not send addresses.
 func isName(sni string) bool {
 	_, err := netip.ParseAddr(strings.Trim(sni, "[]"))
 	return sni != "" && err != nil
 }
 
-// SANError says that no subject alternative name of a certificate matches.
+// SANError reports that no subject alternative name of a certificate matches.
 type SANError struct {
-	// Wanted is what would match, Names what the certificate has.
+	// Wanted describes the names that match, and Names lists the names of the certificate.
 	Wanted []Matcher
 	Names  []string
 }
@@ -162,7 +162,7 @@ func (e *SANError) Error() string {
 	return fmt.Sprintf("secure: no subject alternative name of the certificate matches: it has %q", e.Names)
 }
 
-// checkHashes says whether cert is none of those wanted.
+// checkHashes returns an error if cert has none of the hashes.
 func (p *plan) checkHashes(cert *x509.Certificate) error {
 	if len(p.hashes)+len(p.spkis) == 0 {
 		return nil
@@ -178,7 +178,8 @@ func has(sums [][]byte, s []byte) bool {
 	return slices.ContainsFunc(sums, func(x []byte) bool { return bytes.Equal(x, s) })
 }
 
-// HashError says that a certificate is none of those in [Config.Hashes] and [Config.SPKIs].
+// HashError reports that a certificate has none of the hashes in [Config.Hashes] and
+// [Config.SPKIs].
 type HashError struct {
 	// Hash is the SHA-256 hash of the certificate in hexadecimal.
 	Hash string
