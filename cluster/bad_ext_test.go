@@ -50,7 +50,7 @@ func TestBadHosts(t *testing.T) {
 	request := func(c net.Conn) { _, _ = http.ReadRequest(bufio.NewReader(c)) }
 	tests := map[string]func(c *net.TCPConn){
 		"never responds":       func(c *net.TCPConn) { _, _ = io.Copy(io.Discard, c) },
-		"closes at once":       func(*net.TCPConn) {},
+		"closes immediately":   func(*net.TCPConn) {},
 		"resets":               func(c *net.TCPConn) { c.SetLinger(0) },
 		"closes after request": func(c *net.TCPConn) { request(c) },
 		"half-closes":          func(c *net.TCPConn) { request(c); c.CloseWrite(); _, _ = io.Copy(io.Discard, c) },

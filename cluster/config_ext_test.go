@@ -52,7 +52,7 @@ func TestConfig_errors(t *testing.T) {
 		{"decay", cluster.Config{PeakEWMA: cluster.PeakEWMAConfig{Decay: -time.Second, FailureLatency: 5}}, []string{"cluster: Config.PeakEWMA.Decay: -1s is negative", "cluster: Config.PeakEWMA.FailureLatency: 5ns is below 1ms"}},
 		{"negative limit", cluster.Config{MaxStreamDuration: -1, ConnectTimeout: -1}, []string{"cluster: Config.MaxStreamDuration: -1ns is negative; write a duration such as 5*time.Second, or 0 for no limit"}},
 		{"jitter", cluster.Config{MaxConnectionDurationJitter: -1}, []string{"cluster: Config.MaxConnectionDurationJitter: -1 is negative"}},
-		{"no locality", cluster.Config{ZoneAware: &cluster.ZoneAware{}}, []string{"cluster: Config.Locality: empty; write where the program runs"}},
+		{"no locality", cluster.Config{ZoneAware: &cluster.ZoneAware{}}, []string{"cluster: Config.Locality: it is empty; write where the program runs"}},
 		{"zones of a ring", cluster.Config{LBPolicy: cluster.RingHash, ZoneAware: &cluster.ZoneAware{}}, []string{"cluster: Config.ZoneAware: has no effect with RING_HASH"}},
 		{"zones and weights", cluster.Config{ZoneAware: &cluster.ZoneAware{}, LocalityWeighted: &cluster.LocalityWeighted{}}, []string{"cluster: Config.ZoneAware: LocalityWeighted is set, too; remove one of the two"}},
 		{"zones", cluster.Config{ZoneAware: &cluster.ZoneAware{RoutingEnabled: 101, MinClusterSize: -2, ForceLocalZone: &cluster.ForceLocalZone{MinSize: -1}, LocalityBasis: "SIZE", LocalCluster: cluster.Addresses("a")}}, []string{

@@ -82,7 +82,7 @@ func (c *Config) checkLocalities() (bad []error) {
 		return nil
 	}
 	if c.Locality == (Locality{}) {
-		bad = append(bad, invalid("Locality", "empty; write where the program runs, such as Locality{Zone: \"a\"}, or remove ZoneAware"))
+		bad = append(bad, invalid("Locality", "it is empty; write where the program runs, such as Locality{Zone: \"a\"}, or remove ZoneAware"))
 	}
 	if c.LBPolicy == RingHash || c.LBPolicy == Maglev {
 		bad = append(bad, invalid("ZoneAware", "has no effect with %s; remove it, or write another LBPolicy", c.LBPolicy))

@@ -56,7 +56,7 @@ func (c Config) virtualHost(r *Registry) (*virtualHost, error) {
 	}
 	var bad []error
 	if c.VirtualHost == "" {
-		bad = append(bad, errors.New("metrics: Config.VirtualHost: empty, but VirtualClusters is not; write a name such as shop"))
+		bad = append(bad, errors.New("metrics: Config.VirtualHost: it is empty, but VirtualClusters is not; write a name such as shop"))
 	}
 	h := &virtualHost{}
 	for i, v := range c.VirtualClusters {
@@ -81,10 +81,10 @@ func (c Config) virtualHost(r *Registry) (*virtualHost, error) {
 func (v VirtualCluster) compile(field string) ([]pseudoMatcher, error) {
 	var bad []error
 	if v.Name == "" {
-		bad = append(bad, errors.New(field+"Name: empty; write a name such as orders"))
+		bad = append(bad, errors.New(field+"Name: it is empty; write a name such as orders"))
 	}
 	if len(v.Headers) == 0 {
-		bad = append(bad, errors.New(field+"Headers: empty; write at least one matcher, such as a prefix of :path"))
+		bad = append(bad, errors.New(field+"Headers: it is empty; write at least one matcher, such as a prefix of :path"))
 	}
 	made := make([]pseudoMatcher, len(v.Headers))
 	for i, h := range v.Headers {

@@ -154,7 +154,7 @@ func TestConfigErrors(t *testing.T) {
 		{Config{CipherSuites: []string{"RC5", "TLS_AES_128_GCM_SHA256"}}, []string{"CipherSuites: RC5", "CipherSuites: TLS_AES_128_GCM_SHA256"}},
 		{Config{Curves: []string{"P-192"}}, []string{"Curves[0]: P-192"}},
 		{Config{MaxSessionKeys: -2, ReloadInterval: -2, ALPN: []string{""}}, []string{"MaxSessionKeys: -2", "ReloadInterval: -2ns", `ALPN[0]: ""`}},
-		{Config{CA: in("x"), Certificate: in("x"), Key: in("y")}, []string{"Config.CA: [inline text]: contains no PEM", "Config.Certificate and Config.Key: [inline text inline text]: no PEM"}},
+		{Config{CA: in("x"), Certificate: in("x"), Key: in("y")}, []string{"Config.CA: [inline text]: contains no PEM", "Config.Certificate and Config.Key: [inline text inline text]: contains no PEM"}},
 		{Config{CA: ca, CRL: in(root.alone() + "-----BEGIN X509 CRL-----\naGVsbG8=\n-----END X509 CRL-----\n")}, []string{"CRL: PEM block 2: x509: malformed crl"}},
 		{Config{Certificate: ca, Key: in("-----BEGIN ENCRYPTED PRIVATE KEY-----\naGVsbG8=\n-----END ENCRYPTED PRIVATE KEY-----\n")}, []string{"the key is encrypted"}},
 	} {
