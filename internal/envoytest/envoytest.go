@@ -10,10 +10,12 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -35,7 +37,7 @@ func Find() string {
 
 // Envoy is a running Envoy.
 type Envoy struct {
-	// Egress is host and port of its listener.
+	// Egress is host and port of its listener, after [Envoy.Listen].
 	Egress string
 
 	dir    string // of its files
@@ -46,8 +48,8 @@ type Envoy struct {
 }
 
 // Start runs an Envoy with one worker and the configuration that config returns for the folder of
-// its files, as JSON or YAML. The configuration has one listener, and an admin page at any port. It
-// must be closed.
+// its files, as JSON or YAML. The configuration has an admin page at any port, which responds when
+// Start returns; the listener may come later: see [Envoy.Listen]. It must be closed.
 func Start(ctx context.Context, binary string, config func(dir string) ([]byte, error)) (*Envoy, error) {
 	dir, err := os.MkdirTemp("", "envoytest")
 	if err != nil {
@@ -85,24 +87,44 @@ func (e *Envoy) start(ctx context.Context, binary string, config func(dir string
 // File is the path of one of its files.
 func (e *Envoy) File(name string) string { return filepath.Join(e.dir, name) }
 
-// await waits for the listener.
+// await waits for the admin page.
 func (e *Envoy) await(ctx context.Context) error {
+	return e.until(ctx, "an admin page", func() bool {
+		address, err := os.ReadFile(e.File("admin"))
+		if err != nil {
+			return false
+		}
+		e.admin = string(address)
+		_, err = e.Page(ctx, "/ready")
+		return err == nil
+	})
+}
+
+// Listen waits for the only listener, which Egress names then. A listener opens when the clusters are
+// ready: hosts with health checks must have been checked.
+func (e *Envoy) Listen(ctx context.Context) error {
+	return e.until(ctx, "a listener", func() (ok bool) {
+		var err error
+		e.Egress, err = e.listener(ctx)
+		return err == nil
+	})
+}
+
+// until waits until done, as long as Envoy may take to start.
+func (e *Envoy) until(ctx context.Context, what string, done func() bool) error {
 	for deadline := time.Now().Add(startTime); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		select {
 		case <-e.ended:
 			return fmt.Errorf("envoytest: Envoy ended: %s", e.output.String())
+		case <-ctx.Done():
+			return ctx.Err()
 		default:
 		}
-		address, err := os.ReadFile(e.File("admin"))
-		if err != nil {
-			continue
-		}
-		e.admin = string(address)
-		if e.Egress, err = e.listener(ctx); err == nil {
+		if done() {
 			return nil
 		}
 	}
-	return errors.New("envoytest: Envoy was not ready in time")
+	return fmt.Errorf("envoytest: Envoy had not %s within %v", what, startTime)
 }
 
 // listener returns host and port of the only listener.
@@ -142,6 +164,22 @@ func (e *Envoy) Page(ctx context.Context, target string) ([]byte, error) {
 	}
 	defer resp.Body.Close() //nolint:errcheck // it was read
 	return io.ReadAll(resp.Body)
+}
+
+// Stats reads the counters and gauges whose names match a regular expression.
+func (e *Envoy) Stats(ctx context.Context, filter string) (map[string]uint64, error) {
+	text, err := e.Page(ctx, "/stats?filter="+url.QueryEscape(filter))
+	if err != nil {
+		return nil, err
+	}
+	stats := map[string]uint64{}
+	for line := range strings.Lines(string(text)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		if n, err := strconv.ParseUint(value, 10, 64); err == nil {
+			stats[name] = n
+		}
+	}
+	return stats, nil
 }
 
 // Close kills it, removes its files, and returns what it wrote.

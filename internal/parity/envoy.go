@@ -40,6 +40,10 @@ func StartEnvoy(binary string) StartFunc {
 		if err != nil {
 			return nil, err
 		}
+		if err := e.Listen(ctx); err != nil {
+			e.Close()
+			return nil, err
+		}
 		x := &sidecar{e, &http.Transport{DisableCompression: true}}
 		if s.Downstream.Protocol == "h2" {
 			x.client.Protocols = &http.Protocols{}
