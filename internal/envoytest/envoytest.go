@@ -115,7 +115,7 @@ func (e *Envoy) until(ctx context.Context, what string, done func() bool) error 
 	for deadline := time.Now().Add(startTime); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		select {
 		case <-e.ended:
-			return fmt.Errorf("envoytest: Envoy ended: %s", e.output.String())
+			return fmt.Errorf("envoytest: Envoy ended: %s", start(e.output.String()))
 		case <-ctx.Done():
 			return ctx.Err()
 		default:
@@ -126,6 +126,9 @@ func (e *Envoy) until(ctx context.Context, what string, done func() bool) error 
 	}
 	return fmt.Errorf("envoytest: Envoy had not %s within %v", what, startTime)
 }
+
+// start returns the start of what Envoy wrote: an error repeats the configuration.
+func start(output string) string { return output[:min(len(output), 1000)] }
 
 // listener returns host and port of the only listener.
 func (e *Envoy) listener(ctx context.Context) (string, error) {
