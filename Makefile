@@ -20,8 +20,9 @@ test: plan envoy ## run the tests of all modules (2 to 10 minutes; installs Envo
 race: envoy ## run the tests three times with the race detector (slow)
 	@set -e; for m in . e2e; do (cd $$m && echo "== go test -race $$m" && PILLION_ENVOY=$$($(CURDIR)/tools/envoy path $(LOCAL)) go test -race -count=3 ./...); done
 
-soak: ## misuse clients, servers and gRPC at random, for SECONDS=60 each
+soak: ## misuse clients, servers, gRPC and clusters at random, for SECONDS=60 each
 	PILLION_SOAK=$(SECONDS)s PILLION_SOAK_SEED=$(SEED) go test -race -count=1 -v -timeout $$((3 * $(SECONDS) + 600))s ./internal/soak
+	PILLION_SOAK=$(SECONDS)s go test -race -count=1 -v -timeout $$(($(SECONDS) + 600))s -run '^TestStress$$' ./cluster
 
 fuzz: ## run each fuzz target for FUZZTIME=30s
 	@set -e; for p in $$(go list ./...); do for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
