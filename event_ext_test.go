@@ -153,11 +153,9 @@ func TestListener_context(t *testing.T) {
 	}
 }
 
-// logged returns what a logger writes about one call, without the time.
-func logged(t *testing.T, level slog.Level, policies []pillion.Policy, base http.RoundTripper, ctx context.Context) []string { //nolint:revive // the context is a test's case
-	t.Helper()
-	var out bytes.Buffer
-	logger := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{
+// textLogger returns a logger that writes to out, without the time.
+func textLogger(out io.Writer, level slog.Level) *slog.Logger {
+	return slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{
 		Level: level,
 		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 			if a.Key == slog.TimeKey {
@@ -166,7 +164,13 @@ func logged(t *testing.T, level slog.Level, policies []pillion.Policy, base http
 			return a
 		},
 	}))
-	resp, err := newUpstream(t, append(policies, pillion.Log(logger))...).Transport(base).RoundTrip(get(ctx, t))
+}
+
+// logged returns what a logger writes about one call.
+func logged(t *testing.T, level slog.Level, policies []pillion.Policy, base http.RoundTripper, ctx context.Context) []string { //nolint:revive // the context is a test's case
+	t.Helper()
+	var out bytes.Buffer
+	resp, err := newUpstream(t, append(policies, pillion.Log(textLogger(&out, level)))...).Transport(base).RoundTrip(get(ctx, t))
 	if err == nil {
 		_, _ = io.ReadAll(resp.Body)
 		_ = resp.Body.Close()
@@ -231,6 +235,21 @@ func TestLog(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestLog_function pins that a function has no attributes of a request, no response code, and of an error no
+// details.
+func TestLog_function(t *testing.T) {
+	var out bytes.Buffer
+	u := newUpstream(t, pillion.Log(textLogger(&out, slog.LevelInfo)))
+	for _, result := range []error{nil, errBroken} {
+		_, _ = pillion.Do(t.Context(), u, func(context.Context) (string, error) { return "soup", result })
+	}
+	const call = `msg="call end" upstream_cluster=recipes upstream_request_attempt_count=1 response_flags=-`
+	want := "level=INFO " + call + " response_code_details=via_upstream\nlevel=WARN " + call + " error=broken\n"
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 

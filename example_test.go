@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"time"
@@ -79,9 +81,9 @@ func ExampleNew_errors() {
 	)
 	fmt.Println(err)
 	// Output:
-	// upstream "recipes": pillion: order: breaker outside retry would hide failed attempts from the breaker; put AnyOrder among the policies if you mean it
-	// retry: Config.NumRetries: -7 is negative
-	// limits: Config.MaxRequests: -2 is negative
+	// upstream "recipes": pillion: order: breaker outside retry would hide failed attempts from the breaker; write them in the order retry, breaker, limits, or put AnyOrder among the policies if you mean it
+	// retry: Config.NumRetries: -7 is negative; write 1 or more, 0 for 1, or retry.Never for none
+	// limits: Config.MaxRequests: -2 is negative; write 1 or more, 0 for the default, or limits.Zero for none
 }
 
 // AnyOrder allows a breaker that sees whole calls instead of attempts.
@@ -371,4 +373,137 @@ func ExampleUpstreamError() {
 		fmt.Println(wire.Upstream, wire.Flags, wire.Flags.Long(), wire.Detail)
 	}
 	// Output: recipes UC UpstreamConnectionTermination upstream_reset_before_response_started{connection_termination}
+}
+
+// WithIdempotent declares that a call is safe to send twice, although its method does not say so.
+func ExampleWithIdempotent() {
+	recipes, err := pillion.New("recipes", retry.Config{BaseInterval: time.Millisecond})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	client := &http.Client{Transport: recipes.Transport(kitchen(503, 200, 503))}
+	ctx := context.Background()
+	for _, ctx := range []context.Context{pillion.WithIdempotent(ctx), ctx} {
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://recipes/soup", nil)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		fmt.Println(resp.StatusCode, resp.Body.Close())
+	}
+	// Output:
+	// 200 <nil>
+	// 503 <nil>
+}
+
+// byTenant is a Resolver that has an upstream for each tenant.
+type byTenant map[string]*pillion.Upstream
+
+func (b byTenant) Resolve(_ context.Context, t pillion.Target) (*pillion.Upstream, error) {
+	if u := b[t.Header("x-tenant")]; u != nil {
+		return u, nil
+	}
+	return nil, fmt.Errorf("no upstream for %s%s", t.Authority, t.Path)
+}
+
+// A Resolver finds the upstream of each call, for adapters such as package pilliongrpc.
+func ExampleResolver() {
+	east, err := pillion.New("east")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	var resolver pillion.Resolver = byTenant{"tenant-1": east}
+	for _, tenant := range []string{"tenant-1", "tenant-2"} {
+		u, err := resolver.Resolve(context.Background(), pillion.Target{
+			Request: policy.Request{Authority: "recipes", Path: "/soup"},
+			Header:  http.Header{"X-Tenant": {tenant}}.Get,
+		})
+		if err != nil {
+			fmt.Println(err)
+			continue
+		}
+		fmt.Println(u.Name())
+	}
+	// Output:
+	// east
+	// no upstream for recipes/soup
+}
+
+// local is a policy that sends all requests of an upstream to a local server.
+type local struct{ address string }
+
+func (local) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) { return next, nil }
+
+func (l local) OwnTransport(upstream string, t *http.Transport) *http.Transport {
+	t.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+		fmt.Println("dial", upstream)
+		var d net.Dialer
+		return d.DialContext(ctx, network, l.address)
+	}
+	return t
+}
+
+// A policy can configure the transport that an upstream makes for a nil base.
+func ExampleTransportOwner() {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "soup") }))
+	defer server.Close()
+	recipes, err := pillion.New("recipes", local{server.Listener.Addr().String()})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	client := &http.Client{Transport: recipes.Transport(nil)}
+	defer client.CloseIdleConnections()
+	if err := order(context.Background(), client); err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// dial recipes
+	// 200 soup
+}
+
+// A StatusError stands for a response that counts against the upstream, where an error is needed.
+func ExampleStatusError() {
+	recipes, err := pillion.New("recipes", retry.Retryable{
+		Sleep: retry.Zero,
+		LogMethod: func(retries int, err error) {
+			if status, ok := errors.AsType[*pillion.StatusError](err); ok {
+				fmt.Println("retry", retries, "after", status.Code)
+			}
+		},
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	client := &http.Client{Transport: recipes.Transport(kitchen(503))}
+	if err := order(context.Background(), client); err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// retry 1 after 503
+	// 200 soup
+}
+
+// Chain returns the policies with their state, here to list them. New adds the Options.
+func ExampleUpstream_Chain() {
+	recipes, err := pillion.New("recipes", retry.Config{}, limits.Config{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, p := range recipes.Chain().Policies() {
+		fmt.Printf("%T\n", p)
+	}
+	// Output:
+	// retry.Config
+	// limits.Config
+	// pillion.Options
 }

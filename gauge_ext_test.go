@@ -24,7 +24,10 @@ func TestBuilder_stats(t *testing.T) {
 	}
 	got := map[string]uint64{}
 	showing := policyFunc(func(s *policy.Builder, next policy.Func) (policy.Func, error) {
-		s.Stats(func(s policy.Stat) { got[s.Name] = s.Read() })
+		s.Stats(func(s policy.Stat) error {
+			got[s.Name] = s.Read()
+			return nil
+		})
 		return next, nil
 	})
 	newUpstream(t, offering("outside", 1), showing, offering("inside", 2), offering("innermost", 3))

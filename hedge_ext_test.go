@@ -76,6 +76,46 @@ func (h hedge) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	}, nil
 }
 
+// TestHedge_lateFirst ends a call by its second attempt before the first has begun, as a hedging
+// policy may on a busy machine. The listener of the call's end reads the number of the first
+// attempt meanwhile, which the race detector checks.
+func TestHedge_lateFirst(t *testing.T) {
+	var running sync.WaitGroup
+	defer running.Wait()
+	late := policyFunc(func(_ *policy.Builder, next policy.Func) (policy.Func, error) {
+		return func(ctx context.Context, first *policy.Call) *policy.Outcome {
+			second := first.Next()
+			running.Go(func() {
+				time.Sleep(short) // without synchronization with the end of the call
+				next(ctx, first).Discard()
+			})
+			return next(ctx, second)
+		}, nil
+	})
+	var ends []int
+	u := newUpstream(t, pillion.Listener(func(_ context.Context, e policy.Event) {
+		if e.Kind == policy.EventEnd {
+			ends = append(ends, e.Call.Attempt())
+		}
+	}), ranked{late, policy.Hedges})
+	var attempts atomic.Int32
+	if _, err := pillion.Do(t.Context(), u, func(context.Context) (int32, error) { return attempts.Add(1), nil }); err != nil {
+		t.Error(err)
+	}
+	running.Wait()
+	if len(ends) != 1 || ends[0] != 1 || attempts.Load() != 2 {
+		t.Errorf("got ends %v and %d attempts, want one end and 2 attempts", ends, attempts.Load())
+	}
+}
+
+// ranked is a policy with a rank.
+type ranked struct {
+	pillion.Policy
+	rank policy.Rank
+}
+
+func (r ranked) Place() policy.Place { return policy.Place{Rank: r.rank} }
+
 // contest is a server that numbers its requests, and a client that hedges.
 type contest struct {
 	client  *http.Client

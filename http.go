@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/internal/settings"
 	"github.com/pillion-go/pillion/policy"
 )
 
@@ -79,19 +80,14 @@ func (h Options) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) 
 	if !s.Claim(optionsKey{}) {
 		bad = append(bad, errors.New("pillion: Options: it is given more than once; write one with all the fields"))
 	}
-	if h.ReplayBuffer < 0 {
-		bad = append(bad, fmt.Errorf("pillion: Options.ReplayBuffer: %d is negative", h.ReplayBuffer))
+	say := func(field string, value any, why string) {
+		if why != "" {
+			bad = append(bad, fmt.Errorf("pillion: Options.%s: %v %s", field, value, why))
+		}
 	}
-	if h.DrainBytes < 0 {
-		bad = append(bad, fmt.Errorf("pillion: Options.DrainBytes: %d is negative", h.DrainBytes))
-	}
-	if h.DrainTime < 0 {
-		bad = append(bad, fmt.Errorf("pillion: Options.DrainTime: %v is negative", h.DrainTime))
-	}
-	if h.DrainTime > 0 && h.DrainTime < time.Millisecond {
-		bad = append(bad, fmt.Errorf("pillion: Options.DrainTime: %v is below 1ms; did you forget the unit, as in %d * time.Millisecond?",
-			h.DrainTime, int64(h.DrainTime)))
-	}
+	say("ReplayBuffer", h.ReplayBuffer, settings.Count(h.ReplayBuffer, "0 to keep nothing"))
+	say("DrainBytes", h.DrainBytes, settings.Count(h.DrainBytes, "0 for 64 KiB"))
+	say("DrainTime", h.DrainTime, settings.Duration(h.DrainTime, "0 for 100ms"))
 	s.Require(policy.Needs{KeepBodies: h.ReplayBuffer})
 	s.Prepare(h.prepare)
 	return next, errors.Join(bad...)
@@ -136,7 +132,7 @@ func tellSidecar(a *policy.Attempt) {
 // Transport returns a round tripper that makes its calls through base, under the upstream's
 // policies. If base is nil, it uses the hosts of the cluster among the policies (package cluster),
 // or without a cluster a clone of [http.DefaultTransport] that belongs to this upstream. With a
-// cluster base must be nil; otherwise each call fails. As a function from RoundTripper to
+// cluster, base must be nil; otherwise each call fails. As a function from RoundTripper to
 // RoundTripper it composes with other middleware.
 //
 // It honors the contract of [http.RoundTripper]: it does not change the caller's request and header
@@ -189,8 +185,8 @@ func (u *Upstream) ownTransport() http.RoundTripper {
 // transport is an upstream over one base.
 type transport struct {
 	upstream *Upstream
-	base     http.RoundTripper // nil beside a carrier
-	carrier  Carrier           // nil for none
+	base     http.RoundTripper // nil with a carrier
+	carrier  Carrier           // nil if there is none
 	netHTTP  bool              // base is an http.Transport, so that nothing else calls the hooks of a trace
 	h2c      bool              // base uses HTTP/2 over connections without TLS
 

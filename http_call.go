@@ -177,7 +177,7 @@ func (x *httpCall) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome
 		if resp != nil && resp.Body != nil {
 			_ = resp.Body.Close() // a violation of RoundTripper's contract, but it would leak
 		}
-		if o.Conditions == 0 { // else the carrier knows more
+		if o.Conditions == 0 { // otherwise the carrier has set the cause
 			o.Err = err
 		}
 		return
@@ -295,7 +295,10 @@ func (x *httpCall) unusable(resp *http.Response) error {
 // kept request body may still be read for it.
 func (x *httpCall) responded(c *policy.Attempt, o *policy.Outcome, resp *http.Response) {
 	a := attemptOf(c)
-	a.resp, resp.Request = resp, x.req
+	a.resp = resp
+	if resp.Request != x.req {
+		resp.Request = x.req
+	}
 	if resp.Body == nil {
 		resp.Body = http.NoBody
 	}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"log"
@@ -39,15 +40,50 @@ type kept struct {
 // guard starts a service. Its handler serves /fine itself.
 func guard(t *testing.T, h2 bool, outer func(http.Handler) http.Handler, handler http.HandlerFunc, policies ...pillion.Policy) kept {
 	t.Helper()
+	g := newGuard(t, outer, handler, policies...)
+	g.start(t, h2)
+	return g
+}
+
+// newGuard is guard for a service that has not been started yet.
+func newGuard(t *testing.T, outer func(http.Handler) http.Handler, handler http.HandlerFunc, policies ...pillion.Policy) kept {
+	t.Helper()
 	g := kept{breaker: newBreaker(t)}
 	policies = append(policies, limits.Config{MaxRequests: 1}, g.breaker)
-	g.service = serveUnder(t, h2, outer, func(w http.ResponseWriter, r *http.Request) {
+	g.service = newService(t, outer, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/fine" {
 			return
 		}
 		handler(w, r)
 	}, policies...)
 	return g
+}
+
+// startTight starts the service with small buffers between it and its client: a handler whose
+// response is not read soon waits, also on a slow machine.
+func (g kept) startTight(t *testing.T, h2 bool) {
+	t.Helper()
+	const size = 16 << 10
+	g.Config.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
+		if secure, ok := conn.(*tls.Conn); ok {
+			conn = secure.NetConn()
+		}
+		if err := conn.(*net.TCPConn).SetWriteBuffer(size); err != nil {
+			t.Error(err)
+		}
+		return ctx
+	}
+	g.start(t, h2)
+	base := g.client.Transport.(*http.Transport)
+	base.HTTP2 = &http.HTTP2Config{MaxReceiveBufferPerStream: size, MaxReceiveBufferPerConnection: 1 << 16}
+	base.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return conn, conn.(*net.TCPConn).SetReadBuffer(size)
+	}
 }
 
 // dial opens a connection for an HTTP/1 client that violates the protocol.
@@ -454,14 +490,15 @@ func TestHandler_slowReader(t *testing.T) {
 				t.Run(version, func(t *testing.T) {
 					t.Parallel()
 					failed := make(chan error, 1)
-					g := guard(t, h2, nil, func(w http.ResponseWriter, _ *http.Request) {
+					g := newGuard(t, nil, func(w http.ResponseWriter, _ *http.Request) {
 						for {
 							if err := part(w); err != nil {
 								failed <- err
 								return
 							}
 						}
-					}, timeout.Config{Total: 8 * soon}) // long enough to fill all buffers
+					}, timeout.Config{Total: 8 * soon}) // long enough to fill the buffers
+					g.startTight(t, h2)
 					resp, err := g.client.Do(requestTo(t, g.URL))
 					if err != nil {
 						t.Fatal(err)

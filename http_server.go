@@ -49,8 +49,8 @@ import (
 // files and notify of a closed connection if the server's can, also through
 // [http.ResponseController]. Timeouts do not apply to a hijacked connection.
 //
-// Handler returns an error if u is not from [New], if next is nil, or if the policies retry or
-// hedge, which a server cannot, or include a cluster.
+// Handler returns an error if u is not from [New], if next is nil, or if the policies retry, hedge
+// or have a cluster, which a server cannot.
 func (u *Upstream) Handler(next http.Handler) (http.Handler, error) {
 	switch {
 	case u == nil || u.chain == nil:
@@ -60,7 +60,7 @@ func (u *Upstream) Handler(next http.Handler) (http.Handler, error) {
 	case u.chain.Repeats():
 		return nil, fmt.Errorf("upstream %q: pillion: Handler: a server cannot retry or hedge a request; leave out retry and hedge", u.Name())
 	case u.chain.Carrier() != nil:
-		return nil, fmt.Errorf("upstream %q: pillion: Handler: a server calls no host of a cluster; leave out cluster", u.Name())
+		return nil, fmt.Errorf("upstream %q: pillion: Handler: a server cannot send a request to the hosts of a cluster; leave out cluster", u.Name())
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if w == nil || r == nil {

@@ -2,6 +2,7 @@ package pillion_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -77,4 +79,28 @@ func ExampleUpstream_Handler_retry() {
 	_, err = kitchen.Handler(http.NotFoundHandler())
 	fmt.Println(err)
 	// Output: upstream "kitchen": pillion: Handler: a server cannot retry or hedge a request; leave out retry and hedge
+}
+
+// A PanicError reports the panic of a handler to the policies. The panic goes on to the server.
+func ExamplePanicError() {
+	listener := func(_ context.Context, e policy.Event) {
+		if p, ok := errors.AsType[*pillion.PanicError](e.Outcome.Err); ok && e.Kind == policy.EventEnd {
+			fmt.Println(p.Value, len(p.Stack) > 0)
+		}
+	}
+	kitchen, err := pillion.New("kitchen", pillion.Listener(listener))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	guarded, err := kitchen.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("fire") }))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer func() { fmt.Println("the server recovers:", recover()) }()
+	visit(guarded, nil)
+	// Output:
+	// fire true
+	// the server recovers: fire
 }

@@ -50,6 +50,14 @@ var protocols = map[string]bool{"HTTP1": false, "HTTP2": true}
 // serveUnder starts a service. outer, if not nil, is middleware around the guarded handler.
 func serveUnder(t *testing.T, h2 bool, outer func(http.Handler) http.Handler, handler http.HandlerFunc, policies ...pillion.Policy) *service {
 	t.Helper()
+	s := newService(t, outer, handler, policies...)
+	s.start(t, h2)
+	return s
+}
+
+// newService makes a service that has not been started yet.
+func newService(t *testing.T, outer func(http.Handler) http.Handler, handler http.HandlerFunc, policies ...pillion.Policy) *service {
+	t.Helper()
 	s := &service{ends: &ends{}}
 	s.upstream = newUpstream(t, append(policies, pillion.Listener(s.ends.hear))...)
 	guarded, err := s.upstream.Handler(handler)
@@ -61,6 +69,12 @@ func serveUnder(t *testing.T, h2 bool, outer func(http.Handler) http.Handler, ha
 	}
 	s.Server = httptest.NewUnstartedServer(guarded)
 	s.Config.ErrorLog = log.New(io.Discard, "", 0) // of panics
+	return s
+}
+
+// start starts the service, until the test ends.
+func (s *service) start(t *testing.T, h2 bool) {
+	t.Helper()
 	if h2 {
 		s.EnableHTTP2 = true
 		s.StartTLS()
@@ -69,7 +83,6 @@ func serveUnder(t *testing.T, h2 bool, outer func(http.Handler) http.Handler, ha
 	}
 	s.client = s.Client()
 	t.Cleanup(s.Close)
-	return s
 }
 
 // do makes a request with these pairs of header names and values.

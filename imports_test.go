@@ -63,9 +63,10 @@ func TestImports_direction(t *testing.T) {
 	}
 }
 
-// TestImports_protocols pins that the engine and Envoy's vocabulary know no protocol.
+// TestImports_protocols pins that the engine, Envoy's vocabulary and the policies that need no HTTP
+// do not import it.
 func TestImports_protocols(t *testing.T) {
-	for _, pkg := range []string{"./policy", "./envoy"} {
+	for _, pkg := range []string{"./policy", "./envoy", "./breaker", "./retry", "./timeout", "./hedge"} {
 		if slices.Contains(imported(t, pkg), "net/http") {
 			t.Errorf("%s imports net/http: it belongs to the HTTP adapter", pkg)
 		}

@@ -6,7 +6,9 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -24,6 +26,7 @@ type afterwards struct {
 	name   string
 	http1  []step
 	http2  func(f *framed) // nil if it does not exist in HTTP/2
+	silent bool            // it runs in a bubble, where a limit on time cannot fire before the 1xx responses
 	status int             // the status of the response; 0 for none
 	local  int             // the status of the local reply without a response
 	flags  envoy.Flags
@@ -58,7 +61,7 @@ func afterInformational() []afterwards {
 			local: 503, flags: envoy.UR, detail: envoy.RemoteResetAfter, counts: oneFailure,
 		},
 		{
-			name: "silence", http1: []step{untilClosed}, http2: func(*framed) {},
+			name: "silence", http1: []step{untilClosed}, http2: func(*framed) {}, silent: true,
 			local: 504, flags: envoy.UT, detail: envoy.PerTryTimeout, counts: oneTimeout,
 		},
 	}
@@ -77,43 +80,12 @@ func TestInformational(t *testing.T) {
 				}
 				for _, local := range []bool{false, true} {
 					t.Run(strings.Join([]string{name, test.name, version, map[bool]string{true: "local replies", false: "errors"}[local]}, ", "), func(t *testing.T) {
+						if test.silent {
+							synctest.Test(t, func(t *testing.T) { test.check(t, version, statuses, local) })
+							return
+						}
 						wantNoLeaks(t)
-						url, base := test.serve(t, version, statuses)
-						l := newLedger(t)
-						ctx, info := pillion.WithInfo(bounded(t))
-						limits := timeout.Config{Total: patience}
-						if test.detail == envoy.PerTryTimeout {
-							limits.PerTry = short
-						}
-						resp, err := l.upstream(t, pillion.Options{LocalReplies: local}, limits,
-							retry.Config{On: "5xx,reset,connect-failure,refused-stream", NumRetries: 2, BaseInterval: time.Millisecond}).Transport(base).
-							RoundTrip(newRequest(t, http.MethodGet, url, nil).WithContext(ctx))
-						status := 0
-						if err == nil {
-							status = resp.StatusCode
-							_, _ = io.Copy(io.Discard, resp.Body)
-							_ = resp.Body.Close()
-						}
-						want := test.status
-						if local && want == 0 {
-							want = test.local
-						}
-						if status != want || (err == nil) != (want != 0) {
-							t.Errorf("got status %d, %v, want %d", status, err, want)
-						}
-						if info.Flags() != test.flags {
-							t.Errorf("got flags %v, want %v", info.Flags(), test.flags)
-						}
-						if info.Detail() != test.detail {
-							t.Errorf("got %v, want %v", info.Detail(), test.detail)
-						}
-						l.wantBalanced(t, 1, 1)
-						for _, kind := range []policy.EventKind{policy.EventRetrySuccess, policy.EventRetryScheduled, policy.EventRetryLimitExceeded} {
-							if n := l.count(kind); n != 0 {
-								t.Errorf("%v: got %d, want none", kind, n)
-							}
-						}
-						l.wantCounted(t, test.counts)
+						test.check(t, version, statuses, local)
 					})
 				}
 			}
@@ -121,26 +93,83 @@ func TestInformational(t *testing.T) {
 	}
 }
 
+// check makes a call to a server that sends statuses first.
+func (a afterwards) check(t *testing.T, version string, statuses []string, local bool) {
+	t.Helper()
+	url, base := a.serve(t, version, statuses)
+	l := newLedger(t)
+	ctx, info := pillion.WithInfo(bounded(t))
+	limits := timeout.Config{Total: patience}
+	if a.silent {
+		limits.PerTry = short
+	}
+	resp, err := l.upstream(t, pillion.Options{LocalReplies: local}, limits,
+		retry.Config{On: "5xx,reset,connect-failure,refused-stream", NumRetries: 2, BaseInterval: time.Millisecond}).Transport(base).
+		RoundTrip(newRequest(t, http.MethodGet, url, nil).WithContext(ctx))
+	status := 0
+	if err == nil {
+		status = resp.StatusCode
+		_, _ = io.Copy(io.Discard, resp.Body)
+		_ = resp.Body.Close()
+	}
+	want := a.status
+	if local && want == 0 {
+		want = a.local
+	}
+	if status != want || (err == nil) != (want != 0) {
+		t.Errorf("got status %d, %v, want %d", status, err, want)
+	}
+	if info.Flags() != a.flags {
+		t.Errorf("got flags %v, want %v", info.Flags(), a.flags)
+	}
+	if info.Detail() != a.detail {
+		t.Errorf("got %v, want %v", info.Detail(), a.detail)
+	}
+	l.wantBalanced(t, 1, 1)
+	for _, kind := range []policy.EventKind{policy.EventRetrySuccess, policy.EventRetryScheduled, policy.EventRetryLimitExceeded} {
+		if n := l.count(kind); n != 0 {
+			t.Errorf("%v: got %d, want none", kind, n)
+		}
+	}
+	l.wantCounted(t, a.counts)
+}
+
 // serve starts a server that sends statuses first, and returns a transport to it.
 func (a afterwards) serve(t *testing.T, version string, statuses []string) (url string, base http.RoundTripper) {
 	t.Helper()
 	if version == "HTTP/2" {
-		url, base, _ = http2Bases()["h2c"].serve(t, func(f *framed) {
+		serve := func(f *framed) {
 			for _, status := range statuses {
 				f.respond(status)
 			}
 			a.http2(f)
-		})
+		}
+		if a.silent {
+			return pipes(t, unencryptedHTTP2(), part{frames(new(atomic.Int64), serve)})
+		}
+		url, base, _ = http2Bases()["h2c"].serve(t, serve)
 		return url, base
 	}
 	steps := part{request}
 	for _, status := range statuses {
 		steps = append(steps, say("HTTP/1.1 "+status+" Early\r\nLink: </style.css>\r\n\r\n"))
 	}
+	steps = append(steps, a.http1...)
 	transport := &http.Transport{}
-	url = "http://" + serveScript(t, append(steps, a.http1...)).addr() + "/"
+	if a.silent {
+		return pipes(t, transport, steps)
+	}
+	url = "http://" + serveScript(t, steps).addr() + "/"
 	t.Cleanup(transport.CloseIdleConnections)
 	return url, transport
+}
+
+// pipes makes transport connect to a server that plays steps.
+func pipes(t *testing.T, transport *http.Transport, steps part) (url string, base http.RoundTripper) {
+	t.Helper()
+	transport.DialContext = dialScript(t, steps)
+	t.Cleanup(transport.CloseIdleConnections)
+	return "http://recipes.test/", transport
 }
 
 // TestInformational_endless sends 1xx responses without end: their size is limited like the headers

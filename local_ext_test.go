@@ -115,34 +115,34 @@ func TestTunnel(t *testing.T) {
 		"buffer":      {pillion.Options{ReplayBuffer: 2}, timeout.Config{Total: 4 * short}, quick(1), limits.Config{MaxRequests: 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			wantNoLeaks(t)
-			l := newLedger(t)
-			base := &http.Transport{}
-			defer base.CloseIdleConnections()
-			rt := l.upstream(t, policies...).Transport(base)
-			addr := serveScript(t, part{tunnel}).addr()
-			for n := 1; n <= 2; n++ {
-				pr, pw := io.Pipe()
-				resp, err := rt.RoundTrip(newRequest(t, http.MethodConnect, "http://"+addr, pr))
-				if err != nil {
-					t.Fatal(err)
-				}
-				for i := range 2 {
-					if i == 1 {
-						time.Sleep(8 * short) // all limits must have passed: that is the test
-					}
-					if _, err := io.WriteString(pw, "hello"); err != nil {
+			synctest.Test(t, func(t *testing.T) {
+				l := newLedger(t)
+				base := &http.Transport{DialContext: dialScript(t, part{tunnel})}
+				defer base.CloseIdleConnections()
+				rt := l.upstream(t, policies...).Transport(base)
+				for n := 1; n <= 2; n++ {
+					pr, pw := io.Pipe()
+					resp, err := rt.RoundTrip(newRequest(t, http.MethodConnect, "http://recipes.test", pr))
+					if err != nil {
 						t.Fatal(err)
 					}
-					if _, err := io.ReadFull(resp.Body, make([]byte, 5)); err != nil {
-						t.Fatalf("part %d: %v", i+1, err)
+					for i := range 2 {
+						if i == 1 {
+							time.Sleep(8 * short) // all limits must have passed: that is the test
+						}
+						if _, err := io.WriteString(pw, "hello"); err != nil {
+							t.Fatal(err)
+						}
+						if _, err := io.ReadFull(resp.Body, make([]byte, 5)); err != nil {
+							t.Fatalf("part %d: %v", i+1, err)
+						}
 					}
+					_ = pw.Close()
+					_ = resp.Body.Close()
+					l.wantBalanced(t, n, n)
 				}
-				_ = pw.Close()
-				_ = resp.Body.Close()
-				l.wantBalanced(t, n, n)
-			}
-			l.wantCounted(t, breaker.Status{Success: 2})
+				l.wantCounted(t, breaker.Status{Success: 2})
+			})
 		})
 	}
 }
@@ -150,25 +150,29 @@ func TestTunnel(t *testing.T) {
 // TestTunnel_refused makes a CONNECT that is refused or times out: the result is a response or a
 // timeout, as for other methods.
 func TestTunnel_refused(t *testing.T) {
-	wantNoLeaks(t)
-	base := &http.Transport{}
-	defer base.CloseIdleConnections()
-	l := newLedger(t)
-	rt := l.upstream(t, timeout.Config{Total: 2 * short}).Transport(base)
-	refuses := serveScript(t, part{requestHead, say("HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 100\r\n\r\npart"), untilClosed}).addr()
-	resp, err := rt.RoundTrip(newRequest(t, http.MethodConnect, "http://"+refuses, nil))
-	if err != nil {
-		t.Fatal(err)
+	connect := func(t *testing.T, steps part) (*http.Response, error) {
+		t.Helper()
+		base := &http.Transport{DialContext: dialScript(t, steps)}
+		t.Cleanup(base.CloseIdleConnections)
+		l := newLedger(t)
+		t.Cleanup(func() { l.wantBalanced(t, 1, 1) })
+		return l.upstream(t, timeout.Config{Total: 2 * short}).Transport(base).RoundTrip(newRequest(t, http.MethodConnect, "http://recipes.test", nil))
 	}
-	if _, err = io.ReadAll(resp.Body); scopeOf(err) != policy.ScopeTotal || resp.StatusCode != http.StatusProxyAuthRequired {
-		t.Errorf("got status %d, %v, want 407 and the total limit", resp.StatusCode, err)
-	}
-	_ = resp.Body.Close()
-	silent := serveScript(t, part{requestHead, untilClosed}).addr()
-	if _, err = rt.RoundTrip(newRequest(t, http.MethodConnect, "http://"+silent, nil)); scopeOf(err) != policy.ScopeTotal {
-		t.Errorf("got %v, want the total limit", err)
-	}
-	l.wantBalanced(t, 2, 2)
+	synctest.Test(t, func(t *testing.T) {
+		resp, err := connect(t, part{requestHead, say("HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 100\r\n\r\npart")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err = io.ReadAll(resp.Body); scopeOf(err) != policy.ScopeTotal || resp.StatusCode != http.StatusProxyAuthRequired {
+			t.Errorf("got status %d, %v, want 407 and the total limit", resp.StatusCode, err)
+		}
+		_ = resp.Body.Close()
+	})
+	synctest.Test(t, func(t *testing.T) {
+		if _, err := connect(t, part{requestHead}); scopeOf(err) != policy.ScopeTotal {
+			t.Errorf("got %v, want the total limit", err)
+		}
+	})
 }
 
 // TestRequestCancel closes the request's deprecated Cancel in each phase of a call: the call ends,

@@ -8,7 +8,9 @@ import (
 )
 
 // Log returns a Listener that writes to logger: the end of each call at level Info, or at Warn if
-// the call failed or was refused, and all other events at Debug. A nil logger is silent.
+// the call failed or was refused, and all other events at Debug. The attributes have the names of the
+// fields in Envoy's access log. Those that are empty are left out, and for a function the response
+// code. A nil logger is silent.
 func Log(logger *slog.Logger) Listener {
 	if logger == nil {
 		return nil
@@ -30,11 +32,9 @@ func Log(logger *slog.Logger) Listener {
 // attributes describes the event with the field names of Envoy's access log.
 func attributes(e policy.Event) []slog.Attr {
 	r := e.Call.Request()
-	attrs := []slog.Attr{
-		slog.String("upstream_cluster", e.Call.Upstream()),
-		slog.String("method", r.Method),
-		slog.String("path", r.Path),
-	}
+	attrs := []slog.Attr{slog.String("upstream_cluster", e.Call.Upstream())}
+	attrs = appendText(attrs, "method", r.Method)
+	attrs = appendText(attrs, "path", r.Path)
 	if e.Kind == policy.EventEnd {
 		attrs = append(attrs, slog.Int("upstream_request_attempt_count", e.Call.Attempts()))
 	} else {
@@ -46,10 +46,11 @@ func attributes(e policy.Event) []slog.Attr {
 	if e.Kind == policy.EventAttempt {
 		return attrs
 	}
-	attrs = append(attrs,
-		slog.Int("response_code", e.Outcome.Code),
-		slog.String("response_flags", e.Outcome.Flags.String()),
-		slog.String("response_code_details", e.Outcome.Detail.String()))
+	if r.Protocol != policy.ProtocolFunc {
+		attrs = append(attrs, slog.Int("response_code", e.Outcome.Code))
+	}
+	attrs = append(attrs, slog.String("response_flags", e.Outcome.Flags.String()))
+	attrs = appendText(attrs, "response_code_details", e.Outcome.Detail.String())
 	if e.Call.RetryOverflow() {
 		attrs = append(attrs, slog.Bool("retry_overflow", true))
 	}
@@ -57,4 +58,12 @@ func attributes(e policy.Event) []slog.Attr {
 		attrs = append(attrs, slog.Any("error", e.Outcome.Err))
 	}
 	return attrs
+}
+
+// appendText appends an attribute, unless it is empty.
+func appendText(attrs []slog.Attr, key, value string) []slog.Attr {
+	if value == "" {
+		return attrs
+	}
+	return append(attrs, slog.String(key, value))
 }

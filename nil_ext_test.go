@@ -95,14 +95,14 @@ func TestOptions_settings(t *testing.T) {
 		"1ms":      {[]pillion.Policy{pillion.Options{DrainTime: 1e6}}, nil},
 		"two":      {[]pillion.Policy{pillion.Options{}, pillion.Options{LocalReplies: true}}, []string{`upstream "recipes": pillion: Options: it is given more than once; write one with all the fields`}},
 		"two, nil": {[]pillion.Policy{(*pillion.Options)(nil), &pillion.Options{}}, []string{`upstream "recipes": pillion: Options: it is given more than once; write one with all the fields`}},
-		"no unit":  {[]pillion.Policy{pillion.Options{DrainTime: 100}}, []string{`upstream "recipes": pillion: Options.DrainTime: 100ns is below 1ms; did you forget the unit, as in 100 * time.Millisecond?`}},
+		"no unit":  {[]pillion.Policy{pillion.Options{DrainTime: 100}}, []string{`upstream "recipes": pillion: Options.DrainTime: 100ns is below 1ms; did you forget the unit? Write a duration such as 5*time.Second, or 0 for 100ms`}},
 		"all wrong": {
 			[]pillion.Policy{pillion.Options{ReplayBuffer: -1, DrainBytes: -2, DrainTime: 5}, retry.Config{On: "5xx"}, pillion.Options{}},
 			[]string{
 				`upstream "recipes": pillion: Options: it is given more than once; write one with all the fields`,
-				"pillion: Options.ReplayBuffer: -1 is negative",
-				"pillion: Options.DrainBytes: -2 is negative",
-				"pillion: Options.DrainTime: 5ns is below 1ms; did you forget the unit, as in 5 * time.Millisecond?",
+				"pillion: Options.ReplayBuffer: -1 is negative; write 1 or more, or 0 to keep nothing",
+				"pillion: Options.DrainBytes: -2 is negative; write 1 or more, or 0 for 64 KiB",
+				"pillion: Options.DrainTime: 5ns is below 1ms; did you forget the unit? Write a duration such as 5*time.Second, or 0 for 100ms",
 			},
 		},
 	}

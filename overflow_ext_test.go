@@ -97,7 +97,7 @@ func TestRetryOverflow_ofOneCall(t *testing.T) {
 func TestNew_twice(t *testing.T) {
 	const twice = `upstream "recipes": pillion: Options: it is given more than once; write one with all the fields`
 	const order = `upstream "recipes": pillion: order: `
-	const anyOrder = "; put AnyOrder among the policies if you mean it"
+	const anyOrder = "; leave one of them out, or put AnyOrder among the policies if you mean it"
 	tests := []struct {
 		name     string
 		policies []pillion.Policy

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -106,6 +107,64 @@ func (s *scripted) play(n int, raw *net.TCPConn) {
 func (s *scripted) close() {
 	_ = s.listener.Close()
 	s.running.Wait()
+}
+
+// dialScript returns a DialContext whose connections are pipes to a server that plays steps. It is
+// for tests in a bubble, where no step can use the connection below TLS. As on a network, a Write
+// of the server does not wait for its reader.
+func dialScript(t *testing.T, steps part) func(ctx context.Context, network, address string) (net.Conn, error) {
+	t.Helper()
+	return func(context.Context, string, string) (net.Conn, error) {
+		client, server := net.Pipe()
+		p := &peer{Conn: newQueued(server), read: bufio.NewReader(server)}
+		t.Cleanup(func() { _ = p.Close() })
+		go func() {
+			defer p.Close()
+			for _, step := range steps {
+				step(p)
+			}
+			untilClosed(p)
+		}()
+		return client, nil
+	}
+}
+
+// queued is a connection that queues what is written.
+type queued struct {
+	net.Conn
+	parts  chan []byte
+	once   sync.Once
+	closed chan struct{}
+}
+
+func newQueued(conn net.Conn) *queued {
+	c := &queued{Conn: conn, parts: make(chan []byte, 100), closed: make(chan struct{})}
+	go func() {
+		for {
+			select {
+			case part := <-c.parts:
+				_, _ = c.Conn.Write(part)
+			case <-c.closed:
+				return
+			}
+		}
+	}()
+	return c
+}
+
+func (c *queued) Write(p []byte) (int, error) {
+	select {
+	case c.parts <- slices.Clone(p):
+		return len(p), nil
+	case <-c.closed:
+		return 0, net.ErrClosed
+	}
+}
+
+// Close discards what is queued.
+func (c *queued) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
 }
 
 // addr returns the address of the server.

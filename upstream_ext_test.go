@@ -55,7 +55,7 @@ func lines(err error) []string {
 }
 
 func TestNew_reportsAll(t *testing.T) {
-	order := "pillion: order: breaker outside retry would hide failed attempts from the breaker; put AnyOrder among the policies if you mean it"
+	order := "pillion: order: breaker outside retry would hide failed attempts from the breaker; write them in the order retry, breaker, or put AnyOrder among the policies if you mean it"
 	tests := []struct {
 		name     string
 		upstream string
@@ -82,12 +82,12 @@ func TestNew_reportsAll(t *testing.T) {
 				pillion.Options{ReplayBuffer: -1, DrainBytes: -2, DrainTime: -3},
 			},
 			[]string{
-				`upstream "recipes": timeout: Config.Total: -2ns is negative`,
-				"timeout: Config.PerTry: -3ns is negative",
-				"limits: Config.MaxRequests: -2 is negative",
-				"pillion: Options.ReplayBuffer: -1 is negative",
-				"pillion: Options.DrainBytes: -2 is negative",
-				"pillion: Options.DrainTime: -3ns is negative",
+				`upstream "recipes": timeout: Config.Total: -2ns is negative; write a duration such as 5*time.Second, 0 for 15s, or timeout.Unlimited`,
+				"timeout: Config.PerTry: -3ns is negative; write a duration such as 5*time.Second, or 0 for no timeout",
+				"limits: Config.MaxRequests: -2 is negative; write 1 or more, 0 for the default, or limits.Zero for none",
+				"pillion: Options.ReplayBuffer: -1 is negative; write 1 or more, or 0 to keep nothing",
+				"pillion: Options.DrainBytes: -2 is negative; write 1 or more, or 0 for 64 KiB",
+				"pillion: Options.DrainTime: -3ns is negative; write a duration such as 5*time.Second, or 0 for 100ms",
 			},
 		},
 		{
@@ -157,8 +157,12 @@ func TestNew_order(t *testing.T) {
 			t.Run(nameOf(outer)+" outside "+nameOf(inner), func(t *testing.T) {
 				var want []string
 				if why := refused[[2]policy.Place{outer, inner}]; why != "" {
-					want = []string{fmt.Sprintf(
-						"upstream \"recipes\": pillion: order: %v outside %v %s; put AnyOrder among the policies if you mean it", nameOf(outer), nameOf(inner), why)}
+					instead := "write them in the order " + nameOf(inner) + ", " + nameOf(outer)
+					if inner == outer {
+						instead = "leave one of them out"
+					}
+					want = []string{fmt.Sprintf("upstream \"recipes\": pillion: order: %v outside %v %s; %s, or put AnyOrder among the policies if you mean it",
+						nameOf(outer), nameOf(inner), why, instead)}
 				}
 				between := placed{anyPlace} // a policy between them changes nothing
 				_, err := pillion.New("recipes", placed{outer}, between, placed{inner})

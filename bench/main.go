@@ -1,4 +1,4 @@
-// Command bench measures pillion beside other libraries in one run: the time and the
+// Command bench measures pillion beside other libraries in one run: the processor time and the
 // allocations that each adds to the bare work, as medians of interleaved rounds.
 //
 //	go run .                                print the tables
@@ -41,7 +41,7 @@ type options struct {
 
 func run(o options) error {
 	if o.only != "" && o.docs+o.readme != "" {
-		return errors.New("bench: -docs and -readme need all groups: omit -only")
+		return errors.New("bench: -docs and -readme need all groups; omit -only")
 	}
 	var tables []table
 	for _, g := range groups() {

@@ -2,12 +2,12 @@ package main
 
 import (
 	"log"
-	"math"
 	"math/rand/v2"
 	"runtime"
-	"slices"
 	"syscall"
 	"time"
+
+	"github.com/pillion-go/pillion/internal/measured"
 )
 
 // candidate is one way to do a group's work. The first of a group is the bare work, to
@@ -58,8 +58,8 @@ func measure(g group, rounds int, slice time.Duration) map[string]result {
 	for i, c := range g.candidates {
 		added := differences(ns[i], ns[0])
 		results[c.name] = result{
-			ns: median(ns[i]), added: median(added), noise: withinNoise(added),
-			allocs: median(allocs[i]), addedA: median(differences(allocs[i], allocs[0])),
+			ns: measured.Median(ns[i]), added: measured.Median(added), noise: measured.WithinNoise(added),
+			allocs: measured.Median(allocs[i]), addedA: measured.Median(differences(allocs[i], allocs[0])),
 		}
 	}
 	return results
@@ -100,29 +100,10 @@ func cpuTime() time.Duration {
 	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
-func median(values []float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	return sorted[len(sorted)/2]
-}
-
 func differences(values, bare []float64) []float64 {
 	d := make([]float64, len(values))
 	for i := range values {
 		d[i] = values[i] - bare[i]
 	}
 	return d
-}
-
-// withinNoise reports that the median of the differences is not above 0 with a
-// confidence of 97.5 %. It is the sign test, which assumes nothing of their distribution, by
-// the normal approximation.
-func withinNoise(differences []float64) bool {
-	above := 0
-	for _, d := range differences {
-		if d > 0 {
-			above++
-		}
-	}
-	n := float64(len(differences))
-	return float64(above) < n/2+0.5+1.96*math.Sqrt(n)/2
 }

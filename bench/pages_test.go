@@ -3,7 +3,6 @@ package main
 import (
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 )
@@ -86,17 +85,5 @@ func TestWritePage(t *testing.T) {
 func TestRun_only(t *testing.T) {
 	if err := run(options{only: "breaker", readme: "README.md"}); err == nil {
 		t.Error("-only with -readme: got no error")
-	}
-}
-
-func TestWithinNoise(t *testing.T) {
-	for _, test := range []struct {
-		rounds, faster int
-		want           bool
-	}{{1, 0, true}, {6, 0, false}, {21, 5, false}, {21, 6, true}, {2000, 940, false}, {2000, 960, true}, {2000, 2000, true}} {
-		differences := slices.Concat(slices.Repeat([]float64{3}, test.rounds-test.faster), slices.Repeat([]float64{-1}, test.faster))
-		if got := withinNoise(differences); got != test.want {
-			t.Errorf("%d of %d rounds faster: got %v, want %v", test.faster, test.rounds, got, test.want)
-		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/pillion-go/pillion/internal/settings"
 	"github.com/pillion-go/pillion/policy"
 )
 
@@ -94,18 +95,18 @@ func (c Config) checkThreshold() error {
 	const field = "Threshold"
 	switch t := c.Threshold; {
 	case math.IsNaN(t):
-		return wrong(field, t, "is no ratio: write one from 0 to 1")
+		return wrong(field, t, "is no ratio; write one from 0 to 1")
 	case t < 0 && t != Zero && t != Never:
-		return wrong(field, t, "is negative: write a ratio from 0 to 1, breaker.Zero or breaker.Never")
+		return wrong(field, t, "is negative; write a ratio from 0 to 1, breaker.Zero or breaker.Never")
 	case t > 1:
-		return wrong(field, t, "is above 1: write a ratio such as 0.5, or breaker.Never for a circuit that never opens")
+		return wrong(field, t, "is above 1; write a ratio such as 0.5, or breaker.Never for a circuit that never opens")
 	}
 	return nil
 }
 
 func (c Config) checkCount() error {
-	if c.NonBreakCount < 0 {
-		return wrong("NonBreakCount", c.NonBreakCount, "is negative: write 1 or more, or 0 for 20")
+	if why := settings.Count(int64(c.NonBreakCount), "0 for 20"); why != "" {
+		return wrong("NonBreakCount", c.NonBreakCount, why)
 	}
 	return nil
 }
@@ -113,13 +114,10 @@ func (c Config) checkCount() error {
 // checkDuration checks a field that may be zero, or special. other describes what a user can
 // write instead of a duration.
 func (Config) checkDuration(field string, d time.Duration, special bool, other string) error {
-	switch {
-	case d == 0 || special || d >= time.Millisecond:
-		return nil
-	case d < 0:
-		return wrong(field, d, "is negative: write a duration such as 5*time.Second, or "+other)
+	if why := settings.Duration(d, other); why != "" && !special {
+		return wrong(field, d, why)
 	}
-	return wrong(field, d, "is below a millisecond, did you forget the unit? Write a duration such as 5*time.Second, or "+other)
+	return nil
 }
 
 func wrong(field string, value any, why string) error {

@@ -28,23 +28,23 @@ func TestConfig_errors(t *testing.T) {
 		cfg  breaker.Config
 		want []string // each line of the error
 	}{
-		"NaN":                {breaker.Config{Threshold: math.NaN()}, []string{"breaker: Config.Threshold: NaN is no ratio: " + ratio}},
-		"negative threshold": {breaker.Config{Threshold: -0.5}, []string{"breaker: Config.Threshold: -0.5 is negative: " + special}},
-		"below all":          {breaker.Config{Threshold: math.Inf(-1)}, []string{"breaker: Config.Threshold: -Inf is negative: " + special}},
-		"a percentage":       {breaker.Config{Threshold: 50}, []string{"breaker: Config.Threshold: 50 is above 1: " + never}},
-		"just above":         {breaker.Config{Threshold: 1.01}, []string{"breaker: Config.Threshold: 1.01 is above 1: " + never}},
-		"above all":          {breaker.Config{Threshold: math.Inf(1)}, []string{"breaker: Config.Threshold: +Inf is above 1: " + never}},
-		"negative count":     {breaker.Config{NonBreakCount: -1}, []string{"breaker: Config.NonBreakCount: -1 is negative: " + count}},
-		"negative sleep":     {breaker.Config{Sleep: -time.Second}, []string{"breaker: Config.Sleep: -1s is negative: " + sleep}},
-		"never as a sleep":   {breaker.Config{Sleep: breaker.Never}, []string{"breaker: Config.Sleep: -2ns is negative: " + sleep}},
-		"sleep, no unit":     {breaker.Config{Sleep: 30}, []string{"breaker: Config.Sleep: 30ns is below a millisecond, did you forget the unit? W" + sleep[1:]}},
-		"negative period":    {breaker.Config{Period: -1}, []string{"breaker: Config.Period: -1ns is negative: " + period}},
-		"period, no unit":    {breaker.Config{Period: 60_000}, []string{"breaker: Config.Period: 60µs is below a millisecond, did you forget the unit? W" + period[1:]}},
+		"NaN":                {breaker.Config{Threshold: math.NaN()}, []string{"breaker: Config.Threshold: NaN is no ratio; " + ratio}},
+		"negative threshold": {breaker.Config{Threshold: -0.5}, []string{"breaker: Config.Threshold: -0.5 is negative; " + special}},
+		"below all":          {breaker.Config{Threshold: math.Inf(-1)}, []string{"breaker: Config.Threshold: -Inf is negative; " + special}},
+		"a percentage":       {breaker.Config{Threshold: 50}, []string{"breaker: Config.Threshold: 50 is above 1; " + never}},
+		"just above":         {breaker.Config{Threshold: 1.01}, []string{"breaker: Config.Threshold: 1.01 is above 1; " + never}},
+		"above all":          {breaker.Config{Threshold: math.Inf(1)}, []string{"breaker: Config.Threshold: +Inf is above 1; " + never}},
+		"negative count":     {breaker.Config{NonBreakCount: -1}, []string{"breaker: Config.NonBreakCount: -1 is negative; " + count}},
+		"negative sleep":     {breaker.Config{Sleep: -time.Second}, []string{"breaker: Config.Sleep: -1s is negative; " + sleep}},
+		"never as a sleep":   {breaker.Config{Sleep: breaker.Never}, []string{"breaker: Config.Sleep: -2ns is negative; " + sleep}},
+		"sleep, no unit":     {breaker.Config{Sleep: 30}, []string{"breaker: Config.Sleep: 30ns is below 1ms; did you forget the unit? W" + sleep[1:]}},
+		"negative period":    {breaker.Config{Period: -1}, []string{"breaker: Config.Period: -1ns is negative; " + period}},
+		"period, no unit":    {breaker.Config{Period: 60_000}, []string{"breaker: Config.Period: 60µs is below 1ms; did you forget the unit? W" + period[1:]}},
 		"all": {breaker.Config{Threshold: -3, NonBreakCount: -3, Sleep: -4, Period: 1}, []string{
-			"breaker: Config.Threshold: -3 is negative: " + special,
-			"breaker: Config.NonBreakCount: -3 is negative: " + count,
-			"breaker: Config.Sleep: -4ns is negative: " + sleep,
-			"breaker: Config.Period: 1ns is below a millisecond, did you forget the unit? W" + period[1:],
+			"breaker: Config.Threshold: -3 is negative; " + special,
+			"breaker: Config.NonBreakCount: -3 is negative; " + count,
+			"breaker: Config.Sleep: -4ns is negative; " + sleep,
+			"breaker: Config.Period: 1ns is below 1ms; did you forget the unit? W" + period[1:],
 		}},
 	}
 	for name, tt := range tests {
@@ -57,7 +57,7 @@ func TestConfig_errors(t *testing.T) {
 			}
 			group := breaker.GroupConfig{Breaker: tt.cfg, MaxKeys: -7}
 			_, got := breaker.NewGroup(group)
-			if want += "\nbreaker: GroupConfig.MaxKeys: -7 is negative: write 1 or more, or 0 for 1000"; got == nil || got.Error() != want {
+			if want += "\nbreaker: GroupConfig.MaxKeys: -7 is negative; write 1 or more, or 0 for 1000"; got == nil || got.Error() != want {
 				t.Errorf("NewGroup: got error %v, want %s", got, want)
 			}
 			if _, got = pillion.New("recipes", group); got == nil || !strings.Contains(got.Error(), want) {

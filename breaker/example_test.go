@@ -128,8 +128,8 @@ func ExampleNew_errors() {
 	_, err := breaker.New(breaker.Config{Threshold: 50, Period: 3})
 	fmt.Println(err)
 	// Output:
-	// breaker: Config.Threshold: 50 is above 1: write a ratio such as 0.5, or breaker.Never for a circuit that never opens
-	// breaker: Config.Period: 3ns is below a millisecond, did you forget the unit? Write a duration such as 5*time.Second, or 0 for 10s
+	// breaker: Config.Threshold: 50 is above 1; write a ratio such as 0.5, or breaker.Never for a circuit that never opens
+	// breaker: Config.Period: 3ns is below 1ms; did you forget the unit? Write a duration such as 5*time.Second, or 0 for 10s
 }
 
 // A breaker can guard work that is not a call of an upstream.

@@ -91,7 +91,7 @@ func GobreakerSettings(cfg Config) (gobreaker.Settings, error) {
 func (c Config) checkMapped() error {
 	var bad []error
 	if c.Classify != nil {
-		bad = append(bad, errors.New("breaker: Config.Classify: has no effect on a gobreaker: leave it nil"))
+		bad = append(bad, errors.New("breaker: Config.Classify: has no effect on a gobreaker; leave it nil"))
 	}
 	if c.OnStateChange != nil {
 		bad = append(bad, errors.New("breaker: Config.OnStateChange: has no effect on a gobreaker: set OnStateChange of its Settings"))
@@ -195,7 +195,7 @@ type plain[T any] struct {
 	cb *gobreaker.CircuitBreaker[T]
 }
 
-var errPlain = errors.New("breaker: a plain gobreaker has no Admit: use a two-step gobreaker")
+var errPlain = errors.New("breaker: a plain gobreaker has no Admit; use a two-step gobreaker")
 
 func (e *plain[T]) admit(bool) (ticket, *OpenError) {
 	return ticket{}, &OpenError{Name: e.cb.Name(), Err: errPlain}

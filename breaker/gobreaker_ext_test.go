@@ -298,7 +298,7 @@ func TestFromGobreaker_byHand(t *testing.T) {
 	t.Run("plain", func(t *testing.T) {
 		b := engines["plain"](t, gobreaker.Settings{})
 		_, err := b.Admit()
-		if want := "breaker: a plain gobreaker has no Admit: use a two-step gobreaker"; err == nil || !errors.Is(err, breaker.ErrOpen) ||
+		if want := "breaker: a plain gobreaker has no Admit; use a two-step gobreaker"; err == nil || !errors.Is(err, breaker.ErrOpen) ||
 			errors.Unwrap(err) == nil || errors.Unwrap(err).Error() != want {
 			t.Errorf("got error %v, want one that is ErrOpen around %s", err, want)
 		}

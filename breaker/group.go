@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/pillion-go/pillion/internal/settings"
 	"github.com/pillion-go/pillion/policy"
 )
 
@@ -57,8 +58,8 @@ func (c GroupConfig) Wrap(s *policy.Builder, next policy.Func) (policy.Func, err
 
 func (c GroupConfig) check() error {
 	bad := []error{c.Breaker.check()}
-	if c.MaxKeys < 0 {
-		bad = append(bad, fmt.Errorf("breaker: GroupConfig.MaxKeys: %d is negative: write 1 or more, or 0 for 1000", c.MaxKeys))
+	if why := settings.Count(int64(c.MaxKeys), "0 for 1000"); why != "" {
+		bad = append(bad, fmt.Errorf("breaker: GroupConfig.MaxKeys: %d %s", c.MaxKeys, why))
 	}
 	return errors.Join(bad...)
 }

@@ -200,7 +200,10 @@ func TestUpdate_keepsCalls(t *testing.T) {
 type stats map[string]func() uint64
 
 func (s stats) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
-	b.Stats(func(of policy.Stat) { s[of.Name] = of.Read })
+	b.Stats(func(of policy.Stat) error {
+		s[of.Name] = of.Read
+		return nil
+	})
 	return next, nil
 }
 

@@ -450,4 +450,6 @@ func (c *Config) pool() pool.Config {
 }
 
 // mergeWindow returns MergeWindow with its default.
-func (c *Config) mergeWindow() time.Duration { return max(cmp.Or(c.MergeWindow, DefaultMergeWindow), 0) }
+func (c *Config) mergeWindow() time.Duration {
+	return max(cmp.Or(c.MergeWindow, DefaultMergeWindow), 0)
+}

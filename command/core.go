@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/internal/settings"
 )
 
 // The phases of a command.
@@ -87,21 +88,18 @@ func (c *core) make(j job, cfg Config, noWork bool, deps ...*core) {
 func (c *core) check(noWork bool, deps []*core) {
 	var bad problems
 	if noWork {
-		bad.say("the work is a nil function: pass a function")
+		bad.say("the work is a nil function; pass a function")
 	}
-	switch {
-	case c.timeout < 0:
-		bad.say("Config.Timeout: %v is negative: write a duration such as 5*time.Second, or 0 for no limit", c.timeout)
-	case c.timeout > 0 && c.timeout < time.Millisecond:
-		bad.say("Config.Timeout: %v is below a millisecond, did you forget the unit? Write a duration such as 5*time.Second, or 0 for no limit", c.timeout)
+	if why := settings.Duration(c.timeout, "0 for no timeout"); why != "" {
+		bad.say("Config.Timeout: %v %s", c.timeout, why)
 	}
 	if !c.service.made() {
 		c.service = DefaultService()
-		bad.say("Config.Service: the service was not made by NewService: pass one that was, or nil for the default service")
+		bad.say("Config.Service: the service was not made by NewService; pass one that was, or nil for the default service")
 	}
 	for i, d := range deps {
 		if d == nil || d.job == nil {
-			bad.say("dependency %d is nil, or was not made by New: pass a command that was", i+1)
+			bad.say("dependency %d is nil, or was not made by New; pass a command that was", i+1)
 		}
 	}
 	c.bad = bad.err()
@@ -142,7 +140,7 @@ func runningIn(ctx context.Context) *core {
 func (c *core) start(ctx context.Context, r *retrying, here bool) error {
 	switch {
 	case c.job == nil:
-		return invalid("Start: the command was not made by New: make it with New")
+		return invalid("Start: the command was not made by New; make it with New")
 	case ctx == nil:
 		return invalid("Start: %s", nilContext)
 	}
@@ -423,7 +421,7 @@ func (c *core) publish(holding bool) {
 }
 
 // nilContext is the end of the errors about a nil context.
-const nilContext = "the context is nil: pass context.Background() if there is none"
+const nilContext = "the context is nil; pass context.Background() if there is none"
 
 // wait waits until the command has ended, or ctx has.
 func (c *core) wait(ctx context.Context) error {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"sync"
+
+	"github.com/pillion-go/pillion/internal/settings"
 )
 
 // Zero is a MaxQueue of zero. The zero value of the field means no bound.
@@ -43,7 +45,7 @@ func (o *Overflow) UnmarshalText(name []byte) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("command: Overflow: %q is unknown: write abort, caller_runs or discard", name)
+	return fmt.Errorf("command: Overflow: %q is unknown; write abort, caller_runs or discard", name)
 }
 
 // PoolConfig describes a [Pool]. It mirrors the options of
@@ -66,20 +68,20 @@ type PoolConfig struct {
 
 func (cfg PoolConfig) check() error {
 	var bad problems
-	if cfg.MaxThreads < 0 {
-		bad.say("PoolConfig.MaxThreads: %d is negative: write 1 or more, or 0 for no bound", cfg.MaxThreads)
+	if why := settings.Count(int64(cfg.MaxThreads), "0 for no bound"); why != "" {
+		bad.say("PoolConfig.MaxThreads: %d %s", cfg.MaxThreads, why)
 	}
-	switch {
-	case cfg.MaxQueue < 0 && cfg.MaxQueue != Zero:
-		bad.say("PoolConfig.MaxQueue: %d is negative: write 1 or more, 0 for no bound, or command.Zero", cfg.MaxQueue)
+	switch why := settings.Count(int64(cfg.MaxQueue), "0 for no bound", "command.Zero for no queue"); {
+	case why != "" && cfg.MaxQueue != Zero:
+		bad.say("PoolConfig.MaxQueue: %d %s", cfg.MaxQueue, why)
 	case cfg.MaxQueue != 0 && cfg.MaxThreads == 0:
-		bad.say("PoolConfig.MaxQueue: %d has no effect on a pool without MaxThreads: write MaxThreads too", cfg.MaxQueue)
+		bad.say("PoolConfig.MaxQueue: %d has no effect on a pool without MaxThreads; write MaxThreads too", cfg.MaxQueue)
 	}
 	switch {
 	case cfg.Overflow > Discard:
-		bad.say("PoolConfig.Overflow: %d is unknown: write command.Abort, command.CallerRuns or command.Discard", uint8(cfg.Overflow))
+		bad.say("PoolConfig.Overflow: %d is unknown; write command.Abort, command.CallerRuns or command.Discard", uint8(cfg.Overflow))
 	case cfg.Overflow != Abort && (cfg.MaxQueue == 0 || cfg.MaxThreads == 0):
-		bad.say("PoolConfig.Overflow: %v has no effect on a pool that is never full: write MaxThreads and MaxQueue too", cfg.Overflow)
+		bad.say("PoolConfig.Overflow: %v has no effect on a pool that is never full; write MaxThreads and MaxQueue too", cfg.Overflow)
 	}
 	return bad.err()
 }

@@ -1,13 +1,13 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"math"
-	"slices"
 	"time"
 
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/internal/retryable"
 	"github.com/pillion-go/pillion/retry"
 )
 
@@ -85,20 +85,13 @@ func callBack(o *retry.Retryable, n int, err error) {
 // again reports whether an attempt that failed with err is to be retried, after a number
 // of retries.
 func again(o *retry.Retryable, retries int, err error) bool {
-	if retries+1 >= tries(o) || errors.Is(err, errSettled) {
+	if (o.Tries != retry.Unlimited && retries+1 >= cmp.Or(o.Tries, retry.DefaultTries)) || errors.Is(err, errSettled) {
 		return false
 	}
-	among := func(list []retry.Match) bool {
-		return slices.ContainsFunc(list, func(m retry.Match) bool { return m(err) })
-	}
-	switch {
-	case among(o.Not):
-		return false
-	case o.On != nil && !among(o.On), o.On == nil && isPanic(err):
+	if o.On == nil && isPanic(err) {
 		return false
 	}
-	return o.Matching == nil ||
-		slices.ContainsFunc(o.Matching, func(p retry.Pattern) bool { return p.MatchString(message(err)) })
+	return retryable.Selects(err, message, o.On, o.Not, o.Matching)
 }
 
 // message is the text that Matching is compared with. The text of a refusal is without the
@@ -115,25 +108,12 @@ func isPanic(err error) bool {
 	return ok
 }
 
-func tries(o *retry.Retryable) int {
-	switch o.Tries {
-	case 0:
-		return retry.DefaultTries
-	case retry.Unlimited:
-		return math.MaxInt
-	}
-	return o.Tries
-}
-
 // waitOf is the wait after a number of retries.
 func waitOf(o *retry.Retryable, retries int) time.Duration {
-	switch {
-	case o.SleepFunc != nil:
+	if o.SleepFunc != nil {
 		return o.SleepFunc(retries)
-	case o.Sleep == 0:
-		return retry.DefaultSleep
 	}
-	return o.Sleep // Zero is below zero
+	return cmp.Or(o.Sleep, retry.DefaultSleep) // Zero is below zero
 }
 
 // pause waits for d, or until ctx ends.
@@ -152,21 +132,13 @@ func pause(ctx context.Context, d time.Duration) {
 // checkRetry checks the options.
 func checkRetry(o *retry.Retryable) error {
 	var bad problems
-	if o.Tries < 0 && o.Tries != retry.Unlimited {
-		bad.say("Retryable.Tries: %d is negative: write 1 or more, 0 for 2, or retry.Unlimited", o.Tries)
+	own := *o
+	own.Budget = nil
+	if err := own.Check(); err != nil {
+		bad = append(bad, renamed(err, "retry: Retryable.", "command: Retryable."))
 	}
-	switch {
-	case o.Sleep < 0 && o.Sleep != retry.Zero:
-		bad.say("Retryable.Sleep: %v is negative: write a duration such as time.Second, or retry.Zero", o.Sleep)
-	case o.Sleep > 0 && o.Sleep < time.Millisecond:
-		bad.say("Retryable.Sleep: %v is below a millisecond, did you forget the unit? Write a duration such as time.Second, or retry.Zero", o.Sleep)
-	}
-	isNil := func(m retry.Match) bool { return m == nil }
-	if slices.ContainsFunc(o.On, isNil) || slices.ContainsFunc(o.Not, isNil) {
-		bad.say("Retryable.On, Retryable.Not: a Match is nil: leave it out")
-	}
-	if slices.Contains(o.Matching, nil) {
-		bad.say("Retryable.Matching: a Pattern is nil: leave it out")
+	if o.Budget != nil {
+		bad.say("Retryable.Budget: %+v has no effect on a command, which has no upstream; leave it out", *o.Budget)
 	}
 	return bad.err()
 }

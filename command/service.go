@@ -99,23 +99,23 @@ func (c ServiceConfig) breaker() (*breaker.Breaker, error) {
 			Sleep: c.Sleep, Period: c.Period, OnStateChange: c.OnStateChange,
 		})
 		if err != nil {
-			return nil, problems{ofService(err)}.err()
+			return nil, problems{renamed(err, "breaker: Config.", "command: ServiceConfig.")}.err()
 		}
 		return b, nil
 	}
 	var bad problems
 	if c.Threshold != 0 || c.NonBreakCount != 0 || c.Sleep != 0 || c.Period != 0 || c.OnStateChange != nil {
-		bad.say("ServiceConfig.Breaker: a breaker is given, and settings to make one too: leave out Threshold, NonBreakCount, Sleep, Period and OnStateChange, or Breaker")
+		bad.say("ServiceConfig.Breaker: a breaker is given, and settings to make one too; leave out Threshold, NonBreakCount, Sleep, Period and OnStateChange, or Breaker")
 	}
 	if !c.Breaker.AdmitsByHand() {
-		bad.say("ServiceConfig.Breaker: admits no command: make it by breaker.New, or by breaker.FromGobreaker of a two-step gobreaker")
+		bad.say("ServiceConfig.Breaker: admits no command; make it by breaker.New, or by breaker.FromGobreaker of a two-step gobreaker")
 	}
 	return c.Breaker, bad.err()
 }
 
-// ofService writes an error of breaker.Config with the name of ServiceConfig.
-func ofService(err error) error {
-	return errors.New(strings.ReplaceAll(err.Error(), "breaker: Config.", "command: ServiceConfig."))
+// renamed returns the error of another package with the names of this one.
+func renamed(err error, theirs, ours string) error {
+	return errors.New(strings.ReplaceAll(err.Error(), theirs, ours))
 }
 
 var defaultService = sync.OnceValue(func() *Service { //nolint:gochecknoglobals // one for the process, as in the gem
@@ -225,9 +225,9 @@ func Allow[T any](s *Service, f func() (T, error)) (T, error) {
 func checkRun(s *Service, noFunction bool) error {
 	switch {
 	case !s.made():
-		return invalid("Allow: the service is nil, or was not made by NewService: pass one that was")
+		return invalid("Allow: the service is nil, or was not made by NewService; pass one that was")
 	case noFunction:
-		return invalid("Allow: the function is nil: pass one")
+		return invalid("Allow: the function is nil; pass one")
 	}
 	return nil
 }

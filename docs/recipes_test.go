@@ -71,6 +71,35 @@ func Example_hosts() {
 	// onions.example soup false
 }
 
+func Example_cluster() {
+	addresses := hosts(503, 200) // two of one service; the first one fails
+	kitchens, err := cluster.New(cluster.Config{
+		Endpoints: cluster.Addresses(addresses...),
+		Outlier:   &cluster.Outlier{Consecutive5xx: 3, MaxEjectionPercent: 50},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer kitchens.Close()
+	recipes, err := pillion.New("recipes", timeout.Config{Total: time.Second}, retry.Config{}, kitchens)
+	if err != nil {
+		log.Fatal(err)
+	}
+	client := &http.Client{Transport: recipes.Transport(nil)} // the cluster makes the connections
+
+	for range 10 {
+		if _, err := get(client, "http://recipes.internal/menu"); err != nil {
+			fmt.Println(err)
+		}
+	}
+	for _, h := range kitchens.Hosts() {
+		fmt.Println(h.Health, h.Flags)
+	}
+	// Output:
+	// UNHEALTHY /failed_outlier_check
+	// HEALTHY healthy
+}
+
 func Example_hostLimits() {
 	const most = 1000
 	var mu sync.Mutex
@@ -131,35 +160,6 @@ func Example_hostLimits() {
 	// Get "http://onions.example": limits: onions.example: max_requests of 1 reached; is the body of every response closed?
 	// http://leeks.example: status 503
 	// cluster.onions_example.upstream_rq_active_overflow: 1
-}
-
-func Example_cluster() {
-	addresses := hosts(503, 200) // two of one service; the first one fails
-	kitchens, err := cluster.New(cluster.Config{
-		Endpoints: cluster.Addresses(addresses...),
-		Outlier:   &cluster.Outlier{Consecutive5xx: 3, MaxEjectionPercent: 50},
-	})
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer kitchens.Close()
-	recipes, err := pillion.New("recipes", timeout.Config{Total: time.Second}, retry.Config{}, kitchens)
-	if err != nil {
-		log.Fatal(err)
-	}
-	client := &http.Client{Transport: recipes.Transport(nil)} // the cluster makes the connections
-
-	for range 10 {
-		if _, err := get(client, "http://recipes.internal/menu"); err != nil {
-			fmt.Println(err)
-		}
-	}
-	for _, h := range kitchens.Hosts() {
-		fmt.Println(h.Health, h.Flags)
-	}
-	// Output:
-	// UNHEALTHY /failed_outlier_check
-	// HEALTHY healthy
 }
 
 func Example_tooManyRequests() {

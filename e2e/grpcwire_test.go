@@ -11,6 +11,7 @@ import (
 	testgrpc "google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/grpc/status"
 
+	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/pilliongrpc"
@@ -21,6 +22,31 @@ import (
 // trailersOnly responds with a status only.
 func (s *stream) trailersOnly(code string) {
 	s.respond(true, ":status", "200", "content-type", "application/grpc", "grpc-status", code)
+}
+
+// dialScript returns a client of server through u.
+func dialScript(t *testing.T, u *pillion.Upstream, server *scripted) testgrpc.TestServiceClient {
+	t.Helper()
+	conn, err := grpc.NewClient("passthrough:///"+server.addr(),
+		append(pilliongrpc.DialOptions(u), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return testgrpc.NewTestServiceClient(conn)
+}
+
+// callOnce makes a unary call, or a streaming call without messages, and returns its error.
+func callOnce(t *testing.T, c testgrpc.TestServiceClient, streaming bool) error {
+	t.Helper()
+	if !streaming {
+		_, err := c.EmptyCall(t.Context(), &testgrpc.Empty{})
+		return err
+	}
+	s := startStream(t.Context(), t, c)
+	_ = s.CloseSend()
+	_, err := s.Recv()
+	return err
 }
 
 // TestGRPCWire has a server reset streams with every code, and send GOAWAY, before it
@@ -60,20 +86,7 @@ func TestGRPCWire(t *testing.T) {
 				u, _, events := streamUpstream(t, retry.Config{On: test.on, Rand: func() float64 { return 0 }}, limits.Config{MaxRequests: 1})
 				var script h2script
 				server := serveScript(t, func(_ *scripted, conn net.Conn) { script.play(conn, test.act) })
-				conn, err := grpc.NewClient("passthrough:///"+server.addr(),
-					append(pilliongrpc.DialOptions(u), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() { _ = conn.Close() })
-				c := testgrpc.NewTestServiceClient(conn)
-				if streaming {
-					s := startStream(t.Context(), t, c)
-					_ = s.CloseSend()
-					_, err = s.Recv()
-				} else {
-					_, err = c.EmptyCall(t.Context(), &testgrpc.Empty{})
-				}
+				err := callOnce(t, dialScript(t, u, server), streaming)
 				end := wantSoon(t, events.ends, "the end of the call")
 				if status.Code(err) != codes.Unavailable || end.Detail != test.detail || end.Flags != test.flags|envoy.URX {
 					t.Errorf("got %v, %v %v, want Unavailable, %v %v", err, end.Flags, end.Detail, test.flags|envoy.URX, test.detail)
@@ -93,13 +106,7 @@ func TestGRPCWire_otherStatus(t *testing.T) {
 	u, _, _ := streamUpstream(t, again(3))
 	var script h2script
 	server := serveScript(t, func(_ *scripted, conn net.Conn) { script.play(conn, func(s *stream) { s.trailersOnly("77") }) })
-	conn, err := grpc.NewClient("passthrough:///"+server.addr(),
-		append(pilliongrpc.DialOptions(u), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close() })
-	_, err = testgrpc.NewTestServiceClient(conn).EmptyCall(t.Context(), &testgrpc.Empty{})
+	err := callOnce(t, dialScript(t, u, server), false)
 	if status.Code(err) != codes.Code(77) || script.requests.Load() != 1 {
 		t.Errorf("got %v after %d requests, want status 77 after 1", err, script.requests.Load())
 	}
@@ -154,20 +161,7 @@ func TestGRPCWire_malformed(t *testing.T) {
 				u, _, events := streamUpstream(t, retry.Config{On: "reset,internal,cancelled,unavailable", Rand: func() float64 { return 0 }}, limits.Config{MaxRequests: 1})
 				var script h2script
 				server := serveScript(t, func(_ *scripted, conn net.Conn) { script.play(conn, test.act) })
-				conn, err := grpc.NewClient("passthrough:///"+server.addr(),
-					append(pilliongrpc.DialOptions(u), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() { _ = conn.Close() })
-				c := testgrpc.NewTestServiceClient(conn)
-				if streaming {
-					s := startStream(t.Context(), t, c)
-					_ = s.CloseSend()
-					_, err = s.Recv()
-				} else {
-					_, err = c.EmptyCall(t.Context(), &testgrpc.Empty{})
-				}
+				err := callOnce(t, dialScript(t, u, server), streaming)
 				end := wantSoon(t, events.ends, "the end of the call")
 				flags := test.flags
 				if test.attempts > 1 {

@@ -61,11 +61,11 @@ func (h HeaderMatcher) Compile() (Matcher, error) {
 	}
 	switch {
 	case h.Name == "":
-		return m, errors.New("Name is empty")
+		return m, errors.New("Name is empty; write one such as X-Retry")
 	case !IsToken(h.Name):
 		return m, fmt.Errorf("Name %q is no header name; write one such as X-Retry", h.Name)
 	case tests > 1:
-		return m, fmt.Errorf("%q has more than one of Exact, Prefix, Suffix, Contains and Regex", h.Name)
+		return m, fmt.Errorf("%q has more than one of Exact, Prefix, Suffix, Contains and Regex; write one of them", h.Name)
 	}
 	return m, nil
 }
@@ -126,7 +126,7 @@ func compileRegex(expr string) (*regexp.Regexp, error) {
 
 // IsToken reports whether name can be the name of a header (RFC 9110, section 5.6.2).
 func IsToken(name string) bool {
-	return !strings.ContainsFunc(name, func(r rune) bool {
+	return name != "" && !strings.ContainsFunc(name, func(r rune) bool {
 		return r <= ' ' || r >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/internal/settings"
 	"github.com/pillion-go/pillion/policy"
 )
 
@@ -122,7 +123,7 @@ func (c Config) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 func (c Config) check() error {
 	bad := []error{c.Delay.check(), c.Abort.check(), c.ResponseRateLimit.check()}
 	if c.MaxActiveFaults < 0 && c.MaxActiveFaults != Zero {
-		bad = append(bad, fmt.Errorf("fault: Config.MaxActiveFaults: %d is negative; write Zero for no fault", c.MaxActiveFaults))
+		bad = append(bad, fmt.Errorf("fault: Config.MaxActiveFaults: %d is negative; write 1 or more, 0 for no limit, or fault.Zero for no fault", c.MaxActiveFaults))
 	}
 	if slices.Contains(c.DownstreamNodes, "") {
 		bad = append(bad, errors.New("fault: Config.DownstreamNodes: a name is empty; leave it out"))
@@ -138,10 +139,8 @@ func (d *Delay) check() error {
 	switch {
 	case d.Header && d.Fixed != 0, !d.Header && d.Fixed == 0:
 		why = "write one of Fixed and Header"
-	case d.Fixed < 0:
-		why = "Fixed is negative; leave out Delay for no delay"
-	case d.Fixed > 0 && d.Fixed < time.Millisecond:
-		why = "Fixed is below 1ms; did you forget the unit?"
+	case d.Fixed < time.Millisecond && !d.Header:
+		why = fmt.Sprintf("Fixed %v %s", d.Fixed, settings.Duration(d.Fixed, "leave out Delay for no delay"))
 	}
 	return badFields("Delay", why, d.Percentage)
 }
@@ -155,9 +154,9 @@ func (a *Abort) check() error {
 	case count(a.HTTPStatus != 0, a.GRPCStatus != 0, a.Header) != 1:
 		why = "write one of HTTPStatus, GRPCStatus and Header"
 	case a.HTTPStatus != 0 && !isHTTPStatus(uint64(a.HTTPStatus)): //nolint:gosec // a negative one is large, and wrong too
-		why = fmt.Sprintf("HTTPStatus %d is not within 200 and 599", a.HTTPStatus)
+		why = fmt.Sprintf("HTTPStatus %d is not within 200 and 599; write a status such as 503", a.HTTPStatus)
 	case a.GRPCStatus != 0 && !isGRPCStatus(uint64(a.GRPCStatus)): //nolint:gosec // likewise
-		why = fmt.Sprintf("GRPCStatus %d is not within 1 and 16", a.GRPCStatus)
+		why = fmt.Sprintf("GRPCStatus %d is not within 1 and 16; write a code such as 14 for UNAVAILABLE", a.GRPCStatus)
 	}
 	return badFields("Abort", why, a.Percentage)
 }
@@ -174,7 +173,7 @@ func (r *RateLimit) check() error {
 	case r.Header && r.LimitKbps != 0, !r.Header && r.LimitKbps == 0:
 		why = "write one of LimitKbps and Header"
 	case r.LimitKbps < 0:
-		why = fmt.Sprintf("LimitKbps %d is negative", r.LimitKbps)
+		why = fmt.Sprintf("LimitKbps %d is negative; write how many KiB may pass in a second", r.LimitKbps)
 	}
 	return badFields("ResponseRateLimit", why, r.Percentage)
 }

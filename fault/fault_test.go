@@ -457,22 +457,22 @@ func TestPlace(t *testing.T) {
 
 func TestConfig_check(t *testing.T) {
 	tests := map[string]Config{
-		"":                                       {},
-		"Config.Delay: write one of":             {Delay: &Delay{}},
-		"Config.Delay: write one of Fixed and":   {Delay: &Delay{Fixed: time.Second, Header: true}},
-		"Config.Delay: Fixed is negative":        {Delay: &Delay{Fixed: -1}},
-		"Config.Delay: Fixed is below 1ms":       {Delay: &Delay{Fixed: 500}},
-		"Config.Delay.Percentage.Numerator: -7":  {Delay: &Delay{Fixed: time.Second, Percentage: envoy.Percent{Numerator: -7}}},
-		"Config.Abort: write one of":             {Abort: &Abort{}},
-		"Config.Abort: write one of HTTPStatus,": {Abort: &Abort{HTTPStatus: 500, GRPCStatus: 2}},
-		"Config.Abort: HTTPStatus 199":           {Abort: &Abort{HTTPStatus: 199}},
-		"Config.Abort: HTTPStatus -1":            {Abort: &Abort{HTTPStatus: -1}},
-		"Config.Abort: GRPCStatus 17":            {Abort: &Abort{GRPCStatus: 17}},
-		"Config.ResponseRateLimit: write one of": {ResponseRateLimit: &RateLimit{}},
-		"Config.ResponseRateLimit: LimitKbps -1": {ResponseRateLimit: &RateLimit{LimitKbps: -1}},
-		"Config.MaxActiveFaults: -2":             {MaxActiveFaults: -2},
-		"Config.Headers[0]: Name is empty":       {Headers: []envoy.HeaderMatcher{{}}},
-		"Config.DownstreamNodes: a name":         {DownstreamNodes: []string{""}},
+		"":                                     {},
+		"Config.Delay: write one of":           {Delay: &Delay{}},
+		"Config.Delay: write one of Fixed and": {Delay: &Delay{Fixed: time.Second, Header: true}},
+		"Config.Delay: Fixed -1ns is negative; write a duration such as 5*time.Second, or leave out Delay for no delay": {Delay: &Delay{Fixed: -1}},
+		"Config.Delay: Fixed 500ns is below 1ms; did you":                                                               {Delay: &Delay{Fixed: 500}},
+		"Config.Delay.Percentage.Numerator: -7":                                                                         {Delay: &Delay{Fixed: time.Second, Percentage: envoy.Percent{Numerator: -7}}},
+		"Config.Abort: write one of":                                                                                    {Abort: &Abort{}},
+		"Config.Abort: write one of HTTPStatus,":                                                                        {Abort: &Abort{HTTPStatus: 500, GRPCStatus: 2}},
+		"Config.Abort: HTTPStatus 199 is not within 200 and 599; write a status such as 503":                            {Abort: &Abort{HTTPStatus: 199}},
+		"Config.Abort: HTTPStatus -1":                                                                                   {Abort: &Abort{HTTPStatus: -1}},
+		"Config.Abort: GRPCStatus 17 is not within 1 and 16; write a code such as 14 for UNAVAILABLE":                   {Abort: &Abort{GRPCStatus: 17}},
+		"Config.ResponseRateLimit: write one of":                                                                        {ResponseRateLimit: &RateLimit{}},
+		"Config.ResponseRateLimit: LimitKbps -1 is negative; write how many KiB may pass in a second":                   {ResponseRateLimit: &RateLimit{LimitKbps: -1}},
+		"Config.MaxActiveFaults: -2 is negative; write 1 or more, 0 for no limit, or fault.Zero for no fault":           {MaxActiveFaults: -2},
+		"Config.Headers[0]: Name is empty":                                                                              {Headers: []envoy.HeaderMatcher{{}}},
+		"Config.DownstreamNodes: a name":                                                                                {DownstreamNodes: []string{""}},
 	}
 	for want, c := range tests {
 		_, err := pillion.New("recipes", c)

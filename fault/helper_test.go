@@ -3,10 +3,9 @@ package fault
 import (
 	"context"
 	"io"
+	"maps"
 	"net/http"
-	"net/http/httptest"
 	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -14,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/internal/statstest"
 	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/policy"
 )
@@ -89,14 +89,7 @@ func (k *kitchen) status(t *testing.T, headers ...string) int {
 // Zeros are left out.
 func (k *kitchen) stats(t *testing.T, word string) map[string]int {
 	t.Helper()
-	w := httptest.NewRecorder()
-	metrics.Handler(k.registry).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/stats", nil))
-	found := map[string]int{}
-	for line := range strings.Lines(w.Body.String()) {
-		name, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
-		if n, err := strconv.Atoi(value); err == nil && n != 0 && strings.Contains(name, word) {
-			found[strings.TrimPrefix(name, "cluster.recipes.")] = n
-		}
-	}
-	return found
+	used := statstest.Used(t, k.registry, "")
+	maps.DeleteFunc(used, func(name string, _ int) bool { return !strings.Contains(name, word) })
+	return used
 }

@@ -21,7 +21,7 @@ const interval = time.Second / parts
 func pace(ctx context.Context, o *policy.Outcome, kbps uint64) {
 	resp, ok := o.Value.(*http.Response)
 	a := o.Pending()
-	if !ok || a == nil || o.Has(policy.Upgraded) || resp.Body == http.NoBody {
+	if !ok || a == nil || a.Upgraded() || resp.Body == http.NoBody {
 		return
 	}
 	resp.Body = &pacedBody{

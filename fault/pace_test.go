@@ -13,6 +13,7 @@ import (
 
 	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/internal/memhttp"
+	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -157,6 +158,33 @@ func TestResponseRateLimit_noBody(t *testing.T) {
 		if _, ok := got.Body.(io.Writer); resp.StatusCode == http.StatusSwitchingProtocols && !ok || resp.StatusCode == http.StatusNoContent && got.Body != http.NoBody {
 			t.Errorf("%d: got a %T", resp.StatusCode, got.Body)
 		}
+	}
+}
+
+// forgetful is a policy that takes each response for a plain success.
+type forgetful struct{}
+
+func (forgetful) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
+	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
+		o := next(ctx, c)
+		o.Conditions = 0
+		return o
+	}, nil
+}
+
+// TestResponseRateLimit_upgraded pins that the caller can write to an upgraded connection even if a
+// policy has changed the conditions.
+func TestResponseRateLimit_upgraded(t *testing.T) {
+	k := newKitchen(t, Config{ResponseRateLimit: &RateLimit{LimitKbps: 8}}, forgetful{})
+	k.reply = func(*http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: http.StatusSwitchingProtocols, Body: struct{ io.ReadWriteCloser }{}}, nil
+	}
+	got, _, err := k.get(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := got.Body.(io.Writer); !ok {
+		t.Errorf("got a %T, want a connection", got.Body)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/pillion-go/pillion/internal/settings"
 	"github.com/pillion-go/pillion/policy"
 )
 
@@ -86,24 +87,18 @@ func (c Config) check() error {
 	case p > 0 && p < 1:
 		say("Percentile", "%v is below 1; write %v for %v percent", p, 100*p, 100*p)
 	case p != 0 && !(p >= 1 && p <= 99.9):
-		say("Percentile", "%v is not within 1 and 99.9", p)
+		say("Percentile", "%v is not within 1 and 99.9; write a percentage, or 0 for 95", p)
 	}
-	for _, f := range []struct {
-		name         string
-		value, least time.Duration
-	}{{"Delay", c.Delay, time.Millisecond}, {"MinDelay", c.MinDelay, time.Millisecond}, {"Window", c.Window, time.Second}} {
-		if f.value != 0 && f.value < f.least {
-			say(f.name, "%v is below %v; did you forget the unit?", f.value, f.least)
+	wrong := func(field string, value any, why string) {
+		if why != "" {
+			say(field, "%v %s", value, why)
 		}
 	}
-	for _, f := range []struct {
-		name  string
-		value int
-	}{{"MinSamples", c.MinSamples}, {"MaxHedges", c.MaxHedges}} {
-		if f.value < 0 {
-			say(f.name, "%d is negative; leave it out for the default", f.value)
-		}
-	}
+	wrong("Delay", c.Delay, settings.Duration(c.Delay, "0 for Percentile"))
+	wrong("MinDelay", c.MinDelay, settings.Duration(c.MinDelay, "0 for 1ms"))
+	wrong("Window", c.Window, settings.AtLeast(c.Window, time.Second, "0 for 30s"))
+	wrong("MinSamples", c.MinSamples, settings.Count(int64(c.MinSamples), "0 for 20"))
+	wrong("MaxHedges", c.MaxHedges, settings.Count(int64(c.MaxHedges), "0 for 1"))
 	if c.fixed() && (c.MinDelay != 0 || c.Window != 0 || c.MinSamples != 0) {
 		say("Delay", "%v is fixed, so that MinDelay, Window and MinSamples have no effect; set Percentile too, or leave them out", c.Delay)
 	}
@@ -139,10 +134,10 @@ func (b *Budget) check() error {
 	case p > 0 && p < 1:
 		say("Percent: %v is below 1; write %v for %v percent", p, 100*p, 100*p)
 	case p != Zero && !(p >= 0 && p <= 100):
-		say("Percent: %v is not within 1 and 100", p)
+		say("Percent: %v is not within 1 and 100; write a percentage, 0 for 10, or hedge.Zero for no share", p)
 	}
-	if b.Burst < 0 {
-		say("Burst: %d is negative; leave it out for %d", b.Burst, DefaultBudgetBurst)
+	if why := settings.Count(int64(b.Burst), "0 for 10"); why != "" {
+		say("Burst: %d %s", b.Burst, why)
 	}
 	return errors.Join(bad...)
 }

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/internal/statstest"
 	"github.com/pillion-go/pillion/pilliongrpc"
 )
 
@@ -37,7 +38,7 @@ func (s *slowOnce) Watch(_ *grpc_health_v1.HealthCheckRequest, out grpc.ServerSt
 
 // TestGRPC has a unary call hedged, and leaves a stream alone.
 func TestGRPC(t *testing.T) {
-	u, registry := newUpstream(t, Config{Delay: 10 * ms})
+	u, registry := statstest.New(t, Config{Delay: 10 * ms})
 	listener := bufconn.Listen(1 << 16)
 	server := grpc.NewServer()
 	grpc_health_v1.RegisterHealthServer(server, &slowOnce{})
@@ -56,7 +57,7 @@ func TestGRPC(t *testing.T) {
 	if err != nil || reply.GetStatus() != grpc_health_v1.HealthCheckResponse_SERVING {
 		t.Errorf("got %v and %v, want the second response", reply, err)
 	}
-	sent := stats(t, registry)["sent"]
+	sent := statstest.Used(t, registry, "hedge.")["sent"]
 	stream, err := client.Watch(ctx, &grpc_health_v1.HealthCheckRequest{})
 	if err != nil {
 		t.Fatal(err)
@@ -64,7 +65,7 @@ func TestGRPC(t *testing.T) {
 	if _, err := stream.Recv(); err != nil {
 		t.Errorf("stream: got %v", err)
 	}
-	if now := stats(t, registry)["sent"]; sent != 1 || now != 1 {
+	if now := statstest.Used(t, registry, "hedge.")["sent"]; sent != 1 || now != 1 {
 		t.Errorf("got %d hedges, and %d after the stream, want 1", sent, now)
 	}
 }

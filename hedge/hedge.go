@@ -10,7 +10,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Wrap makes the attempts of each call of one upstream.
+// Wrap implements [policy.Policy].
 func (c Config) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 	if err := c.check(); err != nil {
 		return nil, err
@@ -36,7 +36,7 @@ type hedger struct {
 	sent, won, overflow atomic.Uint64
 }
 
-// offer offers the statistics.
+// offer exports the statistics.
 func (h *hedger) offer(b *policy.Builder) {
 	const prefix = "hedge."
 	b.Stat(
@@ -49,10 +49,10 @@ func (h *hedger) offer(b *policy.Builder) {
 	)
 }
 
-// now is the clock of the latencies.
+// now returns the time on the clock of the latencies.
 func (h *hedger) now() time.Duration { return time.Since(h.epoch) }
 
-// delay is how long an attempt may wait at the moment, 0 for as long as it likes.
+// delay returns how long an attempt may currently wait for its response headers, 0 for no limit.
 func (h *hedger) delay() time.Duration {
 	if h.latency == nil {
 		return h.config.Delay
@@ -70,18 +70,18 @@ func (h *hedger) call(ctx context.Context, c *policy.Call) *policy.Outcome {
 	if delay == 0 || !h.config.AnyCall && !c.Idempotent() || !c.Concurrent() {
 		return h.attempt(ctx, c)
 	}
-	r := &run{hedger: h, race: racing.Start(ctx, h.attempt), first: c, overdue: make(chan *policy.Call)}
+	r := &run{hedger: h, race: racing.Start(ctx, h.attempt), first: c}
 	defer r.race.End()
-	c.NotifyAfter(delay, r.isOverdue)
-	r.start(c) //nolint:contextcheck // the race has it
+	c.NotifyAfter(delay, r.race.ReportOverdue)
+	r.start(c) //nolint:contextcheck // the race holds it
 	for {
-		if o := r.step(); o != nil { //nolint:contextcheck // likewise
+		if o := r.step(); o != nil { //nolint:contextcheck // the race holds it
 			return o
 		}
 	}
 }
 
-// attempt makes one attempt, and records its latency.
+// attempt makes one attempt and records its latency.
 func (h *hedger) attempt(ctx context.Context, c *policy.Call) *policy.Outcome {
 	if h.latency == nil {
 		return h.next(ctx, c)
@@ -93,9 +93,8 @@ func (h *hedger) attempt(ctx context.Context, c *policy.Call) *policy.Outcome {
 	return o
 }
 
-// record records the latency of a response. Of an attempt that was cut off it is only known that
-// it would have been longer: that is enough if the attempt was slow already, and else it says
-// nothing.
+// record records the latency of a response. An attempt that was cut off would have taken longer than
+// took. It counts only if it was already slow.
 func (h *hedger) record(o *policy.Outcome, now, took time.Duration) {
 	slow := o.Has(policy.Timeout|policy.Cancelled) && took >= h.latency.estimate(now)
 	if slow || o.Detail == envoy.ViaUpstream {
@@ -103,25 +102,16 @@ func (h *hedger) record(o *policy.Outcome, now, took time.Duration) {
 	}
 }
 
-// run is a call whose attempts may run beside each other.
+// run is a call whose attempts may run concurrently.
 type run struct {
 	*hedger
-	race    *racing.Race
-	first   *policy.Call
-	overdue chan *policy.Call
-	spare   *policy.Call // the next attempt, made before the last one ran; nil if there is none
-	hedges  int
+	race   *racing.Race
+	first  *policy.Call
+	spare  *policy.Call // the next attempt, derived before the last one ran; nil if none
+	hedges int
 }
 
-// isOverdue says that an attempt takes long. It is called in a goroutine of the runtime.
-func (r *run) isOverdue(c *policy.Call) {
-	select {
-	case r.overdue <- c:
-	case <-r.race.Over():
-	}
-}
-
-// start starts an attempt. The one that may follow is made before.
+// start starts an attempt. It first derives the next one, which must not be derived from a running Call.
 func (r *run) start(c *policy.Call) {
 	r.spare = nil
 	if r.hedges < r.config.MaxHedges {
@@ -130,19 +120,19 @@ func (r *run) start(c *policy.Call) {
 	r.race.Run(c)
 }
 
-// step waits for what happens next. It returns the result of the call, nil for none yet.
+// step waits for the next event. It returns the result of the call, or nil if there is none yet.
 func (r *run) step() *policy.Outcome {
 	select {
 	case result := <-r.race.Results():
 		r.race.Received(result)
 		return r.received(result)
-	case c := <-r.overdue:
+	case c := <-r.race.Overdue():
 		r.hedge(c)
 	}
 	return nil
 }
 
-// received takes the result of an attempt.
+// received handles the result of an attempt.
 func (r *run) received(result racing.Result) *policy.Outcome {
 	if bad(result.Outcome) && r.race.Running() > 0 {
 		r.race.Drop(result, 0)
@@ -154,14 +144,14 @@ func (r *run) received(result racing.Result) *policy.Outcome {
 	return r.race.Choose(result)
 }
 
-// bad reports whether another attempt may bring something better. If the caller was canceled, or
-// the time of the whole call is over, none will.
+// bad reports whether another attempt may have a better result. None can if the caller was canceled
+// or the total timeout has fired.
 func bad(o *policy.Outcome) bool {
 	over := o.Has(policy.Cancelled|policy.Invalid) || o.Has(policy.Timeout) && !o.Has(policy.NoResponse)
 	return o.Has(policy.Failure|policy.Refused) && !over
 }
 
-// hedge sends the call once more, as an attempt takes long.
+// hedge starts the next attempt because c is slow.
 func (r *run) hedge(c *policy.Call) {
 	if r.spare == nil || !r.race.Runs(c) || !c.Replayable() {
 		return

@@ -7,9 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"net/http/httptest"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,6 +22,7 @@ import (
 	"github.com/pillion-go/pillion/breaker"
 	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/internal/memhttp"
+	"github.com/pillion-go/pillion/internal/statstest"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/policy"
@@ -59,36 +58,6 @@ func work(steps ...step) func(ctx context.Context) (string, error) {
 	}
 }
 
-// newUpstream makes an upstream that is called recipes, with its statistics.
-func newUpstream(t *testing.T, policies ...policy.Policy) (*pillion.Upstream, *metrics.Registry) {
-	t.Helper()
-	registry, err := metrics.NewRegistry(metrics.Settings{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	u, err := pillion.New("recipes", append([]policy.Policy{metrics.Config{Registry: registry}}, policies...)...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return u, registry
-}
-
-// stats returns the statistics of this package that are not 0.
-func stats(t *testing.T, registry *metrics.Registry) map[string]int {
-	t.Helper()
-	w := httptest.NewRecorder()
-	metrics.Handler(registry).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/stats", nil))
-	found := map[string]int{}
-	for line := range strings.Lines(w.Body.String()) {
-		name, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
-		name, ours := strings.CutPrefix(name, "cluster.recipes.hedge.")
-		if n, err := strconv.Atoi(value); err == nil && n != 0 && ours {
-			found[name] = n
-		}
-	}
-	return found
-}
-
 // TestConfig pins which of several attempts is the result.
 func TestConfig(t *testing.T) {
 	hang := step{takes: time.Hour}
@@ -116,7 +85,7 @@ func TestConfig(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				tc.config.Delay = 100 * ms
-				u, registry := newUpstream(t, timeout.Config{}, tc.config)
+				u, registry := statstest.New(t, timeout.Config{}, tc.config)
 				ctx, info := pillion.WithInfo(pillion.WithIdempotent(t.Context()))
 				began := time.Now()
 				got, err := pillion.Do(ctx, u, work(tc.steps...))
@@ -124,7 +93,7 @@ func TestConfig(t *testing.T) {
 					t.Errorf("got %q, %v, %d attempts after %v, want %q, %v, %d after %v", got, err, info.Attempts(), took, tc.want, tc.err, tc.attempts, tc.takes)
 				}
 				synctest.Wait()
-				counted := stats(t, registry)
+				counted := statstest.Used(t, registry, "hedge.")
 				delete(counted, "delay_ms")
 				if len(counted) != 0 || len(tc.stats) != 0 {
 					if diff := cmp.Diff(tc.stats, counted); diff != "" {
@@ -140,7 +109,7 @@ func TestConfig(t *testing.T) {
 // that take longer than most are then.
 func TestPercentile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		u, registry := newUpstream(t, Config{Percentile: 90, Budget: &Budget{Disabled: true}})
+		u, registry := statstest.New(t, Config{Percentile: 90, Budget: &Budget{Disabled: true}})
 		call := func(steps ...step) (string, time.Duration) {
 			t.Helper()
 			began := time.Now()
@@ -159,7 +128,7 @@ func TestPercentile(t *testing.T) {
 		if got != "second" || took < 60*ms || took > 65*ms {
 			t.Errorf("got %q after %v, want the second attempt after some 50ms", got, took)
 		}
-		if n := stats(t, registry)["delay_ms"]; n < 50 || n > 54 {
+		if n := statstest.Used(t, registry, "hedge.")["delay_ms"]; n < 50 || n > 54 {
 			t.Errorf("delay: got %d ms, want some 50", n)
 		}
 		synctest.Wait()
@@ -170,7 +139,7 @@ func TestPercentile(t *testing.T) {
 // the attempts that show it are canceled; and that the budget bounds the hedges until then.
 func TestPercentile_slow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		u, registry := newUpstream(t, Config{Percentile: 90})
+		u, registry := statstest.New(t, Config{Percentile: 90})
 		call := func(takes time.Duration) {
 			_, _ = pillion.Do(pillion.WithIdempotent(t.Context()), u, work(step{takes: takes}))
 		}
@@ -180,7 +149,7 @@ func TestPercentile_slow(t *testing.T) {
 		for range 500 {
 			call(200 * ms)
 		}
-		got := stats(t, registry)
+		got := statstest.Used(t, registry, "hedge.")
 		if got["delay_ms"] < 200 || got["sent"] > 60 || got["sent"] < 10 {
 			t.Errorf("got %v, want a delay of 200 ms or more, and at most 10 and 10 %% hedges", got)
 		}
@@ -204,7 +173,7 @@ func TestIdempotent(t *testing.T) {
 		{"PUT", "", false, io.MultiReader(strings.NewReader("soup")), 1}, // it cannot be had again
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			u, _ := newUpstream(t, Config{Delay: 100 * ms, AnyCall: tc.any})
+			u, _ := statstest.New(t, Config{Delay: 100 * ms, AnyCall: tc.any})
 			req, err := http.NewRequestWithContext(t.Context(), tc.method, "http://recipes/", tc.body)
 			if err != nil {
 				t.Fatal(err)
@@ -268,7 +237,7 @@ func TestBody(t *testing.T) {
 			_, _ = io.WriteString(w, "up")
 		}))
 		defer server.Close()
-		u, _ := newUpstream(t, timeout.Config{Total: time.Hour}, Config{Delay: 100 * ms, MaxHedges: 5}, limits.Config{})
+		u, _ := statstest.New(t, timeout.Config{Total: time.Hour}, Config{Delay: 100 * ms, MaxHedges: 5}, limits.Config{})
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://recipes/", nil)
 		if err != nil {
 			t.Fatal(err)
@@ -299,7 +268,7 @@ func TestLimits(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				u, _ := newUpstream(t, tc.timeout, Config{Delay: 100 * ms})
+				u, _ := statstest.New(t, tc.timeout, Config{Delay: 100 * ms})
 				began := time.Now()
 				_, err := pillion.Do(pillion.WithIdempotent(t.Context()), u, work(step{takes: time.Hour}))
 				limit, ok := errors.AsType[*timeout.Error](err)
@@ -320,7 +289,7 @@ func TestBreaker(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		u, _ := newUpstream(t, Config{Delay: 100 * ms, Budget: &Budget{Disabled: true}}, limits.Config{MaxRequests: 2}, b)
+		u, _ := statstest.New(t, Config{Delay: 100 * ms, Budget: &Budget{Disabled: true}}, limits.Config{MaxRequests: 2}, b)
 		for range 3 {
 			got, err := pillion.Do(pillion.WithIdempotent(t.Context()), u, work(step{takes: time.Hour}, step{10 * ms, "second", nil}))
 			if got != "second" || err != nil {
@@ -337,7 +306,7 @@ func TestBreaker(t *testing.T) {
 // TestRefused pins that a hedge that finds no slot leaves the first attempt alone.
 func TestRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		u, _ := newUpstream(t, Config{Delay: 100 * ms}, limits.Config{MaxRequests: 1})
+		u, _ := statstest.New(t, Config{Delay: 100 * ms}, limits.Config{MaxRequests: 1})
 		got, err := pillion.Do(pillion.WithIdempotent(t.Context()), u, work(step{250 * ms, "first", nil}))
 		if got != "first" || err != nil {
 			t.Errorf("got %q and %v", got, err)
@@ -357,7 +326,7 @@ func TestRetry(t *testing.T) {
 				numbers = append(numbers, e.Call.Attempt())
 			}
 		})
-		u, _ := newUpstream(t, retry.Config{On: "5xx", NumRetries: 1}, Config{Delay: 100 * ms}, listen)
+		u, _ := statstest.New(t, retry.Config{On: "5xx", NumRetries: 1}, Config{Delay: 100 * ms}, listen)
 		ctx, info := pillion.WithInfo(pillion.WithIdempotent(t.Context()))
 		hang := step{takes: time.Hour}
 		got, err := pillion.Do(ctx, u, work(step{150 * ms, "", errBroken}, step{100 * ms, "", errBroken}, hang, step{10 * ms, "fourth", nil}))
@@ -371,7 +340,7 @@ func TestRetry(t *testing.T) {
 // TestCanceled pins that a caller ends all attempts.
 func TestCanceled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		u, _ := newUpstream(t, Config{Delay: 100 * ms})
+		u, _ := statstest.New(t, Config{Delay: 100 * ms})
 		cause := errors.New("lunch is over")
 		ctx, cancel := context.WithCancelCause(pillion.WithIdempotent(t.Context()))
 		time.AfterFunc(200*ms, func() { cancel(cause) })
@@ -388,7 +357,7 @@ func TestCanceled(t *testing.T) {
 // TestPanic pins that a panic goes on to the caller.
 func TestPanic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		u, _ := newUpstream(t, Config{Delay: 100 * ms})
+		u, _ := statstest.New(t, Config{Delay: 100 * ms})
 		defer func() {
 			if p := recover(); p != "broken" {
 				t.Errorf("got %v", p)
@@ -421,7 +390,7 @@ func TestCrowd(t *testing.T) {
 		_, _ = w.Write(body)
 	}))
 	defer server.Close()
-	u, _ := newUpstream(t, timeout.Config{Total: time.Second}, retry.Config{}, Config{Delay: ms, Percentile: 50, MaxHedges: 3, Budget: &Budget{Disabled: true}}, limits.Config{})
+	u, _ := statstest.New(t, timeout.Config{Total: time.Second}, retry.Config{}, Config{Delay: ms, Percentile: 50, MaxHedges: 3, Budget: &Budget{Disabled: true}}, limits.Config{})
 	var callers sync.WaitGroup
 	for i := range 8 {
 		callers.Go(func() {
@@ -448,20 +417,20 @@ func TestCrowd(t *testing.T) {
 
 func TestConfig_check(t *testing.T) {
 	tests := map[string]Config{
-		"":                                    {},
-		"Config.Delay: 50ns is below":         {Delay: 50},
-		"Config.Delay: -1ns is below":         {Delay: -1},
+		"":                            {},
+		"Config.Delay: 50ns is below": {Delay: 50},
+		"Config.Delay: -1ns is negative; write a duration such as 5*time.Second, or 0 for Percentile": {Delay: -1},
 		"Config.Delay: 1s is fixed":           {Delay: time.Second, Window: time.Minute},
 		"Config.Percentile: 0.95 is below 1;": {Percentile: 0.95},
-		"Config.Percentile: 100 is not":       {Percentile: 100},
-		"Config.MinDelay: 1ns is below":       {MinDelay: 1},
-		"Config.Window: 500ms is below 1s":    {Window: 500 * ms},
-		"Config.MinSamples: -1 is":            {MinSamples: -1},
-		"Config.MaxHedges: -1 is":             {MaxHedges: -1},
-		"Config.Budget.Percent: 0.1 is below": {Budget: &Budget{Percent: 0.1}},
-		"Config.Budget.Percent: 101 is not":   {Budget: &Budget{Percent: 101}},
-		"Config.Budget.Burst: -2 is":          {Budget: &Budget{Burst: -2}},
-		"Config.Budget.Disabled: true":        {Budget: &Budget{Disabled: true, Burst: 1}},
+		"Config.Percentile: 100 is not within 1 and 99.9; write a percentage, or 0 for 95":                                 {Percentile: 100},
+		"Config.MinDelay: 1ns is below 1ms; did you forget the unit? Write a duration such as 5*time.Second, or 0 for 1ms": {MinDelay: 1},
+		"Config.Window: 500ms is below 1s; did you forget the unit? Write a duration such as 5*time.Second, or 0 for 30s":  {Window: 500 * ms},
+		"Config.MinSamples: -1 is negative; write 1 or more, or 0 for 20":                                                  {MinSamples: -1},
+		"Config.MaxHedges: -1 is negative; write 1 or more, or 0 for 1":                                                    {MaxHedges: -1},
+		"Config.Budget.Percent: 0.1 is below":                                                                              {Budget: &Budget{Percent: 0.1}},
+		"Config.Budget.Percent: 101 is not within 1 and 100; write a percentage, 0 for 10, or hedge.Zero for no share":     {Budget: &Budget{Percent: 101}},
+		"Config.Budget.Burst: -2 is negative; write 1 or more, or 0 for 10":                                                {Budget: &Budget{Burst: -2}},
+		"Config.Budget.Disabled: true": {Budget: &Budget{Disabled: true, Burst: 1}},
 	}
 	for want, c := range tests {
 		_, err := pillion.New("recipes", c)

@@ -127,3 +127,56 @@ func ExampleMaintenance() {
 	// soup <nil>
 	// limits: recipes: maintenance
 }
+
+// Upstreams that use the same Limits share its slots, such as several routes to one service.
+func ExampleNew() {
+	shared, err := limits.New(limits.Config{MaxRequests: 1})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	soups, err := pillion.New("soups", shared)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	salads, err := pillion.New("salads", shared)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	salad := func(context.Context) (string, error) { return "salad", nil }
+	soup := func(ctx context.Context) (string, error) {
+		_, err := pillion.Do(ctx, salads, salad)
+		fmt.Println(err)
+		return "soup", nil
+	}
+	fmt.Println(pillion.Do(context.Background(), soups, soup))
+	fmt.Println(pillion.Do(context.Background(), salads, salad))
+	// Output:
+	// limits: salads: max_requests of 1 reached; is the body of every response closed?
+	// soup <nil>
+	// salad <nil>
+}
+
+// Set changes the share of the calls that are refused. A MaintenanceError names the upstream.
+func ExampleMaintenance_Set() {
+	var down limits.Maintenance
+	recipes, err := pillion.New("recipes", &down)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, share := range []envoy.Percent{{Numerator: 100}, {Numerator: envoy.Never}} {
+		if err = down.Set(share); err != nil {
+			fmt.Println(err)
+			return
+		}
+		_, err = pillion.Do(context.Background(), recipes, func(context.Context) (string, error) { return "soup", nil })
+		refused, ok := errors.AsType[*limits.MaintenanceError](err)
+		fmt.Println(ok && refused.Upstream == "recipes", errors.Is(err, limits.ErrMaintenance))
+	}
+	// Output:
+	// true true
+	// false false
+}

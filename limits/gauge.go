@@ -24,7 +24,7 @@ func (l *limiter) offer(s *policy.Builder) {
 	}))
 }
 
-// gauge makes a statistic of the priority.
+// gauge returns a gauge of the priority.
 func (l *limiter) gauge(name string, read func() uint64) policy.Stat {
 	return policy.Stat{Kind: policy.Gauge, Name: "circuit_breakers." + l.priority + "." + name, Read: read}
 }

@@ -13,10 +13,10 @@
 // response body. A call holds no slot during back-offs. A retry holds a retry slot from the
 // decision to retry until its response headers arrive.
 //
-// Beside a cluster (package cluster) it limits the cluster's connection pools, as Envoy's
-// circuit breakers do: an attempt that finds no connection waits for one, while there is room for
-// another one that waits; and it takes its slot when it has a connection. The hosts of the cluster,
-// and all upstreams that are given the same [Limits], share the slots.
+// With a cluster (package cluster) the policy limits the cluster's connection pools, as Envoy's
+// circuit breakers do: an attempt without a connection waits for one, if MaxPendingRequests allows,
+// and it takes its slot when it has a connection. The hosts of the cluster, and all upstreams that
+// use the same [Limits], share the slots.
 //
 // Without MaxRetries and RetryBudget the retry policy's own budget applies, which counts calls
 // and retries over time. MaxRetries: DefaultMaxRetries is Envoy's default: it refuses retries to
@@ -62,8 +62,8 @@ var Overflow = envoy.NewDetail(envoy.DetailSpec{
 	Body: "overflow", Reset: true, Overloaded: true, Counter: "upstream_rq_active_overflow",
 })
 
-// PendingOverflow is the detail of a call that max_pending_requests refused. It says the same as
-// [Overflow], and is counted as Envoy's upstream_rq_pending_overflow.
+// PendingOverflow is the detail of a call that max_pending_requests refused. It has the same text
+// as [Overflow], and is counted as Envoy's upstream_rq_pending_overflow.
 //
 //nolint:gochecknoglobals // likewise
 var PendingOverflow = envoy.NewDetail(envoy.DetailSpec{
@@ -113,19 +113,22 @@ type Config struct {
 	// RetryBudget, and absent with neither RetryBudget nor MaxRetries. Mirrors track_remaining.
 	TrackRemaining bool `json:"track_remaining,omitempty"`
 
-	// MaxConnections is how many connections a cluster may have to all its hosts, those that are
-	// being made included. A host without a connection gets one nevertheless, so that its calls do
-	// not wait for nothing. Zero means 1024, the constant Zero allows no more than that one, any
-	// other negative value is an error. Without a cluster inside, any value but zero is an error.
+	// MaxConnections is the maximum number of connections of a cluster to all its hosts, including
+	// those that are being made. A host without a connection may always have one, so that its calls
+	// can be served. Zero means 1024; the constant Zero allows only that one connection for each
+	// host; any other negative value is an error. Without a cluster, any value other than zero is
+	// an error.
 	MaxConnections int `json:"max_connections,omitempty"`
 
-	// MaxPendingRequests is how many attempts may wait for a connection of a cluster. Zero means
-	// 1024, the constant Zero lets none wait: an attempt that finds no idle connection is refused.
-	// Any other negative value is an error. Without a cluster inside, any value but zero is one.
+	// MaxPendingRequests is the maximum number of attempts that wait for a connection of a cluster.
+	// Zero means 1024; the constant Zero allows none: an attempt is refused if no connection is
+	// idle; any other negative value is an error. Without a cluster, any value other than zero is
+	// an error.
 	MaxPendingRequests int `json:"max_pending_requests,omitempty"`
 
-	// High limits the calls of a cluster's routes whose priority is HIGH, with slots of their own.
-	// Nil means the defaults. Its High must be nil. Mirrors the thresholds of priority HIGH.
+	// High limits the calls of a cluster's routes with priority HIGH, which have separate slots. Nil
+	// means the defaults. Its own High must be nil. Without a cluster, any value other than nil is
+	// an error. Mirrors the thresholds of priority HIGH.
 	High *Config `json:"high,omitempty"`
 }
 
@@ -206,7 +209,7 @@ func isPooled(b *policy.Builder) bool {
 	return ok
 }
 
-// wrap puts the limits of one priority in an upstream.
+// wrap wraps next with the limits of one priority.
 func (l *limiter) wrap(s *policy.Builder, next policy.Func) policy.Func {
 	call := l.guard(s.Upstream(), next)
 	if !l.cfg.limitsRetries() {
@@ -221,7 +224,7 @@ func (l *limiter) wrap(s *policy.Builder, next policy.Func) policy.Func {
 	}
 }
 
-// guard holds a slot for each attempt, but for those to which a cluster's pool lends one.
+// guard holds a slot for each attempt, except for attempts that a cluster's pool has given one.
 func (l *limiter) guard(upstream string, next policy.Func) policy.Func {
 	full := l.full(upstream, policy.Requests) // made once, so that a refusal is cheap
 	release := func(*policy.Call, *policy.Outcome) { l.requests.Add(-1) }
@@ -258,12 +261,12 @@ func (c Config) check() error {
 	return errors.Join(append(bad, c.High.checkThresholds("limits: Config.High.")...)...)
 }
 
-// checkThresholds returns what is wrong with the limits of one priority, whose fields are named
-// after prefix.
+// checkThresholds returns an error for each invalid limit of one priority. The names of its fields
+// begin with prefix.
 func (c Config) checkThresholds(prefix string) (bad []error) {
 	negative := func(field string, value int) {
 		if value < 0 && value != Zero {
-			bad = append(bad, fmt.Errorf("%s%s: %d is negative", prefix, field, value))
+			bad = append(bad, fmt.Errorf("%s%s: %d is negative; write 1 or more, 0 for the default, or limits.Zero for none", prefix, field, value))
 		}
 	}
 	negative("MaxRequests", c.MaxRequests)
@@ -277,7 +280,7 @@ func (c Config) checkThresholds(prefix string) (bad []error) {
 	return bad
 }
 
-// needsNoPool returns what needs a cluster's connection pool.
+// needsNoPool returns an error for each field that needs a cluster's connection pool.
 func (c Config) needsNoPool() error {
 	var bad []error
 	unsupported := func(field string, value int) {
@@ -298,12 +301,12 @@ func (b *RetryBudget) checkPercent(field string) error {
 	case p > 0 && p < 1:
 		return fmt.Errorf("%s: %v is below 1; write %v for %v percent", field, p, 100*p, 100*p)
 	case p != Zero && !(p >= 0 && p <= 100):
-		return fmt.Errorf("%s: %v is not within 0 and 100", field, p)
+		return fmt.Errorf("%s: %v is not within 1 and 100; write a percentage, 0 for 20, or limits.Zero for no share", field, p)
 	}
 	return nil
 }
 
-// limiter counts concurrent requests and retries of one priority.
+// limiter counts concurrent requests and retries.
 type limiter struct {
 	cfg        Config
 	priority   string // in names of statistics
@@ -315,10 +318,10 @@ type limiter struct {
 	streams    atomic.Bool // the last response came over HTTP/2 or later
 	maxRetries func(requests int64) int64
 
-	// Of the connection pools of a cluster.
+	// For the connection pools of a cluster.
 	connections, pending       atomic.Int64
 	maxConnections, maxPending int64
-	connected                  atomic.Bool // a connection was made, beyond the limit perhaps
+	connected                  atomic.Bool // a connection was made, perhaps beyond the limit
 }
 
 func (c Config) limiter() *limiter {

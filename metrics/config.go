@@ -1,7 +1,6 @@
 package metrics
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 
@@ -70,9 +69,7 @@ func (c Config) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	if s.Carrier() != nil {
 		cluster.neverPooled()
 	}
-	if err := showStats(s, cluster); err != nil {
-		return nil, err
-	}
+	s.Stats(cluster.offer)
 	r.slot, r.next = s.Slot(), next
 	if r.tryBudget != nil {
 		r.tries = s.Slot()
@@ -93,14 +90,6 @@ func place() policy.Place {
 // OwnTransport returns a clone of the upstream's own transport whose connections are counted.
 func (c Config) OwnTransport(upstream string, t *http.Transport) *http.Transport {
 	return cluster(c.Registry, c.StatName, upstream).InstrumentTransport(t)
-}
-
-// showStats adds the statistics of the other policies to the cluster. It returns the errors of
-// those inside.
-func showStats(b *policy.Builder, cluster *ClusterStats) error {
-	var bad []error
-	b.Stats(func(s policy.Stat) { bad = append(bad, cluster.offer(s)) })
-	return errors.Join(bad...)
 }
 
 // clusterOf returns the cluster in which a policy counts.

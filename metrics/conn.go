@@ -282,14 +282,14 @@ var neverConnections = [...]string{
 	"upstream_cx_max_duration_reached", "upstream_cx_max_requests", "upstream_cx_pool_overflow",
 }
 
-// neverPooled makes the rows of what a carrier of the upstream does not do.
+// neverPooled makes the statistics of events that never happen to a carrier's connections.
 func (c *ClusterStats) neverPooled() {
 	for _, name := range neverPooled {
 		c.Counter(name)
 	}
 }
 
-//nolint:gochecknoglobals // a table that nothing writes
+//nolint:gochecknoglobals // a read-only table
 var neverPooled = [...]string{
 	"upstream_cx_connect_attempts_exceeded", "upstream_cx_connect_with_0_rtt", "upstream_cx_http3_total",
 	"upstream_cx_none_healthy", "upstream_cx_pool_overflow",

@@ -10,9 +10,11 @@ import (
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/metrics"
+	"github.com/pillion-go/pillion/pilliongrpc"
 	"github.com/pillion-go/pillion/retry"
 )
 
@@ -220,4 +222,59 @@ func ExampleRegistry_Cluster() {
 	// outbound|80||recipes.svc_80 0
 	// # TYPE envoy_cluster_svc_80_upstream_rq_retry counter
 	// envoy_cluster_svc_80_upstream_rq_retry{envoy_cluster_name="outbound|80||recipes"} 1
+}
+
+// GRPC counts the calls of each gRPC method, as Envoy's filter grpc_stats does.
+func ExampleGRPC() {
+	registry := own()
+	front, err := pillion.New("front", metrics.GRPC{Registry: registry})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	intercept, err := pilliongrpc.UnaryServerInterceptor(front)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	info := &grpc.UnaryServerInfo{FullMethod: "/kitchen.Menu/Soup"}
+	soup, err := intercept(context.Background(), "order", info, func(context.Context, any) (any, error) { return "soup", nil })
+	fmt.Println(soup, err)
+	get(metrics.Handler(registry), "/stats?usedonly&type=Counters")
+	// Output:
+	// soup <nil>
+	// cluster.front.grpc.kitchen.Menu.Soup.0: 1
+	// cluster.front.grpc.kitchen.Menu.Soup.request_message_count: 1
+	// cluster.front.grpc.kitchen.Menu.Soup.response_message_count: 1
+	// cluster.front.grpc.kitchen.Menu.Soup.success: 1
+	// cluster.front.grpc.kitchen.Menu.Soup.total: 1
+}
+
+// ReadGauge shows a number that the program has.
+func ExampleClusterStats_ReadGauge() {
+	registry, waiting := own(), []string{"soup", "salad"}
+	registry.Cluster("kitchen").ReadGauge("orders_waiting", func() uint64 { return uint64(len(waiting)) })
+	get(metrics.Handler(registry), "/stats")
+	// Output: cluster.kitchen.orders_waiting: 2
+}
+
+// Remove deletes the statistics of an upstream that exists no more.
+func ExampleRegistry_Remove() {
+	registry := own()
+	for _, name := range []string{"east", "west"} {
+		registry.Cluster(name).Counter("upstream_rq_retry").Inc()
+	}
+	registry.Remove("east")
+	get(metrics.Handler(registry), "/stats")
+	// Output: cluster.west.upstream_rq_retry: 1
+}
+
+// Time records how long a response took, in milliseconds.
+func ExampleResponseCounters_Time() {
+	registry := own()
+	responses := registry.Cluster("recipes").Responses(metrics.Internal)
+	responses.Count(http.StatusOK)
+	responses.Time(44)
+	get(metrics.Handler(registry), "/stats?usedonly&type=Histograms&filter=internal")
+	// Output: cluster.recipes.internal.upstream_rq_time: P0(nan,44.5) P25(nan,44.5) P50(nan,44.5) P75(nan,44.5) P90(nan,44.5) P95(nan,44.5) P99(nan,44.5) P99.5(nan,44.5) P99.9(nan,44.5) P100(nan,44.5)
 }

@@ -13,9 +13,9 @@ type offered struct {
 	of   any
 }
 
-// offer shows a statistic that a policy offers. A gauge replaces an earlier one of that
-// name; a counter is added to it. What has an owner is shown once, however many upstreams offer
-// it, and is added to what is counted here under that name.
+// offer adds a statistic of a policy. A gauge replaces an earlier gauge of that name; a counter is
+// added to an earlier one. A statistic with an owner is added once, even if several upstreams offer
+// it, and its value is added to that of this package's statistic of that name.
 func (c *ClusterStats) offer(s policy.Stat) error {
 	name := clean(s.Name)
 	if s.Read == nil && s.Record == nil {
@@ -50,7 +50,7 @@ func kindOf(s policy.Stat) kind {
 	}
 }
 
-// isKnown reports whether a statistic is shown already, and makes it known. The caller holds mu.
+// isKnown reports whether a statistic was added before, and remembers it. The caller holds mu.
 func (c *ClusterStats) isKnown(name string, of any) bool {
 	if of == nil {
 		return false
@@ -66,7 +66,7 @@ func (c *ClusterStats) isKnown(name string, of any) bool {
 	return false
 }
 
-// offerHistogram has the values of a histogram recorded.
+// offerHistogram adds a histogram.
 func (c *ClusterStats) offerHistogram(name string, s policy.Stat) error {
 	c.mu.Lock()
 	known := c.isKnown(name, s.Of)
@@ -82,7 +82,7 @@ func (c *ClusterStats) offerHistogram(name string, s policy.Stat) error {
 	return nil
 }
 
-// joined is what becomes of a number when s is added to it, nil if they cannot be one.
+// joined returns the sum of a number and s, or nil if they cannot be added.
 func joined(num number, s policy.Stat) number {
 	if s.Kind == policy.Counter {
 		return joinedCounter(num, s)
@@ -134,29 +134,29 @@ func joinedGauge(num number, s policy.Stat) number {
 	return nil
 }
 
-// sumCounter is a counter to which functions are added.
+// sumCounter is the sum of a counter and of functions.
 type sumCounter struct {
 	own  *Counter
 	read readCounter
 }
 
-// Value is the sum.
+// Value returns the sum.
 func (c sumCounter) Value() uint64 { return c.own.Value() + c.read.Value() }
 
 func (c sumCounter) used() bool { return c.Value() != 0 }
 
-// sumGauge is a gauge to which a function is added.
+// sumGauge is the sum of a gauge and of a function.
 type sumGauge struct {
 	own  *Gauge
 	read readGauge
 }
 
-// Value is the sum.
+// Value returns the sum.
 func (g sumGauge) Value() uint64 { return g.own.Value() + g.read.Value() }
 
 func (g sumGauge) used() bool { return g.own.used() || g.read.used() }
 
-// asks reports whether a counter asks functions.
+// asks reports whether a counter calls functions.
 func asks(num number) bool {
 	switch num.(type) {
 	case readCounter, sumCounter:

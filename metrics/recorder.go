@@ -221,7 +221,7 @@ func (r *recorder) listen(_ context.Context, e policy.Event) {
 	}
 }
 
-// beginAttempt counts an attempt as active, unless the upstream's carrier does.
+// beginAttempt counts an attempt as active, unless the upstream's carrier counts it.
 func (r *recorder) beginAttempt(c *policy.Call) {
 	if !c.Carried() {
 		r.active.Add(1)

@@ -65,9 +65,32 @@ func TestStat_bad(t *testing.T) {
 			b.Stat(s)
 			return next, nil
 		})
-		if _, err := pillion.New("recipes", Config{Registry: registry(t, Settings{})}, p); err == nil || !strings.Contains(err.Error(), s.Name) {
-			t.Errorf("%s: got %v, want an error that names it", name, err)
+		counts := Config{Registry: registry(t, Settings{})}
+		for place, policies := range map[string][]policy.Policy{"inside": {counts, p}, "outside": {p, counts}} {
+			if _, err := pillion.New("recipes", policies...); err == nil || strings.Count(err.Error(), "cluster.recipes."+s.Name+" ") != 1 {
+				t.Errorf("%s, %s metrics: got %v, want an error that names it", name, place, err)
+			}
 		}
+	}
+}
+
+// TestStat_later checks that a statistic that is offered after New is shown, or its error logged.
+func TestStat_later(t *testing.T) {
+	log := logged(t)
+	var kept *policy.Builder
+	r := registry(t, Settings{})
+	upstream(t, policyFunc(func(b *policy.Builder, next policy.Func) (policy.Func, error) {
+		kept = b
+		return next, nil
+	}), Config{Registry: r})
+	three := func() uint64 { return 3 }
+	kept.Stat(policy.Stat{Name: "late", Read: three}, policy.Stat{Name: "upstream_rq_total", Read: three}, policy.Stat{Name: "later", Read: three})
+	if got := page(t, r, "/stats?filter=late"); got != "cluster.recipes.late: 3\ncluster.recipes.later: 3\n" {
+		t.Errorf("got %q, want both gauges", got)
+	}
+	const want = `level=ERROR msg="pillion: a statistic is not shown" upstream=recipes error="metrics: cluster.recipes.upstream_rq_total already is a counter"`
+	if got := log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, want) {
+		t.Errorf("got log %q, want %q", got, want)
 	}
 }
 

@@ -391,3 +391,17 @@ func TestError_zero(t *testing.T) {
 		}
 	}
 }
+
+// TestNoResponse pins the error of a call whose policy returns neither a response nor an error.
+func TestNoResponse(t *testing.T) {
+	u, _ := upstream(t, refuser{})
+	c := client(t, &service{}, u)
+	for _, kind := range kinds {
+		err := kind.call(t.Context(), c)
+		var e *pilliongrpc.Error
+		if status.Code(err) != codes.Internal || !errors.As(err, &e) ||
+			e.Err.Error() != "pillion: recipes: a policy returned a <nil> in place of a response" {
+			t.Errorf("%s: got %v, want Internal and the value's type", kind.name, err)
+		}
+	}
+}

@@ -136,3 +136,125 @@ func ExampleError() {
 	}
 	// Output: Unavailable UO true
 }
+
+// A program that has interceptors of its own can place those of this package among them. DialOptions
+// adds a stats.Handler to them.
+func ExampleUnaryClientInterceptor() {
+	recipes, err := pillion.New("recipes", limits.Config{MaxRequests: limits.Zero})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	logging := func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, next grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		failed := next(ctx, method, req, reply, cc, opts...)
+		fmt.Println(method, status.Code(failed))
+		return failed
+	}
+	conn, stop, err := serveHealth([]grpc.DialOption{
+		grpc.WithChainUnaryInterceptor(logging, pilliongrpc.UnaryClientInterceptor(recipes)),
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer stop()
+	_, err = healthpb.NewHealthClient(conn).Check(context.Background(), &healthpb.HealthCheckRequest{})
+	fmt.Println(errors.Is(err, limits.ErrFull))
+	// Output:
+	// /grpc.health.v1.Health/Check Unavailable
+	// true
+}
+
+// A stream is one call: it holds its slot to its end.
+func ExampleStreamClientInterceptor() {
+	recipes, err := pillion.New("recipes", limits.Config{MaxRequests: 1})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	conn, stop, err := serveHealth([]grpc.DialOption{grpc.WithStreamInterceptor(pilliongrpc.StreamClientInterceptor(recipes))})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer stop()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	client := healthpb.NewHealthClient(conn)
+	watch, err := client.Watch(ctx, &healthpb.HealthCheckRequest{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	health, err := watch.Recv()
+	fmt.Println(health.GetStatus(), err)
+	_, err = client.Watch(ctx, &healthpb.HealthCheckRequest{})
+	fmt.Println(errors.Is(err, limits.ErrFull))
+	// Output:
+	// SERVING <nil>
+	// true
+}
+
+// The interceptor of a server refuses calls before their handler runs. Its errors are those of an
+// upstream that a server cannot use.
+func ExampleUnaryServerInterceptor() {
+	front, err := pillion.New("front", limits.Config{MaxRequests: limits.Zero})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	intercept, err := pilliongrpc.UnaryServerInterceptor(front)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	conn, stop, err := serveHealth(nil, grpc.ChainUnaryInterceptor(intercept))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer stop()
+	_, err = healthpb.NewHealthClient(conn).Check(context.Background(), &healthpb.HealthCheckRequest{})
+	fmt.Println(status.Code(err))
+
+	retrying, err := pillion.New("front", retry.Config{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	_, err = pilliongrpc.UnaryServerInterceptor(retrying)
+	fmt.Println(err)
+	// Output:
+	// Unavailable
+	// upstream "front": pilliongrpc: a server cannot retry or hedge the calls that it serves; leave out retry and hedge
+}
+
+// The total timeout ends a stream that a server serves.
+func ExampleStreamServerInterceptor() {
+	front, err := pillion.New("front", timeout.Config{Total: 20 * time.Millisecond})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	intercept, err := pilliongrpc.StreamServerInterceptor(front)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	conn, stop, err := serveHealth(nil, grpc.ChainStreamInterceptor(intercept))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer stop()
+	watch, err := healthpb.NewHealthClient(conn).Watch(context.Background(), &healthpb.HealthCheckRequest{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for err == nil {
+		_, err = watch.Recv()
+	}
+	fmt.Println(status.Code(err))
+	// Output: DeadlineExceeded
+}

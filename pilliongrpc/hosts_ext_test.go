@@ -21,6 +21,7 @@ import (
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/pilliongrpc"
 	"github.com/pillion-go/pillion/policy"
+	"github.com/pillion-go/pillion/timeout"
 )
 
 // host starts a server, and counts its calls.
@@ -54,7 +55,10 @@ func hosted(t *testing.T, r pillion.Resolver, target string) testgrpc.TestServic
 type hostStats map[string]func() uint64
 
 func (s hostStats) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
-	b.Stats(func(of policy.Stat) { s[of.Name] = of.Read })
+	b.Stats(func(of policy.Stat) error {
+		s[of.Name] = of.Read
+		return nil
+	})
 	return next, nil
 }
 
@@ -294,5 +298,34 @@ func TestHosts_otherConnection(t *testing.T) {
 	}
 	if calls.Load() != 0 {
 		t.Error("got a call, want none")
+	}
+}
+
+// TestHosts_streamTimeouts counts the stream that a timeout resets, whichever it is.
+func TestHosts_streamTimeouts(t *testing.T) {
+	const short = 30 * time.Millisecond
+	for _, test := range []struct {
+		name    string
+		outside pillion.Policy
+		cluster cluster.Config
+	}{
+		{"per try", timeout.Config{PerTry: short}, cluster.Config{}},
+		{"stream", timeout.Stream{MaxDuration: short}, cluster.Config{}},
+		{"stream idle", timeout.Stream{Idle: short}, cluster.Config{}},
+		{"stream of the cluster", timeout.Stream{}, cluster.Config{MaxStreamDuration: short}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			a, _ := host(t, func(ctx context.Context, _ int64, _ stream) error {
+				<-ctx.Done()
+				return ctx.Err()
+			})
+			stat := hostStats{}
+			test.cluster.Endpoints = cluster.Addresses(a)
+			u, _ := upstream(t, stat, test.outside, madeCluster(t, test.cluster))
+			if err := kinds[0].call(t.Context(), hosted(t, u, "recipes")); err == nil {
+				t.Error("got no error, want a timeout")
+			}
+			eventually(t, func() bool { return stat["upstream_rq_tx_reset"]() == 1 && stat["upstream_rq_active"]() == 0 })
+		})
 	}
 }

@@ -25,11 +25,11 @@ import (
 // not see them.
 //
 // If the upstream has a cluster (package cluster), or r is [Clustered], calls go to the host that
-// the cluster picks for each attempt, whatever the target: a resolver and a balancer of the
-// library's own are installed, for targets of the schemes passthrough, dns and pillion. The target
-// then names the authority alone, and a service configuration must not choose another balancer. A
+// the cluster picks for each attempt, not to those of the target: DialOptions installs a resolver and
+// a balancer for targets with the schemes passthrough, dns and pillion. The target then only
+// determines the authority, and a service configuration must not choose another balancer. A
 // connection to a host is made when a call first needs it; the cluster's ConnectTimeout, ejections,
-// limits and statistics hold. TLS is that of the credentials, not that of the cluster.
+// limits and statistics apply. TLS is that of the credentials, not that of the cluster.
 //
 //	conn, err := grpc.NewClient("passthrough:///recipes", append(pilliongrpc.DialOptions(recipes), creds)...)
 func DialOptions(r pillion.Resolver) []grpc.DialOption {
@@ -73,7 +73,7 @@ func finder(r pillion.Resolver) find {
 	u, fixed := r.(*pillion.Upstream)
 	switch {
 	case r == nil || fixed && u == nil:
-		panic("pilliongrpc: nil resolver: pass an *pillion.Upstream, or a Resolver that finds one")
+		panic("pilliongrpc: nil resolver; pass an *pillion.Upstream, or a Resolver that finds one")
 	case fixed:
 		return func(*client) (*pillion.Upstream, error) { return u, nil }
 	}
@@ -111,7 +111,7 @@ func check(ctx context.Context, method, what string, missing bool) error {
 	case ctx == nil:
 		return status.Error(codes.Internal, "pilliongrpc: nil context")
 	case method == "":
-		return status.Error(codes.Internal, "pilliongrpc: no method: pass /package.Service/Method")
+		return status.Error(codes.Internal, "pilliongrpc: no method; pass /package.Service/Method")
 	case missing:
 		return status.Error(codes.Internal, "pilliongrpc: nil "+what)
 	}

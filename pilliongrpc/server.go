@@ -69,7 +69,7 @@ func serverFinder(r pillion.Resolver) (serverFind, error) {
 	u, fixed := r.(*pillion.Upstream)
 	switch {
 	case r == nil || fixed && u == nil:
-		return nil, errors.New("pilliongrpc: nil resolver: pass an *pillion.Upstream, or a Resolver that finds one")
+		return nil, errors.New("pilliongrpc: nil resolver; pass an *pillion.Upstream, or a Resolver that finds one")
 	case fixed:
 		if err := servable(u); err != nil {
 			return nil, err
@@ -90,7 +90,7 @@ func serverFinder(r pillion.Resolver) (serverFind, error) {
 
 func servable(u *pillion.Upstream) error {
 	if u.Chain().Repeats() {
-		return fmt.Errorf("upstream %q: pilliongrpc: a server cannot retry or hedge the calls that it serves: leave out retry and hedge", u.Name())
+		return fmt.Errorf("upstream %q: pilliongrpc: a server cannot retry or hedge the calls that it serves; leave out retry and hedge", u.Name())
 	}
 	if u.Chain().Carrier() != nil {
 		return fmt.Errorf("upstream %q: pilliongrpc: a request that is being served goes to no host of a cluster: leave out cluster", u.Name())

@@ -366,7 +366,10 @@ type gauges map[string]func() uint64
 
 // Wrap collects the gauges.
 func (g gauges) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
-	s.Stats(func(s policy.Stat) { g[s.Name] = s.Read })
+	s.Stats(func(s policy.Stat) error {
+		g[s.Name] = s.Read
+		return nil
+	})
 	return next, nil
 }
 

@@ -190,9 +190,9 @@ func reason(flags envoy.Flags) string {
 	return strings.ToUpper(b.String())
 }
 
-// noReply returns the error for a policy that returned neither an error nor a response of this
+// noResponse returns the error for a policy that returned neither an error nor a response of this
 // package.
-func noReply(u *pillion.Upstream, o *policy.Outcome) error {
-	err := fmt.Errorf("pillion: %s: a policy returned a %T instead of a reply", u.Name(), o.Value)
+func noResponse(u *pillion.Upstream, o *policy.Outcome) error {
+	err := fmt.Errorf("pillion: %s: a policy returned a %T in place of a response", u.Name(), o.Value)
 	return newError(u, codes.Internal, err, o.Flags, o.Detail, false)
 }

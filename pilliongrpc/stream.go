@@ -44,7 +44,7 @@ func StreamClientInterceptor(r pillion.Resolver) grpc.StreamClientInterceptor {
 	return stream(finder(r), false)
 }
 
-// stream is StreamClientInterceptor. If hosted, the connection leads to the hosts of clusters.
+// stream returns the interceptor. If hosted is set, connections lead to the hosts of clusters.
 func stream(found find, hosted bool) grpc.StreamClientInterceptor {
 	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string,
 		streamer grpc.Streamer, options ...grpc.CallOption,
@@ -169,7 +169,7 @@ func (x *streamCall) run() {
 		a.Watch()
 	}
 	if x.err == nil && x.result == nil {
-		x.err = noReply(x.upstream, o)
+		x.err = noResponse(x.upstream, o)
 	}
 }
 

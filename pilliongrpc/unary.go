@@ -28,7 +28,7 @@ func UnaryClientInterceptor(r pillion.Resolver) grpc.UnaryClientInterceptor {
 	return unary(finder(r), false)
 }
 
-// unary is UnaryClientInterceptor. If hosted, the connection leads to the hosts of clusters.
+// unary returns the interceptor. If hosted is set, connections lead to the hosts of clusters.
 func unary(found find, hosted bool) grpc.UnaryClientInterceptor {
 	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn,
 		invoker grpc.UnaryInvoker, options ...grpc.CallOption,
@@ -103,7 +103,7 @@ func (x *unaryCall) settle(u *pillion.Upstream, o *policy.Outcome) error {
 	}
 	err := callError(u, o, x.retried.Load())
 	if err == nil && a == nil {
-		err = noReply(u, o)
+		err = noResponse(u, o)
 	}
 	if err == nil && a.reply != x.reply {
 		copyMessage(x.reply, a.reply)

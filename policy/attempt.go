@@ -92,8 +92,9 @@ func (a *Attempt) Drop() {
 
 func discarded(_ *Call, end *Outcome) { end.Conditions |= Discarded }
 
-// Upgraded reports whether the response hands its connection to the caller.
-func (a *Attempt) Upgraded() bool { return a.Call().upgraded() }
+// Upgraded reports whether the response hands its connection to the caller: whether Try reported
+// [Upgraded], whatever policies have made of the outcome since.
+func (a *Attempt) Upgraded() bool { return a.upgraded }
 
 // DrainTime returns how long a policy allows for discarding the response, 0 for the default.
 func (a *Attempt) DrainTime() time.Duration { return a.drain }

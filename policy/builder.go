@@ -1,6 +1,9 @@
 package policy
 
-import "net/textproto"
+import (
+	"log/slog"
+	"net/textproto"
+)
 
 // Builder is passed to [Policy] Wrap. A policy uses it to reserve state, register listeners and
 // statistics, and declare what it needs.
@@ -95,21 +98,22 @@ type Stat struct {
 	// Name is the name in Envoy, after "cluster.<name>.".
 	Name string
 
-	// Of is what the statistic belongs to, if several upstreams offer the same one. It must be
+	// Of identifies the owner of the statistic, if several upstreams offer it. It must be
 	// comparable. Statistics with the same Name and Of are shown once.
 	Of any
 
 	// Read returns the value. It runs whenever statistics are shown, so it must be fast and safe
-	// for concurrent use. A Histogram has none.
+	// for concurrent use. It must be nil for a Histogram.
 	Read func() uint64
 
-	// Record hands over the function that a Histogram is to call with each value from then on.
-	// That function is safe for concurrent use. Other kinds have none.
+	// Record receives the function that a Histogram must call with each later value. That function
+	// is safe for concurrent use. Record must be nil for other kinds.
 	Record func(record func(value uint64))
 }
 
-// Stat offers statistics, such as how many slots are free. A policy may keep the Builder to offer
-// more of them later: Stat is safe for concurrent use.
+// Stat offers statistics, such as how many slots are free. A statistic that cannot be shown, such as
+// one with the name of another, is an error of New. A policy may keep the Builder to offer more of
+// them later: Stat is safe for concurrent use, and such an error is logged to [slog.Default].
 func (b *Builder) Stat(stats ...Stat) {
 	c := b.chain
 	c.offering.Lock()
@@ -117,20 +121,40 @@ func (b *Builder) Stat(stats ...Stat) {
 	c.stats = append(c.stats, stats...)
 	for _, show := range c.shows {
 		for _, s := range stats {
-			show(s)
+			c.noteStat(show(s))
 		}
 	}
 }
 
+// noteStat keeps the error of a statistic for New, or logs it if that has returned. The caller holds
+// offering.
+func (c *Chain) noteStat(err error) {
+	switch {
+	case err == nil:
+	case c.built:
+		slog.Error("pillion: a statistic is not shown", slog.String("upstream", c.name), slog.Any("error", err))
+	default:
+		c.unshown = append(c.unshown, err)
+	}
+}
+
+// statErrors returns the errors of the statistics that were offered while the chain was built.
+func (c *Chain) statErrors() []error {
+	c.offering.Lock()
+	defer c.offering.Unlock()
+	c.built = true
+	return c.unshown
+}
+
 // Stats calls show for each statistic that a policy of the upstream offers: immediately for those
 // of the policies inside this one, and later for the others. It is for policies that show
-// statistics. show must not offer any.
-func (b *Builder) Stats(show func(s Stat)) {
+// statistics. show must not offer any. It returns an error for a statistic that it cannot show.
+func (b *Builder) Stats(show func(s Stat) error) {
 	c := b.chain
 	c.offering.Lock()
 	defer c.offering.Unlock()
 	for _, s := range c.stats {
-		show(s)
+		c.noteStat(show(s))
 	}
 	c.shows = append(c.shows, show)
 }

@@ -3,6 +3,7 @@ package policy
 import (
 	"context"
 	"math"
+	"sync/atomic"
 	"time"
 
 	"github.com/pillion-go/pillion/envoy"
@@ -16,8 +17,8 @@ import (
 // have run. Adapters see it as an [Attempt].
 type Call struct {
 	frame        *Frame
-	self         any // the adapter's storage around this Call
-	attempt      int
+	self         any           // the adapter's storage around this Call
+	attempt      atomic.Int32  // a custom policy may end the call before the first attempt has begun
 	from         *Call         // the attempt that this one was derived from; nil for the first
 	drain        time.Duration // how long discarding the response may take; 0 for the default
 	endpoint     string
@@ -26,6 +27,7 @@ type Call struct {
 	hooks        hooks
 	state        uint32      // until stateWatched: see the table in lifecycle.go
 	afterTimeout bool        // the per-try timeout of the previous attempt fired
+	upgraded     bool        // the caller owns the connection of the response: neither a limit nor the context of the request ends it
 	stream       *Stream     // what outlives the attempt; nil if nothing does
 	spare        *timer      // a stopped one; nil for none
 	link         link        // in the chain's sweep
@@ -39,9 +41,10 @@ type Call struct {
 // reset writes only the pointers that are set. The hooks stay: they refer only to the chain and to
 // this Call, and count hides them.
 func (c *Call) reset() {
-	c.attempt, c.drain, c.limits = 1, 0, limits{}
+	c.number(1)
+	c.drain, c.limits = 0, limits{}
 	c.outcome.reset()
-	c.state, c.afterTimeout, c.hooks.count = stateTrying, false, 0
+	c.state, c.afterTimeout, c.upgraded, c.hooks.count = stateTrying, false, false, 0
 	if c.endpoint != "" {
 		c.endpoint = ""
 	}
@@ -59,6 +62,13 @@ func (c *Call) reset() {
 		if s.N = 0; s.V != nil {
 			s.V = nil
 		}
+	}
+}
+
+// number sets the number of the attempt. It is mostly right already, and a Store takes long.
+func (c *Call) number(n int32) {
+	if c.attempt.Load() != n {
+		c.attempt.Store(n)
 	}
 }
 
@@ -132,7 +142,7 @@ func (c *Call) Unconnected() bool {
 func (c *Call) Context() context.Context { return c.frame.ctx }
 
 // Attempt returns the number of this attempt, from 1.
-func (c *Call) Attempt() int { return c.attempt }
+func (c *Call) Attempt() int { return int(c.attempt.Load()) }
 
 // Attempts returns how many attempts of the call have begun, refused ones included.
 func (c *Call) Attempts() int { return c.frame.Attempts() }
@@ -298,7 +308,8 @@ func (c *Call) Refuse(err error, detail *envoy.Detail) *Outcome {
 func (c *Call) Next() *Call {
 	c.frame.forked.Store(true)
 	next := c.successor()
-	next.frame, next.attempt, next.from, next.limits = c.frame, c.attempt+1, c, c.limits
+	next.frame, next.from, next.limits = c.frame, c, c.limits
+	next.number(c.attempt.Load() + 1)
 	next.isLate = c.isLate
 	if !c.frame.mayRace() { // then c has run
 		next.spare, c.spare = c.spare, nil

@@ -19,8 +19,10 @@ type Chain struct {
 	listeners   []Listener
 	preparers   []func(*Attempt)
 	offering    sync.Mutex
-	stats       []Stat       // guarded by offering
-	shows       []func(Stat) // from policies that show statistics; guarded by offering
+	stats       []Stat             // guarded by offering
+	shows       []func(Stat) error // from policies that show statistics; guarded by offering
+	unshown     []error            // of statistics that cannot be shown, until built; guarded by offering
+	built       bool               // guarded by offering
 	claims      map[any]struct{}
 	retries     retryLimiter
 	carrier     Carrier // nil for none
@@ -48,7 +50,8 @@ func NewChain(name string, policies ...Policy) (*Chain, error) {
 		errs = append(errs, errors.New("pillion: New: the upstream's name is empty"))
 	}
 	call, bad := c.wrap(c.policies)
-	if err := errors.Join(append(errs, bad...)...); err != nil {
+	errs = append(append(errs, bad...), c.statErrors()...)
+	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("upstream %q: %w", name, err)
 	}
 	c.call = call
@@ -102,7 +105,7 @@ func (c *Chain) wrap(policies []Policy) (next Func, bad []error) {
 // the order in which they begin.
 func countAttempts(next Func) Func {
 	return func(ctx context.Context, c *Call) *Outcome {
-		c.attempt = int(c.frame.attempts.Add(1))
+		c.number(c.frame.attempts.Add(1))
 		return next(ctx, c)
 	}
 }

@@ -37,7 +37,8 @@ type Frame struct {
 func (f *Frame) Init(chain *Chain, x Exchange) {
 	f.chain, f.exchange = chain, x
 	f.storage, _ = x.(Storage)
-	f.first.frame, f.first.attempt = f, 1
+	f.first.frame = f
+	f.first.number(1)
 }
 
 // First returns the first attempt of the call.
@@ -116,7 +117,10 @@ func (f *Frame) Invoke(ctx context.Context) *Outcome {
 	if f.chain == nil || f.ctx != nil {
 		panic("policy: Frame.Invoke: the Frame is in use or not initialized; call Init or Reset first")
 	}
-	f.ctx, f.observer = ctx, observerIn(ctx)
+	f.ctx = ctx
+	if o := observerIn(ctx); o != nil {
+		f.observer = o
+	}
 	returned := false
 	defer func() {
 		if !returned {

@@ -88,7 +88,8 @@ func (c *Call) openStream() *Stream {
 
 // limitedStream makes the Stream of an attempt with a context of its own.
 func (c *Call) limitedStream() (*Stream, *StreamLimits) {
-	s, own := (*Stream)(nil), (*StreamLimits)(nil)
+	var s *Stream
+	var own *StreamLimits
 	if storage := c.frame.storage; storage != nil {
 		if s, own = storage.NewLimitedStream((*Attempt)(c)); own == nil || own.ctx != nil {
 			panic("policy: Storage.NewLimitedStream returned nil, or StreamLimits that were used before")
@@ -162,7 +163,7 @@ func (a *Attempt) Watch() {
 	}
 	c := a.Call()
 	s, caller := c.openStream(), c.frame.ctx
-	watched := c.hooks.count != 0 && caller.Done() != nil && !c.upgraded()
+	watched := c.hooks.count != 0 && caller.Done() != nil && !c.upgraded
 	c.state = stateWatched
 	if s.own == nil && !watched {
 		s.state.Store(stateWatched)
@@ -183,7 +184,7 @@ func (a *Attempt) Watch() {
 // it fires before the total limit, and then waits for what is left. The caller holds mu.
 func (s *Stream) limitBody(c *Call) {
 	l := s.own
-	if !c.upgraded() {
+	if !c.upgraded {
 		l.deadline, l.total, l.idle, l.quiet = c.ownDeadline(), c.limits.totalScope(), c.limits.idle, c.limits.silent()
 	}
 	switch {
@@ -195,10 +196,6 @@ func (s *Stream) limitBody(c *Call) {
 		s.start(0, wait)
 	}
 }
-
-// upgraded reports whether the caller owns the connection of the response: then neither a limit nor
-// the context of the request ends it.
-func (c *Call) upgraded() bool { return c.outcome.Has(Upgraded) }
 
 // End ends the attempt and runs its hooks. A nil err means that all of the response was received,
 // any other that it broke off. End returns the error to show the caller; a timeout or cancellation
@@ -236,7 +233,7 @@ func (s *Stream) Unwound() { _ = s.End(errUnwound) }
 func (s *Stream) closed() {
 	c := s.detach()
 	var why error
-	if !c.upgraded() {
+	if !c.upgraded {
 		if why = context.Cause(c.frame.ctx); why == nil && s.firedScope() != 0 {
 			why = context.DeadlineExceeded
 		}
@@ -349,7 +346,7 @@ func (s *Stream) waitForEnd() {
 func (c *Call) broken(end *Outcome, err error) {
 	fired := c.fired()
 	switch {
-	case c.upgraded():
+	case c.upgraded:
 		c.frame.exchange.Classify((*Attempt)(c), end, err)
 	case fired != 0:
 		c.timedOut(end, fired, nil)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Rank is the position of a policy relative to retry and hedge, from the outside in.
@@ -86,6 +87,26 @@ func misplaced(outside, inside Place) string {
 	return ""
 }
 
+// instead returns what to write instead of two misplaced policies. Two of the same rank or name have
+// no right order.
+func instead(outside, inside Place, policies []Policy) string {
+	if outside.Rank == inside.Rank || outside.name() == inside.name() {
+		return "leave one of them out"
+	}
+	var places []Place
+	for _, p := range policies {
+		if place := placeOf(p); place.Rank != AnyPlace {
+			places = append(places, place)
+		}
+	}
+	slices.SortStableFunc(places, func(a, b Place) int { return cmp.Compare(a.Rank, b.Rank) })
+	var names []string
+	for _, p := range places {
+		names = append(names, p.name())
+	}
+	return "write them in the order " + strings.Join(slices.Compact(names), ", ")
+}
+
 // checkOrder returns an error for each pair of policies whose order makes no sense.
 func checkOrder(policies []Policy) []error {
 	if slices.ContainsFunc(policies, isAnyOrder) {
@@ -96,8 +117,8 @@ func checkOrder(policies []Policy) []error {
 		for _, q := range policies[i+1:] {
 			outer, inner := placeOf(p), placeOf(q)
 			if why := misplaced(outer, inner); why != "" {
-				bad = append(bad, fmt.Errorf("pillion: order: %v outside %v %s; put AnyOrder among the policies if you mean it",
-					outer.name(), inner.name(), why))
+				bad = append(bad, fmt.Errorf("pillion: order: %v outside %v %s; %s, or put AnyOrder among the policies if you mean it",
+					outer.name(), inner.name(), why, instead(outer, inner, policies)))
 			}
 		}
 	}

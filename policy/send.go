@@ -8,7 +8,7 @@ import (
 
 // send is the innermost Func: it arms the limits, makes one attempt, and settles its outcome.
 func send(ctx context.Context, c *Call) *Outcome {
-	if c.attempt > 1 {
+	if c.attempt.Load() > 1 {
 		c.frame.sent.Store(c)
 	}
 	sent, ok := c.arm(ctx)
@@ -135,6 +135,7 @@ func (l *limits) silent() Scope {
 // response stays alive until its end.
 func (c *Call) settle(ctx context.Context) *Outcome {
 	o, s := &c.outcome, c.stream
+	c.upgraded = o.Has(Upgraded) // policies may change o
 	if s != nil {
 		if scope := s.disarm(c); scope != 0 {
 			s.release(c.timeoutError(scope, nil))

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/internal/settings"
 	"github.com/pillion-go/pillion/policy"
 )
 
@@ -105,9 +106,9 @@ func (c Config) check() error {
 	if c.Status != 0 && (c.Status < 400 || c.Status > 599) {
 		say("Status: %d is not within 400 and 599; leave it out for 429", c.Status)
 	}
-	switch {
-	case c.MaxKeys < 0:
-		say("MaxKeys: %d is negative", c.MaxKeys)
+	switch why := settings.Count(int64(c.MaxKeys), "0 for 1024"); {
+	case why != "":
+		say("MaxKeys: %d %s", c.MaxKeys, why)
 	case c.MaxKeys > 0 && c.Key == nil:
 		say("MaxKeys: %d has no effect without Key; leave it out", c.MaxKeys)
 	}
@@ -121,12 +122,12 @@ func (t TokenBucket) check() error {
 	}
 	switch {
 	case t.MaxTokens == 0:
-		say("MaxTokens: 0 is no limit; write how many calls may come in one moment, or Zero for none")
+		say("MaxTokens: 0 is no limit; write how many calls may come in one moment, or ratelimit.Zero for none")
 	case t.MaxTokens < 0 && t.MaxTokens != Zero:
-		say("MaxTokens: %d is negative", t.MaxTokens)
+		say("MaxTokens: %d is negative; write how many calls may come in one moment, or ratelimit.Zero for none", t.MaxTokens)
 	}
-	if t.TokensPerFill < 0 {
-		say("TokensPerFill: %d is negative", t.TokensPerFill)
+	if why := settings.Count(int64(t.TokensPerFill), "0 for 1"); why != "" {
+		say("TokensPerFill: %d %s", t.TokensPerFill, why)
 	}
 	if t.FillInterval < shortestInterval {
 		say("FillInterval: %v is below %v; write more, with more TokensPerFill", t.FillInterval, shortestInterval)

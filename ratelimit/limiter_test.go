@@ -28,7 +28,7 @@ import (
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
 	"github.com/pillion-go/pillion/envoy"
-	"github.com/pillion-go/pillion/metrics"
+	"github.com/pillion-go/pillion/internal/statstest"
 	"github.com/pillion-go/pillion/pilliongrpc"
 	"github.com/pillion-go/pillion/policy"
 	"github.com/pillion-go/pillion/policytest"
@@ -42,20 +42,6 @@ func perMinute(n int) TokenBucket {
 	return TokenBucket{MaxTokens: n, TokensPerFill: n, FillInterval: time.Minute}
 }
 
-// newUpstream makes an upstream that is called recipes, with its statistics.
-func newUpstream(t *testing.T, policies ...policy.Policy) (*pillion.Upstream, *metrics.Registry) {
-	t.Helper()
-	registry, err := metrics.NewRegistry(metrics.Settings{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	u, err := pillion.New("recipes", append([]policy.Policy{metrics.Config{Registry: registry}}, policies...)...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return u, registry
-}
-
 // call calls a function, and returns whether it was let through.
 func call(t *testing.T, u *pillion.Upstream) bool {
 	t.Helper()
@@ -64,21 +50,6 @@ func call(t *testing.T, u *pillion.Upstream) bool {
 		t.Fatalf("got %v, want none or ErrLimited", err)
 	}
 	return err == nil
-}
-
-// stats returns the statistics that are not 0, by what follows "cluster.recipes.".
-func stats(t *testing.T, registry *metrics.Registry) map[string]int {
-	t.Helper()
-	w := httptest.NewRecorder()
-	metrics.Handler(registry).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/stats", nil))
-	found := map[string]int{}
-	for line := range strings.Lines(w.Body.String()) {
-		name, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
-		if n, err := strconv.Atoi(value); err == nil && n != 0 {
-			found[strings.TrimPrefix(name, "cluster.recipes.")] = n
-		}
-	}
-	return found
 }
 
 type roundTripper func(*http.Request) (*http.Response, error)
@@ -101,7 +72,7 @@ func get(ctx context.Context, u *pillion.Upstream, tenant string) (*http.Respons
 // TestConfig pins what is let through when, and what is counted.
 func TestConfig(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		u, registry := newUpstream(t, Config{TokenBucket: TokenBucket{MaxTokens: 2, FillInterval: time.Second}})
+		u, registry := statstest.New(t, Config{TokenBucket: TokenBucket{MaxTokens: 2, FillInterval: time.Second}})
 		for _, step := range []struct {
 			after time.Duration
 			want  bool
@@ -111,7 +82,7 @@ func TestConfig(t *testing.T) {
 				t.Errorf("after %v: got %v, want %v", step.after, got, step.want)
 			}
 		}
-		got := stats(t, registry)
+		got := statstest.Used(t, registry, "")
 		want := map[string]int{
 			"http_local_rate_limit.enabled": 9, "http_local_rate_limit.ok": 5, "http_local_rate_limit.rate_limited": 4, "http_local_rate_limit.enforced": 4,
 			"internal.upstream_rq_200": 5, "internal.upstream_rq_2xx": 5, "internal.upstream_rq_completed": 5,
@@ -135,7 +106,7 @@ func TestRefusal(t *testing.T) {
 		status int
 	}{"default": {Config{}, 429}, "status": {Config{Status: 503}, 503}} {
 		tc.config.TokenBucket = TokenBucket{MaxTokens: Zero, FillInterval: time.Minute}
-		u, _ := newUpstream(t, pillion.Options{LocalReplies: true}, tc.config, retry.Config{On: "5xx,gateway-error"}, b)
+		u, _ := statstest.New(t, pillion.Options{LocalReplies: true}, tc.config, retry.Config{On: "5xx,gateway-error"}, b)
 		resp, info, err := get(t.Context(), u, "")
 		if err != nil {
 			t.Fatal(err)
@@ -155,7 +126,7 @@ func TestRefusal(t *testing.T) {
 
 // TestRefusal_error pins that a client without local replies gets the error.
 func TestRefusal_error(t *testing.T) {
-	u, _ := newUpstream(t, Config{TokenBucket: TokenBucket{MaxTokens: Zero, FillInterval: time.Minute}})
+	u, _ := statstest.New(t, Config{TokenBucket: TokenBucket{MaxTokens: Zero, FillInterval: time.Minute}})
 	_, _, err := get(t.Context(), u, "")
 	if limited, ok := errors.AsType[*Error](err); !ok || *limited != (Error{Upstream: "recipes"}) || err.Error() != "ratelimit: recipes: too many calls" {
 		t.Errorf("got %v", err)
@@ -165,7 +136,7 @@ func TestRefusal_error(t *testing.T) {
 // TestInsideRetry pins that inside of retry attempts take tokens, and that a refusal wraps what the
 // attempt before it failed with.
 func TestInsideRetry(t *testing.T) {
-	u, _ := newUpstream(t, retry.Config{On: "5xx", NumRetries: 5, BaseInterval: time.Millisecond}, Config{TokenBucket: perMinute(2)})
+	u, _ := statstest.New(t, retry.Config{On: "5xx", NumRetries: 5, BaseInterval: time.Millisecond}, Config{TokenBucket: perMinute(2)})
 	broken, attempts := errors.New("broken"), 0
 	_, err := pillion.Do(t.Context(), u, func(context.Context) (int, error) {
 		attempts++
@@ -182,14 +153,14 @@ func TestShares(t *testing.T) {
 	random := func() uint64 { next++; return next % 2 * 99 } // 99, 0, 99, 0, ...
 	half := envoy.Percent{Numerator: 50}
 	empty := TokenBucket{MaxTokens: Zero, FillInterval: time.Minute}
-	u, registry := newUpstream(t, Config{TokenBucket: empty, Enabled: half, Rand: random, StatPrefix: "a"}, Config{TokenBucket: empty, Enforced: envoy.Percent{Numerator: envoy.Never}, StatPrefix: "b"})
+	u, registry := statstest.New(t, Config{TokenBucket: empty, Enabled: half, Rand: random, StatPrefix: "a"}, Config{TokenBucket: empty, Enforced: envoy.Percent{Numerator: envoy.Never}, StatPrefix: "b"})
 	refused := 0
 	for range 10 {
 		if !call(t, u) {
 			refused++
 		}
 	}
-	got := stats(t, registry)
+	got := statstest.Used(t, registry, "")
 	if refused != 5 || got["a.http_local_rate_limit.enabled"] != 5 || got["a.http_local_rate_limit.enforced"] != 5 {
 		t.Errorf("got %d refused and %v, want half of 10", refused, got)
 	}
@@ -204,8 +175,8 @@ func TestNew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	first, _ := newUpstream(t, l)
-	second, _ := newUpstream(t, l)
+	first, _ := statstest.New(t, l)
+	second, _ := statstest.New(t, l)
 	for i, u := range []*pillion.Upstream{first, second, first} {
 		if !call(t, u) {
 			t.Errorf("call %d was refused", i)
@@ -220,7 +191,7 @@ func byTenant(_ context.Context, c *policy.Call) string { return c.RequestHeader
 
 // TestKeys pins that each key has its own bucket, whose error names it.
 func TestKeys(t *testing.T) {
-	u, _ := newUpstream(t, Config{TokenBucket: perMinute(1), Key: byTenant})
+	u, _ := statstest.New(t, Config{TokenBucket: perMinute(1), Key: byTenant})
 	for _, tenant := range []string{"a", "b", ""} {
 		if _, _, err := get(t.Context(), u, tenant); err != nil {
 			t.Errorf("%q: got %v", tenant, err)
@@ -240,7 +211,7 @@ func TestKeys_bounded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		u, _ := newUpstream(t, l)
+		u, _ := statstest.New(t, l)
 		let := 0
 		for i := range 1000 {
 			if _, _, err := get(t.Context(), u, strconv.Itoa(i)); err == nil {
@@ -296,7 +267,7 @@ func TestKeys_concurrent(t *testing.T) {
 
 // TestHandler pins what the client of a server gets.
 func TestHandler(t *testing.T) {
-	u, _ := newUpstream(t, Config{TokenBucket: perMinute(1)})
+	u, _ := statstest.New(t, Config{TokenBucket: perMinute(1)})
 	h, err := u.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	if err != nil {
 		t.Fatal(err)
@@ -318,7 +289,7 @@ func TestGRPC(t *testing.T) {
 	}{{Config{}, codes.Unavailable}, {Config{ResourceExhausted: true}, codes.ResourceExhausted}, {Config{Status: 403}, codes.PermissionDenied}} {
 		tc.config.TokenBucket = TokenBucket{MaxTokens: Zero, FillInterval: time.Minute}
 		for _, side := range []string{"client", "server"} {
-			u, _ := newUpstream(t, tc.config)
+			u, _ := statstest.New(t, tc.config)
 			_, err := dial(t, u, side).Check(t.Context(), &grpc_health_v1.HealthCheckRequest{})
 			if got := status.Code(err); got != tc.want {
 				t.Errorf("%s, %+v: got %v, want %v", side, tc.config, err, tc.want)
@@ -361,8 +332,6 @@ func TestConfig_check(t *testing.T) {
 	tests := map[string]Config{
 		"":                                 {TokenBucket: good},
 		"TokenBucket.MaxTokens: 0 is no":   {TokenBucket: TokenBucket{FillInterval: time.Second}},
-		"TokenBucket.MaxTokens: -2":        {TokenBucket: TokenBucket{MaxTokens: -2, FillInterval: time.Second}},
-		"TokenBucket.TokensPerFill: -1":    {TokenBucket: TokenBucket{MaxTokens: 1, TokensPerFill: -1, FillInterval: time.Second}},
 		"TokenBucket.FillInterval: 0s":     {TokenBucket: TokenBucket{MaxTokens: 1}},
 		"TokenBucket.FillInterval: 49ms":   {TokenBucket: TokenBucket{MaxTokens: 1, FillInterval: 49 * time.Millisecond}},
 		"Enabled.Numerator: -7":            {TokenBucket: good, Enabled: envoy.Percent{Numerator: -7}},
@@ -370,7 +339,9 @@ func TestConfig_check(t *testing.T) {
 		"Status: 399":                      {TokenBucket: good, Status: 399},
 		"Status: 600":                      {TokenBucket: good, Status: 600},
 		"MaxKeys: 5 has no effect without": {TokenBucket: good, MaxKeys: 5},
-		"MaxKeys: -1":                      {TokenBucket: good, MaxKeys: -1, Key: byTenant},
+		"TokenBucket.MaxTokens: -2 is negative; write how many calls may come in one moment, or ratelimit.Zero for none": {TokenBucket: TokenBucket{MaxTokens: -2, FillInterval: time.Second}},
+		"TokenBucket.TokensPerFill: -1 is negative; write 1 or more, or 0 for 1":                                         {TokenBucket: TokenBucket{MaxTokens: 1, TokensPerFill: -1, FillInterval: time.Second}},
+		"MaxKeys: -1 is negative; write 1 or more, or 0 for 1024":                                                        {TokenBucket: good, MaxKeys: -1, Key: byTenant},
 	}
 	for want, c := range tests {
 		_, err := pillion.New("recipes", c)

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/pillion-go/pillion/internal/settings"
 )
 
 // The defaults of a [Budget], as in Finagle and linkerd.
@@ -69,13 +71,13 @@ func (b *Budget) check(field string) error {
 	case b.Percent > 0 && b.Percent < 1:
 		say("Percent", "%v is below 1; write %v for %v percent", b.Percent, 100*b.Percent, 100*b.Percent)
 	case b.Percent != Zero && !(b.Percent >= 0 && b.Percent <= math.MaxFloat64):
-		say("Percent", "%v is no percentage; write 1 or more, or Zero for no share", b.Percent)
+		say("Percent", "%v is no percentage; write 1 or more, 0 for 20, or retry.Zero for no share", b.Percent)
 	}
-	if b.MinPerSecond < 0 && b.MinPerSecond != Zero {
-		say("MinPerSecond", "%d is negative; write Zero for none", b.MinPerSecond)
+	if why := settings.Count(int64(b.MinPerSecond), "0 for 10", "retry.Zero for none"); why != "" && b.MinPerSecond != Zero {
+		say("MinPerSecond", "%d %s", b.MinPerSecond, why)
 	}
-	if b.Window != 0 && b.Window < minBudgetWindow {
-		say("Window", "%v is below %v; did you forget the unit?", b.Window, minBudgetWindow)
+	if why := settings.AtLeast(b.Window, minBudgetWindow, "0 for 10s"); why != "" {
+		say("Window", "%v %s", b.Window, why)
 	}
 	return errors.Join(bad...)
 }

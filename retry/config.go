@@ -13,6 +13,7 @@ import (
 
 	"github.com/cenkalti/backoff/v4"
 
+	"github.com/pillion-go/pillion/internal/settings"
 	"github.com/pillion-go/pillion/policy"
 )
 
@@ -110,9 +111,9 @@ type Config struct {
 	// it is Disabled.
 	Budget *Budget `json:"budget,omitempty"`
 
-	// Hosts says which hosts of a cluster a retry avoids. Nil means those of the attempts before,
-	// in whose place up to 20 times another one is picked; Envoy avoids none by default, as &Hosts{} does.
-	// Without a cluster inside anything but nil is an error. Mirrors retry_host_predicate and
+	// Hosts selects the hosts of a cluster that a retry avoids. Nil means those of earlier attempts:
+	// up to 20 times another host is picked instead. &Hosts{} avoids none, which is Envoy's default.
+	// Without a cluster, any value other than nil is an error. Mirrors retry_host_predicate and
 	// retry_priority.
 	Hosts *Hosts `json:"hosts,omitempty"`
 
@@ -186,8 +187,8 @@ func (c Config) compile() (*envoyRule, error) {
 	bad = append(bad, err)
 	requestHeaders, err := compileHeaders("RetriableRequestHeaders", c.RetriableRequestHeaders)
 	bad = append(bad, err)
-	for _, h := range c.ResetHeaders {
-		bad = append(bad, h.check())
+	for i, h := range c.ResetHeaders {
+		bad = append(bad, h.check(i))
 	}
 	if err := errors.Join(bad...); err != nil {
 		return nil, err
@@ -210,39 +211,26 @@ func (c Config) standard() bool { return strings.TrimSpace(c.On) == "" && !c.Env
 func (c Config) checkNumbers() error {
 	var bad []error
 	say := func(field string, value any, why string) {
-		bad = append(bad, fmt.Errorf("retry: Config.%s: %v %s", field, value, why))
-	}
-	if c.NumRetries < 0 && c.NumRetries != Never {
-		say("NumRetries", c.NumRetries, "is negative")
-	}
-	for _, f := range []struct {
-		name  string
-		value time.Duration
-	}{
-		{"BaseInterval", c.BaseInterval}, {"MaxInterval", c.MaxInterval}, {"MaxResetInterval", c.MaxResetInterval},
-	} {
-		if why := checkInterval(f.value); why != "" {
-			say(f.name, f.value, why)
+		if why != "" {
+			bad = append(bad, fmt.Errorf("retry: Config.%s: %v %s", field, value, why))
 		}
 	}
-	if base := cmp.Or(c.BaseInterval, DefaultBaseInterval); c.MaxInterval >= shortest && c.MaxInterval < base {
-		say("MaxInterval", c.MaxInterval, "is below BaseInterval")
+	if c.NumRetries != Never {
+		say("NumRetries", c.NumRetries, settings.Count(int64(c.NumRetries), "0 for 1", "retry.Never for none"))
 	}
+	say("BaseInterval", c.BaseInterval, settings.Duration(c.BaseInterval, "0 for 25ms"))
+	say("MaxInterval", c.MaxInterval, cmp.Or(settings.Duration(c.MaxInterval, "0 for ten times BaseInterval"), c.checkMaxInterval()))
+	say("MaxResetInterval", c.MaxResetInterval, settings.Duration(c.MaxResetInterval, "0 for 5m"))
 	return errors.Join(bad...)
 }
 
-// shortest is the shortest valid wait. A shorter one is probably a number without a unit.
-const shortest = time.Millisecond
-
-// checkInterval returns why a wait is invalid, or "" if it is valid.
-func checkInterval(d time.Duration) string {
-	switch {
-	case d < 0:
-		return "is negative"
-	case d > 0 && d < shortest:
-		return "is below 1ms; did you forget the unit?"
+// checkMaxInterval returns what is wrong with MaxInterval beside BaseInterval, or "".
+func (c Config) checkMaxInterval() string {
+	base := cmp.Or(c.BaseInterval, DefaultBaseInterval)
+	if c.MaxInterval == 0 || c.MaxInterval >= base {
+		return ""
 	}
-	return ""
+	return fmt.Sprintf("is below BaseInterval; write %v or more, or 0 for ten times BaseInterval", base)
 }
 
 // checkConditions reports a policy that would never retry.
@@ -258,7 +246,7 @@ func (c Config) checkLists(on conditions) error {
 	var bad []error
 	for _, code := range c.RetriableStatusCodes {
 		if !isStatus(code) {
-			bad = append(bad, fmt.Errorf("retry: Config.RetriableStatusCodes: %d is no HTTP status", code))
+			bad = append(bad, fmt.Errorf("retry: Config.RetriableStatusCodes: %d is no HTTP status; write one from 100 to 599", code))
 		}
 	}
 	if c.EnvoyHeaders { // a caller can send what is missing
@@ -267,9 +255,9 @@ func (c Config) checkLists(on conditions) error {
 	pair := func(word string, named bool, field string, n int) {
 		switch {
 		case n > 0 && !named:
-			bad = append(bad, fmt.Errorf("retry: Config.%s: no effect: On lacks %s", field, word))
+			bad = append(bad, fmt.Errorf("retry: Config.%s: no effect, because On lacks %s; add it to On, or leave %[1]s out", field, word))
 		case n == 0 && named:
-			bad = append(bad, fmt.Errorf("retry: Config.On: %s has no effect: %s is empty", word, field))
+			bad = append(bad, fmt.Errorf("retry: Config.On: %s has no effect, because %s is empty; fill that, or leave %[1]s out", word, field))
 		}
 	}
 	pair("retriable-status-codes", on.statusCodes, "RetriableStatusCodes", len(c.RetriableStatusCodes))

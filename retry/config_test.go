@@ -29,6 +29,9 @@ const theWords = "; the conditions are default, idempotent, 5xx, cancelled, conn
 	"gateway-error, internal, refused-stream, reset, reset-before-request, resource-exhausted, retriable-4xx, retriable-headers, " +
 	"retriable-status-codes, unavailable, separated by commas"
 
+// such is what errors about durations say to write.
+const such = "write a duration such as 5*time.Second"
+
 func TestConfigErrors(t *testing.T) {
 	when := func(*policy.Outcome) bool { return false }
 	source := func() backoff.BackOff { return &backoff.ZeroBackOff{} }
@@ -52,34 +55,34 @@ func TestConfigErrors(t *testing.T) {
 		{"idempotent alone", Config{On: "idempotent"}, []string{`retry: Config.On: "idempotent" is no condition by itself; write "default,idempotent"`}},
 		{"idempotent for When", Config{On: "idempotent", When: when}, nil},
 		{"idempotent for the caller's conditions", Config{On: "idempotent", EnvoyHeaders: true}, nil},
-		{"NumRetries", Config{NumRetries: -2}, []string{"retry: Config.NumRetries: -2 is negative"}},
+		{"NumRetries", Config{NumRetries: -2}, []string{"retry: Config.NumRetries: -2 is negative; write 1 or more, 0 for 1, or retry.Never for none"}},
 		{
 			"negative intervals",
 			Config{BaseInterval: -1, MaxInterval: -2, MaxResetInterval: -3},
 			[]string{
-				"retry: Config.BaseInterval: -1ns is negative",
-				"retry: Config.MaxInterval: -2ns is negative",
-				"retry: Config.MaxResetInterval: -3ns is negative",
+				"retry: Config.BaseInterval: -1ns is negative; " + such + ", or 0 for 25ms",
+				"retry: Config.MaxInterval: -2ns is negative; " + such + ", or 0 for ten times BaseInterval",
+				"retry: Config.MaxResetInterval: -3ns is negative; " + such + ", or 0 for 5m",
 			},
 		},
 		{
 			"MaxInterval below BaseInterval",
 			Config{BaseInterval: time.Second, MaxInterval: time.Millisecond},
-			[]string{"retry: Config.MaxInterval: 1ms is below BaseInterval"},
+			[]string{"retry: Config.MaxInterval: 1ms is below BaseInterval; write 1s or more, or 0 for ten times BaseInterval"},
 		},
 		{
 			"MaxInterval below the default BaseInterval",
 			Config{MaxInterval: 24 * time.Millisecond},
-			[]string{"retry: Config.MaxInterval: 24ms is below BaseInterval"},
+			[]string{"retry: Config.MaxInterval: 24ms is below BaseInterval; write 25ms or more, or 0 for ten times BaseInterval"},
 		},
 		{"MaxInterval of BaseInterval", Config{MaxInterval: 25 * time.Millisecond}, nil},
 		{
 			"units forgotten",
 			Config{BaseInterval: 25, MaxInterval: 250, MaxResetInterval: 999999},
 			[]string{
-				"retry: Config.BaseInterval: 25ns is below 1ms; did you forget the unit?",
-				"retry: Config.MaxInterval: 250ns is below 1ms; did you forget the unit?",
-				"retry: Config.MaxResetInterval: 999.999µs is below 1ms; did you forget the unit?",
+				"retry: Config.BaseInterval: 25ns is below 1ms; did you forget the unit? W" + such[1:] + ", or 0 for 25ms",
+				"retry: Config.MaxInterval: 250ns is below 1ms; did you forget the unit? W" + such[1:] + ", or 0 for ten times BaseInterval",
+				"retry: Config.MaxResetInterval: 999.999µs is below 1ms; did you forget the unit? W" + such[1:] + ", or 0 for 5m",
 			},
 		},
 		{"shortest intervals", Config{BaseInterval: time.Millisecond, MaxInterval: time.Millisecond, MaxResetInterval: time.Millisecond}, nil},
@@ -100,26 +103,26 @@ func TestConfigErrors(t *testing.T) {
 			"invalid status codes",
 			Config{On: "retriable-status-codes", RetriableStatusCodes: []int{99, 100, 599, 600}},
 			[]string{
-				"retry: Config.RetriableStatusCodes: 99 is no HTTP status",
-				"retry: Config.RetriableStatusCodes: 600 is no HTTP status",
+				"retry: Config.RetriableStatusCodes: 99 is no HTTP status; write one from 100 to 599",
+				"retry: Config.RetriableStatusCodes: 600 is no HTTP status; write one from 100 to 599",
 			},
 		},
 		{
 			"status codes without the condition",
 			Config{On: "5xx", RetriableStatusCodes: []int{429}},
-			[]string{"retry: Config.RetriableStatusCodes: no effect: On lacks retriable-status-codes"},
+			[]string{"retry: Config.RetriableStatusCodes: no effect, because On lacks retriable-status-codes; add it to On, or leave RetriableStatusCodes out"},
 		},
 		{
 			"headers without the condition",
 			Config{RetriableHeaders: []HeaderMatcher{{Name: "X-Again"}}},
-			[]string{"retry: Config.RetriableHeaders: no effect: On lacks retriable-headers"},
+			[]string{"retry: Config.RetriableHeaders: no effect, because On lacks retriable-headers; add it to On, or leave RetriableHeaders out"},
 		},
 		{
 			"conditions without their lists",
 			Config{On: "retriable-headers,retriable-status-codes"},
 			[]string{
-				"retry: Config.On: retriable-status-codes has no effect: RetriableStatusCodes is empty",
-				"retry: Config.On: retriable-headers has no effect: RetriableHeaders is empty",
+				"retry: Config.On: retriable-status-codes has no effect, because RetriableStatusCodes is empty; fill that, or leave retriable-status-codes out",
+				"retry: Config.On: retriable-headers has no effect, because RetriableHeaders is empty; fill that, or leave retriable-headers out",
 			},
 		},
 		{
@@ -130,7 +133,7 @@ func TestConfigErrors(t *testing.T) {
 		{
 			"invalid lists that callers complete",
 			Config{RetriableStatusCodes: []int{42}, RetriableHeaders: []HeaderMatcher{{}}, EnvoyHeaders: true},
-			[]string{"retry: Config.RetriableStatusCodes: 42 is no HTTP status", "retry: Config.RetriableHeaders[0]: Name is empty"},
+			[]string{"retry: Config.RetriableStatusCodes: 42 is no HTTP status; write one from 100 to 599", "retry: Config.RetriableHeaders[0]: Name is empty; write one such as X-Retry"},
 		},
 		{
 			"header names",
@@ -142,7 +145,7 @@ func TestConfigErrors(t *testing.T) {
 				`retry: Config.RetriableHeaders[0]: Name "X Again" is no header name; write one such as X-Retry`,
 				`retry: Config.RetriableHeaders[1]: Name ":status" is no header name; write one such as X-Retry`,
 				`retry: Config.RetriableRequestHeaders[0]: Name "X-Again:" is no header name; write one such as X-Retry`,
-				`retry: Config.ResetHeaders: Name "Retry\nAfter" is no header name; write one such as Retry-After`,
+				`retry: Config.ResetHeaders[0]: Name "Retry\nAfter" is no header name; write one such as Retry-After`,
 			},
 		},
 		{
@@ -161,22 +164,22 @@ func TestConfigErrors(t *testing.T) {
 				{Name: "X-Good"}, {Exact: "yes"}, {Name: "X-Two", Prefix: "a", Suffix: "b"}, {Name: "X-Regex", Regex: "("},
 			}},
 			[]string{
-				"retry: Config.RetriableHeaders[1]: Name is empty",
-				`retry: Config.RetriableHeaders[2]: "X-Two" has more than one of Exact, Prefix, Suffix, Contains and Regex`,
+				"retry: Config.RetriableHeaders[1]: Name is empty; write one such as X-Retry",
+				`retry: Config.RetriableHeaders[2]: "X-Two" has more than one of Exact, Prefix, Suffix, Contains and Regex; write one of them`,
 				`retry: Config.RetriableHeaders[3]: Regex "(": missing closing )`,
 			},
 		},
 		{
 			"request header matchers",
 			Config{RetriableRequestHeaders: []HeaderMatcher{{Name: "X", Contains: "a", Regex: "b"}}},
-			[]string{`retry: Config.RetriableRequestHeaders[0]: "X" has more than one of Exact, Prefix, Suffix, Contains and Regex`},
+			[]string{`retry: Config.RetriableRequestHeaders[0]: "X" has more than one of Exact, Prefix, Suffix, Contains and Regex; write one of them`},
 		},
 		{
 			"reset headers",
 			Config{ResetHeaders: []ResetHeader{{}, {Name: "X-Reset", Format: 3}, {Name: "Retry-After"}}},
 			[]string{
-				"retry: Config.ResetHeaders: Name is empty",
-				"retry: Config.ResetHeaders: X-Reset: Format 3 is unknown",
+				"retry: Config.ResetHeaders[0]: Name is empty; write one such as Retry-After",
+				"retry: Config.ResetHeaders[1]: Format 3 is unknown; write retry.SecondsOrDate, retry.Seconds or retry.UnixTimestamp",
 			},
 		},
 		{
@@ -187,14 +190,14 @@ func TestConfigErrors(t *testing.T) {
 			},
 			[]string{
 				`retry: Config.On: "no" is no retry condition` + theWords,
-				"retry: Config.NumRetries: -9 is negative",
-				"retry: Config.BaseInterval: -1ns is negative",
-				"retry: Config.RetriableStatusCodes: 1 is no HTTP status",
-				"retry: Config.RetriableStatusCodes: no effect: On lacks retriable-status-codes",
-				"retry: Config.RetriableHeaders: no effect: On lacks retriable-headers",
-				"retry: Config.RetriableHeaders[0]: Name is empty",
-				"retry: Config.RetriableRequestHeaders[0]: Name is empty",
-				"retry: Config.ResetHeaders: Name is empty",
+				"retry: Config.NumRetries: -9 is negative; write 1 or more, 0 for 1, or retry.Never for none",
+				"retry: Config.BaseInterval: -1ns is negative; " + such + ", or 0 for 25ms",
+				"retry: Config.RetriableStatusCodes: 1 is no HTTP status; write one from 100 to 599",
+				"retry: Config.RetriableStatusCodes: no effect, because On lacks retriable-status-codes; add it to On, or leave RetriableStatusCodes out",
+				"retry: Config.RetriableHeaders: no effect, because On lacks retriable-headers; add it to On, or leave RetriableHeaders out",
+				"retry: Config.RetriableHeaders[0]: Name is empty; write one such as X-Retry",
+				"retry: Config.RetriableRequestHeaders[0]: Name is empty; write one such as X-Retry",
+				"retry: Config.ResetHeaders[0]: Name is empty; write one such as Retry-After",
 			},
 		},
 	} {
@@ -208,7 +211,7 @@ func TestConfigErrors(t *testing.T) {
 
 // TestOrder checks that New refuses one retry policy outside another, for both types.
 func TestOrder(t *testing.T) {
-	want := "pillion: order: retry outside retry would multiply the attempts; put AnyOrder among the policies if you mean it"
+	want := "pillion: order: retry outside retry would multiply the attempts; leave one of them out, or put AnyOrder among the policies if you mean it"
 	for _, p := range []policy.Policy{Config{}, Retryable{}} {
 		_, err := pillion.New("recipes", p, Config{})
 		if err == nil || !strings.Contains(err.Error(), want) {

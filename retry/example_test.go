@@ -94,7 +94,7 @@ func ExampleConfig_errors() {
 	fmt.Println(err)
 	// Output:
 	// upstream "recipes": retry: Config.On: "sometimes" is no retry condition; the conditions are default, idempotent, 5xx, cancelled, connect-failure, deadline-exceeded, envoy-ratelimited, gateway-error, internal, refused-stream, reset, reset-before-request, resource-exhausted, retriable-4xx, retriable-headers, retriable-status-codes, unavailable, separated by commas
-	// retry: Config.NumRetries: -5 is negative
+	// retry: Config.NumRetries: -5 is negative; write 1 or more, 0 for 1, or retry.Never for none
 }
 
 // The waits can come from github.com/cenkalti/backoff. Its Stop ends the retries.
@@ -275,4 +275,26 @@ func ExampleConfig_hedge() {
 	fmt.Println(soup, err, attempts.Load())
 	// Output:
 	// soup <nil> 2
+}
+
+// A Budget bounds the retries to a share of the calls. A retry over the budget is not made: the call
+// returns the upstream's response, with the flag UO.
+func ExampleBudget() {
+	recipes, err := pillion.New("recipes", retry.Config{
+		Budget: &retry.Budget{Percent: 20, MinPerSecond: retry.Zero},
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	show(recipes, &flaky{failures: 1}, http.MethodGet)
+	// Output: GET: 503 not now, 1 attempts, flags UO
+}
+
+// Check reports invalid options before an upstream or a command uses them.
+func ExampleRetryable_Check() {
+	fmt.Println(retry.Retryable{Tries: -2, Sleep: 3}.Check())
+	// Output:
+	// retry: Retryable.Tries: -2 is negative; write 1 or more, 0 for 2, or retry.Unlimited
+	// retry: Retryable.Sleep: 3ns is below 1ms; did you forget the unit? Write a duration such as 5*time.Second, 0 for 1s, or retry.Zero for none
 }

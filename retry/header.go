@@ -1,9 +1,7 @@
 package retry
 
 import (
-	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,27 +35,31 @@ const (
 	UnixTimestamp             // seconds since 1970, as Envoy's UNIX_TIMESTAMP
 )
 
-// ResetHeader names a header in which an answer asks for a wait.
+// ResetHeader names a header in which a response asks for a wait.
 type ResetHeader struct {
 	Name   string      `json:"name"`
 	Format ResetFormat `json:"format,omitempty"`
 }
 
-func (h ResetHeader) check() error {
+// check returns what is wrong with element i of ResetHeaders.
+func (h ResetHeader) check(i int) error {
+	var why string
 	switch {
 	case h.Name == "":
-		return errors.New("retry: Config.ResetHeaders: Name is empty")
+		why = "Name is empty; write one such as Retry-After"
 	case !envoy.IsToken(h.Name):
-		return fmt.Errorf("retry: Config.ResetHeaders: Name %q is no header name; write one such as Retry-After", h.Name)
+		why = fmt.Sprintf("Name %q is no header name; write one such as Retry-After", h.Name)
 	case h.Format > UnixTimestamp:
-		return fmt.Errorf("retry: Config.ResetHeaders: %s: Format %d is unknown", h.Name, h.Format)
+		why = fmt.Sprintf("Format %d is unknown; write retry.SecondsOrDate, retry.Seconds or retry.UnixTimestamp", h.Format)
+	default:
+		return nil
 	}
-	return nil
+	return fmt.Errorf("retry: Config.ResetHeaders[%d]: %s", i, why)
 }
 
-// parse reads a header's value at the instant now. A wait that is over, or that no
-// Duration can hold, is not ok; nor is a wait of no time, as in Envoy: a server that asks for
-// it must not be hit by all callers in one instant.
+// parse reads a header's value at the instant now. A wait in the past, or that no Duration can hold,
+// is not ok; nor is a wait of no time, as in Envoy: a server that asks for it must not be hit by all
+// callers in one instant.
 func (f ResetFormat) parse(value string, now time.Time) (wait time.Duration, ok bool) {
 	value = strings.TrimSpace(value)
 	seconds, ok := f.seconds(value)
@@ -67,11 +69,22 @@ func (f ResetFormat) parse(value string, now time.Time) (wait time.Duration, ok 
 	case ok && seconds > 0 && seconds <= maxSeconds:
 		return time.Duration(seconds) * time.Second, true
 	case f == SecondsOrDate:
-		if at, err := http.ParseTime(value); err == nil {
+		if at, ok := parseDate(value); ok {
 			return until(at, now)
 		}
 	}
 	return 0, false
+}
+
+// parseDate reads an HTTP date (RFC 9110, section 5.6.7), as [net/http.ParseTime] does.
+func parseDate(value string) (at time.Time, ok bool) {
+	for _, form := range [...]string{"Mon, 02 Jan 2006 15:04:05 GMT", time.RFC850, time.ANSIC} {
+		date, err := time.Parse(form, value)
+		if err == nil {
+			return date, true
+		}
+	}
+	return time.Time{}, false
 }
 
 // seconds reads a number of seconds, with a plus sign if there is one, as Envoy does.

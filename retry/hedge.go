@@ -11,48 +11,47 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// hedged is a call whose attempts go on when the limit of one attempt is over, while the next one
-// runs beside them. It decides as Envoy does with hedge_on_per_try_timeout:
+// hedged is a call whose attempts continue after their per-try timeout, concurrently with the next
+// one. Mirrors Envoy's hedge_on_per_try_timeout:
 //
-//   - An attempt is retried once, when its limit is over or when it fails, whichever is first.
-//   - The first response that is not retried is the result. A response that would be retried, but
-//     cannot be, is the result if no other attempt is under way; so is a failure without a response.
-//   - Flags of retries that were not made stay with the call, whatever the result.
+//   - An attempt is retried once: when its per-try timeout fires or when it fails, whichever is first.
+//   - The first response that needs no retry is the result. A response that needs a retry but cannot
+//     have one is the result if no other attempt is running; so is a failure without a response.
+//   - The call keeps the flags of retries that were not allowed, whatever its result.
 type hedged struct {
 	*loop
-	race    *racing.Race
-	overdue chan *policy.Call
-	most    int
-	wait    waiter
+	race *racing.Race
+	most int
+	wait waiter
 
-	n       int            // retries that were made, or are waited for
+	n       int            // retries that were made or scheduled
 	last    *policy.Call   // the attempt that was started last
-	spare   *policy.Call   // the next one, made before the last one ran; nil if there is none
-	retried []*policy.Call // attempts that were retried while they run
-	backOff *backOffs      // the wait for the next attempt; nil for none
-	release func()         // of the retry's slot; nil for none
-	armed   bool           // the last decision was for a retry
-	tooLate bool           // the last decision was against one, for lack of time
+	spare   *policy.Call   // the next attempt, derived before the last one ran; nil if none
+	retried []*policy.Call // attempts that were retried while they ran
+	backOff *backOffs      // the wait before the next attempt; nil if none
+	release func()         // frees the slot of the last retry; nil if none
+	armed   bool           // the last decision was to retry
+	tooLate bool           // the last decision was not to retry, for lack of time
 	counted bool           // in the budget
 	flags   envoy.Flags
-	failed  error // why the last retry was needed; nil for the limit of an attempt
+	failed  error // why the last retry was needed; nil for a per-try timeout
 }
 
-// backOffs is a wait for the next attempt.
+// backOffs is a wait before the next attempt.
 type backOffs struct {
 	call  *policy.Call    // the attempt that is retried
-	o     *policy.Outcome // why
+	o     *policy.Outcome // its outcome
 	pause policy.BackOff
 	timer *time.Timer
 }
 
-// hedge makes the attempts of a call.
+// hedge makes the attempts of a call concurrently.
 func (l *loop) hedge(ctx context.Context, c *policy.Call) *policy.Outcome {
-	h := &hedged{loop: l, race: racing.Start(ctx, l.next), overdue: make(chan *policy.Call)}
+	h := &hedged{loop: l, race: racing.Start(ctx, l.next)}
 	defer h.end()
 	h.most, h.wait = l.rule.begin(c)
-	c.OutlastPerTry(h.isOverdue)
-	h.run(c) //nolint:contextcheck // the race has it
+	c.OutlastPerTry(h.race.ReportOverdue)
+	h.run(c) //nolint:contextcheck // the race holds it
 	for {
 		if o := h.step(ctx); o != nil {
 			return o
@@ -60,15 +59,7 @@ func (l *loop) hedge(ctx context.Context, c *policy.Call) *policy.Outcome {
 	}
 }
 
-// isOverdue says that the limit of an attempt is over. It is called in a goroutine of the runtime.
-func (h *hedged) isOverdue(c *policy.Call) {
-	select {
-	case h.overdue <- c:
-	case <-h.race.Over():
-	}
-}
-
-// end ends what is left of the call's attempts.
+// end ends the race and releases what the call still holds.
 func (h *hedged) end() {
 	h.race.End()
 	h.free()
@@ -85,7 +76,7 @@ func (h *hedged) free() {
 	}
 }
 
-// run starts an attempt. The one that may follow is made before.
+// run starts an attempt. It first derives the next one, which must not be derived from a running Call.
 func (h *hedged) run(c *policy.Call) {
 	h.last, h.spare = c, nil
 	if h.n < h.most {
@@ -94,10 +85,10 @@ func (h *hedged) run(c *policy.Call) {
 	h.race.Run(c)
 }
 
-// step waits for what happens next. It returns the result of the call, nil for none yet.
+// step waits for the next event. It returns the result of the call, or nil if there is none yet.
 func (h *hedged) step(ctx context.Context) *policy.Outcome {
 	var due <-chan time.Time
-	var gone <-chan struct{} // attempts that are under way notice by themselves
+	var gone <-chan struct{} // nil while attempts run, because they end with ctx themselves
 	if h.backOff != nil {
 		due = h.backOff.timer.C
 		if h.race.Running() == 0 {
@@ -108,17 +99,17 @@ func (h *hedged) step(ctx context.Context) *policy.Outcome {
 	case r := <-h.race.Results():
 		h.race.Received(r)
 		return h.received(r)
-	case c := <-h.overdue:
+	case c := <-h.race.Overdue():
 		h.outlasted(c)
 	case <-due:
-		h.retry() //nolint:contextcheck // likewise
+		h.retry() //nolint:contextcheck // the race holds it
 	case <-gone:
 		return h.backOff.call.Gone(ctx, h.backOff.o)
 	}
 	return nil
 }
 
-// outlasted retries an attempt that goes on after its limit.
+// outlasted retries an attempt that continues after its per-try timeout.
 func (h *hedged) outlasted(c *policy.Call) {
 	if !h.race.Runs(c) || h.backOff != nil {
 		return
@@ -139,7 +130,8 @@ func (h *hedged) count(o *policy.Outcome) {
 	}
 }
 
-// received takes the result of an attempt. It returns that of the call, nil for none yet.
+// received handles the result of an attempt. It returns the result of the call, or nil if there is
+// none yet.
 func (h *hedged) received(r racing.Result) *policy.Outcome {
 	c, o := r.Call, r.Outcome
 	h.count(o)
@@ -161,15 +153,15 @@ func (h *hedged) received(r racing.Result) *policy.Outcome {
 	return h.choose(r, again)
 }
 
-// isLost reports whether an attempt brought nothing that a caller could use, while another one
-// may.
+// isLost reports whether an attempt had no response, so that another attempt may have a better
+// result.
 func isLost(o *policy.Outcome) bool {
 	return o.Err != nil && o.Has(policy.NoResponse|policy.Refused) && !cutShort(o)
 }
 
-// schedule decides about one more attempt after o. holder is the Call whose state says what a
-// limit of retries counts of the attempt: of one that is still under way, that of the next one,
-// which has none.
+// schedule schedules a retry of c after o, and reports whether it is allowed. A limit of retries
+// counts the slots that holder has: c if it has returned, or the next attempt, which has none, if c
+// still runs.
 func (h *hedged) schedule(c, holder *policy.Call, o *policy.Outcome) bool {
 	h.free()
 	h.armed, h.tooLate = false, false
@@ -197,7 +189,7 @@ func (h *hedged) schedule(c, holder *policy.Call, o *policy.Outcome) bool {
 	return true
 }
 
-// retry starts the next attempt: the back-off is over.
+// retry starts the next attempt after the back-off.
 func (h *hedged) retry() {
 	b := h.backOff
 	h.backOff = nil
@@ -209,8 +201,8 @@ func (h *hedged) retry() {
 	h.run(h.spare)
 }
 
-// choose makes the result of an attempt that of the call. again says that it would be retried, if
-// it could be.
+// choose returns the result of an attempt as that of the call. again reports whether the attempt
+// needs a retry that it cannot have.
 func (h *hedged) choose(r racing.Result, again bool) *policy.Outcome {
 	if timeOver(r.Outcome) {
 		h.awaitOthers()
@@ -229,17 +221,17 @@ func (h *hedged) choose(r racing.Result, again bool) *policy.Outcome {
 	return o
 }
 
-// unsettled is the result of a call that would be retried.
+// unsettled returns the result of a call that needs a retry but cannot have one.
 func (h *hedged) unsettled(c *policy.Call, o *policy.Outcome) *policy.Outcome {
 	if left, limited := c.Remaining(); h.tooLate && o.Err != nil && limited && left <= 0 {
-		o.Discard() // a policy inside may have made an error of a response
+		o.Discard() // a policy inside may have turned a response into an error
 		return c.Expired(o)
 	}
 	return o
 }
 
-// awaitOthers has the other attempts end by the same limit on time, before they are canceled: each
-// of them has run into it.
+// awaitOthers waits for the other attempts, which end by the same timeout. Choose would cancel them,
+// and they would count as canceled.
 func (h *hedged) awaitOthers() {
 	for h.race.Running() > 0 {
 		r := <-h.race.Results()

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pillion-go/pillion/internal/retryable"
+	"github.com/pillion-go/pillion/internal/settings"
 	"github.com/pillion-go/pillion/policy"
 )
 
@@ -69,7 +71,7 @@ type Retryable struct {
 	Ensure func(retries int) `json:"-"`
 
 	// Budget bounds the retries of the upstream, as in a [Config]. The gem has no counterpart.
-	// Package command ignores it, because its commands have no upstream.
+	// In package command it is an error, because commands have no upstream.
 	Budget *Budget `json:"budget,omitempty"`
 }
 
@@ -129,22 +131,26 @@ func (r Retryable) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error
 	}, nil
 }
 
+// Check returns an error that joins one for each invalid field.
+func (r Retryable) Check() error { return errors.Join(r.check(), r.Budget.check("Retryable.Budget")) }
+
+// check is [Retryable.Check] without the budget.
 func (r Retryable) check() error {
 	var bad []error
-	if r.Tries < 0 && r.Tries != Unlimited {
-		bad = append(bad, fmt.Errorf("retry: Retryable.Tries: %d is negative", r.Tries))
+	if why := settings.Count(int64(r.Tries), "0 for 2", "retry.Unlimited"); why != "" && r.Tries != Unlimited {
+		bad = append(bad, fmt.Errorf("retry: Retryable.Tries: %d %s", r.Tries, why))
 	}
-	if why := checkInterval(r.Sleep); why != "" && r.Sleep != Zero {
+	if why := settings.Duration(r.Sleep, "0 for 1s", "retry.Zero for none"); why != "" && r.Sleep != Zero {
 		bad = append(bad, fmt.Errorf("retry: Retryable.Sleep: %v %s", r.Sleep, why))
 	}
 	if r.Sleep != 0 && r.SleepFunc != nil {
 		bad = append(bad, fmt.Errorf("retry: Retryable.Sleep: %v has no effect beside SleepFunc; leave one of them out", r.Sleep))
 	}
 	if slices.ContainsFunc(slices.Concat(r.On, r.Not), func(m Match) bool { return m == nil }) {
-		bad = append(bad, errors.New("retry: Retryable.On, Retryable.Not: a Match is nil"))
+		bad = append(bad, errors.New("retry: Retryable.On, Retryable.Not: a Match is nil; leave it out"))
 	}
 	if slices.ContainsFunc(r.Matching, isNil) {
-		bad = append(bad, errors.New("retry: Retryable.Matching: a Pattern is nil"))
+		bad = append(bad, errors.New("retry: Retryable.Matching: a Pattern is nil; leave it out"))
 	}
 	return errors.Join(bad...)
 }
@@ -175,11 +181,7 @@ func (r *Retryable) again(_ *policy.Call, o *policy.Outcome) bool {
 	if err == nil || o.Has(policy.Cancelled|policy.Invalid) || timeOver(o) {
 		return false
 	}
-	among := func(list []Match) bool { return slices.ContainsFunc(list, func(m Match) bool { return m(err) }) }
-	if among(r.Not) || (r.On != nil && !among(r.On)) {
-		return false
-	}
-	return r.Matching == nil || slices.ContainsFunc(r.Matching, func(p Pattern) bool { return p.MatchString(err.Error()) })
+	return retryable.Selects(err, error.Error, r.On, r.Not, r.Matching)
 }
 
 // concerns returns true: calls that are not safe to send twice are retried, too.

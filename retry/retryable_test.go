@@ -30,16 +30,16 @@ func TestRetryableErrors(t *testing.T) {
 	}{
 		{"zero", Retryable{}, nil},
 		{"infinite, no sleep", Retryable{Tries: Unlimited, Sleep: Zero}, nil},
-		{"Tries", Retryable{Tries: -2}, []string{"retry: Retryable.Tries: -2 is negative"}},
-		{"Sleep", Retryable{Sleep: -2}, []string{"retry: Retryable.Sleep: -2ns is negative"}},
+		{"Tries", Retryable{Tries: -2}, []string{"retry: Retryable.Tries: -2 is negative; write 1 or more, 0 for 2, or retry.Unlimited"}},
+		{"Sleep", Retryable{Sleep: -2}, []string{"retry: Retryable.Sleep: -2ns is negative; " + such + ", 0 for 1s, or retry.Zero for none"}},
 		{
 			"all together",
 			Retryable{Tries: -3, Sleep: -time.Second, Not: []Match{nil}, Matching: []Pattern{Substring("x"), nil}},
 			[]string{
-				"retry: Retryable.Tries: -3 is negative",
-				"retry: Retryable.Sleep: -1s is negative",
-				"retry: Retryable.On, Retryable.Not: a Match is nil",
-				"retry: Retryable.Matching: a Pattern is nil",
+				"retry: Retryable.Tries: -3 is negative; write 1 or more, 0 for 2, or retry.Unlimited",
+				"retry: Retryable.Sleep: -1s is negative; " + such + ", 0 for 1s, or retry.Zero for none",
+				"retry: Retryable.On, Retryable.Not: a Match is nil; leave it out",
+				"retry: Retryable.Matching: a Pattern is nil; leave it out",
 			},
 		},
 		{
@@ -47,10 +47,10 @@ func TestRetryableErrors(t *testing.T) {
 			Retryable{Sleep: time.Second, SleepFunc: func(int) time.Duration { return 0 }},
 			[]string{"retry: Retryable.Sleep: 1s has no effect beside SleepFunc; leave one of them out"},
 		},
-		{"unit forgotten", Retryable{Sleep: 1}, []string{"retry: Retryable.Sleep: 1ns is below 1ms; did you forget the unit?"}},
-		{"nil target", Retryable{Not: []Match{Is(nil)}}, []string{"retry: Retryable.On, Retryable.Not: a Match is nil"}},
-		{"nil expression", Retryable{Matching: []Pattern{(*regexp.Regexp)(nil)}}, []string{"retry: Retryable.Matching: a Pattern is nil"}},
-		{"nil in On", Retryable{On: []Match{Is(errBroken), nil}}, []string{"retry: Retryable.On, Retryable.Not: a Match is nil"}},
+		{"unit forgotten", Retryable{Sleep: 1}, []string{"retry: Retryable.Sleep: 1ns is below 1ms; did you forget the unit? W" + such[1:] + ", 0 for 1s, or retry.Zero for none"}},
+		{"nil target", Retryable{Not: []Match{Is(nil)}}, []string{"retry: Retryable.On, Retryable.Not: a Match is nil; leave it out"}},
+		{"nil expression", Retryable{Matching: []Pattern{(*regexp.Regexp)(nil)}}, []string{"retry: Retryable.Matching: a Pattern is nil; leave it out"}},
+		{"nil in On", Retryable{On: []Match{Is(errBroken), nil}}, []string{"retry: Retryable.On, Retryable.Not: a Match is nil; leave it out"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if diff := cmp.Diff(tc.want, lines(t, tc.r)); diff != "" {
@@ -422,4 +422,18 @@ func TestRetryableOpensTheBreaker(t *testing.T) {
 			t.Errorf("failures (-want +got):\n%s", diff)
 		}
 	})
+}
+
+// TestRetryable_Check pins that Check reports what New reports, and the budget.
+func TestRetryable_Check(t *testing.T) {
+	err := Retryable{Tries: -3, Matching: []Pattern{nil}, Budget: &Budget{Window: -1}}.Check()
+	want := "retry: Retryable.Tries: -3 is negative; write 1 or more, 0 for 2, or retry.Unlimited\n" +
+		"retry: Retryable.Matching: a Pattern is nil; leave it out\n" +
+		"retry: Retryable.Budget.Window: -1ns is negative; " + such + ", or 0 for 10s"
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+	if err := (Retryable{Sleep: Zero}).Check(); err != nil {
+		t.Errorf("got %v for a valid one, want none", err)
+	}
 }

@@ -12,6 +12,9 @@ import (
 	"github.com/pillion-go/pillion/retry"
 )
 
+// such is what errors about durations say to write.
+const such = "write a duration such as 5*time.Second"
+
 func TestConfigErrors(t *testing.T) {
 	for _, tc := range []struct {
 		name     string
@@ -20,38 +23,38 @@ func TestConfigErrors(t *testing.T) {
 	}{
 		{"zero", []policy.Policy{Config{}}, nil},
 		{"none", []policy.Policy{Config{Total: Unlimited, PerTry: Unlimited, Idle: Unlimited}}, nil},
-		{"Total", []policy.Policy{Config{Total: -2}}, []string{"timeout: Config.Total: -2ns is negative"}},
-		{"PerTry", []policy.Policy{Config{PerTry: -time.Second}}, []string{"timeout: Config.PerTry: -1s is negative"}},
-		{"Idle", []policy.Policy{Config{Idle: -3}}, []string{"timeout: Config.Idle: -3ns is negative"}},
+		{"Total", []policy.Policy{Config{Total: -2}}, []string{"timeout: Config.Total: -2ns is negative; " + such + ", 0 for 15s, or timeout.Unlimited"}},
+		{"PerTry", []policy.Policy{Config{PerTry: -time.Second}}, []string{"timeout: Config.PerTry: -1s is negative; " + such + ", or 0 for no timeout"}},
+		{"Idle", []policy.Policy{Config{Idle: -3}}, []string{"timeout: Config.Idle: -3ns is negative; " + such + ", or 0 for no timeout"}},
 		{
 			"all together",
 			[]policy.Policy{Config{Total: -2, PerTry: -3, Idle: -4}},
 			[]string{
-				"timeout: Config.Total: -2ns is negative",
-				"timeout: Config.PerTry: -3ns is negative",
-				"timeout: Config.Idle: -4ns is negative",
+				"timeout: Config.Total: -2ns is negative; " + such + ", 0 for 15s, or timeout.Unlimited",
+				"timeout: Config.PerTry: -3ns is negative; " + such + ", or 0 for no timeout",
+				"timeout: Config.Idle: -4ns is negative; " + such + ", or 0 for no timeout",
 			},
 		},
 		{
 			"twice",
 			[]policy.Policy{Config{}, Config{}},
 			[]string{"pillion: order: total timeout outside total timeout would set the limits twice; " +
-				"put AnyOrder among the policies if you mean it"},
+				"leave one of them out, or put AnyOrder among the policies if you mean it"},
 		},
 		{
 			"inside retry",
 			[]policy.Policy{retry.Config{}, Config{}},
 			[]string{"pillion: order: retry outside total timeout would limit each attempt, not the call; " +
-				"put AnyOrder among the policies if you mean it"},
+				"write them in the order total timeout, retry, or put AnyOrder among the policies if you mean it"},
 		},
 		{"twice, with AnyOrder", []policy.Policy{Config{}, Config{}, policy.AnyOrder{}}, nil},
 		{
 			"units forgotten",
 			[]policy.Policy{Config{Total: 2000, PerTry: 300, Idle: 1}},
 			[]string{
-				"timeout: Config.Total: 2µs is below 1ms; did you forget the unit?",
-				"timeout: Config.PerTry: 300ns is below 1ms; did you forget the unit?",
-				"timeout: Config.Idle: 1ns is below 1ms; did you forget the unit?",
+				"timeout: Config.Total: 2µs is below 1ms; did you forget the unit? W" + such[1:] + ", 0 for 15s, or timeout.Unlimited",
+				"timeout: Config.PerTry: 300ns is below 1ms; did you forget the unit? W" + such[1:] + ", or 0 for no timeout",
+				"timeout: Config.Idle: 1ns is below 1ms; did you forget the unit? W" + such[1:] + ", or 0 for no timeout",
 			},
 		},
 		{"shortest", []policy.Policy{Config{Total: 2 * ms, PerTry: ms, Idle: ms}}, nil},
@@ -89,13 +92,13 @@ func TestConfigErrors(t *testing.T) {
 			"both set Total",
 			[]policy.Policy{Config{Total: time.Minute}, Config{Total: time.Second}},
 			[]string{"pillion: order: total timeout outside total timeout would set the limits twice; " +
-				"put AnyOrder among the policies if you mean it"},
+				"leave one of them out, or put AnyOrder among the policies if you mean it"},
 		},
 		{
 			"a caller may set Total",
 			[]policy.Policy{retry.Config{}, Config{Total: Unlimited, EnvoyHeaders: true}},
 			[]string{"pillion: order: retry outside total timeout would limit each attempt, not the call; " +
-				"put AnyOrder among the policies if you mean it"},
+				"write them in the order total timeout, retry, or put AnyOrder among the policies if you mean it"},
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

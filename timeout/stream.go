@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/internal/settings"
 	"github.com/pillion-go/pillion/policy"
 )
 
@@ -87,19 +88,21 @@ func (s Stream) check() error {
 		bad = append(bad, fmt.Errorf("timeout: Stream.%s: %v %s", field, value, why))
 	}
 	for _, f := range []struct {
-		name  string
-		value time.Duration
-	}{{"MaxDuration", s.MaxDuration}, {"Idle", s.Idle}, {"GRPCTimeoutMax", s.GRPCTimeoutMax}} {
-		switch {
-		case f.value < 0 && f.value != Unlimited:
-			say(f.name, f.value, "is negative")
-		case f.value > 0 && f.value < time.Millisecond:
-			say(f.name, f.value, "is below 1ms; did you forget the unit?")
+		name    string
+		value   time.Duration
+		instead []string
+	}{
+		{"MaxDuration", s.MaxDuration, []string{noTimeout}},
+		{"Idle", s.Idle, []string{noTimeout}},
+		{"GRPCTimeoutMax", s.GRPCTimeoutMax, []string{"0 to ignore the header", "timeout.Unlimited"}},
+	} {
+		if why := settings.Duration(f.value, f.instead...); why != "" && f.value != Unlimited {
+			say(f.name, f.value, why)
 		}
 	}
 	switch offset := s.GRPCTimeoutOffset; {
 	case offset < 0:
-		say("GRPCTimeoutOffset", offset, "is negative")
+		say("GRPCTimeoutOffset", offset, "is negative; write a duration such as 5*time.Millisecond, or 0 to subtract nothing")
 	case offset > 0 && s.GRPCTimeoutMax == 0:
 		say("GRPCTimeoutOffset", offset, "has no effect without GRPCTimeoutMax; leave it out")
 	}

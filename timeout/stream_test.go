@@ -146,12 +146,12 @@ func TestStream_expected(t *testing.T) {
 
 func TestStream_check(t *testing.T) {
 	tests := map[string]Stream{
-		"":                               {},
-		"MaxDuration: -2ns is negative":  {MaxDuration: -2},
-		"MaxDuration: 5ns is below":      {MaxDuration: 5},
-		"Idle: 5ns is below":             {Idle: 5},
-		"GRPCTimeoutMax: 5ns is below":   {GRPCTimeoutMax: 5},
-		"GRPCTimeoutOffset: -1ns is":     {GRPCTimeoutMax: time.Second, GRPCTimeoutOffset: -1},
+		"": {},
+		"MaxDuration: -2ns is negative; " + such + ", or 0 for no timeout": {MaxDuration: -2},
+		"MaxDuration: 5ns is below":                                        {MaxDuration: 5},
+		"Idle: 5ns is below":                                               {Idle: 5},
+		"GRPCTimeoutMax: 5ns is below 1ms; did you forget the unit? W" + such[1:] + ", 0 to ignore the header, or timeout.Unlimited": {GRPCTimeoutMax: 5},
+		"GRPCTimeoutOffset: -1ns is negative; write a duration such as 5*time.Millisecond, or 0 to subtract nothing":                 {GRPCTimeoutMax: time.Second, GRPCTimeoutOffset: -1},
 		"GRPCTimeoutOffset: 1s has no":   {GRPCTimeoutOffset: time.Second},
 		"stream timeout outside stream ": {MaxDuration: time.Second},
 	}

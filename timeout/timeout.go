@@ -18,16 +18,17 @@
 package timeout
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math"
-	"net/http"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/internal/settings"
 	"github.com/pillion-go/pillion/policy"
 )
 
@@ -129,11 +130,14 @@ func (c Config) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 	return func(ctx context.Context, call *policy.Call) *policy.Outcome {
 		c.honoring(call).limit(call)
 		if call.RequestHeaderValues(envoy.AltResponseHeader) != nil {
-			call.ReplyToTimeouts(http.StatusNoContent)
+			call.ReplyToTimeouts(noContent)
 		}
 		return next(ctx, call)
 	}, nil
 }
+
+// noContent is the HTTP status with which Envoy replies instead of 504, if a caller asks for it.
+const noContent = 204
 
 // The request headers in which a caller sets timeouts.
 const (
@@ -179,25 +183,19 @@ func milliseconds(values []string) (time.Duration, bool) {
 
 func (c Config) check() error {
 	var bad []error
-	for _, f := range []struct {
-		name  string
-		value time.Duration
-	}{{"Total", c.Total}, {"PerTry", c.PerTry}, {"Idle", c.Idle}} {
-		why := ""
-		switch {
-		case f.value < 0 && f.value != Unlimited:
-			why = "is negative"
-		case f.value > 0 && f.value < time.Millisecond:
-			why = "is below 1ms; did you forget the unit?"
-		case f.name != "Total":
-			why = c.checkAttempt(f.value)
-		}
-		if why != "" {
-			bad = append(bad, fmt.Errorf("timeout: Config.%s: %v %s", f.name, f.value, why))
+	say := func(field string, value time.Duration, why string) {
+		if why != "" && value != Unlimited {
+			bad = append(bad, fmt.Errorf("timeout: Config.%s: %v %s", field, value, why))
 		}
 	}
+	say("Total", c.Total, settings.Duration(c.Total, "0 for 15s", "timeout.Unlimited"))
+	say("PerTry", c.PerTry, cmp.Or(settings.Duration(c.PerTry, noTimeout), c.checkAttempt(c.PerTry)))
+	say("Idle", c.Idle, cmp.Or(settings.Duration(c.Idle, noTimeout), c.checkAttempt(c.Idle)))
 	return errors.Join(bad...)
 }
+
+// noTimeout is what to write for a timeout that does not exist by default.
+const noTimeout = "0 for no timeout"
 
 // checkAttempt returns why a timeout of an attempt has no effect, or "" if it has one.
 func (c Config) checkAttempt(limit time.Duration) string {

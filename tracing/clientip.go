@@ -20,7 +20,7 @@ func parseProxies(list []string) ([]netip.Prefix, error) {
 		if err != nil {
 			addr, alone := netip.ParseAddr(s)
 			if alone != nil {
-				return nil, fmt.Errorf("%q is neither an address nor a network: write it like 10.0.0.1 or 10.0.0.0/8", s)
+				return nil, fmt.Errorf("%q is neither an address nor a network; write it like 10.0.0.1 or 10.0.0.0/8", s)
 			}
 			p = netip.PrefixFrom(addr, addr.BitLen())
 		}

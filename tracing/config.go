@@ -163,7 +163,7 @@ func (c Config) check() (checked, error) {
 		err   error
 	)
 	if c.Name == "" && !c.Disabled {
-		wrong.add("Name", errors.New("it is empty: write the service's name"))
+		wrong.add("Name", errors.New("it is empty; write the service's name"))
 	}
 	v.rate, err = checkRate(c.SamplingRate)
 	wrong.add("SamplingRate", err)
@@ -183,13 +183,13 @@ func (c Config) check() (checked, error) {
 	wrong.add("Annotations", checkAnnotations(c.Annotations))
 	wrong.add("Metadata", checkMetadata(c.Metadata))
 	if c.ContextMissing != MissingIgnored && c.ContextMissing != MissingReported {
-		wrong.add("ContextMissing", fmt.Errorf("%q is unknown: write MissingReported, or omit it", c.ContextMissing))
+		wrong.add("ContextMissing", fmt.Errorf("%q is unknown; write MissingReported, or omit it", c.ContextMissing))
 	}
 	if v.queue = c.QueueSize; v.queue == 0 {
 		v.queue = DefaultQueueSize
 	}
 	if v.queue < 0 {
-		wrong.add("QueueSize", fmt.Errorf("%d is negative: omit it for %d documents", c.QueueSize, DefaultQueueSize))
+		wrong.add("QueueSize", fmt.Errorf("%d is negative; omit it for %d documents", c.QueueSize, DefaultQueueSize))
 	}
 	return v, errors.Join(wrong...)
 }
@@ -224,11 +224,11 @@ func checkPath(path string) error {
 	case path == "*" || (strings.HasPrefix(path, "/") && !strings.ContainsAny(path, "?#")):
 		return nil
 	case strings.HasPrefix(path, "/"):
-		return fmt.Errorf("%q has a query, which is not part of a path: write %q", path, withoutQuery(path))
+		return fmt.Errorf("%q has a query, which is not part of a path; write %q", path, withoutQuery(path))
 	case path == "":
-		return errors.New(`"" is not the path of a request: write "/", or omit it`)
+		return errors.New(`"" is not the path of a request; write "/", or omit it`)
 	}
-	return fmt.Errorf("%q is not the path of a request: write %q", path, "/"+withoutQuery(path))
+	return fmt.Errorf("%q is not the path of a request; write %q", path, "/"+withoutQuery(path))
 }
 
 // parsePattern compiles a pattern of excluded paths.
@@ -236,11 +236,11 @@ func parsePattern(p string) (*regexp.Regexp, error) {
 	re, err := regexp.Compile(p)
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("%w: write a regular expression that package regexp accepts", err)
+		return nil, fmt.Errorf("%w; write a regular expression that package regexp accepts", err)
 	case p == "":
-		return nil, errors.New(`"" matches every path: omit it, or set Disabled`)
+		return nil, errors.New(`"" matches every path; omit it, or set Disabled`)
 	case matchesNoPath(p):
-		return nil, fmt.Errorf("%q matches no path, since paths begin with a slash: write \"^/…\"", p)
+		return nil, fmt.Errorf("%q matches no path, since paths begin with a slash; write \"^/…\"", p)
 	}
 	return re, nil
 }
@@ -268,11 +268,11 @@ func checkAnnotations(annotations map[string]any) error {
 		legal := annotationKey(key)
 		switch other, twice := keys[legal]; {
 		case legal == "":
-			wrong = append(wrong, fmt.Errorf("key %q has no legal character: use letters, digits and underscores", key))
+			wrong = append(wrong, fmt.Errorf("key %q has no legal character; use letters, digits and underscores", key))
 		case annotations[key] == nil:
-			wrong = append(wrong, fmt.Errorf("the value of %q is nil: write a string, a number or a boolean, or omit it", key))
+			wrong = append(wrong, fmt.Errorf("the value of %q is nil; write a string, a number or a boolean, or omit it", key))
 		case twice:
-			wrong = append(wrong, fmt.Errorf("%q and %q are both sent as %q: omit one", other, key, legal))
+			wrong = append(wrong, fmt.Errorf("%q and %q are both sent as %q; omit one", other, key, legal))
 		}
 		keys[legal] = key
 	}
@@ -303,10 +303,10 @@ func checkDefault(value any) error {
 	}
 	text, err := tryMarshal(value)
 	if err != nil {
-		return fmt.Errorf("%w: use a value that encoding/json can write", err)
+		return fmt.Errorf("%w; use a value that encoding/json can write", err)
 	}
 	if len(text) > maxDefault {
-		return fmt.Errorf("its JSON has %d bytes: write at most %d, since every document contains it", len(text), maxDefault)
+		return fmt.Errorf("its JSON has %d bytes; write at most %d, since every document contains it", len(text), maxDefault)
 	}
 	return nil
 }
@@ -333,7 +333,7 @@ func parseDaemon(s string) (daemon, error) {
 		} else if address, ok := strings.CutPrefix(part, "tcp:"); ok && d.tcp == "" {
 			d.tcp = address
 		} else {
-			return daemon{}, fmt.Errorf("%q is neither host:port nor udp:host:port tcp:host:port: write it like 127.0.0.1:2000, or NoDaemon", s)
+			return daemon{}, fmt.Errorf("%q is neither host:port nor udp:host:port tcp:host:port; write it like 127.0.0.1:2000, or NoDaemon", s)
 		}
 	}
 	return d, errors.Join(checkAddress(d.udp), checkAddress(d.tcp))
@@ -343,13 +343,13 @@ func parseDaemon(s string) (daemon, error) {
 func checkAddress(s string) error {
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
-		return fmt.Errorf("%q is not host:port: write it like 127.0.0.1:2000", s)
+		return fmt.Errorf("%q is not host:port; write it like 127.0.0.1:2000", s)
 	}
 	if host == "" || strings.ContainsAny(host, " \t/") {
-		return fmt.Errorf("%q has no legal host: write it like 127.0.0.1:2000", s)
+		return fmt.Errorf("%q has no legal host; write it like 127.0.0.1:2000", s)
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || port[0] == '0' {
-		return fmt.Errorf("%q has no port from 1 to 65535: write it like 127.0.0.1:2000", s)
+		return fmt.Errorf("%q has no port from 1 to 65535; write it like 127.0.0.1:2000", s)
 	}
 	return nil
 }

@@ -224,13 +224,13 @@ func TestConfigErrors(t *testing.T) {
 		ContextMissing: "PANIC", QueueSize: -1,
 	})
 	want := []string{
-		"tracing: Config.Name: it is empty: write the service's name",
-		"tracing: Config.SamplingRate: 1.5 is not between 0 and 1: write 0.05 for 5%, Never for none",
-		`tracing: Config.Daemon: "nowhere" is not host:port: write it like 127.0.0.1:2000`,
-		"tracing: Config.ExcludedPatterns: error parsing regexp: missing closing ): `(`: write a regular expression that package regexp accepts",
-		`tracing: Config.TrustedProxies: "10.0.0.0/99" is neither an address nor a network: write it like 10.0.0.1 or 10.0.0.0/8`,
-		`tracing: Config.ContextMissing: "PANIC" is unknown: write MissingReported, or omit it`,
-		"tracing: Config.QueueSize: -1 is negative: omit it for 1000 documents",
+		"tracing: Config.Name: it is empty; write the service's name",
+		"tracing: Config.SamplingRate: 1.5 is not between 0 and 1; write 0.05 for 5%, Never for none",
+		`tracing: Config.Daemon: "nowhere" is not host:port; write it like 127.0.0.1:2000`,
+		"tracing: Config.ExcludedPatterns: error parsing regexp: missing closing ): `(`; write a regular expression that package regexp accepts",
+		`tracing: Config.TrustedProxies: "10.0.0.0/99" is neither an address nor a network; write it like 10.0.0.1 or 10.0.0.0/8`,
+		`tracing: Config.ContextMissing: "PANIC" is unknown; write MissingReported, or omit it`,
+		"tracing: Config.QueueSize: -1 is negative; omit it for 1000 documents",
 	}
 	if diff := cmp.Diff(want, strings.Split(err.Error(), "\n")); diff != "" {
 		t.Errorf("errors (-want +got):\n%s", diff)
@@ -283,8 +283,8 @@ func TestFromEnv(t *testing.T) {
 	for _, want := range []string{
 		`tracing: AWS_XRAY_LOCATION: "x" is not host:port`, `tracing: AWS_XRAY_DAEMON_ADDRESS: "y" is not host:port`,
 		`tracing: AWS_XRAY_SAMPLING_RATE: "NaN" is not a number from 0 to 1`,
-		`tracing: AWS_XRAY_CONTEXT_MISSING: "log" is unknown: write LOG_ERROR, IGNORE_ERROR or RUNTIME_ERROR`,
-		`tracing: AWS_XRAY_SDK_DISABLED: "1" is not a boolean: write true or false`,
+		`tracing: AWS_XRAY_CONTEXT_MISSING: "log" is unknown; write LOG_ERROR, IGNORE_ERROR or RUNTIME_ERROR`,
+		`tracing: AWS_XRAY_SDK_DISABLED: "1" is not a boolean; write true or false`,
 	} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want it to contain %s", err, want)

@@ -87,7 +87,7 @@ func setDaemon(c *Config, value string) error {
 func setRate(c *Config, value string) error {
 	rate, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
 	if err != nil || !(rate >= 0 && rate <= 1) {
-		return fmt.Errorf("%q is not a number from 0 to 1: write 0.05 for 5%%", value)
+		return fmt.Errorf("%q is not a number from 0 to 1; write 0.05 for 5%%", value)
 	}
 	if c.SamplingRate = rate; rate == 0 {
 		c.SamplingRate = Never
@@ -119,7 +119,7 @@ func setMissing(c *Config, value string) error {
 	case "LOG_ERROR", "RUNTIME_ERROR":
 		c.ContextMissing = MissingReported
 	default:
-		return fmt.Errorf("%q is unknown: write LOG_ERROR, IGNORE_ERROR or RUNTIME_ERROR", value)
+		return fmt.Errorf("%q is unknown; write LOG_ERROR, IGNORE_ERROR or RUNTIME_ERROR", value)
 	}
 	return nil
 }
@@ -131,7 +131,7 @@ func setDisabled(c *Config, value string) error {
 	case "false":
 		c.Disabled = false
 	default:
-		return fmt.Errorf("%q is not a boolean: write true or false", value)
+		return fmt.Errorf("%q is not a boolean; write true or false", value)
 	}
 	return nil
 }

@@ -10,9 +10,9 @@ import (
 func (t *Tracer) check(field string) error {
 	switch {
 	case t == nil:
-		return fmt.Errorf("tracing: %s: it is nil: set it to the Tracer that New returned", field)
+		return fmt.Errorf("tracing: %s: it is nil; set it to the Tracer that New returned", field)
 	case t.emitter == nil:
-		return fmt.Errorf("tracing: %s: it was not made by New: set it to the Tracer that New returned", field)
+		return fmt.Errorf("tracing: %s: it was not made by New; set it to the Tracer that New returned", field)
 	}
 	return nil
 }
@@ -30,7 +30,7 @@ func (t *Tracer) canWait(ctx context.Context, method string) error {
 		return err
 	}
 	if ctx == nil {
-		return fmt.Errorf("tracing: Tracer.%s: ctx is nil: use context.Background()", method)
+		return fmt.Errorf("tracing: Tracer.%s: ctx is nil; use context.Background()", method)
 	}
 	return nil
 }
@@ -38,7 +38,7 @@ func (t *Tracer) canWait(ctx context.Context, method string) error {
 // mustHave panics if ctx is nil.
 func mustHave(ctx context.Context, function string) {
 	if ctx == nil {
-		panic("tracing: " + function + ": ctx is nil: use context.Background()")
+		panic("tracing: " + function + ": ctx is nil; use context.Background()")
 	}
 }
 

@@ -41,7 +41,7 @@ func checkRate(rate float64) (float64, error) {
 	case rate == Never:
 		return 0, nil
 	case math.IsNaN(rate) || rate < 0 || rate > 1:
-		return 0, fmt.Errorf("%v is not between 0 and 1: write 0.05 for 5%%, Never for none", rate)
+		return 0, fmt.Errorf("%v is not between 0 and 1; write 0.05 for 5%%, Never for none", rate)
 	}
 	return rate, nil
 }
@@ -49,7 +49,7 @@ func checkRate(rate float64) (float64, error) {
 // checkStrategy reports a nil pointer, which would panic at the first request.
 func checkStrategy(s sampling.Strategy) error {
 	if v := reflect.ValueOf(s); v.Kind() == reflect.Pointer && v.IsNil() {
-		return fmt.Errorf("it is a nil %T: write nil, or a strategy", s)
+		return fmt.Errorf("it is a nil %T; write nil, or a strategy", s)
 	}
 	return nil
 }

@@ -12,7 +12,7 @@ import (
 // there is [Tracer.Handler]. It belongs outside of limits and breaker, so that calls that
 // they refuse are recorded too.
 //
-//	front, err := pillion.New("front", Server{Tracer: tracer}, limits.Config{})
+//	front, err := pillion.New("front", tracing.Server{Tracer: tracer}, limits.Config{})
 //
 // The segment continues the trace of x-amzn-trace-id in the request's metadata, or begins a
 // new trace. It is in the handler's context. It records POST and the URL of the method. A

@@ -244,35 +244,6 @@ func TestAddedTo(t *testing.T) {
 	if diff := cmp.Diff(want, addedTo(many(bare), many(library))); diff != "" {
 		t.Errorf("added in 12 rounds (-want +got):\n%s", diff)
 	}
-	if got := median([]float64{4, 1, 3, 2}); got != 2.5 {
-		t.Errorf("median: got %v, want 2.5", got)
-	}
-}
-
-// TestWithinNoise has some rounds in which the path was faster than the bare client. The
-// limits are those of the exact test too.
-func TestWithinNoise(t *testing.T) {
-	for _, test := range []struct {
-		rounds, faster int
-		want           bool
-	}{
-		{1, 0, true},
-		{5, 0, true},
-		{6, 0, false},
-		{6, 1, true},
-		{12, 2, false},
-		{12, 3, true},
-		{21, 5, false},
-		{21, 6, true},
-		{120, 48, false},
-		{120, 49, true},
-		{120, 120, true},
-	} {
-		differences := slices.Concat(slices.Repeat([]float64{3}, test.rounds-test.faster), slices.Repeat([]float64{-1}, test.faster))
-		if got := withinNoise(differences); got != test.want {
-			t.Errorf("%d of %d rounds faster: got %v, want %v", test.faster, test.rounds, got, test.want)
-		}
-	}
 }
 
 // checkText expects the verdict first, and lines that fit a terminal.

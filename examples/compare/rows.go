@@ -2,9 +2,10 @@ package main
 
 import (
 	"context"
-	"math"
 	"slices"
 	"time"
+
+	"github.com/pillion-go/pillion/internal/measured"
 )
 
 // row is the result of one path with a number of callers: the calls of all rounds
@@ -105,7 +106,7 @@ func addedTo(bare, path []sample) added {
 	var n [len(m)]bool
 	for v := range m {
 		d := differences(path, bare, v)
-		m[v], n[v] = median(d), withinNoise(d)
+		m[v], n[v] = measured.Median(d), measured.WithinNoise(d)
 	}
 	return added{m[0], m[1], m[2], m[3], noise{n[0], n[1], n[2], n[3]}}
 }
@@ -117,24 +118,4 @@ func differences(rounds, bare []sample, v int) []float64 {
 		d[i] = s[v] - bare[i][v]
 	}
 	return d
-}
-
-func median(values []float64) float64 {
-	slices.Sort(values)
-	n := len(values)
-	return (values[(n-1)/2] + values[n/2]) / 2
-}
-
-// withinNoise reports that the median of the differences is not above 0 with a
-// confidence of 97.5 %. It is the sign test, which assumes nothing of their distribution, by
-// the normal approximation.
-func withinNoise(differences []float64) bool {
-	above := 0
-	for _, d := range differences {
-		if d > 0 {
-			above++
-		}
-	}
-	n := float64(len(differences))
-	return float64(above) < n/2+0.5+1.96*math.Sqrt(n)/2
 }

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/examples/internal/pace"
 )
 
 // load is the calls to make on each path.
@@ -66,28 +67,13 @@ func (l load) run(ctx context.Context, path string, s *server, options []grpc.Di
 	outcomes := make([]outcome, l.calls)
 	began, before := time.Now(), s.received.Load()
 	var pending sync.WaitGroup
-	for n := range l.calls {
-		if !waitUntil(ctx, began.Add(time.Duration(float64(n)/l.rate*float64(time.Second)))) {
-			break
-		}
+	for n := range pace.Calls(ctx, l.calls, l.rate) {
 		pending.Go(func() { outcomes[n] = call(ctx, client, phaseOf(n, l.calls)) })
 	}
 	pending.Wait()
 	r := sum(outcomes)
 	r.path, r.received, r.elapsed = path, s.received.Load()-before, time.Since(began)
 	return r, nil
-}
-
-// waitUntil reports whether ctx had not ended when the time came.
-func waitUntil(ctx context.Context, due time.Time) bool {
-	timer := time.NewTimer(time.Until(due))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // call makes one call in a phase of the server. Through a bare connection it is one

@@ -44,16 +44,16 @@ pillion: %s of at most %s succeed. The bare connection: %s.
 (1) While the server is down no call can succeed, whatever the client does.
 (2) A retry is an attempt. So is one that the open breaker refuses, which does
     not reach the server.
-`, percent(pillion.successes, pillion.calls), percent(pillion.possible, pillion.calls), percent(bare.successes, bare.calls))
+`, page.Percent(pillion.successes, pillion.calls), page.Percent(pillion.possible, pillion.calls), page.Percent(bare.successes, bare.calls))
 	return err
 }
 
 // phaseRows has a row for each phase of the server.
 func phaseRows(results []result) []page.Row {
 	row := func(name string, first phaseResult, of func(result) phaseResult) page.Row {
-		r := page.Row{name, strconv.Itoa(first.calls), percent(first.possible, first.calls)}
+		r := page.Row{name, strconv.Itoa(first.calls), page.Percent(first.possible, first.calls)}
 		for _, x := range results {
-			r = append(r, percent(of(x).successes, of(x).calls))
+			r = append(r, page.Percent(of(x).successes, of(x).calls))
 		}
 		return r
 	}
@@ -75,7 +75,7 @@ func totalRows(results []result) []page.Row {
 	}
 	return []page.Row{
 		row("", func(r result) string { return r.path }),
-		row("successful calls", func(r result) string { return percent(r.total().successes, r.total().calls) }),
+		row("successful calls", func(r result) string { return page.Percent(r.total().successes, r.total().calls) }),
 		row("median time of a call", func(r result) string { return milliseconds(r.p50) }),
 		row("99th percentile", func(r result) string { return milliseconds(r.p99) }),
 		row("attempts (2)", func(r result) string { return strconv.FormatInt(r.attempts, 10) }),
@@ -96,13 +96,6 @@ func printStats(w io.Writer, count counters) error {
 		}
 	}
 	return nil
-}
-
-func percent(n, of int) string {
-	if of == 0 {
-		return "-"
-	}
-	return fmt.Sprintf("%.1f %%", 100*float64(n)/float64(of))
 }
 
 func milliseconds(d time.Duration) string {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/examples/internal/pace"
 )
 
 // result is the outcome of all calls on one path: through the bare client or through
@@ -70,11 +71,7 @@ func (l load) run(ctx context.Context, client *http.Client, progress func(done i
 	outcomes := make([]outcome, l.calls)
 	began := time.Now()
 	var calls sync.WaitGroup
-	for n := range l.calls {
-		due := began.Add(time.Duration(float64(n) / l.rate * float64(time.Second)))
-		if !waitUntil(ctx, due) {
-			break
-		}
+	for n, due := range pace.Calls(ctx, l.calls, l.rate) {
 		progress(n)
 		calls.Go(func() {
 			o := &outcomes[n]
@@ -87,18 +84,6 @@ func (l load) run(ctx context.Context, client *http.Client, progress func(done i
 	r := l.sum(outcomes)
 	r.Elapsed = time.Since(began)
 	return r
-}
-
-// waitUntil reports whether ctx had not ended when the time came.
-func waitUntil(ctx context.Context, due time.Time) bool {
-	timer := time.NewTimer(time.Until(due))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // sum adds up the outcomes of all calls.

@@ -46,7 +46,7 @@ pillion: %s of at most %s succeed. The bare client: %s.
 (1) While the server is down no call can succeed, whatever the client does.
 (2) A call fails immediately while the breaker is open. This spares the server.
 (3) net/http itself resends some requests on connections that were reset.
-`, percent(pillion.Successes, pillion.Calls), percent(pillion.Possible, pillion.Calls), percent(bare.Successes, bare.Calls))
+`, page.Percent(pillion.Successes, pillion.Calls), page.Percent(pillion.Possible, pillion.Calls), page.Percent(bare.Successes, bare.Calls))
 	return err
 }
 
@@ -54,15 +54,15 @@ pillion: %s of at most %s succeed. The bare client: %s.
 func phaseRows(results []result) []page.Row {
 	rows := []page.Row{{"successful calls while the server is ...", "calls", "possible", "bare", "pillion"}}
 	for i, p := range results[0].Phases {
-		row := page.Row{p.Name, strconv.Itoa(p.Calls), percent(p.Possible, p.Calls)}
+		row := page.Row{p.Name, strconv.Itoa(p.Calls), page.Percent(p.Possible, p.Calls)}
 		for _, r := range results {
-			row = append(row, percent(r.Phases[i].Successes, p.Calls))
+			row = append(row, page.Percent(r.Phases[i].Successes, p.Calls))
 		}
 		rows = append(rows, row)
 	}
-	total := page.Row{"all phases (1)", strconv.Itoa(results[0].Calls), percent(results[0].Possible, results[0].Calls)}
+	total := page.Row{"all phases (1)", strconv.Itoa(results[0].Calls), page.Percent(results[0].Possible, results[0].Calls)}
 	for _, r := range results {
-		total = append(total, percent(r.Successes, r.Calls))
+		total = append(total, page.Percent(r.Successes, r.Calls))
 	}
 	return append(rows, total, page.Row{})
 }
@@ -78,7 +78,7 @@ func totalRows(results []result) []page.Row {
 	}
 	return []page.Row{
 		row("", func(r result) string { return r.Path }),
-		row("successful calls", func(r result) string { return percent(r.Successes, r.Calls) }),
+		row("successful calls", func(r result) string { return page.Percent(r.Successes, r.Calls) }),
 		row("median time of a call", func(r result) string { return fmt.Sprintf("%.2f ms", r.P50) }),
 		row("99th percentile", func(r result) string { return fmt.Sprintf("%.2f ms", r.P99) }),
 		row("attempts, retries included", func(r result) string { return strconv.Itoa(r.Attempts) }),
@@ -104,13 +104,6 @@ func received(r result) string {
 		return "unknown"
 	}
 	return strconv.FormatInt(*r.ServerRequests, 10)
-}
-
-func percent(n, of int) string {
-	if of == 0 {
-		return "-"
-	}
-	return fmt.Sprintf("%.1f %%", 100*float64(n)/float64(of))
 }
 
 // printOtherServer prints the results of a server of which nothing is known.

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/pillion-go/pillion/envoy"
 )
 
 // refused returns the end of an attempt whose response headers are invalid; ok is false if
@@ -86,7 +88,7 @@ func (m *model) brokenLength(step Step, method string) (flag, reason string) {
 func refusedHere(step Step) bool {
 	return step.status() < 100 || step.status() > 999 || slices.ContainsFunc(step.Headers, func(f [2]string) bool {
 		name := strings.ToLower(f[0])
-		return !isToken(strings.ReplaceAll(name, " ", "")) || strings.ContainsFunc(f[1], func(r rune) bool { return isControl(r) || r == '\r' }) ||
+		return !envoy.IsToken(strings.ReplaceAll(name, " ", "")) || strings.ContainsFunc(f[1], func(r rune) bool { return isControl(r) || r == '\r' }) ||
 			(name == "content-length" && differs(step, f[1])) || (name == "transfer-encoding" && f[1] != "chunked")
 	})
 }
@@ -101,7 +103,7 @@ func refusedByEnvoy(step Step) bool {
 	lengths, framed := 0, false
 	for _, f := range step.Headers {
 		switch name := strings.ToLower(f[0]); {
-		case !isToken(name) || strings.ContainsFunc(f[1], isControl):
+		case !envoy.IsToken(name) || strings.ContainsFunc(f[1], isControl):
 			return true
 		case name == "content-length":
 			lengths++
@@ -122,13 +124,6 @@ func refusedByEnvoy(step Step) bool {
 		n++
 	}
 	return n > mostHeaders
-}
-
-// isToken reports whether a header name is valid.
-func isToken(name string) bool {
-	return name != "" && !strings.ContainsFunc(name, func(r rune) bool {
-		return r <= ' ' || r >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
-	})
 }
 
 // isControl reports whether a header value must not contain a character. Envoy accepts CR.

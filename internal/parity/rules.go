@@ -14,8 +14,8 @@ type Rule struct {
 	Applies func(s *Scenario) bool
 	Change  func(s *Scenario, want *Observed, got *Played)
 
-	// OfCalls says that it changes what becomes of calls. Their connections follow from that, and
-	// are not compared.
+	// OfCalls means that the rule changes the course of calls. The statistics of their connections
+	// depend on that, and are not compared.
 	OfCalls bool
 }
 
@@ -71,7 +71,7 @@ func habits() []habitRule {
 	}
 }
 
-// both recognizes scenarios that both do.
+// both reports whether a and b both apply.
 func both(a, b func(*Scenario) bool) func(*Scenario) bool {
 	return func(s *Scenario) bool { return a(s) && b(s) }
 }
@@ -109,6 +109,14 @@ func leaves(grpc bool) func(*Scenario) bool {
 func backsOff(s *Scenario) bool {
 	f, err := readFragments(s.Envoy)
 	return err == nil && (f.route.RetryPolicy != nil || f.virtualHost.RetryPolicy != nil || len(f.routes) > 0 || !f.external)
+}
+
+// discards reports whether calls may be retried, and a retry follows its attempt. Attempts of a
+// hedged call run beside each other, so a response with a later attempt need not be discarded.
+func discards(s *Scenario) bool {
+	f, err := readFragments(s.Envoy)
+	return err == nil && backsOff(s) && !f.route.HedgePolicy.HedgeOnPerTryTimeout &&
+		!slices.ContainsFunc(s.requests(), func(r Request) bool { return r.Headers["x-envoy-hedge-on-per-try-timeout"] != "" })
 }
 
 // requests returns all requests of the scenario, in the order of their cases.
@@ -171,8 +179,8 @@ func untrustedPass(s *Scenario, want *Observed) {
 	passOn(s, want, func(name string) bool { return strings.HasPrefix(name, "x-envoy-") || name == "x-request-id" })
 }
 
-// keepsConnections: the rest of a response that is discarded for a retry is read if it is short, so
-// that its connection serves the next attempt. Envoy resets the stream, which ends the connection.
+// keepsConnections: the rest of a short response that is discarded for a retry is read, and its
+// connection serves the next attempt. Envoy resets the stream, which ends the connection.
 func keepsConnections(s *Scenario, want *Observed) {
 	kept := -uint64(keptConnections(s, want.Attempts)) //nolint:gosec // added, it wraps
 	const row, histogram = "cluster." + clusterName + ".upstream_", "envoy_cluster_upstream_"
@@ -190,16 +198,8 @@ func keepsConnections(s *Scenario, want *Observed) {
 	}
 }
 
-// discards reports whether responses are discarded for retries. Concurrent attempts need
-// connections of their own.
-func discards(s *Scenario) bool {
-	f, err := readFragments(s.Envoy)
-	return err == nil && backsOff(s) && !f.route.HedgePolicy.HedgeOnPerTryTimeout &&
-		!slices.ContainsFunc(s.requests(), func(r Request) bool { return r.Headers["x-envoy-hedge-on-per-try-timeout"] != "" })
-}
-
-// keptConnections is how many attempts got a response with a body, and were followed by another
-// one of the same call.
+// keptConnections returns the number of attempts that got a response with a body and were followed
+// by another attempt of the same call.
 func keptConnections(s *Scenario, attempts []Attempt) (n int) {
 	script := newScript(s.Upstream)
 	for i, at := range attempts {

@@ -1,7 +1,7 @@
-// Package racing runs attempts of one call concurrently, for the policies that do.
+// Package racing runs attempts of one call concurrently, for policies that hedge.
 //
-// Each attempt runs in its own goroutine, with its own context. The policy receives what they come
-// to, one after the other, and chooses one; the others are canceled, and their responses discarded.
+// Each attempt runs in its own goroutine with its own context. The policy receives their results
+// one by one and chooses one. The other attempts are canceled and their responses discarded.
 package racing
 
 import (
@@ -16,40 +16,44 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// errLost is why the context of an attempt that was not chosen ends.
+// errLost is the cancellation cause of an attempt that was not chosen.
 var errLost = errors.New("pillion: another attempt of the call was chosen")
 
-// Race is the attempts of one call. It is used by the goroutine that runs the policy, and must be
-// ended with [Race.End]. The policy must have declared policy.Needs Cancel.
+// Race holds the attempts of one call. The policy must declare Cancel of [policy.Needs] and call
+// [Race.End]. Only [Race.ReportOverdue] may be called outside the policy's goroutine.
 type Race struct {
-	ctx     context.Context //nolint:containedctx // the call's, for its length
+	ctx     context.Context //nolint:containedctx // the call's, while it runs
 	next    policy.Func
 	results chan Result
-	over    chan struct{}
+	overdue chan *policy.Call
+	over    chan struct{} // closed by End
 	running []runner
 	ended   bool
 }
 
-// runner is an attempt that was started.
+// runner is a started attempt.
 type runner struct {
 	call   *policy.Call
 	cancel context.CancelCauseFunc
 }
 
-// Result is what an attempt came to.
+// Result is the result of an attempt.
 type Result struct {
 	Call    *policy.Call
 	Outcome *policy.Outcome
 
 	cancel   context.CancelCauseFunc
 	returned bool
-	panicked any    // nil also if the attempt ended its goroutine
+	panicked any    // also nil if the attempt ended its goroutine
 	stack    []byte // of the panic
 }
 
-// Start begins a race whose attempts run through next.
+// Start returns a race whose attempts run next.
 func Start(ctx context.Context, next policy.Func) *Race {
-	return &Race{ctx: ctx, next: next, results: make(chan Result), over: make(chan struct{})}
+	return &Race{
+		ctx: ctx, next: next,
+		results: make(chan Result), overdue: make(chan *policy.Call), over: make(chan struct{}),
+	}
 }
 
 // Run starts an attempt.
@@ -72,14 +76,14 @@ func (r *Race) run(ctx context.Context, result Result) {
 	result.returned = true
 }
 
-// deliver passes a result on, or discards it if it has come too late.
+// deliver sends the result to the policy, or discards it if the race has ended.
 func (r *Race) deliver(result Result) {
 	select {
 	case r.results <- result:
 	case <-r.over:
 		result.cancel(errLost)
 		if result.panicked != nil {
-			report.Recovered("an attempt that runs beside another", result.panicked, result.stack)
+			report.Recovered("an attempt that was not chosen", result.panicked, result.stack)
 		}
 		result.discard(0)
 	}
@@ -97,23 +101,32 @@ func (r *Result) discard(within time.Duration) {
 	}
 }
 
-// Results returns what the attempts come to. Each result that is received must be passed to
+// Results returns the channel of the results. Each received result must be passed to
 // [Race.Received].
 func (r *Race) Results() <-chan Result { return r.results }
 
-// Over is closed when the race has ended.
-func (r *Race) Over() <-chan struct{} { return r.over }
+// Overdue returns the channel of the attempts that [Race.ReportOverdue] reports.
+func (r *Race) Overdue() <-chan *policy.Call { return r.overdue }
 
-// Running is how many attempts were started and not received yet.
+// ReportOverdue sends c to [Race.Overdue], and blocks until it is received or the race ends. It is a
+// callback for [policy.Call.OutlastPerTry] and [policy.Call.NotifyAfter].
+func (r *Race) ReportOverdue(c *policy.Call) {
+	select {
+	case r.overdue <- c:
+	case <-r.over:
+	}
+}
+
+// Running returns the number of attempts that were started and whose results were not received.
 func (r *Race) Running() int { return len(r.running) }
 
-// Runs reports whether the attempt was started and not received yet.
+// Runs reports whether the attempt was started and its result was not received.
 func (r *Race) Runs(c *policy.Call) bool {
 	return slices.ContainsFunc(r.running, func(s runner) bool { return s.call == c })
 }
 
-// Received takes down that the result was received. If the attempt panicked, or ended its
-// goroutine, it ends the race and does the same in the goroutine of the caller.
+// Received records that the result was received. If the attempt panicked or ended its goroutine,
+// Received ends the race and does the same in the goroutine that calls it.
 func (r *Race) Received(result Result) {
 	r.running = slices.DeleteFunc(r.running, func(s runner) bool { return s.call == result.Call })
 	if result.Outcome != nil {
@@ -131,9 +144,9 @@ func (r *Race) Received(result Result) {
 	}
 }
 
-// Drop discards a result that was received and is not chosen, without waiting for it. If within is
-// positive, a small rest of the response may take as long to arrive, so that its connection can be
-// used again; else it is cut off.
+// Drop discards a received result in the background. If within is positive, Drop reads a small rest
+// of the response for at most that long, so that its connection can be reused. Otherwise it cancels
+// the attempt immediately.
 func (r *Race) Drop(result Result, within time.Duration) {
 	if within <= 0 || !result.Outcome.Open() {
 		result.cancel(errLost)
@@ -147,14 +160,14 @@ func (r *Race) Drop(result Result, within time.Duration) {
 	}()
 }
 
-// Choose makes a result that was received that of the call, and ends the race.
+// Choose ends the race and returns the outcome of a received result as that of the call.
 func (r *Race) Choose(result Result) *policy.Outcome {
 	r.End()
 	result.Outcome.OnEnd(result.Call, func(*policy.Call, *policy.Outcome) { result.cancel(nil) })
 	return result.Outcome
 }
 
-// End cancels all attempts that are still running. Their results are discarded when they come.
+// End cancels the running attempts and discards their results. Further calls have no effect.
 func (r *Race) End() {
 	if r.ended {
 		return

@@ -13,7 +13,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// runs is a policy that runs two attempts, and lets the test choose.
+// runs is a policy that starts two attempts and calls itself to choose.
 type runs func(r *Race, first, second *policy.Call) *policy.Outcome
 
 func (runs) Place() policy.Place { return policy.Place{Rank: policy.Hedges} }
@@ -46,7 +46,7 @@ func receive(r *Race) Result {
 	return result
 }
 
-// TestChoose pins that the others are canceled, with a cause, and that it is known which run.
+// TestChoose pins that the other attempt is canceled with a cause, and what Running and Runs report.
 func TestChoose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -61,7 +61,7 @@ func TestChoose(t *testing.T) {
 			}
 			o := r.Choose(result)
 			select {
-			case <-r.Over():
+			case <-r.over:
 			default:
 				t.Error("the race is not over")
 			}
@@ -87,7 +87,7 @@ func TestChoose(t *testing.T) {
 	})
 }
 
-// TestDrop pins that a result that is not chosen does not keep the others from being.
+// TestDrop pins that another attempt can be chosen after a result was dropped.
 func TestDrop(t *testing.T) {
 	var mu sync.Mutex
 	n := 0
@@ -105,8 +105,8 @@ func TestDrop(t *testing.T) {
 	}
 }
 
-// TestReceived_goexit pins that an attempt that ends its goroutine ends the caller's, and cancels
-// the other.
+// TestReceived_goexit pins that an attempt that ends its goroutine ends the caller's, and that the
+// other attempt is canceled.
 func TestReceived_goexit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ended := make(chan struct{})
@@ -135,7 +135,7 @@ func TestReceived_goexit(t *testing.T) {
 	})
 }
 
-// TestReceived_nil pins that a policy that returns nothing is named in the caller's goroutine.
+// TestReceived_nil pins that a nil Outcome of a policy panics in the caller's goroutine.
 func TestReceived_nil(t *testing.T) {
 	u, err := pillion.New("recipes", runs(func(r *Race, _, _ *policy.Call) *policy.Outcome { return r.Choose(receive(r)) }), nothing{})
 	if err != nil {
@@ -149,9 +149,27 @@ func TestReceived_nil(t *testing.T) {
 	_, _ = pillion.Do(t.Context(), u, func(context.Context) (int, error) { return 0, nil })
 }
 
-// nothing is a policy that breaks the contract.
+// nothing is a policy that returns nil.
 type nothing struct{}
 
 func (nothing) Wrap(*policy.Builder, policy.Func) (policy.Func, error) {
 	return func(context.Context, *policy.Call) *policy.Outcome { return nil }, nil
+}
+
+// TestReportOverdue pins that a report arrives, and that one that is not received ends with the race.
+func TestReportOverdue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, err := call(t, func(r *Race, first, second *policy.Call) *policy.Outcome {
+			go r.ReportOverdue(second)
+			if c := <-r.Overdue(); c != second {
+				t.Errorf("got attempt %d, want the second", c.Attempt())
+			}
+			go r.ReportOverdue(first)
+			synctest.Wait()
+			return r.Choose(receive(r))
+		}, func(context.Context) (string, error) { return "soup", nil })
+		if err != nil {
+			t.Error(err)
+		}
+	}) // which fails if the second report still blocks
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/pillion-go/pillion/internal/raceflag"
 )
 
 // allPolicies returns a configuration for each policy.
@@ -323,7 +325,7 @@ func TestTableStats(t *testing.T) {
 // TestManyHosts pins that 10,000 hosts are used, each about as often.
 func TestManyHosts(t *testing.T) {
 	n := 10000
-	if raceEnabled {
+	if raceflag.Enabled {
 		n = 1000
 	}
 	for _, c := range allPolicies() {
@@ -360,7 +362,7 @@ func TestPickAllocates(t *testing.T) {
 		if c.ConsistentHashing.Active != nil {
 			c.ConsistentHashing.Active = active
 		}
-		if raceEnabled && c.ConsistentHashing.BalanceFactor > 0 {
+		if raceflag.Enabled && c.ConsistentHashing.BalanceFactor > 0 {
 			continue // a sync.Pool drops some of what it is given
 		}
 		b := balancer(t, c, m)

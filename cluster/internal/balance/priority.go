@@ -67,7 +67,9 @@ func (l *Level) availability(m *Membership) (healthy, degraded uint32) {
 }
 
 // overprovisioning returns the factor that counts, in percent.
-func overprovisioning(m *Membership) uint32 { return cmp.Or(m.OverprovisioningFactor, defaultOverprovisioning) }
+func overprovisioning(m *Membership) uint32 {
+	return cmp.Or(m.OverprovisioningFactor, defaultOverprovisioning)
+}
 
 func totalWeight(hosts []*Host) (total uint64) {
 	for _, h := range hosts {

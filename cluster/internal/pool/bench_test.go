@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion/cluster/internal/pool"
+	"github.com/pillion-go/pillion/internal/raceflag"
 )
 
 // cannedConn responds to each write, which is taken for a whole request, with the same
@@ -268,7 +269,7 @@ func TestAllocations(t *testing.T) {
 }
 
 func TestAllocationsOfExchange(t *testing.T) {
-	if raceEnabled {
+	if raceflag.Enabled {
 		t.Skip("the race detector allocates")
 	}
 	for name, response := range map[string]string{"body": cannedBody, "empty": cannedEmpty} {

@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion/cluster/internal/pool"
+	"github.com/pillion-go/pillion/internal/raceflag"
 )
 
 // stage plays events against a real pool in a synctest bubble: dials succeed and servers
@@ -471,7 +472,7 @@ func TestModel(t *testing.T) {
 	switch {
 	case testing.Short():
 		games = 30
-	case raceEnabled:
+	case raceflag.Enabled:
 		games = 60
 	}
 	for seed := range games {

@@ -3,6 +3,7 @@
 package page
 
 import (
+	"fmt"
 	"io"
 	"strings"
 	"unicode/utf8"
@@ -50,6 +51,14 @@ func (r Row) line(widths []int) string {
 		b.WriteString("  " + space + cell)
 	}
 	return strings.TrimRight(b.String(), " ")
+}
+
+// Percent returns n as a percentage of a number of things, or "-" if there is none of them.
+func Percent(n, of int) string {
+	if of == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f %%", 100*float64(n)/float64(of))
 }
 
 // Untidy returns the lines of a text that are wider than [Width], end in spaces or

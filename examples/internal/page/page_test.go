@@ -34,6 +34,14 @@ func TestTable_error(t *testing.T) {
 	}
 }
 
+func TestPercent(t *testing.T) {
+	for want, n := range map[string][2]int{"33.3 %": {1, 3}, "100.0 %": {4, 4}, "0.0 %": {0, 4}, "-": {0, 0}} {
+		if got := page.Percent(n[0], n[1]); got != want {
+			t.Errorf("%d of %d: got %q, want %q", n[0], n[1], got, want)
+		}
+	}
+}
+
 var errBroken = errors.New("broken")
 
 type broken struct{}

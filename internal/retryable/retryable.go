@@ -1,0 +1,16 @@
+// Package retryable holds the rule of Ruby's retryable that packages retry and command share.
+package retryable
+
+import "slices"
+
+// Selects reports whether a failure is one to retry: no Match of not matches it, one of on does, or on
+// is nil, and one Pattern of matching matches its text, or matching is nil.
+func Selects[Match ~func(error) bool, Pattern interface{ MatchString(text string) bool }](
+	err error, text func(error) string, on, not []Match, matching []Pattern,
+) bool {
+	among := func(list []Match) bool { return slices.ContainsFunc(list, func(m Match) bool { return m(err) }) }
+	if among(not) || (on != nil && !among(on)) {
+		return false
+	}
+	return matching == nil || slices.ContainsFunc(matching, func(p Pattern) bool { return p.MatchString(text(err)) })
+}
