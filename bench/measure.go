@@ -65,14 +65,14 @@ func measure(g group, rounds int, slice time.Duration) map[string]result {
 	return results
 }
 
-// calibrate returns how many operations fill a slice of time.
+// calibrate returns how many operations fill a slice of processor time.
 func calibrate(op func(), slice time.Duration) int {
 	for n := 1; ; n *= 2 {
-		start := time.Now()
+		start := cpuTime()
 		for range n {
 			op()
 		}
-		if d := time.Since(start); d >= slice/4 {
+		if d := cpuTime() - start; d >= slice/4 {
 			return max(1, int(float64(n)*float64(slice)/float64(d)))
 		}
 	}
