@@ -1,6 +1,10 @@
 package envoytest
 
-import "maps"
+import (
+	"maps"
+	"net"
+	"strconv"
+)
 
 // Object is an object of JSON.
 type Object = map[string]any
@@ -49,4 +53,15 @@ func Route(name string, fields Object) Object {
 	action := Object{"cluster": name}
 	maps.Copy(action, fields)
 	return Object{"match": Object{"prefix": "/" + name + "/"}, "route": action}
+}
+
+// Assignment is the load_assignment of a cluster whose hosts are at these addresses, each host:port.
+func Assignment(name string, addresses ...string) Object {
+	var endpoints []Object
+	for _, a := range addresses {
+		host, port, _ := net.SplitHostPort(a)
+		number, _ := strconv.Atoi(port)
+		endpoints = append(endpoints, Object{"endpoint": Object{"address": Address(host, number)}})
+	}
+	return Object{"cluster_name": name, "endpoints": []Object{{"lb_endpoints": endpoints}}}
 }

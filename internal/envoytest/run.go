@@ -3,6 +3,8 @@ package envoytest
 import (
 	"context"
 	"encoding/json"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -49,6 +51,20 @@ func RunListening(t testing.TB, config Object) *Envoy {
 		t.Fatal(err)
 	}
 	return e
+}
+
+// Validates reports whether a real Envoy accepts a configuration, or skips the test.
+func Validates(t testing.TB, config Object) bool {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "envoy.json")
+	text, err := json.Marshal(config)
+	if err == nil {
+		err = os.WriteFile(file, text, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return exec.CommandContext(t.Context(), Binary(t), "--mode", "validate", "-l", "off", "-c", file).Run() == nil //nolint:gosec // the environment says which
 }
 
 // MustPage reads a page of the admin interface.
