@@ -169,7 +169,7 @@ func TestUpgraded_unchanged(t *testing.T) {
 	})
 }
 
-// upgrade is a response whose connection belongs to the caller.
+// switching is a response whose connection belongs to the caller.
 const switching = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: soup\r\nConnection: Upgrade\r\n\r\n"
 
 // uses are what becomes of an upgraded connection. Each ends it.
@@ -189,27 +189,32 @@ func uses() map[string]func(t *testing.T, l *ledger, base http.RoundTripper, req
 	}
 	return map[string]use{
 		"closed": func(t *testing.T, l *ledger, base http.RoundTripper, req *http.Request) {
+			t.Helper()
 			_ = call(t, l, base, req).Close()
 		},
 		"closed while it is read": func(t *testing.T, l *ledger, base http.RoundTripper, req *http.Request) {
+			t.Helper()
 			body := call(t, l, base, req)
 			defer time.AfterFunc(short, func() { _ = body.Close() }).Stop()
 			_, _ = io.Copy(io.Discard, body)
 			_ = body.Close()
 		},
 		"written to, and closed": func(t *testing.T, l *ledger, base http.RoundTripper, req *http.Request) {
+			t.Helper()
 			body := call(t, l, base, req)
 			_, _ = io.WriteString(body, "soup")
 			_ = body.(interface{ CloseWrite() error }).CloseWrite()
 			_ = body.Close()
 		},
 		"canceled, and closed": func(t *testing.T, l *ledger, base http.RoundTripper, req *http.Request) {
+			t.Helper()
 			ctx, cancel := context.WithCancel(req.Context())
 			body := call(t, l, base, req.WithContext(ctx))
 			cancel()
 			_ = body.Close()
 		},
 		"discarded for a retry": func(t *testing.T, l *ledger, base http.RoundTripper, req *http.Request) {
+			t.Helper()
 			resp, err := l.upstream(t, retry.Config{
 				On: "retriable-status-codes", RetriableStatusCodes: []int{http.StatusSwitchingProtocols}, BaseInterval: time.Millisecond,
 			}).Transport(base).RoundTrip(req)
@@ -219,6 +224,7 @@ func uses() map[string]func(t *testing.T, l *ledger, base http.RoundTripper, req
 			_ = resp.Body.Close()
 		},
 		"replaced": func(t *testing.T, l *ledger, base http.RoundTripper, req *http.Request) {
+			t.Helper()
 			_, err := l.upstream(t, timeout.Config{Total: time.Hour}, replacing(replacements()["an error of the outcome"])).Transport(base).RoundTrip(req)
 			if err == nil {
 				t.Error("got a response, want the policy's error")
@@ -230,6 +236,7 @@ func uses() map[string]func(t *testing.T, l *ledger, base http.RoundTripper, req
 // TestUpgraded_wire upgrades connections to servers that do anything with them. All uses of a
 // connection end by themselves, and leave no connection open: the server would complain.
 func TestUpgraded_wire(t *testing.T) {
+	t.Parallel()
 	secure := &tls.Config{Certificates: []tls.Certificate{testCertificate(t)}}
 	for server, then := range map[string]part{
 		"silent": nil, "a few bytes": {say("soup")}, "many bytes": {sayOn(strings.Repeat("soup", 1000))}, "closed": {fin}, "reset": {reset},

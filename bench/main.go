@@ -18,8 +18,8 @@ import (
 
 func main() {
 	var o options
-	flag.IntVar(&o.rounds, "rounds", 21, "measure each candidate this many times; below 6 every difference is within the noise")
-	flag.DurationVar(&o.slice, "slice", 30*time.Millisecond, "measure for this long each time")
+	flag.IntVar(&o.rounds, "rounds", 201, "measure each candidate this many times; below 6 every difference is within the noise")
+	flag.DurationVar(&o.slice, "slice", 3*time.Millisecond, "measure for this much processor time each time")
 	flag.StringVar(&o.only, "only", "", "measure only groups whose name contains this")
 	flag.BoolVar(&o.check, "check", false, "fail if a bound does not hold")
 	flag.StringVar(&o.docs, "docs", "", "write the tables into this page, between its marks")

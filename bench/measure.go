@@ -21,7 +21,7 @@ type candidate struct {
 type group struct {
 	name       string
 	candidates []candidate
-	fine       bool // many short rounds: for small differences of slow and noisy work
+	fine       bool // more rounds, and no collection of garbage before each: for small differences of slow and noisy work
 }
 
 // result is the cost of a candidate's operation: medians over the rounds. What is added
@@ -36,7 +36,7 @@ type result struct {
 // machine's speed drifts.
 func measure(g group, rounds int, slice time.Duration) map[string]result {
 	if g.fine {
-		rounds, slice = rounds*20, slice/10
+		rounds *= 2
 	}
 	n := make([]int, len(g.candidates))
 	for i, c := range g.candidates {
@@ -65,14 +65,14 @@ func measure(g group, rounds int, slice time.Duration) map[string]result {
 	return results
 }
 
-// calibrate returns how many operations fill a slice of processor time.
+// calibrate returns how many operations fill a slice of time.
 func calibrate(op func(), slice time.Duration) int {
 	for n := 1; ; n *= 2 {
 		start := cpuTime()
 		for range n {
 			op()
 		}
-		if d := cpuTime() - start; d >= slice/4 {
+		if d := cpuTime() - start; d >= slice {
 			return max(1, int(float64(n)*float64(slice)/float64(d)))
 		}
 	}

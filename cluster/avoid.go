@@ -18,7 +18,7 @@ func (r *route) avoid(c *policy.Call, q *balance.Request) {
 		return
 	}
 	tried := slices.Collect(c.Tried)
-	q.MaxAttempts = s.MaxAttempts
+	q.MaxAttempts, q.LeaveZoneAfter = s.MaxAttempts, r.leaveZone
 	q.Reject = func(h *balance.Host) bool {
 		return s.AvoidPrevious && slices.Contains(tried, hostOf(h).address) || omits(s.OmitMetadata, h.Endpoint().Metadata)
 	}

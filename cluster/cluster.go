@@ -47,11 +47,13 @@ type Cluster struct {
 	ready      chan struct{} // closed when the hosts are known
 
 	mu         sync.Mutex
-	hosts      []*host     // in the order of the configuration; guarded by mu
-	closed     bool        // guarded by mu
-	merge      mergeWindow // guarded by mu
-	unchecked  int         // hosts that wait for their first health check; guarded by mu
-	unresolved bool        // names wait for their first lookup; guarded by mu
+	weights    map[balance.PriorityLocality]uint32 // of localities; guarded by mu
+	local      []*balance.Host                     // of the local cluster; guarded by mu
+	hosts      []*host                             // in the order of the configuration; guarded by mu
+	closed     bool                                // guarded by mu
+	merge      mergeWindow                         // guarded by mu
+	unchecked  int                                 // hosts that wait for their first health check; guarded by mu
+	unresolved bool                                // names wait for their first lookup; guarded by mu
 	lending    *lending
 }
 
@@ -62,6 +64,7 @@ func New(cfg Config) (*Cluster, error) {
 	c.background, c.cancel = context.WithCancel(context.Background())
 	runtime.AddCleanup(c, func(cancel context.CancelFunc) { cancel() }, c.cancel)
 	c.merge.length = cfg.mergeWindow()
+	c.local = cfg.ZoneAware.local()
 	balancer, bad := balance.New(cfg.balance(c.stats))
 	err := errors.Join(cfg.check(), renamed(bad, "balance: Config.", ""), c.startDetector(), c.startChecker(), c.startTLS())
 	if err != nil {
@@ -69,6 +72,7 @@ func New(cfg Config) (*Cluster, error) {
 		return nil, err
 	}
 	c.balancer, c.template = balancer, c.makeTemplate()
+	c.stats.picked = balancer.Counted()
 	start := c.startResolver
 	if !types[cfg.Type] {
 		start = func() error { return c.setEndpoints(cfg.Endpoints) }
@@ -108,7 +112,7 @@ func (c *Cluster) Update(endpoints []Endpoint) error {
 	if c.names != nil {
 		return fmt.Errorf("cluster: Update: the hosts come from %s; only those of type %s can be replaced", c.cfg.Type, Static)
 	}
-	if err := errors.Join(checkEndpoints(endpoints)...); err != nil {
+	if err := errors.Join(checkEndpoints("Endpoints", endpoints)...); err != nil {
 		return err
 	}
 	return c.setEndpoints(endpoints)
@@ -121,6 +125,8 @@ func (c *Cluster) setEndpoints(endpoints []Endpoint) error {
 	if c.closed {
 		return ErrClosed
 	}
+	weightsBefore := c.weights
+	c.weights = localityWeights(endpoints)
 	before := c.byAddress()
 	hosts := make([]*host, len(endpoints))
 	known := make(map[string]*host, len(endpoints))
@@ -130,6 +136,7 @@ func (c *Cluster) setEndpoints(endpoints []Endpoint) error {
 		h := before[e.Address]
 		if h == nil {
 			h = newHost(e, c.stats, c.lending)
+			h.age = c.cfg.connectionAge()
 			added = append(added, h)
 		} else {
 			h.SetEndpoint(e)
@@ -142,17 +149,17 @@ func (c *Cluster) setEndpoints(endpoints []Endpoint) error {
 			removed = append(removed, h)
 		}
 	}
-	return c.exchange(hosts, known, added, removed)
+	err := c.exchange(hosts, known, added, removed)
+	if err != nil {
+		c.weights = weightsBefore
+	}
+	return err
 }
 
 // exchange has picks use other hosts. The caller holds mu.
 func (c *Cluster) exchange(hosts []*host, known map[string]*host, added, removed []*host) error {
 	c.begin(added)
-	m := balance.Membership{OverprovisioningFactor: uint32(c.cfg.OverprovisioningFactor)} //nolint:gosec // checked
-	for _, h := range hosts {
-		m.Hosts = append(m.Hosts, h.Host)
-	}
-	if err := c.balancer.Update(m, c.now()); err != nil {
+	if err := c.balancer.Update(c.membership(hosts), c.now()); err != nil {
 		for _, h := range added {
 			h.leave()
 		}
@@ -222,6 +229,8 @@ func (c *Cluster) Hosts() []HostStatus {
 	all := make([]HostStatus, len(c.hosts))
 	for i, h := range c.hosts {
 		all[i] = h.status()
+		e := h.Endpoint()
+		all[i].Endpoint.LocalityWeight = int(c.weights[balance.PriorityLocality{Priority: e.Priority, Locality: e.Locality}])
 	}
 	return all
 }

@@ -47,8 +47,9 @@ const (
 	RingHash LBPolicy = "RING_HASH"
 	// Maglev looks the hash of the call up in a table.
 	Maglev LBPolicy = "MAGLEV"
-	// PeakEWMA draws two hosts and uses the one with the lower product of latency and active
-	// requests. It is Finagle's, and not in Envoy.
+	// PeakEWMA draws two hosts and uses the one with the lower cost: its latency, times the active
+	// requests that it would have, divided by its weight. It is Finagle's; Envoy's extension of this
+	// name, which its own builds leave out, is another algorithm. See [PeakEWMAConfig].
 	PeakEWMA LBPolicy = "PEAK_EWMA"
 )
 
@@ -106,6 +107,12 @@ type Endpoint struct {
 	// Locality is where the host runs.
 	Locality Locality `json:"locality,omitzero"`
 
+	// LocalityWeight is the share of the calls that all hosts of the same Locality and Priority have
+	// together, for [LocalityWeighted]. Zero is that of the other hosts there; without any they have
+	// no calls. Negative is an error, and so are two different weights. Mirrors
+	// load_balancing_weight of LocalityLbEndpoints.
+	LocalityWeight int `json:"locality_weight,omitempty"`
+
 	// Metadata is by filter name and key. Retries can avoid hosts by it; consistent hashing uses
 	// hash_key of envoy.lb. It must not be changed afterwards. Mirrors metadata.filter_metadata.
 	Metadata map[string]map[string]any `json:"filter_metadata,omitempty"`
@@ -154,6 +161,24 @@ type MaglevConfig struct {
 	TableSize uint64 `json:"table_size,omitempty"`
 }
 
+// PeakEWMAConfig configures [PeakEWMA]. The latency of a host is that of its response headers, from
+// when it was picked, time for a connection included. It is an exponentially weighted moving average
+// that follows a rise immediately and a fall slowly. A host without any is preferred, but not
+// while its first requests wait for a response. A call that is canceled counts as long as it took, if that is
+// longer than the latency: a host that does not respond must not attract calls.
+type PeakEWMAConfig struct {
+	// Decay is how long it takes until a latency has lost 63 % of its weight. Zero means 10s;
+	// negative is an error. Mirrors decayTime of Finagle's Balancers.p2cPeakEwma.
+	Decay time.Duration `json:"decay_time,omitempty"`
+
+	// FailureLatency is the least latency that a failure counts as: a host that fails quickly must
+	// not attract calls. Zero means 1s, negative means that failures count as long as they took.
+	FailureLatency time.Duration `json:"failure_latency,omitempty"`
+}
+
+// failureLatency returns FailureLatency with its default.
+func (p *PeakEWMAConfig) failureLatency() time.Duration { return cmp.Or(p.FailureLatency, time.Second) }
+
 // SlowStart has new hosts receive few requests at first. It needs [RoundRobin], [LeastRequest] or
 // [PeakEWMA]. Mirrors slow_start_config.
 type SlowStart struct {
@@ -191,7 +216,19 @@ type Config struct {
 	LeastRequest LeastRequestConfig `json:"least_request_lb_config,omitzero"`
 	RingHash     RingHashConfig     `json:"ring_hash_lb_config,omitzero"`
 	Maglev       MaglevConfig       `json:"maglev_lb_config,omitzero"`
+	PeakEWMA     PeakEWMAConfig     `json:"peak_ewma_lb_config,omitzero"`
 	SlowStart    SlowStart          `json:"slow_start_config,omitzero"`
+
+	// Locality is where the program runs, for ZoneAware. Mirrors node.locality.
+	Locality Locality `json:"locality,omitzero"`
+
+	// ZoneAware prefers hosts of the same locality. Nil means that localities do not matter; Envoy's
+	// default is an empty ZoneAware. Mirrors common_lb_config.zone_aware_lb_config.
+	ZoneAware *ZoneAware `json:"zone_aware_lb_config,omitempty"`
+
+	// LocalityWeighted has localities chosen by their weights. It excludes ZoneAware. Nil means that
+	// localities do not matter. Mirrors common_lb_config.locality_weighted_lb_config.
+	LocalityWeighted *LocalityWeighted `json:"locality_weighted_lb_config,omitempty"`
 
 	// HashHostnames makes consistent hashing use the hostnames of hosts instead of their addresses.
 	// Mirrors consistent_hashing_lb_config.use_hostname_for_hashing.
@@ -294,7 +331,7 @@ func invalid(field, format string, args ...any) error {
 
 // check returns all that is wrong with c, apart from what the parts of it find.
 func (c *Config) check() error {
-	bad := checkEndpoints(c.Endpoints)
+	bad := append(checkEndpoints("Endpoints", c.Endpoints), c.checkLocalities()...)
 	if _, ok := types[c.Type]; !ok {
 		bad = append(bad, invalid("Type", "%q is unknown; write one of %s", c.Type, known(types)))
 	}
@@ -334,6 +371,8 @@ func (c *Config) checkTimes() (bad []error) {
 		{"MergeWindow", c.MergeWindow, true},
 		{"MaxConnectionDuration", c.MaxConnectionDuration, false},
 		{"MaxStreamDuration", c.MaxStreamDuration, false},
+		{"PeakEWMA.Decay", c.PeakEWMA.Decay, true},
+		{"PeakEWMA.FailureLatency", c.PeakEWMA.FailureLatency, true},
 	} {
 		switch {
 		case f.d < 0 && !f.never:
@@ -345,14 +384,18 @@ func (c *Config) checkTimes() (bad []error) {
 	return bad
 }
 
-// checkEndpoints returns what is wrong with endpoints.
-func checkEndpoints(endpoints []Endpoint) (bad []error) {
-	seen := map[string]int{}
+// checkEndpoints returns what is wrong with the endpoints of a field.
+func checkEndpoints(list string, endpoints []Endpoint) (bad []error) {
+	seen, weights := map[string]int{}, map[balance.PriorityLocality]int{}
 	for i, e := range endpoints {
-		field := fmt.Sprintf("Endpoints[%d].", i)
+		field := fmt.Sprintf("%s[%d].", list, i)
 		if before, twice := seen[e.Address]; twice {
-			bad = append(bad, invalid(field+"Address", "%q is there already, in Endpoints[%d]; give it a greater Weight instead", e.Address, before))
+			bad = append(bad, invalid(field+"Address", "%q is there already, in %s[%d]; give it a greater Weight instead", e.Address, list, before))
 		}
+		if other := weights[e.group()]; other != 0 && e.LocalityWeight != 0 && other != e.LocalityWeight {
+			bad = append(bad, invalid(field+"LocalityWeight", "%d, but %d for another host of the locality; write one weight for all of them", e.LocalityWeight, other))
+		}
+		weights[e.group()] = cmp.Or(weights[e.group()], e.LocalityWeight)
 		seen[e.Address] = i
 		bad = append(bad, e.check(field)...)
 	}
@@ -372,6 +415,9 @@ func (e *Endpoint) check(field string) (bad []error) {
 	}
 	if e.Weight < 0 || int64(e.Weight) > maxNumber {
 		bad = append(bad, invalid(field+"Weight", "%d is not within 0 and %d; 0 means 1", e.Weight, maxNumber))
+	}
+	if e.LocalityWeight < 0 || int64(e.LocalityWeight) > maxNumber {
+		bad = append(bad, invalid(field+"LocalityWeight", "%d is not within 0 and %d; 0 is that of the other hosts of the locality", e.LocalityWeight, maxNumber))
 	}
 	if e.Priority < 0 || e.Priority > maxPriority {
 		bad = append(bad, invalid(field+"Priority", "%d is not within 0 and %d", e.Priority, maxPriority))
@@ -424,6 +470,10 @@ func (c *Config) balance(s *stats) balance.Config {
 		SlowStart:         balance.SlowStart(c.SlowStart),
 		PanicThreshold:    c.PanicThreshold,
 		ConsistentHashing: balance.ConsistentHashingConfig{UseHostname: c.HashHostnames, Active: &s.events[pool.RqActive]},
+		PeakEWMA:          balance.PeakEWMAConfig{Decay: c.PeakEWMA.Decay},
+		Locality:          balance.Locality(c.Locality),
+		LocalityWeighted:  c.LocalityWeighted != nil,
+		ZoneAware:         c.ZoneAware.balance(),
 		Rand:              c.Rand,
 	}
 }

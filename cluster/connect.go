@@ -3,6 +3,7 @@ package cluster
 import (
 	"cmp"
 	"errors"
+	"math/rand/v2"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -155,7 +156,7 @@ func (h *host) isGone() bool {
 // Connect counts a connection that begins to be made. Each client has one at a time, so it
 // is made even beyond the limit.
 func (h *host) Connect(p policy.Priority, drain func()) policy.HostConnection {
-	c := &connection{of: h, slots: h.lending.slots(p), began: time.Now()}
+	c := &connection{of: h, slots: h.lending.slots(p), began: time.Now(), drain: drain}
 	if c.slots == nil {
 		c.slots = unlimited{}
 	}
@@ -186,16 +187,41 @@ type connection struct {
 	of     *host
 	slots  pool.Slots
 	began  time.Time
+	drain  func()
+	timer  *time.Timer // of its age, nil for none; guarded by mu of the host
 	served atomic.Int64
 	ready  atomic.Bool
 	ended  atomic.Bool
 	cut    atomic.Bool // it was lost with an attempt on it
 }
 
-// Ready counts a connection that was made.
+// Ready counts a connection that was made, and starts its age.
 func (c *connection) Ready() {
 	c.ready.Store(true)
 	c.of.Observe(pool.CxConnectTime, int64(time.Since(c.began)))
+	c.of.mu.Lock()
+	defer c.of.mu.Unlock()
+	if c.of.age != nil && !c.ended.Load() {
+		c.timer = time.AfterFunc(c.of.age(), c.aged)
+	}
+}
+
+// aged makes the connection take no more calls.
+func (c *connection) aged() {
+	if !c.ended.Load() {
+		c.of.Observe(pool.CxMaxDurationReached, 1)
+		c.drain()
+	}
+}
+
+// connectionAge returns a function that draws the age from which a connection takes no more calls,
+// nil for none.
+func (c *Config) connectionAge() func() time.Duration {
+	least, jitter := c.MaxConnectionDuration, c.MaxConnectionDurationJitter/100
+	if least <= 0 {
+		return nil
+	}
+	return func() time.Duration { return least + time.Duration(rand.Float64()*jitter*float64(least)) } //nolint:gosec // it is no secret
 }
 
 // Failed counts a connection that could not be made.
@@ -237,4 +263,7 @@ func (c *connection) end(byHost bool) {
 	c.of.mu.Lock()
 	defer c.of.mu.Unlock()
 	delete(c.of.connections, c)
+	if c.timer != nil {
+		c.timer.Stop()
+	}
 }

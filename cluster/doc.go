@@ -16,8 +16,8 @@
 //
 // # Hosts
 //
-// A pick chooses the priority, by the share of its hosts that are healthy; then the host, by
-// [Config] LBPolicy. Hosts, order and probabilities are Envoy's. A retry can avoid the hosts of the
+// A pick chooses the priority, by the share of its hosts that are healthy; then, if it is configured
+// so, the locality ([ZoneAware], [LocalityWeighted]); then the host, by [Config] LBPolicy. Hosts, order and probabilities are Envoy's. A retry can avoid the hosts of the
 // attempts before: see retry.Config.
 //
 // A call for which there is no host is refused, with flag UH; it is not retried.

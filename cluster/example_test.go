@@ -312,3 +312,116 @@ func ExampleRoute_highPriority() {
 	fmt.Println(ask(urgent))
 	// Output: good
 }
+
+// Calls stay in the zone of the program as long as the load of all hosts stays even.
+func ExampleConfig_zoneAware() {
+	addresses, closeAll := kitchens("here", "there")
+	defer closeAll()
+	here, there := cluster.Locality{Zone: "a"}, cluster.Locality{Zone: "b"}
+	recipes, err := pillion.New("recipes", cluster.Config{
+		Endpoints: []cluster.Endpoint{{Address: addresses[0], Locality: here}, {Address: addresses[1], Locality: there}},
+		Locality:  here,
+		ZoneAware: &cluster.ZoneAware{MinClusterSize: cluster.Zero}, // 6 by default
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(ask(recipes), ask(recipes), ask(recipes))
+	// Output: here here here
+}
+
+// Three of four callers are in zone a, but only half of the hosts: some calls cross over.
+func ExampleCluster_UpdateLocalCluster() {
+	a, b := cluster.Locality{Zone: "a"}, cluster.Locality{Zone: "b"}
+	kitchens, err := cluster.New(cluster.Config{
+		Endpoints: []cluster.Endpoint{{Address: "10.0.0.1:80", Locality: a}, {Address: "10.0.0.2:80", Locality: b}},
+		Locality:  a,
+		ZoneAware: &cluster.ZoneAware{MinClusterSize: cluster.Zero},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer kitchens.Close()
+	err = kitchens.UpdateLocalCluster([]cluster.Endpoint{
+		{Address: "10.0.1.1:80", Locality: a},
+		{Address: "10.0.1.2:80", Locality: a},
+		{Address: "10.0.1.3:80", Locality: a},
+		{Address: "10.0.1.4:80", Locality: b},
+	})
+	fmt.Println(err)
+	// Output: <nil>
+}
+
+// Each zone has its share of the calls, whatever the number of its hosts.
+func ExampleConfig_localityWeighted() {
+	addresses, closeAll := kitchens("old", "new")
+	defer closeAll()
+	recipes, err := pillion.New("recipes", cluster.Config{
+		Endpoints: []cluster.Endpoint{
+			{Address: addresses[0], Locality: cluster.Locality{Zone: "a"}, LocalityWeight: 3},
+			{Address: addresses[1], Locality: cluster.Locality{Zone: "b"}, LocalityWeight: 1},
+		},
+		LocalityWeighted: &cluster.LocalityWeighted{},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	served := map[string]int{}
+	for range 8 {
+		served[ask(recipes)]++
+	}
+	fmt.Println(served)
+	// Output: map[new:2 old:6]
+}
+
+// A host that joins has a tenth of its share of the calls at first, and all of it after a minute.
+func ExampleConfig_slowStart() {
+	kitchens, err := cluster.New(cluster.Config{
+		Endpoints: cluster.Addresses("10.0.0.1:80", "10.0.0.2:80"),
+		LBPolicy:  cluster.LeastRequest,
+		SlowStart: cluster.SlowStart{Window: time.Minute},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer kitchens.Close()
+	fmt.Println(kitchens.Update(cluster.Addresses("10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80")))
+	// Output: <nil>
+}
+
+// Calls go to the hosts that respond quickly. One that fails counts as slow.
+func ExampleConfig_peakEWMA() {
+	addresses, closeAll := kitchens("bad", "good")
+	defer closeAll()
+	recipes, err := pillion.New("recipes", cluster.Config{
+		Endpoints: cluster.Addresses(addresses...),
+		LBPolicy:  cluster.PeakEWMA,
+		PeakEWMA:  cluster.PeakEWMAConfig{Decay: time.Minute, FailureLatency: 5 * time.Second},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	served := map[string]int{}
+	for range 10 {
+		served[ask(recipes)]++
+	}
+	fmt.Println(served["bad"] <= 1, served["good"] >= 9)
+	// Output: true true
+}
+
+// Connections end after a while, so that new ones find the replicas behind a load balancer that were
+// added since. The jitter has them end one after the other.
+func ExampleConfig_connectionAge() {
+	addresses, closeAll := kitchens("good")
+	defer closeAll()
+	recipes, err := pillion.New("recipes", cluster.Config{
+		Endpoints:                   cluster.Addresses(addresses...),
+		MaxConnectionDuration:       10 * time.Minute,
+		MaxConnectionDurationJitter: 20, // per cent: 10 to 12 minutes
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(ask(recipes))
+	// Output: good
+}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/pillion-go/pillion/cluster/internal/balance"
 	"github.com/pillion-go/pillion/cluster/internal/health"
@@ -21,6 +22,7 @@ type host struct {
 	address string
 	stats   *stats
 	lending *lending
+	age     func() time.Duration         // that ends a connection of a protocol's client; nil for none
 	pools   [2]atomic.Pointer[pool.Pool] // by priority; written with mu held
 
 	session *health.Session // nil without health checks; written before the host is used

@@ -54,7 +54,7 @@ func (d routed) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 	if err := d.cfg.check(); err != nil {
 		return nil, err
 	}
-	r := &route{cluster: d.cluster, cfg: d.cfg, slot: b.Slot(), upstream: b.Upstream(), next: next, selection: otherHosts()}
+	r := &route{cluster: d.cluster, cfg: d.cfg, slot: b.Slot(), upstream: b.Upstream(), next: next, selection: otherHosts(), leaveZone: leaveZoneAfter}
 	r.slots = sync.OnceValue(r.lent)
 	r.end = r.ended
 	if !b.Carry(r) {
@@ -69,9 +69,13 @@ func (d routed) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 
 // otherHosts makes retries use other hosts than the attempts before, unless a policy says otherwise.
 func otherHosts() policy.HostSelection {
-	const attempts = 20
-	return policy.HostSelection{AvoidPrevious: true, MaxAttempts: attempts}
+	return policy.HostSelection{AvoidPrevious: true, MaxAttempts: otherAttempts}
 }
+
+const (
+	otherAttempts  = 20 // how often another host is looked for
+	leaveZoneAfter = 5  // after how many of them in other zones, too
+)
 
 // route is the cluster as one upstream uses it.
 type route struct {
@@ -84,6 +88,7 @@ type route struct {
 	lender    policy.Lender // nil for none
 	slots     func() pool.Slots
 	selection policy.HostSelection
+	leaveZone int // after how many rejected picks a retry may leave the zone; 0 for never
 }
 
 // route implements these. They are found by their methods.
@@ -116,7 +121,7 @@ func (r *route) Priority() policy.Priority {
 }
 
 // Select sets which hosts retries avoid.
-func (r *route) Select(s policy.HostSelection) { r.selection = s }
+func (r *route) Select(s policy.HostSelection) { r.selection, r.leaveZone = s, 0 }
 
 // CloseIdleConnections is that of the cluster.
 func (r *route) CloseIdleConnections() { r.cluster.CloseIdleConnections() }
@@ -195,31 +200,28 @@ func (r *route) pick(c *policy.Call) *host {
 	if c.Attempt() > 1 {
 		r.avoid(c, &q)
 	}
-	h, info := balancer.Pick(q)
-	if info.Panic {
-		r.cluster.stats.lb[lbHealthyPanic].Add(1)
-	}
+	h, _ := balancer.Pick(q)
 	if h == nil {
 		return nil
 	}
 	return hostOf(h)
 }
 
-// failureLatency is the least time that a failure counts as for PeakEWMA: a host that fails quickly
-// must not attract calls.
-const failureLatency = time.Second
-
 // timed reports to the balancer how long the host took to respond.
 func (r *route) timed(p *pick, o *policy.Outcome) {
-	if !r.cluster.balancer.UsesTime() || o.Has(policy.Refused|policy.Cancelled|policy.Invalid) {
+	balancer := r.cluster.balancer
+	if !balancer.UsesTime() || o.Has(policy.Refused|policy.Invalid) {
 		return
 	}
 	now := r.cluster.now()
-	took := now - p.began
-	if o.Has(policy.Failure) {
-		took = max(took, failureLatency)
+	switch took := now - p.began; {
+	case o.Has(policy.Cancelled):
+		balancer.ObserveAtLeast(p.host.Host, took, now)
+	case o.Has(policy.Failure):
+		balancer.Observe(p.host.Host, max(took, r.cluster.cfg.PeakEWMA.failureLatency()), now)
+	default:
+		balancer.Observe(p.host.Host, took, now)
 	}
-	r.cluster.balancer.Observe(p.host.Host, took, now)
 }
 
 // ended is the hook at the end of an attempt.

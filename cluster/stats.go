@@ -17,6 +17,7 @@ import (
 type stats struct {
 	events  [pool.NumEvents + 1]atomic.Int64 // also maxDurationReached
 	lb      [balanceStats]atomic.Uint64
+	picked  func() balance.Stats
 	outlier *outlier.Stats  // nil without detection
 	health  *health.Checker // nil without health checks
 
@@ -31,14 +32,6 @@ const (
 	membershipHealthy
 	membershipDegraded
 	membershipExcluded
-	lbHealthyPanic
-	lbLocalClusterNotOK
-	lbRecalculateZoneStructures
-	lbZoneClusterTooSmall
-	lbZoneNoCapacityLeft
-	lbZoneRoutingAllDirectly
-	lbZoneRoutingCrossZone
-	lbZoneRoutingSampled
 	maxHostWeight
 	ringSize
 	ringMinHashes
@@ -53,25 +46,31 @@ var balanceNames = [balanceStats]struct {
 	name string
 	kind policy.StatKind
 }{
-	membershipChange:            {"membership_change", policy.Counter},
-	membershipTotal:             {"membership_total", policy.Gauge},
-	membershipHealthy:           {"membership_healthy", policy.Gauge},
-	membershipDegraded:          {"membership_degraded", policy.Gauge},
-	membershipExcluded:          {"membership_excluded", policy.Gauge},
-	lbHealthyPanic:              {"lb_healthy_panic", policy.Counter},
-	lbLocalClusterNotOK:         {"lb_local_cluster_not_ok", policy.Counter},
-	lbRecalculateZoneStructures: {"lb_recalculate_zone_structures", policy.Counter},
-	lbZoneClusterTooSmall:       {"lb_zone_cluster_too_small", policy.Counter},
-	lbZoneNoCapacityLeft:        {"lb_zone_no_capacity_left", policy.Counter},
-	lbZoneRoutingAllDirectly:    {"lb_zone_routing_all_directly", policy.Counter},
-	lbZoneRoutingCrossZone:      {"lb_zone_routing_cross_zone", policy.Counter},
-	lbZoneRoutingSampled:        {"lb_zone_routing_sampled", policy.Counter},
-	maxHostWeight:               {"max_host_weight", policy.Gauge},
-	ringSize:                    {"ring_hash_lb.size", policy.Gauge},
-	ringMinHashes:               {"ring_hash_lb.min_hashes_per_host", policy.Gauge},
-	ringMaxHashes:               {"ring_hash_lb.max_hashes_per_host", policy.Gauge},
-	maglevMinEntries:            {"maglev_lb.min_entries_per_host", policy.Gauge},
-	maglevMaxEntries:            {"maglev_lb.max_entries_per_host", policy.Gauge},
+	membershipChange:   {"membership_change", policy.Counter},
+	membershipTotal:    {"membership_total", policy.Gauge},
+	membershipHealthy:  {"membership_healthy", policy.Gauge},
+	membershipDegraded: {"membership_degraded", policy.Gauge},
+	membershipExcluded: {"membership_excluded", policy.Gauge},
+	maxHostWeight:      {"max_host_weight", policy.Gauge},
+	ringSize:           {"ring_hash_lb.size", policy.Gauge},
+	ringMinHashes:      {"ring_hash_lb.min_hashes_per_host", policy.Gauge},
+	ringMaxHashes:      {"ring_hash_lb.max_hashes_per_host", policy.Gauge},
+	maglevMinEntries:   {"maglev_lb.min_entries_per_host", policy.Gauge},
+	maglevMaxEntries:   {"maglev_lb.max_entries_per_host", policy.Gauge},
+}
+
+// pickNames are what the balancer counts.
+//
+//nolint:gochecknoglobals // a table that nothing writes
+var pickNames = map[string]func(balance.Stats) uint64{
+	"lb_healthy_panic":               func(s balance.Stats) uint64 { return s.HealthyPanic },
+	"lb_local_cluster_not_ok":        func(s balance.Stats) uint64 { return s.LocalClusterNotOK },
+	"lb_recalculate_zone_structures": func(s balance.Stats) uint64 { return s.RecalculateZoneStructures },
+	"lb_zone_cluster_too_small":      func(s balance.Stats) uint64 { return s.ZoneClusterTooSmall },
+	"lb_zone_no_capacity_left":       func(s balance.Stats) uint64 { return s.ZoneNoCapacityLeft },
+	"lb_zone_routing_all_directly":   func(s balance.Stats) uint64 { return s.ZoneRoutingAllDirectly },
+	"lb_zone_routing_cross_zone":     func(s balance.Stats) uint64 { return s.ZoneRoutingCrossZone },
+	"lb_zone_routing_sampled":        func(s balance.Stats) uint64 { return s.ZoneRoutingSampled },
 }
 
 // Observe counts an event of a pool.
@@ -151,6 +150,9 @@ func (s *stats) offer(b *policy.Builder, p balance.Policy) {
 			continue
 		}
 		b.Stat(policy.Stat{Kind: of.kind, Name: of.name, Of: s, Read: s.lb[i].Load})
+	}
+	for name, of := range pickNames {
+		b.Stat(policy.Stat{Kind: policy.Counter, Name: name, Of: s, Read: func() uint64 { return of(s.picked()) }})
 	}
 	if s.outlier != nil {
 		s.offerOutlier(b)

@@ -255,8 +255,8 @@ func (c *Cluster) offerTLS(b *policy.Builder) {
 }
 
 // Suspicious returns sentences about what the configuration allows, and Envoy does too, but may not
-// be meant: an outlier detection that can eject no host, connections whose certificates are not
-// verified.
+// be meant: an outlier detection that can eject no host, localities that do not matter, connections
+// whose certificates are not verified.
 func (c *Cluster) Suspicious() []string {
 	var all []string
 	if c.tls != nil {
@@ -273,6 +273,9 @@ func (c *Cluster) Suspicious() []string {
 			all = append(all, "cluster: Config.Outlier: no host can be ejected: one of the hosts is more than MaxEjectionPercent of them; "+
 				"set AlwaysEjectOneHost or a greater MaxEjectionPercent")
 		}
+	}
+	if hosts > 0 {
+		all = append(all, c.suspiciousLocalities()...)
 	}
 	return all
 }

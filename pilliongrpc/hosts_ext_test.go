@@ -329,3 +329,38 @@ func TestHosts_streamTimeouts(t *testing.T) {
 		})
 	}
 }
+
+// TestHosts_age pins that a connection takes no more calls from its age, and that none is lost.
+func TestHosts_age(t *testing.T) {
+	release := make(chan struct{})
+	address, served := host(t, func(_ context.Context, n int64, _ stream) error {
+		if n == 1 {
+			<-release
+		}
+		return nil
+	})
+	stat := hostStats{}
+	u, _ := upstream(t, stat, madeCluster(t, cluster.Config{
+		Endpoints: cluster.Addresses(address), MaxConnectionDuration: 20 * time.Millisecond, MaxConnectionDurationJitter: 50,
+	}))
+	c := hosted(t, u, "recipes.internal")
+	call := func() error { _, err := c.UnaryCall(t.Context(), &testgrpc.SimpleRequest{}); return err }
+	first := make(chan error, 1)
+	go func() { first <- call() }()
+	eventually(t, func() bool { return served.Load() == 1 && stat["upstream_cx_max_duration_reached"]() == 1 })
+	for range 3 {
+		if err := call(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := stat["upstream_cx_total"](); got < 2 {
+		t.Errorf("got %d connections, want another one after the age of the first", got)
+	}
+	close(release)
+	if err := <-first; err != nil {
+		t.Errorf("a call on the old connection: got %v, want it served", err)
+	}
+	eventually(t, func() bool {
+		return stat["upstream_cx_active"]() == 0 && stat["upstream_cx_max_duration_reached"]() == stat["upstream_cx_total"]()
+	})
+}

@@ -13,7 +13,7 @@ import (
 type Balancer struct {
 	config   Config
 	seed     uint64
-	counters counters
+	counters *counters
 	state    atomic.Pointer[state]
 
 	mu         sync.Mutex // held by updates
@@ -57,7 +57,7 @@ func New(c Config) (*Balancer, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Balancer{config: c, seed: c.Rand(), turns: map[sourceKey]*turn{}}
+	b := &Balancer{config: c, seed: c.Rand(), counters: &counters{}, turns: map[sourceKey]*turn{}}
 	b.state.Store(b.build(&Membership{}, nil, 0))
 	return b, nil
 }
@@ -114,6 +114,10 @@ func (b *Balancer) Stats() Stats {
 	return s
 }
 
+// Counted returns a function that returns the present counts, without the gauges. It
+// does not keep the Balancer and its hosts in memory.
+func (b *Balancer) Counted() func() Stats { return b.counters.read }
+
 // Observe adds the latency of a request that ended at now for the policy PeakEWMA;
 // others ignore it. It is to be called for each request, also for one that failed: a host without any
 // latency is preferred. The caller decides what a failure counts as; one that is
@@ -121,6 +125,14 @@ func (b *Balancer) Stats() Stats {
 func (b *Balancer) Observe(h *Host, latency, now time.Duration) {
 	if b.config.Policy == PeakEWMA {
 		h.latency.observe(latency, now, b.config.PeakEWMA.Decay)
+	}
+}
+
+// ObserveAtLeast is Observe for a request that was canceled at now: its response would
+// have taken longer. It counts only where it raises the average.
+func (b *Balancer) ObserveAtLeast(h *Host, latency, now time.Duration) {
+	if last, ok := h.latency.last(); !ok || latency > last {
+		b.Observe(h, latency, now)
 	}
 }
 
@@ -145,7 +157,7 @@ func (b *Balancer) build(m *Membership, priorities []int, now time.Duration) *st
 	if b.config.ZoneAware != nil && len(m.Local) > 0 && !b.config.Policy.hashes() {
 		local := &Level{All: m.Local}
 		local.partition(0, m, b.config.Locality, true)
-		s.levels[0].zones = newZones(s.levels[0].Level, local, &b.config, &b.counters)
+		s.levels[0].zones = newZones(s.levels[0].Level, local, &b.config, b.counters)
 	}
 	if l := &s.levels[0]; s.snapshot.load.whole && !l.Panic && l.wrrHealthy == nil && l.zones == nil && b.config.Policy != Random {
 		s.only = l.healthy

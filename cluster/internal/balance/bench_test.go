@@ -39,6 +39,17 @@ func policiesToMeasure(n int) map[string]struct {
 		}
 		priorities.Hosts = append(priorities.Hosts, host(i, e))
 	}
+	zoned := Membership{LocalityWeights: map[PriorityLocality]uint32{}}
+	for i := range n {
+		l := Locality{Zone: string(rune('a' + i%3))}
+		zoned.LocalityWeights[PriorityLocality{0, l}] = uint32(1 + i%3)
+		zoned.Hosts = append(zoned.Hosts, host(i, Endpoint{Locality: l}))
+	}
+	zoned.Local = zoned.Hosts[:min(n, 7)]
+	all["zones"] = both{Config{Locality: Locality{Zone: "b"}, ZoneAware: &ZoneAware{}}, zoned}
+	all["crossing zones"] = both{Config{Locality: Locality{Zone: "a"}, ZoneAware: &ZoneAware{}}, zoned}
+	all["locality weights"] = both{Config{LocalityWeighted: true}, zoned}
+	all["slow start"] = both{Config{SlowStart: SlowStart{Window: time.Hour}}, equal}
 	all["two priorities"] = both{Config{PanicThreshold: Zero}, priorities}
 	return all
 }

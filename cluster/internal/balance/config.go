@@ -253,7 +253,7 @@ func (c *Config) check() error {
 	reject(c.PeakEWMA.Decay < 0, "PeakEWMA.Decay", "%v is negative", c.PeakEWMA.Decay)
 	reject(!percentage(c.PanicThreshold), "PanicThreshold", "%v is not between 0 and 100; use Zero for 0", c.PanicThreshold)
 	if c.ZoneAware != nil {
-		reject(c.LocalityWeighted, "ZoneAware", "excludes LocalityWeighted")
+		reject(c.LocalityWeighted, "ZoneAware", "excludes LocalityWeighted; leave one of the two out")
 		reject(!percentage(c.ZoneAware.RoutingEnabled), "ZoneAware.RoutingEnabled", "%v is not between 0 and 100; use Zero for 0", c.ZoneAware.RoutingEnabled)
 	}
 	reject(c.SlowStart.Window != 0 && c.SlowStart.Window < time.Millisecond, "SlowStart.Window", "%v is less than 1ms", c.SlowStart.Window)

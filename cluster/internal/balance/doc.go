@@ -45,8 +45,8 @@
 //
 // # Differences from Envoy
 //
-// [PeakEWMA] is Finagle's. [Config.ContinueSchedules] and [Request.Attempt] have no
-// counterpart in Envoy. A host without a hostname is hashed by its address when
+// [PeakEWMA] is Finagle's. [Config.ContinueSchedules], [Request.Attempt] and
+// [Request.LeaveZoneAfter] have no counterpart in Envoy. A host without a hostname is hashed by its address when
 // hostnames are asked for; Envoy hashes the empty string, so that all such hosts
 // collide. Two hosts with the same hash key have the same hashes in a ring: all
 // requests use the first of them, in the order of [Membership]; in Envoy the order is

@@ -150,7 +150,11 @@ func (c *liveCluster) envoy() object {
 		slow := object{"slow_start_window": fmt.Sprintf("%.3fs", s.Window.Seconds())}
 		setIf(slow, "aggression", object{"default_value": s.Aggression, "runtime_key": "none"}, s.Aggression > 0)
 		setIf(slow, "min_weight_percent", object{"value": max(s.MinWeightPercent, 0)}, s.MinWeightPercent != 0)
-		cluster["round_robin_lb_config"] = object{"slow_start_config": slow}
+		if least, ok := cluster["least_request_lb_config"].(object); ok {
+			least["slow_start_config"] = slow
+		} else {
+			cluster["round_robin_lb_config"] = object{"slow_start_config": slow}
+		}
 	}
 	setIf(common, "healthy_panic_threshold", object{"value": max(c.config.PanicThreshold, 0)}, c.config.PanicThreshold != 0)
 	setIf(common, "locality_weighted_lb_config", object{}, c.config.LocalityWeighted)

@@ -168,9 +168,11 @@ func TestEnvoySlowStart(t *testing.T) {
 	for i, weights := range [][]uint32{{1, 1, 1, 1, 1}, {3, 1, 4}, {2, 7, 1, 8}} {
 		for j, slow := range []SlowStart{{}, {MinWeightPercent: 33, Aggression: 2}, {MinWeightPercent: 100}} {
 			slow.Window = 10000 * time.Hour
-			c := &liveCluster{name: fmt.Sprintf("slow%d%d", i, j), config: Config{SlowStart: slow}}
-			c.member.Hosts = u.weighing(weights)
-			clusters = append(clusters, c)
+			for _, p := range []Policy{RoundRobin, LeastRequest} {
+				c := &liveCluster{name: fmt.Sprintf("slow%d%d%d", i, j, p), config: Config{Policy: p, SlowStart: slow}}
+				c.member.Hosts = u.weighing(weights)
+				clusters = append(clusters, c)
+			}
 		}
 	}
 	e := startEnvoy(t, clusters, nil)
@@ -182,6 +184,64 @@ func TestEnvoySlowStart(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestEnvoySlowStartJoins compares the sequences before a host joins others that are new
+// no longer, while it has its least weight, which is for half of the window, and after
+// the window.
+func TestEnvoySlowStartJoins(t *testing.T) {
+	const picks, window = 30, 4 * time.Second
+	u := startUpstream(t, 5)
+	var clusters []*liveCluster
+	for i, weights := range [][]uint32{{1, 1, 1}, {3, 1, 4}} {
+		for _, p := range []Policy{RoundRobin, LeastRequest} {
+			c := &liveCluster{
+				name: fmt.Sprintf("joins%d%d", i, p), config: Config{Policy: p, SlowStart: SlowStart{Window: window, MinWeightPercent: 50}},
+				eds: filepath.Join(t.TempDir(), "eds.json"),
+			}
+			c.member.Hosts = u.weighing(weights)
+			c.update(t)
+			clusters = append(clusters, c)
+		}
+	}
+	e := startEnvoy(t, clusters, object{"node": object{"id": "1", "cluster": "local"}})
+	traces := make([][]int, len(clusters))
+	each := func(do func(i int, c *liveCluster)) {
+		for i, c := range clusters {
+			do(i, c)
+		}
+	}
+	time.Sleep(window + window/4) // real time, which is Envoy's
+	each(func(i int, c *liveCluster) {
+		e.await(t, c.name, "update_success", 1)
+		c.member.Hosts = append(c.member.Hosts, NewHost(Endpoint{Address: u.addresses[3]}))
+		c.update(t)
+		e.await(t, c.name, "update_success", 2)
+		traces[i] = e.sequence(t, c.name, picks)
+	})
+	time.Sleep(window + window/4)
+	each(func(i int, c *liveCluster) { traces[i] = append(traces[i], e.sequence(t, c.name, picks)...) })
+	each(func(i int, c *liveCluster) {
+		t.Run(c.name, func(t *testing.T) {
+			find(t, traces[i], func(seed uint64) []int {
+				c.config.Rand = fixed(seed)
+				var all []*Host
+				for _, h := range c.member.Hosts {
+					all = append(all, NewHost(*h.Endpoint()))
+				}
+				b := balancer(t, c.config, Membership{Hosts: all[:3]})
+				if err := b.Update(Membership{Hosts: all}, time.Minute); err != nil {
+					t.Fatal(err)
+				}
+				var got []int
+				for n := range 2 * picks {
+					h, _ := b.Pick(Request{Now: time.Minute + time.Duration(n/picks)*2*window})
+					got = append(got, u.index(h))
+				}
+				return got
+			})
+		})
+	})
 }
 
 // find looks for a seed with which trace returns what Envoy did. Round robin uses all

@@ -159,3 +159,18 @@ func TestPeakEWMADraws(t *testing.T) {
 		t.Errorf("round robin: Observe changed the latency to %v", after)
 	}
 }
+
+// TestObserveAtLeast pins that a canceled request raises the latency of a host, and
+// never lowers it.
+func TestObserveAtLeast(t *testing.T) {
+	all := hosts(1)
+	b := balancer(t, Config{Policy: PeakEWMA}, Membership{Hosts: all})
+	for i, step := range []struct{ took, want time.Duration }{
+		{20 * time.Millisecond, 20 * time.Millisecond}, {time.Millisecond, 20 * time.Millisecond}, {time.Second, time.Second},
+	} {
+		b.ObserveAtLeast(all[0], step.took, time.Duration(i)*time.Hour)
+		if got, _ := all[0].Latency(); got != step.want {
+			t.Errorf("%v: got %v, want %v", step.took, got, step.want)
+		}
+	}
+}

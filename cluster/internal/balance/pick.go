@@ -18,6 +18,9 @@ type Request struct {
 	// MaxAttempts is how many times a rejected pick is made again; then the last host
 	// stands. Mirrors host_selection_retry_max_attempts, whose default is 1.
 	MaxAttempts int
+	// LeaveZoneAfter is after how many rejected picks Config.ZoneAware is not honored any
+	// more, so that a host of another zone can be found. Zero means never, as in Envoy.
+	LeaveZoneAfter int
 	// Previous, if any, changes the load of the priorities. It is for retries only.
 	Previous *PreviousPriorities
 	// Now is the instant of the pick. It is not looked at unless Balancer.UsesTime.
@@ -76,7 +79,7 @@ func (b *Balancer) pickOnce(s *state, r *Request, info *Info) *Host {
 	}
 	l := &s.levels[info.Priority]
 	info.Panic = l.Panic
-	src := b.source(l, info.Degraded)
+	src := b.source(l, info.Degraded, r.LeaveZoneAfter > 0 && info.Picks >= r.LeaveZoneAfter)
 	if src == nil {
 		return nil
 	}
@@ -84,8 +87,8 @@ func (b *Balancer) pickOnce(s *state, r *Request, info *Info) *Host {
 }
 
 // source returns the hosts of the level that are to be used, or nil if the traffic is
-// to fail.
-func (b *Balancer) source(l *level, degraded bool) *source {
+// to fail. If anywhere is set, the zone of the caller is not preferred.
+func (b *Balancer) source(l *level, degraded, anywhere bool) *source {
 	if l.Panic {
 		b.counters.healthyPanic.Add(1)
 		return l.all // nil to fail
@@ -99,8 +102,10 @@ func (b *Balancer) source(l *level, degraded bool) *source {
 		return localities[wrr.choose()]
 	case l.zones == nil || !b.zonesEnabled():
 		return whole
+	case !l.zones.localPanic && anywhere:
+		return whole
 	case !l.zones.localPanic:
-		return localities[l.zones.choose(b.config.Rand, &b.counters)]
+		return localities[l.zones.choose(b.config.Rand, b.counters)]
 	}
 	b.counters.localClusterNotOK.Add(1)
 	if b.config.ZoneAware.FailTrafficOnPanic {

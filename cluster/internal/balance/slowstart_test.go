@@ -150,3 +150,38 @@ func TestSlowStartEnds(t *testing.T) {
 		t.Errorf("got %v of 1100 picks, want a tenth of the other's", n)
 	}
 }
+
+// TestSlowStartModel compares each pick with a schedule that searches all hosts, whose
+// weights are computed anew for each pick: hosts join at random instants, and time
+// passes between picks.
+func TestSlowStartModel(t *testing.T) {
+	for seed := range uint64(100) {
+		r := random(seed)
+		slow := SlowStart{Window: time.Duration(1+r.IntN(100)) * time.Second, Aggression: 0.5 + 2*r.Float64(), MinWeightPercent: 1 + 50*r.Float64()}
+		m := Membership{}
+		b := balancer(t, Config{SlowStart: slow, Rand: fixed(0)}, m)
+		now, model := time.Duration(0), &slowEDF{}
+		weight := func(i int) float64 {
+			since, _ := m.Hosts[i].HealthySince()
+			share := math.Pow(float64(max((now-since).Milliseconds(), 1))/float64(slow.Window.Milliseconds()), 1/slow.Aggression)
+			return float64(m.Hosts[i].Endpoint().Weight) * min(max(share, slow.MinWeightPercent/100), 1)
+		}
+		for pick := range 400 {
+			if pick%50 == 0 {
+				m.Hosts = append(m.Hosts, host(2*pick, Endpoint{Weight: uint32(1 + r.IntN(3))}), host(2*pick+1, Endpoint{Weight: uint32(4 + r.IntN(3))}))
+				if err := b.Update(m, now); err != nil {
+					t.Fatal(err)
+				}
+				model = &slowEDF{order: len(m.Hosts)}
+				for i := range m.Hosts {
+					model.deadline, model.put = append(model.deadline, 1/(weight(i)+epsilon)), append(model.put, i)
+				}
+			}
+			now += time.Duration(r.IntN(1000)) * time.Millisecond
+			want := model.pick(weight)
+			if h, _ := b.Pick(Request{Now: now}); h != m.Hosts[want] {
+				t.Fatalf("seed %d, pick %d: got %v, want host %d", seed, pick, h.Endpoint().Address, want)
+			}
+		}
+	}
+}

@@ -186,3 +186,24 @@ func TestZoneOfDegraded(t *testing.T) {
 		t.Errorf("got no host %d times of 1000", none)
 	}
 }
+
+// TestLeaveZone pins that a pick leaves the zone only after so many rejected ones, and
+// then counts as none of the zones'.
+func TestLeaveZone(t *testing.T) {
+	all := inZones("abbccb")
+	b := balancer(t, Config{Locality: Locality{Zone: "a"}, ZoneAware: &ZoneAware{ForceLocalZone: 1}, Rand: random(1).Uint64}, Membership{Hosts: all, Local: inZones("abc")})
+	reject := func(h *Host) bool { return h == all[0] }
+	for _, test := range []struct {
+		after, picks int
+		stays        bool
+	}{{0, 21, true}, {30, 21, true}, {5, 5, false}} {
+		before := b.Stats().ZoneRoutingAllDirectly
+		h, info := b.Pick(Request{Reject: reject, MaxAttempts: 20, LeaveZoneAfter: test.after})
+		if (h == all[0]) != test.stays || info.Rejected != test.stays {
+			t.Errorf("after %d: got %v, %+v, want to stay: %v", test.after, h.Endpoint().Locality, info, test.stays)
+		}
+		if got := b.Stats().ZoneRoutingAllDirectly - before; got != uint64(test.picks) {
+			t.Errorf("after %d: got %d picks of the zone, want %d", test.after, got, test.picks)
+		}
+	}
+}

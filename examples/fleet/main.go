@@ -1,0 +1,91 @@
+// Fleet calls twenty hosts in this process, some of them slow or failing, and compares
+// what policies of load balancing, ejection, retry and connections make of them.
+//
+//	go run ./examples/fleet
+//	go run ./examples/fleet -seed 7 -json
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// options are the values of the command line's flags.
+type options struct {
+	seed   uint64
+	calls  int
+	rate   float64
+	asJSON bool
+}
+
+func run(ctx context.Context, args []string, out, errOut io.Writer) error {
+	o, err := parse(args, errOut)
+	if errors.Is(err, flag.ErrHelp) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	f, err := startFleet(loopback, o.seed)
+	if err != nil {
+		return fmt.Errorf("fleet: %w", err)
+	}
+	defer f.close()
+	if !o.asJSON {
+		if err = printPlan(out, o); err != nil {
+			return err
+		}
+	}
+	groups, err := compare(ctx, f, load{calls: o.calls, rate: o.rate}, progress(errOut))
+	if err != nil {
+		return fmt.Errorf("fleet: %w", err)
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("fleet: interrupted: %w", err)
+	}
+	if o.asJSON {
+		return printJSON(out, groups)
+	}
+	return printResults(out, groups)
+}
+
+// errUsage ends the program after the flag package has printed what was wrong.
+var errUsage = errors.New("fleet: see -h for the flags")
+
+func parse(args []string, errOut io.Writer) (options, error) {
+	var o options
+	flags := flag.NewFlagSet("fleet", flag.ContinueOnError)
+	flags.SetOutput(errOut)
+	flags.Uint64Var(&o.seed, "seed", 1, "draw the slow and the failing hosts, the zones and the picks with this seed")
+	flags.IntVar(&o.calls, "calls", 720, "make this many calls for each line of the table")
+	flags.Float64Var(&o.rate, "rate", 600, "start this many calls per second")
+	flags.BoolVar(&o.asJSON, "json", false, "print one JSON object for each line of the table")
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return o, err
+		}
+		return o, errUsage
+	}
+	switch {
+	case flags.NArg() > 0:
+		return o, fmt.Errorf("fleet: unexpected argument %q", flags.Arg(0))
+	case o.calls < size || !(o.rate > 0):
+		return o, fmt.Errorf("fleet: -calls %d, -rate %v: there must be at least %d calls, at a rate above 0", o.calls, o.rate, size)
+	}
+	return o, nil
+}
