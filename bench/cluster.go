@@ -94,7 +94,7 @@ func clusterGRPCGroup() group {
 		{"all policies", grpcOver(address, pilliongrpc.DialOptions(upstream(grpcPolicies()...))...)},
 		{"all policies and a cluster", grpcOver("bench", pilliongrpc.DialOptions(upstream(
 			grpcPolicies(cluster.Config{Endpoints: cluster.Addresses(address)})...))...)},
-	}, false}
+	}, true} // fine: gRPC's pools stay full
 }
 
 // pickTable measures picks. They are internal to package cluster, whose benchmark reports them.

@@ -189,7 +189,10 @@ func (b *beside) here(t *testing.T, seed ...uint64) (*caller, clusterStats) {
 type clusterStats map[string]func() uint64
 
 func (s clusterStats) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
-	b.Stats(func(of policy.Stat) { s[of.Name] = of.Read })
+	b.Stats(func(of policy.Stat) error {
+		s[of.Name] = of.Read
+		return nil
+	})
 	return next, nil
 }
 
