@@ -113,11 +113,11 @@ func readPicks(output string) table {
 	const nothing = "nothing"
 	t := table{group{name: clusterPicks, candidates: []candidate{{name: nothing}}}, map[string]result{nothing: {}}}
 	for line := range strings.Lines(output) {
-		line, ok := strings.CutPrefix(line, "BenchmarkPickCost/")
+		row, ok := strings.CutPrefix(line, "BenchmarkPickCost/")
 		if !ok {
 			continue
 		}
-		fields := strings.Fields(line)
+		fields := strings.Fields(row)
 		name := strings.ReplaceAll(fields[0][:strings.LastIndexByte(fields[0], '-')], "_", " ")
 		if name == "reference" {
 			name = pickReference

@@ -112,7 +112,8 @@ func (s *stormed) policies() []pillion.Policy {
 	if s.tight {
 		again.NumRetries = 2
 		return []pillion.Policy{
-			timeout.Config{Total: time.Second, PerTry: 30 * time.Millisecond}, again,
+			timeout.Config{Total: time.Second, PerTry: 30 * time.Millisecond},
+			again,
 			limits.Config{MaxConnections: 8, MaxPendingRequests: 20, MaxRequests: 30},
 		}
 	}
@@ -225,8 +226,8 @@ func httpCall(ctx context.Context, u *pillion.Upstream) error {
 // response has begun cannot be served again.
 func grpcCall(ctx context.Context, client testgrpc.TestServiceClient) error {
 	if rand.IntN(4) > 0 {
-		ctx, info := pillion.WithInfo(ctx)
-		_, err := client.UnaryCall(ctx, &testgrpc.SimpleRequest{})
+		described, info := pillion.WithInfo(ctx)
+		_, err := client.UnaryCall(described, &testgrpc.SimpleRequest{})
 		if d := info.Detail(); d == envoy.ConnectionTerminationAfter || d == envoy.RemoteResetAfter {
 			return nil
 		}
@@ -242,7 +243,7 @@ func grpcCall(ctx context.Context, client testgrpc.TestServiceClient) error {
 		if stream.Send(&testgrpc.StreamingOutputCallRequest{}) != nil {
 			break
 		}
-		if _, err := stream.Recv(); err != nil {
+		if _, err = stream.Recv(); err != nil {
 			break
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"math/big"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -235,7 +236,7 @@ func testInteropCluster(t *testing.T, secure bool) {
 		options = append(options, grpc.Creds(credentials.NewServerTLSFromCert(&cert)))
 		credential = grpc.WithTransportCredentials(credentials.NewClientTLSFromCert(pool, "localhost"))
 	}
-	failing := append(options[:len(options):len(options)], grpc.ChainUnaryInterceptor(third.unary), grpc.ChainStreamInterceptor(third.stream))
+	failing := append(slices.Clip(options), grpc.ChainUnaryInterceptor(third.unary), grpc.ChainStreamInterceptor(third.stream))
 	hosts := cluster.Addresses(interopServer(t, failing), interopServer(t, options), interopServer(t, options))
 	c, err := cluster.New(cluster.Config{Endpoints: hosts, Rand: func() uint64 { return 0 }})
 	if err != nil {

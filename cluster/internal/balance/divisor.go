@@ -7,11 +7,11 @@ import "math/bits"
 type divisor struct{ n, inverse uint64 }
 
 // newDivisor returns the divisor n, or that of no remainder if n is 0.
-func newDivisor(n int) divisor {
+func newDivisor(n uint64) divisor {
 	if n == 0 {
 		return divisor{}
 	}
-	return divisor{uint64(n), ^uint64(0) / uint64(n)}
+	return divisor{n, ^uint64(0) / n}
 }
 
 // rest returns x % n. The product is short of the quotient by one at most.

@@ -40,7 +40,7 @@ func newMaglev(w *weighted, size uint64) *maglev {
 		}
 	}
 	slices.SortStableFunc(hosts, func(a, b maglevHost) int { return cmp.Compare(w.keys[a.index], w.keys[b.index]) })
-	m := &maglev{entries: make([]int32, size), size: newDivisor(int(size))}
+	m := &maglev{entries: make([]int32, size), size: newDivisor(size)}
 	for i := range m.entries {
 		m.entries[i] = -1
 	}

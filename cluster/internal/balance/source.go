@@ -54,7 +54,7 @@ func (b *Balancer) newSource(key sourceKey, hosts []*Host, s *state) *source {
 		t.next.Store(b.seed)
 		b.turns[key] = t
 	}
-	src := &source{hosts: hosts, size: newDivisor(len(hosts)), turn: t}
+	src := &source{hosts: hosts, size: newDivisor(uint64(len(hosts))), turn: t}
 	if !b.config.Policy.weighs() || len(hosts) < 2 {
 		return src
 	}
