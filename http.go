@@ -89,7 +89,7 @@ func (h Options) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) 
 	say("DrainBytes", h.DrainBytes, settings.Count(h.DrainBytes, "0 for 64 KiB"))
 	say("DrainTime", h.DrainTime, settings.Duration(h.DrainTime, "0 for 100ms"))
 	s.Require(policy.Needs{KeepBodies: h.ReplayBuffer})
-	s.Prepare(h.prepare)
+	s.Prepare((&h).prepare)
 	return next, errors.Join(bad...)
 }
 
@@ -104,7 +104,7 @@ func (h Options) withDefaults() Options {
 }
 
 // prepare sets the attempt's headers that the configuration asks for.
-func (h Options) prepare(a *policy.Attempt) {
+func (h *Options) prepare(a *policy.Attempt) {
 	if h.Sidecar {
 		tellSidecar(a)
 	}

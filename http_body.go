@@ -30,7 +30,7 @@ type upgraded struct {
 // CloseWrite closes the write side of the connection if it supports that, as the body of net/http
 // does.
 func (u upgraded) CloseWrite() error {
-	if c, ok := u.inner.(interface{ CloseWrite() error }); ok {
+	if c, ok := u.Writer.(interface{ CloseWrite() error }); ok {
 		return c.CloseWrite()
 	}
 	return http.ErrNotSupported
@@ -55,7 +55,7 @@ func (x *httpCall) NewLimitedStream(c *policy.Attempt) (*policy.Stream, *policy.
 func hand(c *policy.Attempt, resp *http.Response) {
 	_ = c.Stream()
 	b, inner := attemptOf(c).body, resp.Body
-	b.inner = inner
+	b.inner = attemptOf(c).measured(inner)
 	resp.Body = b
 	if w, ok := inner.(io.Writer); ok {
 		resp.Body = upgraded{b, w}

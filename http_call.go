@@ -36,9 +36,10 @@ var _ interface {
 	policy.Blamer
 	policy.ConnectionObserver
 	policy.EarlyObserver
+	policy.Measurer
 } = (*httpCall)(nil)
 
-// httpAttempt is // what HTTP stores with an Attempt.
+// httpAttempt is what HTTP stores with an Attempt.
 type httpAttempt struct {
 	of      *policy.Attempt
 	guarded bool         // its context ends with it
@@ -49,6 +50,7 @@ type httpAttempt struct {
 	source  *source       // the body that is sent, if it can fail; else nil
 	wire    *wire         // what net/http reports of the attempt; nil if nothing is reported
 	replay  *replayReader // keeps what is read of the body; nil for none
+	sizes   *sizes        // nil unless the attempt is measured
 }
 
 // reset makes the storage of a first attempt ready for another call. It writes only the pointers
@@ -66,6 +68,9 @@ func (a *httpAttempt) reset() {
 	}
 	if a.source != nil || a.replay != nil {
 		a.source, a.replay = nil, nil
+	}
+	if a.sizes != nil {
+		a.sizes = nil
 	}
 }
 
@@ -165,6 +170,9 @@ func (x *httpCall) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome
 	}
 	if c.Observed() && req.URL != nil && c.Call().Endpoint() == "" {
 		c.Call().SetEndpoint(req.URL.Host)
+	}
+	if c.Measured() {
+		a.sizes = x.sizesOf(req)
 	}
 	resp, err := x.send(ctx, a, o, req)
 	if err != nil {
@@ -308,6 +316,9 @@ func (x *httpCall) responded(c *policy.Attempt, o *policy.Outcome, resp *http.Re
 			o.Conditions |= policy.Informational
 		}
 		a.wire.release()
+	}
+	if a.sizes != nil {
+		a.sizes.respond(resp)
 	}
 	if resp.Body == http.NoBody && a.replay == nil {
 		return

@@ -12,7 +12,7 @@ import (
 func TestHTTPAttempt_reset(t *testing.T) {
 	a := httpAttempt{
 		of: &policy.Attempt{}, guarded: true, header: http.Header{}, body: &body{}, room: &wireContext{},
-		resp: &http.Response{}, source: &source{}, wire: &wire{}, replay: &replayReader{},
+		resp: &http.Response{}, source: &source{}, wire: &wire{}, replay: &replayReader{}, sizes: &sizes{},
 	}
 	for field, v := range reflect.ValueOf(a).Fields() {
 		if v.IsZero() {

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"runtime"
@@ -59,7 +60,7 @@ type Cluster struct {
 
 // New makes a cluster. The error joins all that is wrong with cfg.
 func New(cfg Config) (*Cluster, error) {
-	c := &Cluster{cfg: cfg, epoch: time.Now(), stats: &stats{}, lending: &lending{}, ready: make(chan struct{})}
+	c := &Cluster{cfg: cfg, epoch: time.Now(), stats: &stats{perEndpoint: cfg.PerEndpointStats}, lending: &lending{}, ready: make(chan struct{})}
 	c.picks.New = func() any { return new(pick) }
 	c.background, c.cancel = context.WithCancel(context.Background())
 	runtime.AddCleanup(c, func(cancel context.CancelFunc) { cancel() }, c.cancel)
@@ -101,6 +102,9 @@ func (c *Cluster) newPool(h *host, p policy.Priority) *pool.Pool {
 	cfg := c.cfg.pool()
 	cfg.Template, cfg.Address, cfg.Observer, cfg.Panicked = c.template, h.address, h, dialPanicked
 	cfg.Slots, cfg.Scheme = c.lending.slots(p), c.scheme()
+	if s := c.tls; s != nil {
+		cfg.HandshakeFailed = func(err error) { s.Observe(tls.ConnectionState{}, err) }
+	}
 	return pool.New(cfg)
 }
 
@@ -185,6 +189,7 @@ func (c *Cluster) exchange(hosts []*host, known map[string]*host, added, removed
 	}
 	c.readied()
 	c.stats.members(hosts)
+	c.stats.list(hosts)
 	c.stats.tables(c.balancer.Stats())
 	return nil
 }

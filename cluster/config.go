@@ -297,6 +297,14 @@ type Config struct {
 	// health_checks, of which there is one.
 	HealthCheck *HealthCheck `json:"health_check,omitempty"`
 
+	// PerEndpointStats counts each host separately, under endpoint.<address>: cx_total,
+	// cx_connect_fail, cx_active, rq_total, rq_error, rq_success, rq_timeout, rq_active,
+	// rq_pending_active and healthy. An attempt succeeds with a status below 500, and over gRPC
+	// with a status of which Envoy makes none above that; unlike in Envoy it does so even if it is
+	// retried. What belongs to a host that has left the cluster is not shown. Mirrors
+	// per_endpoint_stats of track_cluster_stats.
+	PerEndpointStats bool `json:"per_endpoint_stats,omitempty"`
+
 	// Transport is the template of connections: its dialer, buffers and limits of headers are used;
 	// its own pool is not. It is copied. Nil means a clone of [http.DefaultTransport] without a
 	// proxy.

@@ -14,6 +14,7 @@ import (
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/cluster"
 	"github.com/pillion-go/pillion/limits"
+	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -98,6 +99,28 @@ func ExampleConfig_outlier() {
 	}
 	fmt.Println(kitchens.Hosts()[0].Flags)
 	// Output: bad good bad good good good /failed_outlier_check
+}
+
+// Each host is counted separately.
+func ExampleConfig_perEndpointStats() {
+	addresses, closeAll := kitchens("good")
+	defer closeAll()
+	registry := &metrics.Registry{}
+	recipes, err := pillion.New("recipes",
+		metrics.Config{Registry: registry},
+		cluster.Config{Endpoints: cluster.Addresses(addresses...), PerEndpointStats: true},
+	)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(ask(recipes))
+	page := httptest.NewRecorder()
+	metrics.Handler(registry).ServeHTTP(page, httptest.NewRequest(http.MethodGet, "/stats?filter=rq_(success|error)", nil))
+	fmt.Print(strings.ReplaceAll(page.Body.String(), strings.ReplaceAll(addresses[0], ":", "_"), "127.0.0.1_80"))
+	// Output:
+	// good
+	// cluster.recipes.endpoint.127.0.0.1_80.rq_error: 0
+	// cluster.recipes.endpoint.127.0.0.1_80.rq_success: 1
 }
 
 // Hosts are asked whether they are well before they get calls.

@@ -21,6 +21,7 @@ type host struct {
 
 	address string
 	stats   *stats
+	own     *endpointStats // nil unless each host is counted
 	lending *lending
 	age     func() time.Duration         // that ends a connection of a protocol's client; nil for none
 	pools   [2]atomic.Pointer[pool.Pool] // by priority; written with mu held
@@ -36,6 +37,9 @@ type host struct {
 func newHost(e balance.Endpoint, s *stats, l *lending) *host {
 	h := &host{Host: balance.NewHost(e), address: e.Address, stats: s, lending: l}
 	h.Data = h
+	if s.perEndpoint {
+		h.own = newEndpointStats()
+	}
 	return h
 }
 
@@ -49,6 +53,9 @@ func (h *host) Observe(e pool.Event, n int64) {
 		h.AddActive(n)
 	case e == pool.CxTotal && h.stats.health != nil:
 		h.stats.health.Traffic()
+	}
+	if h.own != nil {
+		h.own.observe(e, n)
 	}
 	h.stats.Observe(e, n)
 }

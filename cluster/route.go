@@ -174,6 +174,7 @@ func (r *route) call(ctx context.Context, c *policy.Call) *policy.Outcome {
 	r.overdue(p, o)
 	r.timed(p, o)
 	r.responded(c, p, o)
+	r.judged(c, p, o, false)
 	r.saidUnhealthy(c, p, o)
 	o.OnEnd(c, r.end)
 	return o
@@ -231,6 +232,8 @@ func (r *route) ended(c *policy.Call, end *policy.Outcome) {
 		r.reset(p, end)
 		r.malformed(p, end)
 		r.resetStream(p, end)
+		r.timedOut(p, end)
+		r.judged(c, p, end, true)
 	}
 	r.release(c, end.Err)
 }

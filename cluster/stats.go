@@ -21,6 +21,9 @@ type stats struct {
 	outlier *outlier.Stats  // nil without detection
 	health  *health.Checker // nil without health checks
 
+	perEndpoint bool                                 // hosts have their own statistics
+	endpoints   atomic.Pointer[policy.EndpointStats] // those of the current hosts
+
 	mu         sync.Mutex
 	histograms [pool.NumEvents]atomic.Pointer[[]func(uint64)] // written with mu held
 }
@@ -111,6 +114,9 @@ func (s *stats) members(hosts []*host) {
 	var healthy, degraded, excluded, heaviest uint64
 	for _, h := range hosts {
 		flags := h.Flags()
+		if h.own != nil {
+			h.own.setHealth(flags.Health())
+		}
 		switch flags.Health() {
 		case balance.Healthy:
 			healthy++
@@ -150,6 +156,9 @@ func (s *stats) offer(b *policy.Builder, p balance.Policy) {
 			continue
 		}
 		b.Stat(policy.Stat{Kind: of.kind, Name: of.name, Of: s, Read: s.lb[i].Load})
+	}
+	if s.perEndpoint {
+		b.Stat(policy.Stat{Kind: policy.Endpoints, Name: "endpoint", Of: s, Endpoints: s.endpoints.Load})
 	}
 	for name, of := range pickNames {
 		b.Stat(policy.Stat{Kind: policy.Counter, Name: name, Of: s, Read: func() uint64 { return of(s.picked()) }})

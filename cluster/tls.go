@@ -244,6 +244,7 @@ func (c *Cluster) offerTLS(b *policy.Builder) {
 	}
 	for name, read := range map[string]func(secure.Stats) uint64{
 		"handshake":             func(s secure.Stats) uint64 { return s.Handshake },
+		"connection_error":      func(s secure.Stats) uint64 { return s.ConnectionError },
 		"session_reused":        func(s secure.Stats) uint64 { return s.SessionReused },
 		"fail_verify_error":     func(s secure.Stats) uint64 { return s.FailVerifyError },
 		"fail_verify_san":       func(s secure.Stats) uint64 { return s.FailVerifySAN },
@@ -252,7 +253,15 @@ func (c *Cluster) offerTLS(b *policy.Builder) {
 	} {
 		b.Stat(policy.Stat{Kind: policy.Counter, Name: "ssl." + name, Of: c.stats, Read: func() uint64 { return read(s.Stats()) }})
 	}
+	for _, name := range neverTLS {
+		b.Stat(policy.Stat{Kind: policy.Counter, Name: "ssl." + name, Of: c.stats, Read: func() uint64 { return 0 }})
+	}
 }
+
+// neverTLS lists statistics of Envoy that are 0 for a client.
+//
+//nolint:gochecknoglobals // a table that nothing writes
+var neverTLS = [...]string{"no_certificate", "ocsp_staple_failed", "ocsp_staple_omitted", "ocsp_staple_requests", "ocsp_staple_responses"}
 
 // Suspicious returns sentences about what the configuration allows, and Envoy does too, but may not
 // be meant: an outlier detection that can eject no host, localities that do not matter, connections

@@ -11,106 +11,112 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Zero is a number of zero where zero means the default.
+// Zero is a MaxActiveFaults of zero, where the zero value means no limit.
 const Zero = -1
 
-// Config says which faults are injected into which calls. It is a policy, to stand outside retry
-// and timeout. The zero value injects none. Faults are drawn independently of each other: a call
-// may be delayed and then aborted. It mirrors Envoy's HTTPFault.
+// Config configures which faults are injected into which calls. It is a policy that must be outside
+// retry, and should be outside timeout. Each upstream that uses it counts separately; use [New] for a
+// MaxActiveFaults that several upstreams share. The zero value injects no faults. Each fault selects
+// its share of the calls independently: a call can be delayed and then aborted. Mirrors Envoy's
+// HTTPFault.
 type Config struct {
-	// Delay holds calls up before they are sent. Nil means no delay. Mirrors delay.
+	// Delay delays calls before they are sent. Nil means no delay. Mirrors delay.
 	Delay *Delay `json:"delay,omitempty"`
 
-	// Abort ends calls in place of sending them. Nil means no abort. Mirrors abort.
+	// Abort ends calls without sending them. Nil means no abort. Mirrors abort.
 	Abort *Abort `json:"abort,omitempty"`
 
-	// ResponseRateLimit slows the bodies of the responses that an HTTP client gets. It has no
-	// effect on other calls, and none on an upgraded connection. Nil means no limit.
-	// Mirrors response_rate_limit.
+	// ResponseRateLimit slows the response bodies that an HTTP client reads. It does not affect
+	// servers, gRPC, functions and upgraded connections. Nil means no limit. Mirrors
+	// response_rate_limit.
 	ResponseRateLimit *RateLimit `json:"response_rate_limit,omitempty"`
 
-	// UpstreamCluster is the name of the only upstream whose calls get faults. Empty means any.
-	// Mirrors upstream_cluster.
+	// UpstreamCluster, if not empty, restricts faults to the upstream with this name. Mirrors
+	// upstream_cluster.
 	UpstreamCluster string `json:"upstream_cluster,omitempty"`
 
-	// DownstreamNodes, if there are any, limit faults to requests whose header
-	// x-envoy-downstream-service-node is one of them. Mirrors downstream_nodes.
+	// DownstreamNodes, if not empty, restricts faults to requests whose header
+	// x-envoy-downstream-service-node is one of these names. An empty name is an error. Mirrors
+	// downstream_nodes.
 	DownstreamNodes []string `json:"downstream_nodes,omitempty"`
 
-	// Headers, if there are any, limit faults to requests that all of them match.
-	// Mirrors headers.
+	// Headers, if not empty, restricts faults to requests that match all of these matchers. Mirrors
+	// headers.
 	Headers []envoy.HeaderMatcher `json:"headers,omitempty"`
 
-	// MaxActiveFaults is how many calls with a fault may be under way at a time; further ones
-	// get none. A call counts to the end of its response. 0 means no such limit, the constant Zero no
-	// fault at all, any other negative value is an error. Mirrors max_active_faults.
+	// MaxActiveFaults is the maximum number of concurrent calls with a fault. A call counts until its
+	// response ends. At the limit, further calls have no fault. 0 means no limit; the constant Zero
+	// means no faults; any other negative value is an error. Mirrors max_active_faults.
 	MaxActiveFaults int `json:"max_active_faults,omitempty"`
 
-	// Rand returns uniform random numbers. It must be safe for concurrent use. Nil means
+	// Rand returns a uniform random number. It must be safe for concurrent use. Nil means
 	// [math/rand/v2.Uint64].
 	Rand func() uint64 `json:"-"`
 }
 
-// Delay says how long calls are held up, and which share of them. One of Fixed and Header must be
-// set. Mirrors Envoy's FaultDelay.
+// Delay configures how long calls are delayed. Exactly one of Fixed and Header must be set. Mirrors
+// Envoy's FaultDelay.
 type Delay struct {
-	// Fixed is how long. Less than 1ms is an error. Mirrors fixed_delay.
+	// Fixed is the delay; less than 1ms is an error. Mirrors fixed_delay.
 	Fixed time.Duration `json:"fixed_delay,omitempty"`
 
-	// Header lets the request say it, in milliseconds, in x-envoy-fault-delay-request, and lower
-	// the numerator of Percentage in x-envoy-fault-delay-request-percentage. What cannot be read is
-	// ignored. The headers are sent on. Mirrors header_delay.
+	// Header makes the request header x-envoy-fault-delay-request the delay, in milliseconds. The
+	// header x-envoy-fault-delay-request-percentage can lower the Numerator of Percentage. Invalid
+	// values are ignored. The headers are forwarded. Mirrors header_delay.
 	Header bool `json:"header_delay,omitempty"`
 
-	// Percentage is the share of the calls. The zero value is all of them, where Envoy's is none.
+	// Percentage is the share of the calls that are delayed. The zero value means all calls, where
+	// Envoy's means none. Mirrors percentage.
 	Percentage envoy.Percent `json:"percentage,omitzero"`
 }
 
-// Abort says with which status calls end, and which share of them. One of HTTPStatus, GRPCStatus
-// and Header must be set. Mirrors Envoy's FaultAbort.
+// Abort configures the status with which calls are aborted. Exactly one of HTTPStatus, GRPCStatus and
+// Header must be set. Mirrors Envoy's FaultAbort.
 type Abort struct {
-	// HTTPStatus is the status, from 200 to 599. A gRPC call gets the gRPC status that stands for
-	// it: 14 for 503. Mirrors http_status.
+	// HTTPStatus is the HTTP status; a value outside 200 to 599 is an error. A gRPC call ends with the
+	// corresponding gRPC status, such as 14 for 503. Mirrors http_status.
 	HTTPStatus int `json:"http_status,omitempty"`
 
-	// GRPCStatus is the gRPC status, from 1 to 16. An HTTP request that is not gRPC gets a 200.
-	// Mirrors grpc_status.
+	// GRPCStatus is the gRPC status; a value outside 1 to 16 is an error. An HTTP request that is not
+	// gRPC receives a response 200. Mirrors grpc_status.
 	GRPCStatus int `json:"grpc_status,omitempty"`
 
-	// Header lets the request say it: in x-envoy-fault-abort-request the HTTP status, or in
-	// x-envoy-fault-abort-grpc-request the gRPC status, and lower the numerator of Percentage in
-	// x-envoy-fault-abort-request-percentage. What is no such status is ignored. The headers are
-	// sent on. Mirrors header_abort.
+	// Header makes the request header x-envoy-fault-abort-request the HTTP status or, without a valid
+	// one, x-envoy-fault-abort-grpc-request the gRPC status. The header
+	// x-envoy-fault-abort-request-percentage can lower the Numerator of Percentage. Invalid values are
+	// ignored. The headers are forwarded. Mirrors header_abort.
 	Header bool `json:"header_abort,omitempty"`
 
-	// Percentage is the share of the calls. The zero value is all of them, where Envoy's is none.
+	// Percentage is the share of the calls that are aborted. The zero value means all calls, where
+	// Envoy's means none. Mirrors percentage.
 	Percentage envoy.Percent `json:"percentage,omitzero"`
 }
 
-// RateLimit says how fast responses are, and which share of them. One of LimitKbps and Header must
-// be set. Mirrors Envoy's FaultRateLimit.
+// RateLimit configures the rate of response bodies. Exactly one of LimitKbps and Header must be set.
+// Mirrors Envoy's FaultRateLimit.
 type RateLimit struct {
-	// LimitKbps is the rate in KiB a second. The body arrives in parts, each of what comes in 50ms.
-	// Mirrors fixed_limit.limit_kbps.
+	// LimitKbps is the rate in KiB per second; negative is an error. Every 50ms a part of the body
+	// arrives. Mirrors fixed_limit.limit_kbps.
 	LimitKbps int `json:"limit_kbps,omitempty"`
 
-	// Header lets the request say it, in x-envoy-fault-throughput-response, and lower the numerator
-	// of Percentage in x-envoy-fault-throughput-response-percentage. What cannot be read is
-	// ignored. The headers are sent on. Mirrors header_limit.
+	// Header makes the request header x-envoy-fault-throughput-response the rate, in KiB per second.
+	// The header x-envoy-fault-throughput-response-percentage can lower the Numerator of Percentage.
+	// Invalid values are ignored. The headers are forwarded. Mirrors header_limit.
 	Header bool `json:"header_limit,omitempty"`
 
-	// Percentage is the share of the calls. The zero value is all of them, where Envoy's is none.
+	// Percentage is the share of the responses that are slowed. The zero value means all responses,
+	// where Envoy's means none. Mirrors percentage.
 	Percentage envoy.Percent `json:"percentage,omitzero"`
 }
 
-// Place is outside of what retries or hedges.
+// Place returns a place outside retry and hedge policies.
 func (Config) Place() policy.Place { return place() }
 
 func place() policy.Place {
-	return policy.Place{Rank: policy.PerCall, Name: "fault", Why: "would have its aborts retried, and its delays ended by the limit of one attempt"}
+	return policy.Place{Rank: policy.PerCall, Name: "fault", Why: "would retry aborts, and the per-try timeout would end delays"}
 }
 
-// Wrap injects faults into the calls of one upstream.
+// Wrap makes the counters of an upstream and wraps next with the faults.
 func (c Config) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 	f, err := New(c)
 	if err != nil {
@@ -119,11 +125,11 @@ func (c Config) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 	return f.Wrap(b, next)
 }
 
-// check reports each bad field.
+// check returns an error for each invalid field.
 func (c Config) check() error {
 	bad := []error{c.Delay.check(), c.Abort.check(), c.ResponseRateLimit.check()}
 	if c.MaxActiveFaults < 0 && c.MaxActiveFaults != Zero {
-		bad = append(bad, fmt.Errorf("fault: Config.MaxActiveFaults: %d is negative; write 1 or more, 0 for no limit, or fault.Zero for no fault", c.MaxActiveFaults))
+		bad = append(bad, fmt.Errorf("fault: Config.MaxActiveFaults: %d is negative; write 1 or more, 0 for no limit, or fault.Zero for no faults", c.MaxActiveFaults))
 	}
 	if slices.Contains(c.DownstreamNodes, "") {
 		bad = append(bad, errors.New("fault: Config.DownstreamNodes: a name is empty; leave it out"))
@@ -138,9 +144,9 @@ func (d *Delay) check() error {
 	why := ""
 	switch {
 	case d.Header && d.Fixed != 0, !d.Header && d.Fixed == 0:
-		why = "write one of Fixed and Header"
+		why = "Delay: set either Fixed or Header"
 	case d.Fixed < time.Millisecond && !d.Header:
-		why = fmt.Sprintf("Fixed %v %s", d.Fixed, settings.Duration(d.Fixed, "leave out Delay for no delay"))
+		why = fmt.Sprintf("Delay.Fixed: %v %s", d.Fixed, settings.Duration(d.Fixed, "leave out Delay for no delay"))
 	}
 	return badFields("Delay", why, d.Percentage)
 }
@@ -152,11 +158,11 @@ func (a *Abort) check() error {
 	why := ""
 	switch {
 	case count(a.HTTPStatus != 0, a.GRPCStatus != 0, a.Header) != 1:
-		why = "write one of HTTPStatus, GRPCStatus and Header"
-	case a.HTTPStatus != 0 && !isHTTPStatus(uint64(a.HTTPStatus)): //nolint:gosec // a negative one is large, and wrong too
-		why = fmt.Sprintf("HTTPStatus %d is not within 200 and 599; write a status such as 503", a.HTTPStatus)
-	case a.GRPCStatus != 0 && !isGRPCStatus(uint64(a.GRPCStatus)): //nolint:gosec // likewise
-		why = fmt.Sprintf("GRPCStatus %d is not within 1 and 16; write a code such as 14 for UNAVAILABLE", a.GRPCStatus)
+		why = "Abort: set exactly one of HTTPStatus, GRPCStatus and Header"
+	case a.HTTPStatus != 0 && !isHTTPStatus(uint64(a.HTTPStatus)): //nolint:gosec // a negative status becomes a large one
+		why = fmt.Sprintf("Abort.HTTPStatus: %d is not within 200 and 599; write a status such as 503", a.HTTPStatus)
+	case a.GRPCStatus != 0 && !isGRPCStatus(uint64(a.GRPCStatus)): //nolint:gosec // a negative status becomes a large one
+		why = fmt.Sprintf("Abort.GRPCStatus: %d is not within 1 and 16; write a code such as 14 for UNAVAILABLE", a.GRPCStatus)
 	}
 	return badFields("Abort", why, a.Percentage)
 }
@@ -171,18 +177,18 @@ func (r *RateLimit) check() error {
 	why := ""
 	switch {
 	case r.Header && r.LimitKbps != 0, !r.Header && r.LimitKbps == 0:
-		why = "write one of LimitKbps and Header"
+		why = "ResponseRateLimit: set either LimitKbps or Header"
 	case r.LimitKbps < 0:
-		why = fmt.Sprintf("LimitKbps %d is negative; write how many KiB may pass in a second", r.LimitKbps)
+		why = fmt.Sprintf("ResponseRateLimit.LimitKbps: %d is negative; write a number of KiB per second", r.LimitKbps)
 	}
 	return badFields("ResponseRateLimit", why, r.Percentage)
 }
 
-// badFields makes an error of what is wrong with a fault.
+// badFields joins the errors of a fault: why, if it is not "", and that of its Percentage p.
 func badFields(field, why string, p envoy.Percent) error {
 	var bad []error
 	if why != "" {
-		bad = append(bad, fmt.Errorf("fault: Config.%s: %s", field, why))
+		bad = append(bad, errors.New("fault: Config."+why))
 	}
 	if err := p.Check(); err != nil {
 		bad = append(bad, fmt.Errorf("fault: Config.%s.Percentage.%w", field, err))

@@ -8,11 +8,11 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// How many values of x-envoy-downstream-service-cluster are counted by themselves, and how long
-// they may be: requests must not fill a program with names.
+// The bounds on the values of x-envoy-downstream-service-cluster that are counted separately. Without
+// them requests could fill the memory with names.
 const (
-	maxClusters    = 100
-	maxClusterName = 256
+	maxClusters    = 100 // values
+	maxClusterName = 256 // bytes of a value
 )
 
 // counters are the statistics of one upstream.
@@ -63,7 +63,7 @@ func (n *counters) aborted(c *policy.Call) {
 	}
 }
 
-// clusterOf returns the statistics of the cluster that the request names, nil for none.
+// clusterOf returns the statistics of the request's downstream cluster, nil for none.
 func (n *counters) clusterOf(c *policy.Call) *clusterCounters {
 	name := c.RequestHeader(envoy.DownstreamClusterHeader)
 	if name == "" || len(name) > maxClusterName {
@@ -78,7 +78,7 @@ func (n *counters) clusterOf(c *policy.Call) *clusterCounters {
 	return n.add(name)
 }
 
-// add makes the statistics of one more cluster, unless there are too many.
+// add makes and returns the statistics of a cluster. It returns nil if there are maxClusters already.
 func (n *counters) add(name string) *clusterCounters {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -1,5 +1,5 @@
-// Package fault injects faults on purpose: delays, aborts, and slow responses. It shows what a
-// program does when an upstream is slow or fails, before one is.
+// Package fault injects faults: delays, aborts and slow responses. Use it to test how a program
+// behaves when an upstream is slow or fails.
 //
 //	recipes, err := pillion.New("recipes",
 //		fault.Config{
@@ -10,24 +10,27 @@
 //		retry.Config{},
 //	)
 //
-// It mirrors Envoy's HTTP fault filter, which stands before the router: outside of retry and of
-// all timeouts, so that a delay takes nothing of the call's time, and an abort is not retried. An
-// abort reaches no upstream. No breaker and none of the upstream's statistics counts it, but those
-// of this package do.
+// It mirrors Envoy's HTTP fault filter, which runs before the router. So the policy must be outside
+// retry: an abort is not retried. It should be outside timeout: a delay then fires no timeout. An
+// aborted call does not reach the upstream. It counts neither for a breaker nor in the upstream's
+// statistics, only in the statistics of this package.
 //
-// # What the caller gets
+// # What the caller receives
 //
-// An HTTP client gets a response with the status of the abort, and the text "fault filter abort".
-// A gRPC client gets a status, a function under [pillion.Do] an [*Error]. A server sends the same
-// to its client. The response flags are DI for a delay and FI for an abort, in logs and traces too.
+// An HTTP client receives a response with the status of the abort and the text "fault filter abort".
+// A gRPC client receives an error with the gRPC status of the abort. A function under [pillion.Do] is
+// not run; Do returns an [*Error]. A server sends the same to its client. The response flags, also in
+// logs and traces, are DI for a delay and FI for an abort.
 //
-// A delay ends with the caller's context, and returns its error. Where a total timeout stands
-// outside, or the client of a server named a deadline, the delay ends when that time is over.
+// A delay ends early when the caller's context ends; the call then returns that context's error. It
+// also ends early when a total timeout outside this policy fires, or when the deadline that the
+// client of a server sent has passed.
 //
 // # Statistics
 //
-// Below cluster.<upstream>.fault.: aborts_injected, delays_injected, response_rl_injected,
-// faults_overflow, and the gauge active_faults. Requests with the header
-// x-envoy-downstream-service-cluster are counted below its value too: 100 different ones of 256
-// bytes.
+// Under cluster.<upstream>.fault. there are the counters aborts_injected, delays_injected,
+// response_rl_injected (responses that were slowed) and faults_overflow (faults that MaxActiveFaults
+// prevented), and the gauge active_faults (calls with a fault that have not ended). Delays and aborts
+// of requests with the header x-envoy-downstream-service-cluster are also counted under the value of
+// the header, for the first 100 values of at most 256 bytes.
 package fault

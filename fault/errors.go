@@ -12,11 +12,11 @@ import (
 // ErrInjected matches every [*Error].
 var ErrInjected = errors.New("fault: injected")
 
-// Error says that a call was aborted on purpose.
+// Error is the error of a call that the policy aborted.
 type Error struct {
 	Upstream   string
-	HTTPStatus int // 200 if the abort has a gRPC status
-	GRPCStatus int // what a gRPC client gets
+	HTTPStatus int // the HTTP status of the abort; 200 if it has a gRPC status
+	GRPCStatus int // the gRPC status of the abort, or the one that corresponds to HTTPStatus
 }
 
 func (e *Error) Error() string {
@@ -29,14 +29,14 @@ func (e *Error) Error() string {
 // Is reports whether target is [ErrInjected].
 func (e *Error) Is(target error) bool { return target == ErrInjected }
 
-// ending is how aborted calls end.
+// ending is the error and the detail of aborted calls with one status.
 type ending struct {
 	err    *Error
 	detail *envoy.Detail
 }
 
-// newEnding makes the ending of calls with a status. grpc is 0 for the one that stands for
-// status.
+// newEnding returns the ending with an HTTP status and a gRPC status. A grpc of 0 means the gRPC
+// status that corresponds to status.
 func newEnding(upstream string, status, grpc int) *ending {
 	d := envoy.NewDetail(envoy.DetailSpec{
 		Text: "fault_filter_abort", Flags: envoy.FI, Status: status, GRPC: grpc, Body: "fault filter abort", Injected: true, Unrouted: true,
@@ -44,7 +44,7 @@ func newEnding(upstream string, status, grpc int) *ending {
 	return &ending{&Error{Upstream: upstream, HTTPStatus: status, GRPCStatus: d.GRPCStatus()}, d}
 }
 
-// endings are made at their first use, one for each status that a request can ask for.
+// endings holds an ending for each status that a request can ask for, made when it is first used.
 type endings struct {
 	http [600]atomic.Pointer[ending]
 	grpc [17]atomic.Pointer[ending]
@@ -60,6 +60,7 @@ func (e *endings) withGRPC(upstream string, code uint64) *ending {
 	return once(&e.grpc[code], func() *ending { return newEnding(upstream, http.StatusOK, int(code)) }) //nolint:gosec // at most 16
 }
 
+// once returns what at points to. If at is nil, it first stores the result of create.
 func once(at *atomic.Pointer[ending], create func() *ending) *ending {
 	if found := at.Load(); found != nil {
 		return found

@@ -17,14 +17,14 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// A client sees what a 503 does to it, though the server is well. Retry does not hide it.
+// Requests with a header receive a 503, although the server works. The abort is not retried.
 func ExampleConfig() {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "soup") }))
 	defer server.Close()
 	recipes, err := pillion.New("recipes",
 		fault.Config{
 			Abort:   &fault.Abort{HTTPStatus: http.StatusServiceUnavailable},
-			Headers: []envoy.HeaderMatcher{{Name: "X-Chaos", Exact: "yes"}}, // only for requests that say so
+			Headers: []envoy.HeaderMatcher{{Name: "X-Chaos", Exact: "yes"}}, // only these requests
 		},
 		timeout.Config{},
 		retry.Config{},
@@ -57,7 +57,7 @@ func ExampleConfig() {
 	// 503 fault filter abort, flags FI
 }
 
-// A delay is outside of the total timeout. The caller's own deadline ends it.
+// A delay does not count towards the total timeout. The caller's deadline ends it.
 func ExampleConfig_delay() {
 	recipes, err := pillion.New("recipes",
 		fault.Config{Delay: &fault.Delay{Fixed: time.Minute, Percentage: envoy.Percent{Numerator: 100}}},
@@ -74,7 +74,7 @@ func ExampleConfig_delay() {
 	// timeout: recipes: caller deadline passed
 }
 
-// Two upstreams share a Fault: there is never more than one slow response.
+// Two upstreams share a Fault: at most one of their responses is slow at a time.
 func ExampleNew() {
 	slow, err := fault.New(fault.Config{ResponseRateLimit: &fault.RateLimit{LimitKbps: 8}, MaxActiveFaults: 1})
 	if err != nil {
@@ -91,7 +91,7 @@ func ExampleNew() {
 	// users
 }
 
-// A function gets an Error.
+// Do returns an Error.
 func ExampleError() {
 	recipes, err := pillion.New("recipes", fault.Config{Abort: &fault.Abort{HTTPStatus: http.StatusTeapot}})
 	if err != nil {

@@ -13,16 +13,16 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Fault is a Config that several upstreams share: MaxActiveFaults bounds the calls of all of
-// them. It is a policy. It is made by [New], and safe for concurrent use.
+// Fault injects faults. It is a policy: MaxActiveFaults bounds the calls of all upstreams that use
+// the same Fault together. It is safe for concurrent use. Use [New] to make one.
 type Fault struct {
 	config  Config
 	headers []envoy.Matcher
 	active  atomic.Int64
-	most    int64 // MaxActiveFaults; negative for no limit
+	most    int64 // the maximum of active; negative for no limit
 }
 
-// New makes a Fault. The error joins all that is wrong with the configuration.
+// New returns a Fault. It copies c. Its error joins one error for each invalid field of c.
 func New(c Config) (*Fault, error) {
 	if err := c.check(); err != nil {
 		return nil, err
@@ -41,16 +41,17 @@ func New(c Config) (*Fault, error) {
 	return f, nil
 }
 
-// Config is the configuration that f was made of. Changes to it have no effect.
+// Config returns a copy of the configuration of f.
 func (f *Fault) Config() Config { return f.config.clone() }
 
-// clone copies what the caller may change.
+// clone returns a copy that shares no memory with c, except the Headers' contents.
 func (c Config) clone() Config {
 	c.Delay, c.Abort, c.ResponseRateLimit = copied(c.Delay), copied(c.Abort), copied(c.ResponseRateLimit)
 	c.DownstreamNodes, c.Headers = slices.Clone(c.DownstreamNodes), slices.Clone(c.Headers)
 	return c
 }
 
+// copied returns a pointer to a copy of *p, or nil if p is nil.
 func copied[T any](p *T) *T {
 	if p == nil {
 		return nil
@@ -59,10 +60,10 @@ func copied[T any](p *T) *T {
 	return &v
 }
 
-// Place is outside of what retries or hedges.
+// Place returns a place outside retry and hedge policies.
 func (*Fault) Place() policy.Place { return place() }
 
-// Wrap injects faults into the calls of one more upstream.
+// Wrap makes the counters of an upstream and wraps next with the faults.
 func (f *Fault) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 	i := &injector{Fault: f, upstream: b.Upstream(), next: next, counters: newCounters(b)}
 	if a := f.config.Abort; a != nil && !a.Header {
@@ -75,7 +76,7 @@ func (f *Fault) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 	return i.call, nil
 }
 
-// status is the HTTP status of an abort whose status is fixed.
+// status returns the HTTP status of an abort that does not depend on the request.
 func (a *Abort) status() int {
 	if a.GRPCStatus != 0 {
 		return http.StatusOK
@@ -83,18 +84,18 @@ func (a *Abort) status() int {
 	return a.HTTPStatus
 }
 
-// injector is a Fault over one upstream.
+// injector injects the faults of one upstream.
 type injector struct {
 	*Fault
 	upstream string
 	next     policy.Func
 	counters *counters
 	release  policy.Hook
-	fixed    *ending // of aborts whose status is fixed
-	asked    endings // of aborts whose status the request names
+	fixed    *ending // the ending of aborts with a configured status; nil if requests determine it
+	asked    endings // the endings of aborts with a status of a request
 }
 
-// call makes one call, with faults or without.
+// call makes one call, with or without faults.
 func (i *injector) call(ctx context.Context, c *policy.Call) *policy.Outcome {
 	if !i.matches(c) {
 		return i.next(ctx, c)
@@ -117,7 +118,7 @@ func (i *injector) call(ctx context.Context, c *policy.Call) *policy.Outcome {
 	return o
 }
 
-// matches reports whether a call may get faults.
+// matches reports whether a call may have faults.
 func (i *injector) matches(c *policy.Call) bool {
 	if nodes := i.config.DownstreamNodes; len(nodes) != 0 && !slices.Contains(nodes, c.RequestHeader(envoy.DownstreamNodeHeader)) {
 		return false
@@ -130,7 +131,7 @@ func (i *injector) matches(c *policy.Call) bool {
 	return true
 }
 
-// activate counts a call among those with a fault, if there may be one more.
+// activate counts a call as active. It returns false if the maximum is reached.
 func (i *injector) activate() bool {
 	for {
 		n := i.active.Load()
@@ -150,15 +151,15 @@ func (i *injector) deactivate() {
 	i.counters.active.Add(-1)
 }
 
-// turn is one call that may get faults.
+// turn is one call that may have faults.
 type turn struct {
 	*injector
 	call   *policy.Call
-	active bool   // the call is counted among those with a fault
-	kbps   uint64 // of the response; 0 for no limit
+	active bool   // the call is counted as active
+	kbps   uint64 // the rate of the response in KiB per second; 0 for no limit
 }
 
-// run draws the faults in Envoy's order, and makes the call unless it is aborted.
+// run selects the faults in Envoy's order, and makes the call unless it is aborted.
 func (t *turn) run(ctx context.Context) *policy.Outcome {
 	if kbps := t.rate(); kbps != 0 && t.activate() {
 		t.kbps = kbps
@@ -189,7 +190,7 @@ func (t *turn) proceed(ctx context.Context) *policy.Outcome {
 	return t.next(ctx, t.call)
 }
 
-// activate counts the call once, whatever the number of its faults.
+// activate counts the call as active, once for all its faults.
 func (t *turn) activate() bool {
 	if !t.active {
 		t.active = t.injector.activate()
@@ -197,7 +198,7 @@ func (t *turn) activate() bool {
 	return t.active
 }
 
-// wait waits for d. It returns an outcome if the call has ended meanwhile.
+// wait waits for d. If the call ends first, wait returns its outcome, else nil.
 func (t *turn) wait(ctx context.Context, d time.Duration) *policy.Outcome {
 	left, limited := t.call.Remaining()
 	late := limited && left < d
@@ -218,7 +219,7 @@ func (t *turn) wait(ctx context.Context, d time.Duration) *policy.Outcome {
 	return nil
 }
 
-// delay draws how long the call is held up, 0 for not at all.
+// delay selects the delay of the call, 0 for none.
 func (t *turn) delay() time.Duration {
 	d := t.config.Delay
 	if d == nil {
@@ -236,10 +237,10 @@ func (t *turn) delay() time.Duration {
 	return wait
 }
 
-// longest bounds the delay that a request asks for.
+// longest is the maximum of the delay that a request asks for.
 const longest = 365 * 24 * time.Hour
 
-// abort draws how the call ends, nil for on its own.
+// abort selects the abort of the call, nil for none.
 func (t *turn) abort() *ending {
 	a := t.config.Abort
 	if a == nil {
@@ -255,7 +256,8 @@ func (t *turn) abort() *ending {
 	return end
 }
 
-// askedFor returns the ending that the request asks for. An HTTP status comes first.
+// askedFor returns the ending that the request asks for, nil for none. An HTTP status takes
+// precedence over a gRPC status.
 func (t *turn) askedFor() *ending {
 	if status, ok := t.number(envoy.FaultAbortHeader); ok && isHTTPStatus(status) {
 		return t.asked.withHTTP(t.upstream, status)
@@ -266,7 +268,7 @@ func (t *turn) askedFor() *ending {
 	return nil
 }
 
-// rate draws the rate of the response, 0 for no limit.
+// rate selects the rate of the response in KiB per second, 0 for no limit.
 func (t *turn) rate() uint64 {
 	r := t.config.ResponseRateLimit
 	if r == nil {
@@ -283,7 +285,7 @@ func (t *turn) rate() uint64 {
 	return kbps
 }
 
-// lowered is p, or less of it if the request says so in a header.
+// lowered returns p with a numerator of at most the number in a request header.
 func (t *turn) lowered(p envoy.Percent, header string) envoy.Percent {
 	if n, ok := t.number(header); ok && n <= maxNumerator {
 		return p.AtMost(n)
@@ -291,11 +293,11 @@ func (t *turn) lowered(p envoy.Percent, header string) envoy.Percent {
 	return p
 }
 
-// maxNumerator is the largest that Envoy reads.
+// maxNumerator is the largest numerator that Envoy reads.
 const maxNumerator = 1<<32 - 1
 
-// number reads the first line of a header as Envoy does: with blanks around the number, or a plus
-// sign before it.
+// number parses the first line of a request header as Envoy does, with optional blanks and an
+// optional plus sign.
 func (t *turn) number(header string) (n uint64, ok bool) {
 	values := t.call.RequestHeaderValues(header)
 	if len(values) == 0 {

@@ -25,8 +25,8 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// TestAbort pins what an HTTP client gets, that neither retry nor breaker see an abort, and what is
-// counted.
+// TestAbort pins the local reply to an HTTP client, the statistics, and that an abort is not retried
+// and is no failure for a breaker.
 func TestAbort(t *testing.T) {
 	b, err := breaker.New(breaker.Config{})
 	if err != nil {
@@ -57,8 +57,8 @@ func TestAbort(t *testing.T) {
 	}
 }
 
-// TestAbort_grpcOverHTTP pins the local reply to a request whose content type is gRPC's, and that a
-// gRPC status comes in a 200 otherwise.
+// TestAbort_grpcOverHTTP pins the local reply to an HTTP request with the content type of gRPC, and
+// that an abort with a gRPC status is a response 200 to any other request.
 func TestAbort_grpcOverHTTP(t *testing.T) {
 	tests := []struct {
 		abort       Abort
@@ -84,7 +84,7 @@ func TestAbort_grpcOverHTTP(t *testing.T) {
 	}
 }
 
-// TestAbort_function pins that a function is not run, and returns the Error.
+// TestAbort_function pins that an aborted function is not run, and that Do returns the Error.
 func TestAbort_function(t *testing.T) {
 	k := newKitchen(t, Config{Abort: &Abort{GRPCStatus: 5}})
 	_, err := pillion.Do(t.Context(), k.Upstream, func(context.Context) (int, error) {
@@ -116,7 +116,7 @@ func TestAbort_server(t *testing.T) {
 	}
 }
 
-// TestAbort_percentage draws the share with the configuration's source.
+// TestAbort_percentage pins that the share is selected with Rand.
 func TestAbort_percentage(t *testing.T) {
 	next := uint64(0)
 	k := newKitchen(t, Config{
@@ -137,7 +137,7 @@ func TestAbort_percentage(t *testing.T) {
 	}
 }
 
-// TestHeaders pins what a request may ask for, and that the headers are sent on.
+// TestHeaders pins which values of request headers are honored, and that the headers are forwarded.
 func TestHeaders(t *testing.T) {
 	const abort, share, grpc = "X-Envoy-Fault-Abort-Request", "X-Envoy-Fault-Abort-Request-Percentage", "X-Envoy-Fault-Abort-Grpc-Request"
 	tests := []struct {
@@ -151,12 +151,12 @@ func TestHeaders(t *testing.T) {
 		{"first line", []string{abort, "418", abort, "500"}, 418},
 		{"too large", []string{abort, "9999"}, 200},
 		{"too small", []string{abort, "199"}, 200},
-		{"no number", []string{abort, "teapot"}, 200},
-		{"no percentage", []string{abort, "418", share, "0"}, 200},
-		{"percentage that is no number", []string{abort, "418", share, "x"}, 418},
+		{"not a number", []string{abort, "teapot"}, 200},
+		{"percentage of zero", []string{abort, "418", share, "0"}, 200},
+		{"percentage that is not a number", []string{abort, "418", share, "x"}, 418},
 		{"percentage of 33 bits", []string{abort, "418", share, "4294967296"}, 418},
 		{"percentage above the configured one", []string{abort, "418", share, "100"}, 418},
-		{"gRPC status beside no HTTP status", []string{abort, "1000", grpc, "8", "Content-Type", "application/grpc"}, -8},
+		{"gRPC status and an invalid HTTP status", []string{abort, "1000", grpc, "8", "Content-Type", "application/grpc"}, -8},
 		{"HTTP status before gRPC status", []string{abort, "429", grpc, "8", "Content-Type", "application/grpc"}, -14},
 		{"gRPC status that does not exist", []string{grpc, "17", "Content-Type", "application/grpc"}, 200},
 	}
@@ -165,7 +165,7 @@ func TestHeaders(t *testing.T) {
 			k := newKitchen(t, Config{Abort: &Abort{Header: true, Percentage: envoy.Percent{Numerator: 50}}, Rand: func() uint64 { return 49 }})
 			k.reply = func(req *http.Request) (*http.Response, error) {
 				if len(tc.headers) > 0 && req.Header.Get(tc.headers[0]) == "" {
-					t.Error("the header was not sent on")
+					t.Error("the header was not forwarded")
 				}
 				return response(req, 200, http.NoBody), nil
 			}
@@ -193,7 +193,7 @@ func TestHeaders_ignored(t *testing.T) {
 	}
 }
 
-// TestDelay pins that a delay takes nothing of the call's time, and what is reported of it.
+// TestDelay pins that a delay does not count towards the total timeout, and how it is reported.
 func TestDelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var waits []time.Duration
@@ -224,7 +224,7 @@ func TestDelay(t *testing.T) {
 	})
 }
 
-// TestDelay_thenAbort has both faults in one call, which counts as one active fault.
+// TestDelay_thenAbort pins that a call with both faults counts as one active fault.
 func TestDelay_thenAbort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKitchen(t, Config{Delay: &Delay{Fixed: time.Second}, Abort: &Abort{HTTPStatus: 500}, MaxActiveFaults: 1})
@@ -255,8 +255,8 @@ func TestDelay_header(t *testing.T) {
 	})
 }
 
-// TestDelay_canceled pins that a delay ends with its caller, whose cause is kept, and counts
-// against nothing.
+// TestDelay_canceled pins that a delay ends when the caller is canceled, that the error has the
+// caller's cause, and that the call is not counted.
 func TestDelay_canceled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKitchen(t, Config{Delay: &Delay{Fixed: time.Hour}})
@@ -277,7 +277,8 @@ func TestDelay_canceled(t *testing.T) {
 	})
 }
 
-// TestDelay_deadline pins that neither the caller's deadline nor a total limit outside is passed.
+// TestDelay_deadline pins that a delay ends at the caller's deadline, and when a total timeout outside
+// fires.
 func TestDelay_deadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for name, tc := range map[string]struct {
@@ -303,7 +304,7 @@ func TestDelay_deadline(t *testing.T) {
 	})
 }
 
-// TestDelay_disconnected pins that a server does not hold a request whose client is gone.
+// TestDelay_disconnected pins that on a server a delay ends when the client disconnects.
 func TestDelay_disconnected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKitchen(t, Config{Delay: &Delay{Fixed: time.Hour}})
@@ -321,8 +322,8 @@ func TestDelay_disconnected(t *testing.T) {
 	})
 }
 
-// TestMaxActiveFaults pins that the surplus gets no fault, that the limit holds over the response,
-// and that it is shared.
+// TestMaxActiveFaults pins that calls at the limit have no fault, that a call counts until its response
+// ends, and that upstreams share the limit of a Fault.
 func TestMaxActiveFaults(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, err := New(Config{Delay: &Delay{Fixed: time.Second}, MaxActiveFaults: 1})
@@ -340,18 +341,18 @@ func TestMaxActiveFaults(t *testing.T) {
 		}
 		first, d := took(k)
 		if d != time.Second {
-			t.Errorf("the first: got %v, want 1s", d)
+			t.Errorf("first call: got %v, want 1s", d)
 		}
 		for _, k := range []*kitchen{k, other} {
 			resp, took := took(k)
 			if _ = resp.Body.Close(); took != 0 {
-				t.Errorf("beside an open response: got %v, want no delay", took)
+				t.Errorf("during an open response: got %v, want no delay", took)
 			}
 		}
 		_ = first.Body.Close()
 		resp, d := took(other)
 		if _ = resp.Body.Close(); d != time.Second {
-			t.Errorf("after its end: got %v, want 1s", d)
+			t.Errorf("after the response: got %v, want 1s", d)
 		}
 		if got, want := k.stats(t, "fault"), map[string]int{"fault.delays_injected": 1, "fault.faults_overflow": 1}; !maps.Equal(got, want) {
 			t.Errorf("statistics: got %v, want %v", got, want)
@@ -369,7 +370,7 @@ func TestMaxActiveFaults_none(t *testing.T) {
 	}
 }
 
-// TestActiveFaults_panic pins that a call that panics counts no longer.
+// TestActiveFaults_panic pins that a call that panicked no longer counts as active.
 func TestActiveFaults_panic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKitchen(t, Config{Delay: &Delay{Fixed: time.Second}})
@@ -387,7 +388,7 @@ func TestActiveFaults_panic(t *testing.T) {
 	})
 }
 
-// TestMatches pins which calls get faults.
+// TestMatches pins which calls have faults.
 func TestMatches(t *testing.T) {
 	abort := &Abort{HTTPStatus: 500}
 	tests := []struct {
@@ -415,8 +416,8 @@ func TestMatches(t *testing.T) {
 	}
 }
 
-// TestDownstreamClusters pins that requests are counted under the names that they bear, and that
-// they cannot make any number of them.
+// TestDownstreamClusters pins that faults are counted by downstream cluster, and that the number of
+// clusters is bounded.
 func TestDownstreamClusters(t *testing.T) {
 	k := newKitchen(t, Config{Abort: &Abort{HTTPStatus: 500}})
 	var calls sync.WaitGroup
@@ -443,7 +444,7 @@ func TestDownstreamClusters(t *testing.T) {
 
 func TestPlace(t *testing.T) {
 	_, err := pillion.New("recipes", retry.Config{}, Config{})
-	if err == nil || !strings.Contains(err.Error(), "retry outside fault would have its aborts retried") {
+	if err == nil || !strings.Contains(err.Error(), "retry outside fault would retry aborts") {
 		t.Errorf("got %v, want an error of the order", err)
 	}
 	f, err := New(Config{})
@@ -457,20 +458,20 @@ func TestPlace(t *testing.T) {
 
 func TestConfig_check(t *testing.T) {
 	tests := map[string]Config{
-		"":                                     {},
-		"Config.Delay: write one of":           {Delay: &Delay{}},
-		"Config.Delay: write one of Fixed and": {Delay: &Delay{Fixed: time.Second, Header: true}},
-		"Config.Delay: Fixed -1ns is negative; write a duration such as 5*time.Second, or leave out Delay for no delay": {Delay: &Delay{Fixed: -1}},
-		"Config.Delay: Fixed 500ns is below 1ms; did you":                                                               {Delay: &Delay{Fixed: 500}},
+		"": {},
+		"Config.Delay: set either Fixed or Header": {Delay: &Delay{}},
+		"Config.Delay: set either Fixed or":        {Delay: &Delay{Fixed: time.Second, Header: true}},
+		"Config.Delay.Fixed: -1ns is negative; write a duration such as 5*time.Second, or leave out Delay for no delay": {Delay: &Delay{Fixed: -1}},
+		"Config.Delay.Fixed: 500ns is below 1ms; did you":                                                               {Delay: &Delay{Fixed: 500}},
 		"Config.Delay.Percentage.Numerator: -7":                                                                         {Delay: &Delay{Fixed: time.Second, Percentage: envoy.Percent{Numerator: -7}}},
-		"Config.Abort: write one of":                                                                                    {Abort: &Abort{}},
-		"Config.Abort: write one of HTTPStatus,":                                                                        {Abort: &Abort{HTTPStatus: 500, GRPCStatus: 2}},
-		"Config.Abort: HTTPStatus 199 is not within 200 and 599; write a status such as 503":                            {Abort: &Abort{HTTPStatus: 199}},
-		"Config.Abort: HTTPStatus -1":                                                                                   {Abort: &Abort{HTTPStatus: -1}},
-		"Config.Abort: GRPCStatus 17 is not within 1 and 16; write a code such as 14 for UNAVAILABLE":                   {Abort: &Abort{GRPCStatus: 17}},
-		"Config.ResponseRateLimit: write one of":                                                                        {ResponseRateLimit: &RateLimit{}},
-		"Config.ResponseRateLimit: LimitKbps -1 is negative; write how many KiB may pass in a second":                   {ResponseRateLimit: &RateLimit{LimitKbps: -1}},
-		"Config.MaxActiveFaults: -2 is negative; write 1 or more, 0 for no limit, or fault.Zero for no fault":           {MaxActiveFaults: -2},
+		"Config.Abort: set exactly one of":                                                                              {Abort: &Abort{}},
+		"Config.Abort: set exactly one of HTTPStatus, GRPCStatus and Header":                                            {Abort: &Abort{HTTPStatus: 500, GRPCStatus: 2}},
+		"Config.Abort.HTTPStatus: 199 is not within 200 and 599; write a status such as 503":                            {Abort: &Abort{HTTPStatus: 199}},
+		"Config.Abort.HTTPStatus: -1":                                                                                   {Abort: &Abort{HTTPStatus: -1}},
+		"Config.Abort.GRPCStatus: 17 is not within 1 and 16; write a code such as 14 for UNAVAILABLE":                   {Abort: &Abort{GRPCStatus: 17}},
+		"Config.ResponseRateLimit: set either LimitKbps or Header":                                                      {ResponseRateLimit: &RateLimit{}},
+		"Config.ResponseRateLimit.LimitKbps: -1 is negative; write a number of KiB per second":                          {ResponseRateLimit: &RateLimit{LimitKbps: -1}},
+		"Config.MaxActiveFaults: -2 is negative; write 1 or more, 0 for no limit, or fault.Zero for no faults":          {MaxActiveFaults: -2},
 		"Config.Headers[0]: Name is empty":                                                                              {Headers: []envoy.HeaderMatcher{{}}},
 		"Config.DownstreamNodes: a name":                                                                                {DownstreamNodes: []string{""}},
 	}

@@ -22,8 +22,8 @@ import (
 	"github.com/pillion-go/pillion/retry"
 )
 
-// dial serves health checks under the policies of server, and dials them under those of client;
-// nil stands for no policies.
+// dial serves health checks under the policies of server, and returns a client for them under those
+// of client. A nil upstream means no policies.
 func dial(t *testing.T, server, client *pillion.Upstream) grpc_health_v1.HealthClient {
 	t.Helper()
 	var served []grpc.ServerOption
@@ -90,7 +90,7 @@ func TestGRPC(t *testing.T) {
 	}
 }
 
-// TestGRPC_metadata has metadata ask for an abort, and pins that retries leave it alone.
+// TestGRPC_metadata pins that metadata can ask for an abort, and that it is not retried.
 func TestGRPC_metadata(t *testing.T) {
 	k := newKitchen(t, Config{Abort: &Abort{Header: true}}, retry.Config{On: "unavailable", NumRetries: 3})
 	check := dial(t, nil, k.Upstream)
@@ -104,7 +104,7 @@ func TestGRPC_metadata(t *testing.T) {
 	}
 }
 
-// TestGRPC_delay pins that a delay ends with the deadline of its caller.
+// TestGRPC_delay pins that a delay ends at the deadline of the caller.
 func TestGRPC_delay(t *testing.T) {
 	k := newKitchen(t, Config{Delay: &Delay{Fixed: time.Hour}})
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)

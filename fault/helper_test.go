@@ -20,7 +20,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// kitchen is an upstream that counts its requests, with its statistics.
+// kitchen is an upstream and its statistics. It is also the base transport, and counts requests.
 type kitchen struct {
 	*pillion.Upstream
 	registry *metrics.Registry
@@ -28,8 +28,7 @@ type kitchen struct {
 	reply    func(*http.Request) (*http.Response, error) // nil for a 200
 }
 
-// newKitchen puts an upstream that is called recipes under policies. The first stands outside of
-// metrics.
+// newKitchen returns an upstream named recipes with policies. The first policy is outside metrics.
 func newKitchen(t *testing.T, policies ...policy.Policy) *kitchen {
 	t.Helper()
 	registry, err := metrics.NewRegistry(metrics.Settings{})
@@ -43,7 +42,7 @@ func newKitchen(t *testing.T, policies ...policy.Policy) *kitchen {
 	return &kitchen{Upstream: u, registry: registry}
 }
 
-// RoundTrip is the upstream's side.
+// RoundTrip responds as the upstream's server.
 func (k *kitchen) RoundTrip(req *http.Request) (*http.Response, error) {
 	k.requests.Add(1)
 	if k.reply != nil {
@@ -59,7 +58,7 @@ func response(req *http.Request, code int, body io.Reader) *http.Response {
 	}
 }
 
-// get makes a call whose request has the headers, name and value in turn.
+// get makes a call. headers are the names and values of the request's headers, in turn.
 func (k *kitchen) get(ctx context.Context, headers ...string) (*http.Response, *pillion.Info, error) {
 	ctx, info := pillion.WithInfo(ctx)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://recipes/1", nil)
@@ -85,8 +84,8 @@ func (k *kitchen) status(t *testing.T, headers ...string) int {
 	return resp.StatusCode
 }
 
-// stats returns the statistics whose names contain a word, by what follows "cluster.recipes.".
-// Zeros are left out.
+// stats returns the statistics that contain word in their names and are not 0. The keys are the names
+// after "cluster.recipes.".
 func (k *kitchen) stats(t *testing.T, word string) map[string]int {
 	t.Helper()
 	used := statstest.Used(t, k.registry, "")

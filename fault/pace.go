@@ -10,14 +10,14 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// parts are how many parts a second's bytes come in, as in Envoy.
+// parts is the number of parts of a body that arrive in a second, as in Envoy.
 const parts = 20
 
 // interval is the time between two parts.
 const interval = time.Second / parts
 
-// pace has the body of o's response arrive at no more than so many KiB a second. o is open and
-// has hooks: its end matters.
+// pace limits the body of o's response to kbps KiB per second. It does nothing if there is no body to
+// limit.
 func pace(ctx context.Context, o *policy.Outcome, kbps uint64) {
 	resp, ok := o.Value.(*http.Response)
 	a := o.Pending()
@@ -29,11 +29,11 @@ func pace(ctx context.Context, o *policy.Outcome, kbps uint64) {
 	}
 }
 
-// pacedBody is a body that arrives slowly. One goroutine reads it at a time.
+// pacedBody is a body whose rate is limited. One goroutine reads it at a time.
 type pacedBody struct {
 	io.ReadCloser
 
-	ctx    context.Context //nolint:containedctx // the call's, whose body it is
+	ctx    context.Context //nolint:containedctx // of the call
 	stream *policy.Stream
 	epoch  time.Time
 	bucket bucket
@@ -41,7 +41,7 @@ type pacedBody struct {
 	closed chan struct{}
 }
 
-// Read reads what may arrive by now, and waits until that is something.
+// Read reads at most what may have arrived, and waits until that is at least one byte.
 func (b *pacedBody) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return b.ReadCloser.Read(p)
@@ -58,7 +58,7 @@ func (b *pacedBody) Read(p []byte) (int, error) {
 	return read, err
 }
 
-// why is err, or what net/http says of a closed body.
+// why returns err, or net/http's error if the body was closed.
 func (b *pacedBody) why(err error) error {
 	select {
 	case <-b.closed:
@@ -68,29 +68,28 @@ func (b *pacedBody) why(err error) error {
 	}
 }
 
-// Close closes the body, and ends a Read that waits.
+// Close closes the body. A Read that waits returns an error.
 func (b *pacedBody) Close() error {
 	b.close.Do(func() { close(b.closed) })
 	return b.ReadCloser.Close()
 }
 
-// bucket is how much may arrive. It holds up to a second's bytes, and gets a part of them each
-// interval. Mirrors Envoy's StreamRateLimiter. It depends on nothing but the instants that it is
-// given.
+// bucket determines how many bytes may arrive. It holds up to the bytes of one second; each interval
+// adds one part. All instants are arguments. Mirrors Envoy's StreamRateLimiter.
 type bucket struct {
-	slice  int           // the bytes of a part
-	left   int           // of the parts that were taken out
-	tokens int           // parts that may arrive
-	filled time.Duration // when tokens was brought up to date, a multiple of interval
+	slice  int           // the number of bytes of a part
+	left   int           // the rest of the current part, in bytes
+	tokens int           // the number of further parts
+	filled time.Duration // the instant of the last addition to tokens, a multiple of interval
 }
 
 func newBucket(kbps uint64) bucket {
-	const most = 1 << 40 // KiB a second
+	const most = 1 << 40 // KiB per second
 	return bucket{slice: int(max(1, min(kbps, most)*1024/parts)), tokens: 1}
 }
 
-// take takes up to n bytes at the instant now. If there are none, it returns how long until there
-// are.
+// take takes up to n bytes at the instant now. If there are none, it returns the time until there
+// are some.
 func (b *bucket) take(now time.Duration, n int) (taken int, wait time.Duration) {
 	if due := int64((now - b.filled) / interval); due > 0 {
 		b.filled += time.Duration(due) * interval
@@ -108,5 +107,5 @@ func (b *bucket) take(now time.Duration, n int) (taken int, wait time.Duration) 
 	return taken, 0
 }
 
-// put puts bytes back that were not there to be read.
+// put puts back n bytes that Read did not read.
 func (b *bucket) put(n int) { b.left += n }

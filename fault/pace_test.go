@@ -18,7 +18,7 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// slow is an upstream whose responses arrive at 8 KiB a second, which is 409 bytes in 50ms.
+// slow returns an upstream whose responses arrive at 8 KiB per second, which is 409 bytes in 50ms.
 func slow(t *testing.T, size int) *kitchen {
 	t.Helper()
 	k := newKitchen(t, Config{ResponseRateLimit: &RateLimit{LimitKbps: 8}}, timeout.Config{Total: 100 * time.Millisecond, Idle: 20 * time.Millisecond}, retry.Config{})
@@ -28,7 +28,7 @@ func slow(t *testing.T, size int) *kitchen {
 	return k
 }
 
-// TestResponseRateLimit pins how long a body takes, and that it is no timeout of the upstream.
+// TestResponseRateLimit pins how long a body takes, and that the wait fires no timeout.
 func TestResponseRateLimit(t *testing.T) {
 	tests := []struct {
 		size int
@@ -73,7 +73,7 @@ func TestResponseRateLimit_header(t *testing.T) {
 	})
 }
 
-// TestResponseRateLimit_close pins that Close ends a Read that waits.
+// TestResponseRateLimit_close pins that Close makes a waiting Read return.
 func TestResponseRateLimit_close(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := slow(t, 1<<20)
@@ -93,7 +93,7 @@ func TestResponseRateLimit_close(t *testing.T) {
 	})
 }
 
-// TestResponseRateLimit_canceled pins that a Read that waits ends with its caller.
+// TestResponseRateLimit_canceled pins that a waiting Read returns when the caller is canceled.
 func TestResponseRateLimit_canceled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := slow(t, 1<<20)
@@ -116,8 +116,8 @@ func TestResponseRateLimit_canceled(t *testing.T) {
 	})
 }
 
-// TestResponseRateLimit_silentUpstream pins that the limits hold for an upstream that is silent in a
-// body that is slowed.
+// TestResponseRateLimit_silentUpstream pins that the idle timeout still fires if the upstream is silent
+// in a slowed body.
 func TestResponseRateLimit_silentUpstream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := memhttp.Serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -137,7 +137,7 @@ func TestResponseRateLimit_silentUpstream(t *testing.T) {
 		_ = resp.Body.Close()
 		limit, ok := errors.AsType[*timeout.Error](err)
 		if took := time.Since(began); !ok || limit.Scope != timeout.Idle || n != 600 || took != 70*time.Millisecond {
-			t.Errorf("got %d bytes and %v after %v, want 600 and the idle limit after 50ms and 20ms", n, err, took)
+			t.Errorf("got %d bytes and %v after %v, want 600 and the idle timeout after 50ms and 20ms", n, err, took)
 		}
 		if info.Flags() != envoy.UT {
 			t.Errorf("got %v, want UT", info.Flags())
@@ -145,7 +145,7 @@ func TestResponseRateLimit_silentUpstream(t *testing.T) {
 	})
 }
 
-// TestResponseRateLimit_noBody pins which responses stay as they are.
+// TestResponseRateLimit_noBody pins which responses are not changed.
 func TestResponseRateLimit_noBody(t *testing.T) {
 	k := slow(t, 0)
 	upgraded := struct{ io.ReadWriteCloser }{}
@@ -161,7 +161,7 @@ func TestResponseRateLimit_noBody(t *testing.T) {
 	}
 }
 
-// forgetful is a policy that takes each response for a plain success.
+// forgetful is a policy that removes the conditions of each outcome.
 type forgetful struct{}
 
 func (forgetful) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
@@ -172,8 +172,8 @@ func (forgetful) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) 
 	}, nil
 }
 
-// TestResponseRateLimit_upgraded pins that the caller can write to an upgraded connection even if a
-// policy has changed the conditions.
+// TestResponseRateLimit_upgraded pins that the caller can write to an upgraded connection, even if
+// another policy removes the conditions of the outcome.
 func TestResponseRateLimit_upgraded(t *testing.T) {
 	k := newKitchen(t, Config{ResponseRateLimit: &RateLimit{LimitKbps: 8}}, forgetful{})
 	k.reply = func(*http.Request) (*http.Response, error) {
@@ -188,8 +188,8 @@ func TestResponseRateLimit_upgraded(t *testing.T) {
 	}
 }
 
-// TestBucket compares the bucket with a slow model: what arrived by an instant is never more than
-// a second's burst and the rate allow, and a reader that always waits gets the rate.
+// TestBucket pins that a reader that always waits receives one part in each interval, and that the
+// burst after a long time is the parts of one second.
 func TestBucket(t *testing.T) {
 	for _, kbps := range []uint64{1, 8, 1000, 1 << 63} {
 		b := newBucket(kbps)

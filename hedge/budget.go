@@ -5,16 +5,18 @@ import (
 	"sync/atomic"
 )
 
-// budget is a [Budget] at work. It is safe for concurrent use.
+// budget is the state of a [Budget] for one upstream. Its numbers are millionths of a hedge. It is
+// safe for concurrent use. A nil budget allows every hedge.
 type budget struct {
-	left atomic.Int64 // in millionths of a hedge
+	left atomic.Int64 // what the budget holds
 	each int64        // what a call adds
-	most int64
+	most int64        // the maximum of left
 }
 
+// whole is one hedge.
 const whole = 1_000_000
 
-// start makes the state of one upstream, nil for no budget.
+// start returns a full budget for one upstream, or nil if b is disabled.
 func (b *Budget) start() *budget {
 	if b == nil {
 		b = &Budget{}
@@ -28,7 +30,7 @@ func (b *Budget) start() *budget {
 	return s
 }
 
-// deposit counts a call.
+// deposit adds what one call adds.
 func (b *budget) deposit() {
 	if b == nil {
 		return
@@ -41,7 +43,7 @@ func (b *budget) deposit() {
 	}
 }
 
-// withdraw takes a hedge, if there may be one.
+// withdraw takes one hedge. It returns false, and takes nothing, if the budget holds less.
 func (b *budget) withdraw() bool {
 	if b == nil {
 		return true

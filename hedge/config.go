@@ -10,7 +10,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// The values of a Config and of a Budget that names none.
+// The defaults of a Config and of a Budget.
 const (
 	DefaultPercentile    = 95.0
 	DefaultMinDelay      = time.Millisecond
@@ -21,63 +21,72 @@ const (
 	DefaultBudgetBurst   = 10
 )
 
-// Zero is a number of zero where zero means the default.
+// Zero is a Percent of zero, where the zero value means the default.
 const Zero = -1
 
-// Config says when a call is sent once more. It is a policy, to stand inside retry, and outside of
-// limits and breaker. The zero value hedges calls that take longer than 95 % of the upstream's.
+// Config configures which calls are hedged, and after what delay. It is a policy that must be inside
+// retry, and outside limits and breaker. Each upstream that uses it has separate latencies and a
+// separate budget. The zero value hedges calls that take longer than 95% of the upstream's calls.
 type Config struct {
-	// Delay is how long an attempt may wait for its response headers before the next one is sent. Zero means
-	// that Percentile says it; any other value below 1ms is an error. Beside a Percentile it holds
-	// while too few latencies are known.
+	// Delay is how long an attempt waits for its response headers before a hedge is sent. With a
+	// Percentile, it applies until MinSamples latencies are known. Zero means that Percentile alone
+	// determines the delay; any other value below 1ms is an error.
 	Delay time.Duration `json:"delay,omitempty"`
 
-	// Percentile is the share of the upstream's responses, in percent, that take no longer than the
-	// delay. Zero means 95 without a Delay, and that Delay is fixed with one. Below 1 and above 99.9
-	// is an error.
+	// Percentile is the share of the upstream's responses, in percent, that are faster than the
+	// delay. Zero means 95 if Delay is zero, else that the delay is always Delay. Any other value
+	// outside 1 to 99.9 is an error.
 	Percentile float64 `json:"percentile,omitempty"`
 
-	// MinDelay bounds a delay by Percentile from below: it would help nothing to hedge calls that
-	// are fast. Zero means 1ms; less than 1ms is an error.
+	// MinDelay is the least delay that Percentile can result in: to hedge fast calls is of no use.
+	// Zero means 1ms; any other value below 1ms is an error, as is a value together with a Delay and
+	// no Percentile.
 	MinDelay time.Duration `json:"min_delay,omitempty"`
 
-	// Window is the time whose latencies count for Percentile. It moves in halves. Zero means 30s;
-	// less than 1s is an error.
+	// Window is the period whose latencies determine the percentile. The window moves in halves. Zero
+	// means 30s; any other value below 1s is an error, as is a value together with a Delay and no
+	// Percentile.
 	Window time.Duration `json:"window,omitempty"`
 
-	// MinSamples is how many latencies must be known for Percentile. While there are fewer, calls
-	// are hedged after Delay, or not at all. Zero means 20; negative is an error.
+	// MinSamples is the number of latencies that the window must hold for Percentile. With fewer,
+	// calls are hedged after Delay, or not at all if Delay is zero. Zero means 20; negative is an
+	// error, as is a value together with a Delay and no Percentile.
 	MinSamples int `json:"min_samples,omitempty"`
 
-	// MaxHedges is how many attempts are sent beside the first, each one delay after the one before.
-	// Zero means 1; negative is an error.
+	// MaxHedges is the maximum number of hedges of a call, in addition to its first attempt. Each
+	// hedge is sent one delay after the attempt before it. Zero means 1; negative is an error.
 	MaxHedges int `json:"max_hedges,omitempty"`
 
-	// AnyCall hedges calls that may do harm when they are sent twice, too.
+	// AnyCall also hedges calls that are not safe to send twice. Set it only if all calls of the
+	// upstream are.
 	AnyCall bool `json:"any_call,omitempty"`
 
-	// Budget bounds the hedges of the upstream. Nil means the default values of [Budget].
+	// Budget bounds the hedges of the upstream. Nil means the defaults of [Budget].
 	Budget *Budget `json:"budget,omitempty"`
 }
 
-// Budget bounds hedges by a share of the calls: each call adds to it, and each hedge takes from it.
+// Budget bounds the hedges of an upstream to a share of its calls. Each call adds Percent/100 of a
+// hedge to the budget, and each hedge takes 1 from it. A hedge over the budget is not sent: the call
+// waits for the attempts that are running.
 type Budget struct {
-	// Percent is how many hedges there may be for each 100 calls. Zero means 10, the constant Zero
-	// none but Burst; any other value that is not within 1 and 100 is an error.
+	// Percent is the number of hedges for every 100 calls. The zero value means 10; with Zero the
+	// calls add nothing, and only Burst hedges can be sent; any other value outside 1 to 100 is an
+	// error.
 	Percent float64 `json:"percent,omitempty"`
 
-	// Burst is how much of the budget is saved at most, and there at first. Zero means 10; negative
-	// is an error.
+	// Burst is the maximum number of hedges that the budget holds. It holds as many at the start.
+	// Zero means 10; negative is an error.
 	Burst int `json:"burst,omitempty"`
 
-	// Disabled turns the budget off. It must be the only field that is set.
+	// Disabled turns the budget off. All other fields must be zero.
 	Disabled bool `json:"disabled,omitempty"`
 }
 
-// Place is outside of what sees attempts, and inside of what sees calls and of retry.
+// Place returns a place inside retry and policies that see calls, and outside those that see
+// attempts.
 func (Config) Place() policy.Place { return policy.Place{Rank: policy.Hedges} }
 
-// check reports each bad field.
+// check returns an error for each invalid field.
 func (c Config) check() error {
 	bad := []error{c.Budget.check()}
 	say := func(field, format string, args ...any) {
@@ -100,7 +109,7 @@ func (c Config) check() error {
 	wrong("MinSamples", c.MinSamples, settings.Count(int64(c.MinSamples), "0 for 20"))
 	wrong("MaxHedges", c.MaxHedges, settings.Count(int64(c.MaxHedges), "0 for 1"))
 	if c.fixed() && (c.MinDelay != 0 || c.Window != 0 || c.MinSamples != 0) {
-		say("Delay", "%v is fixed, so that MinDelay, Window and MinSamples have no effect; set Percentile too, or leave them out", c.Delay)
+		say("Delay", "%v is fixed without Percentile: MinDelay, Window and MinSamples have no effect; leave them out, or set Percentile", c.Delay)
 	}
 	return errors.Join(bad...)
 }
@@ -128,7 +137,7 @@ func (b *Budget) check() error {
 		bad = append(bad, fmt.Errorf("hedge: Config.Budget."+format, args...))
 	}
 	if b.Disabled {
-		say("Disabled: true leaves no effect to the other fields; leave them out")
+		say("Disabled: true disables the other fields; leave them out")
 	}
 	switch p := b.Percent; {
 	case p > 0 && p < 1:

@@ -11,7 +11,8 @@ import (
 	"github.com/pillion-go/pillion/hedge"
 )
 
-// The first attempt hangs. The second one is sent after 20ms, and its response is the result.
+// The first attempt does not return. After 20ms a hedge runs the function again, and its result is
+// returned.
 func ExampleConfig() {
 	recipes, err := pillion.New("recipes", hedge.Config{Delay: 20 * time.Millisecond})
 	if err != nil {
@@ -25,14 +26,14 @@ func ExampleConfig() {
 		}
 		return "soup", nil
 	}
-	ctx := pillion.WithIdempotent(context.Background()) // it may run twice
+	ctx := pillion.WithIdempotent(context.Background()) // the function may run twice
 	soup, err := pillion.Do(ctx, recipes, cook)
 	fmt.Println(soup, err, attempts.Load())
 	// Output:
 	// soup <nil> 2
 }
 
-// Calls that take longer than 99 % of the upstream's are sent twice, but no more than 2 for each 100
+// Calls that take longer than 99% of the upstream's calls are hedged, but at most 2 of every 100
 // calls.
 func ExampleConfig_percentile() {
 	recipes, err := pillion.New("recipes", hedge.Config{Percentile: 99, Budget: &hedge.Budget{Percent: 2}})

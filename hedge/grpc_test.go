@@ -17,7 +17,7 @@ import (
 	"github.com/pillion-go/pillion/pilliongrpc"
 )
 
-// slowOnce is a server whose first response takes longer than any test.
+// slowOnce is a server that does not respond to its first request.
 type slowOnce struct {
 	grpc_health_v1.UnimplementedHealthServer
 	n atomic.Int64
@@ -36,7 +36,7 @@ func (s *slowOnce) Watch(_ *grpc_health_v1.HealthCheckRequest, out grpc.ServerSt
 	return out.Send(&grpc_health_v1.HealthCheckResponse{})
 }
 
-// TestGRPC has a unary call hedged, and leaves a stream alone.
+// TestGRPC pins that a unary call is hedged, and a stream is not.
 func TestGRPC(t *testing.T) {
 	u, registry := statstest.New(t, Config{Delay: 10 * ms})
 	listener := bufconn.Listen(1 << 16)

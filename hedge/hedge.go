@@ -10,7 +10,8 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Wrap implements [policy.Policy].
+// Wrap makes the latencies and the budget of an upstream and wraps next, which makes one attempt,
+// with hedges.
 func (c Config) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 	if err := c.check(); err != nil {
 		return nil, err
@@ -25,7 +26,7 @@ func (c Config) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 	return h.call, nil
 }
 
-// hedger is a Config over one upstream.
+// hedger hedges the calls of one upstream.
 type hedger struct {
 	config  Config
 	next    policy.Func
@@ -36,7 +37,7 @@ type hedger struct {
 	sent, won, overflow atomic.Uint64
 }
 
-// offer exports the statistics.
+// offer registers the statistics.
 func (h *hedger) offer(b *policy.Builder) {
 	const prefix = "hedge."
 	b.Stat(

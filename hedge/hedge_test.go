@@ -35,16 +35,16 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const ms = time.Millisecond
 
-// step is what an attempt does: it takes a time, and then brings something.
+// step describes an attempt: after takes it returns returns and err.
 type step struct {
-	takes  time.Duration
-	brings string
-	err    error
+	takes   time.Duration
+	returns string
+	err     error
 }
 
 var errBroken = errors.New("broken")
 
-// work does the steps one after the other, and the last one again.
+// work returns a function that does one step in each call, and repeats the last one.
 func work(steps ...step) func(ctx context.Context) (string, error) {
 	var n atomic.Int64
 	return func(ctx context.Context) (string, error) {
@@ -53,12 +53,12 @@ func work(steps ...step) func(ctx context.Context) (string, error) {
 		case <-ctx.Done():
 			return "", ctx.Err()
 		case <-time.After(s.takes):
-			return s.brings, s.err
+			return s.returns, s.err
 		}
 	}
 }
 
-// TestConfig pins which of several attempts is the result.
+// TestConfig pins which attempt's result is returned.
 func TestConfig(t *testing.T) {
 	hang := step{takes: time.Hour}
 	tests := []struct {
@@ -105,8 +105,8 @@ func TestConfig(t *testing.T) {
 	}
 }
 
-// TestPercentile pins that nothing is hedged before the upstream's latency is known, and that calls
-// that take longer than most are then.
+// TestPercentile pins that calls are hedged only when enough latencies are known, and then after the
+// percentile.
 func TestPercentile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u, registry := statstest.New(t, Config{Percentile: 90, Budget: &Budget{Disabled: true}})
@@ -124,19 +124,19 @@ func TestPercentile(t *testing.T) {
 				t.Errorf("got %q after %v", got, took)
 			}
 		}
-		got, took := call(step{takes: time.Minute, brings: "first"}, step{10 * ms, "second", nil})
+		got, took := call(step{takes: time.Minute, returns: "first"}, step{10 * ms, "second", nil})
 		if got != "second" || took < 60*ms || took > 65*ms {
-			t.Errorf("got %q after %v, want the second attempt after some 50ms", got, took)
+			t.Errorf("got %q after %v, want the second attempt after about 50ms", got, took)
 		}
 		if n := statstest.Used(t, registry, "hedge.")["delay_ms"]; n < 50 || n > 54 {
-			t.Errorf("delay: got %d ms, want some 50", n)
+			t.Errorf("delay: got %d ms, want about 50", n)
 		}
 		synctest.Wait()
 	})
 }
 
-// TestPercentile_slow pins that an upstream that becomes slow as a whole raises the delay, though
-// the attempts that show it are canceled; and that the budget bounds the hedges until then.
+// TestPercentile_slow pins that the delay rises when the whole upstream becomes slow, although the
+// slow attempts are canceled, and that the budget bounds the hedges until then.
 func TestPercentile_slow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u, registry := statstest.New(t, Config{Percentile: 90})
@@ -151,7 +151,7 @@ func TestPercentile_slow(t *testing.T) {
 		}
 		got := statstest.Used(t, registry, "hedge.")
 		if got["delay_ms"] < 200 || got["sent"] > 60 || got["sent"] < 10 {
-			t.Errorf("got %v, want a delay of 200 ms or more, and at most 10 and 10 %% hedges", got)
+			t.Errorf("got %v, want a delay of 200 ms or more, and at most 10 hedges plus 10 %%", got)
 		}
 		synctest.Wait()
 	})
@@ -170,7 +170,7 @@ func TestIdempotent(t *testing.T) {
 		{"POST", "1", false, nil, 2},
 		{"POST", "", true, nil, 2},
 		{"PUT", "", false, strings.NewReader("soup"), 2},
-		{"PUT", "", false, io.MultiReader(strings.NewReader("soup")), 1}, // it cannot be had again
+		{"PUT", "", false, io.MultiReader(strings.NewReader("soup")), 1}, // the body cannot be read again
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			u, _ := statstest.New(t, Config{Delay: 100 * ms, AnyCall: tc.any})
@@ -221,8 +221,8 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// TestBody pins that the winner's body stays open after the others were canceled, and that the time
-// it takes is nothing to hedge for.
+// TestBody pins that the chosen response's body stays open after the other attempts were canceled,
+// and that a slow body is not hedged.
 func TestBody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var n atomic.Int64
@@ -254,7 +254,7 @@ func TestBody(t *testing.T) {
 	})
 }
 
-// TestLimits pins that the limits of an attempt hold beside the delay.
+// TestLimits pins that timeouts still apply to attempts that are hedged.
 func TestLimits(t *testing.T) {
 	for name, tc := range map[string]struct {
 		timeout timeout.Config
@@ -281,7 +281,7 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// TestBreaker pins that an attempt that lost counts neither for nor against the upstream, and that
+// TestBreaker pins that a canceled attempt counts neither as a success nor as a failure, and that
 // its slot is free.
 func TestBreaker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -303,7 +303,7 @@ func TestBreaker(t *testing.T) {
 	})
 }
 
-// TestRefused pins that a hedge that finds no slot leaves the first attempt alone.
+// TestRefused pins that the first attempt continues if the limits refuse the hedge.
 func TestRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u, _ := statstest.New(t, Config{Delay: 100 * ms}, limits.Config{MaxRequests: 1})
@@ -314,7 +314,8 @@ func TestRefused(t *testing.T) {
 	})
 }
 
-// TestRetry pins that each retry may be hedged, and that attempts are numbered as they begin.
+// TestRetry pins that retries are hedged, too, and that attempts are numbered in the order in which
+// they begin.
 func TestRetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -337,7 +338,7 @@ func TestRetry(t *testing.T) {
 	})
 }
 
-// TestCanceled pins that a caller ends all attempts.
+// TestCanceled pins that the end of the caller's context ends all attempts.
 func TestCanceled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u, _ := statstest.New(t, Config{Delay: 100 * ms})
@@ -354,7 +355,7 @@ func TestCanceled(t *testing.T) {
 	})
 }
 
-// TestPanic pins that a panic goes on to the caller.
+// TestPanic pins that a panic propagates to the caller.
 func TestPanic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u, _ := statstest.New(t, Config{Delay: 100 * ms})
@@ -373,7 +374,7 @@ func TestContract(t *testing.T) {
 	policytest.Policy(t, func() policy.Policy { return Config{} })
 }
 
-// TestCrowd has many callers at a server that is slow at times, for the race detector.
+// TestCrowd calls a server that is sometimes slow from several goroutines, for the race detector.
 func TestCrowd(t *testing.T) {
 	server := memhttp.Serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
@@ -440,7 +441,7 @@ func TestConfig_check(t *testing.T) {
 	}
 }
 
-// TestPlace pins where it may stand.
+// TestPlace pins which places are allowed.
 func TestPlace(t *testing.T) {
 	for want, policies := range map[string][]policy.Policy{
 		"":                                    {timeout.Config{}, retry.Config{}, Config{}, limits.Config{}},
@@ -457,7 +458,7 @@ func TestPlace(t *testing.T) {
 	}
 }
 
-// TestBudget pins the share of the calls.
+// TestBudget pins that the budget allows the burst and then the percentage of the calls.
 func TestBudget(t *testing.T) {
 	b := (&Budget{Percent: 25, Burst: 2}).start()
 	taken := 0
@@ -468,7 +469,7 @@ func TestBudget(t *testing.T) {
 		}
 	}
 	if taken != 26 && taken != 27 {
-		t.Errorf("got %d of 100, want the burst of 2 and a quarter", taken)
+		t.Errorf("got %d of 100, want the burst of 2, and 25 percent", taken)
 	}
 	var none *budget
 	if none.deposit(); !none.withdraw() {

@@ -7,21 +7,21 @@ import (
 	"time"
 )
 
-// latency estimates a percentile of the latest latencies. It counts them in buckets, whose bounds
-// are at most 1/16 apart, of two spans of time: the current one, and the one before. So its memory
-// is bounded, old latencies are forgotten, and recording is one atomic addition. It depends on nothing but the instants that it
-// is given, and is safe for concurrent use.
+// latency estimates a percentile of the latencies in a window. The window consists of two spans of
+// time, the current one and the previous one. Each span counts its latencies in buckets, whose bounds
+// are at most 1/16 apart. So the memory is bounded, old latencies are dropped, and recording takes two
+// atomic additions. All instants are arguments. It is safe for concurrent use.
 type latency struct {
 	percentile float64
 	span       time.Duration // half of the window
-	least      uint64        // latencies, before there is an estimate
+	least      uint64        // the number of latencies that an estimate needs
 
 	spans   [2]counts
-	current atomic.Int64 // number of the current span
-	moving  sync.Mutex   // held while the spans move on
+	current atomic.Int64 // the number of the current span
+	moving  sync.Mutex   // held while the current span changes
 
-	next  atomic.Int64 // when the estimate is made anew
-	known atomic.Int64 // the estimate, 0 for none
+	next  atomic.Int64 // the instant of the next calculation
+	known atomic.Int64 // the estimate; 0 for none
 }
 
 // counts are the latencies of one span.
@@ -32,27 +32,27 @@ type counts struct {
 
 const (
 	steps   = 16                     // buckets for each doubling
-	unit    = 10 * time.Microsecond  // below it all latencies are one
-	buckets = 40 * steps             // up to months, more than any call takes
-	fresh   = 100 * time.Millisecond // how long an estimate holds
+	unit    = 10 * time.Microsecond  // the width of the first buckets
+	buckets = 40 * steps             // up to months, longer than any call
+	fresh   = 100 * time.Millisecond // how long an estimate is used
 )
 
-// newLatency makes an estimator over a window.
+// newLatency returns an estimator over a window.
 func newLatency(percentile float64, window time.Duration, least int) *latency {
 	return &latency{percentile: percentile, span: window / 2, least: uint64(least)} //nolint:gosec // it is not negative
 }
 
-// bucketOf returns the bucket of a latency.
+// bucketOf returns the number of the bucket of a latency.
 func bucketOf(d time.Duration) int {
 	n := uint64(max(d/unit, 0))
 	if n < steps {
 		return int(n)
 	}
-	shift := bits.Len64(n) - 5                       // so that 16 <= n>>shift < 32
+	shift := bits.Len64(n) - 5                       // 16 <= n>>shift < 32
 	return min(shift*steps+int(n>>shift), buckets-1) //nolint:gosec // it is below 32
 }
 
-// upper returns the largest latency of a bucket.
+// upper returns the upper bound of a bucket.
 func upper(bucket int) time.Duration {
 	if bucket < steps {
 		return time.Duration(bucket+1) * unit
@@ -68,8 +68,8 @@ func (l *latency) record(now, d time.Duration) {
 	c.total.Add(1)
 }
 
-// move makes the span of the instant now the current one, and returns its number. What is recorded
-// concurrently may be lost.
+// move makes the span of the instant now the current span, unless a later one is, and returns the
+// number of the current span. A latency that is recorded concurrently may be lost.
 func (l *latency) move(now time.Duration) int64 {
 	span := int64(now / l.span)
 	if l.current.Load() >= span {
@@ -82,7 +82,7 @@ func (l *latency) move(now time.Duration) int64 {
 		return before
 	}
 	l.spans[span&1].clear()
-	if span > before+1 { // there was nothing for a whole span
+	if span > before+1 { // nothing was recorded for a whole span
 		l.spans[before&1].clear()
 	}
 	l.current.Store(span)
@@ -96,7 +96,7 @@ func (c *counts) clear() {
 	c.total.Store(0)
 }
 
-// estimate returns the percentile at the instant now, 0 if too few latencies are known.
+// estimate returns the percentile at the instant now, or 0 if too few latencies are known.
 func (l *latency) estimate(now time.Duration) time.Duration {
 	next := l.next.Load()
 	if int64(now) >= next && l.next.CompareAndSwap(next, int64(now+fresh)) {
@@ -106,13 +106,13 @@ func (l *latency) estimate(now time.Duration) time.Duration {
 	return time.Duration(l.known.Load())
 }
 
-// calculate goes through the buckets.
+// calculate computes the estimate from the buckets, 0 for none.
 func (l *latency) calculate() time.Duration {
 	total := l.spans[0].total.Load() + l.spans[1].total.Load()
 	if total < l.least {
 		return 0
 	}
-	above := uint64(float64(total) * (100 - l.percentile) / 100) // how many may be above
+	above := uint64(float64(total) * (100 - l.percentile) / 100) // how many latencies may exceed the estimate
 	for i := buckets - 1; i >= 0; i-- {
 		n := uint64(l.spans[0].buckets[i].Load()) + uint64(l.spans[1].buckets[i].Load())
 		if n > above {

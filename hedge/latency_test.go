@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// TestBuckets pins that buckets are in order, without gaps, and fine enough.
+// TestBuckets pins that buckets are in order, without gaps, and at most 1/16 wide.
 func TestBuckets(t *testing.T) {
 	last := time.Duration(0)
 	for i := range buckets {
@@ -37,7 +37,7 @@ func TestBuckets(t *testing.T) {
 	}
 }
 
-// TestLatency_estimate compares with the sorted latencies.
+// TestLatency_estimate compares the estimate with the percentile of the sorted latencies.
 func TestLatency_estimate(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for name, draw := range map[string]func() float64{
@@ -63,8 +63,8 @@ func TestLatency_estimate(t *testing.T) {
 	}
 }
 
-// TestLatency_window pins that nothing is estimated of few latencies, that an estimate holds for a
-// while, and that old latencies are forgotten.
+// TestLatency_window pins that there is no estimate of too few latencies, that an estimate is used
+// for a while, and that old latencies are dropped.
 func TestLatency_window(t *testing.T) {
 	l := newLatency(90, 10*time.Second, 20)
 	record := func(now time.Duration, n int, d time.Duration) {
@@ -87,7 +87,7 @@ func TestLatency_window(t *testing.T) {
 	want(4*time.Second, 10*time.Millisecond, 11*time.Millisecond)
 	record(6*time.Second, 1000, 100*time.Millisecond)
 	want(6*time.Second, 100*time.Millisecond, 110*time.Millisecond)
-	want(11*time.Second, 100*time.Millisecond, 110*time.Millisecond) // those of the span before
+	want(11*time.Second, 100*time.Millisecond, 110*time.Millisecond) // those of the previous span
 	want(16*time.Second, 0, 0)
 	record(time.Hour, 20, time.Millisecond)
 	want(time.Hour, time.Millisecond, 1100*time.Microsecond)

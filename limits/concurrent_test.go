@@ -16,10 +16,10 @@ import (
 	"github.com/pillion-go/pillion/retry"
 )
 
-// TestNeverFullBesideAFreeSlot refuses many callers while the only slot is released and taken. An
+// TestNeverFullWithAFreeSlot refuses many callers while the only slot is released and taken. An
 // implementation that increments the count before it compares counts refused callers for a moment,
 // and refuses others while the slot is free: here about once in a thousand rounds.
-func TestNeverFullBesideAFreeSlot(t *testing.T) {
+func TestNeverFullWithAFreeSlot(t *testing.T) {
 	for range 1000 {
 		l := Config{MaxRequests: 1}.limiter()
 		l.acquire()

@@ -11,7 +11,7 @@ import (
 )
 
 func TestConfigErrors(t *testing.T) {
-	const noPool = "there is no connection pool that it could limit; put a cluster.Config inside"
+	const noPool = "has no effect without a connection pool; put a cluster.Config inside"
 	for _, tc := range []struct {
 		name string
 		cfg  Config
@@ -48,9 +48,9 @@ func TestConfigErrors(t *testing.T) {
 			Config{RetryBudget: &RetryBudget{BudgetPercent: math.NaN()}},
 			[]string{"limits: Config.RetryBudget.BudgetPercent: NaN is not within 1 and 100; write a percentage, 0 for 20, or limits.Zero for no share"},
 		},
-		{"MaxConnections", Config{MaxConnections: 1}, []string{"limits: Config.MaxConnections: 1: " + noPool}},
-		{"no MaxConnections", Config{MaxConnections: Zero}, []string{"limits: Config.MaxConnections: -1: " + noPool}},
-		{"MaxPendingRequests", Config{MaxPendingRequests: 1024}, []string{"limits: Config.MaxPendingRequests: 1024: " + noPool}},
+		{"MaxConnections", Config{MaxConnections: 1}, []string{"limits: Config.MaxConnections: 1 " + noPool}},
+		{"no MaxConnections", Config{MaxConnections: Zero}, []string{"limits: Config.MaxConnections: -1 " + noPool}},
+		{"MaxPendingRequests", Config{MaxPendingRequests: 1024}, []string{"limits: Config.MaxPendingRequests: 1024 " + noPool}},
 		{
 			"all together",
 			Config{
@@ -62,8 +62,8 @@ func TestConfigErrors(t *testing.T) {
 				"limits: Config.MaxRetries: -2 is negative; write 1 or more, 0 for the default, or limits.Zero for none",
 				"limits: Config.RetryBudget.MinRetryConcurrency: -2 is negative; write 1 or more, 0 for the default, or limits.Zero for none",
 				"limits: Config.RetryBudget.BudgetPercent: -2 is not within 1 and 100; write a percentage, 0 for 20, or limits.Zero for no share",
-				"limits: Config.MaxConnections: 5: " + noPool,
-				"limits: Config.MaxPendingRequests: 6: " + noPool,
+				"limits: Config.MaxConnections: 5 " + noPool,
+				"limits: Config.MaxPendingRequests: 6 " + noPool,
 			},
 		},
 	} {
@@ -153,8 +153,8 @@ func TestMaxRetries(t *testing.T) {
 	}
 }
 
-// TestConfigIsOneUpstreams uses one Config in two upstreams: each counts separately.
-func TestConfigIsOneUpstreams(t *testing.T) {
+// TestConfigIsSeparateInEachUpstream uses one Config in two upstreams: each counts separately.
+func TestConfigIsSeparateInEachUpstream(t *testing.T) {
 	cfg := Config{MaxRequests: 1}
 	first, second := upstream(t, cfg), upstream(t, cfg)
 	defer open(t.Context(), t, first).Body.Close()

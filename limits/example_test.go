@@ -107,7 +107,7 @@ func ExampleRetryBudget() {
 	// Output: 503 1 UO
 }
 
-// An upstream is taken out of service while the program runs.
+// Set puts an upstream into maintenance while the program runs.
 func ExampleMaintenance() {
 	var down limits.Maintenance
 	recipes, err := pillion.New("recipes", &down)

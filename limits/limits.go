@@ -36,7 +36,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Zero is a limit of zero, which admits nothing.
+// Zero is a limit of zero, where the zero value means the default.
 const Zero = -1
 
 // Envoy's default limits. They are also the defaults of a Config, except DefaultMaxRetries, which
@@ -62,10 +62,10 @@ var Overflow = envoy.NewDetail(envoy.DetailSpec{
 	Body: "overflow", Reset: true, Overloaded: true, Counter: "upstream_rq_active_overflow",
 })
 
-// PendingOverflow is the detail of a call that max_pending_requests refused. It has the same text
-// as [Overflow], and is counted as Envoy's upstream_rq_pending_overflow.
+// PendingOverflow is the detail of a call that MaxPendingRequests refused. It has the text of
+// [Overflow] and is counted as upstream_rq_pending_overflow, as in Envoy.
 //
-//nolint:gochecknoglobals // likewise
+//nolint:gochecknoglobals // a constant of a type that Go has no constants of
 var PendingOverflow = envoy.NewDetail(envoy.DetailSpec{
 	Text: "upstream_reset_before_response_started{overflow}", Flags: envoy.UO, Status: http.StatusServiceUnavailable,
 	Body: "overflow", Reset: true, Overloaded: true, Counter: "upstream_rq_pending_overflow",
@@ -95,17 +95,17 @@ func (e *FullError) Is(target error) bool { return target == ErrFull }
 type Config struct {
 	// MaxRequests is the maximum number of concurrent attempts. An attempt lasts until its
 	// response body ends. 0 means 1024; the constant Zero admits nothing; any other negative
-	// value is an error.
+	// value is an error. Mirrors max_requests.
 	MaxRequests int `json:"max_requests,omitempty"`
 
 	// MaxRetries is the maximum number of concurrent retries, including those in back-off. 0
 	// means no limit here: the budget of the retry policy applies. The constant Zero forbids
 	// retries; DefaultMaxRetries is Envoy's default; any other negative value is an error. If
-	// RetryBudget is set, MaxRetries only affects gauges.
+	// RetryBudget is set, MaxRetries only affects gauges. Mirrors max_retries.
 	MaxRetries int `json:"max_retries,omitempty"`
 
 	// RetryBudget bounds concurrent retries to a share of the concurrent requests. Nil means
-	// that MaxRetries applies.
+	// that MaxRetries applies. Mirrors retry_budget.
 	RetryBudget *RetryBudget `json:"retry_budget,omitempty"`
 
 	// TrackRemaining adds gauges for the number of free slots:
@@ -114,21 +114,20 @@ type Config struct {
 	TrackRemaining bool `json:"track_remaining,omitempty"`
 
 	// MaxConnections is the maximum number of connections of a cluster to all its hosts, including
-	// those that are being made. A host without a connection may always have one, so that its calls
-	// can be served. Zero means 1024; the constant Zero allows only that one connection for each
-	// host; any other negative value is an error. Without a cluster, any value other than zero is
-	// an error.
+	// those that are being made. A host without a connection may always have one. 0 means 1024; the
+	// constant Zero allows only that one connection for each host; any other negative value is an
+	// error. Without a cluster, any value other than 0 is an error. Mirrors max_connections.
 	MaxConnections int `json:"max_connections,omitempty"`
 
 	// MaxPendingRequests is the maximum number of attempts that wait for a connection of a cluster.
-	// Zero means 1024; the constant Zero allows none: an attempt is refused if no connection is
-	// idle; any other negative value is an error. Without a cluster, any value other than zero is
-	// an error.
+	// 0 means 1024; with the constant Zero none waits: an attempt is refused if no connection is idle;
+	// any other negative value is an error. Without a cluster, any value other than 0 is an error.
+	// Mirrors max_pending_requests.
 	MaxPendingRequests int `json:"max_pending_requests,omitempty"`
 
-	// High limits the calls of a cluster's routes with priority HIGH, which have separate slots. Nil
-	// means the defaults. Its own High must be nil. Without a cluster, any value other than nil is
-	// an error. Mirrors the thresholds of priority HIGH.
+	// High configures the limits of a cluster's routes with priority HIGH, which have separate slots.
+	// Nil means the defaults. Its High must be nil. Without a cluster, any value other than nil is an
+	// error. Mirrors the thresholds of priority HIGH.
 	High *Config `json:"high,omitempty"`
 }
 
@@ -136,11 +135,12 @@ type Config struct {
 // Mirrors Envoy's RetryBudget.
 type RetryBudget struct {
 	// BudgetPercent is the share, in percent. 0 means 20; the constant Zero means no share; any
-	// other value outside 1 to 100 is an error.
+	// other value outside 1 to 100 is an error. Mirrors budget_percent.
 	BudgetPercent float64 `json:"budget_percent,omitempty"`
 
 	// MinRetryConcurrency is the number of concurrent retries that are always allowed. 0 means
-	// 3; the constant Zero means no minimum; any other negative value is an error.
+	// 3; the constant Zero means no minimum; any other negative value is an error. Mirrors
+	// min_retry_concurrency.
 	MinRetryConcurrency int `json:"min_retry_concurrency,omitempty"`
 }
 
@@ -166,9 +166,11 @@ func (c Config) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 
 // Limits holds limits and their counters. It is a policy: upstreams that use the same Limits, such
 // as several routes to one service, share its slots. It is safe for concurrent use.
-type Limits struct{ limiters [2]*limiter } // by priority
+type Limits struct {
+	limiters [2]*limiter // by priority
+}
 
-// New returns limits. Its error joins one error for each invalid field of cfg.
+// New returns Limits. Its error joins one error for each invalid field of cfg.
 func New(cfg Config) (*Limits, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
@@ -184,7 +186,7 @@ func New(cfg Config) (*Limits, error) {
 
 var errUnmade = errors.New("limits: a *Limits was not made by New")
 
-// Place returns the place of a [Config].
+// Place returns a place inside retry and hedge policies.
 func (*Limits) Place() policy.Place { return Config{}.Place() }
 
 // Wrap wraps next with the limits.
@@ -224,7 +226,7 @@ func (l *limiter) wrap(s *policy.Builder, next policy.Func) policy.Func {
 	}
 }
 
-// guard holds a slot for each attempt, except for attempts that a cluster's pool has given one.
+// guard holds a slot for each attempt, except for attempts that hold one of a cluster's pool.
 func (l *limiter) guard(upstream string, next policy.Func) policy.Func {
 	full := l.full(upstream, policy.Requests) // made once, so that a refusal is cheap
 	release := func(*policy.Call, *policy.Outcome) { l.requests.Add(-1) }
@@ -285,13 +287,13 @@ func (c Config) needsNoPool() error {
 	var bad []error
 	unsupported := func(field string, value int) {
 		if value != 0 {
-			bad = append(bad, fmt.Errorf("limits: Config.%s: %d: there is no connection pool that it could limit; put a cluster.Config inside", field, value))
+			bad = append(bad, fmt.Errorf("limits: Config.%s: %d has no effect without a connection pool; put a cluster.Config inside", field, value))
 		}
 	}
 	unsupported("MaxConnections", c.MaxConnections)
 	unsupported("MaxPendingRequests", c.MaxPendingRequests)
 	if c.High != nil {
-		bad = append(bad, errors.New("limits: Config.High: only a route of a cluster can have the priority HIGH; put a cluster inside"))
+		bad = append(bad, errors.New("limits: Config.High: only a route of a cluster can have priority HIGH; put a cluster.Config inside"))
 	}
 	return errors.Join(bad...)
 }

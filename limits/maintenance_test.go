@@ -17,7 +17,7 @@ import (
 	"github.com/pillion-go/pillion/retry"
 )
 
-// TestMaintenance turns it on and off, and pins what a call gets meanwhile, and what is counted.
+// TestMaintenance pins the outcome of calls before, during and after maintenance, and the statistics.
 func TestMaintenance(t *testing.T) {
 	registry, err := metrics.NewRegistry(metrics.Settings{})
 	if err != nil {
@@ -64,7 +64,8 @@ func TestMaintenance(t *testing.T) {
 	}
 }
 
-func TestMaintenance_wrong(t *testing.T) {
+// TestMaintenance_invalid pins the errors of an invalid share, a nil Maintenance and a wrong place.
+func TestMaintenance_invalid(t *testing.T) {
 	var down Maintenance
 	if err := down.Set(envoy.Percent{Numerator: -5}); err == nil || !strings.HasPrefix(err.Error(), "limits: Maintenance.Set: Numerator: -5") {
 		t.Errorf("got %v", err)

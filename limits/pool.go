@@ -7,7 +7,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// lend has the connection pool of a cluster take the slots.
+// lend makes the connection pool of a cluster take the slots, and wraps next.
 func (l *Limits) lend(b *policy.Builder, pool policy.Borrower, next policy.Func) (policy.Func, error) {
 	own := l.limiters[pool.Priority()]
 	loan := &lender{of: l}
@@ -24,7 +24,7 @@ func (l *Limits) lend(b *policy.Builder, pool policy.Borrower, next policy.Func)
 	return own.wrap(b, next), nil
 }
 
-// lender is the limits as the pool of one upstream sees them.
+// lender is the [policy.Lender] for the pool of one upstream.
 type lender struct {
 	of       *Limits
 	refusals [3]*FullError // by resource
@@ -33,7 +33,7 @@ type lender struct {
 // Slots returns the slots of a priority.
 func (l *lender) Slots(p policy.Priority) policy.Slots { return slots{l.of.limiters[p]} }
 
-// Refusal returns why a pool refuses an attempt.
+// Refusal returns the detail and the error of an attempt that a limit refused.
 func (l *lender) Refusal(r policy.Resource) (*envoy.Detail, error) {
 	if r == policy.PendingRequests {
 		return PendingOverflow, l.refusals[r]
@@ -41,7 +41,7 @@ func (l *lender) Refusal(r policy.Resource) (*envoy.Detail, error) {
 	return Overflow, l.refusals[r]
 }
 
-// full returns the error of a limit.
+// full returns the error of a call that the limit on r refused.
 func (l *limiter) full(upstream string, r policy.Resource) *FullError {
 	e := &FullError{Upstream: upstream}
 	switch r {
@@ -55,13 +55,13 @@ func (l *limiter) full(upstream string, r policy.Resource) *FullError {
 	return e
 }
 
-// slots are those of one priority.
+// slots are the slots of one priority.
 type slots struct{ of *limiter }
 
-// TryAcquire takes a slot, if one is free.
+// TryAcquire takes a slot. It returns false if none is free.
 func (s slots) TryAcquire(r policy.Resource) bool {
-	taken, places := s.of.resource(r)
-	ok := tryAcquire(taken, places)
+	taken, most := s.of.resource(r)
+	ok := tryAcquire(taken, most)
 	if ok && r == policy.Connections {
 		s.of.touch()
 	}
@@ -83,8 +83,8 @@ func (s slots) Release(r policy.Resource) {
 	taken.Add(-1)
 }
 
-// resource returns how many slots of a resource are taken, and how many there are.
-func (l *limiter) resource(r policy.Resource) (taken *counter, places int64) {
+// resource returns the number of slots of a resource that are taken, and the number of all.
+func (l *limiter) resource(r policy.Resource) (taken *counter, most int64) {
 	switch r {
 	case policy.Connections:
 		return &l.connections, l.maxConnections
@@ -98,15 +98,15 @@ func (l *limiter) resource(r policy.Resource) (taken *counter, places int64) {
 // counter counts slots that are taken.
 type counter = atomic.Int64
 
-// touch notes that there was a connection: Envoy looks at the limit only when a connection
-// begins or ends.
+// touch records that there was a connection. Envoy updates cx_open only when a connection begins or
+// ends.
 func (l *limiter) touch() {
 	if !l.connected.Load() {
 		l.connected.Store(true)
 	}
 }
 
-// offerPool offers Envoy's gauges of the limits of a connection pool.
+// offerPool registers Envoy's gauges of the limits of a connection pool.
 func (l *limiter) offerPool(b *policy.Builder) {
 	b.Stat(
 		l.gauge("cx_open", func() uint64 { return flag(l.connected.Load() && l.connections.Load() >= l.maxConnections) }),

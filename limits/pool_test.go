@@ -12,7 +12,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// pool is a policy that borrows slots, and carries HTTP calls alone.
+// pool is a policy that borrows slots and carries only HTTP calls.
 type pool struct {
 	high bool
 	bad  error
@@ -38,7 +38,7 @@ func (p *pool) Priority() policy.Priority {
 	return policy.PriorityDefault
 }
 
-// TestLend lends slots of each kind and priority, and shows how many there are.
+// TestLend pins the number of slots of each resource and priority, and their gauges.
 func TestLend(t *testing.T) {
 	g, p := gauges{}, &pool{}
 	upstream(t, g, Config{
@@ -80,7 +80,7 @@ func TestLend(t *testing.T) {
 	want("some returned", map[string]uint64{"default.cx_open": 0, "default.rq_pending_open": 0, "default.remaining_cx": 1, "default.remaining_pending": 1})
 }
 
-// TestLend_shared gives equal slots to all upstreams that share them.
+// TestLend_shared pins that upstreams that share a Limits lend equal slots.
 func TestLend_shared(t *testing.T) {
 	l, err := New(Config{})
 	if err != nil {
@@ -100,7 +100,7 @@ func TestLend_shared(t *testing.T) {
 	}
 }
 
-// TestLend_refusal names the limit that refused an attempt, with its value.
+// TestLend_refusal pins that the error names the limit that refused an attempt, with its value.
 func TestLend_refusal(t *testing.T) {
 	p, high := &pool{}, &pool{high: true}
 	cfg := Config{MaxPendingRequests: 5, MaxRequests: 6, High: &Config{MaxRequests: 7}}
@@ -125,7 +125,7 @@ func TestLend_refusal(t *testing.T) {
 	}
 }
 
-// TestLend_carried holds slots of its own for calls that the pool does not carry.
+// TestLend_carried pins that calls that the pool does not carry hold a slot of the policy.
 func TestLend_carried(t *testing.T) {
 	u := upstream(t, Config{MaxRequests: Zero}, &pool{})
 	if _, err := pillion.Do(t.Context(), u, func(context.Context) (int, error) { return 0, nil }); !errors.Is(err, ErrFull) {
@@ -133,7 +133,7 @@ func TestLend_carried(t *testing.T) {
 	}
 }
 
-// TestLend_refused passes on why a pool takes no slots.
+// TestLend_refused pins that Wrap returns the error of a pool that does not borrow.
 func TestLend_refused(t *testing.T) {
 	if _, err := pillion.New("recipes", Config{}, &pool{bad: errors.New("other limits")}); err == nil || !strings.Contains(err.Error(), "other limits") {
 		t.Errorf("got %v, want the pool's error", err)

@@ -17,7 +17,7 @@ import (
 	"github.com/pillion-go/pillion/retry"
 )
 
-// acquiring takes as many retry slots as it can, up to ten.
+// acquiring acquires as many retry slots as it can, at most ten.
 type acquiring struct{ got *int }
 
 func (a acquiring) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
@@ -32,9 +32,9 @@ func (a acquiring) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error
 	}, nil
 }
 
-// TestRetriesAreLimitedWhereSaid counts concurrent retries. Without a limit only the budget of the
-// retry policy applies.
-func TestRetriesAreLimitedWhereSaid(t *testing.T) {
+// TestRetriesAreLimitedIfConfigured counts concurrent retries. Without a limit only the budget of
+// the retry policy applies.
+func TestRetriesAreLimitedIfConfigured(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		cfg  Config

@@ -31,8 +31,8 @@ func TestNew_shared(t *testing.T) {
 	}
 }
 
-// TestConfig_apart checks that a Config makes separate slots in each upstream.
-func TestConfig_apart(t *testing.T) {
+// TestConfig_separate checks that a Config makes separate slots in each upstream.
+func TestConfig_separate(t *testing.T) {
 	cfg := Config{MaxRequests: 1}
 	first, second := upstream(t, cfg), upstream(t, cfg)
 	_, err := pillion.Do(t.Context(), first, func(context.Context) (int, error) {
@@ -43,8 +43,8 @@ func TestConfig_apart(t *testing.T) {
 	}
 }
 
-// TestNew_bad checks the errors of invalid fields and of Limits not made by New.
-func TestNew_bad(t *testing.T) {
+// TestNew_invalid checks the errors of invalid fields and of Limits not made by New.
+func TestNew_invalid(t *testing.T) {
 	if l, err := New(Config{MaxRequests: -7, MaxRetries: -8}); l != nil || err == nil ||
 		!strings.Contains(err.Error(), "MaxRequests: -7") || !strings.Contains(err.Error(), "MaxRetries: -8") {
 		t.Errorf("got %v, %v, want both fields", l, err)

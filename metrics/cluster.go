@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 
 	"github.com/pillion-go/pillion/internal/report"
@@ -18,12 +19,13 @@ type ClusterStats struct {
 	prefix   string // "cluster.recipes."
 	registry *Registry
 
-	mu       sync.RWMutex
-	rows     map[string]row               // by name after prefix; guarded by mu
-	answers  map[string]*ResponseCounters // by category; guarded by mu
-	conns    *conns                       // nil until something dials; guarded by mu
-	offers   map[offered]struct{}         // by policies, with an owner; guarded by mu
-	detached bool                         // removed from its registry: still counts, but is not shown
+	mu        sync.RWMutex
+	rows      map[string]row               // by name after prefix; guarded by mu
+	answers   map[string]*ResponseCounters // by category; guarded by mu
+	conns     *conns                       // nil until something dials; guarded by mu
+	offers    map[offered]struct{}         // by policies, with an owner; guarded by mu
+	endpoints []*endpoints                 // that policies offer; guarded by mu
+	detached  bool                         // removed from its registry: still counts, but is not shown
 }
 
 // kind is the type of a statistic.
@@ -80,11 +82,26 @@ func (r row) unread(then func()) {
 }
 
 func newCluster(r *Registry, name string) *ClusterStats {
-	return &ClusterStats{
-		name: name, prefix: "cluster." + name + ".", registry: r,
-		rows: map[string]row{}, answers: map[string]*ResponseCounters{},
-	}
+	return newGroup(r, name, clusterPrefix+name+".")
 }
+
+// newVirtualCluster makes the statistics of a virtual cluster.
+func newVirtualCluster(r *Registry, host, name string) *ClusterStats {
+	return newGroup(r, name, virtualPrefix+host+".vcluster."+name+".")
+}
+
+func newGroup(r *Registry, name, prefix string) *ClusterStats {
+	return &ClusterStats{name: name, prefix: prefix, registry: r, rows: map[string]row{}, answers: map[string]*ResponseCounters{}}
+}
+
+// The prefixes of the names of statistics.
+const (
+	clusterPrefix = "cluster."
+	virtualPrefix = "vhost."
+)
+
+// isVirtual reports whether c is a virtual cluster.
+func (c *ClusterStats) isVirtual() bool { return strings.HasPrefix(c.prefix, virtualPrefix) }
 
 // Name returns the name as pages show it. Characters that a page cannot show are replaced, so that
 // it can differ from the name passed to [Registry.Cluster].

@@ -34,6 +34,27 @@ type Config struct {
 	// 0. Mirrors timeout_budgets of track_cluster_stats.
 	TimeoutBudget bool `json:"timeout_budgets,omitempty"`
 
+	// RequestResponseSizes records the sizes of each attempt over HTTP, when it ends:
+	// upstream_rq_headers_size, upstream_rq_headers_count and upstream_rq_body_size, and, if it has
+	// a response, upstream_rs_headers_size, upstream_rs_headers_count and upstream_rs_body_size.
+	// As in Envoy, a header field has the bytes of its name and its value, the pseudo-header fields
+	// of HTTP/2 count in HTTP/1 too, and the body of a response that is discarded for a retry is
+	// empty. Fields that net/http adds are not counted, except the length of the request's body;
+	// the body of a response has the bytes that the caller read, decompressed if net/http does
+	// that. It allocates for each attempt. Calls over gRPC, functions and servers have no sizes.
+	// Mirrors request_response_sizes of track_cluster_stats.
+	RequestResponseSizes bool `json:"request_response_sizes,omitempty"`
+
+	// VirtualHost and VirtualClusters count some calls separately as well, under
+	// vhost.<VirtualHost>.vcluster.<name>: responses as upstream_rq_<code>, upstream_rq_<c>xx,
+	// upstream_rq_completed and upstream_rq_time, attempts as upstream_rq_total, and
+	// upstream_rq_timeout and upstream_rq_retry*. A call counts in the first VirtualCluster that
+	// matches it, or else in one with the name other. Upstreams that name the same virtual host and
+	// registry are counted together. A name with dots is cut as StatName is. Mirrors name and
+	// virtual_clusters of Envoy's VirtualHost.
+	VirtualHost     string           `json:"virtual_host,omitempty"`
+	VirtualClusters []VirtualCluster `json:"virtual_clusters,omitempty"`
+
 	// NoDynamicStats leaves out the statistics of responses: upstream_rq_<code>, upstream_rq_<c>xx,
 	// upstream_rq_completed and upstream_rq_time, in all categories. Those of attempts and retries
 	// stay. Mirrors dynamic_stats: false of Envoy's Router.
@@ -65,6 +86,10 @@ func (c Config) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 			return nil, err
 		}
 	}
+	virtual, err := c.virtualHost(cluster.registry)
+	if err != nil {
+		return nil, err
+	}
 	r := newRecorder(cluster, c)
 	if s.Carrier() != nil {
 		cluster.neverPooled()
@@ -77,8 +102,12 @@ func (c Config) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 	if c.CallerStatNames {
 		s.Require(policy.Needs{Consume: []string{envoy.AltStatNameHeader}})
 	}
-	s.Require(policy.Needs{Headers: true}) // a response is counted when its headers arrive
+	s.Require(policy.Needs{Headers: true, Sizes: c.RequestResponseSizes}) // a response is counted when its headers arrive
 	s.Listen(r.listen)
+	if r.virtual = virtual; virtual != nil {
+		virtual.slot = s.Slot()
+		s.Listen(virtual.listen)
+	}
 	return r.call, nil
 }
 

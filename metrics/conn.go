@@ -280,6 +280,7 @@ func (c *ClusterStats) neverHappens(t *http.Transport) {
 var neverConnections = [...]string{
 	"upstream_cx_connect_attempts_exceeded", "upstream_cx_connect_with_0_rtt", "upstream_cx_http3_total",
 	"upstream_cx_max_duration_reached", "upstream_cx_max_requests", "upstream_cx_pool_overflow",
+	"upstream_cx_preconnect_skipped", "upstream_http3_broken", "upstream_rq_0rtt",
 }
 
 // neverPooled makes the statistics of events that never happen to a carrier's connections.
@@ -287,12 +288,19 @@ func (c *ClusterStats) neverPooled() {
 	for _, name := range neverPooled {
 		c.Counter(name)
 	}
+	for _, name := range []string{"lb_subsets_active", "version", "warming_state"} {
+		c.Gauge(name)
+	}
 }
 
 //nolint:gochecknoglobals // a read-only table
 var neverPooled = [...]string{
 	"upstream_cx_connect_attempts_exceeded", "upstream_cx_connect_with_0_rtt", "upstream_cx_http3_total",
-	"upstream_cx_none_healthy", "upstream_cx_pool_overflow",
+	"upstream_cx_none_healthy", "upstream_cx_pool_overflow", "upstream_cx_preconnect_skipped",
+	"upstream_http3_broken", "upstream_rq_0rtt",
+	"update_attempt", "update_empty", "update_failure", "update_no_rebuild", "update_success",
+	"assignment_stale", "assignment_timeout_received", "assignment_use_cached", "original_dst_host_invalid",
+	"lb_subsets_created", "lb_subsets_fallback", "lb_subsets_fallback_panic", "lb_subsets_removed", "lb_subsets_selected",
 }
 
 // dialerOf returns the function with which t would dial.

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/pilliongrpc"
 	"github.com/pillion-go/pillion/retry"
@@ -82,6 +83,43 @@ func ExampleConfig() {
 	// cluster.recipes.upstream_rq_retry_backoff_exponential: 1
 	// cluster.recipes.upstream_rq_retry_success: 1
 	// cluster.recipes.upstream_rq_total: 2
+}
+
+// Calls of one path are counted separately as well, and all others as "other".
+func ExampleVirtualCluster() {
+	registry := own()
+	kitchens, err := pillion.New("kitchens", metrics.Config{
+		Registry:    registry,
+		VirtualHost: "shop",
+		VirtualClusters: []metrics.VirtualCluster{
+			{Name: "orders", Headers: []envoy.HeaderMatcher{{Name: ":path", Prefix: "/orders/"}, {Name: ":method", Exact: http.MethodGet}}},
+		},
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	client := &http.Client{Transport: kitchens.Transport(&kitchen{})}
+	for _, path := range []string{"/orders/1", "/menu"} {
+		resp, err := client.Get("http://kitchens" + path)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		if err := resp.Body.Close(); err != nil {
+			fmt.Println(err)
+		}
+	}
+	get(metrics.Handler(registry), "/stats?usedonly&filter=rq_.0.$|vcluster.*total")
+	// Output:
+	// cluster.kitchens.internal.upstream_rq_200: 1
+	// cluster.kitchens.internal.upstream_rq_503: 1
+	// cluster.kitchens.upstream_rq_200: 1
+	// cluster.kitchens.upstream_rq_503: 1
+	// vhost.shop.vcluster.orders.upstream_rq_503: 1
+	// vhost.shop.vcluster.orders.upstream_rq_total: 1
+	// vhost.shop.vcluster.other.upstream_rq_200: 1
+	// vhost.shop.vcluster.other.upstream_rq_total: 1
 }
 
 // The handler serves a registry in all formats.

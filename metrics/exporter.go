@@ -48,6 +48,7 @@ func (e *exporter) families() []family {
 	}
 	var shape uint64 // increases with that of each registry
 	for _, r := range e.registries {
+		r.refresh()
 		shape += r.shape.Load()
 	}
 	if e.merged == nil || e.merged.shape != shape {
@@ -180,7 +181,8 @@ var probes atomic.Uint64
 func (r *Registry) tryLabels(to prometheus.Registerer) error {
 	labels := []string{
 		"envoy_response_code", "envoy_response_code_class", "envoy_grpc_bridge_method", "envoy_grpc_bridge_service",
-		"envoy_cluster_name", "le", "quantile",
+		"envoy_cluster_name", "envoy_virtual_cluster", "envoy_virtual_host",
+		"envoy_endpoint_address", "envoy_endpoint_hostname", "le", "quantile",
 	}
 	for _, t := range r.tags {
 		if !slices.Contains(labels, t.label) {

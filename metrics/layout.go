@@ -34,6 +34,7 @@ type family struct {
 
 // layout returns the plan. It makes a new one if the old one is no longer valid.
 func (r *Registry) layout() *plan {
+	r.refresh()
 	shape := r.shape.Load()
 	if p := r.plan.Load(); p != nil && p.shape == shape {
 		return p
@@ -79,12 +80,15 @@ func (c *ClusterStats) size() int {
 	return len(c.rows)
 }
 
-// sorted returns the current clusters, sorted by name.
+// sorted returns the current clusters, sorted by name, then the virtual ones.
 func (r *Registry) sorted() []*ClusterStats {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	all := make([]*ClusterStats, 0, len(r.clusters))
+	all := make([]*ClusterStats, 0, len(r.clusters)+len(r.virtual))
 	for _, c := range r.clusters {
+		all = append(all, c)
+	}
+	for _, c := range r.virtual {
 		all = append(all, c)
 	}
 	slices.SortFunc(all, func(a, b *ClusterStats) int { return strings.Compare(a.prefix, b.prefix) })
@@ -97,7 +101,7 @@ func (c *ClusterStats) entries(t *tagger, numbers, histograms []entry) (n, h []e
 	defer c.mu.RUnlock()
 	from, hfrom := len(numbers), len(histograms)
 	for stat, row := range c.rows {
-		left, labels := t.extract(c.name, stat)
+		left, labels := t.extract(c, stat)
 		e := entry{row: row, left: left, labels: labels}
 		if e.kind == histogramKind {
 			histograms = append(histograms, e)
@@ -105,6 +109,7 @@ func (c *ClusterStats) entries(t *tagger, numbers, histograms []entry) (n, h []e
 			numbers = append(numbers, e)
 		}
 	}
+	numbers = c.appendEndpoints(t, numbers)
 	slices.SortFunc(numbers[from:], byName)
 	slices.SortFunc(histograms[hfrom:], byName)
 	return numbers, histograms

@@ -110,7 +110,11 @@ type tagger struct {
 }
 
 // tagValues holds the values of Envoy's own tags in a statistic; "" means none.
-type tagValues struct{ code, method, service, cluster string }
+type tagValues struct {
+	code, method, service, cluster string
+	virtualCluster, virtualHost    string
+	virtual                        bool // of a virtual cluster
+}
 
 func newTagger(tags []tag, plain bool) *tagger {
 	regex := slices.ContainsFunc(tags, func(t tag) bool { return t.re != nil })
@@ -123,14 +127,16 @@ func newTagger(tags []tag, plain bool) *tagger {
 // extract extracts the tags from the name of a cluster's statistic. It returns the rest of the
 // name, with its dots, and the labels in Envoy's order: the code, the fixed tags, gRPC's method and
 // service, the cluster, then the tags of regular expressions.
-func (t *tagger) extract(cluster, stat string) (string, *labels) {
-	if t.regex {
-		return t.match("cluster." + cluster + "." + stat)
+func (t *tagger) extract(c *ClusterStats, stat string) (string, *labels) {
+	switch {
+	case t.regex:
+		return t.match(c.prefix + stat)
+	case t.plain:
+		return c.prefix + stat, t.fixed()
+	case c.isVirtual():
+		return t.extractVirtual(c.prefix + stat)
 	}
-	if t.plain {
-		return "cluster." + cluster + "." + stat, t.fixed()
-	}
-	name, rest, dotted := strings.Cut(cluster, ".")
+	name, rest, dotted := strings.Cut(c.name, ".")
 	if dotted {
 		stat = rest + "." + stat
 	}
@@ -138,16 +144,54 @@ func (t *tagger) extract(cluster, stat string) (string, *labels) {
 	v.cluster = name
 	stat, v.service, v.method = t.withoutMethod(stat)
 	stat, v.code = t.withoutCode(stat)
+	return stat, t.labelsOf(v)
+}
+
+// labelsOf returns the labels for values.
+func (t *tagger) labelsOf(v tagValues) *labels {
 	found := t.labels[v]
 	if found == nil {
 		found = newLabels(t.list(codeLabel(v.code), v.labels()...))
 		t.labels[v] = found
 	}
-	return stat, found
+	return found
+}
+
+// extractVirtual extracts the tags from the whole name of a statistic of a virtual cluster.
+func (t *tagger) extractVirtual(name string) (string, *labels) {
+	v, cuts := virtualTags(name)
+	if v.virtualHost == "" || v.virtualCluster == "" && len(cuts) > 1 { // cut, but no label
+		t.lossy = true
+	}
+	if from, to := codeIn(name); from != to {
+		v.code = strings.TrimPrefix(name[from:to], "_")
+		cuts = append(cuts, [2]int{from, to})
+	}
+	return without(name, cuts), t.labelsOf(v)
+}
+
+// virtualTags extracts the virtual host and the virtual cluster from a whole name, as Envoy's
+// patterns vhost.$.** and vhost.*.vcluster.$.** do. Each is the text between two dots, so that the
+// virtual cluster is not found after a virtual host with dots.
+func virtualTags(name string) (v tagValues, cuts [][2]int) {
+	const start, middle = len(virtualPrefix), "vcluster."
+	v.virtual = true
+	host, rest, _ := strings.Cut(name[start:], ".")
+	v.virtualHost = host
+	cuts = append(cuts, [2]int{start, start + len(host) + 1})
+	if after, ok := strings.CutPrefix(rest, middle); ok {
+		at := len(name) - len(after)
+		v.virtualCluster, _, _ = strings.Cut(after, ".")
+		cuts = append(cuts, [2]int{at, at + len(v.virtualCluster) + 1})
+	}
+	return v, cuts
 }
 
 // labels returns the labels that follow the fixed tags.
 func (v *tagValues) labels() []label {
+	if v.virtual {
+		return v.virtualLabels()
+	}
 	list := make([]label, 0, 3)
 	if v.method != "" {
 		list = append(list, label{"envoy_grpc_bridge_method", v.method})
@@ -156,6 +200,15 @@ func (v *tagValues) labels() []label {
 		list = append(list, label{"envoy_grpc_bridge_service", v.service})
 	}
 	return append(list, label{"envoy_cluster_name", v.cluster})
+}
+
+// virtualLabels returns those of a virtual cluster.
+func (v *tagValues) virtualLabels() []label {
+	host := label{"envoy_virtual_host", v.virtualHost}
+	if v.virtualCluster == "" {
+		return []label{host}
+	}
+	return []label{{"envoy_virtual_cluster", v.virtualCluster}, host}
 }
 
 // withoutMethod calls cutMethod. It sets lossy for an empty word, which is cut but becomes no label.
@@ -289,8 +342,12 @@ func defaultTags(name string) (code label, others []label, cuts [][2]int) {
 		code = codeLabel(strings.TrimPrefix(name[from:to], "_"))
 		cuts = append(cuts, [2]int{from, to})
 	}
+	if strings.HasPrefix(name, virtualPrefix) {
+		v, more := virtualTags(name)
+		return code, v.virtualLabels(), append(cuts, more...)
+	}
 	var v tagValues
-	const start = len("cluster.")
+	const start = len(clusterPrefix)
 	v.cluster, _, _ = strings.Cut(name[start:], ".")
 	stat := name[start+len(v.cluster)+1:]
 	left, service, method := cutMethod(stat)

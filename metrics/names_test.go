@@ -114,7 +114,7 @@ func FuzzExtract(f *testing.F) {
 			newTagger(nil, false),
 			newTagger([]tag{{label: "never", re: regexp.MustCompile(`(\z.)`)}}, false),
 		} {
-			left, labels := t2.extract(cluster, stat)
+			left, labels := t2.extract(newCluster(nil, cluster), stat)
 			got := map[string]string{}
 			for _, l := range labels.list {
 				got[l.name] = l.value

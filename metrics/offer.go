@@ -18,6 +18,9 @@ type offered struct {
 // it, and its value is added to that of this package's statistic of that name.
 func (c *ClusterStats) offer(s policy.Stat) error {
 	name := clean(s.Name)
+	if s.Kind == policy.Endpoints {
+		return c.offerEndpoints(name, s)
+	}
 	if s.Read == nil && s.Record == nil {
 		return fmt.Errorf("metrics: the %v %s%s has no function", kindOf(s), c.prefix, name)
 	}

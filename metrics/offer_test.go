@@ -55,6 +55,7 @@ func TestOffer_bad(t *testing.T) {
 	c.Counter("x")
 	for name, s := range map[string]policy.Stat{
 		"no function":  {Kind: policy.Histogram, Name: "y", Read: func() uint64 { return 0 }},
+		"no endpoints": {Kind: policy.Endpoints, Name: "z", Read: func() uint64 { return 0 }},
 		"a counter":    {Kind: policy.Histogram, Name: "x", Record: func(func(uint64)) {}},
 		"owned, taken": {Kind: policy.Gauge, Name: "x", Of: 1, Read: func() uint64 { return 0 }},
 	} {

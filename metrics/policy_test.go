@@ -17,6 +17,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/envoy"
 	"github.com/pillion-go/pillion/internal/raceflag"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/policy"
@@ -215,9 +216,20 @@ func TestAllocations(t *testing.T) {
 		})
 	}
 	without := measure(upstream(t, policies()...))
-	with := measure(upstream(t, policies(Config{Registry: r})...))
-	if with > without {
-		t.Errorf("got %v allocations with metrics, %v without", with, without)
+	for _, test := range []struct {
+		name   string
+		config Config
+		more   float64 // at most
+	}{
+		{"by default", Config{Registry: r}, 0},
+		{"with sizes", Config{Registry: r, RequestResponseSizes: true}, 1},
+		{"with virtual clusters", Config{Registry: r, VirtualHost: "svc", VirtualClusters: []VirtualCluster{
+			{Name: "orders", Headers: []envoy.HeaderMatcher{onPath("/orders"), {Name: ":method", Exact: "GET"}}},
+		}}, 0},
+	} {
+		if with := measure(upstream(t, policies(test.config)...)); with > without+test.more {
+			t.Errorf("%s: got %v allocations with metrics, %v without", test.name, with, without)
+		}
 	}
 	c := r.Cluster("recipes")
 	n, g, h, a := c.Counter("a"), c.Gauge("b"), c.Histogram("c"), c.Responses(Internal)

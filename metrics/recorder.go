@@ -42,6 +42,8 @@ type recorder struct {
 	major             atomic.Int32 // major HTTP version of the last response
 	tries             policy.Slot  // when an attempt began; only if tryBudget is set
 	budget, tryBudget *Histogram   // nil unless TimeoutBudget is set
+	virtual           *virtualHost // nil without VirtualClusters
+	sizes             *sizes       // nil unless RequestResponseSizes is set
 }
 
 func newRecorder(c *ClusterStats, cfg Config) *recorder {
@@ -81,13 +83,19 @@ func newRecorder(c *ClusterStats, cfg Config) *recorder {
 		r.budget = c.Histogram("upstream_rq_timeout_budget_percent_used")
 		r.tryBudget = c.Histogram("upstream_rq_timeout_budget_per_try_percent_used")
 	}
+	if cfg.RequestResponseSizes {
+		r.sizes = newSizes(c)
+	}
 	return r
 }
 
 // neverCalls lists statistics of Envoy that are 0 unless a policy counts them, such as a cluster.
 //
 //nolint:gochecknoglobals // read-only table
-var neverCalls = [...]string{"upstream_rq_maintenance_mode", "upstream_rq_max_duration_reached", "upstream_rq_pending_overflow"}
+var neverCalls = [...]string{
+	"upstream_rq_maintenance_mode", "upstream_rq_max_duration_reached", "upstream_rq_pending_overflow",
+	"upstream_internal_redirect_failed_total", "upstream_internal_redirect_succeeded_total",
+}
 
 // now returns the time of the recorder's clock, in nanoseconds.
 func (r *recorder) now() int64 { return int64(time.Since(r.epoch)) }
@@ -103,6 +111,9 @@ const (
 // call records when a call begins, and counts its response when the headers arrive.
 func (r *recorder) call(ctx context.Context, c *policy.Call) *policy.Outcome {
 	c.State(r.slot).N = r.now()<<flagBits | seen
+	if r.virtual != nil {
+		r.virtual.remember(c)
+	}
 	o := r.next(ctx, c)
 	r.answered(c, o)
 	return o
@@ -133,6 +144,9 @@ func (r *recorder) count(c *policy.Call, o *policy.Outcome, code int) (flags int
 	}
 	if a := r.byName(c); a != nil {
 		a.Count(code)
+	}
+	if r.virtual != nil {
+		r.virtual.of(c).responses.Count(code)
 	}
 	return flags
 }
@@ -245,6 +259,9 @@ func (r *recorder) endAttempt(c *policy.Call, end *policy.Outcome) {
 	}
 	if resp, ok := end.Value.(*http.Response); ok && r.major.Load() != int32(resp.ProtoMajor) { //nolint:gosec // 1 or 2
 		r.major.Store(int32(resp.ProtoMajor)) //nolint:gosec // 1 or 2
+	}
+	if r.sizes != nil {
+		r.sizes.record(c)
 	}
 	r.timedOut(c, end)
 	if !carried {
@@ -388,6 +405,9 @@ func (r *recorder) completed(c *policy.Call, state int64, ms uint64) {
 	}
 	if a := r.byName(c); a != nil {
 		a.Time(ms)
+	}
+	if r.virtual != nil {
+		r.virtual.of(c).responses.Time(ms)
 	}
 }
 

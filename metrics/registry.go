@@ -20,6 +20,7 @@ type Registry struct {
 
 	mu       sync.RWMutex
 	clusters map[string]*ClusterStats // by the name that pages show; guarded by mu
+	virtual  map[string]*ClusterStats // of virtual clusters, by prefix; guarded by mu
 
 	planning sync.Mutex // held while a page is laid out
 	plan     atomic.Pointer[plan]
@@ -143,8 +144,24 @@ func (r *Registry) Cluster(name string) *ClusterStats {
 	return c
 }
 
+// virtualCluster returns the statistics of a virtual cluster. It makes them at their first use.
+func (r *Registry) virtualCluster(host, name string) *ClusterStats {
+	c := newVirtualCluster(r, clusterName(host), clusterName(name))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if found := r.virtual[c.prefix]; found != nil {
+		return found
+	}
+	if r.virtual == nil {
+		r.virtual = map[string]*ClusterStats{}
+	}
+	r.virtual[c.prefix] = c
+	r.shape.Add(1)
+	return c
+}
+
 // Remove deletes a cluster whose upstream is no longer used. Existing handles keep working but are
-// no longer shown. A later call of Cluster with that name makes a new one.
+// no longer shown. A later call of Cluster with that name makes a new one. Virtual clusters stay.
 func (r *Registry) Remove(name string) {
 	r = r.orDefault()
 	name = clusterName(name)

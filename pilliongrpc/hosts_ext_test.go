@@ -364,3 +364,49 @@ func TestHosts_age(t *testing.T) {
 		return stat["upstream_cx_active"]() == 0 && stat["upstream_cx_max_duration_reached"]() == stat["upstream_cx_total"]()
 	})
 }
+
+// TestHosts_endpointStats counts successes and failures of a host by their gRPC status, as Envoy
+// does: by the HTTP status to which it corresponds.
+func TestHosts_endpointStats(t *testing.T) {
+	for _, kind := range kinds {
+		t.Run(kind.name, func(t *testing.T) {
+			code := codes.OK
+			address, _ := host(t, func(ctx context.Context, n int64, s stream) error {
+				if code != codes.OK {
+					return status.Error(code, "soup")
+				}
+				return answering(ctx, n, s)
+			})
+			var offered policy.Stat
+			find := statsFunc(func(of policy.Stat) {
+				if of.Kind == policy.Endpoints {
+					offered = of
+				}
+			})
+			u, _ := upstream(t, find, madeCluster(t, cluster.Config{Endpoints: cluster.Addresses(address), PerEndpointStats: true}))
+			c := hosted(t, u, "recipes.internal")
+			for _, code = range []codes.Code{codes.OK, codes.NotFound, codes.Unavailable, codes.Internal, codes.InvalidArgument} {
+				_ = kind.call(t.Context(), c)
+			}
+			got := map[string]uint64{}
+			read := func() map[string]uint64 {
+				for _, s := range offered.Endpoints().List[0].Stats {
+					got[s.Name] = s.Read()
+				}
+				return got
+			}
+			eventually(t, func() bool { return read()["rq_active"] == 0 && got["rq_success"]+got["rq_error"] == 5 })
+			if got["rq_success"] != 3 || got["rq_error"] != 2 || got["rq_total"] != 5 || got["rq_timeout"] != 0 {
+				t.Errorf("got %v, want 3 successes and 2 failures of 5", got)
+			}
+		})
+	}
+}
+
+// statsFunc is a policy that finds the statistics of those inside it.
+type statsFunc func(policy.Stat)
+
+func (f statsFunc) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
+	b.Stats(func(s policy.Stat) error { f(s); return nil })
+	return next, nil
+}

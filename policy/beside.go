@@ -12,8 +12,8 @@ func (c *Call) Concurrent() bool {
 	return !ok || !x.Sequential()
 }
 
-// NextBeside is [Call.Next] for an attempt that runs concurrently with this one, by a policy that
-// does not have the rank Hedges. It must be called before this one runs.
+// NextBeside is [Call.Next] for an attempt that runs concurrently with this one. It is for policies
+// that do not have the rank Hedges. It must be called before this attempt runs.
 func (c *Call) NextBeside() *Call {
 	c.frame.concurrent.Store(true)
 	return c.Next()
@@ -23,22 +23,23 @@ func (c *Call) NextBeside() *Call {
 // attempt that was derived before the previous one ran.
 func (c *Call) FollowsTimeout() { c.afterTimeout = true }
 
-// OutlastPerTry makes this attempt, and those derived from it, go on when the per-try timeout fires.
-// Instead of ending the attempt, the timeout calls overdue with it, in a goroutine of the runtime.
-// overdue must only pass on which attempt it is. OutlastPerTry must be called before the attempt runs.
+// OutlastPerTry makes this attempt, and those derived from it, continue when the per-try timeout
+// fires. The timeout calls overdue with the attempt instead of ending it. overdue runs in a goroutine
+// of the runtime, and must not use the attempt except to pass it on. OutlastPerTry must be called
+// before the attempt runs.
 func (c *Call) OutlastPerTry(overdue func(c *Call)) {
 	c.isLate, c.limits.lenient = overdue, true
 }
 
-// NotifyAfter has overdue called with this attempt, and with those derived from it, when it has waited
-// for its response headers for d, counted as the per-try timeout is: from the end of an upload. The
-// attempt goes on under all its limits. Otherwise NotifyAfter is like [Call.OutlastPerTry], which it
-// replaces.
+// NotifyAfter makes this attempt, and those derived from it, call overdue after a wait of d for the
+// response headers. Like the per-try timeout, the wait begins when the request has been sent. The
+// attempt continues under all its limits. Otherwise NotifyAfter is like [Call.OutlastPerTry]; the
+// later of the two calls applies.
 func (c *Call) NotifyAfter(d time.Duration, overdue func(c *Call)) {
 	c.isLate, c.limits.soft = overdue, d
 }
 
-// ends reports whether a limit ends the attempt.
+// ends reports whether the timeout of scope ends the attempt.
 func (l *limits) ends(scope Scope) bool {
 	return scope != scopeSoft && (scope != ScopePerTry || !l.lenient)
 }
@@ -51,8 +52,8 @@ func (l limits) hard() limits {
 	return l
 }
 
-// outlast has the limits go on that end an attempt, where own.scope was reported. The caller holds
-// mu, and own.timer has fired.
+// outlast arms the timer for the limits that end the attempt, after own.scope fired and did not end
+// it. The caller holds mu.
 func (s *Stream) outlast(c *Call) {
 	own := s.own
 	own.late = true
@@ -74,7 +75,7 @@ func (s *Stream) outlast(c *Call) {
 	own.timer.timer.Reset(left)
 }
 
-// rest is what is left of a limit, 0 for no limit.
+// rest returns the rest of a limit, 0 for no limit.
 func rest(limit, passed time.Duration) time.Duration {
 	if limit == 0 {
 		return 0

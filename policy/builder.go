@@ -55,6 +55,9 @@ type Needs struct {
 	// them. Policies that retry or hedge need not ask.
 	Headers bool
 
+	// Sizes asks adapters to measure each attempt: see [Call.Sizes].
+	Sizes bool
+
 	// AnnounceDeadline asks to send the remaining time of each attempt to the server, in
 	// x-envoy-expected-rq-timeout-ms.
 	AnnounceDeadline bool
@@ -72,6 +75,7 @@ func (b *Builder) Require(n Needs) {
 	c := b.chain
 	c.cancellable = c.cancellable || n.Cancel
 	c.awaitsHead = c.awaitsHead || n.Headers
+	c.measures = c.measures || n.Sizes
 	c.announce = c.announce || n.AnnounceDeadline
 	for _, name := range n.Consume {
 		c.consumed = append(c.consumed, textproto.CanonicalMIMEHeaderKey(name))
@@ -89,6 +93,7 @@ const (
 	Gauge     StatKind = iota // goes up and down
 	Counter                   // only grows
 	Histogram                 // values in whole units: milliseconds, bytes, percent
+	Endpoints                 // those of endpoints that come and go
 )
 
 // Stat is a statistic that a policy offers.
@@ -109,6 +114,22 @@ type Stat struct {
 	// Record receives the function that a Histogram must call with each later value. That function
 	// is safe for concurrent use. Record must be nil for other kinds.
 	Record func(record func(value uint64))
+
+	// Endpoints returns the statistics of the endpoints that there are now, for Kind Endpoints.
+	// While they are the same it returns the same pointer; nil means none. It must be fast and safe
+	// for concurrent use. Other kinds have none.
+	Endpoints func() *EndpointStats
+}
+
+// EndpointStats holds the statistics of all endpoints at one time. It must not be changed.
+type EndpointStats struct{ List []EndpointStat }
+
+// EndpointStat holds the statistics of one endpoint. In Envoy they are named
+// "endpoint.<address>.<name>".
+type EndpointStat struct {
+	Address  string
+	Hostname string // "" for none
+	Stats    []Stat // gauges and counters, each with its own Read
 }
 
 // Stat offers statistics, such as how many slots are free. A statistic that cannot be shown, such as

@@ -167,7 +167,9 @@ func (c *Call) SetEndpoint(address string) {
 		defer c.frame.naming.Unlock()
 	}
 	c.endpoint = address
-	c.frame.latest.Store(c)
+	if c.frame.latest.Load() != c { // a Store takes long
+		c.frame.latest.Store(c)
+	}
 }
 
 // Idempotent reports whether the call may be sent twice without harm: its method is idempotent (RFC

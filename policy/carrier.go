@@ -6,15 +6,15 @@ import (
 	"github.com/pillion-go/pillion/envoy"
 )
 
-// Carrier sends the attempts of an upstream over its own connections. A policy registers one
-// with [Builder.Carry]; the adapter of a protocol finds its own interface in it.
+// Carrier sends the attempts of an upstream over its own connections. A policy registers it with
+// [Builder.Carry]. The adapter of a protocol requires a further interface of it.
 type Carrier interface {
 	// Carries reports whether attempts of the protocol go over the carrier's connections.
 	Carries(p Protocol) bool
 }
 
-// Carry registers the carrier of the upstream. It reports whether it is the first: there is one
-// at most.
+// Carry registers c as the carrier of the upstream. An upstream has at most one: Carry returns false,
+// and changes nothing, if there is one already.
 func (b *Builder) Carry(c Carrier) bool {
 	if b.chain.carrier != nil {
 		return false
@@ -23,20 +23,20 @@ func (b *Builder) Carry(c Carrier) bool {
 	return true
 }
 
-// Carrier returns the carrier that a policy inside this one registered, nil for none.
+// Carrier returns the carrier that a policy inside this one registered, or nil.
 func (b *Builder) Carrier() Carrier { return b.chain.carrier }
 
-// Carrier returns the carrier of the upstream, nil for none.
+// Carrier returns the carrier of the upstream, or nil.
 func (c *Chain) Carrier() Carrier { return c.carrier }
 
-// Carried reports whether the call's attempts go over the connections of a [Carrier]. It then
-// counts what becomes of connections and streams.
+// Carried reports whether the call's attempts go over the connections of a [Carrier]. The carrier then
+// counts connections and streams.
 func (c *Call) Carried() bool {
 	carrier := c.frame.chain.carrier
 	return carrier != nil && carrier.Carries(c.Request().Protocol)
 }
 
-// Priority is the priority of an upstream's calls. Each has separate connections and limits.
+// Priority is the priority of an upstream's calls. Each priority has separate connections and limits.
 // Mirrors Envoy's RoutingPriority.
 type Priority uint8
 
@@ -54,50 +54,49 @@ func (p Priority) String() string {
 	return "DEFAULT"
 }
 
-// Resource is what a policy of limits bounds.
+// Resource is a kind of slot.
 type Resource uint8
 
 // The resources.
 const (
 	Connections     Resource = iota // connections that are open or being made
 	PendingRequests                 // attempts that wait for a connection
-	Requests                        // attempts that have one
+	Requests                        // attempts that have a connection
 )
 
-// Slots holds the slots of a policy of limits. Its methods are safe for concurrent use, and
-// do not block.
+// Slots holds the slots of a limits policy. Its methods are safe for concurrent use, and do not
+// block.
 type Slots interface {
-	// TryAcquire takes a slot, or returns false if none is free.
+	// TryAcquire takes a slot. It returns false if none is free.
 	TryAcquire(r Resource) bool
-	// Acquire takes a slot beyond the limit, if necessary.
+	// Acquire takes a slot, even if none is free.
 	Acquire(r Resource)
 	// Release returns a slot.
 	Release(r Resource)
 }
 
-// Lender is a policy of limits as a [Borrower] sees it.
+// Lender is a limits policy that lends its slots to a [Borrower].
 type Lender interface {
-	// Slots returns the slots of a priority. It returns equal ones for all upstreams that
-	// share them.
+	// Slots returns the slots of a priority. The values for upstreams that share slots are equal.
 	Slots(p Priority) Slots
 	// Refusal returns the detail and the error of an attempt for which no slot is free.
 	Refusal(r Resource) (*envoy.Detail, error)
 }
 
-// Borrower is a [Carrier] whose connection pool takes the slots of a policy of limits. Attempts
-// that it carries hold no slot otherwise.
+// Borrower is a [Carrier] whose connection pool takes the slots of a limits policy. The policy itself
+// takes none for attempts that the Borrower carries.
 type Borrower interface {
 	Carrier
-	// Borrow has the pool take the slots of l. It returns an error if the pool takes those of
-	// another one.
+	// Borrow makes the pool take the slots of l. It returns an error if the pool already takes those
+	// of another Lender.
 	Borrow(l Lender) error
-	// Priority is the priority of the upstream's calls.
+	// Priority returns the priority of the upstream's calls.
 	Priority() Priority
 }
 
-// HostSelection says which hosts a retry avoids. The zero value avoids none.
+// HostSelection determines which hosts a retry avoids. The zero value avoids none.
 type HostSelection struct {
-	// AvoidPrevious avoids the hosts of the attempts before. Mirrors the retry host predicate
+	// AvoidPrevious avoids the hosts of previous attempts. Mirrors the retry host predicate
 	// previous_hosts.
 	AvoidPrevious bool
 
@@ -105,24 +104,25 @@ type HostSelection struct {
 	// Mirrors the retry host predicate omit_host_metadata.
 	OmitMetadata map[string]map[string]any
 
-	// PreviousPriorities, if positive, is after how many attempts the priorities of the hosts
-	// so far are avoided. Mirrors update_frequency of the retry priority previous_priorities.
+	// PreviousPriorities, if positive, is the number of attempts after which the priorities of their
+	// hosts are avoided. Zero avoids none. Mirrors update_frequency of the retry priority
+	// previous_priorities.
 	PreviousPriorities int
 
-	// MaxAttempts is how many times a host that is to be avoided is picked again; then the last
-	// one is used. Mirrors host_selection_retry_max_attempts.
+	// MaxAttempts is the maximum number of times that another host is picked instead of one to avoid.
+	// After that the last picked host is used. Mirrors host_selection_retry_max_attempts.
 	MaxAttempts int
 }
 
 // Selector is a [Carrier] that picks the host of each attempt.
 type Selector interface {
 	Carrier
-	// Select sets which hosts retries avoid. The last call holds.
+	// Select sets which hosts retries avoid. A later call replaces an earlier one.
 	Select(s HostSelection)
 }
 
-// Tried calls yield with the endpoints of the attempts before this one, the latest first, until
-// it returns false. An attempt whose endpoint is not known is left out.
+// Tried calls yield with the endpoints of the attempts before this one, the latest first, until yield
+// returns false. It skips attempts whose endpoint is not known.
 func (c *Call) Tried(yield func(endpoint string) bool) {
 	for before := c.from; before != nil; before = before.from {
 		if endpoint := before.Endpoint(); endpoint != "" && !yield(endpoint) {
@@ -131,38 +131,43 @@ func (c *Call) Tried(yield func(endpoint string) bool) {
 	}
 }
 
-// Connector is a [Carrier] for protocols whose own client makes the connections. That client
-// reports what becomes of connections and attempts; the carrier picks the hosts, counts, and limits.
+// Connector is a [Carrier] for protocols whose own client makes the connections, such as gRPC. The
+// client reports the states of connections and attempts; the carrier picks the hosts, counts, and
+// limits.
 type Connector interface {
 	Carrier
-	// Host returns the host of the attempt, nil for none. It is comparable.
+	// Host returns the host of the attempt, or nil. Hosts are comparable.
 	Host(c *Call) Host
-	// Wait says that the attempt waits for a connection. If it may not, Wait adds why to o.
+	// Wait reports that the attempt waits for a connection. If a limit refuses the wait, Wait adds the
+	// refusal to o and returns false.
 	Wait(c *Call, o *Outcome) (ok bool)
-	// Attach says that the attempt has a connection: on. If it may not have one, Attach adds why
-	// to o.
+	// Attach reports that the attempt uses the connection on. If a limit refuses the attempt, Attach
+	// adds the refusal to o and returns false.
 	Attach(c *Call, on HostConnection, o *Outcome) (ok bool)
-	// Unconnected adds to o that the connection that the attempt waited for could not be made.
+	// Unconnected adds to o that the connection that the attempt waited for failed with err.
 	Unconnected(c *Call, o *Outcome, err error)
-	// ConnectTimeout limits the time to make a connection, 0 for no limit.
+	// ConnectTimeout returns the limit on the time to make a connection, 0 for no limit.
 	ConnectTimeout() time.Duration
-	// Priority is that of the upstream's calls.
+	// Priority returns the priority of the upstream's calls.
 	Priority() Priority
 }
 
-// Host is a host as a [Connector] picks it. Its methods are safe for concurrent use.
+// Host is a host of a [Connector]. Its methods are safe for concurrent use.
 type Host interface {
-	// Address is where the host listens, as host:port.
+	// Address returns the address of the host, as host:port.
 	Address() string
-	// Connect says that a connection to the host begins to be made. drain is called, perhaps
-	// several times, if the connection is to take no more attempts.
+	// Connect reports that the client begins to make a connection to the host. drain may be called
+	// several times. It must make the connection take no more attempts.
 	Connect(p Priority, drain func()) HostConnection
 }
 
-// HostConnection receives what happens to a connection to a [Host]: first Ready or Failed, and after Ready
-// Closed. Each is called once at most.
+// HostConnection receives the changes of a connection to a [Host]: first Ready or Failed, and after
+// Ready Closed. Each method is called at most once.
 type HostConnection interface {
+	// Ready reports that the connection is established.
 	Ready()
+	// Failed reports that the connection could not be made.
 	Failed(err error)
+	// Closed reports that the connection was closed, by the host or by the client.
 	Closed(byHost bool)
 }

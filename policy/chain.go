@@ -32,6 +32,7 @@ type Chain struct {
 	hedges      bool // attempts may run concurrently
 	cancellable bool
 	announce    bool
+	measures    bool      // a policy needs the sizes of attempts
 	awaitsHead  bool      // a policy acts on the response headers of a stream
 	consumed    []string  // request headers that are not forwarded
 	timers      sync.Pool // of *timer

@@ -30,7 +30,7 @@ type Header interface {
 
 // Exchange is one call in the terms of its protocol. An adapter implements it, and as many as apply
 // of [Unary], [Repeater], [Discarder], [Successor], [Storage], [Blamer], [LimitObserver],
-// [ConnectionObserver], [EarlyObserver], [MessageCounter] and [GRPCCoder]. These are found by their
+// [ConnectionObserver], [EarlyObserver], [MessageCounter], [Measurer] and [GRPCCoder]. These are found by their
 // methods, so an adapter should assert that it implements them.
 //
 // One Exchange serves one call. If a policy runs attempts concurrently, all methods but the two

@@ -76,9 +76,8 @@ func (f *Frame) Reset() bool {
 	if f.overflowed.Load() {
 		f.overflowed.Store(false)
 	}
-	if f.watched() {
+	if f.observer != nil {
 		f.observer = nil
-		f.latest.Store(nil)
 	}
 	return true
 }

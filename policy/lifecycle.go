@@ -13,10 +13,10 @@ import (
 // The states of an attempt. It only moves down this table.
 //
 //	state     meaning                                     moved on by
-//	trying    it runs, or is over without an open         its goroutine: Attempt.Open; never if there
+//	trying    it runs, or has ended without an open       its goroutine: Attempt.Open; never if there
 //	          response                                    is no open response
-//	open      the response's headers are there, and       its goroutine: Attempt.Watch hands the response
-//	          policies look at them                       to the caller, Attempt.Drop ends it
+//	open      the response headers have arrived, and      its goroutine: Attempt.Watch hands the response
+//	          policies read them                          to the caller, Attempt.Drop ends it
 //	watched   the caller has the response                 the first of: its reader (Stream.End, Close),
 //	                                                      a timeout, the end of the caller's context
 //	ending    the hooks run                               the goroutine that ended it
@@ -144,8 +144,8 @@ func (g *attemptContext) Err() error {
 // Value returns the value of the parent.
 func (g *attemptContext) Value(key any) any { return g.own.ctx.Value(key) }
 
-// Pending returns the attempt whose open response the caller will read, if a policy needs its end.
-// Else it returns nil, and there is nothing to watch.
+// Pending returns the attempt whose open response the caller will read, if a policy needs its end. It
+// returns nil if there is nothing to watch.
 func (o *Outcome) Pending() *Attempt {
 	if !o.Open() || o.open.hooks.count == 0 && o.open.stream == nil {
 		return nil
@@ -153,10 +153,10 @@ func (o *Outcome) Pending() *Attempt {
 	return (*Attempt)(o.open)
 }
 
-// Watch hands the open response to the caller; the policies are done with its headers. From then on
-// only the attempt's [Stream] ends it: its reader, a timeout, or the end of the caller's context.
+// Watch hands the open response to the caller. The policies must be done with its headers. From then
+// on only the attempt's [Stream] ends it: its reader, a timeout, or the end of the caller's context.
 // The end of the context is noticed up to 100ms late if the caller neither reads nor closes the
-// response. The Attempt must not be used any more.
+// response. The Attempt must not be used after Watch.
 func (a *Attempt) Watch() {
 	if a.state != stateOpen {
 		panic("policy: Attempt.Watch: the response is not open, or the caller already has it")
@@ -180,8 +180,8 @@ func (a *Attempt) Watch() {
 	}
 }
 
-// limitBody limits the rest of the response. A timer that waited for the response headers goes on:
-// it fires before the total limit, and then waits for what is left. The caller holds mu.
+// limitBody limits the rest of the response. A timer that waited for the response headers continues: it
+// fires before the total limit, and then waits for the rest. The caller holds mu.
 func (s *Stream) limitBody(c *Call) {
 	l := s.own
 	if !c.upgraded {
@@ -197,8 +197,8 @@ func (s *Stream) limitBody(c *Call) {
 	}
 }
 
-// End ends the attempt and runs its hooks. A nil err means that all of the response was received,
-// any other that it broke off. End returns the error to show the caller; a timeout or cancellation
+// End ends the attempt and runs its hooks. A nil err means that the whole response was received; any
+// other err is the reason why it broke off. End returns the error to show the caller; a timeout or cancellation
 // takes precedence over err. Later calls wait for the first call's hooks and return its error, or
 // err after a clean end. Calling End from a hook deadlocks.
 func (s *Stream) End(err error) error {
@@ -216,8 +216,8 @@ func (s *Stream) End(err error) error {
 }
 
 // Close ends the attempt of a caller that stops reading. It calls closing and returns its error.
-// The end is no failure, unless the caller was canceled before or a timeout had fired; the error of
-// a concurrent Read does not count either. Close does not wait for hooks that already run, so a
+// The end is not a failure, unless the caller was canceled before or a timeout had fired. The error of
+// a concurrent Read does not count. Close does not wait for hooks that already run, so a
 // hook may close a response.
 func (s *Stream) Close(closing func() error) error {
 	if s.claim() {
@@ -416,8 +416,8 @@ func (c *Call) conclude(change func(c *Call, end *Outcome)) *Outcome {
 	return end
 }
 
-// runHooks calls the hooks from number i on, one after the other. If one panics, the others still
-// run, and then the panic goes on.
+// runHooks calls the hooks from number i on, one after the other. If one panics, the others still run
+// before the panic propagates.
 func (c *Call) runHooks(i uint32, end *Outcome) {
 	defer func() {
 		if i < c.hooks.count {
@@ -431,9 +431,9 @@ func (c *Call) runHooks(i uint32, end *Outcome) {
 	}
 }
 
-// timer is a timer that fires for a Stream. It is used again only if it was stopped in time, so that
-// it can never fire for a later call. It stays with the storage of its call if that is used again,
-// which is faster than a pool.
+// timer is a timer that fires for a Stream. It is reused only if it was stopped before it fired, so
+// that it can never fire for a later call. It stays with the storage of its call if the storage is
+// reused, which is faster than a pool.
 //
 // Each chain has its own timers, because a timer made in one synctest bubble must not be used in
 // another.
@@ -545,8 +545,8 @@ func (s *Stream) fire(t *timer) {
 	}
 }
 
-// due returns which limit of the body has passed, or how long until the next one can pass. The idle
-// limit does not run between reads: a slow caller is not the upstream's silence.
+// due returns the limit of the body that has passed, or else the time until the next one can pass. The
+// idle limit does not run between reads: then the caller is slow, not the upstream.
 func (l *StreamLimits) due(now time.Duration) (scope Scope, wait time.Duration) {
 	if l.deadline != 0 {
 		if wait = l.deadline - now; wait <= 0 {
@@ -575,9 +575,9 @@ func (s *Stream) firedScope() Scope {
 	return Scope(s.own.fired.Load()) //nolint:gosec // only Scopes are stored
 }
 
-// disarm ends the wait of c's attempt for the response headers. It returns the limit if the timer
-// was faster: then the attempt has timed out, whatever arrived. The timer of an open response goes
-// on, for its body: see limitBody.
+// disarm ends the wait of c's attempt for the response headers. If the timer fired first, disarm
+// returns its limit: the attempt has timed out, even if a response arrived. The timer of an open
+// response continues for the body: see limitBody.
 func (s *Stream) disarm(c *Call) Scope {
 	if s.own == nil {
 		return 0
@@ -601,8 +601,8 @@ func (s *Stream) disarmed(c *Call) Scope {
 	return s.firedScope()
 }
 
-// rearm sets the timer to the limit that choose returns for the total limit. It returns the limit
-// that has fired, 0 if none.
+// rearm sets the timer to the limit that choose returns; choose receives the total limit. rearm returns
+// the limit that has fired, 0 for none.
 func (s *Stream) rearm(c *Call, choose func(scope Scope, left time.Duration) (Scope, time.Duration)) (fired Scope) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -5,10 +5,11 @@ import (
 	"time"
 )
 
-// Pause delays the reader of the response by d, on behalf of a policy. Meanwhile neither the idle
-// limit nor the total limit runs, since the caller does not wait for the upstream. It returns early
-// with an error when closed is closed, or when ctx or the attempt's own context ends. It must be
-// called between [Stream.Await] and [Stream.Received], as the Read of a body is.
+// Pause delays the reader of the response by d, on behalf of a policy. Neither the idle limit nor the
+// total limit runs meanwhile, because the caller does not wait for the upstream. Pause returns early
+// with an error when closed is closed, or when the attempt's context ends; an attempt without a
+// context of its own has ctx. It must be called between [Stream.Await] and [Stream.Received], as a
+// body's Read is.
 func (s *Stream) Pause(ctx context.Context, d time.Duration, closed <-chan struct{}) error { //nolint:contextcheck // the attempt has its own
 	s.Received()
 	defer s.Await()

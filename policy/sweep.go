@@ -12,7 +12,7 @@ import (
 // neither reads nor closes the response.
 const sweepInterval = 100 * time.Millisecond
 
-// sweeps is how often the sweep checks a response before the response gets its own watch. A watch
+// sweeps is the number of times the sweep checks a response before the response has its own watch. A watch
 // costs allocations, but no time while nothing happens, and it notices the end without delay.
 const sweeps = 10
 
@@ -30,7 +30,7 @@ type sweep struct {
 // link is the list entry of an attempt in a sweep.
 type link struct {
 	watched        bool  // set before other goroutines have the Stream
-	seen           uint8 // how often the sweep has checked the attempt
+	seen           uint8 // the number of times the sweep checked the attempt
 	previous, next *Call
 	stop           func() bool // ends the attempt's own watch; nil while the sweep checks it
 }
@@ -90,21 +90,21 @@ func (w *sweep) remove(of *Call) {
 
 // tick ends the attempts whose caller's context has ended. It is the function of the timer.
 func (c *Chain) tick() {
-	for _, left := range c.gone() {
-		left()
+	for _, end := range c.canceled() {
+		end()
 	}
 }
 
-// leaver returns a function that ends the attempt because the caller's context has ended. When it
+// canceler returns a function that ends the attempt because the caller's context has ended. When it
 // runs, the Call may be in use for another call.
-func (c *Call) leaver() func() {
+func (c *Call) canceler() func() {
 	s, caller := c.stream, c.frame.ctx
 	return func() { s.cut(context.Cause(caller)) }
 }
 
-// gone returns the ends of the attempts whose caller's context has ended, and arms the timer again
-// if any others remain.
-func (c *Chain) gone() (gone []func()) {
+// canceled returns functions that end the attempts whose caller's context has ended. It arms the timer
+// again if other attempts remain.
+func (c *Chain) canceled() (ends []func()) {
 	w := &c.sweep
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -120,12 +120,12 @@ func (c *Chain) gone() (gone []func()) {
 		l, caller := &of.link, of.frame.ctx
 		next := l.next
 		if l.seen++; caller.Err() != nil {
-			gone = append(gone, of.leaver())
+			ends = append(ends, of.canceler())
 		} else if l.seen >= sweeps {
 			w.remove(of)
-			l.stop = context.AfterFunc(caller, of.leaver())
+			l.stop = context.AfterFunc(caller, of.canceler())
 		}
 		of = next
 	}
-	return gone
+	return ends
 }

@@ -6,37 +6,36 @@ import (
 	"time"
 )
 
-// rate says how buckets fill: continuously, as Envoy's do.
+// rate is the rate at which buckets fill. They fill continuously, as in Envoy.
 type rate struct {
-	max    float64 // the most tokens
-	tokens float64 // that come in a nanosecond
+	max    float64 // the maximum number of tokens
+	tokens float64 // the number of tokens added in a nanosecond
 }
 
-// at is the instant now as a number of tokens: how many have come since the clock began.
+// at converts the instant now to tokens: the number added since the clock began.
 func (r rate) at(now time.Duration) float64 { return float64(now) * r.tokens }
 
-// nearly allows for what is lost in rounding.
+// nearly is the tolerance for rounding errors.
 const nearly = 1e-9
 
-// bucket is a token bucket. It depends on nothing but the instants that it is given, and is safe
-// for concurrent use: all its state is one number, the instant at which it would have been empty
-// if nothing had been taken since.
-type bucket struct{ empty atomic.Uint64 } // of a float64, in tokens
+// bucket is a token bucket. All instants are arguments. Its state is one number, empty: at the
+// instant t, in tokens, the bucket holds t - empty tokens. It is safe for concurrent use.
+type bucket struct{ empty atomic.Uint64 } // the bits of a float64
 
-// newBucket makes a full bucket.
+// newBucket returns a full bucket.
 func (r rate) newBucket(now time.Duration) *bucket {
 	b := &bucket{}
 	b.empty.Store(math.Float64bits(r.at(now) - r.max))
 	return b
 }
 
-// level returns the instants now and empty; the latter as if nothing had run over.
+// level returns now and empty, in tokens. The bucket holds at - empty tokens, at most r.max.
 func (b *bucket) level(r rate, now time.Duration) (at, empty float64) {
 	at = r.at(now)
 	return at, max(math.Float64frombits(b.empty.Load()), at-r.max)
 }
 
-// take takes a token at the instant now, if there is one.
+// take takes a token at the instant now. It returns false if there is none.
 func (b *bucket) take(r rate, now time.Duration) bool {
 	at := r.at(now)
 	for {
@@ -51,13 +50,13 @@ func (b *bucket) take(r rate, now time.Duration) bool {
 	}
 }
 
-// left is how many tokens there are at the instant now.
+// left returns the number of whole tokens at the instant now.
 func (b *bucket) left(r rate, now time.Duration) int {
 	at, empty := b.level(r, now)
 	return int(max(0, at-empty+nearly))
 }
 
-// wait is how long until there is a token, 0 if there is one.
+// wait returns the time from now until there is a token, 0 if there is one.
 func (b *bucket) wait(r rate, now time.Duration) time.Duration {
 	at, empty := b.level(r, now)
 	missing := 1 - (at - empty)
@@ -67,10 +66,10 @@ func (b *bucket) wait(r rate, now time.Duration) time.Duration {
 	return time.Duration(min(math.Ceil(missing/r.tokens), float64(longest)))
 }
 
-// longest bounds the wait for a token.
+// longest is the maximum that wait returns.
 const longest = 100 * 365 * 24 * time.Hour
 
-// full reports whether the bucket holds all that it can: then it is as a new one.
+// full reports whether the bucket is full at the instant now, and so is equal to a new one.
 func (b *bucket) full(r rate, now time.Duration) bool {
 	return r.at(now)-math.Float64frombits(b.empty.Load()) >= r.max-nearly
 }

@@ -9,11 +9,11 @@ import (
 	"time"
 )
 
-// model is a slow token bucket: it counts in tokens of which fill come in per, in exact integers.
+// model is a slow token bucket that computes with exact integers. Each per adds fill tokens.
 type model struct {
 	max, fill int64
 	per       time.Duration
-	units     int64 // of which per make a token
+	units     int64 // a token is per units
 	last      time.Duration
 }
 
@@ -27,8 +27,8 @@ func (m *model) take(now time.Duration) bool {
 	return true
 }
 
-// TestBucket compares the bucket with the model at random instants. They may differ where a token
-// comes in just that nanosecond.
+// TestBucket compares the bucket with the model at random instants. They may differ if a token is
+// added in that nanosecond.
 func TestBucket(t *testing.T) {
 	for _, tc := range []struct {
 		max, fill int
@@ -50,7 +50,7 @@ func TestBucket(t *testing.T) {
 				}
 			}
 			if difference > 2 {
-				t.Errorf("got %d of 20,000 takes other than the model", difference)
+				t.Errorf("%d of 20,000 takes differ from the model, want at most 2", difference)
 			}
 		})
 	}
@@ -84,15 +84,15 @@ func TestBucket_exact(t *testing.T) {
 			t.Errorf("at %v: got %d left and a wait of %v, want %d and %v", s.at, left, wait, s.left, s.wait)
 		}
 		if full := b.full(r, s.at); full {
-			t.Errorf("at %v: it is full", s.at)
+			t.Errorf("at %v: the bucket is full", s.at)
 		}
 	}
 	if !b.full(r, time.Hour+50*time.Millisecond) {
-		t.Error("it is not full again")
+		t.Error("at the end: the bucket is not full")
 	}
 }
 
-// TestBucket_concurrent pins that concurrent callers take no more than there is.
+// TestBucket_concurrent pins that concurrent callers take at most the tokens of the bucket.
 func TestBucket_concurrent(t *testing.T) {
 	r := TokenBucket{MaxTokens: 1000, FillInterval: time.Hour}.rate()
 	b := r.newBucket(0)
@@ -113,8 +113,8 @@ func TestBucket_concurrent(t *testing.T) {
 	}
 }
 
-// FuzzBucket takes at any instants, also such as go back. In any time no more is taken than the
-// bucket held and what came.
+// FuzzBucket takes tokens at any instants, which may go back. It checks that at most the tokens are
+// taken that the bucket held at the start or that were added.
 func FuzzBucket(f *testing.F) {
 	f.Add(uint16(3), uint16(3), int64(50_000_000), []byte{0, 0, 1, 200, 3})
 	f.Add(uint16(0), uint16(1), int64(1_000_000_000), []byte{255, 255})

@@ -1,4 +1,5 @@
-// Package ratelimit refuses calls that come too fast, by a token bucket.
+// Package ratelimit limits the rate of calls with a token bucket, as Envoy's local rate limit filter
+// does, on clients and servers.
 //
 //	recipes, err := pillion.New("recipes",
 //		ratelimit.Config{TokenBucket: ratelimit.TokenBucket{MaxTokens: 100, TokensPerFill: 10, FillInterval: 100 * time.Millisecond}},
@@ -6,24 +7,27 @@
 //		retry.Config{},
 //	)
 //
-// It mirrors Envoy's local rate limit filter, on clients and servers. Outside of retry it limits
-// calls, as in Envoy; inside it limits attempts, retries too. A refusal is immediate, and is not
-// retried. It counts against no upstream: no breaker and none of the upstream's statistics counts
-// it.
+// Each call takes a token from the bucket. A call that finds none is refused: immediately, and
+// nothing waits in a queue. A refusal is not retried, and counts neither for a breaker nor in the
+// upstream's statistics. Outside retry the policy limits calls, as in Envoy. Inside retry it limits
+// attempts, including retries.
 //
-// # What the caller gets
+// # What the caller receives
 //
-// An [*Error], or with [pillion.Options] LocalReplies a response 429 with the text
-// "local_rate_limited". A gRPC client gets UNAVAILABLE, or RESOURCE_EXHAUSTED if that is configured.
-// A server sends the same to its client. The response flag is RL.
+// A refused call returns an [*Error]. With LocalReplies of [pillion.Options] an HTTP client receives
+// a response 429 with the text "local_rate_limited". A gRPC client receives UNAVAILABLE, or
+// RESOURCE_EXHAUSTED with ResourceExhausted. A server sends the same to its client. The response flag
+// is RL.
 //
 // # Keys
 //
-// With Key each value of a function of the request, such as the name of the caller, has its own
-// bucket. At most MaxKeys of them are kept: the bucket of a caller that makes no calls is dropped as
-// soon as it is full again, which makes no difference. Callers that find no room share one bucket.
+// If Key is set, the calls of each key, such as the name of a tenant, have a separate bucket. At most
+// MaxKeys buckets are kept. A bucket that is full again makes room for another key, because a new
+// bucket is full, too. While no bucket can make room, the calls of all other keys share one bucket.
 //
 // # Statistics
 //
-// Below cluster.<upstream>.http_local_rate_limit.: enabled, ok, rate_limited, enforced.
+// Under cluster.<upstream>.http_local_rate_limit. there are the counters enabled (calls that Enabled
+// selected), ok (calls that took a token), rate_limited (calls that found none) and enforced (calls
+// that were refused).
 package ratelimit

@@ -14,7 +14,7 @@ import (
 	"github.com/pillion-go/pillion/ratelimit"
 )
 
-// Two calls may come in one moment, and one more each second.
+// A burst of two calls is admitted, and then one call each second.
 func ExampleConfig() {
 	database, err := pillion.New("database",
 		ratelimit.Config{TokenBucket: ratelimit.TokenBucket{MaxTokens: 2, FillInterval: time.Second}},
@@ -32,7 +32,7 @@ func ExampleConfig() {
 	// ratelimit: database: too many calls
 }
 
-// A server limits each tenant by itself.
+// A server limits each tenant separately.
 func ExampleConfig_key() {
 	front, err := pillion.New("front", ratelimit.Config{
 		TokenBucket: ratelimit.TokenBucket{MaxTokens: 1, FillInterval: time.Minute},
@@ -57,7 +57,7 @@ func ExampleConfig_key() {
 	// b 200
 }
 
-// Two upstreams share a bucket.
+// Two upstreams take tokens from one bucket.
 func ExampleNew() {
 	quota, err := ratelimit.New(ratelimit.Config{TokenBucket: ratelimit.TokenBucket{MaxTokens: 1, FillInterval: time.Minute}})
 	if err != nil {

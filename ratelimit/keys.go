@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// keys are the buckets of keys. There are never more of them than most. One that is full is as good
-// as a new one, and makes room for another key.
+// keys holds at most most buckets, by key. A full bucket is equal to a new one. So it is dropped when
+// another key needs its room.
 type keys struct {
 	most int
 
@@ -17,7 +17,8 @@ type keys struct {
 
 func newKeys(most int) *keys { return &keys{most: most, buckets: map[string]*bucket{}} }
 
-// take takes a token out of the bucket of a key. There is none if there is no room for one.
+// take takes a token from the bucket of a key, and makes the bucket if there is none. ok reports
+// whether there was a token, there whether the key has a bucket: it has none if there is no room.
 func (k *keys) take(key string, r rate, now time.Duration) (ok, there bool) {
 	if ok, there = k.find(key, r, now); there {
 		return ok, true
@@ -25,8 +26,8 @@ func (k *keys) take(key string, r rate, now time.Duration) (ok, there bool) {
 	return k.add(key, r, now)
 }
 
-// find takes a token out of a bucket that is there. It holds mu: a bucket that is dropped
-// meanwhile would have tokens that a new one has too.
+// find is take for a key that has a bucket. It holds mu so that the bucket is not dropped meanwhile:
+// the key would then have its tokens twice.
 func (k *keys) find(key string, r rate, now time.Duration) (ok, there bool) {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
@@ -34,7 +35,7 @@ func (k *keys) find(key string, r rate, now time.Duration) (ok, there bool) {
 	return b != nil && b.take(r, now), b != nil
 }
 
-// add is take for a key that had no bucket.
+// add is take for a key that has no bucket.
 func (k *keys) add(key string, r rate, now time.Duration) (ok, there bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -44,16 +45,16 @@ func (k *keys) add(key string, r rate, now time.Duration) (ok, there bool) {
 			return false, false
 		}
 		b = r.newBucket(now)
-		k.buckets[strings.Clone(key)] = b // which may be a part of something large
+		k.buckets[strings.Clone(key)] = b // key may be a part of a long string
 	}
 	return b.take(r, now), true
 }
 
-// looks is how many buckets are looked at to make room for another: the cost of a call must not
-// grow with their number. The order is random.
+// looks is the number of buckets, in random order, that makeRoom checks. It is constant so that the
+// cost of a call does not grow with the number of buckets.
 const looks = 16
 
-// makeRoom drops buckets that are full. It reports whether there was one. The caller holds mu.
+// makeRoom drops full buckets. It reports whether it dropped one. The caller holds mu.
 func (k *keys) makeRoom(r rate, now time.Duration) (made bool) {
 	n := 0
 	for key, b := range k.buckets {

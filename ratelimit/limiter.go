@@ -15,10 +15,10 @@ import (
 // ErrLimited matches every [*Error].
 var ErrLimited = errors.New("ratelimit: limited")
 
-// Error says that a call came too fast.
+// Error is the error of a call that a rate limit refused.
 type Error struct {
 	Upstream string
-	Key      string // whose bucket was empty; "" without [Config] Key
+	Key      string // the key of the call; "" if Config.Key is nil
 }
 
 func (e *Error) Error() string {
@@ -31,18 +31,18 @@ func (e *Error) Error() string {
 // Is reports whether target is [ErrLimited].
 func (e *Error) Is(target error) bool { return target == ErrLimited }
 
-// Limiter is a Config that several upstreams share: their calls take tokens from the same bucket.
-// It is a policy. It is made by [New], and safe for concurrent use.
+// Limiter is a rate limit. It is a policy: the calls of all upstreams that use the same Limiter take
+// tokens from the same buckets. It is safe for concurrent use. Use [New] to make one.
 type Limiter struct {
 	config Config
 	rate   rate
 	epoch  time.Time
-	shared *bucket // of all calls, or of those whose key has no bucket of its own
+	shared *bucket // of calls whose key has no bucket; of all calls without Key
 	keys   *keys   // nil without Key
 	detail *envoy.Detail
 }
 
-// New makes a Limiter. The error joins all that is wrong with the configuration.
+// New returns a Limiter. Its error joins one error for each invalid field of c.
 func New(c Config) (*Limiter, error) {
 	if err := c.check(); err != nil {
 		return nil, err
@@ -55,7 +55,7 @@ func New(c Config) (*Limiter, error) {
 	return l, nil
 }
 
-// detail is that of the calls that are refused.
+// detail returns the detail of refused calls.
 func (c Config) detail() *envoy.Detail {
 	const text = "local_rate_limited"
 	spec := envoy.DetailSpec{Text: text, Flags: envoy.RL, Status: cmp.Or(c.Status, DefaultStatus), Body: text, Unrouted: true}
@@ -65,10 +65,10 @@ func (c Config) detail() *envoy.Detail {
 	return envoy.NewDetail(spec)
 }
 
-// Detail is the detail of the calls that l refuses: in Envoy's words local_rate_limited.
+// Detail returns the detail of the calls that l refuses. Its text is local_rate_limited, as in Envoy.
 func (l *Limiter) Detail() *envoy.Detail { return l.detail }
 
-// Wrap limits the calls of one more upstream.
+// Wrap wraps next with the limit.
 func (l *Limiter) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 	w := &limited{Limiter: l, next: next, upstream: b.Upstream(), refusal: &Error{Upstream: b.Upstream()}}
 	prefix := "http_local_rate_limit."
@@ -83,17 +83,17 @@ func (l *Limiter) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error)
 	return w.call, nil
 }
 
-// limited is a Limiter over one upstream, with its statistics.
+// limited limits the calls of one upstream, and has its statistics.
 type limited struct {
 	*Limiter
 	next     policy.Func
 	upstream string
-	refusal  *Error // made once: refusing must be cheap
+	refusal  *Error // made once, so that a refusal is cheap
 
 	enabled, ok, rateLimited, enforced atomic.Uint64
 }
 
-// call makes one call, if there is a token for it.
+// call admits the call if it takes a token.
 func (w *limited) call(ctx context.Context, c *policy.Call) *policy.Outcome {
 	if !w.config.Enabled.Applies(w.config.Rand) {
 		return w.next(ctx, c)
@@ -115,7 +115,7 @@ func (w *limited) call(ctx context.Context, c *policy.Call) *policy.Outcome {
 	return c.Refuse(w.refusalOf(key), w.detail)
 }
 
-// refusalOf is the error of a refused call.
+// refusalOf returns the error of a refused call.
 func (w *limited) refusalOf(key string) *Error {
 	if key == "" {
 		return w.refusal
@@ -123,7 +123,7 @@ func (w *limited) refusalOf(key string) *Error {
 	return &Error{Upstream: w.upstream, Key: key}
 }
 
-// take takes a token out of the bucket of a key.
+// take takes a token from the bucket of a key, if there is one.
 func (l *Limiter) take(key string) bool {
 	now := time.Since(l.epoch)
 	if l.keys == nil {

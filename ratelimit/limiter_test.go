@@ -37,12 +37,12 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// perMinute is a bucket of n tokens, which come in a minute.
+// perMinute returns a bucket of n tokens that fills in a minute.
 func perMinute(n int) TokenBucket {
 	return TokenBucket{MaxTokens: n, TokensPerFill: n, FillInterval: time.Minute}
 }
 
-// call calls a function, and returns whether it was let through.
+// call calls a function, and reports whether the call was admitted.
 func call(t *testing.T, u *pillion.Upstream) bool {
 	t.Helper()
 	_, err := pillion.Do(t.Context(), u, func(context.Context) (int, error) { return 0, nil })
@@ -69,7 +69,7 @@ func get(ctx context.Context, u *pillion.Upstream, tenant string) (*http.Respons
 	return resp, info, err
 }
 
-// TestConfig pins what is let through when, and what is counted.
+// TestConfig pins which calls are admitted, and the statistics.
 func TestConfig(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u, registry := statstest.New(t, Config{TokenBucket: TokenBucket{MaxTokens: 2, FillInterval: time.Second}})
@@ -94,8 +94,8 @@ func TestConfig(t *testing.T) {
 	})
 }
 
-// TestRefusal pins what an HTTP client gets, and that neither retry nor breaker take a refusal for
-// a failure.
+// TestRefusal pins the local reply to an HTTP client, and that a refusal is not retried and is no
+// failure for a breaker.
 func TestRefusal(t *testing.T) {
 	b, err := breaker.New(breaker.Config{})
 	if err != nil {
@@ -124,7 +124,7 @@ func TestRefusal(t *testing.T) {
 	}
 }
 
-// TestRefusal_error pins that a client without local replies gets the error.
+// TestRefusal_error pins the error that a client without local replies receives.
 func TestRefusal_error(t *testing.T) {
 	u, _ := statstest.New(t, Config{TokenBucket: TokenBucket{MaxTokens: Zero, FillInterval: time.Minute}})
 	_, _, err := get(t.Context(), u, "")
@@ -133,8 +133,8 @@ func TestRefusal_error(t *testing.T) {
 	}
 }
 
-// TestInsideRetry pins that inside of retry attempts take tokens, and that a refusal wraps what the
-// attempt before it failed with.
+// TestInsideRetry pins that inside retry each attempt takes a token, and that the error of a refused
+// retry wraps the error of the previous attempt.
 func TestInsideRetry(t *testing.T) {
 	u, _ := statstest.New(t, retry.Config{On: "5xx", NumRetries: 5, BaseInterval: time.Millisecond}, Config{TokenBucket: perMinute(2)})
 	broken, attempts := errors.New("broken"), 0
@@ -147,7 +147,7 @@ func TestInsideRetry(t *testing.T) {
 	}
 }
 
-// TestShares draws which calls are looked at, and which are refused.
+// TestShares pins that Enabled and Enforced select calls by random numbers.
 func TestShares(t *testing.T) {
 	next := uint64(0)
 	random := func() uint64 { next++; return next % 2 * 99 } // 99, 0, 99, 0, ...
@@ -165,11 +165,11 @@ func TestShares(t *testing.T) {
 		t.Errorf("got %d refused and %v, want half of 10", refused, got)
 	}
 	if got["b.http_local_rate_limit.enabled"] != 5 || got["b.http_local_rate_limit.rate_limited"] != 5 || got["b.http_local_rate_limit.enforced"] != 0 {
-		t.Errorf("got %v, want 5 that were limited and none enforced", got)
+		t.Errorf("got %v, want 5 calls rate limited and none enforced", got)
 	}
 }
 
-// TestNew pins that several upstreams take from one bucket.
+// TestNew pins that several upstreams take tokens from one bucket.
 func TestNew(t *testing.T) {
 	l, err := New(Config{TokenBucket: perMinute(3)})
 	if err != nil {
@@ -183,13 +183,13 @@ func TestNew(t *testing.T) {
 		}
 	}
 	if call(t, first) || call(t, second) {
-		t.Error("the fourth call found a token")
+		t.Error("a call after the third was admitted")
 	}
 }
 
 func byTenant(_ context.Context, c *policy.Call) string { return c.RequestHeader("X-Tenant") }
 
-// TestKeys pins that each key has its own bucket, whose error names it.
+// TestKeys pins that each key has a separate bucket, and that the error has the key.
 func TestKeys(t *testing.T) {
 	u, _ := statstest.New(t, Config{TokenBucket: perMinute(1), Key: byTenant})
 	for _, tenant := range []string{"a", "b", ""} {
@@ -198,13 +198,13 @@ func TestKeys(t *testing.T) {
 		}
 		_, _, err := get(t.Context(), u, tenant)
 		if limited, ok := errors.AsType[*Error](err); !ok || limited.Key != tenant {
-			t.Errorf("%q: got %v, want an Error of the key", tenant, err)
+			t.Errorf("%q: got %v, want an Error with the key", tenant, err)
 		}
 	}
 }
 
-// TestKeys_bounded pins that callers can neither fill the memory with keys, nor get more tokens by
-// making them.
+// TestKeys_bounded pins that callers that invent keys can neither fill the memory with buckets, nor
+// take more tokens.
 func TestKeys_bounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, err := New(Config{TokenBucket: TokenBucket{MaxTokens: 1, FillInterval: time.Minute}, Key: byTenant, MaxKeys: 10})
@@ -212,30 +212,30 @@ func TestKeys_bounded(t *testing.T) {
 			t.Fatal(err)
 		}
 		u, _ := statstest.New(t, l)
-		let := 0
+		admitted := 0
 		for i := range 1000 {
 			if _, _, err := get(t.Context(), u, strconv.Itoa(i)); err == nil {
-				let++
+				admitted++
 			}
 		}
-		if let != 11 || len(l.keys.buckets) != 10 {
-			t.Errorf("got %d calls and %d buckets, want 10 of both, and one call of the rest", let, len(l.keys.buckets))
+		if admitted != 11 || len(l.keys.buckets) != 10 {
+			t.Errorf("got %d calls and %d buckets, want 10 buckets, and 11 calls: one for each, and one for all other keys", admitted, len(l.keys.buckets))
 		}
 		time.Sleep(time.Minute)
-		let = 0
+		admitted = 0
 		for i := range 1000 {
 			if _, _, err := get(t.Context(), u, fmt.Sprint("later", i)); err == nil {
-				let++
+				admitted++
 			}
 		}
-		if let < 10 || let > 11 || len(l.keys.buckets) > 10 {
-			t.Errorf("a minute later: got %d calls and %d buckets", let, len(l.keys.buckets))
+		if admitted < 10 || admitted > 11 || len(l.keys.buckets) > 10 {
+			t.Errorf("a minute later: got %d calls and %d buckets", admitted, len(l.keys.buckets))
 		}
 	})
 }
 
-// TestKeys_concurrent pins, for the race detector, that no key gets more than its tokens while
-// others come and go.
+// TestKeys_concurrent pins that no key takes more than its tokens while buckets are made
+// concurrently. It is also for the race detector.
 func TestKeys_concurrent(t *testing.T) {
 	k := newKeys(4)
 	r := perMinute(5).rate()
@@ -265,7 +265,7 @@ func TestKeys_concurrent(t *testing.T) {
 	}
 }
 
-// TestHandler pins what the client of a server gets.
+// TestHandler pins the response that the client of a server receives.
 func TestHandler(t *testing.T) {
 	u, _ := statstest.New(t, Config{TokenBucket: perMinute(1)})
 	h, err := u.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
@@ -298,7 +298,8 @@ func TestGRPC(t *testing.T) {
 	}
 }
 
-// dial serves and dials health checks, one of both under the policies of u.
+// dial serves health checks and returns a client for them. side, client or server, is under the
+// policies of u.
 func dial(t *testing.T, u *pillion.Upstream, side string) grpc_health_v1.HealthClient {
 	t.Helper()
 	options := []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}
@@ -330,18 +331,18 @@ func dial(t *testing.T, u *pillion.Upstream, side string) grpc_health_v1.HealthC
 func TestConfig_check(t *testing.T) {
 	good := perMinute(1)
 	tests := map[string]Config{
-		"":                                 {TokenBucket: good},
-		"TokenBucket.MaxTokens: 0 is no":   {TokenBucket: TokenBucket{FillInterval: time.Second}},
-		"TokenBucket.FillInterval: 0s":     {TokenBucket: TokenBucket{MaxTokens: 1}},
-		"TokenBucket.FillInterval: 49ms":   {TokenBucket: TokenBucket{MaxTokens: 1, FillInterval: 49 * time.Millisecond}},
-		"Enabled.Numerator: -7":            {TokenBucket: good, Enabled: envoy.Percent{Numerator: -7}},
-		"Enforced.Denominator: 9":          {TokenBucket: good, Enforced: envoy.Percent{Numerator: 1, Denominator: 9}},
-		"Status: 399":                      {TokenBucket: good, Status: 399},
+		"": {TokenBucket: good},
+		"TokenBucket.MaxTokens: 0 is not a limit; write the largest burst of calls, or ratelimit.Zero to admit none": {TokenBucket: TokenBucket{FillInterval: time.Second}},
+		"TokenBucket.FillInterval: 0s":   {TokenBucket: TokenBucket{MaxTokens: 1}},
+		"TokenBucket.FillInterval: 49ms": {TokenBucket: TokenBucket{MaxTokens: 1, FillInterval: 49 * time.Millisecond}},
+		"Enabled.Numerator: -7":          {TokenBucket: good, Enabled: envoy.Percent{Numerator: -7}},
+		"Enforced.Denominator: 9":        {TokenBucket: good, Enforced: envoy.Percent{Numerator: 1, Denominator: 9}},
+		"Status: 399 is not within 400 and 599; write a status such as 503, or 0 for 429": {TokenBucket: good, Status: 399},
 		"Status: 600":                      {TokenBucket: good, Status: 600},
 		"MaxKeys: 5 has no effect without": {TokenBucket: good, MaxKeys: 5},
-		"TokenBucket.MaxTokens: -2 is negative; write how many calls may come in one moment, or ratelimit.Zero for none": {TokenBucket: TokenBucket{MaxTokens: -2, FillInterval: time.Second}},
-		"TokenBucket.TokensPerFill: -1 is negative; write 1 or more, or 0 for 1":                                         {TokenBucket: TokenBucket{MaxTokens: 1, TokensPerFill: -1, FillInterval: time.Second}},
-		"MaxKeys: -1 is negative; write 1 or more, or 0 for 1024":                                                        {TokenBucket: good, MaxKeys: -1, Key: byTenant},
+		"TokenBucket.MaxTokens: -2 is negative; write the largest burst of calls, or ratelimit.Zero to admit none": {TokenBucket: TokenBucket{MaxTokens: -2, FillInterval: time.Second}},
+		"TokenBucket.TokensPerFill: -1 is negative; write 1 or more, or 0 for 1":                                   {TokenBucket: TokenBucket{MaxTokens: 1, TokensPerFill: -1, FillInterval: time.Second}},
+		"MaxKeys: -1 is negative; write 1 or more, or 0 for 1024":                                                  {TokenBucket: good, MaxKeys: -1, Key: byTenant},
 	}
 	for want, c := range tests {
 		_, err := pillion.New("recipes", c)
@@ -351,10 +352,9 @@ func TestConfig_check(t *testing.T) {
 	}
 }
 
-// TestAllocations pins that a call that is let through costs no allocation, and neither does one
-// that is refused.
+// TestAllocations pins that neither an admitted nor a refused call allocates.
 func TestAllocations(t *testing.T) {
-	for name, tokens := range map[string]int{"let through": 1_000_000, "refused": Zero} {
+	for name, tokens := range map[string]int{"admitted": 1_000_000, "refused": Zero} {
 		l, err := New(Config{TokenBucket: TokenBucket{MaxTokens: tokens, FillInterval: time.Hour}})
 		if err != nil {
 			t.Fatal(err)

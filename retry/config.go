@@ -121,20 +121,20 @@ type Config struct {
 	// them.
 	RetryRefused bool `json:"retry_refused,omitempty"`
 
-	// HedgeOnPerTryTimeout has an attempt go on when the limit of one attempt is over: in place of
-	// ending it, a retry runs beside it. The first response that needs no retry is the result, and
-	// the other attempts are canceled. Such a retry is made whatever On says, but for calls that On
-	// or RetriableRequestHeaders exclude; NumRetries, the back-off and the budget hold for it. Where
-	// the retries are used up, attempts are waited for without a limit of their own, and the call has
-	// the flag URX. Each call costs a goroutine for each attempt. Streams of gRPC are not hedged.
-	// Mirrors hedge_on_per_try_timeout of Envoy's HedgePolicy.
+	// HedgeOnPerTryTimeout makes a retry run beside an attempt whose per-try timeout fires, instead
+	// of ending the attempt. The first response that is not to be retried is the result, and the
+	// other attempts are canceled. Such a retry needs no condition of On, but idempotent in On and
+	// RetriableRequestHeaders restrict it; NumRetries, the back-off and the budget apply. When the
+	// retries are used up, the attempts continue without a per-try timeout, and the call has the flag
+	// URX. Each attempt runs in its own goroutine. Streams of gRPC are not hedged. Mirrors
+	// hedge_on_per_try_timeout of Envoy's HedgePolicy.
 	HedgeOnPerTryTimeout bool `json:"hedge_on_per_try_timeout,omitempty"`
 
 	// EnvoyHeaders lets a caller ask for retries in request headers, as Envoy does for internal
 	// requests: x-envoy-retry-on and x-envoy-retry-grpc-on add Envoy's conditions to On,
 	// x-envoy-max-retries replaces NumRetries, x-envoy-retriable-status-codes and
 	// x-envoy-retriable-header-names add to the lists, x-envoy-hedge-on-per-try-timeout (true or
-	// false) takes the place of HedgeOnPerTryTimeout. Invalid values are ignored, and the
+	// false) replaces HedgeOnPerTryTimeout. Invalid values are ignored, and the
 	// headers are not forwarded. If On is empty, only the headers' conditions apply. Set it only
 	// for trusted requests.
 	EnvoyHeaders bool `json:"envoy_headers,omitempty"`
@@ -224,7 +224,7 @@ func (c Config) checkNumbers() error {
 	return errors.Join(bad...)
 }
 
-// checkMaxInterval returns what is wrong with MaxInterval beside BaseInterval, or "".
+// checkMaxInterval returns what is wrong with MaxInterval, or "".
 func (c Config) checkMaxInterval() string {
 	base := cmp.Or(c.BaseInterval, DefaultBaseInterval)
 	if c.MaxInterval == 0 || c.MaxInterval >= base {

@@ -253,7 +253,7 @@ func ExampleSubstring() {
 	// Output: GET: 200 soup, 2 attempts, flags -
 }
 
-// An attempt that is slow goes on while another one runs beside it. The first good response is the
+// A slow attempt continues while another attempt runs beside it. The first good response is the
 // result.
 func ExampleConfig_hedge() {
 	recipes, err := pillion.New("recipes",

@@ -88,11 +88,11 @@ func (h *hedged) run(c *policy.Call) {
 // step waits for the next event. It returns the result of the call, or nil if there is none yet.
 func (h *hedged) step(ctx context.Context) *policy.Outcome {
 	var due <-chan time.Time
-	var gone <-chan struct{} // nil while attempts run, because they end with ctx themselves
+	var canceled <-chan struct{} // nil while attempts run, because the end of ctx ends them
 	if h.backOff != nil {
 		due = h.backOff.timer.C
 		if h.race.Running() == 0 {
-			gone = ctx.Done()
+			canceled = ctx.Done()
 		}
 	}
 	select {
@@ -103,7 +103,7 @@ func (h *hedged) step(ctx context.Context) *policy.Outcome {
 		h.outlasted(c)
 	case <-due:
 		h.retry() //nolint:contextcheck // the race holds it
-	case <-gone:
+	case <-canceled:
 		return h.backOff.call.Gone(ctx, h.backOff.o)
 	}
 	return nil

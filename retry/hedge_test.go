@@ -33,7 +33,7 @@ import (
 
 const ms = time.Millisecond
 
-// text answers 200 with a body.
+// text returns a response 200 with a body.
 func text(body string) answer {
 	return func(req *http.Request) (*http.Response, error) {
 		resp, err := status(200)(req)
@@ -42,8 +42,8 @@ func text(body string) answer {
 	}
 }
 
-// TestHedge pins which of several attempts is the result, and what is reported of the others. The
-// limit of one attempt is 100ms, back-offs take 5ms.
+// TestHedge pins which attempt's result is returned, and what is reported about the others. The
+// per-try timeout is 100ms, and back-offs take 5ms.
 func TestHedge(t *testing.T) {
 	reset := failure(syscall.ECONNRESET)
 	tests := []struct {
@@ -54,7 +54,7 @@ func TestHedge(t *testing.T) {
 		attempts int
 		flags    envoy.Flags
 		elapsed  time.Duration
-		events   string // those of retries
+		events   string // the events of retries
 	}{
 		{"the first is quick", Config{}, []answer{text("first")}, "first", 1, 0, 0, ""},
 		{
@@ -161,12 +161,12 @@ func TestHedge(t *testing.T) {
 	}
 }
 
-// ofRetries leaves out of the events what is not of retries.
+// ofRetries returns the events of retries.
 func ofRetries(lines []string) []string {
 	return slices.DeleteFunc(lines, func(line string) bool { return !strings.Contains(line, "retry") && !strings.Contains(line, "overdue") })
 }
 
-// TestHedge_total has the total limit end three attempts: each of them counts.
+// TestHedge_total pins that each of three attempts counts that the total timeout ends.
 func TestHedge_total(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var d diary
@@ -189,7 +189,7 @@ func TestHedge_total(t *testing.T) {
 	})
 }
 
-// TestHedge_off pins which calls end with the limit of one attempt as without hedging.
+// TestHedge_off pins which calls are not hedged: the per-try timeout ends their attempts.
 func TestHedge_off(t *testing.T) {
 	for name, tc := range map[string]struct {
 		cfg    Config
@@ -220,8 +220,8 @@ func TestHedge_off(t *testing.T) {
 	}
 }
 
-// TestHedge_header lets a caller ask for it. The header is not sent on, and what it cannot mean is
-// ignored.
+// TestHedge_header pins that a request header turns hedging on or off, that invalid values are
+// ignored, and that the header is not forwarded.
 func TestHedge_header(t *testing.T) {
 	for value, want := range map[string]int{"true": 2, "yes": 1, "": 1} {
 		synctest.Test(t, func(t *testing.T) {
@@ -241,8 +241,8 @@ func TestHedge_header(t *testing.T) {
 	}
 }
 
-// TestHedge_bodies has each attempt send the whole body, whether it is had again or kept, and pins
-// that none is sent twice that does not fit.
+// TestHedge_bodies pins that each attempt sends the whole body, from GetBody or from the replay
+// buffer, and that a body that exceeds the buffer is sent once.
 func TestHedge_bodies(t *testing.T) {
 	for name, tc := range map[string]struct {
 		body func() io.Reader
@@ -274,7 +274,7 @@ func TestHedge_bodies(t *testing.T) {
 	}
 }
 
-// pauses is a body whose second half takes a while to come.
+// pauses is a body with a pause before its second half.
 type pauses struct{ parts []string }
 
 func (p *pauses) Read(b []byte) (int, error) {
@@ -289,8 +289,8 @@ func (p *pauses) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// TestHedge_upload pins that the limit of one attempt begins when the request has been sent: a slow
-// upload is not sent twice.
+// TestHedge_upload pins that the per-try timeout begins when the request has been sent: a slow upload
+// is not sent twice.
 func TestHedge_upload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -320,8 +320,7 @@ func TestHedge_upload(t *testing.T) {
 	})
 }
 
-// TestHedge_limits pins that a retry that does not end the attempt before it needs a slot and a
-// part of the budget too.
+// TestHedge_limits pins that a concurrent retry, too, needs a slot and takes from the budget.
 func TestHedge_limits(t *testing.T) {
 	for name, policies := range map[string][]policy.Policy{
 		"limits": {Config{On: "5xx", HedgeOnPerTryTimeout: true}, limits.Config{MaxRetries: limits.Zero}},
@@ -356,7 +355,7 @@ func TestHedge_slots(t *testing.T) {
 	})
 }
 
-// TestHedge_breaker pins that an attempt that lost counts neither for nor against the upstream.
+// TestHedge_breaker pins that a canceled attempt counts neither as a success nor as a failure.
 func TestHedge_breaker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, err := breaker.New(breaker.Config{})
@@ -372,7 +371,7 @@ func TestHedge_breaker(t *testing.T) {
 	})
 }
 
-// TestHedge_canceled pins that a caller ends all attempts, and the wait between them.
+// TestHedge_canceled pins that the end of the caller's context ends all attempts and the back-off.
 func TestHedge_canceled(t *testing.T) {
 	for name, tc := range map[string]struct {
 		answers []answer
@@ -397,8 +396,8 @@ func TestHedge_canceled(t *testing.T) {
 	}
 }
 
-// TestHedge_timeoutHeader pins that the second attempt says that the first was too slow, and that
-// both tell the server the total limit: neither ends with that of one attempt.
+// TestHedge_timeoutHeader pins that the second attempt has the header of a retry after a timeout, and
+// that both announce the total limit to the server, because the per-try timeout ends neither.
 func TestHedge_timeoutHeader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -420,7 +419,7 @@ func TestHedge_timeoutHeader(t *testing.T) {
 	})
 }
 
-// TestHedge_idle pins that the limit on silence ends an attempt that has outlasted its own.
+// TestHedge_idle pins that the idle timeout ends an attempt that continued after its per-try timeout.
 func TestHedge_idle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := upstream(t, timeout.Config{PerTry: 100 * ms, Idle: 300 * ms}, Config{On: "5xx", HedgeOnPerTryTimeout: true, NumRetries: Never})
@@ -432,7 +431,7 @@ func TestHedge_idle(t *testing.T) {
 	})
 }
 
-// TestHedge_function has two runs of a function beside each other.
+// TestHedge_function pins that a function runs twice concurrently.
 func TestHedge_function(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := upstream(t, timeout.Config{PerTry: 100 * ms}, Config{On: "5xx", HedgeOnPerTryTimeout: true})
@@ -455,8 +454,8 @@ func TestHedge_function(t *testing.T) {
 	})
 }
 
-// TestHedge_panic pins that a panic goes on to the caller, and ends the other attempt; and that one
-// of an attempt that has lost is reported.
+// TestHedge_panic pins that a panic propagates to the caller and ends the other attempt, and that a
+// panic of an attempt that was not chosen is reported.
 func TestHedge_panic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := upstream(t, timeout.Config{PerTry: 100 * ms}, Config{On: "5xx", HedgeOnPerTryTimeout: true}, limits.Config{MaxRequests: 2})
@@ -492,8 +491,7 @@ func TestHedge_panic(t *testing.T) {
 	})
 }
 
-// TestHedge_goexit pins that an attempt that ends its goroutine ends that of the caller, and does
-// not leave it waiting.
+// TestHedge_goexit pins that an attempt that ends its goroutine also ends the caller's goroutine.
 func TestHedge_goexit(t *testing.T) {
 	u := upstream(t, Config{On: "5xx", HedgeOnPerTryTimeout: true})
 	ended := make(chan bool)
@@ -513,8 +511,8 @@ func TestHedge_contract(t *testing.T) {
 	policytest.Policy(t, func() policy.Policy { return Config{On: "5xx", HedgeOnPerTryTimeout: true, BaseInterval: ms} })
 }
 
-// TestHedge_crowd has many callers at a server that is slow at times, for the race detector: each
-// gets its own response, and nothing is left.
+// TestHedge_crowd calls a server that is sometimes slow from several goroutines, for the race
+// detector. Each caller receives its own response, and no goroutine is left.
 func TestHedge_crowd(t *testing.T) {
 	server := memhttp.Serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)

@@ -34,7 +34,7 @@ type loop struct {
 	rule   rule
 	next   policy.Func
 	budget *budget // nil if none
-	hedges bool    // attempts go on when their limit is over
+	hedges bool    // attempts continue after their per-try timeout
 }
 
 func newLoop(s *policy.Builder, r rule, b *Budget, next policy.Func) *loop {

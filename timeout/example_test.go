@@ -150,7 +150,7 @@ func ExampleError() {
 	// Output: recipes true 10ms
 }
 
-// A stream may be silent for a while, and take as long as it likes.
+// A stream may last for any time, but not be silent for longer than Idle.
 func ExampleStream() {
 	events, err := pillion.New("events",
 		timeout.Stream{Idle: 20 * time.Millisecond},

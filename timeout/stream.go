@@ -11,35 +11,36 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Stream says how long a call may take as a stream, whatever its attempts. It is a policy, to stand
-// outside retry. It is for calls that stay open, and for those that come from Envoy's routes: what
-// it ends is not retried, and no statistic of the upstream's counts it. Beside it, a [Config] has its
-// default of 15s for the whole call unless Total is set to Unlimited. The zero value limits nothing.
+// Stream configures the timeouts of a call as one stream, independent of its attempts. It is a policy
+// that must be outside retry. It is for calls that stay open, such as event streams, and for Envoy's
+// route settings of the same names. A call whose Stream timeout fires is not retried, and the
+// upstream's statistics do not count the timeout. If the upstream also has a [Config], its Total is
+// still 15s by default: set Total to Unlimited. The zero value sets no timeouts.
 type Stream struct {
-	// MaxDuration is how long the call may take, from its start to the end of its body; an upload
-	// does not lengthen it. The server is not told. Zero and Unlimited mean no limit; any other value
-	// below 1ms is an error. Mirrors max_stream_duration.max_stream_duration of RouteAction, beside
-	// which Envoy ignores timeout.
+	// MaxDuration bounds the call from its start to the end of the response body. Unlike Total, it
+	// also runs during an upload, and it is not announced to the server. Zero and Unlimited mean no
+	// timeout; any other value below 1ms is an error. Mirrors max_stream_duration.max_stream_duration
+	// of RouteAction. With it Envoy ignores timeout, which is Total of [Config].
 	MaxDuration time.Duration `json:"max_stream_duration,omitempty"`
 
-	// Idle is how long nothing may move: while response headers are waited for, and in each read of
-	// the body. The time that a caller takes between reads does not count. Zero and Unlimited mean no limit;
-	// any other value below 1ms is an error. Mirrors idle_timeout of RouteAction.
+	// Idle bounds each wait for the upstream: the wait for the response headers, and each read of the
+	// body. The time between reads does not count. Zero and Unlimited mean no timeout; any other value
+	// below 1ms is an error. Mirrors idle_timeout of RouteAction.
 	Idle time.Duration `json:"idle_timeout,omitempty"`
 
-	// GRPCTimeoutMax has the request header grpc-timeout take the place of MaxDuration, up to that
-	// time. It is for HTTP clients that pass requests on, such as a proxy; of a gRPC client the context
-	// has the deadline. Zero means that the header is not honored, Unlimited that it is without a
-	// maximum; any other value below 1ms is an error. Mirrors grpc_timeout_header_max, whose 0 is
-	// Unlimited.
+	// GRPCTimeoutMax makes the request header grpc-timeout replace MaxDuration, and is the maximum of
+	// the header. It is for HTTP clients that forward requests, such as a proxy: a gRPC client has its
+	// deadline in the context. Zero means that the header is ignored; Unlimited means no maximum; any
+	// other value below 1ms is an error. Mirrors grpc_timeout_header_max, whose 0 is Unlimited.
 	GRPCTimeoutMax time.Duration `json:"grpc_timeout_header_max,omitempty"`
 
-	// GRPCTimeoutOffset is subtracted from grpc-timeout, if that is more. Negative is an error, and
-	// so is a value without GRPCTimeoutMax. Mirrors grpc_timeout_header_offset.
+	// GRPCTimeoutOffset is subtracted from grpc-timeout if it is less than that. Zero subtracts
+	// nothing; negative is an error, as is a value without GRPCTimeoutMax. Mirrors
+	// grpc_timeout_header_offset.
 	GRPCTimeoutOffset time.Duration `json:"grpc_timeout_header_offset,omitempty"`
 }
 
-// Place is outside of what retries or hedges.
+// Place returns a place outside retry and hedge policies.
 func (Stream) Place() policy.Place {
 	return policy.Place{
 		Rank: policy.PerCall, Name: "stream timeout",
@@ -47,7 +48,7 @@ func (Stream) Place() policy.Place {
 	}
 }
 
-// Wrap sets the limits in each call.
+// Wrap wraps next and sets the timeouts of each call.
 func (s Stream) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
 	if err := s.check(); err != nil {
 		return nil, err
@@ -63,7 +64,7 @@ func (s Stream) Wrap(_ *policy.Builder, next policy.Func) (policy.Func, error) {
 	}, nil
 }
 
-// duration is the limit on the call.
+// duration returns the timeout of the call, 0 or less for none.
 func (s Stream) duration(c *policy.Call) time.Duration {
 	if s.GRPCTimeoutMax == 0 {
 		return s.MaxDuration
@@ -81,7 +82,7 @@ func (s Stream) duration(c *policy.Call) time.Duration {
 	return max(d, 1)
 }
 
-// check reports each bad field.
+// check returns an error for each invalid field.
 func (s Stream) check() error {
 	var bad []error
 	say := func(field string, value time.Duration, why string) {

@@ -18,7 +18,7 @@ import (
 	"github.com/pillion-go/pillion/retry"
 )
 
-// TestStream pins which limit ends a call when.
+// TestStream pins which timeout ends a call, and when.
 func TestStream(t *testing.T) {
 	tests := []struct {
 		name    string
@@ -54,8 +54,8 @@ func TestStream(t *testing.T) {
 	}
 }
 
-// TestStream_retry pins that what ends the stream is not retried, and that the duration is that of
-// all attempts.
+// TestStream_retry pins that a timeout of Stream is not retried, and that MaxDuration covers all
+// attempts.
 func TestStream_retry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := upstream(t, Stream{MaxDuration: 250 * ms, Idle: 200 * ms}, Config{PerTry: 100 * ms}, retry.Config{On: "5xx,reset", NumRetries: 5, Rand: func() float64 { return 0 }})
@@ -71,7 +71,7 @@ func TestStream_retry(t *testing.T) {
 	})
 }
 
-// TestStream_statistics pins the local replies, and that no statistic of the upstream's counts them.
+// TestStream_statistics pins the local replies, and that the upstream's statistics do not count them.
 func TestStream_statistics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		registry, err := metrics.NewRegistry(metrics.Settings{})
@@ -96,23 +96,23 @@ func TestStream_statistics(t *testing.T) {
 	})
 }
 
-// TestStream_grpcTimeout pins what the request header does.
+// TestStream_grpcTimeout pins how the header grpc-timeout changes the timeout of the call.
 func TestStream_grpcTimeout(t *testing.T) {
 	tests := []struct {
 		name   string
 		stream Stream
 		header string
-		want   time.Duration // 0 for no limit
+		want   time.Duration // 0 for no timeout
 	}{
 		{"not honored", Stream{}, "100m", 0},
 		{"without a maximum", Stream{GRPCTimeoutMax: Unlimited}, "100m", 100 * ms},
 		{"below the maximum", Stream{GRPCTimeoutMax: time.Second}, "100m", 100 * ms},
 		{"above the maximum", Stream{GRPCTimeoutMax: 50 * ms}, "100m", 50 * ms},
-		{"in place of MaxDuration", Stream{GRPCTimeoutMax: Unlimited, MaxDuration: 50 * ms}, "100m", 100 * ms},
+		{"replaces MaxDuration", Stream{GRPCTimeoutMax: Unlimited, MaxDuration: 50 * ms}, "100m", 100 * ms},
 		{"absent", Stream{GRPCTimeoutMax: Unlimited, MaxDuration: 50 * ms}, "", 50 * ms},
-		{"cannot be read", Stream{GRPCTimeoutMax: Unlimited, MaxDuration: 50 * ms}, "soon", 50 * ms},
+		{"invalid", Stream{GRPCTimeoutMax: Unlimited, MaxDuration: 50 * ms}, "soon", 50 * ms},
 		{"offset", Stream{GRPCTimeoutMax: Unlimited, GRPCTimeoutOffset: 30 * ms}, "100m", 70 * ms},
-		{"offset that is more", Stream{GRPCTimeoutMax: Unlimited, GRPCTimeoutOffset: 100 * ms}, "100m", 100 * ms},
+		{"offset not below the header", Stream{GRPCTimeoutMax: Unlimited, GRPCTimeoutOffset: 100 * ms}, "100m", 100 * ms},
 		{"zero", Stream{GRPCTimeoutMax: Unlimited}, "0m", 1},
 	}
 	for _, tc := range tests {
@@ -129,7 +129,7 @@ func TestStream_grpcTimeout(t *testing.T) {
 	}
 }
 
-// TestStream_expected pins that the server is told of Total, and not of MaxDuration.
+// TestStream_expected pins that Total is announced to the server, and MaxDuration is not.
 func TestStream_expected(t *testing.T) {
 	for want, stream := range map[string]Stream{"1000": {Idle: 100 * ms}, "": {MaxDuration: 100 * ms}} {
 		synctest.Test(t, func(t *testing.T) {
@@ -171,8 +171,8 @@ func TestStream_contract(t *testing.T) {
 	policytest.Policy(t, func() policy.Policy { return Stream{MaxDuration: time.Minute, Idle: time.Minute} })
 }
 
-// TestAltResponse pins that a caller can have a 204 in place of a 504, in statistics too, and that
-// the header is not sent on.
+// TestAltResponse pins that the request header replaces the status 504 with 204, also in statistics,
+// and that it is not forwarded.
 func TestAltResponse(t *testing.T) {
 	for _, cfg := range []Config{{Total: 100 * ms}, {PerTry: 100 * ms}, {Idle: 100 * ms}} {
 		synctest.Test(t, func(t *testing.T) {
@@ -186,7 +186,7 @@ func TestAltResponse(t *testing.T) {
 			req.Header.Set("X-Envoy-Upstream-Rq-Timeout-Alt-Response", "1")
 			resp, err := u.Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
 				if req.Header.Get("X-Envoy-Upstream-Rq-Timeout-Alt-Response") != "" {
-					t.Error("the header was sent on")
+					t.Error("the header was forwarded")
 				}
 				return server{head: never}.RoundTrip(req)
 			})).RoundTrip(req)

@@ -1,6 +1,6 @@
 // Package timeout bounds the duration of calls, of attempts, and of waits for the next bytes.
 //
-// The three timeouts are Envoy's. Total is the route's timeout: it covers the whole call, with
+// The three timeouts of [Config] are Envoy's. Total is the route's timeout: it covers the whole call, with
 // all attempts and back-offs, to the last byte of the body. PerTry is per_try_timeout: it covers
 // an attempt until its response headers, so that it never cuts a large body. Idle is
 // per_try_idle_timeout: it covers each wait for the upstream to send something.
@@ -9,6 +9,8 @@
 //		timeout.Config{Total: 2 * time.Second, PerTry: 300 * time.Millisecond},
 //		retry.Config{NumRetries: 2},
 //	)
+//
+// [Stream] has two more, for calls that stay open.
 //
 // A call whose timeout fires returns an [*Error] that names the timeout. The caller's deadline is
 // never extended: if it comes first, it ends the call, and the Error names it.
@@ -81,7 +83,7 @@ type Config struct {
 
 	// EnvoyHeaders lets a caller set timeouts in request headers, as Envoy does for internal
 	// requests: x-envoy-upstream-rq-timeout-ms replaces Total, where 0 means no timeout, and
-	// x-envoy-upstream-rq-per-try-timeout-ms replaces PerTry. A value that is no 63-bit number of
+	// x-envoy-upstream-rq-per-try-timeout-ms replaces PerTry. A value that is not a 63-bit number of
 	// milliseconds, or a header with several lines, is ignored; a value that overflows a Duration
 	// means no timeout. With x-envoy-upstream-rq-timeout-alt-response, the local reply to a timeout
 	// has the status 204 instead of 504. The headers are not forwarded. Set it only for trusted
@@ -194,7 +196,7 @@ func (c Config) check() error {
 	return errors.Join(bad...)
 }
 
-// noTimeout is what to write for a timeout that does not exist by default.
+// noTimeout is what an error suggests for a timeout that has no default.
 const noTimeout = "0 for no timeout"
 
 // checkAttempt returns why a timeout of an attempt has no effect, or "" if it has one.

@@ -1,4 +1,4 @@
-// Package envoytest finds and runs a real Envoy, for tests that compare with it.
+// Package envoytest finds and runs a real Envoy, for tests that compare the library with it.
 package envoytest
 
 import (
@@ -22,7 +22,7 @@ import (
 // startTime is how long Envoy may take to start.
 const startTime = 20 * time.Second
 
-// Find returns the path of a real Envoy: the one that PILLION_ENVOY names, or envoy on PATH; "" if
+// Find returns the path of a real Envoy: the value of PILLION_ENVOY, or envoy on PATH. It returns "" if
 // there is none.
 func Find() string {
 	if binary := os.Getenv("PILLION_ENVOY"); binary != "" {
@@ -37,19 +37,20 @@ func Find() string {
 
 // Envoy is a running Envoy.
 type Envoy struct {
-	// Egress is host and port of its listener, after [Envoy.Listen].
+	// Egress is the host and port of its listener, after [Envoy.Listen].
 	Egress string
 
 	dir    string // of its files
 	cmd    *exec.Cmd
 	output bytes.Buffer
 	ended  chan struct{}
-	admin  string // host and port of the admin page
+	admin  string // the host and port of the admin page
 }
 
-// Start runs an Envoy with one worker and the configuration that config returns for the folder of
-// its files, as JSON or YAML. The configuration has an admin page at any port, which responds when
-// Start returns; the listener may come later: see [Envoy.Listen]. It must be closed.
+// Start runs an Envoy with one worker. config returns the configuration, as JSON or YAML; its argument
+// is the folder of the Envoy's files. The configuration must have an admin page at any port, which
+// responds when Start returns; the listener may open later: see [Envoy.Listen]. The caller must close
+// the Envoy.
 func Start(ctx context.Context, binary string, config func(dir string) ([]byte, error)) (*Envoy, error) {
 	dir, err := os.MkdirTemp("", "envoytest")
 	if err != nil {
@@ -71,7 +72,7 @@ func (e *Envoy) start(ctx context.Context, binary string, config func(dir string
 	if err := os.WriteFile(e.File("envoy.yaml"), text, 0o600); err != nil {
 		return err
 	}
-	e.cmd = exec.CommandContext(ctx, binary, "-c", e.File("envoy.yaml"), "--use-dynamic-base-id", "--concurrency", "1", //nolint:gosec // the caller says which
+	e.cmd = exec.CommandContext(ctx, binary, "-c", e.File("envoy.yaml"), "--use-dynamic-base-id", "--concurrency", "1", //nolint:gosec // the caller chooses the binary
 		"--admin-address-path", e.File("admin"), "--file-flush-interval-msec", "10", "--log-level", "warning")
 	e.cmd.Stdout, e.cmd.Stderr = &e.output, &e.output
 	if err := e.cmd.Start(); err != nil {
@@ -79,12 +80,12 @@ func (e *Envoy) start(ctx context.Context, binary string, config func(dir string
 	}
 	go func() {
 		defer close(e.ended)
-		_ = e.cmd.Wait() // it is killed in the end
+		_ = e.cmd.Wait() // an error: Close kills it
 	}()
 	return e.await(ctx)
 }
 
-// File is the path of one of its files.
+// File returns the path of one of its files.
 func (e *Envoy) File(name string) string { return filepath.Join(e.dir, name) }
 
 // await waits for the admin page.
@@ -130,7 +131,7 @@ func (e *Envoy) until(ctx context.Context, what string, done func() bool) error 
 // start returns the start of what Envoy wrote: an error repeats the configuration.
 func start(output string) string { return output[:min(len(output), 1000)] }
 
-// listener returns host and port of the only listener.
+// listener returns the host and port of the only listener.
 func (e *Envoy) listener(ctx context.Context) (string, error) {
 	page, err := e.Page(ctx, "/listeners?format=json")
 	if err != nil {
@@ -185,7 +186,7 @@ func (e *Envoy) Stats(ctx context.Context, filter string) (map[string]uint64, er
 	return stats, nil
 }
 
-// Close kills it, removes its files, and returns what it wrote.
+// Close kills the Envoy, removes its files, and returns its log.
 func (e *Envoy) Close() (output string) {
 	if e.cmd != nil && e.cmd.Process != nil {
 		_ = e.cmd.Process.Kill() // it may have ended

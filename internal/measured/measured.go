@@ -14,9 +14,9 @@ func Median(values []float64) float64 {
 	return (sorted[(n-1)/2] + sorted[n/2]) / 2
 }
 
-// WithinNoise reports whether the median of the differences may be 0 or less: it is not above 0 with
-// a confidence of 97.5 %. It is the sign test, which assumes nothing about their distribution, with
-// the normal approximation.
+// WithinNoise reports whether the median of the differences may be 0 or less. It returns false if the
+// median is above 0 with a confidence of 97.5%. It uses the sign test, which assumes no distribution,
+// with the normal approximation.
 func WithinNoise(differences []float64) bool {
 	above := 0
 	for _, d := range differences {

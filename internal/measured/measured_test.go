@@ -21,8 +21,8 @@ func TestMedian(t *testing.T) {
 	}
 }
 
-// TestWithinNoise has some rounds with a negative difference. The limits for up to 120 rounds are
-// also those of the exact test.
+// TestWithinNoise pins how many of the rounds must have a negative difference. For up to 120 rounds
+// the limits equal those of the exact sign test.
 func TestWithinNoise(t *testing.T) {
 	for _, test := range []struct {
 		rounds, negative int

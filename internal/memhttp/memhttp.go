@@ -21,7 +21,7 @@ type Server struct {
 	once   sync.Once
 }
 
-// Serve starts a server for handler. It must be closed.
+// Serve starts a server for handler. The caller must close it.
 func Serve(handler http.Handler) *Server {
 	s := &Server{pipes: make(chan net.Conn), closed: make(chan struct{})}
 	s.server.Handler = handler

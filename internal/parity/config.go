@@ -58,7 +58,9 @@ type (
 			Thresholds []envoyThresholds `json:"thresholds"`
 		} `json:"circuit_breakers"`
 		TrackClusterStats struct {
-			TimeoutBudgets bool `json:"timeout_budgets"`
+			TimeoutBudgets       bool `json:"timeout_budgets"`
+			RequestResponseSizes bool `json:"request_response_sizes"`
+			PerEndpointStats     bool `json:"per_endpoint_stats"`
 		} `json:"track_cluster_stats"`
 		CommonLBConfig   envoyLBConfig              `json:"common_lb_config"`
 		LBPolicy         string                     `json:"lb_policy"`
@@ -125,6 +127,10 @@ type (
 			Format string `json:"format"`
 		} `json:"reset_headers"`
 	}
+	envoyVirtualCluster struct {
+		Name    string               `json:"name"`
+		Headers []envoyHeaderMatcher `json:"headers"`
+	}
 	envoyHeaderMatcher struct {
 		Name        string `json:"name"`
 		StringMatch struct {
@@ -136,11 +142,12 @@ type (
 		InvertMatch bool `json:"invert_match"`
 	}
 	envoyVirtualHost struct {
-		RetryPolicy                   *envoyRetryPolicy `json:"retry_policy"`
-		IncludeRequestAttemptCount    bool              `json:"include_request_attempt_count"`
-		IncludeAttemptCountInResponse bool              `json:"include_attempt_count_in_response"`
-		IncludeIsTimeoutRetryHeader   bool              `json:"include_is_timeout_retry_header"`
-		PerRequestBufferLimit         *int64            `json:"per_request_buffer_limit_bytes"`
+		RetryPolicy                   *envoyRetryPolicy     `json:"retry_policy"`
+		VirtualClusters               []envoyVirtualCluster `json:"virtual_clusters"`
+		IncludeRequestAttemptCount    bool                  `json:"include_request_attempt_count"`
+		IncludeAttemptCountInResponse bool                  `json:"include_attempt_count_in_response"`
+		IncludeIsTimeoutRetryHeader   bool                  `json:"include_is_timeout_retry_header"`
+		PerRequestBufferLimit         *int64                `json:"per_request_buffer_limit_bytes"`
 	}
 	envoyRouter struct {
 		SuppressEnvoyHeaders bool  `json:"suppress_envoy_headers"`
@@ -193,8 +200,6 @@ var parts = map[string]string{
 	"route_config":             "routing",
 	"domains":                  "routing",
 	"hcm":                      "routing",
-	"virtual_clusters":         "statistics of virtual hosts",
-	"request_response_sizes":   "statistics of sizes",
 	"priority":                 "priorities",
 }
 
@@ -228,7 +233,14 @@ func configure(s *Scenario) (*settings, error) {
 		return nil, err
 	}
 	c.metrics = metrics.Config{External: f.external, CallerStatNames: !f.external, TimeoutBudget: f.cluster.TrackClusterStats.TimeoutBudgets}
+	c.metrics.RequestResponseSizes = f.cluster.TrackClusterStats.RequestResponseSizes
 	c.metrics.NoDynamicStats = f.router.DynamicStats != nil && !*f.router.DynamicStats
+	if len(f.virtualHost.VirtualClusters) != 0 {
+		c.metrics.VirtualHost = virtualHost
+	}
+	for _, v := range f.virtualHost.VirtualClusters {
+		c.metrics.VirtualClusters = append(c.metrics.VirtualClusters, metrics.VirtualCluster{Name: v.Name, Headers: headerMatchers(v.Headers)})
+	}
 	if c.limits, err = f.cluster.limits(); err != nil {
 		return nil, err
 	}
@@ -245,6 +257,9 @@ func configure(s *Scenario) (*settings, error) {
 	}
 	return c, nil
 }
+
+// virtualHost is the name of the virtual host of all recordings.
+const virtualHost = "svc"
 
 // supported returns an error if a scenario, apart from Envoy's configuration, needs a part
 // that the library does not have.

@@ -114,8 +114,8 @@ func (f *fragments) makeCluster(s *Scenario) (*cluster.Config, error) {
 	c := f.cluster
 	made := &cluster.Config{
 		LBPolicy: cluster.LBPolicy(c.LBPolicy), Outlier: c.OutlierDetection.made(), ConnectTimeout: 500 * time.Millisecond,
-		Protocol: cluster.HTTP1,
-		Rand:     func() uint64 { return uint64(s.first) }, //nolint:gosec // not negative
+		Protocol: cluster.HTTP1, PerEndpointStats: c.TrackClusterStats.PerEndpointStats,
+		Rand: func() uint64 { return uint64(s.first) }, //nolint:gosec // not negative
 	}
 	if s.Upstream.Protocol == "h2" {
 		made.Protocol = cluster.HTTP2

@@ -217,7 +217,7 @@ func manager(s *Scenario, path string) object {
 	log := manager["access_log"].([]any)[0].(object)["typed_config"].(object) //nolint:forcetypeassert // it is above
 	log["path"] = path
 	routes := append(parse[[]any](string(s.Envoy["routes"])), defaultRoute(s))
-	host := merge(object{"name": "svc", "domains": []any{"*"}, "routes": routes}, fragment(s, "virtual_host"))
+	host := merge(object{"name": virtualHost, "domains": []any{"*"}, "routes": routes}, fragment(s, "virtual_host"))
 	manager["route_config"] = merge(object{"name": "routes", "virtual_hosts": []any{host}}, fragment(s, "route_config"))
 	manager["http_filters"] = append(parse[[]any](string(s.Envoy["http_filters"])), object{
 		"name": "envoy.filters.http.router", "typed_config": merge(parse[object](baseRouter), fragment(s, "router")),

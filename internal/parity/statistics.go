@@ -53,6 +53,8 @@ upstream_rq_active
 upstream_rq_active_overflow
 upstream_rq_body_size
 upstream_rq_completed
+upstream_rq_headers_count
+upstream_rq_headers_size
 upstream_rq_maintenance_mode
 upstream_rq_max_duration_reached
 upstream_rq_pending_overflow
@@ -70,6 +72,22 @@ upstream_rq_timeout_budget_per_try_percent_used
 upstream_rq_timeout_budget_percent_used
 upstream_rq_total
 upstream_rs_body_size
+upstream_rs_headers_count
+upstream_rs_headers_size
+`
+
+// virtualNames are those of a virtual cluster.
+const virtualNames = `
+upstream_rq_NNN
+upstream_rq_Nxx
+upstream_rq_completed
+upstream_rq_retry
+upstream_rq_retry_limit_exceeded
+upstream_rq_retry_overflow
+upstream_rq_retry_success
+upstream_rq_time
+upstream_rq_timeout
+upstream_rq_total
 `
 
 // pooledNames are those of pool, queue and balancer, which only a library with hosts of its own
@@ -125,10 +143,12 @@ upstream_rq_tx_reset
 
 //nolint:gochecknoglobals // read-only patterns
 var (
-	shared          = sharedPattern(sharedNames+pooledNames, `cluster\.`+clusterName+`\.`, "", `.`)
-	sharedHistogram = sharedPattern(sharedNames+pooledNames, `envoy_cluster_`, `\{envoy_cluster_name="`+clusterName+`"\}`, `_`)
-	pooled          = sharedPattern(pooledNames, `cluster\.`+clusterName+`\.`, "", `.`)
-	pooledHistogram = sharedPattern(pooledNames, `envoy_cluster_`, `\{envoy_cluster_name="`+clusterName+`"\}`, `_`)
+	shared           = sharedPattern(sharedNames+pooledNames, `cluster\.`+clusterName+`\.`, "", `.`)
+	sharedHistogram  = sharedPattern(sharedNames+pooledNames, `envoy_cluster_`, `\{envoy_cluster_name="`+clusterName+`"\}`, `_`)
+	virtual          = sharedPattern(virtualNames, `vhost\.`+virtualHost+`\.vcluster\.\w+\.`, "", `.`)
+	virtualHistogram = sharedPattern(virtualNames, `envoy_vhost_vcluster_`, `\{envoy_virtual_cluster="\w+",envoy_virtual_host="`+virtualHost+`"\}`, `_`)
+	pooled           = sharedPattern(pooledNames, `cluster\.`+clusterName+`\.`, "", `.`)
+	pooledHistogram  = sharedPattern(pooledNames, `envoy_cluster_`, `\{envoy_cluster_name="`+clusterName+`"\}`, `_`)
 )
 
 // sharedPattern matches all names of list between before and after; dot replaces the dots.
@@ -145,10 +165,12 @@ func sharedPattern(list, before, after, dot string) *regexp.Regexp {
 }
 
 // isShared reports whether a counter or gauge is compared.
-func isShared(name string) bool { return shared.MatchString(name) }
+func isShared(name string) bool { return shared.MatchString(name) || virtual.MatchString(name) }
 
 // isSharedHistogram reports whether a histogram, by its Prometheus name, is compared.
-func isSharedHistogram(name string) bool { return sharedHistogram.MatchString(name) }
+func isSharedHistogram(name string) bool {
+	return sharedHistogram.MatchString(name) || virtualHistogram.MatchString(name)
+}
 
 // withoutPool takes the statistics of pool, queue and balancer out of what was seen.
 func (o *Observed) withoutPool() {

@@ -22,7 +22,7 @@ var errLost = errors.New("pillion: another attempt of the call was chosen")
 // Race holds the attempts of one call. The policy must declare Cancel of [policy.Needs] and call
 // [Race.End]. Only [Race.ReportOverdue] may be called outside the policy's goroutine.
 type Race struct {
-	ctx     context.Context //nolint:containedctx // the call's, while it runs
+	ctx     context.Context //nolint:containedctx // of the call, while it runs
 	next    policy.Func
 	results chan Result
 	overdue chan *policy.Call

@@ -3,8 +3,8 @@ package retryable
 
 import "slices"
 
-// Selects reports whether a failure is one to retry: no Match of not matches it, one of on does, or on
-// is nil, and one Pattern of matching matches its text, or matching is nil.
+// Selects reports whether to retry a failure. No Match of not must match it. If on is not nil, one of
+// its Matches must match it. If matching is not nil, one of its Patterns must match its text.
 func Selects[Match ~func(error) bool, Pattern interface{ MatchString(text string) bool }](
 	err error, text func(error) string, on, not []Match, matching []Pattern,
 ) bool {

@@ -1,4 +1,5 @@
-// Package settings says what is wrong with a setting, and what to write instead.
+// Package settings returns the texts of errors about settings: what is wrong with a value, and what to
+// write instead.
 package settings
 
 import (
@@ -14,7 +15,7 @@ func Duration(d time.Duration, instead ...string) string {
 	return AtLeast(d, time.Millisecond, instead...)
 }
 
-// AtLeast is [Duration] with another least value than 1ms.
+// AtLeast is [Duration] with the minimum least instead of 1ms.
 func AtLeast(d, least time.Duration, instead ...string) string {
 	const such = "a duration such as 5*time.Second"
 	switch {
@@ -35,7 +36,7 @@ func Count(n int64, instead ...string) string {
 	return ""
 }
 
-// either joins values to a choice of one.
+// either joins values with commas and "or".
 func either(first string, others []string) string {
 	if len(others) == 0 {
 		return first

@@ -87,7 +87,7 @@ func (l *ledger) all() []*record {
 	return slices.SortedFunc(maps.Values(l.records), func(a, b *record) int { return cmp.Compare(a.n, b.n) })
 }
 
-// use records that a connection is in use, free that it no longer is.
+// use records that a connection is in use; free records that it is no longer.
 func (l *ledger) use(kind string)  { l.count(kind, 1) }
 func (l *ledger) free(kind string) { l.count(kind, -1) }
 
@@ -152,7 +152,7 @@ func (r *record) add(format string, args ...any) {
 	r.log = append(r.log, fmt.Sprintf("  %v ", at)+fmt.Sprintf(format, args...))
 }
 
-// use records that a body of the call is in use, free that it no longer is.
+// use records that a body of the call is in use; free records that it is no longer.
 func (r *record) use(kind string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

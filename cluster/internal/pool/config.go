@@ -75,6 +75,10 @@ type Config struct {
 	// Panicked is called with the value of a panic in a dial function, in the dial's
 	// goroutine. The dial fails, whether Panicked is nil or not.
 	Panicked func(value any)
+
+	// HandshakeFailed is called with the error of a TLS handshake, in the dial's goroutine. It may
+	// be nil.
+	HandshakeFailed func(err error)
 }
 
 // withDefaults returns c with the zero values replaced.

@@ -118,7 +118,12 @@ func (c *conn) connect(ctx context.Context) (cc *http.ClientConn, err error) {
 	var alpn string
 	ctx = httptrace.WithClientTrace(context.WithValue(ctx, dialKey{}, c), &httptrace.ClientTrace{
 		TLSHandshakeStart: func() { c.handshake.Store(true) },
-		TLSHandshakeDone:  func(cs tls.ConnectionState, _ error) { alpn = cs.NegotiatedProtocol },
+		TLSHandshakeDone: func(cs tls.ConnectionState, err error) {
+			alpn = cs.NegotiatedProtocol
+			if err != nil && cfg.HandshakeFailed != nil {
+				cfg.HandshakeFailed(err)
+			}
+		},
 	})
 	cc, err = cfg.Template.transport.NewClientConn(ctx, cfg.Scheme, cfg.Address)
 	if err != nil {
