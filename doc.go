@@ -36,9 +36,9 @@
 //     during back-offs, too.
 //   - Limits outside the breaker count calls that the breaker refuses. Inside, they do not,
 //     but then a full limit is a Rejection in the breaker's status.
-//   - Faults stand outermost: inside retry they would be retried. A rate limit outside retry counts
-//     calls, and inside it attempts. Hedging stands between retry and limits.
-//   - A cluster stands innermost, in place of the wire: it picks the host of each attempt.
+//   - Faults are outermost: inside retry they would be retried. A rate limit outside retry counts
+//     calls, and inside it attempts. Hedging is between retry and limits.
+//   - A cluster is innermost, in place of the network: it picks the host of each attempt.
 //
 // One timeout.Config outside retry sets the timeouts of the whole call and of each attempt.
 // [New] returns an error for an order that makes no sense; [AnyOrder] allows it.

@@ -8,7 +8,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// avoid has the pick of a retry avoid hosts.
+// avoid makes the pick of a retry avoid hosts.
 func (r *route) avoid(c *policy.Call, q *balance.Request) {
 	s := &r.selection
 	if s.PreviousPriorities > 0 {
@@ -24,7 +24,7 @@ func (r *route) avoid(c *policy.Call, q *balance.Request) {
 	}
 }
 
-// omits reports whether there is any metadata to omit, and a host has all of it.
+// omits reports whether omit is not empty and a host has all of its values.
 func omits(omit, has map[string]map[string]any) bool {
 	for filter, values := range omit {
 		for key, value := range values {
@@ -36,8 +36,7 @@ func omits(omit, has map[string]map[string]any) bool {
 	return len(omit) > 0
 }
 
-// previous returns the priorities that the attempts before this one used. They count in groups of
-// frequency attempts.
+// previous returns the priorities of earlier attempts. They count in groups of frequency attempts.
 func (r *route) previous(c *policy.Call, frequency int) *balance.PreviousPriorities {
 	hosts := r.cluster.byAddress()
 	var tried []*balance.Host

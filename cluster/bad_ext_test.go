@@ -23,7 +23,7 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// raw starts a host that does this with each connection, which it closes then.
+// raw starts a host that calls a function with each connection, and then closes the connection.
 func raw(t *testing.T, serve func(c *net.TCPConn)) (address string) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -47,8 +47,8 @@ func raw(t *testing.T, serve func(c *net.TCPConn)) (address string) {
 	return listener.Addr().String()
 }
 
-// TestBadHosts calls hosts that misbehave, beside a good one: each call is served there, and nothing
-// is left behind.
+// TestBadHosts calls hosts that misbehave, and a good host, which serves each call in the end. No
+// connection or slot remains in use.
 func TestBadHosts(t *testing.T) {
 	request := func(c net.Conn) { _, _ = http.ReadRequest(bufio.NewReader(c)) }
 	http1 := map[string]func(c *net.TCPConn){
@@ -194,7 +194,7 @@ func TestGoAway(t *testing.T) {
 	}
 }
 
-// TestHTTPS refuses to send in plain text what is to be encrypted.
+// TestHTTPS returns an error for the scheme https without TLS.
 func TestHTTPS(t *testing.T) {
 	a, requests := server(t, "a")
 	u := upstream(t, made(t, cluster.Config{Endpoints: cluster.Addresses(a)}))
@@ -214,7 +214,7 @@ func TestHTTPS(t *testing.T) {
 	}
 }
 
-// TestPeakEWMA prefers the host that responds quickly, and not one that fails quickly.
+// TestPeakEWMA prefers a host that responds quickly to a slow one and to one that fails quickly.
 func TestPeakEWMA(t *testing.T) {
 	for name, slow := range map[string]http.HandlerFunc{
 		"slow":  func(http.ResponseWriter, *http.Request) { time.Sleep(20 * time.Millisecond) },
@@ -236,7 +236,7 @@ func TestPeakEWMA(t *testing.T) {
 	}
 }
 
-// TestClosed refuses calls after Close, and serves those that are under way.
+// TestClosed refuses calls after Close. Current calls continue.
 func TestClosed(t *testing.T) {
 	arrived, respond := make(chan struct{}), make(chan struct{})
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -266,7 +266,7 @@ func TestClosed(t *testing.T) {
 	}
 }
 
-// TestFunctions leaves functions alone.
+// TestFunctions pins that a cluster has no effect on functions.
 func TestFunctions(t *testing.T) {
 	u := upstream(t, limits.Config{MaxRequests: 1}, made(t, cluster.Config{}))
 	if got, err := pillion.Do(t.Context(), u, func(context.Context) (int, error) { return 7, nil }); got != 7 || err != nil {

@@ -93,7 +93,7 @@ func roundTrips(tb testing.TB, rt http.RoundTripper) func() {
 	}
 }
 
-// chain is all policies.
+// chain returns all policies.
 func chain(tb testing.TB, inside ...pillion.Policy) *pillion.Upstream {
 	tb.Helper()
 	u, err := pillion.New("recipes", append([]pillion.Policy{
@@ -141,8 +141,8 @@ func BenchmarkCluster(b *testing.B) {
 	}
 }
 
-// TestAllocations pins that all policies with a cluster allocate no more than a bare transport and
-// one.
+// TestAllocations pins the allocations of a call: with a cluster and all policies, at most one more
+// than with a bare transport.
 func TestAllocations(t *testing.T) {
 	if raceflag.Enabled {
 		t.Skip("the race detector allocates")

@@ -13,7 +13,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Carry sends the request of an attempt to the host that was picked. It is for package pillion.
+// Carry sends the request of an attempt to its host. Package pillion calls it.
 func (r *route) Carry(a *policy.Attempt, o *policy.Outcome, req *http.Request) (*http.Response, error) {
 	c := a.Call()
 	p, ok := c.State(r.slot).V.(*pick)
@@ -37,14 +37,15 @@ func (r *route) Carry(a *policy.Attempt, o *policy.Outcome, req *http.Request) (
 	return p.stream.RoundTrip(req)
 }
 
-// SpeaksHTTP1 reports whether the attempt surely went out as HTTP/1. It is for package pillion.
+// SpeaksHTTP1 reports whether the attempt has a connection, and this speaks HTTP/1. Package pillion
+// calls it.
 func (r *route) SpeaksHTTP1(a *policy.Attempt) bool {
 	p, ok := a.Call().State(r.slot).V.(*pick)
 	return ok && p.attached && !p.stream.HTTP2()
 }
 
-// checkRequest finds what net/http finds in a request before it has a connection, and a request that
-// must be encrypted where the connections are not.
+// checkRequest returns the errors of a request that net/http returns before it has a connection. It
+// also returns an error for the scheme https without TLS.
 func (r *route) checkRequest(req *http.Request) error {
 	switch {
 	case req.URL == nil:
@@ -52,7 +53,7 @@ func (r *route) checkRequest(req *http.Request) error {
 	case req.URL.Scheme != "http" && req.URL.Scheme != "https":
 		return fmt.Errorf("unsupported protocol scheme %q", req.URL.Scheme)
 	case req.URL.Scheme == "https" && r.cluster.tls == nil:
-		return fmt.Errorf("cluster: %s: the URL asks for https, but the connections are not encrypted: set Config.TLS, or write http", r.upstream)
+		return fmt.Errorf("cluster: %s: the scheme of the URL is https, but the connections are not encrypted: set Config.TLS, or write http", r.upstream)
 	case req.URL.Host == "":
 		return errors.New("http: no Host in request URL")
 	case req.Header == nil:
@@ -67,8 +68,8 @@ func closeBody(req *http.Request) {
 	}
 }
 
-// attach waits for a connection to the host that was picked, or to another one if that has left the
-// cluster meanwhile.
+// attach waits for a connection to the host of p. If the host has left the cluster, attach picks
+// another one.
 func (r *route) attach(ctx context.Context, c *policy.Call, p *pick) error {
 	for {
 		err := p.host.attach(ctx, r.cluster, r.Priority(), &p.stream)
@@ -87,7 +88,7 @@ func (r *route) attach(ctx context.Context, c *policy.Call, p *pick) error {
 	}
 }
 
-// explain adds to o why the attempt has no connection, but for the end of its context.
+// explain adds to o the reason why the attempt has no connection, unless its context ended.
 func (r *route) explain(c *policy.Call, o *policy.Outcome, err error) {
 	var refused *pool.RefusedError
 	var failed *pool.ConnectError
@@ -106,7 +107,7 @@ func (r *route) refuse(c *policy.Call, o *policy.Outcome, err error, detail *env
 	c.Emit(policy.EventRefused, o)
 }
 
-// overflow adds to o which limit refused the attempt.
+// overflow adds to o the limit that refused the attempt.
 func (r *route) overflow(c *policy.Call, o *policy.Outcome, refused *pool.RefusedError) {
 	lender := r.lender
 	if lender == nil { // another upstream has the limits
@@ -116,7 +117,7 @@ func (r *route) overflow(c *policy.Call, o *policy.Outcome, refused *pool.Refuse
 	r.refuse(c, o, err, detail)
 }
 
-// unconnected adds to o why no connection could be made.
+// unconnected adds to o the reason why the connect failed.
 func (r *route) unconnected(o *policy.Outcome, failed *pool.ConnectError) {
 	is, detail := policy.ConnectFailure, connectDetail(failed)
 	if failed.Timeout() {
@@ -125,7 +126,7 @@ func (r *route) unconnected(o *policy.Outcome, failed *pool.ConnectError) {
 	o.Blame(&policy.UpstreamError{Upstream: r.upstream, Flags: detail.Flags(), Detail: detail, Err: failed}, is, detail)
 }
 
-// connectDetail returns Envoy's words for a failed connect.
+// connectDetail returns Envoy's detail of a failed connect.
 func connectDetail(failed *pool.ConnectError) *envoy.Detail {
 	var dns *net.DNSError
 	switch {

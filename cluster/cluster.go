@@ -21,15 +21,16 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// ErrClosed is the error of calls after [Cluster.Close].
+// ErrClosed is the error of calls and of methods that are called after [Cluster.Close].
 var ErrClosed = errors.New("cluster: closed")
 
-// ErrNoHosts is wrapped by the error of [Cluster.WaitReady] if there is no host to call.
+// ErrNoHosts is the error of [Cluster.WaitReady] if no host is available.
 var ErrNoHosts = errors.New("cluster: no hosts")
 
-// Cluster is a [Config] with its hosts and connections. It is a policy: several upstreams, such as
-// several routes to one service, can share it: see [Cluster.Route]. Make one with [New]. It
-// is safe for concurrent use.
+// Cluster holds the hosts and connections of a [Config]. It is a policy that several upstreams can
+// share, such as several routes to one service; [Cluster.Route] sets what differs between them. Make
+// one with [New]: the zero value is not valid, and pillion.New returns an error for it. A Cluster is
+// safe for concurrent use.
 type Cluster struct {
 	cfg      Config
 	epoch    time.Time
@@ -58,7 +59,9 @@ type Cluster struct {
 	lending    *lending
 }
 
-// New makes a cluster. The error joins all that is wrong with cfg.
+// New makes a cluster. The error joins the errors of all fields of cfg. The cluster starts its health
+// checks, DNS lookups and checks of files immediately, if they are configured. [Cluster.Close] ends
+// them, and so does the garbage collector if the cluster is no longer referenced.
 func New(cfg Config) (*Cluster, error) {
 	c := &Cluster{cfg: cfg, epoch: time.Now(), stats: &stats{perEndpoint: cfg.PerEndpointStats}, lending: &lending{}, ready: make(chan struct{})}
 	c.picks.New = func() any { return new(pick) }
@@ -85,8 +88,8 @@ func New(cfg Config) (*Cluster, error) {
 	return c, nil
 }
 
-// renamed returns the errors about a part's configuration, which begin with prefix, as those
-// about fields below a field of a [Config].
+// renamed replaces prefix, which begins the errors of a part's configuration, by the name of a field
+// of a [Config].
 func renamed(err error, prefix, field string) error {
 	if err == nil {
 		return nil
@@ -94,7 +97,7 @@ func renamed(err error, prefix, field string) error {
 	return errors.New(strings.ReplaceAll(err.Error(), prefix, "cluster: Config."+field))
 }
 
-// now is the cluster's clock.
+// now returns the time since the cluster was made.
 func (c *Cluster) now() time.Duration { return time.Since(c.epoch) }
 
 // newPool makes the pool of a host.
@@ -108,13 +111,15 @@ func (c *Cluster) newPool(h *host, p policy.Priority) *pool.Pool {
 	return pool.New(cfg)
 }
 
-// Update replaces the endpoints of the cluster. A host whose address was there before keeps its
-// connections and what is known of its health. Calls to hosts that are there no longer are served
-// to their end. If the endpoints are wrong, the error says all that is, and the old ones stay. No
-// endpoint at all is allowed: then calls are refused.
+// Update replaces the endpoints of a [Static] cluster. A host whose address remains keeps its
+// connections, statistics and health. A host that is removed takes no more calls; its current calls
+// continue until they end. Without endpoints, calls are refused.
+//
+// If endpoints are invalid, Update returns the errors of all of them and changes nothing. It returns
+// an error for a cluster of another [Type], and [ErrClosed] after Close.
 func (c *Cluster) Update(endpoints []Endpoint) error {
 	if c.names != nil {
-		return fmt.Errorf("cluster: Update: the hosts come from %s; only those of type %s can be replaced", c.cfg.Type, Static)
+		return fmt.Errorf("cluster: Update: the hosts of a %s cluster come from DNS; use type %s", c.cfg.Type, Static)
 	}
 	if err := errors.Join(checkEndpoints("Endpoints", endpoints)...); err != nil {
 		return err
@@ -122,7 +127,7 @@ func (c *Cluster) Update(endpoints []Endpoint) error {
 	return c.setEndpoints(endpoints)
 }
 
-// setEndpoints makes endpoints, which were checked, the hosts.
+// setEndpoints replaces the hosts by those of endpoints, which are valid.
 func (c *Cluster) setEndpoints(endpoints []Endpoint) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -160,7 +165,7 @@ func (c *Cluster) setEndpoints(endpoints []Endpoint) error {
 	return err
 }
 
-// exchange has picks use other hosts. The caller holds mu.
+// exchange replaces the hosts that picks use. The caller holds mu.
 func (c *Cluster) exchange(hosts []*host, known map[string]*host, added, removed []*host) error {
 	c.begin(added)
 	if err := c.balancer.Update(c.membership(hosts), c.now()); err != nil {
@@ -194,7 +199,7 @@ func (c *Cluster) exchange(hosts []*host, known map[string]*host, added, removed
 	return nil
 }
 
-// priorities returns in how many priorities there are other hosts.
+// priorities returns the number of priorities whose hosts changed.
 func priorities(added, removed []*host) uint64 {
 	changed := map[int]struct{}{}
 	for _, h := range slices.Concat(added, removed) {
@@ -203,7 +208,7 @@ func priorities(added, removed []*host) uint64 {
 	return uint64(len(changed))
 }
 
-// byAddress returns the hosts by their addresses.
+// byAddress returns the hosts by address.
 func (c *Cluster) byAddress() map[string]*host {
 	if known := c.known.Load(); known != nil {
 		return *known
@@ -211,23 +216,25 @@ func (c *Cluster) byAddress() map[string]*host {
 	return nil
 }
 
-// HostStatus is the state of a host.
+// HostStatus is the state of a host. Mirrors a host of Envoy's admin page /clusters.
 type HostStatus struct {
-	// Endpoint is the host's configuration.
+	// Endpoint is the configuration of the host. Weight is at least 1, and Health is empty. The
+	// Address of a host of a DNS cluster is its IP address and port, and Hostname is the name.
 	Endpoint Endpoint
 
-	// Health is Healthy, Degraded or Unhealthy, by all that is known of it.
+	// Health is Healthy, Degraded or Unhealthy. It combines the configuration, the health checks and
+	// the outlier detection.
 	Health Health
 
-	// Flags say why the host is not healthy, in the words of Envoy's admin interface, such as
-	// "/failed_outlier_check"; "healthy" if it is.
+	// Flags lists the reasons why the host is not healthy, in Envoy's words, such as
+	// "/failed_outlier_check". If there is none, it is "healthy".
 	Flags string
 
-	// Active is how many requests the host serves now.
+	// Active is the number of active requests of the host.
 	Active int
 }
 
-// Hosts returns the state of all hosts, in the order of the configuration.
+// Hosts returns the state of all hosts. Those of a Static cluster have the order of the endpoints.
 func (c *Cluster) Hosts() []HostStatus {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -253,10 +260,12 @@ func (h *host) status() HostStatus {
 	}
 }
 
-// Close closes the cluster. Calls that wait for a connection or use one are served; later ones are
-// refused with [ErrClosed]. Connections close when their last call has ended; Close does not wait
-// for that. Further calls do nothing. A cluster that nothing uses any more need not be closed:
-// its idle connections close after IdleTimeout.
+// Close closes the cluster. Calls that use a connection or wait for one continue; later calls are
+// refused with [ErrClosed]. A connection is closed when its last call ends; Close does not wait for
+// it. Only the first Close has an effect.
+//
+// A cluster that is no longer referenced need not be closed: its idle connections are closed after
+// IdleTimeout, and its goroutines end.
 func (c *Cluster) Close() {
 	c.mu.Lock()
 	if c.closed {
@@ -286,8 +295,8 @@ func (c *Cluster) isClosed() bool {
 	return c.closed
 }
 
-// CloseIdleConnections closes the HTTP connections that no call uses, and the others when their
-// calls have ended. Later calls make new ones.
+// CloseIdleConnections closes the HTTP connections that no call uses. It closes the others when their
+// calls end. Later calls use new connections. It does not affect the connections of gRPC.
 func (c *Cluster) CloseIdleConnections() {
 	c.mu.Lock()
 	hosts := slices.Clone(c.hosts)
@@ -297,15 +306,15 @@ func (c *Cluster) CloseIdleConnections() {
 	}
 }
 
-// lending is the slots that the pools take, by priority.
+// lending holds the slots that the pools acquire, by priority.
 type lending struct {
 	mu    sync.Mutex
-	from  policy.Lender   // the first one, nil for none; guarded by mu
+	from  policy.Lender   // the first lender, nil for none; guarded by mu
 	lent  [2]policy.Slots // nil for no limits; guarded by mu
-	taken bool            // a pool was made, and so lent stays what it is; guarded by mu
+	taken bool            // a pool was made, so lent cannot change; guarded by mu
 }
 
-// borrow has the pools take the slots of l.
+// borrow makes the pools acquire the slots of from.
 func (l *lending) borrow(from policy.Lender) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -320,17 +329,17 @@ func (l *lending) borrow(from policy.Lender) error {
 	return nil
 }
 
-// lender returns whose slots the pools take.
+// lender returns the lender of the slots, nil for none.
 func (l *lending) lender() policy.Lender {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.from
 }
 
-var errOtherLimits = errors.New("cluster: upstreams that share a cluster share its limits; make them once, with limits.New, " +
-	"and give them to all of these upstreams before the first call")
+var errOtherLimits = errors.New("cluster: upstreams that share a cluster must share its limits; make them once, with limits.New, " +
+	"and pass them to all of these upstreams before the first call")
 
-// slots returns those of a priority.
+// slots returns the slots of a priority, nil for no limits.
 func (l *lending) slots(p policy.Priority) pool.Slots {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -341,16 +350,16 @@ func (l *lending) slots(p policy.Priority) pool.Slots {
 	return lentSlots{l.lent[p]}
 }
 
-// lentSlots are slots of a policy of limits as a pool takes them.
+// lentSlots adapts the slots of a limits policy to a pool.
 type lentSlots struct{ of policy.Slots }
 
-// TryAcquire takes a slot, if one is free.
+// TryAcquire acquires a slot if one is free.
 func (s lentSlots) TryAcquire(k pool.Kind) bool { return s.of.TryAcquire(resources[k]) }
 
-// Acquire takes a slot beyond the limit.
+// Acquire acquires a slot, even beyond the limit.
 func (s lentSlots) Acquire(k pool.Kind) { s.of.Acquire(resources[k]) }
 
-// Release returns a slot.
+// Release releases a slot.
 func (s lentSlots) Release(k pool.Kind) { s.of.Release(resources[k]) }
 
 //nolint:gochecknoglobals // a table that nothing writes

@@ -41,7 +41,7 @@ func upstream(t *testing.T, policies ...pillion.Policy) *pillion.Upstream {
 	return u
 }
 
-// made makes a cluster, and closes it at the end of the test.
+// made makes a cluster that is closed at the end of the test.
 func made(t *testing.T, cfg cluster.Config) *cluster.Cluster {
 	t.Helper()
 	c, err := cluster.New(cfg)
@@ -154,7 +154,7 @@ func TestCluster_limits(t *testing.T) {
 	}
 }
 
-// TestTransport_base refuses a base beside a cluster.
+// TestTransport_base returns an error for a base transport together with a cluster.
 func TestTransport_base(t *testing.T) {
 	a, requests := server(t, "a")
 	u := upstream(t, made(t, cluster.Config{Endpoints: cluster.Addresses(a)}))
@@ -167,7 +167,7 @@ func TestTransport_base(t *testing.T) {
 	}
 }
 
-// TestUpdate_keepsCalls changes the hosts all the time, and loses no call.
+// TestUpdate_keepsCalls replaces the hosts repeatedly. No call fails.
 func TestUpdate_keepsCalls(t *testing.T) {
 	a, _ := server(t, "a")
 	b, _ := server(t, "b")
@@ -196,7 +196,7 @@ func TestUpdate_keepsCalls(t *testing.T) {
 	<-done
 }
 
-// stats is a policy that finds the statistics of those inside it.
+// stats is a policy that collects the statistics of the policies inside it.
 type stats map[string]func() uint64
 
 func (s stats) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {

@@ -21,7 +21,7 @@ import (
 	"github.com/pillion-go/pillion/retry"
 )
 
-// TestConfig_errors reports each bad field by its name, all at the same time.
+// TestConfig_errors reports all bad fields together, each by its name.
 func TestConfig_errors(t *testing.T) {
 	one := cluster.Addresses("10.0.0.1:80")
 	endpoint := func(e cluster.Endpoint) cluster.Config { return cluster.Config{Endpoints: []cluster.Endpoint{e}} }
@@ -31,10 +31,10 @@ func TestConfig_errors(t *testing.T) {
 		cfg  cluster.Config
 		want []string
 	}{
-		{"no port", endpoint(cluster.Endpoint{Address: "10.0.0.1"}), []string{`Config.Endpoints[0].Address: "10.0.0.1" is no address; write host:port`}},
-		{"port 0", endpoint(cluster.Endpoint{Address: "10.0.0.1:0"}), []string{"has no port within 1 and 65535"}},
+		{"no port", endpoint(cluster.Endpoint{Address: "10.0.0.1"}), []string{`Config.Endpoints[0].Address: "10.0.0.1" is not an address; write host:port`}},
+		{"port 0", endpoint(cluster.Endpoint{Address: "10.0.0.1:0"}), []string{"has no port from 1 to 65535"}},
 		{"no host", endpoint(cluster.Endpoint{Address: ":80"}), []string{"Endpoints[0].Address"}},
-		{"twice", cluster.Config{Endpoints: cluster.Addresses("10.0.0.1:80", "10.0.0.1:80")}, []string{"Endpoints[1].Address", "in Endpoints[0]"}},
+		{"twice", cluster.Config{Endpoints: cluster.Addresses("10.0.0.1:80", "10.0.0.1:80")}, []string{"Endpoints[1].Address", "is also the address of Endpoints[0]"}},
 		{"weight", endpoint(cluster.Endpoint{Address: "a:1", Weight: -1}), []string{"Endpoints[0].Weight: -1"}},
 		{"sum of weights", cluster.Config{LBPolicy: cluster.Maglev, Endpoints: []cluster.Endpoint{{Address: "a:1", Weight: 1<<32 - 1}, {Address: "b:1", Weight: 2}}}, []string{"cluster: Config.Endpoints:", "sum of the weights"}},
 		{"priority", endpoint(cluster.Endpoint{Address: "a:1", Priority: 129}), []string{"Endpoints[0].Priority: 129"}},
@@ -56,22 +56,23 @@ func TestConfig_errors(t *testing.T) {
 		{"slow start, unit", cluster.Config{SlowStart: cluster.SlowStart{Window: 60}}, []string{"cluster: Config.SlowStart.Window: 60ns is less than 1ms"}},
 		{"slow start, numbers", cluster.Config{SlowStart: cluster.SlowStart{Aggression: -2, MinWeightPercent: 101}}, []string{"cluster: Config.SlowStart.Aggression: -2", "cluster: Config.SlowStart.MinWeightPercent: 101"}},
 		{"decay", cluster.Config{PeakEWMA: cluster.PeakEWMAConfig{Decay: -time.Second, FailureLatency: 5}}, []string{"cluster: Config.PeakEWMA.Decay: -1s is negative", "cluster: Config.PeakEWMA.FailureLatency: 5ns is below 1ms"}},
+		{"negative limit", cluster.Config{MaxStreamDuration: -1, ConnectTimeout: -1}, []string{"cluster: Config.MaxStreamDuration: -1ns is negative; write a duration such as 5*time.Second, or 0 for no limit"}},
 		{"jitter", cluster.Config{MaxConnectionDurationJitter: -1}, []string{"cluster: Config.MaxConnectionDurationJitter: -1 is negative"}},
-		{"no locality", cluster.Config{ZoneAware: &cluster.ZoneAware{}}, []string{"cluster: Config.Locality: empty; ZoneAware needs to know where the program runs"}},
-		{"zones of a ring", cluster.Config{LBPolicy: cluster.RingHash, ZoneAware: &cluster.ZoneAware{}}, []string{"cluster: Config.ZoneAware: RING_HASH cannot use it"}},
+		{"no locality", cluster.Config{ZoneAware: &cluster.ZoneAware{}}, []string{"cluster: Config.Locality: empty; write where the program runs"}},
+		{"zones of a ring", cluster.Config{LBPolicy: cluster.RingHash, ZoneAware: &cluster.ZoneAware{}}, []string{"cluster: Config.ZoneAware: has no effect with RING_HASH"}},
 		{"zones and weights", cluster.Config{ZoneAware: &cluster.ZoneAware{}, LocalityWeighted: &cluster.LocalityWeighted{}}, []string{"cluster: Config.ZoneAware: excludes LocalityWeighted; leave one of the two out"}},
 		{"zones", cluster.Config{ZoneAware: &cluster.ZoneAware{RoutingEnabled: 101, MinClusterSize: -2, ForceLocalZone: &cluster.ForceLocalZone{MinSize: -1}, LocalityBasis: "SIZE", LocalCluster: cluster.Addresses("a")}}, []string{
-			"cluster: Config.ZoneAware.RoutingEnabled: 101 is not between 0 and 100", "cluster: Config.ZoneAware.MinClusterSize: -2 is negative", "cluster: Config.ZoneAware.ForceLocalZone.MinSize: -1 is not within",
-			`cluster: Config.ZoneAware.LocalityBasis: "SIZE" is unknown; write one of HEALTHY_HOSTS_NUM, HEALTHY_HOSTS_WEIGHT`, `cluster: Config.ZoneAware.LocalCluster[0].Address: "a" is no address`,
+			"cluster: Config.ZoneAware.RoutingEnabled: 101 is not between 0 and 100", "cluster: Config.ZoneAware.MinClusterSize: -2 is negative", "cluster: Config.ZoneAware.ForceLocalZone.MinSize: -1 is out of range",
+			`cluster: Config.ZoneAware.LocalityBasis: "SIZE" is unknown; write one of HEALTHY_HOSTS_NUM, HEALTHY_HOSTS_WEIGHT`, `cluster: Config.ZoneAware.LocalCluster[0].Address: "a" is not an address`,
 		}},
-		{"locality weight", endpoint(cluster.Endpoint{Address: "a:1", LocalityWeight: -1}), []string{"Endpoints[0].LocalityWeight: -1 is not within 0 and"}},
-		{"two locality weights", cluster.Config{Endpoints: []cluster.Endpoint{{Address: "a:1", LocalityWeight: 1}, {Address: "b:1"}, {Address: "c:1", LocalityWeight: 2}}}, []string{"Endpoints[2].LocalityWeight: 2, but 1 for another host of the locality"}},
-		{"unit", cluster.Config{ConnectTimeout: 5}, []string{"cluster: Config.ConnectTimeout: 5ns is below 1ms; did you forget the unit"}},
+		{"locality weight", endpoint(cluster.Endpoint{Address: "a:1", LocalityWeight: -1}), []string{"Endpoints[0].LocalityWeight: -1 is out of range; write 1 to"}},
+		{"two locality weights", cluster.Config{Endpoints: []cluster.Endpoint{{Address: "a:1", LocalityWeight: 1}, {Address: "b:1"}, {Address: "c:1", LocalityWeight: 2}}}, []string{"Endpoints[2].LocalityWeight: 2 differs from 1, the weight of another host of the locality"}},
+		{"unit", cluster.Config{ConnectTimeout: 5}, []string{"cluster: Config.ConnectTimeout: 5ns is below 1ms; did you forget the unit? Write a duration such as 5*time.Second, 0 for 5s, or Never for no limit"}},
 		{"negative", cluster.Config{MaxRequestsPerConnection: -1}, []string{"cluster: Config.MaxRequestsPerConnection: -1 is negative"}},
 		{"outlier", cluster.Config{Outlier: &cluster.Outlier{Consecutive5xx: -2, MaxEjectionPercent: 101}}, []string{"cluster: Config.Outlier.Consecutive5xx: -2", "cluster: Config.Outlier.MaxEjectionPercent: 101"}},
 		{"no check", cluster.Config{HealthCheck: &cluster.HealthCheck{}}, []string{"cluster: Config.HealthCheck: 0 of HTTP, TCP and GRPC are set; set one"}},
 		{"check", cluster.Config{HealthCheck: &cluster.HealthCheck{HTTP: &cluster.HTTPHealthCheck{}}}, []string{"cluster: Config.HealthCheck.HTTP.Path"}},
-		{"logical", cluster.Config{Type: cluster.LogicalDNS}, []string{"cluster: Config.Endpoints: 0 of them; LogicalDNS has exactly one"}},
+		{"logical", cluster.Config{Type: cluster.LogicalDNS}, []string{"cluster: Config.Endpoints: 0 endpoints; LogicalDNS needs exactly one"}},
 		{"DNS", cluster.Config{Type: cluster.StrictDNS, Endpoints: one, DNS: cluster.DNS{UseTCP: true, Lookup: lookup}}, []string{"cluster: Config.DNS.Lookup: set, so Servers, UseTCP"}},
 		{"TLS", cluster.Config{TLS: &cluster.TLS{CA: cluster.PEM{File: "/nowhere/ca.pem"}}}, []string{"cluster: Config.TLS.CA", "/nowhere/ca.pem"}},
 		{"SAN", cluster.Config{TLS: &cluster.TLS{SANs: []cluster.SANMatcher{{}}}}, []string{"cluster: Config.TLS.SANs: 0: 0 of Exact"}},
@@ -92,7 +93,7 @@ func TestConfig_errors(t *testing.T) {
 	}
 }
 
-// TestWrap_errors reports what does not go together.
+// TestWrap_errors reports policies that cannot be combined.
 func TestWrap_errors(t *testing.T) {
 	c, other := made(t, cluster.Config{}), made(t, cluster.Config{})
 	if _, err := pillion.New("a", limits.Config{MaxConnections: 1}, c); err != nil {
@@ -105,7 +106,7 @@ func TestWrap_errors(t *testing.T) {
 	}{
 		{"outside retry", []pillion.Policy{other, retry.Config{}}, "would use one host for all attempts of a call"},
 		{"twice", []pillion.Policy{other, cluster.Config{}}, "would pick a host twice"},
-		{"twice in any order", []pillion.Policy{pillion.AnyOrder{}, other, cluster.Config{}}, "leave one of the two out"},
+		{"twice in any order", []pillion.Policy{pillion.AnyOrder{}, other, cluster.Config{}}, "remove one of the two"},
 		{"other limits", []pillion.Policy{limits.Config{MaxConnections: 2}, c}, "limits.New"},
 		{"not made", []pillion.Policy{new(cluster.Cluster)}, "was not made by New"},
 		{"hash policy", []pillion.Policy{other.Route(cluster.Route{HashPolicy: []cluster.HashPolicy{{Header: "a", Cookie: "b"}}})}, "HashPolicy[0]: 2 of"},
@@ -135,7 +136,7 @@ func TestServers(t *testing.T) {
 	}
 }
 
-// TestConfig_json reads Envoy's names.
+// TestConfig_json reads fields by Envoy's names.
 func TestConfig_json(t *testing.T) {
 	var got cluster.Config
 	err := json.Unmarshal([]byte(`{
@@ -157,7 +158,7 @@ func TestConfig_json(t *testing.T) {
 	}
 }
 
-// TestEndpoints_gaps uses priorities that have gaps, and hosts whose weight is not given.
+// TestEndpoints_gaps uses priorities with gaps, and hosts without a weight.
 func TestEndpoints_gaps(t *testing.T) {
 	a, _ := server(t, "a")
 	b, _ := server(t, "b")

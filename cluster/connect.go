@@ -12,8 +12,8 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Host returns the host that was picked for the attempt, or another one if that has left the
-// cluster. It is for package pilliongrpc, as the methods that follow.
+// Host returns the host of the attempt. If the host has left the cluster, Host picks another one.
+// Package pilliongrpc calls this method and those below.
 func (r *route) Host(c *policy.Call) policy.Host {
 	p := r.pickOf(c)
 	if p == nil {
@@ -38,12 +38,13 @@ func (r *route) pickOf(c *policy.Call) *pick {
 	return p
 }
 
-// ConnectTimeout limits the time to make a connection, 0 for no limit.
+// ConnectTimeout returns the limit of the time to make a connection, 0 for no limit.
 func (r *route) ConnectTimeout() time.Duration {
 	return max(cmp.Or(r.cluster.cfg.ConnectTimeout, DefaultConnectTimeout), 0)
 }
 
-// Wait counts an attempt that waits for a connection, unless as many wait as may.
+// Wait counts an attempt that waits for a connection. It returns false and adds the reason to o if a
+// limit refuses the attempt.
 func (r *route) Wait(c *policy.Call, o *policy.Outcome) bool {
 	p := r.pickOf(c)
 	if p == nil || p.waiting {
@@ -60,14 +61,15 @@ func (r *route) Wait(c *policy.Call, o *policy.Outcome) bool {
 	return true
 }
 
-// Attach counts an attempt that has a connection, unless as many have one as may.
+// Attach counts an attempt that has a connection. It returns false and adds the reason to o if a
+// limit refuses the attempt.
 func (r *route) Attach(c *policy.Call, on policy.HostConnection, o *policy.Outcome) bool {
 	p := r.pickOf(c)
 	if p == nil {
 		return false
 	}
 	made := on.(*connection) //nolint:forcetypeassert // Connect made it
-	if p.on != nil {         // gRPC sends a request again by itself, which is no other attempt
+	if p.on != nil {         // gRPC's client retries the request itself: the attempt remains the same
 		p.on = made
 		made.served.Add(1)
 		return true
@@ -86,7 +88,7 @@ func (r *route) Attach(c *policy.Call, on policy.HostConnection, o *policy.Outco
 	return true
 }
 
-// Unconnected adds to o that the connection that the attempt waited for could not be made.
+// Unconnected adds to o the failed connect of the connection that the attempt waited for.
 func (r *route) Unconnected(c *policy.Call, o *policy.Outcome, err error) {
 	p := r.pickOf(c)
 	if p == nil {
@@ -102,7 +104,7 @@ func (r *route) Unconnected(c *policy.Call, o *policy.Outcome, err error) {
 	r.unconnected(o, failed)
 }
 
-// lent returns the slots of the calls' priority.
+// lent returns the slots of the route's priority.
 func (r *route) lent() pool.Slots {
 	if s := r.cluster.lending.slots(r.Priority()); s != nil {
 		return s
@@ -110,14 +112,14 @@ func (r *route) lent() pool.Slots {
 	return unlimited{}
 }
 
-// unlimited are slots without end.
+// unlimited has a free slot at any time.
 type unlimited struct{}
 
 func (unlimited) TryAcquire(pool.Kind) bool { return true }
 func (unlimited) Acquire(pool.Kind)         {}
 func (unlimited) Release(pool.Kind)         {}
 
-// unwait ends the wait of an attempt. It reports whether the attempt waited.
+// unwait ends the wait of an attempt for a connection. It reports whether the attempt waited.
 func (r *route) unwait(p *pick) bool {
 	if !p.waiting {
 		return false
@@ -128,7 +130,7 @@ func (r *route) unwait(p *pick) bool {
 	return true
 }
 
-// detach ends the attempt's use of a connection that a protocol's client made.
+// detach ends the attempt's use of a connection of gRPC's client.
 func (r *route) detach(p *pick) {
 	if p.on != nil {
 		p.on = nil
@@ -137,13 +139,14 @@ func (r *route) detach(p *pick) {
 	}
 }
 
-// isTimeout reports whether time ran out. A timeout of the kernel is a failure of the network.
+// isTimeout reports whether err is a timeout of the library. A timeout of the kernel is a failure of
+// the network.
 func isTimeout(err error) bool {
 	var timeout interface{ Timeout() bool }
 	return errors.As(err, &timeout) && timeout.Timeout() && !errors.Is(err, syscall.ETIMEDOUT)
 }
 
-// Address is where the host listens.
+// Address returns the address of the host.
 func (h *host) Address() string { return h.address }
 
 // isGone reports whether the host has left the cluster.
@@ -153,8 +156,8 @@ func (h *host) isGone() bool {
 	return h.gone
 }
 
-// Connect counts a connection that begins to be made. Each client has one at a time, so it
-// is made even beyond the limit.
+// Connect counts a connection that gRPC's client starts to make. The client has one connection at a
+// time, so it is made even beyond the limit.
 func (h *host) Connect(p policy.Priority, drain func()) policy.HostConnection {
 	c := &connection{of: h, slots: h.lending.slots(p), began: time.Now(), drain: drain}
 	if c.slots == nil {
@@ -182,20 +185,20 @@ func (h *host) Connect(p policy.Priority, drain func()) policy.HostConnection {
 	return c
 }
 
-// connection is a connection that a protocol's client makes.
+// connection is a connection of gRPC's client.
 type connection struct {
 	of     *host
 	slots  pool.Slots
 	began  time.Time
 	drain  func()
-	timer  *time.Timer // of its age, nil for none; guarded by mu of the host
+	timer  *time.Timer // fires at the maximum age, nil for none; guarded by mu of the host
 	served atomic.Int64
 	ready  atomic.Bool
 	ended  atomic.Bool
-	cut    atomic.Bool // it was lost with an attempt on it
+	cut    atomic.Bool // the connection ended with an active attempt
 }
 
-// Ready counts a connection that was made, and starts its age.
+// Ready counts a connection that was made, and starts the timer of its maximum age.
 func (c *connection) Ready() {
 	c.ready.Store(true)
 	c.of.Observe(pool.CxConnectTime, int64(time.Since(c.began)))
@@ -206,7 +209,7 @@ func (c *connection) Ready() {
 	}
 }
 
-// aged makes the connection take no more calls.
+// aged drains a connection that has reached its maximum age.
 func (c *connection) aged() {
 	if !c.ended.Load() {
 		c.of.Observe(pool.CxMaxDurationReached, 1)
@@ -214,17 +217,17 @@ func (c *connection) aged() {
 	}
 }
 
-// connectionAge returns a function that draws the age from which a connection takes no more calls,
-// nil for none.
+// connectionAge returns a function that returns the maximum age of a connection, with a random
+// jitter. It returns nil for no maximum.
 func (c *Config) connectionAge() func() time.Duration {
 	least, jitter := c.MaxConnectionDuration, c.MaxConnectionDurationJitter/100
 	if least <= 0 {
 		return nil
 	}
-	return func() time.Duration { return least + time.Duration(rand.Float64()*jitter*float64(least)) } //nolint:gosec // it is no secret
+	return func() time.Duration { return least + time.Duration(rand.Float64()*jitter*float64(least)) } //nolint:gosec // not a secret
 }
 
-// Failed counts a connection that could not be made.
+// Failed counts a failed connect.
 func (c *connection) Failed(err error) {
 	if c.ended.Swap(true) {
 		return

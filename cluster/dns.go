@@ -13,73 +13,83 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Type says where the hosts of a cluster come from. Mirrors Envoy's DiscoveryType.
+// Type is the source of the hosts of a cluster. The zero value means Static. Mirrors Envoy's
+// DiscoveryType.
 type Type string
 
 // The types.
 const (
-	// Static hosts are the endpoints, and those of [Cluster.Update]. It is the default.
+	// Static uses the endpoints of the Config, or those of [Cluster.Update].
 	Static Type = "STATIC"
-	// StrictDNS has a host for each address of each endpoint's name.
+	// StrictDNS uses one host for each address of each endpoint's name.
 	StrictDNS Type = "STRICT_DNS"
-	// LogicalDNS has one host, with the first address of the one endpoint's name.
+	// LogicalDNS uses one host: the first address of the name of the only endpoint.
 	LogicalDNS Type = "LOGICAL_DNS"
 )
 
-// Family says which addresses of a name are used. Mirrors Envoy's DnsLookupFamily.
+// Family determines which addresses of a name are used. The zero value means FamilyAuto. Mirrors
+// Envoy's DnsLookupFamily.
 type Family string
 
 // The families.
 const (
-	FamilyAuto  Family = "AUTO"         // IPv6, or else IPv4; the default
-	V4Only      Family = "V4_ONLY"      //
-	V6Only      Family = "V6_ONLY"      //
-	V4Preferred Family = "V4_PREFERRED" // IPv4, or else IPv6
-	AllFamilies Family = "ALL"          // both
+	FamilyAuto  Family = "AUTO"         // IPv6 addresses, or IPv4 addresses if there are none
+	V4Only      Family = "V4_ONLY"      // IPv4 addresses
+	V6Only      Family = "V6_ONLY"      // IPv6 addresses
+	V4Preferred Family = "V4_PREFERRED" // IPv4 addresses, or IPv6 addresses if there are none
+	AllFamilies Family = "ALL"          // all addresses
 )
 
-// DNS configures the lookups of [StrictDNS] and [LogicalDNS]. The last hosts stay while lookups
-// fail, or find no address; an Envoy with STRICT_DNS removes them in the latter case.
+// DNS configures the lookups of [StrictDNS] and [LogicalDNS]. The zero value uses the system's
+// resolver. If a lookup fails or finds no address, the previous hosts remain; Envoy's STRICT_DNS
+// removes them in the second case. A negative duration is an error.
 type DNS struct {
-	// RefreshRate is the time from a successful lookup to the next. Zero means 5s; less than 1ms is
-	// an error. Mirrors dns_refresh_rate.
+	// RefreshRate is the time from a successful lookup to the next one. Zero means 5s; less than 1ms
+	// is an error. Mirrors dns_refresh_rate.
 	RefreshRate time.Duration `json:"dns_refresh_rate,omitempty"`
 
-	// RespectTTL uses the TTL of the response instead. It needs Go's own resolver, which on some
-	// systems reads less of the system's configuration than the system's: see package net. Mirrors
-	// respect_dns_ttl.
+	// RespectTTL uses the TTL of the response instead of RefreshRate. It needs Go's resolver, which
+	// on some systems supports less of the system's configuration than the system's resolver: see
+	// package net. Mirrors respect_dns_ttl.
 	RespectTTL bool `json:"respect_dns_ttl,omitempty"`
 
-	// MinRefreshRate is the least time that a TTL can ask for. Zero means no bound. Mirrors
-	// dns_min_refresh_rate.
+	// MinRefreshRate is the minimum time between lookups, for short TTLs. Zero means no minimum.
+	// Mirrors dns_min_refresh_rate.
 	MinRefreshRate time.Duration `json:"dns_min_refresh_rate,omitempty"`
 
-	// Jitter bounds a random time that is added. Zero adds none. Mirrors dns_jitter.
+	// Jitter is the upper bound of a random time that is added after a successful lookup. Zero means
+	// none. Mirrors dns_jitter.
 	Jitter time.Duration `json:"dns_jitter,omitempty"`
 
-	// FailureBase bounds the random time after a first failed lookup; the bound doubles with each
-	// failure after it, up to FailureMax. Zero means RefreshRate after failures, too, and ten times
-	// FailureBase for FailureMax. Mirrors dns_failure_refresh_rate.
+	// FailureBase is the upper bound of the random time from a first failed lookup to the next one.
+	// The bound doubles with each further failure, up to FailureMax. Zero means RefreshRate after each
+	// failure; less than 1ms is an error. Mirrors dns_failure_refresh_rate.base_interval.
 	FailureBase time.Duration `json:"base_interval,omitempty"`
-	FailureMax  time.Duration `json:"max_interval,omitempty"`
 
-	// Family says which addresses are used. Empty means FamilyAuto. Mirrors dns_lookup_family.
+	// FailureMax is the largest bound. Zero means ten times FailureBase; a value below FailureBase is
+	// an error, and so is FailureMax without FailureBase. Mirrors
+	// dns_failure_refresh_rate.max_interval.
+	FailureMax time.Duration `json:"max_interval,omitempty"`
+
+	// Family determines which addresses are used. Empty means FamilyAuto. Mirrors
+	// dns_lookup_family.
 	Family Family `json:"dns_lookup_family,omitempty"`
 
-	// Servers are DNS servers to use instead of the system's, as IP addresses with or without a
-	// port. Mirrors dns_resolvers.
+	// Servers lists DNS servers that are used instead of the system's, as IP addresses with or
+	// without a port. The default port is 53. Mirrors dns_resolvers.
 	Servers []string `json:"dns_resolvers,omitempty"`
 
 	// UseTCP sends queries over TCP only. Mirrors use_tcp_for_dns_lookups.
 	UseTCP bool `json:"use_tcp_for_dns_lookups,omitempty"`
 
-	// NoSearch looks names up without the system's search domains. Mirrors
-	// no_default_search_domain.
+	// NoSearch does not use the search domains of the system. Mirrors no_default_search_domain.
 	NoSearch bool `json:"no_default_search_domain,omitempty"`
 
-	// Lookup looks a name up instead of DNS. Network is "ip4" or "ip6". A [net.DNSError] with
-	// IsNotFound, as well as no address, means that there is none. Servers, UseTCP and NoSearch are
-	// an error beside it.
+	// Lookup, if set, replaces DNS: it returns the addresses of a name. network is "ip4" or "ip6". No
+	// address and no error means that the name has none, and so does a [net.DNSError] with
+	// IsNotFound; any other error is a failed lookup. ctx ends when the lookup times out or the
+	// cluster is closed. A panic is a failed lookup, too. It must be safe for concurrent use. Lookup
+	// together with Servers, UseTCP or NoSearch is an error.
 	Lookup func(ctx context.Context, network, name string) ([]net.IPAddr, error) `json:"-"`
 }
 
@@ -92,10 +102,10 @@ var (
 	}
 )
 
-// resolver makes what looks the endpoints' names up. It returns nil for static hosts.
+// resolver makes the resolver of the endpoints' names. It returns nil for static hosts.
 func (c *Cluster) resolver() (*resolve.Resolver, error) {
 	if !types[c.cfg.Type] {
-		return nil, nil //nolint:nilnil // there is none
+		return nil, nil //nolint:nilnil // no resolver
 	}
 	ref := weak.Make(c)
 	cfg := c.cfg.DNS.core()
@@ -132,7 +142,7 @@ func (d *DNS) core() resolve.Config {
 	return c
 }
 
-// records returns addresses as the resolver has them.
+// records returns addresses for the resolver.
 func records(addresses []net.IPAddr, err error) ([]resolve.Record, error) {
 	var all []resolve.Record
 	for _, a := range addresses {
@@ -143,8 +153,7 @@ func records(addresses []net.IPAddr, err error) ([]resolve.Record, error) {
 	return all, err
 }
 
-// startResolver begins to look the names up. The resolver ends when the cluster is closed, or when
-// nothing uses it any more.
+// startResolver starts the lookups. They end when the cluster is closed or no longer referenced.
 func (c *Cluster) startResolver() error {
 	r, err := c.resolver()
 	if err != nil || r == nil {
@@ -163,7 +172,7 @@ func (c *Cluster) startResolver() error {
 	return nil
 }
 
-// firstLookupsEnded lets the callers continue that wait for the hosts.
+// firstLookupsEnded releases the callers that wait for the first lookups.
 func (c *Cluster) firstLookupsEnded() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -171,8 +180,8 @@ func (c *Cluster) firstLookupsEnded() {
 	c.readied()
 }
 
-// resolved makes the addresses that were found the hosts. One that several names have is a host of
-// the first.
+// resolved replaces the hosts by those that were found. If several names have the same address, the
+// host belongs to the first name.
 func (c *Cluster) resolved(found []resolve.Host) {
 	var endpoints []Endpoint
 	seen := map[string]bool{}
@@ -187,10 +196,10 @@ func (c *Cluster) resolved(found []resolve.Host) {
 		seen[e.Address] = true
 		endpoints = append(endpoints, e)
 	}
-	_ = c.setEndpoints(endpoints) // it fails only once the cluster is closed
+	_ = c.setEndpoints(endpoints) // the only error is ErrClosed
 }
 
-// offerNames offers what the lookups count.
+// offerNames offers the statistics of the lookups.
 func (c *Cluster) offerNames(b *policy.Builder) {
 	r := c.names
 	if r == nil {
@@ -207,8 +216,8 @@ func (c *Cluster) offerNames(b *policy.Builder) {
 	}
 }
 
-// awaitHosts waits for the first hosts of a cluster that does not know any yet, as long as the call
-// may take. It returns the outcome of a call whose time is over, or that was canceled.
+// awaitHosts waits until the cluster is ready. If the timeout of the call fires or the call is
+// canceled first, it returns the outcome of the call, otherwise nil.
 func (c *Cluster) awaitHosts(ctx context.Context, call *policy.Call) *policy.Outcome {
 	var expired <-chan time.Time
 	if left, limited := call.Remaining(); limited {

@@ -39,7 +39,7 @@ func (z *zone) lookup(_ context.Context, network, _ string) ([]net.IPAddr, error
 	return *z.answer.Load(), nil
 }
 
-// named is a cluster of the names that z answers.
+// named makes a cluster whose names z resolves.
 func named(z *zone, kind cluster.Type, port string) cluster.Config {
 	return cluster.Config{
 		Type: kind, Endpoints: cluster.Addresses("recipes.internal:" + port),
@@ -47,7 +47,8 @@ func named(z *zone, kind cluster.Type, port string) cluster.Config {
 	}
 }
 
-// TestStrictDNS follows the addresses of a name; failures and empty answers keep the last ones.
+// TestStrictDNS follows the addresses of a name. After a failed or empty lookup the previous addresses
+// remain.
 func TestStrictDNS(t *testing.T) {
 	a, _ := server(t, "a")
 	_, port, _ := net.SplitHostPort(a)
@@ -148,7 +149,8 @@ func TestDNS_empty(t *testing.T) {
 	}
 }
 
-// TestDNS_never refuses a call once the first lookup has failed, and one whose time is over before.
+// TestDNS_never refuses a call after the first lookup has failed, and a call whose timeout fires before
+// that.
 func TestDNS_never(t *testing.T) {
 	z := &zone{}
 	z.fails.Store(true)

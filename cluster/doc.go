@@ -1,5 +1,5 @@
-// Package cluster calls one of several hosts, as a sidecar proxy does: it picks the host of each
-// attempt, keeps the connections to it, and avoids hosts that fail.
+// Package cluster sends each attempt of a call to one of several hosts, as a sidecar proxy does: it
+// picks the host, keeps the connections, and avoids hosts that fail.
 //
 //	recipes, err := pillion.New("recipes",
 //		retry.Config{On: "5xx,connect-failure"},
@@ -11,30 +11,34 @@
 //	)
 //	client := &http.Client{Transport: recipes.Transport(nil)}
 //
-// It must be inside all other policies, so that it picks a host for each attempt. The URL and the
-// Host header of a request stay the caller's: the cluster alone decides where it goes.
+// A [Config] is a policy. It must be inside all other policies, so that it picks a host for each
+// attempt. The cluster determines where a request goes; it does not change the URL and the Host
+// header of the request. Upstreams that share hosts and connections use one [Cluster], made with [New].
 //
 // # Hosts
 //
-// A pick chooses the priority, by the share of its hosts that are healthy; then, if it is configured
-// so, the locality ([ZoneAware], [LocalityWeighted]); then the host, by [Config] LBPolicy. Hosts, order and probabilities are Envoy's. A retry can avoid the hosts of the
-// attempts before: see retry.Config.
+// A pick has three steps. It selects the priority, by the share of healthy hosts in each priority;
+// then the locality, if [ZoneAware] or [LocalityWeighted] is set; then the host, by LBPolicy of the
+// [Config]. The hosts, their sequence and the probabilities are those of Envoy. By default a retry
+// avoids the hosts of earlier attempts; Hosts of retry.Config changes that.
 //
-// A call for which there is no host is refused, with flag UH; it is not retried.
+// If no host can be picked, the call is refused with the flag UH and is not retried.
 //
 // # Connections
 //
-// Each host has a pool of connections for each priority. Its rules are those of Envoy's: a request
-// uses the connection that became idle last, or waits for one; a failed connect fails all that
-// wait for it. Limits of package limits that stand outside count connections, waiting requests and
-// active ones over all hosts. Without such limits nothing is limited. A request is sent once:
-// net/http does not resend it, and nothing waits unseen.
+// Each host has one pool of connections for calls of the default priority and one for calls of the
+// priority HIGH. The pools follow Envoy's rules: a request uses the connection that became idle last,
+// or waits for one, and a failed connect fails the requests that wait for it. A limits policy outside
+// the cluster limits the connections, the waiting requests and the active requests of all hosts
+// together. Without it there are no limits. A request is sent once for each attempt: net/http does
+// not resend it.
 //
-// Functions ([pillion.Do]) go to no host: for them a cluster does nothing.
+// A cluster has no effect on functions ([pillion.Do]).
 //
 // # Statistics
 //
-// Package metrics shows what Envoy shows of a cluster: upstream_cx_*, upstream_rq_pending_*,
-// membership_*, lb_* and outlier_detection.*. Rows of configured parts are there from the start,
-// as 0.
+// Package metrics shows the statistics that Envoy has for a cluster: upstream_cx_*,
+// upstream_rq_pending_*, membership_* and lb_*. It also shows outlier_detection.*, health_check.*,
+// update_* (of DNS) and ssl.*, if those parts are configured. Each statistic is present from the
+// start, with the value 0.
 package cluster

@@ -10,17 +10,18 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// MaxStreamDuration is the detail of an attempt that took longer than MaxStreamDuration of its
-// [Config]. Mirrors Envoy's upstream_max_stream_duration_reached.
+// MaxStreamDuration is the response code detail of an attempt that exceeded MaxStreamDuration of its
+// [Config]. The attempt fails with a [policy.UpstreamError] that has this detail. Mirrors Envoy's
+// upstream_max_stream_duration_reached.
 //
-//nolint:gochecknoglobals // a constant, which Go has none of this type
+//nolint:gochecknoglobals // a constant of a type that Go has no constants of
 var MaxStreamDuration = envoy.NewDetail(envoy.DetailSpec{
 	Text: "upstream_max_stream_duration_reached", Flags: envoy.UMSDR, Status: 504, Body: "upstream max stream duration reached", Unrouted: true,
 })
 
 var errMaxStreamDuration = errors.New("cluster: max_stream_duration reached")
 
-// streamLimit ends an attempt that takes too long, from its connection to the end of its response.
+// streamLimit limits the time of an attempt from the connection to the end of the response.
 type streamLimit struct {
 	timer   *time.Timer
 	expired atomic.Bool
@@ -47,7 +48,7 @@ func (l *streamLimit) stop() {
 	}
 }
 
-// overdue makes o that of an attempt that took too long, if it did.
+// overdue changes o to the outcome of an attempt that exceeded the limit, if the limit ended it.
 func (r *route) overdue(p *pick, o *policy.Outcome) {
 	if p.limit == nil || !p.limit.expired.Load() || o.Err == nil || o.Has(policy.Timeout) || o.Detail == MaxStreamDuration {
 		return
@@ -58,5 +59,5 @@ func (r *route) overdue(p *pick, o *policy.Outcome) {
 	o.Err = &policy.UpstreamError{Upstream: r.upstream, Flags: o.Flags, Detail: o.Detail, Err: errMaxStreamDuration}
 }
 
-// maxDurationReached is an event besides those of the pools: it counts attempts that took too long.
+// maxDurationReached is an event in addition to those of the pools: an attempt exceeded the limit.
 const maxDurationReached = pool.Event(pool.NumEvents)

@@ -12,7 +12,7 @@ import (
 	"github.com/pillion-go/pillion/cluster"
 )
 
-// TestMaxStreamDuration ends attempts that take too long, before and within their response.
+// TestMaxStreamDuration ends attempts that exceed the limit before or during their response.
 func TestMaxStreamDuration(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/body" {

@@ -10,7 +10,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// What is counted for each host.
+// The statistics of each host.
 const (
 	ofConnectFail = iota
 	ofConnections
@@ -42,7 +42,7 @@ var hostStatNames = [hostStats]struct {
 	ofPendingRequests:   {"rq_pending_active", policy.Gauge},
 }
 
-// ofEvent returns what an event of a pool counts for its host.
+// ofEvent returns the statistic of a pool event.
 func ofEvent(e pool.Event) (of int, ok bool) {
 	switch e {
 	case pool.CxConnectFail:
@@ -62,7 +62,7 @@ func ofEvent(e pool.Event) (of int, ok bool) {
 	}
 }
 
-// endpointStats holds the statistics of one host. Like [stats] it does not refer to the host.
+// endpointStats holds the statistics of one host. It does not refer to the host; see [stats].
 type endpointStats struct {
 	counts [hostStats]atomic.Int64
 	shown  []policy.Stat
@@ -121,8 +121,8 @@ func (r *route) judged(c *policy.Call, p *pick, o *policy.Outcome, ended bool) {
 	}
 }
 
-// failed reports whether an attempt failed. It is not ok if it is neither a success nor an error of
-// the host.
+// failed reports whether an attempt failed. ok is false if the attempt is neither a success nor an
+// error of the host.
 func (r *route) failed(c *policy.Call, p *pick, o *policy.Outcome) (failed, ok bool) {
 	switch {
 	case o.Has(policy.Refused | policy.Cancelled | policy.Invalid), o.Detail.Unrouted():
@@ -153,7 +153,7 @@ func grpcFailed(o *policy.Outcome) bool {
 // connected reports whether the attempt has a connection.
 func (p *pick) connected() bool { return p.attached || p.on != nil }
 
-// timedOut counts a timeout of the library that ended an attempt, as one of its host.
+// timedOut counts a timeout of the library that ended an attempt.
 func (r *route) timedOut(p *pick, end *policy.Outcome) {
 	own := p.host.own
 	if own == nil || !p.connected() {

@@ -52,8 +52,8 @@ func newRegistry(t *testing.T) *metrics.Registry {
 	return r
 }
 
-// TestEndpointStats makes calls, each to a new cluster. The statistics are those that Envoy 1.40.0
-// printed for the same calls.
+// TestEndpointStats makes each call with a new cluster. The statistics are those of Envoy 1.40.0 for
+// the same calls.
 func TestEndpointStats(t *testing.T) {
 	responds := func(code int) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code); io.WriteString(w, "soup") }
@@ -117,8 +117,8 @@ func TestEndpointStats_dead(t *testing.T) {
 	}
 }
 
-// TestEndpointStats_form pins the rows and labels, which are those of Envoy 1.40.0, of hosts that
-// come and go, of a cluster that two upstreams share.
+// TestEndpointStats_form pins the rows and labels of hosts that are added and removed, in a cluster
+// that two upstreams share. They are those of Envoy 1.40.0.
 func TestEndpointStats_form(t *testing.T) {
 	r := newRegistry(t)
 	c := made(t, cluster.Config{Endpoints: cluster.Addresses("127.0.0.1:1"), PerEndpointStats: true})
@@ -152,7 +152,7 @@ envoy_cluster_endpoint_rq_total{envoy_cluster_name="recipes",envoy_endpoint_addr
 	}
 }
 
-// TestEndpointStats_off shows no endpoints.
+// TestEndpointStats_off pins that no endpoint is shown by default.
 func TestEndpointStats_off(t *testing.T) {
 	r := newRegistry(t)
 	upstream(t, metrics.Config{Registry: r}, made(t, cluster.Config{Endpoints: cluster.Addresses("127.0.0.1:1")}))

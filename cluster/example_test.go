@@ -19,8 +19,8 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// kitchens starts hosts that respond with their names, and returns their addresses. One whose name
-// begins with "bad" responds with 503.
+// kitchens starts hosts that respond with their names, and returns their addresses. A host whose name
+// begins with "bad" responds with status 503.
 func kitchens(names ...string) (addresses []string, closeAll func()) {
 	var all []*httptest.Server
 	for _, name := range names {
@@ -40,7 +40,7 @@ func kitchens(names ...string) (addresses []string, closeAll func()) {
 	}
 }
 
-// ask returns the text of a page.
+// ask makes a call and returns the body of the response.
 func ask(u *pillion.Upstream, headers ...string) string {
 	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://recipes.internal/menu", nil)
 	if err != nil {
@@ -58,10 +58,10 @@ func ask(u *pillion.Upstream, headers ...string) string {
 	return string(text)
 }
 
-// first has the first host be the first one of the configuration; it is drawn otherwise.
+// first makes the first picked host the first host of the configuration. By default it is random.
 func first() uint64 { return 0 }
 
-// A cluster is the innermost policy of an upstream. Here a retry uses the other host.
+// A cluster is the innermost policy of an upstream. In this example a retry uses the other host.
 func ExampleConfig() {
 	addresses, closeAll := kitchens("bad", "good")
 	defer closeAll()
@@ -78,7 +78,7 @@ func ExampleConfig() {
 	// Output: good
 }
 
-// Hosts that fail are left out for a while.
+// A host that fails twice in a row is ejected for a time.
 func ExampleConfig_outlier() {
 	addresses, closeAll := kitchens("bad", "good")
 	defer closeAll()
@@ -101,7 +101,7 @@ func ExampleConfig_outlier() {
 	// Output: bad good bad good good good /failed_outlier_check
 }
 
-// Each host is counted separately.
+// PerEndpointStats counts each host separately.
 func ExampleConfig_perEndpointStats() {
 	addresses, closeAll := kitchens("good")
 	defer closeAll()
@@ -123,7 +123,7 @@ func ExampleConfig_perEndpointStats() {
 	// cluster.recipes.endpoint.127.0.0.1_80.rq_success: 1
 }
 
-// Hosts are asked whether they are well before they get calls.
+// A host receives calls only after its first health check has passed.
 func ExampleConfig_healthCheck() {
 	addresses, closeAll := kitchens("bad", "good")
 	defer closeAll()
@@ -146,7 +146,7 @@ func ExampleConfig_healthCheck() {
 	// Output: good good
 }
 
-// A name can have many addresses, which are looked up again and again.
+// StrictDNS looks up the addresses of a name repeatedly. Each address is a host.
 func ExampleConfig_dns() {
 	addresses, closeAll := kitchens("good")
 	defer closeAll()
@@ -154,7 +154,7 @@ func ExampleConfig_dns() {
 	kitchens, err := cluster.New(cluster.Config{
 		Type:      cluster.StrictDNS,
 		Endpoints: cluster.Addresses("recipes.internal:" + port),
-		DNS: cluster.DNS{ // the system's resolver, if Lookup is left out
+		DNS: cluster.DNS{ // without Lookup, the system's resolver is used
 			RefreshRate: 5 * time.Second,
 			Lookup: func(_ context.Context, network, _ string) ([]net.IPAddr, error) {
 				if network == "ip6" {
@@ -176,7 +176,7 @@ func ExampleConfig_dns() {
 	// Output: good
 }
 
-// Several upstreams, which are routes to one service, share its hosts, connections and limits.
+// Several upstreams, such as routes to one service, can share hosts, connections and limits.
 func ExampleNew() {
 	addresses, closeAll := kitchens("good")
 	defer closeAll()
@@ -201,7 +201,7 @@ func ExampleNew() {
 	// Output: good good
 }
 
-// Calls of one user go to one host, as long as it is there.
+// With a hash policy, all calls of a user go to the same host, as long as the host is healthy.
 func ExampleCluster_Route() {
 	addresses, closeAll := kitchens("a", "b", "c")
 	defer closeAll()
@@ -224,7 +224,7 @@ func ExampleCluster_Route() {
 	// true
 }
 
-// The hosts can be replaced while calls are under way.
+// Update replaces the hosts. Current calls continue on the old hosts.
 func ExampleCluster_Update() {
 	addresses, closeAll := kitchens("old", "new")
 	defer closeAll()
@@ -276,7 +276,7 @@ func ExampleCluster_Suspicious() {
 	for _, s := range kitchens.Suspicious() {
 		fmt.Println(s)
 	}
-	// Output: cluster: Config.Outlier: no host can be ejected: one of the hosts is more than MaxEjectionPercent of them; set AlwaysEjectOneHost or a greater MaxEjectionPercent
+	// Output: cluster: Config.Outlier: no host can be ejected: one host is more than MaxEjectionPercent of all hosts; set AlwaysEjectOneHost or a greater MaxEjectionPercent
 }
 
 func ExampleAddresses() {
@@ -297,7 +297,7 @@ func ExampleSPIFFE() {
 	// Output: URI spiffe://mesh/ns/recipes
 }
 
-// With Envoy's defaults a retry may use the same host; Hosts says which ones it avoids.
+// Hosts of a retry policy selects the hosts that a retry avoids. Here it avoids canary hosts only.
 func ExampleConfig_hosts() {
 	addresses, closeAll := kitchens("bad", "bad canary", "good")
 	defer closeAll()
@@ -316,7 +316,7 @@ func ExampleConfig_hosts() {
 	// Output: good
 }
 
-// A route of priority HIGH has connections and limits of its own.
+// A route of priority HIGH has separate connections and limits.
 func ExampleRoute_highPriority() {
 	addresses, closeAll := kitchens("good")
 	defer closeAll()
@@ -336,7 +336,7 @@ func ExampleRoute_highPriority() {
 	// Output: good
 }
 
-// Calls stay in the zone of the program as long as the load of all hosts stays even.
+// ZoneAware keeps calls in the zone of the program, as long as the load of all hosts stays even.
 func ExampleConfig_zoneAware() {
 	addresses, closeAll := kitchens("here", "there")
 	defer closeAll()
@@ -353,7 +353,7 @@ func ExampleConfig_zoneAware() {
 	// Output: here here here
 }
 
-// Three of four callers are in zone a, but only half of the hosts: some calls cross over.
+// Zone a has three of four callers, but only half of the hosts: some of its calls go to zone b.
 func ExampleCluster_UpdateLocalCluster() {
 	a, b := cluster.Locality{Zone: "a"}, cluster.Locality{Zone: "b"}
 	kitchens, err := cluster.New(cluster.Config{
@@ -375,7 +375,7 @@ func ExampleCluster_UpdateLocalCluster() {
 	// Output: <nil>
 }
 
-// Each zone has its share of the calls, whatever the number of its hosts.
+// LocalityWeighted sends each zone its share of the calls, whatever the number of its hosts.
 func ExampleConfig_localityWeighted() {
 	addresses, closeAll := kitchens("old", "new")
 	defer closeAll()
@@ -397,7 +397,8 @@ func ExampleConfig_localityWeighted() {
 	// Output: map[new:2 old:6]
 }
 
-// A host that joins has a tenth of its share of the calls at first, and all of it after a minute.
+// With SlowStart, a new host first receives a tenth of its share of the calls, and all of it after a
+// minute.
 func ExampleConfig_slowStart() {
 	kitchens, err := cluster.New(cluster.Config{
 		Endpoints: cluster.Addresses("10.0.0.1:80", "10.0.0.2:80"),
@@ -412,7 +413,7 @@ func ExampleConfig_slowStart() {
 	// Output: <nil>
 }
 
-// Calls go to the hosts that respond quickly. One that fails counts as slow.
+// PeakEWMA prefers hosts that respond quickly. A host that fails counts as slow.
 func ExampleConfig_peakEWMA() {
 	addresses, closeAll := kitchens("bad", "good")
 	defer closeAll()
@@ -432,15 +433,15 @@ func ExampleConfig_peakEWMA() {
 	// Output: true true
 }
 
-// Connections end after a while, so that new ones find the replicas behind a load balancer that were
-// added since. The jitter has them end one after the other.
+// A connection load balancer sends a new connection to any of its replicas. With a maximum age,
+// connections also reach replicas that were added. With the jitter, they do not end at the same time.
 func ExampleConfig_connectionAge() {
 	addresses, closeAll := kitchens("good")
 	defer closeAll()
 	recipes, err := pillion.New("recipes", cluster.Config{
 		Endpoints:                   cluster.Addresses(addresses...),
 		MaxConnectionDuration:       10 * time.Minute,
-		MaxConnectionDurationJitter: 20, // per cent: 10 to 12 minutes
+		MaxConnectionDurationJitter: 20, // percent: 10 to 12 minutes
 	})
 	if err != nil {
 		log.Fatal(err)

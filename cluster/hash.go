@@ -12,25 +12,29 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// HashPolicy says what of a call is hashed. Exactly one of Header, Cookie and QueryParameter is
-// set. Several policies are combined. Mirrors hash_policy of Envoy's RouteAction; what a client
-// has not, such as the address of a downstream connection, is left out.
+// HashPolicy selects a part of the request to hash. Exactly one of Header, Cookie and QueryParameter
+// must be set. The hashes of several policies are combined in their order. Mirrors hash_policy of
+// Envoy's RouteAction, without the parts that a client does not have, such as the address of a
+// downstream connection.
 type HashPolicy struct {
-	// Header names a request header, or one of :authority, :method and :path.
+	// Header is the name of a request header, or one of :authority, :method and :path. Mirrors
+	// header.header_name.
 	Header string `json:"header,omitempty"`
 
-	// Cookie names a cookie of the request. One that is missing is not made, as Envoy does with
-	// ttl.
+	// Cookie is the name of a cookie of the request. A missing cookie is not hashed, and it is not
+	// made, unlike in Envoy with ttl. Mirrors cookie.name.
 	Cookie string `json:"cookie,omitempty"`
 
-	// QueryParameter names a parameter of the URL's query. Its first value is hashed.
+	// QueryParameter is the name of a parameter of the URL's query. Its first value is hashed. Mirrors
+	// query_parameter.name.
 	QueryParameter string `json:"query_parameter,omitempty"`
 
-	// Terminal has the policies after this one ignored if there is a hash by now.
+	// Terminal ignores the policies after this one if this one or an earlier one found a value to
+	// hash. Mirrors terminal.
 	Terminal bool `json:"terminal,omitempty"`
 }
 
-// check returns what is wrong with a Route.
+// check returns the errors of a Route.
 func (r *Route) check() error {
 	var bad []error
 	for i, p := range r.HashPolicy {
@@ -47,7 +51,7 @@ func (r *Route) check() error {
 	return errors.Join(bad...)
 }
 
-// hash returns the hash of a call. It is not ok if nothing can be hashed.
+// hash returns the hash of a call. ok is false if there is nothing to hash.
 func (r *Route) hash(c *policy.Call) (hash uint64, ok bool) {
 	for i := range r.HashPolicy {
 		p := &r.HashPolicy[i]
@@ -65,7 +69,7 @@ func (r *Route) hash(c *policy.Call) (hash uint64, ok bool) {
 	return hash, ok
 }
 
-// value returns what of a call is hashed.
+// value returns the part of a call that p selects.
 func (p *HashPolicy) value(c *policy.Call) (value string, ok bool) {
 	switch {
 	case p.Header != "":
@@ -76,7 +80,7 @@ func (p *HashPolicy) value(c *policy.Call) (value string, ok bool) {
 	return parameter(c.Request().Query, p.QueryParameter)
 }
 
-// header returns the values of a header, in order and joined as Envoy hashes them.
+// header returns the values of a header, sorted and joined as in Envoy.
 func header(c *policy.Call, name string) (value string, ok bool) {
 	switch r := c.Request(); strings.ToLower(name) {
 	case ":authority", "host":
@@ -115,9 +119,9 @@ func cookie(c *policy.Call, name string) (value string, ok bool) {
 	return "", false
 }
 
-// parameter returns the first value of a parameter of a query.
+// parameter returns the first value of a query parameter.
 func parameter(query, name string) (value string, ok bool) {
-	values, _ := url.ParseQuery(query) // what cannot be read is left out
+	values, _ := url.ParseQuery(query) // invalid parameters are ignored
 	if !values.Has(name) {
 		return "", false
 	}

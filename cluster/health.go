@@ -19,7 +19,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// The values that stand for zero fields of a [HealthCheck]. Envoy has no defaults.
+// The defaults of a [HealthCheck]. Envoy has none: there the fields are required.
 const (
 	DefaultHealthTimeout      = time.Second
 	DefaultHealthInterval     = 10 * time.Second
@@ -27,48 +27,59 @@ const (
 	DefaultHealthyThreshold   = 1
 )
 
-// HealthCheck asks each host at intervals whether it is well: a host that is not gets no calls,
-// but in panic. Exactly one of HTTP, TCP and GRPC is set. A host is taken for failed until its first
-// check, which decides alone. Mirrors Envoy's HealthCheck.
+// HealthCheck configures health checks: the cluster checks each host at intervals. A host that fails
+// receives calls only in panic. A new host counts as failed until its first check, whose result
+// applies immediately, whatever the thresholds. Exactly one of HTTP, TCP and GRPC must be set. A
+// negative duration is an error. Mirrors Envoy's HealthCheck.
 type HealthCheck struct {
-	// HTTP, TCP or GRPC says what is asked.
+	// HTTP, TCP and GRPC select the kind of check and configure it.
 	HTTP *HTTPHealthCheck `json:"http_health_check,omitempty"`
 	TCP  *TCPHealthCheck  `json:"tcp_health_check,omitempty"`
 	GRPC *GRPCHealthCheck `json:"grpc_health_check,omitempty"`
 
-	// Timeout limits a check. Zero means 1s.
+	// Timeout limits the time of a check. Zero means 1s. Mirrors timeout.
 	Timeout time.Duration `json:"timeout,omitempty"`
 
-	// Interval is the time from the end of a check to the next. Zero means 10s.
+	// Interval is the time from the end of a check to the next one. Zero means 10s. Mirrors interval.
 	Interval time.Duration `json:"interval,omitempty"`
 
-	// UnhealthyThreshold is how many failures of the network, timeouts or retriable statuses in a
-	// row make a healthy host fail. Any other failure does so immediately. Zero means 3.
+	// UnhealthyThreshold is the number of consecutive network failures, timeouts or retriable
+	// statuses after which a healthy host fails. After any other failure it fails immediately. Zero
+	// means 3; a negative value is an error. Mirrors unhealthy_threshold.
 	UnhealthyThreshold int `json:"unhealthy_threshold,omitempty"`
 
-	// HealthyThreshold is how many passed checks in a row make a failed host healthy. Zero means 1.
+	// HealthyThreshold is the number of consecutive passed checks after which a failed host is
+	// healthy. Zero means 1; a negative value is an error. Mirrors healthy_threshold.
 	HealthyThreshold int `json:"healthy_threshold,omitempty"`
 
-	// InitialJitter delays the first check by a random time below it. Zero means none.
+	// InitialJitter is the upper bound of a random delay of the first check. Zero means no delay.
+	// Mirrors initial_jitter.
 	InitialJitter time.Duration `json:"initial_jitter,omitempty"`
 
-	// IntervalJitter adds a random time below it to each Interval, and IntervalJitterPercent a
-	// share of Interval. Zero means none.
+	// IntervalJitter is the upper bound of a random time that is added to each interval.
+	// IntervalJitterPercent is another one, in percent of the interval. Zero means none. Mirrors
+	// interval_jitter and interval_jitter_percent.
 	IntervalJitter        time.Duration `json:"interval_jitter,omitempty"`
 	IntervalJitterPercent int           `json:"interval_jitter_percent,omitempty"`
 
-	// NoTrafficInterval is the interval until the first call has connected. Zero means 60s.
+	// NoTrafficInterval is the interval until a call of the cluster has made a connection. Zero means
+	// 60s. Mirrors no_traffic_interval.
 	NoTrafficInterval time.Duration `json:"no_traffic_interval,omitempty"`
 
-	// UnhealthyInterval is the interval after a failure, UnhealthyEdgeInterval that after a failure
-	// of a host that is still healthy, and HealthyEdgeInterval that after a passed check of one that
-	// is still failed. Zero means Interval, or UnhealthyInterval for UnhealthyEdgeInterval.
-	UnhealthyInterval     time.Duration `json:"unhealthy_interval,omitempty"`
+	// UnhealthyInterval is the interval after a failed check of a failed host. Zero means Interval.
+	// Mirrors unhealthy_interval.
+	UnhealthyInterval time.Duration `json:"unhealthy_interval,omitempty"`
+
+	// UnhealthyEdgeInterval is the interval after a failed check of a host that is still healthy. Zero
+	// means UnhealthyInterval. Mirrors unhealthy_edge_interval.
 	UnhealthyEdgeInterval time.Duration `json:"unhealthy_edge_interval,omitempty"`
-	HealthyEdgeInterval   time.Duration `json:"healthy_edge_interval,omitempty"`
+
+	// HealthyEdgeInterval is the interval after a passed check of a host that is still failed. Zero
+	// means Interval. Mirrors healthy_edge_interval.
+	HealthyEdgeInterval time.Duration `json:"healthy_edge_interval,omitempty"`
 }
 
-// StatusRange is a half-open range of HTTP statuses: End is not in it. Mirrors Envoy's Int64Range.
+// StatusRange is a range of HTTP statuses from Start to End, without End. Mirrors Envoy's Int64Range.
 type StatusRange struct {
 	Start int `json:"start"`
 	End   int `json:"end"`
@@ -76,53 +87,63 @@ type StatusRange struct {
 
 // HTTPHealthCheck checks hosts with HTTP requests. Mirrors Envoy's HttpHealthCheck.
 type HTTPHealthCheck struct {
-	// Path is the path and query, such as "/healthz". It is required.
+	// Path is the path and query of the request, such as "/healthz". It is required. Mirrors path.
 	Path string `json:"path"`
 
-	// Host is the Host header. Empty means the host's Hostname, or its address.
+	// Host is the Host header. Empty means the Hostname of the endpoint, or its address if it has
+	// none. Mirrors host.
 	Host string `json:"host,omitempty"`
 
-	// Method is the method. Empty means GET.
+	// Method is the method of the request. Empty means GET. Mirrors method.
 	Method string `json:"method,omitempty"`
 
-	// Header is added to each request. Mirrors request_headers_to_add.
+	// Header is added to the headers of each request. Mirrors request_headers_to_add.
 	Header http.Header `json:"request_headers,omitempty"`
 
-	// Receive are texts that the body must hold, in this order. Nil means any body.
+	// Receive lists texts that the body of the response must contain, in this order. Nil means any
+	// body. Mirrors receive.
 	Receive []string `json:"receive,omitempty"`
 
-	// ExpectedStatuses are those of a healthy host. Nil means 200 alone. RetriableStatuses count
-	// toward UnhealthyThreshold; others fail the host immediately.
-	ExpectedStatuses  []StatusRange `json:"expected_statuses,omitempty"`
+	// ExpectedStatuses lists the statuses of a healthy host. Nil means 200 only. Mirrors
+	// expected_statuses.
+	ExpectedStatuses []StatusRange `json:"expected_statuses,omitempty"`
+
+	// RetriableStatuses lists statuses that count toward UnhealthyThreshold. After any other
+	// unexpected status the host fails immediately. Mirrors retriable_statuses.
 	RetriableStatuses []StatusRange `json:"retriable_statuses,omitempty"`
 }
 
-// TCPHealthCheck checks hosts with connections. Mirrors Envoy's TcpHealthCheck.
+// TCPHealthCheck checks hosts with TCP connections. The zero value only connects. Mirrors Envoy's
+// TcpHealthCheck.
 type TCPHealthCheck struct {
-	// Send is sent after the connect, Receive are texts that must be received, in this order.
-	// Without Receive a connect is enough, and nothing is sent.
-	Send    string   `json:"send,omitempty"`
+	// Send is the text that is sent on the connection. Without Receive nothing is sent. Mirrors send.
+	Send string `json:"send,omitempty"`
+
+	// Receive lists texts that must be received, in this order. If it is empty, a connection is
+	// enough. Mirrors receive.
 	Receive []string `json:"receive,omitempty"`
 }
 
 // GRPCHealthCheck checks hosts with calls of grpc.health.v1.Health/Check. Mirrors Envoy's
 // GrpcHealthCheck.
 type GRPCHealthCheck struct {
-	// ServiceName is the service to ask for. Empty means the whole server.
+	// ServiceName is the name of the service to check. Empty means the whole server. Mirrors
+	// service_name.
 	ServiceName string `json:"service_name,omitempty"`
 
-	// Authority is the :authority header. Empty means the host's Hostname, or its address.
+	// Authority is the :authority header. Empty means the Hostname of the endpoint, or its address if
+	// it has none. Mirrors authority.
 	Authority string `json:"authority,omitempty"`
 }
 
-// core returns the configuration of the checker, and what is wrong with h.
+// core returns the configuration of the checker, and the errors of h.
 func (h *HealthCheck) core() (health.Config, error) {
 	var bad []error
 	for field, value := range map[string]int{
 		"UnhealthyThreshold": h.UnhealthyThreshold, "HealthyThreshold": h.HealthyThreshold, "IntervalJitterPercent": h.IntervalJitterPercent,
 	} {
 		if value < 0 || int64(value) > maxNumber {
-			bad = append(bad, invalid("HealthCheck."+field, "%d is not within 0 and %d", value, maxNumber))
+			bad = append(bad, invalid("HealthCheck."+field, "%d is out of range; write 1 to %d, or 0 for the default", value, maxNumber))
 		}
 	}
 	kinds := 0
@@ -147,7 +168,7 @@ func (h *HealthCheck) core() (health.Config, error) {
 	return c, errors.Join(append(bad, renamed(c.Check(), "health: Config.", "HealthCheck."))...)
 }
 
-// startChecker makes the checker, if there is to be one.
+// startChecker makes the checker, if HealthCheck is set.
 func (c *Cluster) startChecker() error {
 	cfg := c.cfg.HealthCheck
 	if cfg == nil {
@@ -172,7 +193,7 @@ func (c *Cluster) startChecker() error {
 	return nil
 }
 
-// prober returns what checks a host.
+// prober returns the prober of a host.
 func (h *HealthCheck) prober(t *pool.Template, scheme, address, hostname string) (health.Prober, error) {
 	switch {
 	case h.HTTP != nil:
@@ -210,7 +231,7 @@ func (h *HTTPHealthCheck) prober(t *pool.Template, scheme, address, hostname str
 	return p, nil
 }
 
-// probeTransport returns a separate transport that connects as the cluster does.
+// probeTransport returns a new transport with the settings of the cluster's connections.
 func probeTransport(t *pool.Template) *http.Transport {
 	if t == nil {
 		return &http.Transport{}
@@ -218,7 +239,7 @@ func probeTransport(t *pool.Template) *http.Transport {
 	return t.Transport().Clone()
 }
 
-// begin makes hosts, which nothing uses yet, such as wait for their first check.
+// begin marks new hosts as failed until their first check.
 func (c *Cluster) begin(hosts []*host) {
 	if c.checker == nil {
 		return
@@ -229,8 +250,8 @@ func (c *Cluster) begin(hosts []*host) {
 	}
 }
 
-// check begins to check a host. The goroutine ends when the host leaves the cluster, or when the
-// cluster is closed or used no more. The caller holds mu.
+// check starts the checks of a host. The goroutine ends when the host leaves the cluster, or when the
+// cluster is closed or no longer referenced. The caller holds mu.
 func (c *Cluster) check(h *host) {
 	if c.checker == nil {
 		return
@@ -238,7 +259,7 @@ func (c *Cluster) check(h *host) {
 	e := h.Endpoint()
 	prober, err := c.cfg.HealthCheck.prober(c.template, c.scheme(), e.Address, e.Hostname)
 	if err != nil {
-		return // the configuration was checked
+		return // impossible: the configuration is valid
 	}
 	ctx, cancel := context.WithCancel(c.background)
 	h.uncheck = cancel
@@ -258,7 +279,7 @@ func (c *Cluster) check(h *host) {
 	}()
 }
 
-// healthStep does what the result of a check led to.
+// healthStep applies the result of a check.
 func (c *Cluster) healthStep(h *host, s health.Step) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -279,7 +300,7 @@ func (c *Cluster) healthStep(h *host, s health.Step) {
 	}
 }
 
-// healthTransition makes the host what its checks say. The caller holds mu.
+// healthTransition applies a change of the host's status. The caller holds mu.
 func (c *Cluster) healthTransition(h *host) {
 	failed := h.Flags().Has(balance.FailedActiveHC)
 	status := h.session.Status()
@@ -302,7 +323,7 @@ func (h *host) checked(s health.Status) {
 	h.set(balance.ActiveHCTimeout, s.TimedOut)
 }
 
-// saidUnhealthy looks whether a response says that its host wants no more calls.
+// saidUnhealthy makes the host fail if the response has x-envoy-immediate-health-check-fail.
 func (r *route) saidUnhealthy(c *policy.Call, p *pick, o *policy.Outcome) {
 	if p.host.session == nil || o.Err != nil {
 		return
@@ -315,7 +336,7 @@ func (r *route) saidUnhealthy(c *policy.Call, p *pick, o *policy.Outcome) {
 	}
 }
 
-// offerHealth offers what the health checks count.
+// offerHealth offers the statistics of the health checks.
 func (s *stats) offerHealth(b *policy.Builder) {
 	checker := s.health
 	for of := range health.Stat(health.StatCount) {
@@ -330,7 +351,7 @@ func (s *stats) offerHealth(b *policy.Builder) {
 	}
 }
 
-// readied lets the callers continue that wait for the cluster, if it is ready. The caller holds mu.
+// readied releases the callers that wait for the cluster, if it is ready. The caller holds mu.
 func (c *Cluster) readied() {
 	if c.unchecked > 0 || c.unresolved {
 		return
@@ -342,9 +363,10 @@ func (c *Cluster) readied() {
 	}
 }
 
-// WaitReady waits until the cluster knows its hosts, and with health checks until each of the
-// first hosts was checked once. The error wraps the cause of ctx's end, [ErrNoHosts] if there is no
-// host that would get calls, or [ErrClosed].
+// WaitReady waits until the first lookup of each DNS name has ended, and with health checks until each
+// of the first hosts was checked once. It then returns nil, or [ErrNoHosts] if no host is healthy or
+// degraded. If ctx ends first, the error wraps [context.Cause] of ctx. After Close the error is
+// [ErrClosed].
 func (c *Cluster) WaitReady(ctx context.Context) error {
 	select {
 	case <-c.ready:

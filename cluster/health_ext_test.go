@@ -19,14 +19,14 @@ import (
 	"github.com/pillion-go/pillion/cluster"
 )
 
-// quick are checks that come one after the other.
+// quick returns a configuration with short intervals.
 func quick(check cluster.HealthCheck) *cluster.HealthCheck {
 	check.Interval, check.NoTrafficInterval, check.UnhealthyThreshold = 2*time.Millisecond, 2*time.Millisecond, 1
 	check.Timeout = 5 * time.Second
 	return &check
 }
 
-// TestHealthCheck follows a host that is ill and becomes well again, by each kind of check.
+// TestHealthCheck follows a host that fails and recovers, with each kind of check.
 func TestHealthCheck(t *testing.T) {
 	var ill atomic.Bool
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -80,7 +80,7 @@ func TestHealthCheck(t *testing.T) {
 	}
 }
 
-// TestHealthCheck_tcp finds out that nothing listens.
+// TestHealthCheck_tcp fails a host that does not listen.
 func TestHealthCheck_tcp(t *testing.T) {
 	a, _ := server(t, "a")
 	gone := httptest.NewServer(http.NotFoundHandler())
@@ -107,7 +107,7 @@ func TestHealthCheck_tcp(t *testing.T) {
 	}
 }
 
-// TestHealthCheck_immediate honors a response that says that its host wants no more calls.
+// TestHealthCheck_immediate fails a host whose response has x-envoy-immediate-health-check-fail.
 func TestHealthCheck_immediate(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/" {
@@ -129,7 +129,7 @@ func TestHealthCheck_immediate(t *testing.T) {
 	}
 }
 
-// TestWaitReady_canceled reports why it does not wait any longer.
+// TestWaitReady_canceled pins that the error wraps the cause of the context's end.
 func TestWaitReady_canceled(t *testing.T) {
 	block := make(chan struct{})
 	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-block }))

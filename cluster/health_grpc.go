@@ -44,7 +44,7 @@ func (c *healthClient) Check(ctx context.Context, service string) health.GRPCRep
 	if err != nil {
 		return health.GRPCReply{Network: true, Err: err}
 	}
-	defer func() { _ = resp.Body.Close() }() // it was read, or is not wanted
+	defer func() { _ = resp.Body.Close() }() // the body was read or is not needed
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
 	if err != nil {
 		return health.GRPCReply{Network: true, Err: err}
@@ -55,7 +55,7 @@ func (c *healthClient) Check(ctx context.Context, service string) health.GRPCRep
 	}
 	code, err := strconv.ParseUint(status, 10, 32)
 	if resp.StatusCode != http.StatusOK || err != nil {
-		return health.GRPCReply{Code: 2, Err: fmt.Errorf("no gRPC response: HTTP status %d, gRPC status %q", resp.StatusCode, status)}
+		return health.GRPCReply{Code: 2, Err: fmt.Errorf("the response is not gRPC: HTTP status %d, gRPC status %q", resp.StatusCode, status)}
 	}
 	if code != 0 {
 		return health.GRPCReply{Code: uint32(code)}
@@ -78,7 +78,7 @@ func (c *healthClient) request(ctx context.Context, service string) *http.Reques
 	return req
 }
 
-// serviceField is a HealthCheckRequest.
+// serviceField returns an encoded HealthCheckRequest.
 func serviceField(service string) []byte {
 	if service == "" {
 		return nil
@@ -88,18 +88,18 @@ func serviceField(service string) []byte {
 }
 
 func lengthOf(message []byte) []byte {
-	return binary.BigEndian.AppendUint32(nil, uint32(len(message))) //nolint:gosec // it is short
+	return binary.BigEndian.AppendUint32(nil, uint32(len(message))) //nolint:gosec // short
 }
 
-var errNoStatus = errors.New("the response is no HealthCheckResponse")
+var errNoStatus = errors.New("the response is not a HealthCheckResponse")
 
-// servingStatus reads the first field of a HealthCheckResponse in its frame.
+// servingStatus returns the status of a HealthCheckResponse. body includes the frame header.
 func servingStatus(body []byte) (health.ServingStatus, error) {
 	const frame, field1Varint = 5, 1 << 3
 	switch {
 	case len(body) < frame || body[0] != 0:
 		return 0, errNoStatus
-	case len(body) == frame: // the zero value, which is UNKNOWN
+	case len(body) == frame: // the zero value: UNKNOWN
 		return health.ServingUnknown, nil
 	case body[frame] != field1Varint:
 		return 0, errNoStatus

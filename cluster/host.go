@@ -21,17 +21,17 @@ type host struct {
 
 	address string
 	stats   *stats
-	own     *endpointStats // nil unless each host is counted
+	own     *endpointStats // nil without PerEndpointStats
 	lending *lending
-	age     func() time.Duration         // that ends a connection of a protocol's client; nil for none
+	age     func() time.Duration         // returns the maximum age of a connection of gRPC's client; nil for none
 	pools   [2]atomic.Pointer[pool.Pool] // by priority; written with mu held
 
 	session *health.Session // nil without health checks; written before the host is used
 	uncheck func()          // ends the health checks
 
 	mu          sync.Mutex
-	gone        bool                   // no longer in the cluster: no more pools are made; guarded by mu
-	connections map[*connection]func() // that protocols' clients made, and how they drain; guarded by mu
+	gone        bool                   // the host has left the cluster, and makes no more pools; guarded by mu
+	connections map[*connection]func() // the connections of gRPC's client, with their drain functions; guarded by mu
 }
 
 func newHost(e balance.Endpoint, s *stats, l *lending) *host {
@@ -43,7 +43,7 @@ func newHost(e balance.Endpoint, s *stats, l *lending) *host {
 	return h
 }
 
-// hostOf returns the host behind one of the balancer's.
+// hostOf returns the host of a balance.Host.
 func hostOf(h *balance.Host) *host { return h.Data.(*host) } //nolint:forcetypeassert // newHost made it
 
 // Observe counts an event of one of the host's pools.
@@ -60,8 +60,8 @@ func (h *host) Observe(e pool.Event, n int64) {
 	h.stats.Observe(e, n)
 }
 
-// pool returns the pool of a priority, which is made at its first use. It is nil if the host is no
-// longer in the cluster.
+// pool returns the pool of a priority. It makes the pool at the first use. It returns nil if the host
+// has left the cluster.
 func (h *host) pool(c *Cluster, p policy.Priority) *pool.Pool {
 	if found := h.pools[p].Load(); found != nil {
 		return found
@@ -76,8 +76,8 @@ func (h *host) pool(c *Cluster, p policy.Priority) *pool.Pool {
 	return made
 }
 
-// attach attaches a stream to a connection of the host. The error is pool.ErrClosed if the host is
-// no longer in the cluster.
+// attach attaches a stream to a connection of the host. It returns pool.ErrClosed if the host has
+// left the cluster.
 func (h *host) attach(ctx context.Context, c *Cluster, p policy.Priority, s *pool.Stream) error {
 	connections := h.pool(c, p)
 	if connections == nil {
@@ -86,7 +86,7 @@ func (h *host) attach(ctx context.Context, c *Cluster, p policy.Priority, s *poo
 	return connections.Attach(ctx, s)
 }
 
-// each calls do for each pool that there is.
+// each calls do for each pool.
 func (h *host) each(do func(*pool.Pool)) {
 	for p := range h.pools {
 		if found := h.pools[p].Load(); found != nil {
@@ -95,13 +95,13 @@ func (h *host) each(do func(*pool.Pool)) {
 	}
 }
 
-// drain closes the connections as soon as they are idle. Later calls use new ones.
+// drain closes each connection when it is idle. Later calls use new connections.
 func (h *host) drain() {
 	h.each((*pool.Pool).Drain)
 	h.drainConnections()
 }
 
-// drainConnections makes the connections of protocols' clients take no more calls.
+// drainConnections drains the connections of gRPC's client.
 func (h *host) drainConnections() {
 	h.mu.Lock()
 	all := slices.Collect(maps.Values(h.connections))
@@ -111,8 +111,8 @@ func (h *host) drainConnections() {
 	}
 }
 
-// leave closes the pools. Calls that wait for a connection or use one are served. It reports whether
-// the host was still waiting for its first health check.
+// leave closes the pools. Calls that use a connection or wait for one continue. leave reports whether
+// the host waited for its first health check.
 func (h *host) leave() (unchecked bool) {
 	h.mu.Lock()
 	h.gone = true

@@ -9,84 +9,89 @@ import (
 	"github.com/pillion-go/pillion/cluster/internal/balance"
 )
 
-// DefaultMinClusterSize stands for a zero MinClusterSize of [ZoneAware]. It is Envoy's.
+// DefaultMinClusterSize is the default of MinClusterSize of [ZoneAware], as in Envoy.
 const DefaultMinClusterSize = 6
 
-// LocalityBasis is how [ZoneAware] measures localities. Mirrors Envoy's
-// ZoneAwareLbConfig.LocalityBasis.
+// LocalityBasis is the measure of a locality's share of the hosts for [ZoneAware]. The zero value
+// means HealthyHostsNum. Mirrors Envoy's ZoneAwareLbConfig.LocalityBasis.
 type LocalityBasis string
 
 // The measures of a locality.
 const (
-	// HealthyHostsNum is the number of healthy hosts. It is the default.
+	// HealthyHostsNum is the number of healthy hosts.
 	HealthyHostsNum LocalityBasis = "HEALTHY_HOSTS_NUM"
 	// HealthyHostsWeight is the sum of the weights of healthy hosts.
 	HealthyHostsWeight LocalityBasis = "HEALTHY_HOSTS_WEIGHT"
 )
 
-// ZoneAware has the hosts of priority 0 that are in the program's own locality ([Config.Locality])
-// preferred, so far as the load of all hosts stays even: if the share of the hosts that are here is
-// that of the callers that are here, or more, all calls stay here. Else some cross over, to localities
-// that have more hosts than callers. Hash policies cannot use it. Mirrors zone_aware_lb_config.
+// ZoneAware prefers hosts of the program's own locality ([Config.Locality]), as long as the load of
+// all hosts stays even. It compares the locality's share of the healthy hosts of priority 0 with its
+// share of the callers. If the share of the hosts is equal or greater, all calls stay in the
+// locality. Otherwise some calls go to localities whose share of the hosts is greater than their
+// share of the callers. The zero value is valid. ZoneAware with [RingHash] or [Maglev] is an error.
+// Mirrors zone_aware_lb_config.
 type ZoneAware struct {
-	// RoutingEnabled is the share of the calls, in per cent, that honor localities. Zero means 100,
-	// the constant Zero means 0.
+	// RoutingEnabled is the share of the calls that prefer the locality, in percent. Zero means 100,
+	// and the constant Zero means 0. Mirrors routing_enabled.
 	RoutingEnabled float64 `json:"routing_enabled,omitempty"`
 
-	// MinClusterSize is the least number of healthy hosts of priority 0 for localities to be honored.
-	// Zero means 6, the constant Zero means no minimum.
+	// MinClusterSize is a number of healthy hosts of priority 0: if there are fewer, there is no
+	// preference. Zero means 6, and the constant Zero means no minimum. Mirrors min_cluster_size.
 	MinClusterSize int `json:"min_cluster_size,omitempty"`
 
-	// FailTrafficOnPanic refuses calls in panic, that of the local cluster included, in place of
-	// using all hosts.
+	// FailTrafficOnPanic refuses calls if priority 0 or the local cluster is in panic, instead of
+	// using all hosts. Mirrors fail_traffic_on_panic.
 	FailTrafficOnPanic bool `json:"fail_traffic_on_panic,omitempty"`
 
-	// ForceLocalZone has all calls stay here, whatever the share of the hosts. Nil means that they do
-	// not.
+	// ForceLocalZone keeps all calls in the locality, whatever its share of the hosts. Nil means that
+	// it does not. Mirrors force_local_zone.
 	ForceLocalZone *ForceLocalZone `json:"force_local_zone,omitempty"`
 
-	// LocalityBasis is how localities are measured. Empty means HealthyHostsNum.
+	// LocalityBasis is the measure of the shares. Empty means HealthyHostsNum. Mirrors
+	// locality_basis.
 	LocalityBasis LocalityBasis `json:"locality_basis,omitempty"`
 
-	// LocalCluster is the callers, this program among them: their localities and health count.
-	// [Cluster.UpdateLocalCluster] replaces them. Empty means that the callers are spread evenly over
-	// Config.Locality and the localities of the hosts; in Envoy localities do not matter then.
-	// Mirrors the hosts of cluster_manager.local_cluster_name.
+	// LocalCluster lists the callers, including this program. Their localities and health are used.
+	// [Cluster.UpdateLocalCluster] replaces the list. Empty means callers that are spread evenly over
+	// Config.Locality and the localities of the hosts; in Envoy it means no preference. Mirrors the
+	// hosts of cluster_manager.local_cluster_name.
 	LocalCluster []Endpoint `json:"local_cluster,omitempty"`
 }
 
-// ForceLocalZone mirrors force_local_zone of Envoy's ZoneAwareLbConfig.
+// ForceLocalZone configures how [ZoneAware] keeps all calls in the program's locality. Mirrors
+// force_local_zone of Envoy's ZoneAwareLbConfig.
 type ForceLocalZone struct {
-	// MinSize is the least number of healthy hosts here. Zero means 1; negative is an error.
+	// MinSize is the number of healthy hosts that the locality must have. Zero means 1; a negative
+	// value is an error. Mirrors min_size.
 	MinSize int `json:"min_size,omitempty"`
 }
 
-// LocalityWeighted has localities chosen by their weights ([Endpoint.LocalityWeight]), which count in
-// full as long as enough of their hosts are healthy for the overprovisioning factor, and less below.
-// If no locality has a weight, localities do not matter; with [RingHash] and [Maglev] calls are refused
-// then. Mirrors locality_weighted_lb_config.
+// LocalityWeighted selects localities by their weights ([Endpoint.LocalityWeight]). If too few hosts
+// of a locality are healthy, its weight is reduced; the overprovisioning factor determines how many
+// are enough. If no locality has a weight, [RingHash] and [Maglev] refuse calls, and other load
+// balancing policies ignore localities. Mirrors locality_weighted_lb_config.
 type LocalityWeighted struct{}
 
 //nolint:gochecknoglobals // a table that nothing writes
 var localityBases = map[LocalityBasis]bool{"": false, HealthyHostsNum: false, HealthyHostsWeight: true}
 
-// checkLocalities finds what is wrong with ZoneAware.
+// checkLocalities returns the errors of ZoneAware.
 func (c *Config) checkLocalities() (bad []error) {
 	z := c.ZoneAware
 	if z == nil {
 		return nil
 	}
 	if c.Locality == (Locality{}) {
-		bad = append(bad, invalid("Locality", "empty; ZoneAware needs to know where the program runs, as in Locality{Zone: \"a\"}"))
+		bad = append(bad, invalid("Locality", "empty; write where the program runs, such as Locality{Zone: \"a\"}, or remove ZoneAware"))
 	}
 	if c.LBPolicy == RingHash || c.LBPolicy == Maglev {
-		bad = append(bad, invalid("ZoneAware", "%s cannot use it; leave one of the two out", c.LBPolicy))
+		bad = append(bad, invalid("ZoneAware", "has no effect with %s; remove it, or write another LBPolicy", c.LBPolicy))
 	}
 	if z.MinClusterSize < Zero {
-		bad = append(bad, invalid("ZoneAware.MinClusterSize", "%d is negative; leave it 0 for the default, or write Zero for no minimum", z.MinClusterSize))
+		bad = append(bad, invalid("ZoneAware.MinClusterSize", "%d is negative; write 1 or more, 0 for 6, or Zero for no minimum", z.MinClusterSize))
 	}
 	if f := z.ForceLocalZone; f != nil && (f.MinSize < 0 || int64(f.MinSize) > maxNumber) {
-		bad = append(bad, invalid("ZoneAware.ForceLocalZone.MinSize", "%d is not within 0 and %d; 0 means 1", f.MinSize, maxNumber))
+		bad = append(bad, invalid("ZoneAware.ForceLocalZone.MinSize", "%d is out of range; write 1 to %d, or 0 for 1", f.MinSize, maxNumber))
 	}
 	if _, ok := localityBases[z.LocalityBasis]; !ok {
 		bad = append(bad, invalid("ZoneAware.LocalityBasis", "%q is unknown; write one of %s", z.LocalityBasis, known(localityBases)))
@@ -94,7 +99,7 @@ func (c *Config) checkLocalities() (bad []error) {
 	return append(bad, checkEndpoints("ZoneAware.LocalCluster", z.LocalCluster)...)
 }
 
-// balance returns the configuration of the balancer, nil for none.
+// balance returns the configuration for the balancer, nil for none.
 func (z *ZoneAware) balance() *balance.ZoneAware {
 	if z == nil {
 		return nil
@@ -127,7 +132,7 @@ func localHosts(endpoints []Endpoint) (hosts []*balance.Host) {
 	return hosts
 }
 
-// group returns what hosts that share a locality's weight have in common.
+// group returns the key of the hosts that share a LocalityWeight.
 func (e *Endpoint) group() balance.PriorityLocality {
 	return balance.PriorityLocality{Priority: e.Priority, Locality: balance.Locality(e.Locality)}
 }
@@ -142,7 +147,7 @@ func localityWeights(endpoints []Endpoint) map[balance.PriorityLocality]uint32 {
 	return weights
 }
 
-// membership returns hosts as the balancer has them. The caller holds mu.
+// membership returns the hosts for the balancer. The caller holds mu.
 func (c *Cluster) membership(hosts []*host) balance.Membership {
 	m := balance.Membership{OverprovisioningFactor: uint32(c.cfg.OverprovisioningFactor), LocalityWeights: c.weights, Local: c.local} //nolint:gosec // checked
 	for _, h := range hosts {
@@ -154,7 +159,8 @@ func (c *Cluster) membership(hosts []*host) balance.Membership {
 	return m
 }
 
-// evenly returns a caller for each locality of the hosts of priority 0, and for that of the program.
+// evenly returns one caller for the program's locality and one for each locality of the hosts of
+// priority 0.
 func (c *Cluster) evenly(hosts []*balance.Host) (callers []*balance.Host) {
 	localities := []balance.Locality{balance.Locality(c.cfg.Locality)}
 	for _, h := range hosts {
@@ -170,9 +176,11 @@ func (c *Cluster) evenly(hosts []*balance.Host) (callers []*balance.Host) {
 
 var errNoZones = errors.New("cluster: UpdateLocalCluster: Config.ZoneAware is nil; set it")
 
-// UpdateLocalCluster replaces the callers that [ZoneAware] takes into account, as
-// [ZoneAware.LocalCluster] says. If the endpoints are wrong, the error says all that is, and the old
-// ones stay. Without any the callers are spread evenly.
+// UpdateLocalCluster replaces the callers of [ZoneAware]: see its field LocalCluster. Without
+// endpoints the callers count as spread evenly.
+//
+// If endpoints are invalid, UpdateLocalCluster returns the errors of all of them and changes nothing.
+// It returns an error if Config.ZoneAware is nil, and [ErrClosed] after Close.
 func (c *Cluster) UpdateLocalCluster(endpoints []Endpoint) error {
 	if c.cfg.ZoneAware == nil {
 		return errNoZones
@@ -191,18 +199,18 @@ func (c *Cluster) UpdateLocalCluster(endpoints []Endpoint) error {
 	return err
 }
 
-// suspiciousLocalities returns why the configuration of localities has no effect, if it has none.
+// suspiciousLocalities returns the reasons why the configuration of localities has no effect, if any.
 func (c *Cluster) suspiciousLocalities() (all []string) {
 	level := &c.balancer.Snapshot().Levels[0]
 	if z := c.cfg.ZoneAware.balance(); z != nil {
 		if least := cmp.Or(z.MinClusterSize, DefaultMinClusterSize); uint64(len(level.Healthy)) < least {
-			all = append(all, fmt.Sprintf("cluster: Config.ZoneAware: localities do not matter: there are %d healthy hosts of priority 0, and MinClusterSize is %d; "+
-				"set a smaller one", len(level.Healthy), least))
+			all = append(all, fmt.Sprintf("cluster: Config.ZoneAware: localities have no effect: %d hosts of priority 0 are healthy, and MinClusterSize is %d; "+
+				"write a smaller MinClusterSize", len(level.Healthy), least))
 		}
 	}
 	weighs := func(l balance.LocalityHosts) bool { return l.Weight > 0 }
 	if c.cfg.LocalityWeighted != nil && !slices.ContainsFunc(level.Localities, weighs) {
-		all = append(all, "cluster: Config.LocalityWeighted: no endpoint of priority 0 has a LocalityWeight; set it")
+		all = append(all, "cluster: Config.LocalityWeighted: no endpoint of priority 0 has a LocalityWeight; set LocalityWeight")
 	}
 	return all
 }

@@ -45,7 +45,7 @@ func inZones(zones string) (all []cluster.Endpoint) {
 // pipes serves hosts without a network, by their addresses.
 type pipes map[string]*atomic.Int64
 
-// transport returns the template of connections to hosts that serve as handler says.
+// transport returns the template of connections to hosts that serve with handler.
 func (p pipes) transport(t *testing.T, endpoints []cluster.Endpoint, handler func(address string) http.HandlerFunc) *http.Transport {
 	t.Helper()
 	dials := map[string]func(context.Context, string, string) (net.Conn, error){}
@@ -65,7 +65,7 @@ func (p pipes) transport(t *testing.T, endpoints []cluster.Endpoint, handler fun
 
 func served(string) http.HandlerFunc { return func(http.ResponseWriter, *http.Request) {} }
 
-// of returns how many calls the hosts of each zone have had since the last time.
+// of returns the number of calls of each zone's hosts since the last call of of.
 func (p pipes) of(endpoints []cluster.Endpoint) map[string]int64 {
 	zones := map[string]int64{}
 	for _, e := range endpoints {
@@ -83,7 +83,7 @@ func calls(t *testing.T, u *pillion.Upstream, n int) {
 	}
 }
 
-// TestZoneAware keeps calls in the zone of the program so far as the load stays even, and counts
+// TestZoneAware keeps calls in the zone of the program as long as the load stays even, and counts
 // them.
 func TestZoneAware(t *testing.T) {
 	const n = 1000
@@ -160,7 +160,7 @@ func TestZoneAware_settings(t *testing.T) {
 	}
 }
 
-// TestUpdateLocalCluster has calls cross over when most callers are here, and not otherwise.
+// TestUpdateLocalCluster sends calls to the other zone only if most callers are in this zone.
 func TestUpdateLocalCluster(t *testing.T) {
 	hosts, endpoints := pipes{}, inZones("aabbcc")
 	c := made(t, cluster.Config{
@@ -179,7 +179,7 @@ func TestUpdateLocalCluster(t *testing.T) {
 			t.Errorf("callers %q: got %d of 400 calls here, want %d to %d", step.callers, got, step.least, step.max)
 		}
 	}
-	if err := c.UpdateLocalCluster([]cluster.Endpoint{{Address: "a"}}); err == nil || !strings.Contains(err.Error(), `cluster: Config.ZoneAware.LocalCluster[0].Address: "a" is no address`) {
+	if err := c.UpdateLocalCluster([]cluster.Endpoint{{Address: "a"}}); err == nil || !strings.Contains(err.Error(), `cluster: Config.ZoneAware.LocalCluster[0].Address: "a" is not an address`) {
 		t.Errorf("got %v, want an error about the address", err)
 	}
 	if err := made(t, cluster.Config{}).UpdateLocalCluster(nil); err == nil || !strings.Contains(err.Error(), "Config.ZoneAware is nil") {
@@ -190,7 +190,7 @@ func TestUpdateLocalCluster(t *testing.T) {
 	}
 }
 
-// TestLocalityWeighted gives each zone its share, whatever the number of its hosts.
+// TestLocalityWeighted sends each zone its share, whatever the number of its hosts.
 func TestLocalityWeighted(t *testing.T) {
 	hosts, endpoints := pipes{}, inZones("aaab")
 	endpoints[0].LocalityWeight, endpoints[3].LocalityWeight = 1, 3
@@ -214,8 +214,8 @@ func TestLocalityWeighted(t *testing.T) {
 	check(map[string]int64{"a": 0, "b": 400})
 }
 
-// TestSlowStart has a host join three others, and its share of the calls grow from a tenth of theirs
-// to the same.
+// TestSlowStart adds a host to three others. Its share of the calls grows from a tenth of theirs to an
+// equal one.
 func TestSlowStart(t *testing.T) {
 	for _, p := range []cluster.LBPolicy{cluster.RoundRobin, cluster.LeastRequest} {
 		t.Run(string(p), func(t *testing.T) {
@@ -247,8 +247,8 @@ func TestSlowStart(t *testing.T) {
 	}
 }
 
-// TestPeakEWMA_canceled pins that a host that does not respond attracts no calls, though each that it
-// has is canceled.
+// TestPeakEWMA_canceled pins that a host that does not respond attracts no calls, although its calls
+// are canceled.
 func TestPeakEWMA_canceled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hosts, endpoints := pipes{}, inZones("ab")
@@ -280,8 +280,8 @@ func TestPeakEWMA_canceled(t *testing.T) {
 	})
 }
 
-// TestPeakEWMA_settings pins what the settings do with a host that fails quickly, and with one that
-// was slow once.
+// TestPeakEWMA_settings pins the effect of the settings on a host that fails quickly, and on a host
+// that was slow once.
 func TestPeakEWMA_settings(t *testing.T) {
 	for name, test := range map[string]struct {
 		config cluster.PeakEWMAConfig
@@ -318,7 +318,7 @@ func TestPeakEWMA_settings(t *testing.T) {
 	}
 }
 
-// TestConfig_jsonLocalities reads Envoy's names.
+// TestConfig_jsonLocalities reads fields by Envoy's names.
 func TestConfig_jsonLocalities(t *testing.T) {
 	var got cluster.Config
 	err := json.Unmarshal([]byte(`{
@@ -343,14 +343,14 @@ func TestConfig_jsonLocalities(t *testing.T) {
 	}
 }
 
-// TestSuspicious_localities names localities that do not matter.
+// TestSuspicious_localities reports localities that have no effect.
 func TestSuspicious_localities(t *testing.T) {
 	here := cluster.Locality{Zone: "a"}
 	for _, test := range []struct {
 		cfg  cluster.Config
 		want string
 	}{
-		{cluster.Config{Endpoints: inZones("aabb"), Locality: here, ZoneAware: &cluster.ZoneAware{}}, "there are 4 healthy hosts of priority 0, and MinClusterSize is 6"},
+		{cluster.Config{Endpoints: inZones("aabb"), Locality: here, ZoneAware: &cluster.ZoneAware{}}, "4 hosts of priority 0 are healthy, and MinClusterSize is 6"},
 		{cluster.Config{Endpoints: inZones("aaabbb"), Locality: here, ZoneAware: &cluster.ZoneAware{}}, ""},
 		{cluster.Config{Endpoints: inZones("ab"), Locality: here, ZoneAware: &cluster.ZoneAware{MinClusterSize: cluster.Zero}}, ""},
 		{cluster.Config{Locality: here, ZoneAware: &cluster.ZoneAware{}}, ""},
@@ -364,7 +364,8 @@ func TestSuspicious_localities(t *testing.T) {
 	}
 }
 
-// TestZoneAware_retry has a retry leave the zone, whose only host has failed, unless it follows Envoy.
+// TestZoneAware_retry pins that a retry leaves the zone if its only host has failed, except with
+// Envoy's host selection.
 func TestZoneAware_retry(t *testing.T) {
 	for name, test := range map[string]struct {
 		hosts *retry.Hosts

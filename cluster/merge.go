@@ -5,22 +5,22 @@ import (
 	"weak"
 )
 
-// mergeWindow collects changes of health, as Envoy's update_merge_window does: the first one is
-// published immediately, those within the window after it together at its end. It is guarded by
-// the cluster's mu.
+// mergeWindow collects changes of health. The first change is published immediately; the changes
+// within the window after it are published together at its end. The cluster's mu guards it. Mirrors
+// Envoy's update_merge_window.
 type mergeWindow struct {
 	length time.Duration
-	last   time.Duration // when hosts were last published because of their health; 0 for never
+	last   time.Duration // the time of the last publication; 0 for never
 	timer  *time.Timer   // armed while a change waits; nil otherwise
 }
 
-// published notes that picks use what is known of all hosts now.
+// published records a publication and drops the waiting changes, which it includes.
 func (w *mergeWindow) published(now time.Duration) {
 	w.stop()
 	w.last = now
 }
 
-// stop drops a change that waits.
+// stop drops the waiting changes.
 func (w *mergeWindow) stop() {
 	if w.timer != nil {
 		w.timer.Stop()
@@ -28,8 +28,8 @@ func (w *mergeWindow) stop() {
 	}
 }
 
-// healthChanged has picks honor the health of the hosts, now or at the end of the window. The
-// caller holds mu.
+// healthChanged publishes the health of the hosts, now or at the end of the window. The caller holds
+// mu.
 func (c *Cluster) healthChanged() {
 	w, now := &c.merge, c.now()
 	c.stats.members(c.hosts)
@@ -42,7 +42,7 @@ func (c *Cluster) healthChanged() {
 	}
 }
 
-// windowEnded publishes what has waited.
+// windowEnded publishes the waiting changes.
 func (c *Cluster) windowEnded() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -51,14 +51,14 @@ func (c *Cluster) windowEnded() {
 	}
 }
 
-// publish has picks honor the health of the hosts. The caller holds mu.
+// publish makes picks use the health of the hosts. The caller holds mu.
 func (c *Cluster) publish(now time.Duration) {
 	_ = c.balancer.Refresh(now) // the hosts were accepted before
 	c.merge.published(now)
 	c.stats.tables(c.balancer.Stats())
 }
 
-// later calls do with c after d, unless nothing uses c any more by then.
+// later calls do with c after d, unless c is no longer referenced then.
 func later(c *Cluster, d time.Duration, do func(*Cluster)) *time.Timer {
 	ref := weak.Make(c)
 	return time.AfterFunc(d, func() {

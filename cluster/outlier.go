@@ -13,108 +13,121 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Outlier detects hosts that fail more than they may, and ejects them for a while: picks avoid
-// them, unless the cluster is in panic. All percentages and numbers whose zero value means a
-// default can be set to 0 with the constant Zero. It mirrors Envoy's OutlierDetection, with its
-// defaults.
+// Outlier configures outlier detection: it detects hosts that fail too often, and ejects them for a
+// time. An ejected host receives calls only in panic. The zero value has Envoy's defaults. Each field
+// mirrors the field of Envoy's OutlierDetection that its JSON name shows; the constant Zero is the
+// number 0 in fields whose zero value means a default. A negative duration is an error.
 //
-// A host goes only if the ejected ones, itself included, are within MaxEjectionPercent of all
-// hosts: with its default of 10, none of fewer than ten hosts ever does, unless AlwaysEjectOneHost
-// is set.
+// A host is ejected only if the ejected hosts, including this one, are at most MaxEjectionPercent of
+// all hosts. With the default of 10, no host of a cluster with fewer than ten hosts is ever ejected,
+// unless AlwaysEjectOneHost is set.
 type Outlier struct {
-	// Consecutive5xx is how many results 5xx in a row are detected. Zero means 5, the constant
-	// Zero detects none. A failed connect counts as a 503 and a timeout as a 504, unless
+	// Consecutive5xx is the number of consecutive 5xx results that are detected. Zero means 5, and the
+	// constant Zero detects none. A failed connect counts as 503 and a timeout as 504, unless
 	// SplitExternalLocalOriginErrors is set.
 	Consecutive5xx int `json:"consecutive_5xx,omitempty"`
 
-	// EnforcingConsecutive5xx is the chance, in per cent, that a detected run ejects. Zero means
-	// 100.
+	// EnforcingConsecutive5xx is the probability that the detection of consecutive 5xx results ejects
+	// the host, in percent. Zero means 100.
 	EnforcingConsecutive5xx int `json:"enforcing_consecutive_5xx,omitempty"`
 
-	// ConsecutiveGatewayFailure is how many results 502, 503 and 504 in a row are detected. Zero
-	// means 5, the constant Zero detects none.
+	// ConsecutiveGatewayFailure is the number of consecutive results 502, 503 and 504 that are
+	// detected. Zero means 5, and the constant Zero detects none.
 	ConsecutiveGatewayFailure int `json:"consecutive_gateway_failure,omitempty"`
 
-	// EnforcingConsecutiveGatewayFailure is the chance, in per cent, that such a run ejects. Zero
-	// means 0.
+	// EnforcingConsecutiveGatewayFailure is the probability that the detection of consecutive gateway
+	// failures ejects the host, in percent. Zero means 0.
 	EnforcingConsecutiveGatewayFailure int `json:"enforcing_consecutive_gateway_failure,omitempty"`
 
-	// SplitExternalLocalOriginErrors counts failed connects, resets and timeouts apart from what
-	// hosts respond.
+	// SplitExternalLocalOriginErrors counts failures of local origin, which are failed connects,
+	// resets and timeouts, separately from the responses of the hosts.
 	SplitExternalLocalOriginErrors bool `json:"split_external_local_origin_errors,omitempty"`
 
-	// ConsecutiveLocalOriginFailure is how many of these in a row are detected. Zero means 5, the
-	// constant Zero detects none.
+	// ConsecutiveLocalOriginFailure is the number of consecutive failures of local origin that are
+	// detected. It needs SplitExternalLocalOriginErrors. Zero means 5, and the constant Zero detects
+	// none.
 	ConsecutiveLocalOriginFailure int `json:"consecutive_local_origin_failure,omitempty"`
 
-	// EnforcingConsecutiveLocalOriginFailure is the chance, in per cent, that such a run ejects.
-	// Zero means 100.
+	// EnforcingConsecutiveLocalOriginFailure is the probability that the detection of consecutive
+	// failures of local origin ejects the host, in percent. Zero means 100.
 	EnforcingConsecutiveLocalOriginFailure int `json:"enforcing_consecutive_local_origin_failure,omitempty"`
 
-	// Interval is the time between two looks at success rates and ejected hosts. Zero means 10s.
+	// Interval is the time between two evaluations of success rates, failure percentages and the ends
+	// of ejections. Zero means 10s.
 	Interval time.Duration `json:"interval,omitempty"`
 
-	// BaseEjectionTime is how long the first ejection of a host lasts; the nth in a row lasts n
-	// times as long. Zero means 30s.
+	// BaseEjectionTime is the duration of the first ejection of a host. The nth ejection in a row
+	// lasts n times as long. Zero means 30s.
 	BaseEjectionTime time.Duration `json:"base_ejection_time,omitempty"`
 
-	// MaxEjectionTime bounds that. Zero means 300s, or BaseEjectionTime if that is longer.
+	// MaxEjectionTime is the maximum duration of an ejection. Zero means 300s, or BaseEjectionTime if
+	// that is longer. A value below BaseEjectionTime is an error.
 	MaxEjectionTime time.Duration `json:"max_ejection_time,omitempty"`
 
-	// MaxEjectionTimeJitter bounds a random time that is added to each ejection. Zero means none.
+	// MaxEjectionTimeJitter is the maximum random time that is added to each ejection. Zero means
+	// none.
 	MaxEjectionTimeJitter time.Duration `json:"max_ejection_time_jitter,omitempty"`
 
-	// MaxEjectionPercent is the share of the hosts, in per cent, that may be ejected. Zero means
-	// 10.
+	// MaxEjectionPercent is the maximum share of ejected hosts, in percent. Zero means 10.
 	MaxEjectionPercent int `json:"max_ejection_percent,omitempty"`
 
-	// AlwaysEjectOneHost allows one ejected host whatever MaxEjectionPercent says.
+	// AlwaysEjectOneHost allows one ejected host, whatever MaxEjectionPercent is.
 	AlwaysEjectOneHost bool `json:"always_eject_one_host,omitempty"`
 
-	// SuccessRateMinimumHosts is how many hosts must have SuccessRateRequestVolume results in one
-	// Interval for success rates to be judged. Zero means 5 and 100.
-	SuccessRateMinimumHosts  int `json:"success_rate_minimum_hosts,omitempty"`
+	// SuccessRateMinimumHosts is the minimum number of hosts with SuccessRateRequestVolume results in
+	// an Interval; with fewer hosts, success rates are not evaluated. Zero means 5.
+	SuccessRateMinimumHosts int `json:"success_rate_minimum_hosts,omitempty"`
+
+	// SuccessRateRequestVolume is the minimum number of results of a host in an Interval; with fewer
+	// results, its success rate is not evaluated. Zero means 100.
 	SuccessRateRequestVolume int `json:"success_rate_request_volume,omitempty"`
 
-	// SuccessRateStdevFactor is how far below the mean a success rate may be, in thousandths of the
-	// standard deviation. Zero means 1900.
+	// SuccessRateStdevFactor determines the minimum success rate: it is the mean of the hosts less
+	// this factor, in thousandths, multiplied by their standard deviation. Zero means 1900.
 	SuccessRateStdevFactor int `json:"success_rate_stdev_factor,omitempty"`
 
-	// EnforcingSuccessRate is the chance, in per cent, that a success rate that is too low ejects;
-	// EnforcingLocalOriginSuccessRate is that for failures of local origin. Zero means 100.
+	// EnforcingSuccessRate is the probability that a success rate below the minimum ejects the host,
+	// in percent. EnforcingLocalOriginSuccessRate is that probability for the success rate of local
+	// origin. Zero means 100.
 	EnforcingSuccessRate            int `json:"enforcing_success_rate,omitempty"`
 	EnforcingLocalOriginSuccessRate int `json:"enforcing_local_origin_success_rate,omitempty"`
 
-	// FailurePercentageThreshold is the share of failures, in per cent, from which on a host is
-	// detected. Zero means 85.
+	// FailurePercentageThreshold is the share of failures from which a host is detected, in percent.
+	// Zero means 85.
 	FailurePercentageThreshold int `json:"failure_percentage_threshold,omitempty"`
 
-	// FailurePercentageMinimumHosts is how many hosts must have FailurePercentageRequestVolume
-	// results in one Interval for shares to be judged. Zero means 5 and 50.
-	FailurePercentageMinimumHosts  int `json:"failure_percentage_minimum_hosts,omitempty"`
+	// FailurePercentageMinimumHosts is the minimum number of hosts with
+	// FailurePercentageRequestVolume results in an Interval; with fewer hosts, failure percentages
+	// are not evaluated. Zero means 5.
+	FailurePercentageMinimumHosts int `json:"failure_percentage_minimum_hosts,omitempty"`
+
+	// FailurePercentageRequestVolume is the minimum number of results of a host in an Interval; with
+	// fewer results, its failure percentage is not evaluated. Zero means 50.
 	FailurePercentageRequestVolume int `json:"failure_percentage_request_volume,omitempty"`
 
-	// EnforcingFailurePercentage is the chance, in per cent, that a share that is too high ejects;
-	// EnforcingFailurePercentageLocalOrigin is that for failures of local origin. Zero means 0.
+	// EnforcingFailurePercentage is the probability that a detected failure percentage ejects the
+	// host, in percent. EnforcingFailurePercentageLocalOrigin is that probability for failures of
+	// local origin. Zero means 0.
 	EnforcingFailurePercentage            int `json:"enforcing_failure_percentage,omitempty"`
 	EnforcingFailurePercentageLocalOrigin int `json:"enforcing_failure_percentage_local_origin,omitempty"`
 
-	// KeepEjectedHealthyHosts has a successful active health check not end an ejection. Envoy's
-	// field is successful_active_health_check_uneject_host, with the opposite meaning.
+	// KeepEjectedHealthyHosts keeps a host ejected if one of its health checks passes. By default a
+	// passed check ends the ejection. Mirrors successful_active_health_check_uneject_host, with the
+	// opposite meaning.
 	KeepEjectedHealthyHosts bool `json:"keep_ejected_healthy_hosts,omitempty"`
 
-	// DetectDegradedHosts takes hosts that respond with x-envoy-degraded for degraded.
+	// DetectDegradedHosts marks hosts as degraded whose responses have the header x-envoy-degraded.
 	DetectDegradedHosts bool `json:"detect_degraded_hosts,omitempty"`
 }
 
-// number is a field of an Outlier, and that of the detector which it sets.
+// number is a numeric field of an Outlier, with the field of the detector that it sets.
 type number struct {
 	name string
 	from int
 	to   *uint32
 }
 
-// numbers are the fields that are numbers.
+// numbers returns the numeric fields.
 func (o *Outlier) numbers(c *outlier.Config) []number {
 	return []number{
 		{"Consecutive5xx", o.Consecutive5xx, &c.Consecutive5xx},
@@ -137,7 +150,7 @@ func (o *Outlier) numbers(c *outlier.Config) []number {
 	}
 }
 
-// core returns the configuration of the detector, and what is wrong with o.
+// core returns the configuration of the detector, and the errors of o.
 func (o *Outlier) core() (outlier.Config, error) {
 	c := outlier.Defaults()
 	var bad []error
@@ -146,7 +159,7 @@ func (o *Outlier) core() (outlier.Config, error) {
 		case f.from == Zero:
 			*f.to = 0
 		case f.from < 0 || int64(f.from) > maxNumber:
-			bad = append(bad, invalid("Outlier."+f.name, "%d is not within 0 and %d; the constant Zero stands for 0", f.from, maxNumber))
+			bad = append(bad, invalid("Outlier."+f.name, "%d is out of range; write 1 to %d, 0 for the default, or Zero for the number 0", f.from, maxNumber))
 		case f.from != 0:
 			*f.to = uint32(f.from)
 		}
@@ -163,7 +176,7 @@ func (o *Outlier) core() (outlier.Config, error) {
 	return c, errors.Join(append(bad, renamed(c.Check(), "outlier: Config.", "Outlier."))...)
 }
 
-// startDetector makes the detector, if there is to be one.
+// startDetector makes the detector, if Outlier is set.
 func (c *Cluster) startDetector() error {
 	o := c.cfg.Outlier
 	if o == nil {
@@ -192,7 +205,7 @@ func (r *route) connected(p *pick) {
 	}
 }
 
-// responded reports to the detector what the attempt came to, at its response headers.
+// responded reports the result of the attempt to the detector, at the response headers.
 func (r *route) responded(c *policy.Call, p *pick, o *policy.Outcome) {
 	d := r.cluster.detector
 	if d == nil {
@@ -206,8 +219,9 @@ func (r *route) responded(c *policy.Call, p *pick, o *policy.Outcome) {
 	r.cluster.took(d.Report(p.host, result, time.Now()))
 }
 
-// result returns what an attempt says of its host. It is not ok if that is nothing: the attempt
-// was refused or canceled, or was a stream whose time was over, or waited for a connection until then.
+// result returns the result of an attempt. ok is false if the result does not show the state of the
+// host: the attempt was refused or canceled, exceeded the limit of a stream, or timed out without a
+// connection.
 func (r *route) result(c *policy.Call, p *pick, o *policy.Outcome) (result outlier.Result, ok bool) {
 	switch {
 	case o.Has(policy.Refused | policy.Cancelled | policy.Invalid), o.Detail.Unrouted():
@@ -226,8 +240,8 @@ func (r *route) result(c *policy.Call, p *pick, o *policy.Outcome) (result outli
 	return r.response(c, o), true
 }
 
-// grpcResult returns what a gRPC response says of its host: at the headers, or, of a unary call, at
-// its end.
+// grpcResult returns the result of a gRPC response: of a unary call at its end, of a stream at its
+// headers.
 func grpcResult(o *policy.Outcome) (result outlier.Result, ok bool) {
 	switch {
 	case o.Detail != envoy.ViaUpstream:
@@ -240,7 +254,7 @@ func grpcResult(o *policy.Outcome) (result outlier.Result, ok bool) {
 	return outlier.Response(outlier.GRPCCode(uint32(o.Code))), true //nolint:gosec // not negative
 }
 
-// response returns what a response says of its host.
+// response returns the result of an HTTP response.
 func (r *route) response(c *policy.Call, o *policy.Outcome) outlier.Result {
 	result := outlier.Response(o.Code)
 	if status, ok := grpcStatus(c, o); ok {
@@ -254,7 +268,7 @@ func (r *route) response(c *policy.Call, o *policy.Outcome) outlier.Result {
 	return result
 }
 
-// reset reports to the detector that a response broke off.
+// reset reports to the detector that a response was incomplete.
 func (r *route) reset(p *pick, end *policy.Outcome) {
 	if !p.reported || r.cluster.detector == nil {
 		return
@@ -264,7 +278,7 @@ func (r *route) reset(p *pick, end *policy.Outcome) {
 	}
 }
 
-// took does what the detector asks for.
+// took applies a step of the detector.
 func (c *Cluster) took(step outlier.Step[*host]) {
 	if len(step.Events) != 0 {
 		c.mu.Lock()
@@ -274,21 +288,21 @@ func (c *Cluster) took(step outlier.Step[*host]) {
 	c.schedule(step.Next)
 }
 
-// schedule has the detector called at an instant, if there is one.
+// schedule calls the detector at the time next, unless next is zero.
 func (c *Cluster) schedule(next time.Time) {
 	if !next.IsZero() {
 		later(c, time.Until(next), (*Cluster).tick)
 	}
 }
 
-// tick does what the detector does once per interval.
+// tick runs the interval of the detector.
 func (c *Cluster) tick() {
 	if !c.isClosed() {
 		c.took(c.detector.Tick(time.Now()))
 	}
 }
 
-// eject makes the hosts what the detector says of them. The caller holds mu.
+// eject applies the detector's state of hosts. The caller holds mu.
 func (c *Cluster) eject(events []outlier.Event[*host]) {
 	changed := false
 	for _, e := range events {
@@ -309,7 +323,7 @@ func (c *Cluster) eject(events []outlier.Event[*host]) {
 	}
 }
 
-// set sets or clears a flag of the host. It reports whether that changed anything.
+// set sets or clears a flag of the host. It reports whether the flag changed.
 func (h *host) set(f balance.Flags, on bool) bool {
 	if on {
 		return h.SetFlags(f)

@@ -15,7 +15,7 @@ import (
 	"github.com/pillion-go/pillion/retry"
 )
 
-// failing starts a host that responds 503 while failing is true.
+// failing starts a host that responds with status 503 while failing is true.
 func failing(t *testing.T) (address string, failing *atomic.Bool, requests *atomic.Int64) {
 	t.Helper()
 	failing, requests = new(atomic.Bool), new(atomic.Int64)
@@ -29,7 +29,7 @@ func failing(t *testing.T) (address string, failing *atomic.Bool, requests *atom
 	return strings.TrimPrefix(s.URL, "http://"), failing, requests
 }
 
-// TestOutlier ejects a host that fails, and lets it return.
+// TestOutlier ejects a host that fails, and ends the ejection.
 func TestOutlier(t *testing.T) {
 	bad, fails, requests := failing(t)
 	good, _ := server(t, "good")
@@ -89,7 +89,7 @@ func TestOutlier_allOut(t *testing.T) {
 	}
 }
 
-// TestRetry_otherHost has a retry use another host.
+// TestRetry_otherHost pins that a retry uses another host.
 func TestRetry_otherHost(t *testing.T) {
 	bad, fails, _ := failing(t)
 	fails.Store(true)
@@ -131,7 +131,7 @@ func TestRetry_otherHost(t *testing.T) {
 	}
 }
 
-// TestRetry_priorities has a retry use another priority.
+// TestRetry_priorities pins that a retry uses another priority.
 func TestRetry_priorities(t *testing.T) {
 	bad, fails, _ := failing(t)
 	fails.Store(true)
@@ -143,7 +143,7 @@ func TestRetry_priorities(t *testing.T) {
 	}
 }
 
-// TestRetry_metadata has a retry avoid hosts by their metadata.
+// TestRetry_metadata pins that a retry avoids hosts by their metadata.
 func TestRetry_metadata(t *testing.T) {
 	canary := map[string]map[string]any{"envoy.lb": {"canary": true}}
 	first, fails, _ := failing(t)

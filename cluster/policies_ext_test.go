@@ -70,7 +70,7 @@ func TestMaintenance(t *testing.T) {
 	checkPage(t, r, []string{"upstream_rq_maintenance_mode: 1", "upstream_rq_200: 1", "upstream_rq_total: 1", "upstream_cx_total: 1"}, nil)
 }
 
-// TestNoDynamicStats leaves out the statistics of responses, and none of the cluster's.
+// TestNoDynamicStats omits the statistics of responses, but not those of the cluster.
 func TestNoDynamicStats(t *testing.T) {
 	a, _ := server(t, "a")
 	r := new(metrics.Registry)
@@ -82,8 +82,8 @@ func TestNoDynamicStats(t *testing.T) {
 		[]string{"upstream_rq_200", "upstream_rq_2xx", "internal.upstream_rq_200"})
 }
 
-// TestTimeouts pins which timeouts outlier detection takes for failures of the host, and which of
-// them count as a response: those of an attempt, and not those of the stream.
+// TestTimeouts pins which timeouts are failures of the host for outlier detection, and which count as
+// a response: those of an attempt, but not those of a stream.
 func TestTimeouts(t *testing.T) {
 	const short = 30 * time.Millisecond
 	tests := []struct {

@@ -12,41 +12,42 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// Route is what differs between upstreams that share a [Cluster]. Mirrors what Envoy keeps in
-// RouteAction.
+// Route holds the settings of one upstream that uses a shared [Cluster]. The zero value hashes
+// nothing and has the default priority. Mirrors fields of Envoy's RouteAction.
 type Route struct {
-	// HashPolicy says what of a call is hashed, for RingHash and Maglev. Without one, and for a call
-	// of which nothing can be hashed, the host is drawn.
+	// HashPolicy selects the parts of a call that [RingHash] and [Maglev] hash. If there is nothing to
+	// hash, a random host is picked. Other load balancing policies ignore it. Mirrors hash_policy.
 	HashPolicy []HashPolicy `json:"hash_policy,omitempty"`
 
-	// HighPriority makes calls use separate connections and limits. Mirrors priority: HIGH.
+	// HighPriority makes calls use separate connections, and the slots of High of limits.Config.
+	// Mirrors priority: HIGH.
 	HighPriority bool `json:"high_priority,omitempty"`
 }
 
-// Route returns the policy for one upstream, where the [Cluster] itself is that of an upstream
-// with the zero Route.
+// Route returns the policy of one upstream. The [Cluster] itself is the policy with the zero Route.
+// If r is invalid, pillion.New returns its errors.
 func (c *Cluster) Route(r Route) policy.Policy { return routed{c, r} }
 
-// Place is that of a [Config].
+// Place returns the place of a [Config].
 func (*Cluster) Place() policy.Place { return Config{}.Place() }
 
-// Wrap puts the cluster in an upstream.
+// Wrap implements [policy.Policy]. It adds the cluster with the zero [Route] to an upstream.
 func (c *Cluster) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 	return routed{c, Route{}}.Wrap(b, next)
 }
 
-// routed is a cluster with a Route.
+// routed is the policy of a cluster with a Route.
 type routed struct {
 	cluster *Cluster
 	cfg     Route
 }
 
-// Place is that of a Config.
+// Place returns the place of a Config.
 func (routed) Place() policy.Place { return Config{}.Place() }
 
-var errUnmade = errors.New("cluster: a *Cluster was not made by New")
+var errUnmade = errors.New("cluster: the *Cluster was not made by New; use New")
 
-// Wrap puts the cluster in an upstream.
+// Wrap adds the cluster to an upstream.
 func (d routed) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 	if d.cluster == nil || d.cluster.balancer == nil {
 		return nil, errUnmade
@@ -58,26 +59,26 @@ func (d routed) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 	r.slots = sync.OnceValue(r.lent)
 	r.end = r.ended
 	if !b.Carry(r) {
-		return nil, errors.New("cluster: another policy of the upstream picks the hosts; leave one of the two out")
+		return nil, errors.New("cluster: another policy of the upstream picks the hosts; remove one of the two")
 	}
-	b.Require(policy.Needs{Cancel: true}) // net/http leaves something in the context of a failed round trip
+	b.Require(policy.Needs{Cancel: true}) // a failed round trip of net/http keeps resources until its context ends
 	d.cluster.stats.offer(b, lbPolicies[d.cluster.cfg.LBPolicy])
 	d.cluster.offerNames(b)
 	d.cluster.offerTLS(b)
 	return r.call, nil
 }
 
-// otherHosts makes retries use other hosts than the attempts before, unless a policy says otherwise.
+// otherHosts returns the default selection: a retry avoids the hosts of earlier attempts.
 func otherHosts() policy.HostSelection {
 	return policy.HostSelection{AvoidPrevious: true, MaxAttempts: otherAttempts}
 }
 
 const (
-	otherAttempts  = 20 // how often another host is looked for
-	leaveZoneAfter = 5  // after how many of them in other zones, too
+	otherAttempts  = 20 // the maximum number of picks for one attempt
+	leaveZoneAfter = 5  // the number of rejected picks after which a pick may leave the zone
 )
 
-// route is the cluster as one upstream uses it.
+// route is the use of a cluster by one upstream.
 type route struct {
 	cluster   *Cluster
 	cfg       Route
@@ -88,10 +89,10 @@ type route struct {
 	lender    policy.Lender // nil for none
 	slots     func() pool.Slots
 	selection policy.HostSelection
-	leaveZone int // after how many rejected picks a retry may leave the zone; 0 for never
+	leaveZone int // the number of rejected picks after which a retry may leave the zone; 0 for never
 }
 
-// route implements these. They are found by their methods.
+// route implements these interfaces, which other packages detect by type assertion.
 var _ interface {
 	policy.Borrower
 	policy.Selector
@@ -103,7 +104,7 @@ func (*route) Carries(p policy.Protocol) bool {
 	return p == policy.ProtocolHTTP || p == policy.ProtocolGRPC
 }
 
-// Borrow has the pools take the slots of l.
+// Borrow makes the pools acquire the slots of l.
 func (r *route) Borrow(l policy.Lender) error {
 	if err := r.cluster.lending.borrow(l); err != nil {
 		return err
@@ -112,7 +113,7 @@ func (r *route) Borrow(l policy.Lender) error {
 	return nil
 }
 
-// Priority is the priority of the calls.
+// Priority returns the priority of the calls.
 func (r *route) Priority() policy.Priority {
 	if r.cfg.HighPriority {
 		return policy.PriorityHigh
@@ -120,26 +121,27 @@ func (r *route) Priority() policy.Priority {
 	return policy.PriorityDefault
 }
 
-// Select sets which hosts retries avoid.
+// Select sets the hosts that retries avoid.
 func (r *route) Select(s policy.HostSelection) { r.selection, r.leaveZone = s, 0 }
 
-// CloseIdleConnections is that of the cluster.
+// CloseIdleConnections closes the idle connections of the cluster.
 func (r *route) CloseIdleConnections() { r.cluster.CloseIdleConnections() }
 
-// pick is the host of an attempt, and its use of a connection.
+// pick is the host of an attempt, and its use of a connection: stream for a connection of a pool, or
+// waiting and on for a connection of gRPC's client.
 type pick struct {
 	host     *host
-	began    time.Duration // on the cluster's clock; only for picks that look at it
-	attached bool
-	waiting  bool         // for a connection that a protocol's client makes
-	on       *connection  // that it has
-	limit    *streamLimit // nil for none
-	reported bool         // the response headers were reported to the detector
+	began    time.Duration // on the cluster's clock; set only if the balancer uses the time
+	attached bool          // stream has a connection
+	waiting  bool          // the attempt waits for a connection of gRPC's client
+	on       *connection   // the connection of gRPC's client, nil for none
+	limit    *streamLimit  // nil for none
+	reported bool          // the response headers were reported to the detector
 	stream   pool.Stream
 }
 
-// errNoHealthy is the error of a call for which there is no host.
-var errNoHealthy = errors.New("cluster: no healthy upstream: there is no host that could be picked")
+// errNoHealthy is the error of a call if no host can be picked.
+var errNoHealthy = errors.New("cluster: no healthy upstream: no host can be picked")
 
 // call picks the host of an attempt.
 func (r *route) call(ctx context.Context, c *policy.Call) *policy.Outcome {
@@ -182,7 +184,7 @@ func (r *route) call(ctx context.Context, c *policy.Call) *policy.Outcome {
 
 var errUnwound = errors.New("cluster: the call panicked or ended its goroutine")
 
-// noHost returns why there is no host.
+// noHost returns the reason why no host was picked.
 func (r *route) noHost() error {
 	if r.cluster.isClosed() {
 		return ErrClosed
@@ -208,7 +210,7 @@ func (r *route) pick(c *policy.Call) *host {
 	return hostOf(h)
 }
 
-// timed reports to the balancer how long the host took to respond.
+// timed reports the latency of the attempt to the balancer.
 func (r *route) timed(p *pick, o *policy.Outcome) {
 	balancer := r.cluster.balancer
 	if !balancer.UsesTime() || o.Has(policy.Refused|policy.Invalid) {
@@ -238,18 +240,18 @@ func (r *route) ended(c *policy.Call, end *policy.Outcome) {
 	r.release(c, end.Err)
 }
 
-// malformed counts a response of HTTP/1 that was not the protocol. The pool cannot see that.
+// malformed counts a malformed HTTP/1 response, which the pool does not detect.
 func (r *route) malformed(p *pick, end *policy.Outcome) {
 	switch end.Detail {
 	case envoy.MalformedResponse, envoy.MalformedResponseAfter:
 		if p.attached && !p.stream.HTTP2() {
 			p.host.Observe(pool.CxProtocolError, 1)
 		}
-	default: // it was, as far as it came
+	default: // it was well formed
 	}
 }
 
-// resetStream counts what ended a stream on a connection that a protocol's client made.
+// resetStream counts the end of a stream on a connection of gRPC's client, if it was a reset.
 func (r *route) resetStream(p *pick, end *policy.Outcome) {
 	if p.on == nil {
 		return
@@ -265,12 +267,12 @@ func (r *route) resetStream(p *pick, end *policy.Outcome) {
 			p.host.Observe(pool.CxDestroyWithActiveRq, 1)
 			p.host.Observe(pool.CxDestroyRemoteWithActiveRq, 1)
 		}
-	default: // it ended by itself
+	default: // it ended without a reset
 	}
 }
 
-// release ends the attempt's use of a connection. err is what ended the exchange before it was
-// complete.
+// release ends the attempt's use of its host. err is the error that ended an incomplete exchange, nil
+// if the exchange is complete.
 func (r *route) release(c *policy.Call, err error) {
 	state := c.State(r.slot)
 	p, ok := state.V.(*pick)

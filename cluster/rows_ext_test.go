@@ -22,8 +22,8 @@ import (
 //go:embed testdata/rows.txt
 var envoysRows string
 
-// absent matches the statistics of the recorded Envoy that the library cannot observe, or has no
-// counterpart of.
+// absent matches the statistics of the recorded Envoy that the library cannot observe or has no
+// counterpart for.
 var absent = regexp.MustCompile(`^(` + strings.Join([]string{
 	`http1\..*`, `upstream_flow_control_.*`, `upstream_cx_[rt]x_bytes_buffered`, // of the codec of HTTP
 	`upstream_rq_rx_reset_no_error`,                                                               // net/http does not report the code
@@ -34,7 +34,7 @@ var absent = regexp.MustCompile(`^(` + strings.Join([]string{
 }, "|") + `) `)
 
 // TestRows compares the statistics of a fresh upstream, with all policies, with the rows that the
-// recorded Envoy prints before the first request: each one is there, or is listed as absent.
+// recorded Envoy prints before the first request: each row is present or listed as absent.
 func TestRows(t *testing.T) {
 	r := newRegistry(t)
 	policies := func(c cluster.Config) []pillion.Policy {

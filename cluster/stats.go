@@ -12,8 +12,8 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// stats are the statistics of one cluster. They hold nothing of it, so that whoever shows them
-// does not keep its hosts and connections.
+// stats holds the statistics of one cluster. It does not refer to the cluster, so that a registry of
+// statistics does not keep the cluster's hosts and connections alive.
 type stats struct {
 	events  [pool.NumEvents + 1]atomic.Int64 // also maxDurationReached
 	lb      [balanceStats]atomic.Uint64
@@ -22,13 +22,13 @@ type stats struct {
 	health  *health.Checker // nil without health checks
 
 	perEndpoint bool                                 // hosts have their own statistics
-	endpoints   atomic.Pointer[policy.EndpointStats] // those of the current hosts
+	endpoints   atomic.Pointer[policy.EndpointStats] // of the current hosts
 
 	mu         sync.Mutex
 	histograms [pool.NumEvents]atomic.Pointer[[]func(uint64)] // written with mu held
 }
 
-// What is counted of the hosts.
+// The statistics of the hosts.
 const (
 	membershipChange = iota
 	membershipTotal
@@ -62,7 +62,7 @@ var balanceNames = [balanceStats]struct {
 	maglevMaxEntries:   {"maglev_lb.max_entries_per_host", policy.Gauge},
 }
 
-// pickNames are what the balancer counts.
+// pickNames maps the names of the balancer's statistics to their values.
 //
 //nolint:gochecknoglobals // a table that nothing writes
 var pickNames = map[string]func(balance.Stats) uint64{
@@ -88,7 +88,7 @@ func (s *stats) Observe(e pool.Event, n int64) {
 	}
 }
 
-// record passes a value to the functions that show the histogram.
+// record passes a value to the functions that record the histogram.
 func (s *stats) record(e pool.Event, value uint64) {
 	if shown := s.histograms[e].Load(); shown != nil {
 		for _, record := range *shown {
@@ -97,7 +97,7 @@ func (s *stats) record(e pool.Event, value uint64) {
 	}
 }
 
-// shows adds a function that shows a histogram.
+// shows adds a function that records a histogram.
 func (s *stats) shows(e pool.Event, record func(uint64)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -109,7 +109,8 @@ func (s *stats) shows(e pool.Event, record func(uint64)) {
 	s.histograms[e].Store(&all)
 }
 
-// members counts the hosts, and their current health. Picks may honor it later.
+// members counts the hosts and their current health. Picks may use that health later, after the merge
+// window.
 func (s *stats) members(hosts []*host) {
 	var healthy, degraded, excluded, heaviest uint64
 	for _, h := range hosts {
@@ -136,7 +137,7 @@ func (s *stats) members(hosts []*host) {
 	s.lb[maxHostWeight].Store(heaviest)
 }
 
-// tables counts the entries of the tables that picks use from now on.
+// tables counts the entries of the current lookup tables.
 func (s *stats) tables(lb balance.Stats) {
 	s.lb[ringSize].Store(lb.Ring.Size)
 	s.lb[ringMinHashes].Store(lb.Ring.MinHashesPerHost)
@@ -145,7 +146,7 @@ func (s *stats) tables(lb balance.Stats) {
 	s.lb[maglevMaxEntries].Store(lb.Maglev.MaxEntriesPerHost)
 }
 
-// offer offers the statistics of a cluster that picks by policy p.
+// offer offers the statistics of a cluster whose load balancing policy is p.
 func (s *stats) offer(b *policy.Builder, p balance.Policy) {
 	for e := range pool.Event(pool.NumEvents) {
 		s.offerEvent(b, e)
@@ -171,11 +172,11 @@ func (s *stats) offer(b *policy.Builder, p balance.Policy) {
 	}
 }
 
-// offerEvent offers what is counted of an event of the pools.
+// offerEvent offers the statistic of a pool event.
 func (s *stats) offerEvent(b *policy.Builder, e pool.Event) {
 	of := policy.Stat{Kind: policy.Counter, Name: e.String(), Of: s}
 	switch e {
-	case pool.RqActiveOverflow, pool.RqPendingOverflow: // refusals count these
+	case pool.RqActiveOverflow, pool.RqPendingOverflow: // the limits policy counts refusals
 		return
 	case pool.CxConnectTime, pool.CxLength, pool.RqPerCx:
 		of.Kind, of.Record = policy.Histogram, func(record func(uint64)) { s.shows(e, record) }
@@ -189,7 +190,7 @@ func (s *stats) offerEvent(b *policy.Builder, e pool.Event) {
 	b.Stat(of)
 }
 
-// offerOutlier offers what the outlier detection counts.
+// offerOutlier offers the statistics of the outlier detection.
 func (s *stats) offerOutlier(b *policy.Builder) {
 	for of := range outlier.Stat(outlier.StatCount) {
 		kind := policy.Counter

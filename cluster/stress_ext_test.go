@@ -385,7 +385,8 @@ func change(ctx context.Context, t *testing.T, c *cluster.Cluster, addresses []s
 	}
 }
 
-// TestCluster_collected lets go of a cluster that nothing uses any more, with its goroutines.
+// TestCluster_collected pins that a cluster that is no longer referenced is collected, and that its
+// goroutines end.
 func TestCluster_collected(t *testing.T) {
 	a, _ := server(t, "a")
 	_, port, _ := net.SplitHostPort(a)

@@ -11,119 +11,134 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// NoSessions is a MaxSessionKeys without resumption of sessions.
+// NoSessions is a MaxSessionKeys of zero: no TLS session is resumed.
 const NoSessions = secure.NoSessions
 
-// PEM is where certificates and keys come from: a file, which is read again when its contents
-// change, or the text itself. The zero value is none. Mirrors Envoy's DataSource.
+// PEM is the source of certificates or keys in PEM format: a file, which is read again when its
+// contents change, or the text itself. At most one of File and Inline may be set. The zero value means
+// no certificate or key. Mirrors Envoy's DataSource.
 type PEM struct {
-	File   string `json:"filename,omitempty"`
+	// File is the name of a file. Mirrors filename.
+	File string `json:"filename,omitempty"`
+
+	// Inline is the text. Mirrors inline_string.
 	Inline string `json:"inline_string,omitempty"`
 }
 
-// SANType is the type of a subject alternative name.
+// SANType is the type of a subject alternative name. The zero value means AnySAN. Mirrors san_type.
 type SANType string
 
 // The types of names.
 const (
 	AnySAN SANType = ""              // a name of any type
-	DNSSAN SANType = "DNS"           // a name of a host, perhaps with a wildcard
-	URISAN SANType = "URI"           // such as a SPIFFE id
-	IPSAN  SANType = "IP_ADDRESS"    //
-	Email  SANType = "EMAIL_ADDRESS" //
+	DNSSAN SANType = "DNS"           // a host name, which may have a wildcard
+	URISAN SANType = "URI"           // a URI, such as a SPIFFE ID
+	IPSAN  SANType = "IP_ADDRESS"    // an IP address
+	Email  SANType = "EMAIL_ADDRESS" // an email address
 )
 
-// SANMatcher matches names of certificates. Exactly one of Exact, Prefix, Suffix, Contains and Regex
-// is set. Mirrors Envoy's SubjectAltNameMatcher.
+// SANMatcher matches subject alternative names of certificates. Exactly one of Exact, Prefix, Suffix,
+// Contains and Regex must be set. Mirrors Envoy's SubjectAltNameMatcher.
 type SANMatcher struct {
-	// Type is the type of name.
+	// Type is the type of the names that are compared. Empty means AnySAN.
 	Type SANType `json:"san_type,omitempty"`
 
-	// Exact matches a name that is the value. The wildcard of a name of type DNS stands for the
-	// first label of the value.
-	Exact    string `json:"exact,omitempty"`
+	// Exact matches a name that is equal to it. A name of type DNS with a wildcard matches any first
+	// label. Mirrors matcher.exact.
+	Exact string `json:"exact,omitempty"`
+
+	// Prefix, Suffix and Contains match a name that begins with, ends with or contains the text.
+	// They mirror matcher.prefix, matcher.suffix and matcher.contains.
 	Prefix   string `json:"prefix,omitempty"`
 	Suffix   string `json:"suffix,omitempty"`
 	Contains string `json:"contains,omitempty"`
 
-	// Regex matches a name that as a whole matches the expression, which is one of package regexp.
+	// Regex matches a name if the expression of package regexp matches the whole name. Mirrors
+	// matcher.safe_regex.
 	Regex string `json:"safe_regex,omitempty"`
 
-	// IgnoreCase compares without regard to the case of ASCII letters. It is an error beside Regex.
+	// IgnoreCase ignores the case of ASCII letters. IgnoreCase together with Regex is an error.
+	// Mirrors matcher.ignore_case.
 	IgnoreCase bool `json:"ignore_case,omitempty"`
 }
 
-// SPIFFE returns the matcher of a SPIFFE id, such as "spiffe://mesh/ns/recipes".
+// SPIFFE returns the matcher of a SPIFFE ID, such as "spiffe://mesh/ns/recipes".
 func SPIFFE(id string) SANMatcher { return SANMatcher{Type: URISAN, Exact: id} }
 
-// TLS encrypts the connections to the hosts. What is verified is what Envoy verifies, and no more:
-// the certificate must lead to CA, if there is one, and one of its names must match one of SANs, if
-// there are any. Without CA and Hashes nothing is verified, and the name of the host is never
-// compared by itself: see [Cluster.Suspicious]. Mirrors Envoy's UpstreamTlsContext.
+// TLS configures the encryption of the connections to the hosts. It verifies what Envoy verifies, and
+// nothing else. With CA, the certificate of the host must be issued by one of its certificates and be
+// valid. With SANs, one of its names must match. With Hashes or SPKIs, it must have one of the hashes.
+// The zero value verifies nothing. The name of the host is compared only with VerifySNI.
+// [Cluster.Suspicious] reports missing verifications. Mirrors Envoy's UpstreamTlsContext.
+//
+// A host whose certificate is refused counts as a failed connect.
 type TLS struct {
-	// CA has the certificates that the host's must lead to. Mirrors trusted_ca.
+	// CA holds the trusted certificates. Mirrors trusted_ca.
 	CA PEM `json:"trusted_ca,omitzero"`
 
-	// CRL has revocation lists. It needs CA. OnlyLeafCRL looks for the host's certificate alone.
-	// Mirrors crl and only_verify_leaf_cert_crl.
+	// CRL holds certificate revocation lists. It needs CA. With OnlyLeafCRL only the host's
+	// certificate is looked up in the lists, otherwise the whole chain. Mirrors crl and
+	// only_verify_leaf_cert_crl.
 	CRL         PEM  `json:"crl,omitzero"`
 	OnlyLeafCRL bool `json:"only_verify_leaf_cert_crl,omitempty"`
 
-	// SANs are names of which the certificate must have one. It needs CA. Mirrors
-	// match_typed_subject_alt_names.
+	// SANs lists matchers of names. At least one name of the certificate must match one of them. It
+	// needs CA. Empty means any names. Mirrors match_typed_subject_alt_names.
 	SANs []SANMatcher `json:"match_typed_subject_alt_names,omitempty"`
 
-	// VerifySNI demands the name that was sent as SNI from the certificate, instead of SANs. It
+	// VerifySNI requires that the certificate has the name that was sent as SNI. It replaces SANs. It
 	// needs CA. Mirrors auto_sni_san_validation.
 	VerifySNI bool `json:"auto_sni_san_validation,omitempty"`
 
-	// Hashes are SHA-256 hashes of certificates in hexadecimal, SPKIs those of public keys in
-	// Base64. If there are any, the certificate must have one of them. Mirrors
+	// Hashes lists SHA-256 hashes of certificates in hexadecimal. SPKIs lists SHA-256 hashes of public
+	// keys in Base64. If there are any, the certificate must have one of them. They mirror
 	// verify_certificate_hash and verify_certificate_spki.
 	Hashes []string `json:"verify_certificate_hash,omitempty"`
 	SPKIs  []string `json:"verify_certificate_spki,omitempty"`
 
-	// AllowExpired does not look at times of validity. It needs CA. Mirrors
+	// AllowExpired accepts certificates that are expired or not yet valid. It needs CA. Mirrors
 	// allow_expired_certificate.
 	AllowExpired bool `json:"allow_expired_certificate,omitempty"`
 
-	// AcceptUntrusted accepts every certificate. Mirrors trust_chain_verification:
-	// ACCEPT_UNTRUSTED.
+	// AcceptUntrusted accepts every certificate. Failed verifications are still counted. Mirrors
+	// trust_chain_verification: ACCEPT_UNTRUSTED.
 	AcceptUntrusted bool `json:"accept_untrusted,omitempty"`
 
-	// Certificate and Key are what the client shows to hosts that ask for it. Mirrors
-	// tls_certificates.
+	// Certificate and Key are the client certificate, with its chain, and its private key. They are
+	// sent to hosts that request them. Set both or none. Mirrors tls_certificates.
 	Certificate PEM `json:"certificate_chain,omitzero"`
 	Key         PEM `json:"private_key,omitzero"`
 
-	// SNI is the name that is sent to hosts. Empty means none. Mirrors sni.
+	// SNI is the server name that is sent to the hosts. Empty means none. Mirrors sni.
 	SNI string `json:"sni,omitempty"`
 
-	// MinVersion and MaxVersion are versions of TLS as package tls has them. Zero means TLS 1.2 and
-	// 1.3. Mirrors tls_minimum_protocol_version and tls_maximum_protocol_version.
+	// MinVersion and MaxVersion are versions of TLS as in package [crypto/tls]. Zero means TLS 1.2 and
+	// TLS 1.3; Envoy's default of both is TLS 1.2. They mirror tls_minimum_protocol_version and
+	// tls_maximum_protocol_version.
 	MinVersion uint16 `json:"tls_minimum_protocol_version,omitempty"`
 	MaxVersion uint16 `json:"tls_maximum_protocol_version,omitempty"`
 
-	// CipherSuites are those of TLS 1.2 and older, by the names of OpenSSL or of package tls; Curves
-	// the key exchanges, by those of BoringSSL. Empty means the defaults. Mirrors cipher_suites and
-	// ecdh_curves.
+	// CipherSuites lists the cipher suites of TLS 1.2 and older, by their names in OpenSSL or in
+	// package [crypto/tls]. Curves lists the key exchanges, by their names in BoringSSL. Empty means
+	// the defaults. They mirror cipher_suites and ecdh_curves.
 	CipherSuites []string `json:"cipher_suites,omitempty"`
 	Curves       []string `json:"ecdh_curves,omitempty"`
 
-	// ALPN are protocols to offer besides those that [Config] Protocol asks for. Mirrors
-	// alpn_protocols.
+	// ALPN lists protocols to offer in addition to those of Config.Protocol. Mirrors alpn_protocols.
 	ALPN []string `json:"alpn_protocols,omitempty"`
 
-	// MaxSessionKeys is how many sessions are kept to be resumed. Zero means 1, NoSessions none.
-	// Mirrors max_session_keys.
+	// MaxSessionKeys is the maximum number of sessions that are kept for resumption. Zero means 1, and
+	// NoSessions means none. Mirrors max_session_keys.
 	MaxSessionKeys int `json:"max_session_keys,omitempty"`
 
-	// ReloadInterval is the time between two looks at files. Zero means 5s, negative none.
+	// ReloadInterval is the time between two checks of the files for changes. Zero means 5s, and a
+	// negative value means no checks.
 	ReloadInterval time.Duration `json:"reload_interval,omitempty"`
 
-	// Report is called with an error for contents of files that cannot be used, once for the same
-	// error in a row, and with nil when they can be used again. Calls do not overlap. It must not
-	// call Close. Nil means no report; see [Cluster.Suspicious].
+	// Report is called with an error if the new contents of a file are invalid; the previous contents
+	// stay in use. It is called once for the same error in a row, and with nil when the contents are
+	// valid again. Calls do not overlap. It must not call Close. Nil means no report; see
+	// [Cluster.Suspicious].
 	Report func(error) `json:"-"`
 }
 
@@ -152,7 +167,7 @@ func (t *TLS) core() (secure.Config, error) {
 	return c, nil
 }
 
-// core returns the matcher of the handshakes for number i of SANs.
+// core returns the matcher for element i of SANs.
 func (m SANMatcher) core(i int) (secure.Matcher, error) {
 	kind, ok := sanTypes[m.Type]
 	if !ok {
@@ -176,8 +191,8 @@ func (m SANMatcher) core(i int) (secure.Matcher, error) {
 	return made, nil
 }
 
-// startTLS reads the files, and begins to look for changes of them. That ends when the cluster is
-// closed, or when nothing uses it any more.
+// startTLS reads the files and starts to check them for changes. The checks end when the cluster is
+// closed or no longer referenced.
 func (c *Cluster) startTLS() error {
 	if c.cfg.TLS == nil {
 		return nil
@@ -195,7 +210,7 @@ func (c *Cluster) startTLS() error {
 	return nil
 }
 
-// makeTemplate returns what makes the connections.
+// makeTemplate returns the template of the connections.
 func (c *Cluster) makeTemplate() *pool.Template {
 	base := c.cfg.Transport
 	if base == nil {
@@ -212,7 +227,7 @@ func (c *Cluster) makeTemplate() *pool.Template {
 	return pool.NewTemplate(base, protocols[c.cfg.Protocol])
 }
 
-// observed returns a configuration that counts handshakes.
+// observed returns the TLS configuration of s, which also counts handshakes.
 func observed(s *secure.Secure) *tls.Config {
 	cfg := s.TLSConfig().Clone()
 	verify := cfg.VerifyConnection
@@ -228,7 +243,7 @@ func observed(s *secure.Secure) *tls.Config {
 	return cfg
 }
 
-// scheme is that of the connections.
+// scheme returns the URL scheme of the connections.
 func (c *Cluster) scheme() string {
 	if c.tls != nil {
 		return "https"
@@ -236,7 +251,7 @@ func (c *Cluster) scheme() string {
 	return "http"
 }
 
-// offerTLS offers what the handshakes count.
+// offerTLS offers the statistics of the handshakes.
 func (c *Cluster) offerTLS(b *policy.Builder) {
 	s := c.tls
 	if s == nil {
@@ -263,9 +278,10 @@ func (c *Cluster) offerTLS(b *policy.Builder) {
 //nolint:gochecknoglobals // a table that nothing writes
 var neverTLS = [...]string{"no_certificate", "ocsp_staple_failed", "ocsp_staple_omitted", "ocsp_staple_requests", "ocsp_staple_responses"}
 
-// Suspicious returns sentences about what the configuration allows, and Envoy does too, but may not
-// be meant: an outlier detection that can eject no host, localities that do not matter, connections
-// whose certificates are not verified.
+// Suspicious returns a description of each setting that is valid, here and in Envoy, but probably not
+// intended: an outlier detection that can eject no host, localities that have no effect, and
+// certificates that are not verified. It also returns the error of files whose new contents are
+// invalid. It returns nil if there is nothing to report.
 func (c *Cluster) Suspicious() []string {
 	var all []string
 	if c.tls != nil {
@@ -279,7 +295,7 @@ func (c *Cluster) Suspicious() []string {
 	c.mu.Unlock()
 	if o := c.cfg.Outlier; o != nil && hosts > 0 {
 		if core, err := o.core(); err == nil && !core.Ejects(hosts) {
-			all = append(all, "cluster: Config.Outlier: no host can be ejected: one of the hosts is more than MaxEjectionPercent of them; "+
+			all = append(all, "cluster: Config.Outlier: no host can be ejected: one host is more than MaxEjectionPercent of all hosts; "+
 				"set AlwaysEjectOneHost or a greater MaxEjectionPercent")
 		}
 	}

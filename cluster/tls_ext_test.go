@@ -15,7 +15,7 @@ import (
 	"github.com/pillion-go/pillion/cluster"
 )
 
-// TestTLS verifies what it is told to, and speaks the protocol that it is told to.
+// TestTLS pins the verification and the protocol of each configuration.
 func TestTLS(t *testing.T) {
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Proto+" "+r.TLS.ServerName) }))
 	s.EnableHTTP2 = true
@@ -54,8 +54,8 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-// TestTLS_connectionError counts handshakes that fail in TLS itself: with a server that speaks no TLS,
-// and with one that has no version in common.
+// TestTLS_connectionError counts handshakes that fail in TLS itself: with a server that does not use
+// TLS, and with a server that supports no common version.
 func TestTLS_connectionError(t *testing.T) {
 	plain := httptest.NewServer(http.NotFoundHandler())
 	t.Cleanup(plain.Close)
@@ -76,7 +76,7 @@ func TestTLS_connectionError(t *testing.T) {
 	}
 }
 
-// TestSuspicious names what may not be meant.
+// TestSuspicious reports settings that are probably not intended.
 func TestSuspicious(t *testing.T) {
 	c := made(t, cluster.Config{Endpoints: cluster.Addresses("127.0.0.1:1"), TLS: &cluster.TLS{}, Outlier: &cluster.Outlier{}})
 	if got := strings.Join(c.Suspicious(), "\n"); !strings.Contains(got, "no host can be ejected") || strings.Count(got, "\n") == 0 {

@@ -34,30 +34,32 @@ type Config struct {
 	// 0. Mirrors timeout_budgets of track_cluster_stats.
 	TimeoutBudget bool `json:"timeout_budgets,omitempty"`
 
-	// RequestResponseSizes records the sizes of each attempt over HTTP, when it ends:
-	// upstream_rq_headers_size, upstream_rq_headers_count and upstream_rq_body_size, and, if it has
-	// a response, upstream_rs_headers_size, upstream_rs_headers_count and upstream_rs_body_size.
-	// As in Envoy, a header field has the bytes of its name and its value, the pseudo-header fields
-	// of HTTP/2 count in HTTP/1 too, and the body of a response that is discarded for a retry is
-	// empty. Fields that net/http adds are not counted, except the length of the request's body;
-	// the body of a response has the bytes that the caller read, decompressed if net/http does
-	// that. It allocates for each attempt. Calls over gRPC, functions and servers have no sizes.
-	// Mirrors request_response_sizes of track_cluster_stats.
+	// RequestResponseSizes records the sizes of each HTTP attempt when it ends:
+	// upstream_rq_headers_size, upstream_rq_headers_count and upstream_rq_body_size, and for an
+	// attempt with a response upstream_rs_headers_size, upstream_rs_headers_count and
+	// upstream_rs_body_size. Sizes are in bytes. Recording allocates for each attempt. gRPC, functions
+	// and servers have no sizes. Mirrors request_response_sizes of track_cluster_stats.
+	//
+	// As in Envoy, the size of a header field is that of its name and its value, the pseudo-header
+	// fields of HTTP/2 are included for HTTP/1 too, and the body of a response that is discarded for a
+	// retry has the size 0. Header fields that net/http adds are not included, except Content-Length.
+	// The size of a response body is the number of bytes that the caller read, after net/http has
+	// decompressed them.
 	RequestResponseSizes bool `json:"request_response_sizes,omitempty"`
 
-	// VirtualHost and VirtualClusters count some calls separately as well, under
-	// vhost.<VirtualHost>.vcluster.<name>: responses as upstream_rq_<code>, upstream_rq_<c>xx,
-	// upstream_rq_completed and upstream_rq_time, attempts as upstream_rq_total, and
-	// upstream_rq_timeout and upstream_rq_retry*. A call counts in the first VirtualCluster that
-	// matches it, or else in one with the name other. Upstreams that name the same virtual host and
-	// registry are counted together. A name with dots is cut as StatName is. Mirrors name and
-	// virtual_clusters of Envoy's VirtualHost.
+	// VirtualHost and VirtualClusters also count calls under vhost.<VirtualHost>.vcluster.<name>:
+	// responses as upstream_rq_<code>, upstream_rq_<c>xx, upstream_rq_completed and upstream_rq_time,
+	// attempts as upstream_rq_total, and upstream_rq_timeout and upstream_rq_retry*. A call counts in
+	// the first VirtualCluster that matches it; if none matches, in the virtual cluster named other.
+	// Upstreams with the same VirtualHost and registry are counted together. Names with dots are cut
+	// as in StatName. VirtualClusters without VirtualHost is an error. Empty means no virtual
+	// clusters. They mirror name and virtual_clusters of Envoy's VirtualHost.
 	VirtualHost     string           `json:"virtual_host,omitempty"`
 	VirtualClusters []VirtualCluster `json:"virtual_clusters,omitempty"`
 
-	// NoDynamicStats leaves out the statistics of responses: upstream_rq_<code>, upstream_rq_<c>xx,
-	// upstream_rq_completed and upstream_rq_time, in all categories. Those of attempts and retries
-	// stay. Mirrors dynamic_stats: false of Envoy's Router.
+	// NoDynamicStats omits the statistics of responses: upstream_rq_<code>, upstream_rq_<c>xx,
+	// upstream_rq_completed and upstream_rq_time, in all categories. The statistics of attempts and
+	// retries remain. Mirrors dynamic_stats: false of Envoy's Router.
 	NoDynamicStats bool `json:"no_dynamic_stats,omitempty"`
 
 	// Registry holds the cluster. Nil means [Default].

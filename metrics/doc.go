@@ -33,15 +33,15 @@
 // upstream_rq_breaker_open, which Envoy does not have. A call that panics counts only in
 // upstream_rq_total.
 //
-// [Config] RequestResponseSizes adds the sizes of requests and responses, and VirtualClusters counts
-// some calls separately, by path, method or header. A cluster with PerEndpointStats (package
-// cluster) adds the statistics of each host.
+// RequestResponseSizes of [Config] adds the sizes of requests and responses. VirtualClusters also
+// counts calls by path, method or header. PerEndpointStats of cluster.Config adds the statistics of
+// each host.
 //
 // Statistics of things that the library cannot see are absent, not zero. upstream_cx_* is
 // present for the transport that belongs to the upstream (a nil base), for a transport of
-// [ClusterStats.InstrumentTransport], and for a dialer of [ClusterStats.InstrumentDial]. Statistics of things that the
-// library never does, such as upstream_cx_http3_total, are 0. docs/envoy.md lists both, and
-// the differences from Envoy.
+// [ClusterStats.InstrumentTransport], for a dialer of [ClusterStats.InstrumentDial], and for package
+// cluster. Statistics of things that the library never does, such as upstream_cx_http3_total, are 0.
+// docs/envoy.md lists both, and the differences from Envoy.
 //
 // # Names
 //
@@ -54,9 +54,9 @@
 //
 // # Cost
 //
-// Counting costs one atomic addition and does not allocate, except with RequestResponseSizes. Sums and quantiles are computed on
-// reading. The layout of a page is cached until a cluster or a statistic is added, or
-// the endpoints of a cluster change.
+// Counting costs one atomic addition and does not allocate, except with RequestResponseSizes. Sums and
+// quantiles are computed on reading. The layout of a page is cached until a cluster or a statistic is
+// added, or the endpoints of a cluster change.
 //
 // # Counting other things
 //

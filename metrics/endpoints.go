@@ -12,11 +12,11 @@ import (
 // endpoints holds the statistics of endpoints that one policy offers.
 type endpoints struct {
 	now  func() *policy.EndpointStats
-	seen atomic.Pointer[policy.EndpointStats] // when a page was last laid out
+	seen atomic.Pointer[policy.EndpointStats] // the result of now in the current layout of pages
 }
 
 // changed reports whether the endpoints have changed since the last call. If the policy's function
-// panics, they have not.
+// panics, changed returns false.
 func (e *endpoints) changed() bool {
 	defer func() {
 		if p := recover(); p != nil {
@@ -30,7 +30,7 @@ func (e *endpoints) changed() bool {
 // offerEndpoints shows the statistics of endpoints.
 func (c *ClusterStats) offerEndpoints(name string, s policy.Stat) error {
 	if s.Endpoints == nil {
-		return errors.New("metrics: the endpoints of " + c.prefix + " have no function")
+		return errors.New("metrics: the statistic " + c.prefix + name + " has no function Endpoints")
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -75,8 +75,8 @@ func (c *ClusterStats) appendEndpoints(t *tagger, to []entry) []entry {
 	return to
 }
 
-// appendEndpoint appends the statistics of one endpoint. As in Envoy their tags are not extracted
-// from their names, so that a cluster and an address may have dots.
+// appendEndpoint appends the statistics of one endpoint. As in Envoy, the tags are not extracted from
+// the names, so that the names of clusters and addresses can contain dots.
 func (c *ClusterStats) appendEndpoint(t *tagger, to []entry, e policy.EndpointStat) []entry {
 	prefix := c.prefix + "endpoint." + clusterName(e.Address) + "."
 	tags := []label{{"envoy_cluster_name", c.name}, {"envoy_endpoint_address", clean(e.Address)}}

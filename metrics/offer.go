@@ -7,7 +7,7 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// offered is a statistic that belongs to something that several upstreams share.
+// offered identifies a statistic whose owner several upstreams share.
 type offered struct {
 	name string
 	of   any

@@ -13,12 +13,12 @@ import (
 // VirtualCluster selects calls that are counted separately, in addition to the upstream's own
 // statistics. Mirrors Envoy's VirtualCluster.
 type VirtualCluster struct {
-	// Name is the name in the statistics: vhost.<virtual host>.vcluster.<name>. It must not be
-	// empty.
+	// Name is the name in the statistics, vhost.<virtual host>.vcluster.<name>. It is required.
 	Name string `json:"name"`
 
-	// Headers match the request's header; all of them must match. The pseudo-headers :method,
-	// :path (with the query) and :authority are matched as well. There must be at least one.
+	// Headers lists matchers of the request headers; all of them must match. A matcher can also name
+	// the pseudo-headers :method, :path (which includes the query) and :authority. At least one
+	// matcher is required.
 	Headers []envoy.HeaderMatcher `json:"headers"`
 }
 
@@ -48,15 +48,15 @@ type virtualStats struct {
 	retrySuccess  *Counter
 }
 
-// virtualHost makes the statistics of the virtual clusters, nil for none. The error joins
-// everything that is wrong.
+// virtualHost makes the statistics of the virtual clusters, nil for none. The error joins the errors
+// of all fields.
 func (c Config) virtualHost(r *Registry) (*virtualHost, error) {
 	if len(c.VirtualClusters) == 0 {
-		return nil, nil //nolint:nilnil // there is none
+		return nil, nil //nolint:nilnil // no virtual host
 	}
 	var bad []error
 	if c.VirtualHost == "" {
-		bad = append(bad, errors.New("metrics: Config.VirtualHost: it is empty, but VirtualClusters is not; write a name such as shop"))
+		bad = append(bad, errors.New("metrics: Config.VirtualHost: empty, but VirtualClusters is not; write a name such as shop"))
 	}
 	h := &virtualHost{}
 	for i, v := range c.VirtualClusters {
@@ -77,14 +77,14 @@ func (c Config) virtualHost(r *Registry) (*virtualHost, error) {
 	return h, nil
 }
 
-// compile checks v and compiles its matchers. field begins the text of errors.
+// compile checks v and compiles its matchers. field is the prefix of the errors.
 func (v VirtualCluster) compile(field string) ([]pseudoMatcher, error) {
 	var bad []error
 	if v.Name == "" {
-		bad = append(bad, errors.New(field+"Name: it is empty; write a name such as orders"))
+		bad = append(bad, errors.New(field+"Name: empty; write a name such as orders"))
 	}
 	if len(v.Headers) == 0 {
-		bad = append(bad, errors.New(field+"Headers: it is empty; write a matcher such as that of a prefix of :path"))
+		bad = append(bad, errors.New(field+"Headers: empty; write at least one matcher, such as a prefix of :path"))
 	}
 	made := make([]pseudoMatcher, len(v.Headers))
 	for i, h := range v.Headers {
@@ -123,7 +123,7 @@ func (h *virtualHost) of(c *policy.Call) *virtualStats {
 	if v, ok := c.State(h.slot).V.(*virtualStats); ok {
 		return v
 	}
-	return h.match(c) // a policy outside has refused the call, or the attempt has not begun
+	return h.match(c) // the call was refused by a policy outside retry, or its attempt has not begun
 }
 
 // match returns the first virtual cluster that matches the request.
@@ -167,7 +167,7 @@ func (h *virtualHost) listen(_ context.Context, e policy.Event) {
 // endAttempt counts an attempt that has ended.
 func (h *virtualHost) endAttempt(c *policy.Call, end *policy.Outcome) {
 	v := h.of(c)
-	if hadConnection(c, end) && !end.Has(policy.Refused) { // by the limits of a cluster
+	if hadConnection(c, end) && !end.Has(policy.Refused) { // the limits of a cluster can refuse an attempt with a connection
 		v.sent.Inc()
 	}
 	if cutOff(end) {
@@ -198,7 +198,7 @@ var pseudoHeaders = map[string]func(r policy.Request) string{
 func compilePseudo(h envoy.HeaderMatcher) (m pseudoMatcher, err error) {
 	if strings.HasPrefix(h.Name, ":") {
 		if m.pseudo = pseudoHeaders[h.Name]; m.pseudo == nil {
-			return m, fmt.Errorf("Name %q is no pseudo-header; write :method, :path or :authority", h.Name)
+			return m, fmt.Errorf("Name %q is not a pseudo-header; write :method, :path or :authority", h.Name)
 		}
 		h.Name = h.Name[1:]
 	}
@@ -211,7 +211,7 @@ func (m pseudoMatcher) matches(c *policy.Call) bool {
 		return m.Matches(c.RequestHeaderValues(m.Name()))
 	}
 	r := c.Request()
-	if r.Protocol == policy.ProtocolGRPC { // its method is a path, and it is a POST
+	if r.Protocol == policy.ProtocolGRPC { // the method of gRPC is a path
 		r.Method = "POST"
 	}
 	return m.Matches([]string{m.pseudo(r)})

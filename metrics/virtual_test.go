@@ -201,10 +201,10 @@ func TestVirtualClusters_errors(t *testing.T) {
 		{}, {Name: "orders", Headers: []envoy.HeaderMatcher{{Name: ":status"}, {}, {Name: ":path", Exact: "/", Prefix: "/"}}},
 	}})
 	want := strings.TrimSpace(`
-upstream "recipes": metrics: Config.VirtualHost: it is empty, but VirtualClusters is not; write a name such as shop
-metrics: Config.VirtualClusters[0].Name: it is empty; write a name such as orders
-metrics: Config.VirtualClusters[0].Headers: it is empty; write a matcher such as that of a prefix of :path
-metrics: Config.VirtualClusters[1].Headers[0]: Name ":status" is no pseudo-header; write :method, :path or :authority
+upstream "recipes": metrics: Config.VirtualHost: empty, but VirtualClusters is not; write a name such as shop
+metrics: Config.VirtualClusters[0].Name: empty; write a name such as orders
+metrics: Config.VirtualClusters[0].Headers: empty; write at least one matcher, such as a prefix of :path
+metrics: Config.VirtualClusters[1].Headers[0]: Name ":status" is not a pseudo-header; write :method, :path or :authority
 metrics: Config.VirtualClusters[1].Headers[1]: Name is empty; write one such as X-Retry
 metrics: Config.VirtualClusters[1].Headers[2]: "path" has more than one of Exact, Prefix, Suffix, Contains and Regex; write one of them`)
 	if err == nil {

@@ -65,8 +65,8 @@ type Needs struct {
 	// Consume names request headers that the policy honors. They are not sent to the upstream.
 	Consume []string
 
-	// KeepBodies is how many bytes of a request body adapters keep for a retry, if the body cannot
-	// be read again. The outermost policy with a value other than 0 decides.
+	// KeepBodies is the maximum number of bytes of a request body that adapters keep for a retry, if
+	// the body cannot be read again. The outermost policy with a value other than 0 decides.
 	KeepBodies int64
 }
 
@@ -90,51 +90,52 @@ type StatKind uint8
 
 // The kinds of statistics.
 const (
-	Gauge     StatKind = iota // goes up and down
-	Counter                   // only grows
-	Histogram                 // values in whole units: milliseconds, bytes, percent
-	Endpoints                 // those of endpoints that come and go
+	Gauge     StatKind = iota // a value that can rise and fall
+	Counter                   // a value that only rises
+	Histogram                 // values in whole units, such as milliseconds, bytes or percent
+	Endpoints                 // the statistics of the current endpoints, a set that can change
 )
 
 // Stat is a statistic that a policy offers.
 type Stat struct {
 	Kind StatKind
 
-	// Name is the name in Envoy, after "cluster.<name>.".
+	// Name is Envoy's name after "cluster.<name>.", such as "upstream_cx_active".
 	Name string
 
 	// Of identifies the owner of the statistic, if several upstreams offer it. It must be
-	// comparable. Statistics with the same Name and Of are shown once.
+	// comparable. Statistics with the same Name and Of are shown once. Nil means no owner.
 	Of any
 
-	// Read returns the value. It runs whenever statistics are shown, so it must be fast and safe
-	// for concurrent use. It must be nil for a Histogram.
+	// Read returns the value of a Gauge or Counter. It is called each time statistics are shown, so it
+	// must be fast and safe for concurrent use. It must be nil for other kinds.
 	Read func() uint64
 
-	// Record receives the function that a Histogram must call with each later value. That function
-	// is safe for concurrent use. Record must be nil for other kinds.
+	// Record receives, for a Histogram, a function that the policy must call with each later value.
+	// That function is safe for concurrent use. Record must be nil for other kinds.
 	Record func(record func(value uint64))
 
-	// Endpoints returns the statistics of the endpoints that there are now, for Kind Endpoints.
-	// While they are the same it returns the same pointer; nil means none. It must be fast and safe
-	// for concurrent use. Other kinds have none.
+	// Endpoints returns, for the kind Endpoints, the statistics of the current endpoints. It must
+	// return the same pointer until the endpoints change; nil means none. It must be fast and safe for
+	// concurrent use. It must be nil for other kinds.
 	Endpoints func() *EndpointStats
 }
 
-// EndpointStats holds the statistics of all endpoints at one time. It must not be changed.
+// EndpointStats holds the statistics of all current endpoints. It must not be changed.
 type EndpointStats struct{ List []EndpointStat }
 
-// EndpointStat holds the statistics of one endpoint. In Envoy they are named
-// "endpoint.<address>.<name>".
+// EndpointStat holds the statistics of one endpoint. Their names are those of Envoy:
+// "endpoint.<address>.<name>" after "cluster.<name>.".
 type EndpointStat struct {
-	Address  string
+	Address  string // host:port
 	Hostname string // "" for none
-	Stats    []Stat // gauges and counters, each with its own Read
+	Stats    []Stat // gauges and counters
 }
 
-// Stat offers statistics, such as how many slots are free. A statistic that cannot be shown, such as
-// one with the name of another, is an error of New. A policy may keep the Builder to offer more of
-// them later: Stat is safe for concurrent use, and such an error is logged to [slog.Default].
+// Stat offers statistics, such as the number of free slots. A statistic that cannot be shown, for
+// example because its name is in use, is an error of New. A policy may keep the Builder and offer more
+// statistics after New: Stat is safe for concurrent use, and an error is then logged to
+// [slog.Default].
 func (b *Builder) Stat(stats ...Stat) {
 	c := b.chain
 	c.offering.Lock()
@@ -147,7 +148,7 @@ func (b *Builder) Stat(stats ...Stat) {
 	}
 }
 
-// noteStat keeps the error of a statistic for New, or logs it if that has returned. The caller holds
+// noteStat keeps the error of a statistic for New, or logs it if New has returned. The caller holds
 // offering.
 func (c *Chain) noteStat(err error) {
 	switch {
@@ -167,9 +168,9 @@ func (c *Chain) statErrors() []error {
 	return c.unshown
 }
 
-// Stats calls show for each statistic that a policy of the upstream offers: immediately for those
-// of the policies inside this one, and later for the others. It is for policies that show
-// statistics. show must not offer any. It returns an error for a statistic that it cannot show.
+// Stats calls show for each statistic that a policy of the upstream offers: immediately for the
+// statistics that are already offered, and later for the others. It is for policies that show
+// statistics. show must not offer statistics. It returns an error for a statistic that it cannot show.
 func (b *Builder) Stats(show func(s Stat) error) {
 	c := b.chain
 	c.offering.Lock()

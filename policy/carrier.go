@@ -6,15 +6,16 @@ import (
 	"github.com/pillion-go/pillion/envoy"
 )
 
-// Carrier sends the attempts of an upstream over its own connections. A policy registers it with
-// [Builder.Carry]. The adapter of a protocol requires a further interface of it.
+// Carrier sends the attempts of an upstream over its own connections, in place of the transport of the
+// protocol. Package cluster has one. A policy registers it with [Builder.Carry]. The adapter of each
+// protocol requires additional methods: that of gRPC those of [Connector].
 type Carrier interface {
 	// Carries reports whether attempts of the protocol go over the carrier's connections.
 	Carries(p Protocol) bool
 }
 
-// Carry registers c as the carrier of the upstream. An upstream has at most one: Carry returns false,
-// and changes nothing, if there is one already.
+// Carry registers c as the carrier of the upstream. An upstream has at most one carrier: if there is
+// one, Carry returns false and changes nothing.
 func (b *Builder) Carry(c Carrier) bool {
 	if b.chain.carrier != nil {
 		return false
@@ -29,8 +30,8 @@ func (b *Builder) Carrier() Carrier { return b.chain.carrier }
 // Carrier returns the carrier of the upstream, or nil.
 func (c *Chain) Carrier() Carrier { return c.carrier }
 
-// Carried reports whether the call's attempts go over the connections of a [Carrier]. The carrier then
-// counts connections and streams.
+// Carried reports whether a [Carrier] sends the attempts of the call. The carrier then counts
+// connections and streams.
 func (c *Call) Carried() bool {
 	carrier := c.frame.chain.carrier
 	return carrier != nil && carrier.Carries(c.Request().Protocol)
@@ -54,7 +55,7 @@ func (p Priority) String() string {
 	return "DEFAULT"
 }
 
-// Resource is a kind of slot.
+// Resource is a kind of slot. Mirrors the limits of Envoy's circuit breakers.
 type Resource uint8
 
 // The resources.
@@ -67,28 +68,29 @@ const (
 // Slots holds the slots of a limits policy. Its methods are safe for concurrent use, and do not
 // block.
 type Slots interface {
-	// TryAcquire takes a slot. It returns false if none is free.
+	// TryAcquire acquires a slot. It returns false if none is free.
 	TryAcquire(r Resource) bool
-	// Acquire takes a slot, even if none is free.
+	// Acquire acquires a slot, even beyond the limit.
 	Acquire(r Resource)
-	// Release returns a slot.
+	// Release releases a slot.
 	Release(r Resource)
 }
 
 // Lender is a limits policy that lends its slots to a [Borrower].
 type Lender interface {
-	// Slots returns the slots of a priority. The values for upstreams that share slots are equal.
+	// Slots returns the slots of a priority. Upstreams that share slots receive equal values.
 	Slots(p Priority) Slots
-	// Refusal returns the detail and the error of an attempt for which no slot is free.
+	// Refusal returns the detail and the error of an attempt that is refused because no slot of r is
+	// free.
 	Refusal(r Resource) (*envoy.Detail, error)
 }
 
-// Borrower is a [Carrier] whose connection pool takes the slots of a limits policy. The policy itself
-// takes none for attempts that the Borrower carries.
+// Borrower is a [Carrier] whose connection pool acquires the slots of a limits policy. The policy
+// itself acquires none for attempts that the Borrower carries.
 type Borrower interface {
 	Carrier
-	// Borrow makes the pool take the slots of l. It returns an error if the pool already takes those
-	// of another Lender.
+	// Borrow makes the pool acquire the slots of l. It returns an error if the pool already uses the
+	// slots of another Lender.
 	Borrow(l Lender) error
 	// Priority returns the priority of the upstream's calls.
 	Priority() Priority
@@ -109,8 +111,8 @@ type HostSelection struct {
 	// previous_priorities.
 	PreviousPriorities int
 
-	// MaxAttempts is the maximum number of times that another host is picked instead of one to avoid.
-	// After that the last picked host is used. Mirrors host_selection_retry_max_attempts.
+	// MaxAttempts is the maximum number of further picks if a picked host is to be avoided. After that
+	// the last picked host is used. Mirrors host_selection_retry_max_attempts.
 	MaxAttempts int
 }
 
@@ -144,7 +146,8 @@ type Connector interface {
 	// Attach reports that the attempt uses the connection on. If a limit refuses the attempt, Attach
 	// adds the refusal to o and returns false.
 	Attach(c *Call, on HostConnection, o *Outcome) (ok bool)
-	// Unconnected adds to o that the connection that the attempt waited for failed with err.
+	// Unconnected reports that the connect for which the attempt waited failed with err. It adds the
+	// failure to o.
 	Unconnected(c *Call, o *Outcome, err error)
 	// ConnectTimeout returns the limit on the time to make a connection, 0 for no limit.
 	ConnectTimeout() time.Duration
@@ -156,8 +159,8 @@ type Connector interface {
 type Host interface {
 	// Address returns the address of the host, as host:port.
 	Address() string
-	// Connect reports that the client begins to make a connection to the host. drain may be called
-	// several times. It must make the connection take no more attempts.
+	// Connect reports that the client starts to make a connection to the host. The host calls drain,
+	// at any time and possibly several times, if the connection must take no more attempts.
 	Connect(p Priority, drain func()) HostConnection
 }
 

@@ -39,10 +39,10 @@ type Chain struct {
 	sweep       sweep
 }
 
-// NewChain makes a chain for an upstream with that name. The policies are given from the outside
-// in. A nil policy is skipped, and a nil pointer to a configuration stands for its defaults. The
-// error joins everything that is wrong: each bad field of each configuration, and each order of two
-// policies that makes no sense.
+// NewChain makes the chain of the upstream with that name. The policies are in the order from the
+// outside in. A nil policy is skipped, and a nil pointer to a configuration means its zero value. The
+// error joins the errors of all fields of all configurations, and one error for each invalid order of
+// two policies.
 func NewChain(name string, policies ...Policy) (*Chain, error) {
 	c := &Chain{name: name, epoch: time.Now(), policies: present(policies)}
 	yield(c.policies)
@@ -102,7 +102,7 @@ func (c *Chain) wrap(policies []Policy) (next Func, bad []error) {
 	return next, bad
 }
 
-// countAttempts wraps what is right inside the policy that makes attempts. Their numbers are those of
+// countAttempts wraps the Func directly inside the policy that makes attempts. It numbers attempts in
 // the order in which they begin.
 func countAttempts(next Func) Func {
 	return func(ctx context.Context, c *Call) *Outcome {

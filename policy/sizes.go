@@ -1,28 +1,28 @@
 package policy
 
-// Sizes holds the sizes of one attempt, in the terms of HTTP/2: a header field has the bytes of its
-// name and its value, and the pseudo-header fields count too.
+// Sizes holds the sizes of one attempt, as in HTTP/2: the size of a header field is the number of bytes
+// of its name and its value, and pseudo-header fields are included.
 type Sizes struct {
-	RequestHeaders     uint64 // how many header fields were sent
-	RequestHeaderBytes uint64
-	RequestBodyBytes   uint64 // sent so far
+	RequestHeaders     uint64 // number of header fields
+	RequestHeaderBytes uint64 // size of the header fields
+	RequestBodyBytes   uint64 // bytes of the body that were sent so far
 
-	Responded           bool   // response headers arrived; else the rest is 0
-	ResponseHeaders     uint64 // how many header fields arrived
-	ResponseHeaderBytes uint64
-	ResponseBodyBytes   uint64 // read so far by the caller
+	Responded           bool   // response headers arrived; otherwise the fields below are 0
+	ResponseHeaders     uint64 // number of header fields
+	ResponseHeaderBytes uint64 // size of the header fields
+	ResponseBodyBytes   uint64 // bytes of the body that the caller read so far
 }
 
-// Measurer is an [Exchange] that knows the sizes of its attempts if a policy needs them: see
+// Measurer is an [Exchange] that measures the sizes of its attempts if a policy needs them: see
 // [Attempt.Measured].
 type Measurer interface {
-	// Sizes is not ok if the attempt was not sent.
+	// Sizes returns the sizes of a. ok is false if the attempt was not sent.
 	Sizes(a *Attempt) (s Sizes, ok bool)
 }
 
-// Sizes returns the sizes of the attempt. It may be called at [EventAttemptEnd] and in hooks. It is
-// not ok if the attempt was not sent, if no policy asks for sizes ([Needs] Sizes), or if the
-// adapter of the protocol cannot measure them. That of HTTP clients can.
+// Sizes returns the sizes of the attempt. It may be called at [EventAttemptEnd] and in hooks. ok is
+// false if the attempt was not sent, if no policy needs sizes (field Sizes of [Needs]), or if the
+// adapter of the protocol does not measure them. Only the adapter of HTTP clients does.
 func (c *Call) Sizes() (s Sizes, ok bool) {
 	x, ok := c.frame.exchange.(Measurer)
 	if !ok || !c.frame.chain.measures {

@@ -11,15 +11,15 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-// group is what one situation comes to with several policies.
+// group holds the results of one situation with several policies.
 type group struct {
 	title   string
-	measure string // what the share is of
-	shows   string // what the lines show
+	measure string // the calls whose share is measured
+	shows   string // the explanation of the results
 	rows    []row
 }
 
-// row is what a situation comes to with one policy.
+// row is the result of a situation with one policy.
 type row struct {
 	Group   string       `json:"group"`
 	Policy  string       `json:"policy"`
@@ -31,7 +31,7 @@ type row struct {
 	Share   float64      `json:"share"`
 }
 
-// bench is what a situation is measured with.
+// bench measures situations.
 type bench struct {
 	fleet  *fleet
 	load   load
@@ -52,13 +52,13 @@ func compare(ctx context.Context, f *fleet, l load, report func(title, policy st
 	return groups, nil
 }
 
-// upstream makes an upstream that calls the cluster.
+// upstream makes an upstream of a cluster and policies outside it.
 func upstream(c pillion.Policy, outside ...pillion.Policy) (*pillion.Upstream, error) {
 	policies := append([]pillion.Policy{timeout.Config{Total: 10 * time.Second}}, outside...)
 	return pillion.New("recipes", append(policies, c)...)
 }
 
-// add runs the load through u and adds a row.
+// add runs the load with u and adds a row to g.
 func (b *bench) add(ctx context.Context, g *group, policy string, u *pillion.Upstream, share func([]outcome) float64) {
 	b.report(g.title, policy)
 	client := &http.Client{Transport: u.Transport(nil)}
@@ -70,7 +70,7 @@ func (b *bench) add(ctx context.Context, g *group, policy string, u *pillion.Ups
 	})
 }
 
-// try is add with an upstream of these policies.
+// try makes an upstream of these policies, runs the load and adds a row to g.
 func (b *bench) try(ctx context.Context, g *group, policy string, share func([]outcome) float64, c pillion.Policy, outside ...pillion.Policy) error {
 	u, err := upstream(c, outside...)
 	if err != nil {
@@ -80,7 +80,7 @@ func (b *bench) try(ctx context.Context, g *group, policy string, share func([]o
 	return nil
 }
 
-// at returns the share of the calls that hosts of these places served.
+// at returns a function that returns the share of the calls that hosts of these places served.
 func (b *bench) at(places func(place int) bool) func([]outcome) float64 {
 	return func(outcomes []outcome) float64 {
 		return shareOf(outcomes, func(o outcome) bool { return o.host >= 0 && places(b.fleet.placeOf(o.host)) })
@@ -92,11 +92,11 @@ func below(n int) func(place int) bool { return func(place int) bool { return pl
 
 const slowHosts, failingHosts = 4, 3
 
-// slowHosts compares how hosts are picked when some are slow.
+// slowHosts compares load balancing policies if some hosts are slow.
 func (b *bench) slowHosts(ctx context.Context) (group, error) {
 	g := group{
-		title: "4 hosts are slow", measure: "at slow hosts",
-		shows: "least request sees the queue of a slow host, peak EWMA its latency",
+		title: "4 hosts are slow", measure: "to slow hosts",
+		shows: "least request avoids hosts with a queue, peak EWMA also those with a high\n    latency",
 	}
 	b.fleet.behave(func(place int) behavior {
 		if place < slowHosts {
@@ -118,16 +118,16 @@ func (b *bench) fail() {
 	b.fleet.behave(func(place int) behavior { return behavior{takes: usual, fails: place < failingHosts} })
 }
 
-// failingHosts compares what becomes of calls with and without ejections.
+// failingHosts compares calls with and without ejections.
 func (b *bench) failingHosts(ctx context.Context) (group, error) {
 	g := group{
-		title: "3 hosts fail, no retries", measure: "at failing hosts",
-		shows: "a host that has failed 3 times in a row gets no more calls for 30s",
+		title: "3 hosts fail, no retries", measure: "to failing hosts",
+		shows: "a host that fails 3 times in a row receives no calls for 30s",
 	}
 	b.fail()
 	c := b.fleet.config(cluster.Config{
 		Endpoints:   b.fleet.endpoints(nil),
-		MergeWindow: -1, // each ejection counts immediately
+		MergeWindow: -1, // each ejection takes effect immediately
 	})
 	if err := b.try(ctx, &g, "all hosts are used", b.at(below(failingHosts)), c); err != nil {
 		return g, err
@@ -136,14 +136,14 @@ func (b *bench) failingHosts(ctx context.Context) (group, error) {
 	return g, b.try(ctx, &g, "outlier detection", b.at(below(failingHosts)), c)
 }
 
-// retries compares the hosts of retries, where the host follows from the user.
+// retries compares the hosts of retries if the host is determined by a hash of the user.
 func (b *bench) retries(ctx context.Context) (group, error) {
 	g := group{
 		title: "3 hosts fail, MAGLEV, retries", measure: "calls retried",
-		shows: "by its hash a retry goes to the host that has failed, unless it avoids it",
+		shows: "a retry has the same hash, and so the same host, unless it avoids that host",
 	}
 	b.fail()
-	again := retry.Config{On: "5xx", NumRetries: 2, BaseInterval: time.Millisecond, Budget: &retry.Budget{Disabled: true}}
+	retries := retry.Config{On: "5xx", NumRetries: 2, BaseInterval: time.Millisecond, Budget: &retry.Budget{Disabled: true}}
 	retried := func(outcomes []outcome) float64 {
 		return shareOf(outcomes, func(o outcome) bool { return o.retries > 0 })
 	}
@@ -155,8 +155,8 @@ func (b *bench) retries(ctx context.Context) (group, error) {
 		if err != nil {
 			return g, err
 		}
-		again.Hosts = v.hosts
-		err = b.try(ctx, &g, v.name, retried, kitchens.Route(cluster.Route{HashPolicy: []cluster.HashPolicy{{Header: userHeader}}}), again)
+		retries.Hosts = v.hosts
+		err = b.try(ctx, &g, v.name, retried, kitchens.Route(cluster.Route{HashPolicy: []cluster.HashPolicy{{Header: userHeader}}}), retries)
 		kitchens.Close()
 		if err != nil {
 			return g, err
@@ -165,16 +165,16 @@ func (b *bench) retries(ctx context.Context) (group, error) {
 	return g, nil
 }
 
-// coldHost compares how a host joins that is slow at first.
+// coldHost compares the calls to a new host that is slow at first.
 func (b *bench) coldHost(ctx context.Context) (group, error) {
 	g := group{
-		title: "a cold host joins", measure: "at it, at first",
-		shows: "with slow start a new host has a tenth of its share at first (of a quarter\n    of the calls)",
+		title: "a cold host is added", measure: "to it, at first",
+		shows: "with slow start a new host first receives a tenth of its share; the share\n    is that of the first quarter of the calls",
 	}
 	for _, v := range []struct {
 		name   string
 		window time.Duration
-	}{{"its whole share immediately", 0}, {"slow start", b.load.length() * 3 / 2}} {
+	}{{"full share immediately", 0}, {"slow start", b.load.length() * 3 / 2}} {
 		if err := b.join(ctx, &g, v.name, v.window); err != nil {
 			return g, err
 		}
@@ -182,7 +182,7 @@ func (b *bench) coldHost(ctx context.Context) (group, error) {
 	return g, nil
 }
 
-// join has a cold host join the others, which are new no longer.
+// join adds a cold host to the others after their slow start.
 func (b *bench) join(ctx context.Context, g *group, name string, window time.Duration) error {
 	all := b.fleet.endpoints(nil)
 	kitchens, err := cluster.New(b.fleet.config(cluster.Config{Endpoints: all[1:], SlowStart: cluster.SlowStart{Window: window}})) //nolint:contextcheck // its health checks would outlive the call
@@ -210,7 +210,7 @@ func (b *bench) join(ctx context.Context, g *group, name string, window time.Dur
 	return nil
 }
 
-// zones compares how many calls leave the zone of the caller.
+// zones compares the numbers of calls that leave the zone of the caller.
 func (b *bench) zones(ctx context.Context) (group, error) {
 	g := group{
 		title: "3 zones", measure: "cross-zone calls",
@@ -232,7 +232,7 @@ func (b *bench) zones(ctx context.Context) (group, error) {
 		}
 		b.fleet.behave(func(place int) behavior {
 			if zone(place) != "a" {
-				return behavior{takes: usual + 3*time.Millisecond} // the way there
+				return behavior{takes: usual + 3*time.Millisecond} // includes the network between zones
 			}
 			return behavior{takes: usual}
 		})
@@ -247,18 +247,18 @@ func (b *bench) zones(ctx context.Context) (group, error) {
 
 const replicasBefore = 4
 
-// connections compares how calls over HTTP/2 find replicas that are added behind a load
-// balancer of connections.
+// connections compares the numbers of HTTP/2 calls that reach replicas which are added behind a
+// connection load balancer.
 func (b *bench) connections(ctx context.Context) (group, error) {
 	g := group{
-		title: "HTTP/2, 16 replicas are added", measure: "at new replicas",
-		shows: "a connection to a load balancer stays at one replica, unless it has an age",
+		title: "HTTP/2, 16 replicas are added", measure: "to new replicas",
+		shows: "a connection to a load balancer stays at one replica; with a maximum age,\n    new connections reach the new replicas",
 	}
 	b.fleet.behave(func(int) behavior { return behavior{} })
 	for _, v := range []struct {
 		name string
 		age  time.Duration
-	}{{"connections without end", 0}, {"max_connection_duration", max(b.load.length()/12, time.Millisecond)}} {
+	}{{"no maximum age", 0}, {"max_connection_duration", max(b.load.length()/12, time.Millisecond)}} {
 		u, err := upstream(b.fleet.config(cluster.Config{
 			Endpoints: cluster.Addresses(b.fleet.balancer.listener.Addr().String()), Protocol: cluster.HTTP2,
 			MaxConnectionDuration: v.age, MaxConnectionDurationJitter: 50,
@@ -271,7 +271,7 @@ func (b *bench) connections(ctx context.Context) (group, error) {
 	return g, nil
 }
 
-// scaleOut adds replicas when there are connections to the others.
+// scaleOut adds replicas after calls have made connections to the others.
 func (b *bench) scaleOut(ctx context.Context, g *group, name string, u *pillion.Upstream) {
 	b.fleet.balancer.use(b.fleet.replicas(replicasBefore))
 	before := load{calls: b.load.calls / 6, rate: b.load.rate}

@@ -16,7 +16,7 @@ import (
 // size is the number of hosts.
 const size = 20
 
-// network is what connects the program with the hosts.
+// network connects the program to the hosts.
 type network struct {
 	listen func() (net.Listener, error)
 	dial   func(ctx context.Context, network, address string) (net.Conn, error) // nil means TCP
@@ -25,19 +25,19 @@ type network struct {
 // loopback is the network of this machine.
 var loopback = network{listen: func() (net.Listener, error) { return net.Listen("tcp", "127.0.0.1:0") }}
 
-// fleet is the hosts, each an HTTP server on a port, and a port that stands for a load
-// balancer in front of them.
+// fleet holds the hosts, each of which is an HTTP server on a port, and a load balancer in front of
+// them.
 type fleet struct {
 	network  network
 	hosts    []*host
-	order    []int // of the hosts, drawn: the first ones are those that are slow, fail or join
+	order    []int // a random order of the hosts: the first ones are slow, fail or are added
 	rand     *rand.Rand
 	mu       sync.Mutex // held while rand is used
 	balancer *balancer
 	serving  sync.WaitGroup
 }
 
-// host is one server. It serves one request at a time, so that others wait.
+// host is one server. It serves one request at a time; other requests wait.
 type host struct {
 	index   int
 	address string
@@ -47,12 +47,12 @@ type host struct {
 	is      atomic.Pointer[behavior]
 }
 
-// behavior is what a host does with requests.
+// behavior is the behavior of a host.
 type behavior struct {
-	takes time.Duration
-	cold  time.Duration // that a request takes before warm
+	takes time.Duration // the time of a request
+	cold  time.Duration // the time of a request before warm
 	warm  time.Time
-	fails bool
+	fails bool // respond with status 503
 }
 
 const (
@@ -60,11 +60,11 @@ const (
 	slow  = 50 * time.Millisecond
 )
 
-// hostHeader holds the number of the host that responds.
+// hostHeader is the response header with the number of the host.
 const hostHeader = "Fleet-Host"
 
 func startFleet(n network, seed uint64) (*fleet, error) {
-	r := rand.New(rand.NewPCG(seed, size)) //nolint:gosec // a seed is to draw the same again
+	r := rand.New(rand.NewPCG(seed, size)) //nolint:gosec // a seed must give the same numbers each time
 	f := &fleet{network: n, rand: r, order: r.Perm(size)}
 	for i := range size {
 		h, err := f.startHost(i)
@@ -99,7 +99,7 @@ func (f *fleet) startHost(i int) (*host, error) {
 	return h, nil
 }
 
-// close ends all servers.
+// close closes all servers.
 func (f *fleet) close() {
 	if f.balancer != nil {
 		_ = f.balancer.listener.Close()
@@ -110,7 +110,7 @@ func (f *fleet) close() {
 	f.serving.Wait()
 }
 
-// ServeHTTP serves a request as the host's behavior says.
+// ServeHTTP serves a request with the host's behavior.
 func (h *host) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	select {
 	case h.worker <- struct{}{}:
@@ -130,7 +130,7 @@ func (h *host) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// behave sets what each host does. The place of a host is its index in the drawn order.
+// behave sets the behavior of each host. The place of a host is its index in the random order.
 func (f *fleet) behave(how func(place int) behavior) {
 	for place, i := range f.order {
 		b := how(place)
@@ -138,7 +138,7 @@ func (f *fleet) behave(how func(place int) behavior) {
 	}
 }
 
-// placeOf returns the place of a host, and -1 for none.
+// placeOf returns the place of a host, or -1 if there is no such host.
 func (f *fleet) placeOf(index int) int {
 	for place, i := range f.order {
 		if i == index {
@@ -148,7 +148,8 @@ func (f *fleet) placeOf(index int) int {
 	return -1
 }
 
-// endpoints returns the hosts by their places, in zones if zone is not nil.
+// endpoints returns the endpoints of the hosts in the order of their places. zone, if not nil, returns
+// their zones.
 func (f *fleet) endpoints(zone func(place int) string) []cluster.Endpoint {
 	all := make([]cluster.Endpoint, size)
 	for place, i := range f.order {
@@ -160,7 +161,7 @@ func (f *fleet) endpoints(zone func(place int) string) []cluster.Endpoint {
 	return all
 }
 
-// config returns c with what all clusters share.
+// config returns c with the settings that all clusters share.
 func (f *fleet) config(c cluster.Config) cluster.Config {
 	c.Rand = f.random
 	if f.network.dial != nil {
@@ -169,15 +170,15 @@ func (f *fleet) config(c cluster.Config) cluster.Config {
 	return c
 }
 
-// random returns the numbers by which hosts are picked.
+// random returns a random number. It is safe for concurrent use.
 func (f *fleet) random() uint64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.rand.Uint64()
 }
 
-// balancer is a port that hands each connection to one of its replicas, as a load
-// balancer of connections does: it does not know of requests.
+// balancer is a connection load balancer: a port that passes each connection to one of its replicas.
+// It does not see requests.
 type balancer struct {
 	listener net.Listener
 
@@ -195,7 +196,7 @@ func (f *fleet) startBalancer() (*balancer, error) {
 	return b, nil
 }
 
-// accept hands connections over until the port is closed.
+// accept passes connections to replicas until the port is closed.
 func (b *balancer) accept(random func() uint64) {
 	for {
 		conn, err := b.listener.Accept()
@@ -216,7 +217,7 @@ func (b *balancer) use(replicas []*host) {
 	b.replicas = replicas
 }
 
-// replicas returns the first n hosts in the drawn order.
+// replicas returns the first n hosts in the random order.
 func (f *fleet) replicas(n int) []*host {
 	all := make([]*host, n)
 	for place := range all {
@@ -225,7 +226,7 @@ func (f *fleet) replicas(n int) []*host {
 	return all
 }
 
-// handed is the listener of connections that the balancer hands to a host.
+// handed is a host's listener of the connections that the balancer passes to it.
 type handed struct {
 	conns  chan net.Conn
 	closed chan struct{}
@@ -261,5 +262,5 @@ func (l *handed) Close() error {
 	return nil
 }
 
-// Addr is the port of the host.
+// Addr returns the address of the host.
 func (l *handed) Addr() net.Addr { return l.addr }

@@ -12,26 +12,26 @@ import (
 	"github.com/pillion-go/pillion"
 )
 
-// load starts calls at a fixed rate, whether or not those before have ended.
+// load starts calls at a fixed rate, even if earlier calls have not ended.
 type load struct {
 	calls int
 	rate  float64 // calls per second
 }
 
-// length is how long it takes to start all calls.
+// length returns the time from the first call to the start of the last one.
 func (l load) length() time.Duration {
 	return time.Duration(float64(l.calls) / l.rate * float64(time.Second))
 }
 
-// outcome is what one call came to.
+// outcome is the outcome of one call.
 type outcome struct {
 	took    time.Duration
 	failed  bool
 	retries int
-	host    int // that responded last; -1 for none
+	host    int // the host that responded last; -1 for none
 }
 
-// run makes all calls, unless ctx ends before.
+// run makes all calls, unless ctx ends first.
 func (l load) run(ctx context.Context, client *http.Client) []outcome {
 	outcomes := make([]outcome, l.calls)
 	began := time.Now()
@@ -50,7 +50,7 @@ func (l load) run(ctx context.Context, client *http.Client) []outcome {
 	return outcomes
 }
 
-// waitUntil reports whether ctx had not ended when the time came.
+// waitUntil waits until due. It returns false if ctx ends first.
 func waitUntil(ctx context.Context, due time.Time) bool {
 	timer := time.NewTimer(time.Until(due))
 	defer timer.Stop()
@@ -62,7 +62,7 @@ func waitUntil(ctx context.Context, due time.Time) bool {
 	}
 }
 
-// userHeader says which user a call is for, for hash policies.
+// userHeader is the request header with the user of a call, for hash policies.
 const userHeader = "Fleet-User"
 
 // call makes call n. A response of status 500 or above is a failure.
@@ -88,10 +88,10 @@ func call(ctx context.Context, client *http.Client, n int) outcome {
 	return o
 }
 
-// milliseconds is the unit of the durations in the JSON form.
+// milliseconds is a duration in the JSON output.
 type milliseconds float64
 
-// percentile returns the time within which a share of the calls ended.
+// percentile returns the time in which the given share of the calls ended.
 func percentile(outcomes []outcome, share float64) milliseconds {
 	took := make([]time.Duration, len(outcomes))
 	for i, o := range outcomes {

@@ -1,5 +1,5 @@
-// Fleet calls twenty hosts in this process, some of them slow or failing, and compares
-// what policies of load balancing, ejection, retry and connections make of them.
+// Fleet calls twenty hosts in this process, some of which are slow or fail. It compares policies of
+// load balancing, ejection, retry and connection age.
 //
 //	go run ./examples/fleet
 //	go run ./examples/fleet -seed 7 -json
@@ -25,7 +25,7 @@ func main() {
 	}
 }
 
-// options are the values of the command line's flags.
+// options holds the values of the command line flags.
 type options struct {
 	seed   uint64
 	calls  int
@@ -64,16 +64,16 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 	return printResults(out, groups)
 }
 
-// errUsage ends the program after the flag package has printed what was wrong.
+// errUsage ends the program after package flag has printed the error.
 var errUsage = errors.New("fleet: see -h for the flags")
 
 func parse(args []string, errOut io.Writer) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("fleet", flag.ContinueOnError)
 	flags.SetOutput(errOut)
-	flags.Uint64Var(&o.seed, "seed", 1, "draw the slow and the failing hosts, the zones and the picks with this seed")
-	flags.IntVar(&o.calls, "calls", 720, "make this many calls for each line of the table")
-	flags.Float64Var(&o.rate, "rate", 600, "start this many calls per second")
+	flags.Uint64Var(&o.seed, "seed", 1, "seed of the random numbers that select slow hosts, failing hosts, zones and picks")
+	flags.IntVar(&o.calls, "calls", 720, "number of calls for each line of the table")
+	flags.Float64Var(&o.rate, "rate", 600, "number of calls that start per second")
 	flags.BoolVar(&o.asJSON, "json", false, "print one JSON object for each line of the table")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -85,7 +85,7 @@ func parse(args []string, errOut io.Writer) (options, error) {
 	case flags.NArg() > 0:
 		return o, fmt.Errorf("fleet: unexpected argument %q", flags.Arg(0))
 	case o.calls < size || !(o.rate > 0):
-		return o, fmt.Errorf("fleet: -calls %d, -rate %v: there must be at least %d calls, at a rate above 0", o.calls, o.rate, size)
+		return o, fmt.Errorf("fleet: -calls %d, -rate %v: write at least %d calls, and a rate above 0", o.calls, o.rate, size)
 	}
 	return o, nil
 }

@@ -41,8 +41,8 @@ func (p *pipes) dial(_ context.Context, _, address string) (net.Conn, error) {
 	return client, nil
 }
 
-// TestCompare checks what the table is to show, with wide margins: in a bubble, where the speed of
-// the machine plays no part.
+// TestCompare checks the results with wide margins, in a bubble, where the speed of the machine has no
+// effect.
 func TestCompare(t *testing.T) {
 	for seed := range uint64(2) {
 		var groups []group
@@ -68,7 +68,7 @@ func TestCompare(t *testing.T) {
 	}
 }
 
-// checkRows checks that one policy does better than another, and how much.
+// checkRows checks that some policies have better results than others, and by which factor.
 func checkRows(t *testing.T, rows map[string]row) {
 	t.Helper()
 	share := func(policy string) float64 { return rows[policy].Share }
@@ -87,11 +87,11 @@ func checkRows(t *testing.T, rows map[string]row) {
 		{"times of calls, peak EWMA", p99("ROUND_ROBIN"), 3, p99("PEAK_EWMA"), 100},
 		{"failures without ejections", failed("all hosts are used"), 5, failed("outlier detection"), 0.14},
 		{"failures when a retry uses the same host", failed("the same host, as in Envoy"), 10, failed("another host"), 0.1},
-		{"calls at a cold host", share("its whole share immediately"), 3, share("slow start"), 0.049},
-		{"times of calls with a cold host", p99("its whole share immediately"), 2, p99("slow start"), 50},
+		{"calls at a cold host", share("full share immediately"), 3, share("slow start"), 0.049},
+		{"times of calls with a cold host", p99("full share immediately"), 2, p99("slow start"), 50},
 		{"cross-zone calls", share("8 hosts here"), 10, share("8 hosts here, zone-aware"), 0.59},
 		{"cross-zone calls, few hosts here", share("4 hosts here, zone-aware"), 10, share("8 hosts here, zone-aware"), 0.3},
-		{"calls at new replicas", share("max_connection_duration"), 10, share("connections without end"), 0.4},
+		{"calls at new replicas", share("max_connection_duration"), 10, share("no maximum age"), 0.4},
 	} {
 		if test.more <= test.factor*test.less || test.more < test.least {
 			t.Errorf("%s: got %.3f and %.3f, want %v times as many, and at least %v", test.name, test.more, test.less, test.factor, test.least)
@@ -104,7 +104,8 @@ func checkRows(t *testing.T, rows map[string]row) {
 	}
 }
 
-// TestRun_json runs it on real sockets, and checks what the load of the machine cannot change.
+// TestRun_json runs the program on real sockets, and checks results that do not depend on the load of
+// the machine.
 func TestRun_json(t *testing.T) {
 	var out bytes.Buffer
 	if err := run(t.Context(), []string{"-json", "-calls", "200", "-rate", "400", "-seed", "7"}, &out, io.Discard); err != nil {
@@ -137,7 +138,7 @@ func TestRun_json(t *testing.T) {
 	}
 }
 
-// TestRun_text compares what the program prints, with N for each number.
+// TestRun_text compares the printed text, with N for each number.
 func TestRun_text(t *testing.T) {
 	var out bytes.Buffer
 	if err := run(t.Context(), []string{"-calls", "40", "-rate", "400"}, &out, io.Discard); err != nil {
@@ -156,17 +157,17 @@ func TestRun_text(t *testing.T) {
 }
 
 const wantText = `N hosts on this machine, N calls per second, N calls for each line:
-about N s in all. Seed N says which hosts are slow or fail. A host serves
-one request at a time, in N; slow ones take N.
+about N s in total. Seed N selects the hosts that are slow or fail.
+A host serves one request at a time, in N; a slow host needs N.
 
  failed median N % share
 
-N hosts are slow (N) at slow hosts
+N hosts are slow (N) to slow hosts
  ROUND_ROBIN N % N ms N ms N %
  LEAST_REQUEST N % N ms N ms N %
  PEAK_EWMA N % N ms N ms N %
 
-N hosts fail, no retries (N) at failing hosts
+N hosts fail, no retries (N) to failing hosts
  all hosts are used N % N ms N ms N %
  outlier detection N % N ms N ms N %
 
@@ -174,8 +175,8 @@ N hosts fail, MAGLEV, retries (N) calls retried
  the same host, as in Envoy N % N ms N ms N %
  another host N % N ms N ms N %
 
-a cold host joins (N) at it, at first
- its whole share immediately N % N ms N ms N %
+a cold host is added (N) to it, at first
+ full share immediately N % N ms N ms N %
  slow start N % N ms N ms N %
 
 N zones (N) cross-zone calls
@@ -183,17 +184,19 @@ N zones (N) cross-zone calls
  N hosts here, zone-aware N % N ms N ms N %
  N hosts here, zone-aware N % N ms N ms N %
 
-HTTP/N, N replicas are added (N) at new replicas
- connections without end N % N ms N ms N %
+HTTP/N, N replicas are added (N) to new replicas
+ no maximum age N % N ms N ms N %
  max_connection_duration N % N ms N ms N %
 
-(N) least request sees the queue of a slow host, peak EWMA its latency
-(N) a host that has failed N times in a row gets no more calls for N
-(N) by its hash a retry goes to the host that has failed, unless it avoids it
-(N) with slow start a new host has a tenth of its share at first (of a quarter
- of the calls)
+(N) least request avoids hosts with a queue, peak EWMA also those with a high
+ latency
+(N) a host that fails N times in a row receives no calls for N
+(N) a retry has the same hash, and so the same host, unless it avoids that host
+(N) with slow start a new host first receives a tenth of its share; the share
+ is that of the first quarter of the calls
 (N) calls stay in zone a as long as all hosts have the same load
-(N) a connection to a load balancer stays at one replica, unless it has an age
+(N) a connection to a load balancer stays at one replica; with a maximum age,
+ new connections reach the new replicas
 `
 
 func TestRun_badFlags(t *testing.T) {
@@ -217,7 +220,7 @@ func TestRun_interrupted(t *testing.T) {
 	}
 }
 
-// TestFleet pins that a seed draws the same hosts each time, and another seed others.
+// TestFleet pins that a seed selects the same hosts each time, and another seed other hosts.
 func TestFleet(t *testing.T) {
 	order := func(seed uint64) []int {
 		f, err := startFleet(loopback, seed)

@@ -10,20 +10,20 @@ import (
 	"github.com/pillion-go/pillion/examples/internal/page"
 )
 
-// lines is the number of lines of the table that are measured.
+// lines is the number of measured lines of the table.
 const lines = 14
 
-// printPlan prints what is about to run, and for how long.
+// printPlan prints the measurements that will run and how long they will take.
 func printPlan(w io.Writer, o options) error {
 	_, err := fmt.Fprintf(w, `%d hosts on this machine, %g calls per second, %d calls for each line:
-about %.0f s in all. Seed %d says which hosts are slow or fail. A host serves
-one request at a time, in %v; slow ones take %v.
+about %.0f s in total. Seed %d selects the hosts that are slow or fail.
+A host serves one request at a time, in %v; a slow host needs %v.
 
 `, size, o.rate, o.calls, 3+(lines+1.5)*float64(o.calls)/o.rate, o.seed, usual, slow)
 	return err
 }
 
-// printResults prints one table, and what it shows.
+// printResults prints the table, and one explanation for each group.
 func printResults(w io.Writer, groups []group) error {
 	rows := []page.Row{{"", "failed", "median", "99 %", "share"}}
 	for i, g := range groups {
@@ -58,7 +58,8 @@ func printJSON(w io.Writer, groups []group) error {
 	return nil
 }
 
-// progress names on a terminal what is measured. It writes nothing elsewhere.
+// progress returns a function that shows the current measurement, if w is a terminal. Otherwise the
+// function does nothing.
 func progress(w io.Writer) func(title, policy string) {
 	file, ok := w.(*os.File)
 	if !ok {
