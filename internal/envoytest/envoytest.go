@@ -35,8 +35,10 @@ func Find() string {
 
 // Envoy is a running Envoy.
 type Envoy struct {
-	// Egress is host and port of its listener.
+	// Egress is host and port of its listener, if it has only one.
 	Egress string
+	// Listeners is host and port of each listener, by its name.
+	Listeners map[string]string
 
 	dir    string // of its files
 	cmd    *exec.Cmd
@@ -49,19 +51,24 @@ type Envoy struct {
 // its files, as JSON or YAML. The configuration has one listener, and an admin page at any port. It
 // must be closed.
 func Start(ctx context.Context, binary string, config func(dir string) ([]byte, error)) (*Envoy, error) {
+	return StartMany(ctx, binary, 1, config)
+}
+
+// StartMany is Start for a configuration with a number of listeners.
+func StartMany(ctx context.Context, binary string, listeners int, config func(dir string) ([]byte, error)) (*Envoy, error) {
 	dir, err := os.MkdirTemp("", "envoytest")
 	if err != nil {
 		return nil, err
 	}
 	e := &Envoy{dir: dir, ended: make(chan struct{})}
-	if err := e.start(ctx, binary, config); err != nil {
+	if err := e.start(ctx, binary, listeners, config); err != nil {
 		e.Close()
 		return nil, err
 	}
 	return e, nil
 }
 
-func (e *Envoy) start(ctx context.Context, binary string, config func(dir string) ([]byte, error)) error {
+func (e *Envoy) start(ctx context.Context, binary string, listeners int, config func(dir string) ([]byte, error)) error {
 	text, err := config(e.dir)
 	if err != nil {
 		return err
@@ -79,14 +86,14 @@ func (e *Envoy) start(ctx context.Context, binary string, config func(dir string
 		defer close(e.ended)
 		_ = e.cmd.Wait() // it is killed in the end
 	}()
-	return e.await(ctx)
+	return e.await(ctx, listeners)
 }
 
 // File is the path of one of its files.
 func (e *Envoy) File(name string) string { return filepath.Join(e.dir, name) }
 
-// await waits for the listener.
-func (e *Envoy) await(ctx context.Context) error {
+// await waits for the listeners.
+func (e *Envoy) await(ctx context.Context, listeners int) error {
 	for deadline := time.Now().Add(startTime); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		select {
 		case <-e.ended:
@@ -98,21 +105,33 @@ func (e *Envoy) await(ctx context.Context) error {
 			continue
 		}
 		e.admin = string(address)
-		if e.Egress, err = e.listener(ctx); err == nil {
+		if e.Listeners, err = e.listeners(ctx); err == nil && len(e.Listeners) == listeners {
+			e.Egress = e.only()
 			return nil
 		}
 	}
 	return errors.New("envoytest: Envoy was not ready in time")
 }
 
-// listener returns host and port of the only listener.
-func (e *Envoy) listener(ctx context.Context) (string, error) {
+// only returns host and port of the only listener, "" if there are more.
+func (e *Envoy) only() (address string) {
+	if len(e.Listeners) == 1 {
+		for _, address = range e.Listeners {
+			return address
+		}
+	}
+	return ""
+}
+
+// listeners returns host and port of each listener, by its name.
+func (e *Envoy) listeners(ctx context.Context) (map[string]string, error) {
 	page, err := e.Page(ctx, "/listeners?format=json")
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	var listeners struct {
+	var listed struct {
 		Statuses []struct {
+			Name  string `json:"name"`
 			Local struct {
 				Socket struct {
 					Port int `json:"port_value"`
@@ -120,13 +139,14 @@ func (e *Envoy) listener(ctx context.Context) (string, error) {
 			} `json:"local_address"`
 		} `json:"listener_statuses"`
 	}
-	if err := json.Unmarshal(page, &listeners); err != nil {
-		return "", err
+	if err := json.Unmarshal(page, &listed); err != nil {
+		return nil, err
 	}
-	if len(listeners.Statuses) != 1 {
-		return "", errors.New("envoytest: there is no listener yet")
+	found := map[string]string{}
+	for _, l := range listed.Statuses {
+		found[l.Name] = net.JoinHostPort("127.0.0.1", strconv.Itoa(l.Local.Socket.Port))
 	}
-	return net.JoinHostPort("127.0.0.1", strconv.Itoa(listeners.Statuses[0].Local.Socket.Port)), nil
+	return found, nil
 }
 
 // Page reads a page of the admin interface.

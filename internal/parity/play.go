@@ -35,6 +35,11 @@ func (c *Case) Play(ctx context.Context, start StartFunc) (*Played, error) {
 		return nil, err
 	}
 	defer up.close()
+	return c.playAt(ctx, up, start)
+}
+
+// playAt plays the scenario with an upstream that no other play has used.
+func (c *Case) playAt(ctx context.Context, up *upstream, start StartFunc) (*Played, error) {
 	scenario := c.Scenario
 	scenario.first = c.firstHost()
 	side, err := start(ctx, &scenario, up.addresses)
