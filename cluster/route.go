@@ -252,7 +252,8 @@ func (r *route) resetStream(p *pick, end *policy.Outcome) {
 	switch end.Detail {
 	case envoy.RemoteReset, envoy.RemoteResetAfter:
 		p.host.Observe(pool.RqRxReset, 1)
-	case envoy.ResponseTimeout, envoy.PerTryTimeout, envoy.PerTryIdleTimeout, envoy.StreamDuration, envoy.StreamIdle, MaxStreamDuration, envoy.CallerGone:
+	case envoy.ResponseTimeout, envoy.PerTryTimeout, envoy.PerTryIdleTimeout, envoy.StreamDuration, envoy.StreamIdle, MaxStreamDuration, envoy.CallerGone,
+		envoy.MalformedResponse, envoy.MalformedResponseAfter:
 		p.host.Observe(pool.RqTxReset, 1)
 	case envoy.ConnectionTermination, envoy.ConnectionTerminationAfter:
 		p.host.Observe(pool.RqPendingFailureEject, 1)

@@ -20,6 +20,7 @@ type Fuzzer struct {
 	Envoy   string        // path of the binary
 	Workers int           // scenarios that are played at the same time
 	Time    time.Duration // after which no more scenarios are drawn; 0 for no limit
+	Shrink  time.Duration // for each difference; 0 for no shrinking
 	Dir     string        // for the cases that are found; created if needed
 	Out     io.Writer     // for the report
 
@@ -164,7 +165,7 @@ func (f *Fuzzer) alone(ctx context.Context, c *Case) (v verdict) {
 // fail shrinks a case, and reports it.
 func (f *Fuzzer) fail(ctx context.Context, c *Case, v verdict) error {
 	if v.err == nil {
-		smallest := &Case{Scenario: *shrink(&c.Scenario, f.stillFails(ctx, v.kinds()))}
+		smallest := &Case{Scenario: *shrink(&c.Scenario, f.stillFails(ctx, v.kinds(), time.Now().Add(f.Shrink)))}
 		if w := f.alone(ctx, smallest); w.err == nil && !w.same() {
 			c, v = smallest, w
 		}
@@ -189,9 +190,12 @@ func (f *Fuzzer) fail(ctx context.Context, c *Case, v verdict) error {
 }
 
 // stillFails returns a test for scenarios that shrink: it returns the first one that has a
-// difference of one of the kinds, and its place; -1 for none.
-func (f *Fuzzer) stillFails(ctx context.Context, kinds map[string]bool) func(candidates []*Scenario) int {
+// difference of one of the kinds, and its place; -1 for none, or after the deadline.
+func (f *Fuzzer) stillFails(ctx context.Context, kinds map[string]bool, deadline time.Time) func(candidates []*Scenario) int {
 	return func(candidates []*Scenario) int {
+		if time.Now().After(deadline) {
+			return -1
+		}
 		var cases []*Case
 		for _, s := range candidates {
 			cases = append(cases, &Case{Scenario: *s})
@@ -244,7 +248,7 @@ func (s *Scenario) text() string {
 }
 
 // valid returns an error for a scenario that one of the sides cannot play.
-func (s *Scenario) valid() error {
+func (s *Scenario) valid(ctx context.Context) error {
 	c := &Case{Format: 1, Scenario: *s}
 	if err := c.check(); err != nil {
 		return err
@@ -252,7 +256,11 @@ func (s *Scenario) valid() error {
 	if len(s.Upstream.Hosts) == 0 || len(s.requests()) == 0 {
 		return errors.New("no host or no call")
 	}
-	side, err := NewLibrary(context.Background(), s, make(Addresses, len(s.Upstream.Hosts)))
+	var addresses Addresses // nothing is sent to them
+	for i := range s.Upstream.Hosts {
+		addresses = append(addresses, fmt.Sprintf("127.0.0.1:%d", i+1))
+	}
+	side, err := NewLibrary(ctx, s, addresses)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package parity
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -44,7 +45,7 @@ func smaller(s *Scenario) []*Scenario {
 			panic(err) // it is made of JSON
 		}
 		made := &Scenario{}
-		if strictBytes(text, made) == nil && made.valid() == nil {
+		if strictBytes(text, made) == nil && made.valid(context.Background()) == nil {
 			all = append(all, made)
 		}
 	}
@@ -58,11 +59,11 @@ func (s *Scenario) tree() object {
 		panic(err) // it was read from JSON
 	}
 	tree := parse[object](string(text))
-	settings := tree["envoy"]
-	pruned := prune(tree)
-	made := pruned.(object) //nolint:forcetypeassert // it has a name
-	made["envoy"] = settings
-	return made
+	settings := tree["envoy"] // 0 is not the default of each field there
+	delete(tree, "envoy")
+	prune(tree)
+	tree["envoy"] = settings
+	return tree
 }
 
 // prune removes zero values, but not from lists.

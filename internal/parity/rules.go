@@ -172,22 +172,26 @@ func untrustedPass(s *Scenario, want *Observed) {
 }
 
 // keepsConnections: the rest of a response that is discarded for a retry is read if it is short, so
-// that its connection serves the next attempt. Envoy resets the stream, which ends the connection.
+// that its connection serves the next attempt at its host. Envoy resets the stream, which ends the
+// connection.
 func keepsConnections(s *Scenario, want *Observed) {
-	kept := -uint64(keptConnections(s, want.Attempts)) //nolint:gosec // added, it wraps
-	const row, histogram = "cluster." + clusterName + ".upstream_", "envoy_cluster_upstream_"
+	kept, used := keptConnections(s, want.Attempts)
 	if kept == 0 {
 		return
 	}
-	for _, name := range []string{
-		"cx_destroy", "cx_destroy_local", "cx_destroy_local_with_active_rq", "cx_destroy_with_active_rq",
-		"cx_http1_total", "cx_total", "rq_pending_total",
-	} {
-		want.Stats[row+name] += kept
+	const row, histogram = "cluster." + clusterName + ".upstream_", "envoy_cluster_upstream_"
+	const label = `{envoy_cluster_name="` + clusterName + `"}`
+	for _, name := range []string{"cx_destroy", "cx_destroy_local", "cx_destroy_local_with_active_rq", "cx_destroy_with_active_rq"} {
+		want.Stats[row+name] -= kept
 	}
-	for _, name := range []string{"cx_connect_ms", "cx_length_ms", "rq_per_cx"} {
-		want.Histograms[histogram+name+`{envoy_cluster_name="`+clusterName+`"}`] += kept
+	for _, name := range []string{"cx_http1_total", "cx_total", "rq_pending_total"} {
+		want.Stats[row+name] -= used
 	}
+	want.Stats[row+"cx_active"] += kept - used
+	for _, name := range []string{"cx_length_ms", "rq_per_cx"} {
+		want.Histograms[histogram+name+label] -= kept
+	}
+	want.Histograms[histogram+"cx_connect_ms"+label] -= used
 }
 
 // discards reports whether responses are discarded for retries. Concurrent attempts need
@@ -199,20 +203,25 @@ func discards(s *Scenario) bool {
 }
 
 // keptConnections is how many attempts got a response with a body, and were followed by another
-// one of the same call.
-func keptConnections(s *Scenario, attempts []Attempt) (n int) {
+// one of the same call; and how many of these were followed by one at the same host, which uses
+// their connection.
+func keptConnections(s *Scenario, attempts []Attempt) (kept, used uint64) {
 	script := newScript(s.Upstream)
 	for i, at := range attempts {
 		path, _, _ := strings.Cut(at.Path, "?")
 		place := slices.IndexFunc(s.Upstream.Hosts, func(h Host) bool { return h.ID == at.Host })
 		if place < 0 {
-			return 0
+			return 0, 0
 		}
-		step := script.next(s.Upstream.Hosts[place], path)
-		again := slices.ContainsFunc(attempts[i+1:], func(later Attempt) bool { return later.Case == at.Case })
-		if again && strings.HasPrefix(step.String(), "respond") && step.Body != "" && at.Outcome != "aborted_by_peer" {
-			n++
+		step, later := script.next(s.Upstream.Hosts[place], path), attempts[i+1:]
+		again := slices.ContainsFunc(later, func(next Attempt) bool { return next.Case == at.Case })
+		if !again || !strings.HasPrefix(step.String(), "respond") || step.Body == "" || at.Outcome == "aborted_by_peer" {
+			continue
+		}
+		kept++
+		if slices.ContainsFunc(later, func(next Attempt) bool { return next.Host == at.Host }) {
+			used++
 		}
 	}
-	return n
+	return kept, used
 }

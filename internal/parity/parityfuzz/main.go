@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/pillion-go/pillion/internal/parity"
 )
@@ -30,6 +31,7 @@ func run() (failing bool, err error) {
 	list := flag.String("seeds", "100", "a number of seeds, from 1, or a range: 1-2000")
 	workers := flag.Int("workers", 8, "scenarios that are played at the same time")
 	limit := flag.Duration("time", 0, "stop drawing scenarios after this time; 0 for no limit")
+	shrink := flag.Duration("shrink", 3*time.Minute, "how long to shrink each scenario that differs; 0 for not at all")
 	dir := flag.String("dir", ".local/parity-fuzz", "directory for the cases that are found")
 	flag.Parse()
 	seeds, err := parseSeeds(*list)
@@ -43,7 +45,7 @@ func run() (failing bool, err error) {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	f := &parity.Fuzzer{Envoy: binary, Workers: *workers, Time: *limit, Dir: *dir, Out: os.Stdout}
+	f := &parity.Fuzzer{Envoy: binary, Workers: *workers, Time: *limit, Shrink: *shrink, Dir: *dir, Out: os.Stdout}
 	tally, err := f.Run(ctx, seeds)
 	return tally.Failing > 0, err
 }
