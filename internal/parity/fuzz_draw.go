@@ -41,6 +41,10 @@ type drawer struct {
 	concurrent bool
 	hedges     bool
 	retries    bool
+	idle       bool   // there is a per_try_idle_timeout
+	hashes     bool   // hosts are picked by a header
+	dials      bool   // the host accepts no connection
+	stats      bool   // the filter grpc_stats is there, which counts messages before a call ends
 	limited    string // the limit of a concurrent scenario
 }
 
@@ -156,8 +160,8 @@ func (d *drawer) retryPolicy() object {
 	if d.hedges || len(d.grid.perTry) > 0 && d.chance(30) {
 		p["per_try_timeout"] = seconds(one(d, d.grid.perTry...))
 	}
-	if !d.hedges && len(d.grid.perTry) > 0 && d.chance(15) {
-		p["per_try_idle_timeout"] = seconds(one(d, d.grid.perTry...))
+	if p["per_try_timeout"] == nil && len(d.grid.perTry) > 0 && d.chance(15) {
+		p["per_try_idle_timeout"], d.idle = seconds(one(d, d.grid.perTry...)), true
 	}
 	if strings.Contains(p["retry_on"].(string), "retriable-status-codes") && d.chance(80) { //nolint:forcetypeassert // it is above
 		p["retriable_status_codes"] = some(d, 1, 2, 200, 400, 404, 429, 500, 503)
@@ -228,6 +232,7 @@ func (d *drawer) cluster() {
 		d.envoy["priorities"] = priorities
 	case 2:
 		if !d.grpc {
+			d.hashes = true
 			d.set("cluster", "lb_policy", one(d, "RING_HASH", "MAGLEV"))
 			d.set("route", "hash_policy", []any{object{"header": object{"header_name": "x-user"}}})
 		}
@@ -324,7 +329,7 @@ func (d *drawer) filters() {
 			"filter_enforced": object{"default_value": always(one(d, 0, 100, 100, 100))},
 		}})
 	}
-	if d.grpc && d.chance(25) {
+	if d.stats = d.grpc && d.chance(25); d.stats {
 		all = append(all, object{"name": "envoy.filters.http.grpc_stats", "typed_config": object{
 			"@type":                 "type.googleapis.com/envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
 			"stats_for_all_methods": true, "enable_upstream_stats": true, "emit_filter_state": true,
@@ -364,11 +369,10 @@ func (d *drawer) fault() object {
 
 // upstream draws the hosts and their steps.
 func (d *drawer) upstream() {
-	hashes := d.has("cluster", "lb_policy")
 	for i := range d.hosts {
 		h := Host{ID: hostID(i)}
 		switch {
-		case hashes || d.concurrent:
+		case d.hashes || d.concurrent:
 		case d.chance(8):
 			h.Listen = "refuse"
 		case d.hosts > 1 && d.chance(25):
@@ -377,7 +381,7 @@ func (d *drawer) upstream() {
 		d.s.Upstream.Hosts = append(d.s.Upstream.Hosts, h)
 	}
 	if d.hosts == 1 && !d.concurrent && !d.hedges && d.s.Upstream.Hosts[0].Listen == "" && d.chance(3) {
-		d.s.Upstream.Hosts[0].Listen = "blackhole"
+		d.s.Upstream.Hosts[0].Listen, d.dials = "blackhole", true
 		d.set("cluster", "connect_timeout", "0.4s")
 	}
 	d.s.Upstream.Script = d.steps(1 + d.r.IntN(5))
@@ -537,13 +541,16 @@ func (d *drawer) calls() {
 			r.StartMS = i * startEvery
 			op.Requests = append(op.Requests, r)
 		}
-		if !d.has("route", "timeout") && d.chance(50) {
+		if !d.has("route", "timeout") && !d.stats && d.chance(50) {
 			op.Name, op.SnapshotAt = "during", startEvery*d.r.IntN(5)+startEvery/2
 		}
 		d.s.Downstream.Ops = append(d.s.Downstream.Ops, op)
 		return
 	}
 	n := 1 + d.r.IntN(3)
+	if d.dials { // whether another call waits for the dial of the first one depends on the pool
+		n = 1
+	}
 	if d.hosts > 1 {
 		n += d.r.IntN(4)
 	}
@@ -564,7 +571,7 @@ func (d *drawer) request() Request {
 	if d.chance(40) {
 		r.Headers["x-call"] = one(d, "a", "b", "ab")
 	}
-	if d.chance(50) {
+	if d.hashes || d.chance(50) { // without a hash chance picks
 		r.Headers["x-user"] = one(d, "x", "y", "z")
 	}
 	d.envoyHeaders(r.Headers)
@@ -594,7 +601,7 @@ func (d *drawer) envoyHeaders(h map[string]string) {
 	if d.chance(5) && !d.concurrent {
 		h["x-envoy-upstream-rq-timeout-ms"] = strconv.Itoa(one(d, d.grid.totals...))
 	}
-	if d.chance(5) && len(d.grid.perTry) > 0 {
+	if d.chance(5) && len(d.grid.perTry) > 0 && !d.idle {
 		h["x-envoy-upstream-rq-per-try-timeout-ms"] = strconv.Itoa(one(d, d.grid.perTry...))
 	}
 	if d.chance(4) {
@@ -606,7 +613,7 @@ func (d *drawer) envoyHeaders(h map[string]string) {
 	if d.chance(5) {
 		h["x-envoy-upstream-alt-stat-name"] = "alt"
 	}
-	if d.chance(3) {
+	if d.chance(3) && !d.dials {
 		h["x-envoy-upstream-rq-timeout-alt-response"] = "1"
 	}
 	if d.chance(30) && strings.Contains(fmt.Sprint(d.envoy["http_filters"]), "header_abort") {

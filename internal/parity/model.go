@@ -158,8 +158,17 @@ func (m *model) route(path string) envoyRouteAction {
 
 // applyHeaders applies the request headers of a trusted caller.
 func (p *plan) applyHeaders(r Request) {
-	p.words = append(p.words, wordsOf(r.Headers["x-envoy-retry-on"])...)
-	p.words = append(p.words, wordsOf(r.Headers["x-envoy-retry-grpc-on"])...)
+	isGRPC := func(word string) bool { return grpcWords[word] != "" }
+	for _, word := range wordsOf(r.Headers["x-envoy-retry-on"]) {
+		if !isGRPC(word) {
+			p.words = append(p.words, word)
+		}
+	}
+	for _, word := range wordsOf(r.Headers["x-envoy-retry-grpc-on"]) {
+		if isGRPC(word) {
+			p.words = append(p.words, word)
+		}
+	}
 	if n, err := strconv.Atoi(r.Headers["x-envoy-max-retries"]); err == nil {
 		p.retries = n
 	}
