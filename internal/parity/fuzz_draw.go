@@ -294,13 +294,13 @@ func (d *drawer) virtualHost() {
 	if d.chance(25) {
 		d.set("virtual_host", "include_request_attempt_count", true)
 	}
-	if d.chance(25) {
+	if d.chance(25) && (d.single() || !d.grpc) {
 		d.set("virtual_host", "include_attempt_count_in_response", true)
 	}
 	if d.chance(15) {
 		d.set("virtual_host", "include_is_timeout_retry_header", true)
 	}
-	if d.chance(10) {
+	if d.chance(10) && !d.has("cluster", "circuit_breakers") { // chance decides which part of a refused call arrives
 		d.set("virtual_host", "per_request_buffer_limit_bytes", one(d, 4, 16))
 	}
 	if d.chance(10) {
@@ -452,6 +452,9 @@ func (d *drawer) actions() []string {
 	if d.hosts == 1 && !d.concurrent && !d.hedges {
 		all = append(all, "reset_after_headers", "garbage")
 	}
+	if d.hedges { // Envoy counts each attempt that fails while another one runs
+		all = []string{"hang"}
+	}
 	if !d.has("route", "timeout") {
 		all = slices.DeleteFunc(all, func(a string) bool { return a == "hang" })
 	}
@@ -493,7 +496,8 @@ func (d *drawer) response() Step {
 	if d.single() && hasBody(s.Status) && d.chance(3) {
 		s.Informational = []Informational{{Status: 103}}
 	}
-	if d.single() && s.Body != "" && d.chance(5) {
+	passes := d.s.Upstream.Protocol == d.s.Downstream.Protocol // Envoy drops trailers for a caller of HTTP/1
+	if d.single() && passes && s.Body != "" && d.chance(5) {
 		s.Trailers = [][2]string{{"x-sum", "7"}}
 	}
 	return s

@@ -1,6 +1,8 @@
 package parity
 
 import (
+	"maps"
+	"net/http"
 	"slices"
 	"strings"
 )
@@ -25,6 +27,8 @@ func Rules() []Rule {
 		{Name: "expect-is-passed-on", Applies: expects, Change: alone(expectPassedOn)},
 		{Name: "untrusted-headers-pass", Applies: untrusted, Change: alone(untrustedPass)},
 		{Name: "retried-responses-keep-connections", Applies: both(speaks("http1"), discards), Change: alone(keepsConnections)},
+		{Name: "retried-responses-keep-streams", Applies: both(speaks("h2"), backsOff), Change: alone(keepsStreams)},
+		{Name: "http2-protocol-errors-end-connections", Applies: both(speaks("h2"), resetsWith("PROTOCOL_ERROR")), Change: alone(endConnections), OfCalls: true},
 		{Name: "grpc-refused-messages", Applies: countsMessages, Change: alone(messagesOfAll)},
 		{Name: "grpc-timeout-has-our-limits", Applies: sendsGRPCTimeout, Change: alone(ownGRPCTimeout)},
 	}
@@ -194,6 +198,35 @@ func keepsConnections(s *Scenario, want *Observed) {
 	want.Histograms[histogram+"cx_connect_ms"+label] -= used
 }
 
+// keepsStreams: likewise, a stream ends by itself. Envoy resets it.
+func keepsStreams(s *Scenario, want *Observed) {
+	kept, _ := keptConnections(s, want.Attempts)
+	want.Stats["cluster."+clusterName+".upstream_rq_tx_reset"] -= kept
+}
+
+// resetsWith matches scenarios whose upstream resets streams with a code.
+func resetsWith(code string) func(*Scenario) bool {
+	return func(s *Scenario) bool {
+		scripts := append(slices.Collect(maps.Values(s.Upstream.ByPath)), s.Upstream.Script)
+		for _, h := range s.Upstream.Hosts {
+			scripts = append(scripts, h.Script)
+		}
+		return slices.ContainsFunc(scripts, func(steps []Step) bool {
+			return slices.ContainsFunc(steps, func(s Step) bool { return s.Action == "rst_stream" && s.Code == code })
+		})
+	}
+}
+
+// endConnections: net/http does not use a connection again whose server reset a stream with
+// PROTOCOL_ERROR.
+func endConnections(_ *Scenario, want *Observed) {
+	for _, at := range want.Attempts {
+		if at.Step == "rst_stream PROTOCOL_ERROR" {
+			want.Stats["cluster."+clusterName+".upstream_cx_close_notify"]++
+		}
+	}
+}
+
 // discards reports whether responses are discarded for retries. Concurrent attempts need
 // connections of their own.
 func discards(s *Scenario) bool {
@@ -215,7 +248,7 @@ func keptConnections(s *Scenario, attempts []Attempt) (kept, used uint64) {
 		}
 		step, later := script.next(s.Upstream.Hosts[place], path), attempts[i+1:]
 		again := slices.ContainsFunc(later, func(next Attempt) bool { return next.Case == at.Case })
-		if !again || !strings.HasPrefix(step.String(), "respond") || step.Body == "" || at.Outcome == "aborted_by_peer" {
+		if !again || !strings.HasPrefix(step.String(), "respond") || step.Body == "" || !hasBody(step.status()) || at.Method == http.MethodHead || at.Outcome == "aborted_by_peer" {
 			continue
 		}
 		kept++
