@@ -111,8 +111,8 @@ func (d *drawer) scenario() {
 	d.retries = d.limited != "connections" && (d.hedges || d.chance(80))
 	d.route()
 	d.cluster()
-	d.virtualHost()
 	d.filters()
+	d.virtualHost()
 	d.upstream()
 	d.calls()
 }
@@ -219,6 +219,9 @@ func (d *drawer) cluster() {
 	}
 	switch d.r.IntN(4) {
 	case 0:
+		if d.hosts > 2 || d.hedges { // chance decides which of the other hosts follows an ejected one
+			return
+		}
 		d.set("cluster", "outlier_detection", d.outlier())
 		d.set("cluster", "common_lb_config", object{"update_merge_window": "0s"})
 		if d.chance(30) {
@@ -272,6 +275,9 @@ func (d *drawer) thresholds() object {
 	case "budget":
 		t["retry_budget"] = object{"budget_percent": object{"value": one(d, 20, 50, 100)}, "min_retry_concurrency": one(d, 0, 1, 2)}
 	default:
+		if d.hedges { // Envoy counts each attempt that fails while another one runs
+			return nil
+		}
 		switch d.r.IntN(12) {
 		case 0:
 			t["max_retries"] = one(d, 0, 1)
@@ -300,7 +306,7 @@ func (d *drawer) virtualHost() {
 	if d.chance(15) {
 		d.set("virtual_host", "include_is_timeout_retry_header", true)
 	}
-	if d.chance(10) && !d.has("cluster", "circuit_breakers") { // chance decides which part of a refused call arrives
+	if d.chance(10) && !d.has("cluster", "circuit_breakers") && (d.single() || !d.grpc) { // chance decides which part of a refused call arrives
 		d.set("virtual_host", "per_request_buffer_limit_bytes", one(d, 4, 16))
 	}
 	if d.chance(10) {
@@ -329,6 +335,7 @@ func (d *drawer) filters() {
 			"filter_enforced": object{"default_value": always(one(d, 0, 100, 100, 100))},
 		}})
 	}
+	d.filtered = all != nil
 	if d.stats = d.grpc && d.chance(25); d.stats {
 		all = append(all, object{"name": "envoy.filters.http.grpc_stats", "typed_config": object{
 			"@type":                 "type.googleapis.com/envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
@@ -372,7 +379,7 @@ func (d *drawer) upstream() {
 	for i := range d.hosts {
 		h := Host{ID: hostID(i)}
 		switch {
-		case d.hashes || d.concurrent:
+		case d.hashes || d.concurrent || d.hedges:
 		case d.chance(8):
 			h.Listen = "refuse"
 		case d.hosts > 1 && d.chance(25):
@@ -449,10 +456,10 @@ func (d *drawer) actions() []string {
 	if !d.concurrent {
 		all = append(all, "reset", "fin")
 	}
-	if d.hosts == 1 && !d.concurrent && !d.hedges {
+	if d.single() {
 		all = append(all, "reset_after_headers", "garbage")
 	}
-	if d.hedges { // Envoy counts each attempt that fails while another one runs
+	if d.hedges { // likewise
 		all = []string{"hang"}
 	}
 	if !d.has("route", "timeout") {
@@ -476,7 +483,8 @@ func (d *drawer) response() Step {
 		return d.grpcResponse()
 	}
 	s := Step{Status: one(d, 200, 200, 200, 200, 204, 304, 400, 404, 409, 429, 500, 500, 502, 503, 503, 503, 504)}
-	if hasBody(s.Status) && d.chance(50) {
+	discarded := d.concurrent && s.Status >= 400 && d.s.Upstream.Protocol == "http1" // then a rule counts connections, of calls one after another
+	if hasBody(s.Status) && !discarded && d.chance(50) {
 		s.Body = one(d, "ok", "a body")
 	}
 	for _, h := range [][2]string{
@@ -504,7 +512,9 @@ func (d *drawer) response() Step {
 }
 
 // single reports whether the model of a call can follow the scenario, and rules apply.
-func (d *drawer) single() bool { return d.hosts == 1 && !d.concurrent && !d.hedges }
+func (d *drawer) single() bool {
+	return d.hosts == 1 && !d.concurrent && !d.hedges && !d.filtered
+}
 
 // emptyMessage is a gRPC message without content.
 const emptyMessage = "\x00\x00\x00\x00\x00"
