@@ -44,6 +44,7 @@ type drawer struct {
 	idle       bool   // there is a per_try_idle_timeout
 	hashes     bool   // hosts are picked by a header
 	dials      bool   // the host accepts no connection
+	filtered   bool   // filters may end calls, or delay them
 	stats      bool   // the filter grpc_stats is there, which counts messages before a call ends
 	limited    string // the limit of a concurrent scenario
 }
