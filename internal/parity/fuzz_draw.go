@@ -110,9 +110,9 @@ func (d *drawer) scenario() {
 		d.hedges, d.grid = true, hedging
 	}
 	d.retries = d.limited != "connections" && (d.hedges || d.chance(80))
+	d.filters()
 	d.route()
 	d.cluster()
-	d.filters()
 	d.virtualHost()
 	d.upstream()
 	d.calls()
@@ -165,7 +165,11 @@ func (d *drawer) retryPolicy() object {
 		p["per_try_idle_timeout"], d.idle = seconds(one(d, d.grid.perTry...)), true
 	}
 	if strings.Contains(p["retry_on"].(string), "retriable-status-codes") && d.chance(80) { //nolint:forcetypeassert // it is above
-		p["retriable_status_codes"] = some(d, 1, 2, 200, 400, 404, 429, 500, 503)
+		codes := []any{400, 404, 429, 500, 503}
+		if d.single() || !d.grpc { // else a rule is needed
+			codes = append(codes, 200)
+		}
+		p["retriable_status_codes"] = some(d, 1, 2, codes...)
 	}
 	if strings.Contains(p["retry_on"].(string), "retriable-headers") && d.chance(80) { //nolint:forcetypeassert // it is above
 		p["retriable_headers"] = []any{d.matcher("x-mark")}
@@ -266,6 +270,9 @@ func (d *drawer) outlier() object {
 // thresholds draws circuit breakers.
 func (d *drawer) thresholds() object {
 	t := object{}
+	if d.stats { // whether the message of a refused call passes depends on chance
+		return nil
+	}
 	switch d.limited {
 	case "connections":
 		t["max_connections"], t["max_pending_requests"] = one(d, 1, 2), one(d, 0, 1, 2)
@@ -337,7 +344,7 @@ func (d *drawer) filters() {
 		}})
 	}
 	d.filtered = all != nil
-	if d.stats = d.grpc && d.chance(25); d.stats {
+	if d.stats = d.grpc && !d.filtered && d.chance(25); d.stats {
 		all = append(all, object{"name": "envoy.filters.http.grpc_stats", "typed_config": object{
 			"@type":                 "type.googleapis.com/envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
 			"stats_for_all_methods": true, "enable_upstream_stats": true, "emit_filter_state": true,
@@ -388,7 +395,7 @@ func (d *drawer) upstream() {
 		}
 		d.s.Upstream.Hosts = append(d.s.Upstream.Hosts, h)
 	}
-	if d.hosts == 1 && !d.concurrent && !d.hedges && d.s.Upstream.Hosts[0].Listen == "" && d.chance(3) {
+	if d.single() && d.s.Upstream.Hosts[0].Listen == "" && !d.has("cluster", "circuit_breakers") && d.chance(3) {
 		d.s.Upstream.Hosts[0].Listen, d.dials = "blackhole", true
 		d.set("cluster", "connect_timeout", "0.4s")
 	}
@@ -414,17 +421,18 @@ func (d *drawer) steps(n int) []Step {
 // step draws the reaction to an attempt.
 func (d *drawer) step() Step {
 	s := Step{}
-	if d.chance(70) {
+	actions := d.actions()
+	if len(actions) == 0 || d.chance(70) {
 		if s = d.response(); d.s.Upstream.Protocol == "http1" && !d.concurrent && d.chance(8) {
 			s.Close = true
 		}
 	} else {
-		s.Action = one(d, d.actions()...)
+		s.Action = one(d, actions...)
 	}
 	switch s.Action {
 	case "rst_stream":
 		s.Code = one(d, "REFUSED_STREAM", "INTERNAL_ERROR", "CANCEL", "NO_ERROR", "PROTOCOL_ERROR", "ENHANCE_YOUR_CALM")
-		if d.grpc && d.hosts > 1 {
+		if d.grpc && !d.single() {
 			s.Code = one(d, "INTERNAL_ERROR", "CANCEL", "ENHANCE_YOUR_CALM")
 		}
 	case "reset_after_headers":
@@ -466,9 +474,6 @@ func (d *drawer) actions() []string {
 	if !d.has("route", "timeout") {
 		all = slices.DeleteFunc(all, func(a string) bool { return a == "hang" })
 	}
-	if len(all) == 0 {
-		all = []string{""}
-	}
 	return all
 }
 
@@ -484,7 +489,7 @@ func (d *drawer) response() Step {
 		return d.grpcResponse()
 	}
 	s := Step{Status: one(d, 200, 200, 200, 200, 204, 304, 400, 404, 409, 429, 500, 500, 502, 503, 503, 503, 504)}
-	discarded := d.concurrent && s.Status >= 400 && d.s.Upstream.Protocol == "http1" // then a rule counts connections, of calls one after another
+	discarded := d.retries && (d.concurrent || d.hedges) && d.s.Upstream.Protocol == "http1" // a rule counts connections of attempts one after another
 	if hasBody(s.Status) && !discarded && d.chance(50) {
 		s.Body = one(d, "ok", "a body")
 	}
