@@ -53,22 +53,19 @@ func (v verdict) same() bool { return v.err == nil && len(v.differences) == 0 }
 
 // Run draws a scenario for each seed, plays it on both sides, and reports the differences: for each
 // of them a case with the smallest scenario that still has it.
-func (f *Fuzzer) Run(ctx context.Context, seeds []uint64) (Tally, error) {
+func (f *Fuzzer) Run(ctx context.Context, seeds []uint64) (tally Tally, err error) {
 	if f.library == nil {
 		f.library = NewLibrary
 	}
-	var tally Tally
 	began := time.Now()
-	for len(seeds) > 0 && (f.Time == 0 || time.Since(began) < f.Time) {
+	for len(seeds) > 0 && err == nil && (f.Time == 0 || time.Since(began) < f.Time) {
 		n := min(batchSize, len(seeds))
-		if err := f.some(ctx, seeds[:n], &tally); err != nil {
-			return tally, err
-		}
+		err = f.some(ctx, seeds[:n], &tally)
 		seeds = seeds[n:]
 	}
-	fmt.Fprintf(f.Out, "parity fuzz: %d scenarios, %d same, %d documented differences, %d failing\n", //nolint:errcheck // a report
+	_, failed := fmt.Fprintf(f.Out, "parity fuzz: %d scenarios, %d same, %d documented differences, %d failing\n",
 		tally.All(), tally.Same, tally.Documented, tally.Failing)
-	return tally, nil
+	return tally, errors.Join(err, failed)
 }
 
 // some plays the scenarios of some seeds together, and those that differ alone.
@@ -165,7 +162,7 @@ func (f *Fuzzer) alone(ctx context.Context, c *Case) (v verdict) {
 // fail shrinks a case, and reports it.
 func (f *Fuzzer) fail(ctx context.Context, c *Case, v verdict) error {
 	if v.err == nil {
-		smallest := &Case{Scenario: *shrink(&c.Scenario, f.stillFails(ctx, v.kinds(), time.Now().Add(f.Shrink)))}
+		smallest := &Case{Scenario: *shrink(ctx, &c.Scenario, f.stillFails(ctx, v.kinds(), time.Now().Add(f.Shrink)))}
 		if w := f.alone(ctx, smallest); w.err == nil && !w.same() {
 			c, v = smallest, w
 		}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -247,7 +248,7 @@ func (d *drawer) cluster() {
 	}
 }
 
-func hostID(n int) string { return string(rune('a' + n)) }
+func hostID(n int) string { return "abc"[n : n+1] }
 
 // outlier draws an outlier detection that depends on no interval.
 func (d *drawer) outlier() object {
@@ -494,7 +495,9 @@ func (d *drawer) response() Step {
 		s.Body = one(d, "ok", "a body")
 	}
 	for _, h := range [][2]string{
-		{"x-mark", one(d, "a", "b", "ab")}, {"x-envoy-upstream-canary", "true"}, {"x-envoy-ratelimited", "true"},
+		{"x-mark", one(d, "a", "b", "ab")},
+		{"x-envoy-upstream-canary", "true"},
+		{"x-envoy-ratelimited", "true"},
 		{"x-envoy-overloaded", "true"},
 	} {
 		if d.chance(8) {
@@ -584,7 +587,7 @@ func (d *drawer) calls() {
 func (d *drawer) request() Request {
 	r := Request{GRPC: d.grpc, Headers: map[string]string{}}
 	if !d.grpc {
-		if r.Method = one(d, "", "", "", "POST", "PUT", "HEAD", "DELETE"); r.Method == "POST" || r.Method == "PUT" {
+		if r.Method = one(d, "", "", "", http.MethodPost, http.MethodPut, http.MethodHead, http.MethodDelete); r.Method == http.MethodPost || r.Method == http.MethodPut {
 			r.Body = one(d, "", "body", "a body of some length")
 		}
 	}

@@ -12,9 +12,9 @@ import (
 // shrink returns the smallest scenario it finds that still fails. It removes parts of the scenario,
 // the largest first, and simplifies what is left. first returns the place of the first of some
 // candidates that fails, or -1.
-func shrink(s *Scenario, first func(candidates []*Scenario) int) *Scenario {
+func shrink(ctx context.Context, s *Scenario, first func(candidates []*Scenario) int) *Scenario {
 	for {
-		smaller := step(s, first)
+		smaller := step(ctx, s, first)
 		if smaller == nil {
 			return s
 		}
@@ -26,8 +26,8 @@ func shrink(s *Scenario, first func(candidates []*Scenario) int) *Scenario {
 const candidatesTogether = 12
 
 // step returns a smaller scenario that fails, or nil.
-func step(s *Scenario, first func(candidates []*Scenario) int) *Scenario {
-	for candidates := range slices.Chunk(smaller(s), candidatesTogether) {
+func step(ctx context.Context, s *Scenario, first func(candidates []*Scenario) int) *Scenario {
+	for candidates := range slices.Chunk(smaller(ctx, s), candidatesTogether) {
 		if i := first(candidates); i >= 0 {
 			return candidates[i]
 		}
@@ -36,7 +36,7 @@ func step(s *Scenario, first func(candidates []*Scenario) int) *Scenario {
 }
 
 // smaller lists valid scenarios that are one step smaller.
-func smaller(s *Scenario) []*Scenario {
+func smaller(ctx context.Context, s *Scenario) []*Scenario {
 	tree := s.tree()
 	var all []*Scenario
 	for _, e := range edits(tree) {
@@ -45,7 +45,7 @@ func smaller(s *Scenario) []*Scenario {
 			panic(err) // it is made of JSON
 		}
 		made := &Scenario{}
-		if strictBytes(text, made) == nil && made.valid(context.Background()) == nil {
+		if strictBytes(text, made) == nil && made.valid(ctx) == nil {
 			all = append(all, made)
 		}
 	}

@@ -40,8 +40,8 @@ func run() (failing bool, err error) {
 	}
 	binary := parity.FindEnvoy()
 	if binary == "" {
-		fmt.Println("parity fuzz: SKIPPED: no Envoy found: set PILLION_ENVOY or put envoy on PATH")
-		return false, nil
+		_, err := fmt.Fprintln(os.Stdout, "parity fuzz: SKIPPED: no Envoy found: set PILLION_ENVOY or put envoy on PATH")
+		return false, err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
