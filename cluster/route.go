@@ -127,6 +127,7 @@ type pick struct {
 	began    time.Duration // on the cluster's clock; only for picks that look at it
 	attached bool
 	waiting  bool         // for a connection that a protocol's client makes
+	counted  bool         // in upstream_rq_total
 	on       *connection  // that it has
 	limit    *streamLimit // nil for none
 	reported bool         // the response headers were reported to the detector
@@ -283,6 +284,6 @@ func (r *route) release(c *policy.Call, err error) {
 	r.detach(p)
 	p.limit.stop()
 	p.limit = nil
-	p.host, p.attached, p.reported, p.began = nil, false, false, 0
+	p.host, p.attached, p.counted, p.reported, p.began = nil, false, false, false, 0
 	r.cluster.picks.Put(p)
 }

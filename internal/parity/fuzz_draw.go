@@ -451,7 +451,8 @@ func (d *drawer) step() Step {
 	if d.concurrent {
 		percent = 60
 	}
-	if s.Action != "hang" && d.chance(percent) {
+	resent := d.grpc && s.Code == "REFUSED_STREAM" // by gRPC's client, within the same attempt
+	if s.Action != "hang" && !resent && d.chance(percent) {
 		s.DelayMS = one(d, d.grid.delays...)
 	}
 	return s
