@@ -542,13 +542,15 @@ func (d *drawer) grpcResponse() Step {
 		if d.chance(30) {
 			s.Headers = append(s.Headers, [2]string{"grpc-message", "no"})
 		}
-	case 8:
-		s.Body, s.Trailers = emptyMessage, [][2]string{{"grpc-status", code}}
 	default:
-		if d.single() {
+		switch {
+		case d.single() && d.chance(50):
 			return Step{Status: one(d, 400, 404, 429, 500, 503), Body: one(d, "", "plain")}
+		case d.hedges: // a message beside an error may get lost
+			s.Headers = append(s.Headers, [2]string{"grpc-status", code})
+		default:
+			s.Body, s.Trailers = emptyMessage, [][2]string{{"grpc-status", code}}
 		}
-		s.Headers = append(s.Headers, [2]string{"grpc-status", code})
 	}
 	if d.chance(6) {
 		s.Headers = append(s.Headers, [2]string{"x-envoy-upstream-canary", "true"})
@@ -637,7 +639,7 @@ func (d *drawer) envoyHeaders(h map[string]string) {
 	if d.chance(5) {
 		h["x-envoy-upstream-alt-stat-name"] = "alt"
 	}
-	if d.chance(3) && !d.dials {
+	if d.chance(3) && !d.dials && !d.grpc {
 		h["x-envoy-upstream-rq-timeout-alt-response"] = "1"
 	}
 	if d.chance(30) && strings.Contains(fmt.Sprint(d.envoy["http_filters"]), "header_abort") {
