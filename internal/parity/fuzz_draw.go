@@ -175,7 +175,7 @@ func (d *drawer) retryPolicy() object {
 	if strings.Contains(p["retry_on"].(string), "retriable-headers") && d.chance(80) { //nolint:forcetypeassert // it is above
 		p["retriable_headers"] = []any{d.matcher("x-mark")}
 	}
-	if d.chance(10) {
+	if d.chance(10) && !d.hedges { // Envoy hedges the others without their bodies
 		p["retriable_request_headers"] = []any{d.matcher("x-call")}
 	}
 	if d.chance(10) {
