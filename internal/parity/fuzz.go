@@ -23,6 +23,7 @@ type Fuzzer struct {
 	Shrink  time.Duration // for each difference; 0 for no shrinking
 	Dir     string        // for the cases that are found; created if needed
 	Out     io.Writer     // for the report
+	Log     io.Writer     // for a line after each batch; nil for none
 
 	library StartFunc // NewLibrary; tests replace it
 }
@@ -57,11 +58,15 @@ func (f *Fuzzer) Run(ctx context.Context, seeds []uint64) (tally Tally, err erro
 	if f.library == nil {
 		f.library = NewLibrary
 	}
+	if f.Log == nil {
+		f.Log = io.Discard
+	}
 	began := time.Now()
 	for len(seeds) > 0 && err == nil && (f.Time == 0 || time.Since(began) < f.Time) {
 		n := min(batchSize, len(seeds))
 		err = f.some(ctx, seeds[:n], &tally)
 		seeds = seeds[n:]
+		fmt.Fprintf(f.Log, "%d scenarios after %v, %d failing\n", tally.All(), time.Since(began).Round(time.Second), tally.Failing) //nolint:errcheck // it only shows progress
 	}
 	_, failed := fmt.Fprintf(f.Out, "parity fuzz: %d scenarios, %d same, %d documented differences, %d failing\n",
 		tally.All(), tally.Same, tally.Documented, tally.Failing)

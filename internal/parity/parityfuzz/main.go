@@ -45,7 +45,7 @@ func run() (failing bool, err error) {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	f := &parity.Fuzzer{Envoy: binary, Workers: *workers, Time: *limit, Shrink: *shrink, Dir: *dir, Out: os.Stdout}
+	f := &parity.Fuzzer{Envoy: binary, Workers: *workers, Time: *limit, Shrink: *shrink, Dir: *dir, Out: os.Stdout, Log: os.Stderr}
 	tally, err := f.Run(ctx, seeds)
 	return tally.Failing > 0, err
 }
