@@ -396,7 +396,7 @@ func (d *drawer) upstream() {
 		}
 		d.s.Upstream.Hosts = append(d.s.Upstream.Hosts, h)
 	}
-	if d.single() && d.s.Upstream.Hosts[0].Listen == "" && !d.has("cluster", "circuit_breakers") && d.chance(3) {
+	if d.single() && d.s.Upstream.Hosts[0].Listen == "" && !d.has("cluster", "circuit_breakers") && !d.has("route", "timeout") && d.chance(4) {
 		d.s.Upstream.Hosts[0].Listen, d.dials = "blackhole", true
 		d.set("cluster", "connect_timeout", "0.4s")
 	}
@@ -546,7 +546,7 @@ func (d *drawer) grpcResponse() Step {
 		switch {
 		case d.single() && d.chance(50):
 			return Step{Status: one(d, 400, 404, 429, 500, 503), Body: one(d, "", "plain")}
-		case d.hedges: // a message beside an error may get lost
+		case d.hedges || d.stats && !d.single(): // a message beside an error is lost, or not counted
 			s.Headers = append(s.Headers, [2]string{"grpc-status", code})
 		default:
 			s.Body, s.Trailers = emptyMessage, [][2]string{{"grpc-status", code}}
@@ -601,7 +601,7 @@ func (d *drawer) request() Request {
 		r.Headers["x-user"] = one(d, "x", "y", "z")
 	}
 	d.envoyHeaders(r.Headers)
-	if d.single() && d.chance(5) && !d.has("route", "timeout") {
+	if d.single() && d.chance(5) && !d.has("route", "timeout") && !d.dials {
 		r.ClientTimeout = one(d, d.grid.leaves...)
 	}
 	if len(r.Headers) == 0 {
@@ -624,7 +624,7 @@ func (d *drawer) envoyHeaders(h map[string]string) {
 	if d.chance(8) && !d.hedges {
 		h["x-envoy-max-retries"] = one(d, "0", "1", "2", "3", "no")
 	}
-	if d.chance(5) && !d.concurrent {
+	if d.chance(5) && !d.concurrent && !d.dials { // else the dial ends while statistics are read
 		h["x-envoy-upstream-rq-timeout-ms"] = strconv.Itoa(one(d, d.grid.totals...))
 	}
 	if d.chance(5) && len(d.grid.perTry) > 0 && !d.idle {

@@ -179,7 +179,7 @@ func untrustedPass(s *Scenario, want *Observed) {
 // that its connection serves the next attempt at its host. Envoy resets the stream, which ends the
 // connection.
 func keepsConnections(s *Scenario, want *Observed) {
-	kept, used := keptConnections(s, want.Attempts)
+	kept, used := keptConnections(s, want.Attempts, "respond")
 	if kept == 0 {
 		return
 	}
@@ -198,9 +198,9 @@ func keepsConnections(s *Scenario, want *Observed) {
 	want.Histograms[histogram+"cx_connect_ms"+label] -= used
 }
 
-// keepsStreams: likewise, a stream ends by itself. Envoy resets it.
+// keepsStreams: likewise, a stream ends by itself, or is reset by the upstream. Envoy resets it.
 func keepsStreams(s *Scenario, want *Observed) {
-	kept, _ := keptConnections(s, want.Attempts)
+	kept, _ := keptConnections(s, want.Attempts, "respond", "reset_after_headers")
 	want.Stats["cluster."+clusterName+".upstream_rq_tx_reset"] -= kept
 }
 
@@ -235,10 +235,10 @@ func discards(s *Scenario) bool {
 		!slices.ContainsFunc(s.requests(), func(r Request) bool { return r.Headers["x-envoy-hedge-on-per-try-timeout"] != "" })
 }
 
-// keptConnections is how many attempts got a response with a body, and were followed by another
-// one of the same call; and how many of these were followed by one at the same host, which uses
+// keptConnections is how many attempts got a response with a body, by one of the actions, and were
+// followed by another one of the same call; and how many of these were followed by one at the same host, which uses
 // their connection.
-func keptConnections(s *Scenario, attempts []Attempt) (kept, used uint64) {
+func keptConnections(s *Scenario, attempts []Attempt, actions ...string) (kept, used uint64) {
 	script := newScript(s.Upstream)
 	for i, at := range attempts {
 		path, _, _ := strings.Cut(at.Path, "?")
@@ -248,7 +248,8 @@ func keptConnections(s *Scenario, attempts []Attempt) (kept, used uint64) {
 		}
 		step, later := script.next(s.Upstream.Hosts[place], path), attempts[i+1:]
 		again := slices.ContainsFunc(later, func(next Attempt) bool { return next.Case == at.Case })
-		if !again || !strings.HasPrefix(step.String(), "respond") || step.Body == "" || !hasBody(step.status()) || at.Method == http.MethodHead || at.Outcome == "aborted_by_peer" {
+		action, _, _ := strings.Cut(step.String(), " ")
+		if !again || !slices.Contains(actions, action) || step.Body == "" || !hasBody(step.status()) || at.Method == http.MethodHead || at.Outcome == "aborted_by_peer" {
 			continue
 		}
 		kept++
