@@ -437,7 +437,9 @@ func (d *drawer) step() Step {
 			s.Code = one(d, "INTERNAL_ERROR", "CANCEL", "ENHANCE_YOUR_CALM")
 		}
 	case "reset_after_headers":
-		s = d.response()
+		for s = d.response(); d.grpc && s.Body != emptyMessage; {
+			s = d.response()
+		}
 		s.Action = "reset_after_headers"
 		s.Trailers = nil
 		if s.Status == 204 || s.Status == 304 {

@@ -179,14 +179,17 @@ func untrustedPass(s *Scenario, want *Observed) {
 // that its connection serves the next attempt at its host. Envoy resets the stream, which ends the
 // connection.
 func keepsConnections(s *Scenario, want *Observed) {
-	kept, used := keptConnections(s, want.Attempts, "respond")
-	if kept == 0 {
+	kept, used, closed := keptConnections(s, want.Attempts, "respond")
+	if kept+closed == 0 {
 		return
 	}
 	const row, histogram = "cluster." + clusterName + ".upstream_", "envoy_cluster_upstream_"
 	const label = `{envoy_cluster_name="` + clusterName + `"}`
-	for _, name := range []string{"cx_destroy", "cx_destroy_local", "cx_destroy_local_with_active_rq", "cx_destroy_with_active_rq"} {
+	for _, name := range []string{"cx_destroy", "cx_destroy_local"} {
 		want.Stats[row+name] -= kept
+	}
+	for _, name := range []string{"cx_destroy_local_with_active_rq", "cx_destroy_with_active_rq"} {
+		want.Stats[row+name] -= kept + closed
 	}
 	for _, name := range []string{"cx_http1_total", "cx_total", "rq_pending_total"} {
 		want.Stats[row+name] -= used
@@ -200,7 +203,7 @@ func keepsConnections(s *Scenario, want *Observed) {
 
 // keepsStreams: likewise, a stream ends by itself, or is reset by the upstream. Envoy resets it.
 func keepsStreams(s *Scenario, want *Observed) {
-	kept, _ := keptConnections(s, want.Attempts, "respond", "reset_after_headers")
+	kept, _, _ := keptConnections(s, want.Attempts, "respond", "reset_after_headers")
 	want.Stats["cluster."+clusterName+".upstream_rq_tx_reset"] -= kept
 }
 
@@ -237,14 +240,14 @@ func discards(s *Scenario) bool {
 
 // keptConnections is how many attempts got a response with a body, by one of the actions, and were
 // followed by another one of the same call; and how many of these were followed by one at the same host, which uses
-// their connection.
-func keptConnections(s *Scenario, attempts []Attempt, actions ...string) (kept, used uint64) {
+// their connection. closed is how many had a connection that the response ends.
+func keptConnections(s *Scenario, attempts []Attempt, actions ...string) (kept, used, closed uint64) {
 	script := newScript(s.Upstream)
 	for i, at := range attempts {
 		path, _, _ := strings.Cut(at.Path, "?")
 		place := slices.IndexFunc(s.Upstream.Hosts, func(h Host) bool { return h.ID == at.Host })
 		if place < 0 {
-			return 0, 0
+			return 0, 0, 0
 		}
 		step, later := script.next(s.Upstream.Hosts[place], path), attempts[i+1:]
 		again := slices.ContainsFunc(later, func(next Attempt) bool { return next.Case == at.Case })
@@ -252,10 +255,14 @@ func keptConnections(s *Scenario, attempts []Attempt, actions ...string) (kept, 
 		if !again || !slices.Contains(actions, action) || step.Body == "" || !hasBody(step.status()) || at.Method == http.MethodHead || at.Outcome == "aborted_by_peer" {
 			continue
 		}
+		if step.Close {
+			closed++
+			continue
+		}
 		kept++
 		if slices.ContainsFunc(later, func(next Attempt) bool { return next.Host == at.Host }) {
 			used++
 		}
 	}
-	return kept, used
+	return kept, used, closed
 }
