@@ -130,7 +130,7 @@ type pick struct {
 	counted  bool         // in upstream_rq_total
 	on       *connection  // that it has
 	limit    *streamLimit // nil for none
-	reported bool         // the response headers were reported to the detector
+	reported bool         // a response was reported to the detector
 	stream   pool.Stream
 }
 

@@ -600,7 +600,9 @@ func (d *drawer) request() Request {
 		r.Headers["x-call"] = one(d, "a", "b", "ab")
 	}
 	if d.hashes || d.chance(50) { // without a hash chance picks
-		r.Headers["x-user"] = one(d, "x", "y", "z")
+		if r.Headers["x-user"] = one(d, "x", "y", "z"); d.hashes { // the hosts' addresses decide which users are together
+			r.Headers["x-user"] = "x"
+		}
 	}
 	d.envoyHeaders(r.Headers)
 	if d.single() && d.chance(5) && !d.has("route", "timeout") && !d.dials {
