@@ -31,7 +31,7 @@ type hedged struct {
 	retried []*policy.Call // attempts that were retried while they run
 	backOff *backOffs      // the wait for the next attempt; nil for none
 	release func()         // of the retry's slot; nil for none
-	armed   bool           // the last decision was for a retry
+	armed   bool           // the last decision was for a retry, or against one because none was left
 	tooLate bool           // the last decision was against one, for lack of time
 	counted bool           // in the budget
 	flags   envoy.Flags
@@ -172,13 +172,14 @@ func isLost(o *policy.Outcome) bool {
 // which has none.
 func (h *hedged) schedule(c, holder *policy.Call, o *policy.Outcome) bool {
 	h.free()
-	h.armed, h.tooLate = false, false
+	h.tooLate = false
 	pause, ok := h.pause(c, o, h.n+1, h.most, h.wait)
-	if !ok {
+	if !ok { // the last retry may still be a success
 		exhausted(c, o)
 		h.flags |= o.Flags & envoy.URX
 		return false
 	}
+	h.armed = false
 	if left, limited := c.Remaining(); limited && left <= pause.Wait {
 		c.Emit(policy.EventRetryTooLate, o)
 		h.tooLate = true

@@ -42,6 +42,7 @@ type drawer struct {
 	concurrent bool
 	hedges     bool
 	retries    bool
+	refuses    bool   // limits refuse attempts; Envoy counts a retry that is refused as a success
 	idle       bool   // there is a per_try_idle_timeout
 	hashes     bool   // hosts are picked by a header
 	dials      bool   // the host accepts no connection
@@ -110,7 +111,8 @@ func (d *drawer) scenario() {
 	case 3:
 		d.hedges, d.grid = true, hedging
 	}
-	d.retries = d.limited != "connections" && (d.hedges || d.chance(80))
+	d.refuses = d.limited == "connections" || d.limited == "requests" || !d.concurrent && !d.hedges && d.chance(5)
+	d.retries = !d.refuses && (d.hedges || d.chance(80))
 	d.filters()
 	d.route()
 	d.cluster()
@@ -287,12 +289,12 @@ func (d *drawer) thresholds() object {
 		if d.hedges { // Envoy counts each attempt that fails while another one runs
 			return nil
 		}
-		switch d.r.IntN(12) {
-		case 0:
-			t["max_retries"] = one(d, 0, 1)
-		case 1:
+		switch n := d.r.IntN(8); {
+		case d.refuses:
 			t["max_requests"] = one(d, 0, 1)
-		case 2:
+		case n == 0:
+			t["max_retries"] = one(d, 0, 1)
+		case n == 1:
 			t["retry_budget"] = object{"budget_percent": object{"value": one(d, 0, 20, 100)}, "min_retry_concurrency": one(d, 0, 1, 3)}
 		default:
 			return nil
@@ -493,7 +495,7 @@ func (d *drawer) response() Step {
 		return d.grpcResponse()
 	}
 	s := Step{Status: one(d, 200, 200, 200, 200, 204, 304, 400, 404, 409, 429, 500, 500, 502, 503, 503, 503, 504)}
-	discarded := d.retries && (d.concurrent || d.hedges) && d.s.Upstream.Protocol == "http1" // a rule counts connections of attempts one after another
+	discarded := d.retries && (d.hedges || d.concurrent && d.s.Upstream.Protocol == "http1") // a rule counts those of attempts one after another
 	if hasBody(s.Status) && !discarded && d.chance(50) {
 		s.Body = one(d, "ok", "a body")
 	}
@@ -548,7 +550,7 @@ func (d *drawer) grpcResponse() Step {
 		switch {
 		case d.single() && d.chance(50):
 			return Step{Status: one(d, 400, 404, 429, 500, 503), Body: one(d, "", "plain")}
-		case d.hedges || d.stats && !d.single(): // a message beside an error is lost, or not counted
+		case d.hedges || d.has("cluster", "outlier_detection") || d.stats && !d.single(): // a message beside an error is lost, or counts otherwise
 			s.Headers = append(s.Headers, [2]string{"grpc-status", code})
 		default:
 			s.Body, s.Trailers = emptyMessage, [][2]string{{"grpc-status", code}}
@@ -616,7 +618,7 @@ func (d *drawer) request() Request {
 
 // envoyHeaders draws the request headers that a caller sets for Envoy.
 func (d *drawer) envoyHeaders(h map[string]string) {
-	if d.concurrent && d.limited == "connections" {
+	if d.refuses {
 		return
 	}
 	if d.chance(10) {

@@ -614,7 +614,7 @@ func (m *model) count(c *course) {
 	}
 	for _, i := range e.step.Informational {
 		if !m.has(showsInformational) && e.code != 0 {
-			m.finally(c, i.Status, false)
+			m.inform1xx(c, i.Status)
 		}
 	}
 	if m.parts.cluster.TrackClusterStats.TimeoutBudgets {
@@ -641,6 +641,15 @@ func (m *model) finally(c *course, code int, whole bool) {
 		count(c.stats, category, code)
 		if whole {
 			c.stats[histogram+strings.ReplaceAll(category, ".", "_")+"upstream_rq_time"]++
+		}
+	}
+}
+
+// inform1xx counts an informational response. It is not canary, whatever the response after it is.
+func (m *model) inform1xx(c *course, code int) {
+	for _, category := range m.categories(c) {
+		if category != "canary." {
+			count(c.stats, category, code)
 		}
 	}
 }
