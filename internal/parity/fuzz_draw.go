@@ -45,6 +45,7 @@ type drawer struct {
 	refuses    bool   // limits refuse attempts; Envoy counts a retry that is refused as a success
 	idle       bool   // there is a per_try_idle_timeout
 	hashes     bool   // hosts are picked by a header
+	breaks     bool   // a response breaks off, which one to HEAD cannot
 	dials      bool   // the host accepts no connection
 	filtered   bool   // filters may end calls, or delay them
 	stats      bool   // the filter grpc_stats is there, which counts messages before a call ends
@@ -443,7 +444,7 @@ func (d *drawer) step() Step {
 			s = d.response()
 		}
 		s.Action = "reset_after_headers"
-		s.Trailers = nil
+		s.Trailers, s.Informational, d.breaks = nil, nil, true
 		if s.Status == 204 || s.Status == 304 {
 			s.Status = 200
 		}
@@ -594,7 +595,7 @@ func (d *drawer) calls() {
 func (d *drawer) request() Request {
 	r := Request{GRPC: d.grpc, Headers: map[string]string{}}
 	if !d.grpc {
-		if r.Method = one(d, "", "", "", http.MethodPost, http.MethodPut, http.MethodHead, http.MethodDelete); r.Method == http.MethodPost || r.Method == http.MethodPut {
+		if r.Method = one(d, "", "", "", http.MethodPost, http.MethodPut, http.MethodDelete, d.head()); r.Method == http.MethodPost || r.Method == http.MethodPut {
 			r.Body = one(d, "", "body", "a body of some length")
 		}
 	}
@@ -614,6 +615,14 @@ func (d *drawer) request() Request {
 		r.Headers = nil
 	}
 	return r
+}
+
+// head is a method without response bodies, if there may be one.
+func (d *drawer) head() string {
+	if d.breaks {
+		return http.MethodGet
+	}
+	return http.MethodHead
 }
 
 // envoyHeaders draws the request headers that a caller sets for Envoy.
