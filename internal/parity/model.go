@@ -619,7 +619,7 @@ func (m *model) count(c *course) {
 	}
 	if m.parts.cluster.TrackClusterStats.TimeoutBudgets {
 		c.stats[histogram+"upstream_rq_timeout_budget_per_try_percent_used"] += c.made - c.stats["upstream_rq_timeout"]
-		if whole || e.details == "response_timeout" {
+		if whole || e.details == "response_timeout" || e.local == http.StatusGatewayTimeout {
 			c.stats[histogram+"upstream_rq_timeout_budget_percent_used"]++
 		}
 	}
