@@ -196,7 +196,10 @@ func (d *drawer) retryPolicy() object {
 
 // words draws conditions.
 func (d *drawer) words() []string {
-	all := []string{"5xx", "gateway-error", "reset", "connect-failure", "reset-before-request", "retriable-4xx", "retriable-status-codes", "retriable-headers", "refused-stream", "envoy-ratelimited"}
+	all := []string{"5xx", "gateway-error", "reset", "connect-failure", "reset-before-request", "retriable-4xx", "retriable-status-codes", "refused-stream", "envoy-ratelimited"}
+	if !d.stats { // which counts the messages of responses that are discarded
+		all = append(all, "retriable-headers")
+	}
 	if d.grpc {
 		all = append(all, "cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable")
 	}
@@ -457,7 +460,7 @@ func (d *drawer) step() Step {
 		percent = 60
 	}
 	resent := d.grpc && s.Code == "REFUSED_STREAM" // by gRPC's client, within the same attempt
-	if s.Action != "hang" && !resent && d.chance(percent) {
+	if s.Action != "hang" && s.BodyDelayMS == 0 && !resent && d.chance(percent) {
 		s.DelayMS = one(d, d.grid.delays...)
 	}
 	return s

@@ -27,7 +27,7 @@ func Rules() []Rule {
 		{Name: "expect-is-passed-on", Applies: expects, Change: alone(expectPassedOn)},
 		{Name: "untrusted-headers-pass", Applies: untrusted, Change: alone(untrustedPass)},
 		{Name: "retried-responses-keep-connections", Applies: both(speaks("http1"), discards), Change: alone(keepsConnections)},
-		{Name: "retried-responses-keep-streams", Applies: both(speaks("h2"), backsOff), Change: alone(keepsStreams)},
+		{Name: "retried-responses-keep-streams", Applies: both(speaksHTTP2, backsOff), Change: alone(keepsStreams)},
 		{Name: "http2-protocol-errors-end-connections", Applies: both(speaks("h2"), resetsWith("PROTOCOL_ERROR")), Change: alone(endConnections), OfCalls: true},
 		{Name: "grpc-refused-messages", Applies: countsMessages, Change: alone(messagesOfAll)},
 		{Name: "grpc-timeout-has-our-limits", Applies: sendsGRPCTimeout, Change: alone(ownGRPCTimeout)},
@@ -252,7 +252,8 @@ func keptConnections(s *Scenario, attempts []Attempt, actions ...string) (kept, 
 		step, later := script.next(s.Upstream.Hosts[place], path), attempts[i+1:]
 		again := slices.ContainsFunc(later, func(next Attempt) bool { return next.Case == at.Case })
 		action, _, _ := strings.Cut(step.String(), " ")
-		if !again || !slices.Contains(actions, action) || step.Body == "" || !hasBody(step.status()) || at.Method == http.MethodHead || at.Outcome == "aborted_by_peer" {
+		cut := at.Outcome == "aborted_by_peer" && (s.Upstream.Protocol == "http1" || step.BodyDelayMS == 0 || step.DelayMS > 0)
+		if !again || cut || !slices.Contains(actions, action) || step.Body == "" || !hasBody(step.status()) || at.Method == http.MethodHead {
 			continue
 		}
 		if step.Close {
