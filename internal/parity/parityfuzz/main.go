@@ -40,7 +40,7 @@ func run() (failing bool, err error) {
 	}
 	binary := parity.FindEnvoy()
 	if binary == "" {
-		_, err := fmt.Fprintln(os.Stdout, "parity fuzz: SKIPPED: no Envoy found: set PILLION_ENVOY or put envoy on PATH")
+		_, err = fmt.Fprintln(os.Stdout, "parity fuzz: SKIPPED: no Envoy found: set PILLION_ENVOY or put envoy on PATH")
 		return false, err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
