@@ -61,6 +61,9 @@ func parseSeeds(list string) ([]uint64, error) {
 	if err := errors.Join(errFirst, errLast); err != nil {
 		return nil, fmt.Errorf("seeds %q: write a number, or a range such as 1-2000: %w", list, err)
 	}
+	if last < first {
+		return nil, fmt.Errorf("seeds %q: there are none; write a number, or a range such as 1-2000", list)
+	}
 	var seeds []uint64
 	for seed := first; seed <= last; seed++ {
 		seeds = append(seeds, seed)
