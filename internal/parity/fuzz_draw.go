@@ -45,6 +45,7 @@ type drawer struct {
 	refuses    bool   // limits refuse attempts; Envoy counts a retry that is refused as a success
 	idle       bool   // there is a per_try_idle_timeout
 	hashes     bool   // hosts are picked by a header
+	headers    bool   // responses are retried for their headers
 	breaks     bool   // a response breaks off, which one to HEAD cannot
 	dials      bool   // the host accepts no connection
 	filtered   bool   // filters may end calls, or delay them
@@ -197,13 +198,15 @@ func (d *drawer) retryPolicy() object {
 // words draws conditions.
 func (d *drawer) words() []string {
 	all := []string{"5xx", "gateway-error", "reset", "connect-failure", "reset-before-request", "retriable-4xx", "retriable-status-codes", "refused-stream", "envoy-ratelimited"}
-	if !d.stats { // which counts the messages of responses that are discarded
+	if !d.stats && (!d.grpc || !d.breaks) { // the library counts messages of responses that are discarded, and looks at whole ones
 		all = append(all, "retriable-headers")
 	}
 	if d.grpc {
 		all = append(all, "cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable")
 	}
-	return some(d, 1, 3, all...)
+	chosen := some(d, 1, 3, all...)
+	d.headers = d.headers || slices.Contains(chosen, "retriable-headers")
+	return chosen
 }
 
 // matcher draws a matcher of a header whose values are a, b or ab.
@@ -476,7 +479,10 @@ func (d *drawer) actions() []string {
 		all = append(all, "reset", "fin")
 	}
 	if d.single() {
-		all = append(all, "reset_after_headers", "garbage")
+		all = append(all, "garbage")
+	}
+	if d.single() && (!d.grpc || !d.headers) {
+		all = append(all, "reset_after_headers")
 	}
 	if d.hedges { // likewise
 		all = []string{"hang"}

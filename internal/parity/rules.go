@@ -179,7 +179,7 @@ func untrustedPass(s *Scenario, want *Observed) {
 // that its connection serves the next attempt at its host. Envoy resets the stream, which ends the
 // connection.
 func keepsConnections(s *Scenario, want *Observed) {
-	kept, used, closed := keptConnections(s, want.Attempts, "respond")
+	kept, used, closed := keptConnections(s, want, "respond")
 	if kept+closed == 0 {
 		return
 	}
@@ -203,8 +203,13 @@ func keepsConnections(s *Scenario, want *Observed) {
 
 // keepsStreams: likewise, a stream ends by itself, or is reset by the upstream. Envoy resets it.
 func keepsStreams(s *Scenario, want *Observed) {
-	kept, _, _ := keptConnections(s, want.Attempts, "respond", "reset_after_headers")
+	kept, _, _ := keptConnections(s, want, "respond", "reset_after_headers")
 	want.Stats["cluster."+clusterName+".upstream_rq_tx_reset"] -= kept
+}
+
+// endsAt reports whether the host of an attempt is the last one of its call.
+func (o *Observed) endsAt(at Attempt) bool {
+	return slices.ContainsFunc(o.AccessLog, func(l Logged) bool { return l.Case == at.Case && l.Host == "host:"+at.Host })
 }
 
 // resetsWith matches scenarios whose upstream resets streams with a code.
@@ -241,16 +246,16 @@ func discards(s *Scenario) bool {
 // keptConnections is how many attempts got a response with a body, by one of the actions, and were
 // followed by another one of the same call; and how many of these were followed by one at the same host, which uses
 // their connection. closed is how many had a connection that the response ends.
-func keptConnections(s *Scenario, attempts []Attempt, actions ...string) (kept, used, closed uint64) {
+func keptConnections(s *Scenario, want *Observed, actions ...string) (kept, used, closed uint64) {
 	script := newScript(s.Upstream)
-	for i, at := range attempts {
+	for i, at := range want.Attempts {
 		path, _, _ := strings.Cut(at.Path, "?")
 		place := slices.IndexFunc(s.Upstream.Hosts, func(h Host) bool { return h.ID == at.Host })
 		if place < 0 {
 			return 0, 0, 0
 		}
-		step, later := script.next(s.Upstream.Hosts[place], path), attempts[i+1:]
-		again := slices.ContainsFunc(later, func(next Attempt) bool { return next.Case == at.Case })
+		step, later := script.next(s.Upstream.Hosts[place], path), want.Attempts[i+1:]
+		again := slices.ContainsFunc(later, func(next Attempt) bool { return next.Case == at.Case }) || !want.endsAt(at)
 		action, _, _ := strings.Cut(step.String(), " ")
 		cut := at.Outcome == "aborted_by_peer" && (s.Upstream.Protocol == "http1" || step.BodyDelayMS == 0 || step.DelayMS > 0)
 		if !again || cut || !slices.Contains(actions, action) || step.Body == "" || !hasBody(step.status()) || at.Method == http.MethodHead {
