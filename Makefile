@@ -6,8 +6,9 @@ LINT := go tool -modfile=$(CURDIR)/tools/go.mod golangci-lint
 FUZZTIME ?= 30s
 SECONDS ?= 60
 SEED ?=
+SEEDS ?= 200
 
-.PHONY: help all test race soak fuzz bench lint generate tidy-check envoy
+.PHONY: help all test race soak fuzz parity-fuzz bench lint generate tidy-check envoy
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-11s %s\n", $$1, $$2}'
@@ -27,6 +28,9 @@ soak: ## misuse clients, servers, gRPC and clusters at random, for SECONDS=60 ea
 fuzz: ## run each fuzz target for FUZZTIME=30s
 	@set -e; for p in $$(go list ./...); do for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
 		echo "== $$p $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p; done; done
+
+parity-fuzz: envoy ## compare with Envoy in random scenarios: SEEDS=200 or SEEDS=1-2000, PARITY_FUZZ='-time 2m'
+	PILLION_ENVOY=$$(tools/envoy path $(LOCAL)) go run ./internal/parity/parityfuzz -seeds $(SEEDS) -dir $(LOCAL)/parity-fuzz $(PARITY_FUZZ)
 
 bench: ## measure, check the bounds, write docs/performance.md and README
 	cd bench && go run . -check -docs ../docs/performance.md -readme ../README.md

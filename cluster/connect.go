@@ -81,7 +81,10 @@ func (r *route) Attach(c *policy.Call, on policy.HostConnection, o *policy.Outco
 	}
 	p.on = made
 	made.served.Add(1)
-	p.host.Observe(pool.RqTotal, 1)
+	if !p.counted { // gRPC may find the connection closed, and wait for another one
+		p.counted = true
+		p.host.Observe(pool.RqTotal, 1)
+	}
 	p.host.Observe(pool.RqActive, 1)
 	r.connected(p)
 	r.limit(c, p)

@@ -215,7 +215,7 @@ func (r *route) responded(c *policy.Call, p *pick, o *policy.Outcome) {
 	if !ok {
 		return
 	}
-	p.reported = true
+	p.reported = !o.Has(policy.NoResponse) // else its end reports nothing more
 	r.cluster.took(d.Report(p.host, result, time.Now()))
 }
 

@@ -134,6 +134,7 @@ type pick struct {
 	began    time.Duration // on the cluster's clock; set only if the balancer uses the time
 	attached bool          // stream has a connection
 	waiting  bool          // the attempt waits for a connection of gRPC's client
+	counted  bool          // the attempt is in upstream_rq_total
 	on       *connection   // the connection of gRPC's client, nil for none
 	limit    *streamLimit  // nil for none
 	reported bool          // the response headers were reported to the detector
@@ -259,7 +260,8 @@ func (r *route) resetStream(p *pick, end *policy.Outcome) {
 	switch end.Detail {
 	case envoy.RemoteReset, envoy.RemoteResetAfter:
 		p.host.Observe(pool.RqRxReset, 1)
-	case envoy.ResponseTimeout, envoy.PerTryTimeout, envoy.PerTryIdleTimeout, envoy.StreamDuration, envoy.StreamIdle, MaxStreamDuration, envoy.CallerGone:
+	case envoy.ResponseTimeout, envoy.PerTryTimeout, envoy.PerTryIdleTimeout, envoy.StreamDuration, envoy.StreamIdle, MaxStreamDuration, envoy.CallerGone,
+		envoy.MalformedResponse, envoy.MalformedResponseAfter:
 		p.host.Observe(pool.RqTxReset, 1)
 	case envoy.ConnectionTermination, envoy.ConnectionTerminationAfter:
 		p.host.Observe(pool.RqPendingFailureEject, 1)
@@ -289,6 +291,6 @@ func (r *route) release(c *policy.Call, err error) {
 	r.detach(p)
 	p.limit.stop()
 	p.limit = nil
-	p.host, p.attached, p.reported, p.began = nil, false, false, 0
+	p.host, p.attached, p.counted, p.reported, p.began = nil, false, false, false, 0
 	r.cluster.picks.Put(p)
 }

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -39,6 +38,8 @@ func Find() string {
 type Envoy struct {
 	// Egress is the host and port of its listener, after [Envoy.Listen].
 	Egress string
+	// Listeners is the host and port of each listener, by its name, after [Envoy.ListenAll].
+	Listeners map[string]string
 
 	dir    string // of its files
 	cmd    *exec.Cmd
@@ -104,10 +105,20 @@ func (e *Envoy) await(ctx context.Context) error {
 // Listen waits for the only listener, which Egress names then. A listener opens when the clusters are
 // ready: hosts with health checks must have been checked.
 func (e *Envoy) Listen(ctx context.Context) error {
-	return e.until(ctx, "a listener", func() (ok bool) {
-		var err error
-		e.Egress, err = e.listener(ctx)
-		return err == nil
+	if err := e.ListenAll(ctx, 1); err != nil {
+		return err
+	}
+	for _, e.Egress = range e.Listeners { //nolint:revive // there is one
+	}
+	return nil
+}
+
+// ListenAll waits for n listeners, which Listeners names then.
+func (e *Envoy) ListenAll(ctx context.Context, n int) error {
+	return e.until(ctx, "its listeners", func() bool {
+		found, err := e.listeners(ctx)
+		e.Listeners = found
+		return err == nil && len(found) == n
 	})
 }
 
@@ -131,14 +142,15 @@ func (e *Envoy) until(ctx context.Context, what string, done func() bool) error 
 // start returns the start of what Envoy wrote: an error repeats the configuration.
 func start(output string) string { return output[:min(len(output), 1000)] }
 
-// listener returns the host and port of the only listener.
-func (e *Envoy) listener(ctx context.Context) (string, error) {
+// listeners returns the host and port of each listener, by its name.
+func (e *Envoy) listeners(ctx context.Context) (map[string]string, error) {
 	page, err := e.Page(ctx, "/listeners?format=json")
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	var listeners struct {
+	var listed struct {
 		Statuses []struct {
+			Name  string `json:"name"`
 			Local struct {
 				Socket struct {
 					Port int `json:"port_value"`
@@ -146,13 +158,14 @@ func (e *Envoy) listener(ctx context.Context) (string, error) {
 			} `json:"local_address"`
 		} `json:"listener_statuses"`
 	}
-	if err := json.Unmarshal(page, &listeners); err != nil {
-		return "", err
+	if err := json.Unmarshal(page, &listed); err != nil {
+		return nil, err
 	}
-	if len(listeners.Statuses) != 1 {
-		return "", errors.New("envoytest: there is no listener yet")
+	found := map[string]string{}
+	for _, l := range listed.Statuses {
+		found[l.Name] = net.JoinHostPort("127.0.0.1", strconv.Itoa(l.Local.Socket.Port))
 	}
-	return net.JoinHostPort("127.0.0.1", strconv.Itoa(listeners.Statuses[0].Local.Socket.Port)), nil
+	return found, nil
 }
 
 // Page reads a page of the admin interface.

@@ -81,7 +81,8 @@ const (
 	// RqCancelled counts requests that were canceled while they waited.
 	RqCancelled
 	// RqRxReset counts HTTP/2 streams that the server reset, RqTxReset those that this
-	// side reset. REFUSED_STREAM is not counted.
+	// side reset, and those that the server reset with PROTOCOL_ERROR. REFUSED_STREAM is not
+	// counted.
 	RqRxReset
 	RqTxReset
 
