@@ -47,7 +47,7 @@ func TestConfig_errors(t *testing.T) {
 		{"ring, max", cluster.Config{LBPolicy: cluster.RingHash, RingHash: cluster.RingHashConfig{MaxSize: 8_388_609}}, []string{"cluster: Config.RingHash.MaxSize: 8388609 is more than 8388608"}},
 		{"ring, max below the default", cluster.Config{LBPolicy: cluster.RingHash, RingHash: cluster.RingHashConfig{MaxSize: 1000}}, []string{"cluster: Config.RingHash.MinSize"}},
 		{"table, size", cluster.Config{LBPolicy: cluster.Maglev, Maglev: cluster.MaglevConfig{TableSize: 5_000_077}}, []string{"cluster: Config.Maglev.TableSize: 5000077 is more than 5000011"}},
-		{"weight of 33 bits", endpoint(cluster.Endpoint{Address: "a:1", Weight: 1 << 32}), []string{"Endpoints[0].Weight: 4294967296 is not within 0 and 4294967295"}},
+		{"weight of 33 bits", endpoint(cluster.Endpoint{Address: "a:1", Weight: 1 << 32}), []string{"Endpoints[0].Weight: 4294967296 is out of range; write 1 to 4294967295, or 0 for 1"}},
 		{"priority below 0", endpoint(cluster.Endpoint{Address: "a:1", Priority: -1}), []string{"Endpoints[0].Priority: -1"}},
 		{"overprovisioning", cluster.Config{OverprovisioningFactor: -1}, []string{"Config.OverprovisioningFactor: -1 is negative"}},
 		{"table", cluster.Config{LBPolicy: cluster.Maglev, Maglev: cluster.MaglevConfig{TableSize: 100}}, []string{"cluster: Config.Maglev.TableSize: 100 is not a prime number"}},
