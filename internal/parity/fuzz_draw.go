@@ -323,7 +323,7 @@ func (d *drawer) virtualHost() {
 	if d.chance(15) {
 		d.set("virtual_host", "include_is_timeout_retry_header", true)
 	}
-	if d.chance(10) && !d.has("cluster", "circuit_breakers") && (d.single() || !d.grpc) { // chance decides which part of a refused call arrives
+	if d.chance(10) && !d.has("cluster", "circuit_breakers") && (!d.grpc || d.single() && !d.has("virtual_host", "include_is_timeout_retry_header")) { // chance decides which part of a refused call arrives
 		d.set("virtual_host", "per_request_buffer_limit_bytes", one(d, 4, 16))
 	}
 	if d.chance(10) {
