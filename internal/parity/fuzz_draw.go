@@ -42,6 +42,7 @@ type drawer struct {
 	concurrent bool
 	hedges     bool
 	retries    bool
+	ejects     bool   // hosts are ejected, which Envoy does a moment after a failure
 	refuses    bool   // limits refuse attempts; Envoy counts a retry that is refused as a success
 	idle       bool   // there is a per_try_idle_timeout
 	hashes     bool   // hosts are picked by a header
@@ -114,7 +115,8 @@ func (d *drawer) scenario() {
 		d.hedges, d.grid = true, hedging
 	}
 	d.refuses = d.limited == "connections" || d.limited == "requests" || !d.concurrent && !d.hedges && d.chance(5)
-	d.retries = !d.refuses && (d.hedges || d.chance(80))
+	d.ejects = d.hosts == 2 && !d.hedges && d.chance(30) // of more hosts, chance decides which follows an ejected one
+	d.retries = !d.refuses && !d.ejects && (d.hedges || d.chance(80))
 	d.filters()
 	d.route()
 	d.cluster()
@@ -232,23 +234,20 @@ func (d *drawer) cluster() {
 	if d.hosts == 1 {
 		return
 	}
-	switch d.r.IntN(4) {
-	case 0:
-		if d.hosts > 2 || d.hedges { // chance decides which of the other hosts follows an ejected one
-			return
-		}
+	switch n := d.r.IntN(3); {
+	case d.ejects:
 		d.set("cluster", "outlier_detection", d.outlier())
 		d.set("cluster", "common_lb_config", object{"update_merge_window": "0s"})
 		if d.chance(30) {
 			d.set("cluster", "common_lb_config", object{"update_merge_window": "0s", "healthy_panic_threshold": object{"value": one(d, 0, 100)}})
 		}
-	case 1:
+	case n == 0:
 		priorities := object{}
 		for i := range d.hosts {
 			priorities[hostID(i)] = i
 		}
 		d.envoy["priorities"] = priorities
-	case 2:
+	case n == 1:
 		if !d.grpc {
 			d.hashes = true
 			d.set("cluster", "lb_policy", one(d, "RING_HASH", "MAGLEV"))
@@ -324,7 +323,7 @@ func (d *drawer) virtualHost() {
 	if d.chance(15) {
 		d.set("virtual_host", "include_is_timeout_retry_header", true)
 	}
-	if d.chance(10) && !d.has("cluster", "circuit_breakers") && (d.single() || !d.grpc) { // chance decides which part of a refused call arrives
+	if d.chance(10) && !d.has("cluster", "circuit_breakers") && (!d.grpc || d.single() && !d.has("virtual_host", "include_is_timeout_retry_header")) { // chance decides which part of a refused call arrives
 		d.set("virtual_host", "per_request_buffer_limit_bytes", one(d, 4, 16))
 	}
 	if d.chance(10) {
@@ -560,7 +559,7 @@ func (d *drawer) grpcResponse() Step {
 		switch {
 		case d.single() && d.chance(50):
 			return Step{Status: one(d, 400, 404, 429, 500, 503), Body: one(d, "", "plain")}
-		case d.hedges || d.has("cluster", "outlier_detection") || d.stats && !d.single(): // a message beside an error is lost, or counts otherwise
+		case d.hedges || d.ejects || d.stats && !d.single(): // a message beside an error is lost, or counts otherwise
 			s.Headers = append(s.Headers, [2]string{"grpc-status", code})
 		default:
 			s.Body, s.Trailers = emptyMessage, [][2]string{{"grpc-status", code}}
@@ -594,7 +593,10 @@ func (d *drawer) calls() {
 	if d.hosts > 1 {
 		n += d.r.IntN(4)
 	}
-	for range n {
+	for i := range n {
+		if d.ejects && i > 0 {
+			d.s.Downstream.Ops = append(d.s.Downstream.Ops, Op{Op: "sleep", MS: 60})
+		}
 		r := d.request()
 		d.s.Downstream.Ops = append(d.s.Downstream.Ops, Op{Op: "request", Request: &r})
 	}
@@ -636,7 +638,7 @@ func (d *drawer) head() string {
 
 // envoyHeaders draws the request headers that a caller sets for Envoy.
 func (d *drawer) envoyHeaders(h map[string]string) {
-	if d.refuses {
+	if d.refuses || d.ejects {
 		return
 	}
 	if d.chance(10) {

@@ -110,7 +110,7 @@ type edit struct {
 //
 //nolint:gochecknoglobals // a read-only list
 var kept = []string{
-	"@type", "name", "id", "tags", "protocol", "op", "start_ms", "gap_ms", "snapshot_at_ms", "base_interval", "max_interval", "retry_back_off",
+	"@type", "name", "id", "tags", "protocol", "op", "ms", "start_ms", "gap_ms", "snapshot_at_ms", "base_interval", "max_interval", "retry_back_off",
 	"interval", "update_merge_window", "common_lb_config", "max_ejection_time_jitter", "enforcing_success_rate", "enforcing_local_origin_success_rate",
 	"percentage", "numerator", "denominator", "default_value", "stat_prefix", "token_bucket", "max_tokens", "tokens_per_fill", "fill_interval",
 	"typed_config", "host_selection_retry_max_attempts", "description", "base_ejection_time", "hosts", "envoy", "upstream", "downstream", "value",
@@ -121,7 +121,7 @@ func edits(tree object) []edit {
 	all := []edit{}
 	visit(tree, nil, func(path []any, v any) {
 		name, named := path[len(path)-1].(string)
-		if !named || !slices.Contains(kept, name) {
+		if (!named || !slices.Contains(kept, name)) && !isSleep(v) {
 			all = append(all, edit{path: path, size: len(fmt.Sprint(v))})
 		}
 		if with := simpler(name, v); with != nil {
@@ -130,6 +130,12 @@ func edits(tree object) []edit {
 	})
 	slices.SortStableFunc(all, func(a, b edit) int { return cmp.Compare(b.size, a.size) })
 	return all
+}
+
+// isSleep reports whether v is an operation that keeps calls apart.
+func isSleep(v any) bool {
+	o, ok := v.(object)
+	return ok && o["op"] == "sleep"
 }
 
 // simpler returns a simpler value for the field, or nil.
