@@ -60,7 +60,7 @@ func TestConfig_errors(t *testing.T) {
 		{"jitter", cluster.Config{MaxConnectionDurationJitter: -1}, []string{"cluster: Config.MaxConnectionDurationJitter: -1 is negative"}},
 		{"no locality", cluster.Config{ZoneAware: &cluster.ZoneAware{}}, []string{"cluster: Config.Locality: empty; write where the program runs"}},
 		{"zones of a ring", cluster.Config{LBPolicy: cluster.RingHash, ZoneAware: &cluster.ZoneAware{}}, []string{"cluster: Config.ZoneAware: has no effect with RING_HASH"}},
-		{"zones and weights", cluster.Config{ZoneAware: &cluster.ZoneAware{}, LocalityWeighted: &cluster.LocalityWeighted{}}, []string{"cluster: Config.ZoneAware: excludes LocalityWeighted; leave one of the two out"}},
+		{"zones and weights", cluster.Config{ZoneAware: &cluster.ZoneAware{}, LocalityWeighted: &cluster.LocalityWeighted{}}, []string{"cluster: Config.ZoneAware: LocalityWeighted is set, too; remove one of the two"}},
 		{"zones", cluster.Config{ZoneAware: &cluster.ZoneAware{RoutingEnabled: 101, MinClusterSize: -2, ForceLocalZone: &cluster.ForceLocalZone{MinSize: -1}, LocalityBasis: "SIZE", LocalCluster: cluster.Addresses("a")}}, []string{
 			"cluster: Config.ZoneAware.RoutingEnabled: 101 is not between 0 and 100", "cluster: Config.ZoneAware.MinClusterSize: -2 is negative", "cluster: Config.ZoneAware.ForceLocalZone.MinSize: -1 is out of range",
 			`cluster: Config.ZoneAware.LocalityBasis: "SIZE" is unknown; write one of HEALTHY_HOSTS_NUM, HEALTHY_HOSTS_WEIGHT`, `cluster: Config.ZoneAware.LocalCluster[0].Address: "a" is not an address`,

@@ -23,34 +23,34 @@ type Balancer struct {
 	newest     time.Duration // guarded by mu: see state
 }
 
-// state is what a pick reads. It does not change, but for the schedules in it.
+// state is the data that a pick reads. It does not change, except for its schedules.
 type state struct {
 	snapshot *Snapshot
 	levels   []level
 	stats    Stats // the gauges
 
-	// only is the source of all picks, unless their priority, locality or random number
-	// is to be chosen.
+	// only is the source of all picks, if they need no choice of priority or locality and
+	// no random number; nil otherwise.
 	only *source
 
-	built  time.Duration // the instant of the update
+	built  time.Duration // the time of the update
 	newest time.Duration // the start of the newest slow start window
 }
 
-// level is a priority with all that its picks need.
+// level is a priority with the data that its picks need.
 type level struct {
 	*Level
 
 	all, healthy, degraded      *source
 	localHealthy, localDegraded []*source         // by locality
 	wrrHealthy, wrrDegraded     *localitySchedule // nil when localities have no weights
-	zones                       *zones            // nil when zones are not honored
+	zones                       *zones            // nil when zones have no effect
 
 	weighted *weighted // for hash policies; nil without hosts
 	table    table
 }
 
-// New returns a Balancer without hosts. The error names every bad field of the
+// New returns a Balancer without hosts. The error joins the errors of all fields of the
 // Config.
 func New(c Config) (*Balancer, error) {
 	c, err := c.complete()
@@ -62,15 +62,15 @@ func New(c Config) (*Balancer, error) {
 	return b, nil
 }
 
-// UsesTime reports whether picks look at Request.Now.
+// UsesTime reports whether picks use Request.Now.
 func (b *Balancer) UsesTime() bool {
 	return b.config.Policy == PeakEWMA || b.config.SlowStart.Window > 0
 }
 
-// Update replaces the hosts. Picks that are made when it has returned use the new
-// ones. In case of an error the old ones stay. It costs time in proportion to the
-// number of hosts and, with a hash policy, to the size of the tables; the table of a
-// priority whose usable hosts did not change is kept.
+// Update replaces the hosts. Later picks use the new hosts. If it returns an error, the
+// old hosts remain. It needs time in proportion to the number of hosts and, with a hash
+// policy, to the size of the tables. It keeps the table of a priority whose usable hosts
+// did not change.
 func (b *Balancer) Update(m Membership, now time.Duration) error {
 	m.Hosts, m.Local, m.LocalityWeights = slices.Clone(m.Hosts), slices.Clone(m.Local), maps.Clone(m.LocalityWeights)
 	b.mu.Lock()
@@ -78,15 +78,15 @@ func (b *Balancer) Update(m Membership, now time.Duration) error {
 	return b.publish(m, now)
 }
 
-// Refresh has picks honor the present flags and endpoints of the hosts, as Update
-// with the same Membership would.
+// Refresh makes picks use the current flags and endpoints of the hosts. It is Update with
+// the same Membership.
 func (b *Balancer) Refresh(now time.Duration) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.publish(b.membership, now)
 }
 
-// publish builds the state for the hosts and has picks use it.
+// publish builds the state for the hosts and makes picks use it.
 func (b *Balancer) publish(m Membership, now time.Duration) error {
 	priorities, err := m.priorities()
 	if err == nil && b.config.Policy.hashes() {
@@ -103,10 +103,10 @@ func (b *Balancer) publish(m Membership, now time.Duration) error {
 	return nil
 }
 
-// Snapshot returns the hosts that picks use now.
+// Snapshot returns the hosts that picks use.
 func (b *Balancer) Snapshot() *Snapshot { return b.state.Load().snapshot }
 
-// Stats returns the present statistics.
+// Stats returns the current statistics.
 func (b *Balancer) Stats() Stats {
 	s := b.counters.read()
 	gauges := &b.state.Load().stats
@@ -114,14 +114,14 @@ func (b *Balancer) Stats() Stats {
 	return s
 }
 
-// Counted returns a function that returns the present counts, without the gauges. It
-// does not keep the Balancer and its hosts in memory.
+// Counted returns a function that returns the current counts, without the gauges. The
+// function does not keep the Balancer and its hosts in memory.
 func (b *Balancer) Counted() func() Stats { return b.counters.read }
 
-// Observe adds the latency of a request that ended at now for the policy PeakEWMA;
-// others ignore it. It is to be called for each request, also for one that failed: a host without any
-// latency is preferred. The caller decides what a failure counts as; one that is
-// faster than a response attracts further requests unless it is observed as slow.
+// Observe adds the latency of a request that ended at now, for the policy PeakEWMA. Other
+// policies ignore it. The caller must call it for each request, including failed ones,
+// since a host without a latency is preferred. The caller determines the latency of a
+// failure: a host that fails quickly attracts requests unless its failures count as slow.
 func (b *Balancer) Observe(h *Host, latency, now time.Duration) {
 	if b.config.Policy == PeakEWMA {
 		h.latency.observe(latency, now, b.config.PeakEWMA.Decay)
@@ -129,7 +129,7 @@ func (b *Balancer) Observe(h *Host, latency, now time.Duration) {
 }
 
 // ObserveAtLeast is Observe for a request that was canceled at now: its response would
-// have taken longer. It counts only where it raises the average.
+// have taken longer. It has an effect only if it raises the average.
 func (b *Balancer) ObserveAtLeast(h *Host, latency, now time.Duration) {
 	if last, ok := h.latency.last(); !ok || latency > last {
 		b.Observe(h, latency, now)
@@ -189,8 +189,8 @@ func (b *Balancer) buildSources(l *level, priority int, m *Membership, s *state)
 	}
 }
 
-// buildTable builds the table of the level, or takes it from the old state if it
-// would be the same.
+// buildTable builds the table of the level, or reuses that of the old state if it would be
+// the same.
 func (b *Balancer) buildTable(l *level, priority int, s, old *state) {
 	l.weighted = b.normalize(l.Level)
 	if l.weighted == nil {

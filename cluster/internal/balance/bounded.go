@@ -6,9 +6,9 @@ import (
 	"sync"
 )
 
-// bounded limits the active requests of each host to a share of the average. A
-// request whose host has more uses the first host with fewer in an order that its
-// hash determines, or the least loaded one. It mirrors Envoy's
+// bounded limits the active requests of each host to a share of the average. If the host
+// of a request is overloaded, the request uses the first host that is not, in an order
+// that its hash determines, or the least loaded host. It mirrors Envoy's
 // BoundedLoadHashingLoadBalancer.
 type bounded struct {
 	table
@@ -44,7 +44,7 @@ func (b *bounded) find(hash, attempt uint64) int {
 	return least
 }
 
-// load returns the active requests of a host relative to what it may have.
+// load returns the active requests of a host relative to its limit.
 func (b *bounded) load(i int) float64 {
 	slots := ((b.config.Active.Load()+1)*int64(b.config.BalanceFactor) + 99) / 100
 	allowed := max(math.Ceil(float64(slots)*b.weighted.weights[i]), 1)

@@ -8,24 +8,24 @@ import (
 	"time"
 )
 
-// Policy is how a host is chosen among those that are to be used.
+// Policy is a load balancing policy: it chooses one of the usable hosts.
 type Policy uint8
 
 // The load balancing policies.
 const (
-	// RoundRobin uses the hosts in turn; with different weights, by an earliest deadline
+	// RoundRobin uses the hosts in turn. If weights differ, it uses an earliest deadline
 	// first schedule.
 	RoundRobin Policy = iota
 	// LeastRequest prefers hosts with few active requests.
 	LeastRequest
-	// Random draws a host, whatever its weight.
+	// Random picks a random host. It ignores weights.
 	Random
-	// RingHash looks the hash of the request up in a ring of the hosts' hashes.
+	// RingHash looks up the hash of the request in a ring of the hosts' hashes.
 	RingHash
-	// Maglev looks the hash of the request up in a table.
+	// Maglev looks up the hash of the request in a table.
 	Maglev
-	// PeakEWMA draws two hosts and uses the one with the lower product of latency and
-	// active requests. It is Finagle's, and not in Envoy.
+	// PeakEWMA compares two random hosts and picks the one with the lower product of
+	// latency and active requests. It is Finagle's; Envoy does not have it.
 	PeakEWMA
 
 	policies
@@ -55,13 +55,12 @@ func (p Policy) String() string {
 // hashes reports whether the policy uses the hash of the request.
 func (p Policy) hashes() bool { return p == RingHash || p == Maglev }
 
-// Zero stands for 0 in those fields of Config whose zero value means a default.
+// Zero is the number 0 in fields of Config whose zero value means a default.
 const Zero = -1
 
-// Config is how a Balancer works. The zero value is round robin with Envoy's
-// defaults.
+// Config configures a Balancer. The zero value is round robin with Envoy's defaults.
 type Config struct {
-	// Policy is how a host is chosen among those that are to be used. 0 is RoundRobin.
+	// Policy is the load balancing policy. 0 is RoundRobin.
 	Policy Policy
 	// LeastRequest configures the policy LeastRequest.
 	LeastRequest LeastRequestConfig
@@ -75,26 +74,26 @@ type Config struct {
 	PeakEWMA PeakEWMAConfig
 
 	// PanicThreshold is the share of available hosts, in percent, below which all hosts
-	// of a priority are used. 0 means 50, and [Zero] means 0: never. A fraction of a
-	// percent is cut off. Mirrors common_lb_config.healthy_panic_threshold.
+	// of a priority are used. 0 means 50, and [Zero] means 0: never. Fractions are
+	// truncated. Mirrors common_lb_config.healthy_panic_threshold.
 	PanicThreshold float64
 	// Locality is where the caller runs. The zero value is an unknown locality.
 	// Mirrors node.locality.
 	Locality Locality
-	// LocalityWeighted has localities chosen by their weights and their health. Mirrors
+	// LocalityWeighted chooses localities by their weights and their health. Mirrors
 	// common_lb_config.locality_weighted_lb_config.
 	LocalityWeighted bool
-	// ZoneAware has hosts of the caller's locality preferred as far as they have
-	// capacity. It excludes LocalityWeighted; hash policies ignore it. Mirrors
-	// common_lb_config.zone_aware_lb_config, which is on by default in Envoy; nil is
-	// off.
+	// ZoneAware prefers hosts of the caller's locality, as long as they have capacity.
+	// ZoneAware together with LocalityWeighted is an error; hash policies ignore it. Nil
+	// means no preference. Mirrors common_lb_config.zone_aware_lb_config, which is on by
+	// default in Envoy.
 	ZoneAware *ZoneAware
-	// SlowStart has new hosts receive few requests at first. RoundRobin, LeastRequest
-	// and PeakEWMA honor it; with others it is an error.
+	// SlowStart reduces the weight of new hosts. It needs RoundRobin, LeastRequest or
+	// PeakEWMA; with another policy it is an error.
 	SlowStart SlowStart
-	// ContinueSchedules has weighted schedules continue where they were when the hosts
-	// change. In Envoy, and by default, each change starts them anew from the same
-	// point, so that with very frequent changes some hosts are never used.
+	// ContinueSchedules continues weighted schedules at their position when the hosts
+	// change. By default, as in Envoy, each change restarts them at the same position, so
+	// that with very frequent changes some hosts are never used.
 	ContinueSchedules bool
 
 	// Rand returns random numbers. It must be safe for concurrent use. Nil means
@@ -104,31 +103,30 @@ type Config struct {
 
 // LeastRequestConfig mirrors Envoy's least_request_lb_config.
 type LeastRequestConfig struct {
-	// ChoiceCount is how many hosts are drawn, with replacement, when all have the same
-	// weight. 0 means 2, the least.
+	// ChoiceCount is the number of random hosts that are compared if all have the same
+	// weight; the same host can occur twice. 0 means 2, the minimum.
 	ChoiceCount int
-	// ActiveRequestBias is how much active requests reduce the weight of a host when the
-	// weights differ: weight / (active + 1) ^ bias. 0 means 1, and [Zero] means 0: not
-	// at all.
+	// ActiveRequestBias determines how much active requests reduce the weight of a host if
+	// the weights differ: weight / (active + 1) ^ bias. 0 means 1, and [Zero] means 0.
 	ActiveRequestBias float64
-	// FullScan looks at all hosts instead of drawing ChoiceCount, and draws among the
+	// FullScan compares all hosts instead of ChoiceCount, and picks a random one of the
 	// best. Mirrors selection_method: FULL_SCAN.
 	FullScan bool
 }
 
 // RingHashConfig mirrors Envoy's ring_hash_lb_config.
 type RingHashConfig struct {
-	// MinSize is the least number of entries of the ring. 0 means 1,024. Mirrors
+	// MinSize is the minimum number of entries of the ring. 0 means 1,024. Mirrors
 	// minimum_ring_size.
 	MinSize uint64
-	// MaxSize is the largest number of entries. 0 means 8,388,608, the limit; it must
+	// MaxSize is the maximum number of entries. 0 means 8,388,608, the limit; it must
 	// not be less than MinSize. Mirrors maximum_ring_size.
 	MaxSize uint64
-	// Function hashes the entries; the hash of a request is the caller's.
+	// Function hashes the entries. The caller hashes requests.
 	Function HashFunction
 }
 
-// HashFunction is how the entries of a ring are hashed.
+// HashFunction is the hash function of the entries of a ring.
 type HashFunction uint8
 
 // The hash functions of Envoy's ring.
@@ -149,8 +147,8 @@ type ConsistentHashingConfig struct {
 	// UseHostname hashes the hostnames of hosts instead of their addresses.
 	UseHostname bool
 	// BalanceFactor, in percent, limits the active requests of a host to that share of
-	// the average; a pick beyond it uses another host. 0 is no limit, else it is at least
-	// 100. Mirrors hash_balance_factor.
+	// the average; a pick beyond the limit uses another host. 0 means no limit; any other
+	// value below 100 is an error. Mirrors hash_balance_factor.
 	BalanceFactor uint32
 	// Active is the number of active requests of the whole cluster, which BalanceFactor
 	// needs.
@@ -159,24 +157,24 @@ type ConsistentHashingConfig struct {
 
 // PeakEWMAConfig configures the policy PeakEWMA.
 type PeakEWMAConfig struct {
-	// Decay is how long it takes until an observed latency has lost 63 % of its weight.
-	// 0 means 10s, as in Finagle.
+	// Decay is the time after which an observed latency has lost 63 % of its weight. 0
+	// means 10s, as in Finagle.
 	Decay time.Duration
 }
 
 // ZoneAware mirrors Envoy's common_lb_config.zone_aware_lb_config. It needs
 // Config.Locality and Membership.Local.
 type ZoneAware struct {
-	// RoutingEnabled is the share of picks, in percent, that honor zones. 0 means 100,
+	// RoutingEnabled is the share of picks, in percent, that prefer the zone. 0 means 100,
 	// and [Zero] means 0.
 	RoutingEnabled float64
-	// MinClusterSize is the least number of healthy hosts in priority 0 for zones to be
-	// honored. 0 means 6; use 1 for no minimum.
+	// MinClusterSize is the minimum number of healthy hosts in priority 0; with fewer
+	// hosts, zones have no effect. 0 means 6; 1 means no minimum.
 	MinClusterSize uint64
-	// FailTrafficOnPanic has picks return no host in panic.
+	// FailTrafficOnPanic makes picks return no host in panic.
 	FailTrafficOnPanic bool
-	// ForceLocalZone, when positive, has all requests use hosts of the caller's locality
-	// when at least as many are healthy there. Mirrors force_local_zone.min_size.
+	// ForceLocalZone, if positive, is a number of healthy hosts: if the caller's locality
+	// has as many, all requests use its hosts. Mirrors force_local_zone.min_size.
 	ForceLocalZone uint32
 	// ByWeight compares the localities by the weights of their healthy hosts, not their
 	// number. Mirrors locality_basis: HEALTHY_HOSTS_WEIGHT.
@@ -185,12 +183,12 @@ type ZoneAware struct {
 
 // SlowStart mirrors Envoy's slow_start_config.
 type SlowStart struct {
-	// Window is how long it takes a new host to reach its weight. 0 is no slow start.
+	// Window is the time after which a new host has its full weight. 0 means no slow start.
 	Window time.Duration
 	// Aggression is the speed: the weight is multiplied by (age/Window)^(1/Aggression).
 	// 0 means 1: the weight grows linearly.
 	Aggression float64
-	// MinWeightPercent is the least share of its weight that a host has. 0 means 10,
+	// MinWeightPercent is the minimum share of its weight that a new host has. 0 means 10,
 	// and [Zero] means 0.
 	MinWeightPercent float64
 }
@@ -205,7 +203,7 @@ const (
 	defaultDecay          = 10 * time.Second
 )
 
-// complete returns c with its defaults, and an error that names each bad field.
+// complete returns c with its defaults. The error joins the errors of all fields.
 func (c Config) complete() (Config, error) {
 	err := c.check()
 	setDefault(&c.LeastRequest.ChoiceCount, 2)
@@ -227,12 +225,12 @@ func (c Config) complete() (Config, error) {
 		c.Rand = rand.Uint64
 	}
 	if c.Policy == RingHash && c.RingHash.MinSize > c.RingHash.MaxSize {
-		err = errors.Join(err, bad("RingHash.MinSize", "%d is more than MaxSize, %d", c.RingHash.MinSize, c.RingHash.MaxSize))
+		err = errors.Join(err, bad("RingHash.MinSize", "%d is more than MaxSize, %d; write a smaller one", c.RingHash.MinSize, c.RingHash.MaxSize))
 	}
 	return c, err
 }
 
-// check looks at each field for itself.
+// check returns the errors of fields that do not depend on others.
 func (c *Config) check() error {
 	var errs []error
 	reject := func(wrong bool, field, format string, args ...any) {
@@ -241,24 +239,24 @@ func (c *Config) check() error {
 		}
 	}
 	reject(c.Policy >= policies, "Policy", "%d is not a policy", c.Policy)
-	reject(c.LeastRequest.ChoiceCount != 0 && c.LeastRequest.ChoiceCount < 2, "LeastRequest.ChoiceCount", "%d is less than 2", c.LeastRequest.ChoiceCount)
+	reject(c.LeastRequest.ChoiceCount != 0 && c.LeastRequest.ChoiceCount < 2, "LeastRequest.ChoiceCount", "%d is less than 2; write 2 or more, or 0 for 2", c.LeastRequest.ChoiceCount)
 	reject(!atLeastZero(c.LeastRequest.ActiveRequestBias), "LeastRequest.ActiveRequestBias", "%v is negative; use Zero for 0", c.LeastRequest.ActiveRequestBias)
 	reject(c.RingHash.MinSize > maxRing, "RingHash.MinSize", "%d is more than %d", c.RingHash.MinSize, maxRing)
 	reject(c.RingHash.MaxSize > maxRing, "RingHash.MaxSize", "%d is more than %d", c.RingHash.MaxSize, maxRing)
 	reject(c.RingHash.Function > MurmurHash2, "RingHash.Function", "%d is not a hash function", c.RingHash.Function)
 	reject(c.Maglev.TableSize > maxTable, "Maglev.TableSize", "%d is more than %d", c.Maglev.TableSize, maxTable)
-	reject(c.Maglev.TableSize <= maxTable && c.Maglev.TableSize != 0 && !prime(c.Maglev.TableSize), "Maglev.TableSize", "%d is not a prime number", c.Maglev.TableSize)
+	reject(c.Maglev.TableSize <= maxTable && c.Maglev.TableSize != 0 && !prime(c.Maglev.TableSize), "Maglev.TableSize", "%d is not a prime number; write one such as 65537, or 0 for 65537", c.Maglev.TableSize)
 	reject(c.ConsistentHashing.BalanceFactor != 0 && c.ConsistentHashing.BalanceFactor < 100, "ConsistentHashing.BalanceFactor", "%d is less than 100", c.ConsistentHashing.BalanceFactor)
 	reject(c.ConsistentHashing.BalanceFactor != 0 && c.ConsistentHashing.Active == nil, "ConsistentHashing.Active", "nil; BalanceFactor needs the active requests of the cluster")
-	reject(c.PeakEWMA.Decay < 0, "PeakEWMA.Decay", "%v is negative", c.PeakEWMA.Decay)
+	reject(c.PeakEWMA.Decay < 0, "PeakEWMA.Decay", "%v is negative; write a duration such as 10*time.Second, or 0 for 10s", c.PeakEWMA.Decay)
 	reject(!percentage(c.PanicThreshold), "PanicThreshold", "%v is not between 0 and 100; use Zero for 0", c.PanicThreshold)
 	if c.ZoneAware != nil {
-		reject(c.LocalityWeighted, "ZoneAware", "excludes LocalityWeighted; leave one of the two out")
+		reject(c.LocalityWeighted, "ZoneAware", "LocalityWeighted is set, too; remove one of the two")
 		reject(!percentage(c.ZoneAware.RoutingEnabled), "ZoneAware.RoutingEnabled", "%v is not between 0 and 100; use Zero for 0", c.ZoneAware.RoutingEnabled)
 	}
-	reject(c.SlowStart.Window != 0 && c.SlowStart.Window < time.Millisecond, "SlowStart.Window", "%v is less than 1ms", c.SlowStart.Window)
-	reject(c.SlowStart.Window > 0 && (c.Policy.hashes() || c.Policy == Random), "SlowStart", "%v does not honor it", c.Policy)
-	reject(!(c.SlowStart.Aggression >= 0), "SlowStart.Aggression", "%v is negative", c.SlowStart.Aggression)
+	reject(c.SlowStart.Window != 0 && c.SlowStart.Window < time.Millisecond, "SlowStart.Window", "%v is less than 1ms; write a duration such as time.Minute, or 0 for no slow start", c.SlowStart.Window)
+	reject(c.SlowStart.Window > 0 && (c.Policy.hashes() || c.Policy == Random), "SlowStart", "has no effect with %v; remove it, or write another policy", c.Policy)
+	reject(!(c.SlowStart.Aggression >= 0), "SlowStart.Aggression", "%v is negative; write a number above 0, or 0 for 1", c.SlowStart.Aggression)
 	reject(!percentage(c.SlowStart.MinWeightPercent), "SlowStart.MinWeightPercent", "%v is not between 0 and 100; use Zero for 0", c.SlowStart.MinWeightPercent)
 	return errors.Join(errs...)
 }
@@ -275,7 +273,7 @@ func setDefault[T comparable](field *T, value T) {
 	}
 }
 
-// setFloat is setDefault for a field in which Zero stands for 0.
+// setFloat is setDefault for a field in which Zero means 0.
 func setFloat(field *float64, value float64) {
 	if setDefault(field, value); *field == Zero {
 		*field = 0
@@ -302,7 +300,7 @@ func prime(n uint64) bool {
 // panicThreshold returns the threshold in whole percents.
 func (c *Config) panicThreshold() uint32 { return wholePercent(c.PanicThreshold) }
 
-// wholePercent cuts a percentage off as Envoy's
-// PROTOBUF_PERCENT_TO_ROUNDED_INTEGER_OR_DEFAULT does: 29 becomes 28, because
-// 29/100*100 is a little less than 29.
+// wholePercent truncates a percentage like Envoy's
+// PROTOBUF_PERCENT_TO_ROUNDED_INTEGER_OR_DEFAULT: 29 becomes 28, because 29/100*100 is a
+// little less than 29.
 func wholePercent(percent float64) uint32 { return uint32(100 * (percent / 100)) }

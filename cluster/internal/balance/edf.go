@@ -1,13 +1,13 @@
 package balance
 
-// edf is an earliest deadline first schedule: each pick takes the entry with the
-// earliest deadline and puts it back at that deadline plus 1/weight. Entries with the
-// same deadline are taken in the order in which they were put back. It mirrors
-// Envoy's EdfScheduler down to the order of floating point operations, on which the
-// order of equal deadlines depends.
+// edf is an earliest deadline first schedule: each pick takes the entry with the earliest
+// deadline and puts it back at that deadline plus 1/weight. Entries with the same deadline
+// are taken in the order in which they were put back. It mirrors Envoy's EdfScheduler,
+// including the order of floating point operations, which determines the order of equal
+// deadlines.
 type edf struct {
 	now   float64 // the deadline of the last pick
-	order uint64  // of the next entry that is put back
+	order uint64  // the number of the next entry that is put back
 	heap  []edfEntry
 }
 
@@ -34,9 +34,9 @@ const (
 // newEDF returns the schedule of entries with the given weights, all more than zero,
 // after the given number of picks.
 //
-// Of picks P the entry i received at least P·w/sum. That many are skipped without making them:
-// its next deadline is (skipped+1)/w. The rest, fewer than there are entries, are
-// made one by one.
+// After P picks, entry i was picked at least P·w/sum times. These picks are skipped: the next
+// deadline of the entry is (skipped+1)/w. The other picks, fewer than the number of entries,
+// are made one by one.
 func newEDF(weights []float64, picks uint32) *edf {
 	e := &edf{order: uint64(len(weights)), heap: make([]edfEntry, len(weights))}
 	if len(weights) == 0 {
@@ -52,7 +52,7 @@ func newEDF(weights []float64, picks uint32) *edf {
 		w += epsilon
 		skipped := uint32(float64(w*float64(picks)) / total)
 		if skipped > 0 && float64(skipped)/w >= float64(picks)/total {
-			skipped-- // a whole number, or rounding made it one: the last is made below
+			skipped-- // a whole number, possibly by rounding: the last pick is made below
 		}
 		e.heap[i] = edfEntry{deadline: float64(skipped+1) / w, order: uint64(i), index: int32(i)}
 		done += skipped
@@ -72,7 +72,7 @@ func (e *edf) next() int {
 	return int(e.heap[0].index)
 }
 
-// putBack puts the entry that next returned back with its present weight.
+// putBack puts back the entry that next returned, with its current weight.
 func (e *edf) putBack(weight float64) {
 	e.heap[0].deadline = e.now + 1/weight
 	e.heap[0].order = e.order
@@ -80,7 +80,7 @@ func (e *edf) putBack(weight float64) {
 	e.sink(0)
 }
 
-// sink moves the entry at i down to where it precedes its children.
+// sink moves the entry at i down until it precedes its children.
 func (e *edf) sink(i int) {
 	entry := e.heap[i]
 	for {

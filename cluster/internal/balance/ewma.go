@@ -7,20 +7,20 @@ import (
 	"time"
 )
 
-// peak is the latency of a host as Finagle's PeakEwma keeps it: an exponentially
-// weighted moving average over unevenly spaced observations that follows a rise
-// immediately and a fall slowly.
+// peak is the latency of a host, as in Finagle's PeakEwma: an exponentially weighted
+// moving average over unevenly spaced observations, which follows a rise immediately and a
+// fall slowly.
 //
-// In Finagle each read decays the average, so that an observation is compared with what
-// the pick of its request read. Here an observation computes that, and reads change
-// nothing.
+// In Finagle each read decays the average, so that an observation is compared with the
+// value that the pick of its request read. Here an observation computes that value, and
+// reads change nothing.
 //
-// Reads take no lock. A read beside an observation can combine the old average with
-// the new instant, or the reverse; it is off by at most that observation.
+// Reads take no lock. A read concurrent with an observation can combine the old average
+// with the new time, or the reverse; the error is at most that observation.
 type peak struct {
 	mu    sync.Mutex    // held by observe
 	cost  atomic.Uint64 // bits of a float64, in nanoseconds; 0 before the first observation
-	stamp atomic.Int64  // the instant of the last observation
+	stamp atomic.Int64  // the time of the last observation
 }
 
 // observe adds the latency of a request that ended at now.
@@ -38,7 +38,7 @@ func (p *peak) observe(latency, now, decay time.Duration) {
 	p.cost.Store(math.Float64bits(sample))
 }
 
-// kept returns the share of an average that is left after some time.
+// kept returns the share of an average that remains after some time.
 func kept(age, decay time.Duration) float64 {
 	return math.Exp(-float64(max(age, 0)) / float64(decay))
 }

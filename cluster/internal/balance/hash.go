@@ -8,18 +8,18 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// Hash returns the hash of a value by which requests are hashed, such as that of a
-// header: Envoy's HashUtil::xxHash64.
+// Hash returns the hash of a part of a request, such as a header. It mirrors Envoy's
+// HashUtil::xxHash64.
 func Hash(value string) uint64 { return xxhash.Sum64String(value) }
 
-// CombineHashes adds the hash of a further hash policy to that of the ones before it,
-// as Envoy's route does.
+// CombineHashes adds the hash of one more hash policy to the hash of the previous ones, as
+// in Envoy.
 func CombineHashes(before, next uint64) uint64 { return bits.RotateLeft64(before, 1) ^ next }
 
 // lower returns the lower half of a number.
 func lower(n uint64) uint32 { return uint32(n & math.MaxUint32) }
 
-// below returns the lower half of a random number as one from 0 to n-1.
+// below maps the lower half of a random number to a number from 0 to n-1.
 func below(random uint64, n int) int {
 	return int(uint64(lower(random)) * uint64(n) >> 32) //nolint:gosec // n is the length of a list
 }
@@ -28,7 +28,7 @@ func below(random uint64, n int) int {
 func xxHash64(text string, seed uint64) uint64 {
 	var d xxhash.Digest
 	d.ResetWithSeed(seed)
-	_, _ = d.WriteString(text) // it never fails
+	_, _ = d.WriteString(text) // never fails
 	return d.Sum64()
 }
 

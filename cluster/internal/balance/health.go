@@ -2,21 +2,21 @@ package balance
 
 import "strings"
 
-// Status is the health of a host as its configuration states it. It mirrors
-// Envoy's config.core.v3.HealthStatus.
+// Status is the health of a host according to its configuration. It mirrors Envoy's
+// config.core.v3.HealthStatus.
 type Status uint8
 
 // The states that a configuration can assign to a host.
 const (
 	StatusUnknown   Status = iota // as StatusHealthy
-	StatusHealthy                 // available, unless a check or the outlier detector objects
+	StatusHealthy                 // available, unless health checks or outlier detection exclude it
 	StatusUnhealthy               // not available
-	StatusDraining                // not available, and left out when the health of its priority is computed
+	StatusDraining                // not available, and excluded when the health of its priority is computed
 	StatusTimeout                 // as StatusUnhealthy
-	StatusDegraded                // available when the healthy hosts do not suffice
+	StatusDegraded                // available if there are too few healthy hosts
 )
 
-// flags returns the flags that stand for the status.
+// flags returns the flags of the status.
 func (s Status) flags() Flags {
 	switch s {
 	case StatusUnhealthy, StatusTimeout:
@@ -41,9 +41,9 @@ const (
 	FailedEDSHealth                            // StatusUnhealthy or StatusTimeout
 	DegradedActiveHC                           // degraded by active health checks
 	DegradedEDSHealth                          // StatusDegraded
-	PendingDynamicRemoval                      // no longer configured, kept while active health checks pass
+	PendingDynamicRemoval                      // no longer configured, but its active health checks pass
 	PendingActiveHC                            // waiting for the first active health check
-	ExcludedImmediateHCFail                    // out of rotation at the request of the host
+	ExcludedImmediateHCFail                    // excluded because the host requested it
 	ActiveHCTimeout                            // the last active health check timed out
 	EDSDraining                                // StatusDraining
 	DegradedOutlierDetection                   // degraded by the outlier detector
@@ -59,7 +59,7 @@ const (
 // Has reports whether any of the given flags is set.
 func (f Flags) Has(some Flags) bool { return f&some != 0 }
 
-// Health returns the health that the flags amount to.
+// Health returns the health of a host with these flags.
 func (f Flags) Health() Health {
 	switch {
 	case f.Has(unhealthyFlags):
@@ -71,11 +71,11 @@ func (f Flags) Health() Health {
 	}
 }
 
-// Excluded reports whether a host with these flags is left out when the health of
-// its priority is computed.
+// Excluded reports whether a host with these flags is excluded when the health of its
+// priority is computed.
 func (f Flags) Excluded() bool { return f.Has(excludedFlags) }
 
-// String returns the flags as Envoy's admin interface shows them, such as
+// String returns the flags in the form of Envoy's admin interface, such as
 // "/failed_active_hc/failed_outlier_check", or "healthy".
 func (f Flags) String() string {
 	if f == 0 {
@@ -95,14 +95,14 @@ func (f Flags) String() string {
 	return text.String()
 }
 
-// Health is what the flags of a host amount to. It mirrors Envoy's Host::Health.
+// Health is the health of a host by its flags. It mirrors Envoy's Host::Health.
 type Health uint8
 
 // The three degrees of health.
 const (
 	Healthy   Health = iota // used first
-	Degraded                // used when the healthy hosts do not suffice
-	Unhealthy               // used in panic only
+	Degraded                // used if there are too few healthy hosts
+	Unhealthy               // used only in panic
 )
 
 // String returns "healthy", "degraded" or "unhealthy".

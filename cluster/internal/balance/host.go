@@ -14,28 +14,28 @@ type Metadata map[string]map[string]any
 // Endpoint is the configuration of a host. It mirrors Envoy's
 // config.endpoint.v3.LbEndpoint and the LocalityLbEndpoints around it.
 type Endpoint struct {
-	// Address is where the host listens, such as "10.0.0.1:80". Consistent hashing
-	// hashes it as it is written.
+	// Address is the address of the host, such as "10.0.0.1:80". Consistent hashing hashes
+	// this text.
 	Address string
-	// Hostname is the name that led to the address, if any.
+	// Hostname is the name whose lookup returned the address, if any.
 	Hostname string
 	// Weight is the share of the requests, relative to the other hosts. Zero means 1.
 	Weight uint32
-	// Priority is 0 for the hosts used first; at most 128.
+	// Priority is the priority, from 0, which is used first, to 128.
 	Priority int
 	// Locality is where the host runs.
 	Locality Locality
-	// Metadata must not change after the Endpoint was handed over.
+	// Metadata must not change after the Endpoint was passed to a Host.
 	Metadata Metadata
-	// Status is the health that the configuration states.
+	// Status is the health according to the configuration.
 	Status Status
 }
 
-// weight returns the weight that counts.
+// weight returns Weight or its default.
 func (e *Endpoint) weight() uint32 { return max(e.Weight, 1) }
 
-// hashKey returns what consistent hashing hashes for the endpoint: the key
-// "hash_key" of the metadata of "envoy.lb", else the hostname or the address.
+// hashKey returns the text of the endpoint that consistent hashing hashes: the key
+// "hash_key" of the metadata of "envoy.lb", or else the hostname or the address.
 func (e *Endpoint) hashKey(useHostname bool) string {
 	if key, ok := e.Metadata["envoy.lb"]["hash_key"].(string); ok && key != "" {
 		return key
@@ -46,17 +46,17 @@ func (e *Endpoint) hashKey(useHostname bool) string {
 	return e.Address
 }
 
-// Host is one upstream host with its state. The same Host must stand for the same
-// host in all updates, so that counts and health outlive them. All methods are safe
-// for concurrent use. Use [NewHost] to make one.
+// Host is one upstream host with its state. All updates must use the same Host for the
+// same host, so that its counts and health remain. All methods are safe for concurrent
+// use. Use [NewHost] to make one.
 type Host struct {
-	// Data is the caller's, to be set before the Host is first used.
+	// Data is for the caller. It must be set before the Host is first used.
 	Data any
 
 	endpoint atomic.Pointer[Endpoint]
 	flags    atomic.Uint32
 	active   atomic.Int64
-	since    atomic.Int64 // the instant from which slow start counts, or notSince
+	since    atomic.Int64 // the start of slow start, or notSince
 	latency  peak
 	mu       sync.Mutex // held while endpoint and the static flags change
 }
@@ -74,9 +74,8 @@ func NewHost(e Endpoint) *Host {
 // Endpoint returns the configuration of the host. It must not be modified.
 func (h *Host) Endpoint() *Endpoint { return h.endpoint.Load() }
 
-// SetEndpoint replaces the configuration of the host and the flags that stand for
-// its Status. Picks honor it after the next [Balancer.Update] or
-// [Balancer.Refresh].
+// SetEndpoint replaces the configuration of the host and the flags of its Status. It takes
+// effect at the next [Balancer.Update] or [Balancer.Refresh].
 func (h *Host) SetEndpoint(e Endpoint) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -84,15 +83,15 @@ func (h *Host) SetEndpoint(e Endpoint) {
 	h.swapFlags(staticFlags, e.Status.flags())
 }
 
-// Flags returns why the host is not healthy.
+// Flags returns the reasons why the host is not healthy.
 func (h *Host) Flags() Flags { return Flags(h.flags.Load()) }
 
-// SetFlags sets the given flags and reports whether that changed anything. Picks
-// honor it after the next [Balancer.Update] or [Balancer.Refresh].
+// SetFlags sets the given flags and reports whether any flag changed. It takes effect at the
+// next [Balancer.Update] or [Balancer.Refresh].
 func (h *Host) SetFlags(f Flags) bool { return h.swapFlags(0, f) }
 
-// ClearFlags clears the given flags and reports whether that changed anything.
-// Picks honor it after the next [Balancer.Update] or [Balancer.Refresh].
+// ClearFlags clears the given flags and reports whether any flag changed. It takes effect at
+// the next [Balancer.Update] or [Balancer.Refresh].
 func (h *Host) ClearFlags(f Flags) bool { return h.swapFlags(f, 0) }
 
 // swapFlags clears the flags off, sets the flags on, and reports whether any changed.
@@ -110,25 +109,25 @@ func (h *Host) swapFlags(off, on Flags) bool {
 func (h *Host) Health() Health { return h.Flags().Health() }
 
 // AddActive changes the number of active requests by delta and returns the new
-// number. As in Envoy a request is active from the moment it is attached to a
-// connection; a pick alone does not count.
+// number. As in Envoy, a request is active when it is attached to a connection, not when
+// its host is picked.
 func (h *Host) AddActive(delta int64) int64 { return h.active.Add(delta) }
 
 // Active returns the number of active requests.
 func (h *Host) Active() int64 { return h.active.Load() }
 
-// SetHealthySince starts the slow start window of the host at now. An active health
-// check calls it when the host turns healthy; [Balancer.Update] calls it for hosts
-// without such an instant. It mirrors Envoy's Host::setLastHcPassTime.
+// SetHealthySince starts the slow start window of the host at now. Active health checks
+// call it when the host becomes healthy; [Balancer.Update] calls it for hosts without a
+// window. It mirrors Envoy's Host::setLastHcPassTime.
 func (h *Host) SetHealthySince(now time.Duration) { h.since.Store(int64(now)) }
 
-// HealthySince returns the start of the slow start window, and false if there is
-// none yet.
+// HealthySince returns the start of the slow start window. It returns false if there is no
+// window yet.
 func (h *Host) HealthySince() (time.Duration, bool) {
 	since := h.since.Load()
 	return time.Duration(since), since != notSince
 }
 
-// Latency returns the peak EWMA of the host as of the last response, and false
-// before the first one.
+// Latency returns the peak EWMA of the host at its last response. It returns false before
+// the first response.
 func (h *Host) Latency() (time.Duration, bool) { return h.latency.last() }

@@ -13,7 +13,7 @@ func (l Locality) compare(other Locality) int {
 	return cmp.Or(cmp.Compare(l.Region, other.Region), cmp.Compare(l.Zone, other.Zone), cmp.Compare(l.SubZone, other.SubZone))
 }
 
-// PriorityLocality names the hosts of one locality within one priority.
+// PriorityLocality identifies the hosts of one locality within one priority.
 type PriorityLocality struct {
 	Priority int
 	Locality Locality

@@ -5,14 +5,14 @@ import "sync"
 // localitySchedule chooses the localities of a priority by their weights. It mirrors
 // Envoy's LocalityWrr.
 type localitySchedule struct {
-	localities []int // of each entry
+	localities []int // the locality of each entry
 	weights    []float64
 	mu         sync.Mutex
 	edf        *edf // guarded by mu
 }
 
-// newLocalitySchedule returns the schedule of the localities by the hosts that
-// eligible returns, or nil if none has a weight.
+// newLocalitySchedule returns the schedule of the localities, or nil if none has a weight.
+// eligible returns the usable hosts of a locality.
 func newLocalitySchedule(l *Level, eligible func(*LocalityHosts) []*Host, overprovisioning, seed uint32) *localitySchedule {
 	s := &localitySchedule{}
 	for i := range l.Localities {

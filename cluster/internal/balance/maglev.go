@@ -10,7 +10,7 @@ import (
 // maglev is the table of Google's Maglev, section 3.4 of the paper, with weights. It
 // mirrors Envoy's MaglevTable.
 type maglev struct {
-	entries []int32 // the host of each
+	entries []int32 // the host of each entry
 	size    divisor // by the number of entries
 	stats   MaglevStats
 }
@@ -21,8 +21,8 @@ type MaglevStats struct {
 	MaxEntriesPerHost uint64 // maglev_lb.max_entries_per_host
 }
 
-// maglevHost is a host while the table is built. It walks through the table by its
-// own permutation, next, next+skip, next+2·skip and so on.
+// maglevHost is a host while the table is built. It visits the entries in its own
+// permutation: next, next+skip, next+2·skip and so on.
 type maglevHost struct {
 	index      int32
 	next, skip uint64
@@ -31,7 +31,7 @@ type maglevHost struct {
 	count      uint64
 }
 
-// newMaglev returns the table of the hosts, of which there is at least one.
+// newMaglev returns the table of the hosts. There must be at least one.
 func newMaglev(w *weighted, size uint64) *maglev {
 	hosts := make([]maglevHost, len(w.keys))
 	for i, key := range w.keys {
@@ -53,8 +53,8 @@ func newMaglev(w *weighted, size uint64) *maglev {
 	return m
 }
 
-// fill has the hosts take free entries in turn until none is left. The host with the
-// largest weight takes one in each iteration, one with a third of it in every third.
+// fill assigns free entries to the hosts in turn until none is left. The host with the
+// largest weight takes one in each iteration, a host with a third of it in every third.
 func (m *maglev) fill(hosts []maglevHost, largest float64) {
 	left := len(m.entries)
 	for iteration := 1.0; ; iteration++ {
@@ -89,8 +89,8 @@ func (h *maglevHost) advance(size uint64) {
 	}
 }
 
-// find returns the host of the entry that the hash selects; for further attempts it
-// changes most bits of the hash.
+// find returns the host of the entry that the hash selects. For later attempts it changes
+// most bits of the hash.
 func (m *maglev) find(hash, attempt uint64) int {
 	if attempt > 0 {
 		hash ^= -attempt

@@ -2,38 +2,38 @@ package balance
 
 import "time"
 
-// Request is what a pick depends on.
+// Request holds the input of a pick.
 type Request struct {
-	// Hash is the hash of the request, for RingHash and Maglev. Without one they draw a
+	// Hash is the hash of the request, for RingHash and Maglev. Without HasHash they use a
 	// random number.
 	Hash    uint64
 	HasHash bool
-	// Attempt has RingHash and Maglev begin where the pick of a request without it would
-	// be after that many rejected hosts: 1 for the first retry leads to another place of
-	// the ring without a predicate. In Envoy it is always 0.
+	// Attempt makes RingHash and Maglev start as after that number of rejected hosts: with 1
+	// for the first retry, the retry uses another entry without Reject. In Envoy it is always
+	// 0.
 	Attempt uint32
-	// Reject reports whether a host is not wanted. Nil rejects none. In Envoy it is used
-	// on retries only, and is made of the retry host predicates.
+	// Reject reports whether a host is to be avoided. Nil rejects none. Envoy uses it for
+	// retries only, with the retry host predicates.
 	Reject func(*Host) bool
-	// MaxAttempts is how many times a rejected pick is made again; then the last host
-	// stands. Mirrors host_selection_retry_max_attempts, whose default is 1.
+	// MaxAttempts is the maximum number of times that a rejected pick is repeated. After that
+	// the last host is used. Mirrors host_selection_retry_max_attempts, whose default is 1.
 	MaxAttempts int
-	// LeaveZoneAfter is after how many rejected picks Config.ZoneAware is not honored any
-	// more, so that a host of another zone can be found. Zero means never, as in Envoy.
+	// LeaveZoneAfter is the number of rejected picks after which Config.ZoneAware is ignored,
+	// so that a host of another zone can be picked. Zero means never, as in Envoy.
 	LeaveZoneAfter int
-	// Previous, if any, changes the load of the priorities. It is for retries only.
+	// Previous, if set, changes the load of the priorities. It is for retries.
 	Previous *PreviousPriorities
-	// Now is the instant of the pick. It is not looked at unless Balancer.UsesTime.
+	// Now is the time of the pick. It is used only if Balancer.UsesTime returns true.
 	Now time.Duration
 }
 
-// Info is what a pick reports.
+// Info describes a pick.
 type Info struct {
-	Priority int  // the priority that was chosen
-	Degraded bool // its degraded hosts were to be used
-	Panic    bool // it is in panic
-	Picks    int  // how many picks were made
-	Rejected bool // the host was rejected and stands because MaxAttempts was reached
+	Priority int  // the chosen priority
+	Degraded bool // its degraded hosts were chosen
+	Panic    bool // the priority is in panic
+	Picks    int  // the number of picks
+	Rejected bool // the host was rejected, but MaxAttempts was reached
 }
 
 // Pick returns the host for a request, or nil if there is none.
@@ -86,12 +86,12 @@ func (b *Balancer) pickOnce(s *state, r *Request, info *Info) *Host {
 	return b.pick(src, s, random, r.Now)
 }
 
-// source returns the hosts of the level that are to be used, or nil if the traffic is
-// to fail. If anywhere is set, the zone of the caller is not preferred.
+// source returns the hosts of the level to use, or nil if the call must fail. If anywhere is
+// set, the zone of the caller is not preferred.
 func (b *Balancer) source(l *level, degraded, anywhere bool) *source {
 	if l.Panic {
 		b.counters.healthyPanic.Add(1)
-		return l.all // nil to fail
+		return l.all // nil if the call must fail
 	}
 	whole, localities, wrr := l.healthy, l.localHealthy, l.wrrHealthy
 	if degraded {
@@ -114,7 +114,7 @@ func (b *Balancer) source(l *level, degraded, anywhere bool) *source {
 	return whole
 }
 
-// zonesEnabled reports whether this pick honors zones.
+// zonesEnabled reports whether this pick prefers the zone.
 func (b *Balancer) zonesEnabled() bool {
 	share := wholePercent(b.config.ZoneAware.RoutingEnabled)
 	return share == 100 || share > 0 && b.config.Rand()%100 < uint64(share)

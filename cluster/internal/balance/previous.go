@@ -1,23 +1,22 @@
 package balance
 
-// PreviousPriorities has retries avoid the priorities that the attempts before them
-// used. It mirrors Envoy's retry priority envoy.retry_priorities.previous_priorities.
-// It belongs to one request and is not safe for concurrent use. Its zero value is
-// ready to use.
+// PreviousPriorities makes retries avoid the priorities of earlier attempts. It mirrors
+// Envoy's retry priority envoy.retry_priorities.previous_priorities. It belongs to one
+// request and is not safe for concurrent use. Its zero value is ready to use.
 type PreviousPriorities struct {
-	// UpdateFrequency is after how many attempts the priorities of all attempts so far
-	// are excluded: with 2 the first retry uses the load of the first attempt. Less
-	// than 1 means 1. An update of the hosts between the attempts has them excluded too;
-	// Envoy keeps to the load that the old hosts had.
+	// UpdateFrequency is the number of attempts after which the priorities of all previous
+	// attempts are excluded: with 2 the first retry uses the load of the first attempt. Less
+	// than 1 means 1. An update of the hosts between the attempts also excludes them; Envoy
+	// keeps the load of the old hosts.
 	UpdateFrequency int
 
 	attempted []*Host
 	excluded  []bool
 	adjusted  load
-	of        *Snapshot // that adjusted is for
+	of        *Snapshot // the snapshot of adjusted
 }
 
-// Attempted records the host of an attempt. It is to be called after each pick whose
+// Attempted records the host of an attempt. The caller must call it after each pick whose
 // host is used.
 func (p *PreviousPriorities) Attempted(h *Host) { p.attempted = append(p.attempted, h) }
 
@@ -44,8 +43,8 @@ func (p *PreviousPriorities) load(s *Snapshot) *load {
 	return &p.adjusted
 }
 
-// adjust recomputes the load without the excluded priorities. If none remains it
-// starts over with all of them. It reports whether any host is available.
+// adjust recomputes the load without the excluded priorities. If none remains, it excludes
+// none. It reports whether any host is available.
 func (p *PreviousPriorities) adjust(s *Snapshot) bool {
 	health, degraded, available := p.available(s)
 	if available == 0 {

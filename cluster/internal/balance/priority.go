@@ -5,11 +5,11 @@ import "cmp"
 // load is the share of the requests, in percent, that each priority receives.
 type load struct {
 	healthy, degraded []uint32
-	whole             bool // the healthy hosts of priority 0 receive all of them
+	whole             bool // the healthy hosts of priority 0 receive all requests
 }
 
-// choose returns the priority for a hash or a random number, and whether its
-// degraded hosts are to be used. It mirrors Envoy's LoadBalancerBase::choosePriority.
+// choose returns the priority for a hash or a random number, and whether to use its degraded
+// hosts. It mirrors Envoy's LoadBalancerBase::choosePriority.
 func (l *load) choose(hash uint64) (priority int, degraded bool) {
 	left := uint32(hash%100) + 1
 	for i, share := range l.healthy {
@@ -41,7 +41,7 @@ func (s *Snapshot) distribute(m *Membership, panicThreshold uint32) {
 	s.load = distributeLoad(health, degraded, available)
 	switch {
 	case available == 0 && panicThreshold == 0:
-		s.load.healthy[0] = 100 // nothing is there to receive it
+		s.load.healthy[0] = 100 // no host is available
 	case available < 100 && s.findPanic(panicThreshold):
 		s.distributeByNumber()
 	}
@@ -66,7 +66,7 @@ func (l *Level) availability(m *Membership) (healthy, degraded uint32) {
 	return uint32(min(100, factor*count(l.Healthy)/total)), uint32(min(100, factor*count(l.Degraded)/total))
 }
 
-// overprovisioning returns the factor that counts, in percent.
+// overprovisioning returns the factor or its default, in percent.
 func overprovisioning(m *Membership) uint32 {
 	return cmp.Or(m.OverprovisioningFactor, defaultOverprovisioning)
 }
@@ -78,9 +78,8 @@ func totalWeight(hosts []*Host) (total uint64) {
 	return total
 }
 
-// distributeLoad distributes 100 % over the healthy hosts of the priorities, and
-// what remains over the degraded ones. What is lost by rounding goes to the first
-// priority that has any.
+// distributeLoad distributes 100 % over the healthy hosts of the priorities, and the rest
+// over the degraded ones. The first priority with hosts receives the rounding error.
 func distributeLoad(health, degraded []uint32, available uint32) load {
 	l := load{healthy: make([]uint32, len(health)), degraded: make([]uint32, len(health))}
 	if available == 0 {

@@ -10,13 +10,13 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// ring is a ring of hashes, in which a request uses the host of the first hash that
-// is not less than its own. It mirrors Envoy's RingHashLoadBalancer::Ring.
+// ring is a ring of hashes. A request uses the host of the first hash that is not less than
+// its own. It mirrors Envoy's RingHashLoadBalancer::Ring.
 type ring struct {
-	hashes []uint64 // in order
-	hosts  []int32  // the host of each
-	// starts holds, for each value of the highest bits, where the hashes with them start,
-	// so that a search looks at few hashes, whatever the size of the ring.
+	hashes []uint64 // sorted
+	hosts  []int32  // the host of each hash
+	// starts holds, for each value of the highest bits, the index of the first hash with
+	// these bits, so that a search compares few hashes, whatever the size of the ring.
 	starts []uint32
 	shift  int
 
@@ -35,10 +35,10 @@ type ringEntry struct {
 	host int32
 }
 
-// newRing returns the ring of the hosts, of which there is at least one.
+// newRing returns the ring of the hosts. There must be at least one.
 //
-// The host with the least weight has a whole number of entries, and the ring at least
-// MinSize of them, unless that would be more than MaxSize.
+// The host with the smallest weight has a whole number of entries. The ring has at least
+// MinSize entries, and at most MaxSize.
 func newRing(w *weighted, c *RingHashConfig) *ring {
 	least := slices.Min(w.weights)
 	scale := min(math.Ceil(float64(least*float64(c.MinSize)))/least, float64(c.MaxSize))
@@ -71,8 +71,8 @@ func (f HashFunction) sum(key []byte) uint64 {
 	return xxhash.Sum64(key)
 }
 
-// index lays the sorted entries out for find. There are two to four times as many
-// starts as entries, so that most searches look at one hash.
+// index prepares the sorted entries for find. There are two to four times as many starts as
+// entries, so that most searches compare one hash.
 func (r *ring) index(entries []ringEntry) {
 	width := bits.Len(uint(len(entries))) + 1
 	r.hashes, r.hosts = make([]uint64, len(entries)), make([]int32, len(entries))
@@ -86,8 +86,8 @@ func (r *ring) index(entries []ringEntry) {
 	}
 }
 
-// find returns the host of the first entry whose hash is not less than the given one,
-// and for further attempts those of the entries after it.
+// find returns the host of the first entry whose hash is not less than the given one. For
+// later attempts it returns the hosts of the entries after it.
 func (r *ring) find(hash, attempt uint64) int {
 	from, to := uint64(r.starts[hash>>r.shift]), uint64(r.starts[hash>>r.shift+1])
 	for from < to {

@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// enters starts the window of healthy hosts that have none yet, and returns the
-// start of the newest window, which is not before newest. It mirrors
-// recalculateHostsInSlowStart of Envoy's EdfLoadBalancerBase.
+// enters starts the window of healthy hosts without one. It returns the start of the newest
+// window, or newest if that is later. It mirrors recalculateHostsInSlowStart of Envoy's
+// EdfLoadBalancerBase.
 func (s *SlowStart) enters(hosts []*Host, newest, now time.Duration) time.Duration {
 	for _, h := range hosts {
 		if h.Health() != Healthy {
@@ -25,7 +25,7 @@ func (s *SlowStart) enters(hosts []*Host, newest, now time.Duration) time.Durati
 	return newest
 }
 
-// running reports whether a window that started at newest may still be open.
+// running reports whether a window that started at newest can still be open.
 func (s *SlowStart) running(newest, now time.Duration) bool {
 	return s.Window > 0 && (now-newest).Milliseconds() <= s.Window.Milliseconds()
 }

@@ -11,7 +11,7 @@ const (
 	defaultOverprovisioning = 140
 )
 
-// Membership is the hosts of a cluster, as they are configured or were resolved.
+// Membership holds the hosts of a cluster, which were configured or resolved.
 type Membership struct {
 	// Hosts are the hosts in the order of the configuration. Policies use that order,
 	// within one priority.
@@ -19,20 +19,19 @@ type Membership struct {
 	// LocalityWeights are the shares of the localities of each priority, for
 	// Config.LocalityWeighted. A locality without a weight has weight 0.
 	LocalityWeights map[PriorityLocality]uint32
-	// OverprovisioningFactor, in percent, is how much more load the available hosts of
-	// a priority are trusted with. Zero means 140, as in Envoy.
+	// OverprovisioningFactor, in percent, is how much load the available hosts of a priority
+	// can take over from the others. Zero means 140, as in Envoy.
 	OverprovisioningFactor uint32
-	// WeightedPriorityHealth has the health of a priority computed from the weights of
-	// its hosts instead of their number.
+	// WeightedPriorityHealth computes the health of a priority from the weights of its hosts
+	// instead of their number.
 	WeightedPriorityHealth bool
-	// Local are the hosts of the local cluster, the callers of this one, for
-	// Config.ZoneAware. Their priorities are ignored. Without any there is no zone
-	// aware routing.
+	// Local lists the hosts of the local cluster, which are the callers of this cluster, for
+	// Config.ZoneAware. Their priorities are ignored. If it is empty, zones have no effect.
 	Local []*Host
 }
 
-// priorities returns the priority of each host, or what Envoy's validation of a load
-// assignment rejects.
+// priorities returns the priority of each host. It returns an error if Envoy would reject the
+// load assignment.
 func (m *Membership) priorities() ([]int, error) {
 	all := make([]int, len(m.Hosts))
 	for i, h := range m.Hosts {
@@ -67,22 +66,22 @@ func (m *Membership) checkWeights() error {
 	return nil
 }
 
-// Snapshot is the hosts of a cluster, partitioned by priority and health, and the
-// load of each priority. It never changes; its slices must not be modified.
+// Snapshot holds the hosts of a cluster, partitioned by priority and health, and the load of
+// each priority. It never changes; its slices must not be modified.
 type Snapshot struct {
-	// Levels are the priorities, from 0 up. There is at least one; one without hosts
-	// stands for each gap.
+	// Levels lists the priorities from 0. There is at least one; each gap has a level without
+	// hosts.
 	Levels []Level
 
 	load load
 }
 
-// Level is the hosts of one priority.
+// Level holds the hosts of one priority.
 type Level struct {
 	All      []*Host // all hosts, in the order of Membership.Hosts
-	Healthy  []*Host // those that are healthy
-	Degraded []*Host // those that are degraded
-	Excluded []*Host // those left out when the health of the priority is computed
+	Healthy  []*Host // the healthy hosts
+	Degraded []*Host // the degraded hosts
+	Excluded []*Host // the hosts that are excluded when the health of the priority is computed
 
 	// Localities are the hosts by locality: the local one first, if it has hosts, the
 	// others in order. They are nil unless Config.LocalityWeighted or Config.ZoneAware
@@ -92,16 +91,16 @@ type Level struct {
 	HasLocal bool
 
 	HealthPercent       uint32 // share of healthy hosts times the overprovisioning factor, at most 100
-	DegradedPercent     uint32 // the same of degraded hosts
+	DegradedPercent     uint32 // share of degraded hosts times the overprovisioning factor
 	LoadPercent         uint32 // share of the requests that its healthy hosts receive, or all hosts in panic
 	DegradedLoadPercent uint32 // share of the requests that its degraded hosts receive
 	Panic               bool   // all its hosts are used, whatever their health
 }
 
-// LocalityHosts is the hosts of one locality within one priority.
+// LocalityHosts holds the hosts of one locality within one priority.
 type LocalityHosts struct {
 	Locality Locality
-	Weight   uint32 // of Membership.LocalityWeights
+	Weight   uint32 // from Membership.LocalityWeights
 	All      []*Host
 	Healthy  []*Host
 	Degraded []*Host
@@ -121,8 +120,8 @@ func (s *Snapshot) Counts() (total, healthy, degraded, excluded int) {
 	return total, healthy, degraded, excluded
 }
 
-// newSnapshot partitions the hosts of m, which have the given priorities. The flags of
-// each host are read once.
+// newSnapshot partitions the hosts of m, which have the given priorities. It reads the flags
+// of each host once.
 func newSnapshot(m *Membership, priorities []int, c *Config) *Snapshot {
 	sizes := make([]int, 1)
 	for _, p := range priorities {
@@ -146,7 +145,7 @@ func newSnapshot(m *Membership, priorities []int, c *Config) *Snapshot {
 	return s
 }
 
-// partition fills the lists of the level beside All.
+// partition fills the lists of the level except All.
 func (l *Level) partition(priority int, m *Membership, local Locality, byLocality bool) {
 	index := map[Locality]int{}
 	l.Healthy = make([]*Host, 0, len(l.All))
@@ -183,7 +182,7 @@ func (g *LocalityHosts) isLocal(local Locality) bool {
 	return local != Locality{} && g.Locality == local
 }
 
-// add appends the host to the lists where its flags put it.
+// add appends the host to the lists that its flags select.
 func add(h *Host, flags Flags, healthy, degraded, excluded *[]*Host) {
 	switch flags.Health() {
 	case Healthy:

@@ -7,27 +7,27 @@ import (
 	"time"
 )
 
-// source is a list of hosts to choose from, with what its policy needs for that. It
-// is a HostsSource of Envoy with its scheduler.
+// source is a list of hosts to choose from, with the data of the policy. It mirrors a
+// HostsSource of Envoy with its scheduler.
 type source struct {
 	hosts []*Host
 	size  divisor // by the number of hosts
 	turn  *turn
 
-	// What follows is used when the weights of the hosts differ.
-	weights []float64 // nil when they do not
+	// The fields below are used if the weights of the hosts differ.
+	weights []float64 // nil if the weights are equal
 	mu      sync.Mutex
 	edf     *edf // guarded by mu
 }
 
-// turn counts the picks of a source. It outlives the hosts, so that round robin goes
-// on where it was.
+// turn counts the picks of a source. It remains when the hosts change, so that round robin
+// continues at its position.
 type turn struct {
 	next atomic.Uint64
-	_    [56]byte // turns of several sources do not share a cache line
+	_    [56]byte // prevents that turns of several sources share a cache line
 }
 
-// sourceKind says which hosts of a priority a source has.
+// sourceKind selects the hosts of a priority.
 type sourceKind uint8
 
 const (
@@ -38,15 +38,15 @@ const (
 	degradedOfLocality
 )
 
-// sourceKey names a source across updates.
+// sourceKey identifies a source across updates.
 type sourceKey struct {
 	priority int
 	kind     sourceKind
 	locality int
 }
 
-// newSource returns the source of the hosts, as refresh of Envoy's
-// EdfLoadBalancerBase does.
+// newSource returns the source of the hosts. It mirrors refresh of Envoy's
+// EdfLoadBalancerBase.
 func (b *Balancer) newSource(key sourceKey, hosts []*Host, s *state) *source {
 	t := b.turns[key]
 	if t == nil {
@@ -78,10 +78,10 @@ func (b *Balancer) newSource(key sourceKey, hosts []*Host, s *state) *source {
 	return src
 }
 
-// weighs reports whether the policy honors weights with the help of a source.
+// weighs reports whether the policy uses the weights of a source.
 func (p Policy) weighs() bool { return p == RoundRobin || p == LeastRequest || p == PeakEWMA }
 
-// weightsOf returns the configured weights and whether all are the same.
+// weightsOf returns the configured weights, and whether they are equal.
 func weightsOf(hosts []*Host) (weights []float64, equal bool) {
 	weights, equal = make([]float64, len(hosts)), true
 	for i, h := range hosts {
@@ -108,8 +108,8 @@ func (b *Balancer) weight(src *source, i int, s *state, now time.Duration) float
 	return w
 }
 
-// pick returns the host of the source that the policy chooses, or nil if there is
-// none. The random number is that by which the priority was chosen.
+// pick returns the host of the source that the policy chooses, or nil if there is none. The
+// random number is the one that chose the priority.
 func (b *Balancer) pick(src *source, s *state, random uint64, now time.Duration) *Host {
 	switch {
 	case len(src.hosts) == 0:
@@ -144,8 +144,8 @@ func (b *Balancer) pickScheduled(src *source, s *state, now time.Duration) *Host
 	return src.hosts[i]
 }
 
-// leastOfDrawn returns the host with the fewest active requests of some that are
-// drawn, the first of those that have the same number.
+// leastOfDrawn returns the host with the fewest active requests of ChoiceCount random hosts,
+// the first one if several have the same number.
 func (b *Balancer) leastOfDrawn(hosts []*Host) *Host {
 	random := b.config.Rand()
 	least, second := hosts[below(random, len(hosts))], hosts[below(random>>32, len(hosts))]
@@ -160,8 +160,8 @@ func (b *Balancer) leastOfDrawn(hosts []*Host) *Host {
 	return least
 }
 
-// leastOfAll returns the host with the fewest active requests, and draws among those
-// that have the same number.
+// leastOfAll returns the host with the fewest active requests, a random one if several have
+// the same number.
 func (b *Balancer) leastOfAll(hosts []*Host) *Host {
 	least, active, same := hosts[0], hosts[0].Active(), uint64(1)
 	for _, h := range hosts[1:] {
@@ -177,11 +177,11 @@ func (b *Balancer) leastOfAll(hosts []*Host) *Host {
 	return least
 }
 
-// unknownCost is the cost of a host that has requests and no latency yet, as in
-// Finagle's PeakEwma: after its first request it waits for the response.
+// unknownCost is the cost of a host that has active requests and no latency yet. As in
+// Finagle's PeakEwma, such a host receives no more requests until its first response.
 const unknownCost = math.MaxInt64 >> 16
 
-// fastestOfTwo draws two different hosts and returns the one with the lower cost.
+// fastestOfTwo returns the host with the lower cost of two different random hosts.
 func (b *Balancer) fastestOfTwo(src *source, s *state, now time.Duration) *Host {
 	if len(src.hosts) == 1 {
 		return src.hosts[0]
@@ -216,8 +216,8 @@ func (b *Balancer) cost(src *source, i int, s *state, now time.Duration) (cost f
 	return cost, age
 }
 
-// cheaper reports whether a, when it has decayed for its age, is less than b. The
-// decay is computed only when it matters.
+// cheaper reports whether a, after the decay for its age, is less than b. It computes the
+// decay only if that can change the result.
 func cheaper(a float64, aAge time.Duration, b float64, bAge, decay time.Duration) bool {
 	switch {
 	case a < b && aAge >= bAge:

@@ -18,13 +18,13 @@ type Stats struct {
 	Maglev MaglevStats // of the last priority that has hosts to use
 }
 
-// counters are the counts behind Stats.
+// counters holds the counts of Stats.
 type counters struct {
 	healthyPanic, localClusterNotOK, recalculateZoneStructures, zoneClusterTooSmall,
 	zoneNoCapacityLeft, zoneRoutingAllDirectly, zoneRoutingCrossZone, zoneRoutingSampled atomic.Uint64
 }
 
-// read returns the present counts.
+// read returns the current counts.
 func (c *counters) read() Stats {
 	return Stats{
 		HealthyPanic:              c.healthyPanic.Load(),

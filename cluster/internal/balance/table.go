@@ -2,17 +2,17 @@ package balance
 
 import "slices"
 
-// weighted is hosts with their normalized weights, whose sum is 1.
+// weighted holds hosts with their normalized weights, whose sum is 1.
 type weighted struct {
 	hosts   []*Host
 	weights []float64
-	keys    []string // what is hashed for each
+	keys    []string // the hash key of each host
 }
 
 // table finds the host of a hash.
 type table interface {
-	// find returns the index of a host. Each attempt may lead to another host; the
-	// first is 0.
+	// find returns the index of a host. Each attempt can return another host; the first
+	// attempt is 0.
 	find(hash, attempt uint64) int
 }
 
@@ -46,7 +46,7 @@ func usable(all, healthy []*Host, inPanic bool) []*Host {
 	return healthy
 }
 
-// add appends hosts that have a share of the whole weight.
+// add appends hosts that together have the given share of the weight.
 func (w *weighted) add(hosts []*Host, share float64, c *ConsistentHashingConfig) {
 	total := float64(totalWeight(hosts))
 	for _, h := range hosts {

@@ -1,22 +1,22 @@
 package balance
 
-// zones is how picks of priority 0 are distributed over its localities. It mirrors
+// zones is the distribution of the picks of priority 0 over its localities. It mirrors
 // PerPriorityState of Envoy's ZoneAwareLoadBalancerBase.
 type zones struct {
-	direct bool // all use the local locality
-	// toLocal is how many of 10,000 picks use the local locality.
+	direct bool // all picks use the local locality
+	// toLocal is the number of picks of 10,000 that use the local locality.
 	toLocal uint64
-	// residual is the capacity that the localities up to each have left for others.
+	// residual holds, for each locality, the free capacity of all localities up to it.
 	residual []uint64
-	// localPanic is set when too few hosts of the local cluster are available.
+	// localPanic is set if too few hosts of the local cluster are available.
 	localPanic bool
 }
 
 // share is a locality's share of all hosts, of 10,000.
 type share struct{ local, upstream uint64 }
 
-// newZones returns how the picks of the level are distributed, or nil if its
-// localities are not honored.
+// newZones returns the distribution of the picks of the level, or nil if localities have no
+// effect.
 func newZones(l *Level, local *Level, c *Config, counters *counters) *zones {
 	counters.recalculateZoneStructures.Add(1)
 	if skipZones(l, local, c.ZoneAware, counters) {
@@ -45,7 +45,7 @@ func newZones(l *Level, local *Level, c *Config, counters *counters) *zones {
 	return z
 }
 
-// skipZones reports whether the localities are not honored. It mirrors
+// skipZones reports whether localities have no effect. It mirrors
 // earlyExitNonLocalityRouting.
 func skipZones(l *Level, local *Level, c *ZoneAware, counters *counters) bool {
 	switch {
@@ -61,8 +61,8 @@ func skipZones(l *Level, local *Level, c *ZoneAware, counters *counters) bool {
 	return false
 }
 
-// localityShares returns the shares of healthy hosts that each locality of the level
-// has there and in the local cluster. It mirrors calculateLocalityPercentages.
+// localityShares returns, for each locality of the level, its share of the healthy hosts of
+// the level and of the local cluster. It mirrors calculateLocalityPercentages.
 func localityShares(l, local *Level, byWeight bool) []share {
 	size := func(hosts []*Host) uint64 { return uint64(len(hosts)) }
 	if byWeight {

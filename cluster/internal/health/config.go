@@ -10,33 +10,33 @@ import (
 // Config holds the parameters that all kinds of checks share, each under the name of its field
 // in Envoy's message HealthCheck.
 type Config struct {
-	// Timeout is how long a check may take. It must be positive.
+	// Timeout limits the time of a check. It must be positive.
 	Timeout time.Duration
 
 	// Interval is the time between the end of a check and the next. It must be positive.
 	Interval time.Duration
 
-	// UnhealthyThreshold is how many failures in a row make a healthy host fail, if they are of
-	// the kinds that count. It must be positive.
+	// UnhealthyThreshold is the number of failures in a row, of the kinds that count, after which
+	// a healthy host fails. It must be positive.
 	UnhealthyThreshold uint32
 
-	// HealthyThreshold is how many passed checks in a row make a failed host healthy. The
-	// first check of a session needs no second. It must be positive.
+	// HealthyThreshold is the number of passed checks in a row after which a failed host is
+	// healthy. One is enough for the first check of a session. It must be positive.
 	HealthyThreshold uint32
 
-	// InitialJitter delays the first check by a random time below it, in whole milliseconds. Zero
-	// means that the first check is due immediately.
+	// InitialJitter is the upper bound of a random delay of the first check, in whole
+	// milliseconds. Zero means no delay.
 	InitialJitter time.Duration
 
-	// IntervalJitter adds a random time below it, in whole milliseconds, to every interval. Zero
-	// means none.
+	// IntervalJitter is the upper bound of a random time, in whole milliseconds, that is added to
+	// every interval. Zero means none.
 	IntervalJitter time.Duration
 
-	// IntervalJitterPercent adds a random time below this percentage of the interval to every
-	// interval, in whole milliseconds. Zero means none.
+	// IntervalJitterPercent is the upper bound of a random time that is added to every interval,
+	// in percent of the interval. Zero means none.
 	IntervalJitterPercent uint32
 
-	// NoTrafficInterval is the interval as long as the cluster has had no connection; see
+	// NoTrafficInterval is the interval until the cluster has had a connection; see
 	// [Checker.Traffic]. Zero means 60s.
 	NoTrafficInterval time.Duration
 
@@ -60,11 +60,11 @@ type Config struct {
 	// Zero means no bound. No interval is ever shorter than 1ms.
 	MinInterval, MaxInterval time.Duration
 
-	// AlwaysLogFailures makes an event of every failure, not of the first check's alone.
+	// AlwaysLogFailures adds an event for every failure, not only for that of the first check.
 	// It mirrors always_log_health_check_failures.
 	AlwaysLogFailures bool
 
-	// AlwaysLogSuccess makes an event of every passed check that changes nothing. It mirrors
+	// AlwaysLogSuccess adds an event for every passed check that changes nothing. It mirrors
 	// always_log_health_check_success.
 	AlwaysLogSuccess bool
 }
@@ -75,10 +75,10 @@ const (
 	longest                  = time.Duration(1) << 60 // no sum of four overflows
 )
 
-// Check returns every reason for which c cannot be used, joined, or nil.
+// Check returns the joined errors of all invalid fields, or nil.
 func (c Config) Check() error {
 	errs := []error{
-		required("Timeout", c.Timeout, "write how long a check may take, such as 1s"),
+		required("Timeout", c.Timeout, "write a limit of the time of a check, such as 1s"),
 		required("Interval", c.Interval, "write the time between two checks, such as 5s"),
 		optional("InitialJitter", c.InitialJitter, "write 0 for none"),
 		optional("IntervalJitter", c.IntervalJitter, "write 0 for none"),
@@ -157,8 +157,8 @@ func (c *Config) spread(base, jitter time.Duration, random func() uint64) time.D
 	return max(d, c.MinInterval, leastInterval)
 }
 
-// below draws a time below limit, in whole milliseconds. It spends no random number on less
-// than one.
+// below returns a random time below limit, in whole milliseconds. It uses no random number if
+// limit is below 1ms.
 func below(limit time.Duration, random func() uint64) time.Duration {
 	ms := uint64(limit / time.Millisecond) //nolint:gosec // not negative
 	if ms == 0 {

@@ -16,7 +16,7 @@ const (
 	ServingServiceUnknown                      // SERVICE_UNKNOWN, of Watch only
 )
 
-// String returns the name of the protocol.
+// String returns the name in the protocol.
 func (s ServingStatus) String() string {
 	switch s {
 	case ServingUnknown:
@@ -32,26 +32,26 @@ func (s ServingStatus) String() string {
 	}
 }
 
-// GRPCReply is how a call of grpc.health.v1.Health/Check ended.
+// GRPCReply is the result of a call of grpc.health.v1.Health/Check.
 type GRPCReply struct {
 	// Network reports that there is no reply: the connect failed, or the stream or connection
-	// was reset. Code and Status do not matter then.
+	// was reset. Code and Status are then ignored.
 	Network bool
 
 	// Code is the status code of the call.
 	Code uint32
 
-	// Status is what the response says. A response that is missing or empty is
-	// [ServingUnknown].
+	// Status is the status in the response, or [ServingUnknown] if the response is missing or
+	// empty.
 	Status ServingStatus
 
 	// Err is the error of the call, for logs.
 	Err error
 }
 
-// Verdict judges a reply as Envoy does: only SERVING with code 0 passes. Every other reply
-// fails the host immediately, UNIMPLEMENTED, the reply of a server without health service,
-// included.
+// Verdict returns Envoy's verdict on a reply: only SERVING with code 0 passes. Every other reply
+// fails the host immediately, including UNIMPLEMENTED, the reply of a server without a health
+// service.
 func (r GRPCReply) Verdict() Verdict {
 	switch {
 	case r.Network:
@@ -68,7 +68,7 @@ func (r GRPCReply) Verdict() Verdict {
 
 // GRPCClient calls grpc.health.v1.Health/Check of one host. It sets grpc-timeout from ctx.
 type GRPCClient interface {
-	// Check calls Check for a service, "" for the whole server.
+	// Check calls Check for a service, or for the whole server if service is "".
 	Check(ctx context.Context, service string) GRPCReply
 
 	// Close closes the client's connection.
@@ -81,7 +81,7 @@ type GRPCProber struct {
 	client  GRPCClient
 }
 
-// NewGRPCProber returns a prober that asks for a service.
+// NewGRPCProber returns a prober of a service.
 func NewGRPCProber(service string, client GRPCClient) *GRPCProber {
 	return &GRPCProber{service: service, client: client}
 }

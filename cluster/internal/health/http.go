@@ -12,23 +12,23 @@ import (
 	"strings"
 )
 
-// The response headers that Envoy looks at.
+// The response headers that Envoy reads.
 const (
 	headerDegraded      = "X-Envoy-Degraded"
 	headerImmediateFail = "X-Envoy-Immediate-Health-Check-Fail"
 	headerCluster       = "X-Envoy-Upstream-Healthchecked-Cluster"
 )
 
-// defaultUserAgent is what Envoy sends; servers leave it out of their logs.
+// defaultUserAgent is the User-Agent of Envoy, which servers can exclude from their logs.
 const defaultUserAgent = "Envoy/HC"
 
-// defaultBufferSize is how much of a body is compared with HTTPConfig.Receive.
+// defaultBufferSize is the number of bytes of a body that are compared with HTTPConfig.Receive.
 const defaultBufferSize = 1024
 
 // HTTPConfig describes an HTTP check. It mirrors Envoy's message HttpHealthCheck.
 type HTTPConfig struct {
-	// Host is the Host header. Envoy's default is the hostname of the endpoint, else the name of
-	// the cluster; the caller sets it. Empty means the host of the URL.
+	// Host is the Host header. Empty means the host of the URL. Envoy's default, which the caller
+	// must set, is the hostname of the endpoint, or else the name of the cluster.
 	Host string
 
 	// Path is the path, and query, of the request, such as "/healthz". It is required.
@@ -37,30 +37,29 @@ type HTTPConfig struct {
 	// Method is the method. Empty means GET.
 	Method string
 
-	// Header is added to each request and replaces what is there, such as the User-Agent, which
-	// is "Envoy/HC" otherwise.
+	// Header is set on each request. It replaces default headers, such as the User-Agent
+	// "Envoy/HC".
 	Header http.Header
 
 	// RemoveHeaders are header names that are removed from each request.
 	RemoveHeaders []string
 
-	// Send is the body of the request. It needs a method that has one: POST, PUT, PATCH or
-	// OPTIONS.
+	// Send is the body of the request. It needs a method with a body: POST, PUT, PATCH or OPTIONS.
 	Send []byte
 
-	// Receive is what the body of the response must hold: each segment, in this order, with
-	// anything in between.
+	// Receive lists the segments that the body of the response must contain, in this order, with
+	// any bytes in between.
 	Receive [][]byte
 
-	// ResponseBufferSize is how many bytes of the body Receive is looked for in. Zero means
-	// 1024, negative means all.
+	// ResponseBufferSize is the number of bytes of the body that are searched for Receive. Zero
+	// means 1024; a negative value means all.
 	ResponseBufferSize int64
 
-	// ExpectedStatuses are the statuses of a healthy host. None means 200 alone.
+	// ExpectedStatuses are the statuses of a healthy host. Empty means 200 only.
 	ExpectedStatuses []StatusRange
 
-	// RetriableStatuses are statuses that count toward UnhealthyThreshold. Other statuses that
-	// are not expected fail a host immediately.
+	// RetriableStatuses are statuses that count toward UnhealthyThreshold. Any other unexpected
+	// status fails the host immediately.
 	RetriableStatuses []StatusRange
 
 	// ServiceName, if not nil, must accept the response header
@@ -73,7 +72,7 @@ type HTTPConfig struct {
 	CloseConnections bool
 }
 
-// StatusRange is a half-open range of HTTP statuses: Start is in it, End is not.
+// StatusRange is a range of HTTP statuses from Start to End, without End.
 type StatusRange struct{ Start, End int }
 
 func (r StatusRange) holds(status int) bool { return status >= r.Start && status < r.End }
@@ -82,11 +81,11 @@ func anyHolds(ranges []StatusRange, status int) bool {
 	return slices.ContainsFunc(ranges, func(r StatusRange) bool { return r.holds(status) })
 }
 
-// Check returns every reason for which c cannot be used, joined, or nil.
+// Check returns the joined errors of all invalid fields, or nil.
 func (c HTTPConfig) Check() error {
 	_, pathErr := url.ParseRequestURI(c.Path)
 	if pathErr == nil && !strings.HasPrefix(c.Path, "/") {
-		pathErr = fmt.Errorf("%q does not begin with a slash; write a path such as /healthz", c.Path)
+		pathErr = fmt.Errorf("%q does not start with a slash; write a path such as /healthz", c.Path)
 	}
 	if pathErr != nil {
 		pathErr = invalid("HTTPConfig", "Path", "%w", pathErr)
@@ -112,7 +111,7 @@ func (c HTTPConfig) Check() error {
 func checkRanges(field string, ranges []StatusRange) error {
 	for i, r := range ranges {
 		if r.Start < 100 || r.End > 600 || r.Start >= r.End {
-			return invalid("HTTPConfig", fmt.Sprintf("%s[%d]", field, i), "{%d, %d} is no range; write 100 <= Start < End <= 600", r.Start, r.End)
+			return invalid("HTTPConfig", fmt.Sprintf("%s[%d]", field, i), "{%d, %d} is not a range; write 100 <= Start < End <= 600", r.Start, r.End)
 		}
 	}
 	return nil
@@ -125,7 +124,7 @@ func (c HTTPConfig) method() string {
 	return c.Method
 }
 
-// bufferSize returns how much of a body to keep, negative for all.
+// bufferSize returns the number of bytes of a body to keep, negative for all.
 func (c HTTPConfig) bufferSize() int64 {
 	if c.ResponseBufferSize == 0 {
 		return defaultBufferSize
@@ -133,14 +132,14 @@ func (c HTTPConfig) bufferSize() int64 {
 	return c.ResponseBufferSize
 }
 
-// Judge returns the verdict on a complete response. body is the part of it that Receive is
-// looked for in.
+// Judge returns the verdict on a complete response. body is the part of the body that is searched
+// for Receive.
 func (c HTTPConfig) Judge(status int, header http.Header, body []byte) Verdict {
 	_, exclude := header[headerImmediateFail]
 	_, degraded := header[headerDegraded]
 	refused := Verdict{Code: status, Exclude: exclude}
 	if !payload(c.Receive).in(body) {
-		refused.Err = fmt.Errorf("the response does not hold the expected %d bytes", payload(c.Receive).size())
+		refused.Err = fmt.Errorf("the response does not contain the expected %d bytes", payload(c.Receive).size())
 		return refused
 	}
 	if !c.expects(status) {
@@ -178,7 +177,7 @@ type HTTPProber struct {
 
 // NewHTTPProber returns a prober that sends requests for scheme://address through transport.
 // Each prober needs its own transport, since Close closes the transport's idle connections. The
-// error is that of [HTTPConfig.Check], or of an address that makes no URL.
+// error is that of [HTTPConfig.Check], or reports an invalid address.
 func NewHTTPProber(c HTTPConfig, transport http.RoundTripper, scheme, address string) (*HTTPProber, error) {
 	if err := c.Check(); err != nil {
 		return nil, err
@@ -196,13 +195,13 @@ func NewHTTPProber(c HTTPConfig, transport http.RoundTripper, scheme, address st
 		template.Header.Del(name)
 	}
 	if len(template.Header["User-Agent"]) == 0 {
-		template.Header["User-Agent"] = []string{""} // else net/http adds its own
+		template.Header["User-Agent"] = []string{""} // otherwise net/http adds its own
 	}
 	return &HTTPProber{config: c, transport: transport, template: template}, nil
 }
 
-// Probe sends one request and reads the whole response. A response that breaks off is a
-// failure of the network.
+// Probe sends one request and reads the whole response. An incomplete response is a network
+// failure.
 func (p *HTTPProber) Probe(ctx context.Context) Verdict {
 	response, err := p.transport.RoundTrip(p.request(ctx))
 	if err != nil {

@@ -5,11 +5,11 @@ import (
 	"fmt"
 )
 
-// payload is what must be found in a response: each segment, in this order, with anything
-// before, between and after them. It mirrors Envoy's PayloadMatcher.
+// payload lists the segments that a response must contain, in this order, with any bytes before,
+// between and after them. It mirrors Envoy's PayloadMatcher.
 type payload [][]byte
 
-// in reports whether data holds the payload.
+// in reports whether data contains the payload.
 func (p payload) in(data []byte) bool {
 	m := matcher{left: p}
 	return m.feed(data)
@@ -24,23 +24,23 @@ func (p payload) size() int {
 	return n
 }
 
-// check returns an error if a segment is empty. kind is the configuration that holds p.
+// check returns an error if a segment is empty. kind is the type of the configuration.
 func (p payload) check(kind string) error {
 	for i, segment := range p {
 		if len(segment) == 0 {
-			return invalid(kind, fmt.Sprintf("Receive[%d]", i), "the segment is empty; leave it out")
+			return invalid(kind, fmt.Sprintf("Receive[%d]", i), "the segment is empty; remove it")
 		}
 	}
 	return nil
 }
 
-// matcher looks for a payload in data that arrives in pieces. It keeps less than one segment.
+// matcher searches for a payload in data that arrives in pieces. It keeps less than one segment.
 type matcher struct {
 	left payload // the segments that were not found yet
-	tail []byte  // the end of the data so far, which may begin the first of them
+	tail []byte  // the end of the data so far, which may be the begin of the first of them
 }
 
-// feed reports whether the payload has been found, data included.
+// feed adds data and reports whether the whole payload was found.
 func (m *matcher) feed(data []byte) bool {
 	data = append(m.tail, data...)
 	for len(m.left) > 0 {

@@ -14,9 +14,9 @@ type Prober interface {
 	Close()
 }
 
-// Run checks the session's host with p until ctx ends or the session is closed, and calls
-// report with each result, in the goroutine of its caller. It closes p, but not the session. A
-// panic of p or report goes on to the caller.
+// Run checks the session's host with p until ctx ends or the session is closed. It calls report
+// with each result, in the goroutine of its caller. It closes p, but not the session. A panic of
+// p or report continues in the caller.
 func Run(ctx context.Context, s *Session, p Prober, report func(Step)) {
 	defer p.Close()
 	timer := time.NewTimer(time.Until(s.Start(time.Now())))
@@ -36,7 +36,7 @@ func Run(ctx context.Context, s *Session, p Prober, report func(Step)) {
 	}
 }
 
-// check does one check. It is false if ctx ended or the session was closed meanwhile.
+// check does one check. It returns false if ctx ended or the session was closed.
 func check(ctx context.Context, s *Session, p Prober) (Step, bool) {
 	attempt, ok := s.Begin(time.Now())
 	if !ok {
@@ -48,7 +48,7 @@ func check(ctx context.Context, s *Session, p Prober) (Step, bool) {
 	if ctx.Err() != nil {
 		return Step{}, false
 	}
-	if limited.Err() != nil { // whatever p says now, it is too late
+	if limited.Err() != nil { // the result of p is too late
 		v = Broken(limited.Err(), true)
 	}
 	return attempt.Done(v, time.Now())

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Checker is what the health checks of one cluster share. Its methods, and those of its
-// sessions, are safe for concurrent use.
+// Checker holds the shared state of the health checks of one cluster. Its methods, and those of
+// its sessions, are safe for concurrent use.
 type Checker struct {
 	config  Config
 	random  func() uint64
@@ -16,8 +16,8 @@ type Checker struct {
 	mu      sync.Mutex // guards the sessions, and calls of random
 }
 
-// New returns a Checker without sessions. random supplies uniform random numbers, such as
-// [math/rand/v2.Uint64]; it is called under the checker's lock. The error is that of
+// New returns a Checker without sessions. random returns uniform random numbers, such as
+// [math/rand/v2.Uint64]; it is called with the checker's lock held. The error is that of
 // [Config.Check].
 func New(c Config, random func() uint64) (*Checker, error) {
 	if err := c.Check(); err != nil {
@@ -26,10 +26,10 @@ func New(c Config, random func() uint64) (*Checker, error) {
 	return &Checker{config: c, random: random}, nil
 }
 
-// Traffic reports that the cluster has had a connection for ordinary traffic. From the next
-// result on, intervals no longer depend on NoTrafficInterval.
+// Traffic reports that the cluster has had a connection for ordinary traffic. NoTrafficInterval
+// does not apply after the next result.
 func (c *Checker) Traffic() {
-	if !c.traffic.Load() { // spares all callers but the first a write
+	if !c.traffic.Load() { // avoids a write in all calls but the first
 		c.traffic.Store(true)
 	}
 }
@@ -39,7 +39,7 @@ func (c *Checker) Stat(s Stat) uint64 { return c.stats[s].Load() }
 
 func (c *Checker) count(s Stat) { c.stats[s].Add(1) }
 
-// gauge moves a gauge by 1 if on has changed to after.
+// gauge changes a gauge by 1 or -1 if before and after differ.
 func (c *Checker) gauge(s Stat, before, after bool) {
 	switch {
 	case after && !before:
@@ -57,21 +57,21 @@ type Session struct {
 	status    Status    // guarded by checker.mu
 	healthy   uint32    // passed checks in a row of a failed host; guarded by checker.mu
 	unhealthy uint32    // failures in a row of a healthy host; guarded by checker.mu
-	checked   bool      // whether there was a result; guarded by checker.mu
-	attempt   uint64    // the number of the check under way, or of the last; guarded by checker.mu
-	underWay  bool      // whether a check is under way; guarded by checker.mu
+	checked   bool      // there was a result; guarded by checker.mu
+	attempt   uint64    // the number of the current or last check; guarded by checker.mu
+	underWay  bool      // a check is running; guarded by checker.mu
 	closed    bool      // guarded by checker.mu
 	passedAt  time.Time // guarded by checker.mu
 }
 
-// Session returns a session for a host with this status, which is [NewHost] for most.
+// Session returns a session for a host with this status, usually [NewHost].
 func (c *Checker) Session(s Status) *Session {
 	c.gauge(StatHealthy, false, !s.Failed)
 	c.gauge(StatDegraded, false, s.Degraded)
 	return &Session{checker: c, status: s}
 }
 
-// Start returns the instant of the first check: now, or later because of InitialJitter.
+// Start returns the time of the first check: now, or later because of InitialJitter.
 func (s *Session) Start(now time.Time) time.Time {
 	c := s.checker
 	if c.config.InitialJitter < time.Millisecond {
@@ -84,15 +84,15 @@ func (s *Session) Start(now time.Time) time.Time {
 
 // Attempt is one check of a host.
 type Attempt struct {
-	// Deadline is the instant at which the check has timed out.
+	// Deadline is the time at which the check times out.
 	Deadline time.Time
 
 	session *Session
 	number  uint64
 }
 
-// Begin begins a check at now. One that is still under way is given up; its verdict will be
-// ignored. Begin is false after [Session.Close].
+// Begin begins a check at now. It abandons a check that is still running: the verdict of that
+// check will be ignored. Begin returns false after [Session.Close].
 func (s *Session) Begin(now time.Time) (a Attempt, ok bool) {
 	c := s.checker
 	c.mu.Lock()
@@ -106,8 +106,8 @@ func (s *Session) Begin(now time.Time) (a Attempt, ok bool) {
 	return Attempt{Deadline: now.Add(c.config.Timeout), session: s, number: s.attempt}, true
 }
 
-// Done ends the check at now. It is false, and changes nothing, if the check was ended or
-// given up before, or if the session was closed. It is false for the zero Attempt.
+// Done ends the check at now. It changes nothing and returns false if the check was ended or
+// abandoned before, if the session is closed, and for the zero Attempt.
 func (a Attempt) Done(v Verdict, now time.Time) (step Step, ok bool) {
 	s := a.session
 	if s == nil {
@@ -157,8 +157,8 @@ func (s *Session) pass(degraded bool, now time.Time) Step {
 	return s.end(step)
 }
 
-// clearPending notes that the host has been checked. That alone is a change: it counts
-// from now on.
+// clearPending records that the host has been checked. That is a change, because the host now
+// counts.
 func (s *Session) clearPending(step *Step) {
 	if s.status.Pending {
 		s.status.Pending = false
@@ -183,8 +183,8 @@ func (s *Session) setDegraded(step *Step, degraded bool) {
 	}
 }
 
-// fail handles a failure. A response that says no is believed immediately; what may be the
-// network's fault must repeat itself.
+// fail handles a failure. An unexpected response applies immediately; other failures, which the
+// network may cause, must repeat.
 func (s *Session) fail(v Verdict) Step {
 	c := s.checker
 	step := Step{First: !s.checked}
@@ -217,13 +217,13 @@ func (s *Session) fail(v Verdict) Step {
 	return s.end(step)
 }
 
-// onceMore counts a failure and reports whether it is the one too many.
+// onceMore counts a failure and reports whether the threshold is reached.
 func (s *Session) onceMore() bool {
 	s.unhealthy++
 	return s.unhealthy == s.checker.config.UnhealthyThreshold
 }
 
-// set changes the status, and the gauges with it.
+// set changes the status and the gauges.
 func (s *Session) set(status Status) {
 	s.checker.gauge(StatHealthy, !s.status.Failed, !status.Failed)
 	s.checker.gauge(StatDegraded, s.status.Degraded, status.Degraded)
@@ -236,10 +236,9 @@ func (s *Session) end(step Step) Step {
 	return step
 }
 
-// Fail reports that a response of ordinary traffic carried
-// x-envoy-immediate-health-check-fail. The host fails and is excluded immediately. Checks go on
-// as before, one that is under way included. Fail is false, and does nothing, after
-// [Session.Close].
+// Fail reports that a response of ordinary traffic has x-envoy-immediate-health-check-fail. The
+// host fails and is excluded immediately. Checks continue, including a running one. Fail does
+// nothing and returns false after [Session.Close].
 func (s *Session) Fail() (step Step, ok bool) {
 	s.checker.mu.Lock()
 	defer s.checker.mu.Unlock()
@@ -249,8 +248,8 @@ func (s *Session) Fail() (step Step, ok bool) {
 	return s.fail(Verdict{Failure: Passive, Exclude: true}), true
 }
 
-// Close ends the session: its host no longer counts. The verdict of a check that is under way
-// will be ignored. Close is false if the session was closed before.
+// Close ends the session: its host no longer counts. The verdict of a running check will be
+// ignored. Close returns false if the session was closed before.
 func (s *Session) Close() (step Step, ok bool) {
 	c := s.checker
 	c.mu.Lock()
@@ -271,8 +270,8 @@ func (s *Session) Status() Status {
 	return s.status
 }
 
-// PassedAt returns the instant of the last passed check that found the host failed, or zero:
-// the time since which a host that became healthy has been well, for slow start.
+// PassedAt returns the time of the last passed check of a failed host, or zero: slow start of a
+// host that became healthy begins at that time.
 func (s *Session) PassedAt() time.Time {
 	s.checker.mu.Lock()
 	defer s.checker.mu.Unlock()

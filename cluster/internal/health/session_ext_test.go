@@ -259,7 +259,7 @@ func TestCheck(t *testing.T) {
 		change func(*health.Config)
 		want   string
 	}{
-		"timeout":   {func(c *health.Config) { c.Timeout = 0 }, "health: Config.Timeout: 0s is not positive; write how long a check may take, such as 1s"},
+		"timeout":   {func(c *health.Config) { c.Timeout = 0 }, "health: Config.Timeout: 0s is not positive; write a limit of the time of a check, such as 1s"},
 		"interval":  {func(c *health.Config) { c.Interval = -1 }, "health: Config.Interval: -1ns is negative; write the time between two checks, such as 5s"},
 		"unhealthy": {func(c *health.Config) { c.UnhealthyThreshold = 0 }, "health: Config.UnhealthyThreshold: 0 is not positive; write 1 for "},
 		"healthy":   {func(c *health.Config) { c.HealthyThreshold = 0 }, "health: Config.HealthyThreshold: 0 is not positive; write 1 for "},

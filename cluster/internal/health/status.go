@@ -5,25 +5,25 @@ import (
 	"time"
 )
 
-// Status is what active health checks know of a host: Envoy's health flags, as far as health
-// checks set them.
+// Status is the state of a host by its active health checks: those of Envoy's health flags that
+// health checks set.
 type Status struct {
-	// Failed: the host gets no traffic. Envoy's flag is failed_active_hc.
+	// Failed: the host receives no traffic. Envoy's flag is failed_active_hc.
 	Failed bool
 
-	// Degraded: the host gets traffic only if the others cannot take all. Envoy's flag is
-	// degraded_active_hc.
+	// Degraded: the host receives traffic only if there are too few healthy hosts. Envoy's flag
+	// is degraded_active_hc.
 	Degraded bool
 
-	// Pending: the host has not been checked yet, and is left out of host counts. Envoy's flag
-	// is pending_active_hc; it sets it on new hosts of clusters with
+	// Pending: the host has not been checked yet, and is excluded from host counts. Envoy's flag
+	// is pending_active_hc; Envoy sets it on new hosts of clusters with
 	// ignore_new_hosts_until_first_hc.
 	Pending bool
 
-	// Excluded: the host sent x-envoy-immediate-health-check-fail and is left out of host
-	// counts. Envoy's flag is excluded_via_immediate_hc_fail. As in Envoy it ends only when
-	// a failed host becomes healthy: a host that sent the header with a retriable status, and
-	// passed the next check, keeps it.
+	// Excluded: the host sent x-envoy-immediate-health-check-fail and is excluded from host
+	// counts. Envoy's flag is excluded_via_immediate_hc_fail. As in Envoy it is reset only when a
+	// failed host becomes healthy: a host that sent the header with a retriable status, and
+	// passed the next check, keeps the flag.
 	Excluded bool
 
 	// TimedOut: the host is failed, and the last check timed out. Envoy's flag is
@@ -58,43 +58,43 @@ func (s Status) String() string {
 	return b.String()
 }
 
-// Transition says what a result means for a host's status.
+// Transition is the effect of a result on a host's status. It mirrors Envoy's HealthTransition.
 type Transition uint8
 
-// The transitions, as Envoy's HealthTransition.
+// The transitions.
 const (
-	// Unchanged: the host is what it was.
+	// Unchanged: the status is the same.
 	Unchanged Transition = iota
 	// ChangePending: more results like this will change the host.
 	ChangePending
-	// Changed: the host has changed, and load balancing must know.
+	// Changed: the status has changed, and load balancing must be updated.
 	Changed
 )
 
-// Step is what a result led to.
+// Step is the effect of a result.
 //
 // Steps of [Attempt.Done] and of concurrent calls of [Session.Fail] can reach their callers in
-// any order. A caller that keeps a copy of the status reads it with [Session.Status], under the
-// lock of the copy, whenever Transition is [Changed].
+// any order. A caller that keeps a copy of the status must read it with [Session.Status], holding
+// the lock of the copy, whenever Transition is [Changed].
 type Step struct {
-	// Transition says whether the host changed.
+	// Transition is the effect on the status.
 	Transition Transition
 
-	// Healthy reports whether the check passed. If it did and Status is not Failed, an ejection
+	// Healthy reports whether the check passed. If it passed and Status is not Failed, an ejection
 	// by outlier detection may end.
 	Healthy bool
 
-	// Status is the status from now on.
+	// Status is the new status.
 	Status Status
 
-	// First reports that this was the first result of the session, or its end without any: a
-	// caller that waits for the host's first check need not wait longer.
+	// First reports that this is the first result of the session, or the end of a session without
+	// results: the wait for the host's first check ends.
 	First bool
 
-	// Events are lines of the health check log, oldest first.
+	// Events lists the lines of the health check log, oldest first.
 	Events []Event
 
-	// Next is the instant of the next check. It is zero if the step is not the end of a check.
+	// Next is the time of the next check. It is zero if the step is not the end of a check.
 	Next time.Time
 }
 
@@ -131,10 +131,10 @@ func (k EventKind) String() string {
 
 // Event is one line of the health check log.
 type Event struct {
-	// Kind is what happened.
+	// Kind is the kind of the event.
 	Kind EventKind
 
-	// Failure, Code and Err are those of the verdict. They are set for [EjectUnhealthy] and
+	// Failure, Code and Err are the fields of the verdict. They are set for [EjectUnhealthy] and
 	// [CheckFailed].
 	Failure Failure
 	Code    int
@@ -182,5 +182,5 @@ func (s Stat) String() string {
 	return "unknown"
 }
 
-// Gauge reports whether s can fall.
+// Gauge reports whether s is a gauge.
 func (s Stat) Gauge() bool { return s == StatDegraded || s == StatHealthy }

@@ -7,19 +7,19 @@ import (
 
 // TCPConfig describes a TCP check. It mirrors Envoy's message TcpHealthCheck.
 type TCPConfig struct {
-	// Send is what is sent after the connect. Without Receive nothing is sent.
+	// Send is sent on the connection. Without Receive nothing is sent.
 	Send []byte
 
-	// Receive is what must be received: each segment, in this order, with anything in between.
-	// Without it a connect is enough.
+	// Receive lists the segments that must be received, in this order, with any bytes in between.
+	// Without it a connection is enough.
 	Receive [][]byte
 
-	// CloseConnections makes a new connection for each check. Envoy's field is
-	// reuse_connection, with the opposite meaning. Checks without Receive always do.
+	// CloseConnections makes a new connection for each check. Checks without Receive always make
+	// one. Envoy's field is reuse_connection, with the opposite meaning.
 	CloseConnections bool
 }
 
-// Check returns the reason for which c cannot be used, or nil.
+// Check returns an error if c is invalid.
 func (c TCPConfig) Check() error { return payload(c.Receive).check("TCPConfig") }
 
 // Dialer makes connections, as [net.Dialer] and [crypto/tls.Dialer] do.
@@ -28,8 +28,8 @@ type Dialer interface {
 }
 
 // TCPProber checks a host with TCP connections. Unlike Envoy it does not watch a connection
-// between checks: if the host closes it, the next check fails, and the one after that
-// connects again.
+// between checks: if the host closes it, the next check fails, and the check after that makes a
+// new connection.
 type TCPProber struct {
 	config           TCPConfig
 	dialer           Dialer
@@ -46,7 +46,7 @@ func NewTCPProber(c TCPConfig, d Dialer, network, address string) (*TCPProber, e
 	return &TCPProber{config: c, dialer: d, network: network, address: address}, nil
 }
 
-// Probe connects, unless the connection of the last check is still there, sends and receives.
+// Probe sends and receives. It makes a connection if there is none from the last check.
 func (p *TCPProber) Probe(ctx context.Context) Verdict {
 	if err := p.connect(ctx); err != nil {
 		return broken(ctx, err)
@@ -76,7 +76,7 @@ func (p *TCPProber) connect(ctx context.Context) error {
 	return nil
 }
 
-// exchange sends what is to be sent, and reads until all that is expected has arrived.
+// exchange sends Send and reads until Receive has arrived.
 func (p *TCPProber) exchange(conn net.Conn) error {
 	if len(p.config.Receive) == 0 {
 		return nil

@@ -204,7 +204,7 @@ func TestTCPWriteFails(t *testing.T) {
 func TestTCPCheck(t *testing.T) {
 	t.Parallel()
 	_, err := health.NewTCPProber(health.TCPConfig{Receive: [][]byte{[]byte("a"), nil}}, &net.Dialer{}, "tcp", "")
-	if want := "health: TCPConfig.Receive[1]: the segment is empty; leave it out"; err == nil || err.Error() != want {
+	if want := "health: TCPConfig.Receive[1]: the segment is empty; remove it"; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 }

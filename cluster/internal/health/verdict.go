@@ -8,17 +8,17 @@ import (
 
 // Verdict is the result of one check.
 type Verdict struct {
-	// Result says whether the host passed.
+	// Result is the outcome of the check.
 	Result Result
 
-	// Failure is why it did not, if Result is [Failed].
+	// Failure is the kind of the failure, if Result is [Failed].
 	Failure Failure
 
 	// Retriable makes an [Active] failure count toward UnhealthyThreshold, instead of failing
 	// the host immediately.
 	Retriable bool
 
-	// Exclude reports that the response carried x-envoy-immediate-health-check-fail.
+	// Exclude reports that the response has x-envoy-immediate-health-check-fail.
 	Exclude bool
 
 	// Verified reports that the name of the service was compared with the expected one.
@@ -38,9 +38,9 @@ type Result uint8
 const (
 	// Failed: see [Verdict.Failure].
 	Failed Result = iota
-	// Passed: the host is well.
+	// Passed: the host is healthy.
 	Passed
-	// PassedDegraded: the host is well, but asks for less traffic.
+	// PassedDegraded: the host is degraded.
 	PassedDegraded
 )
 
@@ -49,13 +49,13 @@ type Failure uint8
 
 // The kinds of failures.
 const (
-	// Active: the host responded, and not as it should.
+	// Active: the host sent an unexpected response.
 	Active Failure = iota
-	// Passive: ordinary traffic said so, see [Session.Fail].
+	// Passive: a response of ordinary traffic reported it, see [Session.Fail].
 	Passive
-	// Network: there was no response, or it broke off.
+	// Network: there was no response, or it was incomplete.
 	Network
-	// NetworkTimeout: there was no response in time.
+	// NetworkTimeout: the check timed out.
 	NetworkTimeout
 )
 
@@ -75,11 +75,11 @@ func (f Failure) String() string {
 	}
 }
 
-// network reports whether f counts toward UnhealthyThreshold by itself.
+// network reports whether f is a network failure, which counts toward UnhealthyThreshold.
 func (f Failure) network() bool { return f == Network || f == NetworkTimeout }
 
-// Broken returns the verdict of a check that got no response. If the check's time is up
-// it is a timeout.
+// Broken returns the verdict of a check without a complete response. If ctx has expired, it is a
+// timeout.
 func Broken(err error, timeout bool) Verdict {
 	if timeout {
 		return Verdict{Failure: NetworkTimeout, Err: err}
@@ -87,8 +87,8 @@ func Broken(err error, timeout bool) Verdict {
 	return Verdict{Failure: Network, Err: err}
 }
 
-// broken returns the verdict of a check that ended with err. A dialer notices the end of ctx's
-// time before ctx does.
+// broken returns the verdict of a check that ended with err. A dialer can report the deadline of
+// ctx before ctx has expired.
 func broken(ctx context.Context, err error) Verdict {
 	timeout := errors.Is(ctx.Err(), context.DeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
 	return Broken(err, timeout)

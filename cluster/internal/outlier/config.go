@@ -7,12 +7,12 @@ import (
 )
 
 // Config holds the parameters of a [Detector], each under the name of its field in Envoy's
-// message OutlierDetection. All values are exact: a zero is a zero. Start with [Defaults].
+// message OutlierDetection. No zero value means a default: use [Defaults].
 type Config struct {
 	// Interval is the time between ticks. It must be positive. Default 10s.
 	Interval time.Duration
 
-	// BaseEjectionTime is how long the first ejection lasts; the nth in a row lasts n times as
+	// BaseEjectionTime is the duration of the first ejection; the nth in a row lasts n times as
 	// long. It must be positive. Default 30s.
 	BaseEjectionTime time.Duration
 
@@ -24,12 +24,12 @@ type Config struct {
 	// each ejection. Default 0.
 	MaxEjectionTimeJitter time.Duration
 
-	// MaxEjectionPercent is the share of hosts that may be ejected at the same time: a
-	// host is ejected only if (ejected+1)/hosts stays within it. With the default of 10, no host
-	// of a cluster of fewer than ten is ever ejected, see [Config.Ejects].
+	// MaxEjectionPercent is the maximum share of ejected hosts: a host is ejected only if
+	// (ejected+1)/hosts does not exceed it. With the default of 10, no host of a cluster of
+	// fewer than ten hosts is ever ejected, see [Config.Ejects].
 	MaxEjectionPercent uint32
 
-	// AlwaysEjectOneHost permits one ejected host whatever MaxEjectionPercent says. Default
+	// AlwaysEjectOneHost allows one ejected host, whatever MaxEjectionPercent is. Default
 	// false.
 	AlwaysEjectOneHost bool
 
@@ -37,44 +37,44 @@ type Config struct {
 	// none. Default 5.
 	Consecutive5xx uint32
 
-	// EnforcingConsecutive5xx is the chance, in percent, that a detected run ejects. Default
-	// 100.
+	// EnforcingConsecutive5xx is the probability, in percent, that a detected run ejects.
+	// Default 100.
 	EnforcingConsecutive5xx uint32
 
 	// ConsecutiveGatewayFailure is the length of the run of 502, 503 and 504 that is detected;
 	// another 5xx ends it. Zero detects none. Default 5.
 	ConsecutiveGatewayFailure uint32
 
-	// EnforcingConsecutiveGatewayFailure is the chance, in percent, that a detected run of
-	// gateway failures ejects. Default 0: detected and counted only.
+	// EnforcingConsecutiveGatewayFailure is the probability, in percent, that a detected run of
+	// gateway failures ejects. Default 0: such runs are only counted.
 	EnforcingConsecutiveGatewayFailure uint32
 
-	// SplitExternalLocalOriginErrors keeps what happens on this side (failed connects, resets,
-	// timeouts) apart from what the host responds. Without it a failed connect counts
-	// as a 503, a timeout as a 504. Default false.
+	// SplitExternalLocalOriginErrors separates failures of local origin (failed connects,
+	// resets, timeouts) from the responses of the host. Without it a failed connect counts as
+	// 503 and a timeout as 504. Default false.
 	SplitExternalLocalOriginErrors bool
 
 	// ConsecutiveLocalOriginFailure is the length of the run of local origin failures that is
 	// detected with SplitExternalLocalOriginErrors. Zero detects none. Default 5.
 	ConsecutiveLocalOriginFailure uint32
 
-	// EnforcingConsecutiveLocalOriginFailure is the chance, in percent, that a detected run of
-	// local origin failures ejects. Default 100.
+	// EnforcingConsecutiveLocalOriginFailure is the probability, in percent, that a detected run
+	// of local origin failures ejects. Default 100.
 	EnforcingConsecutiveLocalOriginFailure uint32
 
-	// SuccessRateMinimumHosts is the least number of hosts with enough results for success
-	// rates to be judged. Default 5.
+	// SuccessRateMinimumHosts is the minimum number of hosts with enough results; with fewer
+	// hosts, success rates are not evaluated. Default 5.
 	SuccessRateMinimumHosts uint32
 
-	// SuccessRateRequestVolume is the least number of results in one interval for a host to
-	// take part. Default 100.
+	// SuccessRateRequestVolume is the minimum number of results of a host in an interval; with
+	// fewer results, its success rate is not evaluated. Default 100.
 	SuccessRateRequestVolume uint32
 
-	// SuccessRateStdevFactor is the distance from the mean that is tolerated, in thousandths
-	// of the standard deviation of all hosts. Default 1900.
+	// SuccessRateStdevFactor is the maximum distance below the mean, in thousandths of the
+	// standard deviation of all hosts. Default 1900.
 	SuccessRateStdevFactor uint32
 
-	// EnforcingSuccessRate is the chance, in percent, that a success rate that is too low
+	// EnforcingSuccessRate is the probability, in percent, that a success rate that is too low
 	// ejects. Default 100.
 	EnforcingSuccessRate uint32
 
@@ -82,28 +82,28 @@ type Config struct {
 	// Default 100.
 	EnforcingLocalOriginSuccessRate uint32
 
-	// FailurePercentageThreshold is the percentage of failures from which on a host is
-	// detected. Default 85.
+	// FailurePercentageThreshold is the percentage of failures from which a host is detected.
+	// Default 85.
 	FailurePercentageThreshold uint32
 
-	// FailurePercentageMinimumHosts is the least number of hosts with enough results for
-	// percentages to be judged. Default 5.
+	// FailurePercentageMinimumHosts is the minimum number of hosts with enough results; with
+	// fewer hosts, failure percentages are not evaluated. Default 5.
 	FailurePercentageMinimumHosts uint32
 
-	// FailurePercentageRequestVolume is the least number of results in one interval for a
-	// host's percentage to be judged. Default 50.
+	// FailurePercentageRequestVolume is the minimum number of results of a host in an interval;
+	// with fewer results, its failure percentage is not evaluated. Default 50.
 	FailurePercentageRequestVolume uint32
 
-	// EnforcingFailurePercentage is the chance, in percent, that a failure percentage that is
-	// too high ejects. Default 0: detected and counted only.
+	// EnforcingFailurePercentage is the probability, in percent, that a failure percentage that
+	// is too high ejects. Default 0: it is only counted.
 	EnforcingFailurePercentage uint32
 
 	// EnforcingFailurePercentageLocalOrigin is EnforcingFailurePercentage for local origin
 	// results. Default 0.
 	EnforcingFailurePercentageLocalOrigin uint32
 
-	// SuccessfulActiveHealthCheckUnejectHost makes [Detector.HealthCheckPassed] return an
-	// ejected host. Default true.
+	// SuccessfulActiveHealthCheckUnejectHost makes [Detector.HealthCheckPassed] end an ejection.
+	// Default true.
 	SuccessfulActiveHealthCheckUnejectHost bool
 
 	// DetectDegradedHosts marks hosts that respond with x-envoy-degraded as degraded. Default
@@ -114,7 +114,7 @@ type Config struct {
 // defaultMaxEjectionTime applies unless BaseEjectionTime is longer.
 const defaultMaxEjectionTime = 300 * time.Second
 
-// longest bounds every duration, so that no sum of two overflows.
+// longest is the maximum of every duration, so that no sum of two overflows.
 const longest = time.Duration(1) << 61
 
 // Defaults returns Envoy's defaults, except that MaxEjectionTime is zero, since its default
@@ -141,7 +141,7 @@ func Defaults() Config {
 	}
 }
 
-// Check returns every reason for which Envoy refuses c, joined, or nil.
+// Check returns the joined errors of all fields that Envoy would refuse, or nil.
 func (c Config) Check() error {
 	errs := []error{
 		positive("Interval", c.Interval, "write 10s for the default"),
@@ -193,9 +193,8 @@ func invalid(field, format string, args ...any) error {
 	return fmt.Errorf("outlier: Config.%s: "+format, append([]any{field}, args...)...)
 }
 
-// Ejects reports whether a cluster of so many hosts can have an ejected host at all. If
-// not, MaxEjectionPercent is below the share of a single host, which is rarely what its
-// author meant.
+// Ejects reports whether a cluster with this number of hosts can have an ejected host. If not,
+// MaxEjectionPercent is below the share of one host, which is rarely intended.
 func (c Config) Ejects(hosts int) bool {
 	return hosts > 0 && c.room(0, hosts)
 }
@@ -206,7 +205,7 @@ func (c *Config) room(ejected, hosts int) bool {
 	return within || c.AlwaysEjectOneHost && ejected == 0
 }
 
-// maxEjectionTime resolves the default.
+// maxEjectionTime returns MaxEjectionTime or its default.
 func (c *Config) maxEjectionTime() time.Duration {
 	if c.MaxEjectionTime == 0 {
 		return max(defaultMaxEjectionTime, c.BaseEjectionTime)
@@ -214,8 +213,8 @@ func (c *Config) maxEjectionTime() time.Duration {
 	return c.MaxEjectionTime
 }
 
-// enforcing returns the chance, in percent, that a detection of kind k, which is not Degraded,
-// ejects.
+// enforcing returns the probability, in percent, that a detection of kind k ejects. k must not
+// be Degraded.
 func (c *Config) enforcing(k Kind) uint32 {
 	return [...]uint32{
 		c.EnforcingConsecutive5xx, c.EnforcingConsecutiveGatewayFailure, c.EnforcingConsecutiveLocalOriginFailure,

@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// Detector detects outliers among the hosts of one cluster. K identifies a host; a host that
-// is removed and added again starts anew, so that a pointer to the host's own structure is a
-// good key. The methods are safe for concurrent use.
+// Detector detects outliers among the hosts of one cluster. K identifies a host, such as a
+// pointer to it. A host that is removed and added again has no history. The methods are safe for
+// concurrent use.
 type Detector[K comparable] struct {
 	config Config
 	random func() uint64
@@ -18,15 +18,15 @@ type Detector[K comparable] struct {
 	hosts  map[K]*host[K] // guarded by mu
 	order  []*host[K]     // the same, in the order of their arrival; guarded by mu
 	events []Event[K]     // of the step under way; guarded by mu
-	due    time.Time      // when the next tick is; guarded by mu
-	awake  bool           // whether a tick at due was asked for; guarded by mu
+	due    time.Time      // the time of the next tick; guarded by mu
+	awake  bool           // a tick at due was requested; guarded by mu
 	mean   Average        // of external results; guarded by mu
 	local  Average        // of local origin results; guarded by mu
 }
 
-// New returns a Detector without hosts, whose first interval begins at now. random supplies
-// uniform random numbers, such as [math/rand/v2.Uint64]; it is called under the detector's lock.
-// The error is that of [Config.Check].
+// New returns a Detector without hosts, whose first interval begins at now. random returns
+// uniform random numbers, such as [math/rand/v2.Uint64]; it is called with the detector's lock
+// held. The error is that of [Config.Check].
 func New[K comparable](c Config, random func() uint64, now time.Time) (*Detector[K], error) {
 	if err := c.Check(); err != nil {
 		return nil, err
@@ -38,8 +38,8 @@ func New[K comparable](c Config, random func() uint64, now time.Time) (*Detector
 	}, nil
 }
 
-// Update adds and removes hosts. Hosts that are there already, or not there, are ignored. What
-// is known of the others stays. An ejected host that is removed makes room for another.
+// Update adds and removes hosts. It ignores added hosts that exist and removed hosts that do not.
+// Other hosts keep their state. If an ejected host is removed, another one can be ejected.
 func (d *Detector[K]) Update(added, removed []K) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -78,9 +78,8 @@ func (d *Detector[K]) remove(keys []K) {
 	d.order = kept
 }
 
-// Report counts a result of a host at now. A result of a host that is not there, such as one
-// that was removed in the meantime, is ignored. Report allocates nothing unless it returns an
-// event.
+// Report counts a result of a host at now. It ignores a host that was not added or was removed.
+// Report allocates only if it returns an event.
 func (d *Detector[K]) Report(key K, r Result, now time.Time) Step[K] {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -91,7 +90,7 @@ func (d *Detector[K]) Report(key K, r Result, now time.Time) Step[K] {
 	return d.step(d.wake(now))
 }
 
-// put counts r and reports whether it counts at all.
+// put counts r. It returns false if r is to be ignored.
 func (d *Detector[K]) put(h *host[K], r Result, now time.Time) bool {
 	if r.Outcome == RequestDegraded && d.config.DetectDegradedHosts {
 		d.degrade(h, now)
@@ -139,8 +138,8 @@ func (d *Detector[K]) putLocal(h *host[K], success bool, now time.Time) {
 	}
 }
 
-// detectRun handles a run that is long enough. Nothing is detected of an ejected host: its
-// results are those of calls that were under way, or of panic mode.
+// detectRun handles a run that is long enough. It ignores an ejected host, whose results come from
+// calls that began before the ejection, or from panic mode.
 func (d *Detector[K]) detectRun(h *host[K], r *run, k Kind, now time.Time) {
 	if h.ejection.on {
 		return
@@ -152,8 +151,8 @@ func (d *Detector[K]) detectRun(h *host[K], r *run, k Kind, now time.Time) {
 	*r = 0
 }
 
-// detect counts a detection and ejects the host, if there is room and chance agrees. e holds
-// what the event says of rates.
+// detect counts a detection, and ejects the host if MaxEjectionPercent and the enforcing
+// percentage allow it. e holds the rates of the event.
 func (d *Detector[K]) detect(h *host[K], k Kind, e Event[K], now time.Time) {
 	d.count(k.detected())
 	if h.ejection.on { // by the success rate, at the same tick
@@ -186,7 +185,7 @@ func (d *Detector[K]) degrade(h *host[K], now time.Time) {
 	d.emit(h, &h.degraded, Eject, Degraded, Event[K]{Enforced: true, SuccessRate: none}, now)
 }
 
-// chance reports true in so many percent of calls. It spends no random number on certainty.
+// chance returns true with the probability percent. It uses no random number for 0 and 100.
 func (d *Detector[K]) chance(percent uint32) bool {
 	switch percent {
 	case 0:
@@ -197,18 +196,18 @@ func (d *Detector[K]) chance(percent uint32) bool {
 	return d.random()%100 < uint64(percent)
 }
 
-// jitter draws the time that is added to an ejection.
+// jitter returns the random time that is added to an ejection.
 func (d *Detector[K]) jitter() time.Duration {
 	most := uint64(d.config.MaxEjectionTimeJitter / time.Millisecond) //nolint:gosec // not negative
 	if most == 0 {
 		return 0
 	}
-	return time.Duration(d.random()%(most+1)) * time.Millisecond //nolint:gosec // no more than most
+	return time.Duration(d.random()%(most+1)) * time.Millisecond //nolint:gosec // at most most
 }
 
-// HealthCheckPassed reports that an active health check of a host succeeded at now, and that
-// active health checks consider the host healthy. It ends an ejection, if
-// [Config.SuccessfulActiveHealthCheckUnejectHost] says so; a degradation goes on.
+// HealthCheckPassed reports that an active health check of a host passed at now, and that the
+// host is healthy by its health checks. With [Config.SuccessfulActiveHealthCheckUnejectHost] it
+// ends an ejection. It does not end a degradation.
 func (d *Detector[K]) HealthCheckPassed(key K, now time.Time) Step[K] {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -220,8 +219,8 @@ func (d *Detector[K]) HealthCheckPassed(key K, now time.Time) Step[K] {
 	return d.step(time.Time{}) // an ejected host keeps the detector awake
 }
 
-// uneject ends an ejection. All runs start anew, so that a few more failures do not eject the
-// host again.
+// uneject ends an ejection. It resets all runs, so that a few more failures do not eject the host
+// again.
 func (d *Detector[K]) uneject(h *host[K], now time.Time) {
 	d.activate(-1)
 	h.failures, h.gateway, h.locals = 0, 0, 0
@@ -246,17 +245,16 @@ func (d *Detector[K]) emit(h *host[K], p *penalty, a Action, k Kind, e Event[K],
 	d.events = append(d.events, e)
 }
 
-// step returns the events since the last one.
+// step returns the events since the last step.
 func (d *Detector[K]) step(next time.Time) Step[K] {
 	s := Step[K]{Events: d.events, Next: next}
 	d.events = nil
 	return s
 }
 
-// Tick does what happens once per interval: it ends ejections, judges the results of the
-// interval, and makes future ejections of good hosts shorter. A call before the instant of the
-// last [Step.Next] changes nothing and returns it again; a late one counts as one tick, and the
-// next follows an interval later.
+// Tick does the work of one interval: it ends ejections, evaluates the results of the interval,
+// and shortens future ejections of good hosts. A call before the last [Step.Next] changes nothing
+// and returns it again. A late call counts as one tick, and the next one is an interval later.
 func (d *Detector[K]) Tick(now time.Time) Step[K] {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -292,8 +290,8 @@ func (d *Detector[K]) endPenalties(h *host[K], now time.Time) {
 	}
 }
 
-// Next returns the instant of the next tick. It is false if the detector has nothing to do
-// until the next result. Callers that follow [Step.Next] do not need it.
+// Next returns the time of the next tick. It returns false if the detector is idle until the next
+// result. Callers that use [Step.Next] do not need it.
 func (d *Detector[K]) Next() (at time.Time, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -307,8 +305,8 @@ func (d *Detector[K]) next() time.Time {
 	return time.Time{}
 }
 
-// wake returns the instant of the next tick, if it was not asked for before. The ticks between
-// the last one and now would have changed nothing.
+// wake returns the time of the next tick, or zero if it was requested before. It skips the ticks
+// between the last one and now, which would have changed nothing.
 func (d *Detector[K]) wake(now time.Time) time.Time {
 	if d.awake {
 		return time.Time{}
@@ -320,7 +318,7 @@ func (d *Detector[K]) wake(now time.Time) time.Time {
 	return d.due
 }
 
-// Ejected reports whether the host is ejected. It is false for a host that is not there.
+// Ejected reports whether the host is ejected. It returns false for an unknown host.
 func (d *Detector[K]) Ejected(key K) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -328,7 +326,7 @@ func (d *Detector[K]) Ejected(key K) bool {
 	return h != nil && h.ejection.on
 }
 
-// Status describes a host. It is false for a host that is not there.
+// Status returns the state of a host. It returns false for an unknown host.
 func (d *Detector[K]) Status(key K) (s Status, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -348,8 +346,8 @@ func (d *Detector[K]) Status(key K) (s Status, ok bool) {
 	return s, true
 }
 
-// Averages returns what the last tick found of all hosts, for external and for local origin
-// results.
+// Averages returns the averages of the last tick, for external results and for results of local
+// origin.
 func (d *Detector[K]) Averages() (external, local Average) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -359,7 +357,7 @@ func (d *Detector[K]) Averages() (external, local Average) {
 // Stat returns the value of a statistic. It takes no lock.
 func (d *Detector[K]) Stat(s Stat) uint64 { return d.stats.Value(s) }
 
-// Stats returns the statistics, which may outlive the detector.
+// Stats returns the statistics. They do not refer to the detector.
 func (d *Detector[K]) Stats() *Stats { return d.stats }
 
 // Stats holds the statistics of a Detector.
@@ -371,9 +369,9 @@ func (s *Stats) Value(of Stat) uint64 { return s[of].Load() }
 func (d *Detector[K]) count(s Stat) { d.stats[s].Add(1) }
 
 // ejected returns the number of ejected hosts.
-func (d *Detector[K]) ejected() int { return int(d.stats[EjectionsActive].Load()) } //nolint:gosec // no more than there are hosts
+func (d *Detector[K]) ejected() int { return int(d.stats[EjectionsActive].Load()) } //nolint:gosec // at most the number of hosts
 
 // activate changes the number of ejected hosts by 1 or -1.
 func (d *Detector[K]) activate(by int) {
-	d.stats[EjectionsActive].Add(uint64(by)) //nolint:gosec // -1 wraps, as Add's doc says
+	d.stats[EjectionsActive].Add(uint64(by)) //nolint:gosec // -1 wraps around, see Add
 }

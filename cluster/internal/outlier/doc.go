@@ -1,51 +1,49 @@
-// Package outlier is Envoy's outlier detection as a pure core: it decides, from the
-// results of calls alone, which hosts of a cluster are worse than they may be, and for how
-// long they are ejected. It mirrors Envoy 1.40, message OutlierDetection and statistics
-// outlier_detection.*.
+// Package outlier implements Envoy's outlier detection as a pure core: from the results of
+// calls, it determines which hosts of a cluster are ejected, and for how long. It mirrors
+// Envoy 1.40, message OutlierDetection and statistics outlier_detection.*.
 //
 // # Model
 //
 // A [Detector] holds the hosts of one cluster. It has no clock, no timer and no goroutine:
-// each method takes the instant at which it happens. Results arrive through
-// [Detector.Report]; what Envoy does once per interval happens in [Detector.Tick]. Five kinds
-// of detection exist:
+// each method takes the current time. [Detector.Report] takes results. [Detector.Tick] does
+// the work that Envoy does once per interval. There are five kinds of detection:
 //
 //   - a run of 5xx responses, of gateway failures (502, 503, 504), or of failures of local
-//     origin. A run is detected in the Report that completes it, and starts anew then,
-//     whether the host is ejected or not;
+//     origin. The Report that completes a run detects it, and a new run starts, whether the
+//     host is ejected or not;
 //   - a success rate too far below the mean of all hosts, and a percentage of failures that
-//     is too high. Both are judged by Tick, over the results since the tick before.
+//     is too high. Tick evaluates both, over the results since the previous tick.
 //
-// A detection ejects the host if the cluster has room for one more ejected host
-// ([Config.MaxEjectionPercent]) and if the enforcing percentage of its kind says so. The
-// host returns at the first tick after its ejection time, which grows with each ejection and
-// shrinks with each interval in which the host was not ejected. With
-// [Config.DetectDegradedHosts], a response that carries x-envoy-degraded marks its host as
-// degraded in the same manner.
+// A detection ejects the host if the cluster may have one more ejected host
+// ([Config.MaxEjectionPercent]), with the enforcing percentage of its kind as the
+// probability. The ejection ends at the first tick after the ejection time, which grows with
+// each ejection and shrinks with each interval in which the host was not ejected. With
+// [Config.DetectDegradedHosts], a response with x-envoy-degraded marks its host as degraded
+// in the same way.
 //
 // # Driving a Detector
 //
-// Report and Tick return a [Step]. Its Events say what changed. If its Next is not zero, the
-// caller arranges for one call of Tick at that instant:
+// Report and Tick return a [Step]. Its Events describe the changes. If its Next is not zero,
+// the caller must call Tick once at that time:
 //
 //	step := detector.Report(host, outlier.Result{Outcome: outlier.RequestFailed, Code: 503}, time.Now())
 //	if !step.Next.IsZero() {
 //		time.AfterFunc(time.Until(step.Next), tick)
 //	}
 //
-// At most one Next is outstanding at a time. A detector that has nothing to do has none, and
-// costs nothing until the next result: ticks that change nothing are left out, and those that
-// follow stay on the same grid of intervals.
+// At most one Next is outstanding at a time. An idle detector has none, and needs no time
+// until the next result: it omits ticks that change nothing, and later ticks stay on the same
+// grid of intervals.
 //
 // # Differences from Envoy
 //
-//   - A host that is beyond the success rate and beyond the failure percentage at the same
-//     tick is ejected once. Envoy ejects it twice, so that its ejection lasts twice as long
-//     and ejections_active never falls back to 0. Both detections count here too.
+//   - A host that is detected by its success rate and its failure percentage at the same tick
+//     is ejected once. Envoy ejects it twice, so that its ejection lasts twice as long and
+//     ejections_active never falls back to 0. Both detections are counted here too.
 //   - Envoy counts results in worker threads and ejects in its main thread; results that
-//     arrive in between still count. Here a detection acts before Report returns.
-//   - What began at a tick has lasted for n intervals at the nth tick that follows. In Envoy it
-//     may have lasted for a little less, depending on the load of the machine; an ejection
-//     then ends one tick later, or shrinks one tick later.
+//     arrive in between are counted. Here a detection takes effect before Report returns.
+//   - An ejection that began at a tick has lasted for n intervals at the nth tick after it. In
+//     Envoy it may have lasted for a little less, depending on the load of the machine, and
+//     then ends or shrinks one tick later.
 //   - The jitter of an ejection and that of a degradation are two values, not one.
 package outlier

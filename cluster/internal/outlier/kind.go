@@ -1,6 +1,6 @@
 package outlier
 
-// Kind is what a host was detected by, as Envoy's OutlierEjectionType.
+// Kind is a kind of detection. It mirrors Envoy's OutlierEjectionType.
 type Kind uint8
 
 // The kinds of detection.
@@ -19,7 +19,8 @@ const (
 	FailurePercentage
 	// FailurePercentageLocalOrigin is FailurePercentage of local origin results.
 	FailurePercentageLocalOrigin
-	// Degraded is a response with x-envoy-degraded. It marks its host and ejects none.
+	// Degraded is a response with x-envoy-degraded. It marks its host as degraded and does not
+	// eject it.
 	Degraded
 )
 
@@ -44,10 +45,10 @@ type Stat uint8
 const (
 	// EjectionsActive is the number of ejected hosts, a gauge.
 	EjectionsActive Stat = iota
-	// EjectionsConsecutive5xx is a deprecated twin of EjectionsDetectedConsecutive5xx.
+	// EjectionsConsecutive5xx is deprecated. It equals EjectionsDetectedConsecutive5xx.
 	EjectionsConsecutive5xx
-	// EjectionsDetectedConsecutive5xx counts detections, enforced or not, as do all
-	// EjectionsDetected.
+	// EjectionsDetectedConsecutive5xx counts detected runs of 5xx. Like all EjectionsDetected
+	// statistics, it includes detections that were not enforced.
 	EjectionsDetectedConsecutive5xx
 	// EjectionsDetectedConsecutiveGatewayFailure counts detected runs of gateway failures.
 	EjectionsDetectedConsecutiveGatewayFailure
@@ -82,12 +83,12 @@ const (
 	EjectionsEnforcedSuccessRate
 	// EjectionsEnforcedTotal counts all ejections.
 	EjectionsEnforcedTotal
-	// EjectionsOverflow counts detections that MaxEjectionPercent kept from ejecting.
+	// EjectionsOverflow counts detections whose ejection MaxEjectionPercent prevented.
 	EjectionsOverflow
 	// EjectionsSuccessRate is deprecated: it counts both kinds of success rate detections.
 	EjectionsSuccessRate
-	// EjectionsTotal is deprecated: it counts detections by 5xx and success rate for which there
-	// was room, enforced or not.
+	// EjectionsTotal is deprecated: it counts detections by 5xx and success rate that
+	// MaxEjectionPercent allowed, enforced or not.
 	EjectionsTotal
 
 	// StatCount is the number of statistics.
@@ -125,7 +126,7 @@ func (s Stat) String() string {
 	return "unknown"
 }
 
-// Gauge reports whether s can fall.
+// Gauge reports whether s is a gauge.
 func (s Stat) Gauge() bool { return s == EjectionsActive }
 
 // detected returns the statistic of detections of kind k.

@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// origin says whose results are judged.
+// origin is the origin of the results that are evaluated.
 type origin uint8
 
 const (
-	externalOrigin origin = iota // the hosts' own, and all of them unless origins are split
+	externalOrigin origin = iota // the responses of the hosts, or all results if origins are not split
 	localOrigin
 )
 
@@ -34,8 +34,8 @@ func (h *host[K]) rate(o origin) *rate {
 	return &h.external
 }
 
-// judge judges the last interval of every host that is not ejected, by success rate and then
-// by failure percentage, and returns the success rate of the cluster.
+// judge evaluates the last interval of every host that is not ejected, by success rate and then
+// by failure percentage. It returns the average of the cluster.
 func (d *Detector[K]) judge(o origin, now time.Time) Average {
 	c := &d.config
 	rated, counted := d.eligible(o)
@@ -50,11 +50,11 @@ func (d *Detector[K]) judge(o origin, now time.Time) Average {
 	return average
 }
 
-// enough reports whether so many hosts can be judged.
+// enough reports whether this number of hosts can be evaluated.
 func enough(hosts int, least uint32) bool { return hosts > 0 && int64(hosts) >= int64(least) }
 
-// eligible returns the hosts with enough results for either judgment, and makes their success
-// rates visible.
+// eligible returns the hosts with enough results for each evaluation. It also sets the success
+// rates that [Status] shows.
 func (d *Detector[K]) eligible(o origin) (rated, counted []*host[K]) {
 	c := &d.config
 	if !enough(len(d.order), min(c.SuccessRateMinimumHosts, c.FailurePercentageMinimumHosts)) {
@@ -80,9 +80,9 @@ func (d *Detector[K]) eligible(o origin) (rated, counted []*host[K]) {
 }
 
 // averageOf returns the mean of the hosts' success rates, and the threshold: factor standard
-// deviations below. The order of operations is Envoy's, because rates that lie exactly on the
-// threshold, as one of two hosts does with a factor of 1, are judged by rounding errors. The
-// conversions keep the compiler from fusing operations.
+// deviations below it. The order of operations is Envoy's, because rounding errors decide if a
+// rate is exactly on the threshold, as that of one of two hosts with a factor of 1. The
+// conversions prevent the compiler from fusing operations.
 func averageOf[K comparable](hosts []*host[K], o origin, factor float64) Average {
 	count, sum, variance := float64(len(hosts)), 0.0, 0.0
 	for _, h := range hosts {
