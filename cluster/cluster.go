@@ -129,12 +129,18 @@ func (c *Cluster) setEndpoints(endpoints []Endpoint) error {
 	if c.closed {
 		return ErrClosed
 	}
-	weightsBefore := c.weights
+	var added []*host
+	accepted, undo := false, c.undo()
+	defer func() {
+		if !accepted { // also if Rand panics
+			undo()
+			leaveAll(added)
+		}
+	}()
 	c.weights = localityWeights(endpoints)
 	before := c.byAddress()
 	hosts := make([]*host, len(endpoints))
 	known := make(map[string]*host, len(endpoints))
-	var added []*host
 	for i := range endpoints {
 		e := endpoints[i].endpoint()
 		h := before[e.Address]
@@ -153,20 +159,39 @@ func (c *Cluster) setEndpoints(endpoints []Endpoint) error {
 			removed = append(removed, h)
 		}
 	}
-	err := c.exchange(hosts, known, added, removed)
-	if err != nil {
-		c.weights = weightsBefore
+	if err := c.exchange(hosts, known, added, removed); err != nil {
+		return err
 	}
-	return err
+	accepted = true
+	return nil
+}
+
+// undo returns a function that restores the configuration of the hosts. The caller holds mu.
+func (c *Cluster) undo() func() {
+	hosts, weights := c.hosts, c.weights
+	endpoints := make([]*balance.Endpoint, len(hosts))
+	for i, h := range hosts {
+		endpoints[i] = h.Endpoint()
+	}
+	return func() {
+		c.weights = weights
+		for i, h := range hosts {
+			h.SetEndpoint(*endpoints[i])
+		}
+	}
+}
+
+// leaveAll makes hosts leave the cluster.
+func leaveAll(hosts []*host) {
+	for _, h := range hosts {
+		h.leave()
+	}
 }
 
 // exchange has picks use other hosts. The caller holds mu.
 func (c *Cluster) exchange(hosts []*host, known map[string]*host, added, removed []*host) error {
 	c.begin(added)
 	if err := c.balancer.Update(c.membership(hosts), c.now()); err != nil {
-		for _, h := range added {
-			h.leave()
-		}
 		return fmt.Errorf("cluster: Config.Endpoints: %w", err)
 	}
 	c.stats.lb[membershipChange].Add(priorities(added, removed))
@@ -274,9 +299,7 @@ func (c *Cluster) Close() {
 	if c.tls != nil {
 		c.tls.Close()
 	}
-	for _, h := range hosts {
-		h.leave()
-	}
+	leaveAll(hosts)
 }
 
 // isClosed reports whether Close was called.

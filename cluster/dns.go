@@ -79,7 +79,7 @@ type DNS struct {
 
 	// Lookup looks a name up instead of DNS. Network is "ip4" or "ip6". A [net.DNSError] with
 	// IsNotFound, as well as no address, means that there is none. Servers, UseTCP and NoSearch are
-	// an error beside it.
+	// an error beside it. It must not call Close.
 	Lookup func(ctx context.Context, network, name string) ([]net.IPAddr, error) `json:"-"`
 }
 
@@ -174,6 +174,7 @@ func (c *Cluster) firstLookupsEnded() {
 // resolved makes the addresses that were found the hosts. One that several names have is a host of
 // the first.
 func (c *Cluster) resolved(found []resolve.Host) {
+	defer randPanicked()
 	var endpoints []Endpoint
 	seen := map[string]bool{}
 	for _, h := range found {

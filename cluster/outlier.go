@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"errors"
 	"math/rand/v2"
 	"net/http"
@@ -264,14 +265,14 @@ func (r *route) reset(p *pick, end *policy.Outcome) {
 	}
 }
 
-// took does what the detector asks for.
+// took does what the detector asks for. The next tick is scheduled first: Rand may panic in eject.
 func (c *Cluster) took(step outlier.Step[*host]) {
+	c.schedule(step.Next)
 	if len(step.Events) != 0 {
 		c.mu.Lock()
+		defer c.mu.Unlock()
 		c.eject(step.Events)
-		c.mu.Unlock()
 	}
-	c.schedule(step.Next)
 }
 
 // schedule has the detector called at an instant, if there is one.
@@ -281,11 +282,20 @@ func (c *Cluster) schedule(next time.Time) {
 	}
 }
 
-// tick does what the detector does once per interval.
+// tick does what the detector does once per interval. If Rand panics, the tick is repeated later.
 func (c *Cluster) tick() {
-	if !c.isClosed() {
-		c.took(c.detector.Tick(time.Now()))
+	if c.isClosed() {
+		return
 	}
+	ticked := false
+	defer func() {
+		if !ticked {
+			c.schedule(time.Now().Add(cmp.Or(c.cfg.Outlier.Interval, outlier.Defaults().Interval)))
+		}
+	}()
+	step := c.detector.Tick(time.Now())
+	ticked = true
+	c.took(step)
 }
 
 // eject makes the hosts what the detector says of them. The caller holds mu.
