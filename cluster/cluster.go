@@ -21,10 +21,11 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// ErrClosed is the error of calls after [Cluster.Close].
+// ErrClosed is wrapped by the error of calls after [Cluster.Close].
 var ErrClosed = errors.New("cluster: closed")
 
-// ErrNoHosts is wrapped by the error of [Cluster.WaitReady] if there is no host to call.
+// ErrNoHosts is wrapped by the error of a call for which no host can be picked, and by that of
+// [Cluster.WaitReady] if there is no host to call.
 var ErrNoHosts = errors.New("cluster: no hosts")
 
 // Cluster is a [Config] with its hosts and connections. It is a policy: several upstreams, such as
@@ -271,7 +272,7 @@ func (h *host) status() HostStatus {
 	return HostStatus{
 		Endpoint: Endpoint{
 			Address: e.Address, Hostname: e.Hostname, Weight: max(int(e.Weight), 1), Priority: e.Priority,
-			Locality: Locality(e.Locality), Metadata: e.Metadata,
+			Locality: Locality(e.Locality), Metadata: e.Metadata, Health: statedHealth(e.Status),
 		},
 		Health: [...]Health{balance.Healthy: Healthy, balance.Degraded: Degraded, balance.Unhealthy: Unhealthy}[flags.Health()],
 		Flags:  flags.String(), Active: int(h.Active()),

@@ -17,10 +17,12 @@
 // # Hosts
 //
 // A pick chooses the priority, by the share of its hosts that are healthy; then, if it is configured
-// so, the locality ([ZoneAware], [LocalityWeighted]); then the host, by [Config] LBPolicy. Hosts, order and probabilities are Envoy's. A retry can avoid the hosts of the
-// attempts before: see retry.Config.
+// so, the locality ([ZoneAware], [LocalityWeighted]); then the host, by [Config] LBPolicy. Hosts,
+// order and probabilities are Envoy's. A retry avoids the hosts of previous attempts, unless
+// retry.Config.Hosts says otherwise. [pillion.Info.Endpoint] reports the host of a call.
 //
-// A call for which there is no host is refused, with flag UH; it is not retried.
+// A call for which no host can be picked is refused, with flag UH, and is not retried. Its error wraps
+// [ErrNoHosts].
 //
 // # Connections
 //

@@ -27,6 +27,27 @@ func TestCluster_updateRefused(t *testing.T) {
 	}
 }
 
+// TestCluster_hostsUpdate gets back what Hosts returned when Update is called with it.
+func TestCluster_hostsUpdate(t *testing.T) {
+	c := made(t, cluster.Config{Endpoints: []cluster.Endpoint{
+		{Address: "127.0.0.1:1", Health: cluster.Draining, Hostname: "soup", Weight: 3, Priority: 1, LocalityWeight: 2, Locality: cluster.Locality{Zone: "a"}},
+		{Address: "127.0.0.1:2", Health: cluster.Degraded},
+		{Address: "127.0.0.1:3", Health: cluster.TimedOut},
+		{Address: "127.0.0.1:4"},
+	}})
+	before := c.Hosts()
+	var endpoints []cluster.Endpoint
+	for _, h := range before {
+		endpoints = append(endpoints, h.Endpoint)
+	}
+	if err := c.Update(endpoints); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, c.Hosts()); diff != "" {
+		t.Errorf("the hosts changed (-before +after):\n%s", diff)
+	}
+}
+
 // TestMaxConnectionDuration_long keeps a connection whose age limit with its jitter exceeds any duration.
 func TestMaxConnectionDuration_long(t *testing.T) {
 	address, _ := server(t, "a")
