@@ -85,23 +85,22 @@ func TestRand_panicsInTimer(t *testing.T) {
 			panic("soup")
 		}
 		return 0
-	}, 50*time.Millisecond)
+	}, time.Second)
 	u := upstream(t, c)
 	get(t, u) // ejects a host immediately
 	armed.Store(true)
-	get(t, u) // ejects another one at the end of the window
+	func() {
+		defer func() { _ = recover() }() // on a slow machine the window has ended
+		get(t, u)                        // ejects another one at the end of the window
+	}()
 	select {
 	case <-panicked:
 	case <-time.After(10 * time.Second):
 		t.Fatal("got no panic at the end of the window")
 	}
 	armed.Store(false)
-	time.Sleep(60 * time.Millisecond)
-	for range 3 { // eject the last one
-		get(t, u)
-	}
 	deadline := time.Now().Add(10 * time.Second)
-	for {
+	for { // ejects the others
 		if _, err := get(t, u); err != nil && strings.Contains(err.Error(), "no healthy upstream") {
 			return
 		}
