@@ -227,7 +227,7 @@ func (c *Config) connectionAge() func() time.Duration {
 	if least <= 0 {
 		return nil
 	}
-	return func() time.Duration { return least + time.Duration(rand.Float64()*jitter*float64(least)) } //nolint:gosec // not a secret
+	return func() time.Duration { return pool.Lengthened(least, rand.Float64()*jitter) } //nolint:gosec // it is no secret
 }
 
 // Failed counts a failed connect.

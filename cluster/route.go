@@ -56,6 +56,8 @@ func (d routed) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 		return nil, err
 	}
 	r := &route{cluster: d.cluster, cfg: d.cfg, slot: b.Slot(), upstream: b.Upstream(), next: next, selection: otherHosts(), leaveZone: leaveZoneAfter}
+	r.noHosts = noHostError{"cluster: " + r.upstream + ": no healthy upstream: no host can be picked", ErrNoHosts}
+	r.closed = noHostError{"cluster: " + r.upstream + ": the cluster is closed", ErrClosed}
 	r.slots = sync.OnceValue(r.lent)
 	r.end = r.ended
 	if !b.Carry(r) {
@@ -90,6 +92,8 @@ type route struct {
 	slots     func() pool.Slots
 	selection policy.HostSelection
 	leaveZone int // the number of rejected picks after which a retry may leave the zone; 0 for never
+
+	noHosts, closed noHostError
 }
 
 // route implements these interfaces, which other packages detect by type assertion.
@@ -141,8 +145,16 @@ type pick struct {
 	stream   pool.Stream
 }
 
-// errNoHealthy is the error of a call if no host can be picked.
-var errNoHealthy = errors.New("cluster: no healthy upstream: no host can be picked")
+// A noHostError is the error of a call for which there is no host.
+type noHostError struct {
+	text  string
+	cause error // ErrNoHosts or ErrClosed
+}
+
+func (e *noHostError) Error() string { return e.text }
+
+// Unwrap returns ErrNoHosts or ErrClosed.
+func (e *noHostError) Unwrap() error { return e.cause }
 
 // call picks the host of an attempt.
 func (r *route) call(ctx context.Context, c *policy.Call) *policy.Outcome {
@@ -188,9 +200,9 @@ var errUnwound = errors.New("cluster: the call panicked or ended its goroutine")
 // noHost returns the reason why no host was picked.
 func (r *route) noHost() error {
 	if r.cluster.isClosed() {
-		return ErrClosed
+		return &r.closed
 	}
-	return errNoHealthy
+	return &r.noHosts
 }
 
 // pick picks a host for the attempt, nil if there is none.
