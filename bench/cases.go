@@ -105,7 +105,7 @@ func groups() []group {
 		allGroup("stub with a body", stub{200, body}, "http://bench/"),
 		allGroup("stub with http.NoBody", stub{200, ""}, "http://bench/"),
 		allGroup("loopback", transport, server.URL),
-	}, slices.Concat(commandGroups(), metricsGroups(), tracingGroups(), grpcGroups())...)
+	}, slices.Concat(commandGroups(), metricsGroups(), tracingGroups(), grpcGroups(), clusterGroups())...)
 }
 
 const body = "a body of some length, like a small response has"

@@ -89,7 +89,8 @@ func grpcStubGroup() group {
 	}, true}
 }
 
-func grpcLoopbackGroup() group {
+// grpcServer starts a server, which runs until the program ends, and returns its address.
+func grpcServer() string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		log.Fatal(err)
@@ -97,10 +98,15 @@ func grpcLoopbackGroup() group {
 	server := grpc.NewServer()
 	healthpb.RegisterHealthServer(server, health.NewServer())
 	go func() { _ = server.Serve(l) }()
+	return l.Addr().String()
+}
+
+func grpcLoopbackGroup() group {
+	address := grpcServer()
 	return group{grpcLoopback, []candidate{
-		{"bare", grpcOver(l.Addr().String())},
-		{"pillion", grpcOver(l.Addr().String(), pilliongrpc.DialOptions(upstream(grpcPolicies()...))...)},
-		{"failsafegrpc, uncounted", grpcOver(l.Addr().String(), grpc.WithUnaryInterceptor(failsafeGRPC()))},
+		{"bare", grpcOver(address)},
+		{"pillion", grpcOver(address, pilliongrpc.DialOptions(upstream(grpcPolicies()...))...)},
+		{"failsafegrpc, uncounted", grpcOver(address, grpc.WithUnaryInterceptor(failsafeGRPC()))},
 	}, false}
 }
 

@@ -51,6 +51,14 @@ func run(o options) error {
 			tables = append(tables, t)
 		}
 	}
+	if strings.Contains(clusterPicks, o.only) {
+		t, err := pickTable()
+		if err != nil {
+			return err
+		}
+		fmt.Println(t.text())
+		tables = append(tables, t)
+	}
 	if err := write(o, tables); err != nil {
 		return err
 	}

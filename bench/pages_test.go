@@ -56,6 +56,38 @@ func TestMarkdown(t *testing.T) {
 	}
 }
 
+// TestBound checks a bound of time and allocations, and one of allocations alone. What was not measured
+// holds no bound.
+func TestBound(t *testing.T) {
+	tab := table{group{name: "work"}, map[string]result{"a": {added: 30, addedA: 1}, "b": {added: 20}}}
+	tests := []struct {
+		b     bound
+		holds bool
+	}{
+		{bound{"work", "a", "b", 1.5, 1}, true},
+		{bound{"work", "a", "b", 1.4, 1}, false},
+		{bound{"work", "a", "b", 1.5, 0}, false},
+		{bound{"work", "a", "", 0, 1}, true},
+		{bound{"work", "a", "", 0, 0}, false},
+		{bound{"work", "nothing", "nothing either", 1, 0}, false},
+	}
+	for _, test := range tests {
+		if err := test.b.check(tab); (err == nil) != test.holds {
+			t.Errorf("%+v: got %v, want it to hold: %t", test.b, err, test.holds)
+		}
+	}
+}
+
+func TestReadPicks(t *testing.T) {
+	got := readPicks("goos: linux\nBenchmarkPickCost/round_robin/EDF-2 \t 1\t 0.5 allocs/pick\t 145.5 ns/pick\nBenchmarkPickCost/reference-16 1 0 allocs/pick 30 ns/pick\nPASS\n")
+	if r := got.results["round robin/EDF"]; r.added != 145.5 || r.addedA != 0.5 {
+		t.Errorf("got %+v, want 145.5 ns and 0.5 allocations", r)
+	}
+	if r := got.results[pickReference]; r.added != 30 || len(got.group.candidates) != 3 {
+		t.Errorf("got %+v of %d rows, want 30 ns of 3", r, len(got.group.candidates))
+	}
+}
+
 func TestWritePage(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "page.md")
 	write := func(text string) {

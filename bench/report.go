@@ -24,8 +24,8 @@ func (t table) text() string {
 	return b.String()
 }
 
-// bound says that a candidate adds at most factor times the time of another, and at
-// most so many allocations.
+// bound says that a candidate adds at most factor times the time of another, unless that is "", and
+// at most so many allocations.
 type bound struct {
 	group     string // the beginning of the group's name
 	candidate string
@@ -51,22 +51,30 @@ var bounds = []bound{
 
 func checkBounds(tables []table) error {
 	var bad []error
-	for _, b := range slices.Concat(bounds, commandBounds(), metricsBounds(), tracingBounds(), grpcBounds()) {
+	for _, b := range slices.Concat(bounds, commandBounds(), metricsBounds(), tracingBounds(), grpcBounds(), clusterBounds()) {
 		for _, t := range tables {
-			if !strings.HasPrefix(t.group.name, b.group) {
-				continue
+			if strings.HasPrefix(t.group.name, b.group) {
+				bad = append(bad, b.check(t))
 			}
-			ours, rival := t.results[b.candidate], t.results[b.rival]
-			ratio := ours.added / rival.added
-			verdict := "ok"
-			if ratio > b.factor || ours.addedA > b.allocs+0.5 {
-				verdict = "FAIL"
-				bad = append(bad, fmt.Errorf("bench: %s: %s: %.2f of %s, bound %.2f; %.1f allocations, bound %.0f",
-					t.group.name, b.candidate, ratio, b.rival, b.factor, ours.addedA, b.allocs))
-			}
-			fmt.Printf("%-4s %s: %s is %.2f of %s (at most %.2f), %.1f allocations (at most %.0f)\n",
-				verdict, t.group.name, b.candidate, ratio, b.rival, b.factor, ours.addedA, b.allocs)
 		}
 	}
 	return errors.Join(append(append(bad, checkScrapes(tables)...), checkDrops())...)
+}
+
+// check prints whether the bound holds in t, and returns an error if it does not.
+func (b bound) check(t table) error {
+	ours := t.results[b.candidate]
+	holds, text := ours.addedA <= b.allocs+0.5, fmt.Sprintf("%.1f allocations (at most %.0f)", ours.addedA, b.allocs)
+	if b.rival != "" {
+		ratio := ours.added / t.results[b.rival].added
+		holds = holds && ratio <= b.factor
+		text = fmt.Sprintf("%.2f of %s (at most %.2f), %s", ratio, b.rival, b.factor, text)
+	}
+	text = fmt.Sprintf("%s: %s is %s", t.group.name, b.candidate, text)
+	if !holds {
+		fmt.Println("FAIL", text)
+		return errors.New("bench: " + text)
+	}
+	fmt.Println("ok  ", text)
+	return nil
 }

@@ -77,11 +77,8 @@ func (r *route) attach(ctx context.Context, c *policy.Call, p *pick) error {
 			return err
 		}
 		h := r.pick(c)
-		if h == nil {
-			return errNoHealthy
-		}
-		if r.cluster.isClosed() {
-			return ErrClosed
+		if h == nil || r.cluster.isClosed() {
+			return r.noHost()
 		}
 		p.host = h
 		c.SetEndpoint(h.address)
@@ -97,7 +94,7 @@ func (r *route) explain(c *policy.Call, o *policy.Outcome, err error) {
 		r.overflow(c, o, refused)
 	case errors.As(err, &failed):
 		r.unconnected(o, failed)
-	case errors.Is(err, errNoHealthy), errors.Is(err, ErrClosed):
+	case errors.Is(err, ErrNoHosts), errors.Is(err, ErrClosed):
 		r.refuse(c, o, err, envoy.NoHealthyUpstream)
 	}
 }

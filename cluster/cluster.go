@@ -21,10 +21,12 @@ import (
 	"github.com/pillion-go/pillion/policy"
 )
 
-// ErrClosed is the error of calls and of methods that are called after [Cluster.Close].
+// ErrClosed is wrapped by the error of a call after [Cluster.Close], and is the error of the cluster's
+// methods after it.
 var ErrClosed = errors.New("cluster: closed")
 
-// ErrNoHosts is the error of [Cluster.WaitReady] if no host is available.
+// ErrNoHosts is wrapped by the error of a call for which no host can be picked, and by that of
+// [Cluster.WaitReady] if no host is available.
 var ErrNoHosts = errors.New("cluster: no hosts")
 
 // Cluster holds the hosts and connections of a [Config]. It is a policy that several upstreams can
@@ -134,12 +136,18 @@ func (c *Cluster) setEndpoints(endpoints []Endpoint) error {
 	if c.closed {
 		return ErrClosed
 	}
-	weightsBefore := c.weights
+	var added []*host
+	accepted, undo := false, c.undo()
+	defer func() {
+		if !accepted { // also if Rand panics
+			undo()
+			leaveAll(added)
+		}
+	}()
 	c.weights = localityWeights(endpoints)
 	before := c.byAddress()
 	hosts := make([]*host, len(endpoints))
 	known := make(map[string]*host, len(endpoints))
-	var added []*host
 	for i := range endpoints {
 		e := endpoints[i].endpoint()
 		h := before[e.Address]
@@ -158,20 +166,39 @@ func (c *Cluster) setEndpoints(endpoints []Endpoint) error {
 			removed = append(removed, h)
 		}
 	}
-	err := c.exchange(hosts, known, added, removed)
-	if err != nil {
-		c.weights = weightsBefore
+	if err := c.exchange(hosts, known, added, removed); err != nil {
+		return err
 	}
-	return err
+	accepted = true
+	return nil
+}
+
+// undo returns a function that restores the configuration of the hosts. The caller holds mu.
+func (c *Cluster) undo() func() {
+	hosts, weights := c.hosts, c.weights
+	endpoints := make([]*balance.Endpoint, len(hosts))
+	for i, h := range hosts {
+		endpoints[i] = h.Endpoint()
+	}
+	return func() {
+		c.weights = weights
+		for i, h := range hosts {
+			h.SetEndpoint(*endpoints[i])
+		}
+	}
+}
+
+// leaveAll makes hosts leave the cluster.
+func leaveAll(hosts []*host) {
+	for _, h := range hosts {
+		h.leave()
+	}
 }
 
 // exchange replaces the hosts that picks use. The caller holds mu.
 func (c *Cluster) exchange(hosts []*host, known map[string]*host, added, removed []*host) error {
 	c.begin(added)
 	if err := c.balancer.Update(c.membership(hosts), c.now()); err != nil {
-		for _, h := range added {
-			h.leave()
-		}
 		return fmt.Errorf("cluster: Config.Endpoints: %w", err)
 	}
 	c.stats.lb[membershipChange].Add(priorities(added, removed))
@@ -253,7 +280,7 @@ func (h *host) status() HostStatus {
 	return HostStatus{
 		Endpoint: Endpoint{
 			Address: e.Address, Hostname: e.Hostname, Weight: max(int(e.Weight), 1), Priority: e.Priority,
-			Locality: Locality(e.Locality), Metadata: e.Metadata,
+			Locality: Locality(e.Locality), Metadata: e.Metadata, Health: statedHealth(e.Status),
 		},
 		Health: [...]Health{balance.Healthy: Healthy, balance.Degraded: Degraded, balance.Unhealthy: Unhealthy}[flags.Health()],
 		Flags:  flags.String(), Active: int(h.Active()),
@@ -283,9 +310,7 @@ func (c *Cluster) Close() {
 	if c.tls != nil {
 		c.tls.Close()
 	}
-	for _, h := range hosts {
-		h.leave()
-	}
+	leaveAll(hosts)
 }
 
 // isClosed reports whether Close was called.

@@ -98,7 +98,7 @@ func TestCluster_noHosts(t *testing.T) {
 	ctx, info := pillion.WithInfo(t.Context())
 	req, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://recipes.internal/", nil)
 	_, err := u.Transport(nil).RoundTrip(req)
-	if err == nil || !strings.Contains(err.Error(), "no healthy upstream") {
+	if !errors.Is(err, cluster.ErrNoHosts) || err.Error() != "cluster: recipes: no healthy upstream: no host can be picked" {
 		t.Errorf("got %v, want no healthy upstream", err)
 	}
 	if got := info.Flags().String() + " " + info.Detail().String(); got != "UH no_healthy_upstream" {

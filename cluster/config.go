@@ -496,6 +496,16 @@ var (
 	}
 )
 
+// statedHealth returns the health that stands for a status in an [Endpoint].
+func statedHealth(s balance.Status) Health {
+	for h, of := range healths {
+		if of == s && h != "" {
+			return h
+		}
+	}
+	return Healthy
+}
+
 // balance returns the configuration of the balancer.
 func (c *Config) balance(s *stats) balance.Config {
 	return balance.Config{

@@ -81,7 +81,10 @@ func (r *route) Attach(c *policy.Call, on policy.HostConnection, o *policy.Outco
 	}
 	p.on = made
 	made.served.Add(1)
-	p.host.Observe(pool.RqTotal, 1)
+	if !p.counted { // gRPC may find the connection closed, and wait for another one
+		p.counted = true
+		p.host.Observe(pool.RqTotal, 1)
+	}
 	p.host.Observe(pool.RqActive, 1)
 	r.connected(p)
 	r.limit(c, p)
@@ -224,7 +227,7 @@ func (c *Config) connectionAge() func() time.Duration {
 	if least <= 0 {
 		return nil
 	}
-	return func() time.Duration { return least + time.Duration(rand.Float64()*jitter*float64(least)) } //nolint:gosec // not a secret
+	return func() time.Duration { return pool.Lengthened(least, rand.Float64()*jitter) } //nolint:gosec // it is no secret
 }
 
 // Failed counts a failed connect.

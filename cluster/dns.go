@@ -88,8 +88,8 @@ type DNS struct {
 	// Lookup, if set, replaces DNS: it returns the addresses of a name. network is "ip4" or "ip6". No
 	// address and no error means that the name has none, and so does a [net.DNSError] with
 	// IsNotFound; any other error is a failed lookup. ctx ends when the lookup times out or the
-	// cluster is closed. A panic is a failed lookup, too. It must be safe for concurrent use. Lookup
-	// together with Servers, UseTCP or NoSearch is an error.
+	// cluster is closed. A panic is a failed lookup, too. It must be safe for concurrent use, and must
+	// not call Close. Lookup together with Servers, UseTCP or NoSearch is an error.
 	Lookup func(ctx context.Context, network, name string) ([]net.IPAddr, error) `json:"-"`
 }
 
@@ -183,6 +183,7 @@ func (c *Cluster) firstLookupsEnded() {
 // resolved replaces the hosts by those that were found. If several names have the same address, the
 // host belongs to the first name.
 func (c *Cluster) resolved(found []resolve.Host) {
+	defer randPanicked()
 	var endpoints []Endpoint
 	seen := map[string]bool{}
 	for _, h := range found {

@@ -95,7 +95,7 @@ func TestLogicalDNS(t *testing.T) {
 	}
 }
 
-// TestDNS_many makes 10,000 hosts of 10,000 addresses.
+// TestDNS_many makes a host of each of 10,000 addresses, and calls them in turn.
 func TestDNS_many(t *testing.T) {
 	z := &zone{}
 	addresses := make([]string, 10_000)
@@ -104,13 +104,48 @@ func TestDNS_many(t *testing.T) {
 	}
 	z.set(addresses...)
 	cfg := named(z, cluster.StrictDNS, "80")
-	cfg.DNS.RefreshRate = time.Hour
+	cfg.DNS.RefreshRate, cfg.Transport = time.Hour, stubTransport()
 	c := made(t, cfg)
 	if err := c.WaitReady(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if got := len(c.Hosts()); got != len(addresses) {
 		t.Errorf("got %d hosts, want %d", got, len(addresses))
+	}
+	const calls = 200
+	u, called := upstream(t, c), map[string]bool{}
+	for range calls {
+		ctx, info := pillion.WithInfo(t.Context())
+		req, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://recipes/", nil)
+		resp, err := u.Transport(nil).RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		called[info.Endpoint()] = true
+	}
+	if len(called) != calls {
+		t.Errorf("got %d hosts in %d calls, want another one each time", len(called), calls)
+	}
+}
+
+// TestDNS_empty refuses calls if the first answer has no addresses, and serves them once there are some.
+func TestDNS_empty(t *testing.T) {
+	a, _ := server(t, "a")
+	_, port, _ := net.SplitHostPort(a)
+	for _, kind := range []cluster.Type{cluster.StrictDNS, cluster.LogicalDNS} {
+		z := &zone{}
+		z.set()
+		c := made(t, named(z, kind, port))
+		u := upstream(t, c)
+		if _, err := get(t, u); err == nil || !strings.Contains(err.Error(), "no healthy upstream") {
+			t.Errorf("%s: got %v, want no healthy upstream", kind, err)
+		}
+		z.set("127.0.0.1")
+		waitFor(t, func() bool { return len(c.Hosts()) == 1 })
+		if body, err := get(t, u); err != nil || body != "a" {
+			t.Errorf("%s: got %q, %v, want a", kind, body, err)
+		}
 	}
 }
 

@@ -20,9 +20,11 @@
 // A pick has three steps. It selects the priority, by the share of healthy hosts in each priority;
 // then the locality, if [ZoneAware] or [LocalityWeighted] is set; then the host, by LBPolicy of the
 // [Config]. The hosts, their sequence and the probabilities are those of Envoy. By default a retry
-// avoids the hosts of earlier attempts; Hosts of retry.Config changes that.
+// avoids the hosts of earlier attempts; Hosts of retry.Config changes that. [pillion.Info.Endpoint]
+// reports the host of a call.
 //
-// If no host can be picked, the call is refused with the flag UH and is not retried.
+// If no host can be picked, the call is refused with the flag UH and is not retried. Its error wraps
+// [ErrNoHosts].
 //
 // # Connections
 //

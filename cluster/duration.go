@@ -36,7 +36,7 @@ func (r *route) limit(c *policy.Call, p *pick) {
 	l, stream := &streamLimit{}, (*policy.Attempt)(c).Stream()
 	l.timer = time.AfterFunc(d, func() {
 		l.expired.Store(true)
-		stream.Cancel(errMaxStreamDuration)
+		stream.Break(errMaxStreamDuration)
 	})
 	p.limit = l
 }

@@ -3,6 +3,8 @@ package cluster
 import (
 	"time"
 	"weak"
+
+	"github.com/pillion-go/pillion/internal/report"
 )
 
 // mergeWindow collects changes of health. The first change is published immediately; the changes
@@ -47,6 +49,7 @@ func (c *Cluster) windowEnded() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.closed && c.merge.timer != nil {
+		c.merge.stop() // a later change starts another timer, also if Rand panics in publish
 		c.publish(c.now())
 	}
 }
@@ -62,8 +65,16 @@ func (c *Cluster) publish(now time.Duration) {
 func later(c *Cluster, d time.Duration, do func(*Cluster)) *time.Timer {
 	ref := weak.Make(c)
 	return time.AfterFunc(d, func() {
+		defer randPanicked()
 		if c := ref.Value(); c != nil {
 			do(c)
 		}
 	})
+}
+
+// randPanicked reports a panic of Rand in a goroutine of the cluster. It is to be deferred.
+func randPanicked() {
+	if p := recover(); p != nil {
+		report.Panic("the function Rand of a cluster", p)
+	}
 }

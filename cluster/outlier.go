@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"errors"
 	"math/rand/v2"
 	"net/http"
@@ -215,7 +216,7 @@ func (r *route) responded(c *policy.Call, p *pick, o *policy.Outcome) {
 	if !ok {
 		return
 	}
-	p.reported = true
+	p.reported = !o.Has(policy.NoResponse) // else its end reports nothing more
 	r.cluster.took(d.Report(p.host, result, time.Now()))
 }
 
@@ -278,14 +279,14 @@ func (r *route) reset(p *pick, end *policy.Outcome) {
 	}
 }
 
-// took applies a step of the detector.
+// took applies a step of the detector. The next tick is scheduled first: Rand may panic in eject.
 func (c *Cluster) took(step outlier.Step[*host]) {
+	c.schedule(step.Next)
 	if len(step.Events) != 0 {
 		c.mu.Lock()
+		defer c.mu.Unlock()
 		c.eject(step.Events)
-		c.mu.Unlock()
 	}
-	c.schedule(step.Next)
 }
 
 // schedule calls the detector at the time next, unless next is zero.
@@ -295,11 +296,20 @@ func (c *Cluster) schedule(next time.Time) {
 	}
 }
 
-// tick runs the interval of the detector.
+// tick runs the interval of the detector. If Rand panics, the tick is repeated later.
 func (c *Cluster) tick() {
-	if !c.isClosed() {
-		c.took(c.detector.Tick(time.Now()))
+	if c.isClosed() {
+		return
 	}
+	ticked := false
+	defer func() {
+		if !ticked {
+			c.schedule(time.Now().Add(cmp.Or(c.cfg.Outlier.Interval, outlier.Defaults().Interval)))
+		}
+	}()
+	step := c.detector.Tick(time.Now())
+	ticked = true
+	c.took(step)
 }
 
 // eject applies the detector's state of hosts. The caller holds mu.

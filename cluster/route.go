@@ -56,6 +56,8 @@ func (d routed) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 		return nil, err
 	}
 	r := &route{cluster: d.cluster, cfg: d.cfg, slot: b.Slot(), upstream: b.Upstream(), next: next, selection: otherHosts(), leaveZone: leaveZoneAfter}
+	r.noHosts = noHostError{"cluster: " + r.upstream + ": no healthy upstream: no host can be picked", ErrNoHosts}
+	r.closed = noHostError{"cluster: " + r.upstream + ": the cluster is closed", ErrClosed}
 	r.slots = sync.OnceValue(r.lent)
 	r.end = r.ended
 	if !b.Carry(r) {
@@ -90,6 +92,8 @@ type route struct {
 	slots     func() pool.Slots
 	selection policy.HostSelection
 	leaveZone int // the number of rejected picks after which a retry may leave the zone; 0 for never
+
+	noHosts, closed noHostError
 }
 
 // route implements these interfaces, which other packages detect by type assertion.
@@ -134,14 +138,23 @@ type pick struct {
 	began    time.Duration // on the cluster's clock; set only if the balancer uses the time
 	attached bool          // stream has a connection
 	waiting  bool          // the attempt waits for a connection of gRPC's client
+	counted  bool          // the attempt is in upstream_rq_total
 	on       *connection   // the connection of gRPC's client, nil for none
 	limit    *streamLimit  // nil for none
 	reported bool          // the response headers were reported to the detector
 	stream   pool.Stream
 }
 
-// errNoHealthy is the error of a call if no host can be picked.
-var errNoHealthy = errors.New("cluster: no healthy upstream: no host can be picked")
+// A noHostError is the error of a call for which there is no host.
+type noHostError struct {
+	text  string
+	cause error // ErrNoHosts or ErrClosed
+}
+
+func (e *noHostError) Error() string { return e.text }
+
+// Unwrap returns ErrNoHosts or ErrClosed.
+func (e *noHostError) Unwrap() error { return e.cause }
 
 // call picks the host of an attempt.
 func (r *route) call(ctx context.Context, c *policy.Call) *policy.Outcome {
@@ -187,9 +200,9 @@ var errUnwound = errors.New("cluster: the call panicked or ended its goroutine")
 // noHost returns the reason why no host was picked.
 func (r *route) noHost() error {
 	if r.cluster.isClosed() {
-		return ErrClosed
+		return &r.closed
 	}
-	return errNoHealthy
+	return &r.noHosts
 }
 
 // pick picks a host for the attempt, nil if there is none.
@@ -259,7 +272,8 @@ func (r *route) resetStream(p *pick, end *policy.Outcome) {
 	switch end.Detail {
 	case envoy.RemoteReset, envoy.RemoteResetAfter:
 		p.host.Observe(pool.RqRxReset, 1)
-	case envoy.ResponseTimeout, envoy.PerTryTimeout, envoy.PerTryIdleTimeout, envoy.StreamDuration, envoy.StreamIdle, MaxStreamDuration, envoy.CallerGone:
+	case envoy.ResponseTimeout, envoy.PerTryTimeout, envoy.PerTryIdleTimeout, envoy.StreamDuration, envoy.StreamIdle, MaxStreamDuration, envoy.CallerGone,
+		envoy.MalformedResponse, envoy.MalformedResponseAfter:
 		p.host.Observe(pool.RqTxReset, 1)
 	case envoy.ConnectionTermination, envoy.ConnectionTerminationAfter:
 		p.host.Observe(pool.RqPendingFailureEject, 1)
@@ -289,6 +303,6 @@ func (r *route) release(c *policy.Call, err error) {
 	r.detach(p)
 	p.limit.stop()
 	p.limit = nil
-	p.host, p.attached, p.reported, p.began = nil, false, false, 0
+	p.host, p.attached, p.counted, p.reported, p.began = nil, false, false, false, 0
 	r.cluster.picks.Put(p)
 }

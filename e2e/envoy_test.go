@@ -121,7 +121,7 @@ type observed struct {
 // TestEnvoy compares the library, with LocalReplies, with a real Envoy in front of the same
 // upstreams. The sidecar is the binary that PILLION_ENVOY names, or envoy on PATH.
 func TestEnvoy(t *testing.T) {
-	binary := envoyBinary(t)
+	binary := envoytest.Binary(t)
 	scenarios := envoyScenarios()
 	for _, f := range h2Failures() {
 		if f.base == nil && f.unlike == "" { // with a base the client itself causes the failure
@@ -346,16 +346,6 @@ type sidecar struct {
 	log    string // path of the access log
 }
 
-// envoyBinary returns the path of Envoy, or skips the test.
-func envoyBinary(t *testing.T) string {
-	t.Helper()
-	path := envoytest.Find()
-	if path == "" {
-		t.Skip("SKIPPED, NOTHING WAS COMPARED: there is no envoy on PATH and PILLION_ENVOY does not name one")
-	}
-	return path
-}
-
 // startEnvoy runs Envoy until the test ends.
 func startEnvoy(t *testing.T, binary string, scenarios []*scenario) *sidecar {
 	t.Helper()
@@ -383,6 +373,9 @@ func startEnvoyThat(t *testing.T, binary string, scenarios []*scenario, trusting
 			t.Logf("envoy said:\n%s", output)
 		}
 	})
+	if err := e.Listen(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	return &sidecar{egress: "http://" + e.Egress, log: e.File(accessLog)}
 }
 

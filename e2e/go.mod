@@ -3,6 +3,7 @@ module github.com/pillion-go/pillion/e2e
 go 1.26.0
 
 require (
+	github.com/google/go-cmp v0.7.0
 	github.com/open-telemetry/opentelemetry-collector-contrib/receiver/awsxrayreceiver v0.145.0
 	github.com/pillion-go/pillion v0.0.0
 	go.opentelemetry.io/collector/component/componenttest v0.145.0

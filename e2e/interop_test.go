@@ -13,6 +13,7 @@ import (
 	"math/big"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -29,6 +30,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/cluster"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/pilliongrpc"
@@ -38,8 +40,8 @@ import (
 	"github.com/pillion-go/pillion/tracing"
 )
 
-// sideOf returns the policies of one side.
-func sideOf(t *testing.T, name string, tracer *tracing.Tracer, log *eventLog, client bool) (*pillion.Upstream, *metrics.Registry) {
+// sideOf returns the policies of one side, with those of inside inside all others.
+func sideOf(t *testing.T, name string, tracer *tracing.Tracer, log *eventLog, client bool, inside ...pillion.Policy) (*pillion.Upstream, *metrics.Registry) {
 	t.Helper()
 	registry, err := metrics.NewRegistry(metrics.Settings{})
 	if err != nil {
@@ -60,6 +62,7 @@ func sideOf(t *testing.T, name string, tracer *tracing.Tracer, log *eventLog, cl
 	if log != nil {
 		policies = append(policies, pillion.Listener(log.hear))
 	}
+	policies = append(policies, inside...)
 	u, err := pillion.New(name, policies...)
 	if err != nil {
 		t.Fatal(err)
@@ -108,6 +111,14 @@ func (f *thirds) stream(srv any, s grpc.ServerStream, info *grpc.StreamServerInf
 // functions end the process when they fail. It returns the number of functions. undisturbed
 // runs the functions into which no failure may be injected.
 func suite(ctx context.Context, conn *grpc.ClientConn, undisturbed func(func())) int {
+	n := suiteOfHosts(ctx, conn, undisturbed)
+	interop.DoORCAPerRPCTest(ctx, testgrpc.NewTestServiceClient(conn))
+	return n + 1
+}
+
+// suiteOfHosts is the suite without the function for which the connection must have a balancer of
+// the suite.
+func suiteOfHosts(ctx context.Context, conn *grpc.ClientConn, undisturbed func(func())) int {
 	c := testgrpc.NewTestServiceClient(conn)
 	calls := []func(context.Context, testgrpc.TestServiceClient, ...grpc.CallOption){
 		interop.DoEmptyUnaryCall, interop.DoLargeUnaryCall, interop.DoClientStreaming, interop.DoServerStreaming,
@@ -120,13 +131,12 @@ func suite(ctx context.Context, conn *grpc.ClientConn, undisturbed func(func()))
 	undisturbed(func() { interop.DoTimeoutOnSleepingServer(ctx, c) })
 	interop.DoUnimplementedService(ctx, testgrpc.NewUnimplementedServiceClient(conn))
 	interop.DoUnimplementedMethod(ctx, conn)
-	interop.DoORCAPerRPCTest(ctx, c)
 	interop.DoSoakTest(ctx, interop.SoakTestConfig{
 		RequestSize: 271828, ResponseSize: 314159, PerIterationMaxAcceptableLatency: waitLimit, OverallTimeout: waitLimit,
 		ServerAddr: conn.Target(), NumWorkers: 2, Iterations: 10,
 		ChannelForTest: func() (*grpc.ClientConn, func()) { return conn, func() {} },
 	})
-	return len(calls) + 5
+	return len(calls) + 4
 }
 
 // TestInterop runs gRPC's interoperability suite through all policies on both sides, in
@@ -178,14 +188,20 @@ func testInterop(t *testing.T, secure, failing bool) {
 		do()
 	})
 	seg.End(nil)
-	cluster := registry.Cluster("client")
-	retries := cluster.Counter("upstream_rq_retry").Value()
+	counted := registry.Cluster("client")
+	retries := counted.Counter("upstream_rq_retry").Value()
 	t.Logf("%d functions, %d calls, %d attempts, %d retries, %d injected failures", n,
 		log.count(policy.EventEnd), log.count(policy.EventAttempt), retries, third.n.Load())
 	if n != 16 || retries != uint64(third.n.Load()) || (retries != 0) != failing {
 		t.Errorf("got %d functions and %d retries, want 16, and as many retries as injected failures: %d", n, retries, third.n.Load())
 	}
-	for name, c := range map[string]*metrics.ClusterStats{"client": cluster, "server": served.Cluster("server")} {
+	wantInactive(t, map[string]*metrics.ClusterStats{"client": counted, "server": served.Cluster("server")})
+}
+
+// wantInactive waits until no call is active.
+func wantInactive(t *testing.T, all map[string]*metrics.ClusterStats) {
+	t.Helper()
+	for name, c := range all {
 		for deadline := time.Now().Add(waitLimit); c.Gauge("upstream_rq_active").Value() != 0; time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("%s: %d calls are active, want none", name, c.Gauge("upstream_rq_active").Value())
@@ -194,23 +210,95 @@ func testInterop(t *testing.T, secure, failing bool) {
 	}
 }
 
+// TestInterop_cluster runs the suite over the three hosts of a cluster, in plain text and over TLS. One
+// of them fails every third attempt of a method, which must not change the results of the suite.
+func TestInterop_cluster(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		t.Run(map[bool]string{false: "plain text", true: "TLS"}[secure], func(t *testing.T) {
+			wantNoLeaks(t)
+			testInteropCluster(t, secure)
+		})
+	}
+}
+
+func testInteropCluster(t *testing.T, secure bool) {
+	t.Helper()
+	tracer, err := tracing.New(tracing.Config{Name: "interop", Daemon: tracing.NoDaemon})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tracer.Close(context.Background())
+	third := &thirds{seen: map[string]int{}}
+	var options []grpc.ServerOption
+	credential := grpc.WithTransportCredentials(insecure.NewCredentials())
+	if secure {
+		cert, pool := certificate(t)
+		options = append(options, grpc.Creds(credentials.NewServerTLSFromCert(&cert)))
+		credential = grpc.WithTransportCredentials(credentials.NewClientTLSFromCert(pool, "localhost"))
+	}
+	failing := append(slices.Clip(options), grpc.ChainUnaryInterceptor(third.unary), grpc.ChainStreamInterceptor(third.stream))
+	hosts := cluster.Addresses(interopServer(t, failing), interopServer(t, options), interopServer(t, options))
+	c, err := cluster.New(cluster.Config{Endpoints: hosts, Rand: func() uint64 { return 0 }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	client, registry := sideOf(t, "client", tracer, nil, true, c)
+	conn := interopDial(t, "hosts.internal", append(pilliongrpc.DialOptions(client), credential))
+	ctx, seg := tracer.Trace(t.Context(), "")
+	const runs = 3 // so that the host fails an attempt of most methods
+	n := 0
+	for range runs {
+		n += suiteOfHosts(ctx, conn, func(do func()) {
+			third.paused.Store(true)
+			defer third.paused.Store(false)
+			do()
+		})
+	}
+	seg.End(nil)
+	stats := registry.Cluster("client")
+	retries := stats.Counter("upstream_rq_retry").Value()
+	t.Logf("%d functions, %d retries, %d injected failures", n, retries, third.n.Load())
+	if n != 15*runs || retries != uint64(third.n.Load()) || retries == 0 {
+		t.Errorf("got %d functions and %d retries, want %d, and as many retries as injected failures: %d", n, retries, 15*runs, third.n.Load())
+	}
+	wantInactive(t, map[string]*metrics.ClusterStats{"client": stats})
+	for _, h := range c.Hosts() {
+		if h.Active != 0 {
+			t.Errorf("%s serves %d calls, want none", h.Endpoint.Address, h.Active)
+		}
+	}
+}
+
 // interopConn serves the interop service on a socket, and returns a connection to it.
 func interopConn(t *testing.T, options []grpc.ServerOption, dial []grpc.DialOption) *grpc.ClientConn {
+	t.Helper()
+	return interopDial(t, interopServer(t, options), dial)
+}
+
+// interopServer serves the interop service on a socket until the test ends, and returns the address.
+func interopServer(t *testing.T, options []grpc.ServerOption) string {
 	t.Helper()
 	l := listen(t)
 	server := grpc.NewServer(options...)
 	testgrpc.RegisterTestServiceServer(server, interop.NewTestServer())
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = server.Serve(l) })
-	conn, err := grpc.NewClient("passthrough:///"+l.Addr().String(), dial...)
-	if err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() {
-		_ = conn.Close()
 		server.Stop()
 		serving.Wait()
 	})
+	return l.Addr().String()
+}
+
+// interopDial returns a connection that is closed when the test ends.
+func interopDial(t *testing.T, target string, dial []grpc.DialOption) *grpc.ClientConn {
+	t.Helper()
+	conn, err := grpc.NewClient("passthrough:///"+target, dial...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
 	return conn
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/internal/envoytest"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -23,7 +24,7 @@ const thrice = "retry_policy: {retry_on: \"5xx,reset,connect-failure\", num_retr
 // attempts. With Options.Sidecar there are three in total. Without it there are nine, and
 // also if the sidecar does not trust the caller.
 func TestSidecar_attempts(t *testing.T) {
-	binary := envoyBinary(t)
+	binary := envoytest.Binary(t)
 	ours := retry.Config{On: "5xx,reset,connect-failure", NumRetries: 2, BaseInterval: time.Millisecond}
 	tests := []struct {
 		name     string
@@ -93,7 +94,7 @@ func behind(t *testing.T, policies ...pillion.Policy) (*http.Client, *http.Trans
 // sidecar ends the call by itself when the library's timeout fires, and announces the
 // timeout to the upstream.
 func TestSidecar_deadline(t *testing.T) {
-	binary := envoyBinary(t)
+	binary := envoytest.Binary(t)
 	const limit = 150 * time.Millisecond
 	var expected atomic.Pointer[string]
 	s := &scenario{name: "hang", play: func(_ *scripted, conn net.Conn) {
@@ -174,7 +175,7 @@ func (p *waitingBase) RoundTrip(req *http.Request) (*http.Response, error) {
 // TestSidecar_libraryTimeout gives the sidecar the longer timeout. The library's timeout
 // fires, and the requests to the sidecar and to the upstream are canceled.
 func TestSidecar_libraryTimeout(t *testing.T) {
-	binary := envoyBinary(t)
+	binary := envoytest.Binary(t)
 	closed := make(chan struct{})
 	s := &scenario{name: "hang", play: func(_ *scripted, conn net.Conn) {
 		requests := bufio.NewReader(conn)

@@ -92,10 +92,10 @@ func TestFlags(t *testing.T) {
 		{URX | UF, "URX,UF", "UpstreamRetryLimitExceeded,UpstreamConnectionFailure"},
 		{DF | UH | DC, "UH,DC,DF", "NoHealthyUpstream,DownstreamConnectionTermination,DnsResolutionFailed"},
 		{
-			1<<17 - 1, "URX,UO,UH,UT,UR,UF,UC,NR,DI,FI,RL,DC,SI,UMSDR,UPE,NC,DF",
-			"UpstreamRetryLimitExceeded,UpstreamOverflow,NoHealthyUpstream,UpstreamRequestTimeout,UpstreamRemoteReset," +
+			1<<17 - 1, "DI,URX,UO,UH,UT,UR,UF,UC,NR,FI,RL,DC,SI,UMSDR,UPE,NC,DF",
+			"DelayInjected,UpstreamRetryLimitExceeded,UpstreamOverflow,NoHealthyUpstream,UpstreamRequestTimeout,UpstreamRemoteReset," +
 				"UpstreamConnectionFailure,UpstreamConnectionTermination,NoRouteFound," +
-				"DelayInjected,FaultInjected,RateLimited,DownstreamConnectionTermination,StreamIdleTimeout," +
+				"FaultInjected,RateLimited,DownstreamConnectionTermination,StreamIdleTimeout," +
 				"UpstreamMaxStreamDurationReached,UpstreamProtocolError,NoClusterFound,DnsResolutionFailed",
 		},
 	}

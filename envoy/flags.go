@@ -12,7 +12,8 @@ type Flags uint32
 
 // The response flags, each with Envoy's long name.
 const (
-	URX   Flags = 1 << iota // UpstreamRetryLimitExceeded: the call needed a retry, but the retries were used up
+	DI    Flags = 1 << iota // DelayInjected: delayed on purpose
+	URX                     // UpstreamRetryLimitExceeded: the call needed a retry, but the retries were used up
 	UO                      // UpstreamOverflow: a breaker or a limit refused it
 	UH                      // NoHealthyUpstream: no endpoint to send to
 	UT                      // UpstreamRequestTimeout: a timeout fired, or the caller's deadline passed
@@ -20,7 +21,6 @@ const (
 	UF                      // UpstreamConnectionFailure: no connection could be made
 	UC                      // UpstreamConnectionTermination: the connection ended before the response
 	NR                      // NoRouteFound: no route for the request
-	DI                      // DelayInjected: delayed on purpose
 	FI                      // FaultInjected: aborted on purpose
 	RL                      // RateLimited: a rate limit refused it
 	DC                      // DownstreamConnectionTermination: the caller was canceled or disconnected
@@ -35,6 +35,7 @@ const (
 //
 //nolint:gochecknoglobals // a table that nothing writes
 var flagNames = [...]struct{ short, long string }{
+	{"DI", "DelayInjected"},
 	{"URX", "UpstreamRetryLimitExceeded"},
 	{"UO", "UpstreamOverflow"},
 	{"UH", "NoHealthyUpstream"},
@@ -43,7 +44,6 @@ var flagNames = [...]struct{ short, long string }{
 	{"UF", "UpstreamConnectionFailure"},
 	{"UC", "UpstreamConnectionTermination"},
 	{"NR", "NoRouteFound"},
-	{"DI", "DelayInjected"},
 	{"FI", "FaultInjected"},
 	{"RL", "RateLimited"},
 	{"DC", "DownstreamConnectionTermination"},

@@ -17,7 +17,7 @@ func (l *limiter) offer(s *policy.Builder) {
 		return
 	}
 	s.Stat(l.gauge("remaining_retries", func() uint64 {
-		if l.cfg.RetryBudget != nil {
+		if l.budgeted.Load() { // Envoy clears it then, because it says nothing beside a budget
 			return 0
 		}
 		return remaining(l.most, l.retries.Load())

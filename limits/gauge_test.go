@@ -85,6 +85,13 @@ func TestGauges(t *testing.T) {
 			map[string]uint64{open: 0, retryOpen: 1, left: 1, retriesLeft: 0},
 			map[string]uint64{open: 0, retryOpen: 1, left: 2, retriesLeft: 0},
 		},
+		{
+			"a budget that decided a retry",
+			Config{MaxRequests: 2, MaxRetries: 5, RetryBudget: &RetryBudget{}, TrackRemaining: true},
+			map[string]uint64{open: 0, retryOpen: 0, left: 2, retriesLeft: 5},
+			map[string]uint64{open: 0, retryOpen: 0, left: 1, retriesLeft: 0},
+			map[string]uint64{open: 0, retryOpen: 0, left: 2, retriesLeft: 0},
+		},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

@@ -109,8 +109,9 @@ type Config struct {
 	RetryBudget *RetryBudget `json:"retry_budget,omitempty"`
 
 	// TrackRemaining adds gauges for the number of free slots:
-	// circuit_breakers.default.remaining_rq and remaining_retries. The latter is always 0 with a
-	// RetryBudget, and absent with neither RetryBudget nor MaxRetries. Mirrors track_remaining.
+	// circuit_breakers.default.remaining_rq and remaining_retries. The latter is 0 from the first
+	// retry that a RetryBudget decided, and absent with neither RetryBudget nor MaxRetries. Mirrors
+	// track_remaining.
 	TrackRemaining bool `json:"track_remaining,omitempty"`
 
 	// MaxConnections is the maximum number of connections of a cluster to all its hosts, including
@@ -317,6 +318,7 @@ type limiter struct {
 	max        int64
 	most       int64       // MaxRetries
 	retried    atomic.Bool // a budget allowed a retry that MaxRetries forbids
+	budgeted   atomic.Bool // a budget decided a retry
 	streams    atomic.Bool // the last response came over HTTP/2 or later
 	maxRetries func(requests int64) int64
 
@@ -358,6 +360,9 @@ func (l *limiter) acquire() bool { return tryAcquire(&l.requests, l.max) }
 // addition to those that hold a slot.
 func (l *limiter) acquireRetry(more int64) bool {
 	ok := tryAcquire(&l.retries, l.maxRetries(l.requests.Load()+l.pending.Load()+more))
+	if l.cfg.RetryBudget != nil {
+		l.budgeted.Store(true)
+	}
 	if ok && l.most == 0 {
 		l.retried.Store(true)
 	}

@@ -164,10 +164,8 @@ func (h *hosts) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 	if host == nil {
 		return balancer.PickResult{}, errNoCluster
 	}
-	conn, ready := h.conn(host, r.to.Priority())
+	conn, ready := h.find(host)
 	switch {
-	case conn == nil:
-		return balancer.PickResult{}, errClosing
 	case !r.trying && ready: // gRPC sends a request again by itself
 		return balancer.PickResult{SubConn: conn.sub}, nil
 	case ready:
@@ -176,8 +174,14 @@ func (h *hosts) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 		}
 		r.waiting = nil
 		return balancer.PickResult{SubConn: conn.sub}, nil
-	case r.trying && !r.to.Wait(r.call, &r.why):
+	case r.trying && !r.to.Wait(r.call, &r.why): // so nothing is dialed
 		return balancer.PickResult{}, errRefused
+	}
+	if conn == nil {
+		conn = h.connect(host, r.to.Priority())
+	}
+	if conn == nil {
+		return balancer.PickResult{}, errClosing
 	}
 	r.waiting = conn
 	return balancer.PickResult{}, balancer.ErrNoSubConnAvailable
@@ -193,24 +197,33 @@ func (h *hosts) failure(c *hostConn) error {
 	return c.err
 }
 
-// conn returns the connection to a host, which is begun if there is none, and whether it is ready.
-func (h *hosts) conn(host policy.Host, p policy.Priority) (c *hostConn, ready bool) {
+// find returns the connection to a host, nil for none, and whether it is ready.
+func (h *hosts) find(host policy.Host) (c *hostConn, ready bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if c = h.conns[host]; c != nil || h.closed {
-		return c, c != nil && c.ready
+	c = h.conns[host]
+	return c, c != nil && c.ready
+}
+
+// connect returns the connection to a host, which is begun if there is none. It is nil if h is
+// closed.
+func (h *hosts) connect(host policy.Host, p policy.Priority) *hostConn {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if c := h.conns[host]; c != nil || h.closed {
+		return c
 	}
-	c = &hostConn{host: host}
+	c := &hostConn{host: host}
 	sub, err := h.cc.NewSubConn([]resolver.Address{{Addr: host.Address()}}, balancer.NewSubConnOptions{ //nolint:staticcheck // one address is what stays allowed
 		StateListener: func(s balancer.SubConnState) { h.changed(c, s) },
 	})
 	if err != nil {
-		return nil, false // the connection is closing
+		return nil // the connection is closing
 	}
 	c.sub, c.stats = sub, host.Connect(p, func() { h.drain(c) })
 	h.conns[host] = c
 	sub.Connect()
-	return c, false
+	return c
 }
 
 // changed does what the state of a connection asks for, and has gRPC pick again.

@@ -248,6 +248,26 @@ func (s *Stream) Cancel(cause error) {
 	}
 }
 
+// Break ends the attempt with cause, as a timeout does: its context, if it has its own, and the
+// response, if the caller has it and does not own its connection. It is for a limit of a policy that
+// passes in a goroutine without a caller; a panic of a hook is recovered and reported.
+func (s *Stream) Break(cause error) {
+	s.Cancel(cause)
+	if s != nil && s.breakable() {
+		s.cut(cause)
+	}
+}
+
+// breakable reports whether the caller has the response and does not own its connection.
+func (s *Stream) breakable() bool {
+	if s.own == nil || s.state.Load() != stateWatched {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.call != nil && !s.call.upgraded
+}
+
 // Await reports that the caller waits for the next part of the response. The idle limit runs until
 // Received.
 func (s *Stream) Await() {
@@ -297,6 +317,8 @@ func (s *Stream) detach() *Call {
 		s.stop()
 		s.call = nil
 		s.mu.Unlock()
+	} else {
+		s.call = nil // no timer looks at it
 	}
 	s.release(errEnded)
 	if c != nil && c.link.watched {
@@ -529,8 +551,9 @@ func (s *Stream) fire(t *timer) {
 	}
 	if !c.limits.ends(scope) {
 		s.outlast(c)
+		overdue := c.isLate
 		s.mu.Unlock()
-		c.isLate(c)
+		overdue(c) // which may be in use for another call
 		return
 	}
 	l.fired.Store(int32(scope))

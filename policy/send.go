@@ -49,11 +49,7 @@ var errUnwound = errors.New("pillion: the call panicked or ended its goroutine")
 // arm makes the attempt's context and starts its timer, if needed: if the caller's own deadline
 // comes first, no timer is needed. It is not ok if the time has passed before the attempt began.
 func (c *Call) arm(ctx context.Context) (sent context.Context, ok bool) {
-	if c.limits == (limits{}) && !c.frame.chain.cancellable {
-		return ctx, true
-	}
-	now := c.frame.chain.now()
-	scope, limit, until := c.bound(ctx, now)
+	scope, limit, until := c.bound(ctx)
 	if limit < 0 {
 		return nil, false
 	}
@@ -72,8 +68,12 @@ func (c *Call) arm(ctx context.Context) (sent context.Context, ok bool) {
 // bound returns the earliest limit on waiting for the response headers, and the deadline to
 // propagate: the earlier one of the total and the per-try limit if the exchange is unary, and the
 // total limit otherwise. A negative limit means that the total limit has passed.
-func (c *Call) bound(ctx context.Context, now time.Duration) (scope Scope, limit, until time.Duration) {
+func (c *Call) bound(ctx context.Context) (scope Scope, limit, until time.Duration) {
 	l := &c.limits
+	if *l == (limits{}) {
+		return 0, 0, 0
+	}
+	now := c.frame.chain.now()
 	if deadline := c.deadline(); deadline != 0 {
 		scope, limit, until = l.totalScope(), deadline-now, deadline
 		if limit <= 0 {

@@ -30,7 +30,7 @@ type hedged struct {
 	retried []*policy.Call // attempts that were retried while they ran
 	backOff *backOffs      // the wait before the next attempt; nil if none
 	release func()         // frees the slot of the last retry; nil if none
-	armed   bool           // the last decision was to retry
+	armed   bool           // the last decision was to retry, or not to retry because no retry was left
 	tooLate bool           // the last decision was not to retry, for lack of time
 	counted bool           // in the budget
 	flags   envoy.Flags
@@ -164,13 +164,14 @@ func isLost(o *policy.Outcome) bool {
 // still runs.
 func (h *hedged) schedule(c, holder *policy.Call, o *policy.Outcome) bool {
 	h.free()
-	h.armed, h.tooLate = false, false
+	h.tooLate = false
 	pause, ok := h.pause(c, o, h.n+1, h.most, h.wait)
-	if !ok {
+	if !ok { // the last retry may still be a success
 		exhausted(c, o)
 		h.flags |= o.Flags & envoy.URX
 		return false
 	}
+	h.armed = false
 	if left, limited := c.Remaining(); limited && left <= pause.Wait {
 		c.Emit(policy.EventRetryTooLate, o)
 		h.tooLate = true

@@ -198,7 +198,6 @@ func TestHedge_off(t *testing.T) {
 	}{
 		"not configured":  {Config{}, "GET", ""},
 		"not idempotent":  {Config{HedgeOnPerTryTimeout: true}, "POST", ""},
-		"request header":  {Config{HedgeOnPerTryTimeout: true, RetriableRequestHeaders: []HeaderMatcher{{Name: "X-May"}}}, "GET", ""},
 		"by the caller":   {Config{HedgeOnPerTryTimeout: true, EnvoyHeaders: true, On: "5xx"}, "GET", "false"},
 		"no retry policy": {Config{HedgeOnPerTryTimeout: true, EnvoyHeaders: true}, "GET", "true"},
 	} {
@@ -218,6 +217,18 @@ func TestHedge_off(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestHedge_requestHeaders pins that calls are hedged whatever RetriableRequestHeaders says, as in
+// Envoy.
+func TestHedge_requestHeaders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := Config{HedgeOnPerTryTimeout: true, RetriableRequestHeaders: []HeaderMatcher{{Name: "X-May"}}, NumRetries: Never}
+		r := call(t, upstream(t, timeout.Config{PerTry: 100 * ms}, cfg), answers(later(250*ms, text("late"))), get(t.Context()))
+		if r.err != nil || r.body != "late" || r.elapsed != 250*ms {
+			t.Errorf("got %q and %v after %v, want the late response", r.body, r.err, r.elapsed)
+		}
+	})
 }
 
 // TestHedge_header pins that a request header turns hedging on or off, that invalid values are

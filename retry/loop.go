@@ -18,6 +18,8 @@ type rule interface {
 	again(c *policy.Call, o *policy.Outcome) bool
 	// concerns reports whether again could be true for any outcome of the call.
 	concerns(c *policy.Call) bool
+	// hedges reports whether the call may be hedged, whatever its outcome.
+	hedges(c *policy.Call) bool
 	// begin is called once for a call that may be retried. It returns the maximum number of
 	// retries and the source of the waits.
 	begin(c *policy.Call) (most int, wait waiter)
@@ -45,7 +47,7 @@ func newLoop(s *policy.Builder, r rule, b *Budget, next policy.Func) *loop {
 // call makes the first attempt, and retries it if needed.
 func (l *loop) call(ctx context.Context, c *policy.Call) *policy.Outcome {
 	var o *policy.Outcome
-	if l.hedges && c.Concurrent() && l.rule.concerns(c) {
+	if l.hedges && c.Concurrent() && l.rule.hedges(c) {
 		o = l.hedge(ctx, c)
 	} else {
 		o = l.attempts(ctx, c)

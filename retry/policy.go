@@ -109,12 +109,17 @@ func (p *envoyRule) concerns(c *policy.Call) bool {
 	return (p.on.some() || p.when != nil) && p.eligible(c)
 }
 
+// hedges reports whether the call may be hedged. As in Envoy, RetriableRequestHeaders have no say.
+func (p *envoyRule) hedges(c *policy.Call) bool {
+	return (p.on.some() || p.when != nil) && p.permits(c)
+}
+
+// permits reports whether the request is safe to repeat, if that is a condition.
+func (p *envoyRule) permits(c *policy.Call) bool { return !p.on.idempotent || c.Idempotent() }
+
 // eligible reports whether the request may be retried, whatever its outcome.
 func (p *envoyRule) eligible(c *policy.Call) bool {
-	if p.on.idempotent && !c.Idempotent() {
-		return false
-	}
-	return len(p.requestHeaders) == 0 || anyMatches(p.requestHeaders, c.RequestHeaderValues)
+	return p.permits(c) && (len(p.requestHeaders) == 0 || anyMatches(p.requestHeaders, c.RequestHeaderValues))
 }
 
 // begin returns the number of retries and the source of the call's waits.

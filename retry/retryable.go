@@ -187,6 +187,8 @@ func (r *Retryable) again(_ *policy.Call, o *policy.Outcome) bool {
 // concerns returns true: calls that are not safe to send twice are retried, too.
 func (r *Retryable) concerns(*policy.Call) bool { return true }
 
+func (r *Retryable) hedges(*policy.Call) bool { return false }
+
 // timeOver reports whether the whole call is out of time, not only an attempt: then no time
 // remains for another attempt.
 func timeOver(o *policy.Outcome) bool {

@@ -5,15 +5,16 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -35,8 +36,10 @@ func Find() string {
 
 // Envoy is a running Envoy.
 type Envoy struct {
-	// Egress is the host and port of its listener.
+	// Egress is the host and port of its listener, after [Envoy.Listen].
 	Egress string
+	// Listeners is the host and port of each listener, by its name, after [Envoy.ListenAll].
+	Listeners map[string]string
 
 	dir    string // of its files
 	cmd    *exec.Cmd
@@ -46,8 +49,9 @@ type Envoy struct {
 }
 
 // Start runs an Envoy with one worker. config returns the configuration, as JSON or YAML; its argument
-// is the folder of the Envoy's files. The configuration must have one listener, and an admin page at
-// any port. The caller must close the Envoy.
+// is the folder of the Envoy's files. The configuration must have an admin page at any port, which
+// responds when Start returns; the listener may open later: see [Envoy.Listen]. The caller must close
+// the Envoy.
 func Start(ctx context.Context, binary string, config func(dir string) ([]byte, error)) (*Envoy, error) {
 	dir, err := os.MkdirTemp("", "envoytest")
 	if err != nil {
@@ -85,34 +89,68 @@ func (e *Envoy) start(ctx context.Context, binary string, config func(dir string
 // File returns the path of one of its files.
 func (e *Envoy) File(name string) string { return filepath.Join(e.dir, name) }
 
-// await waits for the listener.
+// await waits for the admin page.
 func (e *Envoy) await(ctx context.Context) error {
+	return e.until(ctx, "an admin page", func() bool {
+		address, err := os.ReadFile(e.File("admin"))
+		if err != nil {
+			return false
+		}
+		e.admin = string(address)
+		_, err = e.Page(ctx, "/ready")
+		return err == nil
+	})
+}
+
+// Listen waits for the only listener, which Egress names then. A listener opens when the clusters are
+// ready: hosts with health checks must have been checked.
+func (e *Envoy) Listen(ctx context.Context) error {
+	if err := e.ListenAll(ctx, 1); err != nil {
+		return err
+	}
+	for _, e.Egress = range e.Listeners { //nolint:revive // there is one
+	}
+	return nil
+}
+
+// ListenAll waits for n listeners, which Listeners names then.
+func (e *Envoy) ListenAll(ctx context.Context, n int) error {
+	return e.until(ctx, "its listeners", func() bool {
+		found, err := e.listeners(ctx)
+		e.Listeners = found
+		return err == nil && len(found) == n
+	})
+}
+
+// until waits until done, as long as Envoy may take to start.
+func (e *Envoy) until(ctx context.Context, what string, done func() bool) error {
 	for deadline := time.Now().Add(startTime); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		select {
 		case <-e.ended:
-			return fmt.Errorf("envoytest: Envoy ended: %s", e.output.String())
+			return fmt.Errorf("envoytest: Envoy ended: %s", start(e.output.String()))
+		case <-ctx.Done():
+			return ctx.Err()
 		default:
 		}
-		address, err := os.ReadFile(e.File("admin"))
-		if err != nil {
-			continue
-		}
-		e.admin = string(address)
-		if e.Egress, err = e.listener(ctx); err == nil {
+		if done() {
 			return nil
 		}
 	}
-	return errors.New("envoytest: Envoy was not ready in time")
+	return fmt.Errorf("envoytest: Envoy had not %s within %v", what, startTime)
 }
 
-// listener returns the host and port of the only listener.
-func (e *Envoy) listener(ctx context.Context) (string, error) {
+// start returns the start of what Envoy wrote: an error repeats the configuration.
+func start(output string) string { return output[:min(len(output), 1000)] }
+
+// listeners returns the host and port of each listener, by its name.
+func (e *Envoy) listeners(ctx context.Context) (map[string]string, error) {
 	page, err := e.Page(ctx, "/listeners?format=json")
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	var listeners struct {
+	var listed struct {
 		Statuses []struct {
+			Name  string `json:"name"`
 			Local struct {
 				Socket struct {
 					Port int `json:"port_value"`
@@ -120,13 +158,14 @@ func (e *Envoy) listener(ctx context.Context) (string, error) {
 			} `json:"local_address"`
 		} `json:"listener_statuses"`
 	}
-	if err := json.Unmarshal(page, &listeners); err != nil {
-		return "", err
+	if err := json.Unmarshal(page, &listed); err != nil {
+		return nil, err
 	}
-	if len(listeners.Statuses) != 1 {
-		return "", errors.New("envoytest: there is no listener yet")
+	found := map[string]string{}
+	for _, l := range listed.Statuses {
+		found[l.Name] = net.JoinHostPort("127.0.0.1", strconv.Itoa(l.Local.Socket.Port))
 	}
-	return net.JoinHostPort("127.0.0.1", strconv.Itoa(listeners.Statuses[0].Local.Socket.Port)), nil
+	return found, nil
 }
 
 // Page reads a page of the admin interface.
@@ -142,6 +181,22 @@ func (e *Envoy) Page(ctx context.Context, target string) ([]byte, error) {
 	}
 	defer resp.Body.Close() //nolint:errcheck // it was read
 	return io.ReadAll(resp.Body)
+}
+
+// Stats reads the counters and gauges whose names match a regular expression.
+func (e *Envoy) Stats(ctx context.Context, filter string) (map[string]uint64, error) {
+	text, err := e.Page(ctx, "/stats?filter="+url.QueryEscape(filter))
+	if err != nil {
+		return nil, err
+	}
+	stats := map[string]uint64{}
+	for line := range strings.Lines(string(text)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		if n, err := strconv.ParseUint(value, 10, 64); err == nil {
+			stats[name] = n
+		}
+	}
+	return stats, nil
 }
 
 // Close kills the Envoy, removes its files, and returns its log.

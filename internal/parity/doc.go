@@ -12,4 +12,6 @@
 // An intentional difference of the library is a [Rule]: a predicate on the scenario, and a
 // change of the expectation. A configuration that needs a part which the library does not
 // have is a [NotYetError].
+//
+// [Draw] makes random scenarios, and a [Fuzzer] plays them on both sides: see parityfuzz.
 package parity

@@ -9,9 +9,11 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/pillion-go/pillion/internal/envoytest"
@@ -21,10 +23,12 @@ import (
 // envoy on PATH; "" if there is none.
 func FindEnvoy() string { return envoytest.Find() }
 
-// sidecar is a running Envoy as a Side.
+// sidecar is a listener of a running Envoy as a Side.
 type sidecar struct {
 	*envoytest.Envoy
 	client *http.Transport
+	label  string // of the scenario, in the names of an Envoy that plays several; else ""
+	close  func()
 }
 
 // StartEnvoy returns a StartFunc that starts an Envoy for each scenario.
@@ -40,21 +44,33 @@ func StartEnvoy(binary string) StartFunc {
 		if err != nil {
 			return nil, err
 		}
-		x := &sidecar{e, &http.Transport{DisableCompression: true}}
-		if s.Downstream.Protocol == "h2" {
-			x.client.Protocols = &http.Protocols{}
-			x.client.Protocols.SetUnencryptedHTTP2(true)
+		if err := e.Listen(ctx); err != nil {
+			e.Close()
+			return nil, err
 		}
-		return x, nil
+		return newSidecar(e, s, "", func() { e.Close() }), nil
 	}
+}
+
+// newSidecar returns the listener of a scenario.
+func newSidecar(e *envoytest.Envoy, s *Scenario, label string, done func()) *sidecar {
+	x := &sidecar{Envoy: e, client: &http.Transport{DisableCompression: true}, label: label, close: done}
+	if s.Downstream.Protocol == "h2" {
+		x.client.Protocols = &http.Protocols{}
+		x.client.Protocols.SetUnencryptedHTTP2(true)
+	}
+	return x
 }
 
 // accessLog is the name of the file.
 const accessLog = "access.log"
 
+// egress is the name of a listener.
+const egress = "egress"
+
 // Send sends a request to the listener.
 func (e *sidecar) Send(req *http.Request) (*http.Response, error) {
-	if req.URL.Host = e.Egress; req.Host == anyHost {
+	if req.URL.Host = e.Listeners[egress+e.label]; req.Host == anyHost {
 		req.Host = ""
 	}
 	return e.client.RoundTrip(req)
@@ -82,7 +98,7 @@ func (e *sidecar) Log(_ context.Context, answers []Answer) ([]Logged, error) {
 
 // lines returns the log lines of each case that has any.
 func (e *sidecar) lines() (map[string][]Logged, error) {
-	text, err := os.ReadFile(e.File(accessLog))
+	text, err := os.ReadFile(e.File(accessLog + e.label))
 	if err != nil {
 		return nil, err
 	}
@@ -92,6 +108,9 @@ func (e *sidecar) lines() (map[string][]Logged, error) {
 		if err := json.Unmarshal(line, &l); err != nil {
 			return nil, err
 		}
+		if l.Cluster == clusterName+e.label {
+			l.Cluster = clusterName
+		}
 		found[l.Case] = append(found[l.Case], l)
 	}
 	return found, nil
@@ -99,13 +118,27 @@ func (e *sidecar) lines() (map[string][]Logged, error) {
 
 // Stats reads the statistics.
 func (e *sidecar) Stats(ctx context.Context) (numbers, histograms map[string]uint64, err error) {
-	text, err := e.Page(ctx, "/stats")
+	text, err := e.page(ctx, "/stats")
 	if err != nil {
 		return nil, nil, err
 	}
 	time.Sleep(flush) // histograms come later
-	prometheus, err := e.Page(ctx, "/stats/prometheus")
-	return readNumbers(string(text)), readCounts(string(prometheus)), err
+	prometheus, err := e.page(ctx, "/stats/prometheus")
+	return readNumbers(text), readCounts(prometheus), err
+}
+
+// page reads a page of statistics, with those of this listener and its cluster alone if there are
+// several.
+func (e *sidecar) page(ctx context.Context, target string) (string, error) {
+	if e.label != "" {
+		target += "?filter=" + url.QueryEscape(`^(cluster\.`+clusterName+`|http\.`+egress+`)`+e.label+`\.`)
+	}
+	text, err := e.Page(ctx, target)
+	return strings.NewReplacer(
+		"cluster."+clusterName+e.label+".", "cluster."+clusterName+".",
+		"http."+egress+e.label+".", "http."+egress+".",
+		`="`+clusterName+e.label+`"`, `="`+clusterName+`"`,
+	).Replace(string(text)), err
 }
 
 // flush is the maximum time until histograms contain what was recorded.
@@ -114,7 +147,7 @@ const flush = 150 * time.Millisecond
 // Close ends it.
 func (e *sidecar) Close() {
 	e.client.CloseIdleConnections()
-	e.Envoy.Close()
+	e.close()
 }
 
 // The base configuration into which a scenario's fragments are merged.

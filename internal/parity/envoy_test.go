@@ -37,7 +37,7 @@ func TestEnvoy(t *testing.T) {
 			}
 			var differences []Difference
 			for i := 0; i == 0 || (i < plays && len(differences) > 0); i++ {
-				played, err := punctual(t, c, StartEnvoy(binary))
+				played, err := c.punctual(t.Context(), StartEnvoy(binary))
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 )
 
 var show = flag.Bool("show", false, "show what each side did in each scenario")
@@ -94,28 +93,10 @@ func (v *verdicts) file(c *Case, failing bool, documented []string) {
 	}
 }
 
-// tolerable is the maximum delay of a timed step of a play: the times of recordings are at
-// least 40 ms apart.
-const tolerable = 25 * time.Millisecond
-
-// punctual plays a case, and repeats it if the machine was too busy to keep the times,
-// because that was another scenario.
-func punctual(t *testing.T, c *Case, start StartFunc) (played *Played, err error) {
-	t.Helper()
-	for range 12 {
-		played, err = c.Play(t.Context(), start)
-		if err != nil || played.Late < tolerable {
-			break
-		}
-		t.Logf("a step was %v late; playing again", played.Late)
-	}
-	return played, err
-}
-
 // playOnce plays a case against the library.
 func playOnce(t *testing.T, c *Case) (differences []Difference, documented []string, err error) {
 	t.Helper()
-	played, err := punctual(t, c, NewLibrary)
+	played, err := c.punctual(t.Context(), NewLibrary)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -139,7 +120,7 @@ func showSides(t *testing.T, c *Case, library *Played) {
 	recorded, here := c.Observed.view(), library.view()
 	there := view{}
 	if binary := FindEnvoy(); binary != "" {
-		played, err := punctual(t, c, StartEnvoy(binary))
+		played, err := c.punctual(t.Context(), StartEnvoy(binary))
 		if err != nil {
 			t.Logf("envoy: %v", err)
 		} else {

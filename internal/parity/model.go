@@ -158,8 +158,17 @@ func (m *model) route(path string) envoyRouteAction {
 
 // applyHeaders applies the request headers of a trusted caller.
 func (p *plan) applyHeaders(r Request) {
-	p.words = append(p.words, wordsOf(r.Headers["x-envoy-retry-on"])...)
-	p.words = append(p.words, wordsOf(r.Headers["x-envoy-retry-grpc-on"])...)
+	isGRPC := func(word string) bool { return grpcWords[word] != "" }
+	for _, word := range wordsOf(r.Headers["x-envoy-retry-on"]) {
+		if !isGRPC(word) {
+			p.words = append(p.words, word)
+		}
+	}
+	for _, word := range wordsOf(r.Headers["x-envoy-retry-grpc-on"]) {
+		if isGRPC(word) {
+			p.words = append(p.words, word)
+		}
+	}
 	if n, err := strconv.Atoi(r.Headers["x-envoy-max-retries"]); err == nil {
 		p.retries = n
 	}
@@ -605,12 +614,12 @@ func (m *model) count(c *course) {
 	}
 	for _, i := range e.step.Informational {
 		if !m.has(showsInformational) && e.code != 0 {
-			m.finally(c, i.Status, false)
+			m.inform1xx(c, i.Status)
 		}
 	}
 	if m.parts.cluster.TrackClusterStats.TimeoutBudgets {
 		c.stats[histogram+"upstream_rq_timeout_budget_per_try_percent_used"] += c.made - c.stats["upstream_rq_timeout"]
-		if whole || e.details == "response_timeout" {
+		if whole || e.details == "response_timeout" || e.local == http.StatusGatewayTimeout {
 			c.stats[histogram+"upstream_rq_timeout_budget_percent_used"]++
 		}
 	}
@@ -632,6 +641,15 @@ func (m *model) finally(c *course, code int, whole bool) {
 		count(c.stats, category, code)
 		if whole {
 			c.stats[histogram+strings.ReplaceAll(category, ".", "_")+"upstream_rq_time"]++
+		}
+	}
+}
+
+// inform1xx counts an informational response. It is not canary, whatever the response after it is.
+func (m *model) inform1xx(c *course, code int) {
+	for _, category := range m.categories(c) {
+		if category != "canary." {
+			count(c.stats, category, code)
 		}
 	}
 }

@@ -20,6 +20,10 @@ import (
 // waitLimit bounds the wait for an event that must happen.
 const waitLimit = 5 * time.Second
 
+// notice is the time for a client to notice that a connection has ended, after the call which that
+// ended.
+const notice = 20 * time.Millisecond
+
 // Played contains the observations of one play.
 type Played struct {
 	Observed
@@ -35,6 +39,11 @@ func (c *Case) Play(ctx context.Context, start StartFunc) (*Played, error) {
 		return nil, err
 	}
 	defer up.close()
+	return c.playAt(ctx, up, start)
+}
+
+// playAt plays the scenario with an upstream that no other play has used.
+func (c *Case) playAt(ctx context.Context, up *upstream, start StartFunc) (*Played, error) {
 	scenario := c.Scenario
 	scenario.first = c.firstHost()
 	side, err := start(ctx, &scenario, up.addresses)
@@ -50,7 +59,7 @@ func (c *Case) Play(ctx context.Context, start StartFunc) (*Played, error) {
 		}
 	}
 	up.settled(waitLimit)
-	time.Sleep(c.Scenario.idles())
+	time.Sleep(max(c.Scenario.idles(), notice))
 	return p.finish(ctx, up)
 }
 

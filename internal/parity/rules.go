@@ -1,6 +1,8 @@
 package parity
 
 import (
+	"maps"
+	"net/http"
 	"slices"
 	"strings"
 )
@@ -25,6 +27,8 @@ func Rules() []Rule {
 		{Name: "expect-is-passed-on", Applies: expects, Change: alone(expectPassedOn)},
 		{Name: "untrusted-headers-pass", Applies: untrusted, Change: alone(untrustedPass)},
 		{Name: "retried-responses-keep-connections", Applies: both(speaks("http1"), discards), Change: alone(keepsConnections)},
+		{Name: "retried-responses-keep-streams", Applies: both(speaksHTTP2, backsOff), Change: alone(keepsStreams)},
+		{Name: "http2-protocol-errors-end-connections", Applies: both(speaks("h2"), resetsWith("PROTOCOL_ERROR")), Change: alone(endConnections), OfCalls: true},
 		{Name: "grpc-refused-messages", Applies: countsMessages, Change: alone(messagesOfAll)},
 		{Name: "grpc-timeout-has-our-limits", Applies: sendsGRPCTimeout, Change: alone(ownGRPCTimeout)},
 	}
@@ -179,40 +183,92 @@ func untrustedPass(s *Scenario, want *Observed) {
 	passOn(s, want, func(name string) bool { return strings.HasPrefix(name, "x-envoy-") || name == "x-request-id" })
 }
 
-// keepsConnections: the rest of a short response that is discarded for a retry is read, and its
-// connection serves the next attempt. Envoy resets the stream, which ends the connection.
+// keepsConnections: the rest of a response that is discarded for a retry is read if it is short, so
+// that its connection serves the next attempt at its host. Envoy resets the stream, which ends the
+// connection.
 func keepsConnections(s *Scenario, want *Observed) {
-	kept := -uint64(keptConnections(s, want.Attempts)) //nolint:gosec // added, it wraps
-	const row, histogram = "cluster." + clusterName + ".upstream_", "envoy_cluster_upstream_"
-	if kept == 0 {
+	kept, used, closed := keptConnections(s, want, "respond")
+	if kept+closed == 0 {
 		return
 	}
-	for _, name := range []string{
-		"cx_destroy", "cx_destroy_local", "cx_destroy_local_with_active_rq", "cx_destroy_with_active_rq",
-		"cx_http1_total", "cx_total", "rq_pending_total",
-	} {
-		want.Stats[row+name] += kept
+	const row, histogram = "cluster." + clusterName + ".upstream_", "envoy_cluster_upstream_"
+	const label = `{envoy_cluster_name="` + clusterName + `"}`
+	for _, name := range []string{"cx_destroy", "cx_destroy_local"} {
+		want.Stats[row+name] -= kept
 	}
-	for _, name := range []string{"cx_connect_ms", "cx_length_ms", "rq_per_cx"} {
-		want.Histograms[histogram+name+`{envoy_cluster_name="`+clusterName+`"}`] += kept
+	for _, name := range []string{"cx_destroy_local_with_active_rq", "cx_destroy_with_active_rq"} {
+		want.Stats[row+name] -= kept + closed
+	}
+	for _, name := range []string{"cx_http1_total", "cx_total", "rq_pending_total"} {
+		want.Stats[row+name] -= used
+	}
+	want.Stats[row+"cx_active"] += kept - used
+	for _, name := range []string{"cx_length_ms", "rq_per_cx"} {
+		want.Histograms[histogram+name+label] -= kept
+	}
+	want.Histograms[histogram+"cx_connect_ms"+label] -= used
+}
+
+// keepsStreams: likewise, a stream ends by itself, or is reset by the upstream. Envoy resets it.
+func keepsStreams(s *Scenario, want *Observed) {
+	kept, _, _ := keptConnections(s, want, "respond", "reset_after_headers")
+	want.Stats["cluster."+clusterName+".upstream_rq_tx_reset"] -= kept
+}
+
+// endsAt reports whether the host of an attempt is the last one of its call.
+func (o *Observed) endsAt(at Attempt) bool {
+	return slices.ContainsFunc(o.AccessLog, func(l Logged) bool { return l.Case == at.Case && l.Host == "host:"+at.Host })
+}
+
+// resetsWith matches scenarios whose upstream resets streams with a code.
+func resetsWith(code string) func(*Scenario) bool {
+	return func(s *Scenario) bool {
+		scripts := append(slices.Collect(maps.Values(s.Upstream.ByPath)), s.Upstream.Script)
+		for _, h := range s.Upstream.Hosts {
+			scripts = append(scripts, h.Script)
+		}
+		return slices.ContainsFunc(scripts, func(steps []Step) bool {
+			return slices.ContainsFunc(steps, func(s Step) bool { return s.Action == "rst_stream" && s.Code == code })
+		})
 	}
 }
 
-// keptConnections returns the number of attempts that got a response with a body and were followed
-// by another attempt of the same call.
-func keptConnections(s *Scenario, attempts []Attempt) (n int) {
+// endConnections: net/http does not use a connection again whose server reset a stream with
+// PROTOCOL_ERROR.
+func endConnections(_ *Scenario, want *Observed) {
+	for _, at := range want.Attempts {
+		if at.Step == "rst_stream PROTOCOL_ERROR" {
+			want.Stats["cluster."+clusterName+".upstream_cx_close_notify"]++
+		}
+	}
+}
+
+// keptConnections is how many attempts got a response with a body, by one of the actions, and were
+// followed by another one of the same call; and how many of these were followed by one at the same host, which uses
+// their connection. closed is how many had a connection that the response ends.
+func keptConnections(s *Scenario, want *Observed, actions ...string) (kept, used, closed uint64) {
 	script := newScript(s.Upstream)
-	for i, at := range attempts {
+	for i, at := range want.Attempts {
 		path, _, _ := strings.Cut(at.Path, "?")
 		place := slices.IndexFunc(s.Upstream.Hosts, func(h Host) bool { return h.ID == at.Host })
 		if place < 0 {
-			return 0
+			return 0, 0, 0
 		}
-		step := script.next(s.Upstream.Hosts[place], path)
-		again := slices.ContainsFunc(attempts[i+1:], func(later Attempt) bool { return later.Case == at.Case })
-		if again && strings.HasPrefix(step.String(), "respond") && step.Body != "" && at.Outcome != "aborted_by_peer" {
-			n++
+		step, later := script.next(s.Upstream.Hosts[place], path), want.Attempts[i+1:]
+		again := slices.ContainsFunc(later, func(next Attempt) bool { return next.Case == at.Case }) || !want.endsAt(at)
+		action, _, _ := strings.Cut(step.String(), " ")
+		cut := at.Outcome == "aborted_by_peer" && (s.Upstream.Protocol == "http1" || step.BodyDelayMS == 0 || step.DelayMS > 0)
+		if !again || cut || !slices.Contains(actions, action) || step.Body == "" || !hasBody(step.status()) || at.Method == http.MethodHead {
+			continue
+		}
+		if step.Close {
+			closed++
+			continue
+		}
+		kept++
+		if slices.ContainsFunc(later, func(next Attempt) bool { return next.Host == at.Host }) {
+			used++
 		}
 	}
-	return n
+	return kept, used, closed
 }

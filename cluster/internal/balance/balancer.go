@@ -98,8 +98,9 @@ func (b *Balancer) publish(m Membership, now time.Duration) error {
 	if !b.started {
 		b.started, b.newest = true, now
 	}
+	s := b.build(&m, priorities, now) // Rand may panic in it
 	b.membership = m
-	b.state.Store(b.build(&m, priorities, now))
+	b.state.Store(s)
 	return nil
 }
 

@@ -1,8 +1,6 @@
 package balance
 
 import (
-	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,20 +9,21 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/pillion-go/pillion/internal/envoytest"
 )
 
 // maxWait bounds each wait for the real Envoy.
 const maxWait = 30 * time.Second
 
 // object is a JSON object of Envoy's configuration.
-type object = map[string]any
+type object = envoytest.Object
 
 // upstream is the servers that stand for the hosts of all clusters. Each responds
 // with its number.
@@ -237,138 +236,33 @@ func assignment(name string, m *Membership) object {
 
 // sidecar is a running Envoy.
 type sidecar struct {
-	egress string // where it listens for requests
-	admin  string
+	*envoytest.Envoy
+
 	client *http.Client
 }
 
-// startEnvoy runs Envoy with the clusters until the test ends, or skips the test. The
-// other fields are of its bootstrap configuration.
+// startEnvoy runs Envoy with the clusters until the test ends, or skips the test. The other fields are
+// of its bootstrap configuration. For each cluster there is a route that hashes the header x-key.
 func startEnvoy(t *testing.T, clusters []*liveCluster, other object) *sidecar {
 	t.Helper()
-	binary := envoyBinary(t)
-	dir := t.TempDir()
-	file, admin := filepath.Join(dir, "envoy.json"), filepath.Join(dir, "admin")
-	config, err := json.Marshal(bootstrap(clusters, other))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(file, config, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	cmd := exec.CommandContext(ctx, binary, "-c", file, "--use-dynamic-base-id", "--concurrency", "1", "--admin-address-path", admin, "--log-level", "warning")
-	var output bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &output, &output
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = cmd.Wait() // it is killed in the end
-	}()
-	transport := &http.Transport{MaxIdleConnsPerHost: 128}
-	t.Cleanup(func() {
-		transport.CloseIdleConnections()
-		stop()
-		<-ended
-		if t.Failed() {
-			t.Logf("Envoy's output ends with:\n%s", output.String()[max(0, output.Len()-2000):])
-		}
-	})
-	e := &sidecar{client: &http.Client{Transport: transport, Timeout: maxWait}}
-	for deadline := time.Now().Add(maxWait); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		select {
-		case <-ended:
-			t.Fatal("Envoy did not start")
-		default:
-		}
-		if address, err := os.ReadFile(admin); err == nil && len(address) > 0 {
-			e.admin = "http://" + string(address)
-			if e.egress = e.listener(); e.egress != "" {
-				return e
-			}
-		}
-	}
-	t.Fatalf("Envoy did not listen within %v", maxWait)
-	return nil
-}
-
-// envoyBinary returns the path of Envoy, or skips the test.
-func envoyBinary(t *testing.T) string {
-	t.Helper()
-	if path := os.Getenv("PILLION_ENVOY"); path != "" {
-		if !filepath.IsAbs(path) {
-			t.Fatalf("PILLION_ENVOY: got %q, want an absolute path", path)
-		}
-		return path
-	}
-	path, err := exec.LookPath("envoy")
-	if err != nil {
-		t.Skip("SKIPPED, NOTHING WAS COMPARED: there is no envoy on PATH and PILLION_ENVOY does not name one")
-	}
-	return path
-}
-
-// bootstrap returns Envoy's configuration: a listener, and for each cluster a route
-// that hashes the header x-key.
-func bootstrap(clusters []*liveCluster, other object) object {
-	const types = "type.googleapis.com/envoy.extensions.filters."
-	var all, routes []any
+	var all, routes []object
 	for _, c := range clusters {
-		all = append(all, c.envoy())
-		route := object{"cluster": c.name, "timeout": "30s", "hash_policy": []any{object{"header": object{"header_name": "x-key"}}}}
-		maps.Copy(route, c.route)
-		routes = append(routes, object{"match": object{"prefix": "/" + c.name + "/"}, "route": route})
+		action := object{"timeout": "30s", "hash_policy": []any{object{"header": object{"header_name": "x-key"}}}}
+		maps.Copy(action, c.route)
+		all, routes = append(all, c.envoy()), append(routes, envoytest.Route(c.name, action))
 	}
-	anyPort := object{"socket_address": object{"address": "127.0.0.1", "port_value": 0}}
-	manager := object{
-		"@type": types + "network.http_connection_manager.v3.HttpConnectionManager", "stat_prefix": "egress",
-		"http_filters": []any{object{"name": "router", "typed_config": object{"@type": types + "http.router.v3.Router"}}},
-		"route_config": object{"virtual_hosts": []any{object{"name": "all", "domains": []any{"*"}, "routes": routes}}},
-	}
-	config := object{
-		"admin": object{"address": anyPort},
-		"static_resources": object{
-			"listeners": []any{object{
-				"name": "egress", "address": anyPort,
-				"filter_chains": []any{object{"filters": []any{object{"name": "manager", "typed_config": manager}}}},
-			}},
-			"clusters": all,
-		},
-	}
+	config := envoytest.Bootstrap(all, routes)
 	maps.Copy(config, other)
-	return config
-}
-
-// listener returns the URL of the listener, or "" while there is none.
-func (e *sidecar) listener() string {
-	var status struct {
-		Listeners []struct {
-			Address struct {
-				Socket struct {
-					Port int `json:"port_value"`
-				} `json:"socket_address"`
-			} `json:"local_address"`
-		} `json:"listener_statuses"`
-	}
-	resp, err := e.client.Get(e.admin + "/listeners?format=json")
-	if err != nil {
-		return ""
-	}
-	defer resp.Body.Close()
-	if json.NewDecoder(resp.Body).Decode(&status) != nil || len(status.Listeners) == 0 {
-		return ""
-	}
-	return fmt.Sprintf("http://127.0.0.1:%d", status.Listeners[0].Address.Socket.Port)
+	transport := &http.Transport{MaxIdleConnsPerHost: 128}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &sidecar{envoytest.RunListening(t, config), &http.Client{Transport: transport, Timeout: maxWait}}
 }
 
 // get returns the number of the server that a request of the cluster reaches, or -1
 // if Envoy has no host for it.
 func (e *sidecar) get(t *testing.T, cluster, key string, headers ...string) int {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, e.egress+"/"+cluster+"/", nil)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+e.Egress+"/"+cluster+"/", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -422,21 +316,9 @@ func (e *sidecar) await(t *testing.T, cluster, name string, want uint64) {
 // stats returns the statistics of the cluster by their names without its own.
 func (e *sidecar) stats(t *testing.T, cluster string) map[string]uint64 {
 	t.Helper()
-	resp, err := e.client.Get(e.admin + "/stats?filter=^cluster[.]" + cluster + "[.]")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	stats := map[string]uint64{}
-	for line := range strings.Lines(string(text)) {
-		name, value, _ := strings.Cut(strings.TrimSpace(strings.TrimPrefix(line, "cluster."+cluster+".")), ": ")
-		if n, err := strconv.ParseUint(value, 10, 64); err == nil {
-			stats[name] = n
-		}
+	stats, prefix := map[string]uint64{}, "cluster."+cluster+"."
+	for name, n := range e.MustStats(t, "^"+regexp.QuoteMeta(prefix)) {
+		stats[strings.TrimPrefix(name, prefix)] = n
 	}
 	return stats
 }

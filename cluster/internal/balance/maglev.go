@@ -11,6 +11,7 @@ import (
 // mirrors Envoy's MaglevTable.
 type maglev struct {
 	entries []int32 // the host of each entry
+	size    divisor // by the number of entries
 	stats   MaglevStats
 }
 
@@ -39,7 +40,7 @@ func newMaglev(w *weighted, size uint64) *maglev {
 		}
 	}
 	slices.SortStableFunc(hosts, func(a, b maglevHost) int { return cmp.Compare(w.keys[a.index], w.keys[b.index]) })
-	m := &maglev{entries: make([]int32, size)}
+	m := &maglev{entries: make([]int32, size), size: newDivisor(size)}
 	for i := range m.entries {
 		m.entries[i] = -1
 	}
@@ -94,5 +95,5 @@ func (m *maglev) find(hash, attempt uint64) int {
 	if attempt > 0 {
 		hash ^= -attempt
 	}
-	return int(m.entries[hash%uint64(len(m.entries))])
+	return int(m.entries[m.size.rest(hash)])
 }

@@ -39,8 +39,11 @@ type Info struct {
 // Pick returns the host for a request, or nil if there is none.
 func (b *Balancer) Pick(r Request) (*Host, Info) {
 	s := b.state.Load()
-	if b.config.Policy.hashes() {
+	switch {
+	case b.config.Policy.hashes():
 		return b.pickByHash(s, &r)
+	case s.only != nil && r.Reject == nil && r.Previous == nil:
+		return b.pick(s.only, s, 0, r.Now), Info{Picks: 1}
 	}
 	var info Info
 	for {

@@ -11,6 +11,7 @@ import (
 // HostsSource of Envoy with its scheduler.
 type source struct {
 	hosts []*Host
+	size  divisor // by the number of hosts
 	turn  *turn
 
 	// The fields below are used if the weights of the hosts differ.
@@ -53,7 +54,7 @@ func (b *Balancer) newSource(key sourceKey, hosts []*Host, s *state) *source {
 		t.next.Store(b.seed)
 		b.turns[key] = t
 	}
-	src := &source{hosts: hosts, turn: t}
+	src := &source{hosts: hosts, size: newDivisor(uint64(len(hosts))), turn: t}
 	if !b.config.Policy.weighs() || len(hosts) < 2 {
 		return src
 	}
@@ -123,11 +124,11 @@ func (b *Balancer) pick(src *source, s *state, random uint64, now time.Duration)
 		}
 		return b.leastOfDrawn(src.hosts)
 	case Random:
-		return src.hosts[random%uint64(len(src.hosts))]
+		return src.hosts[src.size.rest(random)]
 	case PeakEWMA:
 		return b.fastestOfTwo(src, s, now)
 	default:
-		return src.hosts[(src.turn.next.Add(1)-1)%uint64(len(src.hosts))]
+		return src.hosts[src.size.rest(src.turn.next.Add(1)-1)]
 	}
 }
 

@@ -11,9 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -22,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion/cluster/internal/health"
+	"github.com/pillion-go/pillion/internal/envoytest"
 )
 
 var update = flag.Bool("update", false, "record testdata/envoy.json anew, with the Envoy that PILLION_ENVOY names")
@@ -180,10 +179,7 @@ func TestGolden(t *testing.T) {
 // TestEnvoy plays the scenarios with the Envoy that PILLION_ENVOY names. Intervals are not
 // compared, because the machine may be busy. With -update it records the golden file.
 func TestEnvoy(t *testing.T) {
-	envoy := os.Getenv("PILLION_ENVOY")
-	if envoy == "" {
-		t.Skip("PILLION_ENVOY names no Envoy")
-	}
+	envoy := envoytest.Binary(t)
 	version, err := exec.CommandContext(t.Context(), envoy, "--version").Output()
 	if err != nil {
 		t.Fatal(err)
@@ -194,7 +190,7 @@ func TestEnvoy(t *testing.T) {
 		for _, s := range g.Scenarios {
 			t.Run(s.Name, func(t *testing.T) {
 				t.Parallel()
-				for attempt := 1; !play(t, envoy, s) || !s.punctual(); attempt++ {
+				for attempt := 1; !play(t, s) || !s.punctual(); attempt++ {
 					if attempt == 12 {
 						t.Fatal("the machine was too busy to look between two checks, twelve times")
 					}
@@ -462,7 +458,7 @@ func (h *host) respond(w http.ResponseWriter, r *http.Request, step *checkStep) 
 
 // play plays a scenario with a real Envoy and notes what it shows. It is false if a check ended
 // before the one before it was looked at.
-func play(t *testing.T, envoy string, s *scenario) bool {
+func play(t *testing.T, s *scenario) bool {
 	t.Helper()
 	h := &host{t: t, s: s, stopped: make(chan struct{}), started: make(chan struct{}), checks: make(chan *checkStep, 1)}
 	var script []*checkStep
@@ -475,7 +471,7 @@ func play(t *testing.T, envoy string, s *scenario) bool {
 	h.server = httptest.NewServer(h)
 	defer h.server.Close()
 	defer close(h.stopped)
-	p := startEnvoy(t, envoy, s, h.server.Listener.Addr().(*net.TCPAddr).Port)
+	p := startEnvoy(t, s, h.server.Listener.Addr().String())
 	checks := uint64(0)
 	for i, step := range s.Steps {
 		if step.Passive {
@@ -492,7 +488,7 @@ func play(t *testing.T, envoy string, s *scenario) bool {
 			t.Fatalf("step %d: Envoy made no check", i)
 		}
 		if i == 0 {
-			p.eventually("an attempt", func() bool { return p.stats()["attempt"] > 0 })
+			envoytest.Eventually(p.t, "an attempt", func() bool { return p.stats()["attempt"] > 0 })
 			if s.Initial = p.observe(0); s.Initial == nil {
 				return false
 			}
@@ -515,116 +511,45 @@ func play(t *testing.T, envoy string, s *scenario) bool {
 
 // process is a running Envoy.
 type process struct {
-	t               *testing.T
-	admin, listener int
+	t *testing.T
+	*envoytest.Envoy
 }
 
-func startEnvoy(t *testing.T, envoy string, s *scenario, upstream int) *process {
+func startEnvoy(t *testing.T, s *scenario, upstream string) *process {
 	t.Helper()
-	dir := t.TempDir()
-	address := func(port int) map[string]any {
-		return map[string]any{"socket_address": map[string]any{"address": "127.0.0.1", "port_value": port}}
-	}
-	p := &process{t: t, listener: freePort(t)}
-	const types = "type.googleapis.com/envoy.extensions.filters."
-	router := map[string]any{"name": "router", "typed_config": map[string]any{"@type": types + "http.router.v3.Router"}}
-	manager := map[string]any{
-		"@type": types + "network.http_connection_manager.v3.HttpConnectionManager", "stat_prefix": "egress", "http_filters": []any{router},
-		"route_config": map[string]any{"virtual_hosts": []any{map[string]any{
-			"name": "all", "domains": []string{"*"},
-			"routes": []any{map[string]any{"match": map[string]any{"prefix": "/"}, "route": map[string]any{"cluster": "upstream"}}},
-		}}},
-	}
 	kind := "STATIC"
 	if s.IgnoreNew {
 		kind = "STRICT_DNS"
 	}
-	endpoint := map[string]any{"endpoint": map[string]any{"address": address(upstream)}}
-	config := map[string]any{
-		"admin": map[string]any{"address": address(0)},
-		"static_resources": map[string]any{
-			"listeners": []any{map[string]any{"address": address(p.listener), "filter_chains": []any{map[string]any{
-				"filters": []any{map[string]any{"name": "manager", "typed_config": manager}},
-			}}}},
-			"clusters": []any{map[string]any{
-				"name": "upstream", "type": kind, "connect_timeout": "1s", "health_checks": []any{s.check()},
-				"common_lb_config": map[string]any{"ignore_new_hosts_until_first_hc": s.IgnoreNew, "update_merge_window": "0s"},
-				"load_assignment":  map[string]any{"cluster_name": "upstream", "endpoints": []any{map[string]any{"lb_endpoints": []any{endpoint}}}},
-			}},
-		},
-	}
-	data, err := json.Marshal(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	file, admin := filepath.Join(dir, "envoy.json"), filepath.Join(dir, "admin")
-	if err := os.WriteFile(file, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), envoy, "-c", file, "--admin-address-path", admin, "--concurrency", "1", "--use-dynamic-base-id", "-l", "error")
-	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	p.eventually("its admin address", func() bool {
-		text, err := os.ReadFile(admin)
-		_, port, found := strings.Cut(string(text), ":")
-		p.admin, _ = strconv.Atoi(port)
-		return err == nil && found && p.admin != 0
-	})
-	return p
+	return &process{t, envoytest.Run(t, envoytest.Bootstrap([]envoytest.Object{{
+		"name": "upstream", "type": kind, "connect_timeout": "1s", "health_checks": []any{s.check()},
+		"common_lb_config": envoytest.Object{"ignore_new_hosts_until_first_hc": s.IgnoreNew, "update_merge_window": "0s"},
+		"load_assignment":  envoytest.Assignment("upstream", upstream),
+	}}, []envoytest.Object{{
+		"match": envoytest.Object{"prefix": "/"}, "route": envoytest.Object{"cluster": "upstream"},
+	}}))}
 }
 
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
-func (p *process) eventually(what string, done func() bool) {
-	p.t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !done(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			p.t.Fatalf("Envoy has not shown %s after 10 s", what)
-		}
-	}
-}
-
-func (p *process) get(port int, path string) (string, error) {
-	response, err := http.Get("http://127.0.0.1:" + strconv.Itoa(port) + path)
-	if err != nil {
-		return "", err
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	return string(body), err
-}
-
+// request makes one request, as soon as Envoy listens.
 func (p *process) request(path string) {
 	p.t.Helper()
-	p.eventually("a response", func() bool {
-		_, err := p.get(p.listener, path)
-		return err == nil
-	})
+	if err := p.Listen(p.t.Context()); err != nil {
+		p.t.Fatal(err)
+	}
+	response, err := http.Get("http://" + p.Egress + path)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, response.Body)
+	response.Body.Close()
 }
 
+// stats returns what Envoy has counted, apart from 0.
 func (p *process) stats() map[string]uint64 {
-	text, err := p.get(p.admin, "/stats?filter=cluster.upstream.health_check")
+	p.t.Helper()
 	stats := map[string]uint64{}
-	if err != nil {
-		return stats
-	}
-	for line := range strings.Lines(text) {
-		name, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
-		if n, err := strconv.ParseUint(value, 10, 64); err == nil && n != 0 {
+	for name, n := range p.MustStats(p.t, "cluster.upstream.health_check") {
+		if n != 0 {
 			stats[name[strings.LastIndexByte(name, '.')+1:]] = n
 		}
 	}
@@ -640,11 +565,8 @@ func (p *process) observe(results uint64) *observation {
 		seen.Stats = p.stats()
 		return seen.Stats["success"] + seen.Stats["failure"]
 	}
-	p.eventually(fmt.Sprintf("%d results", results), func() bool { return counted() >= results })
-	text, err := p.get(p.admin, "/clusters")
-	if err != nil {
-		p.t.Fatal(err)
-	}
+	envoytest.Eventually(p.t, fmt.Sprintf("%d results", results), func() bool { return counted() >= results })
+	text := p.MustPage(p.t, "/clusters")
 	i := slices.IndexFunc(strings.Split(text, "\n"), func(line string) bool { return strings.Contains(line, "::health_flags::") })
 	if i >= 0 {
 		_, seen.Flags, _ = strings.Cut(strings.Split(text, "\n")[i], "::health_flags::")

@@ -167,10 +167,11 @@ func (d *Detector[K]) detect(h *host[K], k Kind, e Event[K], now time.Time) {
 	}
 	e.Enforced = d.chance(d.config.enforcing(k))
 	if e.Enforced {
+		jitter := d.jitter() // random may panic in it
 		d.activate(1)
 		d.count(EjectionsEnforcedTotal)
 		d.count(k.enforced())
-		h.ejection.begin(k, &d.config, d.jitter(), now)
+		h.ejection.begin(k, &d.config, jitter, now)
 	}
 	d.emit(h, &h.ejection, Eject, k, e, now)
 }

@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -20,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion/cluster/internal/outlier"
+	"github.com/pillion-go/pillion/internal/envoytest"
 )
 
 var update = flag.Bool("update", false, "record testdata/envoy.json anew, with the Envoy that PILLION_ENVOY names")
@@ -248,10 +247,7 @@ func show(rate float64) string { return strconv.FormatFloat(rate, 'g', -1, 64) }
 // TestEnvoy plays the scenarios with the Envoy that PILLION_ENVOY names. Times are not
 // compared, because the machine may be busy. With -update it records the file.
 func TestEnvoy(t *testing.T) {
-	envoy := os.Getenv("PILLION_ENVOY")
-	if envoy == "" {
-		t.Skip("PILLION_ENVOY names no Envoy")
-	}
+	envoy := envoytest.Binary(t)
 	version, err := exec.CommandContext(t.Context(), envoy, "--version").Output()
 	if err != nil {
 		t.Fatal(err)
@@ -262,7 +258,7 @@ func TestEnvoy(t *testing.T) {
 		for _, s := range recorded.Scenarios {
 			t.Run(s.Name, func(t *testing.T) {
 				t.Parallel()
-				for attempt := 1; !s.play(t, envoy); attempt++ {
+				for attempt := 1; !s.play(t); attempt++ {
 					if attempt == 5 {
 						t.Fatal("the machine was too busy for the requests of one interval, five times")
 					}
@@ -284,12 +280,12 @@ func TestEnvoy(t *testing.T) {
 
 // play plays a scenario with a real Envoy and notes what it shows. It is false if requests that
 // belong to one interval took too long for that.
-func (s *liveScenario) play(t *testing.T, envoy string) bool {
+func (s *liveScenario) play(t *testing.T) bool {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(serve))
 	defer server.Close()
-	p := startEnvoy(t, envoy, s.detection(), server.Listener.Addr().(*net.TCPAddr).Port)
-	p.eventually("its host", func() bool { return p.observe().Flags != "" })
+	p := startEnvoy(t, s.detection(), server.Listener.Addr().String())
+	envoytest.Eventually(t, "its host", func() bool { return p.observe().Flags != "" })
 	last, began, aligned := p.observe(), time.Now(), false
 	for _, step := range s.Steps {
 		if step.Get != "" {
@@ -300,7 +296,7 @@ func (s *liveScenario) play(t *testing.T, envoy string) bool {
 			}
 		} else {
 			waited := time.Now()
-			p.eventually("a change", func() bool {
+			envoytest.Eventually(t, "a change", func() bool {
 				step.Seen = p.observe()
 				return step.Seen.changed(last)
 			})
@@ -330,111 +326,36 @@ func serve(w http.ResponseWriter, r *http.Request) {
 
 // process is a running Envoy.
 type process struct {
-	t               *testing.T
-	admin, listener int
+	t *testing.T
+	*envoytest.Envoy
 }
 
-func startEnvoy(t *testing.T, envoy string, detection map[string]any, upstream int) *process {
+func startEnvoy(t *testing.T, detection map[string]any, upstream string) *process {
 	t.Helper()
-	dir := t.TempDir()
-	address := func(port int) map[string]any {
-		return map[string]any{"socket_address": map[string]any{"address": "127.0.0.1", "port_value": port}}
-	}
-	p := &process{t: t, listener: freePort(t)}
-	const types = "type.googleapis.com/envoy.extensions.filters."
-	router := map[string]any{"name": "router", "typed_config": map[string]any{"@type": types + "http.router.v3.Router"}}
-	route := map[string]any{"match": map[string]any{"prefix": "/"}, "route": map[string]any{"cluster": "upstream", "timeout": "0.1s"}}
-	manager := map[string]any{
-		"@type": types + "network.http_connection_manager.v3.HttpConnectionManager", "stat_prefix": "egress", "http_filters": []any{router},
-		"route_config": map[string]any{"virtual_hosts": []any{map[string]any{"name": "all", "domains": []string{"*"}, "routes": []any{route}}}},
-	}
-	endpoint := map[string]any{"endpoint": map[string]any{"address": address(upstream)}}
-	config := map[string]any{
-		"admin": map[string]any{"address": address(0)},
-		"static_resources": map[string]any{
-			"listeners": []any{map[string]any{"address": address(p.listener), "filter_chains": []any{map[string]any{
-				"filters": []any{map[string]any{"name": "manager", "typed_config": manager}},
-			}}}},
-			"clusters": []any{map[string]any{
-				"name": "upstream", "type": "STATIC", "connect_timeout": "1s", "outlier_detection": detection,
-				"common_lb_config": map[string]any{"update_merge_window": "0s"},
-				"load_assignment":  map[string]any{"cluster_name": "upstream", "endpoints": []any{map[string]any{"lb_endpoints": []any{endpoint}}}},
-			}},
-		},
-	}
-	data, err := json.Marshal(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	file, admin := filepath.Join(dir, "envoy.json"), filepath.Join(dir, "admin")
-	if err := os.WriteFile(file, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), envoy, "-c", file, "--admin-address-path", admin, "--concurrency", "1", "--use-dynamic-base-id", "-l", "error")
-	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	p.eventually("its admin address", func() bool {
-		text, err := os.ReadFile(admin)
-		_, port, found := strings.Cut(string(text), ":")
-		p.admin, _ = strconv.Atoi(port)
-		return err == nil && found && p.admin != 0
-	})
-	return p
+	return &process{t, envoytest.RunListening(t, envoytest.Bootstrap([]envoytest.Object{{
+		"name": "upstream", "type": "STATIC", "connect_timeout": "1s", "outlier_detection": detection,
+		"common_lb_config": envoytest.Object{"update_merge_window": "0s"}, "load_assignment": envoytest.Assignment("upstream", upstream),
+	}}, []envoytest.Object{{
+		"match": envoytest.Object{"prefix": "/"}, "route": envoytest.Object{"cluster": "upstream", "timeout": "0.1s"},
+	}}))}
 }
 
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
-func (p *process) eventually(what string, done func() bool) {
-	p.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !done(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			p.t.Fatalf("Envoy has not shown %s after 20 s", what)
-		}
-	}
-}
-
-func (p *process) get(port int, path string) (string, error) {
-	response, err := http.Get("http://127.0.0.1:" + strconv.Itoa(port) + path)
-	if err != nil {
-		return "", err
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	return string(body), err
-}
-
-// request makes one request. Envoy may not listen yet.
+// request makes one request.
 func (p *process) request(path string) {
 	p.t.Helper()
-	p.eventually("a response", func() bool {
-		_, err := p.get(p.listener, path)
-		return err == nil
-	})
+	response, err := http.Get("http://" + p.Egress + path)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, response.Body)
+	response.Body.Close()
 }
 
 // observe returns what Envoy shows of its host.
 func (p *process) observe() *liveState {
 	p.t.Helper()
-	clusters, err := p.get(p.admin, "/clusters")
-	if err != nil {
-		p.t.Fatal(err)
-	}
 	seen := &liveState{Stats: map[string]uint64{}}
-	for line := range strings.Lines(clusters) {
+	for line := range strings.Lines(p.MustPage(p.t, "/clusters")) {
 		parts := strings.Split(strings.TrimSpace(line), "::")
 		if len(parts) < 4 {
 			continue
@@ -445,13 +366,8 @@ func (p *process) observe() *liveState {
 			}
 		}
 	}
-	stats, err := p.get(p.admin, "/stats?filter=cluster.upstream.outlier_detection")
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	for line := range strings.Lines(stats) {
-		name, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
-		if n, err := strconv.ParseUint(value, 10, 64); err == nil && n != 0 {
+	for name, n := range p.MustStats(p.t, "cluster.upstream.outlier_detection") {
+		if n != 0 {
 			seen.Stats[name[strings.LastIndexByte(name, '.')+1:]] = n
 		}
 	}

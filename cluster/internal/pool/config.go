@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"math"
 	"math/rand/v2"
 	"time"
 )
@@ -120,7 +121,17 @@ func (c Config) withDefaults() Config {
 
 // maxDuration returns the age limit of one connection.
 func (c *Config) maxDuration() time.Duration {
-	return c.MaxConnectionDuration + time.Duration(c.Rand()*c.DurationJitter*float64(c.MaxConnectionDuration))
+	return Lengthened(c.MaxConnectionDuration, c.Rand()*c.DurationJitter)
+}
+
+// Lengthened returns d, which is positive, and a share of it in addition. A sum that exceeds any
+// duration is the longest one.
+func Lengthened(d time.Duration, share float64) time.Duration {
+	more := share * float64(d)
+	if more >= float64(math.MaxInt64-d) {
+		return math.MaxInt64
+	}
+	return d + time.Duration(more)
 }
 
 // protocolOf returns the protocol of a connection that negotiated alpn, which is empty

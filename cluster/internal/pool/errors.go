@@ -124,7 +124,11 @@ type streamError struct {
 
 func (e streamError) Error() string { return "stream error" }
 
-const refusedStream = 7 // REFUSED_STREAM in RFC 9113, section 7
+// Codes of RFC 9113, section 7.
+const (
+	protocolError = 1 // PROTOCOL_ERROR
+	refusedStream = 7 // REFUSED_STREAM
+)
 
 // remoteReset reports whether the server reset the stream of err, and whether the code of the
 // reset means that the server did not process it.
@@ -135,4 +139,10 @@ func remoteReset(err error) (reset, refused bool) {
 	}
 	reset = e.Cause != nil && e.Cause.Error() == "received from peer"
 	return reset, reset && e.Code == refusedStream
+}
+
+// isProtocolError reports whether err is a stream that was reset with PROTOCOL_ERROR.
+func isProtocolError(err error) bool {
+	var e streamError
+	return errors.As(err, &e) && e.Code == protocolError
 }

@@ -79,8 +79,9 @@ const (
 	RqPendingFailureEject
 	// RqCancelled counts requests that were canceled while they waited.
 	RqCancelled
-	// RqRxReset counts HTTP/2 streams that the server reset, RqTxReset streams that the client
-	// reset. REFUSED_STREAM is not counted.
+	// RqRxReset counts HTTP/2 streams that the server reset. RqTxReset counts streams that the
+	// client reset, and streams that the server reset with PROTOCOL_ERROR. REFUSED_STREAM is not
+	// counted.
 	RqRxReset
 	RqTxReset
 

@@ -293,6 +293,15 @@ func TestGoAwayWithStreams(t *testing.T) {
 	})
 }
 
+// A stream that the server resets with PROTOCOL_ERROR counts as one that this side reset.
+func TestServerResetsWithProtocolError(t *testing.T) {
+	serve := script2(nil, func(p *peer, id uint32) { p.reset(id, http2.ErrCodeProtocol) })
+	inLab(t, pool.HTTP2, pool.Config{}, serve, func(l *lab) {
+		l.wantAll(l.getN(1), "stream error")
+		l.expect(map[pool.Event]int64{pool.RqTotal: 1, pool.RqRxReset: 0, pool.RqTxReset: 1})
+	})
+}
+
 // Streams that the server resets leave the connection as it is, however many they are.
 func TestServerResetsStreams(t *testing.T) {
 	codes := map[string]struct {

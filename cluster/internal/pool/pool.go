@@ -416,6 +416,8 @@ func (p *Pool) endStream(c *conn, s *Stream, err error) {
 	}
 	switch reset, refused := remoteReset(err); {
 	case refused || turnedAway(err):
+	case reset && isProtocolError(err): // as Envoy, which does not ask who found it
+		p.cfg.Observer.Observe(RqTxReset, 1)
 	case reset:
 		p.cfg.Observer.Observe(RqRxReset, 1)
 	case c.state == closed && !isCanceled(err):

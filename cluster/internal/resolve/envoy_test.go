@@ -4,13 +4,9 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"net/netip"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/pillion-go/pillion/internal/envoytest"
 )
 
 //go:generate go test -run TestEnvoy -record
@@ -242,52 +240,14 @@ func playEnvoy(t *testing.T, all []scenario) map[string]string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	config, admin := filepath.Join(dir, "envoy.json"), filepath.Join(dir, "admin")
-	b, err := json.Marshal(bootstrap(all, port))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err = os.WriteFile(config, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	envoy := exec.CommandContext(t.Context(), os.Getenv("PILLION_ENVOY"), "-c", config, "--admin-address-path", admin, "--concurrency", "1", "--disable-hot-restart", "-l", "error")
-	envoy.Stderr = os.Stderr
-	if err = envoy.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer envoy.Wait()
-	defer envoy.Process.Kill()
-	time.Sleep(horizon + 200*time.Millisecond) // it starts in a fifth of a second
-	address, err := os.ReadFile(admin)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return read(t, all, get(t, string(address), "/stats"), get(t, string(address), "/clusters?format=json"))
-}
-
-func get(t *testing.T, address, path string) []byte {
-	t.Helper()
-	resp, err := http.Get("http://" + address + path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
+	e := envoytest.Run(t, bootstrap(all, port))
+	time.Sleep(horizon) // its clusters start when the admin page does
+	return read(t, all, e.MustStats(t, "^cluster[.]"), e.MustPage(t, "/clusters?format=json"))
 }
 
 // read makes outcomes of Envoy's statistics and list of hosts.
-func read(t *testing.T, all []scenario, stats, clusters []byte) map[string]string {
+func read(t *testing.T, all []scenario, stats map[string]uint64, clusters string) map[string]string {
 	t.Helper()
-	counts := map[string]string{}
-	for line := range strings.Lines(string(stats)) {
-		name, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
-		counts[name] = value
-	}
 	var listed struct {
 		Statuses []struct {
 			Name  string `json:"name"`
@@ -300,7 +260,7 @@ func read(t *testing.T, all []scenario, stats, clusters []byte) map[string]strin
 			} `json:"host_statuses"`
 		} `json:"cluster_statuses"`
 	}
-	if err := json.Unmarshal(clusters, &listed); err != nil {
+	if err := json.Unmarshal([]byte(clusters), &listed); err != nil {
 		t.Fatal(err)
 	}
 	hosts := map[string][]string{}
@@ -312,15 +272,15 @@ func read(t *testing.T, all []scenario, stats, clusters []byte) map[string]strin
 	outcomes := map[string]string{}
 	for i, s := range all {
 		name := fmt.Sprint("c", i)
-		of := func(stat string) string { return counts["cluster."+name+"."+stat] }
-		outcomes[s.name] = fmt.Sprintf("%s | attempt %s success %s failure %s empty %s no_rebuild %s changes %s", strings.Join(hosts[name], " "),
+		of := func(stat string) uint64 { return stats["cluster."+name+"."+stat] }
+		outcomes[s.name] = fmt.Sprintf("%s | attempt %d success %d failure %d empty %d no_rebuild %d changes %d", strings.Join(hosts[name], " "),
 			of("update_attempt"), of("update_success"), of("update_failure"), of("update_empty"), of("update_no_rebuild"), of("membership_change"))
 	}
 	return outcomes
 }
 
 // object is an object of JSON.
-type object = map[string]any
+type object = envoytest.Object
 
 // bootstrap is a configuration of Envoy that has a cluster for each scenario.
 func bootstrap(all []scenario, port string) object {
@@ -350,9 +310,5 @@ func bootstrap(all []scenario, port string) object {
 			"load_assignment": object{"cluster_name": fmt.Sprint("c", i), "endpoints": []object{{"lb_endpoints": endpoints}}},
 		})
 	}
-	return object{
-		"admin":            object{"address": object{"socket_address": object{"address": "127.0.0.1", "port_value": 0}}},
-		"node":             object{"id": "test", "cluster": "test"},
-		"static_resources": object{"clusters": clusters},
-	}
+	return envoytest.Bootstrap(clusters, nil)
 }

@@ -1,7 +1,6 @@
 package secure
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -16,13 +15,13 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"strconv"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/pillion-go/pillion/internal/envoytest"
 )
 
 //go:generate go test -run TestEnvoy -record
@@ -465,33 +464,31 @@ func keep(t *testing.T, outcomes map[string]string) {
 }
 
 // object is an object of JSON.
-type object = map[string]any
+type object = envoytest.Object
 
 // playEnvoy plays the scenarios through one Envoy, but for those with a configuration that it
 // refuses.
 func playEnvoy(t *testing.T, all []scenario, addresses []string) map[string]string {
 	t.Helper()
 	outcomes := map[string]string{}
-	var clusters []object
+	var clusters, routes []object
 	var playable []int
 	for i, s := range all {
 		c := clusterOf(s, i, addresses[i])
-		if _, err := New(s.config); err != nil && !validates(t, c) {
+		if _, err := New(s.config); err != nil && !envoytest.Validates(t, envoytest.Bootstrap([]object{c}, nil)) {
 			outcomes[s.name] = "config"
 			continue
 		}
 		clusters, playable = append(clusters, c), append(playable, i)
+		routes = append(routes, envoytest.Route(fmt.Sprint("c", i), nil))
 	}
-	proxy, admin := startEnvoy(t, clusters)
+	e := envoytest.RunListening(t, envoytest.Bootstrap(clusters, routes))
 	for _, i := range playable {
-		stats := map[string]uint64{} // filled after the call
-		outcomes[all[i].name] = outcome(func(name string) uint64 { return stats[name] }, func() (*http.Response, error) {
-			resp, err := http.DefaultTransport.RoundTrip(newRequest(t, fmt.Sprintf("http://%s/c%d/", proxy, i)))
-			prefix := fmt.Sprintf("cluster.c%d.ssl.", i)
-			for line := range strings.Lines(get(t, "http://"+admin+"/stats?filter=^"+strings.ReplaceAll(prefix, ".", "[.]"))) {
-				name, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
-				stats[strings.TrimPrefix(name, prefix)], _ = strconv.ParseUint(value, 10, 64)
-			}
+		prefix := fmt.Sprintf("cluster.c%d.ssl.", i)
+		var stats map[string]uint64 // read after the call
+		outcomes[all[i].name] = outcome(func(name string) uint64 { return stats[prefix+name] }, func() (*http.Response, error) {
+			resp, err := http.DefaultTransport.RoundTrip(newRequest(t, fmt.Sprintf("http://%s/c%d/", e.Egress, i)))
+			stats = e.MustStats(t, "^"+regexp.QuoteMeta(prefix))
 			return resp, err
 		})
 	}
@@ -499,27 +496,10 @@ func playEnvoy(t *testing.T, all []scenario, addresses []string) map[string]stri
 	return outcomes
 }
 
-func get(t *testing.T, url string) string {
-	t.Helper()
-	resp, err := http.Get(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
-}
-
 func clusterOf(s scenario, i int, address string) object {
-	_, port, _ := net.SplitHostPort(address)
+	name := fmt.Sprint("c", i)
 	return object{
-		"name": fmt.Sprint("c", i), "type": "STATIC", "connect_timeout": "5s",
-		"load_assignment": object{"cluster_name": fmt.Sprint("c", i), "endpoints": []object{{"lb_endpoints": []object{
-			{"endpoint": object{"address": object{"socket_address": object{"address": "127.0.0.1", "port_value": json.Number(port)}}}},
-		}}}},
+		"name": name, "type": "STATIC", "connect_timeout": "5s", "load_assignment": envoytest.Assignment(name, address),
 		"transport_socket": object{"name": "tls", "typed_config": upstreamTLS(s.config)},
 	}
 }
@@ -568,66 +548,4 @@ func upstreamTLS(c Config) object {
 		"@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
 		"sni":   c.SNI, "auto_sni_san_validation": c.VerifySNI, "common_tls_context": common,
 	}
-}
-
-func envoyConfig(t *testing.T, clusters []object) string {
-	t.Helper()
-	loopback := func(port int) object {
-		return object{"socket_address": object{"address": "127.0.0.1", "port_value": port}}
-	}
-	var routes []object
-	for _, c := range clusters {
-		routes = append(routes, object{"match": object{"prefix": fmt.Sprintf("/%s/", c["name"])}, "route": object{"cluster": c["name"]}})
-	}
-	manager := object{
-		"@type":       "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-		"stat_prefix": "in", "route_config": object{"virtual_hosts": []object{{"name": "all", "domains": []string{"*"}, "routes": routes}}},
-		"http_filters": []object{{"name": "router", "typed_config": object{"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}},
-	}
-	b, err := json.Marshal(object{
-		"admin": object{"address": loopback(0)}, "node": object{"id": "test", "cluster": "test"},
-		"static_resources": object{
-			"clusters":  clusters,
-			"listeners": []object{{"name": "in", "address": loopback(0), "filter_chains": []object{{"filters": []object{{"name": "http", "typed_config": manager}}}}}},
-		},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(t.TempDir(), "envoy.json")
-	if err := os.WriteFile(path, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-// validates reports whether Envoy accepts a configuration with the cluster.
-func validates(t *testing.T, cluster object) bool {
-	t.Helper()
-	return exec.CommandContext(t.Context(), os.Getenv("PILLION_ENVOY"), "--mode", "validate", "-l", "off", "-c", envoyConfig(t, []object{cluster})).Run() == nil
-}
-
-// startEnvoy runs Envoy until the test ends. It returns the addresses of its listener and of
-// its administration.
-func startEnvoy(t *testing.T, clusters []object) (proxy, admin string) {
-	t.Helper()
-	config := envoyConfig(t, clusters)
-	path := filepath.Join(filepath.Dir(config), "admin")
-	envoy := exec.CommandContext(context.WithoutCancel(t.Context()), os.Getenv("PILLION_ENVOY"), "-c", config, "--admin-address-path", path, "--concurrency", "1", "--disable-hot-restart", "-l", "error")
-	envoy.Stderr = os.Stderr
-	if err := envoy.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { envoy.Process.Kill(); envoy.Wait() })
-	for range 100 {
-		time.Sleep(100 * time.Millisecond)
-		b, _ := os.ReadFile(path)
-		if len(b) == 0 || !bytes.Contains([]byte(get(t, "http://"+string(b)+"/ready")), []byte("LIVE")) {
-			continue
-		}
-		_, listener, _ := strings.Cut(get(t, "http://"+string(b)+"/listeners"), "::")
-		return strings.TrimSpace(listener), string(b)
-	}
-	t.Fatal("Envoy does not start")
-	return "", ""
 }

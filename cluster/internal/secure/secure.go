@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/pillion-go/pillion/internal/report"
 )
 
 // Secure is the TLS of connections to an upstream. It is safe for concurrent use.
@@ -124,10 +126,20 @@ func (s *Secure) watch() {
 			case <-ctx.Done():
 				return
 			case <-ticker.C:
-				_ = s.Reload() // Report and Err have it
+				s.look()
 			}
 		}
 	})
+}
+
+// look checks the files for changes, in a goroutine without a caller.
+func (s *Secure) look() {
+	defer func() {
+		if p := recover(); p != nil {
+			report.Panic("the function TLS.Report of a cluster", p)
+		}
+	}()
+	_ = s.Reload() // Report and Err have the error
 }
 
 // Close ends the checks for changes and waits for a running Report. Configurations of TLSConfig
