@@ -70,7 +70,7 @@ func (c *Call) arm(ctx context.Context) (sent context.Context, ok bool) {
 // total limit otherwise. A negative limit means that the total limit has passed.
 func (c *Call) bound(ctx context.Context) (scope Scope, limit, until time.Duration) {
 	l := &c.limits
-	if *l == (limits{}) {
+	if l.deadline|l.try|l.idle|l.soft == 0 { // there are no limits
 		return 0, 0, 0
 	}
 	now := c.frame.chain.now()
