@@ -7,6 +7,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/cluster"
+	"github.com/pillion-go/pillion/examples/internal/pace"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
 )
@@ -194,7 +195,7 @@ func (b *bench) join(ctx context.Context, g *group, name string, window time.Dur
 	if err != nil {
 		return err
 	}
-	waitUntil(ctx, time.Now().Add(window))
+	pace.WaitUntil(ctx, time.Now().Add(window))
 	b.fleet.behave(func(place int) behavior {
 		if place == 0 {
 			return behavior{takes: usual, cold: slow, warm: time.Now().Add(b.load.length() / 4)}

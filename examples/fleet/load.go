@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion"
+	"github.com/pillion-go/pillion/examples/internal/pace"
 )
 
 // load starts calls at a fixed rate, even if earlier calls have not ended.
@@ -34,13 +35,8 @@ type outcome struct {
 // run makes all calls, unless ctx ends first.
 func (l load) run(ctx context.Context, client *http.Client) []outcome {
 	outcomes := make([]outcome, l.calls)
-	began := time.Now()
 	var calls sync.WaitGroup
-	for n := range l.calls {
-		due := began.Add(time.Duration(float64(n) / l.rate * float64(time.Second)))
-		if !waitUntil(ctx, due) {
-			break
-		}
+	for n, due := range pace.Calls(ctx, l.calls, l.rate) {
 		calls.Go(func() {
 			outcomes[n] = call(ctx, client, n)
 			outcomes[n].took = time.Since(due)
@@ -48,18 +44,6 @@ func (l load) run(ctx context.Context, client *http.Client) []outcome {
 	}
 	calls.Wait()
 	return outcomes
-}
-
-// waitUntil waits until due. It returns false if ctx ends first.
-func waitUntil(ctx context.Context, due time.Time) bool {
-	timer := time.NewTimer(time.Until(due))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // userHeader is the request header with the user of a call, for hash policies.

@@ -14,15 +14,15 @@ func Calls(ctx context.Context, calls int, perSecond float64) iter.Seq2[int, tim
 		began := time.Now()
 		for n := range calls {
 			due := began.Add(time.Duration(float64(n) / perSecond * float64(time.Second)))
-			if !waitUntil(ctx, due) || !yield(n, due) {
+			if !WaitUntil(ctx, due) || !yield(n, due) {
 				return
 			}
 		}
 	}
 }
 
-// waitUntil waits until due, and reports whether ctx is still active.
-func waitUntil(ctx context.Context, due time.Time) bool {
+// WaitUntil waits until due, and reports whether ctx is still active.
+func WaitUntil(ctx context.Context, due time.Time) bool {
 	timer := time.NewTimer(time.Until(due))
 	defer timer.Stop()
 	select {
