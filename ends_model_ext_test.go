@@ -68,16 +68,16 @@ type ending struct {
 
 // model returns how and when the call must end: by the earliest of all ends. The end of the context
 // of a caller that does not read is noticed by the next read, by Close, when the total timeout
-// fires, or at the next tick, which comes 50 ms after each tenth of a second; after ten ticks it is
-// noticed immediately.
+// fires, or at the next tick, which comes 25 ms after each twentieth of a second; after twenty ticks
+// it is noticed immediately.
 func (s story) model() ending {
 	first := s.firstEnd()
-	if first.at != s.leaves && first.at != s.deadline || first.at > 950*time.Millisecond {
+	if first.at != s.leaves && first.at != s.deadline || first.at > 975*time.Millisecond {
 		return first
 	}
 	left := first.at
-	for first.at = 50 * time.Millisecond; first.at <= left; {
-		first.at += 100 * time.Millisecond
+	for first.at = 25 * time.Millisecond; first.at <= left; {
+		first.at += 50 * time.Millisecond
 	}
 	for _, at := range []time.Duration{s.nextRead(left), s.closes, s.total} {
 		if at >= left {
@@ -151,7 +151,7 @@ func (s story) upstream(t *testing.T, order *journal, end chan<- policy.Outcome)
 // play plays the story, and returns its end and the reader's error.
 func (s story) play(t *testing.T, u *pillion.Upstream, made time.Time, end <-chan policy.Outcome) (got ending, told error) {
 	t.Helper()
-	const tick = 100 * time.Millisecond
+	const tick = 50 * time.Millisecond
 	time.Sleep(tick + tick/2 - time.Since(made)%tick) // ticks are apart from all ends
 	began := time.Now()
 	ctx, leave := context.WithCancel(t.Context())

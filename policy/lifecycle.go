@@ -155,7 +155,7 @@ func (o *Outcome) Pending() *Attempt {
 
 // Watch hands the open response to the caller. The policies must be done with its headers. From then
 // on only the attempt's [Stream] ends it: its reader, a timeout, or the end of the caller's context.
-// The end of the context is noticed up to 100ms late if the caller neither reads nor closes the
+// The end of the context is noticed up to 50ms late if the caller neither reads nor closes the
 // response. The Attempt must not be used after Watch.
 func (a *Attempt) Watch() {
 	if a.state != stateOpen {

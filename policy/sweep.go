@@ -10,11 +10,11 @@ import (
 
 // sweepInterval bounds how late the end of a caller's context is noticed, if the caller then
 // neither reads nor closes the response.
-const sweepInterval = 100 * time.Millisecond
+const sweepInterval = 50 * time.Millisecond
 
 // sweeps is the number of times the sweep checks a response before the response has its own watch. A watch
 // costs allocations, but no time while nothing happens, and it notices the end without delay.
-const sweeps = 10
+const sweeps = 20
 
 // sweep checks the callers of a chain's open responses, and ends the attempts whose caller's
 // context has ended. All responses share one timer, which runs while there are new responses. Most
@@ -50,7 +50,7 @@ func (c *Chain) watch(of *Call) {
 	}
 }
 
-// armSweep sets the timer to the next tenth of a second of the chain's clock. The caller holds the
+// armSweep sets the timer to the next multiple of sweepInterval on the chain's clock. The caller holds the
 // sweep's mu.
 func (c *Chain) armSweep() {
 	w := &c.sweep

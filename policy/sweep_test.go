@@ -50,7 +50,7 @@ func (h hooked) Wrap(_ *Builder, next Func) (Func, error) {
 	}, nil
 }
 
-// TestSweep pins that the sweep ends the responses of canceled callers at the next tenth of a
+// TestSweep pins that the sweep ends the responses of canceled callers at the next twentieth of a
 // second, and no others. Its timer runs only while there are open responses.
 func TestSweep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -61,7 +61,7 @@ func TestSweep(t *testing.T) {
 		left, stays := open(ctx), open(t.Context())
 		time.Sleep(310 * time.Millisecond)
 		leave(errLeft)
-		time.Sleep(89 * time.Millisecond)
+		time.Sleep(39 * time.Millisecond)
 		if len(causes) != 0 {
 			t.Fatalf("before the tick: got %d ends, want none", len(causes))
 		}
