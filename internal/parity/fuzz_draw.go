@@ -76,6 +76,10 @@ var (
 	startEvery = 150
 )
 
+// connecting is the time for a connection, in milliseconds. A connection outlasts the attempt that
+// began to make it, so this is far from any multiple of a timeout of an attempt.
+const connecting = 730
+
 // one returns one of the values.
 func one[T any](d *drawer, values ...T) T { return values[d.r.IntN(len(values))] }
 
@@ -406,7 +410,7 @@ func (d *drawer) upstream() {
 	}
 	if d.single() && d.s.Upstream.Hosts[0].Listen == "" && !d.has("cluster", "circuit_breakers") && !d.has("route", "timeout") && d.chance(4) {
 		d.s.Upstream.Hosts[0].Listen, d.dials = "blackhole", true
-		d.set("cluster", "connect_timeout", "0.4s")
+		d.set("cluster", "connect_timeout", seconds(connecting))
 	}
 	d.s.Upstream.Script = d.steps(1 + d.r.IntN(5))
 	if d.hosts > 1 && d.chance(15) {

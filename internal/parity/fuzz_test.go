@@ -121,6 +121,17 @@ func TestGrids(t *testing.T) {
 	}
 }
 
+// TestGrids_connecting checks that a connection does not end near the end of an attempt that waits
+// for it.
+func TestGrids_connecting(t *testing.T) {
+	const apart = 60
+	for _, perTry := range oneByOne.perTry {
+		if after := connecting % perTry; after < apart || perTry-after < apart {
+			t.Errorf("a connection that ends after %d ms meets the timeout of %d ms", connecting, perTry)
+		}
+	}
+}
+
 // TestShrink checks that all that a failure does not need is removed.
 func TestShrink(t *testing.T) {
 	var s *Scenario

@@ -53,6 +53,7 @@ type course struct {
 	end      ending
 	stats    map[string]int // the statistics that it counts
 	known    bool           // false if the model cannot simulate the call
+	dialed   time.Duration  // when the connection that the call waits for fails
 }
 
 // tried is one attempt as the upstream sees it.
@@ -178,6 +179,22 @@ func (p *plan) applyHeaders(r Request) {
 	if n, err := strconv.Atoi(r.Headers["x-envoy-upstream-rq-per-try-timeout-ms"]); err == nil {
 		p.perTry = ms(n)
 	}
+	p.addRetriable(r)
+}
+
+// addRetriable adds the statuses and the headers that a request names to those of the policy.
+func (p *plan) addRetriable(r Request) {
+	policy := *p.policy
+	policy.RetriableStatusCodes, policy.RetriableHeaders = slices.Clone(policy.RetriableStatusCodes), slices.Clone(policy.RetriableHeaders)
+	for _, text := range wordsOf(r.Headers["x-envoy-retriable-status-codes"]) {
+		if code, err := strconv.Atoi(text); err == nil {
+			policy.RetriableStatusCodes = append(policy.RetriableStatusCodes, code)
+		}
+	}
+	for _, name := range wordsOf(r.Headers["x-envoy-retriable-header-names"]) {
+		policy.RetriableHeaders = append(policy.RetriableHeaders, envoyHeaderMatcher{Name: name})
+	}
+	p.policy = &policy
 }
 
 func wordsOf(list string) []string {
@@ -348,7 +365,7 @@ func (m *model) attempt(c *course, p *plan, n int, clock time.Duration) ending {
 	case "refuse":
 		return failed("UF", "remote_connection_failure|delayed_connect_error:_Connection_refused", http.StatusServiceUnavailable)
 	case "blackhole":
-		return m.connecting(c, p, left)
+		return m.connecting(c, p, left, clock)
 	case "accept_reset":
 		c.known = false
 	}
@@ -400,10 +417,14 @@ func (p *plan) left(clock time.Duration) left {
 	return l
 }
 
-// connecting simulates an attempt that gets no connection.
-func (m *model) connecting(c *course, p *plan, l left) ending {
+// connecting simulates an attempt that gets no connection. It waits for the connection that an
+// earlier attempt began to make, if that goes on.
+func (m *model) connecting(c *course, p *plan, l left, clock time.Duration) ending {
+	if c.dialed <= clock {
+		c.dialed = clock + p.connect
+	}
 	e := failed("UF", "connection_timeout", http.StatusServiceUnavailable)
-	e.took = p.connect
+	e.took = c.dialed - clock
 	if m.has(limitsIncludeConnecting) {
 		e = p.firstLimit(e, l)
 	} else {

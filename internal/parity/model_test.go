@@ -169,10 +169,20 @@ func TestModel_courses(t *testing.T) {
 		{"buffer that is large enough", h2(buffer(5, retries("internal", 1, "")), trailersAlone("13")), "2 2 200 URX", "2 2 200 URX"},
 		{"200, which is retriable", h2(retries("retriable-status-codes", 2, `, "retriable_status_codes": [200]`), trailersAlone("3")), "3 3 200 URX", "1 1 200 -"},
 		{"404, which is retriable", h2(retries("retriable-status-codes", 2, `, "retriable_status_codes": [404]`), Step{Status: 404}), "3 3 404 URX", "3 3 200 URX"},
+		{"400, which the caller names", Scenario{
+			Envoy: retries("5xx", 2, ""), Upstream: UpstreamScript{Script: []Step{{Status: 400}}},
+			Downstream: Calls{Protocol: "h2", Ops: []Op{{Op: "request", Request: &Request{GRPC: true, Headers: map[string]string{
+				"x-envoy-retry-on": "retriable-status-codes", "x-envoy-retriable-status-codes": "404,400",
+			}}}}},
+		}, "3 3 400 URX", "3 3 200 URX"},
+		{"a header that the caller names", http1(Request{Headers: map[string]string{
+			"x-envoy-retry-on": "retriable-headers", "x-envoy-retriable-header-names": "X-Mark",
+		}}, "", retries("5xx", 1, ""), Step{Status: 404, Headers: [][2]string{{"x-mark", "a"}}}), "2 2 404 URX", "2 2 404 URX"},
 		{"503 of gRPC's", h2(retries("5xx", 1, ""), Step{Status: 503, Headers: trailersAlone("5").Headers}), "2 2 503 URX", "1 1 200 -"},
 		{"HTTP, small buffer", http1(Request{Method: "POST", BodyBytes: 9}, "", buffer(4, retries("5xx", 3, "")), Step{Status: 503}), "1 1 503 -", "1 1 503 -"},
 		{"no connection, per try", http1(Request{Method: "POST"}, "blackhole", retries("connect-failure", 1, `, "per_try_timeout": "0.1s"`)), "2 0 504 UT", "1 0 504 UT"},
-		{"no connection, 5xx", http1(Request{}, "blackhole", cluster(`{"connect_timeout": "0.3s"}`, retries("5xx", 1, `, "per_try_idle_timeout": "0.2s"`))), "2 0 503 URX,UF", "2 0 504 URX,UT"},
+		{"no connection, 5xx", http1(Request{}, "blackhole", cluster(`{"connect_timeout": "0.3s"}`, retries("5xx", 1, `, "per_try_idle_timeout": "0.2s"`))), "2 0 503 URX,UF", "2 0 503 URX,UF"},
+		{"no connection, long, 5xx", http1(Request{}, "blackhole", cluster(`{"connect_timeout": "0.45s"}`, retries("5xx", 1, `, "per_try_idle_timeout": "0.2s"`))), "2 0 503 URX,UF", "2 0 504 URX,UT"},
 		{"overflow, no connection", http1(Request{}, "blackhole", cluster(full, retries("5xx", 0, ""))), "1 0 503 URX,UF", "1 0 503 URX,UF"},
 		{"overflow, refused", http1(Request{}, "refuse", cluster(full, retries("reset", 2, ""))), "3 0 503 URX,UF", "3 0 503 URX,UF"},
 		{"overflow", http1(Request{}, "", cluster(full, retries("reset", 2, ""))), "1 0 503 UO", "1 0 503 UO"},
@@ -248,6 +258,33 @@ func TestRewrite(t *testing.T) {
 				t.Errorf("flags %s, habit %s: got trailers %v", flags, name, want.Downstream[0].Trailers)
 			}
 		}
+	}
+}
+
+// TestRewrite_resent checks that a stream that gRPC's client resends has the headers of its attempt.
+func TestRewrite_resent(t *testing.T) {
+	s := &Scenario{
+		Envoy:      retries("refused-stream", 1, ""),
+		Upstream:   UpstreamScript{Protocol: "h2", Hosts: []Host{{ID: "a"}}, Script: []Step{{Action: "rst_stream", Code: "REFUSED_STREAM"}}},
+		Downstream: Calls{Protocol: "h2", Ops: []Op{{Op: "request", Request: &Request{GRPC: true}}}},
+	}
+	const step, details = "rst_stream REFUSED_STREAM", "upstream_reset_before_response_started{remote_refused_stream_reset}"
+	want := &Observed{
+		Downstream: []Answer{{Case: "r001"}},
+		AccessLog:  []Logged{{Case: "r001", Code: 200, Details: details, Flags: "URX,UR", Attempts: 2}},
+		Attempts: []Attempt{
+			{Case: "r001", Step: step},
+			{Case: "r001", Step: step, Headers: map[string]string{"x-envoy-is-timeout-retry": "false"}},
+		},
+		Stats: map[string]uint64{}, Histograms: map[string]uint64{},
+	}
+	rewrite(0, resendsRefused)(s, want, &Played{})
+	var got []string
+	for _, at := range want.Attempts {
+		got = append(got, at.Headers["x-envoy-is-timeout-retry"])
+	}
+	if text := strings.Join(got, ","); text != ",,false,false" {
+		t.Errorf("got headers %q, want two attempts without and two with them", text)
 	}
 }
 

@@ -139,7 +139,7 @@ func (r *rewriter) rewrite(n int, old, changed *course) {
 	r.recount(old.stats, -1)
 	r.recount(changed.stats, 1)
 	if !slices.EqualFunc(old.attempts, changed.attempts, sameTry) {
-		r.resend(changed)
+		r.resend(old, changed)
 	}
 }
 
@@ -166,8 +166,9 @@ func (r *rewriter) recount(stats map[string]int, sign int) {
 	}
 }
 
-// resend replaces the attempts that the upstream observed with those of a course.
-func (r *rewriter) resend(c *course) {
+// resend replaces the attempts that the upstream observed, which are those of old, with those of
+// a course.
+func (r *rewriter) resend(old, c *course) {
 	var before, own, after []Attempt
 	for _, at := range r.want.Attempts {
 		switch {
@@ -179,17 +180,19 @@ func (r *rewriter) resend(c *course) {
 			after = append(after, at)
 		}
 	}
-	for i, t := range c.attempts {
-		before = append(before, r.attempt(c, own, i, t))
+	for _, t := range c.attempts {
+		before = append(before, r.attempt(old, c, own, t))
 	}
 	r.want.Attempts = append(before, after...)
 }
 
-// attempt returns the observation of an attempt at the upstream.
-func (r *rewriter) attempt(c *course, own []Attempt, i int, t tried) Attempt {
+// attempt returns the observation of an attempt at the upstream: that of the attempt of old with
+// the same number, because a stream that is resent has the same headers.
+func (r *rewriter) attempt(old, c *course, own []Attempt, t tried) Attempt {
+	i := slices.IndexFunc(old.attempts, func(o tried) bool { return o.number == t.number })
 	var at Attempt
 	switch {
-	case i < len(own):
+	case i >= 0:
 		at = own[i]
 	case len(own) > 0:
 		at = own[len(own)-1]

@@ -220,6 +220,19 @@ func (o *Observed) endsAt(at Attempt) bool {
 	return slices.ContainsFunc(o.AccessLog, func(l Logged) bool { return l.Case == at.Case && l.Host == "host:"+at.Host })
 }
 
+// onlyResponse reports whether an attempt got the only response of its call, and the caller received
+// it. With hedging, later attempts run beside it.
+func (o *Observed) onlyResponse(at Attempt) bool {
+	responses := 0
+	for _, a := range o.Attempts {
+		if a.Case == at.Case && a.Outcome == "sent" {
+			responses++
+		}
+	}
+	return responses == 1 && at.Outcome == "sent" &&
+		slices.ContainsFunc(o.AccessLog, func(l Logged) bool { return l.Case == at.Case && l.Details == "via_upstream" })
+}
+
 // resetsWith matches scenarios whose upstream resets streams with a code.
 func resetsWith(code string) func(*Scenario) bool {
 	return func(s *Scenario) bool {
@@ -255,7 +268,7 @@ func keptConnections(s *Scenario, want *Observed, actions ...string) (kept, used
 			return 0, 0, 0
 		}
 		step, later := script.next(s.Upstream.Hosts[place], path), want.Attempts[i+1:]
-		again := slices.ContainsFunc(later, func(next Attempt) bool { return next.Case == at.Case }) || !want.endsAt(at)
+		again := !want.onlyResponse(at) && (slices.ContainsFunc(later, func(next Attempt) bool { return next.Case == at.Case }) || !want.endsAt(at))
 		action, _, _ := strings.Cut(step.String(), " ")
 		cut := at.Outcome == "aborted_by_peer" && (s.Upstream.Protocol == "http1" || step.BodyDelayMS == 0 || step.DelayMS > 0)
 		if !again || cut || !slices.Contains(actions, action) || step.Body == "" || !hasBody(step.status()) || at.Method == http.MethodHead {
