@@ -42,8 +42,9 @@ func TestFilter_costs(t *testing.T) {
 			t.Errorf("%s, %s: got %d, %.100q; want 400, %q", path, pattern, w.Code, w.Body, want)
 		}
 	}
-	if text := page(t, r, "/stats?filter=upstream_rq_total$"); strings.Count(text, "\n") != 300 {
-		t.Errorf("a simple filter: got %d lines, want 300", strings.Count(text, "\n"))
+	few := crowd(t, 30) // no time limits the work of a simple filter for so many names
+	if text := page(t, few, "/stats?filter=upstream_rq_total$"); strings.Count(text, "\n") != 30 {
+		t.Errorf("a simple filter: got %d lines, want 30", strings.Count(text, "\n"))
 	}
 }
 
