@@ -18,6 +18,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/cluster"
+	"github.com/pillion-go/pillion/internal/testtime"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/retry"
 	"github.com/pillion-go/pillion/timeout"
@@ -104,7 +105,7 @@ func badHost(t *testing.T, protocol cluster.Protocol, serve func(c *net.TCPConn)
 	}
 	c.Close()
 	for _, name := range []string{"upstream_cx_active", "upstream_rq_active", "upstream_rq_pending_active"} {
-		waitFor(t, func() bool { return stat[name]() == 0 })
+		testtime.Eventually(t, func() bool { return stat[name]() == 0 })
 	}
 }
 
@@ -190,7 +191,7 @@ func TestGoAway(t *testing.T) {
 	}
 	c.Close()
 	for _, name := range []string{"upstream_cx_active", "upstream_rq_active"} {
-		waitFor(t, func() bool { return stat[name]() == 0 })
+		testtime.Eventually(t, func() bool { return stat[name]() == 0 })
 	}
 }
 

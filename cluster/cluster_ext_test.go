@@ -8,12 +8,12 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/cluster"
+	"github.com/pillion-go/pillion/internal/testtime"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/policy"
 )
@@ -140,7 +140,7 @@ func TestCluster_limits(t *testing.T) {
 			<-arrived
 		}
 	}
-	waitFor(t, func() bool { return stat["upstream_rq_pending_active"]() == 1 })
+	testtime.Eventually(t, func() bool { return stat["upstream_rq_pending_active"]() == 1 })
 	_, err := get(t, u)
 	var full *limits.FullError
 	if !errors.As(err, &full) || full.Limit != "max_pending_requests" || full.Max != 1 {
@@ -205,14 +205,4 @@ func (s stats) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 		return nil
 	})
 	return next, nil
-}
-
-// waitFor waits until done is true.
-func waitFor(t *testing.T, done func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !done(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("got nothing in 10s, want it to happen")
-		}
-	}
 }

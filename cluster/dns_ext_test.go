@@ -13,6 +13,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/cluster"
+	"github.com/pillion-go/pillion/internal/testtime"
 )
 
 // zone answers lookups.
@@ -64,14 +65,14 @@ func TestStrictDNS(t *testing.T) {
 		t.Errorf("got %+v, want %s of recipes.internal", got, a)
 	}
 	z.set("127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.1")
-	waitFor(t, func() bool { return len(c.Hosts()) == 3 })
+	testtime.Eventually(t, func() bool { return len(c.Hosts()) == 3 })
 	z.fails.Store(true)
 	before := stat["update_failure"]()
-	waitFor(t, func() bool { return stat["update_failure"]() > before+2 })
+	testtime.Eventually(t, func() bool { return stat["update_failure"]() > before+2 })
 	z.fails.Store(false)
 	z.set()
 	before = stat["update_empty"]()
-	waitFor(t, func() bool { return stat["update_empty"]() > before+2 })
+	testtime.Eventually(t, func() bool { return stat["update_empty"]() > before+2 })
 	if got := len(c.Hosts()); got != 3 {
 		t.Errorf("got %d hosts, want the 3 of the last answer", got)
 	}
@@ -142,7 +143,7 @@ func TestDNS_empty(t *testing.T) {
 			t.Errorf("%s: got %v, want no healthy upstream", kind, err)
 		}
 		z.set("127.0.0.1")
-		waitFor(t, func() bool { return len(c.Hosts()) == 1 })
+		testtime.Eventually(t, func() bool { return len(c.Hosts()) == 1 })
 		if body, err := get(t, u); err != nil || body != "a" {
 			t.Errorf("%s: got %q, %v, want a", kind, body, err)
 		}

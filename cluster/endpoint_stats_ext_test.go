@@ -12,6 +12,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/cluster"
+	"github.com/pillion-go/pillion/internal/testtime"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/retry"
@@ -100,7 +101,7 @@ func TestEndpointStats(t *testing.T) {
 					t.Errorf("(-want +got):\n%s", diff)
 				}
 			}()
-			waitFor(t, func() bool { return cmp.Equal(test.want, counted(t, r, address)) }) // a connection ends later
+			testtime.Eventually(t, func() bool { return cmp.Equal(test.want, counted(t, r, address)) }) // a connection ends later
 		})
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/pillion-go/pillion/cluster"
+	"github.com/pillion-go/pillion/internal/testtime"
 )
 
 // quick returns a configuration with short intervals.
@@ -70,12 +71,12 @@ func TestHealthCheck(t *testing.T) {
 				t.Fatal(err)
 			}
 			set(true)
-			waitFor(t, func() bool { return c.Hosts()[0].Flags == "/failed_active_hc" })
+			testtime.Eventually(t, func() bool { return c.Hosts()[0].Flags == "/failed_active_hc" })
 			if _, err := get(t, upstream(t, c)); err == nil || !strings.Contains(err.Error(), "no healthy upstream") {
 				t.Errorf("got %v, want no healthy upstream", err)
 			}
 			set(false)
-			waitFor(t, func() bool { return c.Hosts()[0].Health == cluster.Healthy })
+			testtime.Eventually(t, func() bool { return c.Hosts()[0].Health == cluster.Healthy })
 		})
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/cluster"
+	"github.com/pillion-go/pillion/internal/testtime"
 	"github.com/pillion-go/pillion/retry"
 )
 
@@ -69,7 +70,7 @@ func TestOutlier(t *testing.T) {
 		t.Errorf("statistics (-want +got):\n%s", diff)
 	}
 	fails.Store(false)
-	waitFor(t, func() bool { return c.Hosts()[0].Health == cluster.Healthy })
+	testtime.Eventually(t, func() bool { return c.Hosts()[0].Health == cluster.Healthy })
 }
 
 // TestOutlier_allOut refuses calls if all hosts are ejected and panic is off.

@@ -11,6 +11,7 @@ import (
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/cluster"
 	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/internal/testtime"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/retry"
@@ -129,7 +130,7 @@ func TestTimeouts(t *testing.T) {
 			}
 			checkPage(t, r, want, absent)
 			for _, name := range []string{"upstream_rq_active", "upstream_rq_pending_active", "upstream_cx_active"} {
-				waitFor(t, func() bool { return stat[name]() == 0 })
+				testtime.Eventually(t, func() bool { return stat[name]() == 0 })
 			}
 		})
 	}

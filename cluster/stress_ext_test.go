@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -28,6 +27,7 @@ import (
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/cluster"
 	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/internal/testtime"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/pilliongrpc"
@@ -57,7 +57,7 @@ func TestStress(t *testing.T) {
 		{"gRPC", "", false, false},
 		{"gRPC, tight", "", false, true},
 	}
-	each := stressTime(t) / time.Duration(len(kinds))
+	each := testtime.Soak(t, 4*time.Second) / time.Duration(len(kinds))
 	for _, s := range kinds {
 		t.Run(s.name, func(t *testing.T) { s.run(t, each) })
 	}
@@ -121,24 +121,10 @@ func (s *stormed) policies() []pillion.Policy {
 	return []pillion.Policy{timeout.Config{Total: time.Minute}, again, limits.Config{MaxRetries: 1000}}
 }
 
-// stressTime is how long all kinds of stress take.
-func stressTime(t *testing.T) time.Duration {
-	t.Helper()
-	text := os.Getenv("PILLION_SOAK")
-	if text == "" {
-		return 4 * time.Second
-	}
-	d, err := time.ParseDuration(text)
-	if err != nil {
-		t.Fatalf("PILLION_SOAK: %v", err)
-	}
-	return d
-}
-
 // allGivenBack waits until no call and no connection is left.
 func allGivenBack(t *testing.T, c *cluster.Cluster, stat stats, hosts []*cutListener) {
 	t.Helper()
-	waitFor(t, func() bool {
+	testtime.Eventually(t, func() bool {
 		return !slices.ContainsFunc(c.Hosts(), func(h cluster.HostStatus) bool { return h.Active != 0 })
 	})
 	c.Close()
@@ -146,13 +132,13 @@ func allGivenBack(t *testing.T, c *cluster.Cluster, stat stats, hosts []*cutList
 		"upstream_cx_active", "upstream_rq_active", "upstream_rq_pending_active", "circuit_breakers.default.cx_open",
 		"circuit_breakers.default.rq_open", "circuit_breakers.default.rq_pending_open", "circuit_breakers.default.rq_retry_open",
 	} {
-		waitFor(t, func() bool { return stat[name]() == 0 })
+		testtime.Eventually(t, func() bool { return stat[name]() == 0 })
 	}
 	if stat["upstream_cx_total"]() != stat["upstream_cx_destroy"]() || stat["upstream_rq_total"]() == 0 {
 		t.Errorf("got %d connections of which %d have ended, and %d requests", stat["upstream_cx_total"](), stat["upstream_cx_destroy"](), stat["upstream_rq_total"]())
 	}
 	for _, h := range hosts {
-		waitFor(t, func() bool { return h.open() == 0 })
+		testtime.Eventually(t, func() bool { return h.open() == 0 })
 	}
 }
 
@@ -408,5 +394,5 @@ func TestCluster_collected(t *testing.T) {
 		}
 		return weak.Make(c)
 	}()
-	waitFor(t, func() bool { runtime.GC(); return ref.Value() == nil })
+	testtime.Eventually(t, func() bool { runtime.GC(); return ref.Value() == nil })
 }

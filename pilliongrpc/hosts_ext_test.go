@@ -18,6 +18,7 @@ import (
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/cluster"
+	"github.com/pillion-go/pillion/internal/testtime"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/pilliongrpc"
 	"github.com/pillion-go/pillion/policy"
@@ -72,16 +73,6 @@ func madeCluster(t *testing.T, cfg cluster.Config) *cluster.Cluster {
 	return c
 }
 
-// eventually waits until done is true.
-func eventually(t *testing.T, done func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !done(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("got nothing in 10s, want it to happen")
-		}
-	}
-}
-
 // TestHosts sends calls of each kind to the hosts in turn, whatever the target, and leaves nothing
 // behind.
 func TestHosts(t *testing.T) {
@@ -109,7 +100,7 @@ func TestHosts(t *testing.T) {
 				"upstream_cx_total": 2, "upstream_cx_http2_total": 2, "upstream_cx_active": 2, "upstream_cx_overflow": 1,
 				"circuit_breakers.default.cx_open": 1,
 			} {
-				eventually(t, func() bool { return stat[name]() == want })
+				testtime.Eventually(t, func() bool { return stat[name]() == want })
 			}
 		})
 	}
@@ -218,7 +209,7 @@ func TestHosts_outlier(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	eventually(t, func() bool { return stat["upstream_cx_active"]() == 1 })
+	testtime.Eventually(t, func() bool { return stat["upstream_cx_active"]() == 1 })
 }
 
 // TestHosts_update serves all calls while the hosts change all the time.
@@ -258,7 +249,7 @@ func TestHosts_update(t *testing.T) {
 	<-done
 	hosts.Close()
 	for _, name := range []string{"upstream_cx_active", "upstream_rq_active", "upstream_rq_pending_active"} {
-		eventually(t, func() bool { return stat[name]() == 0 })
+		testtime.Eventually(t, func() bool { return stat[name]() == 0 })
 	}
 }
 
@@ -325,7 +316,7 @@ func TestHosts_streamTimeouts(t *testing.T) {
 			if err := kinds[0].call(t.Context(), hosted(t, u, "recipes")); err == nil {
 				t.Error("got no error, want a timeout")
 			}
-			eventually(t, func() bool { return stat["upstream_rq_tx_reset"]() == 1 && stat["upstream_rq_active"]() == 0 })
+			testtime.Eventually(t, func() bool { return stat["upstream_rq_tx_reset"]() == 1 && stat["upstream_rq_active"]() == 0 })
 		})
 	}
 }
@@ -347,7 +338,7 @@ func TestHosts_age(t *testing.T) {
 	call := func() error { _, err := c.UnaryCall(t.Context(), &testgrpc.SimpleRequest{}); return err }
 	first := make(chan error, 1)
 	go func() { first <- call() }()
-	eventually(t, func() bool { return served.Load() == 1 && stat["upstream_cx_max_duration_reached"]() == 1 })
+	testtime.Eventually(t, func() bool { return served.Load() == 1 && stat["upstream_cx_max_duration_reached"]() == 1 })
 	for range 3 {
 		if err := call(); err != nil {
 			t.Fatal(err)
@@ -360,7 +351,7 @@ func TestHosts_age(t *testing.T) {
 	if err := <-first; err != nil {
 		t.Errorf("a call on the old connection: got %v, want it served", err)
 	}
-	eventually(t, func() bool {
+	testtime.Eventually(t, func() bool {
 		return stat["upstream_cx_active"]() == 0 && stat["upstream_cx_max_duration_reached"]() == stat["upstream_cx_total"]()
 	})
 }
@@ -395,7 +386,7 @@ func TestHosts_endpointStats(t *testing.T) {
 				}
 				return got
 			}
-			eventually(t, func() bool { return read()["rq_active"] == 0 && got["rq_success"]+got["rq_error"] == 5 })
+			testtime.Eventually(t, func() bool { return read()["rq_active"] == 0 && got["rq_success"]+got["rq_error"] == 5 })
 			if got["rq_success"] != 3 || got["rq_error"] != 2 || got["rq_total"] != 5 || got["rq_timeout"] != 0 {
 				t.Errorf("got %v, want 3 successes and 2 failures of 5", got)
 			}

@@ -16,6 +16,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/pillion-go/pillion/internal/testtime"
 	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/tracing"
 )
@@ -35,7 +36,7 @@ func TestMain(m *testing.M) {
 // soak runs rounds until the time has passed or a round has failed.
 func soak(t *testing.T, storm func(r *round)) {
 	t.Helper()
-	seed, end := firstSeed(t), time.Now().Add(duration(t))
+	seed, end := firstSeed(t), time.Now().Add(testtime.Soak(t, 2*time.Second))
 	first, calls := seed, 0
 	for ok := true; ok && (seed == first || time.Now().Before(end)); seed++ {
 		ok = t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
@@ -45,20 +46,6 @@ func soak(t *testing.T, storm func(r *round)) {
 		})
 	}
 	t.Logf("%d calls in %d rounds from seed %d on", calls, seed-first, first)
-}
-
-// duration returns the duration of each soak: PILLION_SOAK, or two seconds.
-func duration(t *testing.T) time.Duration {
-	t.Helper()
-	text := os.Getenv("PILLION_SOAK")
-	if text == "" {
-		return 2 * time.Second
-	}
-	d, err := time.ParseDuration(text)
-	if err != nil {
-		t.Fatalf("PILLION_SOAK: %v", err)
-	}
-	return d
 }
 
 // firstSeed returns the seed of the first round: PILLION_SOAK_SEED, or a random one.

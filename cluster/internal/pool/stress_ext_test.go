@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,22 +14,8 @@ import (
 	"time"
 
 	"github.com/pillion-go/pillion/cluster/internal/pool"
+	"github.com/pillion-go/pillion/internal/testtime"
 )
-
-// stressTime is how long TestStress runs for each protocol: two seconds, or what
-// PILLION_STRESS says.
-func stressTime(t *testing.T) time.Duration {
-	t.Helper()
-	text := os.Getenv("PILLION_STRESS")
-	if text == "" {
-		return 2 * time.Second
-	}
-	d, err := time.ParseDuration(text)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return d
-}
 
 // moody is a server on loopback whose handler does something else each time.
 type moody struct {
@@ -194,7 +179,7 @@ func TestStress(t *testing.T) {
 				Slots: lent, Observer: seen, MaxRequestsPerConnection: 50, MaxConcurrentStreams: 6,
 				MaxConnectionDuration: 300 * time.Millisecond, DurationJitter: 0.5, IdleTimeout: 3 * time.Millisecond,
 			})
-			until := time.Now().Add(stressTime(t))
+			until := time.Now().Add(testtime.Soak(t, 2*time.Second))
 			var callers sync.WaitGroup
 			var ends sync.Map
 			for range 40 {
@@ -213,7 +198,7 @@ func TestStress(t *testing.T) {
 			callers.Wait()
 			finished(t, p, seen)
 			checkBalanced(t, seen, lent)
-			waitFor(t, func() bool { return m.open.Load() == 0 })
+			testtime.Eventually(t, func() bool { return m.open.Load() == 0 })
 			m.server.Close()
 			m.served.Wait()
 			ends.Range(func(k, v any) bool { t.Logf("%v: %d", k, v.(*atomic.Int64).Load()); return true })

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/net/http2"
 
 	"github.com/pillion-go/pillion/cluster/internal/pool"
+	"github.com/pillion-go/pillion/internal/testtime"
 )
 
 // realServer is a server on loopback. Its responses say what protocol was spoken.
@@ -281,18 +282,8 @@ func TestTemplateDials(t *testing.T) {
 					t.Errorf("got %d calls for %d connections, want one", calls.Load(), seen.get(pool.CxTotal))
 				}
 				s.CloseClientConnections()
-				waitFor(t, func() bool { return seen.get(pool.CxDestroyRemote) == 1 })
+				testtime.Eventually(t, func() bool { return seen.get(pool.CxDestroyRemote) == 1 })
 			})
-		}
-	}
-}
-
-// waitFor waits until ok.
-func waitFor(t *testing.T, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("it did not happen within 10s")
 		}
 	}
 }
