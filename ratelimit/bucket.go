@@ -29,12 +29,6 @@ func (r rate) newBucket(now time.Duration) *bucket {
 	return b
 }
 
-// level returns now and empty, in tokens. The bucket holds at - empty tokens, at most r.max.
-func (b *bucket) level(r rate, now time.Duration) (at, empty float64) {
-	at = r.at(now)
-	return at, max(math.Float64frombits(b.empty.Load()), at-r.max)
-}
-
 // take takes a token at the instant now. It returns false if there is none.
 func (b *bucket) take(r rate, now time.Duration) bool {
 	at := r.at(now)
@@ -49,25 +43,6 @@ func (b *bucket) take(r rate, now time.Duration) bool {
 		}
 	}
 }
-
-// left returns the number of whole tokens at the instant now.
-func (b *bucket) left(r rate, now time.Duration) int {
-	at, empty := b.level(r, now)
-	return int(max(0, at-empty+nearly))
-}
-
-// wait returns the time from now until there is a token, 0 if there is one.
-func (b *bucket) wait(r rate, now time.Duration) time.Duration {
-	at, empty := b.level(r, now)
-	missing := 1 - (at - empty)
-	if missing <= nearly {
-		return 0
-	}
-	return time.Duration(min(math.Ceil(missing/r.tokens), float64(longest)))
-}
-
-// longest is the maximum that wait returns.
-const longest = 100 * 365 * 24 * time.Hour
 
 // full reports whether the bucket is full at the instant now, and so is equal to a new one.
 func (b *bucket) full(r rate, now time.Duration) bool {

@@ -2,6 +2,7 @@ package ratelimit
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -140,3 +141,28 @@ func FuzzBucket(f *testing.F) {
 		}
 	})
 }
+
+// level returns now and empty, in tokens. The bucket holds at - empty tokens, at most r.max.
+func (b *bucket) level(r rate, now time.Duration) (at, empty float64) {
+	at = r.at(now)
+	return at, max(math.Float64frombits(b.empty.Load()), at-r.max)
+}
+
+// left returns the number of whole tokens at the instant now.
+func (b *bucket) left(r rate, now time.Duration) int {
+	at, empty := b.level(r, now)
+	return int(max(0, at-empty+nearly))
+}
+
+// wait returns the time from now until there is a token, 0 if there is one.
+func (b *bucket) wait(r rate, now time.Duration) time.Duration {
+	at, empty := b.level(r, now)
+	missing := 1 - (at - empty)
+	if missing <= nearly {
+		return 0
+	}
+	return time.Duration(min(math.Ceil(missing/r.tokens), float64(longest)))
+}
+
+// longest is the maximum that wait returns.
+const longest = 100 * 365 * 24 * time.Hour

@@ -108,7 +108,8 @@ func (e *Envoy) Listen(ctx context.Context) error {
 	if err := e.ListenAll(ctx, 1); err != nil {
 		return err
 	}
-	for _, e.Egress = range e.Listeners { //nolint:revive // there is one
+	for _, address := range e.Listeners { // there is one
+		e.Egress = address
 	}
 	return nil
 }
