@@ -12,14 +12,13 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
 	"time"
 
 	"google.golang.org/grpc"
 
 	"github.com/pillion-go/pillion"
 	"github.com/pillion-go/pillion/breaker"
+	"github.com/pillion-go/pillion/examples/internal/program"
 	"github.com/pillion-go/pillion/limits"
 	"github.com/pillion-go/pillion/metrics"
 	"github.com/pillion-go/pillion/pilliongrpc"
@@ -27,15 +26,7 @@ import (
 	"github.com/pillion-go/pillion/timeout"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-}
+func main() { program.Main(run) }
 
 func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 	l, err := parse(args, errOut)
