@@ -46,6 +46,7 @@ type drawer struct {
 	refuses    bool   // limits refuse attempts; Envoy counts a retry that is refused as a success
 	idle       bool   // there is a per_try_idle_timeout
 	hashes     bool   // hosts are picked by a header
+	avoids     bool   // retries avoid the hosts of the attempts before
 	headers    bool   // responses are retried for their headers
 	breaks     bool   // a response breaks off, which one to HEAD cannot
 	dials      bool   // the host accepts no connection
@@ -191,7 +192,7 @@ func (d *drawer) retryPolicy() object {
 	if d.chance(10) {
 		p["rate_limited_retry_back_off"] = object{"reset_headers": []any{object{"name": "retry-after", "format": "SECONDS"}}, "max_interval": one(d, "0.5s", "5s")}
 	}
-	if d.hosts > 1 && d.chance(40) {
+	if d.avoids = d.hosts > 1 && d.chance(40); d.avoids {
 		p["retry_host_predicate"] = []any{object{
 			"name":         "envoy.retry_host_predicates.previous_hosts",
 			"typed_config": object{"@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"},
@@ -252,7 +253,7 @@ func (d *drawer) cluster() {
 		}
 		d.envoy["priorities"] = priorities
 	case n == 1:
-		if !d.grpc {
+		if !d.grpc && !d.avoids { // the hosts' addresses, which differ in each play, decide which other host a hash finds
 			d.hashes = true
 			d.set("cluster", "lb_policy", one(d, "RING_HASH", "MAGLEV"))
 			d.set("route", "hash_policy", []any{object{"header": object{"header_name": "x-user"}}})

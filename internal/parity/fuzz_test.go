@@ -85,6 +85,21 @@ func TestDraw_varied(t *testing.T) {
 	}
 }
 
+// TestDraw_addresses checks that no pick depends on the addresses of hosts, which differ in each play.
+func TestDraw_addresses(t *testing.T) {
+	for seed := range uint64(2000) {
+		s := Draw(seed)
+		f, err := readFragments(s.Envoy)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again := f.route.RetryPolicy
+		if f.cluster.LBPolicy != "" && again != nil && len(again.RetryHostPredicate) > 0 {
+			t.Errorf("seed %d: retries avoid hosts, and a hash picks them", seed)
+		}
+	}
+}
+
 // TestGrids checks that no two instants of a grid are close, where attempts take multiples of the
 // unit, or of half of it with hedging, and back-offs take a little.
 func TestGrids(t *testing.T) {
