@@ -1,6 +1,9 @@
 package breaker
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // verdict is the decision about a call before it runs.
 type verdict uint8
@@ -16,6 +19,7 @@ const (
 type core struct {
 	threshold float64
 	volume    int64 // the smallest volume at which it can trip
+	least     int64 // see leastFailing
 	sleep     time.Duration
 	window    window
 	open      bool
@@ -24,8 +28,25 @@ type core struct {
 
 func newCore(threshold float64, volume int64, sleep, period, now time.Duration) core {
 	c := core{threshold: threshold, volume: max(volume, 1), sleep: sleep, window: window{period: period}}
+	c.least = leastFailing(threshold, c.volume)
 	c.window.reset(now)
 	return c
+}
+
+// leastFailing returns the smallest number of failures whose ratio to volume is not below threshold,
+// or the largest int64 if there is none. It is computed once, so that each result is compared with an
+// integer, which is faster than a division of floats. The search divides as the rule does, so that
+// both round alike.
+func leastFailing(threshold float64, volume int64) int64 {
+	least, most := int64(0), int64(math.MaxInt64)
+	for least < most {
+		if n := least + (most-least)/2; float64(n)/float64(volume) < threshold {
+			least = n + 1
+		} else {
+			most = n
+		}
+	}
+	return least
 }
 
 // admit admits or refuses a call. The call that finds the threshold reached opens the circuit
@@ -55,7 +76,7 @@ func (c *core) tripping() bool {
 // cannotTrip reports whether the window cannot trip however much time passes: it holds too few
 // failures even if all successes leave it first. Admission may then skip the lock and the clock.
 func (c *core) cannotTrip() bool {
-	return !c.open && c.threshold > 0 && float64(c.window.failing())/float64(c.volume) < c.threshold
+	return !c.open && c.window.failing() < c.least
 }
 
 // done counts an admitted call. A trial that succeeded first closes the circuit.
