@@ -57,7 +57,9 @@ type circuit struct {
 	onChange func(Change)
 	shorten  bool // long failure texts: they may contain a key that a client chose
 
-	cannotTrip atomic.Bool // the last result of core.cannotTrip: admission may skip the lock and the clock
+	cannotTrip atomic.Bool  // the last result of core.cannotTrip: admission may skip the lock and the clock
+	end        atomic.Int64 // when the newest bucket of the window ends, on the clock of now
+	successes  atomic.Int64 // counted without the lock since it was last taken; they belong to the newest bucket
 
 	mu       sync.Mutex
 	core     core       // guarded by mu
@@ -72,6 +74,7 @@ func newCircuit(cfg Config) *circuit {
 	c := &circuit{name: cfg.Name, epoch: time.Now(), onChange: cfg.OnStateChange}
 	c.core = newCore(cfg.Threshold, int64(cfg.NonBreakCount), cfg.Sleep, cfg.Period, 0)
 	c.cannotTrip.Store(c.core.cannotTrip())
+	c.end.Store(int64(c.core.window.end))
 	return c
 }
 
@@ -83,7 +86,7 @@ func (c *circuit) admit(count bool) (ticket, *OpenError) {
 		return ticket{verdict: normal}, nil
 	}
 	now := c.now()
-	c.mu.Lock()
+	c.lock()
 	was := c.core.open
 	v := c.core.admit(now)
 	if v == trial {
@@ -104,12 +107,34 @@ func (c *circuit) admit(count bool) (ticket, *OpenError) {
 	return ticket{}, refusal
 }
 
+// succeeded counts a call without the lock, and reports whether it did. It does so for a success
+// that changes nothing but a count: it does not close the circuit, and the window does not roll.
+func (c *circuit) succeeded(v verdict, r Result) bool {
+	if r != Success || v == trial || int64(c.now()) >= c.end.Load() {
+		return false
+	}
+	c.successes.Add(1)
+	return true
+}
+
+// lock takes mu, and passes to core the successes that were counted without it. Only a holder of
+// the lock rolls the window, so the newest bucket is still the one in which they ended.
+func (c *circuit) lock() {
+	c.mu.Lock()
+	if c.successes.Load() != 0 {
+		c.core.window.succeeded(c.successes.Swap(0))
+	}
+}
+
 func (c *circuit) done(t ticket, r Result, f Failed) {
+	if c.succeeded(t.verdict, r) {
+		return
+	}
 	if c.shorten && r.failing() {
 		f.Err = shortened(f.Err)
 	}
 	now := c.now()
-	c.mu.Lock()
+	c.lock()
 	was := c.core.open
 	c.core.done(t.verdict, r, now)
 	if r.failing() {
@@ -139,7 +164,7 @@ func (c *circuit) record(r Result) { c.done(ticket{}, r, Failed{}) }
 
 func (c *circuit) reset() {
 	now := c.now()
-	c.mu.Lock()
+	c.lock()
 	was := c.core.open
 	c.core.reset(now)
 	c.unlock(now, was)
@@ -147,7 +172,7 @@ func (c *circuit) reset() {
 
 func (c *circuit) status() Status {
 	now := c.now()
-	c.mu.Lock()
+	c.lock()
 	defer c.mu.Unlock()
 	c.core.window.roll(now)
 	return c.core.window.sum.status()
@@ -162,7 +187,7 @@ func (c *circuit) state() State {
 // left returns how long the circuit still matters: see core.left.
 func (c *circuit) left() time.Duration {
 	now := c.now()
-	c.mu.Lock()
+	c.lock()
 	defer c.mu.Unlock()
 	return c.core.left(now)
 }
@@ -205,6 +230,9 @@ func (c *circuit) lastFailures() []Failed {
 func (c *circuit) unlock(now time.Duration, was bool) {
 	if h := c.core.cannotTrip(); h != c.cannotTrip.Load() {
 		c.cannotTrip.Store(h)
+	}
+	if end := int64(c.core.window.end); end != c.end.Load() {
+		c.end.Store(end)
 	}
 	if was == c.core.open {
 		c.mu.Unlock()

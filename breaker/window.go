@@ -70,6 +70,12 @@ func (w *window) add(now time.Duration, r Result) {
 	w.sum[r]++
 }
 
+// succeeded counts n successes in the newest bucket.
+func (w *window) succeeded(n int64) {
+	w.ring[w.current%buckets][Success] += n
+	w.sum[Success] += n
+}
+
 // volume returns the number of results of which the threshold is a ratio.
 func (w *window) volume() int64 { return w.sum[Success] + w.failing() }
 
