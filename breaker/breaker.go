@@ -12,7 +12,14 @@ import (
 // its state and its counters. It is safe for concurrent use.
 type Breaker struct {
 	engine   engine
-	classify func(*policy.Outcome) Result
+	circuit  *circuit                     // engine, if it is one; else nil
+	classify func(*policy.Outcome) Result // nil for Classify
+}
+
+// newBreaker returns the breaker of a checked configuration with all defaults.
+func newBreaker(cfg Config) *Breaker {
+	c := newCircuit(cfg)
+	return &Breaker{engine: c, circuit: c, classify: cfg.Classify}
 }
 
 // New returns a breaker with Expeditor's rules. Its error joins one error for each invalid
@@ -21,8 +28,7 @@ func New(cfg Config) (*Breaker, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	cfg = cfg.withDefaults()
-	return &Breaker{engine: newCircuit(cfg), classify: cfg.Classify}, nil
+	return newBreaker(cfg.withDefaults()), nil
 }
 
 // Status returns the counters over the last period. Mirrors Expeditor::Service#status.
@@ -110,31 +116,34 @@ func (b *Breaker) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error)
 		return nil, errUnmade
 	}
 	if whole, ok := b.engine.(runner); ok {
-		return whole.wrap(b, next), nil
+		return whole.wrap(next), nil
 	}
 	slot := s.Slot()
-	atEnd := func(c *policy.Call, end *policy.Outcome) {
-		state := c.State(slot)
-		settle, _ := state.V.(func(error))
-		b.judge(ticket{verdict(state.N), settle}, end) //nolint:gosec // guard put it there
+	atEnd := hooks{
+		closed: func(_ *policy.Call, end *policy.Outcome) { b.judge(ticket{verdict: normal}, end) },
+		other: func(c *policy.Call, end *policy.Outcome) {
+			state := c.State(slot)
+			settle, _ := state.V.(func(error))
+			b.judge(ticket{verdict(state.N), settle}, end) //nolint:gosec // guard put it there
+		},
 	}
 	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
-		return b.guard(ctx, c, next, c.State(slot), atEnd)
+		return b.guard(ctx, c, next, slot, &atEnd)
 	}, nil
 }
 
+// hooks count attempts when they end.
+type hooks struct {
+	closed policy.Hook // for attempts that a closed circuit admitted: it needs no state, which takes long
+	other  policy.Hook // for all others: the state holds the ticket
+}
+
 // guard makes one attempt if the circuit admits it. It counts the attempt when the response
-// headers are a failure; otherwise atEnd counts it, with the ticket that state holds.
-func (b *Breaker) guard(
-	ctx context.Context, c *policy.Call, next policy.Func, state *policy.State, atEnd policy.Hook,
-) *policy.Outcome {
-	t, refusal := b.engine.admit(true)
+// headers are a failure; otherwise one of atEnd counts it.
+func (b *Breaker) guard(ctx context.Context, c *policy.Call, next policy.Func, slot policy.Slot, atEnd *hooks) *policy.Outcome {
+	t, refusal := b.admit()
 	if refusal != nil {
 		return c.Refuse(refusal, CircuitOpen)
-	}
-	state.N = int64(t.verdict)
-	if t.settle != nil {
-		state.V = t.settle
 	}
 	judged := false
 	defer func() {
@@ -143,21 +152,46 @@ func (b *Breaker) guard(
 		}
 	}()
 	o := next(ctx, c)
-	r := b.classify(o)
+	r := b.result(o)
 	judged = true
-	if o.Open() && !r.failing() && !o.Has(policy.Upgraded) {
-		o.OnEnd(c, atEnd)
+	if !o.Open() || r.failing() || o.Has(policy.Upgraded) {
+		b.done(t, r, o)
 		return o
 	}
-	b.done(t, r, o)
+	if t.verdict == normal && t.settle == nil {
+		o.OnEnd(c, atEnd.closed)
+		return o
+	}
+	state := c.State(slot)
+	if state.N = int64(t.verdict); t.settle != nil {
+		state.V = t.settle
+	}
+	o.OnEnd(c, atEnd.other)
 	return o
+}
+
+// admit is engine.admit for an attempt, without a call for a closed circuit that cannot trip.
+func (b *Breaker) admit() (ticket, *OpenError) {
+	if b.circuit != nil && b.circuit.cannotTrip.Load() {
+		return ticket{verdict: normal}, nil
+	}
+	return b.engine.admit(true)
 }
 
 var errPanicked = errors.New("breaker: the call panicked")
 
-// judge counts an admitted call. If Classify panics the call counts as a failure, so that
-// every trial has a result.
+// judge counts an admitted call that has ended.
 func (b *Breaker) judge(t ticket, end *policy.Outcome) {
+	if b.classify == nil {
+		b.done(t, Classify(end), end)
+	} else {
+		b.judgeSafely(t, end)
+	}
+}
+
+// judgeSafely is judge for a user's Classify. If that panics the call counts as a failure, so that
+// every trial has a result.
+func (b *Breaker) judgeSafely(t ticket, end *policy.Outcome) {
 	judged := false
 	defer func() {
 		if !judged {
@@ -169,7 +203,18 @@ func (b *Breaker) judge(t ticket, end *policy.Outcome) {
 	b.done(t, r, end)
 }
 
+// result returns the result of a call.
+func (b *Breaker) result(o *policy.Outcome) Result {
+	if b.classify == nil {
+		return Classify(o)
+	}
+	return b.classify(o)
+}
+
 func (b *Breaker) done(t ticket, r Result, o *policy.Outcome) {
+	if b.circuit != nil && b.circuit.succeeded(t.verdict, r) { // before a Failed is made, which is large
+		return
+	}
 	b.engine.done(t, r, Failed{Code: o.Code, Err: o.Err})
 }
 

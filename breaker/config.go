@@ -143,8 +143,5 @@ func (c Config) withDefaults() Config {
 	if c.Period == 0 {
 		c.Period = DefaultPeriod
 	}
-	if c.Classify == nil {
-		c.Classify = Classify
-	}
 	return c
 }

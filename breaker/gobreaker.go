@@ -46,7 +46,7 @@ func FromGobreaker[T any, B interface {
 	if e == nil {
 		return nil, errors.New("breaker: FromGobreaker: the gobreaker is nil")
 	}
-	return &Breaker{engine: e, classify: Classify}, nil
+	return &Breaker{engine: e}, nil
 }
 
 // Excluded is for a gobreaker's Settings.IsExcluded. It reports whether err belongs to a call
@@ -186,7 +186,7 @@ func (e *twoStep[T]) state() State { return fromGobreaker(e.cb.State()) }
 
 // runner is an engine that must count an attempt when it returns.
 type runner interface {
-	wrap(b *Breaker, next policy.Func) policy.Func
+	wrap(next policy.Func) policy.Func
 }
 
 // plain is the engine of a plain gobreaker.
@@ -206,7 +206,7 @@ func (e *plain[T]) done(ticket, Result, Failed) {}
 
 func (e *plain[T]) state() State { return fromGobreaker(e.cb.State()) }
 
-func (e *plain[T]) wrap(b *Breaker, next policy.Func) policy.Func {
+func (e *plain[T]) wrap(next policy.Func) policy.Func {
 	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
 		var o *policy.Outcome
 		ran, exited := false, true
@@ -222,7 +222,7 @@ func (e *plain[T]) wrap(b *Breaker, next policy.Func) policy.Func {
 			defer endLoudly(&exited)
 			o = next(ctx, c)
 			exited = false
-			r = b.classify(o)
+			r = Classify(o)
 			return none, engineError(r, Failed{Code: o.Code, Err: o.Err})
 		})
 		if !ran {

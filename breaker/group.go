@@ -98,9 +98,9 @@ func (g *Group) make(key string, shorten bool) *Breaker {
 		key = cfg.Name + "/" + key
 	}
 	cfg.Name = key
-	c := newCircuit(cfg)
-	c.shorten = shorten
-	return &Breaker{engine: c, classify: cfg.Classify}
+	b := newBreaker(cfg)
+	b.circuit.shorten = shorten
+	return b
 }
 
 // longestKey is the maximum length of a stored key in bytes.
@@ -167,14 +167,16 @@ func (g *Group) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 		return nil, errUnmadeGroup
 	}
 	slot := s.Slot()
-	atEnd := func(c *policy.Call, end *policy.Outcome) {
-		state := c.State(slot)
-		b := state.V.(*Breaker)                         //nolint:forcetypeassert // put there below
-		b.judge(ticket{verdict: verdict(state.N)}, end) //nolint:gosec // guard put it there
+	judge := func(c *policy.Call, end *policy.Outcome, v verdict) {
+		c.State(slot).V.(*Breaker).judge(ticket{verdict: v}, end) //nolint:forcetypeassert // put there below
+	}
+	atEnd := hooks{
+		closed: func(c *policy.Call, end *policy.Outcome) { judge(c, end, normal) },
+		other:  func(c *policy.Call, end *policy.Outcome) { judge(c, end, verdict(c.State(slot).N)) }, //nolint:gosec // guard put it there
 	}
 	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
-		b, state := g.Get(g.key(c)), c.State(slot)
-		state.V = b
-		return b.guard(ctx, c, next, state, atEnd)
+		b := g.Get(g.key(c))
+		c.State(slot).V = b
+		return b.guard(ctx, c, next, slot, &atEnd)
 	}, nil
 }
