@@ -130,7 +130,8 @@ func (c Config) Wrap(b *policy.Builder, next policy.Func) (policy.Func, error) {
 	}
 	b.Require(policy.Needs{Consume: []string{totalHeader, perTryHeader, envoy.AltResponseHeader}})
 	return func(ctx context.Context, call *policy.Call) *policy.Outcome {
-		c.honoring(call).limit(call)
+		asked := c.honoring(call)
+		asked.limit(call)
 		if call.RequestHeaderValues(envoy.AltResponseHeader) != nil {
 			call.ReplyToTimeouts(noContent)
 		}
@@ -160,14 +161,14 @@ func (c *Config) limit(call *policy.Call) {
 }
 
 // honoring returns c with the timeouts of the caller's headers.
-func (c Config) honoring(call *policy.Call) *Config {
+func (c Config) honoring(call *policy.Call) Config {
 	if d, ok := milliseconds(call.RequestHeaderValues(totalHeader)); ok {
 		c.Total = d
 	}
 	if d, ok := milliseconds(call.RequestHeaderValues(perTryHeader)); ok {
 		c.PerTry = d
 	}
-	return &c
+	return c
 }
 
 // milliseconds parses a header that holds one number of milliseconds, as Envoy does: 63 bits, with
