@@ -108,13 +108,18 @@ type budget struct {
 	core budgetCore // guarded by mu
 }
 
-// deposit counts a call.
+// deposit counts a call. It is small enough to be inlined.
 func (b *budget) deposit() {
 	if b.uncounted.Add(1)%depositBatch == 0 {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.count()
+		b.collect()
 	}
+}
+
+// collect passes the uncounted calls to core.
+func (b *budget) collect() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.count()
 }
 
 // withdraw counts a retry if the budget allows it, and reports whether it does.
@@ -124,7 +129,7 @@ func (b *budget) withdraw() bool {
 	return b.core.retry(b.count())
 }
 
-// count passes the uncounted calls to core. The caller holds mu.
+// count is collect for a caller that holds mu. It returns the time.
 func (b *budget) count() (now time.Duration) {
 	now = time.Since(b.epoch)
 	b.core.call(now, b.uncounted.Swap(0))

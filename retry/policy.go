@@ -31,6 +31,8 @@ type envoyRule struct {
 // again applies the conditions and When.
 func (p *envoyRule) again(c *policy.Call, o *policy.Outcome) bool {
 	switch {
+	case o.Conditions == 0 && p.byConditions():
+		return false // without a further call: the result of most calls
 	case o.Has(policy.Cancelled | policy.Invalid):
 		return false
 	case o.Has(policy.Refused):
@@ -42,6 +44,11 @@ func (p *envoyRule) again(c *policy.Call, o *policy.Outcome) bool {
 	}
 	_, _, stop := pushback(c, o)
 	return !stop
+}
+
+// byConditions reports whether only the conditions of an outcome can cause a retry.
+func (p *envoyRule) byConditions() bool {
+	return p.when == nil && !p.on.statusCodes && !p.on.headers && !p.on.rateLimited && !p.on.is.Any(byGRPC)
 }
 
 // byWords applies the conditions of On. For a response with x-envoy-ratelimited only
