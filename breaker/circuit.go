@@ -58,6 +58,7 @@ type circuit struct {
 	shorten  bool // long failure texts: they may contain a key that a client chose
 
 	cannotTrip atomic.Bool  // the last result of core.cannotTrip: admission may skip the lock and the clock
+	calm       atomic.Bool  // the last result of cannotTrip or core.calm: admission may skip the lock before end
 	end        atomic.Int64 // when the newest bucket of the window ends, on the clock of now
 	successes  atomic.Int64 // counted without the lock since it was last taken; they belong to the newest bucket
 
@@ -73,8 +74,7 @@ type circuit struct {
 func newCircuit(cfg Config) *circuit {
 	c := &circuit{name: cfg.Name, epoch: time.Now(), onChange: cfg.OnStateChange}
 	c.core = newCore(cfg.Threshold, int64(cfg.NonBreakCount), cfg.Sleep, cfg.Period, 0)
-	c.cannotTrip.Store(c.core.cannotTrip())
-	c.end.Store(int64(c.core.window.end))
+	c.derive()
 	return c
 }
 
@@ -86,6 +86,9 @@ func (c *circuit) admit(count bool) (ticket, *OpenError) {
 		return ticket{verdict: normal}, nil
 	}
 	now := c.now()
+	if c.calm.Load() && int64(now) < c.end.Load() {
+		return ticket{verdict: normal}, nil
+	}
 	c.lock()
 	was := c.core.open
 	v := c.core.admit(now)
@@ -225,15 +228,25 @@ func (c *circuit) lastFailures() []Failed {
 	return last
 }
 
-// unlock ends a change of the core: it updates the derived fields, releases mu, and reports a
-// change of state. was reports whether the circuit was open before.
-func (c *circuit) unlock(now time.Duration, was bool) {
-	if h := c.core.cannotTrip(); h != c.cannotTrip.Load() {
-		c.cannotTrip.Store(h)
+// derive updates the fields that are derived from core, which calls read without the lock. The caller
+// holds mu. It stores what has changed only, because a Store takes long.
+func (c *circuit) derive() {
+	cannot := c.core.cannotTrip()
+	if cannot != c.cannotTrip.Load() {
+		c.cannotTrip.Store(cannot)
+	}
+	if calm := cannot || c.core.calm(); calm != c.calm.Load() {
+		c.calm.Store(calm)
 	}
 	if end := int64(c.core.window.end); end != c.end.Load() {
 		c.end.Store(end)
 	}
+}
+
+// unlock ends a change of the core: it updates the derived fields, releases mu, and reports a
+// change of state. was reports whether the circuit was open before.
+func (c *circuit) unlock(now time.Duration, was bool) {
+	c.derive()
 	if was == c.core.open {
 		c.mu.Unlock()
 		return

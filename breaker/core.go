@@ -79,6 +79,13 @@ func (c *core) cannotTrip() bool {
 	return !c.open && c.window.failing() < c.least
 }
 
+// calm reports whether the window cannot trip until it rolls or a failure is counted: successes only
+// lower the ratio.
+func (c *core) calm() bool {
+	volume := max(c.window.volume(), c.volume)
+	return !c.open && float64(c.window.failing())/float64(volume) < c.threshold
+}
+
 // done counts an admitted call. A trial that succeeded first closes the circuit.
 func (c *core) done(v verdict, r Result, now time.Duration) {
 	if v == trial && r == Success {
