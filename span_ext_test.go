@@ -50,7 +50,8 @@ func (f *family) AfterFunc(func()) (stop func() bool) {
 }
 
 // TestStream_contexts pins how many contexts a call derives from the caller's context: at most one
-// for each attempt, and none for the body or without need. None of them outlives the call.
+// for each attempt, and none for the body, without need, or for a base that does not wait for the
+// end of its context. None of them outlives the call.
 func TestStream_contexts(t *testing.T) {
 	every := timeout.Config{Total: time.Hour, PerTry: time.Minute, Idle: time.Minute}
 	tests := []struct {
@@ -70,7 +71,11 @@ func TestStream_contexts(t *testing.T) {
 		{"the caller's deadline is first", []pillion.Policy{timeout.Config{Total: time.Hour, PerTry: time.Minute}}, time.Second, 0, 0},
 		{"the caller's deadline is before the total", []pillion.Policy{timeout.Config{Total: time.Hour, PerTry: time.Minute}}, 2 * time.Minute, 1, 1},
 	}
-	for _, test := range tests {
+	for i := range 2 * len(tests) {
+		test, waits := tests[i/2], i%2 == 0
+		if !waits {
+			test.name, test.head, test.ever = test.name+", not waited for", 0, 0
+		}
 		t.Run(test.name, func(t *testing.T) {
 			ctx := t.Context()
 			if test.deadline != 0 {
@@ -80,7 +85,10 @@ func TestStream_contexts(t *testing.T) {
 			}
 			f := newFamily(ctx)
 			attempts := 0
-			base := roundTripper(func(*http.Request) (*http.Response, error) {
+			base := roundTripper(func(req *http.Request) (*http.Response, error) {
+				if waits {
+					_ = req.Context().Done()
+				}
 				if got := f.live.Load(); got != test.head {
 					t.Errorf("during an attempt: got %d that hang on the context, want %d", got, test.head)
 				}

@@ -2,7 +2,6 @@ package policy
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -57,22 +56,19 @@ type Stream struct {
 // StreamLimits is the part of a [Stream] that only an attempt with a context of its own needs: that
 // context and the limits on its time.
 type StreamLimits struct {
-	ctx      context.Context         //nolint:containedctx // the attempt's own, without the deadline
-	cancel   context.CancelCauseFunc // of ctx
-	until    time.Duration           // on the chain's clock: the deadline to propagate; 0 for that of ctx
-	deadline time.Duration           // on the chain's clock: when the body must have ended; 0 for no limit
-	idle     time.Duration           // the limit on each read of the body
-	readBy   atomic.Int64            // while a read under that limit runs: when it must have returned
-	fired    atomic.Int32            // the Scope whose timeout fired; 0 for none
-	total    Scope                   // the scope of deadline
-	quiet    Scope                   // the scope of idle
-	scope    Scope                   // the limit that timer is armed for; 0 after the response headers; guarded by mu
-	late     bool                    // the per-try timeout fired, and did not end the attempt; guarded by mu
-	headers  bool                    // a server sent or a client received them in time, or the outcome is final; guarded by mu
-	timer    *timer                  // armed for scope, or for the body; guarded by mu
+	cancellation               // of the attempt's context
+	until        time.Duration // on the chain's clock: the deadline to propagate; 0 for that of the parent
+	deadline     time.Duration // on the chain's clock: when the body must have ended; 0 for no limit
+	idle         time.Duration // the limit on each read of the body
+	readBy       atomic.Int64  // while a read under that limit runs: when it must have returned
+	fired        atomic.Int32  // the Scope whose timeout fired; 0 for none
+	total        Scope         // the scope of deadline
+	quiet        Scope         // the scope of idle
+	scope        Scope         // the limit that timer is armed for; 0 after the response headers; guarded by mu
+	late         bool          // the per-try timeout fired, and did not end the attempt; guarded by mu
+	headers      bool          // a server sent or a client received them in time, or the outcome is final; guarded by mu
+	timer        *timer        // armed for scope, or for the body; guarded by mu
 }
-
-var errEnded = errors.New("pillion: the attempt has ended")
 
 // openStream returns the Stream of the attempt. The first call makes it.
 func (c *Call) openStream() *Stream {
@@ -91,7 +87,7 @@ func (c *Call) limitedStream() (*Stream, *StreamLimits) {
 	var s *Stream
 	var own *StreamLimits
 	if storage := c.frame.storage; storage != nil {
-		if s, own = storage.NewLimitedStream((*Attempt)(c)); own == nil || own.ctx != nil {
+		if s, own = storage.NewLimitedStream((*Attempt)(c)); own == nil || own.parent != nil {
 			panic("policy: Storage.NewLimitedStream returned nil, or StreamLimits that were used before")
 		}
 	} else {
@@ -113,36 +109,6 @@ func (c *Call) hold(s *Stream, own *StreamLimits) {
 	s.call, s.chain, s.own = c, c.frame.chain, own
 	c.stream = s
 }
-
-// attemptContext is the context of an attempt that has a limit, as the wire sees it.
-type attemptContext Stream
-
-// Deadline returns when the attempt times out.
-func (g *attemptContext) Deadline() (time.Time, bool) {
-	if g.own.until == 0 {
-		return g.own.ctx.Deadline()
-	}
-	return g.chain.epoch.Add(g.own.until), true
-}
-
-// Done returns a channel that is closed when the attempt has ended or must end.
-func (g *attemptContext) Done() <-chan struct{} { return g.own.ctx.Done() }
-
-// Err returns DeadlineExceeded if one of the library's limits ended the context, else the error of
-// its parent.
-func (g *attemptContext) Err() error {
-	err := g.own.ctx.Err()
-	if err == nil {
-		return nil
-	}
-	if _, fired := errors.AsType[*TimeoutError](context.Cause(g.own.ctx)); fired {
-		return context.DeadlineExceeded
-	}
-	return err
-}
-
-// Value returns the value of the parent.
-func (g *attemptContext) Value(key any) any { return g.own.ctx.Value(key) }
 
 // Pending returns the attempt whose open response the caller will read, if a policy needs its end. It
 // returns nil if there is nothing to watch.
@@ -320,7 +286,7 @@ func (s *Stream) detach() *Call {
 	} else {
 		s.call = nil // no timer looks at it
 	}
-	s.release(errEnded)
+	s.release()
 	if c != nil && c.link.watched {
 		s.chain.unwatch(c)
 	}
@@ -670,8 +636,8 @@ func (s *Stream) kept() bool {
 }
 
 // release ends the attempt's context to free its resources.
-func (s *Stream) release(cause error) {
+func (s *Stream) release() {
 	if s.own != nil {
-		s.own.cancel(cause)
+		s.own.end()
 	}
 }

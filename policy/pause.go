@@ -15,7 +15,7 @@ func (s *Stream) Pause(ctx context.Context, d time.Duration, closed <-chan struc
 	defer s.Await()
 	s.extend(d)
 	if s != nil && s.own != nil {
-		ctx = s.own.ctx
+		ctx = s.own.context()
 	}
 	t := time.NewTimer(d)
 	defer t.Stop()

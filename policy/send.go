@@ -57,8 +57,7 @@ func (c *Call) arm(ctx context.Context) (sent context.Context, ok bool) {
 		return ctx, true
 	}
 	s, own := c.limitedStream()
-	own.ctx, own.cancel = context.WithCancelCause(ctx)
-	own.until = until
+	own.parent, own.until = ctx, until
 	if scope != 0 {
 		s.start(scope, limit)
 	}
@@ -138,7 +137,7 @@ func (c *Call) settle(ctx context.Context) *Outcome {
 	c.upgraded = o.Has(Upgraded) // policies may change o
 	if s != nil {
 		if scope := s.disarm(c); scope != 0 {
-			s.release(c.timeoutError(scope, nil))
+			s.Cancel(c.timeoutError(scope, nil))
 			if s.own.headers {
 				return c.cutShort(ctx, o, scope)
 			}
@@ -146,7 +145,7 @@ func (c *Call) settle(ctx context.Context) *Outcome {
 			return c.expired(ctx, scope, o.Err)
 		}
 		if c.state == stateTrying {
-			s.release(errEnded)
+			s.release()
 		}
 	}
 	switch {
