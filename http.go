@@ -89,7 +89,12 @@ func (h Options) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) 
 	say("DrainBytes", h.DrainBytes, settings.Count(h.DrainBytes, "0 for 64 KiB"))
 	say("DrainTime", h.DrainTime, settings.Duration(h.DrainTime, "0 for 100ms"))
 	s.Require(policy.Needs{KeepBodies: h.ReplayBuffer})
-	s.Prepare((&h).prepare)
+	if h.Sidecar || h.IncludeRequestAttemptCount || h.IncludeIsTimeoutRetryHeader {
+		s.Prepare((&h).prepare)
+	}
+	if !h.SuppressEnvoyHeaders {
+		s.Announce(announce)
+	}
 	return next, errors.Join(bad...)
 }
 
@@ -108,16 +113,18 @@ func (h *Options) prepare(a *policy.Attempt) {
 	if h.Sidecar {
 		tellSidecar(a)
 	}
-	if a.AnnouncesDeadline() && !h.SuppressEnvoyHeaders {
-		if left, limited := a.TimeLeft(); limited {
-			a.Header().Set(envoy.ExpectedTimeoutHeader, envoy.Milliseconds(left))
-		}
-	}
 	if h.IncludeRequestAttemptCount {
 		a.Header().Set(envoy.AttemptCountHeader, strconv.Itoa(a.Call().Attempt()))
 	}
 	if h.IncludeIsTimeoutRetryHeader && a.Call().Attempt() > 1 {
 		a.Header().Set(envoy.IsTimeoutRetryHeader, strconv.FormatBool(a.AfterTimeout()))
+	}
+}
+
+// announce sets the attempt's header with the remaining time.
+func announce(a *policy.Attempt) {
+	if left, limited := a.TimeLeft(); limited {
+		a.Header().Set(envoy.ExpectedTimeoutHeader, envoy.Milliseconds(left))
 	}
 }
 
@@ -266,7 +273,9 @@ func (t *transport) roundTrip(req *http.Request, ended policy.Hook) (*http.Respo
 		o.Discard()
 		return nil, fmt.Errorf("pillion: %s: a policy returned a %T in place of a response", t.upstream.Name(), o.Value)
 	}
-	t.countAttemptsIn(resp, x.frame.Attempts())
+	if t.upstream.options.IncludeAttemptCountInResponse {
+		countAttemptsIn(resp, x.frame.Attempts())
+	}
 	if a := o.Pending(); a != nil {
 		hand(a, resp)
 		return resp, nil
@@ -286,6 +295,8 @@ func (t *transport) failed(req *http.Request, o *policy.Outcome, attempts int) (
 		return nil, o.Err
 	}
 	resp := t.localReply(req, o, attempts)
-	t.countAttemptsIn(resp, attempts)
+	if t.upstream.options.IncludeAttemptCountInResponse {
+		countAttemptsIn(resp, attempts)
+	}
 	return resp, nil
 }

@@ -113,16 +113,15 @@ func hasBody(req *http.Request) bool { return req.Body != nil && req.Body != htt
 
 // invoke makes the call. It closes the caller's body even if a policy panics.
 func (x *httpCall) invoke() *policy.Outcome {
-	defer x.closeUnsentBody()
+	if hasBody(x.req) {
+		defer x.closeUnsentBody()
+	}
 	return x.frame.Invoke(x.ctx)
 }
 
 // closeUnsentBody closes the body of a call that was never sent, as a RoundTripper must. If the
 // body's Close panics, it discards an open response, since the caller will not receive it.
 func (x *httpCall) closeUnsentBody() {
-	if !hasBody(x.req) {
-		return
-	}
 	closed := false
 	defer func() {
 		if !closed {

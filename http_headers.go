@@ -7,9 +7,9 @@ import (
 	"github.com/pillion-go/pillion/envoy"
 )
 
-// countAttemptsIn sets the header with the number of attempts, if configured.
-func (t *transport) countAttemptsIn(resp *http.Response, attempts int) {
-	if attempts == 0 || !t.upstream.options.IncludeAttemptCountInResponse {
+// countAttemptsIn sets the header with the number of attempts, if any were made.
+func countAttemptsIn(resp *http.Response, attempts int) {
+	if attempts == 0 {
 		return
 	}
 	if resp.Header == nil {

@@ -31,10 +31,6 @@ func (a *Attempt) Guarded() bool { return a.stream != nil && a.stream.own != nil
 // AfterTimeout reports whether the per-try timeout of the previous attempt fired.
 func (a *Attempt) AfterTimeout() bool { return a.afterTimeout }
 
-// AnnouncesDeadline reports whether a policy asked to send the remaining time to the server: see
-// [Needs] AnnounceDeadline.
-func (a *Attempt) AnnouncesDeadline() bool { return a.frame.chain.announce }
-
 // TimeLeft returns how much time this attempt has left, and whether there is a limit.
 func (a *Attempt) TimeLeft() (left time.Duration, limited bool) {
 	left, limited = a.Call().remaining(a.Call().announced())
@@ -49,8 +45,14 @@ func (a *Attempt) TimeLeft() (left time.Duration, limited bool) {
 // of a client calls it.
 func (a *Attempt) Prepare() {
 	a.ConsumeHeaders()
-	for _, prepare := range a.frame.chain.preparers {
+	chain := a.frame.chain
+	for _, prepare := range chain.preparers {
 		prepare(a)
+	}
+	if chain.announce {
+		for _, announce := range chain.announcers {
+			announce(a)
+		}
 	}
 }
 

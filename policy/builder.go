@@ -29,6 +29,12 @@ func (b *Builder) Prepare(prepare func(a *Attempt)) {
 	b.chain.preparers = append(b.chain.preparers, prepare)
 }
 
+// Announce registers a function that also runs then, if a policy needs to announce the remaining time:
+// see [Needs] AnnounceDeadline.
+func (b *Builder) Announce(announce func(a *Attempt)) {
+	b.chain.announcers = append(b.chain.announcers, announce)
+}
+
 // Claim reports whether key is new to the upstream. It reports false if a policy inside this one
 // has claimed the same key, so that a policy can refuse to be used twice, whatever the order. The
 // key must be comparable, and of a type of the policy's own package. See [Place] Once for a check

@@ -18,6 +18,7 @@ type Chain struct {
 	policies    []Policy
 	listeners   []Listener
 	preparers   []func(*Attempt)
+	announcers  []func(*Attempt)
 	offering    sync.Mutex
 	stats       []Stat             // guarded by offering
 	shows       []func(Stat) error // from policies that show statistics; guarded by offering

@@ -44,13 +44,18 @@ const (
 // concurrent use. They do nothing on a nil Stream.
 type Stream struct {
 	chain *Chain
-	state atomic.Uint32
+	state uint32 // atomic, but for the write in Watch
 	mu    sync.Mutex
 	own   *StreamLimits // nil for none; written before other goroutines have the Stream
 	call  *Call         // nil after the attempt has ended; guarded by mu from Watch on
-	err   error         // what a later End returns; written before stateEnded
+	end   *streamEnd    // nil for a clean end that nothing waits for; guarded by mu
+}
 
-	done chan struct{} // made for goroutines that wait for stateEnded; guarded by mu
+// streamEnd is the rest of a [Stream] that most do not need. Without it a Stream and its body fit in
+// one cache line.
+type streamEnd struct {
+	err  error         // what a later End returns; nil until stateEnded
+	done chan struct{} // closed at stateEnded; nil if nothing waits for it
 }
 
 // StreamLimits is the part of a [Stream] that only an attempt with a context of its own needs: that
@@ -130,20 +135,22 @@ func (a *Attempt) Watch() {
 	c := a.Call()
 	s, caller := c.openStream(), c.frame.ctx
 	watched := c.hooks.count != 0 && caller.Done() != nil && !c.upgraded
-	c.state = stateWatched
-	if s.own == nil && !watched {
-		s.state.Store(stateWatched)
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.state.Store(stateWatched)
-	if s.own != nil {
-		s.limitBody(c)
+	if c.state = stateWatched; s.own != nil {
+		s.watchLimited(c)
+	} else {
+		s.state = stateWatched // no timer looks at it, and an atomic write takes long
 	}
 	if watched {
 		s.chain.watch(c)
 	}
+}
+
+// watchLimited moves a Stream with a timer to stateWatched.
+func (s *Stream) watchLimited(c *Call) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	atomic.StoreUint32(&s.state, stateWatched)
+	s.limitBody(c)
 }
 
 // limitBody limits the rest of the response. A timer that waited for the response headers continues: it
@@ -175,8 +182,15 @@ func (s *Stream) End(err error) error {
 		return s.conclude(c, err)
 	}
 	s.waitForEnd()
-	if s.err != nil {
-		return s.err
+	return s.errorAfter(err)
+}
+
+// errorAfter returns the error of an attempt that has ended, or err after a clean end.
+func (s *Stream) errorAfter(err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.end != nil && s.end.err != nil {
+		return s.end.err
 	}
 	return err
 }
@@ -226,7 +240,7 @@ func (s *Stream) Break(cause error) {
 
 // breakable reports whether the caller has the response and does not own its connection.
 func (s *Stream) breakable() bool {
-	if s.own == nil || s.state.Load() != stateWatched {
+	if s.own == nil || atomic.LoadUint32(&s.state) != stateWatched {
 		return false
 	}
 	s.mu.Lock()
@@ -264,7 +278,7 @@ func (s *Stream) cut(err error) {
 
 // claim reports whether the caller is the first to end the attempt.
 func (s *Stream) claim() bool {
-	return s != nil && s.state.Load() == stateWatched && s.state.CompareAndSwap(stateWatched, stateEnding)
+	return s != nil && atomic.LoadUint32(&s.state) == stateWatched && atomic.CompareAndSwapUint32(&s.state, stateWatched, stateEnding)
 }
 
 // take returns the Call to the first caller that ends the attempt, and nil to all others.
@@ -297,9 +311,11 @@ func (s *Stream) detach() *Call {
 // the goroutines that wait for them.
 func (s *Stream) conclude(c *Call, err error) (shown error) {
 	defer func() { // also when a hook panics
-		s.err = shown
-		if s.state.Swap(stateEnded) == stateAwaited {
-			close(s.done)
+		if shown != nil {
+			s.setError(shown)
+		}
+		if atomic.SwapUint32(&s.state, stateEnded) == stateAwaited {
+			close(s.end.done)
 		}
 	}()
 	var change func(*Call, *Outcome)
@@ -314,19 +330,35 @@ func (s *Stream) conclude(c *Call, err error) (shown error) {
 	return shown
 }
 
+// setError stores the error that a later End returns.
+func (s *Stream) setError(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.theEnd().err = err
+}
+
+// theEnd returns s.end. The caller holds mu.
+func (s *Stream) theEnd() *streamEnd {
+	if s.end == nil {
+		s.end = &streamEnd{}
+	}
+	return s.end
+}
+
 // waitForEnd returns when the hooks have run. Before Watch it returns immediately.
 func (s *Stream) waitForEnd() {
-	if state := s.state.Load(); state == stateEnded || state < stateEnding {
+	if state := atomic.LoadUint32(&s.state); state == stateEnded || state < stateEnding {
 		return
 	}
 	s.mu.Lock()
-	if s.done == nil {
-		s.done = make(chan struct{})
-		s.state.CompareAndSwap(stateEnding, stateAwaited)
+	end := s.theEnd()
+	if end.done == nil {
+		end.done = make(chan struct{})
+		atomic.CompareAndSwapUint32(&s.state, stateEnding, stateAwaited)
 	}
 	s.mu.Unlock()
-	if s.state.Load() == stateAwaited {
-		<-s.done
+	if atomic.LoadUint32(&s.state) == stateAwaited {
+		<-end.done
 	}
 }
 
@@ -407,6 +439,11 @@ func (c *Call) conclude(change func(c *Call, end *Outcome)) *Outcome {
 // runHooks calls the hooks from number i on, one after the other. If one panics, the others still run
 // before the panic propagates.
 func (c *Call) runHooks(i uint32, end *Outcome) {
+	if i+1 == c.hooks.count { // the last one, and mostly the only one
+		w := c.hooks.at(i)
+		w.hook(w.call, end)
+		return
+	}
 	defer func() {
 		if i < c.hooks.count {
 			c.runHooks(i, end)
@@ -493,7 +530,7 @@ func (s *Stream) fire(t *timer) {
 		s.mu.Unlock() // it was stopped, settled or armed again in the meantime
 		return
 	}
-	watched := s.state.Load() >= stateWatched
+	watched := atomic.LoadUint32(&s.state) >= stateWatched
 	scope, wait := l.scope, time.Duration(0)
 	if watched {
 		scope, wait = l.due(s.chain.now())
@@ -606,7 +643,7 @@ func (s *Stream) rearm(c *Call, choose func(scope Scope, left time.Duration) (Sc
 		ending := c.limits.hard()
 		scope, left = ending.tighter(total, rest)
 	}
-	if s.state.Load() >= stateWatched || (scope != 0 && scope == c.limits.totalScope() && scope == l.scope && l.timer != nil) {
+	if atomic.LoadUint32(&s.state) >= stateWatched || (scope != 0 && scope == c.limits.totalScope() && scope == l.scope && l.timer != nil) {
 		return s.firedScope() // the total limit does not move
 	}
 	if fired = s.disarmed(c); fired != 0 {
