@@ -30,7 +30,8 @@ type Call struct {
 	upgraded     bool        // the caller owns the connection of the response: neither a limit nor the context of the request ends it
 	stream       *Stream     // what outlives the attempt; nil if nothing does
 	spare        *timer      // a stopped one; nil for none
-	link         link        // in the chain's sweep
+	watched      bool        // the chain's sweep checks the response
+	watching     watching    // of the sweep
 	isLate       func(*Call) // called when the attempt takes long: see beside.go; nil for none
 	states       [3]State    // of the first slots; most chains need no others
 	more         *[]State
@@ -44,15 +45,12 @@ func (c *Call) reset() {
 	c.number(1)
 	c.drain, c.limits = 0, limits{}
 	c.outcome.reset()
-	c.state, c.afterTimeout, c.upgraded, c.hooks.count = stateTrying, false, false, 0
+	c.state, c.afterTimeout, c.upgraded, c.watched, c.hooks.count = stateTrying, false, false, false, 0
 	if c.endpoint != "" {
 		c.endpoint = ""
 	}
 	if c.isLate != nil {
 		c.isLate = nil
-	}
-	if c.link.watched {
-		c.link = link{}
 	}
 	setNil(&c.stream)
 	setNil(&c.hooks.more)
@@ -64,6 +62,9 @@ func (c *Call) reset() {
 		}
 	}
 }
+
+// reused reports whether the storage of the call may be used for another one.
+func (c *Call) reused() bool { return c.frame.storage != nil && !c.frame.forked.Load() }
 
 // number sets the number of the attempt. It is mostly right already, and a Store takes long.
 func (c *Call) number(n int32) {

@@ -135,13 +135,15 @@ func (a *Attempt) Watch() {
 	c := a.Call()
 	s, caller := c.openStream(), c.frame.ctx
 	watched := c.hooks.count != 0 && caller.Done() != nil && !c.upgraded
-	if c.state = stateWatched; s.own != nil {
-		s.watchLimited(c)
-	} else {
-		s.state = stateWatched // no timer looks at it, and an atomic write takes long
+	if c.state = stateWatched; s.own == nil {
+		s.state = stateWatched // no other goroutine has it yet, and an atomic write takes long
 	}
 	if watched {
-		s.chain.watch(c)
+		c.watched = true
+		s.chain.watch(c, s)
+	}
+	if s.own != nil {
+		s.watchLimited(c) // a timer may end it immediately
 	}
 }
 
@@ -301,7 +303,7 @@ func (s *Stream) detach() *Call {
 		s.call = nil // no timer looks at it
 	}
 	s.release()
-	if c != nil && c.link.watched {
+	if c != nil && c.watched {
 		s.chain.unwatch(c)
 	}
 	return c
@@ -495,10 +497,10 @@ func (t *timer) stop(c *Call) bool {
 		return false
 	}
 	t.stream = nil
-	if f := c.frame; f.storage != nil && !f.forked.Load() {
+	if c.reused() {
 		c.spare = t
 	} else {
-		f.chain.timers.Put(t)
+		c.frame.chain.timers.Put(t)
 	}
 	return true
 }

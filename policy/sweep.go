@@ -3,6 +3,7 @@ package policy
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pillion-go/pillion/internal/report"
@@ -20,34 +21,82 @@ const sweeps = 20
 // context has ended. All responses share one timer, which runs while there are new responses. Most
 // responses end before the first check: a watch for each would cost them more than the rest of the
 // engine does for a call.
+//
+// A Call that is reused stays in the list, so that its next response need not take the lock. The next
+// check removes it if it has no open response then.
 type sweep struct {
 	mu    sync.Mutex
-	first *Call       // guarded by mu, as the links of the Calls are
+	calls []*Call     // guarded by mu
 	timer *time.Timer // nil before its first use; guarded by mu
 	armed bool        // guarded by mu
 }
 
-// link is the list entry of an attempt in a sweep.
-type link struct {
-	watched        bool  // set before other goroutines have the Stream
-	seen           uint8 // the number of times the sweep checked the attempt
-	previous, next *Call
-	stop           func() bool // ends the attempt's own watch; nil while the sweep checks it
+// watching is what the sweep keeps in a Call.
+type watching struct {
+	open   atomic.Pointer[Stream] // the watched response; nil for none
+	listed atomic.Bool            // the sweep has the Call; written with its mu held
+	held   atomic.Bool            // the sweep reads the Call, or has set stop: the end of the response must lock mu
+	index  int                    // in the sweep's list; guarded by mu
+	last   *Stream                // the response that the sweep checked last; guarded by mu
+	checks uint8                  // how often it did so; guarded by mu
+	stop   func() bool            // ends the response's own watch; nil while the sweep checks it; guarded by mu
 }
 
-// watch makes the end of the caller's context end the attempt of of.
-func (c *Chain) watch(of *Call) {
-	w := &c.sweep
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	of.link = link{watched: true, next: w.first}
-	if w.first != nil {
-		w.first.link.previous = of
+// watch makes the end of the caller's context end s, the open response of the attempt of.
+func (c *Chain) watch(of *Call, s *Stream) {
+	w := &of.watching
+	w.open.Store(s)
+	if w.listed.Load() {
+		return
 	}
-	w.first = of
-	if !w.armed {
+	c.sweep.mu.Lock()
+	defer c.sweep.mu.Unlock()
+	c.sweep.list(of)
+	if !c.sweep.armed {
 		c.armSweep()
 	}
+}
+
+// unwatch ends the watch of of, which may then be used for another call. The sweep sets held before it
+// reads open, and unwatch clears open before it reads held, so that at least one of them notices the
+// other: the sweep never reads a Call that is in use for another call.
+func (c *Chain) unwatch(of *Call) {
+	w := &of.watching
+	w.open.Store(nil)
+	if of.reused() && !w.held.Load() {
+		return
+	}
+	c.sweep.mu.Lock()
+	defer c.sweep.mu.Unlock()
+	if w.stop != nil {
+		w.stop()
+		w.stop = nil
+	}
+	w.held.Store(false)
+	if w.listed.Load() && !of.reused() {
+		c.sweep.remove(of)
+	}
+}
+
+// list adds of to the list. The caller holds mu.
+func (w *sweep) list(of *Call) {
+	if of.watching.listed.Load() {
+		return // a check that was about to remove it has noticed the response
+	}
+	of.watching.index = len(w.calls)
+	w.calls = append(w.calls, of)
+	of.watching.listed.Store(true)
+}
+
+// remove removes of from the list. The caller holds mu.
+func (w *sweep) remove(of *Call) {
+	i, last := of.watching.index, len(w.calls)-1
+	moved := w.calls[last]
+	w.calls[i], moved.watching.index = moved, i
+	w.calls[last] = nil
+	w.calls = w.calls[:last]
+	of.watching.last, of.watching.checks = nil, 0
+	of.watching.listed.Store(false)
 }
 
 // armSweep sets the timer to the next multiple of sweepInterval on the chain's clock. The caller holds the
@@ -62,32 +111,6 @@ func (c *Chain) armSweep() {
 	}
 }
 
-// unwatch ends the watch of of, which may then be used for another call.
-func (c *Chain) unwatch(of *Call) {
-	w := &c.sweep
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if stop := of.link.stop; stop != nil {
-		stop()
-	} else {
-		w.remove(of)
-	}
-}
-
-// remove removes of from the list. The caller holds mu.
-func (w *sweep) remove(of *Call) {
-	l := &of.link
-	if l.next != nil {
-		l.next.link.previous = l.previous
-	}
-	if l.previous != nil {
-		l.previous.link.next = l.next
-	} else {
-		w.first = l.next
-	}
-	l.previous, l.next = nil, nil
-}
-
 // tick ends the attempts whose caller's context has ended. It is the function of the timer.
 func (c *Chain) tick() {
 	for _, end := range c.canceled() {
@@ -95,10 +118,8 @@ func (c *Chain) tick() {
 	}
 }
 
-// canceler returns a function that ends the attempt because the caller's context has ended. When it
-// runs, the Call may be in use for another call.
-func (c *Call) canceler() func() {
-	s, caller := c.stream, c.frame.ctx
+// canceler returns a function that ends s because the caller's context has ended.
+func (s *Stream) canceler(caller context.Context) func() {
 	return func() { s.cut(context.Cause(caller)) }
 }
 
@@ -112,20 +133,44 @@ func (c *Chain) canceled() (ends []func()) {
 		if p := recover(); p != nil {
 			report.Panic("a method of a caller's context", p)
 		}
-		if w.armed = w.first != nil; w.armed {
+		if w.armed = len(w.calls) != 0; w.armed {
 			c.armSweep()
 		}
 	}()
-	for of := w.first; of != nil; {
-		l, caller := &of.link, of.frame.ctx
-		next := l.next
-		if l.seen++; caller.Err() != nil {
-			ends = append(ends, of.canceler())
-		} else if l.seen >= sweeps {
-			w.remove(of)
-			l.stop = context.AfterFunc(caller, of.canceler())
+	for i := len(w.calls) - 1; i >= 0; i-- { // a removal moves the last one, which was checked
+		if end := w.check(w.calls[i]); end != nil {
+			ends = append(ends, end)
 		}
-		of = next
 	}
 	return ends
+}
+
+// check returns a function that ends the open response of of if its caller's context has ended, else
+// nil. It removes a Call without an open response, or whose response now has its own watch. The caller
+// holds mu.
+func (w *sweep) check(of *Call) (end func()) {
+	state := &of.watching
+	state.held.Store(true) // from now on unwatch waits for mu
+	s := state.open.Load()
+	if s == nil {
+		w.remove(of)
+		if state.held.Store(false); state.open.Load() != nil {
+			w.list(of) // its next response found it in the list
+		}
+		return nil
+	}
+	if state.last != s {
+		state.last, state.checks = s, 0
+	}
+	state.checks++
+	switch caller := of.frame.ctx; {
+	case caller.Err() != nil:
+		end = s.canceler(caller)
+	case state.checks >= sweeps:
+		w.remove(of)
+		state.stop = context.AfterFunc(caller, s.canceler(caller))
+		return nil // still held, so that the end stops it
+	}
+	state.held.Store(false)
+	return end
 }

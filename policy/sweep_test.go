@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"runtime"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -90,17 +92,14 @@ func TestSweep(t *testing.T) {
 func (w *sweep) state() (n int, armed bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for of := w.first; of != nil; of = of.link.next {
-		n++
-	}
-	return n, w.armed
+	return len(w.calls), w.armed
 }
 
 // ownWatch reports whether s has its own watch.
 func (s *Stream) ownWatch() bool {
 	s.chain.sweep.mu.Lock()
 	defer s.chain.sweep.mu.Unlock()
-	return s.call.link.stop != nil
+	return s.call.watching.stop != nil
 }
 
 // TestSweep_model opens and ends responses at random, and compares the sweep with a list.
@@ -159,6 +158,145 @@ func TestSweep_model(t *testing.T) {
 			}
 		}
 	})
+}
+
+// reusing is streamed with storage that is used again when its response ends.
+type reusing struct {
+	streamed
+	frame Frame
+	free  *sync.Pool
+}
+
+func (x *reusing) NewStream(*Attempt) *Stream { return &Stream{} }
+func (x *reusing) NewLimitedStream(*Attempt) (*Stream, *StreamLimits) {
+	return &Stream{}, &StreamLimits{}
+}
+
+func (x *reusing) Recycle() {
+	if x.frame.Reset() {
+		x.free.Put(x)
+	}
+}
+
+// reused returns a chain like watched, and a function that opens responses with reused storage.
+func reused(t *testing.T, ended func(*Outcome)) (*Chain, func(ctx context.Context) *Stream) {
+	t.Helper()
+	c, _ := watched(t, ended)
+	free := &sync.Pool{}
+	return c, func(ctx context.Context) *Stream {
+		x, ok := free.Get().(*reusing)
+		if !ok {
+			x = &reusing{free: free}
+			x.frame.Init(c, x)
+		}
+		a := x.frame.Invoke(ctx).Pending()
+		s := a.Stream()
+		a.Watch()
+		return s
+	}
+}
+
+// TestSweep_reused pins that storage that is used again stays in the list until the next tick, and
+// that a response in it is checked for its own caller.
+func TestSweep_reused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		causes := make(chan error, 8)
+		c, open := reused(t, func(end *Outcome) { causes <- end.Err })
+		for range 5 {
+			ctx, leave := context.WithCancel(t.Context())
+			s := open(ctx)
+			if err := s.End(nil); err != nil || <-causes != nil {
+				t.Fatalf("got %v, want a clean end", err)
+			}
+			leave() // it must not end the next one
+		}
+		if n, armed := c.sweep.state(); n == 0 || !armed {
+			t.Errorf("got %d in the sweep, armed %v, want some until the tick", n, armed)
+		}
+		errLeft := errors.New("left")
+		ctx, leave := context.WithCancelCause(t.Context())
+		s := open(ctx)
+		time.Sleep(3 * sweepInterval / 2)
+		synctest.Wait()
+		if n, _ := c.sweep.state(); n != 1 || len(causes) != 0 {
+			t.Errorf("after a tick: got %d in the sweep and %d ends, want one and none", n, len(causes))
+		}
+		leave(errLeft)
+		time.Sleep(sweepInterval)
+		synctest.Wait()
+		if err := <-causes; !errors.Is(err, errLeft) || !errors.Is(s.End(nil), errLeft) {
+			t.Errorf("got %v, want the cause", err)
+		}
+		time.Sleep(sweepInterval)
+		synctest.Wait()
+		if n, armed := c.sweep.state(); n != 0 || armed {
+			t.Errorf("at last: got %d in the sweep, armed %v, want none", n, armed)
+		}
+		s = open(t.Context())
+		time.Sleep(sweeps*sweepInterval + time.Millisecond)
+		synctest.Wait()
+		if n, armed := c.sweep.state(); n != 0 || armed || !s.ownWatch() {
+			t.Errorf("got %d in the sweep, armed %v, want a watch of its own", n, armed)
+		}
+		_ = s.End(nil)
+		s = open(t.Context())
+		if n, armed := c.sweep.state(); n != 1 || !armed || s.ownWatch() {
+			t.Errorf("got %d in the sweep, armed %v, want one again", n, armed)
+		}
+		_ = s.End(nil)
+	})
+}
+
+// TestSweep_race opens, leaves and ends responses in several goroutines while the sweep runs all the
+// time. Each response must end once, and with the cause of its own caller.
+func TestSweep_race(t *testing.T) {
+	var ends atomic.Int64
+	c, open := reused(t, func(*Outcome) { ends.Add(1) })
+	stop := make(chan struct{})
+	var sweeping, running sync.WaitGroup
+	sweeping.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				c.tick()
+				runtime.Gosched()
+			}
+		}
+	})
+	const callers, each = 4, 2000
+	for i := range callers {
+		running.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(i), 3)) //nolint:gosec // not negative
+			for range each {
+				errLeft := errors.New("left")
+				ctx, leave := context.WithCancelCause(context.Background())
+				s := open(ctx)
+				leaves := r.IntN(2) == 0
+				if leaves {
+					leave(errLeft)
+				}
+				for range r.IntN(4) {
+					runtime.Gosched()
+				}
+				if err := s.End(nil); err != nil && (!leaves || !errors.Is(err, errLeft)) {
+					t.Errorf("left %v: got %v", leaves, err)
+				}
+				leave(nil)
+			}
+		})
+	}
+	running.Wait()
+	close(stop)
+	sweeping.Wait()
+	if n := ends.Load(); n != callers*each {
+		t.Errorf("got %d ends, want %d", n, callers*each)
+	}
+	c.tick()
+	if n, _ := c.sweep.state(); n != 0 {
+		t.Errorf("got %d in the sweep, want none", n)
+	}
 }
 
 // TestSweep_long pins that a response that stays open gets its own watch: the end of its caller's
@@ -227,9 +365,9 @@ func BenchmarkSweep(b *testing.B) {
 	}
 	ctx, cancel := context.WithCancel(b.Context())
 	defer cancel()
-	of := &Call{frame: &Frame{ctx: ctx}}
+	of, s := &Call{frame: &Frame{ctx: ctx}}, &Stream{}
 	for b.Loop() {
-		c.watch(of)
+		c.watch(of, s)
 		c.unwatch(of)
 	}
 }
