@@ -53,9 +53,13 @@ func (x *httpCall) NewLimitedStream(c *policy.Attempt) (*policy.Stream, *policy.
 
 // hand wraps the body of an open response. After it the attempt must not be used.
 func hand(c *policy.Attempt, resp *http.Response) {
-	_ = c.Stream()
-	b, inner := attemptOf(c).body, resp.Body
-	b.inner = attemptOf(c).measured(inner)
+	a, inner := attemptOf(c), resp.Body
+	b := a.body
+	if b == nil {
+		b = &body{}
+		c.Keep(&b.stream)
+	}
+	b.inner = a.measured(inner)
 	resp.Body = b
 	if w, ok := inner.(io.Writer); ok {
 		resp.Body = upgraded{b, w}

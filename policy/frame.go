@@ -152,6 +152,9 @@ func (f *Frame) Abandon() { f.discardOthers(nil) }
 // response, that outcome stands for the response's attempt. A policy that runs attempts
 // concurrently discards its own responses.
 func (f *Frame) discardOthers(o *Outcome) {
+	if o != nil && o.open == &f.first && !f.forked.Load() {
+		return // mostly: there is no other
+	}
 	if f.hedged() {
 		if f.winner != nil {
 			f.discardOther(f.winner, o)

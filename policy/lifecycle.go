@@ -253,8 +253,15 @@ func (s *Stream) breakable() bool {
 // Await reports that the caller waits for the next part of the response. The idle limit runs until
 // Received.
 func (s *Stream) Await() {
-	if s != nil && s.own != nil && s.own.idle != 0 {
-		s.own.readBy.Store(int64(after(s.chain.now(), s.own.idle)))
+	if s != nil && s.own != nil {
+		s.await()
+	}
+}
+
+// await is apart so that the compiler can inline Await.
+func (s *Stream) await() {
+	if l := s.own; l.idle != 0 {
+		l.readBy.Store(int64(after(s.chain.now(), l.idle)))
 	}
 }
 

@@ -33,9 +33,9 @@ type sweep struct {
 
 // watching is what the sweep keeps in a Call.
 type watching struct {
-	open   atomic.Pointer[Stream] // the watched response; nil for none
+	open   atomic.Pointer[Stream] // the watched response; nil for none, or one that has ended since
 	listed atomic.Bool            // the sweep has the Call; written with its mu held
-	held   atomic.Bool            // the sweep reads the Call, or has set stop: the end of the response must lock mu
+	held   atomic.Bool            // the sweep reads the Call, or has set stop: the end of the response must lock its mu
 	index  int                    // in the sweep's list; guarded by mu
 	last   *Stream                // the response that the sweep checked last; guarded by mu
 	checks uint8                  // how often it did so; guarded by mu
@@ -58,11 +58,10 @@ func (c *Chain) watch(of *Call, s *Stream) {
 }
 
 // unwatch ends the watch of of, which may then be used for another call. The sweep sets held before it
-// reads open, and unwatch clears open before it reads held, so that at least one of them notices the
-// other: the sweep never reads a Call that is in use for another call.
+// reads the state of the response, and that state changes before unwatch reads held, so that at least
+// one of them notices the other: the sweep never reads a Call that is in use for another call.
 func (c *Chain) unwatch(of *Call) {
 	w := &of.watching
-	w.open.Store(nil)
 	if of.reused() && !w.held.Load() {
 		return
 	}
@@ -73,7 +72,8 @@ func (c *Chain) unwatch(of *Call) {
 		w.stop = nil
 	}
 	w.held.Store(false)
-	if w.listed.Load() && !of.reused() {
+	w.open.Store(nil)
+	if w.listed.Load() {
 		c.sweep.remove(of)
 	}
 }
@@ -145,6 +145,9 @@ func (c *Chain) canceled() (ends []func()) {
 	return ends
 }
 
+// over reports whether the response has ended.
+func (s *Stream) over() bool { return s == nil || atomic.LoadUint32(&s.state) >= stateEnding }
+
 // check returns a function that ends the open response of of if its caller's context has ended, else
 // nil. It removes a Call without an open response, or whose response now has its own watch. The caller
 // holds mu.
@@ -152,9 +155,10 @@ func (w *sweep) check(of *Call) (end func()) {
 	state := &of.watching
 	state.held.Store(true) // from now on unwatch waits for mu
 	s := state.open.Load()
-	if s == nil {
+	if s.over() {
 		w.remove(of)
-		if state.held.Store(false); state.open.Load() != nil {
+		state.held.Store(false)
+		if !state.open.CompareAndSwap(s, nil) {
 			w.list(of) // its next response found it in the list
 		}
 		return nil
