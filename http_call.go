@@ -177,7 +177,7 @@ func (x *httpCall) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome
 	if err != nil {
 		a.freeze()
 	}
-	if err == nil {
+	if err == nil && (resp == nil || resp.Body == nil) {
 		err = x.unusable(resp)
 	}
 	if err != nil {

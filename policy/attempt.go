@@ -44,6 +44,17 @@ func (a *Attempt) TimeLeft() (left time.Duration, limited bool) {
 // ([Needs] Consume) and adds what policies and configuration ask for ([Builder.Prepare]). The Try
 // of a client calls it.
 func (a *Attempt) Prepare() {
+	if a.frame.chain.prepares() {
+		a.prepare()
+	}
+}
+
+// prepares reports whether a policy changes the header of attempts.
+func (c *Chain) prepares() bool {
+	return c.announce || len(c.consumed)+len(c.preparers) != 0
+}
+
+func (a *Attempt) prepare() {
 	a.ConsumeHeaders()
 	chain := a.frame.chain
 	for _, prepare := range chain.preparers {

@@ -302,18 +302,23 @@ func (s *Stream) take() *Call {
 func (s *Stream) detach() *Call {
 	c := s.call
 	if s.own != nil {
-		s.mu.Lock()
-		s.stop()
-		s.call = nil
-		s.mu.Unlock()
+		s.detachLimited()
 	} else {
 		s.call = nil // no timer looks at it
 	}
-	s.release()
 	if c != nil && c.watched {
 		s.chain.unwatch(c)
 	}
 	return c
+}
+
+// detachLimited is detach for a Stream with a context of its own, which ends.
+func (s *Stream) detachLimited() {
+	s.mu.Lock()
+	s.stop()
+	s.call = nil
+	s.mu.Unlock()
+	s.own.end()
 }
 
 // conclude runs the hooks of an attempt that was taken, with err if it is not nil, and then wakes

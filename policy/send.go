@@ -11,9 +11,12 @@ func send(ctx context.Context, c *Call) *Outcome {
 	if c.attempt.Load() > 1 {
 		c.frame.sent.Store(c)
 	}
-	sent, ok := c.arm(ctx)
-	if !ok {
-		return c.expired(ctx, c.limits.totalScope(), nil)
+	sent := ctx
+	if c.limits.any() || c.frame.chain.cancellable {
+		var ok bool
+		if sent, ok = c.arm(ctx); !ok {
+			return c.expired(ctx, c.limits.totalScope(), nil)
+		}
 	}
 	if len(c.frame.chain.listeners) != 0 {
 		return c.tryWatched(ctx, sent)
@@ -69,7 +72,7 @@ func (c *Call) arm(ctx context.Context) (sent context.Context, ok bool) {
 // total limit otherwise. A negative limit means that the total limit has passed.
 func (c *Call) bound(ctx context.Context) (scope Scope, limit, until time.Duration) {
 	l := &c.limits
-	if l.deadline|l.try|l.idle|l.soft == 0 { // there are no limits
+	if !l.any() {
 		return 0, 0, 0
 	}
 	now := c.frame.chain.now()
@@ -95,6 +98,9 @@ func (c *Call) bound(ctx context.Context) (scope Scope, limit, until time.Durati
 	}
 	return scope, limit, until
 }
+
+// any reports whether there is a limit.
+func (l *limits) any() bool { return l.deadline|l.try|l.idle|l.soft != 0 }
 
 func (c *Call) unary() bool {
 	x, ok := c.frame.exchange.(Unary)
