@@ -17,7 +17,6 @@ import (
 // and of the first attempt.
 type httpCall struct {
 	frame     policy.Frame
-	ctx       context.Context //nolint:containedctx // the caller's, while the call lasts
 	transport *transport
 	req       *http.Request
 	sent      atomic.Bool            // the caller's body was handed to an attempt, or closed
@@ -84,7 +83,7 @@ func (t *transport) newCall(req *http.Request) *httpCall {
 		x.first.of = x.frame.First()
 		x.first.of.Attach(&x.first)
 	}
-	x.transport, x.req, x.ctx = t, req, req.Context()
+	x.transport, x.req = t, req
 	if hasBody(req) && req.GetBody == nil {
 		x.replay = newReplay(req.Body, req.ContentLength, u.options.ReplayBuffer)
 	}
@@ -98,7 +97,9 @@ func (x *httpCall) Recycle() {
 	if !x.frame.Reset() {
 		return
 	}
-	x.req, x.ctx, x.replay = nil, nil, nil
+	if x.req = nil; x.replay != nil {
+		x.replay = nil
+	}
 	x.first.reset()
 	if x.sent.Load() {
 		x.sent.Store(false)
@@ -116,7 +117,7 @@ func (x *httpCall) invoke() *policy.Outcome {
 	if hasBody(x.req) {
 		defer x.closeUnsentBody()
 	}
-	return x.frame.Invoke(x.ctx)
+	return x.frame.Invoke(x.req.Context())
 }
 
 // closeUnsentBody closes the body of a call that was never sent, as a RoundTripper must. If the
@@ -216,7 +217,7 @@ func (x *httpCall) send(ctx context.Context, a *httpAttempt, o *policy.Outcome, 
 // watch makes the body of an attempt report its progress, and closes the body when the attempt's
 // context ends.
 func (x *httpCall) watch(ctx context.Context, a *httpAttempt) {
-	s, caller := a.source, x.ctx
+	s, caller := a.source, x.req.Context()
 	s.call, s.ctx = a.of, ctx
 	x.sending.Store(s)
 	s.stop = context.AfterFunc(ctx, func() { s.wake(caller.Err() != nil || tookTooLong(ctx)) })
@@ -402,7 +403,7 @@ func (x *httpCall) request(ctx context.Context, a *httpAttempt) (*http.Request, 
 		return nil, err
 	}
 	req := x.req
-	if !other && a.header == nil && ctx == x.ctx {
+	if !other && a.header == nil && ctx == x.req.Context() {
 		return req, nil
 	}
 	req = req.WithContext(ctx)

@@ -1,6 +1,9 @@
 package policy
 
-import "context"
+import (
+	"context"
+	"sync/atomic"
+)
 
 // Observer receives reports of one call. It is for programs; policies use [Listener].
 type Observer interface {
@@ -20,12 +23,22 @@ type Report struct {
 
 type observerKey struct{}
 
+// observing is set when the first context with an Observer is made. Until then no call looks for
+// one, which takes long in a context with many layers.
+var observing atomic.Bool //nolint:gochecknoglobals // a context may be made before any upstream
+
 // WithObserver returns a context for one call, which reports to o.
 func WithObserver(ctx context.Context, o Observer) context.Context {
+	if !observing.Load() { // so that calls do not share a line that is written
+		observing.Store(true)
+	}
 	return context.WithValue(ctx, observerKey{}, o)
 }
 
 func observerIn(ctx context.Context) Observer {
+	if !observing.Load() {
+		return nil
+	}
 	o, _ := ctx.Value(observerKey{}).(Observer)
 	return o
 }
