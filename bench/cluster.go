@@ -124,7 +124,7 @@ func readPicks(output string) table {
 		}
 		ns, allocs := metric(fields, "ns/pick"), metric(fields, "allocs/pick")
 		t.group.candidates = append(t.group.candidates, candidate{name: name})
-		t.results[name] = result{ns: ns, added: ns, allocs: allocs, addedA: allocs}
+		t.results[name] = result{ns: ns, added: ns, allocs: allocs, addedA: allocs, each: []float64{ns}}
 	}
 	return t
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"log"
+	"math"
 	"math/rand/v2"
 	"runtime"
 	"syscall"
@@ -30,6 +31,21 @@ type result struct {
 	ns, added      float64
 	noise          bool // added may as well be 0 or less
 	allocs, addedA float64
+	each           []float64 // what is added in each round
+}
+
+// ratio returns the median, over the rounds, of what r adds in relation to what rival adds. A round
+// compares what ran at the same time, so that a machine that is slow for a while changes little. It
+// returns NaN, which holds no bound, for what was not measured.
+func (r result) ratio(rival result) float64 {
+	if len(r.each) == 0 || len(r.each) != len(rival.each) {
+		return math.NaN()
+	}
+	ratios := make([]float64, len(r.each))
+	for i := range ratios {
+		ratios[i] = r.each[i] / rival.each[i]
+	}
+	return measured.Median(ratios)
 }
 
 // measure runs all candidates of a group in each round. The order is random, since the
@@ -60,6 +76,7 @@ func measure(g group, rounds int, slice time.Duration) map[string]result {
 		results[c.name] = result{
 			ns: measured.Median(ns[i]), added: measured.Median(added), noise: measured.WithinNoise(added),
 			allocs: measured.Median(allocs[i]), addedA: measured.Median(differences(allocs[i], allocs[0])),
+			each: added,
 		}
 	}
 	return results

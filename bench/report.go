@@ -66,7 +66,7 @@ func (b bound) check(t table) error {
 	ours := t.results[b.candidate]
 	holds, text := ours.addedA <= b.allocs+0.5, fmt.Sprintf("%.1f allocations (at most %.0f)", ours.addedA, b.allocs)
 	if b.rival != "" {
-		ratio := ours.added / t.results[b.rival].added
+		ratio := ours.ratio(t.results[b.rival])
 		holds = holds && ratio <= b.factor
 		text = fmt.Sprintf("%.2f of %s (at most %.2f), %s", ratio, b.rival, b.factor, text)
 	}
