@@ -83,7 +83,9 @@ func (t *transport) newCall(req *http.Request) *httpCall {
 		x.first.of = x.frame.First()
 		x.first.of.Attach(&x.first)
 	}
-	x.transport, x.req = t, req
+	if x.req = req; x.transport != t { // mostly it is: see reset
+		x.transport = t
+	}
 	if hasBody(req) && req.GetBody == nil {
 		x.replay = newReplay(req.Body, req.ContentLength, u.options.ReplayBuffer)
 	}
