@@ -29,8 +29,8 @@ func (b *Builder) Prepare(prepare func(a *Attempt)) {
 	b.chain.preparers = append(b.chain.preparers, prepare)
 }
 
-// Announce registers a function that also runs then, if a policy needs to announce the remaining time:
-// see [Needs] AnnounceDeadline.
+// Announce is [Builder.Prepare] for a function that runs only if a policy needs to announce the
+// remaining time: see [Needs] AnnounceDeadline.
 func (b *Builder) Announce(announce func(a *Attempt)) {
 	b.chain.announcers = append(b.chain.announcers, announce)
 }
