@@ -105,7 +105,7 @@ func (c Config) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 		s.Require(policy.Needs{Consume: []string{envoy.AltStatNameHeader}})
 	}
 	s.Require(policy.Needs{Headers: true, Sizes: c.RequestResponseSizes}) // a response is counted when its headers arrive
-	s.Listen(r.listen)
+	s.Listen(r.listener())
 	if r.virtual = virtual; virtual != nil {
 		virtual.slot = s.Slot()
 		s.Listen(virtual.listen)

@@ -201,15 +201,27 @@ func isCanary(c *policy.Call, o *policy.Outcome) bool {
 // canaryKey is [envoy.CanaryHeader] in the lower case of gRPC metadata.
 const canaryKey = "x-envoy-upstream-canary"
 
-// listen counts the events of attempts, and the end of the call.
-func (r *recorder) listen(_ context.Context, e policy.Event) {
+// listener returns the function that counts the events of attempts, and the end of the call. It is a
+// literal because a method value would copy each event once more. The events of every call come
+// first.
+func (r *recorder) listener() policy.Listener {
+	return func(_ context.Context, e policy.Event) {
+		switch e.Kind {
+		case policy.EventAttempt:
+			r.beginAttempt(e.Call)
+		case policy.EventAttemptEnd:
+			r.endAttempt(e.Call, e.Outcome)
+		case policy.EventEnd:
+			r.ended(e.Call, e.Outcome)
+		default:
+			r.listen(e)
+		}
+	}
+}
+
+// listen counts the other events.
+func (r *recorder) listen(e policy.Event) {
 	switch e.Kind {
-	case policy.EventAttempt:
-		r.beginAttempt(e.Call)
-	case policy.EventAttemptEnd:
-		r.endAttempt(e.Call, e.Outcome)
-	case policy.EventEnd:
-		r.ended(e.Call, e.Outcome)
 	case policy.EventRefused:
 		r.refused(e.Call, e.Outcome)
 	case policy.EventRetryScheduled:
