@@ -275,6 +275,9 @@ func (r *recorder) endAttempt(c *policy.Call, end *policy.Outcome) {
 	if r.sizes != nil {
 		r.sizes.record(c)
 	}
+	if end.Detail == envoy.ViaUpstream { // as of most attempts: nothing cut it off
+		return
+	}
 	r.timedOut(c, end)
 	if !carried {
 		r.brokeOff(c, end)
