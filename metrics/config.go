@@ -97,7 +97,7 @@ func (c Config) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 		cluster.neverPooled()
 	}
 	s.Stats(cluster.offer)
-	r.slot, r.next = s.Slot(), next
+	r.slot = s.Slot()
 	if r.tryBudget != nil {
 		r.tries = s.Slot()
 	}
@@ -110,7 +110,7 @@ func (c Config) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) {
 		virtual.slot = s.Slot()
 		s.Listen(virtual.listen)
 	}
-	return r.call, nil
+	return r.wrap(next), nil
 }
 
 // place is the place of a policy that counts calls.

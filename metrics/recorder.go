@@ -17,7 +17,6 @@ import (
 // recorder counts an upstream's calls. It looks up its statistics once.
 type recorder struct {
 	slot  policy.Slot
-	next  policy.Func
 	epoch time.Time // the start of its clock
 
 	cluster         *ClusterStats
@@ -108,15 +107,18 @@ const (
 	flagBits  = 3
 )
 
-// call records when a call begins, and counts its response when the headers arrive.
-func (r *recorder) call(ctx context.Context, c *policy.Call) *policy.Outcome {
-	c.State(r.slot).N = r.now()<<flagBits | seen
-	if r.virtual != nil {
-		r.virtual.remember(c)
+// wrap returns a Func that records when a call begins, and counts its response when the headers
+// arrive.
+func (r *recorder) wrap(next policy.Func) policy.Func {
+	return func(ctx context.Context, c *policy.Call) *policy.Outcome {
+		c.State(r.slot).N = r.now()<<flagBits | seen
+		if r.virtual != nil {
+			r.virtual.remember(c)
+		}
+		o := next(ctx, c)
+		r.answered(c, o)
+		return o
 	}
-	o := r.next(ctx, c)
-	r.answered(c, o)
-	return o
 }
 
 // answered counts the response that the caller receives: the upstream's, or the one that Envoy
