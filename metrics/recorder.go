@@ -438,16 +438,16 @@ func isTimeout(end *policy.Outcome) bool {
 	}
 }
 
-// isComplete reports whether a call received its response completely. An error can be a complete
-// response: a function's error, or a status that a gRPC upstream sent.
+// isComplete reports whether a call received its response completely.
 func isComplete(c *policy.Call, end *policy.Outcome) bool {
-	if _, ok := status(end); !ok {
-		return false
-	}
-	switch {
-	case end.Err == nil:
-		return true
-	case c.Request().Protocol == policy.ProtocolGRPC:
+	_, ok := status(end)
+	return ok && (end.Err == nil || isResponse(c, end))
+}
+
+// isResponse reports whether the error of a call is a complete response: a function's error, or a
+// status that a gRPC upstream sent.
+func isResponse(c *policy.Call, end *policy.Outcome) bool {
+	if c.Request().Protocol == policy.ProtocolGRPC {
 		return end.Detail == envoy.ViaUpstream
 	}
 	return end.Has(policy.Failed)
@@ -488,11 +488,16 @@ func (r *recorder) byName(c *policy.Call) *ResponseCounters {
 	if r.named == nil {
 		return nil
 	}
+	return r.named.of(c)
+}
+
+// of returns the category that the request header names, or nil.
+func (n *namedCounters) of(c *policy.Call) *ResponseCounters {
 	name := c.RequestHeader(envoy.AltStatNameHeader)
 	if name == "" || len(name) > maxName {
 		return nil
 	}
-	return r.named.get(name)
+	return n.get(name)
 }
 
 func (n *namedCounters) get(name string) *ResponseCounters {
