@@ -88,8 +88,12 @@ func (c *Call) Emit(kind EventKind, o *Outcome) {
 
 // EmitBackOff is Emit for an event with a back-off.
 func (c *Call) EmitBackOff(kind EventKind, o *Outcome, b BackOff) {
-	if listeners := c.frame.chain.listeners; len(listeners) != 0 {
-		emit(c.frame.ctx, listeners, Event{Kind: kind, Call: c, Outcome: o, BackOff: b})
+	switch f, listeners := c.frame, c.frame.chain.listeners; len(listeners) {
+	case 0:
+	case 1: // without the copy of the event and the deferred function that emit needs
+		listeners[0](f.ctx, Event{Kind: kind, Call: c, Outcome: o, BackOff: b})
+	default:
+		emit(f.ctx, listeners, Event{Kind: kind, Call: c, Outcome: o, BackOff: b})
 	}
 }
 

@@ -18,8 +18,9 @@ import (
 type Frame struct {
 	chain      *Chain
 	exchange   Exchange
-	storage    Storage         // exchange, if it is a Storage; else nil
-	ctx        context.Context //nolint:containedctx // the caller's, while the call lasts
+	storage    Storage            // exchange, if it is a Storage; else nil
+	dials      ConnectionObserver // exchange, if it is a ConnectionObserver; else nil
+	ctx        context.Context    //nolint:containedctx // the caller's, while the call lasts
 	observer   Observer
 	attempts   atomic.Int32
 	forked     atomic.Bool          // there is more than one Call
@@ -37,6 +38,7 @@ type Frame struct {
 func (f *Frame) Init(chain *Chain, x Exchange) {
 	f.chain, f.exchange = chain, x
 	f.storage, _ = x.(Storage)
+	f.dials, _ = x.(ConnectionObserver)
 	f.first.frame = f
 	f.first.number(1)
 }
