@@ -32,6 +32,9 @@ func (r *route) Carry(a *policy.Attempt, o *policy.Outcome, req *http.Request) (
 		return nil, err
 	}
 	p.attached = true
+	if p.stream.HTTP2() {
+		c.SetMultiplexed()
+	}
 	r.connected(p)
 	r.limit(c, p)
 	return p.stream.RoundTrip(req)

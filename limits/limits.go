@@ -399,8 +399,8 @@ func (l *limiter) addition(c *policy.Call, o *policy.Outcome) int64 {
 }
 
 // isEndedStream reports whether an attempt was a stream of HTTP/2 or later that has ended.
-// net/http returns a body even if the response has none. Without a response, a stream reset shows
-// that it was a stream; otherwise the previous response determines the protocol.
+// net/http returns a body even if the response has none. Without a response, a cluster knows whether it
+// was a stream, and a stream reset shows it; otherwise the previous response determines the protocol.
 func (l *limiter) isEndedStream(c *policy.Call, o *policy.Outcome) bool {
 	resp, ok := o.Value.(*http.Response)
 	switch {
@@ -411,7 +411,7 @@ func (l *limiter) isEndedStream(c *policy.Call, o *policy.Outcome) bool {
 			l.streams.Store(stream)
 		}
 		return resp.ProtoMajor >= 2 && (!o.Open() || resp.ContentLength == 0 || c.Request().Method == http.MethodHead)
-	case o.Detail == envoy.RemoteReset || o.Detail == envoy.RemoteRefusedStream || isStreamError(o.Err):
+	case c.Multiplexed() || o.Detail == envoy.RemoteReset || o.Detail == envoy.RemoteRefusedStream || isStreamError(o.Err):
 		return true
 	}
 	switch c.Request().Protocol {

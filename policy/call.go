@@ -31,6 +31,7 @@ type Call struct {
 	stream       *Stream     // what outlives the attempt; nil if nothing does
 	spare        *timer      // a stopped one; nil for none
 	watched      bool        // the chain's sweep checks the response
+	multiplexed  bool        // see SetMultiplexed
 	watching     watching    // of the sweep
 	isLate       func(*Call) // called when the attempt takes long: see beside.go; nil for none
 	states       [3]State    // of the first slots; most chains need no others
@@ -45,7 +46,7 @@ func (c *Call) reset() {
 	c.number(1)
 	c.drain, c.limits = 0, limits{}
 	c.outcome.reset()
-	c.state, c.afterTimeout, c.upgraded, c.watched, c.hooks.count = stateTrying, false, false, false, 0
+	c.state, c.afterTimeout, c.upgraded, c.watched, c.multiplexed, c.hooks.count = stateTrying, false, false, false, false, 0
 	if c.endpoint != "" {
 		c.endpoint = ""
 	}
@@ -135,8 +136,8 @@ func (c *Call) Unconnected() bool {
 	if c.outcome.Has(ConnectFailure) {
 		return true
 	}
-	x, ok := c.frame.exchange.(ConnectionObserver)
-	return ok && x.Unconnected((*Attempt)(c))
+	x := c.frame.dials
+	return x != nil && x.Unconnected((*Attempt)(c))
 }
 
 // Context returns the caller's context.
@@ -152,9 +153,13 @@ func (c *Call) Attempts() int { return c.frame.Attempts() }
 // policy picked the address, if the upstream has a listener, or if the caller used
 // [pillion.WithInfo].
 func (c *Call) Endpoint() string {
-	if !c.frame.mayRace() {
-		return c.endpoint
+	if c.frame.mayRace() {
+		return c.lockedEndpoint()
 	}
+	return c.endpoint
+}
+
+func (c *Call) lockedEndpoint() string {
 	c.frame.naming.Lock()
 	defer c.frame.naming.Unlock()
 	return c.endpoint
@@ -164,13 +169,19 @@ func (c *Call) Endpoint() string {
 // address calls it before the attempt is sent.
 func (c *Call) SetEndpoint(address string) {
 	if c.frame.mayRace() { // a policy outside may read it while another attempt has won
-		c.frame.naming.Lock()
-		defer c.frame.naming.Unlock()
+		c.setLockedEndpoint(address)
+	} else {
+		c.endpoint = address
 	}
-	c.endpoint = address
 	if c.frame.latest.Load() != c { // a Store takes long
 		c.frame.latest.Store(c)
 	}
+}
+
+func (c *Call) setLockedEndpoint(address string) {
+	c.frame.naming.Lock()
+	defer c.frame.naming.Unlock()
+	c.endpoint = address
 }
 
 // Idempotent reports whether the call may be sent twice without harm: its method is idempotent (RFC

@@ -37,6 +37,13 @@ func (c *Call) Carried() bool {
 	return carrier != nil && carrier.Carries(c.Request().Protocol)
 }
 
+// SetMultiplexed reports that the attempt is a stream of a connection that carries several, such as one
+// of HTTP/2. A [Carrier] calls it when the attempt has a connection.
+func (c *Call) SetMultiplexed() { c.multiplexed = true }
+
+// Multiplexed reports whether a [Carrier] has called SetMultiplexed for the attempt.
+func (c *Call) Multiplexed() bool { return c.multiplexed }
+
 // Priority is the priority of an upstream's calls. Each priority has separate connections and limits.
 // Mirrors Envoy's RoutingPriority.
 type Priority uint8
