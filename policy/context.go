@@ -28,14 +28,14 @@ func (g *attemptContext) Err() error {
 	if err == nil {
 		return nil
 	}
-	if _, fired := errors.AsType[*TimeoutError](context.Cause(g.own.current())); fired {
+	if _, fired := errors.AsType[*TimeoutError](context.Cause(g.own.context())); fired {
 		return context.DeadlineExceeded
 	}
 	return err
 }
 
 // Value returns the value of the parent.
-func (g *attemptContext) Value(key any) any { return g.own.current().Value(key) }
+func (g *attemptContext) Value(key any) any { return g.own.value(key) }
 
 var errEnded = errors.New("pillion: the attempt has ended")
 
@@ -45,7 +45,6 @@ var errEnded = errors.New("pillion: the attempt has ended")
 type cancellation struct {
 	parent context.Context //nolint:containedctx // it stands for a context
 	made   atomic.Pointer[cancelable]
-	ended  atomic.Bool // with errEnded
 }
 
 // cancelable is a context with its cancel function.
@@ -54,12 +53,15 @@ type cancelable struct {
 	cancel context.CancelCauseFunc
 }
 
-// current returns the context if it has been made, else its parent.
-func (c *cancellation) current() context.Context {
-	if made := c.made.Load(); made != nil {
-		return made.ctx
-	}
-	return c.parent
+// over stands for the context of each attempt that ends before its context is made. It has ended, and
+// has no values.
+var over = newOver() //nolint:gochecknoglobals // it is never written
+
+func newOver() *cancelable {
+	c := &cancelable{}
+	c.ctx, c.cancel = context.WithCancelCause(context.Background())
+	c.cancel(errEnded)
+	return c
 }
 
 // context returns the context. The first call makes it.
@@ -70,42 +72,40 @@ func (c *cancellation) cancel(cause error) { c.make().cancel(cause) }
 
 // end ends the context to free its resources.
 func (c *cancellation) end() {
-	c.ended.Store(true)
-	if made := c.made.Load(); made != nil {
-		made.cancel(errEnded)
+	if !c.made.CompareAndSwap(nil, over) {
+		c.cancel(errEnded)
 	}
 }
 
-// err returns the error of the context. A parent that has ended is remembered, so that the error does
-// not change.
+// err returns the error of the context. If the parent has ended it makes the context, so that the
+// error does not change.
 func (c *cancellation) err() error {
-	switch {
-	case c.made.Load() != nil:
-	case c.ended.Load():
-		return context.Canceled
-	case c.parent.Err() == nil:
+	if c.made.Load() == nil && c.parent.Err() == nil {
 		return nil
 	}
 	return c.context().Err()
 }
 
-// make makes the context if it has not been made. It has then ended if the attempt has.
+// value returns a value of the context. Package context looks up the context itself in this way.
+func (c *cancellation) value(key any) any {
+	made := c.made.Load()
+	if made != nil {
+		if v := made.ctx.Value(key); v != nil || made != over {
+			return v
+		}
+	}
+	return c.parent.Value(key)
+}
+
+// make makes the context if it has not been made.
 func (c *cancellation) make() *cancelable {
 	if made := c.made.Load(); made != nil {
 		return made
 	}
-	parent := c.parent
-	if c.ended.Load() {
-		parent = context.WithoutCancel(parent) // which may have ended since
-	}
 	made := &cancelable{}
-	made.ctx, made.cancel = context.WithCancelCause(parent)
+	made.ctx, made.cancel = context.WithCancelCause(c.parent)
 	if !c.made.CompareAndSwap(nil, made) {
 		made.cancel(errEnded) // another goroutine was faster
-		return c.made.Load()
 	}
-	if c.ended.Load() { // end may have missed it
-		made.cancel(errEnded)
-	}
-	return made
+	return c.made.Load()
 }
