@@ -2,6 +2,7 @@ package policy
 
 import (
 	"context"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -120,8 +121,17 @@ func (c *Chain) tick() {
 
 // canceler returns a function that ends s because the caller's context has ended.
 func (s *Stream) canceler(caller context.Context) func() {
-	return func() { s.cut(context.Cause(caller)) }
+	return func() {
+		defer func() {
+			if p := recover(); p != nil {
+				report.Panic(callersContext, p)
+			}
+		}()
+		s.cut(context.Cause(caller))
+	}
 }
+
+const callersContext = "a method of a caller's context"
 
 // canceled returns functions that end the attempts whose caller's context has ended. It arms the timer
 // again if other attempts remain.
@@ -129,18 +139,13 @@ func (c *Chain) canceled() (ends []func()) {
 	w := &c.sweep
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	defer func() {
-		if p := recover(); p != nil {
-			report.Panic("a method of a caller's context", p)
-		}
-		if w.armed = len(w.calls) != 0; w.armed {
-			c.armSweep()
-		}
-	}()
 	for i := len(w.calls) - 1; i >= 0; i-- { // a removal moves the last one, which was checked
 		if end := w.check(w.calls[i]); end != nil {
 			ends = append(ends, end)
 		}
+	}
+	if w.armed = len(w.calls) != 0; w.armed {
+		c.armSweep()
 	}
 	return ends
 }
@@ -149,11 +154,18 @@ func (c *Chain) canceled() (ends []func()) {
 func (s *Stream) over() bool { return s == nil || atomic.LoadUint32(&s.state) >= stateEnding }
 
 // check returns a function that ends the open response of of if its caller's context has ended, else
-// nil. It removes a Call without an open response, or whose response now has its own watch. The caller
-// holds mu.
+// nil. It removes a Call without an open response, or whose response now has its own watch. If the
+// context panics, the function reports that, because a logger must not run under mu. The caller holds
+// mu.
 func (w *sweep) check(of *Call) (end func()) {
 	state := &of.watching
 	state.held.Store(true) // from now on unwatch waits for mu
+	defer func() {
+		if p := recover(); p != nil { // held stays set, which only costs time
+			stack := debug.Stack()
+			end = func() { report.Recovered(callersContext, p, stack) }
+		}
+	}()
 	s := state.open.Load()
 	if s.over() {
 		w.remove(of)

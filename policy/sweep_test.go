@@ -336,6 +336,9 @@ func TestSweep_panic(t *testing.T) {
 		leave()
 		time.Sleep(sweepInterval)
 		synctest.Wait()
+		if n := ends.Load(); n != 1 {
+			t.Errorf("while one panics: got %d ends, want that of the other", n)
+		}
 		broken.panics.Store(false)
 		time.Sleep(sweepInterval)
 		synctest.Wait()
@@ -343,6 +346,44 @@ func TestSweep_panic(t *testing.T) {
 			t.Errorf("got %d ends, want 2", n)
 		}
 	})
+}
+
+// TestSweep_cause pins that a caller's context that panics when it is asked for its cause does not
+// end the process.
+func TestSweep_cause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ends atomic.Int64
+		_, open := watched(t, func(*Outcome) { ends.Add(1) })
+		parent, leave := context.WithCancel(t.Context())
+		ctx := &valueless{Context: parent}
+		open(ctx)
+		ctx.panics.Store(true)
+		leave()
+		time.Sleep(sweepInterval)
+		synctest.Wait()
+		if n := ends.Load(); n != 0 {
+			t.Errorf("while it panics: got %d ends, want none", n)
+		}
+		ctx.panics.Store(false)
+		time.Sleep(sweepInterval)
+		synctest.Wait()
+		if n := ends.Load(); n != 1 {
+			t.Errorf("got %d ends, want 1", n)
+		}
+	})
+}
+
+// valueless is a context whose Value panics for a while.
+type valueless struct {
+	context.Context
+	panics atomic.Bool
+}
+
+func (v *valueless) Value(key any) any {
+	if v.panics.Load() {
+		panic("no value here")
+	}
+	return v.Context.Value(key)
 }
 
 // brittle is a context whose Err panics for a while.
