@@ -34,18 +34,30 @@ type result struct {
 	each           []float64 // what is added in each round
 }
 
-// ratio returns the median, over the rounds, of what r adds in relation to what rival adds. A round
-// compares what ran at the same time, so that a machine that is slow for a while changes little. It
-// returns NaN, which holds no bound, for what was not measured.
+// ratio returns the median, over the rounds, of what r adds divided by what rival adds. The candidates
+// of a round run one shortly after the other, so a machine that is slow for a while changes little. It
+// returns NaN, which meets no bound, if one of them was not measured.
 func (r result) ratio(rival result) float64 {
 	if len(r.each) == 0 || len(r.each) != len(rival.each) {
 		return math.NaN()
 	}
 	ratios := make([]float64, len(r.each))
 	for i := range ratios {
-		ratios[i] = r.each[i] / rival.each[i]
+		ratios[i] = quotient(r.each[i], rival.each[i])
 	}
 	return measured.Median(ratios)
+}
+
+// quotient returns ours/theirs. Noise can make either of them 0 or less: then it returns 0 if ours is,
+// else infinity, so that a rival that seems to cost nothing does not meet a bound.
+func quotient(ours, theirs float64) float64 {
+	switch {
+	case ours <= 0:
+		return 0
+	case theirs <= 0:
+		return math.Inf(1)
+	}
+	return ours / theirs
 }
 
 // measure runs all candidates of a group in each round. The order is random, since the

@@ -62,6 +62,7 @@ func TestBound(t *testing.T) {
 	tab := table{group{name: "work"}, map[string]result{
 		"a": {addedA: 1, each: []float64{30, 900, 15}}, // the machine was slow in the second round
 		"b": {each: []float64{20, 600, 40}},
+		"c": {each: []float64{-1, -1, 40}}, // it seemed to cost nothing in two rounds
 	}}
 	tests := []struct {
 		b     bound
@@ -70,6 +71,8 @@ func TestBound(t *testing.T) {
 		{bound{"work", "a", "b", 1.5, 1}, true},
 		{bound{"work", "a", "b", 1.4, 1}, false},
 		{bound{"work", "a", "b", 1.5, 0}, false},
+		{bound{"work", "a", "c", 1.5, 1}, false},
+		{bound{"work", "c", "a", 0, 0}, true},
 		{bound{"work", "a", "", 0, 1}, true},
 		{bound{"work", "a", "", 0, 0}, false},
 		{bound{"work", "nothing", "nothing either", 1, 0}, false},
