@@ -86,7 +86,7 @@ func (c *circuit) admit(count bool) (ticket, *OpenError) {
 		return ticket{verdict: normal}, nil
 	}
 	now := c.now()
-	if c.calm.Load() && int64(now) < c.end.Load() {
+	if int64(now) < c.end.Load() && c.calm.Load() { // in this order: see derive
 		return ticket{verdict: normal}, nil
 	}
 	c.lock()
@@ -228,8 +228,10 @@ func (c *circuit) lastFailures() []Failed {
 	return last
 }
 
-// derive updates the fields that are derived from core, which calls read without the lock. The caller
-// holds mu. It stores what has changed only, because a Store takes long.
+// derive updates the fields that are derived from core, which calls read without the lock. It stores
+// only what has changed, because a Store takes long. It stores calm before end, and admit loads end
+// before calm, so that a caller that sees the new end also sees whether the window is calm until
+// then. The caller holds mu.
 func (c *circuit) derive() {
 	cannot := c.core.cannotTrip()
 	if cannot != c.cannotTrip.Load() {
