@@ -146,6 +146,8 @@ func (c *Chain) canceled() (ends []func()) {
 	}
 	if w.armed = len(w.calls) != 0; w.armed {
 		c.armSweep()
+	} else {
+		w.calls = nil // it may be large after many open responses
 	}
 	return ends
 }

@@ -232,6 +232,9 @@ func TestSweep_reused(t *testing.T) {
 		if n, armed := c.sweep.state(); n != 0 || armed {
 			t.Errorf("at last: got %d in the sweep, armed %v, want none", n, armed)
 		}
+		if n := cap(c.sweep.calls); n != 0 {
+			t.Errorf("at last: the list keeps room for %d, want none", n)
+		}
 		s = open(t.Context())
 		time.Sleep(sweeps*sweepInterval + time.Millisecond)
 		synctest.Wait()
