@@ -216,9 +216,14 @@ func (a *Attempt) TimedOut(o *Outcome) {
 // Canceled records in o that the caller was canceled.
 func (a *Attempt) Canceled(o *Outcome) { a.Call().leave(a.frame.ctx, o, nil) }
 
-// Keep makes s the Stream of an attempt that has none. It saves an adapter with [Storage] the detour
-// through its NewStream.
-func (a *Attempt) Keep(s *Stream) { a.Call().hold(s, nil) }
+// Keep makes s the Stream of an attempt that has none. An adapter with [Storage] can call it in place
+// of Stream, which would call the adapter's NewStream.
+func (a *Attempt) Keep(s *Stream) {
+	if a.stream != nil {
+		panic("policy: Attempt.Keep: the attempt already has a Stream")
+	}
+	a.Call().hold(s, nil)
+}
 
 // Stream returns the part of the attempt that may outlive it. The first call creates it.
 func (a *Attempt) Stream() *Stream { return a.Call().openStream() }

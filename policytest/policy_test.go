@@ -310,6 +310,13 @@ func TestGuards(t *testing.T) {
 			x.frame.Invoke(t.Context())
 			x.frame.First().Watch()
 		}, "Attempt.Watch"},
+		"Keep after Stream": {func() {
+			x := &letter{protocol: "post", try: open}
+			x.frame.Init(chain, x)
+			x.frame.Invoke(t.Context())
+			_ = x.frame.First().Stream()
+			x.frame.First().Keep(&policy.Stream{})
+		}, "Attempt.Keep"},
 		"OnEnd too late": {func() {
 			x := &letter{protocol: "post", try: open}
 			x.frame.Init(chain, x)
