@@ -83,7 +83,7 @@ func (t *transport) newCall(req *http.Request) *httpCall {
 		x.first.of = x.frame.First()
 		x.first.of.Attach(&x.first)
 	}
-	if x.req = req; x.transport != t { // mostly it is: see reset
+	if x.req = req; x.transport != t { // it is usually set: see reset
 		x.transport = t
 	}
 	if hasBody(req) && req.GetBody == nil {

@@ -134,7 +134,7 @@ func (b *Breaker) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error)
 
 // hooks count attempts when they end.
 type hooks struct {
-	closed policy.Hook // for attempts that a closed circuit admitted: it needs no state, which takes long
+	closed policy.Hook // for attempts that a closed circuit admitted: they need no ticket
 	other  policy.Hook // for all others: the state holds the ticket
 }
 
@@ -170,7 +170,7 @@ func (b *Breaker) guard(ctx context.Context, c *policy.Call, next policy.Func, s
 	return o
 }
 
-// admit is engine.admit for an attempt, without a call for a closed circuit that cannot trip.
+// admit is engine.admit for an attempt. If a closed circuit cannot trip, it does not call the engine.
 func (b *Breaker) admit() (ticket, *OpenError) {
 	if b.circuit != nil && b.circuit.cannotTrip.Load() {
 		return ticket{verdict: normal}, nil
@@ -212,7 +212,7 @@ func (b *Breaker) result(o *policy.Outcome) Result {
 }
 
 func (b *Breaker) done(t ticket, r Result, o *policy.Outcome) {
-	if b.circuit != nil && b.circuit.succeeded(t.verdict, r) { // before a Failed is made, which is large
+	if b.circuit != nil && b.circuit.succeeded(t.verdict, r) { // before it makes a Failed, which is large
 		return
 	}
 	b.engine.done(t, r, Failed{Code: o.Code, Err: o.Err})

@@ -58,7 +58,7 @@ type circuit struct {
 	shorten  bool // long failure texts: they may contain a key that a client chose
 
 	cannotTrip atomic.Bool  // the last result of core.cannotTrip: admission may skip the lock and the clock
-	calm       atomic.Bool  // the last result of cannotTrip or core.calm: admission may skip the lock before end
+	calm       atomic.Bool  // the last result of cannotTrip or core.calm: until end, admission may skip the lock
 	end        atomic.Int64 // when the newest bucket of the window ends, on the clock of now
 	successes  atomic.Int64 // counted without the lock since it was last taken; they belong to the newest bucket
 
@@ -111,7 +111,7 @@ func (c *circuit) admit(count bool) (ticket, *OpenError) {
 }
 
 // succeeded counts a call without the lock, and reports whether it did. It does so for a success
-// that changes nothing but a count: it does not close the circuit, and the window does not roll.
+// that changes only a count: it does not close the circuit, and the window does not roll.
 func (c *circuit) succeeded(v verdict, r Result) bool {
 	if r != Success || v == trial || int64(c.now()) >= c.end.Load() {
 		return false

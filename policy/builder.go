@@ -29,8 +29,8 @@ func (b *Builder) Prepare(prepare func(a *Attempt)) {
 	b.chain.preparers = append(b.chain.preparers, prepare)
 }
 
-// Announce is [Builder.Prepare] for a function that runs only if a policy needs to announce the
-// remaining time: see [Needs] AnnounceDeadline.
+// Announce registers a function that adds the remaining time to the request header of each attempt. It
+// runs after the functions of Prepare, and only if a policy asks for that: see [Needs] AnnounceDeadline.
 func (b *Builder) Announce(announce func(a *Attempt)) {
 	b.chain.announcers = append(b.chain.announcers, announce)
 }

@@ -155,7 +155,7 @@ func (f *Frame) Abandon() { f.discardOthers(nil) }
 // concurrently discards its own responses.
 func (f *Frame) discardOthers(o *Outcome) {
 	if o != nil && o.open == &f.first && !f.forked.Load() {
-		return // mostly: there is no other
+		return // the usual case: there is no other
 	}
 	if f.hedged() {
 		if f.winner != nil {

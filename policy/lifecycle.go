@@ -44,15 +44,15 @@ const (
 // concurrent use. They do nothing on a nil Stream.
 type Stream struct {
 	chain *Chain
-	state uint32 // atomic, but for the write in Watch
+	state uint32 // accessed atomically, except for the write in Watch
 	mu    sync.Mutex
 	own   *StreamLimits // nil for none; written before other goroutines have the Stream
 	call  *Call         // nil after the attempt has ended; guarded by mu from Watch on
 	end   *streamEnd    // nil for a clean end that nothing waits for; guarded by mu
 }
 
-// streamEnd is the rest of a [Stream] that most do not need. Without it a Stream and its body fit in
-// one cache line.
+// streamEnd holds the fields of a [Stream] that most do not need. They are apart so that a Stream and
+// its body fit in one cache line.
 type streamEnd struct {
 	err  error         // what a later End returns; nil until stateEnded
 	done chan struct{} // closed at stateEnded; nil if nothing waits for it
@@ -136,7 +136,7 @@ func (a *Attempt) Watch() {
 	s, caller := c.openStream(), c.frame.ctx
 	watched := c.hooks.count != 0 && caller.Done() != nil && !c.upgraded
 	if c.state = stateWatched; s.own == nil {
-		s.state = stateWatched // no other goroutine has it yet, and an atomic write takes long
+		s.state = stateWatched // no other goroutine has it yet, and an atomic write costs more
 	}
 	if watched {
 		c.watched = true
@@ -258,7 +258,7 @@ func (s *Stream) Await() {
 	}
 }
 
-// await is apart so that the compiler can inline Await.
+// await is apart from Await so that the compiler can inline Await.
 func (s *Stream) await() {
 	if l := s.own; l.idle != 0 {
 		l.readBy.Store(int64(after(s.chain.now(), l.idle)))
@@ -453,7 +453,7 @@ func (c *Call) conclude(change func(c *Call, end *Outcome)) *Outcome {
 // runHooks calls the hooks from number i on, one after the other. If one panics, the others still run
 // before the panic propagates.
 func (c *Call) runHooks(i uint32, end *Outcome) {
-	if i+1 == c.hooks.count { // the last one, and mostly the only one
+	if i+1 == c.hooks.count { // the last one, and usually the only one
 		w := c.hooks.at(i)
 		w.hook(w.call, end)
 		return

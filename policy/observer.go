@@ -24,12 +24,12 @@ type Report struct {
 type observerKey struct{}
 
 // observing is set when the first context with an Observer is made. Until then no call looks for
-// one, which takes long in a context with many layers.
+// one, because that costs time in a context with many layers.
 var observing atomic.Bool //nolint:gochecknoglobals // a context may be made before any upstream
 
 // WithObserver returns a context for one call, which reports to o.
 func WithObserver(ctx context.Context, o Observer) context.Context {
-	if !observing.Load() { // so that calls do not share a line that is written
+	if !observing.Load() { // a Store each time would slow down the calls that read it
 		observing.Store(true)
 	}
 	return context.WithValue(ctx, observerKey{}, o)

@@ -23,8 +23,8 @@ const sweeps = 20
 // responses end before the first check: a watch for each would cost them more than the rest of the
 // engine does for a call.
 //
-// A Call that is reused stays in the list, so that its next response need not take the lock. The next
-// check removes it if it has no open response then.
+// A Call whose storage is reused stays in the list when its response ends, so that its next response
+// need not take the lock. The next check removes it if it has no open response by then.
 type sweep struct {
 	mu    sync.Mutex
 	calls []*Call     // guarded by mu
@@ -32,38 +32,39 @@ type sweep struct {
 	armed bool        // guarded by mu
 }
 
-// watching is what the sweep keeps in a Call.
+// watching is the part of a Call that belongs to the sweep.
 type watching struct {
 	open   atomic.Pointer[Stream] // the watched response; nil for none, or one that has ended since
-	listed atomic.Bool            // the sweep has the Call; written with its mu held
-	held   atomic.Bool            // the sweep reads the Call, or has set stop: the end of the response must lock its mu
+	listed atomic.Bool            // the Call is in the sweep's list; written with the sweep's mu held
+	held   atomic.Bool            // the sweep reads the Call, or has set stop: then unwatch must lock the sweep's mu
 	index  int                    // in the sweep's list; guarded by mu
 	last   *Stream                // the response that the sweep checked last; guarded by mu
-	checks uint8                  // how often it did so; guarded by mu
+	checks uint8                  // how many times it checked last; guarded by mu
 	stop   func() bool            // ends the response's own watch; nil while the sweep checks it; guarded by mu
 }
 
-// watch makes the end of the caller's context end s, the open response of the attempt of.
-func (c *Chain) watch(of *Call, s *Stream) {
-	w := &of.watching
+// watch makes the end of the caller's context end s, the open response of call.
+func (c *Chain) watch(call *Call, s *Stream) {
+	w := &call.watching
 	w.open.Store(s)
 	if w.listed.Load() {
 		return
 	}
 	c.sweep.mu.Lock()
 	defer c.sweep.mu.Unlock()
-	c.sweep.list(of)
+	c.sweep.list(call)
 	if !c.sweep.armed {
 		c.armSweep()
 	}
 }
 
-// unwatch ends the watch of of, which may then be used for another call. The sweep sets held before it
-// reads the state of the response, and that state changes before unwatch reads held, so that at least
-// one of them notices the other: the sweep never reads a Call that is in use for another call.
-func (c *Chain) unwatch(of *Call) {
-	w := &of.watching
-	if of.reused() && !w.held.Load() {
+// unwatch ends the watch of call, whose storage may then be used for another one. The response's state
+// has changed by then. The sweep first sets held and then reads that state; unwatch reads held after
+// the change. So either the sweep sees that the response has ended and reads no more of call, or
+// unwatch sees held and waits for the sweep.
+func (c *Chain) unwatch(call *Call) {
+	w := &call.watching
+	if call.reused() && !w.held.Load() {
 		return
 	}
 	c.sweep.mu.Lock()
@@ -75,29 +76,30 @@ func (c *Chain) unwatch(of *Call) {
 	w.held.Store(false)
 	w.open.Store(nil)
 	if w.listed.Load() {
-		c.sweep.remove(of)
+		c.sweep.remove(call)
 	}
 }
 
-// list adds of to the list. The caller holds mu.
-func (w *sweep) list(of *Call) {
-	if of.watching.listed.Load() {
-		return // a check that was about to remove it has noticed the response
+// list adds call to the list. The caller holds mu.
+func (w *sweep) list(call *Call) {
+	state := &call.watching
+	if state.listed.Load() {
+		return // check listed it again before watch took mu
 	}
-	of.watching.index = len(w.calls)
-	w.calls = append(w.calls, of)
-	of.watching.listed.Store(true)
+	state.index = len(w.calls)
+	w.calls = append(w.calls, call)
+	state.listed.Store(true)
 }
 
-// remove removes of from the list. The caller holds mu.
-func (w *sweep) remove(of *Call) {
-	i, last := of.watching.index, len(w.calls)-1
+// remove removes call from the list. The caller holds mu.
+func (w *sweep) remove(call *Call) {
+	state, last := &call.watching, len(w.calls)-1
 	moved := w.calls[last]
-	w.calls[i], moved.watching.index = moved, i
+	w.calls[state.index], moved.watching.index = moved, state.index
 	w.calls[last] = nil
 	w.calls = w.calls[:last]
-	of.watching.last, of.watching.checks = nil, 0
-	of.watching.listed.Store(false)
+	state.last, state.checks = nil, 0
+	state.listed.Store(false)
 }
 
 // armSweep sets the timer to the next multiple of sweepInterval on the chain's clock. The caller holds the
@@ -155,12 +157,12 @@ func (c *Chain) canceled() (ends []func()) {
 // over reports whether the response has ended.
 func (s *Stream) over() bool { return s == nil || atomic.LoadUint32(&s.state) >= stateEnding }
 
-// check returns a function that ends the open response of of if its caller's context has ended, else
-// nil. It removes a Call without an open response, or whose response now has its own watch. If the
-// context panics, the function reports that, because a logger must not run under mu. The caller holds
-// mu.
-func (w *sweep) check(of *Call) (end func()) {
-	state := &of.watching
+// check returns a function that ends the open response of call if its caller's context has ended, else
+// nil. It removes call from the list if it has no open response, or one that now has its own watch. If
+// the context panics, the function reports that, because a logger must not run under mu. The caller
+// holds mu.
+func (w *sweep) check(call *Call) (end func()) {
+	state := &call.watching
 	state.held.Store(true) // from now on unwatch waits for mu
 	defer func() {
 		if p := recover(); p != nil { // held stays set, which only costs time
@@ -170,10 +172,10 @@ func (w *sweep) check(of *Call) (end func()) {
 	}()
 	s := state.open.Load()
 	if s.over() {
-		w.remove(of)
+		w.remove(call)
 		state.held.Store(false)
 		if !state.open.CompareAndSwap(s, nil) {
-			w.list(of) // its next response found it in the list
+			w.list(call) // its next response found it in the list
 		}
 		return nil
 	}
@@ -181,11 +183,11 @@ func (w *sweep) check(of *Call) (end func()) {
 		state.last, state.checks = s, 0
 	}
 	state.checks++
-	switch caller := of.frame.ctx; {
+	switch caller := call.frame.ctx; {
 	case caller.Err() != nil:
 		end = s.canceler(caller)
 	case state.checks >= sweeps:
-		w.remove(of)
+		w.remove(call)
 		state.stop = context.AfterFunc(caller, s.canceler(caller))
 		return nil // still held, so that the end stops it
 	}

@@ -32,7 +32,7 @@ type envoyRule struct {
 func (p *envoyRule) again(c *policy.Call, o *policy.Outcome) bool {
 	switch {
 	case o.Conditions == 0 && p.byConditions():
-		return false // without a further call: the result of most calls
+		return false // first, because it is cheap and most outcomes are plain successes
 	case o.Has(policy.Cancelled | policy.Invalid):
 		return false
 	case o.Has(policy.Refused):
