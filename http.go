@@ -243,7 +243,7 @@ func (t *transport) cancelable(req *http.Request) (*http.Response, error) {
 			cancel(nil)
 		}
 	}()
-	resp, err := t.roundTrip(with, ended)
+	resp, err := t.roundTrip(with, ended) //nolint:contextcheck // the request has the context
 	returned = true
 	if resp != nil {
 		resp.Request = req

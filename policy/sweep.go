@@ -3,6 +3,7 @@ package policy
 import (
 	"context"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -141,8 +142,8 @@ func (c *Chain) canceled() (ends []func()) {
 	w := &c.sweep
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for i := len(w.calls) - 1; i >= 0; i-- { // a removal moves the last one, which was checked
-		if end := w.check(w.calls[i]); end != nil {
+	for _, call := range slices.Backward(w.calls) { // a removal moves the last one, which was checked
+		if end := w.check(call); end != nil {
 			ends = append(ends, end)
 		}
 	}

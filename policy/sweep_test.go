@@ -271,7 +271,7 @@ func TestSweep_race(t *testing.T) {
 	const callers, each = 4, 2000
 	for i := range callers {
 		running.Go(func() {
-			r := rand.New(rand.NewPCG(uint64(i), 3)) //nolint:gosec // not negative
+			r := rand.New(rand.NewPCG(uint64(i), 3))
 			for range each {
 				errLeft := errors.New("left")
 				ctx, leave := context.WithCancelCause(context.Background())
