@@ -176,7 +176,12 @@ func (x *httpCall) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome
 	if c.Measured() {
 		a.sizes = x.sizesOf(req)
 	}
-	resp, err := x.send(ctx, a, o, req)
+	var resp *http.Response
+	if a.source == nil {
+		resp, err = x.exchange(a, o, req)
+	} else {
+		resp, err = x.sendWatched(ctx, a, o, req)
+	}
 	if err != nil {
 		a.freeze()
 	}
@@ -195,11 +200,8 @@ func (x *httpCall) Try(ctx context.Context, c *policy.Attempt, o *policy.Outcome
 	x.responded(c, o, resp)
 }
 
-// send passes the request to the base, or to the carrier. It watches a body that takes time to send.
-func (x *httpCall) send(ctx context.Context, a *httpAttempt, o *policy.Outcome, req *http.Request) (*http.Response, error) {
-	if a.source == nil {
-		return x.exchange(a, o, req)
-	}
+// sendWatched is exchange for a request with a body that takes time to send, and watches that.
+func (x *httpCall) sendWatched(ctx context.Context, a *httpAttempt, o *policy.Outcome, req *http.Request) (*http.Response, error) {
 	a.of.BeginUpload()
 	x.watch(ctx, a)
 	returned := false

@@ -135,7 +135,9 @@ func (f *Frame) Invoke(ctx context.Context) *Outcome {
 	if o.Err != nil {
 		o.Discard() // a policy replaced a response by an error
 	}
-	f.discardOthers(o)
+	if o.open != &f.first || f.forked.Load() { // mostly there is no other attempt
+		f.discardOthers(o)
+	}
 	if f.watched() {
 		f.observe(o, false)
 		returned = true // even if a listener panics: it has received the end then
@@ -154,9 +156,6 @@ func (f *Frame) Abandon() { f.discardOthers(nil) }
 // response, that outcome stands for the response's attempt. A policy that runs attempts
 // concurrently discards its own responses.
 func (f *Frame) discardOthers(o *Outcome) {
-	if o != nil && o.open == &f.first && !f.forked.Load() {
-		return // the usual case: there is no other
-	}
 	if f.hedged() {
 		if f.winner != nil {
 			f.discardOther(f.winner, o)
