@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"runtime"
@@ -294,6 +295,47 @@ func TestStream_wireErrAfterDone(t *testing.T) {
 			t.Errorf("got %v, want the per-try limit", err)
 		}
 	}
+}
+
+// moody is a context whose Err panics for a while.
+type moody struct {
+	context.Context
+	panics atomic.Bool
+}
+
+func (m *moody) Err() error {
+	if m.panics.Load() {
+		panic("no error here")
+	}
+	return m.Context.Err()
+}
+
+// TestStream_contextPanics pins that a timeout of an open response fires although the caller's context
+// panics then, and that the panic does not end the process.
+func TestStream_contextPanics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		logged := slog.Default()
+		defer slog.SetDefault(logged)
+		slog.SetDefault(slog.New(slog.DiscardHandler))
+		u := newUpstream(t, timeout.Config{Total: time.Second}, limits.Config{})
+		ctx := &moody{Context: t.Context()}
+		resp, err := u.Transport(roundTripper(func(req *http.Request) (*http.Response, error) {
+			body := newTape(req.Context(), io.EOF)
+			body.pieces = append(body.pieces, piece{time.Now().Add(time.Hour), "x"})
+			return streams(body)(req)
+		})).RoundTrip(get(ctx, t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx.panics.Store(true)
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		ctx.panics.Store(false)
+		if _, err := resp.Body.Read(make([]byte, 1)); scopeOf(err) != policy.ScopeTotal {
+			t.Errorf("got %v, want the total limit", err)
+		}
+		_ = resp.Body.Close()
+	})
 }
 
 // TestStream_deadlineOnlyShrinks pins that the wire receives the earliest of all deadlines.

@@ -67,7 +67,7 @@ func (c *Call) reset() {
 // reused reports whether the storage of the call may be used for another one.
 func (c *Call) reused() bool { return c.frame.storage != nil && !c.frame.forked.Load() }
 
-// number sets the number of the attempt. It is mostly right already, and a Store takes long.
+// number sets the number of the attempt. It is usually right already, and a Store takes long.
 func (c *Call) number(n int32) {
 	if c.attempt.Load() != n {
 		c.attempt.Store(n)

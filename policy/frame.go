@@ -135,7 +135,7 @@ func (f *Frame) Invoke(ctx context.Context) *Outcome {
 	if o.Err != nil {
 		o.Discard() // a policy replaced a response by an error
 	}
-	if o.open != &f.first || f.forked.Load() { // mostly there is no other attempt
+	if o.open != &f.first || f.forked.Load() { // otherwise there is no other attempt
 		f.discardOthers(o)
 	}
 	if f.watched() {

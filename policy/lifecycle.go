@@ -538,6 +538,10 @@ func (s *Stream) stop() bool {
 
 // fire is the function of timer t.
 func (s *Stream) fire(t *timer) {
+	if left := s.endOfCaller(t); left != nil {
+		s.cut(left) // the caller's context ended first, and was not noticed yet
+		return
+	}
 	s.mu.Lock()
 	c, l := s.call, s.own
 	if c == nil || l.timer != t || l.fired.Load() != 0 {
@@ -561,11 +565,6 @@ func (s *Stream) fire(t *timer) {
 		s.mu.Unlock()
 		return
 	}
-	if caller := c.frame.ctx; watched && caller.Err() != nil {
-		s.mu.Unlock()
-		s.cut(context.Cause(caller)) // the caller's context ended first, and was not noticed yet
-		return
-	}
 	if !c.limits.ends(scope) {
 		s.outlast(c)
 		overdue := c.isLate
@@ -583,6 +582,32 @@ func (s *Stream) fire(t *timer) {
 	} else if x, ok := exchange.(LimitObserver); ok {
 		x.LimitFired() // the adapter may wait for something that does not honor the context
 	}
+}
+
+// endOfCaller returns the cause of the caller's context if that has ended while the caller has the
+// response, and a limit of t, the Stream's timer, has passed. A context that panics counts as one
+// that has not ended.
+func (s *Stream) endOfCaller(t *timer) (left error) {
+	s.mu.Lock()
+	if s.call == nil || s.own.timer != t || atomic.LoadUint32(&s.state) < stateWatched {
+		s.mu.Unlock()
+		return nil
+	}
+	if passed, _ := s.own.due(s.chain.now()); passed == 0 {
+		s.mu.Unlock()
+		return nil
+	}
+	caller := s.call.frame.ctx
+	s.mu.Unlock()
+	defer func() {
+		if p := recover(); p != nil {
+			report.Panic(callersContext, p)
+		}
+	}()
+	if caller.Err() == nil {
+		return nil
+	}
+	return context.Cause(caller)
 }
 
 // due returns the limit of the body that has passed, or else the time until the next one can pass. The
