@@ -60,6 +60,7 @@ type circuit struct {
 	cannotTrip atomic.Bool  // the last result of core.cannotTrip: admission may skip the lock and the clock
 	calm       atomic.Bool  // the last result of cannotTrip or core.calm: until end, admission may skip the lock
 	end        atomic.Int64 // when the newest bucket of the window ends, on the clock of now
+	fresh      atomic.Bool  // end is some time away: a success may be counted without the clock, too
 	successes  atomic.Int64 // counted without the lock since it was last taken; they belong to the newest bucket
 
 	mu       sync.Mutex
@@ -113,11 +114,31 @@ func (c *circuit) admit(count bool) (ticket, *OpenError) {
 // succeeded counts a call without the lock, and reports whether it did. It does so for a success
 // that changes only a count: it does not close the circuit, and the window does not roll.
 func (c *circuit) succeeded(v verdict, r Result) bool {
-	if r != Success || v == trial || int64(c.now()) >= c.end.Load() {
+	if r != Success || v == trial || !c.fresh.Load() && int64(c.now()) >= c.end.Load() {
 		return false
 	}
 	c.successes.Add(1)
 	return true
+}
+
+// busy is how many successes of the bucket before make a bucket worth a timer.
+const busy = 64
+
+// leastMargin is how long before the end of a bucket its timer must fire. A timer may be late.
+const leastMargin = 10 * time.Millisecond
+
+// refresh sets fresh until shortly before the end of a new bucket, if the bucket before was busy: to
+// read the clock takes as long as the rest of the breaker does for a call. The timer is not used
+// again, so that circuits may be used in several bubbles of package synctest. The caller holds mu.
+func (c *circuit) refresh() {
+	w := &c.core.window
+	margin := w.period / buckets / 8
+	rest := w.end - margin - c.now()
+	if margin < leastMargin || rest <= 0 || w.before() < busy {
+		return
+	}
+	c.fresh.Store(true)
+	time.AfterFunc(rest, func() { c.fresh.Store(false) })
 }
 
 // lock takes mu, and passes to core the successes that were counted without it. Only a holder of
@@ -242,6 +263,7 @@ func (c *circuit) derive() {
 	}
 	if end := int64(c.core.window.end); end != c.end.Load() {
 		c.end.Store(end)
+		c.refresh()
 	}
 }
 

@@ -76,6 +76,9 @@ func (w *window) succeeded(n int64) {
 	w.sum[Success] += n
 }
 
+// before returns the number of successes in the bucket before the newest.
+func (w *window) before() int64 { return w.ring[(w.current+buckets-1)%buckets][Success] }
+
 // volume returns the number of results of which the threshold is a ratio.
 func (w *window) volume() int64 { return w.sum[Success] + w.failing() }
 
