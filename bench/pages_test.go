@@ -3,8 +3,10 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 )
 
 // results makes a table of every group, with the same result for each candidate.
@@ -123,5 +125,24 @@ func TestWritePage(t *testing.T) {
 func TestRun_only(t *testing.T) {
 	if err := run(options{only: "breaker", readme: "README.md"}); err == nil {
 		t.Error("-only with -readme: got no error")
+	}
+}
+
+// TestCalibrate checks that one slow operation among the first does not make the slices short.
+func TestCalibrate(t *testing.T) {
+	calls := 0
+	busy := func(d time.Duration) {
+		for start := cpuTime(); cpuTime()-start < d; {
+			runtime.Gosched()
+		}
+	}
+	op := func() {
+		if calls++; calls == 3 {
+			busy(5 * time.Millisecond)
+		}
+		busy(20 * time.Microsecond)
+	}
+	if n := calibrate(op, time.Millisecond); n < 5 {
+		t.Errorf("got %d operations in a slice, want tens", n)
 	}
 }
