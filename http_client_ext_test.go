@@ -1215,3 +1215,42 @@ func allFree(t *testing.T, h http.Handler, slots int) bool {
 	requests.Wait()
 	return !refused.Load()
 }
+
+// leavingWriter is the ResponseWriter of a client that disconnects when it has the response headers:
+// each later write fails.
+type leavingWriter struct {
+	http.ResponseWriter
+	leave context.CancelFunc
+}
+
+func (w leavingWriter) Write([]byte) (int, error) {
+	w.leave()
+	return 0, errBroken
+}
+
+// TestHandler_leavesAfterFailure pins that a failure of the handler stays one if its client disconnects
+// while the response is written. A response that is no failure is canceled.
+func TestHandler_leavesAfterFailure(t *testing.T) {
+	for status, want := range map[int]breaker.Status{
+		http.StatusInternalServerError: {Failure: 1},
+		http.StatusOK:                  {},
+	} {
+		b, err := breaker.New(breaker.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := newUpstream(t, b).Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(status)
+			_, _ = io.WriteString(w, "soup")
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, leave := context.WithCancel(t.Context())
+		r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/", http.NoBody)
+		h.ServeHTTP(leavingWriter{httptest.NewRecorder(), leave}, r)
+		if got := b.Status(); got != want {
+			t.Errorf("status %d: got %+v, want %+v", status, got, want)
+		}
+	}
+}

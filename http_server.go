@@ -210,7 +210,7 @@ func (x *serverCall) classify(ctx context.Context, c *policy.Attempt, o *policy.
 	}
 	theirs := x.fault != nil && o.Has(policy.Failure)
 	switch {
-	case (x.broken || theirs) && x.client.gone():
+	case x.client.gone() && (theirs || x.broken && !o.Has(policy.Failure)): // a failure came first
 		c.Canceled(o)
 	case theirs:
 		o.Blame(fmt.Errorf("pillion: the request's body cannot be read: %w", x.fault), policy.Cancelled, nil)
