@@ -1,6 +1,7 @@
 package pilliongrpc
 
 import (
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -113,7 +114,12 @@ func (a *attempt) madeHere(s *status.Status) (meaning, bool) {
 	switch s.Code() {
 	case codes.Unavailable:
 		return a.unavailable(text)
-	case codes.Internal, codes.Unknown, codes.Unimplemented, codes.Unauthenticated, codes.PermissionDenied:
+	case codes.Unknown:
+		if text == io.EOF.Error() && !a.begun() {
+			return unwritten, true
+		}
+		fallthrough
+	case codes.Internal, codes.Unimplemented, codes.Unauthenticated, codes.PermissionDenied:
 		if m, ok := a.reset(text); ok {
 			return m, true
 		}
@@ -134,6 +140,11 @@ func (a *attempt) madeHere(s *status.Status) (meaning, bool) {
 	}
 	return meaning{}, false
 }
+
+// unwritten is the meaning of a bare io.EOF: the stream of a unary call ended before the message was
+// written, and gRPC's client hides why. The server cannot have handled the call, which is what a
+// refused stream means.
+var unwritten = meaning{is: policy.Reset | policy.RefusedStream, detail: envoy.RemoteRefusedStream} //nolint:gochecknoglobals // it is never written
 
 // unavailable recognizes failed and broken connections.
 func (a *attempt) unavailable(text string) (meaning, bool) {

@@ -23,6 +23,7 @@ func FuzzMeaning(f *testing.F) {
 	f.Add(uint32(13), "stream terminated by RST_STREAM with error code: PROTOCOL_ERROR", uint32(seenBegin|seenSent|seenHeaders), false, false, false)
 	f.Add(uint32(14), "unexpected HTTP status code received from server: 99999999999999999999 x", uint32(seenBegin|seenSent), false, false, false)
 	f.Add(uint32(13), "cardinality violation: received no response message from non-server-streaming RPC", uint32(seenBegin|seenSent|seenTrailers), false, true, false)
+	f.Add(uint32(2), "EOF", uint32(seenBegin|seenSent), false, false, false)
 	f.Add(uint32(14), "other text", uint32(seenBegin), false, false, false)
 	f.Add(uint32(8), "trying to send message larger than max (5 vs. 4)", uint32(seenBegin|seenSent), false, false, true)
 	f.Fuzz(func(t *testing.T, code uint32, text string, bits uint32, header, trailer, details bool) {
