@@ -585,8 +585,7 @@ func (s *Stream) fire(t *timer) {
 }
 
 // endOfCaller returns the cause of the caller's context if that has ended while the caller has the
-// response, and a limit of t, the Stream's timer, has passed. A context that panics counts as one
-// that has not ended.
+// response, and a limit of t, the Stream's timer, has passed.
 func (s *Stream) endOfCaller(t *timer) (left error) {
 	s.mu.Lock()
 	if s.call == nil || s.own.timer != t || atomic.LoadUint32(&s.state) < stateWatched {
@@ -599,15 +598,7 @@ func (s *Stream) endOfCaller(t *timer) (left error) {
 	}
 	caller := s.call.frame.ctx
 	s.mu.Unlock()
-	defer func() {
-		if p := recover(); p != nil {
-			report.Panic(callersContext, p)
-		}
-	}()
-	if caller.Err() == nil {
-		return nil
-	}
-	return context.Cause(caller)
+	return causeOf(caller)
 }
 
 // due returns the limit of the body that has passed, or else the time until the next one can pass. The

@@ -125,13 +125,21 @@ func (c *Chain) tick() {
 // canceler returns a function that ends s because the caller's context has ended.
 func (s *Stream) canceler(caller context.Context) func() {
 	return func() {
-		defer func() {
-			if p := recover(); p != nil {
-				report.Panic(callersContext, p)
-			}
-		}()
-		s.cut(context.Cause(caller))
+		if cause := causeOf(caller); cause != nil {
+			s.cut(cause)
+		}
 	}
+}
+
+// causeOf returns the cause of a caller's context, nil if it has not ended. It is for goroutines of the
+// runtime: a context that panics counts as one that has not ended, and is reported.
+func causeOf(caller context.Context) (cause error) {
+	defer func() {
+		if p := recover(); p != nil {
+			report.Panic(callersContext, p)
+		}
+	}()
+	return context.Cause(caller)
 }
 
 const callersContext = "a method of a caller's context"

@@ -326,80 +326,54 @@ func TestSweep_long(t *testing.T) {
 	})
 }
 
-// TestSweep_panic pins that the sweep goes on after a panic of a caller's context.
+// TestSweep_panic pins that a caller's context that panics delays no other, does not end the process,
+// and is checked again at the next tick.
 func TestSweep_panic(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var ends atomic.Int64
-		_, open := watched(t, func(*Outcome) { ends.Add(1) })
-		ctx, leave := context.WithCancel(t.Context())
-		open(ctx)
-		broken := &brittle{Context: ctx}
-		broken.panics.Store(true)
-		open(broken)
-		leave()
-		time.Sleep(sweepInterval)
-		synctest.Wait()
-		if n := ends.Load(); n != 1 {
-			t.Errorf("while one panics: got %d ends, want that of the other", n)
-		}
-		broken.panics.Store(false)
-		time.Sleep(sweepInterval)
-		synctest.Wait()
-		if n := ends.Load(); n != 2 {
-			t.Errorf("got %d ends, want 2", n)
-		}
-	})
-}
-
-// TestSweep_cause pins that a caller's context that panics when it is asked for its cause does not
-// end the process.
-func TestSweep_cause(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var ends atomic.Int64
-		_, open := watched(t, func(*Outcome) { ends.Add(1) })
-		parent, leave := context.WithCancel(t.Context())
-		ctx := &valueless{Context: parent}
-		open(ctx)
-		ctx.panics.Store(true)
-		leave()
-		time.Sleep(sweepInterval)
-		synctest.Wait()
-		if n := ends.Load(); n != 0 {
-			t.Errorf("while it panics: got %d ends, want none", n)
-		}
-		ctx.panics.Store(false)
-		time.Sleep(sweepInterval)
-		synctest.Wait()
-		if n := ends.Load(); n != 1 {
-			t.Errorf("got %d ends, want 1", n)
-		}
-	})
-}
-
-// valueless is a context whose Value panics for a while.
-type valueless struct {
-	context.Context
-	panics atomic.Bool
-}
-
-func (v *valueless) Value(key any) any {
-	if v.panics.Load() {
-		panic("no value here")
+	for _, method := range []string{"Err", "Value"} {
+		t.Run(method, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var ends atomic.Int64
+				_, open := watched(t, func(*Outcome) { ends.Add(1) })
+				ctx, leave := context.WithCancel(t.Context())
+				open(ctx)
+				broken := &brittle{Context: ctx}
+				open(broken)
+				broken.panics.Store(method)
+				leave()
+				time.Sleep(sweepInterval)
+				synctest.Wait()
+				if n := ends.Load(); n != 1 {
+					t.Errorf("while one panics: got %d ends, want that of the other", n)
+				}
+				broken.panics.Store("")
+				time.Sleep(sweepInterval)
+				synctest.Wait()
+				if n := ends.Load(); n != 2 {
+					t.Errorf("got %d ends, want 2", n)
+				}
+			})
+		})
 	}
-	return v.Context.Value(key)
 }
 
-// brittle is a context whose Err panics for a while.
+// brittle is a context one method of which panics for a while.
 type brittle struct {
 	context.Context
-	panics atomic.Bool
+	panics atomic.Value // the name of the method
 }
 
 func (b *brittle) Err() error {
-	if b.panics.Load() {
+	if b.panics.Load() == "Err" {
 		panic("no error here")
 	}
 	return b.Context.Err()
+}
+
+func (b *brittle) Value(key any) any {
+	if b.panics.Load() == "Value" {
+		panic("no value here")
+	}
+	return b.Context.Value(key)
 }
 
 func BenchmarkSweep(b *testing.B) {
