@@ -170,10 +170,10 @@ func (b *Breaker) guard(ctx context.Context, c *policy.Call, next policy.Func, s
 	return o
 }
 
-// admit is engine.admit for an attempt. If a closed circuit cannot trip, it does not call the engine.
+// admit is engine.admit for an attempt. It calls a circuit directly, which is faster.
 func (b *Breaker) admit() (ticket, *OpenError) {
-	if b.circuit != nil && b.circuit.cannotTrip.Load() {
-		return ticket{verdict: normal}, nil
+	if b.circuit != nil {
+		return b.circuit.admit(true)
 	}
 	return b.engine.admit(true)
 }
@@ -212,10 +212,12 @@ func (b *Breaker) result(o *policy.Outcome) Result {
 }
 
 func (b *Breaker) done(t ticket, r Result, o *policy.Outcome) {
-	if b.circuit != nil && b.circuit.succeeded(t.verdict, r) { // before it makes a Failed, which is large
-		return
+	switch {
+	case b.circuit == nil:
+		b.engine.done(t, r, Failed{Code: o.Code, Err: o.Err})
+	case !b.circuit.succeeded(t.verdict, r): // only then is a Failed made, which is large
+		b.circuit.count(t, r, Failed{Code: o.Code, Err: o.Err})
 	}
-	b.engine.done(t, r, Failed{Code: o.Code, Err: o.Err})
 }
 
 // unmade is the engine of a Breaker not made by a constructor.

@@ -23,27 +23,18 @@ func TestCircuit_calm(t *testing.T) {
 				if !quick.cannotTrip.Load() && quick.calm.Load() && int64(now) < quick.end.Load() {
 					shortcuts++
 				}
-				thorough.cannotTrip.Store(false)
-				thorough.calm.Store(false)
-				got, _ := quick.admit(true)
-				same, _ := thorough.admit(true)
-				want := slow.admit(now)
-				if got.verdict != want || same.verdict != want {
-					t.Fatalf("seed %d, %+v, event %d at %v: got verdict %d, without shortcut %d, want %d",
-						seed, s.cfg, i, now, got.verdict, same.verdict, want)
-				}
-				if want == refused {
+				pair, ok := admitAlike(t, s, i, quick, thorough, slow)
+				if !ok {
 					refusals++
-					slow.record(Break, now)
 					continue
 				}
 				r := Success
 				if s.IntN(4) == 0 {
 					r = s.result(i)
 				}
-				quick.done(got, r, Failed{})
-				thorough.done(same, r, Failed{})
-				slow.done(want, r, now)
+				quick.done(pair[0], r, Failed{})
+				thorough.done(pair[1], r, Failed{})
+				slow.done(pair[0].verdict, r, now)
 			}
 			slow.window.roll(quick.now())
 			if got, same, want := quick.status(), thorough.status(), slow.window.sum().status(); got != want || same != want {

@@ -86,6 +86,11 @@ func (c *circuit) admit(count bool) (ticket, *OpenError) {
 	if c.cannotTrip.Load() {
 		return ticket{verdict: normal}, nil
 	}
+	return c.decide(count)
+}
+
+// decide is admit for a circuit that may trip or is open.
+func (c *circuit) decide(count bool) (ticket, *OpenError) {
 	now := c.now()
 	if int64(now) < c.end.Load() && c.calm.Load() { // in this order: see derive
 		return ticket{verdict: normal}, nil
@@ -151,9 +156,13 @@ func (c *circuit) lock() {
 }
 
 func (c *circuit) done(t ticket, r Result, f Failed) {
-	if c.succeeded(t.verdict, r) {
-		return
+	if !c.succeeded(t.verdict, r) {
+		c.count(t, r, f)
 	}
+}
+
+// count is done with the lock.
+func (c *circuit) count(t ticket, r Result, f Failed) {
 	if c.shorten && r.failing() {
 		f.Err = shortened(f.Err)
 	}

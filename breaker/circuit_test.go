@@ -35,6 +35,26 @@ func TestCircuit_shortcutComesBack(t *testing.T) {
 	})
 }
 
+// admitAlike admits a call to a circuit, to one that takes the lock and the clock for it, and to a slow
+// model, and fails the test if they disagree. It reports whether they admit it.
+func admitAlike(t *testing.T, s *schedule, event int, quick, thorough *circuit, slow *slowBreaker) (pair [2]ticket, ok bool) {
+	t.Helper()
+	now := quick.now()
+	thorough.cannotTrip.Store(false)
+	thorough.calm.Store(false)
+	got, _ := quick.admit(true)
+	same, _ := thorough.admit(true)
+	want := slow.admit(now)
+	if got.verdict != want || same.verdict != want {
+		t.Fatalf("seed %d, %+v, event %d at %v: got verdict %d, without shortcut %d, want %d",
+			s.seed, s.cfg, event, now, got.verdict, same.verdict, want)
+	}
+	if want == refused {
+		slow.record(Break, now)
+	}
+	return [2]ticket{got, same}, want != refused
+}
+
 // TestCircuit_shortcut runs the same schedule on a normal circuit, on one that never skips the
 // lock and the clock, and on a slow model.
 func TestCircuit_shortcut(t *testing.T) {
@@ -52,19 +72,11 @@ func TestCircuit_shortcut(t *testing.T) {
 					if quick.cannotTrip.Load() {
 						shortcuts++
 					}
-					thorough.cannotTrip.Store(false)
-					got, _ := quick.admit(true)
-					same, _ := thorough.admit(true)
-					want := slow.admit(now)
-					if got.verdict != want || same.verdict != want {
-						t.Fatalf("seed %d, %+v, event %d at %v: got verdict %d, without shortcut %d, want %d",
-							seed, s.cfg, i, now, got.verdict, same.verdict, want)
-					}
-					if want == refused {
-						slow.record(Break, now)
+					if pair, ok := admitAlike(t, s, i, quick, thorough, slow); ok {
+						under.add(pair)
+					} else {
 						continue
 					}
-					under.add([2]ticket{got, same})
 				case n < 95:
 					if pair, ok := under.take(s.Rand); ok {
 						r := s.result(i)

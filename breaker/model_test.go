@@ -115,6 +115,7 @@ func (b *slowBreaker) reset(now time.Duration) {
 // schedule generates random sequences of events for a breaker.
 type schedule struct {
 	*rand.Rand
+	seed   uint64
 	cfg    Config
 	sleep  time.Duration
 	period time.Duration
@@ -129,7 +130,7 @@ func newSchedule(seed uint64) *schedule {
 		Sleep:         pick(Zero, 1, time.Millisecond, time.Second, 30*time.Second),
 		Period:        pick(10, 17, 100*time.Millisecond, 1234567891, 10*time.Second),
 	}
-	return &schedule{r, cfg, cfg.withDefaults().Sleep, cfg.Period}
+	return &schedule{r, seed, cfg, cfg.withDefaults().Sleep, cfg.Period}
 }
 
 // step returns a random time to pass: often zero, often up to exactly the end of a bucket or of
