@@ -89,8 +89,14 @@ func (h Options) Wrap(s *policy.Builder, next policy.Func) (policy.Func, error) 
 	say("DrainBytes", h.DrainBytes, settings.Count(h.DrainBytes, "0 for 64 KiB"))
 	say("DrainTime", h.DrainTime, settings.Duration(h.DrainTime, "0 for 100ms"))
 	s.Require(policy.Needs{KeepBodies: h.ReplayBuffer})
-	if h.Sidecar || h.IncludeRequestAttemptCount || h.IncludeIsTimeoutRetryHeader {
-		s.Prepare((&h).prepare)
+	if h.Sidecar {
+		s.Prepare(tellSidecar)
+	}
+	if h.IncludeRequestAttemptCount {
+		s.Prepare(numberAttempt)
+	}
+	if h.IncludeIsTimeoutRetryHeader {
+		s.Prepare(tellRetry)
 	}
 	if !h.SuppressEnvoyHeaders {
 		s.Announce(announce)
@@ -108,15 +114,14 @@ func (h Options) withDefaults() Options {
 	return h
 }
 
-// prepare sets the attempt's headers that the configuration asks for.
-func (h *Options) prepare(a *policy.Attempt) {
-	if h.Sidecar {
-		tellSidecar(a)
-	}
-	if h.IncludeRequestAttemptCount {
-		a.Header().Set(envoy.AttemptCountHeader, strconv.Itoa(a.Call().Attempt()))
-	}
-	if h.IncludeIsTimeoutRetryHeader && a.Call().Attempt() > 1 {
+// numberAttempt sets the attempt's header with its number.
+func numberAttempt(a *policy.Attempt) {
+	a.Header().Set(envoy.AttemptCountHeader, strconv.Itoa(a.Call().Attempt()))
+}
+
+// tellRetry sets the header of a retry that says whether the per-try timeout before it fired.
+func tellRetry(a *policy.Attempt) {
+	if a.Call().Attempt() > 1 {
 		a.Header().Set(envoy.IsTimeoutRetryHeader, strconv.FormatBool(a.AfterTimeout()))
 	}
 }
@@ -258,7 +263,7 @@ func (t *transport) roundTrip(req *http.Request, ended policy.Hook) (*http.Respo
 	x := t.newCall(req)
 	o := x.invoke()
 	if o.Err != nil {
-		resp, err := t.failed(req, o, x.frame.Attempts())
+		resp, err := t.failed(req, o, &x.frame)
 		if ended != nil {
 			o.OnEnd(x.frame.First().Call(), ended)
 		}
@@ -273,9 +278,7 @@ func (t *transport) roundTrip(req *http.Request, ended policy.Hook) (*http.Respo
 		o.Discard()
 		return nil, fmt.Errorf("pillion: %s: a policy returned a %T in place of a response", t.upstream.Name(), o.Value)
 	}
-	if t.upstream.options.IncludeAttemptCountInResponse {
-		countAttemptsIn(resp, x.frame.Attempts())
-	}
+	t.countAttemptsIn(resp, &x.frame)
 	if a := o.Pending(); a != nil {
 		hand(a, resp)
 		return resp, nil
@@ -286,7 +289,7 @@ func (t *transport) roundTrip(req *http.Request, ended policy.Hook) (*http.Respo
 
 // failed returns the result of a call without a response: a local reply if the caller, or a policy
 // for this call, asked for one and the caller was not canceled, else the error.
-func (t *transport) failed(req *http.Request, o *policy.Outcome, attempts int) (*http.Response, error) {
+func (t *transport) failed(req *http.Request, o *policy.Outcome, f *policy.Frame) (*http.Response, error) {
 	replies := t.upstream.options.LocalReplies || o.Detail.Injected()
 	if !replies || req.Context().Err() != nil {
 		return nil, o.Err
@@ -294,9 +297,7 @@ func (t *transport) failed(req *http.Request, o *policy.Outcome, attempts int) (
 	if status, _ := o.LocalReply(false); status == 0 {
 		return nil, o.Err
 	}
-	resp := t.localReply(req, o, attempts)
-	if t.upstream.options.IncludeAttemptCountInResponse {
-		countAttemptsIn(resp, attempts)
-	}
+	resp := t.localReply(req, o, f.Attempts())
+	t.countAttemptsIn(resp, f)
 	return resp, nil
 }

@@ -5,10 +5,18 @@ import (
 	"strconv"
 
 	"github.com/pillion-go/pillion/envoy"
+	"github.com/pillion-go/pillion/policy"
 )
 
-// countAttemptsIn sets the header with the number of attempts, if any were made.
-func countAttemptsIn(resp *http.Response, attempts int) {
+// countAttemptsIn sets the header with the number of attempts, if configured.
+func (t *transport) countAttemptsIn(resp *http.Response, f *policy.Frame) {
+	if t.upstream.options.IncludeAttemptCountInResponse {
+		setAttempts(resp, f.Attempts())
+	}
+}
+
+// setAttempts sets the header with the number of attempts, if any were made.
+func setAttempts(resp *http.Response, attempts int) {
 	if attempts == 0 {
 		return
 	}
